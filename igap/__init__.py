@@ -1,0 +1,48 @@
+"""igap: Integrated Gradients against activation patching, for attention heads and MLP neurons of transformers."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from igap.attribution.activation_patching import activation_patching
+    from igap.attribution.attribution_patching import attribution_patching
+    from igap.attribution.integrated_gradients import integrated_gradients
+    from igap.attribution.maps import AttributionMap
+    from igap.baselines import Baseline
+    from igap.compare import Comparison, compare
+    from igap.errors import InputError
+    from igap.models.load import load_model
+    from igap.prompts import PromptPair
+
+_HOMES = {
+    "AttributionMap": "igap.attribution",
+    "InputError": "igap.errors",
+    "Baseline": "igap.baselines",
+    "Comparison": "igap.compare",
+    "PromptPair": "igap.prompts",
+    "activation_patching": "igap.attribution",
+    "attribution_patching": "igap.attribution",
+    "compare": "igap.compare",
+    "integrated_gradients": "igap.attribution",
+    "load_model": "igap.models.load",
+}
+
+__all__ = [
+    "AttributionMap",
+    "Baseline",
+    "Comparison",
+    "InputError",
+    "PromptPair",
+    "activation_patching",
+    "attribution_patching",
+    "compare",
+    "integrated_gradients",
+    "load_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing the package costs nothing, so that `igap --help` answers at once; torch comes with the first name used.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'igap' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

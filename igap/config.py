@@ -1,0 +1,168 @@
+"""What a run is: frozen models of `conf/`, which refuse unknown keys, wrong types and impossible combinations.
+
+This module reads no file and imports no heavy library.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from igap.errors import InputError
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelConfig(_Frozen):
+    """Which weights, and in which numerics."""
+
+    name: str = Field("ioi-mini", min_length=1, examples=["gpt2"])
+    processing: Literal["processed", "raw"] = "processed"
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    revision: str | None = Field(None, examples=["main"])
+
+
+class PromptsConfig(_Frozen):
+    """The prompt pair."""
+
+    clean: str = Field(min_length=1, examples=["'When John and Mary met, Mary waved to'"])
+    corrupted: str = Field(min_length=1, examples=["'When John and Mary met, John waved to'"])
+    answer: str = Field(min_length=1, examples=["' John'"])
+    distractor: str = Field(min_length=1, examples=["' Mary'"])
+    min_gap: float = Field(0.1, ge=0, examples=[0.1])
+    """Logits."""
+
+
+class BaselineConfig(_Frozen):
+    """What activations are moved to."""
+
+    kind: Literal["corrupted", "zero", "zero_input", "mean", "prompt"] = "corrupted"
+    prompt: str | None = Field(None, examples=["'When Tom and Anna met, Tom waved to'"])
+    n: int = Field(100, ge=1, examples=[100])
+    """Reference prompts of `mean`."""
+    seed: int = Field(0, ge=0, examples=[0])
+
+
+class IGConfig(_Frozen):
+    """How Integrated Gradients integrates."""
+
+    n_steps: int = Field(50, ge=1, examples=[50])
+    method: Literal["gausslegendre", "riemann_left", "riemann_middle", "riemann_right"] = "gausslegendre"
+    path: Literal["joint", "single"] = "joint"
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _refuse_biased(cls, method: object) -> object:
+        if method == "riemann_trapezoid":
+            raise ValueError(
+                "a method whose weights sum to 1 (in Captum those of the trapezoid sum to (n_steps - 1) / n_steps, so "
+                "that every attribution comes out too small)"
+            )
+        return method
+
+
+class AblationConfig(_Frozen):
+    """What is ablated after the comparison."""
+
+    kind: Literal["none"] = "none"
+
+
+class TrackingConfig(_Frozen):
+    """Where W&B logs to."""
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = Field("igap", min_length=1, examples=["igap"])
+    entity: str | None = Field(None, examples=["my-team"])
+    group: str | None = Field(None, examples=["baselines"])
+
+
+class RunConfig(_Frozen):
+    """One run."""
+
+    model: ModelConfig
+    prompts: PromptsConfig
+    baseline: BaselineConfig
+    ig: IGConfig
+    ablation: AblationConfig
+    tracking: TrackingConfig
+    direction: Literal["noising", "denoising"] = "noising"
+    seed: int = Field(0, ge=0, examples=[0])
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", examples=["cpu"])
+    batch_size: int | None = Field(None, ge=1, examples=[64])
+    output: str = Field("runs", min_length=1, examples=["runs"])
+
+    @model_validator(mode="after")
+    def _possible(self) -> "RunConfig":
+        if self.direction == "denoising" and self.baseline.kind != "corrupted":
+            raise ValueError(
+                f"baseline: got {self.baseline.kind} with direction=denoising, wanted corrupted, the only path that "
+                "direction has. Use baseline=corrupted or direction=noising."
+            )
+        return self
+
+    @property
+    def key(self) -> str:
+        """12 hex digits of what determines the numbers: not tracking, output, device or batch size."""
+        fields = self.model_dump(mode="json", exclude={"tracking", "output", "device", "batch_size"})
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def parse(values: Mapping[str, Any]) -> RunConfig:
+    """A checked RunConfig. Raises ValueError, one line a mistake: item, got, wanted, remedy."""
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(dict(e)) for e in error.errors(include_url=False))) from None
+
+
+def field_at(path: tuple[str, ...]) -> Any | None:
+    """The pydantic field (or the group's class) at a dotted key, None where there is none."""
+    model: Any = RunConfig
+    found: Any = None
+    for name in path:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)) or name not in model.model_fields:
+            return None
+        found = model.model_fields[name]
+        model = found.annotation
+    return found
+
+
+def keys() -> list[str]:
+    """Every dotted key a run has, in order."""
+    names = []
+    for name, field in RunConfig.model_fields.items():
+        group = field.annotation
+        if isinstance(group, type) and issubclass(group, BaseModel):
+            names += [f"{name}.{key}" for key in group.model_fields]
+        else:
+            names.append(name)
+    return names
+
+
+def _explain(error: dict[str, Any]) -> str:
+    path = tuple(str(part) for part in error["loc"])
+    item, got, kind, details = ".".join(path), error["input"], error["type"], error.get("ctx", {})
+    if not path:  # a combination, explained where it is checked
+        return str(details["error"])
+    if kind == "extra_forbidden":
+        return f"{item}: got a key that no run has, wanted one of {', '.join(keys())}. Remove it or correct the name."
+    wanted = {
+        "missing": "a value",
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "string_type": "a text",
+        "string_too_short": "a text that is not empty",
+        "greater_than_equal": f"at least {details.get('ge')}",
+        "literal_error": f"one of {details.get('expected')}",
+        "string_pattern_mismatch": "auto, cpu, cuda, cuda:N or mps",
+        "value_error": str(details.get("error")),
+    }.get(kind, error["msg"])
+    field = field_at(path)
+    default = field.get_default() if field is not None and not field.is_required() else None
+    example = default if default is not None else next(iter(getattr(field, "examples", None) or []), "VALUE")
+    return f"{item}: got {'nothing' if kind == 'missing' else repr(got)}, wanted {wanted}. Try {item}={example}."

@@ -1,0 +1,59 @@
+"""Which figures a run has: the plots of `igap.plots`, fed from its result."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from igap import plots
+from igap.pipeline import DELTA_TOLERANCE, Result
+from igap.sites import SITES, Site, component_names
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """The run's figures by file name (no suffix)."""
+    title, unit = _title(result), _unit(result)
+    drawn = {}
+    for site in SITES:
+        ig, ap = _values(result, site, "ig"), _values(result, site, "ap")
+        comparison = result.comparisons[site]
+        names = component_names(site, *ig.shape)
+        heatmaps = plots.head_heatmaps if site == "heads" else plots.neuron_heatmaps
+        drawn[f"{site}_heatmap"] = heatmaps(ig, ap, unit=unit, title=title)
+        drawn[f"{site}_scatter"] = plots.scatter(
+            ig, ap, names=names, outliers=comparison.outlier_abs, comparison=comparison, unit=unit, title=title
+        )
+        drawn[f"{site}_mean_difference"] = plots.mean_difference(
+            ig, ap, names=names, comparison=comparison, unit=unit, title=title
+        )
+        drawn[f"{site}_difference"] = plots.difference_heatmaps(ig, ap, site=site, unit=unit, title=title)
+    drawn["jaccard"] = plots.jaccard_curve({site: result.comparisons[site] for site in SITES}, title=title)
+    drawn["convergence_delta"] = plots.convergence_delta(
+        {site: _by_layer(result, site, "delta") for site in SITES},
+        {site: _by_layer(result, site, "layer_effect") for site in SITES},
+        tolerance=DELTA_TOLERANCE,
+        title=title,
+    )
+    return drawn
+
+
+def _values(result: Result, site: Site, method: str) -> NDArray[np.float64]:
+    """A map as scores, or as effects in logits where the gap is too small for scores."""
+    found = result.maps[site][method]
+    return (found.score if result.has_scores else found.effect).double().numpy()
+
+
+def _unit(result: Result) -> str:
+    return "score (effect / gap)" if result.has_scores else "effect (logits)"
+
+
+def _by_layer(result: Result, site: Site, name: str) -> NDArray[np.float64]:
+    tensor = getattr(result.maps[site]["ig"], name)
+    return np.asarray(tensor.double().numpy())
+
+
+def _title(result: Result) -> str:
+    config = result.config
+    return (
+        f"{config.model.name}, {config.direction}; IG: {config.baseline.kind} baseline, {config.ig.path} path, "
+        f"{config.ig.n_steps} steps; gap {result.gap:.3f} logits"
+    )

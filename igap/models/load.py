@@ -1,0 +1,166 @@
+"""One loader for the embedded model, a local folder and a hub name: all three end as a folder of safetensors.
+
+Nothing is unpickled and no remote code runs. A hub name is looked for in the local cache before the network is asked.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.errors import InputError
+
+Processing = Literal["processed", "raw"]
+DTypeName = Literal["float32", "float64", "bfloat16"]
+
+EMBEDDED = "ioi-mini"
+_EMBEDDED_FOLDER = Path(__file__).parent / "ioi_mini"
+_HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model"]
+_CHOICES = f"Use model={EMBEDDED}, model=gpt2-small, or model=hf model.name=NAME_OR_FOLDER."
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says of itself before its weights are read."""
+
+    folder: Path
+    tokenizer: Any
+    n_ctx: int | None
+
+
+def find_checkpoint(name: str, revision: str | None = None) -> Path:
+    """The folder that holds the checkpoint `name`: embedded model, existing folder, or hub name (cached or fetched).
+
+    Raises ValueError naming the remedy when there is none, or when it has no safetensors.
+    """
+    if name == EMBEDDED:
+        return _EMBEDDED_FOLDER
+    path = Path(name).expanduser()
+    if path.is_dir():
+        folder = path
+    elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"model.name: got {name!r}, which is no folder. {_CHOICES}")
+    else:
+        folder = _from_hub(name, revision)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"model.name: got {name!r}, a folder without config.json, wanted a Hugging Face checkpoint "
+            "(config.json, *.safetensors, tokenizer.json). Save one there with save_pretrained."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(
+            f"model.name: got {name!r}, a checkpoint without *.safetensors; igap unpickles nothing. Convert it with "
+            "save_pretrained (which writes safetensors)."
+        )
+    return folder
+
+
+def read_header(name: str, revision: str | None = None) -> Header:
+    """Tokenizer and context length of a checkpoint, without its weights. Raises ValueError as `find_checkpoint`."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = find_checkpoint(name, revision)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"model.name: got {name!r}, which cannot be read as a checkpoint: {_line(error)}") from error
+    return Header(folder, tokenizer, getattr(config, "max_position_embeddings", None))
+
+
+def load_model(
+    name: str = EMBEDDED,
+    *,
+    processing: Processing = "processed",
+    device: str = "cpu",
+    dtype: DTypeName = "float32",
+    revision: str | None = None,
+) -> TransformerBridge:
+    """A TransformerBridge in evaluation mode: the embedded model, a local folder, or a hub name.
+
+    `processing="processed"` folds layer norms and value biases and centres the weights (the numerics of
+    TransformerLens' older HookedTransformer); `raw` keeps the checkpoint's. Logit differences and patching agree;
+    zero ablation and zero baselines of heads do not. Raises ValueError when the checkpoint cannot be had or is
+    incomplete.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if processing not in ("processed", "raw"):
+        raise InputError(f"model.processing: got {processing!r}, wanted processed or raw.")
+    header = read_header(name, revision)
+    torch_dtype: torch.dtype = getattr(torch, dtype)
+    with _quiet():
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                header.folder, dtype=torch_dtype, attn_implementation="eager", output_loading_info=True
+            )
+            hf_model, info = loaded
+        except Exception as error:  # safetensors, transformers and torch each raise their own
+            raise InputError(f"model.name: got {name!r}, whose weights cannot be read: {_line(error)}") from error
+        # transformers fills what a checkpoint lacks with random numbers and only logs it.
+        wrong = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
+        if wrong:
+            raise InputError(
+                f"model.name: got {name!r}, a checkpoint without {len(wrong)} of the model's weights "
+                f"({wrong[0]}, ...), wanted all of them. Save the model again, with its language-model head."
+            )
+        model = TransformerBridge.boot_transformers(
+            str(header.folder),
+            hf_model=hf_model.to(device).eval(),
+            tokenizer=header.tokenizer,
+            device=device,
+            dtype=torch_dtype,
+        )
+        if processing == "processed":
+            model.enable_compatibility_mode()
+    model.eval()
+    return model
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    reason = ""
+    for local_only in (True, False):
+        try:
+            folder = Path(
+                snapshot_download(name, revision=revision, local_files_only=local_only, allow_patterns=_HUB_FILES)
+            )
+        except (OSError, HFValidationError, HfHubHTTPError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+        else:
+            # A cached snapshot may hold only the few files that another program asked for.
+            if any(folder.glob("*.safetensors")) or not local_only:
+                return folder
+    raise InputError(
+        f"model.name: got {name!r}, which is no folder here, is not in the local Hugging Face cache, and did not come "
+        f"from the hub ({reason}). Check the name and the network; without a network, copy the checkpoint here and "
+        f"use model=hf model.name=FOLDER, or use model={EMBEDDED}."
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No weight-loading bars and no advice meant for others on the terminal."""
+    from transformers.utils import logging as hf_logging
+
+    bars, level = hf_logging.is_progress_bar_enabled(), logging.root.manager.disable
+    hf_logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,20 @@
+"""Figures of two attribution maps and of their comparison; seaborn and matplotlib are imported in this folder only.
+
+Arrays in, `matplotlib.figure.Figure` out. Nothing is written, nothing is computed that `compare.py` defines, and
+pyplot's global state is left alone, so figures need no closing. Maps are `[layer, component]`, names are flat, row by
+row. What cannot be drawn (no finite score, zero everywhere) gives a blank panel that says why.
+"""
+
+from igap.plots.curves import convergence_delta, jaccard_curve
+from igap.plots.heatmaps import difference_heatmaps, head_heatmaps, neuron_heatmaps
+from igap.plots.points import mean_difference, scatter
+
+__all__ = [
+    "convergence_delta",
+    "difference_heatmaps",
+    "head_heatmaps",
+    "jaccard_curve",
+    "mean_difference",
+    "neuron_heatmaps",
+    "scatter",
+]

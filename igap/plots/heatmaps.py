@@ -1,0 +1,107 @@
+"""Heatmaps of IG and AP and of their difference: layers down, heads or ranked neurons across."""
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from igap.plots.canvas import Map, blank, figure, finite, styled, ticks
+
+Order = Int[np.ndarray, "layer rank"]
+
+_COLOURS = mpl.colormaps["RdBu_r"].with_extremes(bad="0.85")  # blue to white to red, safe for the colour-blind
+_MAX_ANNOTATED = 12  # a grid of at most this many rows and columns shows its numbers
+_CLIP_PERCENTILE = 95
+
+
+@styled
+def head_heatmaps(ig: Map, ap: Map, *, unit: str, title: str = "") -> Figure:
+    """IG and AP side by side on one colour scale, symmetric about 0 and ending at the largest |score|."""
+    return _heatmaps({"IG": finite(ig), "AP": finite(ap)}, unit=unit, title=title)
+
+
+@styled
+def neuron_heatmaps(ig: Map, ap: Map, *, unit: str, title: str = "", per_layer: int = 25) -> Figure:
+    """IG above AP for the `per_layer` neurons of each layer with the largest max(|IG|, |AP|), largest first.
+
+    A cell is the same neuron in both panels; its number is the neuron's index in the layer. One scale, symmetric about
+    0; it ends at the 95th percentile of the |scores| shown, which the colour bar says.
+    """
+    ig, ap = finite(ig), finite(ap)
+    order, note = _thinned(np.fmax(np.abs(ig), np.abs(ap)), per_layer, ap, "|AP|")
+    return _heatmaps({"IG": ig, "AP": ap}, unit=unit, title=title, order=order, note=note, by="max(|IG|, |AP|)")
+
+
+@styled
+def difference_heatmaps(ig: Map, ap: Map, *, site: str, unit: str, title: str = "", per_layer: int = 25) -> Figure:
+    """AP - IG and |AP| - |IG| on one scale, symmetric about 0; red where AP is higher, or larger in magnitude.
+
+    `site` is `heads`, all of them, or `neurons`: the `per_layer` neurons of each layer with the largest |AP - IG|.
+    """
+    if site not in ("heads", "neurons"):
+        raise ValueError(f"site is {site!r}; the difference of heads or neurons can be drawn. Pass heads or neurons.")
+    ig, ap = finite(ig), finite(ap)
+    panels = {"AP - IG": ap - ig, "|AP| - |IG|": np.abs(ap) - np.abs(ig)}
+    if site == "heads":
+        return _heatmaps(panels, unit=unit, title=title)
+    order, note = _thinned(np.abs(ap - ig), per_layer, ap - ig, "|AP - IG|")
+    return _heatmaps(panels, unit=unit, title=title, order=order, note=note, by="|AP - IG|")
+
+
+def _thinned(weight: Map, per_layer: int, values: Map, what: str) -> tuple[Order, str]:
+    """Indices of the `per_layer` largest weights of each layer, largest first, and what share of |values| they hold."""
+    order = np.argsort(-np.nan_to_num(weight, nan=-1.0), axis=1, kind="stable")[:, :per_layer]
+    magnitude = np.abs(np.nan_to_num(values))
+    held = np.take_along_axis(magnitude, order, axis=1).sum()
+    share = f"{100 * held / magnitude.sum():.0f}% of the sum of {what}" if held > 0 else f"{what} is 0 everywhere"
+    return order, f"{order.size:,} of {weight.size:,} neurons, the top {order.shape[1]} of each layer: {share}"
+
+
+def _heatmaps(
+    panels: Mapping[str, Map], *, unit: str, title: str, order: Order | None = None, note: str = "", by: str = ""
+) -> Figure:
+    """Two panels on one scale: whole maps side by side, or the components of `order`, largest first, one above one."""
+    heads = order is None
+    shown = {k: v if order is None else np.take_along_axis(v, order, axis=1) for k, v in panels.items()}
+    rows, columns = next(iter(shown.values())).shape
+    annotated = heads and max(rows, columns) <= _MAX_ANNOTATED
+    cell = (0.44, 0.38) if annotated else (0.24, 0.24) if heads else (0.37, 0.25)
+    width, height = columns * cell[0] + 0.8, rows * cell[1] + 0.9
+    size = (max(2 * width, 6.0) + 1.2, max(height, 1.8) + 0.4) if heads else (max(width, 6.0) + 1.2, 2 * height + 0.4)
+    fig, axes = figure(*size, *((1, 2) if heads else (2, 1)), "\n".join(part for part in (title, note) if part))
+
+    magnitudes = np.abs(np.concatenate([v[~np.isnan(v)] for v in shown.values()]))
+    largest = float(magnitudes.max(initial=0.0))
+    limit = largest if heads or largest == 0 else float(np.percentile(magnitudes, _CLIP_PERCENTILE)) or largest
+    image = None
+    for ax, (name, values) in zip(axes, shown.items(), strict=True):
+        ax.set_title(name)
+        if not np.nan_to_num(values).any():
+            blank(ax, f"{name}: not drawn, {'no score is finite' if np.isnan(values).any() else 'every score is 0'}")
+            continue
+        image = ax.imshow(values, cmap=_COLOURS, vmin=-limit, vmax=limit, aspect="auto")
+        xlabel = "head" if heads else f"rank in the layer by {by}; the number in a cell is the neuron's index"
+        ax.set(xlabel=xlabel if heads or ax is axes[-1] else "", ylabel="layer")
+        ax.set_xticks(ticks(columns), [str(t + (not heads)) for t in ticks(columns)])
+        ax.set_yticks(ticks(rows))
+        if annotated or order is not None:
+            cells = np.char.mod("%.2f", values) if order is None else order.astype(str)
+            _write_cells(ax, values / limit, np.where(cells == "-0.00", "0.00", cells), 7 if heads else 6.5)
+    if image is not None:
+        label = f"{unit}; red > 0, blue < 0"
+        if limit < largest:
+            label += f"\ncolours end at {limit:.2g}, the {_CLIP_PERCENTILE}th percentile; largest {largest:.2g}"
+        fig.colorbar(image, ax=axes, label=label, extend="both" if limit < largest else "neither", pad=0.02)
+    return fig
+
+
+def _write_cells(ax: Axes, values: Map, cells: npt.NDArray[np.str_], size: float) -> None:
+    """One text a cell, white on dark colours; `values` are shares of the scale's end, [-1, 1] or beyond."""
+    dark = _COLOURS((values + 1) / 2)[..., :3] @ (0.299, 0.587, 0.114) < 0.5
+    for (row, column), text in np.ndenumerate(cells):
+        colour = "white" if dark[row, column] else "0.2"
+        ax.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)

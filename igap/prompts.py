@@ -1,0 +1,169 @@
+"""Prompt pairs: text in, checked token ids out.
+
+Nothing here runs a model. `check_tokens` needs a tokenizer only, so that a bad pair is refused before weights load.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from igap.errors import InputError
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """A clean and a corrupted prompt, and the two tokens whose logits are compared after them."""
+
+    clean: str
+    corrupted: str
+    answer: str
+    """The word that continues the clean prompt, with its leading space where the tokenizer cares (" John")."""
+    distractor: str
+    """The word that continues the corrupted prompt."""
+    min_gap: float = 0.1
+    """Logits. Below this absolute gap scores (effect / gap) are missing: they would explode."""
+
+    def __post_init__(self) -> None:
+        for name in ("clean", "corrupted", "answer", "distractor"):
+            if not getattr(self, name).strip():
+                raise InputError(f"prompts.{name}: got an empty text, wanted words. Set prompts.{name}=...")
+        if self.clean == self.corrupted:
+            raise InputError(
+                f"prompts.corrupted: got the same text as prompts.clean ({self.clean!r}), wanted a different prompt: "
+                "every effect would be 0. Change a word of it."
+            )
+        if self.answer.strip() == self.distractor.strip():
+            raise InputError(
+                f"prompts.distractor: got {self.distractor!r}, the same word as prompts.answer; the metric "
+                "logit[answer] - logit[distractor] would be 0. Name another word."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPair:
+    """A prompt pair as token ids of one model."""
+
+    clean: Int[Tensor, "1 pos"]
+    corrupted: Int[Tensor, "1 pos"]
+    answer: int
+    distractor: int
+    min_gap: float
+    """Logits; see PromptPair."""
+    clean_words: tuple[str, ...]
+    """The clean prompt, one string a token."""
+    corrupted_words: tuple[str, ...]
+
+    @cached_property
+    def first_difference(self) -> int:
+        """Index of the first position at which the two prompts differ; 0 is the first token (often BOS)."""
+        return int((self.clean != self.corrupted)[0].nonzero()[0])
+
+
+def encode_pair(
+    pair: PromptPair, tokenizer: Any, *, prepend_bos: bool, n_ctx: int | None, device: str | torch.device = "cpu"
+) -> TokenPair:
+    """The pair as token ids, every condition checked.
+
+    Raises ValueError when the prompts differ in token length, exceed the context of `n_ctx` tokens, hold a word the
+    tokenizer does not know, or when answer or distractor is not exactly one known token.
+    """
+    clean, corrupted = (
+        encode_prompt(tokenizer, text, prepend_bos=prepend_bos, item=f"prompts.{item}", n_ctx=n_ctx)
+        for item, text in (("clean", pair.clean), ("corrupted", pair.corrupted))
+    )
+    clean_words, corrupted_words = (tuple(tokenizer.decode([i]) for i in ids) for ids in (clean, corrupted))
+    if len(clean) != len(corrupted):
+        raise InputError(
+            f"prompts.corrupted: got {len(corrupted)} tokens, prompts.clean has {len(clean)}; patching needs prompts "
+            f"of one length. Reword one of them.\n  clean:     {_show(clean_words)}\n"
+            f"  corrupted: {_show(corrupted_words)}"
+        )
+    if clean == corrupted:
+        raise InputError(
+            f"prompts.corrupted: got the same tokens as prompts.clean ({_show(clean_words)}), wanted a different "
+            "prompt: every effect would be 0. Change a word of it."
+        )
+    answer = _single_token(tokenizer, "answer", pair.answer, pair.clean)
+    distractor = _single_token(tokenizer, "distractor", pair.distractor, pair.clean)
+    if answer == distractor:
+        raise InputError(
+            f"prompts.distractor: got {pair.distractor!r}, the same token as prompts.answer {pair.answer!r}; the "
+            "metric logit[answer] - logit[distractor] would be 0. Name another word."
+        )
+    return TokenPair(
+        clean=torch.tensor([clean], device=device),
+        corrupted=torch.tensor([corrupted], device=device),
+        answer=answer,
+        distractor=distractor,
+        min_gap=pair.min_gap,
+        clean_words=clean_words,
+        corrupted_words=corrupted_words,
+    )
+
+
+def tokenize(model: "TransformerBridge", pair: PromptPair) -> TokenPair:
+    """The pair as token ids of this model, on its device. Raises ValueError as `encode_pair` does."""
+    return encode_pair(
+        pair,
+        model.tokenizer,
+        prepend_bos=bool(model.cfg.default_prepend_bos),
+        n_ctx=model.cfg.n_ctx,
+        device=next(model.parameters()).device,
+    )
+
+
+def encode_prompt(tokenizer: Any, text: str, *, prepend_bos: bool, item: str, n_ctx: int | None) -> list[int]:
+    """Token ids of a prompt, BOS first where the model wants one. Raises ValueError naming `item`."""
+    ids = _known_ids(tokenizer, text, item)
+    if prepend_bos and ids[:1] != [tokenizer.bos_token_id]:
+        ids = [tokenizer.bos_token_id, *ids]
+    if n_ctx is not None and len(ids) > n_ctx:
+        raise InputError(f"{item}: got {len(ids)} tokens, the model's context holds {n_ctx}. Shorten the prompt.")
+    return ids
+
+
+def _known_ids(tokenizer: Any, text: str, item: str) -> list[int]:
+    # Tokenizers map a word they do not know to <unk> without a word. GPT-2's <unk> is its BOS, which text cannot give.
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown != tokenizer.bos_token_id and unknown in ids:
+        words = [w for w in text.replace(",", " ").replace(".", " ").split() if unknown in _ids(tokenizer, w)]
+        raise InputError(
+            f"{item}: the tokenizer does not know {', '.join(map(repr, words)) or 'a part of it'} (in {text!r}). "
+            "Use words of the model's vocabulary, or a model that knows them."
+        )
+    return ids
+
+
+def _single_token(tokenizer: Any, item: str, word: str, prompt: str) -> int:
+    ids = _known_ids(tokenizer, word, f"prompts.{item}")
+    spaced = _ids(tokenizer, f" {word}")
+    if not word[0].isspace() and prompt[-1].isalpha() and word[0].isalpha() and len(spaced) == 1 and spaced != ids:
+        raise InputError(
+            f"prompts.{item}: got {word!r} without a leading space, which would glue to the prompt "
+            f"({prompt.split()[-1] + word!r}); {' ' + word!r} is the token that continues it. "
+            f"Write prompts.{item}={' ' + word!r}."
+        )
+    if len(ids) != 1:
+        parts = [tokenizer.decode([i]) for i in ids]
+        raise InputError(
+            f"prompts.{item}: got {word!r}, which is {len(ids)} tokens {parts}, wanted exactly 1. "
+            "Name a word that is one token of this model."
+        )
+    return ids[0]
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _show(words: tuple[str, ...]) -> str:
+    return "|".join(words)

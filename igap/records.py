@@ -1,0 +1,165 @@
+"""A run's folder: the files a result is kept in, written so that a half-written one never looks finished.
+
+Every file is written beside its place and renamed into it; `summary.json` comes last and is the mark of a finished
+run. Safetensors, CSV, JSON and PNG only.
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+
+from igap.errors import InputError
+from igap.figures import figures
+from igap.pipeline import Result
+from igap.sites import SITES, Site, component_names
+
+TOP_NEURONS = 100
+"""Rows that each method puts into neurons.csv."""
+
+_IN_SCORES = ("bias", "limits_low", "limits_high")
+
+Summary = dict[str, float | int | str | None]
+
+
+def check_writable(folder: Path) -> None:
+    """An existing folder that takes a file. Raises InputError where there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"output: got {folder}, wanted a folder that can be written to ({error.strerror}). Set output=FOLDER."
+        ) from error
+
+
+def prepare(folder: Path) -> None:
+    """A writable folder without the mark of an earlier run. Raises InputError as `check_writable`."""
+    check_writable(folder / "plots")
+    (folder / "summary.json").unlink(missing_ok=True)
+
+
+def write(result: Result, folder: Path) -> Summary:
+    """The summary, after all files of the run are in `folder`."""
+    _atomically(folder / "attributions.safetensors", lambda path: save_file(_tensors(result), path))
+    heads = table(result, "heads")
+    _atomically(folder / "heads.csv", lambda path: heads.to_csv(path, index=False))
+    neurons = top_neurons(result)
+    _atomically(folder / "neurons.csv", lambda path: neurons.to_csv(path, index=False))
+    for name, figure in figures(result).items():
+        _atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+    summary = summarize(result)
+    text = json.dumps(summary, indent=2, allow_nan=False)
+    _atomically(folder / "summary.json", lambda path: path.write_text(text + "\n"))
+    return summary
+
+
+def summarize(result: Result) -> Summary:
+    """Flat names to numbers and strings; a number that is not defined is None, with its reason under NAME/reason."""
+    config = result.config
+    summary: Summary = {
+        "clean_logit_diff": result.clean_logit_diff,
+        "corrupted_logit_diff": result.corrupted_logit_diff,
+        "gap": result.gap,
+    }
+    for site in SITES:
+        comparison = result.comparisons[site]
+        for name, number in {**comparison.summary(), "max_abs_delta": _delta(result, site)}.items():
+            reason = comparison.reasons.get(name)
+            if name in _IN_SCORES and not result.has_scores:
+                reason = "a score needs a gap of at least prompts.min_gap"
+            defined = reason is None and math.isfinite(number)
+            summary[f"{site}/{name}"] = number if defined else None
+            if not defined:
+                summary[f"{site}/{name}/reason"] = reason or "not finite"
+    summary["heads/outliers"] = " ".join(outliers(result, "heads"))
+    summary |= {f"seconds/{name}": round(value, 3) for name, value in result.seconds.items()}
+    summary |= {
+        "key": config.key,
+        "seed": config.seed,
+        "model": config.model.name,
+        "model/processing": config.model.processing,
+        "model/dtype": config.model.dtype,
+        "device": result.device,
+        "route": result.route,
+        "prompts/clean": config.prompts.clean,
+        "prompts/corrupted": config.prompts.corrupted,
+        "prompts/answer": config.prompts.answer,
+        "prompts/distractor": config.prompts.distractor,
+        "n_tokens": result.tokens.clean.shape[1],
+        "first_difference": result.tokens.first_difference,
+        "direction": config.direction,
+        "baseline": config.baseline.kind,
+        "ig/n_steps": config.ig.n_steps,
+        "ig/method": config.ig.method,
+        "ig/path": config.ig.path,
+        "warnings": "\n".join(result.warnings),
+    }
+    return summary | {f"version/{name}": version for name, version in result.versions.items()}
+
+
+def outliers(result: Result, site: Site) -> list[str]:
+    """Names of the components whose |AP - IG| is above 1.96 SD of all, farthest first."""
+    comparison = result.comparisons[site]
+    distance = np.abs(comparison.difference).ravel()
+    names = component_names(site, *comparison.difference.shape)
+    return [names[i] for i in np.argsort(-distance, kind="stable") if comparison.outlier_abs.ravel()[i]]
+
+
+def table(result: Result, site: Site) -> pd.DataFrame:
+    """One row a component: its scores by each method, AP - IG, effects in logits, and whether it is an outlier."""
+    maps, comparison = result.maps[site], result.comparisons[site]
+    n_layers, width = comparison.difference.shape
+    layer, index = np.indices((n_layers, width))
+    columns = {"layer": layer, "head" if site == "heads" else "neuron": index}
+    columns |= {method: maps[method].score.double().numpy() for method in ("ig", "ap", "atp")}
+    columns["difference"] = columns["ap"] - columns["ig"]
+    columns |= {f"effect_{method}": maps[method].effect.double().numpy() for method in ("ig", "ap", "atp")}
+    columns |= {"outlier_abs": comparison.outlier_abs, "outlier_limits": comparison.outlier_limits}
+    frame = pd.DataFrame({name: column.ravel() for name, column in columns.items()})
+    frame.insert(0, "name", component_names(site, n_layers, width))
+    return frame
+
+
+def top_neurons(result: Result) -> pd.DataFrame:
+    """The rows of the neurons that either method ranks among its first TOP_NEURONS by |effect|, AP's order first."""
+    frame = table(result, "neurons")
+    ranks = frame[["effect_ig", "effect_ap"]].abs().rank(ascending=False, method="first")
+    chosen = frame[(ranks <= TOP_NEURONS).any(axis=1)]
+    return chosen.loc[chosen["effect_ap"].abs().sort_values(ascending=False, kind="stable").index]
+
+
+def _delta(result: Result, site: Site) -> float:
+    delta = result.maps[site]["ig"].delta
+    assert delta is not None
+    return float(delta.abs().max())
+
+
+def _tensors(result: Result) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for site, maps in result.maps.items():
+        for method, found in maps.items():
+            tensors[f"{method}.{site}"] = found.score
+            tensors[f"effect.{method}.{site}"] = found.effect
+            if found.delta is not None and found.layer_effect is not None:
+                tensors[f"delta.{method}.{site}"] = found.delta
+                tensors[f"layer_effect.{method}.{site}"] = found.layer_effect
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _atomically(path: Path, write_to: Callable[[Path], object]) -> None:
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    try:
+        write_to(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,86 @@
+"""One run of the model on one prompt, kept whole: the activations of every site, and the metric.
+
+`frozen` is how the model is borrowed: evaluation mode, no parameter gradients, and everything given back afterwards.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.errors import InputError
+from igap.prompts import TokenPair
+from igap.sites import SITES, Site, hook_name
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A forward pass on one prompt: what a patch starts from, and what it takes from."""
+
+    tokens: Int[Tensor, "1 pos"]
+    residual: tuple[Float[Tensor, "1 pos d_model"], ...]
+    """The input of each block."""
+    activations: Mapping[Site, tuple[Tensor, ...]]
+    """One tensor a layer: `heads` `[1, pos, head, d_head]`, `neurons` `[1, pos, d_mlp]`."""
+    logit_diff: float
+    """F: logit[answer] - logit[distractor] at the last position, in logits."""
+
+
+@contextmanager
+def frozen(model: TransformerBridge) -> Iterator[None]:
+    """The model in evaluation mode without parameter gradients; modes and flags come back, also after an error."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    training = [m for m in model.modules() if m.training]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        model.eval()
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        for module in training:
+            module.training = True
+
+
+def record(model: TransformerBridge, tokens: Int[Tensor, "1 pos"], pair: TokenPair, *, name: str) -> Run:
+    """The run of `model` on `tokens`. Raises ValueError (naming `name` and the layer) on NaN or infinity."""
+    n_layers = model.cfg.n_layers
+    residual = [f"blocks.{layer}.hook_in" for layer in range(n_layers)]
+    sites = {site: [hook_name(site, layer) for layer in range(n_layers)] for site in SITES}
+    missing = [hook for hook in (*residual, *sites["heads"], *sites["neurons"]) if hook not in model.hook_dict]
+    if missing:
+        raise InputError(
+            f"model: {model.cfg.model_name} has no {missing[0]}, wanted attention and MLP hooks in every block. "
+            "Use a decoder model with plain attention and MLP blocks."
+        )
+    # no_grad and not inference_mode: Integrated Gradients differentiates with respect to copies of these tensors.
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(tokens, names_filter=[*residual, *sites["heads"], *sites["neurons"]])
+    run = Run(
+        tokens=tokens,
+        residual=tuple(cache[hook] for hook in residual),
+        activations={site: tuple(cache[hook] for hook in hooks) for site, hooks in sites.items()},
+        logit_diff=(logits[0, -1, pair.answer] - logits[0, -1, pair.distractor]).item(),
+    )
+    _check_finite(run, name)
+    return run
+
+
+def _check_finite(run: Run, name: str) -> None:
+    stages = [
+        (f"layer {layer} ({what})", tensor)
+        for layer, tensors in enumerate(zip(run.residual, *(run.activations[site] for site in SITES), strict=True))
+        for what, tensor in zip(("block input", *SITES), tensors, strict=True)
+    ]
+    stages.append(("the logits", torch.tensor(run.logit_diff)))
+    for where, tensor in stages:
+        if not tensor.isfinite().all():
+            raise InputError(
+                f"{name} run: got NaN or infinity in {where}, wanted finite activations. Check the checkpoint, or "
+                "use model.dtype=float32."
+            )

@@ -1,0 +1,39 @@
+"""Sites and components: what an attribution is about, and what it is called.
+
+A site is one kind of activation, one tensor a layer, with one component per column: attention heads (`hook_z`,
+before the output projection) or MLP neurons (`hook_post`, after the nonlinearity).
+"""
+
+import re
+from typing import Literal
+
+Site = Literal["heads", "neurons"]
+SITES: tuple[Site, ...] = ("heads", "neurons")
+
+_HOOKS: dict[Site, str] = {"heads": "blocks.{layer}.attn.hook_z", "neurons": "blocks.{layer}.mlp.hook_post"}
+_NAME = re.compile(r"(?P<head_layer>\d+)\.(?P<head>\d+)|L(?P<neuron_layer>\d+)\.N(?P<neuron>\d+)")
+
+
+def hook_name(site: Site, layer: int) -> str:
+    """TransformerLens' name of the site's hook point: `[batch, pos, head, d_head]` or `[batch, pos, d_mlp]`."""
+    return _HOOKS[site].format(layer=layer)
+
+
+def component_name(site: Site, layer: int, index: int) -> str:
+    """The name people use: head `9.6`, neuron `L5.N1234`. `parse_component` is its inverse."""
+    return f"{layer}.{index}" if site == "heads" else f"L{layer}.N{index}"
+
+
+def component_names(site: Site, n_layers: int, n_components: int) -> list[str]:
+    """The names of all components, layer by layer: the row-major order of a `[layer, component]` map."""
+    return [component_name(site, layer, index) for layer in range(n_layers) for index in range(n_components)]
+
+
+def parse_component(name: str) -> tuple[Site, int, int]:
+    """Site, layer and index of a component's name. Raises ValueError when it is no such name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"component: got {name!r}, wanted a head such as 9.6 or a neuron such as L5.N1234")
+    if match["head"] is not None:
+        return "heads", int(match["head_layer"]), int(match["head"])
+    return "neurons", int(match["neuron_layer"]), int(match["neuron"])

@@ -1,0 +1,213 @@
+"""The definitions and identities every method must keep, on random small models in float64 and on the embedded one."""
+
+from dataclasses import replace
+
+import jaxtyping
+import pytest
+import torch
+
+from igap import PromptPair, activation_patching, attribution_patching, integrated_gradients
+from igap.attribution.integrated_gradients import _along
+from igap.contrast import contrast
+from igap.sites import SITES
+
+MODELS = [("gpt2", "processed"), ("gpt2", "raw"), ("llama", "processed"), ("gpt_neox", "raw")]
+METHODS = [activation_patching, attribution_patching, integrated_gradients]
+
+# Captum keeps its step sizes in float32 also for float64 models: their sum is off by up to 50 roundings of 6e-8.
+CAPTUM = 1e-6
+# float64 sums over a few thousand terms of size 1.
+EXACT = 1e-12
+
+
+@pytest.fixture(params=MODELS, ids=lambda m: "-".join(m), scope="module")
+def model(request, small):
+    return small(*request.param)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_single_path_ig_is_activation_patching(model, pair, site):
+    ap = activation_patching(model, pair, site)
+    single = integrated_gradients(model, pair, site, path="single", n_steps=50)
+    assert ap.effect.abs().max() > 1e-3
+    # transformers computes Llama's RMS norms in float32, whatever the model's type.
+    rounding = 1e-5 if model.cfg.normalization_type == "RMS" else CAPTUM
+    torch.testing.assert_close(single.effect, ap.effect, atol=rounding, rtol=0)
+
+
+@pytest.mark.parametrize("baseline", ["corrupted", "zero", "zero_input"])
+@pytest.mark.parametrize("site", SITES)
+def test_joint_ig_of_a_layer_sums_to_the_effect_of_replacing_the_whole_site(model, pair, site, baseline):
+    with contrast(model, pair, baseline=baseline) as question, torch.no_grad():
+        whole = torch.stack(
+            [
+                (question.function(site, layer)(question.ends(site, layer)[1]) - question.clean.logit_diff)[0]
+                for layer in range(question.n_layers)
+            ]
+        )
+    few, many = (integrated_gradients(model, pair, site, baseline=baseline, n_steps=n) for n in (2, 200))
+    torch.testing.assert_close(many.effect.sum(1), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(many.layer_effect, whole, atol=EXACT * 100, rtol=0)
+    torch.testing.assert_close(few.delta, few.effect.sum(1) - whole, atol=EXACT * 100, rtol=0)
+    assert few.delta.abs().max() > many.delta.abs().max()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("site", SITES)
+def test_a_component_equal_in_both_runs_scores_exactly_0(model, pair, site, method):
+    # A corrupted prompt that differs in its last token only leaves layer 0's neurons at all other positions alone;
+    # a baseline equal to the clean prompt leaves every component alone.
+    from igap import Baseline
+
+    found = method(model, pair, site, baseline=Baseline("prompt", prompt=pair.clean))
+    assert torch.equal(found.effect, torch.zeros_like(found.effect))
+    assert torch.equal(found.score, torch.zeros_like(found.score))
+
+
+@pytest.mark.parametrize("method", [activation_patching, integrated_gradients], ids=lambda m: m.__name__)
+def test_batch_of_1_equals_batch_of_many(model, pair, method):
+    one, many = (method(model, pair, "neurons", batch_size=size) for size in (1, 500))
+    torch.testing.assert_close(one.effect, many.effect, atol=EXACT, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("site", SITES)
+def test_restarting_at_the_block_equals_plain_hooks(small, pair, site, method):
+    model = small("gpt2", "processed")
+    blocks, hooks = (method(model, pair, site, route=route) for route in ("blocks", "hooks"))
+    torch.testing.assert_close(blocks.effect, hooks.effect, atol=EXACT, rtol=0)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_walking_the_path_backwards_in_the_same_run_flips_every_sign(model, pair, site):
+    with contrast(model, pair) as question:
+        start, end = question.ends(site, 1)
+        function = question.function(site, 1)
+        there = _along(function, start, end, 40, "gausslegendre", 64)
+        back = _along(function, end, start, 40, "gausslegendre", 64)
+    assert there.abs().max() > 1e-4
+    torch.testing.assert_close(there, -back, atol=CAPTUM, rtol=0)
+
+
+def test_denoising_is_the_mirror_with_the_pair_swapped_and_not_noising(model, pair):
+    mirrored = replace(pair, clean=pair.corrupted, corrupted=pair.clean)
+    for method in METHODS:
+        denoising = method(model, pair, "heads", direction="denoising")
+        noising = method(model, pair, "heads")
+        swapped = method(model, mirrored, "heads")
+        torch.testing.assert_close(denoising.effect, swapped.effect, atol=EXACT, rtol=0)
+        assert denoising.gap == pytest.approx(-swapped.gap)
+        assert not torch.allclose(denoising.effect, noising.effect, atol=1e-3)
+        assert not torch.allclose(denoising.effect, -noising.effect, atol=1e-4)
+
+
+def test_attribution_patching_is_ig_with_its_path_at_the_clean_end(model, pair):
+    # The left Riemann sum of two steps looks at alpha = 0 and 1/2, one Gauss-Legendre node at 1/2 only.
+    left = integrated_gradients(model, pair, "neurons", n_steps=2, method="riemann_left")
+    middle = integrated_gradients(model, pair, "neurons", n_steps=1)
+    atp = attribution_patching(model, pair, "neurons")
+    torch.testing.assert_close(2 * left.effect - middle.effect, atp.effect, atol=CAPTUM, rtol=0)
+
+
+def test_every_interpolation_step_contributes(model, pair):
+    # The notebook's gradient reached one node of 50. A mean over the path equals the mean of its single steps.
+    n_steps = 7
+    whole = integrated_gradients(model, pair, "heads", n_steps=n_steps, method="riemann_middle")
+    with contrast(model, pair) as question:
+        for layer in range(question.n_layers):
+            start, end = question.ends("heads", layer)
+            function = question.function("heads", layer)
+            total = torch.zeros_like(start)
+            for step in range(n_steps):
+                point = (start + (step + 0.5) / n_steps * (end - start)).requires_grad_()
+                total += torch.autograd.grad(function(point).sum(), point)[0] / n_steps
+            expected = ((end - start) * total)[0].sum((0, 2))
+            torch.testing.assert_close(whole.effect[layer], expected, atol=CAPTUM, rtol=0)
+
+
+def test_adding_a_constant_to_all_logits_changes_nothing(checkpoint, pair):
+    from igap import load_model
+
+    model = load_model(str(checkpoint("gpt2")), processing="processed", dtype="float64")
+    before = [method(model, pair, "heads").effect for method in METHODS]
+    with torch.no_grad():
+        model.unembed.b_U.add_(5.0)
+    after = [method(model, pair, "heads").effect for method in METHODS]
+    for first, second in zip(before, after, strict=True):
+        torch.testing.assert_close(first, second, atol=EXACT * 10, rtol=0)
+
+
+@pytest.mark.parametrize("method", [attribution_patching, integrated_gradients], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("site", SITES)
+def test_positions_sum_to_the_effect_and_are_0_before_the_first_difference(model, pair, site, method):
+    found = method(model, pair, site, per_position=True)
+    assert method(model, pair, site).effect_by_position is None
+    torch.testing.assert_close(found.effect_by_position.sum(1), found.effect, atol=EXACT, rtol=0)
+    first = -7  # "Mary" / "John" stands 7 tokens before the end
+    assert torch.equal(found.effect_by_position[:, :first], torch.zeros_like(found.effect_by_position[:, :first]))
+    assert (found.effect_by_position[:, first:].abs().sum((0, 2)) > 0).all()
+
+
+def test_score_is_effect_over_gap_and_missing_below_min_gap(model, pair):
+    ap = activation_patching(model, pair, "heads")
+    torch.testing.assert_close(ap.score * ap.gap, ap.effect)
+    assert torch.isnan(replace(ap, min_gap=abs(ap.gap) * 1.01).score).all()
+    assert torch.isnan(replace(ap, gap=0.0).score).all()
+    assert torch.isfinite(replace(ap, min_gap=abs(ap.gap) * 0.99).score).all()
+
+
+def test_patching_every_head_of_a_model_whose_only_layer_carries_all_gives_minus_1(pair, ioi_mini):
+    # Sign and unit: with noising, replacing every residual source by the corrupted run's moves F from x to x': -gap.
+    with contrast(ioi_mini, pair) as question:
+        assert question.gap > 0
+        corrupted = question.corrupted.logit_diff
+        assert corrupted - question.clean.logit_diff == pytest.approx(-question.gap)
+    ap = activation_patching(ioi_mini, pair, "heads")
+    strongest = ap.score.flatten()[ap.score.abs().argmax()]
+    assert strongest < 0, "the most important head must push towards the corrupted answer when corrupted"
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_the_embedded_model_keeps_the_identities_to_float32_rounding(ioi_mini, pair, site):
+    ap = activation_patching(ioi_mini, pair, site)
+    joint = integrated_gradients(ioi_mini, pair, site)
+    # 17 positions x 512 neurons of float32 terms, F of size 10: 1e-4 logits is a thousand roundings.
+    torch.testing.assert_close(joint.effect.sum(1), joint.layer_effect, atol=1e-3, rtol=0)
+    if site == "heads":
+        single = integrated_gradients(ioi_mini, pair, site, path="single")
+        torch.testing.assert_close(single.effect, ap.effect, atol=1e-3, rtol=0)
+
+
+def test_quadrature_is_exact_on_polynomials_worked_by_hand():
+    # F(a) = 3 a0 + a1^2 from (1, 2) to (2, 5): the path's effects are 3 and 25 - 4, with any number of Gauss nodes.
+    def function(rows):
+        return 3 * rows[:, 0, 0] + rows[:, 0, 1] ** 2
+
+    start, end = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[2.0, 5.0]]])
+    for n_steps in (1, 2, 50):
+        effect = _along(function, start, end, n_steps, "gausslegendre", 1)
+        torch.testing.assert_close(effect, torch.tensor([[[3.0, 21.0]]]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_steps": 0}, r"ig\.n_steps: got 0, wanted a whole number of at least 1"),
+        ({"method": "riemann_trapezoid"}, r"weights in Captum sum to \(n_steps - 1\) / n_steps"),
+        ({"method": "simpson"}, r"ig\.method: got 'simpson', wanted one of gausslegendre"),
+        ({"path": "both"}, r"ig\.path: got 'both', wanted joint or single"),
+        ({"direction": "denoising", "baseline": "zero"}, r"baseline: got 'zero' with direction=denoising"),
+        ({"direction": "up"}, r"direction: got 'up', wanted noising or denoising"),
+        ({"baseline": "random"}, r"baseline: got 'random', wanted one of corrupted, zero"),
+    ],
+)
+def test_bad_arguments_are_refused_by_their_message(small, pair, arguments, message, monkeypatch):
+    # Without the annotation checks of the test run, as a user calls it.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=message):
+        integrated_gradients(small(), pair, "heads", **arguments)
+
+
+def test_a_pair_without_a_difference_is_refused_rather_than_scored(pair):
+    with pytest.raises(ValueError, match=r"prompts\.corrupted: got the same text as prompts\.clean"):
+        PromptPair(pair.clean, pair.clean, pair.answer, pair.distractor)

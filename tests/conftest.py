@@ -1,0 +1,102 @@
+"""Small models made on the spot, and the annotations of igap checked on every call (jaxtyping + beartype)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("igap", "beartype.beartype")
+
+import torch  # noqa: E402 - the import hook comes before anything that imports igap
+from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
+
+from igap import PromptPair, load_model  # noqa: E402
+
+WORDS = "<|endoftext|> <unk> After Then John Mary Tom Anna and went to the store , gave a bottle of milk cat dog . it".split()
+
+
+@pytest.fixture(autouse=True)
+def _reseeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # the models are so small that a second thread only waits
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a random 3-layer, 4-head model of an architecture: gpt2, llama or gpt_neox."""
+    made: dict[str, Path] = {}
+
+    def make(architecture: str) -> Path:
+        if architecture not in made:
+            made[architecture] = tmp_path_factory.mktemp(architecture)
+            save_checkpoint(architecture, made[architecture])
+        return made[architecture]
+
+    return make
+
+
+def save_checkpoint(architecture: str, folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    end = WORDS[0]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token=end, eos_token=end, pad_token=end, unk_token="<unk>"
+    )
+    shape = (
+        {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 48, "n_positions": 24}
+        if architecture == "gpt2"
+        else {
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "max_position_embeddings": 24,
+        }
+    )
+    config = CONFIG_MAPPING[architecture](
+        vocab_size=len(WORDS), bos_token_id=0, eos_token_id=0, initializer_range=0.3, **shape
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def small(checkpoint: Callable[[str], Path]) -> Callable[..., TransformerBridge]:
+    """Random small models in float64, each loaded once: `small("llama", "raw")`."""
+    made: dict[tuple[str, str], TransformerBridge] = {}
+
+    def load(architecture: str = "gpt2", processing: str = "processed") -> TransformerBridge:
+        key = (architecture, processing)
+        if key not in made:
+            made[key] = load_model(str(checkpoint(architecture)), processing=processing, dtype="float64")
+        return made[key]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def ioi_mini() -> TransformerBridge:
+    """The embedded model, as `igap run` loads it."""
+    return load_model()
+
+
+@pytest.fixture(scope="session")
+def pair() -> PromptPair:
+    """The notebook's prompt pair."""
+    return PromptPair(
+        clean="After John and Mary went to the store, Mary gave a bottle of milk to",
+        corrupted="After John and Mary went to the store, John gave a bottle of milk to",
+        answer=" John",
+        distractor=" Mary",
+        min_gap=0.0,
+    )

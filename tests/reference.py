@@ -1,0 +1,70 @@
+"""Slow and obvious versions of each method, on TransformerLens' public hooks alone; nothing of igap runs here."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+HOOKS = {"heads": "blocks.{}.attn.hook_z", "neurons": "blocks.{}.mlp.hook_post"}
+
+
+class Reference:
+    """A prompt pair on a model: tokens, activations and metric, computed the plain way."""
+
+    def __init__(self, model: TransformerBridge, clean: str, corrupted: str, answer: str, distractor: str) -> None:
+        self.model = model
+        self.tokens = {"clean": model.to_tokens(clean), "corrupted": model.to_tokens(corrupted)}
+        self.answer, self.distractor = (
+            int(model.to_tokens(word, prepend_bos=False)[0, 0]) for word in (answer, distractor)
+        )
+        with torch.no_grad():
+            self.cache = {name: model.run_with_cache(tokens)[1] for name, tokens in self.tokens.items()}
+
+    def metric(self, logits: Tensor) -> Tensor:
+        return logits[0, -1, self.answer] - logits[0, -1, self.distractor]
+
+    def f(self, run: str, hook: str | None = None, activation: Tensor | None = None) -> Tensor:
+        """F of a run, with one hook point's activation replaced."""
+        hooks = [] if hook is None else [(hook, lambda old, hook: activation)]
+        return self.metric(self.model.run_with_hooks(self.tokens[run], fwd_hooks=hooks))
+
+    def width(self, site: str) -> int:
+        return self.model.cfg.n_heads if site == "heads" else self.model.cfg.d_mlp
+
+    def activation_patching(self, site: str, run: str = "clean", source: str = "corrupted") -> Tensor:
+        """One hooked full forward a component."""
+        effects = torch.zeros(self.model.cfg.n_layers, self.width(site), dtype=torch.float64)
+        with torch.no_grad():
+            unpatched = self.f(run)
+            for layer in range(self.model.cfg.n_layers):
+                hook = HOOKS[site].format(layer)
+                for index in range(self.width(site)):
+                    patched = self.cache[run][hook].clone()
+                    patched[:, :, index] = self.cache[source][hook][:, :, index]
+                    effects[layer, index] = self.f(run, hook, patched) - unpatched
+        return effects
+
+    def integrated_gradients(
+        self, site: str, n_steps: int, ends: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Joint path clean -> corrupted (or `ends` by hook name): effects `[layer, component]` and layer deltas.
+
+        A loop over Gauss-Legendre nodes, one forward and one backward pass each.
+        """
+        nodes, weights = np.polynomial.legendre.leggauss(n_steps)
+        effects, deltas = [], []
+        for layer in range(self.model.cfg.n_layers):
+            hook = HOOKS[site].format(layer)
+            start = self.cache["clean"][hook].clone()
+            end = self.cache["corrupted"][hook].clone() if ends is None else ends[hook]
+            mean = torch.zeros_like(start)
+            for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+                point = (start + node * (end - start)).requires_grad_()
+                (gradient,) = torch.autograd.grad(self.f("clean", hook, point), point)
+                mean += weight * gradient
+            attributions = ((end - start) * mean)[0]
+            effect = attributions.sum((0, 2)) if site == "heads" else attributions.sum(0)
+            with torch.no_grad():
+                deltas.append(effect.sum() - (self.f("clean", hook, end) - self.f("clean")))
+            effects.append(effect)
+        return torch.stack(effects), torch.stack(deltas)
