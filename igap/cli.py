@@ -29,8 +29,9 @@ igap: when do Integrated Gradients and activation patching agree about which hea
 usage: igap COMMAND [overrides]
 
 commands
-  run        one comparison of both methods; igap run -m KEY=A,B ... runs every combination
-  run --help lists every option, with examples
+  run            one comparison of both methods; igap run -m KEY=A,B ... runs every combination
+  sweep NAME     the combinations listed in sweeps/NAME.yaml
+  run --help     lists every option, with examples
 
   igap run                                  the embedded model on the notebook's prompt pair, offline
   igap run baseline=zero ig.n_steps=200     another baseline, more steps
@@ -39,7 +40,7 @@ commands
 exit codes: 0 done, 1 something failed, 2 bad input
 """
 
-_COMMANDS = ("run",)
+_COMMANDS = ("run", "sweep")
 _TEXT_KEYS = ("prompts.clean", "prompts.corrupted", "prompts.answer", "prompts.distractor", "baseline.prompt")
 _HERE = Path(__file__).parent
 
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"command: got {command!r}, wanted one of {', '.join(_COMMANDS)}."
                 f"{_nearest(command, _COMMANDS)} igap --help shows them."
             )
-        return _run(arguments[1:])
+        return (_run if command == "run" else _sweep)(arguments[1:])
     except InputError as error:
         sys.stderr.write(f"igap: {error}\n")
         return 2
@@ -83,10 +84,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def conf_folder() -> Path:
-    """The config groups: inside the installed package (wheel), or beside it (checkout, editable install)."""
-    packaged = _HERE / "conf"
-    return packaged if packaged.is_dir() else _HERE.parent / "conf"
+def data_folder(name: str) -> Path:
+    """The folder `conf` or `sweeps`: inside the installed package (wheel), or beside it (checkout, editable)."""
+    packaged = _HERE / name
+    return packaged if packaged.is_dir() else _HERE.parent / name
+
+
+def _sweep(arguments: list[str]) -> int:
+    """`igap sweep NAME [overrides]`: a multirun over the grid of sweeps/NAME.yaml; overrides replace its keys."""
+    from omegaconf import OmegaConf
+
+    files = {file.stem: file for file in sorted(data_folder("sweeps").glob("*.yaml"))}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _say(f"usage: igap sweep NAME [overrides]\n\nsweeps: {', '.join(files)} (in {data_folder('sweeps')})\n")
+        return 0 if arguments else 2
+    name, *overrides = arguments
+    if name not in files:
+        raise InputError(f"sweep: got {name!r}, wanted one of {', '.join(files)}.{_nearest(name, list(files))}")
+    grid = OmegaConf.to_container(OmegaConf.load(files[name]).hydra.sweeper.params)
+    assert isinstance(grid, dict)
+    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    return _run(["-m", *(f"{key}={values}" for key, values in grid.items() if key not in given), *overrides])
 
 
 def _run(arguments: list[str]) -> int:
@@ -101,7 +119,7 @@ def _run(arguments: list[str]) -> int:
         )
         _check(jobs)
     outcomes: list[Outcome] = []
-    task = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(
+    task = hydra.main(version_base="1.3", config_path=str(data_folder("conf")), config_name="config")(
         lambda config: outcomes.append(_job(config))
     )
     program, sys.argv = sys.argv, ["igap run", *arguments]
@@ -131,7 +149,7 @@ def compose_jobs(
     if config_dir and not Path(config_dir).is_dir():
         raise InputError(f"--config-dir: got {config_dir!r}, wanted a folder of config groups. Correct the path.")
     jobs: list[RunConfig] = []
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(data_folder("conf")), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         groups = {name: set(loader.get_group_options(name)) for name in loader.list_groups("") if name != "hydra"}
         for group in Path(config_dir).iterdir() if config_dir else ():

@@ -1,6 +1,6 @@
 """Statistics of two attribution maps of one site: how far IG and AP agree, component by component.
 
-Pure: two arrays in, one `Comparison` out. Plots are in `plots.py`.
+Pure: two arrays in, one `Comparison` out. Plots are in `plots/`.
 
 Components of one model are not independent samples. Every interval here describes this set of components under the
 usual formula, and no more: it says nothing about another model, another prompt pair, or a population of components.

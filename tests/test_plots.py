@@ -114,6 +114,7 @@ def test_the_same_data_gives_the_same_picture():
 
 
 def test_dollar_signs_and_length_of_a_title_do_no_harm():
+    render(plots.head_heatmaps(*random_maps((4, 8)), unit=UNIT, title="Of $5 {or $6"))  # no mathematics
     title = "Of $5 {or $6 " * 20
     fig = plots.head_heatmaps(*random_maps((4, 8)), unit=UNIT, title=title)
     render(fig)

@@ -48,8 +48,10 @@ def test_joint_ig_equals_a_plain_loop_over_quadrature_nodes(reference, pair, sit
 
 @pytest.mark.parametrize("site", SITES)
 def test_joint_ig_with_the_zero_baseline_equals_the_plain_loop(reference, pair, site):
-    zeros = {HOOKS[site].format(layer): torch.zeros_like(reference.cache["clean"][HOOKS[site].format(layer)])
-             for layer in range(3)}
+    zeros = {
+        HOOKS[site].format(layer): torch.zeros_like(reference.cache["clean"][HOOKS[site].format(layer)])
+        for layer in range(3)
+    }
     effects, _ = reference.integrated_gradients(site, 9, zeros)
     ours = integrated_gradients(reference.model, pair, site, n_steps=9, baseline="zero")
     torch.testing.assert_close(ours.effect, effects, atol=1e-7, rtol=0)

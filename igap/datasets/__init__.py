@@ -1,0 +1,1 @@
+"""Generated prompt data sets: plain Python, no model and no tokenizer."""

@@ -1,0 +1,82 @@
+import dataclasses
+
+import pytest
+import torch
+
+from igap import PromptPair
+from igap.prompts import tokenize
+
+
+def test_tokens_are_what_transformer_lens_makes(small, pair):
+    for architecture, bos in (("gpt2", True), ("llama", True), ("gpt_neox", False)):
+        model = small(architecture)
+        tokens = tokenize(model, pair)
+        assert torch.equal(tokens.clean, model.to_tokens(pair.clean))
+        assert torch.equal(tokens.corrupted, model.to_tokens(pair.corrupted))
+        assert tokens.answer == model.to_single_token(pair.answer)
+        assert tokens.distractor == model.to_single_token(pair.distractor)
+        assert (tokens.clean[0, 0] == model.tokenizer.bos_token_id) == bos
+        assert tokens.first_difference == 9 + bos
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"corrupted": "After the cat and the dog went to the store, Mary gave a bottle of milk to"},
+            r"prompts\.corrupted: got 19 tokens, prompts\.clean has 17; patching needs prompts of one length\. Reword"
+            r"(.|\n)*clean: +<\|endoftext\|>\|After\|John(.|\n)*corrupted: +<\|endoftext\|>\|After\|the\|cat",
+        ),
+        ({"clean": "After Zebulon and Mary went to the store, Mary gave a bottle of milk to"},
+         r"prompts\.clean: the tokenizer does not know 'Zebulon'"),
+        ({"answer": " Zebulon"}, r"prompts\.answer: the tokenizer does not know 'Zebulon'"),
+        ({"distractor": "John Mary"}, r"prompts\.distractor: got 'John Mary', which is 2 tokens \['John', 'Mary'\]"),
+        ({"clean": "After " + "John " * 24, "corrupted": "After " + "Mary " * 24},
+         r"prompts\.clean: got 26 tokens, the model's context holds 24"),
+        ({"corrupted": "After John and Mary went to the store , Mary gave a bottle of milk to"},
+         r"prompts\.corrupted: got the same tokens as prompts\.clean"),
+    ],
+)  # fmt: skip
+def test_a_pair_the_model_cannot_take_is_refused(small, pair, changes, message):
+    with pytest.raises(ValueError, match=message):
+        tokenize(small(), dataclasses.replace(pair, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answer": "Mary"}, r"prompts\.distractor: got ' Mary', the same word as prompts\.answer"),
+        ({"clean": "  "}, r"prompts\.clean: got an empty text, wanted words"),
+        ({"distractor": ""}, r"prompts\.distractor: got an empty text, wanted words"),
+    ],
+)
+def test_a_pair_that_makes_no_sense_is_refused_without_a_model(pair, changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(pair, **changes)
+
+
+class SpaceSensitive:
+    """A tokenizer like GPT-2's in the one way that matters here: "John" and " John" are two tokens."""
+
+    unk_token_id = bos_token_id = 0
+
+    def __call__(self, text, add_special_tokens):
+        assert not add_special_tokens
+        return {"input_ids": [1 + ["gave", " gave", "John", " John", "Mary", " Mary", "45", " 45"].index(w) for w in
+                              text.replace(" ", "| ").removeprefix("|").split("|")]}  # fmt: skip
+
+    def decode(self, ids):
+        return ["", "gave", " gave", "John", " John", "Mary", " Mary", "45", " 45"][ids[0]]
+
+
+def test_an_answer_that_would_glue_to_the_prompt_is_refused():
+    from igap.prompts import encode_pair
+
+    def encode(answer):
+        pair = PromptPair("Mary gave", "John gave", answer, " Mary")
+        return encode_pair(pair, SpaceSensitive(), prepend_bos=True, n_ctx=8)
+
+    assert encode(" John").answer == 4
+    with pytest.raises(ValueError, match=r"prompts\.answer: got 'John' without a leading space.*'gaveJohn'"):
+        encode("John")
+    assert encode("45").answer == 7, "digits may continue a word: only letter after letter is taken for a mistake"
