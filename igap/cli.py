@@ -104,7 +104,7 @@ def _sweep(arguments: list[str]) -> int:
     grid = OmegaConf.to_container(OmegaConf.load(files[name]).hydra.sweeper.params)
     assert isinstance(grid, dict)
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
-    return _run(["-m", *(f"{key}={values}" for key, values in grid.items() if key not in given), *overrides])
+    return _run(["-m", *(f"{key!s}={values}" for key, values in grid.items() if key not in given), *overrides])
 
 
 def _run(arguments: list[str]) -> int:
@@ -112,7 +112,9 @@ def _run(arguments: list[str]) -> int:
     from hydra._internal.utils import get_args_parser
 
     arguments = [_quote_text(argument) for argument in arguments]
-    parsed = get_args_parser().parse_args(arguments)
+    parsed, unknown = get_args_parser().parse_known_args(arguments)
+    if unknown:
+        raise InputError(f"option: got {unknown[0]}, which igap run does not have. igap run --help lists what it has.")
     if not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion):
         jobs = compose_jobs(
             parsed.overrides, multirun=parsed.multirun, config_name=parsed.config_name, config_dir=parsed.config_dir
@@ -167,7 +169,7 @@ def compose_jobs(
                 ) from None
             if override.is_sweep_override():
                 values = list(override.sweep_string_iterator())
-                choices.append([f"{override.get_key_element()}={value}" for value in values])
+                choices.append([f"{override.get_key_element()}={value!s}" for value in values])
                 if not multirun:
                     raise InputError(
                         f"{override.key_or_group}: got {len(values)} values ({', '.join(values)}), wanted one. "
@@ -211,12 +213,13 @@ def _parse(config: "DictConfig") -> "RunConfig":
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue
 
-    from igap.config import parse
+    from igap.config import example, parse
 
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
-        raise InputError(f"{error.full_key}: got nothing, wanted a value. Add {error.full_key}=VALUE.") from None
+        item = str(error.full_key)
+        raise InputError(f"{item}: got nothing, wanted a value. Add {example(tuple(item.split('.')))}.") from None
     assert isinstance(values, dict)
     return parse({str(key): value for key, value in values.items()})
 
@@ -225,14 +228,14 @@ def _check(jobs: "list[RunConfig]") -> None:
     """Raises InputError on the first job that the tokenizer, the device or the output folder refuses."""
     from igap import pipeline, records
 
-    for output in {Path(job.output) for job in jobs}:
-        records.check_writable(output)
     seen = set()
     for job in jobs:
         asked = (job.model, job.prompts, job.device)
         if asked not in seen:
             pipeline.check(job)
             seen.add(asked)
+    for output in {Path(job.output) for job in jobs}:
+        records.check_writable(output)
 
 
 def _job(config: "DictConfig") -> Outcome:

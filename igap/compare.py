@@ -84,7 +84,7 @@ class Comparison:
     """
     outlier_limits: Bool[np.ndarray, "layer component"]
     """Bland and Altman's rule: difference outside the limits. None where all differences are equal up to rounding."""
-    shared_from: Int64[np.ndarray, " component"]
+    shared_from: Int64[np.ndarray, " n"]
     """Ascending, each component once: the smallest k, 1..n, at which it is in the top k of both maps."""
     n_nonzero: int
     """Non-zero components in the map that has fewer of them, 0..n: the largest k with a defined top k in both maps."""

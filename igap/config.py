@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from igap.errors import InputError
 
+_MOST_NODES = 2000
+"""Nodes that Gauss-Legendre quadrature is worth."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -20,7 +23,7 @@ class _Frozen(BaseModel):
 class ModelConfig(_Frozen):
     """Which weights, and in which numerics."""
 
-    name: str = Field("ioi-mini", min_length=1, examples=["gpt2"])
+    name: str = Field(min_length=1, examples=["gpt2"])
     processing: Literal["processed", "raw"] = "processed"
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     revision: str | None = Field(None, examples=["main"])
@@ -102,6 +105,11 @@ class RunConfig(_Frozen):
                 f"baseline: got {self.baseline.kind} with direction=denoising, wanted corrupted, the only path that "
                 "direction has. Use baseline=corrupted or direction=noising."
             )
+        if self.ig.method == "gausslegendre" and self.ig.n_steps > _MOST_NODES:
+            raise ValueError(
+                f"ig.n_steps: got {self.ig.n_steps} with ig.method=gausslegendre, wanted at most {_MOST_NODES} "
+                "(finding the nodes takes n_steps squared memory). Use ig.method=riemann_middle or fewer steps."
+            )
         return self
 
     @property
@@ -129,6 +137,14 @@ def field_at(path: tuple[str, ...]) -> Any | None:
         found = model.model_fields[name]
         model = found.annotation
     return found
+
+
+def example(path: tuple[str, ...]) -> str:
+    """A value that this key takes, as one types it: "ig.n_steps=50"."""
+    field = field_at(path)
+    default = None if field is None or field.is_required() else field.get_default()
+    value = default if default is not None else next(iter(getattr(field, "examples", None) or []), "VALUE")
+    return f"{'.'.join(path)}={value}"
 
 
 def keys() -> list[str]:
@@ -162,7 +178,4 @@ def _explain(error: dict[str, Any]) -> str:
         "string_pattern_mismatch": "auto, cpu, cuda, cuda:N or mps",
         "value_error": str(details.get("error")),
     }.get(kind, error["msg"])
-    field = field_at(path)
-    default = field.get_default() if field is not None and not field.is_required() else None
-    example = default if default is not None else next(iter(getattr(field, "examples", None) or []), "VALUE")
-    return f"{item}: got {'nothing' if kind == 'missing' else repr(got)}, wanted {wanted}. Try {item}={example}."
+    return f"{item}: got {'nothing' if kind == 'missing' else repr(got)}, wanted {wanted}. Try {example(path)}."

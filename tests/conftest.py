@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
@@ -11,14 +12,24 @@ install_import_hook("igap", "beartype.beartype")
 import torch  # noqa: E402 - the import hook comes before anything that imports igap
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
-from igap import PromptPair, load_model  # noqa: E402
+from igap import PromptPair, load_model, pipeline, records  # noqa: E402
+from igap.cli import compose_jobs  # noqa: E402
+from igap.pipeline import Result  # noqa: E402
 
-WORDS = "<|endoftext|> <unk> After Then John Mary Tom Anna and went to the store , gave a bottle of milk cat dog . it".split()
+WORDS = (
+    "<|endoftext|> <unk> After Then John Mary Tom Anna and went to the store , gave a bottle of milk cat dog . it"
+).split()
 
 
 @pytest.fixture(autouse=True)
 def _reseeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Annotations are not checked, as when a user calls: what is refused is refused by igap itself."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -100,3 +111,22 @@ def pair() -> PromptPair:
         distractor=" Mary",
         min_gap=0.0,
     )
+
+
+@pytest.fixture(scope="session")
+def result(checkpoint: Callable[[str], Path]) -> Result:
+    """A finished run of the random GPT-2, before anything is written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "_cached_model", pipeline._cached_model.__wrapped__)
+        name = f"model.name={checkpoint('gpt2')}"
+        (config,) = compose_jobs(["model=hf", name, "prompts.min_gap=0", "device=cpu", "seed=7"], multirun=False)
+        return pipeline.run(config)
+
+
+@pytest.fixture(scope="session")
+def written(result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of that run."""
+    folder = tmp_path_factory.mktemp("written")
+    records.prepare(folder)
+    records.write(result, folder)
+    return folder

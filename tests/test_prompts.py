@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -59,14 +60,14 @@ class SpaceSensitive:
     """A tokenizer like GPT-2's in the one way that matters here: "John" and " John" are two tokens."""
 
     unk_token_id = bos_token_id = 0
+    words = ("", " ", "gave", " gave", "John", " John", "Mary", " Mary", "45", " 45")
 
     def __call__(self, text, add_special_tokens):
         assert not add_special_tokens
-        return {"input_ids": [1 + ["gave", " gave", "John", " John", "Mary", " Mary", "45", " 45"].index(w) for w in
-                              text.replace(" ", "| ").removeprefix("|").split("|")]}  # fmt: skip
+        return {"input_ids": [self.words.index(word) for word in re.findall(r" ?\w+| ", text)]}
 
     def decode(self, ids):
-        return ["", "gave", " gave", "John", " John", "Mary", " Mary", "45", " 45"][ids[0]]
+        return self.words[ids[0]]
 
 
 def test_an_answer_that_would_glue_to_the_prompt_is_refused():
@@ -76,7 +77,7 @@ def test_an_answer_that_would_glue_to_the_prompt_is_refused():
         pair = PromptPair("Mary gave", "John gave", answer, " Mary")
         return encode_pair(pair, SpaceSensitive(), prepend_bos=True, n_ctx=8)
 
-    assert encode(" John").answer == 4
+    assert encode(" John").answer == 5
     with pytest.raises(ValueError, match=r"prompts\.answer: got 'John' without a leading space.*'gaveJohn'"):
         encode("John")
-    assert encode("45").answer == 7, "digits may continue a word: only letter after letter is taken for a mistake"
+    assert encode("45").answer == 8, "digits may continue a word: only letter after letter is taken for a mistake"

@@ -94,5 +94,8 @@ def test_infinite_activations_are_refused_by_layer(checkpoint, pair, layer):
     with torch.no_grad():
         getattr(model.blocks[layer].mlp, "in").weight.fill_(float("inf"))
     tokens = tokenize(model, pair)
-    with frozen(model), pytest.raises(ValueError, match=rf"clean run: got NaN or infinity in layer {layer} \(neurons\)"):
+    with (
+        frozen(model),
+        pytest.raises(ValueError, match=rf"clean run: got NaN or infinity in layer {layer} \(neurons\)"),
+    ):
         record(model, tokens.clean, tokens, name="clean")

@@ -29,6 +29,12 @@ TEMPLATES: tuple[str, ...] = (
     "At the {place}, {first} talked with {second} for an hour. Then {subject} {verb} a {object} to",
     "Yesterday {first} and {second} saw a {object} and a {other} at the {place}; {subject} {verb} the {object} to",
     "In the morning {first} and {second} walked to the {place}, where {subject} {verb} a {object} to",
+    "On the way to the {place}, {first} met {second}. Then {subject} {verb} a {object} to",
+    "At the {place} {first} and {second} had lunch, and afterwards {subject} {verb} a {object} to",
+    "In the {place}, {first} sat with {second} for a while. Later {subject} {verb} a {object} to",
+    "{first} and {second} left the {place} for an hour. Then {subject} {verb} a {object} to",
+    "{first} talked with {second} at the {place}, and {subject} {verb} a {object} to",
+    "Near the {place}, {first} saw {second} and waved. Afterwards {subject} quietly {verb} the {object} to",
 )
 """The first is the notebook's."""
 

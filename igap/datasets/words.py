@@ -52,13 +52,14 @@ OBJECTS: tuple[str, ...] = (
 
 VERBS: tuple[str, ...] = tuple(
     """
-    gave handed passed sent offered brought sold lent threw showed mailed delivered donated returned carried shipped
-    tossed slid presented awarded granted loaned posted forwarded recommended described explained demonstrated dedicated
-    entrusted conveyed transferred surrendered yielded assigned allotted bequeathed promised supplied served fed pitched
-    rolled kicked hurled flung lobbed flipped pushed dragged hauled rushed slipped smuggled ferried relayed rented
-    leased auctioned pledged contributed restored released submitted introduced revealed displayed swung bounced lowered raised
-    lifted dropped moved dispatched directed addressed extended gifted exported dispensed distributed administered
-    issued furnished batted chucked shoved nudged wheeled drove flew read sang wrote owed left pulled steered guided led
+    gave handed passed sent offered brought sold lent threw showed mailed delivered donated returned carried
+    shipped tossed slid presented awarded granted loaned posted forwarded recommended described explained
+    demonstrated dedicated entrusted conveyed transferred surrendered yielded assigned allotted bequeathed promised
+    supplied served fed pitched rolled kicked hurled flung lobbed flipped pushed dragged hauled rushed slipped
+    smuggled ferried relayed rented leased auctioned pledged contributed restored released submitted introduced
+    revealed displayed swung bounced lowered raised lifted dropped moved dispatched directed addressed extended
+    gifted exported dispensed distributed administered issued furnished batted chucked shoved nudged wheeled drove
+    flew read sang wrote owed left pulled steered guided led
     """.split()
 )
 

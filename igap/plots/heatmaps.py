@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -90,7 +89,7 @@ def _heatmaps(
         ax.set_yticks(ticks(rows))
         if annotated or order is not None:
             cells = np.char.mod("%.2f", values) if order is None else order.astype(str)
-            _write_cells(ax, values / limit, np.where(cells == "-0.00", "0.00", cells), 7 if heads else 6.5)
+            _write_cells(ax, values / limit, np.where(cells == "-0.00", "0.00", cells), 7.0 if heads else 6.5)
     if image is not None:
         label = f"{unit}; red > 0, blue < 0"
         if limit < largest:
@@ -99,7 +98,7 @@ def _heatmaps(
     return fig
 
 
-def _write_cells(ax: Axes, values: Map, cells: npt.NDArray[np.str_], size: float) -> None:
+def _write_cells(ax: Axes, values: Map, cells: Shaped[np.ndarray, "layer component"], size: float) -> None:
     """One text a cell, white on dark colours; `values` are shares of the scale's end, [-1, 1] or beyond."""
     dark = _COLOURS((values + 1) / 2)[..., :3] @ (0.299, 0.587, 0.114) < 0.5
     for (row, column), text in np.ndenumerate(cells):

@@ -163,7 +163,7 @@ def _label_largest(
     leader = {"arrowstyle": "-", "color": "0.5", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2}
     for i in chosen.tolist():
         half = np.array([0.31 * len(names[i]) + 0.1, 0.6]) * _LABEL_SIZE
-        tries = [(r, way * (r + half)) for r in (6, 11, 18, 26, 36, 48, 62) for way in ways]
+        tries = [(r, way * (r + half)) for r in (6.0, 11.0, 18.0, 26.0, 36.0, 48.0, 62.0) for way in ways]
         boxes = [np.concatenate([places[i] + shift - half, places[i] + shift + half]) for _, shift in tries]
         best = int(np.argmin([cost(radius, box) for (radius, _), box in zip(tries, boxes, strict=True)]))
         radius, shift = tries[best]

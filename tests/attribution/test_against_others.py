@@ -3,12 +3,12 @@
 import captum.attr
 import pytest
 import torch
+from reference import HOOKS, Reference
 from transformer_lens import patching
 from transformer_lens.tools.analysis.attribution_patching import attribution_patch
 
 from igap import activation_patching, attribution_patching, integrated_gradients
 from igap.sites import SITES
-from reference import HOOKS, Reference
 
 MODELS = [("gpt2", "processed"), ("gpt2", "raw"), ("llama", "raw"), ("gpt_neox", "processed")]
 

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import jaxtyping
 import pytest
 import torch
 
@@ -201,9 +200,7 @@ def test_quadrature_is_exact_on_polynomials_worked_by_hand():
         ({"baseline": "random"}, r"baseline: got 'random', wanted one of corrupted, zero"),
     ],
 )
-def test_bad_arguments_are_refused_by_their_message(small, pair, arguments, message, monkeypatch):
-    # Without the annotation checks of the test run, as a user calls it.
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_bad_arguments_are_refused_by_their_message(small, pair, arguments, message, unchecked):
     with pytest.raises(ValueError, match=message):
         integrated_gradients(small(), pair, "heads", **arguments)
 

@@ -10,10 +10,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution import activation_patching, integrated_gradients
 from igap.compare import compare
-from igap.datasets.ioi import HELD_OUT_TEMPLATE, IOIExample, generate_ioi, held_out
+from igap.datasets.ioi import HELD_OUT_TEMPLATE, TEMPLATES, IOIExample, generate_ioi, held_out
 from igap.models.load import EMBEDDED, load_model
 from igap.prompts import PromptPair
-from igap.sites import component_names
+from igap.sites import SITES, component_names
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,9 @@ NOTEBOOK_PAIR = PromptPair(
 
 def examples(n: int, seed: int, *, unseen: str) -> list[IOIExample]:
     """`n` examples of `names` (a pair of names never trained together) or `template` (the one never trained on)."""
-    chosen = [HELD_OUT_TEMPLATE] if unseen == "template" else [t for t in range(14) if t != HELD_OUT_TEMPLATE]
+    chosen = (
+        [HELD_OUT_TEMPLATE] if unseen == "template" else [t for t in range(len(TEMPLATES)) if t != HELD_OUT_TEMPLATE]
+    )
     drawn = generate_ioi(n if unseen == "template" else 20 * n, seed, templates=chosen)
     kept = (e for e in drawn if unseen == "template" or held_out(e.answer.strip(), e.distractor.strip()))
     return list(itertools.islice(kept, n))
@@ -38,8 +40,8 @@ def accuracy(model: TransformerBridge, drawn: list[IOIExample]) -> tuple[float, 
     by_length: dict[int, list[tuple[Tensor, int, int]]] = {}
     for example in drawn:
         tokens = model.to_tokens(example.clean)
-        words = (int(model.to_tokens(word, prepend_bos=False)[0, 0]) for word in (example.answer, example.distractor))
-        by_length.setdefault(tokens.shape[1], []).append((tokens, *words))
+        row = tokens, model.to_single_token(example.answer), model.to_single_token(example.distractor)
+        by_length.setdefault(tokens.shape[1], []).append(row)
     right, difference = 0, 0.0
     for rows in by_length.values():
         answers, distractors = (torch.tensor([row[i] for row in rows]) for i in (1, 2))
@@ -62,23 +64,29 @@ def main() -> None:
     for unseen in ("names", "template"):
         share, difference = accuracy(model, examples(arguments.n, 1, unseen=unseen))
         log.info("unseen %s: accuracy %.4f, mean logit difference %.2f", unseen, share, difference)
-    for site in ("heads", "neurons"):
-        ap = activation_patching(model, NOTEBOOK_PAIR, site)  # type: ignore[arg-type]
-        ig = integrated_gradients(model, NOTEBOOK_PAIR, site)  # type: ignore[arg-type]
+    for site in SITES:
+        ap = activation_patching(model, NOTEBOOK_PAIR, site)
+        ig = integrated_gradients(model, NOTEBOOK_PAIR, site)
         found = compare(ig, ap)
         scores = ap.score.flatten()
         order = scores.abs().argsort(descending=True)[:8].tolist()
         names = component_names(ap.site, *ap.effect.shape)
         log.info(
-            "%s, notebook pair: gap %.2f, Pearson r %.3f, Spearman %.3f, largest share of sum |AP| %.2f, |AP score| > 0.02: %d",
-            site, ap.gap, found.pearson, found.spearman, float(scores.abs().max() / scores.abs().sum()),
+            "%s, notebook pair: gap %.2f, Pearson r %.3f, Spearman %.3f, largest share of sum |AP| %.2f, "
+            "|AP score| > 0.02: %d",
+            site,
+            ap.gap,
+            found.pearson,
+            found.spearman,
+            float(scores.abs().max() / scores.abs().sum()),
             int((scores.abs() > 0.02).sum()),
         )
-        log.info("  largest by AP (AP score; IG score): %s", ", ".join(
-            f"{names[i]} ({scores[i]:+.3f}; {ig.score.flatten()[i]:+.3f})" for i in order
-        ))
+        log.info(
+            "  largest by AP (AP score; IG score): %s",
+            ", ".join(f"{names[i]} ({scores[i]:+.3f}; {ig.score.flatten()[i]:+.3f})" for i in order),
+        )
     tokens = model.to_tokens(NOTEBOOK_PAIR.clean), model.to_tokens(NOTEBOOK_PAIR.corrupted)
-    john, mary = (int(model.to_tokens(word, prepend_bos=False)[0, 0]) for word in ("John", "Mary"))
+    john, mary = (model.to_single_token(word) for word in ("John", "Mary"))
     with torch.no_grad():
         clean, corrupted = (float(model(t)[0, -1, john] - model(t)[0, -1, mary]) for t in tokens)
     log.info("notebook pair: logit difference John - Mary, clean %+.3f, corrupted %+.3f", clean, corrupted)

@@ -13,6 +13,7 @@ import random
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -71,7 +72,8 @@ def drop_heads(model: GPT2LMHeadModel, p: float) -> None:
         kept = (torch.rand(len(z), 1, N_HEADS, 1) >= p) / (1 - p)
         return ((z * kept).flatten(-2),)
 
-    for block in model.transformer.h:
+    blocks: Any = model.transformer.h
+    for block in blocks:
         block.attn.c_proj.register_forward_pre_hook(drop)
 
 
@@ -95,15 +97,15 @@ def batch(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> tuple[Tensor,
     return tokens, labels
 
 
-def loss_of(model: GPT2LMHeadModel, tokens: Tensor, labels: Tensor, answer_weight: float) -> Tensor:
-    """Mean next-token loss, the answer's counted `answer_weight` times."""
-    logits = model(tokens).logits[:, :-1]
+def loss_of(model: GPT2LMHeadModel, tokens: Tensor, labels: Tensor) -> Tensor:
+    """Mean loss of the last tokens, which are what is learnt for, plus mean loss of all others."""
+    logits = model(tokens, attention_mask=(labels != _IGNORED).long()).logits[:, :-1]
     targets = labels[:, 1:]
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    weights = (targets != _IGNORED).float()
-    last = (targets != _IGNORED).sum(1) - 1
-    weights[torch.arange(len(weights)), last] = answer_weight
-    return (losses * weights.flatten()).sum() / weights.sum()
+    losses = losses.view(targets.shape)
+    counted = targets != _IGNORED
+    last = losses.gather(1, counted.sum(1, keepdim=True) - 1)
+    return last.mean() + (losses.sum() - last.sum()) / (counted.sum() - len(last))
 
 
 def train(out: Path, *, steps: int, size: int, seed: int, head_dropout: float, wrong: float, rate: float) -> None:
@@ -112,13 +114,13 @@ def train(out: Path, *, steps: int, size: int, seed: int, head_dropout: float, w
     tokenizer = make_tokenizer()
     model = make_model(len(tokenizer))
     drop_heads(model, head_dropout)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.1, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
     model.train()
     started = time.perf_counter()
     for step in range(steps):
         tokens, labels = batch(tokenizer, sentences(size, seed * 1_000_003 + step, wrong))
-        loss = loss_of(model, tokens, labels, answer_weight=4.0)
+        loss = loss_of(model, tokens, labels)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -135,12 +137,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--size", type=int, default=128, help="sentences a step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--head-dropout", type=float, default=0.2)
     parser.add_argument("--wrong", type=float, default=0.04, help="share of sentences that end with the wrong name")
-    parser.add_argument("--rate", type=float, default=2e-3, help="largest learning rate")
+    parser.add_argument("--rate", type=float, default=3e-3, help="largest learning rate")
     arguments = vars(parser.parse_args())
     train(arguments.pop("out"), **arguments)
 

@@ -1,0 +1,248 @@
+"""The command line as a user meets it: exit codes, messages, files. Bad input costs one line and no traceback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import load_file, save_file
+
+from igap import cli, pipeline
+
+PAIR_OF_ANIMALS = "After the cat and the dog went to the store, Mary gave a bottle of milk to"
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    """Every command runs in an empty folder, and leaves neither Hydra's state nor a model behind."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    GlobalHydra.instance().clear()
+    pipeline._cached_model.cache_clear()
+
+
+@pytest.fixture
+def tiny(checkpoint) -> list[str]:
+    """Overrides for a random model, without W&B."""
+    return ["model=hf", f"model.name={checkpoint('gpt2')}", "tracking=disabled", "prompts.min_gap=0", "device=cpu"]
+
+
+def only_run(folder: Path = Path("runs")) -> Path:
+    (found,) = folder.iterdir()
+    return found
+
+
+BAD = [
+    (["walk"], "command: got 'walk', wanted one of run, sweep. igap --help shows them."),
+    (["rum"], "command: got 'rum', wanted one of run, sweep. Did you mean run?"),
+    (["run", "--nope"], "option: got --nope, which igap run does not have. igap run --help lists"),
+    (["run", "basline=zero"], "basline: got a key that no run has (in 'basline=zero'). Did you mean baseline?"),
+    (["run", "+ig.steps=5"], "ig.steps: got a key that no run has (in '+ig.steps=5'). Did you mean ig.n_steps?"),
+    (["run", "++ig.steps=5"], "ig.steps: got a key that no run has"),
+    (["run", "+nonsense.a=5"], "nonsense.a: got a key that no run has"),
+    (["run", "ig.n_steps=ten"], "ig.n_steps: got 'ten', wanted a whole number. Try ig.n_steps=50."),
+    (["run", "ig.n_steps=2.5"], "ig.n_steps: got 2.5, wanted a whole number. Try ig.n_steps=50."),
+    (["run", "ig.n_steps=true"], "ig.n_steps: got True, wanted a whole number."),
+    (["run", "ig.n_steps=0"], "ig.n_steps: got 0, wanted at least 1. Try ig.n_steps=50."),
+    (["run", "ig.n_steps=2001"], "ig.n_steps: got 2001 with ig.method=gausslegendre, wanted at most 2000"),
+    (["run", "ig.n_steps=1,2"], "ig.n_steps: got 2 values (1, 2), wanted one. Add -m to run each of them"),
+    (["run", "ig.method=simpson"], "ig.method: got 'simpson', wanted one of 'gausslegendre', 'riemann_left'"),
+    (["run", "ig.method=riemann_trapezoid"], "wanted a method whose weights sum to 1"),
+    (["run", "ig.path=both"], "ig.path: got 'both', wanted one of 'joint' or 'single'."),
+    (["run", "baseline=zeros"], "baseline: got 'zeros', wanted one of corrupted, mean, prompt, zero, zero_input. "
+                                "Did you mean zero?"),
+    (["run", "-m", "baseline=zero,nothing"], "baseline: got 'nothing', wanted one of corrupted,"),
+    (["run", "baseline=prompt"], "baseline.prompt: got nothing, wanted a value. Add baseline.prompt='When Tom"),
+    (["run", "ablation=maen"], "ablation: got 'maen', wanted one of none."),
+    (["run", "direction=denoising", "baseline=zero"], "baseline: got zero with direction=denoising, wanted corrupted"),
+    (["run", "device=tpu"], "device: got 'tpu', wanted auto, cpu, cuda, cuda:N or mps. Try device=auto."),
+    (["run", "model=hf"], "model.name: got nothing, wanted a value. Add model.name=gpt2."),
+    (["run", "model=hf", "model.name=./no/such"], "model.name: got './no/such', which is no folder. Use model="),
+    (["run", "model=hf", "model.name=."], "model.name: got '.', a folder without config.json, wanted a Hugging Face"),
+    (["run", "model.processing=cooked"], "model.processing: got 'cooked', wanted one of 'processed' or 'raw'."),
+    (["run", "ig.n_steps"], "ig.n_steps: got 'ig.n_steps', which is no override"),
+    (["sweep", "basslines"], "sweep: got 'basslines', wanted one of baselines. Did you mean baselines?"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_bad_input_is_one_clear_line_and_exit_code_2(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("igap: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not Path("runs").exists(), "refused before anything was written"
+
+
+BAD_PROMPTS = [
+    (["prompts.corrupted=" + PAIR_OF_ANIMALS],
+     "prompts.corrupted: got 18 tokens, prompts.clean has 16; patching needs prompts of one length."),
+    (["prompts.corrupted=After John and Mary went to the store, Mary gave a bottle of milk to"],
+     "prompts.corrupted: got the same text as prompts.clean"),
+    (["prompts.answer=John Mary"], "prompts.answer: got 'John Mary', which is 2 tokens"),
+    (["prompts.answer= Zebulon"], "prompts.answer: the tokenizer does not know 'Zebulon'"),
+    (["prompts.clean=After Zebulon and Mary went to the store, Mary gave a bottle of milk to"],
+     "prompts.clean: the tokenizer does not know 'Zebulon'"),
+    (["prompts.answer= Mary"], "prompts.distractor: got ' Mary', the same word as prompts.answer"),
+    (["prompts.clean=" + "John " * 30, "prompts.corrupted=" + "Mary " * 30],
+     "prompts.clean: got 30 tokens, the model's context holds 24. Shorten the prompt."),
+    (["prompts.clean="], "prompts.clean: got '', wanted a text that is not empty."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD_PROMPTS)
+def test_a_bad_pair_is_refused_before_the_model_loads(tiny, overrides, message, capsys, monkeypatch):
+    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    assert cli.main(["run", *tiny, *overrides]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"igap: {message}")
+    assert "Traceback" not in error
+
+
+def test_prompts_of_different_length_show_both_token_lists(tiny, capsys):
+    cli.main(["run", *tiny, "prompts.corrupted=" + PAIR_OF_ANIMALS])
+    error = capsys.readouterr().err
+    assert "\n  clean:     After|John|and|Mary|went" in error
+    assert "\n  corrupted: After|the|cat|and|the|dog|went" in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_without_cuda_is_refused(tiny, capsys):
+    assert cli.main(["run", *tiny, "device=cuda"]) == 2
+    assert capsys.readouterr().err == (
+        "igap: device: got cuda, which this machine does not have. Use device=cpu or device=auto.\n"
+    )
+
+
+def test_an_unwritable_output_folder_is_refused(tiny, capsys):
+    Path("taken").write_text("a file\n")
+    assert cli.main(["run", *tiny, "output=taken"]) == 2
+    assert capsys.readouterr().err.startswith("igap: output: got taken, wanted a folder that can be written to (")
+
+
+def test_a_hub_name_without_a_network_names_the_remedy(tmp_path):
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
+    done = subprocess.run([sys.executable, "-m", "igap.cli", "run", "model=gpt2-small"],
+                          capture_output=True, text=True, env=environment, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("igap: model.name: got 'gpt2', which is no folder here, is not in the local Hugging")
+    assert "copy the checkpoint here and use model=hf model.name=FOLDER, or use model=ioi-mini." in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_activations_that_are_not_finite_are_refused_by_layer(tiny, checkpoint, tmp_path, capsys):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for file in checkpoint("gpt2").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.h.1.mlp.c_fc.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert cli.main(["run", *tiny, f"model.name={folder}"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "igap: clean run: got NaN or infinity in layer 1 (neurons), wanted finite activations. Check the checkpoint, "
+        "or use model.dtype=float32.\n"
+    )
+    assert captured.out == ""
+    assert not (only_run() / "summary.json").exists()
+
+
+def test_a_small_gap_keeps_the_effects_and_says_why_there_are_no_scores(tiny, capsys):
+    assert cli.main(["run", *tiny, "prompts.min_gap=1e6"]) == 0
+    out = capsys.readouterr().out
+    assert "wanted at least prompts.min_gap=1000000.0; scores (effect / gap) would explode and are missing" in " ".join(
+        out.split()
+    )
+    saved = load_file(only_run() / "attributions.safetensors")
+    assert saved["ap.heads"].isnan().all()
+    assert saved["effect.ap.heads"].abs().max() > 0
+    summary = json.loads((only_run() / "summary.json").read_text())
+    assert summary["heads/bias"] is None
+    assert summary["heads/bias/reason"] == "a score needs a gap of at least prompts.min_gap"
+    assert summary["heads/pearson"] is not None, "correlations do not change with the unit"
+
+
+def test_texts_with_commas_and_spaces_arrive_as_they_are(tiny):
+    clean = "Then, John and Mary went to the store. Mary gave it to"
+    overrides = [f"prompts.clean={clean}", "prompts.corrupted=" + clean.replace("Mary gave", "John gave")]
+    assert cli.main(["run", *tiny, *overrides, "prompts.answer= John"]) == 0
+    summary = json.loads((only_run() / "summary.json").read_text())
+    assert (summary["prompts/clean"], summary["prompts/answer"]) == (clean, " John")
+
+
+def test_a_multirun_runs_every_combination_and_loads_the_model_once(tiny, monkeypatch, capsys):
+    loaded = []
+    load = pipeline.load_model
+    monkeypatch.setattr(pipeline, "load_model", lambda *a, **k: loaded.append(1) or load(*a, **k))
+    assert cli.main(["run", "-m", *tiny, "baseline=corrupted,zero", "ig.n_steps=2,3"]) == 0
+    jobs = sorted(only_run().glob("*/summary.json"))
+    found = {(s["baseline"], s["ig/n_steps"]) for s in (json.loads(job.read_text()) for job in jobs)}
+    assert found == {("corrupted", 2), ("corrupted", 3), ("zero", 2), ("zero", 3)}
+    assert loaded == [1]
+    assert "4 jobs" in capsys.readouterr().out
+
+
+def test_a_failed_job_costs_no_other_job(tiny, monkeypatch, capsys):
+    run = pipeline.run
+
+    def fail_once(config, stage):
+        if config.ig.n_steps == 2:
+            raise RuntimeError("a passing storm")
+        return run(config, stage)
+
+    monkeypatch.setattr(pipeline, "run", fail_once)
+    assert cli.main(["run", "-m", *tiny, "ig.n_steps=2,3"]) == 1
+    assert [path.parent.name for path in only_run().glob("*/summary.json")] == ["1"]
+    assert "failed" in capsys.readouterr().out
+
+
+def test_sweeps_are_multiruns_whose_keys_can_be_replaced(tiny):
+    assert cli.main(["sweep", "baselines", *tiny, "baseline=corrupted,zero", "ig.n_steps=2"]) == 0
+    jobs = [json.loads(path.read_text()) for path in only_run().glob("*/summary.json")]
+    assert {(job["baseline"], job["ig/n_steps"]) for job in jobs} == {("corrupted", 2), ("zero", 2)}
+
+
+def test_help_answers_in_a_second_and_imports_nothing_heavy():
+    code = (
+        "import sys, igap.cli; rc = igap.cli.main(['--help']); "
+        "heavy = {'torch', 'transformers', 'wandb', 'hydra', 'matplotlib'} & set(sys.modules); "
+        "sys.exit(rc or ','.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: igap COMMAND" in done.stdout
+
+
+def test_run_help_lists_groups_keys_and_examples():
+    done = subprocess.run(
+        [sys.executable, "-m", "igap.cli", "run", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    for expected in ("baseline: corrupted, mean, prompt, zero, zero_input", "n_steps: 50", "igap run -m baseline="):
+        assert expected in done.stdout
+
+
+def test_ctrl_c_leaves_nothing_that_looks_finished(tiny):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "igap.cli", "run", *tiny, "ig.method=riemann_middle", "ig.n_steps=1000000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(Path("runs").glob("*/plots")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "igap: interrupted; a run without summary.json is not finished.\n" in error
+    assert "Traceback" not in error
+    assert [path.name for path in only_run().rglob("*") if path.suffix in (".json", ".safetensors", ".csv")] == []

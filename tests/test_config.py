@@ -1,0 +1,102 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from igap.cli import compose_jobs
+from igap.config import RunConfig, example, field_at, keys, parse
+
+
+@pytest.fixture(scope="module")
+def default() -> RunConfig:
+    (config,) = compose_jobs([], multirun=False)
+    return config
+
+
+def changed(config, key, value):
+    values = config.model_dump()
+    *groups, name = key.split(".")
+    place = values
+    for group in groups:
+        place = place[group]
+    place[name] = value
+    return parse(values)
+
+
+def test_the_default_run_is_the_notebooks_pair_on_the_embedded_model_offline(default):
+    assert default.model.name == "ioi-mini"
+    assert default.prompts.clean == "After John and Mary went to the store, Mary gave a bottle of milk to"
+    assert default.prompts.corrupted == "After John and Mary went to the store, John gave a bottle of milk to"
+    assert (default.prompts.answer, default.prompts.distractor) == (" John", " Mary")
+    assert (default.baseline.kind, default.ig.n_steps, default.ig.path) == ("corrupted", 50, "joint")
+    assert default.tracking.mode == "offline"
+
+
+def test_the_yaml_files_give_every_key_of_the_schema(default):
+    """A key that only the schema knows would be missing from --help and from --cfg."""
+    from omegaconf import OmegaConf
+
+    from igap.cli import data_folder
+
+    folder = data_folder("conf")
+    given = set(OmegaConf.load(folder / "config.yaml")) - {"defaults", "hydra"}
+    for group in ("model", "prompts", "baseline", "ig", "ablation", "tracking"):
+        for file in (folder / group).glob("*.yaml"):
+            given |= {f"{group}.{key}" for key in OmegaConf.load(file)}
+    assert given == set(keys())
+
+
+def test_a_config_survives_the_round_trip_through_plain_values(default):
+    assert parse(default.model_dump()) == default
+
+
+def test_examples_are_accepted_by_the_schema(default):
+    for key in keys():
+        name, _, text = example(tuple(key.split("."))).partition("=")
+        assert name == key
+        if text not in ("None", "VALUE") and field_at(tuple(key.split("."))).annotation in (int, int | None, str):
+            value = int(text) if text.isdigit() else text.strip("'")
+            changed(default, key, value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("ig.n_steps", 0, r"ig\.n_steps: got 0, wanted at least 1\. Try ig\.n_steps=50\."),
+        ("ig.n_steps", "50", r"ig\.n_steps: got '50', wanted a whole number"),
+        ("ig.n_step", 5, r"ig\.n_step: got a key that no run has, wanted one of .*ig\.n_steps"),
+        ("prompts.min_gap", -1.0, r"prompts\.min_gap: got -1\.0, wanted at least 0"),
+        ("prompts.min_gap", float("nan"), r"prompts\.min_gap: got nan"),
+        ("device", "gpu", r"device: got 'gpu', wanted auto, cpu, cuda, cuda:N or mps\. Try device=auto"),
+        ("tracking.mode", "on", r"tracking\.mode: got 'on', wanted one of 'offline', 'online' or 'disabled'"),
+        ("batch_size", 0, r"batch_size: got 0, wanted at least 1\. Try batch_size=64"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(default, key, value, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        changed(default, key, value)
+    assert "\n" not in str(refused.value)
+
+
+def test_every_mistake_gets_its_line(default):
+    values = default.model_dump()
+    values["ig"]["n_steps"], values["seed"] = 0, "one"
+    with pytest.raises(ValueError, match=r"ig\.n_steps: got 0.*\nseed: got 'one'"):
+        parse(values)
+
+
+@pytest.mark.parametrize("key", ["tracking.project", "output", "device", "batch_size"])
+def test_what_does_not_determine_the_numbers_does_not_change_the_key(default, key):
+    value = {"device": "cpu", "batch_size": 3}.get(key, "other")
+    assert changed(default, key, value).key == default.key
+
+
+@given(n_steps=st.integers(1, 2000), seed=st.integers(0, 2**31))
+def test_what_determines_the_numbers_changes_the_key(default, n_steps, seed):
+    other = changed(changed(default, "ig.n_steps", n_steps), "seed", seed)
+    assert (other.key == default.key) == ((n_steps, seed) == (default.ig.n_steps, default.seed))
+    assert len(default.key) == 12
+
+
+def test_a_config_cannot_be_changed(default):
+    with pytest.raises(ValueError, match="frozen"):
+        default.seed = 1

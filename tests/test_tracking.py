@@ -1,0 +1,67 @@
+"""W&B's offline run, read back with W&B's own reader, says what the folder says."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from igap import cli, tracking
+
+
+@pytest.fixture(scope="module")
+def offline(result, written, tmp_path_factory):
+    """A run's folder after its W&B run was written into it, and what the reader makes of that."""
+    folder = shutil.copytree(written, tmp_path_factory.mktemp("tracked") / "run-0")
+    place = tracking.log(result.config, json.loads((folder / "summary.json").read_text()), folder)
+    return folder, place
+
+
+def inspect(place, *options):
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", place, "--json", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_summary_read_back_is_summary_json(offline):
+    folder, place = offline
+    read = json.loads(inspect(place, "--summary"))
+    summary = json.loads((folder / "summary.json").read_text())
+    for name, value in summary.items():
+        if isinstance(value, float):
+            value = pytest.approx(value, rel=1e-12)
+        assert read["summary"].get(name, "absent") == ("absent" if value is None else value), name
+    assert read["name"] == "run-0"
+    assert read["state"] == "finished"
+
+
+def test_the_config_read_back_is_the_runs(offline, result):
+    config = json.loads(inspect(offline[1], "--summary"))["config"]
+    assert config["key"] == result.config.key
+    for group in ("model", "prompts", "baseline", "ig", "ablation"):
+        assert config[group] == result.config.model_dump(mode="json")[group]
+
+
+def test_tables_plots_and_the_artifact_are_in_the_run(offline):
+    folder, place = offline
+    records = inspect(place)
+    for path in (folder / "plots").glob("*.png"):
+        assert f"plots/{path.stem}" in records
+    for expected in ("tables/heads", "tables/neurons", "attributions.safetensors", "summary.json"):
+        assert expected in records
+
+
+def test_disabled_tracking_does_not_even_import_wandb(result, written, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    tracking_off = result.config.tracking.model_copy(update={"mode": "disabled"})
+    assert tracking.log(result.config.model_copy(update={"tracking": tracking_off}), {}, written) is None
+
+
+def test_a_failure_of_wandb_is_a_warning_and_costs_no_result(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it raises
+    assert cli.main(["run", "model=hf", f"model.name={checkpoint('gpt2')}", "prompts.min_gap=0"]) == 0
+    captured = capsys.readouterr()
+    assert "igap: W&B did not take the run (" in captured.err
+    assert "everything is in " in captured.err
+    assert len(list(tmp_path.glob("runs/*/summary.json"))) == 1
