@@ -11,9 +11,10 @@ from igap.sites import SITES, Site, component_names
 
 def figures(result: Result) -> dict[str, Figure]:
     """The run's figures by file name (no suffix)."""
-    title, unit = _title(result), _unit(result)
+    whole, unit = _title(result), _unit(result)
     drawn = {}
     for site in SITES:
+        title = f"{site} of {whole}"
         ig, ap = _values(result, site, "ig"), _values(result, site, "ap")
         comparison = result.comparisons[site]
         names = component_names(site, *ig.shape)
@@ -26,12 +27,12 @@ def figures(result: Result) -> dict[str, Figure]:
             ig, ap, names=names, comparison=comparison, unit=unit, title=title
         )
         drawn[f"{site}_difference"] = plots.difference_heatmaps(ig, ap, site=site, unit=unit, title=title)
-    drawn["jaccard"] = plots.jaccard_curve({site: result.comparisons[site] for site in SITES}, title=title)
+    drawn["jaccard"] = plots.jaccard_curve({site: result.comparisons[site] for site in SITES}, title=whole)
     drawn["convergence_delta"] = plots.convergence_delta(
         {site: _by_layer(result, site, "delta") for site in SITES},
         {site: _by_layer(result, site, "layer_effect") for site in SITES},
         tolerance=DELTA_TOLERANCE,
-        title=title,
+        title=whole,
     )
     return drawn
 

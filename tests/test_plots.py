@@ -398,6 +398,28 @@ def test_jaccard_curve_says_where_the_top_k_ends_and_marks_no_k_beyond_the_site(
     render(plots.jaccard_curve({"heads": compare_values([[0.1]], [[0.2]])}))
 
 
+def test_jaccard_curves_long_legend_stays_inside_the_figure():
+    ends = []
+    for shape in ((4, 8), (4, 512)):
+        ig, ap = random_maps(shape)
+        ap.ravel()[-1] = 0
+        ends.append(compare_values(ig, ap))
+    fig = plots.jaccard_curve({"heads": ends[0], "neurons": ends[1]})
+    fig.draw_without_rendering()
+    box = fig.legends[0].get_tightbbox()
+    assert 0 <= box.x0 < box.x1 <= fig.get_figwidth() * fig.dpi
+
+
+@pytest.mark.parametrize("delta", [3e-7, 2e-3])
+def test_convergence_delta_has_plain_numbers_at_both_ends_of_its_axes(delta):
+    layers = {"heads": np.array([delta, 2 * delta])}
+    fig = plots.convergence_delta(layers, {"heads": np.array([1.0, 1.0])}, tolerance=0.01)
+    fig.savefig(io.BytesIO(), format="png")
+    for ax in fig.axes:
+        named = [label.get_text() for label in ax.get_yticklabels(which="both") if label.get_text()]
+        assert len([float(name.replace("\N{MINUS SIGN}", "-")) for name in named]) >= 2
+
+
 def test_convergence_delta_is_drawn_in_logits_and_as_a_percentage_with_the_tolerance():
     deltas = {"heads": np.array([1e-6, -2e-3, 4e-5]), "neurons": np.array([-3e-7, 5e-6, 6e-2])}
     effects = {"heads": np.array([-0.5, 2.0, 1.0]), "neurons": np.array([1.0, 1.0, -2.0])}

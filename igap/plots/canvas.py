@@ -22,7 +22,7 @@ _STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
     "font.size": 9,
     "axes.titlesize": 10,
-    "figure.titlesize": 11,
+    "figure.titlesize": 10,
     "legend.fontsize": 8,
     "legend.frameon": False,
     "axes.spines.top": False,
@@ -35,7 +35,7 @@ styled = mpl.rc_context(_STYLE)
 
 def figure(width: float, height: float, rows: int, columns: int, title: str) -> tuple[Figure, list[Axes]]:
     """An empty figure, size in inches, and its axes row by row; long lines of the title wrap and make it higher."""
-    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, int(width * 11))]
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, int(width * 13))]
     fig = Figure(figsize=(width, height + 0.19 * len(lines)), layout="constrained")
     if lines:
         fig.suptitle("\n".join(lines))

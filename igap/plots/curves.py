@@ -35,7 +35,7 @@ def jaccard_curve(comparisons: Mapping[str, Comparison], *, title: str = "") -> 
     ax.set(xscale="log", ylim=(-0.02, 1.04), xlabel="k, components with the largest |score|", ylabel="Jaccard index")
     ax.set_xlim(left=0.9)
     ax.xaxis.set_major_formatter("{x:,.0f}")
-    fig.legend(loc="outside lower center", ncols=2)
+    fig.legend(loc="outside lower center", ncols=1)
     return fig
 
 
@@ -79,8 +79,11 @@ def _delta_axis(
         if tolerance:
             values = np.append(values, tolerance)
             ax.axhline(tolerance, color="0.3", linestyle="--", linewidth=1.2, label=f"tolerance {tolerance:g}%")
-        ax.set_ylim(values.min() / 2, 2 * values.max())
         ax.set_yscale("log")
+        # Whole decades, so that there is a labelled tick at both ends.
+        ax.set_ylim(10 ** np.floor(np.log10(values.min() / 1.5)), 10 ** np.ceil(np.log10(values.max() * 1.5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("")
     n_layers = max((v.size for v in left_out.values()), default=1)
     ax.set(xlabel="layer", ylabel=label, xlim=(-0.6, n_layers - 0.4))
     ax.set_xticks(ticks(n_layers))
