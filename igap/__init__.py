@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from igap.attribution.integrated_gradients import integrated_gradients
     from igap.attribution.maps import AttributionMap
     from igap.baselines import Baseline
-    from igap.compare import Comparison, compare
+    from igap.comparison import Comparison, compare
     from igap.errors import InputError
     from igap.models.load import load_model
     from igap.prompts import PromptPair
@@ -18,11 +18,11 @@ _HOMES = {
     "AttributionMap": "igap.attribution",
     "InputError": "igap.errors",
     "Baseline": "igap.baselines",
-    "Comparison": "igap.compare",
+    "Comparison": "igap.comparison",
     "PromptPair": "igap.prompts",
     "activation_patching": "igap.attribution",
     "attribution_patching": "igap.attribution",
-    "compare": "igap.compare",
+    "compare": "igap.comparison",
     "integrated_gradients": "igap.attribution",
     "load_model": "igap.models.load",
 }

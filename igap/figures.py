@@ -55,6 +55,6 @@ def _by_layer(result: Result, site: Site, name: str) -> NDArray[np.float64]:
 def _title(result: Result) -> str:
     config = result.config
     return (
-        f"{config.model.name}, {config.direction}; IG: {config.baseline.kind} baseline, {config.ig.path} path, "
-        f"{config.ig.n_steps} steps; gap {result.gap:.3f} logits"
+        f"{config.model.name}, {config.direction}, gap {result.gap:.3f} logits\n"
+        f"IG: {config.baseline.kind} baseline, {config.ig.path} path, {config.ig.n_steps} steps"
     )

@@ -16,7 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.attribution import AttributionMap, activation_patching, attribution_patching, integrated_gradients
 from igap.attribution.maps import Progress
 from igap.baselines import Baseline
-from igap.compare import Comparison, compare
+from igap.comparison import Comparison, compare
 from igap.config import ModelConfig, RunConfig
 from igap.contrast import contrast
 from igap.errors import InputError

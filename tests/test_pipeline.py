@@ -5,7 +5,7 @@ import torch
 
 from igap import activation_patching, attribution_patching, integrated_gradients, load_model, pipeline
 from igap.cli import compose_jobs
-from igap.compare import compare
+from igap.comparison import compare
 from igap.pipeline import check, prompt_pair, resolve_device
 from igap.sites import SITES
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
 from igap import plots
-from igap.compare import Comparison, compare_values
+from igap.comparison import Comparison, compare_values
 
 UNIT = "score (effect / gap)"
 HEADS = [(4, 8), (12, 12)]

@@ -1,6 +1,6 @@
 """Figures of two attribution maps and of their comparison; seaborn and matplotlib are imported in this folder only.
 
-Arrays in, `matplotlib.figure.Figure` out. Nothing is written, nothing is computed that `compare.py` defines, and
+Arrays in, `matplotlib.figure.Figure` out. Nothing is written, nothing is computed that `comparison.py` defines, and
 pyplot's global state is left alone, so figures need no closing. Maps are `[layer, component]`, names are flat, row by
 row. What cannot be drawn (no finite score, zero everywhere) gives a blank panel that says why.
 """

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from igap.compare import REPORTED_K, Comparison
+from igap.comparison import REPORTED_K, Comparison
 from igap.plots.canvas import PALETTE, blank, figure, styled, ticks
 
 Layers = Float[np.ndarray, " layer"]

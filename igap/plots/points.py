@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy import stats
 
-from igap.compare import Comparison
+from igap.comparison import Comparison
 from igap.plots.canvas import PALETTE, Flat, Map, blank, figure, finite, styled
 
 Flags = Bool[np.ndarray, "layer component"]

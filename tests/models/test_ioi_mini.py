@@ -6,7 +6,7 @@ import torch
 
 import igap.models.ioi_mini
 from igap import activation_patching, integrated_gradients
-from igap.compare import compare
+from igap.comparison import compare
 from igap.datasets.words import ANIMALS, NAMES, OBJECTS, PLACES, VERBS
 from igap.models.ioi_mini.evaluate import accuracy, examples
 from igap.models.ioi_mini.train import make_tokenizer

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution import activation_patching, integrated_gradients
-from igap.compare import compare
+from igap.comparison import compare
 from igap.datasets.ioi import HELD_OUT_TEMPLATE, TEMPLATES, IOIExample, generate_ioi, held_out
 from igap.models.load import EMBEDDED, load_model
 from igap.prompts import PromptPair

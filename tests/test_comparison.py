@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import stats
 
-from igap.compare import Comparison, compare_values, expected_jaccard
+from igap.comparison import Comparison, compare_values, expected_jaccard
 
 INTERVALS = ("pearson_low", "pearson_high", "spearman_low", "spearman_high", "slope_low", "slope_high")
 CORRELATIONS = ("pearson", "pearson_low", "pearson_high", "spearman", "spearman_low", "spearman_high")
