@@ -230,7 +230,7 @@ def _check(jobs: "list[RunConfig]") -> None:
 
     seen = set()
     for job in jobs:
-        asked = (job.model, job.prompts, job.device)
+        asked = (job.model, job.prompts, job.ig, job.device)
         if asked not in seen:
             pipeline.check(job)
             seen.add(asked)

@@ -12,9 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from igap.errors import InputError
 
-_MOST_NODES = 2000
-"""Nodes that Gauss-Legendre quadrature is worth."""
-
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -104,11 +101,6 @@ class RunConfig(_Frozen):
             raise ValueError(
                 f"baseline: got {self.baseline.kind} with direction=denoising, wanted corrupted, the only path that "
                 "direction has. Use baseline=corrupted or direction=noising."
-            )
-        if self.ig.method == "gausslegendre" and self.ig.n_steps > _MOST_NODES:
-            raise ValueError(
-                f"ig.n_steps: got {self.ig.n_steps} with ig.method=gausslegendre, wanted at most {_MOST_NODES} "
-                "(finding the nodes takes n_steps squared memory). Use ig.method=riemann_middle or fewer steps."
             )
         return self
 

@@ -14,6 +14,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution import AttributionMap, activation_patching, attribution_patching, integrated_gradients
+from igap.attribution.integrated_gradients import check_quadrature
 from igap.attribution.maps import Progress
 from igap.baselines import Baseline
 from igap.comparison import Comparison, compare
@@ -79,9 +80,10 @@ def prompt_pair(config: RunConfig) -> PromptPair:
 def check(config: RunConfig) -> TokenPair:
     """The tokenised pair, from the tokenizer alone: everything that can be refused before the weights load.
 
-    Raises ValueError on a bad pair, checkpoint or device.
+    Raises ValueError on a bad pair, quadrature, checkpoint or device.
     """
     pair = prompt_pair(config)
+    check_quadrature(config.ig.method, config.ig.n_steps)
     resolve_device(config.device)
     header = read_header(config.model.name, config.model.revision)
     return encode_pair(pair, header.tokenizer, prepend_bos=False, n_ctx=header.n_ctx)
@@ -172,7 +174,13 @@ def _warnings(config: RunConfig, gap: float, maps: Mapping[Site, Mapping[str, At
             f"prompts.min_gap={config.prompts.min_gap}; scores (effect / gap) would explode and are missing, effects "
             "in logits are kept. Choose prompts that the model tells apart."
         )
-    for site in SITES:
+    coarse = config.model.dtype == "bfloat16"
+    if coarse:
+        found.append(
+            "model.dtype: bfloat16 keeps 8 bits of a logit; effects and completeness deltas below some hundredths of a "
+            "logit are rounding. Use model.dtype=float32 for numbers that count."
+        )
+    for site in SITES if not coarse else ():
         ig = maps[site]["ig"]
         layers = ig.incomplete_layers(DELTA_TOLERANCE)
         if layers and ig.delta is not None and ig.layer_effect is not None:

@@ -71,6 +71,12 @@ def test_a_coarse_quadrature_is_warned_about_with_the_remedy(config):
     assert not pipeline.run(config("ig.n_steps=100")).warnings
 
 
+def test_bfloat16_is_warned_about_and_more_steps_are_no_remedy(config):
+    (warning,) = pipeline.run(config("model.dtype=bfloat16", "ig.n_steps=2")).warnings
+    assert warning.startswith("model.dtype: bfloat16 keeps 8 bits of a logit")
+    assert warning.endswith("Use model.dtype=float32 for numbers that count.")
+
+
 def test_check_needs_no_weights(config, monkeypatch):
     monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     assert check(config()).answer != check(config()).distractor

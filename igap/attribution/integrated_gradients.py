@@ -22,6 +22,8 @@ from igap.sites import Site
 Path = Literal["joint", "single"]
 Quadrature = Literal["gausslegendre", "riemann_left", "riemann_middle", "riemann_right"]
 
+_MOST_NODES = 2000
+
 
 def integrated_gradients(
     model: TransformerBridge,
@@ -79,11 +81,16 @@ def integrated_gradients(
 
 
 def check_quadrature(method: str, n_steps: int) -> None:
-    """Raises ValueError on an unknown or biased quadrature method, or on fewer than 1 step."""
+    """Raises ValueError on an unknown or biased quadrature method, or a number of steps that it cannot have."""
     if n_steps < 1:
         raise InputError(f"ig.n_steps: got {n_steps}, wanted a whole number of at least 1. Try ig.n_steps=50.")
     if n_steps == 1 and method.startswith("riemann"):
         raise InputError(f"ig.n_steps: got 1, wanted at least 2 with ig.method={method}. Try ig.n_steps=50.")
+    if n_steps > _MOST_NODES and method == "gausslegendre":
+        raise InputError(
+            f"ig.n_steps: got {n_steps}, wanted at most {_MOST_NODES} with ig.method=gausslegendre, whose nodes take "
+            "n_steps squared memory to find. Use fewer steps, or ig.method=riemann_middle."
+        )
     if method == "riemann_trapezoid":
         raise InputError(
             "ig.method: got 'riemann_trapezoid', whose weights in Captum sum to (n_steps - 1) / n_steps: every "

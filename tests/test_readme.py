@@ -1,0 +1,42 @@
+"""What the README shows is what happens."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_two_commands_stand_there_as_they_are_and_the_whole_is_short():
+    assert README.count("pip install -e . -c constraints.txt && igap run\n") == 1
+    assert README.count('pip install -e ".[dev]" -c constraints.txt && pytest\n') == 1
+    assert len(README.splitlines()) < 200
+
+
+def test_its_links_and_paths_exist():
+    for path in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / path).exists(), path
+    folders = README.partition("## Folders")[2].partition("## Limits")[0]
+    for path in re.findall(r"`((?:conf|sweeps|igap|tests|\.ci)/[\w./]*)`", folders):
+        assert (ROOT / path).exists(), path
+
+
+def test_its_python_gives_the_figure_it_states(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    stated = re.search(r"\[layer, head\]; (\d\.\d+)", code)[1]
+    assert float(capsys.readouterr().out.split()[-1]) == pytest.approx(float(stated), abs=5e-4)
+
+
+def test_its_figures_are_those_of_the_embedded_model(ioi_mini, pair):
+    from igap import activation_patching, compare, integrated_gradients
+
+    for site in ("heads", "neurons"):
+        ig, ap = integrated_gradients(ioi_mini, pair, site), activation_patching(ioi_mini, pair, site)
+        found = compare(ig, ap)
+        row = next(line for line in README.splitlines() if line.startswith(f"│ {site} "))
+        assert f"{found.pearson:.3f} [{found.pearson_low:.3f}, {found.pearson_high:.3f}]" in row
+        assert f"{found.spearman:.3f} [{found.spearman_low:.3f}, {found.spearman_high:.3f}]" in row
+        assert f"{found.jaccard_at(10):.3f} (chance" in row
