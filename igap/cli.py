@@ -115,11 +115,12 @@ def _run(arguments: list[str]) -> int:
     parsed, unknown = get_args_parser().parse_known_args(arguments)
     if unknown:
         raise InputError(f"option: got {unknown[0]}, which igap run does not have. igap run --help lists what it has.")
-    if not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion):
+    if not (parsed.help or parsed.hydra_help or parsed.info or parsed.shell_completion):
         jobs = compose_jobs(
             parsed.overrides, multirun=parsed.multirun, config_name=parsed.config_name, config_dir=parsed.config_dir
         )
-        _check(jobs)
+        if not parsed.cfg:
+            _check(jobs)
     outcomes: list[Outcome] = []
     task = hydra.main(version_base="1.3", config_path=str(data_folder("conf")), config_name="config")(
         lambda config: outcomes.append(_job(config))

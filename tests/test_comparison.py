@@ -4,12 +4,14 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import stats
 
-from igap.comparison import Comparison, compare_values, expected_jaccard
+from igap.attribution import AttributionMap
+from igap.comparison import Comparison, compare, compare_values, expected_jaccard
 
 INTERVALS = ("pearson_low", "pearson_high", "spearman_low", "spearman_high", "slope_low", "slope_high")
 CORRELATIONS = ("pearson", "pearson_low", "pearson_high", "spearman", "spearman_low", "spearman_high")
@@ -419,3 +421,32 @@ def test_the_summary_has_the_names_of_summary_json_and_plain_numbers():
     assert summary["n_outliers_limits"] == comparison.outlier_limits.sum()
     assert summary["n_outliers"] != summary["n_outliers_limits"]
     assert summary["jaccard@10"] == comparison.jaccard[9]
+
+
+# two attribution maps -------------------------------------------------------------------------------------------------
+
+
+def attribution_map(method: str, effect: np.ndarray, *, site: str = "heads", gap: float = 4.0) -> AttributionMap:
+    return AttributionMap(method, site, torch.from_numpy(effect), gap=gap, min_gap=0.1)
+
+
+def test_maps_are_compared_in_scores():
+    ig, ap = random_maps()
+    found = compare(attribution_map("ig", ig), attribution_map("ap", ap))
+    assert found.unit == "score"
+    np.testing.assert_allclose(found.difference, (ap - ig) / 4, rtol=1e-12)
+    assert found.bias == pytest.approx((ap - ig).mean() / 4)
+
+
+def test_maps_without_scores_are_compared_in_logits():
+    ig, ap = random_maps()
+    found = compare(attribution_map("ig", ig, gap=0.05), attribution_map("ap", ap, gap=0.05))
+    assert found.unit == "logits"
+    np.testing.assert_allclose(found.difference, ap - ig, rtol=1e-12)
+    assert found.pearson == pytest.approx(compare_values(ig, ap).pearson)
+
+
+def test_maps_of_two_sites_are_refused():
+    ig, ap = random_maps()
+    with pytest.raises(ValueError, match=r"ap is a map of neurons, ig of heads; compare two maps of one site\."):
+        compare(attribution_map("ig", ig), attribution_map("ap", ap, site="neurons"))

@@ -90,11 +90,23 @@ def test_what_does_not_determine_the_numbers_does_not_change_the_key(default, ke
     assert changed(default, key, value).key == default.key
 
 
-@given(n_steps=st.integers(1, 2000), seed=st.integers(0, 2**31))
-def test_what_determines_the_numbers_changes_the_key(default, n_steps, seed):
-    other = changed(changed(default, "ig.n_steps", n_steps), "seed", seed)
-    assert (other.key == default.key) == ((n_steps, seed) == (default.ig.n_steps, default.seed))
-    assert len(default.key) == 12
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("seed", st.integers(0, 2**31)),
+        ("ig.n_steps", st.integers(1, 10**6)),
+        ("prompts.clean", st.text(min_size=1)),
+        ("prompts.min_gap", st.floats(0, 1e6)),
+        ("model.revision", st.text(min_size=1)),
+        ("direction", st.sampled_from(["noising", "denoising"])),
+    ],
+)
+@given(data=st.data())
+def test_what_determines_the_numbers_changes_the_key(default, key, values, data):
+    value = data.draw(values)
+    other = changed(default, key, value)
+    assert (other.key == default.key) == (other == default)
+    assert len(other.key) == 12
 
 
 def test_a_config_cannot_be_changed(default):
