@@ -3,7 +3,8 @@
 Each kind is one function from a Request to one activation a layer, for every site, shaped like the run around it.
 """
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.datasets.ioi import generate_ioi
+from igap.datasets.ioi import ioi_stream
 from igap.errors import InputError
+from igap.forward import replaced
 from igap.prompts import TokenPair, encode_prompt
 from igap.runs import Run, record
 from igap.sites import SITES, Site, hook_name
@@ -68,19 +70,24 @@ def _zero(request: Request) -> Activations:
 
 
 def _zero_input(request: Request) -> Activations:
-    """What the site gives when its layer's input is 0: nothing for heads, act(b_in) for neurons."""
-    neurons = []
-    for layer, block in enumerate(request.model.blocks):
-        seen: list[Tensor] = []
-        point = request.model.hook_dict[hook_name("neurons", layer)]
-        handle = point.add_hook(lambda activation, hook, seen=seen: seen.append(activation))  # noqa: ARG005
-        try:
-            with torch.no_grad():
-                block.mlp(block.ln2(torch.zeros_like(request.clean.residual[layer])))
-        finally:
-            handle.hook.remove()
-            point.fwd_hooks.remove(handle)
-        neurons.append(seen[0])
+    """What the site gives when its layer's input is 0: nothing for heads, act(b_in) for neurons.
+
+    The input is that of the norm before the MLP, whose bias counts: folded into b_in (processed) or not (raw).
+    """
+    model, neurons = request.model, []
+    for layer in range(len(request.clean.residual)):
+        post = hook_name("neurons", layer)
+        # Blocks that run attention and MLP side by side may have one norm for both.
+        norms = [f"blocks.{layer}.{name}.hook_in" for name in ("ln2", "ln1")]
+        norm = next((name for name in norms if name in model.hook_dict), None)
+        if norm is None:
+            raise InputError(
+                f"baseline: got zero_input, but {model.cfg.model_name} has no norm before its MLP whose input could "
+                "be 0. Use baseline=zero."
+            )
+        with torch.no_grad(), replaced(model.hook_dict[norm], torch.zeros_like(request.clean.residual[layer])):
+            _, cache = model.run_with_cache(request.clean.tokens, names_filter=[post])
+        neurons.append(cache[post])
     return {"heads": _zero(request)["heads"], "neurons": tuple(neurons)}
 
 
@@ -99,14 +106,18 @@ def _mean(request: Request) -> Activations:
 
 def _prompt(request: Request) -> Activations:
     assert request.baseline.prompt is not None
-    n_tokens = request.clean.tokens.shape[1]
     tokens = _encode(request, request.baseline.prompt)
-    if tokens.shape[1] != n_tokens:
-        raise InputError(
-            f"baseline.prompt: got {tokens.shape[1]} tokens, prompts.clean has {n_tokens}; the two need one length. "
-            "Reword it."
-        )
+    same_length(tokens[0].tolist(), request.pair)
     return record(request.model, tokens, request.pair, name="baseline.prompt").activations
+
+
+def same_length(ids: Sequence[int], pair: TokenPair) -> None:
+    """Raises ValueError when the baseline's prompt has another token length than the pair."""
+    if len(ids) != pair.clean.shape[1]:
+        raise InputError(
+            f"baseline.prompt: got {len(ids)} tokens, prompts.clean has {pair.clean.shape[1]}; the two need one "
+            "length. Reword it."
+        )
 
 
 def reference_tokens(request: Request) -> list[Tensor]:
@@ -116,7 +127,7 @@ def reference_tokens(request: Request) -> list[Tensor]:
     """
     wanted, n_tokens = request.baseline.n, request.clean.tokens.shape[1]
     found: list[Tensor] = []
-    for example in generate_ioi(60 * wanted, request.baseline.seed):
+    for example in itertools.islice(ioi_stream(request.baseline.seed), 60 * wanted):
         tokens = _encode(request, example.clean)
         if tokens.shape[1] == n_tokens:
             found.append(tokens)
@@ -134,8 +145,9 @@ def _encode(request: Request, text: str) -> Tensor:
         request.model.tokenizer,
         text,
         prepend_bos=bool(cfg.default_prepend_bos),
-        item=f"baseline={request.baseline.kind}",
+        item="baseline.prompt" if request.baseline.kind == "prompt" else f"baseline={request.baseline.kind}",
         n_ctx=cfg.n_ctx,
+        n_vocab=cfg.d_vocab,
     )
     return torch.tensor([ids], device=request.clean.tokens.device)
 

@@ -8,6 +8,7 @@ import difflib
 import importlib.metadata
 import itertools
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ exit codes: 0 done, 1 something failed, 2 bad input
 """
 
 _COMMANDS = ("run", "sweep")
-_TEXT_KEYS = ("prompts.clean", "prompts.corrupted", "prompts.answer", "prompts.distractor", "baseline.prompt")
+_TEXT_KEYS = ("output", "prompts.clean", "prompts.corrupted", "prompts.answer", "prompts.distractor", "baseline.prompt")
 _HERE = Path(__file__).parent
 
 log = logging.getLogger("igap")
@@ -99,6 +100,9 @@ def _sweep(arguments: list[str]) -> int:
         _say(f"usage: igap sweep NAME [overrides]\n\nsweeps: {', '.join(files)} (in {data_folder('sweeps')})\n")
         return 0 if arguments else 2
     name, *overrides = arguments
+    options = [override for override in overrides if override.startswith("-")]
+    if options:
+        raise InputError(f"option: got {options[0]}, which a sweep, many jobs at once, does not have. Try igap run.")
     if name not in files:
         raise InputError(f"sweep: got {name!r}, wanted one of {', '.join(files)}.{_nearest(name, list(files))}")
     grid = OmegaConf.to_container(OmegaConf.load(files[name]).hydra.sweeper.params)
@@ -110,12 +114,17 @@ def _sweep(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     import hydra
     from hydra._internal.utils import get_args_parser
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     arguments = [_quote_text(argument) for argument in arguments]
     parsed, unknown = get_args_parser().parse_known_args(arguments)
+    unknown += ["--experimental-rerun"] if parsed.experimental_rerun else []
     if unknown:
         raise InputError(f"option: got {unknown[0]}, which igap run does not have. igap run --help lists what it has.")
-    if not (parsed.help or parsed.hydra_help or parsed.info or parsed.shell_completion):
+    if parsed.help:
+        arguments = ["--help"]  # whatever else is asked: help must not fail
+    elif not (parsed.hydra_help or parsed.info or parsed.shell_completion):
         jobs = compose_jobs(
             parsed.overrides, multirun=parsed.multirun, config_name=parsed.config_name, config_dir=parsed.config_dir
         )
@@ -126,14 +135,17 @@ def _run(arguments: list[str]) -> int:
         lambda config: outcomes.append(_job(config))
     )
     program, sys.argv = sys.argv, ["igap run", *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what goes wrong, where it would print it and exit
     try:
         task()
+    except (HydraException, OmegaConfBaseException, OSError) as error:
+        raise InputError(f"hydra: {_line(error)}") from error
     finally:
         sys.argv = program
-    if parsed.multirun and outcomes:
-        from igap import report
+        if parsed.multirun and outcomes:  # also when interrupted
+            from igap import report
 
-        report.show_sweep(_console(), [(o.job, o.summary, str(o.folder)) for o in outcomes])
+            report.show_sweep(_console(), [(o.job, o.summary, str(o.folder)) for o in outcomes])
     failed = [outcome for outcome in outcomes if outcome.summary is None]
     return 0 if not failed else 2 if all(outcome.bad_input for outcome in failed) and not parsed.multirun else 1
 
@@ -183,7 +195,7 @@ def compose_jobs(
             try:
                 jobs.append(_parse(compose(config_name or "config", [*extra, *job])))
             except (HydraException, OmegaConfBaseException) as error:
-                raise InputError(f"{' '.join(job)}: {' '.join(str(error).split())}") from None
+                raise InputError(f"{' '.join(job) or 'config'}: {_line(error)}") from None
     return jobs
 
 
@@ -192,12 +204,16 @@ def _check_override(override: Any, text: str, groups: dict[str, set[str]]) -> No
     from igap.config import field_at, keys
 
     key = override.key_or_group
+    if override.is_delete():
+        raise InputError(f"{key}: got a deletion ({text!r}); a run needs every key. Set another value: {key}=VALUE.")
     if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
         return
     if key in groups:
         asked = [*override.sweep_string_iterator()] if override.is_sweep_override() else [override.value()]
         for option in asked:
-            if option is not None and str(option) not in groups[key]:
+            if key == "experiment" and option is None:
+                continue
+            if str(option) not in groups[key]:
                 wanted = sorted(groups[key])
                 raise InputError(
                     f"{key}: got {option!r}, wanted one of {', '.join(wanted)}.{_nearest(str(option), wanted)} "
@@ -208,6 +224,8 @@ def _check_override(override: Any, text: str, groups: dict[str, set[str]]) -> No
             f"{key}: got a key that no run has (in {text!r}).{_nearest(key, [*keys(), *groups])} "
             "igap run --help lists every key."
         )
+    if override.is_add():
+        raise InputError(f"{key}: got {text!r}, but every run has that key. Write {text.lstrip('+')!r} without the +.")
 
 
 def _parse(config: "DictConfig") -> "RunConfig":
@@ -227,13 +245,14 @@ def _parse(config: "DictConfig") -> "RunConfig":
 
 def _check(jobs: "list[RunConfig]") -> None:
     """Raises InputError on the first job that the tokenizer, the device or the output folder refuses."""
-    from igap import pipeline, records
+    from igap import pipeline, records, tracking
 
     seen = set()
     for job in jobs:
-        asked = (job.model, job.prompts, job.ig, job.device)
+        asked = (job.model, job.prompts, job.baseline, job.ig, job.tracking, job.device)
         if asked not in seen:
             pipeline.check(job)
+            tracking.check(job)
             seen.add(asked)
     for output in {Path(job.output) for job in jobs}:
         records.check_writable(output)
@@ -242,12 +261,14 @@ def _check(jobs: "list[RunConfig]") -> None:
 def _job(config: "DictConfig") -> Outcome:
     """One job of a run or a multirun: compute, write to disk, log, show. Never raises but on interruption."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from rich.console import Console
 
     from igap import pipeline, records, report, tracking
 
     hydra = HydraConfig.get()
     job, folder = hydra.job.override_dirname or "defaults", Path(hydra.runtime.output_dir)
+    multirun = folder.parent.name if hydra.mode == RunMode.MULTIRUN else None
     try:
         run = _parse(config)
         records.prepare(folder)
@@ -260,12 +281,14 @@ def _job(config: "DictConfig") -> Outcome:
     except Exception:
         log.exception("the run in %s failed", folder)
         return Outcome(job, folder, None)
+    console = _console()
+    report.show(console, result, folder)
     try:
-        tracked = tracking.log(run, summary, folder)
+        tracked = tracking.log(run, summary, folder, multirun=multirun)
     except Exception as error:
         log.warning("W&B did not take the run (%s: %s); everything is in %s", type(error).__name__, error, folder)
-        tracked = None
-    report.show(_console(), result, folder, tracked)
+    else:
+        console.print(f"W&B run: {tracked}" if tracked else "W&B: disabled", markup=False, soft_wrap=True)
     return Outcome(job, folder, summary)
 
 
@@ -275,7 +298,7 @@ def _quote_text(argument: str) -> str:
     Texts already quoted, and functions such as choice(...), stay as they are.
     """
     key, equals, value = argument.partition("=")
-    if not equals or key.lstrip("+") not in _TEXT_KEYS or re.match(r"(choice|shuffle|sort|tag|glob)\(", value):
+    if not equals or key.lstrip("+") not in _TEXT_KEYS or re.match(r"null$|(choice|shuffle|sort|tag|glob)\(", value):
         return argument
     if value[:1] in ("'", '"'):
         from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -286,7 +309,7 @@ def _quote_text(argument: str) -> str:
             return argument
         except HydraException:
             pass
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value.replace("${", r"\${"))
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
     return f"{key}='{escaped}'"
 
@@ -294,6 +317,10 @@ def _quote_text(argument: str) -> str:
 def _nearest(name: str, known: Sequence[str]) -> str:
     found = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {found[0]}?" if found else ""
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _console() -> Any:

@@ -42,7 +42,7 @@ class BaselineConfig(_Frozen):
 
     kind: Literal["corrupted", "zero", "zero_input", "mean", "prompt"] = "corrupted"
     prompt: str | None = Field(None, examples=["'When Tom and Anna met, Tom waved to'"])
-    n: int = Field(100, ge=1, examples=[100])
+    n: int = Field(100, ge=1, le=100_000, examples=[100])
     """Reference prompts of `mean`."""
     seed: int = Field(0, ge=0, examples=[0])
 
@@ -50,7 +50,7 @@ class BaselineConfig(_Frozen):
 class IGConfig(_Frozen):
     """How Integrated Gradients integrates."""
 
-    n_steps: int = Field(50, ge=1, examples=[50])
+    n_steps: int = Field(50, ge=1, le=1_000_000, examples=[50])
     method: Literal["gausslegendre", "riemann_left", "riemann_middle", "riemann_right"] = "gausslegendre"
     path: Literal["joint", "single"] = "joint"
 
@@ -92,7 +92,7 @@ class RunConfig(_Frozen):
     direction: Literal["noising", "denoising"] = "noising"
     seed: int = Field(0, ge=0, examples=[0])
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", examples=["cpu"])
-    batch_size: int | None = Field(None, ge=1, examples=[64])
+    batch_size: int | None = Field(None, ge=1, le=1_000_000, examples=[64])
     output: str = Field("runs", min_length=1, examples=["runs"])
 
     @model_validator(mode="after")
@@ -106,8 +106,13 @@ class RunConfig(_Frozen):
 
     @property
     def key(self) -> str:
-        """12 hex digits of what determines the numbers: not tracking, output, device or batch size."""
-        fields = self.model_dump(mode="json", exclude={"tracking", "output", "device", "batch_size"})
+        """12 hex digits of the settings that determine the numbers: not tracking, output, device or batch size.
+
+        Of the baseline, what its kind uses. A checkpoint counts by its name and not by what lies in its folder.
+        """
+        fields = self.model_dump(mode="json", exclude={"tracking", "output", "device", "batch_size", "seed"})
+        used = {"prompt": {"prompt"}, "mean": {"n", "seed"}}.get(self.baseline.kind, set())
+        fields["baseline"] = self.baseline.model_dump(mode="json", include={"kind", *used})
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -166,6 +171,8 @@ def _explain(error: dict[str, Any]) -> str:
         "string_type": "a text",
         "string_too_short": "a text that is not empty",
         "greater_than_equal": f"at least {details.get('ge')}",
+        "less_than_equal": f"at most {details.get('le')}",
+        "finite_number": "a finite number",
         "literal_error": f"one of {details.get('expected')}",
         "string_pattern_mismatch": "auto, cpu, cuda, cuda:N or mps",
         "value_error": str(details.get("error")),

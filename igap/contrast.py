@@ -7,7 +7,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -18,7 +18,7 @@ from igap.errors import InputError
 from igap.forward import Route, SiteFunction, choose_route, site_function
 from igap.prompts import PromptPair, TokenPair, tokenize
 from igap.runs import Run, frozen, record
-from igap.sites import Site
+from igap.sites import SITES, Site
 
 Direction = Literal["noising", "denoising"]
 
@@ -47,6 +47,12 @@ class Contrast:
         """Blocks of the model."""
         return len(self.around.residual)
 
+    def n_components(self, site: Site) -> int:
+        """Components of the site in one layer. Raises ValueError on a site that there is not."""
+        if site not in SITES:
+            raise InputError(f"site: got {site!r}, wanted one of {', '.join(SITES)}.")
+        return self.around.activations[site][0].shape[2]
+
     def function(self, site: Site, layer: int) -> SiteFunction:
         """F as a function of this site's activation in this layer."""
         return site_function(self.model, self.pair, self.around, site, layer, self.route)
@@ -73,6 +79,8 @@ def contrast(
     baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
     if direction not in ("noising", "denoising"):
         raise InputError(f"direction: got {direction!r}, wanted noising or denoising.")
+    if route not in (None, *get_args(Route)):
+        raise InputError(f"route: got {route!r}, wanted blocks, hooks or None.")
     if direction == "denoising" and baseline.kind != "corrupted":
         raise InputError(
             f"baseline: got {baseline.kind!r} with direction=denoising, which moves the corrupted run towards "

@@ -1,7 +1,6 @@
 """Which figures a run has: the plots of `igap.plots`, fed from its result."""
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from igap import plots
@@ -9,7 +8,7 @@ from igap.pipeline import DELTA_TOLERANCE, Result
 from igap.sites import SITES, Site, component_names
 
 
-def figures(result: Result) -> dict[str, Figure]:
+def figures(result: Result) -> dict[str, plots.Figure]:
     """The run's figures by file name (no suffix)."""
     whole, unit = _title(result), _unit(result)
     drawn = {}

@@ -15,9 +15,10 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap.errors import InputError
 from igap.prompts import TokenPair
 from igap.runs import Run
-from igap.sites import Site, hook_name
+from igap.sites import SITES, Site, hook_name
 
 Route = Literal["blocks", "hooks"]
 SiteFunction = Callable[[Tensor], Float[Tensor, " rows"]]
@@ -36,21 +37,38 @@ def site_function(
 def choose_route(model: TransformerBridge, pair: TokenPair, around: Run, other: Run) -> Route:
     """`blocks` where calling the blocks directly gives what the whole model gives, else `hooks`.
 
-    Tried on a real patch, all heads of layer 0 taken from `other`, so it is an observation and not a list of names.
+    Tried on both sites of layer 0, as they are and taken from `other`, so it is an observation and not a list of
+    names. The neurons' rows go through the attention of every block, the heads' through every MLP.
     """
     if model.cfg.positional_embedding_type != "standard":  # blocks would run without their rotary embeddings
         return "hooks"
-    patch = other.activations["heads"][0]
-    with torch.no_grad():
-        direct, whole = (site_function(model, pair, around, "heads", 0, route)(patch) for route in ("blocks", "hooks"))
+    if around.residual[0].dtype == torch.bfloat16:  # whose rounding hides any difference
+        return "hooks"
     # Both are float sums over d_model and the depth of the model: a thousand roundings of the metric's size.
     scale = max(1.0, abs(around.logit_diff), abs(other.logit_diff))
-    return "blocks" if (direct - whole).abs().item() <= 1000 * torch.finfo(direct.dtype).eps * scale else "hooks"
+    tolerance = 1000 * torch.finfo(around.residual[0].dtype).eps * scale
+    for site in SITES:
+        rows = torch.cat([around.activations[site][0], other.activations[site][0]])
+        try:
+            with torch.no_grad():
+                direct = site_function(model, pair, around, site, 0, "blocks")(rows)
+        except (AttributeError, TypeError, RuntimeError):  # blocks that need more than the residual stream
+            return "hooks"
+        with torch.no_grad():
+            whole = site_function(model, pair, around, site, 0, "hooks")(rows)
+        if not (direct - whole).abs().max().item() <= tolerance:
+            return "hooks"
+    return "blocks"
 
 
-def rows_a_batch(n_positions: int) -> int:
-    """How many rows of `n_positions` tokens make one batch: enough to fill the cores, small enough for caches."""
-    return max(1, _TOKENS_A_BATCH // n_positions)
+def rows_a_batch(n_positions: int, asked: int | None = None) -> int:
+    """Rows of `n_positions` tokens that make one batch: as asked, or enough to fill the cores and no cache twice.
+
+    Raises ValueError on fewer than 1.
+    """
+    if asked is not None and asked < 1:
+        raise InputError(f"batch_size: got {asked}, wanted at least 1. Try batch_size=64.")
+    return asked or max(1, _TOKENS_A_BATCH // n_positions)
 
 
 @contextmanager

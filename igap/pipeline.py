@@ -9,20 +9,21 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution import AttributionMap, activation_patching, attribution_patching, integrated_gradients
 from igap.attribution.integrated_gradients import check_quadrature
-from igap.attribution.maps import Progress
-from igap.baselines import Baseline
+from igap.attribution.maps import Progress, scores_exist
+from igap.baselines import Baseline, same_length
 from igap.comparison import Comparison, compare
 from igap.config import ModelConfig, RunConfig
 from igap.contrast import contrast
 from igap.errors import InputError
 from igap.models.load import load_model, read_header
-from igap.prompts import PromptPair, TokenPair, encode_pair
+from igap.prompts import PromptPair, TokenPair, encode_pair, encode_prompt
 from igap.sites import SITES, Site
 
 DELTA_TOLERANCE = 0.01
@@ -69,7 +70,7 @@ class Result:
     @property
     def has_scores(self) -> bool:
         """Whether the gap is large enough to divide by."""
-        return self.gap != 0 and abs(self.gap) >= self.config.prompts.min_gap
+        return scores_exist(self.gap, self.config.prompts.min_gap)
 
 
 def prompt_pair(config: RunConfig) -> PromptPair:
@@ -86,7 +87,18 @@ def check(config: RunConfig) -> TokenPair:
     check_quadrature(config.ig.method, config.ig.n_steps)
     resolve_device(config.device)
     header = read_header(config.model.name, config.model.revision)
-    return encode_pair(pair, header.tokenizer, prepend_bos=False, n_ctx=header.n_ctx)
+    known: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
+    tokens = encode_pair(pair, header.tokenizer, **known)
+    other = reference_baseline(config).prompt
+    if other is not None:
+        same_length(encode_prompt(header.tokenizer, other, item="baseline.prompt", **known), tokens)
+    return tokens
+
+
+def reference_baseline(config: RunConfig) -> Baseline:
+    """The config's baseline; a prompt that its kind does not use is left out, so that kinds can be swept."""
+    asked = config.baseline
+    return Baseline(asked.kind, asked.prompt if asked.kind == "prompt" else None, asked.n, asked.seed)
 
 
 def resolve_device(device: str) -> str:
@@ -109,7 +121,7 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
     with stage("load model"):
         model = _cached_model(config.model, device)
     seconds["model"] = time.perf_counter() - started
-    baseline = Baseline(**config.baseline.model_dump())
+    baseline = reference_baseline(config)
     with contrast(model, pair) as question:
         tokens, route = question.pair, question.route
         clean, corrupted = question.clean.logit_diff, question.corrupted.logit_diff
@@ -168,7 +180,7 @@ def _cached_model(model: ModelConfig, device: str) -> TransformerBridge:
 
 def _warnings(config: RunConfig, gap: float, maps: Mapping[Site, Mapping[str, AttributionMap]]) -> tuple[str, ...]:
     found = []
-    if gap == 0 or abs(gap) < config.prompts.min_gap:
+    if not scores_exist(gap, config.prompts.min_gap):
         found.append(
             f"prompts: the gap F(clean) - F(corrupted) is {gap:.4g} logits, wanted at least "
             f"prompts.min_gap={config.prompts.min_gap}; scores (effect / gap) would explode and are missing, effects "

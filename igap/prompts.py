@@ -67,15 +67,21 @@ class TokenPair:
 
 
 def encode_pair(
-    pair: PromptPair, tokenizer: Any, *, prepend_bos: bool, n_ctx: int | None, device: str | torch.device = "cpu"
+    pair: PromptPair,
+    tokenizer: Any,
+    *,
+    prepend_bos: bool,
+    n_ctx: int | None,
+    n_vocab: int | None,
+    device: str | torch.device = "cpu",
 ) -> TokenPair:
     """The pair as token ids, every condition checked.
 
-    Raises ValueError when the prompts differ in token length, exceed the context of `n_ctx` tokens, hold a word the
-    tokenizer does not know, or when answer or distractor is not exactly one known token.
+    Raises ValueError when the prompts differ in token length, exceed the context of `n_ctx` tokens, hold a word that
+    the tokenizer or the model (`n_vocab` tokens) does not know, or when answer or distractor is not exactly one token.
     """
     clean, corrupted = (
-        encode_prompt(tokenizer, text, prepend_bos=prepend_bos, item=f"prompts.{item}", n_ctx=n_ctx)
+        encode_prompt(tokenizer, text, prepend_bos=prepend_bos, item=f"prompts.{item}", n_ctx=n_ctx, n_vocab=n_vocab)
         for item, text in (("clean", pair.clean), ("corrupted", pair.corrupted))
     )
     clean_words, corrupted_words = (tuple(tokenizer.decode([i]) for i in ids) for ids in (clean, corrupted))
@@ -90,8 +96,8 @@ def encode_pair(
             f"prompts.corrupted: got the same tokens as prompts.clean ({_show(clean_words)}), wanted a different "
             "prompt: every effect would be 0. Change a word of it."
         )
-    answer = _single_token(tokenizer, "answer", pair.answer, pair.clean)
-    distractor = _single_token(tokenizer, "distractor", pair.distractor, pair.clean)
+    answer = _single_token(tokenizer, "answer", pair.answer, pair.clean, n_vocab)
+    distractor = _single_token(tokenizer, "distractor", pair.distractor, pair.clean, n_vocab)
     if answer == distractor:
         raise InputError(
             f"prompts.distractor: got {pair.distractor!r}, the same token as prompts.answer {pair.answer!r}; the "
@@ -115,15 +121,24 @@ def tokenize(model: "TransformerBridge", pair: PromptPair) -> TokenPair:
         model.tokenizer,
         prepend_bos=bool(model.cfg.default_prepend_bos),
         n_ctx=model.cfg.n_ctx,
+        n_vocab=model.cfg.d_vocab,
         device=next(model.parameters()).device,
     )
 
 
-def encode_prompt(tokenizer: Any, text: str, *, prepend_bos: bool, item: str, n_ctx: int | None) -> list[int]:
+def encode_prompt(
+    tokenizer: Any, text: str, *, prepend_bos: bool, item: str, n_ctx: int | None, n_vocab: int | None
+) -> list[int]:
     """Token ids of a prompt, BOS first where the model wants one. Raises ValueError naming `item`."""
     ids = _known_ids(tokenizer, text, item)
+    if prepend_bos and tokenizer.bos_token_id is None:
+        raise InputError(
+            "model.name: got a tokenizer without a BOS token, which the model wants before every prompt. Save the "
+            "tokenizer with its bos_token."
+        )
     if prepend_bos and ids[:1] != [tokenizer.bos_token_id]:
         ids = [tokenizer.bos_token_id, *ids]
+    _check_vocabulary(ids, n_vocab, item)
     if n_ctx is not None and len(ids) > n_ctx:
         raise InputError(f"{item}: got {len(ids)} tokens, the model's context holds {n_ctx}. Shorten the prompt.")
     return ids
@@ -132,6 +147,11 @@ def encode_prompt(tokenizer: Any, text: str, *, prepend_bos: bool, item: str, n_
 def _known_ids(tokenizer: Any, text: str, item: str) -> list[int]:
     # Tokenizers map a word they do not know to <unk> without a word. GPT-2's <unk> is its BOS, which text cannot give.
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise InputError(
+            f"{item}: got no token for {text!r}, wanted words that the tokenizer knows. Check that the checkpoint's "
+            "folder has its tokenizer files."
+        )
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown != tokenizer.bos_token_id and unknown in ids:
         words = [w for w in text.replace(",", " ").replace(".", " ").split() if unknown in _ids(tokenizer, w)]
@@ -142,8 +162,9 @@ def _known_ids(tokenizer: Any, text: str, item: str) -> list[int]:
     return ids
 
 
-def _single_token(tokenizer: Any, item: str, word: str, prompt: str) -> int:
+def _single_token(tokenizer: Any, item: str, word: str, prompt: str, n_vocab: int | None) -> int:
     ids = _known_ids(tokenizer, word, f"prompts.{item}")
+    _check_vocabulary(ids, n_vocab, f"prompts.{item}")
     spaced = _ids(tokenizer, f" {word}")
     if not word[0].isspace() and prompt[-1].isalpha() and word[0].isalpha() and len(spaced) == 1 and spaced != ids:
         raise InputError(
@@ -158,6 +179,14 @@ def _single_token(tokenizer: Any, item: str, word: str, prompt: str) -> int:
             "Name a word that is one token of this model."
         )
     return ids[0]
+
+
+def _check_vocabulary(ids: list[int], n_vocab: int | None, item: str) -> None:
+    if n_vocab is not None and max(ids) >= n_vocab:
+        raise InputError(
+            f"{item}: got token {max(ids)}, but the model has {n_vocab} of them (0 to {n_vocab - 1}). Use the "
+            "tokenizer that the model was trained with."
+        )
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -43,9 +43,13 @@ def check_writable(folder: Path) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """A writable folder without the mark of an earlier run. Raises InputError as `check_writable`."""
+    """A writable folder. Raises InputError where there can be none, or where a finished run lies already."""
+    if (folder / "summary.json").exists():
+        raise InputError(
+            f"output: got {folder}, which holds a finished run (summary.json), wanted another folder. Set another "
+            "one, or move that run away."
+        )
     check_writable(folder / "plots")
-    (folder / "summary.json").unlink(missing_ok=True)
 
 
 def write(result: Result, folder: Path) -> Summary:

@@ -33,7 +33,7 @@ def stage(console: Console, name: str) -> Iterator[OnProgress]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def show(console: Console, result: Result, folder: Path, tracked: str | None) -> None:
+def show(console: Console, result: Result, folder: Path) -> None:
     """Pair, logit differences, agreement a site, top heads and neurons by each method, outliers, paths written."""
     prompts = result.config.prompts
     console.print(f"\n[bold]clean[/]      {escape(prompts.clean)} [green]{escape(prompts.answer)}[/]")
@@ -52,13 +52,10 @@ def show(console: Console, result: Result, folder: Path, tracked: str | None) ->
         )
     for warning in result.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
-    console.print(f"\nwritten to {folder}")
+    console.print(f"\nwritten to {folder}", markup=False, soft_wrap=True)
     for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".csv", ".safetensors", ".png")):
         if "wandb" not in path.relative_to(folder).parts:
             console.print(f"  {path.relative_to(folder)}", highlight=False)
-    if tracked:
-        console.print(f"W&B run in {tracked}", soft_wrap=True)
-    console.print(f"{result.seconds['total']:.1f} s")
 
 
 def show_sweep(console: Console, rows: Sequence[tuple[str, Summary | None, str]]) -> None:

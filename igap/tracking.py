@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igap.config import RunConfig
+from igap.errors import InputError
 
 if TYPE_CHECKING:
     from igap.records import Summary
@@ -12,8 +13,22 @@ INIT_TIMEOUT = 20
 """Seconds that starting an online run may take."""
 
 
-def log(config: RunConfig, summary: "Summary", folder: Path) -> str | None:
+def check(config: RunConfig) -> None:
+    """Raises InputError on online tracking without credentials, where W&B would stop a finished run to ask for them."""
+    if config.tracking.mode == "online":
+        import wandb
+
+        if not wandb.login(prompt=False):
+            raise InputError(
+                "tracking: got online, but W&B has no key for this machine. Run wandb login, set WANDB_API_KEY, or use "
+                "tracking=offline."
+            )
+
+
+def log(config: RunConfig, summary: "Summary", folder: Path, *, multirun: str | None = None) -> str | None:
     """Where W&B keeps the run (offline folder or address), None when disabled.
+
+    Jobs of one `multirun` are a group of its name, unless `tracking.group` names another.
 
     Logs what the run's folder holds: config, summary under the same names, head and neuron tables, plots as images,
     attributions as an artifact. Raises whatever W&B raises; the caller decides what a lost sink is worth.
@@ -29,8 +44,8 @@ def log(config: RunConfig, summary: "Summary", folder: Path) -> str | None:
     with wandb.init(
         project=config.tracking.project,
         entity=config.tracking.entity,
-        group=config.tracking.group,
-        name=folder.name,
+        group=config.tracking.group or multirun,
+        name=f"{multirun}/{folder.name}" if multirun else folder.name,
         job_type="run",
         tags=[config.model.name[:64], f"baseline={config.baseline.kind}", f"ig.path={config.ig.path}"],
         mode=config.tracking.mode,

@@ -39,7 +39,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a random 3-layer, 4-head model of an architecture: gpt2, llama or gpt_neox."""
+    """The folder of a random 3-layer, 4-head model of an architecture: gpt2, gptj, llama, gpt_neox or opt."""
     made: dict[str, Path] = {}
 
     def make(architecture: str) -> Path:
@@ -62,22 +62,25 @@ def save_checkpoint(architecture: str, folder: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw, bos_token=end, eos_token=end, pad_token=end, unk_token="<unk>"
     )
-    shape = (
-        {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 48, "n_positions": 24}
-        if architecture == "gpt2"
-        else {
-            "hidden_size": 32,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "intermediate_size": 48,
-            "max_position_embeddings": 24,
-        }
-    )
+    gpt = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 48, "n_positions": 24}
+    later = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 24}
+    shape = {
+        "gpt2": gpt,
+        "gptj": {**gpt, "rotary_dim": 4},
+        "llama": {**later, "intermediate_size": 48},
+        "gpt_neox": {**later, "intermediate_size": 48},
+        "opt": {**later, "ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3},
+    }[architecture]
     config = CONFIG_MAPPING[architecture](
-        vocab_size=len(WORDS), bos_token_id=0, eos_token_id=0, initializer_range=0.3, **shape
+        vocab_size=len(WORDS), bos_token_id=0, eos_token_id=0, **{"initializer_range": 0.3, **shape}
     )
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # biases and norms, which start at 0 and 1 and would hide mistakes
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -29,7 +29,8 @@ class Reference:
         return self.metric(self.model.run_with_hooks(self.tokens[run], fwd_hooks=hooks))
 
     def width(self, site: str) -> int:
-        return self.model.cfg.n_heads if site == "heads" else self.model.cfg.d_mlp
+        # Of what is there: TransformerLens' cfg.d_mlp is not OPT's ffn_dim.
+        return self.cache["clean"][HOOKS[site].format(0)].shape[2]
 
     def activation_patching(self, site: str, run: str = "clean", source: str = "corrupted") -> Tensor:
         """One hooked full forward a component."""

@@ -31,20 +31,24 @@ def test_corrupted_and_prompt_are_the_activations_on_that_prompt(small, pair, si
             assert torch.equal(activation, cache[hook_name(site, layer)])
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox"])
-def test_zero_input_is_0_for_heads_and_the_nonlinearity_of_the_input_bias_for_neurons(small, pair, architecture):
-    model = small(architecture)
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox", "gptj", "opt"])
+def test_zero_input_is_0_for_heads_and_one_activation_at_every_position_for_neurons(small, pair, architecture):
+    found = {kind: made(small(architecture, kind), pair, Baseline("zero_input"))[0] for kind in ("processed", "raw")}
+    shape = made(small(architecture), pair, Baseline())[0]["neurons"][0].shape
+    assert all((activation == 0).all() for activation in found["raw"]["heads"])
+    for processed, raw in zip(found["processed"]["neurons"], found["raw"]["neurons"], strict=True):
+        assert processed.shape == shape
+        assert torch.equal(processed, processed[:, :1].expand(shape))
+        # The norm's bias is folded into b_in or is not: the activation is one. TransformerLens folds in float32.
+        torch.testing.assert_close(processed, raw, atol=5e-6, rtol=0)
+
+
+def test_zero_input_is_the_nonlinearity_of_the_input_bias(small, pair):
+    model = small("gpt2", "processed")
     found, _ = made(model, pair, Baseline("zero_input"))
-    cache = cached(model, pair.clean)
-    assert all((activation == 0).all() for activation in found["heads"])
     for layer, activation in enumerate(found["neurons"]):
-        assert activation.shape == cache[hook_name("neurons", layer)].shape
-        if architecture == "gpt2":
-            expected = torch.nn.functional.gelu(model.blocks[layer].mlp.b_in, approximate="tanh")
-        elif architecture == "gpt_neox":
-            expected = torch.nn.functional.gelu(model.blocks[layer].mlp.b_in)
-        else:  # gated and without biases: act(0) * 0
-            expected = torch.zeros(activation.shape[-1], dtype=activation.dtype)
+        expected = torch.nn.functional.gelu(model.blocks[layer].mlp.b_in, approximate="tanh")
+        assert expected.abs().max() > 0.01
         torch.testing.assert_close(activation, expected.expand_as(activation), atol=1e-12, rtol=0)
 
 

@@ -46,6 +46,14 @@ BAD = [
     (["run", "+ig.steps=5"], "ig.steps: got a key that no run has (in '+ig.steps=5'). Did you mean ig.n_steps?"),
     (["run", "++ig.steps=5"], "ig.steps: got a key that no run has"),
     (["run", "+nonsense.a=5"], "nonsense.a: got a key that no run has"),
+    (["run", "+ig.n_steps=5"], "ig.n_steps: got '+ig.n_steps=5', but every run has that key. Write 'ig.n_steps=5'"),
+    (["run", "~ig"], "ig: got a deletion ('~ig'); a run needs every key."),
+    (["run", "prompts=null"], "prompts: got None, wanted one of ioi, ioi-baba."),
+    (["run", "--experimental-rerun", "x"], "option: got --experimental-rerun, which igap run does not have."),
+    (["run", "--cfg", "job", "baseline=zeros"], "baseline: got 'zeros', wanted one of corrupted,"),
+    (["run", "--config-name", "nope"], "config: Cannot find primary config 'nope'."),
+    (["run", "hydra.run.dir=x_${nope}"], "hydra: Interpolation key 'nope' not found"),
+    (["sweep", "baselines", "--cfg", "job"], "option: got --cfg, which a sweep, many jobs at once, does not have."),
     (["run", "ig.n_steps=ten"], "ig.n_steps: got 'ten', wanted a whole number. Try ig.n_steps=50."),
     (["run", "ig.n_steps=2.5"], "ig.n_steps: got 2.5, wanted a whole number. Try ig.n_steps=50."),
     (["run", "ig.n_steps=true"], "ig.n_steps: got True, wanted a whole number."),
@@ -179,6 +187,53 @@ def test_texts_with_commas_and_spaces_arrive_as_they_are(tiny):
     assert cli.main(["run", *tiny, *overrides, "prompts.answer= John"]) == 0
     summary = json.loads((only_run() / "summary.json").read_text())
     assert (summary["prompts/clean"], summary["prompts/answer"]) == (clean, " John")
+
+
+@pytest.mark.parametrize(
+    "text", ["it's [a], {b}=c", '"quoted"', "a\\", "${seed} $HOME", "null and void", "é 木 🙂", "-m x=1,2"]
+)
+def test_any_text_reaches_the_config_as_it_was_typed(text):
+    (config,) = cli.compose_jobs([cli._quote_text(f"prompts.clean={text}")], multirun=False)
+    assert config.prompts.clean == text
+
+
+def test_a_finished_run_is_not_written_over(tiny, capsys):
+    assert cli.main(["run", *tiny, "hydra.run.dir=kept"]) == 0
+    before = Path("kept/summary.json").read_text()
+    assert cli.main(["run", *tiny, "hydra.run.dir=kept", "ig.n_steps=3"]) == 2
+    assert "which holds a finished run (summary.json), wanted another folder" in capsys.readouterr().err
+    assert Path("kept/summary.json").read_text() == before
+
+
+def test_an_interrupted_multirun_shows_the_jobs_that_are_done(tiny, monkeypatch, capsys):
+    run = pipeline.run
+
+    def interrupted(config, stage):
+        if config.ig.n_steps == 3:
+            raise KeyboardInterrupt
+        return run(config, stage)
+
+    monkeypatch.setattr(pipeline, "run", interrupted)
+    assert cli.main(["run", "-m", *tiny, "ig.n_steps=2,3,4"]) == 130
+    captured = capsys.readouterr()
+    assert "1 jobs" in captured.out
+    assert "igap: interrupted" in captured.err
+
+
+def test_baseline_kinds_can_be_swept_together_whatever_each_of_them_needs(tiny):
+    other = "After Tom and Anna went to the store, Anna gave a bottle of milk to"
+    overrides = ["ig.n_steps=2", "baseline=corrupted,zero", f"baseline.prompt={other}"]
+    assert cli.main(["run", "-m", *tiny, *overrides]) == 0
+    jobs = cli.compose_jobs([*tiny, "baseline=corrupted,prompt", cli._quote_text(overrides[-1])], multirun=True)
+    assert [(job.baseline.kind, pipeline.reference_baseline(job).prompt) for job in jobs] == [
+        ("corrupted", None), ("prompt", other),
+    ]  # fmt: skip
+
+
+def test_the_baselines_prompt_is_checked_before_the_model_loads(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    assert cli.main(["run", *tiny, "baseline=prompt", "baseline.prompt=After John"]) == 2
+    assert capsys.readouterr().err.startswith("igap: baseline.prompt: got 2 tokens, prompts.clean has 16;")
 
 
 def test_a_multirun_runs_every_combination_and_loads_the_model_once(tiny, monkeypatch, capsys):

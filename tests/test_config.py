@@ -1,3 +1,5 @@
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +47,23 @@ def test_the_yaml_files_give_every_key_of_the_schema(default):
     assert given == set(keys())
 
 
+def test_the_schemas_choices_are_those_of_the_methods():
+    from igap.attribution.integrated_gradients import Path, Quadrature
+    from igap.baselines import BaselineKind
+    from igap.contrast import Direction
+    from igap.models.load import DTypeName, Processing
+
+    for key, choices in {
+        "ig.path": Path,
+        "ig.method": Quadrature,
+        "baseline.kind": BaselineKind,
+        "direction": Direction,
+        "model.dtype": DTypeName,
+        "model.processing": Processing,
+    }.items():
+        assert set(get_args(field_at(tuple(key.split("."))).annotation)) == set(get_args(choices)), key
+
+
 def test_a_config_survives_the_round_trip_through_plain_values(default):
     assert parse(default.model_dump()) == default
 
@@ -65,7 +84,8 @@ def test_examples_are_accepted_by_the_schema(default):
         ("ig.n_steps", "50", r"ig\.n_steps: got '50', wanted a whole number"),
         ("ig.n_step", 5, r"ig\.n_step: got a key that no run has, wanted one of .*ig\.n_steps"),
         ("prompts.min_gap", -1.0, r"prompts\.min_gap: got -1\.0, wanted at least 0"),
-        ("prompts.min_gap", float("nan"), r"prompts\.min_gap: got nan"),
+        ("prompts.min_gap", float("nan"), r"prompts\.min_gap: got nan, wanted a finite number"),
+        ("baseline.n", 10**6, r"baseline\.n: got 1000000, wanted at most 100000\. Try baseline\.n=100"),
         ("device", "gpu", r"device: got 'gpu', wanted auto, cpu, cuda, cuda:N or mps\. Try device=auto"),
         ("tracking.mode", "on", r"tracking\.mode: got 'on', wanted one of 'offline', 'online' or 'disabled'"),
         ("batch_size", 0, r"batch_size: got 0, wanted at least 1\. Try batch_size=64"),
@@ -93,7 +113,6 @@ def test_what_does_not_determine_the_numbers_does_not_change_the_key(default, ke
 @pytest.mark.parametrize(
     ("key", "values"),
     [
-        ("seed", st.integers(0, 2**31)),
         ("ig.n_steps", st.integers(1, 10**6)),
         ("prompts.clean", st.text(min_size=1)),
         ("prompts.min_gap", st.floats(0, 1e6)),
@@ -107,6 +126,16 @@ def test_what_determines_the_numbers_changes_the_key(default, key, values, data)
     other = changed(default, key, value)
     assert (other.key == default.key) == (other == default)
     assert len(other.key) == 12
+
+
+def test_of_the_baseline_the_key_holds_what_its_kind_uses(default):
+    def key(kind, **baseline):
+        return parse({**default.model_dump(), "baseline": {"kind": kind, **baseline}}).key
+
+    assert key("zero", n=3, seed=5) == key("zero")
+    assert key("mean", n=3) != key("mean") != key("zero")
+    assert key("mean", seed=5) != key("mean")
+    assert key("prompt", prompt="a") != key("prompt", prompt="b")
 
 
 def test_a_config_cannot_be_changed(default):

@@ -1,15 +1,23 @@
 import pytest
 import torch
 
+from igap import load_model
 from igap.contrast import contrast
 from igap.forward import choose_route, replaced, rows_a_batch
 from igap.sites import SITES
 
 
-@pytest.mark.parametrize(("architecture", "route"), [("gpt2", "blocks"), ("llama", "hooks"), ("gpt_neox", "hooks")])
+@pytest.mark.parametrize(
+    ("architecture", "route"), [("gpt2", "blocks"), ("llama", "hooks"), ("gpt_neox", "hooks"), ("opt", "hooks")]
+)
 def test_the_route_is_the_faster_one_that_is_right(small, pair, architecture, route):
     with contrast(small(architecture), pair) as question:
         assert question.route == route
+
+
+def test_bfloat16_whose_rounding_hides_a_wrong_route_goes_the_plain_way(checkpoint, pair):
+    with contrast(load_model(str(checkpoint("gpt2")), dtype="bfloat16"), pair) as question:
+        assert question.route == "hooks"
 
 
 def test_blocks_that_do_not_give_what_the_model_gives_are_not_used(small, pair):

@@ -75,9 +75,41 @@ def test_an_answer_that_would_glue_to_the_prompt_is_refused():
 
     def encode(answer):
         pair = PromptPair("Mary gave", "John gave", answer, " Mary")
-        return encode_pair(pair, SpaceSensitive(), prepend_bos=True, n_ctx=8)
+        return encode_pair(pair, SpaceSensitive(), prepend_bos=True, n_ctx=8, n_vocab=None)
 
     assert encode(" John").answer == 5
     with pytest.raises(ValueError, match=r"prompts\.answer: got 'John' without a leading space.*'gaveJohn'"):
         encode("John")
     assert encode("45").answer == 8, "digits may continue a word: only letter after letter is taken for a mistake"
+
+
+def encoded(pair, **changes):
+    from igap.prompts import encode_pair
+
+    arguments = {"prepend_bos": True, "n_ctx": None, "n_vocab": None} | changes
+    return encode_pair(pair, arguments.pop("tokenizer", None) or SpaceSensitive(), **arguments)
+
+
+def test_a_token_that_the_model_does_not_have_is_refused():
+    pair = PromptPair("Mary gave", "John gave", " John", " Mary")
+    assert encoded(pair, n_vocab=8).distractor == 7
+    with pytest.raises(ValueError, match=r"prompts\.distractor: got token 7, but the model has 7 of them \(0 to 6\)\."):
+        encoded(pair, n_vocab=7)
+    with pytest.raises(ValueError, match=r"prompts\.clean: got token 6, but the model has 5 of them \(0 to 4\)\. Use"):
+        encoded(pair, n_vocab=5)
+
+
+def test_a_tokenizer_that_knows_nothing_or_no_bos_is_refused():
+    class Empty(SpaceSensitive):
+        def __call__(self, text, add_special_tokens):
+            return {"input_ids": []}
+
+    class NoBos(SpaceSensitive):
+        bos_token_id = None
+
+    pair = PromptPair("Mary gave", "John gave", " John", " Mary")
+    with pytest.raises(ValueError, match=r"prompts\.clean: got no token for 'Mary gave'.*has its tokenizer files"):
+        encoded(pair, tokenizer=Empty())
+    with pytest.raises(ValueError, match=r"model\.name: got a tokenizer without a BOS token"):
+        encoded(pair, tokenizer=NoBos())
+    assert encoded(pair, tokenizer=NoBos(), prepend_bos=False).clean.shape == (1, 2)

@@ -103,10 +103,13 @@ def test_a_failure_while_writing_leaves_no_mark_of_a_finished_run_and_keeps_the_
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_the_mark_of_an_earlier_run_goes_before_the_next_one_starts(tmp_path):
+def test_a_finished_run_is_not_written_over(tmp_path):
     (tmp_path / "summary.json").write_text("{}")
-    records.prepare(tmp_path)
-    assert not (tmp_path / "summary.json").exists()
+    with pytest.raises(
+        ValueError, match=r"output: got .*, which holds a finished run \(summary\.json\), wanted another"
+    ):
+        records.prepare(tmp_path)
+    assert (tmp_path / "summary.json").read_text() == "{}"
 
 
 def test_a_file_half_written_never_takes_the_place_of_a_whole_one(tmp_path):

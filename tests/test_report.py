@@ -17,7 +17,7 @@ def text(console):
 
 
 def test_the_end_of_a_run_says_pair_numbers_and_paths(console, result, written):
-    report.show(console, result, written, "/somewhere/wandb")
+    report.show(console, result, written)
     shown = text(console)
     assert result.config.prompts.clean in shown
     assert f"clean {result.clean_logit_diff:+.3f}" in shown
@@ -30,11 +30,10 @@ def test_the_end_of_a_run_says_pair_numbers_and_paths(console, result, written):
     assert str(written) in shown
     for path in ("summary.json", "plots/heads_scatter.png", "heads.csv"):
         assert path in shown
-    assert "W&B run in /somewhere/wandb" in shown
 
 
 def test_the_top_heads_are_the_largest_effects_with_their_signed_scores(console, result, written):
-    report.show(console, result, written, None)
+    report.show(console, result, written)
     effect, score = (getattr(result.maps["heads"]["ap"], name).flatten() for name in ("effect", "score"))
     best = int(effect.abs().argmax())
     assert f"{best // 4}.{best % 4} {score[best]:+.3f}" in text(console)
@@ -43,7 +42,7 @@ def test_the_top_heads_are_the_largest_effects_with_their_signed_scores(console,
 def test_prompts_and_warnings_are_text_and_not_markup(console, result, written):
     prompts = result.config.prompts.model_copy(update={"clean": "[bold]not bold[/bold] John"})
     config = result.config.model_copy(update={"prompts": prompts})
-    report.show(console, dataclasses.replace(result, config=config, warnings=("ig: [red]x",)), written, None)
+    report.show(console, dataclasses.replace(result, config=config, warnings=("ig: [red]x",)), written)
     assert "[bold]not bold[/bold] John" in text(console)
     assert "warning: ig: [red]x" in text(console)
 

@@ -51,6 +51,25 @@ def test_tables_plots_and_the_artifact_are_in_the_run(offline):
         assert expected in records
 
 
+def test_jobs_of_a_multirun_are_one_group_and_carry_its_name(result, written, tmp_path):
+    folder = shutil.copytree(written, tmp_path / "3")
+    read = json.loads(inspect(tracking.log(result.config, {}, folder, multirun="monday"), "--summary"))
+    assert read["name"] == "monday/3"
+    assert '"monday"' in "".join(line for line in inspect(read["file"]).splitlines() if '"type":"run"' in line)
+
+
+def test_online_without_a_key_is_refused_before_the_run_and_asks_for_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "tracking=online"]) == 2
+    assert capsys.readouterr().err == (
+        "igap: tracking: got online, but W&B has no key for this machine. Run wandb login, set WANDB_API_KEY, or use "
+        "tracking=offline.\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 def test_disabled_tracking_does_not_even_import_wandb(result, written, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     tracking_off = result.config.tracking.model_copy(update={"mode": "disabled"})
@@ -64,4 +83,5 @@ def test_a_failure_of_wandb_is_a_warning_and_costs_no_result(checkpoint, tmp_pat
     captured = capsys.readouterr()
     assert "igap: W&B did not take the run (" in captured.err
     assert "everything is in " in captured.err
+    assert "How far IG and AP agree" in captured.out, "the numbers are shown whatever W&B does"
     assert len(list(tmp_path.glob("runs/*/summary.json"))) == 1

@@ -6,7 +6,7 @@ Heimersheim & Nanda 2024 (arXiv 2404.15255), Zhang & Nanda 2023 (2309.16042).
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.attribution.maps import AttributionMap, Progress, moved_components, n_components, swapped
+from igap.attribution.maps import AttributionMap, Progress, moved_components, swapped
 from igap.baselines import Baseline, BaselineKind
 from igap.contrast import Direction, contrast
 from igap.forward import Route, rows_a_batch
@@ -31,8 +31,8 @@ def activation_patching(
     corrupted run, relative to F(x'). A component equal at both ends costs no pass and is exactly 0.
     """
     with contrast(model, pair, baseline=baseline, direction=direction, route=route) as question, torch.no_grad():
-        size = batch_size or rows_a_batch(question.around.tokens.shape[1])
-        width = n_components(question, site)
+        size = rows_a_batch(question.around.tokens.shape[1], batch_size)
+        width = question.n_components(site)
         effect = question.around.residual[0].new_zeros(question.n_layers, width)
         for layer in range(question.n_layers):
             function = question.function(site, layer)

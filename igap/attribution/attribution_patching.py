@@ -31,13 +31,14 @@ def attribution_patching(
     """
     by_position = []
     with contrast(model, pair, baseline=baseline, direction=direction, route=route) as question, torch.enable_grad():
+        width = question.n_components(site)
         for layer in range(question.n_layers):
             start, end = question.ends(site, layer)
             leaf = start.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(question.function(site, layer)(leaf).sum(), leaf)
             by_position.append(per_component((end - start) * gradient, site)[0])
             if on_progress:
-                on_progress((layer + 1) * by_position[0].shape[1], question.n_layers * by_position[0].shape[1])
+                on_progress((layer + 1) * width, question.n_layers * width)
     effects = torch.stack(by_position).cpu()
     return AttributionMap(
         "atp",

@@ -11,7 +11,7 @@ from captum.attr import IntegratedGradients
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.attribution.maps import AttributionMap, Progress, moved_components, n_components, per_component, swapped
+from igap.attribution.maps import AttributionMap, Progress, moved_components, per_component, swapped
 from igap.baselines import Baseline, BaselineKind
 from igap.contrast import Contrast, Direction, contrast
 from igap.errors import InputError
@@ -50,20 +50,21 @@ def integrated_gradients(
     if path not in get_args(Path):
         raise InputError(f"ig.path: got {path!r}, wanted joint or single.")
     with contrast(model, pair, baseline=baseline, direction=direction, route=route) as question:
-        size = batch_size or rows_a_batch(question.around.tokens.shape[1])
+        size = rows_a_batch(question.around.tokens.shape[1], batch_size)
         effects, deltas, layer_effects = [], [], []
-        width = n_components(question, site)
+        width = question.n_components(site)
         for layer in range(question.n_layers):
             start, end = question.ends(site, layer)
             function = question.function(site, layer)
-            with torch.no_grad():
-                layer_effects.append((function(end) - function(start))[0])
             if path == "joint":
+                with torch.no_grad():
+                    layer_effects.append((function(end) - function(start))[0])
                 effect = per_component(_along(function, start, end, n_steps, method, size), site)[0]
                 deltas.append(effect.sum() - layer_effects[-1])
             else:
-                effect, delta = _one_by_one(question, site, layer, n_steps, method, size)
+                effect, delta, replaced = _one_by_one(question, site, layer, n_steps, method, size)
                 deltas.append(delta)
+                layer_effects.append(replaced)
             effects.append(effect)
             if on_progress:
                 on_progress((layer + 1) * width, question.n_layers * width)
@@ -117,19 +118,21 @@ def _along(
 
 def _one_by_one(
     question: Contrast, site: Site, layer: int, n_steps: int, method: Quadrature, batch_size: int
-) -> tuple[Tensor, Tensor]:
-    """Single-path effects `[pos, component]` of a layer, and the completeness delta farthest from 0."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Single-path effects `[pos, component]` of a layer, the delta farthest from 0, that component's exact effect."""
     start, end = question.ends(site, layer)
     function = question.function(site, layer)
     effect = start.new_zeros(start.shape[1], start.shape[2])
-    worst = start.new_zeros(())
+    worst = replaced = start.new_zeros(())
     for components in moved_components(question, site, layer, max(1, batch_size // n_steps)):
         rows = swapped(start, end, components)
         attributions = per_component(_along(function, start.expand_as(rows), rows, n_steps, method, batch_size), site)
         own = attributions[torch.arange(len(components)), :, components]
         effect[:, components] = own.T
         with torch.no_grad():
-            deltas = own.sum(1) - (function(rows) - function(start))
-        farthest = deltas[deltas.abs().argmax()]
-        worst = farthest if farthest.abs() > worst.abs() else worst
-    return effect, worst
+            exact = function(rows) - function(start)
+        deltas = own.sum(1) - exact
+        farthest = deltas.abs().argmax()
+        if deltas[farthest].abs() > worst.abs():
+            worst, replaced = deltas[farthest], exact[farthest]
+    return effect, worst, replaced

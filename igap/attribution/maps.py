@@ -31,7 +31,7 @@ class AttributionMap:
     """IG only. Completeness delta in logits: (sum of the layer's effects) - (F(all of the site replaced) - F(x)).
     For the single path, where each component has its own completeness, the one farthest from 0: IG_c - AP_c."""
     layer_effect: Float[Tensor, " layer"] | None = None
-    """IG only. F(all of the site replaced) - F(x), in logits."""
+    """IG only. F(all of the site replaced) - F(x), in logits; for the single path that of delta's component."""
     effect_by_position: Float[Tensor, "layer pos component"] | None = None
     """Logits; sums to `effect` over positions. Only where asked for."""
 
@@ -41,7 +41,7 @@ class AttributionMap:
 
         NaN everywhere when |gap| < min_gap or the gap is 0: a quotient by almost nothing says nothing.
         """
-        if self.gap == 0 or abs(self.gap) < self.min_gap:
+        if not scores_exist(self.gap, self.min_gap):
             return torch.full_like(self.effect, float("nan"))
         return self.effect / self.gap
 
@@ -49,9 +49,15 @@ class AttributionMap:
         """Layers whose |delta| is above `tolerance` times |layer_effect| and above rounding; empty without a delta."""
         if self.delta is None or self.layer_effect is None:
             return []
-        rounding = 100 * torch.finfo(self.delta.dtype).eps * max(1.0, abs(self.gap))
+        # Captum's nodes and weights are float32 whatever the model's dtype.
+        rounding = 100 * torch.finfo(torch.float32).eps * max(1.0, abs(self.gap))
         bound = (tolerance * self.layer_effect.abs()).clamp(min=rounding)
         return [int(layer) for layer in (self.delta.abs() > bound).nonzero().flatten()]
+
+
+def scores_exist(gap: float, min_gap: float) -> bool:
+    """Whether a gap, in logits, is large enough to divide by."""
+    return gap != 0 and abs(gap) >= min_gap
 
 
 def per_component(attributions: Tensor, site: Site) -> Float[Tensor, "rows pos component"]:
@@ -64,11 +70,6 @@ def moved_components(contrast: Contrast, site: Site, layer: int, batch_size: int
     start, end = contrast.ends(site, layer)
     moved = per_component((start != end).to(start.dtype), site)[0].sum(0).nonzero().flatten()
     return moved.split(batch_size) if len(moved) else ()
-
-
-def n_components(contrast: Contrast, site: Site) -> int:
-    """Components of the site in one layer."""
-    return contrast.around.activations[site][0].shape[2]
 
 
 def swapped(start: Tensor, end: Tensor, components: Tensor) -> Tensor:

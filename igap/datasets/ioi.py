@@ -4,8 +4,9 @@ Two names come first, one of them acts in the second clause, and the prompt stop
 ABBA and BABA are the orders of the names: B is the one that acts twice (the subject), A the answer (indirect object).
 """
 
+import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
@@ -70,9 +71,20 @@ def generate_ioi(
 
     Raises ValueError on n < 1, an unknown template, fewer than two different names, or no order.
     """
-    templates = range(len(TEMPLATES)) if templates is None else templates
     if n < 1:
         raise ValueError(f"n is {n}; a data set has at least 1 example. Pass a positive n.")
+    return list(itertools.islice(ioi_stream(seed, templates=templates, names=names, orders=orders), n))
+
+
+def ioi_stream(
+    seed: int,
+    *,
+    templates: Sequence[int] | None = None,
+    names: Sequence[str] = NAMES,
+    orders: Sequence[Order] = get_args(Order),
+) -> Iterator[IOIExample]:
+    """Examples without end, those of `generate_ioi` first. Raises ValueError as it does."""
+    templates = range(len(TEMPLATES)) if templates is None else templates
     unknown = [index for index in templates if not 0 <= index < len(TEMPLATES)]
     if unknown or not templates:
         raise ValueError(f"templates are {list(templates)}; wanted indices below {len(TEMPLATES)}. Correct the list.")
@@ -82,7 +94,8 @@ def generate_ioi(
         raise ValueError(f"orders are {list(orders)}; wanted ABBA, BABA or both. Correct the list.")
     rng = random.Random(seed)
     pool = sorted(set(names))
-    return [_example(rng, rng.choice(templates), rng.choice(orders), pool) for _ in range(n)]
+    while True:
+        yield _example(rng, rng.choice(templates), rng.choice(orders), pool)
 
 
 def held_out(first: str, second: str) -> bool:

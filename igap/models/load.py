@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -32,6 +32,7 @@ class Header:
     folder: Path
     tokenizer: Any
     n_ctx: int | None
+    n_vocab: int | None
 
 
 def find_checkpoint(name: str, revision: str | None = None) -> Path:
@@ -67,11 +68,12 @@ def read_header(name: str, revision: str | None = None) -> Header:
 
     folder = find_checkpoint(name, revision)
     try:
-        config = AutoConfig.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise InputError(f"model.name: got {name!r}, which cannot be read as a checkpoint: {_line(error)}") from error
-    return Header(folder, tokenizer, getattr(config, "max_position_embeddings", None))
+    n_ctx, n_vocab = (getattr(config, name, None) for name in ("max_position_embeddings", "vocab_size"))
+    return Header(folder, tokenizer, n_ctx, n_vocab)
 
 
 def load_model(
@@ -93,12 +95,19 @@ def load_model(
 
     if processing not in ("processed", "raw"):
         raise InputError(f"model.processing: got {processing!r}, wanted processed or raw.")
+    if dtype not in get_args(DTypeName):
+        raise InputError(f"model.dtype: got {dtype!r}, wanted one of {', '.join(get_args(DTypeName))}.")
     header = read_header(name, revision)
     torch_dtype: torch.dtype = getattr(torch, dtype)
     with _quiet():
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                header.folder, dtype=torch_dtype, attn_implementation="eager", output_loading_info=True
+                header.folder,
+                dtype=torch_dtype,
+                attn_implementation="eager",
+                output_loading_info=True,
+                use_safetensors=True,
+                trust_remote_code=False,
             )
             hf_model, info = loaded
         except Exception as error:  # safetensors, transformers and torch each raise their own

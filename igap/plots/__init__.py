@@ -5,11 +5,14 @@ pyplot's global state is left alone, so figures need no closing. Maps are `[laye
 row. What cannot be drawn (no finite score, zero everywhere) gives a blank panel that says why.
 """
 
+from matplotlib.figure import Figure
+
 from igap.plots.curves import convergence_delta, jaccard_curve
 from igap.plots.heatmaps import difference_heatmaps, head_heatmaps, neuron_heatmaps
 from igap.plots.points import mean_difference, scatter
 
 __all__ = [
+    "Figure",
     "convergence_delta",
     "difference_heatmaps",
     "head_heatmaps",

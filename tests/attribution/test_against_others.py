@@ -10,7 +10,14 @@ from transformer_lens.tools.analysis.attribution_patching import attribution_pat
 from igap import activation_patching, attribution_patching, integrated_gradients
 from igap.sites import SITES
 
-MODELS = [("gpt2", "processed"), ("gpt2", "raw"), ("llama", "raw"), ("gpt_neox", "processed")]
+MODELS = [
+    ("gpt2", "processed"),
+    ("gpt2", "raw"),
+    ("llama", "raw"),
+    ("gpt_neox", "processed"),
+    ("opt", "processed"),
+    ("gptj", "raw"),
+]
 
 
 @pytest.fixture(params=MODELS, ids=lambda m: "-".join(m), scope="module")
@@ -42,7 +49,7 @@ def test_head_patching_equals_transformer_lens(reference, pair):
 def test_joint_ig_equals_a_plain_loop_over_quadrature_nodes(reference, pair, site):
     effects, deltas = reference.integrated_gradients(site, n_steps=9)
     ours = integrated_gradients(reference.model, pair, site, n_steps=9)
-    torch.testing.assert_close(ours.effect, effects, atol=1e-7, rtol=0)  # Captum's float32 step sizes
+    torch.testing.assert_close(ours.effect, effects, atol=1e-7, rtol=1e-7)  # Captum keeps weights in float32: 6e-8
     torch.testing.assert_close(ours.delta, deltas, atol=1e-7, rtol=0)
 
 
@@ -54,7 +61,7 @@ def test_joint_ig_with_the_zero_baseline_equals_the_plain_loop(reference, pair, 
     }
     effects, _ = reference.integrated_gradients(site, 9, zeros)
     ours = integrated_gradients(reference.model, pair, site, n_steps=9, baseline="zero")
-    torch.testing.assert_close(ours.effect, effects, atol=1e-7, rtol=0)
+    torch.testing.assert_close(ours.effect, effects, atol=1e-7, rtol=1e-7)
 
 
 @pytest.mark.parametrize("site", SITES)

@@ -44,7 +44,7 @@ def test_joint_ig_of_a_layer_sums_to_the_effect_of_replacing_the_whole_site(mode
                 for layer in range(question.n_layers)
             ]
         )
-    few, many = (integrated_gradients(model, pair, site, baseline=baseline, n_steps=n) for n in (2, 200))
+    few, many = (integrated_gradients(model, pair, site, baseline=baseline, n_steps=n) for n in (2, 1000))
     torch.testing.assert_close(many.effect.sum(1), whole, atol=1e-5, rtol=0)
     torch.testing.assert_close(many.layer_effect, whole, atol=EXACT * 100, rtol=0)
     torch.testing.assert_close(few.delta, few.effect.sum(1) - whole, atol=EXACT * 100, rtol=0)
@@ -175,6 +175,30 @@ def test_the_embedded_model_keeps_the_identities_to_float32_rounding(ioi_mini, p
     if site == "heads":
         single = integrated_gradients(ioi_mini, pair, site, path="single")
         torch.testing.assert_close(single.effect, ap.effect, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_the_single_paths_delta_and_layer_effect_are_those_of_the_component_farthest_off(small, pair, site):
+    ap = activation_patching(small(), pair, site)
+    coarse = integrated_gradients(small(), pair, site, path="single", method="riemann_left", n_steps=2)
+    error = coarse.effect - ap.effect
+    worst = error.abs().argmax(1, keepdim=True)
+    torch.testing.assert_close(coarse.delta, error.gather(1, worst)[:, 0], atol=CAPTUM, rtol=0)
+    torch.testing.assert_close(coarse.layer_effect, ap.effect.gather(1, worst)[:, 0], atol=EXACT * 100, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+def test_a_site_or_a_route_that_there_is_not_is_refused(small, pair, method, unchecked):
+    with pytest.raises(ValueError, match=r"site: got 'head', wanted one of heads, neurons\."):
+        method(small(), pair, "head")
+    with pytest.raises(ValueError, match=r"route: got 'block', wanted blocks, hooks or None\."):
+        method(small(), pair, "heads", route="block")
+
+
+@pytest.mark.parametrize("method", [activation_patching, integrated_gradients], ids=lambda m: m.__name__)
+def test_a_batch_of_nothing_is_refused(small, pair, method):
+    with pytest.raises(ValueError, match=r"batch_size: got 0, wanted at least 1\."):
+        method(small(), pair, "heads", batch_size=0)
 
 
 def test_quadrature_is_exact_on_polynomials_worked_by_hand():

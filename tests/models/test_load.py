@@ -1,5 +1,6 @@
 """The loader: any folder, both numerics, and nothing loaded that is not whole."""
 
+import json
 import shutil
 
 import huggingface_hub
@@ -75,6 +76,26 @@ def test_a_checkpoint_without_safetensors_is_refused(copied):
     (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"a checkpoint without \*\.safetensors; igap unpickles nothing\. Convert it"):
         load_model(str(copied))
+
+
+def test_nothing_is_unpickled_also_where_a_safetensors_file_lies_beside(copied):
+    from transformers import AutoModelForCausalLM
+
+    weights = AutoModelForCausalLM.from_pretrained(copied).state_dict()
+    (copied / "model.safetensors").rename(copied / "other.safetensors")
+    torch.save(weights, copied / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"whose weights cannot be read: .*model\.safetensors"):
+        load_model(str(copied))
+
+
+def test_code_of_a_checkpoint_is_never_run(copied, tmp_path):
+    config = json.loads((copied / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}
+    (copied / "config.json").write_text(json.dumps(config))
+    (copied / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Own: ...\n")
+    with pytest.raises(ValueError, match=r"which cannot be read as a checkpoint: .*custom code"):
+        load_model(str(copied))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_checkpoint_without_all_weights_is_refused_and_not_filled_with_random_ones(copied):
