@@ -38,20 +38,21 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a random 3-layer, 4-head model of an architecture: gpt2, gptj, llama, gpt_neox or opt."""
-    made: dict[str, Path] = {}
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a random 4-head model, 3 layers unless told otherwise: gpt2, gptj, llama, gpt_neox or opt."""
+    made: dict[tuple[str, int], Path] = {}
 
-    def make(architecture: str) -> Path:
-        if architecture not in made:
-            made[architecture] = tmp_path_factory.mktemp(architecture)
-            save_checkpoint(architecture, made[architecture])
-        return made[architecture]
+    def make(architecture: str, n_layers: int = 3) -> Path:
+        key = (architecture, n_layers)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(architecture)
+            save_checkpoint(architecture, n_layers, made[key])
+        return made[key]
 
     return make
 
 
-def save_checkpoint(architecture: str, folder: Path) -> None:
+def save_checkpoint(architecture: str, n_layers: int, folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -62,8 +63,8 @@ def save_checkpoint(architecture: str, folder: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw, bos_token=end, eos_token=end, pad_token=end, unk_token="<unk>"
     )
-    gpt = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 48, "n_positions": 24}
-    later = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 24}
+    gpt = {"n_embd": 32, "n_layer": n_layers, "n_head": 4, "n_inner": 48, "n_positions": 24}
+    later = {"hidden_size": 32, "num_hidden_layers": n_layers, "num_attention_heads": 4, "max_position_embeddings": 24}
     shape = {
         "gpt2": gpt,
         "gptj": {**gpt, "rotary_dim": 4},
@@ -85,7 +86,7 @@ def save_checkpoint(architecture: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def small(checkpoint: Callable[[str], Path]) -> Callable[..., TransformerBridge]:
+def small(checkpoint: Callable[..., Path]) -> Callable[..., TransformerBridge]:
     """Random small models in float64, each loaded once: `small("llama", "raw")`."""
     made: dict[tuple[str, str], TransformerBridge] = {}
 
@@ -117,7 +118,7 @@ def pair() -> PromptPair:
 
 
 @pytest.fixture(scope="session")
-def result(checkpoint: Callable[[str], Path]) -> Result:
+def result(checkpoint: Callable[..., Path]) -> Result:
     """A finished run of the random GPT-2, before anything is written."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "_cached_model", pipeline._cached_model.__wrapped__)

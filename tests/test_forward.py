@@ -15,6 +15,12 @@ def test_the_route_is_the_faster_one_that_is_right(small, pair, architecture, ro
         assert question.route == route
 
 
+def test_a_block_whose_attention_needs_its_mask_from_outside_is_not_called_directly(checkpoint, pair):
+    # With two blocks only the first one's attention shows it: the last position of the second sees all others anyway.
+    with contrast(load_model(str(checkpoint("opt", 2)), dtype="float64"), pair) as question:
+        assert question.route == "hooks"
+
+
 def test_bfloat16_whose_rounding_hides_a_wrong_route_goes_the_plain_way(checkpoint, pair):
     with contrast(load_model(str(checkpoint("gpt2")), dtype="bfloat16"), pair) as question:
         assert question.route == "hooks"
