@@ -108,7 +108,8 @@ def _sweep(arguments: list[str]) -> int:
     grid = OmegaConf.to_container(OmegaConf.load(files[name]).hydra.sweeper.params)
     assert isinstance(grid, dict)
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
-    return _run(["-m", *(f"{key!s}={values}" for key, values in grid.items() if key not in given), *overrides])
+    choices = {str(key): ",".join(map(str, v)) if isinstance(v, list) else v for key, v in grid.items()}
+    return _run(["-m", *(f"{key}={values}" for key, values in choices.items() if key not in given), *overrides])
 
 
 def _run(arguments: list[str]) -> int:

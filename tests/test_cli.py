@@ -273,6 +273,15 @@ def test_sweeps_are_multiruns_whose_keys_can_be_replaced(tiny):
     assert sorted((job["baseline"], job["ig/n_steps"]) for job in jobs) == [("corrupted", 2), ("zero", 2)]
 
 
+def test_a_sweep_may_list_its_values_as_yaml_does(tiny, tmp_path, monkeypatch):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine.yaml").write_text("hydra: {sweeper: {params: {ig.n_steps: [2, 3]}}}")
+    data_folder = cli.data_folder
+    monkeypatch.setattr(cli, "data_folder", lambda name: tmp_path / name if name == "sweeps" else data_folder(name))
+    assert cli.main(["sweep", "mine", *tiny]) == 0
+    assert sorted(json.loads(path.read_text())["ig/n_steps"] for path in only_run().glob("*/summary.json")) == [2, 3]
+
+
 def test_help_answers_in_a_second_and_imports_nothing_heavy():
     code = (
         "import sys, igap.cli; rc = igap.cli.main(['--help']); "
