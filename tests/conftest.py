@@ -14,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
 from igap import PromptPair, load_model, pipeline, records  # noqa: E402
 from igap.cli import compose_jobs  # noqa: E402
+from igap.models.load import EMBEDDED  # noqa: E402
 from igap.pipeline import Result  # noqa: E402
 
 WORDS = (
@@ -87,13 +88,14 @@ def save_checkpoint(architecture: str, n_layers: int, folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def small(checkpoint: Callable[..., Path]) -> Callable[..., TransformerBridge]:
-    """Random small models in float64, each loaded once: `small("llama", "raw")`."""
+    """Small models in float64, random ones and the embedded one, each loaded once: `small("llama", "raw")`."""
     made: dict[tuple[str, str], TransformerBridge] = {}
 
     def load(architecture: str = "gpt2", processing: str = "processed") -> TransformerBridge:
         key = (architecture, processing)
         if key not in made:
-            made[key] = load_model(str(checkpoint(architecture)), processing=processing, dtype="float64")
+            name = EMBEDDED if architecture == EMBEDDED else str(checkpoint(architecture))
+            made[key] = load_model(name, processing=processing, dtype="float64")
         return made[key]
 
     return load
