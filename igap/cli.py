@@ -52,8 +52,7 @@ log = logging.getLogger("igap")
 class Outcome:
     """How one job ended."""
 
-    job: str
-    """The overrides that are its own."""
+    overrides: tuple[str, ...]
     folder: Path
     summary: "Summary | None"
     """None when it failed."""
@@ -146,7 +145,7 @@ def _run(arguments: list[str]) -> int:
         if parsed.multirun and outcomes:  # also when interrupted
             from igap import report
 
-            report.show_sweep(_console(), [(o.job, o.summary, str(o.folder)) for o in outcomes])
+            report.show_sweep(_console(), [(o.overrides, o.summary, o.folder) for o in outcomes])
     failed = [outcome for outcome in outcomes if outcome.summary is None]
     return 0 if not failed else 2 if all(outcome.bad_input for outcome in failed) and not parsed.multirun else 1
 
@@ -268,7 +267,7 @@ def _job(config: "DictConfig") -> Outcome:
     from igap import pipeline, records, report, tracking
 
     hydra = HydraConfig.get()
-    job, folder = hydra.job.override_dirname or "defaults", Path(hydra.runtime.output_dir)
+    job, folder = tuple(hydra.overrides.task), Path(hydra.runtime.output_dir)
     multirun = folder.parent.name if hydra.mode == RunMode.MULTIRUN else None
     try:
         run = _parse(config)

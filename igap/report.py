@@ -58,16 +58,19 @@ def show(console: Console, result: Result, folder: Path) -> None:
             console.print(f"  {path.relative_to(folder)}", highlight=False)
 
 
-def show_sweep(console: Console, rows: Sequence[tuple[str, Summary | None, str]]) -> None:
-    """One line a job of a multirun: what was varied, its key numbers, its folder or why it failed."""
+def show_sweep(console: Console, rows: Sequence[tuple[tuple[str, ...], Summary | None, Path]]) -> None:
+    """One line a job of a multirun: its folder, the overrides that not all jobs have, its key numbers or `failed`."""
     names = ("gap", "heads/pearson", "heads/jaccard@10", "neurons/pearson", "neurons/jaccard@30")
-    table = Table(title=f"{len(rows)} jobs", title_justify="left")
-    for column in ("job", *names, "folder"):
-        table.add_column(column, justify="left" if column in ("job", "folder") else "right", overflow="fold")
-    for job, summary, where in rows:
+    common = set.intersection(*(set(overrides) for overrides, _, _ in rows)) if len(rows) > 1 else set()
+    table = Table(title="Jobs", title_justify="left")
+    for column in ("folder", "overrides", *names):
+        table.add_column(column, justify="right" if column in names else "left", overflow="fold")
+    for overrides, summary, folder in rows:
+        own = " ".join(override for override in overrides if override not in common)
         numbers = [_number(summary.get(name)) for name in names] if summary else ["failed"] * len(names)
-        table.add_row(escape(job), *numbers, escape(where))
+        table.add_row(escape(folder.name), escape(own), *numbers)
     console.print(table)
+    console.print(f"{len(rows)} jobs in {rows[0][2].parent}", markup=False, soft_wrap=True)
 
 
 def _agreement(result: Result) -> Table:

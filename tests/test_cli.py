@@ -221,7 +221,7 @@ def test_an_interrupted_multirun_shows_the_jobs_that_are_done(tiny, monkeypatch,
     monkeypatch.setattr(pipeline, "run", interrupted)
     assert cli.main(["run", "-m", *tiny, "ig.n_steps=2,3,4"]) == 130
     captured = capsys.readouterr()
-    assert "1 jobs" in captured.out
+    assert "1 jobs in " in captured.out
     assert "igap: interrupted" in captured.err
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -47,12 +48,20 @@ def test_prompts_and_warnings_are_text_and_not_markup(console, result, written):
     assert "warning: ig: [red]x" in text(console)
 
 
-def test_a_sweep_is_a_line_a_job_with_failures_named(console, result):
+def test_a_sweep_is_a_line_a_job_with_what_is_its_own_and_failures_named(console, result):
     summary = records.summarize(result)
-    report.show_sweep(console, [("ig.n_steps=2", summary, "runs/0"), ("ig.n_steps=3", None, "runs/1")])
-    lines = text(console).splitlines()
-    assert any("ig.n_steps=2" in line and f"{summary['gap']:.3f}" in line and "runs/0" in line for line in lines)
-    assert any("ig.n_steps=3" in line and "failed" in line for line in lines)
+    jobs = [
+        (("seed=1", "ig.n_steps=2"), summary, Path("runs/x/0")),
+        (("seed=1", "ig.n_steps=3"), None, Path("runs/x/1")),
+    ]
+    report.show_sweep(console, jobs)
+    first, second = (line for line in text(console).splitlines() if "ig.n_steps=" in line)
+    assert "ig.n_steps=2" in first
+    assert f"{summary['gap']:.3f}" in first
+    assert "ig.n_steps=3" in second
+    assert "failed" in second
+    assert "seed=1" not in text(console)
+    assert "2 jobs in runs/x" in text(console)
 
 
 def test_progress_is_quiet_where_nobody_watches():
