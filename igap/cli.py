@@ -118,6 +118,7 @@ def _run(arguments: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     arguments = [_quote_text(argument) for argument in arguments]
+    arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))  # argparse takes it before overrides only
     parsed, unknown = get_args_parser().parse_known_args(arguments)
     unknown += ["--experimental-rerun"] if parsed.experimental_rerun else []
     if unknown:
@@ -129,7 +130,7 @@ def _run(arguments: list[str]) -> int:
             parsed.overrides, multirun=parsed.multirun, config_name=parsed.config_name, config_dir=parsed.config_dir
         )
         if not parsed.cfg:
-            _check(jobs)
+            _check(jobs, parsed.overrides)
     outcomes: list[Outcome] = []
     task = hydra.main(version_base="1.3", config_path=str(data_folder("conf")), config_name="config")(
         lambda config: outcomes.append(_job(config))
@@ -243,10 +244,13 @@ def _parse(config: "DictConfig") -> "RunConfig":
     return parse({str(key): value for key, value in values.items()})
 
 
-def _check(jobs: "list[RunConfig]") -> None:
+def _check(jobs: "list[RunConfig]", overrides: Sequence[str]) -> None:
     """Raises InputError on the first job that the tokenizer, the device or the output folder refuses."""
     from igap import pipeline, records, tracking
 
+    for key, _, folder in (override.partition("=") for override in overrides):
+        if key in ("hydra.run.dir", "hydra.sweep.dir"):  # before Hydra writes its config over that of a finished run
+            records.check_unfinished(Path(folder))
     seen = set()
     for job in jobs:
         asked = (job.model, job.prompts, job.baseline, job.ig, job.tracking, job.device)

@@ -44,12 +44,17 @@ def check_writable(folder: Path) -> None:
 
 def prepare(folder: Path) -> None:
     """A writable folder. Raises InputError where there can be none, or where a finished run lies already."""
-    if (folder / "summary.json").exists():
+    check_unfinished(folder)
+    check_writable(folder / "plots")
+
+
+def check_unfinished(folder: Path) -> None:
+    """Raises InputError where the folder, or one in it (a multirun's), holds a finished run."""
+    if any(folder.glob("summary.json")) or any(folder.glob("*/summary.json")):
         raise InputError(
             f"output: got {folder}, which holds a finished run (summary.json), wanted another folder. Set another "
             "one, or move that run away."
         )
-    check_writable(folder / "plots")
 
 
 def write(result: Result, folder: Path) -> Summary:

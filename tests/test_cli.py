@@ -204,10 +204,12 @@ def test_a_folder_that_hydra_cannot_make_is_one_line(tiny, folder, capsys):
 
 def test_a_finished_run_is_not_written_over(tiny, capsys):
     assert cli.main(["run", *tiny, "hydra.run.dir=kept"]) == 0
-    before = Path("kept/summary.json").read_text()
-    assert cli.main(["run", *tiny, "hydra.run.dir=kept", "ig.n_steps=3"]) == 2
-    assert "which holds a finished run (summary.json), wanted another folder" in capsys.readouterr().err
-    assert Path("kept/summary.json").read_text() == before
+    before = {path: path.read_bytes() for path in Path("kept").rglob("*") if path.is_file()}
+    for again in (["hydra.run.dir=kept"], ["-m", "hydra.sweep.dir=.", "hydra.sweep.subdir=kept"]):
+        assert cli.main(["run", *tiny, "ig.n_steps=3", *again]) == 2
+        assert "which holds a finished run (summary.json), wanted another folder" in capsys.readouterr().err
+        # Not its config either, which would then be another run's.
+        assert {path: path.read_bytes() for path in Path("kept").rglob("*") if path.is_file()} == before
 
 
 def test_an_interrupted_multirun_shows_the_jobs_that_are_done(tiny, monkeypatch, capsys):
@@ -245,7 +247,7 @@ def test_a_multirun_runs_every_combination_and_loads_the_model_once(tiny, monkey
     loaded = []
     load = pipeline.load_model
     monkeypatch.setattr(pipeline, "load_model", lambda *a, **k: loaded.append(1) or load(*a, **k))
-    assert cli.main(["run", "-m", *tiny, "baseline=corrupted,zero", "ig.n_steps=2,3"]) == 0
+    assert cli.main(["run", *tiny, "baseline=corrupted,zero", "-m", "ig.n_steps=2,3"]) == 0
     jobs = sorted(only_run().glob("*/summary.json"))
     found = [(s["baseline"], s["ig/n_steps"]) for s in (json.loads(job.read_text()) for job in jobs)]
     assert found == [("corrupted", 2), ("corrupted", 3), ("zero", 2), ("zero", 3)]
