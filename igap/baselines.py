@@ -50,7 +50,8 @@ class Request:
     """What a baseline is made from."""
 
     model: TransformerBridge
-    pair: TokenPair
+    pairs: Sequence[TokenPair]
+    """Pairs of one token length."""
     clean: Run
     corrupted: Run
     baseline: Baseline
@@ -95,20 +96,27 @@ def _mean(request: Request) -> Activations:
     prompts = reference_tokens(request)
     total: dict[Site, list[Tensor]] = {}
     for tokens in prompts:
-        run = record(request.model, tokens, request.pair, name="reference")
+        run = record(request.model, tokens, request.pairs[:1], name="reference")
         for site in SITES:
             if site not in total:
                 total[site] = [torch.zeros_like(activation) for activation in run.activations[site]]
             for layer, activation in enumerate(run.activations[site]):
                 total[site][layer] += activation
-    return {site: tuple(activation / len(prompts) for activation in total[site]) for site in SITES}
+    mean = {site: tuple(activation / len(prompts) for activation in total[site]) for site in SITES}
+    return _for_each_pair(request, mean)
 
 
 def _prompt(request: Request) -> Activations:
     assert request.baseline.prompt is not None
     tokens = _encode(request, request.baseline.prompt)
-    same_length(tokens[0].tolist(), request.pair)
-    return record(request.model, tokens, request.pair, name="baseline.prompt").activations
+    same_length(tokens[0].tolist(), request.pairs[0])
+    run = record(request.model, tokens, request.pairs[:1], name="baseline.prompt")
+    return _for_each_pair(request, run.activations)
+
+
+def _for_each_pair(request: Request, one: Activations) -> Activations:
+    """The activations of one prompt, `[1, pos, ...]`, as every pair's."""
+    return {site: tuple(a.expand(len(request.pairs), *a.shape[1:]) for a in one[site]) for site in SITES}
 
 
 def same_length(ids: Sequence[int], pair: TokenPair) -> None:

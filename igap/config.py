@@ -50,9 +50,18 @@ class BaselineConfig(_Frozen):
 class IGConfig(_Frozen):
     """How Integrated Gradients integrates."""
 
-    n_steps: int = Field(50, ge=1, le=1_000_000, examples=[50])
+    n_steps: int | Literal["auto"] = 50
+    tolerance: float = Field(1e-3, gt=0, lt=1, examples=[0.001])
+    """Of n_steps=auto: share of a layer's effect."""
     method: Literal["gausslegendre", "riemann_left", "riemann_middle", "riemann_right"] = "gausslegendre"
     path: Literal["joint", "single"] = "joint"
+
+    @field_validator("n_steps", mode="before")
+    @classmethod
+    def _count(cls, n_steps: object) -> object:
+        if n_steps != "auto" and (type(n_steps) is not int or not 1 <= n_steps <= 1_000_000):
+            raise ValueError("a whole number from 1 to 1000000, or auto")
+        return n_steps
 
     @field_validator("method", mode="before")
     @classmethod
@@ -93,6 +102,8 @@ class RunConfig(_Frozen):
     seed: int = Field(0, ge=0, examples=[0])
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", examples=["cpu"])
     batch_size: int | None = Field(None, ge=1, le=1_000_000, examples=[64])
+    memory_gib: float | None = Field(None, gt=0, examples=[2])
+    """GiB of one pass, beyond the model."""
     output: str = Field("runs", min_length=1, examples=["runs"])
 
     @model_validator(mode="after")
@@ -106,11 +117,13 @@ class RunConfig(_Frozen):
 
     @property
     def key(self) -> str:
-        """12 hex digits of the settings that determine the numbers: not tracking, output, device or batch size.
+        """12 hex digits of the settings that determine the numbers: not tracking, output, device or memory.
 
         Of the baseline, what its kind uses. A checkpoint counts by its name and not by what lies in its folder.
         """
-        fields = self.model_dump(mode="json", exclude={"tracking", "output", "device", "batch_size", "seed"})
+        fields = self.model_dump(
+            mode="json", exclude={"tracking", "output", "device", "batch_size", "memory_gib", "seed"}
+        )
         used = {"prompt": {"prompt"}, "mean": {"n", "seed"}}.get(self.baseline.kind, set())
         fields["baseline"] = self.baseline.model_dump(mode="json", include={"kind", *used})
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
@@ -171,6 +184,8 @@ def _explain(error: dict[str, Any]) -> str:
         "string_type": "a text",
         "string_too_short": "a text that is not empty",
         "greater_than_equal": f"at least {details.get('ge')}",
+        "greater_than": f"more than {details.get('gt', 0):g}",
+        "less_than": f"less than {details.get('lt', 0):g}",
         "less_than_equal": f"at most {details.get('le')}",
         "finite_number": "a finite number",
         "literal_error": f"one of {details.get('expected')}",

@@ -1,45 +1,56 @@
 """The question every method asks: what happens to F when a site moves from one activation to another?
 
-`contrast` borrows the model, makes the two runs, and fixes direction and baseline; a method then only needs
-`Contrast.function` and the two ends of the path.
+`contrasts` borrows the model, makes the two runs of each pair, and fixes direction and baseline; a method then only
+needs `Contrast.function` or `Contrast.patches` and the two ends of the path.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap import baselines
 from igap.baselines import Activations, Baseline, BaselineKind
+from igap.decoder import Decoder
 from igap.errors import InputError
-from igap.forward import Route, SiteFunction, choose_route, site_function
+from igap.forward import Engine, Hooks, PatchFunction, Route, SiteFunction, Suffix, weights_or_reason
+from igap.memory import Rows, rows_a_pass
 from igap.prompts import PromptPair, TokenPair, tokenize
 from igap.runs import Run, frozen, record
 from igap.sites import SITES, Site
 
 Direction = Literal["noising", "denoising"]
 
+_PAIRS_A_PASS = 64
+
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """A run, and for each site and layer the activation it has and the one it is moved to."""
+    """Runs of pairs that share a pass, and for each site and layer the activations they have and are moved to."""
 
     model: TransformerBridge
-    pair: TokenPair
+    pairs: tuple[TokenPair, ...]
+    """Pairs of one length whose activations change from one position on; axis `pair` of every tensor."""
     clean: Run
     corrupted: Run
     around: Run
-    """The run the site is changed in: clean when noising, corrupted when denoising."""
+    """The runs the site is changed in: clean when noising, corrupted when denoising."""
     replacement: Activations
-    """a' for every site, one tensor a layer."""
+    """a' for every site, one tensor a layer, at all positions."""
+    first: int
+    """The first position at which an activation changes."""
+    engine: Engine
     route: Route
+    why: str
+    """Why this route, in a few words."""
 
     @property
-    def gap(self) -> float:
-        """D = F(clean) - F(corrupted), in logits, whatever the direction and baseline."""
+    def gap(self) -> Tensor:
+        """D = F(clean) - F(corrupted) of each pair, in logits, whatever the direction and baseline."""
         return self.clean.logit_diff - self.corrupted.logit_diff
 
     @property
@@ -54,12 +65,64 @@ class Contrast:
         return self.around.activations[site][0].shape[2]
 
     def function(self, site: Site, layer: int) -> SiteFunction:
-        """F as a function of this site's activation in this layer."""
-        return site_function(self.model, self.pair, self.around, site, layer, self.route)
+        """F as a function of this site's activation in this layer, at the positions from `first` on."""
+        return self.engine.function(site, layer)
+
+    def patches(self, site: Site, layer: int) -> PatchFunction:
+        """F with single components of this site and layer moved from start to end."""
+        return self.engine.patches(site, layer, *self.ends(site, layer))
 
     def ends(self, site: Site, layer: int) -> tuple[Tensor, Tensor]:
-        """The path's start a (in the run) and end a' (its replacement), each `[1, pos, ...]`."""
-        return self.around.activations[site][layer], self.replacement[site][layer]
+        """The path's start a (in the run) and end a' (its replacement), each `[pair, pos, ...]` from `first` on."""
+        start, end = self.around.activations[site][layer], self.replacement[site][layer]
+        return start[:, self.first :], end[:, self.first :]
+
+    def moved(self, site: Site, layer: int) -> Tensor:
+        """Whether a component's activation differs between the ends, `[pair, component]`; if not its effect is 0."""
+        start, end = self.ends(site, layer)
+        return (start != end).flatten(3).any(-1).any(1) if site == "heads" else (start != end).any(1)
+
+    def rows(self, asked: int | None, memory_gib: float | None, *, gradients: bool) -> Rows:
+        """How many rows a pass has, counting those of all pairs."""
+        run, cfg = self.around, self.model.cfg
+        n_tokens, width = run.tokens.shape[1], self.n_components("neurons")
+        changed = n_tokens - self.first if self.route == "suffix" else n_tokens
+        # What one block holds at its fullest; with gradients every block keeps about that much.
+        numbers = changed * (10 * cfg.d_model + 4 * width) + 2 * n_tokens * (cfg.d_model + 2 * cfg.n_heads * changed)
+        numbers *= self.n_layers if gradients else 1
+        if self.route == "hooks":
+            numbers += cfg.d_vocab
+        return rows_a_pass(numbers * run.residual[0].element_size(), changed, run.tokens.device, asked, memory_gib)
+
+
+@contextmanager
+def contrasts(
+    model: TransformerBridge,
+    pairs: Sequence[PromptPair],
+    *,
+    baseline: BaselineKind | Baseline = "corrupted",
+    direction: Direction = "noising",
+    route: Route | None = None,
+) -> Iterator[Iterator[tuple[tuple[int, ...], Contrast]]]:
+    """(indices of the pairs, their Contrast), with the model frozen meanwhile and given back unchanged.
+
+    Pairs of equal length and equal first difference come together. `direction="denoising"` is the mirror, clean
+    activations into the corrupted run, and takes the `corrupted` baseline only. `route=None` chooses the faster one
+    that is right for this model.
+    """
+    baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
+    if direction not in ("noising", "denoising"):
+        raise InputError(f"direction: got {direction!r}, wanted noising or denoising.")
+    if route not in (None, *get_args(Route)):
+        raise InputError(f"route: got {route!r}, wanted suffix, hooks or None.")
+    if direction == "denoising" and baseline.kind != "corrupted":
+        raise InputError(
+            f"baseline: got {baseline.kind!r} with direction=denoising, which moves the corrupted run towards "
+            "the clean one and takes no other end. Use baseline=corrupted or direction=noising."
+        )
+    tokens = [tokenize(model, pair) for pair in pairs]
+    with frozen(model):
+        yield _contrasts(model, tokens, baseline, direction, route)
 
 
 @contextmanager
@@ -71,36 +134,73 @@ def contrast(
     direction: Direction = "noising",
     route: Route | None = None,
 ) -> Iterator[Contrast]:
-    """The contrast of a prompt pair, with the model frozen meanwhile and given back unchanged.
+    """The contrast of one prompt pair; see `contrasts`."""
+    with contrasts(model, [pair], baseline=baseline, direction=direction, route=route) as groups:
+        yield next(groups)[1]
 
-    `direction="denoising"` is the mirror, clean activations into the corrupted run, and takes the `corrupted`
-    baseline only. `route=None` chooses the faster one that is right for this model.
-    """
-    baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
-    if direction not in ("noising", "denoising"):
-        raise InputError(f"direction: got {direction!r}, wanted noising or denoising.")
-    if route not in (None, *get_args(Route)):
-        raise InputError(f"route: got {route!r}, wanted blocks, hooks or None.")
-    if direction == "denoising" and baseline.kind != "corrupted":
-        raise InputError(
-            f"baseline: got {baseline.kind!r} with direction=denoising, which moves the corrupted run towards "
-            "the clean one and takes no other end. Use baseline=corrupted or direction=noising."
-        )
-    tokens = tokenize(model, pair)
-    with frozen(model):
-        clean = record(model, tokens.clean, tokens, name="clean")
-        corrupted = record(model, tokens.corrupted, tokens, name="corrupted")
+
+def _contrasts(
+    model: TransformerBridge, pairs: list[TokenPair], baseline: Baseline, direction: Direction, route: Route | None
+) -> Iterator[tuple[tuple[int, ...], Contrast]]:
+    weights: Decoder | str | None = "asked for" if route == "hooks" else None
+    for indices in _groups(pairs):
+        group = tuple(pairs[index] for index in indices)
+        clean = record(model, torch.cat([pair.clean for pair in group]), group, name="clean")
+        corrupted = record(model, torch.cat([pair.corrupted for pair in group]), group, name="corrupted")
         if direction == "noising":
             around = clean
-            replacement = baselines.activations(baselines.Request(model, tokens, clean, corrupted, baseline))
+            replacement = baselines.activations(baselines.Request(model, group, clean, corrupted, baseline))
         else:
             around, replacement = corrupted, clean.activations
-        yield Contrast(
-            model=model,
-            pair=tokens,
-            clean=clean,
-            corrupted=corrupted,
-            around=around,
-            replacement=replacement,
-            route=route or choose_route(model, tokens, clean, corrupted),
+        if baseline.kind == "corrupted":
+            # Of the tokens, and not of the activations: a last bit that differs before it is no difference.
+            first = group[0].first_difference
+        else:
+            first = _first_moved(around.activations, replacement)
+        if weights is None:
+            weights = weights_or_reason(
+                model, group[0], clean.of_pair(0), corrupted.of_pair(0), group[0].first_difference
+            )
+            if route == "suffix" and isinstance(weights, str):
+                raise InputError(f"route: got suffix, which this model does not have: {weights}. Use route=hooks.")
+        fast = not isinstance(weights, str)
+        yield (
+            indices,
+            Contrast(
+                model=model,
+                pairs=group,
+                clean=clean,
+                corrupted=corrupted,
+                around=around,
+                replacement=replacement,
+                first=first,
+                engine=Hooks(model, group, around, first)
+                if isinstance(weights, str)
+                else Suffix(weights, group, around, first),
+                route="suffix" if fast else "hooks",
+                why=weights if isinstance(weights, str) else "the weights alone give what the whole model gives",
+            ),
         )
+
+
+def _groups(pairs: list[TokenPair]) -> list[tuple[int, ...]]:
+    """Indices of pairs that can share a pass, in the order of their first member."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    for index, pair in enumerate(pairs):
+        alike.setdefault((pair.clean.shape[1], pair.first_difference), []).append(index)
+    return [
+        tuple(group[start : start + _PAIRS_A_PASS])
+        for group in alike.values()
+        for start in range(0, len(group), _PAIRS_A_PASS)
+    ]
+
+
+def _first_moved(here: Activations, there: Activations) -> int:
+    """First position at which any activation of any pair differs; the last one when none does."""
+    found = [
+        (one != other).flatten(2).any(-1).any(0)
+        for site in SITES
+        for one, other in zip(here[site], there[site], strict=True)
+    ]
+    moved = torch.stack(found).any(0).nonzero()
+    return int(moved[0]) if len(moved) else len(found[0]) - 1

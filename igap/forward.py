@@ -1,74 +1,254 @@
 """The engine: the metric F as a function of one site's activation.
 
-Everything before the site stays at the run it belongs to, everything after it is recomputed. Many rows make one
-batch. Two routes give the same numbers: `blocks` restarts at the site's block, `hooks` runs the whole model with the
-site replaced, for architectures whose blocks need what only the outer model computes (rotary embeddings, soft caps).
+Everything before the site stays at the run it belongs to, everything after it is recomputed. What is recomputed, when
+a site of block L changes from position f on:
+
+    position      0 .. f-1              f .. S-1
+    block < L     -                     -
+    block L       -                     from the site on: W_O, MLP (heads) or W_out (neurons)
+    block > L     keys, values: shared  whole block, one row a patch
+    last block    keys, values: shared  keys, values; query, MLP and metric of S-1 only
+
+`-` is read from the run. Positions before f are equal in all rows, so that attention reads their keys and values from
+one copy. Of the unembedding the difference of two columns is left. A patch of one component changes what its site
+writes to the residual stream by (a'_c - a_c) W_c, so it needs no product with the other components' weights.
+
+Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass. Two routes give the same numbers:
+`suffix` does the above with the model's weights, `hooks` runs the whole model with the site replaced.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.errors import InputError
+from igap.decoder import Block, Decoder, read
 from igap.prompts import TokenPair
 from igap.runs import Run
 from igap.sites import SITES, Site, hook_name
 
-Route = Literal["blocks", "hooks"]
-SiteFunction = Callable[[Tensor], Float[Tensor, " rows"]]
-"""`[rows, pos, ...]` activations of a site to F, in logits, one value a row. Differentiable."""
-
-_TOKENS_A_BATCH = 4096
-
-
-def site_function(
-    model: TransformerBridge, pair: TokenPair, around: Run, site: Site, layer: int, route: Route
-) -> SiteFunction:
-    """F with the site's activation in `layer` given and the rest of the run `around` it."""
-    return (_restart_at_block if route == "blocks" else _whole_model)(model, pair, around, site, layer)
+Route = Literal["suffix", "hooks"]
+SiteFunction = Callable[[Float[Tensor, "pair row pos *component"]], Float[Tensor, "pair row"]]
+"""Activations of a site at the positions from f on to F, in logits. Differentiable."""
+PatchFunction = Callable[[Tensor], Float[Tensor, "pair row"]]
+"""Indices of components to F with each of them, alone, replaced: one row a component."""
 
 
-def choose_route(model: TransformerBridge, pair: TokenPair, around: Run, other: Run) -> Route:
-    """`blocks` where calling the blocks directly gives what the whole model gives, else `hooks`.
+class Hooks:
+    """The whole model, with the site replaced by a hook: any architecture, slowly."""
 
-    Tried on both sites of layer 0, as they are and taken from `other`, so it is an observation and not a list of
-    names. The neurons' rows go through the attention of every block, the heads' through every MLP.
-    """
-    if model.cfg.positional_embedding_type != "standard":  # blocks would run without their rotary embeddings
-        return "hooks"
-    if around.residual[0].dtype == torch.bfloat16:  # whose rounding hides any difference
-        return "hooks"
-    # Both are float sums over d_model and the depth of the model: a thousand roundings of the metric's size.
-    scale = max(1.0, abs(around.logit_diff), abs(other.logit_diff))
-    tolerance = 1000 * torch.finfo(around.residual[0].dtype).eps * scale
-    for site in SITES:
-        rows = torch.cat([around.activations[site][0], other.activations[site][0]])
-        try:
-            with torch.no_grad():
-                direct = site_function(model, pair, around, site, 0, "blocks")(rows)
-        except (AttributeError, TypeError, RuntimeError):  # blocks that need more than the residual stream
-            return "hooks"
+    def __init__(self, model: TransformerBridge, pairs: Sequence[TokenPair], around: Run, first: int) -> None:
+        """`around` is the run of the pairs that the site is changed in, `first` the position it changes from."""
+        self._model, self._around, self._first = model, around, first
+        self._answer, self._distractor = _answers(pairs, around)
+
+    def function(self, site: Site, layer: int) -> SiteFunction:
+        """F as a function of this site's activation in this layer."""
+        point = self._model.hook_dict[hook_name(site, layer)]
+        before = self._around.activations[site][layer][:, None, : self._first]
+
+        def metric(rows: Tensor) -> Tensor:
+            n_pairs, n_rows = rows.shape[:2]
+            whole = torch.cat([before.expand(-1, n_rows, *before.shape[2:]), rows], 2)
+            tokens = self._around.tokens[:, None].expand(-1, n_rows, -1)
+            with replaced(point, whole.flatten(0, 1)):
+                logits = self._model(tokens.flatten(0, 1), logits_to_keep=1)[:, -1].unflatten(0, (n_pairs, n_rows))
+            each = torch.arange(n_pairs)
+            value: Tensor = logits[each, :, self._answer] - logits[each, :, self._distractor]
+            return value
+
+        return metric
+
+    def patches(self, site: Site, layer: int, start: Tensor, end: Tensor) -> PatchFunction:
+        """F with single components moved from `start` to `end`, each `[pair, pos, ...]`."""
+        function = self.function(site, layer)
+        return lambda components: function(swapped(start, end, components))
+
+
+class Suffix:
+    """What comes after the site and from position `first` on, with the model's weights."""
+
+    def __init__(self, decoder: Decoder, pairs: Sequence[TokenPair], around: Run, first: int) -> None:
+        """As Hooks; the keys and values that all rows share are computed here."""
+        self._blocks, self._norm = decoder.blocks, decoder.norm
+        self._around, self._first = around, first
+        answer, distractor = _answers(pairs, around)
+        self._direction = (decoder.unembed[:, answer] - decoder.unembed[:, distractor]).detach().T
+        self._offset = (decoder.unembed_bias[answer] - decoder.unembed_bias[distractor]).detach()[:, None]
+        positions = torch.arange(around.tokens.shape[1], device=around.tokens.device)
+        self._seen = positions <= positions[first:, None]  # [query, key]
         with torch.no_grad():
-            whole = site_function(model, pair, around, site, 0, "hooks")(rows)
-        if not (direct - whole).abs().max().item() <= tolerance:
-            return "hooks"
-    return "blocks"
+            rotary = decoder.rotary and decoder.rotary(around.residual[0], positions[None])
+            self._rotary = rotary and tuple(part[0, :, None] for part in rotary)  # each [pos, 1, d_rotary]
+            self._shared = [self._prefix(block, run) for block, run in zip(self._blocks, around.residual, strict=True)]
+
+    def function(self, site: Site, layer: int) -> SiteFunction:
+        """As Hooks."""
+        write, after = self._write(site, layer), self._after(site, layer)
+        return lambda rows: after(write(rows))
+
+    def patches(self, site: Site, layer: int, start: Tensor, end: Tensor) -> PatchFunction:
+        """As Hooks."""
+        block, after = self._blocks[layer], self._after(site, layer)
+        unpatched = self._write(site, layer)(start[:, None])
+        moved = end - start
+        if layer == len(self._blocks) - 1:
+            moved = moved[:, -1:]
+        # One matrix a component: [component, d_head, d_model], for neurons with d_head = 1.
+        weights = (
+            (block.out if site == "heads" else block.down).weight.T.unflatten(0, (start.shape[2], -1)).contiguous()
+        )
+        moved = moved.flatten(2).unflatten(2, weights.shape[:2])
+
+        def metric(components: Tensor) -> Tensor:
+            # Of an outer product, matmul makes a slow loop; a broadcast product is one pass over the result.
+            rows, by = moved[:, :, components].transpose(1, 2), weights[components]
+            written = rows * by if by.shape[1] == 1 else rows @ by
+            return after(unpatched + written)
+
+        return metric
+
+    def _write(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
+        """Activations of the site to what it adds to the residual stream, at the positions that are read later."""
+        linear = self._blocks[layer].out if site == "heads" else self._blocks[layer].down
+        late = slice(-1 if layer == len(self._blocks) - 1 else None, None)
+        return lambda rows: linear(rows[:, :, late].flatten(3) if site == "heads" else rows[:, :, late])
+
+    def _after(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
+        """What the site adds to the residual stream, to F."""
+        block = self._blocks[layer]
+        late = slice(-1 if layer == len(self._blocks) - 1 else self._first, None)
+        with torch.no_grad():
+            carrier = self._around.residual[layer][:, None, late]
+            if site == "neurons":
+                carrier = carrier + block.out(self._around.activations["heads"][layer][:, None, late].flatten(3))
+            elif block.parallel:
+                carrier = carrier + block.mlp(carrier)
+
+        def metric(written: Tensor) -> Tensor:
+            stream = carrier + written
+            if site == "heads" and not block.parallel:
+                stream = stream + block.mlp(stream)
+            for later in range(layer + 1, len(self._blocks)):
+                stream = self._through(later, stream)
+            value: Tensor = (self._norm(stream[:, :, -1]) * self._direction[:, None]).sum(-1) + self._offset
+            return value
+
+        return metric
+
+    def _through(self, layer: int, stream: Tensor) -> Tensor:
+        """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, the last position only."""
+        block = self._blocks[layer]
+        normed = block.norm1(stream)
+        d_query = block.n_heads * block.d_head
+        if layer == len(self._blocks) - 1:
+            to_queries, to_keys_values = block.split
+            queries, keys_values = to_queries(normed[:, :, -1:]), to_keys_values(normed)
+            stream = stream[:, :, -1:]
+        else:
+            queries, keys_values = block.qkv(normed).split([d_query, len(block.qkv.weight) - d_query], -1)
+        attended = stream + block.out(self._attention(layer, queries, keys_values))
+        return attended + block.mlp(stream if block.parallel else attended)
+
+    def _attention(self, layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
+        """z of every head, side by side: `[pair, row, query, head * d_head]`."""
+        block = self._blocks[layer]
+        seen = self._seen[-queries.shape[2] :]
+        q = self._rotated(block.heads(queries, "q")).transpose(2, 3)
+        k, v = block.heads(keys_values, "kv").chunk(2, -2)
+        k, v = self._rotated(k).transpose(2, 3), v.transpose(2, 3)
+        shared = self._shared[layer]
+        n_pairs, n_rows = q.shape[:2]
+        # Copies of few shared keys cost less than two products; copies of many cost more than the blocks' matrices.
+        if self._first > 2 * k.shape[3]:
+            z = _two_part_attention(q * block.scale, shared, (k, v), seen[:, self._first :])
+        else:
+            k, v = (
+                torch.cat([old.expand(-1, n_rows, -1, -1, -1), new], 3) for old, new in zip(shared, (k, v), strict=True)
+            )
+            z = functional.scaled_dot_product_attention(
+                q.flatten(0, 1),
+                k.flatten(0, 1),
+                v.flatten(0, 1),
+                attn_mask=seen,
+                scale=block.scale,
+                enable_gqa=block.n_key_value_heads != block.n_heads,
+            ).unflatten(0, (n_pairs, n_rows))
+        return z.transpose(2, 3).flatten(3)
+
+    def _prefix(self, block: Block, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values before the first change, each `[pair, 1, head, pos, d_head]`."""
+        _, to_keys_values = block.split
+        k, v = block.heads(to_keys_values(block.norm1(residual[:, None, : self._first])), "kv").chunk(2, -2)
+        return self._rotated(k, slice(self._first)).transpose(2, 3), v.transpose(2, 3)
+
+    def _rotated(self, x: Tensor, where: slice | None = None) -> Tensor:
+        """Queries or keys `[pair, row, pos, head, d_head]`, at the last positions unless told `where`, rotated."""
+        if not self._rotary:
+            return x
+        cos, sin = (part[where or slice(len(part) - x.shape[2], None)] for part in self._rotary)
+        turned, kept = x.split([cos.shape[-1], x.shape[-1] - cos.shape[-1]], -1)
+        low, high = turned.chunk(2, -1)
+        return torch.cat([turned * cos + torch.cat([-high, low], -1) * sin, kept], -1)
 
 
-def rows_a_batch(n_positions: int, asked: int | None = None) -> int:
-    """Rows of `n_positions` tokens that make one batch: as asked, or enough to fill the cores and no cache twice.
+Engine = Suffix | Hooks
+"""One of the two routes, for the pairs and the run around the site that it was made for."""
 
-    Raises ValueError on fewer than 1.
+
+def _two_part_attention(
+    q: Tensor, shared: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], seen: Tensor
+) -> Float[Tensor, "pair row head query d_head"]:
+    """Softmax attention to shared keys (one product for all rows) and to each row's own keys."""
+    n_groups = q.shape[2] // new[0].shape[2]
+    (shared_k, shared_v), (k, v) = (tuple(t.repeat_interleave(n_groups, 2) for t in part) for part in (shared, new))
+    by_head = q.transpose(1, 2)  # [pair, head, row, query, d_head]
+    old_scores = (by_head.flatten(2, 3) @ shared_k[:, 0].mT).unflatten(2, by_head.shape[2:4])
+    new_scores = (q @ k.mT).transpose(1, 2).masked_fill(~seen, float("-inf"))
+    pattern = torch.cat([old_scores, new_scores], -1).softmax(-1)
+    old, own = pattern.split([shared_k.shape[3], k.shape[3]], -1)
+    from_shared = (old.flatten(2, 3) @ shared_v[:, 0]).unflatten(2, old.shape[2:4]).transpose(1, 2)
+    z: Tensor = from_shared + own.transpose(1, 2) @ v
+    return z
+
+
+def weights_or_reason(model: TransformerBridge, pair: TokenPair, around: Run, other: Run, first: int) -> Decoder | str:
+    """The weights that the `suffix` route may use, or in a few words why the model takes the `hooks` route.
+
+    What `decoder.read` knows is still tried against the whole model, on both sites of layer 0 with the activations of
+    both runs (of one pair): the neurons' rows go through the attention of every block, the heads' through every MLP.
+    So what is not in the weights (a cap on the logits, a hook somebody left) is noticed.
     """
-    if asked is not None and asked < 1:
-        raise InputError(f"batch_size: got {asked}, wanted at least 1. Try batch_size=64.")
-    return asked or max(1, _TOKENS_A_BATCH // n_positions)
+    if around.residual[0].dtype == torch.bfloat16:
+        return "bfloat16 rounds too much to compare it with the whole model"
+    decoder = read(model)
+    if isinstance(decoder, str):
+        return decoder
+    # Float sums over d_model and the depth of the model: a thousand roundings of the metric's size.
+    scale = max(1.0, *(run.logit_diff.abs().max().item() for run in (around, other)))
+    tolerance = 1000 * torch.finfo(around.residual[0].dtype).eps * scale
+    suffix, hooks = Suffix(decoder, [pair], around, first), Hooks(model, [pair], around, first)
+    for site in SITES:
+        rows = torch.stack([run.activations[site][0][:, first:] for run in (around, other)], 1)
+        with torch.no_grad():
+            difference = (suffix.function(site, 0)(rows) - hooks.function(site, 0)(rows)).abs().max().item()
+        if not difference <= tolerance:
+            return f"its weights alone give F off by {difference:.2g} logits"
+    return decoder
+
+
+def swapped(start: Tensor, end: Tensor, components: Tensor) -> Float[Tensor, "pair row pos *component"]:
+    """One row a component: `start` `[pair, pos, component, ...]` with that component, at all positions, from `end`."""
+    rows = start[:, None].repeat(1, len(components), *[1] * (start.ndim - 1))
+    index = torch.arange(len(components), device=start.device)
+    rows[:, index, :, components] = end[:, :, components].movedim(2, 0)
+    return rows
 
 
 @contextmanager
@@ -82,35 +262,10 @@ def replaced(point: HookPoint, rows: Tensor) -> Iterator[None]:
         point.fwd_hooks.remove(handle)
 
 
-def _restart_at_block(model: TransformerBridge, pair: TokenPair, around: Run, site: Site, layer: int) -> SiteFunction:
-    point = model.hook_dict[hook_name(site, layer)]
-    blocks = list(model.blocks)[layer:]
-    direction = (model.W_U[:, pair.answer] - model.W_U[:, pair.distractor]).detach()
-    offset = (model.b_U[pair.answer] - model.b_U[pair.distractor]).detach()
-
-    def metric(rows: Tensor) -> Float[Tensor, " rows"]:
-        residual = around.residual[layer].expand(len(rows), -1, -1)
-        with replaced(point, rows):
-            residual = _first(blocks[0](residual))
-        for block in blocks[1:]:
-            residual = _first(block(residual))
-        value: Tensor = model.ln_final(residual[:, -1:])[:, 0] @ direction + offset
-        return value
-
-    return metric
-
-
-def _whole_model(model: TransformerBridge, pair: TokenPair, around: Run, site: Site, layer: int) -> SiteFunction:
-    point = model.hook_dict[hook_name(site, layer)]
-
-    def metric(rows: Tensor) -> Float[Tensor, " rows"]:
-        with replaced(point, rows):
-            logits = model(around.tokens.expand(len(rows), -1), logits_to_keep=1)
-        value: Tensor = logits[:, -1, pair.answer] - logits[:, -1, pair.distractor]
-        return value
-
-    return metric
-
-
-def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
+def _answers(pairs: Sequence[TokenPair], around: Run) -> tuple[Tensor, Tensor]:
+    """Answer and distractor of each pair."""
+    device = around.tokens.device
+    return (
+        torch.tensor([pair.answer for pair in pairs], device=device),
+        torch.tensor([pair.distractor for pair in pairs], device=device),
+    )

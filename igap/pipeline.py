@@ -53,7 +53,8 @@ class Result:
     corrupted_logit_diff: float
     """F(x'), in logits."""
     route: str
-    """How the engine ran the model: from the block (`blocks`) or whole with hooks (`hooks`)."""
+    """How the engine ran the model: what comes after the site (`suffix`) or whole with hooks (`hooks`)."""
+    why_route: str
     maps: Mapping[Site, Mapping[str, AttributionMap]]
     """By site, then method: ig, ap, atp."""
     comparisons: Mapping[Site, Comparison]
@@ -84,7 +85,7 @@ def check(config: RunConfig) -> TokenPair:
     Raises ValueError on a bad pair, quadrature, checkpoint or device.
     """
     pair = prompt_pair(config)
-    check_quadrature(config.ig.method, config.ig.n_steps)
+    check_quadrature(config.ig.method, config.ig.n_steps, config.ig.path)
     resolve_device(config.device)
     header = read_header(config.model.name, config.model.revision)
     known: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
@@ -123,8 +124,9 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
     seconds["model"] = time.perf_counter() - started
     baseline = reference_baseline(config)
     with contrast(model, pair) as question:
-        tokens, route = question.pair, question.route
-        clean, corrupted = question.clean.logit_diff, question.corrupted.logit_diff
+        (tokens,) = question.pairs
+        clean, corrupted = question.clean.logit_diff.item(), question.corrupted.logit_diff.item()
+        route, why = question.route, question.why
 
     maps: dict[Site, dict[str, AttributionMap]] = {site: {} for site in SITES}
     methods: dict[str, Callable[[Site, Progress | None], AttributionMap]] = {
@@ -135,13 +137,21 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
             baseline=baseline,
             direction=config.direction,
             n_steps=config.ig.n_steps,
+            tolerance=config.ig.tolerance,
             method=config.ig.method,
             path=config.ig.path,
             batch_size=config.batch_size,
+            memory_gib=config.memory_gib,
             on_progress=progress,
         ),
         "ap": lambda site, progress: activation_patching(
-            model, pair, site, direction=config.direction, batch_size=config.batch_size, on_progress=progress
+            model,
+            pair,
+            site,
+            direction=config.direction,
+            batch_size=config.batch_size,
+            memory_gib=config.memory_gib,
+            on_progress=progress,
         ),
         "atp": lambda site, progress: attribution_patching(
             model, pair, site, direction=config.direction, on_progress=progress
@@ -162,6 +172,7 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
         clean_logit_diff=clean,
         corrupted_logit_diff=corrupted,
         route=route,
+        why_route=why,
         maps=maps,
         comparisons=comparisons,
         seconds=seconds,
@@ -200,7 +211,11 @@ def _warnings(config: RunConfig, gap: float, maps: Mapping[Site, Mapping[str, At
             found.append(
                 f"ig: the completeness delta of {site} is above {DELTA_TOLERANCE:.0%} of the layer's effect in "
                 f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} (worst: {ig.delta[worst]:+.3g} of "
-                f"{ig.layer_effect[worst]:+.3g} logits in layer {worst}). Use more steps: "
-                f"ig.n_steps={4 * config.ig.n_steps}."
+                f"{ig.layer_effect[worst]:+.3g} logits in layer {worst}). "
+                + (
+                    "No number of steps tried was enough: the path has a kink there."
+                    if config.ig.n_steps == "auto"
+                    else f"Use more steps: ig.n_steps={4 * config.ig.n_steps}, or ig.n_steps=auto."
+                )
             )
     return tuple(found)

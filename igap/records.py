@@ -100,6 +100,7 @@ def summarize(result: Result) -> Summary:
         "model/dtype": config.model.dtype,
         "device": result.device,
         "route": result.route,
+        "route/reason": result.why_route,
         "prompts/clean": config.prompts.clean,
         "prompts/corrupted": config.prompts.corrupted,
         "prompts/answer": config.prompts.answer,
@@ -111,6 +112,7 @@ def summarize(result: Result) -> Summary:
         "ig/n_steps": config.ig.n_steps,
         "ig/method": config.ig.method,
         "ig/path": config.ig.path,
+        **{f"{site}/ig_n_steps": _steps(result, site) for site in SITES},
         "warnings": "\n".join(result.warnings),
     }
     return summary | {f"version/{name}": version for name, version in result.versions.items()}
@@ -151,6 +153,13 @@ def _delta(result: Result, site: Site) -> float:
     delta = result.maps[site]["ig"].delta
     assert delta is not None
     return float(delta.abs().max())
+
+
+def _steps(result: Result, site: Site) -> str:
+    """Quadrature nodes of each layer, first to last."""
+    n_steps = result.maps[site]["ig"].n_steps
+    assert n_steps is not None
+    return " ".join(map(str, n_steps.tolist()))
 
 
 def _tensors(result: Result) -> dict[str, torch.Tensor]:

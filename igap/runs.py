@@ -1,9 +1,9 @@
-"""One run of the model on one prompt, kept whole: the activations of every site, and the metric.
+"""One run of the model on one prompt of each pair, kept whole: the activations of every site, and the metric.
 
 `frozen` is how the model is borrowed: evaluation mode, no parameter gradients, and everything given back afterwards.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,15 +19,25 @@ from igap.sites import SITES, Site, hook_name
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A forward pass on one prompt: what a patch starts from, and what it takes from."""
+    """A forward pass on one prompt of each pair: what a patch starts from, and what it takes from."""
 
-    tokens: Int[Tensor, "1 pos"]
-    residual: tuple[Float[Tensor, "1 pos d_model"], ...]
+    tokens: Int[Tensor, "pair pos"]
+    residual: tuple[Float[Tensor, "pair pos d_model"], ...]
     """The input of each block."""
     activations: Mapping[Site, tuple[Tensor, ...]]
-    """One tensor a layer: `heads` `[1, pos, head, d_head]`, `neurons` `[1, pos, d_mlp]`."""
-    logit_diff: float
+    """One tensor a layer: `heads` `[pair, pos, head, d_head]`, `neurons` `[pair, pos, d_mlp]`."""
+    logit_diff: Float[Tensor, " pair"]
     """F: logit[answer] - logit[distractor] at the last position, in logits."""
+
+    def of_pair(self, index: int) -> "Run":
+        """The run of one pair alone."""
+        one = slice(index, index + 1)
+        return Run(
+            tokens=self.tokens[one],
+            residual=tuple(stream[one] for stream in self.residual),
+            activations={site: tuple(a[one] for a in layers) for site, layers in self.activations.items()},
+            logit_diff=self.logit_diff[one],
+        )
 
 
 @contextmanager
@@ -47,8 +57,11 @@ def frozen(model: TransformerBridge) -> Iterator[None]:
             module.training = True
 
 
-def record(model: TransformerBridge, tokens: Int[Tensor, "1 pos"], pair: TokenPair, *, name: str) -> Run:
-    """The run of `model` on `tokens`. Raises ValueError (naming `name` and the layer) on NaN or infinity."""
+def record(model: TransformerBridge, tokens: Int[Tensor, "pair pos"], pairs: Sequence[TokenPair], *, name: str) -> Run:
+    """The run of `model` on `tokens`, one prompt a pair, all of one length.
+
+    Raises ValueError (naming `name` and the layer) on NaN or infinity.
+    """
     n_layers = model.cfg.n_layers
     residual = [f"blocks.{layer}.hook_in" for layer in range(n_layers)]
     sites = {site: [hook_name(site, layer) for layer in range(n_layers)] for site in SITES}
@@ -60,12 +73,15 @@ def record(model: TransformerBridge, tokens: Int[Tensor, "1 pos"], pair: TokenPa
         )
     # no_grad and not inference_mode: Integrated Gradients differentiates with respect to copies of these tensors.
     with torch.no_grad():
-        logits, cache = model.run_with_cache(tokens, names_filter=[*residual, *sites["heads"], *sites["neurons"]])
+        logits, cache = model.run_with_cache(
+            tokens, names_filter=[*residual, *sites["heads"], *sites["neurons"]], logits_to_keep=1
+        )
+    each, answer, distractor = range(len(pairs)), [p.answer for p in pairs], [p.distractor for p in pairs]
     run = Run(
         tokens=tokens,
         residual=tuple(cache[hook] for hook in residual),
         activations={site: tuple(cache[hook] for hook in hooks) for site, hooks in sites.items()},
-        logit_diff=(logits[0, -1, pair.answer] - logits[0, -1, pair.distractor]).item(),
+        logit_diff=logits[each, -1, answer] - logits[each, -1, distractor],
     )
     _check_finite(run, name)
     return run
@@ -77,7 +93,7 @@ def _check_finite(run: Run, name: str) -> None:
         for layer, tensors in enumerate(zip(run.residual, *(run.activations[site] for site in SITES), strict=True))
         for what, tensor in zip(("block input", *SITES), tensors, strict=True)
     ]
-    stages.append(("the logits", torch.tensor(run.logit_diff)))
+    stages.append(("the logits", run.logit_diff))
     for where, tensor in stages:
         if not tensor.isfinite().all():
             raise InputError(

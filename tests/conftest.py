@@ -53,7 +53,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
-def save_checkpoint(architecture: str, n_layers: int, folder: Path) -> None:
+def save_checkpoint(architecture: str, n_layers: int, folder: Path, **settings: object) -> None:
+    """A random checkpoint of this architecture, with these settings of its transformers config."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -74,7 +75,7 @@ def save_checkpoint(architecture: str, n_layers: int, folder: Path) -> None:
         "opt": {**later, "ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3},
     }[architecture]
     config = CONFIG_MAPPING[architecture](
-        vocab_size=len(WORDS), bos_token_id=0, eos_token_id=0, **{"initializer_range": 0.3, **shape}
+        vocab_size=len(WORDS), bos_token_id=0, eos_token_id=0, **{"initializer_range": 0.3, **shape, **settings}
     )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)

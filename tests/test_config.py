@@ -80,8 +80,15 @@ def test_examples_are_accepted_by_the_schema(default):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("ig.n_steps", 0, r"ig\.n_steps: got 0, wanted at least 1\. Try ig\.n_steps=50\."),
+        (
+            "ig.n_steps",
+            0,
+            r"ig\.n_steps: got 0, wanted a whole number from 1 to 1000000, or auto\. Try ig\.n_steps=50\.",
+        ),
         ("ig.n_steps", "50", r"ig\.n_steps: got '50', wanted a whole number"),
+        ("ig.n_steps", True, r"ig\.n_steps: got True, wanted a whole number"),
+        ("ig.tolerance", 0.0, r"ig\.tolerance: got 0\.0, wanted more than 0\. Try ig\.tolerance=0\.001\."),
+        ("memory_gib", 0.0, r"memory_gib: got 0\.0, wanted more than 0\. Try memory_gib=2\."),
         ("ig.n_step", 5, r"ig\.n_step: got a key that no run has, wanted one of .*ig\.n_steps"),
         ("prompts.min_gap", -1.0, r"prompts\.min_gap: got -1\.0, wanted at least 0"),
         ("prompts.min_gap", float("nan"), r"prompts\.min_gap: got nan, wanted a finite number"),

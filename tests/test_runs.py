@@ -41,7 +41,7 @@ def test_a_borrowed_model_comes_back_unchanged_after_an_error(checkpoint, pair):
     model = load_model(str(checkpoint("gpt2")), dtype="float64")
     before = state(model)
     with pytest.raises(RuntimeError), contrast(model, pair) as question:
-        question.function("heads", 1)(torch.zeros(2, 3, 1, 1, dtype=torch.float64))  # no such shape of z
+        question.function("heads", 1)(torch.zeros(1, 2, 3, 1, 1, dtype=torch.float64))  # no such shape of z
     assert_unchanged(before, state(model))
 
 
@@ -65,19 +65,21 @@ def test_a_run_holds_the_models_own_activations(small, pair):
     model = small("gpt_neox")
     tokens = tokenize(model, pair)
     logits, cache = model.run_with_cache(tokens.clean)
-    run = record(model, tokens.clean, tokens, name="clean")
+    run = record(model, tokens.clean, [tokens], name="clean")
     for layer in range(3):
         assert torch.equal(run.activations["heads"][layer], cache[f"blocks.{layer}.attn.hook_z"])
         assert torch.equal(run.activations["neurons"][layer], cache[f"blocks.{layer}.mlp.hook_post"])
         assert torch.equal(run.residual[layer], cache[f"blocks.{layer}.hook_resid_pre"])
-    assert run.logit_diff == pytest.approx((logits[0, -1, tokens.answer] - logits[0, -1, tokens.distractor]).item())
+    assert run.logit_diff.item() == pytest.approx(
+        (logits[0, -1, tokens.answer] - logits[0, -1, tokens.distractor]).item()
+    )
 
 
 def test_left_padding_changes_nothing_of_the_metric(small, pair):
     """A prompt is run alone and unpadded; the same prompt, padded on the left and masked, has the same F."""
     model = small("gpt2")
     tokens = tokenize(model, pair)
-    run = record(model, tokens.clean, tokens, name="clean")
+    run = record(model, tokens.clean, [tokens], name="clean")
     hf = model.original_model
     width = tokens.clean.shape[1]
     padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), tokens.clean], 1)
@@ -85,7 +87,7 @@ def test_left_padding_changes_nothing_of_the_metric(small, pair):
     positions = torch.tensor([[0] * 3 + list(range(width))])
     with torch.no_grad():
         logits = hf(input_ids=padded, attention_mask=mask, position_ids=positions).logits[0, -1]
-    assert run.logit_diff == pytest.approx((logits[tokens.answer] - logits[tokens.distractor]).item(), abs=1e-9)
+    assert run.logit_diff.item() == pytest.approx((logits[tokens.answer] - logits[tokens.distractor]).item(), abs=1e-9)
 
 
 @pytest.mark.parametrize("layer", [0, 2])
@@ -98,4 +100,4 @@ def test_infinite_activations_are_refused_by_layer(checkpoint, pair, layer):
         frozen(model),
         pytest.raises(ValueError, match=rf"clean run: got NaN or infinity in layer {layer} \(neurons\)"),
     ):
-        record(model, tokens.clean, tokens, name="clean")
+        record(model, tokens.clean, [tokens], name="clean")

@@ -3,12 +3,15 @@
 Kramar et al. 2024 (arXiv 2403.00745).
 """
 
+from collections.abc import Sequence
+
 import torch
+from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.attribution.maps import AttributionMap, Progress, per_component
+from igap.attribution.maps import Advance, AttributionMap, Progress, over_pairs, per_component
 from igap.baselines import Baseline, BaselineKind
-from igap.contrast import Direction, contrast
+from igap.contrast import Contrast, Direction
 from igap.forward import Route
 from igap.prompts import PromptPair
 from igap.sites import Site
@@ -16,7 +19,7 @@ from igap.sites import Site
 
 def attribution_patching(
     model: TransformerBridge,
-    pair: PromptPair,
+    pair: PromptPair | Sequence[PromptPair],
     site: Site = "heads",
     *,
     baseline: BaselineKind | Baseline = "corrupted",
@@ -25,26 +28,32 @@ def attribution_patching(
     route: Route | None = None,
     on_progress: Progress | None = None,
 ) -> AttributionMap:
-    """(a' - a) . dF/da at a, for every component: `[layer, component]`, in logits.
+    """(a' - a) . dF/da at a, for every component: `[layer, component]`, in logits. Of several pairs, the mean.
 
     Integrated Gradients with its whole path at alpha = 0: what activation patching would give were F linear.
     """
-    by_position = []
-    with contrast(model, pair, baseline=baseline, direction=direction, route=route) as question, torch.enable_grad():
-        width = question.n_components(site)
+
+    def method(question: Contrast, advance: Advance) -> list[AttributionMap]:
+        by_position = []
         for layer in range(question.n_layers):
             start, end = question.ends(site, layer)
-            leaf = start.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(question.function(site, layer)(leaf).sum(), leaf)
-            by_position.append(per_component((end - start) * gradient, site)[0])
-            if on_progress:
-                on_progress((layer + 1) * width, question.n_layers * width)
-    effects = torch.stack(by_position).cpu()
-    return AttributionMap(
-        "atp",
-        site,
-        effects.sum(1),
-        gap=question.gap,
-        min_gap=pair.min_gap,
-        effect_by_position=effects if per_position else None,
-    )
+            leaf = start[:, None].clone().requires_grad_()
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(question.function(site, layer)(leaf).sum(), leaf)
+            by_position.append(per_component((end - start) * gradient[:, 0], site))
+            advance((layer + 1) * question.n_components(site))
+        effects = torch.stack(by_position, 1).cpu()
+        whole = functional.pad(effects, (0, 0, question.first, 0)) if per_position else None
+        return [
+            AttributionMap(
+                "atp",
+                site,
+                effects[index].sum(1),
+                gap=gap,
+                min_gap=pair.min_gap,
+                effect_by_position=None if whole is None else whole[index],
+            )
+            for index, (gap, pair) in enumerate(zip(question.gap.tolist(), question.pairs, strict=True))
+        ]
+
+    return over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)

@@ -4,39 +4,53 @@ Sundararajan et al. 2017 (arXiv 1703.01365). Captum integrates; the path is ours
 path's start: here it starts at the run's activation and ends at the baseline's, so IG has activation patching's sign.
 """
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
+from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.attribution.maps import AttributionMap, Progress, moved_components, per_component, swapped
+from igap.attribution.maps import (
+    Advance,
+    AttributionMap,
+    Progress,
+    completeness_bound,
+    over_pairs,
+    per_component,
+)
 from igap.baselines import Baseline, BaselineKind
-from igap.contrast import Contrast, Direction, contrast
+from igap.contrast import Contrast, Direction
 from igap.errors import InputError
-from igap.forward import Route, SiteFunction, rows_a_batch
+from igap.forward import Route, SiteFunction, swapped
+from igap.memory import Rows
 from igap.prompts import PromptPair
 from igap.sites import Site
 
 Path = Literal["joint", "single"]
 Quadrature = Literal["gausslegendre", "riemann_left", "riemann_middle", "riemann_right"]
+Steps = int | Literal["auto"]
 
 _MOST_NODES = 2000
+_FIRST_NODES, _LAST_NODES = 3, 768
 
 
 def integrated_gradients(
     model: TransformerBridge,
-    pair: PromptPair,
+    pair: PromptPair | Sequence[PromptPair],
     site: Site = "heads",
     *,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
-    n_steps: int = 50,
+    n_steps: Steps = 50,
+    tolerance: float = 1e-3,
     method: Quadrature = "gausslegendre",
     path: Path = "joint",
     per_position: bool = False,
     batch_size: int | None = None,
+    memory_gib: float | None = None,
     route: Route | None = None,
     on_progress: Progress | None = None,
 ) -> AttributionMap:
@@ -44,54 +58,62 @@ def integrated_gradients(
 
     `path="joint"` moves all components of a layer together; their effects sum to F(all replaced) - F(x). With
     `path="single"` only the component moves: by completeness that is activation patching. Each of the `n_steps`
-    quadrature nodes costs a forward and a backward pass a layer (joint) or a component (single).
+    quadrature nodes costs a forward and a backward pass a layer (joint) or a component (single). `n_steps="auto"`
+    (joint) doubles the nodes of a layer, from 3 to at most 768, until its delta is below `tolerance` of the layer's
+    effect and no component moved by more than that at the last doubling. Of several pairs, the mean.
     """
-    check_quadrature(method, n_steps)
+    check_quadrature(method, n_steps, path, tolerance)
+
+    def of_layer(question: Contrast, layer: int, rows: Rows) -> tuple[Tensor, Tensor, Tensor, int]:
+        function = question.function(site, layer)
+        start, end = (ends[:, None] for ends in question.ends(site, layer))
+        with torch.no_grad():
+            layer_effect = (function(end) - function(start))[:, 0]
+        found: list[Tensor] = []
+        nodes = n_steps if isinstance(n_steps, int) else _FIRST_NODES
+        while True:
+            found.append(per_component(_along(function, start, end, nodes, method, rows)[:, 0], site))
+            delta = found[-1].sum((1, 2)) - layer_effect
+            bound = completeness_bound(layer_effect, question.gap, tolerance)
+            settled = len(found) > 1 and bool(((found[-1] - found[-2]).sum(1).abs() <= bound[:, None]).all())
+            if n_steps != "auto" or nodes >= _LAST_NODES or (settled and bool((delta.abs() <= bound).all())):
+                return found[-1], delta, layer_effect, nodes
+            nodes *= 2
+
+    def of_pairs(question: Contrast, advance: Advance) -> list[AttributionMap]:
+        rows = question.rows(batch_size, memory_gib, gradients=True)
+        layers = []
+        for layer in range(question.n_layers):
+            if path == "joint":
+                layers.append(of_layer(question, layer, rows))
+            else:
+                assert isinstance(n_steps, int)
+                layers.append((*_one_by_one(question, site, layer, n_steps, method, rows), n_steps))
+            advance((layer + 1) * question.n_components(site))
+        effects, deltas, layer_effects = (torch.stack(parts, 1).cpu() for parts in list(zip(*layers, strict=True))[:3])
+        whole = functional.pad(effects, (0, 0, question.first, 0)) if per_position else None
+        return [
+            AttributionMap(
+                "ig",
+                site,
+                effects[index].sum(1),
+                gap=gap,
+                min_gap=pair.min_gap,
+                delta=deltas[index],
+                layer_effect=layer_effects[index],
+                n_steps=torch.tensor([nodes for *_, nodes in layers]),
+                effect_by_position=None if whole is None else whole[index],
+            )
+            for index, (gap, pair) in enumerate(zip(question.gap.tolist(), question.pairs, strict=True))
+        ]
+
+    return over_pairs(of_pairs, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)
+
+
+def check_quadrature(method: str, n_steps: Steps, path: str = "joint", tolerance: float = 1e-3) -> None:
+    """Raises ValueError on an unknown or biased quadrature method, or a number of steps that it cannot have."""
     if path not in get_args(Path):
         raise InputError(f"ig.path: got {path!r}, wanted joint or single.")
-    with contrast(model, pair, baseline=baseline, direction=direction, route=route) as question:
-        size = rows_a_batch(question.around.tokens.shape[1], batch_size)
-        effects, deltas, layer_effects = [], [], []
-        width = question.n_components(site)
-        for layer in range(question.n_layers):
-            start, end = question.ends(site, layer)
-            function = question.function(site, layer)
-            if path == "joint":
-                with torch.no_grad():
-                    layer_effects.append((function(end) - function(start))[0])
-                effect = per_component(_along(function, start, end, n_steps, method, size), site)[0]
-                deltas.append(effect.sum() - layer_effects[-1])
-            else:
-                effect, delta, replaced = _one_by_one(question, site, layer, n_steps, method, size)
-                deltas.append(delta)
-                layer_effects.append(replaced)
-            effects.append(effect)
-            if on_progress:
-                on_progress((layer + 1) * width, question.n_layers * width)
-    by_position = torch.stack(effects).cpu()
-    return AttributionMap(
-        "ig",
-        site,
-        by_position.sum(1),
-        gap=question.gap,
-        min_gap=pair.min_gap,
-        delta=torch.stack(deltas).cpu(),
-        layer_effect=torch.stack(layer_effects).cpu(),
-        effect_by_position=by_position if per_position else None,
-    )
-
-
-def check_quadrature(method: str, n_steps: int) -> None:
-    """Raises ValueError on an unknown or biased quadrature method, or a number of steps that it cannot have."""
-    if n_steps < 1:
-        raise InputError(f"ig.n_steps: got {n_steps}, wanted a whole number of at least 1. Try ig.n_steps=50.")
-    if n_steps == 1 and method.startswith("riemann"):
-        raise InputError(f"ig.n_steps: got 1, wanted at least 2 with ig.method={method}. Try ig.n_steps=50.")
-    if n_steps > _MOST_NODES and method == "gausslegendre":
-        raise InputError(
-            f"ig.n_steps: got {n_steps}, wanted at most {_MOST_NODES} with ig.method=gausslegendre, whose nodes take "
-            "n_steps squared memory to find. Use fewer steps, or ig.method=riemann_middle."
-        )
     if method == "riemann_trapezoid":
         raise InputError(
             "ig.method: got 'riemann_trapezoid', whose weights in Captum sum to (n_steps - 1) / n_steps: every "
@@ -99,40 +121,79 @@ def check_quadrature(method: str, n_steps: int) -> None:
         )
     if method not in get_args(Quadrature):
         raise InputError(f"ig.method: got {method!r}, wanted one of {', '.join(get_args(Quadrature))}.")
+    if n_steps == "auto":
+        if path != "joint":
+            raise InputError("ig.n_steps: got auto with ig.path=single, wanted a number there. Try ig.n_steps=50.")
+        if not tolerance > 0:
+            raise InputError(f"ig.tolerance: got {tolerance}, wanted more than 0. Try ig.tolerance=0.001.")
+        return
+    if not isinstance(n_steps, int) or n_steps < 1:
+        raise InputError(f"ig.n_steps: got {n_steps}, wanted a whole number of at least 1, or auto. Try ig.n_steps=50.")
+    if n_steps == 1 and method.startswith("riemann"):
+        raise InputError(f"ig.n_steps: got 1, wanted at least 2 with ig.method={method}. Try ig.n_steps=50.")
+    if n_steps > _MOST_NODES and method == "gausslegendre":
+        raise InputError(
+            f"ig.n_steps: got {n_steps}, wanted at most {_MOST_NODES} with ig.method=gausslegendre, whose nodes take "
+            "n_steps squared memory to find. Use fewer steps, or ig.method=riemann_middle."
+        )
 
 
-def _along(
-    function: SiteFunction, start: Tensor, end: Tensor, n_steps: int, method: Quadrature, batch_size: int
-) -> Tensor:
-    """Attributions of each entry along the straight path from `start` to `end`, both `[rows, pos, ...]`, in logits."""
-    with torch.enable_grad():
-        attributions: Tensor = IntegratedGradients(function).attribute(
-            inputs=end,
-            baselines=start,
+def _along(function: SiteFunction, start: Tensor, end: Tensor, n_steps: int, method: Quadrature, rows: Rows) -> Tensor:
+    """Attributions of each entry along the straight path from `start` to `end`, `[pair, row, pos, ...]`, in logits."""
+    shape = start.shape[:2]
+    n_paths = shape[0] * shape[1]
+
+    def stacked(points: Tensor) -> Tensor:  # Captum puts the nodes one below the other: [node * pair * row, pos, ...]
+        by_pair = points.unflatten(0, (-1, *shape)).transpose(0, 1).flatten(1, 2)
+        values: Tensor = function(by_pair).unflatten(1, (-1, shape[1])).transpose(0, 1).flatten()
+        return values
+
+    def attribute() -> Tensor:
+        flat: Tensor = IntegratedGradients(stacked).attribute(
+            inputs=end.flatten(0, 1),
+            baselines=start.flatten(0, 1),
             n_steps=n_steps,
             method=method,
-            internal_batch_size=max(batch_size, len(start)),
+            internal_batch_size=max(rows.number, n_paths),
         )
-    return attributions.detach()
+        return flat
+
+    while True:
+        with torch.enable_grad():
+            found = rows.attempt(attribute, max(min(rows.number, n_steps * n_paths), n_paths), smallest=n_paths)
+        if found is not None:
+            attributions: Tensor = found.detach().unflatten(0, shape)
+            return attributions
 
 
 def _one_by_one(
-    question: Contrast, site: Site, layer: int, n_steps: int, method: Quadrature, batch_size: int
+    question: Contrast, site: Site, layer: int, n_steps: int, method: Quadrature, rows: Rows
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Single-path effects `[pos, component]` of a layer, the delta farthest from 0, that component's exact effect."""
+    """Single-path effects `[pair, pos, component]` of a layer, each pair's farthest delta and its exact effect."""
     start, end = question.ends(site, layer)
-    function = question.function(site, layer)
-    effect = start.new_zeros(start.shape[1], start.shape[2])
-    worst = replaced = start.new_zeros(())
-    for components in moved_components(question, site, layer, max(1, batch_size // n_steps)):
-        rows = swapped(start, end, components)
-        attributions = per_component(_along(function, start.expand_as(rows), rows, n_steps, method, batch_size), site)
-        own = attributions[torch.arange(len(components)), :, components]
-        effect[:, components] = own.T
+    function, patches, moved = (
+        question.function(site, layer),
+        question.patches(site, layer),
+        question.moved(site, layer),
+    )
+    effect = start.new_zeros(start.shape[:3])
+    exact = start.new_zeros(len(start), start.shape[2])
+    with torch.no_grad():
+        unpatched = function(start[:, None])
+
+    def along(components: Tensor) -> Tensor:
+        ends = swapped(start, end, components)
+        attributions = per_component(
+            _along(function, start[:, None].expand_as(ends), ends, n_steps, method, rows), site
+        )
+        # Of each row its own component: [pair, pos, row].
+        return attributions[:, torch.arange(len(components)), :, components].permute(1, 2, 0)
+
+    for components, own in rows.each(along, moved.any(0).nonzero().flatten(), len(start) * n_steps):
+        effect[:, :, components] = own
         with torch.no_grad():
-            exact = function(rows) - function(start)
-        deltas = own.sum(1) - exact
-        farthest = deltas.abs().argmax()
-        if deltas[farthest].abs() > worst.abs():
-            worst, replaced = deltas[farthest], exact[farthest]
-    return effect, worst, replaced
+            exact[:, components] = patches(components) - unpatched
+    exact.masked_fill_(~moved, 0)
+    deltas = effect.sum(1) - exact
+    farthest = deltas.abs().argmax(1, keepdim=True)
+    return effect, deltas.gather(1, farthest)[:, 0], exact.gather(1, farthest)[:, 0]

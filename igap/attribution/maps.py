@@ -1,22 +1,27 @@
 """The result of every attribution method: one number a component, with its unit and its completeness delta."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
 
-from igap.contrast import Contrast
+from igap.baselines import Baseline, BaselineKind
+from igap.contrast import Contrast, Direction, contrasts
+from igap.errors import InputError
+from igap.forward import Route
+from igap.prompts import PromptPair
 from igap.sites import Site
 
 Progress = Callable[[int, int], None]
-"""Called with (components done, components in all)."""
+"""Called with (components done, components in all), over all pairs."""
 
 
 @dataclass(frozen=True, eq=False)
 class AttributionMap:
-    """What one method says about every component of one site."""
+    """What one method says about every component of one site, on one prompt pair or in the mean over several."""
 
     method: str
     """ig, ap or atp."""
@@ -29,29 +34,37 @@ class AttributionMap:
     """Logits. Below this absolute gap scores are missing (NaN)."""
     delta: Float[Tensor, " layer"] | None = None
     """IG only. Completeness delta in logits: (sum of the layer's effects) - (F(all of the site replaced) - F(x)).
-    For the single path, where each component has its own completeness, the one farthest from 0: IG_c - AP_c."""
+    For the single path, where each component has its own completeness, the one farthest from 0: IG_c - AP_c.
+    Of several pairs, the one farthest from 0."""
     layer_effect: Float[Tensor, " layer"] | None = None
-    """IG only. F(all of the site replaced) - F(x), in logits; for the single path that of delta's component."""
+    """IG only. F(all of the site replaced) - F(x), in logits; of delta's component and pair where those are chosen."""
+    n_steps: Int[Tensor, " layer"] | None = None
+    """IG only. Quadrature nodes of the numbers given, the most of any pair."""
     effect_by_position: Float[Tensor, "layer pos component"] | None = None
-    """Logits; sums to `effect` over positions. Only where asked for."""
+    """Logits; sums to `effect` over positions. Only where asked for, of one pair."""
+    pairs: tuple["AttributionMap", ...] = ()
+    """The maps of the pairs that this one is the mean of; empty for one pair."""
 
     @property
     def score(self) -> Float[Tensor, "layer component"]:
         """effect / gap: 0 no effect, -1 (noising) the component alone carries F all the way to the corrupted run.
 
-        NaN everywhere when |gap| < min_gap or the gap is 0: a quotient by almost nothing says nothing.
+        NaN everywhere when |gap| < min_gap or the gap is 0: a quotient by almost nothing says nothing. Over several
+        pairs the mean of the scores that there are.
         """
+        if self.pairs:
+            return torch.stack([one.score for one in self.pairs]).nanmean(0)
         if not scores_exist(self.gap, self.min_gap):
             return torch.full_like(self.effect, float("nan"))
         return self.effect / self.gap
 
     def incomplete_layers(self, tolerance: float = 0.01) -> list[int]:
         """Layers whose |delta| is above `tolerance` times |layer_effect| and above rounding; empty without a delta."""
+        if self.pairs:
+            return sorted({layer for one in self.pairs for layer in one.incomplete_layers(tolerance)})
         if self.delta is None or self.layer_effect is None:
             return []
-        # Captum's nodes and weights are float32 whatever the model's dtype.
-        rounding = 100 * torch.finfo(torch.float32).eps * max(1.0, abs(self.gap))
-        bound = (tolerance * self.layer_effect.abs()).clamp(min=rounding)
+        bound = completeness_bound(self.layer_effect, torch.tensor(self.gap), tolerance)
         return [int(layer) for layer in (self.delta.abs() > bound).nonzero().flatten()]
 
 
@@ -60,20 +73,76 @@ def scores_exist(gap: float, min_gap: float) -> bool:
     return gap != 0 and abs(gap) >= min_gap
 
 
-def per_component(attributions: Tensor, site: Site) -> Float[Tensor, "rows pos component"]:
+def completeness_bound(layer_effect: Tensor, gap: Tensor, tolerance: float) -> Tensor:
+    """How far a completeness delta may be from 0, in logits: a share of the layer's effect, or rounding."""
+    # Captum's nodes and weights are float32 whatever the model's dtype.
+    rounding = 100 * torch.finfo(torch.float32).eps * gap.abs().clamp(min=1.0)
+    return torch.maximum(tolerance * layer_effect.abs(), rounding)
+
+
+def per_component(attributions: Tensor, site: Site) -> Float[Tensor, "*rows pos component"]:
     """Attributions of a site's activation summed over d_head (heads) or as they are (neurons)."""
     return attributions.sum(-1) if site == "heads" else attributions
 
 
-def moved_components(contrast: Contrast, site: Site, layer: int, batch_size: int) -> tuple[Tensor, ...]:
-    """Indices of the components whose activation is not equal at both ends, in batches; all others have effect 0."""
-    start, end = contrast.ends(site, layer)
-    moved = per_component((start != end).to(start.dtype), site)[0].sum(0).nonzero().flatten()
-    return moved.split(batch_size) if len(moved) else ()
+Advance = Callable[[int], None]
+"""Called with the components done so far of the pairs at hand."""
+Method = Callable[[Contrast, Advance], list[AttributionMap]]
+"""One map a pair of the Contrast."""
 
 
-def swapped(start: Tensor, end: Tensor, components: Tensor) -> Tensor:
-    """One row a component: `start` `[1, pos, component, ...]` with that component, at all positions, from `end`."""
-    rows = start.repeat(len(components), *[1] * (start.ndim - 1))
-    rows[torch.arange(len(components)), :, components] = end[0][:, components].movedim(0, 1)
-    return rows
+def over_pairs(
+    method: Method,
+    model: TransformerBridge,
+    pair: PromptPair | Sequence[PromptPair],
+    site: Site,
+    on_progress: Progress | None,
+    *,
+    baseline: BaselineKind | Baseline,
+    direction: Direction,
+    route: Route | None,
+) -> AttributionMap:
+    """The method's map of a pair, or the mean of several pairs' maps with each of them in `pairs`.
+
+    Raises ValueError when there is no pair.
+    """
+    pairs = [pair] if isinstance(pair, PromptPair) else list(pair)
+    if not pairs:
+        raise InputError("prompts: got no pair, wanted at least one.")
+    found: dict[int, AttributionMap] = {}
+    with contrasts(model, pairs, baseline=baseline, direction=direction, route=route) as groups:
+        for indices, question in groups:
+            in_all = question.n_layers * question.n_components(site)
+
+            def advance(done: int, before: int = len(found), at_once: int = len(indices), each: int = in_all) -> None:
+                if on_progress:
+                    on_progress(before * each + at_once * done, len(pairs) * each)
+
+            found.update(zip(indices, method(question, advance), strict=True))
+            advance(in_all)
+    return mean([found[index] for index in range(len(pairs))])
+
+
+def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
+    """The mean of one method's maps of several pairs; one map as it is."""
+    if len(maps) == 1:
+        return maps[0]
+    one = maps[0]
+    delta = layer_effect = n_steps = None
+    if one.delta is not None and one.layer_effect is not None:
+        deltas, layer_effects = (torch.stack([getattr(m, name) for m in maps]) for name in ("delta", "layer_effect"))
+        worst = deltas.abs().argmax(0, keepdim=True)
+        delta, layer_effect = deltas.gather(0, worst)[0], layer_effects.gather(0, worst)[0]
+    if one.n_steps is not None:
+        n_steps = torch.stack([m.n_steps for m in maps if m.n_steps is not None]).amax(0)
+    return AttributionMap(
+        method=one.method,
+        site=one.site,
+        effect=torch.stack([m.effect for m in maps]).mean(0),
+        gap=sum(m.gap for m in maps) / len(maps),
+        min_gap=one.min_gap,
+        delta=delta,
+        layer_effect=layer_effect,
+        n_steps=n_steps,
+        pairs=tuple(maps),
+    )

@@ -8,6 +8,7 @@ import torch
 from igap import PromptPair, activation_patching, attribution_patching, integrated_gradients
 from igap.attribution.integrated_gradients import _along
 from igap.contrast import contrast
+from igap.memory import Rows
 from igap.sites import SITES
 
 MODELS = [
@@ -48,7 +49,9 @@ def test_joint_ig_of_a_layer_sums_to_the_effect_of_replacing_the_whole_site(mode
     with contrast(model, pair, baseline=baseline) as question, torch.no_grad():
         whole = torch.stack(
             [
-                (question.function(site, layer)(question.ends(site, layer)[1]) - question.clean.logit_diff)[0]
+                (question.function(site, layer)(question.ends(site, layer)[1][:, None])[0] - question.clean.logit_diff)[
+                    0
+                ]
                 for layer in range(question.n_layers)
             ]
         )
@@ -79,19 +82,19 @@ def test_batch_of_1_equals_batch_of_many(model, pair, method):
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
 @pytest.mark.parametrize("site", SITES)
-def test_restarting_at_the_block_equals_plain_hooks(small, pair, site, method):
+def test_the_suffix_alone_equals_plain_hooks(small, pair, site, method):
     model = small("gpt2", "processed")
-    blocks, hooks = (method(model, pair, site, route=route) for route in ("blocks", "hooks"))
-    torch.testing.assert_close(blocks.effect, hooks.effect, atol=EXACT, rtol=0)
+    suffix, hooks = (method(model, pair, site, route=route) for route in ("suffix", "hooks"))
+    torch.testing.assert_close(suffix.effect, hooks.effect, atol=EXACT, rtol=0)
 
 
 @pytest.mark.parametrize("site", SITES)
 def test_walking_the_path_backwards_in_the_same_run_flips_every_sign(model, pair, site):
     with contrast(model, pair) as question:
-        start, end = question.ends(site, 1)
+        start, end = (ends[:, None] for ends in question.ends(site, 1))
         function = question.function(site, 1)
-        there = _along(function, start, end, 40, "gausslegendre", 64)
-        back = _along(function, end, start, 40, "gausslegendre", 64)
+        there = _along(function, start, end, 40, "gausslegendre", Rows(64))
+        back = _along(function, end, start, 40, "gausslegendre", Rows(64))
     assert there.abs().max() > 1e-4
     torch.testing.assert_close(there, -back, atol=CAPTUM, rtol=0)
 
@@ -122,13 +125,13 @@ def test_every_interpolation_step_contributes(model, pair):
     whole = integrated_gradients(model, pair, "heads", n_steps=n_steps, method="riemann_middle")
     with contrast(model, pair) as question:
         for layer in range(question.n_layers):
-            start, end = question.ends("heads", layer)
+            start, end = (ends[:, None] for ends in question.ends("heads", layer))
             function = question.function("heads", layer)
             total = torch.zeros_like(start)
             for step in range(n_steps):
                 point = (start + (step + 0.5) / n_steps * (end - start)).requires_grad_()
                 total += torch.autograd.grad(function(point).sum(), point)[0] / n_steps
-            expected = ((end - start) * total)[0].sum((0, 2))
+            expected = ((end - start) * total)[0, 0].sum((0, 2))
             torch.testing.assert_close(whole.effect[layer], expected, atol=CAPTUM, rtol=0)
 
 
@@ -167,8 +170,7 @@ def test_patching_every_head_of_a_model_whose_only_layer_carries_all_gives_minus
     # Sign and unit: with noising, replacing every residual source by the corrupted run's moves F from x to x': -gap.
     with contrast(ioi_mini, pair) as question:
         assert question.gap > 0
-        corrupted = question.corrupted.logit_diff
-        assert corrupted - question.clean.logit_diff == pytest.approx(-question.gap)
+        assert torch.equal(question.corrupted.logit_diff - question.clean.logit_diff, -question.gap)
     ap = activation_patching(ioi_mini, pair, "heads")
     strongest = ap.score.flatten()[ap.score.abs().argmax()]
     assert strongest < 0, "the most important head must push towards the corrupted answer when corrupted"
@@ -199,7 +201,7 @@ def test_the_single_paths_delta_and_layer_effect_are_those_of_the_component_fart
 def test_a_site_or_a_route_that_there_is_not_is_refused(small, pair, method, unchecked):
     with pytest.raises(ValueError, match=r"site: got 'head', wanted one of heads, neurons\."):
         method(small(), pair, "head")
-    with pytest.raises(ValueError, match=r"route: got 'block', wanted blocks, hooks or None\."):
+    with pytest.raises(ValueError, match=r"route: got 'block', wanted suffix, hooks or None\."):
         method(small(), pair, "heads", route="block")
 
 
@@ -212,12 +214,12 @@ def test_a_batch_of_nothing_is_refused(small, pair, method):
 def test_quadrature_is_exact_on_polynomials_worked_by_hand():
     # F(a) = 3 a0 + a1^2 from (1, 2) to (2, 5): the path's effects are 3 and 25 - 4, with any number of Gauss nodes.
     def function(rows):
-        return 3 * rows[:, 0, 0] + rows[:, 0, 1] ** 2
+        return 3 * rows[:, :, 0, 0] + rows[:, :, 0, 1] ** 2
 
-    start, end = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[2.0, 5.0]]])
+    start, end = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[2.0, 5.0]]]])
     for n_steps in (1, 2, 50):
-        effect = _along(function, start, end, n_steps, "gausslegendre", 1)
-        torch.testing.assert_close(effect, torch.tensor([[[3.0, 21.0]]]))
+        effect = _along(function, start, end, n_steps, "gausslegendre", Rows(1))
+        torch.testing.assert_close(effect, torch.tensor([[[[3.0, 21.0]]]]))
 
 
 @pytest.mark.parametrize(

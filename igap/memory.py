@@ -1,0 +1,84 @@
+"""How many rows make one pass: what the budget holds, no more than the caches like, and half after running out."""
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from igap.errors import InputError
+
+# More tokens in a pass gain a CPU nothing: weights are reused enough, and activations leave the caches.
+_MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
+_DEFAULT_GIB = 2.0
+_CARD_SHARE = 0.5
+
+log = logging.getLogger("igap")
+
+
+class Rows:
+    """The number of rows of a pass; it halves, once and for all that follows, when memory runs out."""
+
+    def __init__(self, number: int) -> None:
+        """At least 1."""
+        self.number = number
+        self._told = False
+
+    def each(
+        self, compute: Callable[[Tensor], Tensor], items: Tensor, rows_an_item: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(items, what `compute` makes of them), a pass at a time."""
+        while len(items):
+            now = items[: max(1, self.number // rows_an_item)]
+            made = self.attempt(partial(compute, now), len(now) * rows_an_item, smallest=rows_an_item)
+            if made is not None:
+                yield now, made
+                items = items[len(now) :]
+
+    def attempt(self, compute: Callable[[], Tensor], used: int, smallest: int = 1) -> Tensor | None:
+        """What `compute` makes, or None when it ran out of memory: then `number` is half of the rows it used."""
+        try:
+            return compute()
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error) or used <= smallest:
+                raise
+        # Outside of the handler, so that the failed pass is no longer held by its traceback.
+        self.number = max(1, used // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if not self._told:
+            self._told = True
+            log.warning(
+                "out of memory with %d rows a pass; going on with fewer. Set memory_gib lower to start there.", used
+            )
+        return None
+
+
+def rows_a_pass(
+    bytes_a_row: int, tokens_a_row: int, device: torch.device, asked: int | None = None, memory_gib: float | None = None
+) -> Rows:
+    """As many rows as asked, or as `memory_gib` holds (2 on a CPU, half of what is free on a card).
+
+    Raises ValueError on a batch or a budget of nothing.
+    """
+    if asked is not None and asked < 1:
+        raise InputError(f"batch_size: got {asked}, wanted at least 1. Try batch_size=64.")
+    if memory_gib is not None and not memory_gib > 0:
+        raise InputError(f"memory_gib: got {memory_gib}, wanted more than 0. Try memory_gib=2.")
+    if asked is not None:
+        return Rows(asked)
+    if memory_gib is not None:
+        budget = memory_gib * 2**30
+    elif device.type == "cuda":
+        budget = _CARD_SHARE * torch.cuda.mem_get_info(device)[0]
+    else:
+        budget = _DEFAULT_GIB * 2**30
+    most = _MOST_TOKENS["cpu" if device.type == "cpu" else "cuda"] // tokens_a_row
+    return Rows(max(1, min(int(budget // bytes_a_row), most)))
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # torch has no class of its own for a CPU that runs out.
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "DefaultCPUAllocator: can't allocate memory" in str(error)
