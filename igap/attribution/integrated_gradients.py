@@ -4,7 +4,7 @@ Sundararajan et al. 2017 (arXiv 1703.01365). Captum integrates; the path is ours
 path's start: here it starts at the run's activation and ends at the baseline's, so IG has activation patching's sign.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -64,28 +64,12 @@ def integrated_gradients(
     """
     check_quadrature(method, n_steps, path, tolerance)
 
-    def of_layer(question: Contrast, layer: int, rows: Rows) -> tuple[Tensor, Tensor, Tensor, int]:
-        function = question.function(site, layer)
-        start, end = (ends[:, None] for ends in question.ends(site, layer))
-        with torch.no_grad():
-            layer_effect = (function(end) - function(start))[:, 0]
-        found: list[Tensor] = []
-        nodes = n_steps if isinstance(n_steps, int) else _FIRST_NODES
-        while True:
-            found.append(per_component(_along(function, start, end, nodes, method, rows)[:, 0], site))
-            delta = found[-1].sum((1, 2)) - layer_effect
-            bound = completeness_bound(layer_effect, question.gap, tolerance)
-            settled = len(found) > 1 and bool(((found[-1] - found[-2]).sum(1).abs() <= bound[:, None]).all())
-            if n_steps != "auto" or nodes >= _LAST_NODES or (settled and bool((delta.abs() <= bound).all())):
-                return found[-1], delta, layer_effect, nodes
-            nodes *= 2
-
     def of_pairs(question: Contrast, advance: Advance) -> list[AttributionMap]:
         rows = question.rows(batch_size, memory_gib, gradients=True)
         layers = []
         for layer in range(question.n_layers):
             if path == "joint":
-                layers.append(of_layer(question, layer, rows))
+                layers.append(_together(question, site, layer, n_steps, tolerance, method, rows))
             else:
                 assert isinstance(n_steps, int)
                 layers.append((*_one_by_one(question, site, layer, n_steps, method, rows), n_steps))
@@ -164,6 +148,44 @@ def _along(function: SiteFunction, start: Tensor, end: Tensor, n_steps: int, met
         if found is not None:
             attributions: Tensor = found.detach().unflatten(0, shape)
             return attributions
+
+
+def _together(
+    question: Contrast, site: Site, layer: int, n_steps: Steps, tolerance: float, method: Quadrature, rows: Rows
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Joint-path effects `[pair, pos, component]` of a layer, each pair's delta and layer effect, the nodes used."""
+    function = question.function(site, layer)
+    start, end = (ends[:, None] for ends in question.ends(site, layer))
+    with torch.no_grad():
+        layer_effect = (function(end) - function(start))[:, 0]
+    bound = completeness_bound(layer_effect, question.gap, tolerance)
+
+    def along(nodes: int) -> Tensor:
+        return per_component(_along(function, start, end, nodes, method, rows)[:, 0], site)
+
+    if n_steps == "auto":
+        effect, nodes = _doubled(along, layer_effect, bound)
+    else:
+        effect, nodes = along(n_steps), n_steps
+    return effect, effect.sum((1, 2)) - layer_effect, layer_effect, nodes
+
+
+def _doubled(along: Callable[[int], Tensor], layer_effect: Tensor, bound: Tensor) -> tuple[Tensor, int]:
+    """`along` (nodes to `[pair, pos, component]`) with enough nodes for every pair, and their number.
+
+    Enough is when the effects sum to `layer_effect` within `bound`, and no component moved by more at the last
+    doubling: errors of two components may cancel in the sum.
+    """
+    nodes = _FIRST_NODES
+    effect = along(nodes)
+    while nodes < _LAST_NODES:
+        nodes, before = 2 * nodes, effect
+        effect = along(nodes)
+        delta = effect.sum((1, 2)) - layer_effect
+        moved = (effect - before).sum(1).abs().amax(1)
+        if bool((torch.maximum(delta.abs(), moved) <= bound).all()):
+            break
+    return effect, nodes
 
 
 def _one_by_one(

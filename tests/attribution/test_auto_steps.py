@@ -1,0 +1,69 @@
+"""`n_steps="auto"`: enough nodes and no more, by the sum and by each component."""
+
+import pytest
+import torch
+
+from igap import integrated_gradients
+from igap.attribution.integrated_gradients import _along, _doubled
+from igap.memory import Rows
+from igap.sites import SITES
+
+
+def doubled(function, bound=1e-3):
+    """Effects and nodes for F of two components from (0, 0) to (1, 1), one pair, one position."""
+    start, end = torch.zeros(1, 1, 1, 2, dtype=torch.float64), torch.ones(1, 1, 1, 2, dtype=torch.float64)
+    tried = []
+
+    def along(nodes):
+        tried.append(nodes)
+        return _along(function, start, end, nodes, "gausslegendre", Rows(1000))[:, 0]
+
+    whole = (function(end) - function(start))[:, 0]
+    effect, nodes = _doubled(along, whole, torch.tensor([bound], dtype=torch.float64))
+    return effect[0, 0], nodes, tried
+
+
+def test_a_polynomial_that_few_nodes_integrate_exactly_needs_one_doubling_to_show_it():
+    effect, nodes, tried = doubled(lambda rows: (rows[..., 0] ** 5 + 2 * rows[..., 1])[:, :, 0])
+    torch.testing.assert_close(effect, torch.tensor([1.0, 2.0], dtype=torch.float64), atol=1e-6, rtol=0)
+    assert (nodes, tried) == (6, [3, 6])
+
+
+def test_errors_that_cancel_in_the_sum_are_not_taken_for_completeness():
+    # The two components' errors are equal and opposite at any number of nodes: the delta is always 0.
+    def function(rows):
+        return (torch.tanh(30 * (rows[..., 0] - 0.5)) - torch.tanh(30 * (rows[..., 1] - 0.5)))[:, :, 0]
+
+    effect, nodes, _ = doubled(function)
+    exact = 2 * torch.tanh(torch.tensor(15.0, dtype=torch.float64))
+    torch.testing.assert_close(effect, torch.stack([exact, -exact]), atol=1e-3, rtol=0)
+    assert nodes > 24
+
+
+def test_a_jump_ends_at_the_most_nodes():
+    # The derivative of a step is 0 wherever a node falls: no number of nodes is enough.
+    _, nodes, tried = doubled(lambda rows: (rows[..., 0] + (rows[..., 1] > 0.3))[:, :, 0])
+    assert nodes == 768
+    assert tried == [3 * 2**k for k in range(9)]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "ioi-mini"])
+@pytest.mark.parametrize("site", SITES)
+def test_every_layer_is_complete_to_the_tolerance_and_near_a_fine_quadrature(small, pair, architecture, site):
+    model = small(architecture)
+    fine = integrated_gradients(model, pair, site, n_steps=768)
+    for tolerance in (1e-2, 1e-5):
+        found = integrated_gradients(model, pair, site, n_steps="auto", tolerance=tolerance)
+        bound = (tolerance * found.layer_effect.abs()).clamp(min=1.2e-5 * max(1, abs(found.gap)))
+        assert (found.delta.abs() <= bound).all()
+        assert ((found.effect - fine.effect).abs().amax(1) <= bound).all()
+        assert {int(n) for n in found.n_steps} <= {3 * 2**k for k in range(1, 9)}
+
+
+def test_a_smaller_tolerance_takes_more_nodes_and_only_where_they_are_needed(small, pair):
+    rough, fine = (
+        integrated_gradients(small("ioi-mini"), pair, "heads", n_steps="auto", tolerance=t).n_steps for t in (0.1, 1e-6)
+    )
+    assert (fine >= rough).all()
+    assert (fine > rough).any()
+    assert len(set(fine.tolist())) > 1
