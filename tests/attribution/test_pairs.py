@@ -135,7 +135,7 @@ def test_a_component_that_moves_in_another_pair_only_is_exactly_0(tmp_path, pair
     assert mixed.any()
     for one, its in zip(method(model, alike, "neurons").pairs, moved, strict=True):
         assert torch.equal(one.effect[~its], torch.zeros_like(one.effect[~its]))
-        assert (one.effect[its] != 0).float().mean() > 0.9
+        assert (one.effect[:-1][its[:-1]] != 0).float().mean() > 0.9  # the last layer acts at the last position only
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
