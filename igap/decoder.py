@@ -133,11 +133,15 @@ class Block:
         )
         return split
 
+    @property
+    def d_query(self) -> int:
+        """Outputs of `qkv` that are queries; keys and values follow."""
+        return self.n_heads * self.d_head
+
     @cached_property
     def split(self) -> tuple[Linear, Linear]:
         """Queries alone; keys and values alone."""
-        d_query = self.n_heads * self.d_head
-        return self.qkv.rows(0, d_query), self.qkv.rows(d_query, len(self.qkv.weight))
+        return self.qkv.rows(0, self.d_query), self.qkv.rows(self.d_query, len(self.qkv.weight))
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +198,8 @@ def _block(block: Any, cfg: Any) -> Block:
 
 
 def _fused(projections: Sequence[Any]) -> Linear:
+    if len(projections) == 1:
+        return Linear(*_affine(projections[0]))
     weights, biases = zip(*map(_affine, projections), strict=True)
     weight = torch.cat(weights)
     if all(bias is None for bias in biases):

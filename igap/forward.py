@@ -59,7 +59,7 @@ class Hooks:
             tokens = self._around.tokens[:, None].expand(-1, n_rows, -1)
             with replaced(point, whole.flatten(0, 1)):
                 logits = self._model(tokens.flatten(0, 1), logits_to_keep=1)[:, -1].unflatten(0, (n_pairs, n_rows))
-            each = torch.arange(n_pairs)
+            each = torch.arange(n_pairs, device=rows.device)
             value: Tensor = logits[each, :, self._answer] - logits[each, :, self._distractor]
             return value
 
@@ -146,13 +146,12 @@ class Suffix:
         """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, the last position only."""
         block = self._blocks[layer]
         normed = block.norm1(stream)
-        d_query = block.n_heads * block.d_head
         if layer == len(self._blocks) - 1:
             to_queries, to_keys_values = block.split
             queries, keys_values = to_queries(normed[:, :, -1:]), to_keys_values(normed)
             stream = stream[:, :, -1:]
         else:
-            queries, keys_values = block.qkv(normed).split([d_query, len(block.qkv.weight) - d_query], -1)
+            queries, keys_values = block.qkv(normed).tensor_split([block.d_query], -1)
         attended = stream + block.out(self._attention(layer, queries, keys_values))
         return attended + block.mlp(stream if block.parallel else attended)
 
@@ -184,8 +183,8 @@ class Suffix:
 
     def _prefix(self, block: Block, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values before the first change, each `[pair, 1, head, pos, d_head]`."""
-        _, to_keys_values = block.split
-        k, v = block.heads(to_keys_values(block.norm1(residual[:, None, : self._first])), "kv").chunk(2, -2)
+        keys_values = block.qkv(block.norm1(residual[:, None, : self._first]))[..., block.d_query :]
+        k, v = block.heads(keys_values, "kv").chunk(2, -2)
         return self._rotated(k, slice(self._first)).transpose(2, 3), v.transpose(2, 3)
 
     def _rotated(self, x: Tensor, where: slice | None = None) -> Tensor:

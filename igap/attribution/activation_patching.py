@@ -44,9 +44,11 @@ def activation_patching(
                 unpatched = question.function(site, layer)(start[:, None])
                 moved = question.moved(site, layer)
                 patches = question.patches(site, layer)
+                done = layer * width
                 for components, patched in rows.each(patches, moved.any(0).nonzero().flatten(), n_pairs):
                     effect[:, layer, components] = patched - unpatched
-                    advance(layer * width + int(components[-1]) + 1)
+                    done += len(components)
+                    advance(done)
                 # Those that moved in another pair of the pass only.
                 effect[:, layer].masked_fill_(~moved, 0)
                 advance((layer + 1) * width)
