@@ -126,7 +126,7 @@ def test_the_rows_of_a_pass_change_nothing(small, pairs, method):
 def test_a_component_that_moves_in_another_pair_only_is_exactly_0(tmp_path, pairs, method):
     # Under a ReLU some neurons are 0 at every position in both runs of one pair, and not in those of another.
     save_checkpoint("gpt2", 3, tmp_path, activation_function="relu")
-    model = load_model(str(tmp_path))
+    model = load_model(str(tmp_path), dtype="float64")
     alike = [pairs[0], pairs[2], pairs[4]]
     with contrasts(model, alike) as groups:
         ((_, question),) = groups
