@@ -89,10 +89,10 @@ class Contrast:
         changed = n_tokens - self.first if self.route == "suffix" else n_tokens
         # What one block holds at its fullest; with gradients every block keeps about that much.
         numbers = changed * (10 * cfg.d_model + 4 * width) + 2 * n_tokens * (cfg.d_model + 2 * cfg.n_heads * changed)
-        numbers *= self.n_layers if gradients else 1
         if self.route == "hooks":
             numbers += cfg.d_vocab
-        return rows_a_pass(numbers * run.residual[0].element_size(), changed, run.tokens.device, asked, memory_gib)
+        kept = self.n_layers if gradients else 1
+        return rows_a_pass(numbers * run.residual[0].element_size(), kept, run.tokens.device, asked, memory_gib)
 
 
 @contextmanager

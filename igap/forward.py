@@ -206,7 +206,9 @@ def _two_part_attention(
 ) -> Float[Tensor, "pair row head query d_head"]:
     """Softmax attention to shared keys (one product for all rows) and to each row's own keys."""
     n_groups = q.shape[2] // new[0].shape[2]
-    (shared_k, shared_v), (k, v) = (tuple(t.repeat_interleave(n_groups, 2) for t in part) for part in (shared, new))
+    if n_groups > 1:
+        shared, new = ((k.repeat_interleave(n_groups, 2), v.repeat_interleave(n_groups, 2)) for k, v in (shared, new))
+    (shared_k, shared_v), (k, v) = shared, new
     by_head = q.transpose(1, 2)  # [pair, head, row, query, d_head]
     old_scores = (by_head.flatten(2, 3) @ shared_k[:, 0].mT).unflatten(2, by_head.shape[2:4])
     new_scores = (q @ k.mT).transpose(1, 2).masked_fill(~seen, float("-inf"))

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from igap.errors import InputError
 
-# More tokens in a pass gain a CPU nothing: weights are reused enough, and activations leave the caches.
-_MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
+# More rows in a pass gain nothing: weights are reused enough, and on a CPU activations leave the caches.
+_MOST_MIB = {"cpu": 100, "cuda": 8192}
 _DEFAULT_GIB = 2.0
 _CARD_SHARE = 0.5
 
@@ -56,10 +56,15 @@ class Rows:
 
 
 def rows_a_pass(
-    bytes_a_row: int, tokens_a_row: int, device: torch.device, asked: int | None = None, memory_gib: float | None = None
+    bytes_a_block: int,
+    blocks_kept: int,
+    device: torch.device,
+    asked: int | None = None,
+    memory_gib: float | None = None,
 ) -> Rows:
     """As many rows as asked, or as `memory_gib` holds (2 on a CPU, half of what is free on a card).
 
+    A row takes `bytes_a_block` in each block, and `blocks_kept` of them are held at once (one, or all for gradients).
     Raises ValueError on a batch or a budget of nothing.
     """
     if asked is not None and asked < 1:
@@ -74,8 +79,8 @@ def rows_a_pass(
         budget = _CARD_SHARE * torch.cuda.mem_get_info(device)[0]
     else:
         budget = _DEFAULT_GIB * 2**30
-    most = _MOST_TOKENS["cpu" if device.type == "cpu" else "cuda"] // tokens_a_row
-    return Rows(max(1, min(int(budget // bytes_a_row), most)))
+    most = _MOST_MIB["cpu" if device.type == "cpu" else "cuda"] * 2**20
+    return Rows(max(1, int(min(budget / blocks_kept, most) // bytes_a_block)))
 
 
 def _out_of_memory(error: BaseException) -> bool:

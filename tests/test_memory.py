@@ -28,13 +28,12 @@ class Small:
 
 
 def test_the_budget_sets_the_rows_and_caches_bound_them_on_a_cpu():
-    gib = 2**30
-    assert rows_a_pass(gib // 4, 7, CPU, memory_gib=1.0).number == 4
-    assert rows_a_pass(gib // 4, 7, CPU).number == 8  # 2 GiB unless told otherwise
-    assert rows_a_pass(1, 7, CPU).number == 1024 // 7
-    assert rows_a_pass(100 * gib, 7, CPU).number == 1
-    assert rows_a_pass(1, 2000, CPU).number == 1
-    assert rows_a_pass(gib, 7, CPU, asked=500, memory_gib=1.0).number == 500
+    mib = 2**20
+    assert rows_a_pass(mib, 64, CPU, memory_gib=1.0).number == 16
+    assert rows_a_pass(mib, 64, CPU).number == 32  # 2 GiB unless told otherwise
+    assert rows_a_pass(mib, 1, CPU).number == 100  # of MiB, what caches like
+    assert rows_a_pass(200 * mib, 1, CPU).number == 1
+    assert rows_a_pass(mib, 64, CPU, asked=500, memory_gib=1.0).number == 500
 
 
 @pytest.mark.parametrize(
@@ -94,7 +93,7 @@ def test_results_after_running_out_are_those_of_before(small, pair, method, monk
 
 def test_a_smaller_budget_makes_smaller_passes_and_gradients_and_hooks_need_more(small, pair):
     with contrast(small(), pair) as fast, contrast(small(), pair, route="hooks") as slow:
-        tiny = 1e-3
+        tiny = 1e-3  # 1 MiB
         number = fast.rows(None, tiny, gradients=False).number
         assert number > 1
         assert fast.rows(None, tiny / 2, gradients=False).number == pytest.approx(number / 2, abs=1)
