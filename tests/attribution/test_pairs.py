@@ -1,5 +1,6 @@
 """Several pairs at once: each gets what it gets alone, whatever it shares a pass with; and their mean."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -73,10 +74,10 @@ def test_single_paths_of_pairs_together_are_those_of_pairs_alone(small, pairs):
 )
 def test_a_baseline_of_one_prompt_serves_every_pair(small, pairs, baseline):
     alike = [pairs[0], pairs[2], pairs[4]]
-    for site in SITES:
-        together = activation_patching(small(), alike, site, baseline=baseline)
+    for site, method in itertools.product(SITES, METHODS):
+        together = method(small(), alike, site, baseline=baseline)
         for pair, found in zip(alike, together.pairs, strict=True):
-            alone = activation_patching(small(), pair, site, baseline=baseline)
+            alone = method(small(), pair, site, baseline=baseline)
             torch.testing.assert_close(found.effect, alone.effect, atol=EXACT, rtol=0)
 
 
