@@ -3,7 +3,8 @@
     python tests/benchmarks/engine.py [--quick] [--device cuda] [--json FILE] [--only SECTION ...]
 
 Every repetition measures all contenders one after the other; ratios are taken within a repetition, and medians are
-reported. Contenders that would take an hour run a sample, stated in the table, and are extrapolated. On a machine that does other work the ratios mean nothing: small operations wait for each other.
+reported. Contenders that would take an hour run a sample, stated in the table, and are extrapolated. Run it on an idle
+machine: beside other work the threads of small operations wait for each other, which hurts the slow contenders most.
 """
 
 import argparse
