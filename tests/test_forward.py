@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import save_checkpoint
 
-from igap import activation_patching, attribution_patching, load_model
+from igap import Baseline, activation_patching, attribution_patching, load_model
 from igap.contrast import contrast
 from igap.forward import replaced, weights_or_reason
 from igap.sites import SITES
@@ -82,6 +82,23 @@ def test_weights_that_do_not_give_what_the_model_gives_are_not_used(small, pair)
         finally:
             handle.hook.remove()
             model.unembed.hook_out.fwd_hooks.remove(handle)
+
+
+def test_work_starts_at_the_first_position_that_changes(small, pair):
+    other = Baseline("prompt", prompt=pair.clean.replace("of milk", "of cat"))
+    for options, positions in (
+        ({}, 7),  # "Mary" / "John" stands 7 tokens before the end
+        ({"direction": "denoising"}, 7),
+        ({"baseline": "zero"}, 17),
+        ({"baseline": other}, 2),  # "cat to"
+    ):
+        with contrast(small(), pair, **options) as question:
+            assert question.clean.tokens.shape == (1, 17)
+            for site in SITES:
+                start, end = question.ends(site, 0)
+                assert start.shape == end.shape
+                assert start.shape[:2] == (1, positions)
+                assert torch.equal(start, question.around.activations[site][0][:, -positions:])
 
 
 @pytest.mark.parametrize("route", ["suffix", "hooks"])
