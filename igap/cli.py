@@ -36,13 +36,15 @@ commands
 
   igap run                                  the embedded model on the notebook's prompt pair, offline
   igap run baseline=zero ig.n_steps=200     another baseline, more steps
+  igap run prompts.n=100                    means over 100 generated pairs, with intervals
   igap run model=gpt2-small                 GPT-2 small from the Hugging Face hub or its cache
 
 exit codes: 0 done, 1 something failed, 2 bad input
 """
 
 _COMMANDS = ("run", "sweep")
-_TEXT_KEYS = ("output", "prompts.clean", "prompts.corrupted", "prompts.answer", "prompts.distractor", "baseline.prompt")
+_PAIR_KEYS = ("prompts.clean", "prompts.corrupted", "prompts.answer", "prompts.distractor")
+_TEXT_KEYS = ("output", "baseline.prompt", *_PAIR_KEYS)
 _HERE = Path(__file__).parent
 
 log = logging.getLogger("igap")
@@ -197,7 +199,19 @@ def compose_jobs(
                 jobs.append(_parse(compose(config_name or "config", [*extra, *job])))
             except (HydraException, OmegaConfBaseException) as error:
                 raise InputError(f"{' '.join(job) or 'config'}: {_line(error)}") from None
+            _check_source(jobs[-1], job)
     return jobs
+
+
+def _check_source(config: "RunConfig", overrides: Sequence[str]) -> None:
+    """Raises InputError on a text for one pair in a run whose pairs come from elsewhere, where it would be ignored."""
+    source = "prompts.n" if config.prompts.n is not None else "prompts.file"
+    for key, _, value in (override.partition("=") for override in overrides):
+        if key in _PAIR_KEYS and value != "null" and not config.prompts.given:
+            raise InputError(
+                f"{key}: got {value} together with {source}, wanted one of the two: the text belongs to a single "
+                f"pair. Leave it out, or set {source}=null."
+            )
 
 
 def _check_override(override: Any, text: str, groups: dict[str, set[str]]) -> None:

@@ -5,12 +5,15 @@ This module reads no file and imports no heavy library.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from igap.errors import InputError
+
+TEXTS = ("clean", "corrupted", "answer", "distractor")
+"""What a prompt pair is made of."""
 
 
 class _Frozen(BaseModel):
@@ -27,14 +30,32 @@ class ModelConfig(_Frozen):
 
 
 class PromptsConfig(_Frozen):
-    """The prompt pair."""
+    """The prompt pairs: one of four texts, those of a file, or generated ones."""
 
-    clean: str = Field(min_length=1, examples=["'When John and Mary met, Mary waved to'"])
-    corrupted: str = Field(min_length=1, examples=["'When John and Mary met, John waved to'"])
-    answer: str = Field(min_length=1, examples=["' John'"])
-    distractor: str = Field(min_length=1, examples=["' Mary'"])
+    clean: str | None = Field(None, min_length=1, examples=["'When John and Mary met, Mary waved to'"])
+    corrupted: str | None = Field(None, min_length=1, examples=["'When John and Mary met, John waved to'"])
+    answer: str | None = Field(None, min_length=1, examples=["' John'"])
+    distractor: str | None = Field(None, min_length=1, examples=["' Mary'"])
+    n: int | None = Field(None, ge=2, le=100_000, examples=[100])
+    """Generated pairs."""
+    file: str | None = Field(None, min_length=1, examples=["pairs.csv"])
+    seed: int = Field(0, ge=0, examples=[0])
+    """Of the generated pairs and of the bootstrap over several pairs."""
     min_gap: float = Field(0.1, ge=0, examples=[0.1])
     """Logits."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _texts_are_of_one_pair(cls, values: Any) -> Any:
+        """A file and a generator bring their own texts: the option's, which `prompts.n=100` leaves there, are none."""
+        if isinstance(values, Mapping) and not (values.get("n") is None and values.get("file") is None):
+            return {**values, **dict.fromkeys(TEXTS)}
+        return values
+
+    @property
+    def given(self) -> bool:
+        """Whether the pair's texts are in the config, not in a file or up to a generator."""
+        return self.n is None and self.file is None
 
 
 class BaselineConfig(_Frozen):
@@ -113,18 +134,33 @@ class RunConfig(_Frozen):
                 f"baseline: got {self.baseline.kind} with direction=denoising, wanted corrupted, the only path that "
                 "direction has. Use baseline=corrupted or direction=noising."
             )
+        prompts = self.prompts
+        if prompts.n is not None and prompts.file is not None:
+            raise ValueError(
+                f"prompts.file: got {prompts.file!r} together with prompts.n={prompts.n}, wanted one of the two: pairs "
+                "come from a file or are generated. Leave one out."
+            )
+        for name in TEXTS if prompts.given else ():
+            if getattr(prompts, name) is None:
+                raise ValueError(f"prompts.{name}: got nothing, wanted a text. Try {example(('prompts', name))}.")
         return self
 
-    @property
-    def key(self) -> str:
-        """12 hex digits of the settings that determine the numbers: not tracking, output, device or memory.
+    def key_of(self, pairs: Sequence[Sequence[str]]) -> str:
+        """12 hex digits of what determines the numbers: the settings, and the TEXTS of the pairs, in their order.
 
-        Of the baseline, what its kind uses. A checkpoint counts by its name and not by what lies in its folder.
+        Not tracking, output, device or memory. Pairs count by what they say and not by where they come from; of the
+        baseline, what its kind uses. A checkpoint counts by its name and not by what lies in its folder.
         """
         fields = self.model_dump(
             mode="json", exclude={"tracking", "output", "device", "batch_size", "memory_gib", "seed"}
         )
         used = {"prompt": {"prompt"}, "mean": {"n", "seed"}}.get(self.baseline.kind, set())
+        prompts = self.prompts
+        if len(pairs) == 1:
+            fields["prompts"] = {**dict(zip(TEXTS, pairs[0], strict=True)), "min_gap": prompts.min_gap}
+        else:
+            fields["prompts"] = {"pairs": [list(texts) for texts in pairs], "min_gap": prompts.min_gap}
+            fields["prompts"]["seed"] = prompts.seed
         fields["baseline"] = self.baseline.model_dump(mode="json", include={"kind", *used})
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -4,7 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igap import plots
-from igap.pipeline import DELTA_TOLERANCE, Result
+from igap.cautions import DELTA_TOLERANCE
+from igap.pair_sources import describe
+from igap.pipeline import Result
 from igap.sites import SITES, Site, component_names
 
 
@@ -31,7 +33,7 @@ def figures(result: Result) -> dict[str, plots.Figure]:
         {site: _by_layer(result, site, "delta") for site in SITES},
         {site: _by_layer(result, site, "layer_effect") for site in SITES},
         tolerance=DELTA_TOLERANCE,
-        title=whole,
+        title=whole + ("\nof each layer the pair with the largest |delta|" if result.spread else ""),
     )
     return drawn
 
@@ -43,7 +45,8 @@ def _values(result: Result, site: Site, method: str) -> NDArray[np.float64]:
 
 
 def _unit(result: Result) -> str:
-    return "score (effect / gap)" if result.has_scores else "effect (logits)"
+    mean = "mean " if result.spread else ""
+    return mean + ("score (effect / gap)" if result.has_scores else "effect (logits)")
 
 
 def _by_layer(result: Result, site: Site, name: str) -> NDArray[np.float64]:
@@ -52,8 +55,10 @@ def _by_layer(result: Result, site: Site, name: str) -> NDArray[np.float64]:
 
 
 def _title(result: Result) -> str:
-    config = result.config
+    config, mean, pairs = result.config, "", ""
+    if result.spread:
+        mean, pairs = "mean ", f"means over {describe(config.prompts, len(result.pairs))}\n"
     return (
-        f"{config.model.name}, {config.direction}, gap {result.gap:.3f} logits\n"
+        f"{config.model.name}, {config.direction}, {mean}gap {result.gap:.3f} logits\n{pairs}"
         f"IG: {config.baseline.kind} baseline, {config.ig.path} path, {config.ig.n_steps} steps"
     )

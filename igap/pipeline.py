@@ -1,6 +1,6 @@
-"""The main job, in order: model, pair, three attribution maps a site, their comparison.
+"""The main job, in order: pairs, model, three attribution maps a site, their comparison and spread.
 
-Reads no file but the checkpoint and writes none: the result goes to `records`, `tracking` and `report`.
+Reads no file but the checkpoint and the pairs, and writes none: the result goes to `records`, `tracking` and `report`.
 """
 
 import functools
@@ -9,25 +9,26 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap import pair_sources
 from igap.attribution import AttributionMap, activation_patching, attribution_patching, integrated_gradients
 from igap.attribution.integrated_gradients import check_quadrature
-from igap.attribution.maps import Progress, scores_exist
+from igap.attribution.maps import Progress
 from igap.baselines import Baseline, same_length
+from igap.cautions import cautions, n_unscored
 from igap.comparison import Comparison, compare
 from igap.config import ModelConfig, RunConfig
-from igap.contrast import contrast
+from igap.contrast import contrasts
 from igap.errors import InputError
 from igap.models.load import load_model, read_header
-from igap.prompts import PromptPair, TokenPair, encode_pair, encode_prompt
+from igap.prompts import PromptPair, TokenPair, encode_prompt, tokenize
 from igap.sites import SITES, Site
-
-DELTA_TOLERANCE = 0.01
-"""Share of a layer's effect above which its completeness delta is worth a warning."""
+from igap.spread import Spread, spread
 
 Stage = Callable[[str], AbstractContextManager[Progress | None]]
 """Opens a stage of long work by its name and gives what to tell its progress to."""
@@ -47,53 +48,93 @@ class Result:
 
     config: RunConfig
     device: str
-    tokens: TokenPair
-    clean_logit_diff: float
-    """F(x), in logits."""
-    corrupted_logit_diff: float
-    """F(x'), in logits."""
+    pairs: tuple[PromptPair, ...]
+    tokens: tuple[TokenPair, ...]
+    """Of each pair, as the model takes it."""
+    clean_logit_diffs: tuple[float, ...]
+    """F(x) of each pair, in logits."""
+    corrupted_logit_diffs: tuple[float, ...]
+    """F(x') of each pair, in logits."""
     route: str
     """How the engine ran the model: what comes after the site (`suffix`) or whole with hooks (`hooks`)."""
     why_route: str
     maps: Mapping[Site, Mapping[str, AttributionMap]]
-    """By site, then method: ig, ap, atp."""
+    """By site, then method: ig, ap, atp. Of several pairs the mean."""
     comparisons: Mapping[Site, Comparison]
-    """IG against AP, by site."""
+    """IG against AP, by site. Of several pairs, of the mean maps."""
+    spread: Spread | None
+    """None for one pair."""
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
     warnings: tuple[str, ...]
 
     @property
+    def clean_logit_diff(self) -> float:
+        """F(x), in logits; the mean over pairs."""
+        return fmean(self.clean_logit_diffs)
+
+    @property
+    def corrupted_logit_diff(self) -> float:
+        """F(x'), in logits; the mean over pairs."""
+        return fmean(self.corrupted_logit_diffs)
+
+    @property
+    def gaps(self) -> tuple[float, ...]:
+        """D = F(x) - F(x') of each pair, in logits."""
+        return tuple(x - y for x, y in zip(self.clean_logit_diffs, self.corrupted_logit_diffs, strict=True))
+
+    @property
     def gap(self) -> float:
-        """D = F(x) - F(x'), in logits."""
-        return self.clean_logit_diff - self.corrupted_logit_diff
+        """D = F(x) - F(x'), in logits; the mean over pairs."""
+        return fmean(self.gaps)
+
+    @property
+    def n_unscored(self) -> int:
+        """Pairs whose gap is too small to divide by: they have effects, and no scores."""
+        return n_unscored(self.gaps, self.config)
 
     @property
     def has_scores(self) -> bool:
-        """Whether the gap is large enough to divide by."""
-        return scores_exist(self.gap, self.config.prompts.min_gap)
+        """Whether there is a gap that is large enough to divide by."""
+        return self.n_unscored < len(self.gaps)
+
+    @property
+    def key(self) -> str:
+        """12 hex digits of what determines the numbers: see RunConfig.key_of."""
+        return self.config.key_of([pair.texts for pair in self.pairs])
 
 
-def prompt_pair(config: RunConfig) -> PromptPair:
-    """The config's prompt pair. Raises ValueError on identical prompts or words."""
-    return PromptPair(**config.prompts.model_dump())
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """The prompt pairs that a config asks for, as the tokenizer alone gives them."""
+
+    pairs: tuple[PromptPair, ...]
+    tokens: tuple[TokenPair, ...]
+    """Without a BOS, which is the model's."""
 
 
-def check(config: RunConfig) -> TokenPair:
-    """The tokenised pair, from the tokenizer alone: everything that can be refused before the weights load.
+def check(config: RunConfig) -> Prompts:
+    """The tokenised pairs, from the tokenizer alone: everything that can be refused before the weights load.
 
-    Raises ValueError on a bad pair, quadrature, checkpoint or device.
+    Raises ValueError on a bad pair, the first of them by its row, on a bad quadrature, checkpoint or device.
     """
-    pair = prompt_pair(config)
     check_quadrature(config.ig.method, config.ig.n_steps, config.ig.path)
     resolve_device(config.device)
     header = read_header(config.model.name, config.model.revision)
     known: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
-    tokens = encode_pair(pair, header.tokenizer, **known)
+    pairs = pair_sources.read(config.prompts, header.tokenizer)
+    tokens = pair_sources.encode(config.prompts, pairs, header.tokenizer, **known)
     other = reference_baseline(config).prompt
     if other is not None:
-        same_length(encode_prompt(header.tokenizer, other, item="baseline.prompt", **known), tokens)
-    return tokens
+        ids = encode_prompt(header.tokenizer, other, item="baseline.prompt", **known)
+        for pair, encoded in zip(pairs, tokens, strict=True):
+            if len(pairs) > 1 and len(ids) != encoded.clean.shape[1]:
+                raise InputError(
+                    f"baseline.prompt: got {len(ids)} tokens, the prompts of {pair.place.rstrip(': ')} have "
+                    f"{encoded.clean.shape[1]}; all need one length. Use pairs of one length, or another baseline."
+                )
+            same_length(ids, encoded)
+    return Prompts(pairs, tuple(tokens))
 
 
 def reference_baseline(config: RunConfig) -> Baseline:
@@ -116,23 +157,29 @@ def resolve_device(device: str) -> str:
 def run(config: RunConfig, stage: Stage = silent) -> Result:
     """The result of one run. Raises ValueError on input that cannot be used; leaves the cached model unchanged."""
     started = time.perf_counter()
-    pair, device = prompt_pair(config), resolve_device(config.device)
-    check(config)
+    pairs, device = check(config).pairs, resolve_device(config.device)
+    # One pair is asked for as one: its map is no mean.
+    asked = pairs if len(pairs) > 1 else pairs[0]
     seconds: dict[str, float] = {}
     with stage("load model"):
         model = _cached_model(config.model, device)
     seconds["model"] = time.perf_counter() - started
     baseline = reference_baseline(config)
-    with contrast(model, pair) as question:
-        (tokens,) = question.pairs
-        clean, corrupted = question.clean.logit_diff.item(), question.corrupted.logit_diff.item()
-        route, why = question.route, question.why
+    tokens = tuple(tokenize(model, pair) for pair in pairs)
+    clean, corrupted = [0.0] * len(pairs), [0.0] * len(pairs)
+    with contrasts(model, pairs) as groups:
+        for indices, question in groups:
+            route, why = question.route, question.why
+            for index, x, y in zip(
+                indices, question.clean.logit_diff.tolist(), question.corrupted.logit_diff.tolist(), strict=True
+            ):
+                clean[index], corrupted[index] = x, y
 
     maps: dict[Site, dict[str, AttributionMap]] = {site: {} for site in SITES}
     methods: dict[str, Callable[[Site, Progress | None], AttributionMap]] = {
         "ig": lambda site, progress: integrated_gradients(
             model,
-            pair,
+            asked,
             site,
             baseline=baseline,
             direction=config.direction,
@@ -146,7 +193,7 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
         ),
         "ap": lambda site, progress: activation_patching(
             model,
-            pair,
+            asked,
             site,
             direction=config.direction,
             batch_size=config.batch_size,
@@ -154,7 +201,7 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
             on_progress=progress,
         ),
         "atp": lambda site, progress: attribution_patching(
-            model, pair, site, direction=config.direction, on_progress=progress
+            model, asked, site, direction=config.direction, on_progress=progress
         ),
     }
     for name, method in methods.items():
@@ -164,20 +211,26 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
                 maps[site][name] = method(site, progress)
         seconds[name] = time.perf_counter() - since
     comparisons = {site: compare(maps[site]["ig"], maps[site]["ap"]) for site in SITES}
+    since = time.perf_counter()
+    spreads = spread(maps, seed=config.prompts.seed) if len(pairs) > 1 else None
+    if spreads:
+        seconds["intervals"] = time.perf_counter() - since
     seconds["total"] = time.perf_counter() - started
     return Result(
         config=config,
         device=device,
+        pairs=pairs,
         tokens=tokens,
-        clean_logit_diff=clean,
-        corrupted_logit_diff=corrupted,
+        clean_logit_diffs=tuple(clean),
+        corrupted_logit_diffs=tuple(corrupted),
         route=route,
         why_route=why,
         maps=maps,
         comparisons=comparisons,
+        spread=spreads,
         seconds=seconds,
         versions={name: importlib.metadata.version(name) for name in _PACKAGES},
-        warnings=_warnings(config, clean - corrupted, maps),
+        warnings=cautions(config, [x - y for x, y in zip(clean, corrupted, strict=True)], maps),
     )
 
 
@@ -187,35 +240,3 @@ def _cached_model(model: ModelConfig, device: str) -> TransformerBridge:
     return load_model(
         model.name, processing=model.processing, device=device, dtype=model.dtype, revision=model.revision
     )
-
-
-def _warnings(config: RunConfig, gap: float, maps: Mapping[Site, Mapping[str, AttributionMap]]) -> tuple[str, ...]:
-    found = []
-    if not scores_exist(gap, config.prompts.min_gap):
-        found.append(
-            f"prompts: the gap F(clean) - F(corrupted) is {gap:.4g} logits, wanted at least "
-            f"prompts.min_gap={config.prompts.min_gap}; scores (effect / gap) would explode and are missing, effects "
-            "in logits are kept. Choose prompts that the model tells apart."
-        )
-    coarse = config.model.dtype == "bfloat16"
-    if coarse:
-        found.append(
-            "model.dtype: bfloat16 keeps 8 bits of a logit; effects and completeness deltas below some hundredths of a "
-            "logit are rounding. Use model.dtype=float32 for numbers that count."
-        )
-    for site in SITES if not coarse else ():
-        ig = maps[site]["ig"]
-        layers = ig.incomplete_layers(DELTA_TOLERANCE)
-        if layers and ig.delta is not None and ig.layer_effect is not None:
-            worst = max(layers, key=ig.delta.abs().tolist().__getitem__)
-            found.append(
-                f"ig: the completeness delta of {site} is above {DELTA_TOLERANCE:.0%} of the layer's effect in "
-                f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} (worst: {ig.delta[worst]:+.3g} of "
-                f"{ig.layer_effect[worst]:+.3g} logits in layer {worst}). "
-                + (
-                    "No number of steps tried was enough: the path has a kink there."
-                    if config.ig.n_steps == "auto"
-                    else f"Use more steps: ig.n_steps={4 * config.ig.n_steps}, or ig.n_steps=auto."
-                )
-            )
-    return tuple(found)

@@ -3,7 +3,8 @@
 Nothing here runs a model. `check_tokens` needs a tokenizer only, so that a bad pair is refused before weights load.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -30,20 +31,33 @@ class PromptPair:
     min_gap: float = 0.1
     """Logits. Below this absolute gap scores (effect / gap) are missing: they would explode."""
 
+    place: str = field(default="prompts.", compare=False, repr=False)
+    """What an error puts before the names of the texts: "prompts." or "pairs.csv, row 3: "."""
+
     def __post_init__(self) -> None:
         for name in ("clean", "corrupted", "answer", "distractor"):
             if not getattr(self, name).strip():
-                raise InputError(f"prompts.{name}: got an empty text, wanted words. Set prompts.{name}=...")
+                raise InputError(f"{self.place}{name}: got an empty text, wanted words. Fill it in.")
         if self.clean == self.corrupted:
             raise InputError(
-                f"prompts.corrupted: got the same text as prompts.clean ({self.clean!r}), wanted a different prompt: "
-                "every effect would be 0. Change a word of it."
+                f"{self.place}corrupted: got the same text as {self.short}clean ({self.clean!r}), wanted a different "
+                "prompt: every effect would be 0. Change a word of it."
             )
         if self.answer.strip() == self.distractor.strip():
             raise InputError(
-                f"prompts.distractor: got {self.distractor!r}, the same word as prompts.answer; the metric "
+                f"{self.place}distractor: got {self.distractor!r}, the same word as {self.short}answer; the metric "
                 "logit[answer] - logit[distractor] would be 0. Name another word."
             )
+
+    @property
+    def texts(self) -> tuple[str, str, str, str]:
+        """Clean, corrupted, answer, distractor."""
+        return self.clean, self.corrupted, self.answer, self.distractor
+
+    @property
+    def short(self) -> str:
+        """What stands before the names of the texts once the place is named."""
+        return self.place.rpartition(": ")[2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,27 +95,27 @@ def encode_pair(
     the tokenizer or the model (`n_vocab` tokens) does not know, or when answer or distractor is not exactly one token.
     """
     clean, corrupted = (
-        encode_prompt(tokenizer, text, prepend_bos=prepend_bos, item=f"prompts.{item}", n_ctx=n_ctx, n_vocab=n_vocab)
+        encode_prompt(tokenizer, text, prepend_bos=prepend_bos, item=pair.place + item, n_ctx=n_ctx, n_vocab=n_vocab)
         for item, text in (("clean", pair.clean), ("corrupted", pair.corrupted))
     )
     clean_words, corrupted_words = (tuple(tokenizer.decode([i]) for i in ids) for ids in (clean, corrupted))
     if len(clean) != len(corrupted):
         raise InputError(
-            f"prompts.corrupted: got {len(corrupted)} tokens, prompts.clean has {len(clean)}; patching needs prompts "
-            f"of one length. Reword one of them.\n  clean:     {_show(clean_words)}\n"
+            f"{pair.place}corrupted: got {len(corrupted)} tokens, {pair.short}clean has {len(clean)}; patching needs "
+            f"prompts of one length. Reword one of them.\n  clean:     {_show(clean_words)}\n"
             f"  corrupted: {_show(corrupted_words)}"
         )
     if clean == corrupted:
         raise InputError(
-            f"prompts.corrupted: got the same tokens as prompts.clean ({_show(clean_words)}), wanted a different "
-            "prompt: every effect would be 0. Change a word of it."
+            f"{pair.place}corrupted: got the same tokens as {pair.short}clean ({_show(clean_words)}), wanted a "
+            "different prompt: every effect would be 0. Change a word of it."
         )
-    answer = _single_token(tokenizer, "answer", pair.answer, pair.clean, n_vocab)
-    distractor = _single_token(tokenizer, "distractor", pair.distractor, pair.clean, n_vocab)
+    answer = _single_token(tokenizer, f"{pair.place}answer", pair.answer, pair.clean, n_vocab)
+    distractor = _single_token(tokenizer, f"{pair.place}distractor", pair.distractor, pair.clean, n_vocab)
     if answer == distractor:
         raise InputError(
-            f"prompts.distractor: got {pair.distractor!r}, the same token as prompts.answer {pair.answer!r}; the "
-            "metric logit[answer] - logit[distractor] would be 0. Name another word."
+            f"{pair.place}distractor: got {pair.distractor!r}, the same token as {pair.short}answer {pair.answer!r}; "
+            "the metric logit[answer] - logit[distractor] would be 0. Name another word."
         )
     return TokenPair(
         clean=torch.tensor([clean], device=device),
@@ -162,20 +176,26 @@ def _known_ids(tokenizer: Any, text: str, item: str) -> list[int]:
     return ids
 
 
+def single_tokens(tokenizer: Any, words: Iterable[str]) -> list[str]:
+    """Those of the words that are one known token after a space."""
+    unknown = tokenizer.unk_token_id
+    ids = {word: _ids(tokenizer, f" {word}") for word in words}
+    return [word for word, found in ids.items() if len(found) == 1 and found != [unknown]]
+
+
 def _single_token(tokenizer: Any, item: str, word: str, prompt: str, n_vocab: int | None) -> int:
-    ids = _known_ids(tokenizer, word, f"prompts.{item}")
-    _check_vocabulary(ids, n_vocab, f"prompts.{item}")
+    ids = _known_ids(tokenizer, word, item)
+    _check_vocabulary(ids, n_vocab, item)
     spaced = _ids(tokenizer, f" {word}")
     if not word[0].isspace() and prompt[-1].isalpha() and word[0].isalpha() and len(spaced) == 1 and spaced != ids:
         raise InputError(
-            f"prompts.{item}: got {word!r} without a leading space, which would glue to the prompt "
-            f"({prompt.split()[-1] + word!r}); {' ' + word!r} is the token that continues it. "
-            f"Write prompts.{item}={' ' + word!r}."
+            f"{item}: got {word!r} without a leading space, which would glue to the prompt "
+            f"({prompt.split()[-1] + word!r}). Write {' ' + word!r}, the token that continues it."
         )
     if len(ids) != 1:
         parts = [tokenizer.decode([i]) for i in ids]
         raise InputError(
-            f"prompts.{item}: got {word!r}, which is {len(ids)} tokens {parts}, wanted exactly 1. "
+            f"{item}: got {word!r}, which is {len(ids)} tokens {parts}, wanted exactly 1. "
             "Name a word that is one token of this model."
         )
     return ids[0]

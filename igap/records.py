@@ -17,10 +17,12 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
+from igap.config import TEXTS
 from igap.errors import InputError
 from igap.figures import figures
 from igap.pipeline import Result
 from igap.sites import SITES, Site, component_names
+from igap.spread import Spread, by_pair
 
 TOP_NEURONS = 100
 """Rows that each method puts into neurons.csv."""
@@ -64,6 +66,9 @@ def write(result: Result, folder: Path) -> Summary:
     _atomically(folder / "heads.csv", lambda path: heads.to_csv(path, index=False))
     neurons = top_neurons(result)
     _atomically(folder / "neurons.csv", lambda path: neurons.to_csv(path, index=False))
+    if result.spread is not None:
+        pairs = pair_table(result, result.spread)
+        _atomically(folder / "pairs.csv", lambda path: pairs.to_csv(path, index=False))
     for name, figure in figures(result).items():
         _atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
     summary = summarize(result)
@@ -79,7 +84,10 @@ def summarize(result: Result) -> Summary:
         "clean_logit_diff": result.clean_logit_diff,
         "corrupted_logit_diff": result.corrupted_logit_diff,
         "gap": result.gap,
+        "n_pairs": len(result.pairs),
     }
+    if result.spread is not None:
+        summary |= _over_pairs(result, result.spread)
     for site in SITES:
         comparison = result.comparisons[site]
         for name, number in {**comparison.summary(), "max_abs_delta": _delta(result, site)}.items():
@@ -93,7 +101,7 @@ def summarize(result: Result) -> Summary:
     summary["heads/outliers"] = " ".join(outliers(result, "heads"))
     summary |= {f"seconds/{name}": round(value, 3) for name, value in result.seconds.items()}
     summary |= {
-        "key": config.key,
+        "key": result.key,
         "seed": config.seed,
         "model": config.model.name,
         "model/processing": config.model.processing,
@@ -101,12 +109,7 @@ def summarize(result: Result) -> Summary:
         "device": result.device,
         "route": result.route,
         "route/reason": result.why_route,
-        "prompts/clean": config.prompts.clean,
-        "prompts/corrupted": config.prompts.corrupted,
-        "prompts/answer": config.prompts.answer,
-        "prompts/distractor": config.prompts.distractor,
-        "n_tokens": result.tokens.clean.shape[1],
-        "first_difference": result.tokens.first_difference,
+        **_prompts(result),
         "direction": config.direction,
         "baseline": config.baseline.kind,
         "ig/n_steps": config.ig.n_steps,
@@ -118,6 +121,46 @@ def summarize(result: Result) -> Summary:
     return summary | {f"version/{name}": version for name, version in result.versions.items()}
 
 
+def _over_pairs(result: Result, spread: Spread) -> Summary:
+    """The spread of the gap, and the agreement of IG and AP pair by pair."""
+    gaps = np.array(result.gaps)
+    summary: Summary = {
+        "n_unscored": result.n_unscored,
+        "gap_low": float(spread.gap.low[0]),
+        "gap_high": float(spread.gap.high[0]),
+        "gap_sd": float(gaps.std(ddof=1)),
+        "gap_min": float(gaps.min()),
+        "gap_max": float(gaps.max()),
+    }
+    for site in SITES:
+        name = f"{site}/pearson_pairs_mean"
+        numbers = spread.pearson_mean(site, result.config.prompts.seed)
+        for end, number in zip(("", "_low", "_high"), numbers, strict=True):
+            defined = math.isfinite(number)
+            summary[name + end] = number if defined else None
+            if not defined:
+                known = int(np.isfinite(spread.pearson[site]).sum())
+                summary[f"{name}{end}/reason"] = f"r is defined for {known} of {len(gaps)} pairs"
+    return summary
+
+
+def _prompts(result: Result) -> Summary:
+    """The text of one pair; of several, where they come from: pairs.csv holds their texts."""
+    prompts = result.config.prompts
+    source: Summary = {} if prompts.file is None else {"prompts/file": prompts.file}
+    if prompts.n is not None:
+        source = {"prompts/n": prompts.n}
+    if len(result.pairs) > 1:
+        return {**source, "prompts/seed": prompts.seed}
+    (pair,), (tokens,) = result.pairs, result.tokens
+    return {
+        **source,
+        **{f"prompts/{name}": text for name, text in zip(TEXTS, pair.texts, strict=True)},
+        "n_tokens": tokens.clean.shape[1],
+        "first_difference": tokens.first_difference,
+    }
+
+
 def outliers(result: Result, site: Site) -> list[str]:
     """Names of the components whose |AP - IG| is above 1.96 SD of all, farthest first."""
     comparison = result.comparisons[site]
@@ -127,7 +170,10 @@ def outliers(result: Result, site: Site) -> list[str]:
 
 
 def table(result: Result, site: Site) -> pd.DataFrame:
-    """One row a component: its scores by each method, AP - IG, effects in logits, and whether it is an outlier."""
+    """One row a component: its scores by each method, AP - IG, effects in logits, and whether it is an outlier.
+
+    Of several pairs these are means, and the ends of the intervals of IG's and AP's mean scores come last.
+    """
     maps, comparison = result.maps[site], result.comparisons[site]
     n_layers, width = comparison.difference.shape
     layer, index = np.indices((n_layers, width))
@@ -136,9 +182,27 @@ def table(result: Result, site: Site) -> pd.DataFrame:
     columns["difference"] = columns["ap"] - columns["ig"]
     columns |= {f"effect_{method}": maps[method].effect.double().numpy() for method in ("ig", "ap", "atp")}
     columns |= {"outlier_abs": comparison.outlier_abs, "outlier_limits": comparison.outlier_limits}
+    if result.spread is not None:
+        for method in ("ig", "ap"):
+            ends = result.spread.intervals[site][method]
+            columns |= {f"{method}_low": ends.low, f"{method}_high": ends.high}
     frame = pd.DataFrame({name: column.ravel() for name, column in columns.items()})
     frame.insert(0, "name", component_names(site, n_layers, width))
     return frame
+
+
+def pair_table(result: Result, spread: Spread) -> pd.DataFrame:
+    """One row a pair, in the order of axis `pair` of the tensors: texts, tokens, F, gap, and Pearson r of IG and AP."""
+    columns: dict[str, object] = {"index": range(len(result.pairs))}
+    columns |= {name: [pair.texts[i] for pair in result.pairs] for i, name in enumerate(TEXTS)}
+    columns |= {
+        "n_tokens": [tokens.clean.shape[1] for tokens in result.tokens],
+        "first_difference": [tokens.first_difference for tokens in result.tokens],
+        "clean_logit_diff": result.clean_logit_diffs,
+        "corrupted_logit_diff": result.corrupted_logit_diffs,
+        "gap": result.gaps,
+    }
+    return pd.DataFrame({**columns, **{f"pearson_{site}": spread.pearson[site] for site in SITES}})
 
 
 def top_neurons(result: Result) -> pd.DataFrame:
@@ -171,6 +235,12 @@ def _tensors(result: Result) -> dict[str, torch.Tensor]:
             if found.delta is not None and found.layer_effect is not None:
                 tensors[f"delta.{method}.{site}"] = found.delta
                 tensors[f"layer_effect.{method}.{site}"] = found.layer_effect
+            if result.spread is not None:
+                ends = result.spread.intervals[site][method]
+                for name, end in (("low", ends.low), ("high", ends.high)):
+                    tensors[f"{name}.{method}.{site}"] = torch.from_numpy(end).to(found.score).view_as(found.score)
+                tensors[f"pairs.{method}.{site}"] = by_pair(found, "score")
+                tensors[f"pairs.effect.{method}.{site}"] = by_pair(found, "effect")
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 

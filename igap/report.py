@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import stdev
 
 import torch
 from rich.console import Console
@@ -11,9 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from igap.attribution.maps import Progress as OnProgress
+from igap.pair_sources import describe
 from igap.pipeline import Result
 from igap.records import Summary, outliers
 from igap.sites import SITES, component_name
+from igap.spread import Spread
 
 _TOP = 5
 
@@ -34,15 +37,16 @@ def stage(console: Console, name: str) -> Iterator[OnProgress]:
 
 
 def show(console: Console, result: Result, folder: Path) -> None:
-    """Pair, logit differences, agreement a site, top heads and neurons by each method, outliers, paths written."""
-    prompts = result.config.prompts
-    console.print(f"\n[bold]clean[/]      {escape(prompts.clean)} [green]{escape(prompts.answer)}[/]")
-    console.print(f"[bold]corrupted[/]  {escape(prompts.corrupted)} [green]{escape(prompts.distractor)}[/]")
-    console.print(
-        f"logit difference {escape(prompts.answer.strip())} - {escape(prompts.distractor.strip())}: clean "
-        f"{result.clean_logit_diff:+.3f}, corrupted {result.corrupted_logit_diff:+.3f}, gap {result.gap:+.3f} logits"
-    )
+    """Pairs, logit differences, agreement a site, top heads and neurons by each method, outliers, paths written."""
+    if result.spread is None:
+        _show_pair(console, result)
+    else:
+        _show_pairs(console, result, result.spread)
     console.print(_agreement(result))
+    if result.spread is not None:
+        for site in SITES:
+            r, low, high = map(_number, result.spread.pearson_mean(site, result.config.prompts.seed))
+            console.print(f"Pearson r of single pairs, {site}: mean {r} [95% over pairs: {low}, {high}]")
     console.print(_top(result))
     for site in SITES:
         names = outliers(result, site)
@@ -56,6 +60,29 @@ def show(console: Console, result: Result, folder: Path) -> None:
     for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".csv", ".safetensors", ".png")):
         if "wandb" not in path.relative_to(folder).parts:
             console.print(f"  {path.relative_to(folder)}", highlight=False)
+
+
+def _show_pair(console: Console, result: Result) -> None:
+    (pair,) = result.pairs
+    console.print(f"\n[bold]clean[/]      {escape(pair.clean)} [green]{escape(pair.answer)}[/]")
+    console.print(f"[bold]corrupted[/]  {escape(pair.corrupted)} [green]{escape(pair.distractor)}[/]")
+    console.print(
+        f"logit difference {escape(pair.answer.strip())} - {escape(pair.distractor.strip())}: clean "
+        f"{result.clean_logit_diff:+.3f}, corrupted {result.corrupted_logit_diff:+.3f}, gap {result.gap:+.3f} logits"
+    )
+
+
+def _show_pairs(console: Console, result: Result, spread: Spread) -> None:
+    gaps = result.gaps
+    console.print(f"\n[bold]prompts[/]  {escape(describe(result.config.prompts, len(gaps)))}")
+    console.print(
+        f"logit difference answer - distractor, mean over pairs: clean {result.clean_logit_diff:+.3f}, corrupted "
+        f"{result.corrupted_logit_diff:+.3f}, gap {result.gap:+.3f} logits"
+    )
+    console.print(
+        f"gap: [95% over pairs: {spread.gap.low[0]:+.3f}, {spread.gap.high[0]:+.3f}], SD {stdev(gaps):.3f}, from "
+        f"{min(gaps):+.3f} to {max(gaps):+.3f} logits"
+    )
 
 
 def show_sweep(console: Console, rows: Sequence[tuple[tuple[str, ...], Summary | None, Path]]) -> None:
@@ -74,7 +101,8 @@ def show_sweep(console: Console, rows: Sequence[tuple[tuple[str, ...], Summary |
 
 
 def _agreement(result: Result) -> Table:
-    table = Table(title="How far IG and AP agree", title_justify="left")
+    maps = "the mean maps of IG and AP" if result.spread else "IG and AP"
+    table = Table(title=f"How far {maps} agree", title_justify="left")
     for column in (
         "site",
         "n",
@@ -108,6 +136,8 @@ def _agreement(result: Result) -> Table:
 
 def _top(result: Result) -> Table:
     unit = "score" if result.has_scores else "logits"
+    if result.spread:
+        unit = f"mean {unit}{' [95% over pairs]' if result.has_scores else ''}"
     table = Table(title=f"Top {_TOP} by |effect|, with {unit}", title_justify="left")
     for column in ("rank", *(f"{site} {method}" for site in SITES for method in ("IG", "AP"))):
         table.add_column(column, justify="right")
@@ -122,9 +152,15 @@ def _ranked(result: Result, site: str, method: str) -> list[str]:
     values = found.score if result.has_scores else found.effect
     order = torch.argsort(found.effect.abs().flatten(), descending=True, stable=True)[:_TOP]
     width = values.shape[1]
-    return [
+    named = [
         f"{component_name(found.site, int(i) // width, int(i) % width):>8} {float(values.flatten()[i]):+.3f}"
         for i in order
+    ]
+    if result.spread is None or not result.has_scores:
+        return named
+    ends = result.spread.intervals[found.site][method]
+    return [
+        f"{text} \\[{ends.low[i]:+.3f}, {ends.high[i]:+.3f}]" for text, i in zip(named, order.tolist(), strict=True)
     ]
 
 

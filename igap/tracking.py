@@ -30,8 +30,8 @@ def log(config: RunConfig, summary: "Summary", folder: Path, *, multirun: str | 
 
     Jobs of one `multirun` are a group of its name, unless `tracking.group` names another.
 
-    Logs what the run's folder holds: config, summary under the same names, head and neuron tables, plots as images,
-    attributions as an artifact. Raises whatever W&B raises; the caller decides what a lost sink is worth.
+    Logs what the run's folder holds: config, summary under the same names, tables of heads, neurons and pairs, plots as
+    images, attributions as an artifact. Raises whatever W&B raises; the caller decides what a lost sink is worth.
     """
     if config.tracking.mode == "disabled":
         return None
@@ -50,16 +50,17 @@ def log(config: RunConfig, summary: "Summary", folder: Path, *, multirun: str | 
         tags=[config.model.name[:64], f"baseline={config.baseline.kind}", f"ig.path={config.ig.path}"],
         mode=config.tracking.mode,
         dir=folder,
-        config={**config.model_dump(mode="json", exclude={"tracking"}), "key": config.key},
+        config={**config.model_dump(mode="json", exclude={"tracking"}), "key": summary["key"]},
         settings=settings,
     ) as run:
         media: dict[str, Any] = {
             f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / "plots").glob("*.png"))
         }
-        tables = {name: wandb.Table(dataframe=pd.read_csv(folder / f"{name}.csv")) for name in ("heads", "neurons")}
+        names = [name for name in ("heads", "neurons", "pairs") if (folder / f"{name}.csv").exists()]
+        tables = {name: wandb.Table(dataframe=pd.read_csv(folder / f"{name}.csv")) for name in names}
         run.log({**media, **{f"tables/{name}": table for name, table in tables.items()}})
-        artifact = wandb.Artifact(f"attributions-{config.key}", type="attributions")
-        for name in ("attributions.safetensors", "heads.csv", "neurons.csv", "summary.json"):
+        artifact = wandb.Artifact(f"attributions-{summary['key']}", type="attributions")
+        for name in ("attributions.safetensors", *(f"{name}.csv" for name in names), "summary.json"):
             artifact.add_file(str(folder / name))
         run.log_artifact(artifact)
         run.summary.update(summary)

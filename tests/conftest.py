@@ -1,5 +1,6 @@
 """Small models made on the spot, and the annotations of igap checked on every call (jaxtyping + beartype)."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,4 +137,41 @@ def written(result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written")
     records.prepare(folder)
     records.write(result, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pairs of two lengths and three first differences, in the words of the random models."""
+    rest = "went to the store, {} gave a bottle of milk to"
+    rows = [
+        [f"After John and Mary {rest.format('Mary')}", f"After John and Mary {rest.format('John')}", " John", " Mary"],
+        [f"Then Tom and Anna {rest.format('Anna')}", f"Then Tom and Anna {rest.format('Tom')}", " Tom", " Anna"],
+        ["John and Mary went to the store, Mary gave it to", "John and Mary went to the store, John gave it to",
+         " John", " Mary"],
+        [f"After Anna and Mary {rest.format('Mary')}", f"After Anna and Mary {rest.format('Anna')}", " Anna", " Mary"],
+        [f"After John and Tom {rest.format('Tom')}", f"After Mary and Tom {rest.format('Tom')}", " John", " Mary"],
+    ]  # fmt: skip
+    path = tmp_path_factory.mktemp("pairs") / "five.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["clean", "corrupted", "answer", "distractor"], *rows])
+    return path
+
+
+@pytest.fixture(scope="session")
+def many(checkpoint: Callable[..., Path], pair_file: Path) -> Result:
+    """A finished run of the random GPT-2 on those pairs, one of which has too small a gap for scores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "_cached_model", pipeline._cached_model.__wrapped__)
+        overrides = ["model=hf", f"model.name={checkpoint('gpt2')}", "device=cpu", f"prompts.file={pair_file}"]
+        (config,) = compose_jobs([*overrides, "prompts.min_gap=0.2"], multirun=False)
+        return pipeline.run(config)
+
+
+@pytest.fixture(scope="session")
+def many_written(many: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of that run."""
+    folder = tmp_path_factory.mktemp("many")
+    records.prepare(folder)
+    records.write(many, folder)
     return folder

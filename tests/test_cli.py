@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, messages, files. Bad input costs one line and no traceback."""
 
+import csv
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file, save_file
 
 from igap import cli, pipeline
+from igap.datasets.ioi import generate_ioi
 
 PAIR_OF_ANIMALS = "After the cat and the dog went to the store, Mary gave a bottle of milk to"
 
@@ -48,7 +50,7 @@ BAD = [
     (["run", "+nonsense.a=5"], "nonsense.a: got a key that no run has"),
     (["run", "+ig.n_steps=5"], "ig.n_steps: got '+ig.n_steps=5', but every run has that key. Write 'ig.n_steps=5'"),
     (["run", "~ig"], "ig: got a deletion ('~ig'); a run needs every key."),
-    (["run", "prompts=null"], "prompts: got None, wanted one of ioi, ioi-baba."),
+    (["run", "prompts=null"], "prompts: got None, wanted one of file, generated, ioi, ioi-baba."),
     (["run", "--experimental-rerun", "x"], "option: got --experimental-rerun, which igap run does not have."),
     (["run", "--cfg", "job", "baseline=zeros"], "baseline: got 'zeros', wanted one of corrupted,"),
     (["run", "--config-name", "nope"], "config: Cannot find primary config 'nope'."),
@@ -75,6 +77,14 @@ BAD = [
     (["run", "model=hf", "model.name=./no/such"], "model.name: got './no/such', which is no folder. Use model="),
     (["run", "model=hf", "model.name=."], "model.name: got '.', a folder without config.json, wanted a Hugging Face"),
     (["run", "model.processing=cooked"], "model.processing: got 'cooked', wanted one of 'processed' or 'raw'."),
+    (["run", "prompts.n=1"], "prompts.n: got 1, wanted at least 2. Try prompts.n=100."),
+    (["run", "prompts.n=many"], "prompts.n: got 'many', wanted a whole number. Try prompts.n=100."),
+    (["run", "prompts=file"], "prompts.file: got nothing, wanted a value. Add prompts.file=pairs.csv."),
+    (["run", "prompts.file=no.csv"], "prompts.file: got no.csv, which cannot be read (No such file or directory)."),
+    (["run", "prompts=generated", "prompts.file=a.csv"], "prompts.file: got 'a.csv' together with prompts.n=100, "),
+    (["run", "prompts.n=5", "prompts.answer= John"], "prompts.answer: got ' John' together with prompts.n, wanted one"),
+    (["run", "prompts.file=a.csv", "prompts.clean=a, b"], "prompts.clean: got 'a, b' together with prompts.file, "),
+    (["run", "prompts=generated", "prompts.n=null"], "prompts.clean: got nothing, wanted a text. Try prompts.clean='W"),
     (["run", "ig.n_steps"], "ig.n_steps: got 'ig.n_steps', which is no override"),
     (["sweep", "basslines"], "sweep: got 'basslines', wanted one of baselines. Did you mean baselines?"),
 ]  # fmt: skip
@@ -115,6 +125,41 @@ def test_a_bad_pair_is_refused_before_the_model_loads(tiny, overrides, message, 
     assert error.startswith(f"igap: {message}")
     assert "Traceback" not in error
     assert not Path("runs").exists(), "refused before anything was written"
+
+
+def test_a_bad_pair_of_a_file_is_refused_by_its_row_before_the_model_loads(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    Path("my pairs.csv").write_text("clean,corrupted,answer,distractor\nJohn,Mary,Tom,Anna\nJohn,Zebulon,Tom,Anna\n")
+    assert cli.main(["run", *tiny, "prompts.file=my pairs.csv"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "igap: my pairs.csv, row 2: corrupted: the tokenizer does not know 'Zebulon' (in 'Zebulon')."
+    )
+    assert not Path("runs").exists()
+
+
+def test_a_tokenizer_without_the_generators_words_is_refused_before_the_model_loads(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    assert cli.main(["run", *tiny, "prompts.n=5"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("igap: prompts.n: got 5, whose generated prompts this model cannot take (generated pair 0:")
+    assert error.count("\n") == 1
+
+
+def test_generated_pairs_run_as_they_are_on_the_embedded_model(capsys):
+    assert cli.main(["run", "prompts.n=3", "seed=2", "ig.n_steps=3", "tracking=disabled", "device=cpu"]) == 0
+    assert "3 pairs (generated, seed 2)" in capsys.readouterr().out
+    summary = json.loads((only_run() / "summary.json").read_text())
+    assert (summary["n_pairs"], summary["prompts/n"], summary["prompts/seed"]) == (3, 3, 2)
+    assert load_file(only_run() / "attributions.safetensors")["pairs.ig.heads"].shape == (3, 4, 8)
+    with (only_run() / "pairs.csv").open(newline="") as file:
+        clean = [row["clean"] for row in csv.DictReader(file)]
+    assert clean == [example.clean for example in generate_ioi(3, 2)]
+
+
+def test_sources_of_pairs_can_be_swept(tiny, pair_file):
+    assert cli.main(["run", "-m", *tiny, "ig.n_steps=2", f"prompts.file=null,{pair_file}"]) == 0
+    jobs = [json.loads(path.read_text()) for path in only_run().glob("*/summary.json")]
+    assert sorted(job["n_pairs"] for job in jobs) == [1, 5]
 
 
 def test_prompts_of_different_length_show_both_token_lists(tiny, capsys):
@@ -301,7 +346,12 @@ def test_run_help_lists_groups_keys_and_examples():
         [sys.executable, "-m", "igap.cli", "run", "--help"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0
-    for expected in ("baseline: corrupted, mean, prompt, zero, zero_input", "n_steps: 50", "igap run -m baseline="):
+    for expected in (
+        "baseline: corrupted, mean, prompt, zero, zero_input",
+        "n_steps: 50",
+        "igap run -m baseline=",
+        "prompts.n=100",
+    ):
         assert expected in done.stdout
 
 

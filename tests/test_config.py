@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igap.cli import compose_jobs
-from igap.config import RunConfig, example, field_at, keys, parse
+from igap.config import TEXTS, RunConfig, example, field_at, keys, parse
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,11 @@ def changed(config, key, value):
     return parse(values)
 
 
+def key_of(config):
+    """The key of a config that holds its one pair."""
+    return config.key_of([[getattr(config.prompts, name) for name in TEXTS]])
+
+
 def test_the_default_run_is_the_notebooks_pair_on_the_embedded_model_offline(default):
     assert default.model.name == "ioi-mini"
     assert default.prompts.clean == "After John and Mary went to the store, Mary gave a bottle of milk to"
@@ -31,6 +36,8 @@ def test_the_default_run_is_the_notebooks_pair_on_the_embedded_model_offline(def
     assert (default.prompts.answer, default.prompts.distractor) == (" John", " Mary")
     assert (default.baseline.kind, default.ig.n_steps, default.ig.path) == ("corrupted", 50, "joint")
     assert default.tracking.mode == "offline"
+    assert (default.prompts.n, default.prompts.file) == (None, None)
+    assert key_of(default) == "a9b5a6396331", "a finished run's key stays what it was"
 
 
 def test_the_yaml_files_give_every_key_of_the_schema(default):
@@ -95,6 +102,15 @@ def test_examples_are_accepted_by_the_schema(default):
         ("baseline.n", 10**6, r"baseline\.n: got 1000000, wanted at most 100000\. Try baseline\.n=100"),
         ("device", "gpu", r"device: got 'gpu', wanted auto, cpu, cuda, cuda:N or mps\. Try device=auto"),
         ("tracking.mode", "on", r"tracking\.mode: got 'on', wanted one of 'offline', 'online' or 'disabled'"),
+        ("prompts.n", 1, r"prompts\.n: got 1, wanted at least 2\. Try prompts\.n=100\."),
+        ("prompts.n", 2.5, r"prompts\.n: got 2\.5, wanted a whole number"),
+        ("prompts.n", 10**6, r"prompts\.n: got 1000000, wanted at most 100000"),
+        (
+            "prompts.file",
+            "",
+            r"prompts\.file: got '', wanted a text that is not empty\. Try prompts\.file=pairs\.csv\.",
+        ),
+        ("prompts.clean", None, r"prompts\.clean: got nothing, wanted a text\. Try prompts\.clean='When"),
         ("batch_size", 0, r"batch_size: got 0, wanted at least 1\. Try batch_size=64"),
     ],
 )
@@ -114,7 +130,7 @@ def test_every_mistake_gets_its_line(default):
 @pytest.mark.parametrize("key", ["tracking.project", "output", "device", "batch_size"])
 def test_what_does_not_determine_the_numbers_does_not_change_the_key(default, key):
     value = {"device": "cpu", "batch_size": 3}.get(key, "other")
-    assert changed(default, key, value).key == default.key
+    assert key_of(changed(default, key, value)) == key_of(default)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +147,13 @@ def test_what_does_not_determine_the_numbers_does_not_change_the_key(default, ke
 def test_what_determines_the_numbers_changes_the_key(default, key, values, data):
     value = data.draw(values)
     other = changed(default, key, value)
-    assert (other.key == default.key) == (other == default)
-    assert len(other.key) == 12
+    assert (key_of(other) == key_of(default)) == (other == default)
+    assert len(key_of(other)) == 12
 
 
 def test_of_the_baseline_the_key_holds_what_its_kind_uses(default):
     def key(kind, **baseline):
-        return parse({**default.model_dump(), "baseline": {"kind": kind, **baseline}}).key
+        return key_of(parse({**default.model_dump(), "baseline": {"kind": kind, **baseline}}))
 
     assert key("zero", n=3, seed=5) == key("zero")
     assert key("mean", n=3) != key("mean") != key("zero")
@@ -148,3 +164,44 @@ def test_of_the_baseline_the_key_holds_what_its_kind_uses(default):
 def test_a_config_cannot_be_changed(default):
     with pytest.raises(ValueError, match="frozen"):
         default.seed = 1
+
+
+def test_pairs_come_from_one_place(default):
+    values = default.model_dump()
+    values["prompts"] |= {"n": 5, "file": "pairs.csv"}
+    with pytest.raises(ValueError, match=r"prompts\.file: got 'pairs\.csv' together with prompts\.n=5, wanted one of"):
+        parse(values)
+
+
+@pytest.mark.parametrize("overrides", [["prompts.n=5"], ["prompts=generated"], ["prompts.file=pairs.csv"]])
+def test_with_several_pairs_the_config_holds_no_single_pairs_texts(overrides):
+    (config,) = compose_jobs(overrides, multirun=False)
+    assert [getattr(config.prompts, name) for name in TEXTS] == [None] * 4
+    assert parse(config.model_dump()) == config
+
+
+def test_the_seed_of_the_prompts_is_the_runs_unless_it_is_given():
+    seeds = [
+        compose_jobs([*overrides, "prompts=generated"], multirun=False)[0].prompts.seed
+        for overrides in ([], ["seed=3"], ["seed=3", "prompts.seed=0"])
+    ]
+    assert seeds == [0, 3, 0]
+
+
+def test_of_several_pairs_the_key_holds_every_text_their_order_and_the_seed():
+    (config,) = compose_jobs(["prompts.n=2"], multirun=False)
+    pairs = [["a b", "a c", "b", "c"], ["d e", "d f", "e", "f"]]
+    others = [pairs[::-1], [*pairs, pairs[0]]]
+    for row in range(2):
+        for column in range(4):
+            changed_pairs = [list(texts) for texts in pairs]
+            changed_pairs[row][column] += "x"
+            others.append(changed_pairs)
+    keys = {config.key_of(other) for other in others} | {
+        config.key_of(pairs),
+        changed(config, "prompts.seed", 1).key_of(pairs),
+    }
+    keys.add(changed(config, "prompts.min_gap", 0.5).key_of(pairs))
+    assert len(keys) == len(others) + 3
+    (from_file,) = compose_jobs(["prompts.file=pairs.csv"], multirun=False)
+    assert from_file.key_of(pairs) == config.key_of(pairs), "n and file are where the pairs come from"

@@ -74,3 +74,20 @@ def test_below_the_smallest_gap_effects_are_drawn_and_called_logits(result):
     for name, (x, _) in labelled(ax).items():
         _, layer, index = parse_component(name)
         assert x == pytest.approx(float(effect[layer, index]))
+
+
+def test_titles_of_several_pairs_say_how_many_and_from_where_and_axes_that_scores_are_means(many):
+    drawn = figures(many)
+    for name, figure in drawn.items():
+        title = figure.get_suptitle()
+        assert f"mean gap {many.gap:.3f} logits" in title, name
+        assert "means over 5 pairs (five.csv)" in title, name
+        assert ("the pair with the largest |delta|" in title) == (name == "convergence_delta"), name
+    (ax,) = drawn["heads_scatter"].axes
+    assert ax.get_xlabel() == "IG, mean score (effect / gap)"
+    score = many.maps["heads"]["ap"].score.double()
+    named = labelled(ax)
+    assert named
+    for name, (_, y) in named.items():
+        _, layer, index = parse_component(name)
+        assert y == pytest.approx(float(score[layer, index]))

@@ -1,12 +1,16 @@
 """The order of the steps, nothing else: the numbers of a run are those of the methods called by hand."""
 
+import csv
+
+import numpy as np
 import pytest
 import torch
 
 from igap import activation_patching, attribution_patching, integrated_gradients, load_model, pipeline
 from igap.cli import compose_jobs
-from igap.comparison import compare
-from igap.pipeline import check, prompt_pair, resolve_device
+from igap.comparison import compare, compare_values
+from igap.contrast import contrast
+from igap.pipeline import check, resolve_device
 from igap.sites import SITES
 
 
@@ -32,7 +36,7 @@ def test_every_setting_reaches_the_methods(config):
         "model.dtype=float64", "batch_size=5",
     )  # fmt: skip
     found = pipeline.run(asked)
-    model, pair = load_model(asked.model.name, processing="raw", dtype="float64"), prompt_pair(asked)
+    model, pair = load_model(asked.model.name, processing="raw", dtype="float64"), check(asked).pairs[0]
     for site in SITES:
         by_hand = {
             "ig": integrated_gradients(
@@ -50,7 +54,7 @@ def test_every_setting_reaches_the_methods(config):
 def test_denoising_reaches_the_methods(config):
     asked = config("direction=denoising", "model.dtype=float64")
     found = pipeline.run(asked)
-    model, pair = load_model(asked.model.name, dtype="float64"), prompt_pair(asked)
+    model, pair = load_model(asked.model.name, dtype="float64"), check(asked).pairs[0]
     for name, method in (("ig", integrated_gradients), ("ap", activation_patching), ("atp", attribution_patching)):
         expected = method(model, pair, "heads", direction="denoising").effect
         torch.testing.assert_close(found.maps["heads"][name].effect, expected, atol=1e-12, rtol=0)
@@ -79,7 +83,8 @@ def test_bfloat16_is_warned_about_and_more_steps_are_no_remedy(config):
 
 def test_check_needs_no_weights(config, monkeypatch):
     monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
-    assert check(config()).answer != check(config()).distractor
+    (tokens,) = check(config()).tokens
+    assert tokens.answer != tokens.distractor
 
 
 def test_progress_is_told_for_every_site_and_method(config):
@@ -108,3 +113,148 @@ def test_auto_is_a_device_this_machine_has(unchecked):
     assert resolve_device("cpu") == "cpu"
     with pytest.raises(ValueError, match=r"device: got cuda:99, which this machine does not have\. Use device=cpu or"):
         resolve_device("cuda:99")
+
+
+def test_every_pair_reaches_the_methods_in_the_files_order(config, pair_file):
+    asked = config(f"prompts.file={pair_file}", "model.dtype=float64", "ig.n_steps=3", "baseline=zero")
+    found = pipeline.run(asked)
+    model, pairs = load_model(asked.model.name, dtype="float64"), check(asked).pairs
+    assert found.pairs == pairs
+    with pair_file.open(newline="") as file:
+        assert [list(pair.texts) for pair in pairs] == list(csv.reader(file))[1:]
+    for site in SITES:
+        ig = [integrated_gradients(model, pair, site, baseline="zero", n_steps=3) for pair in pairs]
+        ap = [activation_patching(model, pair, site) for pair in pairs]
+        for name, alone in (("ig", ig), ("ap", ap)):
+            for one, expected in zip(found.maps[site][name].pairs, alone, strict=True):
+                torch.testing.assert_close(one.effect, expected.effect, atol=1e-12, rtol=0)
+            mean = torch.stack([one.score for one in alone]).mean(0)
+            torch.testing.assert_close(found.maps[site][name].score, mean, atol=1e-12, rtol=1e-9)
+        assert found.gaps == pytest.approx([one.gap for one in ap], abs=1e-12)
+        for r, one, other in zip(found.spread.pearson[site], ig, ap, strict=True):
+            assert r == pytest.approx(compare(one, other).pearson, abs=1e-12)
+    for index, pair in enumerate(pairs):
+        with contrast(model, pair) as question:
+            assert found.clean_logit_diffs[index] == pytest.approx(question.clean.logit_diff.item(), abs=1e-12)
+            assert found.corrupted_logit_diffs[index] == pytest.approx(question.corrupted.logit_diff.item(), abs=1e-12)
+            assert torch.equal(found.tokens[index].clean, question.pairs[0].clean)
+
+
+def test_the_comparison_of_several_pairs_is_that_of_the_mean_scores(many):
+    scored = [index for index, gap in enumerate(many.gaps) if abs(gap) >= 0.2]
+    assert scored == [0, 1, 3, 4]
+    for site in SITES:
+        ig, ap = (
+            np.mean([many.maps[site][name].pairs[index].score.double().numpy() for index in scored], axis=0)
+            for name in ("ig", "ap")
+        )
+        found, expected = many.comparisons[site], compare_values(ig, ap)
+        assert found.unit == "score"
+        np.testing.assert_allclose(found.difference, expected.difference, atol=1e-6)
+        for name in ("pearson", "spearman", "bias", "limits_low"):
+            assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-5), name
+
+
+def test_numbers_of_several_pairs_are_means_and_one_pair_has_no_spread(many, result):
+    assert many.gap == pytest.approx(sum(many.gaps) / 5)
+    assert many.clean_logit_diff == pytest.approx(sum(many.clean_logit_diffs) / 5)
+    assert many.corrupted_logit_diff == pytest.approx(sum(many.corrupted_logit_diffs) / 5)
+    assert many.gap == pytest.approx(many.clean_logit_diff - many.corrupted_logit_diff)
+    assert result.spread is None
+    assert (result.n_unscored, many.n_unscored) == (0, 1)
+
+
+def test_pairs_without_a_score_are_warned_about(many, config, pair_file):
+    assert many.warnings == (
+        "prompts: the gap F(clean) - F(corrupted) of 1 of 5 pairs is too small, wanted at least prompts.min_gap=0.2; "
+        "they have no scores (effect / gap), which would explode, and mean scores and their intervals leave them out; "
+        "mean effects in logits do not. pairs.csv lists every gap.",
+    )
+    found = pipeline.run(config(f"prompts.file={pair_file}", "prompts.min_gap=1000", "ig.n_steps=20"))
+    (warning,) = found.warnings
+    assert "of 5 of 5 pairs is too small" in warning
+    assert warning.endswith("effects in logits are kept. Choose prompts that the model tells apart.")
+    assert not found.has_scores
+    assert found.comparisons["heads"].unit == "logits"
+    assert np.isnan(found.spread.intervals["heads"]["ap"].low).all()
+
+
+def test_a_coarse_quadrature_is_warned_about_with_its_worst_pair(config, pair_file):
+    found = pipeline.run(config(f"prompts.file={pair_file}", "ig.n_steps=2", "ig.method=riemann_left"))
+    for site in SITES:
+        ig = found.maps[site]["ig"]
+        bad = [(abs(float(one.delta[i])), i, p) for p, one in enumerate(ig.pairs) for i in one.incomplete_layers(0.01)]
+        _, layer, pair = max(bad)
+        warning = next(text for text in found.warnings if text.startswith(f"ig: the completeness delta of {site}"))
+        layers = ", ".join(map(str, sorted({i for _, i, _ in bad})))
+        assert f"layers {layers} (in {len({p for _, _, p in bad})} of 5 pairs; worst: " in warning
+        one = ig.pairs[pair]
+        worst = (
+            f"worst: {one.delta[layer]:+.3g} of {one.layer_effect[layer]:+.3g} logits in layer {layer} of pair {pair})"
+        )
+        assert worst in warning
+
+
+def test_a_file_of_one_pair_is_that_pair(config, pair_file, tmp_path):
+    one = tmp_path / "one.csv"
+    one.write_text("".join(pair_file.read_text().splitlines(keepends=True)[:2]))
+    found = pipeline.run(config(f"prompts.file={one}", "ig.n_steps=2"))
+    clean, corrupted, answer, distractor = found.pairs[0].texts
+    texts = [f"prompts.clean='{clean}'", f"prompts.corrupted='{corrupted}'"]
+    alone = pipeline.run(
+        config(*texts, f"prompts.answer='{answer}'", f"prompts.distractor='{distractor}'", "ig.n_steps=2")
+    )
+    assert found.spread is None
+    assert torch.equal(found.maps["heads"]["ap"].effect, alone.maps["heads"]["ap"].effect)
+    assert found.key == alone.key
+
+
+def test_the_key_is_that_of_the_prompts_really_used(config, pair_file, tmp_path):
+    def key(*overrides):
+        asked = config(*overrides)
+        return asked.key_of([pair.texts for pair in check(asked).pairs])
+
+    edited, copied = tmp_path / "edited.csv", tmp_path / "copied.csv"
+    copied.write_bytes(pair_file.read_bytes())
+    edited.write_text(pair_file.read_text().replace("milk", "cat", 2))
+    mini = ["model.name=ioi-mini"]
+    keys = [
+        key(),
+        key(f"prompts.file={pair_file}"),
+        key(f"prompts.file={edited}"),
+        key(*mini),
+        key(*mini, "prompts.n=5"),
+        key(*mini, "prompts.n=6"),
+        key(*mini, "prompts.n=5", "prompts.seed=1"),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key(f"prompts.file={copied}") == key(f"prompts.file={pair_file}"), "the same pairs under another name"
+    assert key(*mini, "prompts=generated", "prompts.n=5") == key(*mini, "prompts.n=5")
+    assert key(*mini, "prompts.n=5", "seed=1") == key(*mini, "prompts.n=5", "prompts.seed=1")
+
+
+def test_a_baselines_prompt_of_another_length_than_some_pair_is_refused(config, pair_file):
+    other = "baseline.prompt='After Tom and Anna went to the store, Anna gave a bottle of milk to'"
+    with pytest.raises(
+        ValueError, match=r"baseline\.prompt: got 16 tokens, the prompts of .*five\.csv, row 3 have 12;"
+    ):
+        check(config(f"prompts.file={pair_file}", "baseline=prompt", other))
+
+
+def test_progress_counts_the_components_of_all_pairs(config, pair_file):
+    told = {}
+
+    class Stage:
+        def __init__(self, name):
+            self.name = name
+
+        def __enter__(self):
+            return lambda done, total: told.__setitem__(self.name, (done, total))
+
+        def __exit__(self, *_):
+            return None
+
+    pipeline.run(config(f"prompts.file={pair_file}", "ig.n_steps=2"), Stage)
+    for method in ("ig", "ap", "atp"):
+        assert told[f"{method} heads"] == (5 * 3 * 4, 5 * 3 * 4)
+        assert told[f"{method} neurons"] == (5 * 3 * 48, 5 * 3 * 48)

@@ -23,6 +23,16 @@ def test_its_links_and_paths_exist():
         assert (ROOT / path).exists(), path
 
 
+def test_its_file_of_pairs_is_one_and_the_embedded_model_tells_them_apart(ioi_mini, tmp_path):
+    from igap import PromptPair, attribution_patching
+    from igap.datasets.pair_files import read_pairs
+
+    (lines,) = re.findall(r"```\n(clean,corrupted.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "pairs.csv").write_text(lines)
+    (pair,) = (PromptPair(**row) for row in read_pairs(str(tmp_path / "pairs.csv")))
+    assert attribution_patching(ioi_mini, pair).gap > 5
+
+
 def test_its_python_gives_the_figure_it_states(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})

@@ -1,5 +1,6 @@
 """What a run leaves on disk is what it found out, and never looks more finished than it is."""
 
+import csv
 import dataclasses
 import json
 
@@ -10,6 +11,7 @@ from matplotlib.image import imread
 from safetensors.torch import load_file
 
 from igap import records
+from igap.intervals import bootstrap_means
 from igap.sites import SITES, component_names
 
 PLOTS = ["convergence_delta", "jaccard"] + [
@@ -27,6 +29,11 @@ def test_a_run_leaves_these_files_and_no_others(written):
         assert image.std() > 0.01, f"{name} is blank"
 
 
+def test_several_pairs_leave_one_file_more(written, many_written):
+    names = [sorted(str(p.relative_to(f)) for p in f.rglob("*") if p.is_file()) for f in (written, many_written)]
+    assert sorted([*names[0], "pairs.csv"]) == names[1]
+
+
 def test_the_summary_has_the_agreed_names_and_the_results_numbers(result, written):
     summary = json.loads((written / "summary.json").read_text())
     assert summary["gap"] == pytest.approx(result.clean_logit_diff - result.corrupted_logit_diff, abs=1e-12)
@@ -40,7 +47,7 @@ def test_the_summary_has_the_agreed_names_and_the_results_numbers(result, writte
         assert summary[f"{site}/n_outliers"] == comparison.outlier_abs.sum()
         assert summary[f"{site}/max_abs_delta"] == pytest.approx(float(result.maps[site]["ig"].delta.abs().max()))
     assert summary["seed"] == 7
-    assert summary["key"] == result.config.key
+    assert summary["key"] == result.key
     for name in ("seconds/ig", "seconds/ap", "seconds/total", "version/torch", "version/transformer-lens"):
         assert summary[name]
 
@@ -141,3 +148,122 @@ def test_scores_that_are_missing_are_missing_on_disk_and_effects_are_not(result,
     assert heads[["ig", "ap", "atp", "difference"]].isna().all(axis=None)
     assert heads["effect_ap"].notna().all()
     assert len(list((tmp_path / "plots").glob("*.png"))) == len(PLOTS)
+
+
+def test_the_summary_of_several_pairs_has_means_and_no_single_pairs_text(many, many_written, result, pair_file):
+    summary = json.loads((many_written / "summary.json").read_text())
+    assert summary["n_pairs"] == 5
+    assert summary["n_unscored"] == 1
+    assert summary["heads/bias"] == many.comparisons["heads"].bias, "four pairs have scores"
+    with pair_file.open(newline="") as file:
+        assert summary["key"] == many.config.key_of(list(csv.reader(file))[1:])
+    for name, values in {
+        "clean_logit_diff": many.clean_logit_diffs,
+        "corrupted_logit_diff": many.corrupted_logit_diffs,
+        "gap": many.gaps,
+    }.items():
+        assert summary[name] == pytest.approx(np.mean(values))
+    assert (summary["gap_min"], summary["gap_max"]) == (min(many.gaps), max(many.gaps))
+    assert summary["gap_sd"] == pytest.approx(np.std(many.gaps, ddof=1))
+    assert summary["gap_min"] <= summary["gap_low"] < summary["gap"] < summary["gap_high"] <= summary["gap_max"]
+    assert summary["prompts/file"] == str(pair_file)
+    assert summary["prompts/seed"] == 0
+    assert "prompts/n" not in summary
+    single = {"prompts/clean", "prompts/corrupted", "prompts/answer", "prompts/distractor", "n_tokens"}
+    assert not {*single, "first_difference"} & set(summary)
+    assert not [name for name, value in summary.items() if isinstance(value, str) and many.pairs[0].clean in value]
+    one = records.summarize(result)
+    assert one["n_pairs"] == 1
+    assert single <= set(one)
+    assert not {"prompts/file", "prompts/seed", "gap_sd", "n_unscored", "heads/pearson_pairs_mean"} & set(one)
+
+
+def test_generated_pairs_are_named_by_their_number_and_seed(many):
+    prompts = many.config.prompts.model_copy(update={"file": None, "n": 5, "seed": 2})
+    config = many.config.model_copy(update={"prompts": prompts})
+    summary = records.summarize(dataclasses.replace(many, config=config))
+    assert {name: summary[name] for name in summary if name.startswith("prompts/")} == {
+        "prompts/n": 5,
+        "prompts/seed": 2,
+    }
+
+
+def test_the_agreement_of_single_pairs_is_averaged_with_its_interval(many, many_written):
+    summary, pairs = json.loads((many_written / "summary.json").read_text()), pd.read_csv(many_written / "pairs.csv")
+    for site in SITES:
+        found = [
+            np.corrcoef(ig.effect.flatten(), ap.effect.flatten())[0, 1]
+            for ig, ap in zip(many.maps[site]["ig"].pairs, many.maps[site]["ap"].pairs, strict=True)
+        ]
+        np.testing.assert_allclose(pairs[f"pearson_{site}"], found, atol=1e-5)
+        name = f"{site}/pearson_pairs_mean"
+        assert summary[name] == pytest.approx(np.mean(found), abs=1e-5)
+        expected = bootstrap_means(np.array(found)[:, None], seed=0)
+        assert summary[f"{name}_low"] == pytest.approx(expected.low[0], abs=1e-5)
+        assert summary[f"{name}_high"] == pytest.approx(expected.high[0], abs=1e-5)
+
+
+def test_pairs_whose_agreement_is_undefined_are_left_out_and_none_is_a_reason(many):
+    r = {site: np.array([np.nan, 0.5, np.nan, 0.7, np.nan]) for site in SITES}
+    summary = records.summarize(dataclasses.replace(many, spread=dataclasses.replace(many.spread, pearson=r)))
+    assert summary["heads/pearson_pairs_mean"] == pytest.approx(0.6)
+    assert summary["heads/pearson_pairs_mean_low"] == pytest.approx(0.5)
+    r = {site: np.array([0.5, *[np.nan] * 4]) for site in SITES}
+    summary = records.summarize(dataclasses.replace(many, spread=dataclasses.replace(many.spread, pearson=r)))
+    assert summary["heads/pearson_pairs_mean"] == 0.5
+    assert summary["heads/pearson_pairs_mean_high"] is None
+    assert summary["heads/pearson_pairs_mean_high/reason"] == "r is defined for 1 of 5 pairs"
+
+
+def test_pairs_csv_has_a_row_a_pair_in_the_files_order(many, many_written, pair_file):
+    pairs = pd.read_csv(many_written / "pairs.csv")
+    given = pd.read_csv(pair_file)
+    assert list(pairs.columns) == [
+        "index", *given.columns, "n_tokens", "first_difference", "clean_logit_diff", "corrupted_logit_diff", "gap",
+        "pearson_heads", "pearson_neurons",
+    ]  # fmt: skip
+    assert list(pairs["index"]) == list(range(5))
+    pd.testing.assert_frame_equal(pairs[given.columns], given)
+    assert list(pairs["n_tokens"]) == [17, 17, 13, 17, 17]
+    assert list(pairs["first_difference"]) == [10, 10, 9, 10, 2]
+    np.testing.assert_allclose(pairs["gap"], [one.gap for one in many.maps["heads"]["ap"].pairs], rtol=1e-6)
+    np.testing.assert_allclose(pairs["clean_logit_diff"] - pairs["corrupted_logit_diff"], pairs["gap"], rtol=1e-6)
+
+
+def test_tensors_of_several_pairs_are_means_every_pair_and_the_ends_of_the_intervals(many, many_written):
+    saved = load_file(many_written / "attributions.safetensors")
+    for site, width in (("heads", 4), ("neurons", 48)):
+        for method in ("ig", "ap", "atp"):
+            found, name = many.maps[site][method], f"{method}.{site}"
+            scores, effects = saved[f"pairs.{name}"], saved[f"pairs.effect.{name}"]
+            assert scores.shape == effects.shape == (5, 3, width)
+            for index, one in enumerate(found.pairs):
+                assert np.array_equal(scores[index], one.score, equal_nan=True)
+                assert np.array_equal(effects[index], one.effect)
+            assert scores[2].isnan().all(), "the pair with the small gap"
+            scores = scores[[0, 1, 3, 4]]
+            np.testing.assert_allclose(saved[name], scores.mean(0), rtol=1e-5, atol=1e-8)
+            np.testing.assert_allclose(saved[f"effect.{name}"], effects.mean(0), rtol=1e-5, atol=1e-7)
+            expected = bootstrap_means(scores.double().flatten(1).numpy(), seed=0)
+            np.testing.assert_allclose(saved[f"low.{name}"].flatten(), expected.low, rtol=1e-6)
+            np.testing.assert_allclose(saved[f"high.{name}"].flatten(), expected.high, rtol=1e-6)
+            assert (saved[f"low.{name}"] <= saved[name] + 1e-6).all()
+            assert (saved[name] <= saved[f"high.{name}"] + 1e-6).all()
+            assert (saved[f"high.{name}"] > saved[f"low.{name}"]).float().mean() > 0.9
+
+
+def test_one_pair_has_no_tensors_and_columns_of_several(result, written):
+    saved = load_file(written / "attributions.safetensors")
+    assert not [name for name in saved if name.startswith(("pairs.", "low.", "high."))]
+    assert not [name for name in records.table(result, "heads").columns if name.endswith(("_low", "_high"))]
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_tables_of_several_pairs_hold_the_intervals_of_ig_and_ap(many, many_written, site):
+    rows = pd.read_csv(many_written / f"{site}.csv", dtype={"name": str}).set_index("name")
+    saved = load_file(many_written / "attributions.safetensors")
+    names = component_names(site, *many.maps[site]["ig"].effect.shape)
+    for method in ("ig", "ap"):
+        for end in ("low", "high"):
+            expected = pd.Series(saved[f"{end}.{method}.{site}"].flatten().double().numpy(), index=names)
+            np.testing.assert_allclose(rows[f"{method}_{end}"], expected[rows.index], rtol=1e-6)

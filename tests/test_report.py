@@ -20,7 +20,7 @@ def text(console):
 def test_the_end_of_a_run_says_pair_numbers_and_paths(console, result, written):
     report.show(console, result, written)
     shown = text(console)
-    assert result.config.prompts.clean in shown
+    assert result.pairs[0].clean in shown
     assert f"clean {result.clean_logit_diff:+.3f}" in shown
     assert f"gap {result.gap:+.3f} logits" in shown
     for site in ("heads", "neurons"):
@@ -41,9 +41,8 @@ def test_the_top_heads_are_the_largest_effects_with_their_signed_scores(console,
 
 
 def test_prompts_and_warnings_are_text_and_not_markup(console, result, written):
-    prompts = result.config.prompts.model_copy(update={"clean": "[bold]not bold[/bold] John"})
-    config = result.config.model_copy(update={"prompts": prompts})
-    report.show(console, dataclasses.replace(result, config=config, warnings=("ig: [red]x",)), written)
+    pair = dataclasses.replace(result.pairs[0], clean="[bold]not bold[/bold] John")
+    report.show(console, dataclasses.replace(result, pairs=(pair,), warnings=("ig: [red]x",)), written)
     assert "[bold]not bold[/bold] John" in text(console)
     assert "warning: ig: [red]x" in text(console)
 
@@ -77,3 +76,43 @@ def test_progress_on_a_terminal_shows_the_stage_and_its_counts():
         progress(3, 12)
     assert "ig heads" in console.file.getvalue()
     assert "3/12" in console.file.getvalue()
+
+
+def test_several_pairs_are_shown_by_number_and_source_with_intervals(console, many, many_written):
+    report.show(console, many, many_written)
+    shown = text(console)
+    assert "prompts  5 pairs (five.csv)" in shown
+    assert many.pairs[0].clean not in shown
+    assert f"mean over pairs: clean {many.clean_logit_diff:+.3f}" in shown
+    assert f"gap {many.gap:+.3f} logits" in shown
+    low, high = many.spread.gap.low[0], many.spread.gap.high[0]
+    assert f"gap: [95% over pairs: {low:+.3f}, {high:+.3f}], SD " in shown
+    assert f"from {min(many.gaps):+.3f} to {max(many.gaps):+.3f} logits" in shown
+    assert "How far the mean maps of IG and AP agree" in shown
+    for site in ("heads", "neurons"):
+        r, low, high = many.spread.pearson_mean(site, 0)
+        assert f"Pearson r of single pairs, {site}: mean {r:.3f} [95% over pairs: {low:.3f}, {high:.3f}]" in shown
+    assert "warning: prompts: the gap F(clean) - F(corrupted) of 1 of 5 pairs is too small" in shown
+    assert "  pairs.csv" in shown
+
+
+def test_beside_a_top_heads_mean_score_stands_its_interval(console, many, many_written):
+    report.show(console, many, many_written)
+    for method in ("ig", "ap"):
+        found = many.maps["heads"][method]
+        best = int(found.effect.abs().flatten().argmax())
+        ends = many.spread.intervals["heads"][method]
+        score = f"{best // 4}.{best % 4} {found.score.flatten()[best]:+.3f}"
+        assert f"{score} [{ends.low[best]:+.3f}, {ends.high[best]:+.3f}]" in text(console)
+    assert "Top 5 by |effect|, with mean score [95% over pairs]" in text(console)
+
+
+def test_several_pairs_without_scores_show_mean_effects(console, many, many_written):
+    prompts = many.config.prompts.model_copy(update={"min_gap": 1e6})
+    gapless = dataclasses.replace(many, config=many.config.model_copy(update={"prompts": prompts}))
+    report.show(console, gapless, many_written)
+    effect = many.maps["heads"]["ap"].effect.flatten()
+    best = int(effect.abs().argmax())
+    assert "Top 5 by |effect|, with mean logits" in text(console)
+    assert f"{best // 4}.{best % 4} {effect[best]:+.3f} │" in text(console), "and no interval, which scores have"
+    assert "nan" not in text(console)

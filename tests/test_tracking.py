@@ -37,7 +37,7 @@ def test_the_summary_read_back_is_summary_json(offline):
 
 def test_the_config_read_back_is_the_runs(offline, result):
     config = json.loads(inspect(offline[1], "--summary"))["config"]
-    assert config["key"] == result.config.key
+    assert config["key"] == result.key
     for group in ("model", "prompts", "baseline", "ig", "ablation"):
         assert config[group] == result.config.model_dump(mode="json")[group]
 
@@ -53,9 +53,22 @@ def test_tables_plots_and_the_artifact_are_in_the_run(offline):
 
 def test_jobs_of_a_multirun_are_one_group_and_carry_its_name(result, written, tmp_path):
     folder = shutil.copytree(written, tmp_path / "3")
-    read = json.loads(inspect(tracking.log(result.config, {}, folder, multirun="monday"), "--summary"))
+    read = json.loads(inspect(tracking.log(result.config, {"key": result.key}, folder, multirun="monday"), "--summary"))
     assert read["name"] == "monday/3"
     assert '"monday"' in "".join(line for line in inspect(read["file"]).splitlines() if '"type":"run"' in line)
+
+
+def test_several_pairs_bring_their_table_and_no_single_pairs_text(many, many_written, tmp_path):
+    folder = shutil.copytree(many_written, tmp_path / "many")
+    summary = json.loads((folder / "summary.json").read_text())
+    place = tracking.log(many.config, summary, folder)
+    records = inspect(place)
+    assert "tables/pairs" in records
+    assert '"pairs.csv"' in records
+    read = json.loads(inspect(place, "--summary"))
+    assert (read["summary"]["n_pairs"], read["config"]["key"]) == (5, many.key)
+    assert read["config"]["prompts"]["clean"] is None
+    assert read["config"]["prompts"]["file"] == many.config.prompts.file
 
 
 def test_online_without_a_key_is_refused_before_the_run_and_asks_for_nothing(tmp_path, monkeypatch, capsys):

@@ -1,1 +1,1 @@
-"""Generated prompt data sets: plain Python, no model and no tokenizer."""
+"""Prompt data sets, generated or read from files: plain Python, no model and no tokenizer."""

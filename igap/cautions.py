@@ -1,0 +1,78 @@
+"""What a run cannot carry, one warning each with its remedy: missing scores, rounding, incomplete integrals."""
+
+from collections.abc import Mapping, Sequence
+
+from igap.attribution.maps import AttributionMap, scores_exist
+from igap.config import RunConfig
+from igap.sites import SITES, Site
+
+DELTA_TOLERANCE = 0.01
+"""Share of a layer's effect above which its completeness delta is worth a warning."""
+
+
+def n_unscored(gaps: Sequence[float], config: RunConfig) -> int:
+    """Pairs whose gap is too small to divide by."""
+    return sum(not scores_exist(gap, config.prompts.min_gap) for gap in gaps)
+
+
+def cautions(
+    config: RunConfig, gaps: Sequence[float], maps: Mapping[Site, Mapping[str, AttributionMap]]
+) -> tuple[str, ...]:
+    """The warnings of a run with these gaps, in logits, and these maps."""
+    coarse = config.model.dtype == "bfloat16"
+    rounding = (
+        "model.dtype: bfloat16 keeps 8 bits of a logit; effects and completeness deltas below some hundredths of a "
+        "logit are rounding. Use model.dtype=float32 for numbers that count."
+    )
+    found = [_small_gaps(config, gaps), rounding if coarse else ""]
+    found += ["" if coarse else _incomplete(config, site, maps[site]["ig"]) for site in SITES]
+    return tuple(filter(None, found))
+
+
+def _small_gaps(config: RunConfig, gaps: Sequence[float]) -> str:
+    """The warning that scores are missing, of all pairs or of some; empty where none are."""
+    unscored, least = n_unscored(gaps, config), f"prompts.min_gap={config.prompts.min_gap}"
+    if not unscored:
+        return ""
+    if len(gaps) == 1:
+        what = f"the gap F(clean) - F(corrupted) is {gaps[0]:.4g} logits"
+    else:
+        what = f"the gap F(clean) - F(corrupted) of {unscored} of {len(gaps)} pairs is too small"
+    text = f"prompts: {what}, wanted at least {least}; "
+    if unscored == len(gaps):
+        return (
+            f"{text}scores (effect / gap) would explode and are missing, effects in logits are kept. Choose prompts "
+            "that the model tells apart."
+        )
+    return (
+        f"{text}they have no scores (effect / gap), which would explode, and mean scores and their intervals leave "
+        "them out; mean effects in logits do not. pairs.csv lists every gap."
+    )
+
+
+def _incomplete(config: RunConfig, site: Site, ig: AttributionMap) -> str:
+    """The warning that a completeness delta is too large, with the worst layer (and pair); empty where none is."""
+    each = ig.pairs or (ig,)
+    layers = [one.incomplete_layers(DELTA_TOLERANCE) for one in each]
+    found = [
+        (abs(float(one.delta[layer])), float(one.delta[layer]), float(one.layer_effect[layer]), layer, index)
+        for index, one in enumerate(each)
+        if one.delta is not None and one.layer_effect is not None
+        for layer in layers[index]
+    ]
+    if not found:
+        return ""
+    _, delta, effect, layer, index = max(found)
+    named = sorted({layer for _, _, _, layer, _ in found})
+    in_pairs = f"in {sum(map(bool, layers))} of {len(each)} pairs; " if ig.pairs else ""
+    of_pair = f" of pair {index}" if ig.pairs else ""
+    return (
+        f"ig: the completeness delta of {site} is above {DELTA_TOLERANCE:.0%} of the layer's effect in "
+        f"layer{'s' * (len(named) > 1)} {', '.join(map(str, named))} ({in_pairs}worst: {delta:+.3g} of "
+        f"{effect:+.3g} logits in layer {layer}{of_pair}). "
+        + (
+            "No number of steps tried was enough: the path has a kink there."
+            if config.ig.n_steps == "auto"
+            else f"Use more steps: ig.n_steps={4 * config.ig.n_steps}, or ig.n_steps=auto."
+        )
+    )
