@@ -135,7 +135,7 @@ def reference_tokens(request: Request) -> list[Tensor]:
     """
     wanted, n_tokens = request.baseline.n, request.clean.tokens.shape[1]
     found: list[Tensor] = []
-    for example in itertools.islice(ioi_stream(request.baseline.seed), 60 * wanted):
+    for example in itertools.islice(ioi_stream(request.baseline.seed), 300 * wanted):
         tokens = _encode(request, example.clean)
         if tokens.shape[1] == n_tokens:
             found.append(tokens)

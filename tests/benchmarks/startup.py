@@ -28,7 +28,7 @@ from igap import cli, pipeline; lap("import igap.pipeline")
 (config,) = cli.compose_jobs([], multirun=False); lap("compose the config (Hydra)")
 model = pipeline._cached_model(config.model, "cpu"); lap("load the model")
 from igap.contrast import contrast
-with contrast(model, pipeline.prompt_pair(config)) as question:
+with contrast(model, pipeline.check(config).pairs[0]) as question:
     question.gap.item()
 lap("first number: F of both runs")
 result = pipeline.run(config); lap("all attributions and their comparison")
