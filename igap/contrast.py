@@ -163,7 +163,13 @@ def _contrasts(
             )
             if route == "suffix" and isinstance(weights, str):
                 raise InputError(f"route: got suffix, which this model does not have: {weights}. Use route=hooks.")
-        fast = not isinstance(weights, str)
+        engine: Engine
+        route_taken: Route
+        if isinstance(weights, str):
+            engine, route_taken, why = Hooks(model, group, around, first), "hooks", weights
+        else:
+            engine, route_taken = Suffix(weights, group, around, first), "suffix"
+            why = "the weights alone give what the whole model gives"
         yield (
             indices,
             Contrast(
@@ -174,11 +180,9 @@ def _contrasts(
                 around=around,
                 replacement=replacement,
                 first=first,
-                engine=Hooks(model, group, around, first)
-                if isinstance(weights, str)
-                else Suffix(weights, group, around, first),
-                route="suffix" if fast else "hooks",
-                why=weights if isinstance(weights, str) else "the weights alone give what the whole model gives",
+                engine=engine,
+                route=route_taken,
+                why=why,
             ),
         )
 

@@ -1,6 +1,6 @@
 """Prompt pairs: text in, checked token ids out.
 
-Nothing here runs a model. `check_tokens` needs a tokenizer only, so that a bad pair is refused before weights load.
+Nothing here runs a model. `encode_pair` needs a tokenizer only, so that a bad pair is refused before weights load.
 """
 
 from collections.abc import Iterable

@@ -66,6 +66,14 @@ def test_float32_differs_from_plain_hooks_by_rounding(checkpoint, pair, architec
         torch.testing.assert_close(fast.effect, slow.effect, atol=1e-5, rtol=0)
 
 
+def test_a_route_that_the_model_does_not_have_is_refused_with_the_reason(small, pair):
+    message = r"route: got suffix, which this model does not have: OPTForCausalLM is none of .*\. Use route=hooks\."
+    with pytest.raises(ValueError, match=message):
+        activation_patching(small("opt"), pair, route="suffix")
+    with contrast(small("gpt2"), pair, route="hooks") as question:
+        assert (question.route, question.why) == ("hooks", "asked for")
+
+
 def test_bfloat16_whose_rounding_hides_a_wrong_route_goes_the_plain_way(checkpoint, pair):
     with contrast(load_model(str(checkpoint("gpt2")), dtype="bfloat16"), pair) as question:
         assert question.route == "hooks"
