@@ -27,6 +27,8 @@ class ModelConfig(_Frozen):
     processing: Literal["processed", "raw"] = "processed"
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     revision: str | None = Field(None, examples=["main"])
+    circuit: Literal["ioi"] | None = None
+    """The published circuit whose heads this model has."""
 
 
 class PromptsConfig(_Frozen):
@@ -101,6 +103,19 @@ class AblationConfig(_Frozen):
     kind: Literal["none"] = "none"
 
 
+class CurvesConfig(_Frozen):
+    """F along the path of single components."""
+
+    components: str = Field("default", min_length=1, examples=["'9.6 L5.N1234'"])
+    """default, none, or names."""
+    alphas: tuple[float, ...] | None = Field(None, min_length=3, examples=["[-1,0,0.5,1,2]"])
+
+    @field_validator("alphas", mode="before")
+    @classmethod
+    def _listed(cls, alphas: object) -> object:
+        return tuple(alphas) if isinstance(alphas, list) else alphas  # YAML has no tuples
+
+
 class TrackingConfig(_Frozen):
     """Where W&B logs to."""
 
@@ -118,8 +133,13 @@ class RunConfig(_Frozen):
     baseline: BaselineConfig
     ig: IGConfig
     ablation: AblationConfig
+    curves: CurvesConfig
     tracking: TrackingConfig
     direction: Literal["noising", "denoising"] = "noising"
+    explain: bool = True
+    interactions: str | None = Field(None, examples=["9.6"])
+    """The head whose interactions with its layer are listed."""
+    faithfulness: Literal["none", "heads", "neurons", "both"] = "none"
     seed: int = Field(0, ge=0, examples=[0])
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", examples=["cpu"])
     batch_size: int | None = Field(None, ge=1, le=1_000_000, examples=[64])

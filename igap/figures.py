@@ -1,5 +1,8 @@
 """Which figures a run has: the plots of `igap.plots`, fed from its result."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +31,8 @@ def figures(result: Result) -> dict[str, plots.Figure]:
             ig, ap, names=names, comparison=comparison, unit=unit, title=title
         )
         drawn[f"{site}_difference"] = plots.difference_heatmaps(ig, ap, site=site, unit=unit, title=title)
+    for name, finding in result.findings.items():
+        drawn |= _FINDINGS[name](finding, whole)
     drawn["jaccard"] = plots.jaccard_curve({site: result.comparisons[site] for site in SITES}, title=whole)
     drawn["convergence_delta"] = plots.convergence_delta(
         {site: _by_layer(result, site, "delta") for site in SITES},
@@ -36,6 +41,12 @@ def figures(result: Result) -> dict[str, plots.Figure]:
         title=whole + ("\nof each layer the pair with the largest |delta|" if result.spread else ""),
     )
     return drawn
+
+
+_FINDINGS: Mapping[str, Callable[[Any, str], Mapping[str, plots.Figure]]] = {
+    "circuit": lambda found, title: {"circuit": plots.circuit_retrieval(found.of("all"), title=title)},
+}
+"""Of each finding of `pipeline.FOLLOW_UPS` its figures by file name, from the finding and the run's title."""
 
 
 def _values(result: Result, site: Site, method: str) -> NDArray[np.float64]:

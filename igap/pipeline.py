@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap import pair_sources
+from igap import circuit, pair_sources
 from igap.attribution import AttributionMap, activation_patching, attribution_patching, integrated_gradients
 from igap.attribution.integrated_gradients import check_quadrature
 from igap.attribution.maps import Progress
@@ -25,6 +25,7 @@ from igap.comparison import Comparison, compare
 from igap.config import ModelConfig, RunConfig
 from igap.contrast import contrasts
 from igap.errors import InputError
+from igap.findings import Compared, Finding
 from igap.models.load import load_model, read_header
 from igap.prompts import PromptPair, TokenPair, encode_prompt, tokenize
 from igap.sites import SITES, Site
@@ -38,6 +39,11 @@ def silent(name: str) -> AbstractContextManager[Progress | None]:  # noqa: ARG00
     """A stage that tells nobody."""
     return nullcontext()
 
+
+FOLLOW_UPS: Mapping[str, Callable[[Compared], Finding | None]] = {
+    "circuit": circuit.follow_up,
+}
+"""What comes after the comparison, in this order; None where there is nothing to do."""
 
 _PACKAGES = ("igap", "torch", "transformers", "transformer-lens", "captum", "numpy", "scipy")
 
@@ -64,6 +70,8 @@ class Result:
     """IG against AP, by site. Of several pairs, of the mean maps."""
     spread: Spread | None
     """None for one pair."""
+    findings: Mapping[str, Finding]
+    """Of the follow-ups that had something to do, by their names."""
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
     warnings: tuple[str, ...]
@@ -121,6 +129,8 @@ def check(config: RunConfig) -> Prompts:
     check_quadrature(config.ig.method, config.ig.n_steps, config.ig.path)
     resolve_device(config.device)
     header = read_header(config.model.name, config.model.revision)
+    if config.model.circuit is not None:
+        circuit.check_shape(header.n_layers, header.n_heads)
     known: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
     pairs = pair_sources.read(config.prompts, header.tokenizer)
     tokens = pair_sources.encode(config.prompts, pairs, header.tokenizer, **known)
@@ -215,6 +225,15 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
     spreads = spread(maps, seed=config.prompts.seed) if len(pairs) > 1 else None
     if spreads:
         seconds["intervals"] = time.perf_counter() - since
+    compared = Compared(config, model, pairs, maps, comparisons)
+    findings = {}
+    for name, follow_up in FOLLOW_UPS.items():
+        since = time.perf_counter()
+        with stage(name):
+            found = follow_up(compared)
+        if found is not None:
+            findings[name] = found
+            seconds[name] = time.perf_counter() - since
     seconds["total"] = time.perf_counter() - started
     return Result(
         config=config,
@@ -228,6 +247,7 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
         maps=maps,
         comparisons=comparisons,
         spread=spreads,
+        findings=findings,
         seconds=seconds,
         versions={name: importlib.metadata.version(name) for name in _PACKAGES},
         warnings=cautions(config, [x - y for x, y in zip(clean, corrupted, strict=True)], maps),

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
+from igap.circuit import CLASS_OF
 from igap.config import TEXTS
 from igap.errors import InputError
 from igap.figures import figures
@@ -69,6 +70,9 @@ def write(result: Result, folder: Path) -> Summary:
     if result.spread is not None:
         pairs = pair_table(result, result.spread)
         _atomically(folder / "pairs.csv", lambda path: pairs.to_csv(path, index=False))
+    for finding in result.findings.values():
+        for name, frame in finding.tables().items():
+            _atomically(folder / f"{name}.csv", partial(frame.to_csv, index=False))
     for name, figure in figures(result).items():
         _atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
     summary = summarize(result)
@@ -99,6 +103,8 @@ def summarize(result: Result) -> Summary:
             if not defined:
                 summary[f"{site}/{name}/reason"] = reason or "not finite"
     summary["heads/outliers"] = " ".join(outliers(result, "heads"))
+    for finding in result.findings.values():
+        summary |= finding.summary()
     summary |= {f"seconds/{name}": round(value, 3) for name, value in result.seconds.items()}
     summary |= {
         "key": result.key,
@@ -188,6 +194,8 @@ def table(result: Result, site: Site) -> pd.DataFrame:
             columns |= {f"{method}_low": ends.low, f"{method}_high": ends.high}
     frame = pd.DataFrame({name: column.ravel() for name, column in columns.items()})
     frame.insert(0, "name", component_names(site, n_layers, width))
+    if site == "heads" and result.config.model.circuit == "ioi":
+        frame["class"] = frame["name"].map(CLASS_OF)
     return frame
 
 

@@ -54,6 +54,9 @@ def show(console: Console, result: Result, folder: Path) -> None:
             f"outliers among {site} (|AP - IG| > 1.96 SD): {len(names)}"
             + (f": {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}" if names else "")
         )
+    for finding in result.findings.values():
+        for sentence in finding.sentences():
+            console.print(sentence, markup=False)
     for warning in result.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     console.print(f"\nwritten to {folder}", markup=False, soft_wrap=True)

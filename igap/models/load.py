@@ -33,6 +33,8 @@ class Header:
     tokenizer: Any
     n_ctx: int | None
     n_vocab: int | None
+    n_layers: int | None
+    n_heads: int | None
 
 
 def find_checkpoint(name: str, revision: str | None = None) -> Path:
@@ -72,8 +74,8 @@ def read_header(name: str, revision: str | None = None) -> Header:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise InputError(f"model.name: got {name!r}, which cannot be read as a checkpoint: {_line(error)}") from error
-    n_ctx, n_vocab = (getattr(config, name, None) for name in ("max_position_embeddings", "vocab_size"))
-    return Header(folder, tokenizer, n_ctx, n_vocab)
+    fields = ("max_position_embeddings", "vocab_size", "num_hidden_layers", "num_attention_heads")
+    return Header(folder, tokenizer, *(getattr(config, field, None) for field in fields))
 
 
 def load_model(

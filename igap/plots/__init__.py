@@ -7,12 +7,14 @@ row. What cannot be drawn (no finite score, zero everywhere) gives a blank panel
 
 from matplotlib.figure import Figure
 
+from igap.plots.circuit import circuit_retrieval
 from igap.plots.curves import convergence_delta, jaccard_curve
 from igap.plots.heatmaps import difference_heatmaps, head_heatmaps, neuron_heatmaps
 from igap.plots.points import mean_difference, scatter
 
 __all__ = [
     "Figure",
+    "circuit_retrieval",
     "convergence_delta",
     "difference_heatmaps",
     "head_heatmaps",

@@ -1,0 +1,52 @@
+"""What a follow-up of the comparison starts from, and what it leaves: numbers, tables and sentences.
+
+A follow-up is one function from `Compared` to a `Finding`; `pipeline` calls them in order. Their figures are drawn in
+`figures`, from the finding alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import pandas as pd
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.attribution.maps import AttributionMap
+from igap.comparison import Comparison
+from igap.config import RunConfig
+from igap.prompts import PromptPair
+from igap.sites import Site
+
+
+@runtime_checkable
+class Finding(Protocol):
+    """What a follow-up found out."""
+
+    def summary(self) -> Mapping[str, float | int | str | None]:
+        """Flat names to numbers for summary.json; a number that is not defined is None, its reason at NAME/reason."""
+        ...
+
+    def tables(self) -> Mapping[str, pd.DataFrame]:
+        """Tables by file name, without suffix."""
+        ...
+
+    def sentences(self) -> tuple[str, ...]:
+        """What the terminal says of it, a line each."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A run after IG and AP were compared."""
+
+    config: RunConfig
+    model: TransformerBridge
+    pairs: tuple[PromptPair, ...]
+    maps: Mapping[Site, Mapping[str, AttributionMap]]
+    """By site, then method: ig, ap, atp. Of several pairs the mean."""
+    comparisons: Mapping[Site, Comparison]
+
+    @property
+    def asked(self) -> PromptPair | tuple[PromptPair, ...]:
+        """The pairs as the methods take them: one pair as one, because its map is no mean."""
+        return self.pairs if len(self.pairs) > 1 else self.pairs[0]

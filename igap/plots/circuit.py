@@ -1,0 +1,28 @@
+"""Which share of a published circuit's heads each method's ranking has found, and how many others with them."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from igap.circuit import Retrieval
+from igap.plots.canvas import PALETTE, figure, styled
+
+
+@styled
+def circuit_retrieval(retrievals: Sequence[Retrieval], *, title: str = "") -> Figure:
+    """Left: recall of the circuit's heads against k. Right: precision against recall. Dotted, a random ranking."""
+    fig, (left, right) = figure(10, 4.2, 1, 2, title)
+    for colour, found in zip(PALETTE, retrievals, strict=False):
+        recall = list(found.recall.values())
+        label = f"{found.method}, average precision {found.average_precision:.3f}, ROC area {found.roc_area:.3f}"
+        left.step(list(found.recall), recall, where="post", color=colour, label=label)
+        right.step(recall[1:], list(found.precision.values()), where="pre", color=colour)
+    heads, n = max(retrievals[0].recall), retrievals[0].n
+    left.plot([0, heads], [0, 1], ":", color="0.4", label="random ranking")
+    right.axhline(n / heads, linestyle=":", color="0.4")
+    left.axvline(n, color="0.7", linestyle="--", linewidth=1, zorder=0)
+    left.annotate(f"k = {n}", (n, 1.03), ha="center", va="bottom", fontsize=8, annotation_clip=False)
+    left.set(xlabel="k, heads with the largest |effect|", ylabel=f"recall of the {n} heads", ylim=(-0.02, 1.02))
+    right.set(xlabel=f"recall of the {n} heads", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
+    fig.legend(loc="outside lower center", ncols=2)
+    return fig
