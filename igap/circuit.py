@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from igap.attribution.maps import AttributionMap
+from igap.attribution.maps import AttributionMap, Progress
 from igap.errors import InputError
 from igap.findings import Compared
 
@@ -111,7 +111,7 @@ def check_shape(n_layers: int | None, n_heads: int | None) -> None:
         )
 
 
-def follow_up(compared: Compared) -> Circuit | None:
+def follow_up(compared: Compared, on_progress: Progress | None) -> Circuit | None:  # noqa: ARG001 - of every follow-up
     """The circuit's retrieval by the run's maps, None where the model has no known circuit."""
     if compared.config.model.circuit is None:
         return None

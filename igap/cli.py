@@ -261,15 +261,18 @@ def _parse(config: "DictConfig") -> "RunConfig":
 def _check(jobs: "list[RunConfig]", overrides: Sequence[str]) -> None:
     """Raises InputError on the first job that the tokenizer, the device or the output folder refuses."""
     from igap import pipeline, records, tracking
+    from igap.notebook.jobs import configs
 
     for key, _, folder in (override.partition("=") for override in overrides):
         if key in ("hydra.run.dir", "hydra.sweep.dir"):  # before Hydra writes its config over that of a finished run
             records.check_unfinished(Path(folder))
     seen = set()
     for job in jobs:
-        asked = (job.model, job.prompts, job.baseline, job.ig, job.tracking, job.device)
+        asked = job.model_dump_json(exclude={"output", "batch_size", "memory_gib"})
         if asked not in seen:
             pipeline.check(job)
+            for other in configs(job).values() if job.study else ():
+                pipeline.check(other)
             tracking.check(job)
             seen.add(asked)
     for output in {Path(job.output) for job in jobs}:
@@ -283,6 +286,7 @@ def _job(config: "DictConfig") -> Outcome:
     from rich.console import Console
 
     from igap import pipeline, records, report, tracking
+    from igap.notebook import jobs
 
     hydra = HydraConfig.get()
     job, folder = tuple(hydra.overrides.task), Path(hydra.runtime.output_dir)
@@ -291,7 +295,8 @@ def _job(config: "DictConfig") -> Outcome:
         run = _parse(config)
         records.prepare(folder)
         progress = Console(stderr=True)
-        result = pipeline.run(run, lambda name: report.stage(progress, name))
+        work = jobs.run if run.study else pipeline.run
+        result = work(run, lambda name: report.stage(progress, name))
         summary = records.write(result, folder)
     except InputError as error:
         log.error("%s", error)

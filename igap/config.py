@@ -140,6 +140,8 @@ class RunConfig(_Frozen):
     interactions: str | None = Field(None, examples=["9.6"])
     """The head whose interactions with its layer are listed."""
     faithfulness: Literal["none", "heads", "neurons", "both"] = "none"
+    study: Literal["notebook"] | None = None
+    """Several runs that belong together."""
     seed: int = Field(0, ge=0, examples=[0])
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", examples=["cpu"])
     batch_size: int | None = Field(None, ge=1, le=1_000_000, examples=[64])
@@ -155,6 +157,13 @@ class RunConfig(_Frozen):
                 "direction has. Use baseline=corrupted or direction=noising."
             )
         prompts = self.prompts
+        if self.study is not None and not (
+            prompts.given and self.baseline.kind == "corrupted" and self.direction == "noising"
+        ):
+            raise ValueError(
+                f"study: got {self.study}, which starts from the texts of one prompt pair, baseline=corrupted and "
+                "direction=noising, and varies them itself. Leave prompts.n, prompts.file, baseline, direction alone."
+            )
         if prompts.n is not None and prompts.file is not None:
             raise ValueError(
                 f"prompts.file: got {prompts.file!r} together with prompts.n={prompts.n}, wanted one of the two: pairs "

@@ -32,7 +32,7 @@ def figures(result: Result) -> dict[str, plots.Figure]:
         )
         drawn[f"{site}_difference"] = plots.difference_heatmaps(ig, ap, site=site, unit=unit, title=title)
     for name, finding in result.findings.items():
-        drawn |= _FINDINGS[name](finding, whole)
+        drawn |= _FINDINGS[name](finding, whole) if name in _FINDINGS else {}
     drawn["jaccard"] = plots.jaccard_curve({site: result.comparisons[site] for site in SITES}, title=whole)
     drawn["convergence_delta"] = plots.convergence_delta(
         {site: _by_layer(result, site, "delta") for site in SITES},

@@ -8,7 +8,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -40,7 +40,7 @@ def silent(name: str) -> AbstractContextManager[Progress | None]:  # noqa: ARG00
     return nullcontext()
 
 
-FOLLOW_UPS: Mapping[str, Callable[[Compared], Finding | None]] = {
+FOLLOW_UPS: Mapping[str, Callable[[Compared, Progress | None], Finding | None]] = {
     "circuit": circuit.follow_up,
 }
 """What comes after the comparison, in this order; None where there is nothing to do."""
@@ -75,6 +75,8 @@ class Result:
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
     warnings: tuple[str, ...]
+    beside: Mapping[str, "Result"] = field(default_factory=dict)
+    """The other runs of a study, by folder name."""
 
     @property
     def clean_logit_diff(self) -> float:
@@ -172,7 +174,7 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
     asked = pairs if len(pairs) > 1 else pairs[0]
     seconds: dict[str, float] = {}
     with stage("load model"):
-        model = _cached_model(config.model, device)
+        model = model_of(config)
     seconds["model"] = time.perf_counter() - started
     baseline = reference_baseline(config)
     tokens = tuple(tokenize(model, pair) for pair in pairs)
@@ -229,8 +231,8 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
     findings = {}
     for name, follow_up in FOLLOW_UPS.items():
         since = time.perf_counter()
-        with stage(name):
-            found = follow_up(compared)
+        with stage(name) as progress:
+            found = follow_up(compared, progress)
         if found is not None:
             findings[name] = found
             seconds[name] = time.perf_counter() - since
@@ -254,9 +256,13 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
     )
 
 
+def model_of(config: RunConfig) -> TransformerBridge:
+    """The run's model, loaded once for runs of one model that follow each other."""
+    return _cached_model(config.model, resolve_device(config.device))
+
+
 @functools.lru_cache(maxsize=1)
 def _cached_model(model: ModelConfig, device: str) -> TransformerBridge:
-    """The model of the last run in this process, so that a multirun loads it once."""
     return load_model(
         model.name, processing=model.processing, device=device, dtype=model.dtype, revision=model.revision
     )

@@ -21,6 +21,8 @@ from igap.circuit import CLASS_OF
 from igap.config import TEXTS
 from igap.errors import InputError
 from igap.figures import figures
+from igap.notebook.page import page
+from igap.notebook.study import Study
 from igap.pipeline import Result
 from igap.sites import SITES, Site, component_names
 from igap.spread import Spread, by_pair
@@ -61,7 +63,10 @@ def check_unfinished(folder: Path) -> None:
 
 
 def write(result: Result, folder: Path) -> Summary:
-    """The summary, after all files of the run are in `folder`."""
+    """The summary, after all files of the run, and of those beside it, are in `folder`."""
+    for name, other in result.beside.items():
+        prepare(folder / name)
+        write(other, folder / name)
     _atomically(folder / "attributions.safetensors", lambda path: save_file(_tensors(result), path))
     heads = table(result, "heads")
     _atomically(folder / "heads.csv", lambda path: heads.to_csv(path, index=False))
@@ -75,6 +80,10 @@ def write(result: Result, folder: Path) -> Summary:
             _atomically(folder / f"{name}.csv", partial(frame.to_csv, index=False))
     for name, figure in figures(result).items():
         _atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+    found = result.findings.get("notebook")
+    if isinstance(found, Study):
+        whole = page(result, found, folder)
+        _atomically(folder / "page.html", lambda path: path.write_text(whole, encoding="utf-8"))
     summary = summarize(result)
     text = json.dumps(summary, indent=2, allow_nan=False)
     _atomically(folder / "summary.json", lambda path: path.write_text(text + "\n"))

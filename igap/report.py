@@ -60,7 +60,7 @@ def show(console: Console, result: Result, folder: Path) -> None:
     for warning in result.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     console.print(f"\nwritten to {folder}", markup=False, soft_wrap=True)
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".csv", ".safetensors", ".png")):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".csv", ".safetensors", ".png", ".html")):
         if "wandb" not in path.relative_to(folder).parts:
             console.print(f"  {path.relative_to(folder)}", highlight=False)
 

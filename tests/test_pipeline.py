@@ -101,8 +101,9 @@ def test_progress_is_told_for_every_site_and_method(config):
             return None
 
     pipeline.run(config("ig.n_steps=2"), Stage)
-    assert opened == ["load model", *(f"{method} {site}" for method in ("ig", "ap", "atp") for site in SITES)]
-    for name in opened[1:]:
+    methods = [f"{method} {site}" for method in ("ig", "ap", "atp") for site in SITES]
+    assert opened == ["load model", *methods, *pipeline.FOLLOW_UPS]
+    for name in methods:
         steps = [(done, total) for stage, done, total in told if stage == name]
         assert steps[-1][0] == steps[-1][1] > 0, name
         assert steps == sorted(steps)

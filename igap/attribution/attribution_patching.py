@@ -24,20 +24,22 @@ def attribution_patching(
     *,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
+    at: float = 0.0,
     per_position: bool = False,
     route: Route | None = None,
     on_progress: Progress | None = None,
 ) -> AttributionMap:
     """(a' - a) . dF/da at a, for every component: `[layer, component]`, in logits. Of several pairs, the mean.
 
-    Integrated Gradients with its whole path at alpha = 0: what activation patching would give were F linear.
+    Integrated Gradients with its whole path at alpha = 0: what activation patching would give were F linear. `at` takes
+    the gradient at another alpha, that is at a + alpha (a' - a).
     """
 
     def method(question: Contrast, advance: Advance) -> list[AttributionMap]:
         by_position = []
         for layer in range(question.n_layers):
             start, end = question.ends(site, layer)
-            leaf = start[:, None].clone().requires_grad_()
+            leaf = (start + at * (end - start))[:, None].requires_grad_()
             with torch.enable_grad():
                 (gradient,) = torch.autograd.grad(question.function(site, layer)(leaf).sum(), leaf)
             by_position.append(per_component((end - start) * gradient[:, 0], site))

@@ -1,0 +1,36 @@
+"""The runs of the notebook's study, and the study of their results."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from igap import pipeline
+from igap.config import RunConfig
+from igap.notebook.published import SECOND_CORRUPTED
+from igap.notebook.study import study
+from igap.pipeline import Result, Stage, silent
+
+
+def configs(config: RunConfig) -> Mapping[str, RunConfig]:
+    """Beside the run itself, by folder name: the zero baseline, and the second pair with its own alignment.
+
+    The notebook's zero baseline is 0 for a head's output and for the input of an MLP, which is `zero_input`.
+    """
+    second = {"corrupted": SECOND_CORRUPTED, "align": "diff"}
+    return {
+        "zero-baseline": _changed(config, {"baseline": {"kind": "zero_input"}, "ablation": {"kind": "none"}}),
+        "second-pair": _changed(config, {"prompts": second, "ablation": {"kind": "none"}}),
+    }
+
+
+def run(config: RunConfig, stage: Stage = silent) -> Result:
+    """The run's result, the study among its findings, the other runs beside it. Raises ValueError as `pipeline.run`."""
+    first = pipeline.run(config, stage)
+    beside = {name: pipeline.run(other, stage) for name, other in configs(config).items()}
+    with stage("notebook"):
+        found = study(pipeline.model_of(config), first, beside["zero-baseline"], beside["second-pair"])
+    return replace(first, findings={**first.findings, "notebook": found}, beside=beside)
+
+
+def _changed(config: RunConfig, groups: Mapping[str, Mapping[str, str]]) -> RunConfig:
+    changed = {name: getattr(config, name).model_copy(update=dict(values)) for name, values in groups.items()}
+    return config.model_copy(update=changed | {"study": None})
