@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from igap import pipeline
 from igap.attribution import AttributionMap
 from igap.circuit import CLASS_OF, IOI_CIRCUIT, retrieve
-from igap.cli import main
+from igap.cli import compose_jobs
+from igap.errors import InputError
 from igap.sites import component_names, parse_component
 
 
@@ -66,9 +68,13 @@ def test_summary_and_table_name_method_and_class():
     )
 
 
-def test_the_circuit_of_a_model_of_another_shape_is_refused_before_it_loads(capsys):
-    assert main(["run", "model.circuit=ioi", "tracking=disabled"]) == 2
-    assert capsys.readouterr().err == (
-        "igap: model.circuit: got ioi, whose 26 heads are those of GPT-2 small (12 layers, 12 heads), with a model "
-        "of 4 layers and 8 heads. Set model.circuit=null.\n"
+def test_the_circuit_of_a_model_of_another_shape_is_refused_before_it_loads():
+    (config,) = compose_jobs(["model.circuit=ioi"], multirun=False)
+    message = (
+        r"^model\.circuit: got ioi, whose 26 heads are those of GPT-2 small \(12 layers, 12 heads\), with a model of 4 "
+        r"layers and 8 heads\. Set model\.circuit=null\.$"
     )
+    with pytest.raises(InputError, match=message):
+        pipeline.check(config)
+    with pytest.raises(InputError, match=message):
+        retrieve([AttributionMap("ap", "heads", torch.ones(4, 8), gap=1.0)])
