@@ -53,7 +53,8 @@ class Request:
     pairs: Sequence[TokenPair]
     """Pairs of one token length."""
     clean: Run
-    corrupted: Run
+    corrupted: Activations
+    """Of the corrupted run, at the positions of the clean one."""
     baseline: Baseline
 
 
@@ -63,7 +64,7 @@ def activations(request: Request) -> Activations:
 
 
 def _corrupted(request: Request) -> Activations:
-    return request.corrupted.activations
+    return request.corrupted
 
 
 def _zero(request: Request) -> Activations:

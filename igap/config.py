@@ -45,6 +45,8 @@ class PromptsConfig(_Frozen):
     """Of the generated pairs and of the bootstrap over several pairs."""
     min_gap: float = Field(0.1, ge=0, examples=[0.1])
     """Logits."""
+    align: Literal["error", "end", "diff"] = "error"
+    """Of prompts whose lengths differ."""
 
     @model_validator(mode="before")
     @classmethod
@@ -186,10 +188,10 @@ class RunConfig(_Frozen):
         used = {"prompt": {"prompt"}, "mean": {"n", "seed"}}.get(self.baseline.kind, set())
         prompts = self.prompts
         if len(pairs) == 1:
-            fields["prompts"] = {**dict(zip(TEXTS, pairs[0], strict=True)), "min_gap": prompts.min_gap}
+            fields["prompts"] = dict(zip(TEXTS, pairs[0], strict=True))
         else:
-            fields["prompts"] = {"pairs": [list(texts) for texts in pairs], "min_gap": prompts.min_gap}
-            fields["prompts"]["seed"] = prompts.seed
+            fields["prompts"] = {"pairs": [list(texts) for texts in pairs], "seed": prompts.seed}
+        fields["prompts"] |= {"min_gap": prompts.min_gap, "align": prompts.align}
         fields["baseline"] = self.baseline.model_dump(mode="json", include={"kind", *used})
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap import baselines
+from igap.alignment import Partners
 from igap.baselines import Activations, Baseline, BaselineKind
 from igap.decoder import Decoder
 from igap.errors import InputError
@@ -34,13 +35,13 @@ class Contrast:
 
     model: TransformerBridge
     pairs: tuple[TokenPair, ...]
-    """Pairs of one length whose activations change from one position on; axis `pair` of every tensor."""
+    """Pairs of equal lengths whose activations change from one position on; axis `pair` of every tensor."""
     clean: Run
     corrupted: Run
     around: Run
     """The runs the site is changed in: clean when noising, corrupted when denoising."""
     replacement: Activations
-    """a' for every site, one tensor a layer, at all positions."""
+    """a' for every site, one tensor a layer, at all positions of `around`; a position without a partner keeps a."""
     first: int
     """The first position at which an activation changes."""
     engine: Engine
@@ -106,7 +107,7 @@ def contrasts(
 ) -> Iterator[Iterator[tuple[tuple[int, ...], Contrast]]]:
     """(indices of the pairs, their Contrast), with the model frozen meanwhile and given back unchanged.
 
-    Pairs of equal length and equal first difference come together. `direction="denoising"` is the mirror, clean
+    Pairs of equal lengths and equal first differences come together. `direction="denoising"` is the mirror, clean
     activations into the corrupted run, and takes the `corrupted` baseline only. `route=None` chooses the faster one
     that is right for this model.
     """
@@ -147,20 +148,21 @@ def _contrasts(
         group = tuple(pairs[index] for index in indices)
         clean = record(model, torch.cat([pair.clean for pair in group]), group, name="clean")
         corrupted = record(model, torch.cat([pair.corrupted for pair in group]), group, name="corrupted")
+        into_clean = _aligned(corrupted, clean, [pair.alignment.clean for pair in group])
         if direction == "noising":
             around = clean
-            replacement = baselines.activations(baselines.Request(model, group, clean, corrupted, baseline))
+            replacement = baselines.activations(baselines.Request(model, group, clean, into_clean, baseline))
         else:
-            around, replacement = corrupted, clean.activations
+            around = corrupted
+            replacement = _aligned(clean, corrupted, [pair.alignment.corrupted for pair in group])
         if baseline.kind == "corrupted":
             # Of the tokens, and not of the activations: a last bit that differs before it is no difference.
-            first = group[0].first_difference
+            first = group[0].first_difference if direction == "noising" else group[0].first_difference_in_corrupted
         else:
             first = _first_moved(around.activations, replacement)
         if weights is None:
-            weights = weights_or_reason(
-                model, group[0], clean.of_pair(0), corrupted.of_pair(0), group[0].first_difference
-            )
+            one = {site: tuple(layer[:1] for layer in layers) for site, layers in into_clean.items()}
+            weights = weights_or_reason(model, group[0], clean.of_pair(0), one, group[0].first_difference)
             if route == "suffix" and isinstance(weights, str):
                 raise InputError(f"route: got suffix, which this model does not have: {weights}. Use route=hooks.")
         engine: Engine
@@ -189,14 +191,35 @@ def _contrasts(
 
 def _groups(pairs: list[TokenPair]) -> list[tuple[int, ...]]:
     """Indices of pairs that can share a pass, in the order of their first member."""
-    alike: dict[tuple[int, int], list[int]] = {}
+    alike: dict[tuple[int, ...], list[int]] = {}
     for index, pair in enumerate(pairs):
-        alike.setdefault((pair.clean.shape[1], pair.first_difference), []).append(index)
+        shape = (pair.clean.shape[1], pair.corrupted.shape[1])
+        alike.setdefault((*shape, pair.first_difference, pair.first_difference_in_corrupted), []).append(index)
     return [
         tuple(group[start : start + _PAIRS_A_PASS])
         for group in alike.values()
         for start in range(0, len(group), _PAIRS_A_PASS)
     ]
+
+
+def _aligned(there: Run, here: Run, partners: Sequence[Partners]) -> Activations:
+    """The activations of run `there` at the positions of run `here`, whose own ones stay where there is no partner."""
+    if all(each == tuple(range(there.tokens.shape[1])) for each in partners):
+        return there.activations
+    device = here.tokens.device
+    pair = torch.arange(len(partners), device=device)[:, None]
+    index = torch.tensor([[j or 0 for j in each] for each in partners], device=device)
+    matched = torch.tensor([[j is not None for j in each] for each in partners], device=device)
+
+    def taken(own: Tensor, others: Tensor) -> Tensor:
+        return torch.where(matched.view(*matched.shape, *[1] * (own.ndim - 2)), others[pair, index], own)
+
+    return {
+        site: tuple(
+            taken(own, others) for own, others in zip(*(run.activations[site] for run in (here, there)), strict=True)
+        )
+        for site in SITES
+    }
 
 
 def _first_moved(here: Activations, there: Activations) -> int:

@@ -17,7 +17,7 @@ Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass
 `suffix` does the above with the model's weights, `hooks` runs the whole model with the site replaced.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -219,12 +219,14 @@ def _two_part_attention(
     return z
 
 
-def weights_or_reason(model: TransformerBridge, pair: TokenPair, around: Run, other: Run, first: int) -> Decoder | str:
+def weights_or_reason(
+    model: TransformerBridge, pair: TokenPair, around: Run, others: Mapping[Site, Sequence[Tensor]], first: int
+) -> Decoder | str:
     """The weights that the `suffix` route may use, or in a few words why the model takes the `hooks` route.
 
     What `decoder.read` knows is still tried against the whole model, on both sites of layer 0 with the activations of
-    both runs (of one pair): the neurons' rows go through the attention of every block, the heads' through every MLP.
-    So what is not in the weights (a cap on the logits, a hook somebody left) is noticed.
+    the run and `others` (of one pair): the neurons' rows go through the attention of every block, the heads' through
+    every MLP. So what is not in the weights (a cap on the logits, a hook somebody left) is noticed.
     """
     if around.residual[0].dtype == torch.bfloat16:
         return "bfloat16 rounds too much to compare it with the whole model"
@@ -232,14 +234,14 @@ def weights_or_reason(model: TransformerBridge, pair: TokenPair, around: Run, ot
     if isinstance(decoder, str):
         return decoder
     # Float sums over d_model and the depth of the model: a thousand roundings of the metric's size.
-    scale = max(1.0, *(run.logit_diff.abs().max().item() for run in (around, other)))
-    tolerance = 1000 * torch.finfo(around.residual[0].dtype).eps * scale
+    rounding = 1000 * torch.finfo(around.residual[0].dtype).eps
     suffix, hooks = Suffix(decoder, [pair], around, first), Hooks(model, [pair], around, first)
     for site in SITES:
-        rows = torch.stack([run.activations[site][0][:, first:] for run in (around, other)], 1)
+        rows = torch.stack([a[:, first:] for a in (around.activations[site][0], others[site][0])], 1)
         with torch.no_grad():
-            difference = (suffix.function(site, 0)(rows) - hooks.function(site, 0)(rows)).abs().max().item()
-        if not difference <= tolerance:
+            ours, theirs = suffix.function(site, 0)(rows), hooks.function(site, 0)(rows)
+        difference = (ours - theirs).abs().max().item()
+        if not difference <= rounding * max(1.0, theirs.abs().max().item()):
             return f"its weights alone give F off by {difference:.2g} logits"
     return decoder
 

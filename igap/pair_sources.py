@@ -3,10 +3,11 @@
 A tokenizer is needed, because generated names have to be single tokens; no model is.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from igap.config import PromptsConfig
+from igap.config import TEXTS, PromptsConfig
 from igap.datasets.ioi import generate_ioi
 from igap.datasets.pair_files import read_pairs
 from igap.datasets.words import NAMES
@@ -18,11 +19,11 @@ def read(prompts: PromptsConfig, tokenizer: Any) -> tuple[PromptPair, ...]:
     """The pairs, in their order; each knows what an error calls it. Raises InputError on the first without sense."""
     if prompts.file is not None:
         return tuple(
-            PromptPair(**row, min_gap=prompts.min_gap, place=f"{prompts.file}, row {index}: ")
+            _pair([row[name] for name in TEXTS], prompts, f"{prompts.file}, row {index}: ")
             for index, row in enumerate(read_pairs(prompts.file), start=1)
         )
     if prompts.n is None:
-        return (PromptPair(**prompts.model_dump(include={"clean", "corrupted", "answer", "distractor", "min_gap"})),)
+        return (_pair([getattr(prompts, name) for name in TEXTS], prompts, "prompts."),)
     names = single_tokens(tokenizer, NAMES)
     if len(names) < 2:
         raise InputError(
@@ -31,16 +32,14 @@ def read(prompts: PromptsConfig, tokenizer: Any) -> tuple[PromptPair, ...]:
             "words that the model knows, or another model."
         )
     return tuple(
-        PromptPair(
-            clean=one.clean,
-            corrupted=one.corrupted,
-            answer=one.answer,
-            distractor=one.distractor,
-            min_gap=prompts.min_gap,
-            place=f"generated pair {index}: ",
-        )
+        _pair([one.clean, one.corrupted, one.answer, one.distractor], prompts, f"generated pair {index}: ")
         for index, one in enumerate(generate_ioi(prompts.n, prompts.seed, names=names))
     )
+
+
+def _pair(texts: Sequence[str], prompts: PromptsConfig, place: str) -> PromptPair:
+    clean, corrupted, answer, distractor = texts
+    return PromptPair(clean, corrupted, answer, distractor, prompts.min_gap, prompts.align, place)
 
 
 def encode(prompts: PromptsConfig, pairs: tuple[PromptPair, ...], tokenizer: Any, **known: Any) -> list[TokenPair]:

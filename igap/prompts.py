@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from igap.alignment import Align, Alignment, Partners, align, first_moved
 from igap.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class PromptPair:
     """The word that continues the corrupted prompt."""
     min_gap: float = 0.1
     """Logits. Below this absolute gap scores (effect / gap) are missing: they would explode."""
+    align: Align = "error"
+    """How prompts of different token length are matched."""
 
     place: str = field(default="prompts.", compare=False, repr=False)
     """What an error puts before the names of the texts: "prompts." or "pairs.csv, row 3: "."""
@@ -65,7 +68,8 @@ class TokenPair:
     """A prompt pair as token ids of one model."""
 
     clean: Int[Tensor, "1 pos"]
-    corrupted: Int[Tensor, "1 pos"]
+    corrupted: Int[Tensor, "1 corrupted_pos"]
+    alignment: Alignment
     answer: int
     distractor: int
     min_gap: float
@@ -76,8 +80,22 @@ class TokenPair:
 
     @cached_property
     def first_difference(self) -> int:
-        """Index of the first position at which the two prompts differ; 0 is the first token (often BOS)."""
-        return int((self.clean != self.corrupted)[0].nonzero()[0])
+        """Index of the first clean position whose activations the corrupted run changes; 0 is the first token.
+
+        Of prompts of one length the first at which they differ.
+        """
+        return self._first(self.alignment.clean, self.clean, self.corrupted)
+
+    @cached_property
+    def first_difference_in_corrupted(self) -> int:
+        """The same of the corrupted prompt, whose activations the clean run changes."""
+        return self._first(self.alignment.corrupted, self.corrupted, self.clean)
+
+    @staticmethod
+    def _first(partners: Partners, here: Tensor, there: Tensor) -> int:
+        found = first_moved(partners, here[0].tolist(), there[0].tolist())
+        assert found is not None, "encode_pair refuses a pair in which nothing changes"
+        return found
 
 
 def encode_pair(
@@ -91,24 +109,30 @@ def encode_pair(
 ) -> TokenPair:
     """The pair as token ids, every condition checked.
 
-    Raises ValueError when the prompts differ in token length, exceed the context of `n_ctx` tokens, hold a word that
-    the tokenizer or the model (`n_vocab` tokens) does not know, or when answer or distractor is not exactly one token.
+    Raises ValueError when the prompts cannot be aligned, exceed the context of `n_ctx` tokens, hold a word that the
+    tokenizer or the model (`n_vocab` tokens) does not know, or when answer or distractor is not exactly one token.
     """
     clean, corrupted = (
         encode_prompt(tokenizer, text, prepend_bos=prepend_bos, item=pair.place + item, n_ctx=n_ctx, n_vocab=n_vocab)
         for item, text in (("clean", pair.clean), ("corrupted", pair.corrupted))
     )
     clean_words, corrupted_words = (tuple(tokenizer.decode([i]) for i in ids) for ids in (clean, corrupted))
-    if len(clean) != len(corrupted):
+    shown = f"\n  clean:     {_show(clean_words)}\n  corrupted: {_show(corrupted_words)}"
+    if len(clean) != len(corrupted) and pair.align == "error":
         raise InputError(
             f"{pair.place}corrupted: got {len(corrupted)} tokens, {pair.short}clean has {len(clean)}; patching needs "
-            f"prompts of one length. Reword one of them.\n  clean:     {_show(clean_words)}\n"
-            f"  corrupted: {_show(corrupted_words)}"
+            f"prompts of one length. Reword one of them, or set prompts.align=end or prompts.align=diff.{shown}"
         )
     if clean == corrupted:
         raise InputError(
             f"{pair.place}corrupted: got the same tokens as {pair.short}clean ({_show(clean_words)}), wanted a "
             "different prompt: every effect would be 0. Change a word of it."
+        )
+    alignment = align(clean, corrupted, pair.align)
+    if alignment.clean[-1] != len(corrupted) - 1:
+        raise InputError(
+            f"prompts.align: got diff, which does not match the last tokens of {pair.place}clean and {pair.short}"
+            f"corrupted, where the answer is read. Use prompts.align=end, or reword one.{shown}"
         )
     answer = _single_token(tokenizer, f"{pair.place}answer", pair.answer, pair.clean, n_vocab)
     distractor = _single_token(tokenizer, f"{pair.place}distractor", pair.distractor, pair.clean, n_vocab)
@@ -120,6 +144,7 @@ def encode_pair(
     return TokenPair(
         clean=torch.tensor([clean], device=device),
         corrupted=torch.tensor([corrupted], device=device),
+        alignment=alignment,
         answer=answer,
         distractor=distractor,
         min_gap=pair.min_gap,

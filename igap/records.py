@@ -72,6 +72,9 @@ def write(result: Result, folder: Path) -> Summary:
     _atomically(folder / "heads.csv", lambda path: heads.to_csv(path, index=False))
     neurons = top_neurons(result)
     _atomically(folder / "neurons.csv", lambda path: neurons.to_csv(path, index=False))
+    aligned = alignment_table(result)
+    if not aligned.empty:
+        _atomically(folder / "alignment.csv", lambda path: aligned.to_csv(path, index=False))
     if result.spread is not None:
         pairs = pair_table(result, result.spread)
         _atomically(folder / "pairs.csv", lambda path: pairs.to_csv(path, index=False))
@@ -125,6 +128,8 @@ def summarize(result: Result) -> Summary:
         "route": result.route,
         "route/reason": result.why_route,
         **_prompts(result),
+        "prompts/align": config.prompts.align,
+        "prompts/n_unmatched": sum(tokens.alignment.n_unmatched for tokens in result.tokens),
         "direction": config.direction,
         "baseline": config.baseline.kind,
         "ig/n_steps": config.ig.n_steps,
@@ -172,6 +177,7 @@ def _prompts(result: Result) -> Summary:
         **source,
         **{f"prompts/{name}": text for name, text in zip(TEXTS, pair.texts, strict=True)},
         "n_tokens": tokens.clean.shape[1],
+        "n_tokens_corrupted": tokens.corrupted.shape[1],
         "first_difference": tokens.first_difference,
     }
 
@@ -214,12 +220,28 @@ def pair_table(result: Result, spread: Spread) -> pd.DataFrame:
     columns |= {name: [pair.texts[i] for pair in result.pairs] for i, name in enumerate(TEXTS)}
     columns |= {
         "n_tokens": [tokens.clean.shape[1] for tokens in result.tokens],
+        "n_tokens_corrupted": [tokens.corrupted.shape[1] for tokens in result.tokens],
         "first_difference": [tokens.first_difference for tokens in result.tokens],
         "clean_logit_diff": result.clean_logit_diffs,
         "corrupted_logit_diff": result.corrupted_logit_diffs,
         "gap": result.gaps,
     }
     return pd.DataFrame({**columns, **{f"pearson_{site}": spread.pearson[site] for site in SITES}})
+
+
+def alignment_table(result: Result) -> pd.DataFrame:
+    """One row a position of the clean and of the corrupted prompt, of every pair that is not matched one to one.
+
+    Positions without a partner stand alone: they keep their value.
+    """
+    columns = ["pair", "clean_position", "clean_token", "corrupted_position", "corrupted_token"]
+    rows = [
+        (index, i, "" if i is None else tokens.clean_words[i], j, "" if j is None else tokens.corrupted_words[j])
+        for index, tokens in enumerate(result.tokens)
+        if not tokens.alignment.is_plain
+        for i, j in tokens.alignment.rows
+    ]
+    return pd.DataFrame(rows, columns=columns).astype({"clean_position": "Int64", "corrupted_position": "Int64"})
 
 
 def top_neurons(result: Result) -> pd.DataFrame:

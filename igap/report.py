@@ -14,6 +14,7 @@ from rich.table import Table
 from igap.attribution.maps import Progress as OnProgress
 from igap.pair_sources import describe
 from igap.pipeline import Result
+from igap.prompts import TokenPair
 from igap.records import Summary, outliers
 from igap.sites import SITES, component_name
 from igap.spread import Spread
@@ -73,6 +74,31 @@ def _show_pair(console: Console, result: Result) -> None:
         f"logit difference {escape(pair.answer.strip())} - {escape(pair.distractor.strip())}: clean "
         f"{result.clean_logit_diff:+.3f}, corrupted {result.corrupted_logit_diff:+.3f}, gap {result.gap:+.3f} logits"
     )
+    (tokens,) = result.tokens
+    if not tokens.alignment.is_plain:
+        _show_alignment(console, tokens)
+
+
+def _show_alignment(console: Console, tokens: TokenPair) -> None:
+    """The two prompts token below token, in lines that fit; a position without a partner has none above or below it."""
+    cells = [
+        ("" if i is None else tokens.clean_words[i].strip(), "" if j is None else tokens.corrupted_words[j].strip())
+        for i, j in tokens.alignment.rows
+    ]
+    widths = [max(len(word) for word in cell) for cell in cells]
+    console.print(
+        f"alignment: {tokens.clean.shape[1]} and {tokens.corrupted.shape[1]} tokens, {tokens.alignment.n_unmatched} of "
+        "them without a partner, which keep their value"
+    )
+    line: list[int] = []
+    for index in range(len(cells) + 1):
+        full = sum(widths[i] + 1 for i in line) + (widths[index] if index < len(cells) else 0) > console.width - 14
+        if line and (full or index == len(cells)):
+            for name, side in (("clean", 0), ("corrupted", 1)):
+                words = " ".join((cells[i][side] or "-").ljust(widths[i]) for i in line)
+                console.print(f"  {name:<10}{words}", markup=False, highlight=False, soft_wrap=True)
+            line = []
+        line.append(index)
 
 
 def _show_pairs(console: Console, result: Result, spread: Spread) -> None:

@@ -12,7 +12,7 @@ from igap.sites import SITES, hook_name
 def made(model, pair, baseline):
     """The baseline's activations, and the request they were made for."""
     with contrast(model, pair) as question:
-        request = Request(model, question.pairs, question.clean, question.corrupted, baseline)
+        request = Request(model, question.pairs, question.clean, question.corrupted.activations, baseline)
         return activations(request), request
 
 

@@ -85,7 +85,8 @@ def test_weights_that_do_not_give_what_the_model_gives_are_not_used(small, pair)
         # As in models that cap their logits: something follows the blocks that is in no weight.
         handle = model.unembed.hook_out.add_hook(lambda logits, hook: 3 * torch.tanh(logits / 3))
         try:
-            why = weights_or_reason(model, question.pairs[0], question.clean, question.corrupted, question.first)
+            others = question.corrupted.activations
+            why = weights_or_reason(model, question.pairs[0], question.clean, others, question.first)
             assert re.fullmatch(r"its weights alone give F off by [\d.]+ logits", why)
         finally:
             handle.hook.remove()

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from igap import records
 from igap.intervals import bootstrap_means
+from igap.models.load import read_header
+from igap.prompts import encode_pair
 from igap.sites import SITES, component_names
 
 PLOTS = ["convergence_delta", "jaccard"] + [
@@ -185,6 +187,8 @@ def test_generated_pairs_are_named_by_their_number_and_seed(many):
     assert {name: summary[name] for name in summary if name.startswith("prompts/")} == {
         "prompts/n": 5,
         "prompts/seed": 2,
+        "prompts/align": "error",
+        "prompts/n_unmatched": 0,
     }
 
 
@@ -219,8 +223,8 @@ def test_pairs_csv_has_a_row_a_pair_in_the_files_order(many, many_written, pair_
     pairs = pd.read_csv(many_written / "pairs.csv")
     given = pd.read_csv(pair_file)
     assert list(pairs.columns) == [
-        "index", *given.columns, "n_tokens", "first_difference", "clean_logit_diff", "corrupted_logit_diff", "gap",
-        "pearson_heads", "pearson_neurons",
+        "index", *given.columns, "n_tokens", "n_tokens_corrupted", "first_difference", "clean_logit_diff",
+        "corrupted_logit_diff", "gap", "pearson_heads", "pearson_neurons",
     ]  # fmt: skip
     assert list(pairs["index"]) == list(range(5))
     pd.testing.assert_frame_equal(pairs[given.columns], given)
@@ -267,3 +271,32 @@ def test_tables_of_several_pairs_hold_the_intervals_of_ig_and_ap(many, many_writ
         for end in ("low", "high"):
             expected = pd.Series(saved[f"{end}.{method}.{site}"].flatten().double().numpy(), index=names)
             np.testing.assert_allclose(rows[f"{method}_{end}"], expected[rows.index], rtol=1e-6)
+
+
+def test_the_alignment_is_saved_and_counted_where_positions_are_not_matched_one_to_one(result, written):
+    assert not (written / "alignment.csv").exists()
+    assert not records.alignment_table(result).size
+    (pair,) = result.pairs
+    second = dataclasses.replace(
+        pair, corrupted="After the cat and the dog went to the store, Mary gave a bottle of milk to", align="diff"
+    )
+    known = {"prepend_bos": True, "n_ctx": None, "n_vocab": None}
+    tokenizer = read_header(result.config.model.name).tokenizer
+    aligned = dataclasses.replace(result, pairs=(second,), tokens=(encode_pair(second, tokenizer, **known),))
+    table = records.alignment_table(aligned)
+    assert table["clean_token"].tolist()[:9] == ["<|endoftext|>", "After", "John", "", "", "and", "Mary", "", ""]
+    assert table["corrupted_token"].tolist()[:9] == [
+        "<|endoftext|>",
+        "After",
+        "",
+        "the",
+        "cat",
+        "and",
+        "",
+        "the",
+        "dog",
+    ]
+    assert table["clean_position"].dropna().tolist() == list(range(17))
+    assert table["corrupted_position"].dropna().tolist() == list(range(19))
+    summary = records.summarize(aligned)
+    assert (summary["prompts/n_unmatched"], summary["n_tokens"], summary["n_tokens_corrupted"]) == (6, 17, 19)

@@ -6,6 +6,8 @@ import pytest
 from rich.console import Console
 
 from igap import records, report
+from igap.models.load import read_header
+from igap.prompts import encode_pair
 
 
 @pytest.fixture
@@ -116,3 +118,23 @@ def test_several_pairs_without_scores_show_mean_effects(console, many, many_writ
     assert "Top 5 by |effect|, with mean logits" in text(console)
     assert f"{best // 4}.{best % 4} {effect[best]:+.3f} │" in text(console), "and no interval, which scores have"
     assert "nan" not in text(console)
+
+
+def test_an_alignment_is_shown_token_below_token(result):
+    (pair,) = result.pairs
+    second = dataclasses.replace(
+        pair, corrupted="After the cat and the dog went to the store, Mary gave a bottle of milk to", align="diff"
+    )
+    known = {"prepend_bos": True, "n_ctx": None, "n_vocab": None}
+    tokens = encode_pair(second, read_header(result.config.model.name).tokenizer, **known)
+    console = Console(file=io.StringIO(), width=60)
+    report.show(console, dataclasses.replace(result, pairs=(second,), tokens=(tokens,)), Path("nowhere"))
+    shown = console.file.getvalue()
+    assert "17 and 19 tokens, 6 of them without a partner" in " ".join(shown.split())
+    lines = [line for line in shown.splitlines() if line.startswith(("  clean ", "  corrupted "))]
+    assert len(lines) == 6
+    assert all(len(line) <= 60 for line in lines)
+    above, below = (" ".join(line[12:] for line in lines[side::2]).split() for side in (0, 1))
+    assert above[:9] == ["<|endoftext|>", "After", "John", "-", "-", "and", "Mary", "-", "-"]
+    assert below[:9] == ["<|endoftext|>", "After", "-", "the", "cat", "and", "-", "the", "dog"]
+    assert lines[0].index(" and") == lines[1].index(" and")
