@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from igap import pipeline
-from igap.config import RunConfig
-from igap.notebook.published import SECOND_CORRUPTED
+from igap.config import TEXTS, RunConfig
+from igap.notebook.published import SECOND
 from igap.notebook.study import study
 from igap.pipeline import Result, Stage, silent
 
@@ -15,7 +15,7 @@ def configs(config: RunConfig) -> Mapping[str, RunConfig]:
 
     The notebook's zero baseline is 0 for a head's output and for the input of an MLP, which is `zero_input`.
     """
-    second = {"corrupted": SECOND_CORRUPTED, "align": "diff"}
+    second = {**dict(zip(TEXTS, SECOND, strict=True)), "align": "diff"}
     return {
         "zero-baseline": _changed(config, {"baseline": {"kind": "zero_input"}, "ablation": {"kind": "none"}}),
         "second-pair": _changed(config, {"prompts": second, "ablation": {"kind": "none"}}),

@@ -119,7 +119,10 @@ def _section(
 
 
 def _caption(folder: Path, file: Path) -> str:
-    return str(file.relative_to(folder))
+    """What it is, of which run, and where it lies."""
+    place = file.relative_to(folder)
+    run = f" ({place.parts[0].replace('-', ' ')})" if len(place.parts) > 2 else ""
+    return f"{file.stem.replace('_', ' ').capitalize()}{run}: {place}"
 
 
 def _cell(value: Cell) -> str:

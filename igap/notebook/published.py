@@ -10,8 +10,7 @@ FIRST = (
 )
 """Clean, corrupted, answer, distractor."""
 
-SECOND_CORRUPTED = "After the cat and the dog went to the store, Mary gave a bottle of milk to"
-"""The corrupted prompt of the second pair, whose other texts are those of the first."""
+SECOND = (FIRST[0], "After the cat and the dog went to the store, Mary gave a bottle of milk to", *FIRST[2:])
 
 CURVE_HEAD = "9.6"
 """The head whose output curve, and whose scores with the second pair, are quoted."""

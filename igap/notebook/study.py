@@ -92,7 +92,9 @@ class Study:
     def sentences(self) -> tuple[str, ...]:
         """Whether the published figures are met."""
         if not self.comparable:
-            return ("notebook: its figures are those of GPT-2 small; published.csv has this model's beside its code's",)
+            return (
+                "notebook: what it published is of GPT-2 small; published.csv has what its code gives on this model",
+            )
         numbers = self.summary()
         differ = f"; not: {numbers['notebook/differ']}" if numbers["notebook/differ"] else ""
         agree, compared = numbers["notebook/n_agree"], numbers["notebook/n_compared"]

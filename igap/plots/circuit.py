@@ -11,7 +11,7 @@ from igap.plots.canvas import PALETTE, figure, styled
 @styled
 def circuit_retrieval(retrievals: Sequence[Retrieval], *, title: str = "") -> Figure:
     """Left: recall of the circuit's heads against k. Right: precision against recall. Dotted, a random ranking."""
-    fig, (left, right) = figure(10, 4.2, 1, 2, title)
+    fig, (left, right) = figure(10.0, 4.2, 1, 2, title)
     for colour, found in zip(PALETTE, retrievals, strict=False):
         recall = list(found.recall.values())
         label = f"{found.method}, average precision {found.average_precision:.3f}, ROC area {found.roc_area:.3f}"
