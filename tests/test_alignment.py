@@ -113,6 +113,26 @@ def test_patching_follows_the_alignment(small, second, how, partners, direction,
         torch.testing.assert_close(found.effect, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+def test_patching_follows_the_alignment_when_the_clean_prompt_is_the_longer_one(small, second, direction):
+    """Each run has its own first position that changes: " and" at 4 of the clean and at 3 of the corrupted prompt."""
+    pair = dataclasses.replace(second, clean=second.corrupted, corrupted=second.clean)
+    partners = tuple(BY_DIFF.index(i) if i in BY_DIFF else None for i in range(19))
+    found = activation_patching(small("gpt2"), pair, "heads", direction=direction)
+    expected = patched_by_hand(small("gpt2"), pair, partners, "heads", direction)
+    torch.testing.assert_close(found.effect, expected, rtol=0, atol=1e-12)
+
+
+def test_pairs_share_a_pass_only_where_both_prompts_change_from_one_position_on(small, second):
+    other = dataclasses.replace(second, corrupted=SECOND.replace("the cat and the dog", "John cat dog and Mary"))
+    firsts = [
+        (t.first_difference, t.first_difference_in_corrupted) for t in (tokenize(small(), p) for p in (second, other))
+    ]
+    assert firsts == [(3, 4), (3, 5)]
+    with contrasts(small("gpt2"), [second, other, second], direction="denoising") as groups:
+        assert [(indices, question.first) for indices, question in groups] == [((0, 2), 4), ((1,), 5)]
+
+
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 def test_the_identities_hold_for_prompts_of_two_lengths(small, second, site, direction):
