@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from igap.attribution.activation_patching import activation_patching
+    from igap.attribution.atp_star import atp_star
     from igap.attribution.attribution_patching import attribution_patching
     from igap.attribution.integrated_gradients import integrated_gradients
     from igap.attribution.maps import AttributionMap
@@ -21,6 +22,7 @@ _HOMES = {
     "Comparison": "igap.comparison",
     "PromptPair": "igap.prompts",
     "activation_patching": "igap.attribution",
+    "atp_star": "igap.attribution",
     "attribution_patching": "igap.attribution",
     "compare": "igap.comparison",
     "integrated_gradients": "igap.attribution",
@@ -34,6 +36,7 @@ __all__ = [
     "InputError",
     "PromptPair",
     "activation_patching",
+    "atp_star",
     "attribution_patching",
     "compare",
     "integrated_gradients",

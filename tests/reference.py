@@ -1,8 +1,11 @@
 """Slow and obvious versions of each method, on TransformerLens' public hooks alone; nothing of igap runs here."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 HOOKS = {"heads": "blocks.{}.attn.hook_z", "neurons": "blocks.{}.mlp.hook_post"}
@@ -69,3 +72,29 @@ class Reference:
                 deltas.append(effect.sum() - (self.f("clean", hook, end) - self.f("clean")))
             effects.append(effect)
         return torch.stack(effects), torch.stack(deltas)
+
+    def grad_drop(self, site: str, run: str = "clean", source: str = "corrupted") -> Tensor:
+        """Mean |first-order effect| over the layers whose output is held at its value: one pass a layer and node."""
+        n_layers = self.model.cfg.n_layers
+        total = torch.zeros(n_layers, self.width(site), dtype=torch.float64)
+        for held in range(n_layers):
+            constants = [(name, self._constant(run)) for name in self._writers(held)]
+            for layer in range(n_layers):
+                if layer == held:
+                    continue  # its own output is held: nothing depends on it
+                hook = HOOKS[site].format(layer)
+                start = self.cache[run][hook]
+                leaf = start.clone().requires_grad_()
+                given = (hook, lambda old, hook, leaf=leaf: leaf)
+                value = self.metric(self.model.run_with_hooks(self.tokens[run], fwd_hooks=[given, *constants]))
+                (gradient,) = torch.autograd.grad(value, leaf)
+                effect = ((self.cache[source][hook] - start) * gradient)[0]
+                total[layer] += (effect.sum((0, 2)) if site == "heads" else effect.sum(0)).abs()
+        return total / (n_layers - 1)
+
+    def _constant(self, run: str) -> Callable[[Tensor, HookPoint], Tensor]:
+        return lambda old, hook: self.cache[run][hook.name]
+
+    @staticmethod
+    def _writers(layer: int) -> list[str]:
+        return [f"blocks.{layer}.attn.hook_out", f"blocks.{layer}.mlp.hook_out"]

@@ -24,10 +24,11 @@ class AttributionMap:
     """What one method says about every component of one site, on one prompt pair or in the mean over several."""
 
     method: str
-    """ig, ap or atp."""
+    """ig, ap, atp or atp_star."""
     site: Site
     effect: Float[Tensor, "layer component"]
-    """Logits. Negative: moving the component to the baseline lowers F = logit[answer] - logit[distractor]."""
+    """Logits. Negative: moving the component to the baseline lowers F = logit[answer] - logit[distractor].
+    Without a sign (`signed`), how far it moves F either way, at least 0."""
     gap: float
     """D = F(clean) - F(corrupted), in logits."""
     min_gap: float = 0.0
@@ -42,6 +43,8 @@ class AttributionMap:
     """IG only. Quadrature nodes of the numbers given, the most of any pair."""
     effect_by_position: Float[Tensor, "layer pos component"] | None = None
     """Logits; sums to `effect` over positions. Only where asked for, of one pair."""
+    signed: bool = True
+    """Whether effect and score have a sign; if not they are magnitudes."""
     pairs: tuple["AttributionMap", ...] = ()
     """The maps of the pairs that this one is the mean of; empty for one pair."""
 
@@ -49,14 +52,14 @@ class AttributionMap:
     def score(self) -> Float[Tensor, "layer component"]:
         """effect / gap: 0 no effect, -1 (noising) the component alone carries F all the way to the corrupted run.
 
-        NaN everywhere when |gap| < min_gap or the gap is 0: a quotient by almost nothing says nothing. Over several
-        pairs the mean of the scores that there are.
+        Of a map without sign effect / |gap|, at least 0. NaN everywhere when |gap| < min_gap or the gap is 0: a
+        quotient by almost nothing says nothing. Over several pairs the mean of the scores that there are.
         """
         if self.pairs:
             return torch.stack([one.score for one in self.pairs]).nanmean(0)
         if not scores_exist(self.gap, self.min_gap):
             return torch.full_like(self.effect, float("nan"))
-        return self.effect / self.gap
+        return self.effect / (self.gap if self.signed else abs(self.gap))
 
     def incomplete_layers(self, tolerance: float = 0.01) -> list[int]:
         """Layers whose |delta| is above `tolerance` times |layer_effect| and above rounding; empty without a delta."""
@@ -144,5 +147,6 @@ def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
         delta=delta,
         layer_effect=layer_effect,
         n_steps=n_steps,
+        signed=one.signed,
         pairs=tuple(maps),
     )
