@@ -1,4 +1,4 @@
-"""Statistics of two attribution maps of one site: how far IG and AP agree, component by component.
+"""Statistics of two attribution maps of one site: how far a method and AP agree, component by component.
 
 Pure: two arrays in, one `Comparison` out. Plots are in `plots/`.
 
@@ -32,7 +32,7 @@ _LARGEST = 1e150  # the squares of larger scores overflow float64
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Agreement of an IG map and an AP map of one site. NaN where a statistic is undefined; `reasons` says why."""
+    """Agreement of an IG (or other) map and an AP map of one site. NaN where undefined; `reasons` says why."""
 
     unit: str
     """What the maps were in: `score` (effect / gap) or `logits` (effects)."""
@@ -120,11 +120,14 @@ class Comparison:
         return flat
 
 
-def compare_values(ig: npt.ArrayLike, ap: npt.ArrayLike, *, unit: str = "score") -> Comparison:
+def compare_values(
+    ig: npt.ArrayLike, ap: npt.ArrayLike, *, unit: str = "score", names: tuple[str, str] = ("IG", "AP")
+) -> Comparison:
     """Agreement of two `[layer, component]` maps in one unit (score); every difference is second minus first, AP - IG.
 
-    Degenerate maps give NaN and a reason. "Constant" means equal up to rounding: a spread below 1e-13 of the largest
-    magnitude. Raises ValueError on different shapes, on no component, and on NaN, infinity or a magnitude >= 1e150.
+    Degenerate maps give NaN and a reason, which calls the maps by `names`. "Constant" means equal up to rounding: a
+    spread below 1e-13 of the largest magnitude. Raises ValueError on different shapes, on no component, and on NaN,
+    infinity or a magnitude >= 1e150.
     """
     ig_map, ap_map = _checked("ig", ig), _checked("ap", ap)
     if ig_map.shape != ap_map.shape:
@@ -138,9 +141,9 @@ def compare_values(ig: npt.ArrayLike, ap: npt.ArrayLike, *, unit: str = "score")
     difference, mean = y / scale - x / scale, (y / scale + x / scale) / 2
 
     reasons: dict[str, str] = {}
-    pearson = _correlations(x, y, reasons)
+    pearson = _correlations(x, y, names, reasons)
     spread = _limits(difference, scale, reasons)
-    slope = _slope(mean, difference, reasons)
+    slope = _slope(mean, difference, names, reasons)
     signed = (x != 0) | (y != 0)
     if not signed.any():
         reasons["sign_agreement"] = "both maps are zero everywhere"
@@ -213,10 +216,14 @@ def _constant(x: npt.NDArray[np.float64], largest: float) -> bool:
     return bool(np.ptp(x) <= _ROUNDING * largest)
 
 
-def _correlations(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], reasons: dict[str, str]) -> dict[str, float]:
+def _correlations(
+    x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], names: tuple[str, str], reasons: dict[str, str]
+) -> dict[str, float]:
     """Pearson and Spearman with their intervals; every reason for a NaN goes into `reasons`."""
     out = dict.fromkeys((a + b for a in ("pearson", "spearman") for b in ("", "_low", "_high")), float("nan"))
-    constant = [name for name, values in (("IG", x), ("AP", y)) if _constant(values, float(np.abs(values).max()))]
+    constant = [
+        name for name, values in zip(names, (x, y), strict=True) if _constant(values, float(np.abs(values).max()))
+    ]
     if constant:
         why = "there is one component only" if x.size == 1 else f"{' and '.join(constant)} scores are constant"
         reasons.update(dict.fromkeys(out, why))
@@ -250,12 +257,15 @@ def _limits(difference: npt.NDArray[np.float64], scale: float, reasons: dict[str
 
 
 def _slope(
-    mean: npt.NDArray[np.float64], difference: npt.NDArray[np.float64], reasons: dict[str, str]
+    mean: npt.NDArray[np.float64],
+    difference: npt.NDArray[np.float64],
+    names: tuple[str, str],
+    reasons: dict[str, str],
 ) -> dict[str, float]:
     """Slope of difference on mean, with its interval."""
     out = dict.fromkeys(("slope", "slope_low", "slope_high"), float("nan"))
     if _constant(mean, 1.0):
-        why = "there is one component only" if mean.size == 1 else "the means of IG and AP are constant"
+        why = "there is one component only" if mean.size == 1 else f"the means of {' and '.join(names)} are constant"
         reasons.update(dict.fromkeys(out, why))
         return out
     u, v = mean - mean.mean(), difference - difference.mean()
@@ -297,12 +307,25 @@ def _curve_ks(n: int) -> npt.NDArray[np.int64]:
 
 
 def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
-    """Agreement of two maps of one site: of their scores, or where those are missing (small gap) of their effects.
+    """Agreement of two maps of one site, in the numbers of `paired`; `Comparison.unit` says which.
 
-    `Comparison.unit` says which. Raises ValueError when the maps are of different sites or shapes.
+    Raises ValueError when the maps are of different sites or shapes.
     """
-    if ig.site != ap.site:
-        raise ValueError(f"ap is a map of {ap.site}, ig of {ig.site}; compare two maps of one site.")
-    in_scores = bool(ig.score.isfinite().all() and ap.score.isfinite().all())
-    values = [(m.score if in_scores else m.effect).double().numpy() for m in (ig, ap)]
-    return compare_values(*values, unit="score" if in_scores else "logits")
+    unit, *values = paired(ig, ap)
+    return compare_values(*values, unit=unit, names=(ig.method.upper(), ap.method.upper()))
+
+
+def paired(
+    one: AttributionMap, ap: AttributionMap
+) -> tuple[str, Float64[np.ndarray, "layer component"], Float64[np.ndarray, "layer component"]]:
+    """`score` and the scores of both maps, or where those are missing (small gap) `logits` and the effects.
+
+    With a map that has no sign, the magnitudes of both. Raises ValueError when the maps are of different sites.
+    """
+    if one.site != ap.site:
+        raise ValueError(f"ap is a map of {ap.site}, {one.method} of {one.site}; compare two maps of one site.")
+    in_scores = bool(one.score.isfinite().all() and ap.score.isfinite().all())
+    x, y = ((m.score if in_scores else m.effect).double().numpy() for m in (one, ap))
+    if not (one.signed and ap.signed):
+        x, y = np.abs(x), np.abs(y)
+    return "score" if in_scores else "logits", x, y

@@ -31,8 +31,9 @@ def figures(result: Result) -> dict[str, plots.Figure]:
             ig, ap, names=names, comparison=comparison, unit=unit, title=title
         )
         drawn[f"{site}_difference"] = plots.difference_heatmaps(ig, ap, site=site, unit=unit, title=title)
-    for name, finding in result.findings.items():
-        drawn |= _FINDINGS[name](finding, whole) if name in _FINDINGS else {}
+    for name, draw in _FINDINGS.items():
+        if name in result.findings:
+            drawn |= draw(result.findings[name], whole)
     drawn["jaccard"] = plots.jaccard_curve({site: result.comparisons[site] for site in SITES}, title=whole)
     drawn["convergence_delta"] = plots.convergence_delta(
         {site: _by_layer(result, site, "delta") for site in SITES},
@@ -46,7 +47,8 @@ def figures(result: Result) -> dict[str, plots.Figure]:
 _FINDINGS: Mapping[str, Callable[[Any, str], Mapping[str, plots.Figure]]] = {
     "circuit": lambda found, title: {"circuit": plots.circuit_retrieval(found.of("all"), title=title)},
 }
-"""Of each finding of `pipeline.FOLLOW_UPS` its figures by file name, from the finding and the run's title."""
+"""Of each finding that has figures, by the names of `pipeline.FOLLOW_UPS`: its figures by file name, from the finding
+and the run's title."""
 
 
 def _values(result: Result, site: Site, method: str) -> NDArray[np.float64]:

@@ -43,7 +43,7 @@ class Compared:
     model: TransformerBridge
     pairs: tuple[PromptPair, ...]
     maps: Mapping[Site, Mapping[str, AttributionMap]]
-    """By site, then method: ig, ap, atp. Of several pairs the mean."""
+    """By site, then method: ig, ap, atp, and atp_star in models of several layers. Of several pairs the mean."""
     comparisons: Mapping[Site, Comparison]
 
     @property

@@ -1,4 +1,4 @@
-"""The main job, in order: pairs, model, three attribution maps a site, their comparison and spread.
+"""The main job, in order: pairs, model, an attribution map a method and site, their comparison, spread and follow-ups.
 
 Reads no file but the checkpoint and the pairs, and writes none: the result goes to `records`, `tracking` and `report`.
 """
@@ -15,8 +15,14 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap import circuit, pair_sources
-from igap.attribution import AttributionMap, activation_patching, attribution_patching, integrated_gradients
+from igap import circuit, pair_sources, screening
+from igap.attribution import (
+    AttributionMap,
+    activation_patching,
+    atp_star,
+    attribution_patching,
+    integrated_gradients,
+)
 from igap.attribution.integrated_gradients import check_quadrature
 from igap.attribution.maps import Progress
 from igap.baselines import Baseline, same_length
@@ -41,6 +47,7 @@ def silent(name: str) -> AbstractContextManager[Progress | None]:  # noqa: ARG00
 
 
 FOLLOW_UPS: Mapping[str, Callable[[Compared, Progress | None], Finding | None]] = {
+    "screening": screening.follow_up,
     "circuit": circuit.follow_up,
 }
 """What comes after the comparison, in this order; None where there is nothing to do."""
@@ -65,7 +72,7 @@ class Result:
     """How the engine ran the model: what comes after the site (`suffix`) or whole with hooks (`hooks`)."""
     why_route: str
     maps: Mapping[Site, Mapping[str, AttributionMap]]
-    """By site, then method: ig, ap, atp. Of several pairs the mean."""
+    """By site, then method: ig, ap, atp, and atp_star in models of several layers. Of several pairs the mean."""
     comparisons: Mapping[Site, Comparison]
     """IG against AP, by site. Of several pairs, of the mean maps."""
     spread: Spread | None
@@ -216,6 +223,16 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
             model, asked, site, direction=config.direction, on_progress=progress
         ),
     }
+    if model.cfg.n_layers > 1:
+        methods["atp_star"] = lambda site, progress: atp_star(
+            model,
+            asked,
+            site,
+            direction=config.direction,
+            batch_size=config.batch_size,
+            memory_gib=config.memory_gib,
+            on_progress=progress,
+        )
     for name, method in methods.items():
         since = time.perf_counter()
         for site in SITES:

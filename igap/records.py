@@ -199,9 +199,9 @@ def table(result: Result, site: Site) -> pd.DataFrame:
     n_layers, width = comparison.difference.shape
     layer, index = np.indices((n_layers, width))
     columns = {"layer": layer, "head" if site == "heads" else "neuron": index}
-    columns |= {method: maps[method].score.double().numpy() for method in ("ig", "ap", "atp")}
+    columns |= {method: maps[method].score.double().numpy() for method in maps}
     columns["difference"] = columns["ap"] - columns["ig"]
-    columns |= {f"effect_{method}": maps[method].effect.double().numpy() for method in ("ig", "ap", "atp")}
+    columns |= {f"effect_{method}": maps[method].effect.double().numpy() for method in maps}
     columns |= {"outlier_abs": comparison.outlier_abs, "outlier_limits": comparison.outlier_limits}
     if result.spread is not None:
         for method in ("ig", "ap"):

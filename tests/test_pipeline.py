@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from igap import activation_patching, attribution_patching, integrated_gradients, load_model, pipeline
+from igap import activation_patching, atp_star, attribution_patching, integrated_gradients, load_model, pipeline
 from igap.cli import compose_jobs
 from igap.comparison import compare, compare_values
 from igap.contrast import contrast
 from igap.pipeline import check, resolve_device
 from igap.sites import SITES
+
+METHODS = ("ig", "ap", "atp", "atp_star")
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +46,7 @@ def test_every_setting_reaches_the_methods(config):
             ),
             "ap": activation_patching(model, pair, site),
             "atp": attribution_patching(model, pair, site),
+            "atp_star": atp_star(model, pair, site),
         }
         for method, expected in by_hand.items():
             torch.testing.assert_close(found.maps[site][method].effect, expected.effect, atol=1e-12, rtol=0)
@@ -55,7 +58,10 @@ def test_denoising_reaches_the_methods(config):
     asked = config("direction=denoising", "model.dtype=float64")
     found = pipeline.run(asked)
     model, pair = load_model(asked.model.name, dtype="float64"), check(asked).pairs[0]
-    for name, method in (("ig", integrated_gradients), ("ap", activation_patching), ("atp", attribution_patching)):
+    methods = {
+        "ig": integrated_gradients, "ap": activation_patching, "atp": attribution_patching, "atp_star": atp_star
+    }  # fmt: skip
+    for name, method in methods.items():
         expected = method(model, pair, "heads", direction="denoising").effect
         torch.testing.assert_close(found.maps["heads"][name].effect, expected, atol=1e-12, rtol=0)
 
@@ -63,7 +69,7 @@ def test_denoising_reaches_the_methods(config):
 def test_the_same_config_gives_the_same_bytes(config):
     first, second = (pipeline.run(config("ig.n_steps=5")) for _ in range(2))
     for site in SITES:
-        for method in ("ig", "ap", "atp"):
+        for method in METHODS:
             assert torch.equal(first.maps[site][method].effect, second.maps[site][method].effect)
 
 
@@ -101,7 +107,7 @@ def test_progress_is_told_for_every_site_and_method(config):
             return None
 
     pipeline.run(config("ig.n_steps=2"), Stage)
-    methods = [f"{method} {site}" for method in ("ig", "ap", "atp") for site in SITES]
+    methods = [f"{method} {site}" for method in METHODS for site in SITES]
     assert opened == ["load model", *methods, *pipeline.FOLLOW_UPS]
     for name in methods:
         steps = [(done, total) for stage, done, total in told if stage == name]
@@ -256,6 +262,6 @@ def test_progress_counts_the_components_of_all_pairs(config, pair_file):
             return None
 
     pipeline.run(config(f"prompts.file={pair_file}", "ig.n_steps=2"), Stage)
-    for method in ("ig", "ap", "atp"):
+    for method in METHODS:
         assert told[f"{method} heads"] == (5 * 3 * 4, 5 * 3 * 4)
         assert told[f"{method} neurons"] == (5 * 3 * 48, 5 * 3 * 48)

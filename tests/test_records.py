@@ -16,6 +16,7 @@ from igap.models.load import read_header
 from igap.prompts import encode_pair
 from igap.sites import SITES, component_names
 
+TABLES = ("heads.csv", "neurons.csv", "screening.csv")
 PLOTS = ["convergence_delta", "jaccard"] + [
     f"{site}_{plot}" for site in SITES for plot in ("heatmap", "scatter", "mean_difference", "difference")
 ]
@@ -23,9 +24,7 @@ PLOTS = ["convergence_delta", "jaccard"] + [
 
 def test_a_run_leaves_these_files_and_no_others(written):
     found = sorted(str(path.relative_to(written)) for path in written.rglob("*") if path.is_file())
-    assert found == sorted(
-        ["summary.json", "attributions.safetensors", "heads.csv", "neurons.csv", *(f"plots/{n}.png" for n in PLOTS)]
-    )
+    assert found == sorted(["summary.json", "attributions.safetensors", *TABLES, *(f"plots/{n}.png" for n in PLOTS)])
     for name in PLOTS:
         image = imread(written / "plots" / f"{name}.png")
         assert image.std() > 0.01, f"{name} is blank"
@@ -65,11 +64,11 @@ def test_a_number_that_is_not_defined_is_null_with_its_reason(result):
 def test_tensors_are_scores_effects_and_deltas(result, written):
     saved = load_file(written / "attributions.safetensors")
     for site in SITES:
-        for method in ("ig", "ap", "atp"):
+        for method, gap in (("ig", result.gap), ("ap", result.gap), ("atp", result.gap), ("atp_star", abs(result.gap))):
             found = result.maps[site][method]
             assert np.array_equal(saved[f"{method}.{site}"], found.score)
             assert np.array_equal(saved[f"effect.{method}.{site}"], found.effect)
-            np.testing.assert_allclose(found.score * result.gap, found.effect, rtol=1e-5, atol=1e-9)
+            np.testing.assert_allclose(found.score * gap, found.effect, rtol=1e-5, atol=1e-9)
         assert np.array_equal(saved[f"delta.ig.{site}"], result.maps[site]["ig"].delta)
         assert saved[f"delta.ig.{site}"].shape == (3,)
     assert "delta.ap.heads" not in saved
@@ -79,7 +78,7 @@ def test_heads_csv_has_a_row_a_head_with_its_numbers(result, written):
     heads = pd.read_csv(written / "heads.csv", dtype={"name": str})
     assert list(heads["name"]) == component_names("heads", 3, 4)
     assert list(zip(heads["layer"], heads["head"], strict=True)) == [(i, j) for i in range(3) for j in range(4)]
-    for method in ("ig", "ap", "atp"):
+    for method in ("ig", "ap", "atp", "atp_star"):
         np.testing.assert_allclose(heads[method], result.maps["heads"][method].score.flatten(), rtol=1e-6)
         np.testing.assert_allclose(heads[f"effect_{method}"], result.maps["heads"][method].effect.flatten(), rtol=1e-6)
     np.testing.assert_allclose(heads["difference"], heads["ap"] - heads["ig"], atol=1e-9)
@@ -147,7 +146,7 @@ def test_scores_that_are_missing_are_missing_on_disk_and_effects_are_not(result,
         assert summary[f"neurons/{name}"] is None
         assert summary[f"neurons/{name}/reason"] == "a score needs a gap of at least prompts.min_gap"
     heads = pd.read_csv(tmp_path / "heads.csv")
-    assert heads[["ig", "ap", "atp", "difference"]].isna().all(axis=None)
+    assert heads[["ig", "ap", "atp", "atp_star", "difference"]].isna().all(axis=None)
     assert heads["effect_ap"].notna().all()
     assert len(list((tmp_path / "plots").glob("*.png"))) == len(PLOTS)
 
@@ -237,7 +236,7 @@ def test_pairs_csv_has_a_row_a_pair_in_the_files_order(many, many_written, pair_
 def test_tensors_of_several_pairs_are_means_every_pair_and_the_ends_of_the_intervals(many, many_written):
     saved = load_file(many_written / "attributions.safetensors")
     for site, width in (("heads", 4), ("neurons", 48)):
-        for method in ("ig", "ap", "atp"):
+        for method in ("ig", "ap", "atp", "atp_star"):
             found, name = many.maps[site][method], f"{method}.{site}"
             scores, effects = saved[f"pairs.{name}"], saved[f"pairs.effect.{name}"]
             assert scores.shape == effects.shape == (5, 3, width)

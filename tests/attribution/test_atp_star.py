@@ -21,10 +21,10 @@ def case(request, small):
 
 @pytest.fixture
 def other():
-    """Another pair of the same length, which differs from another position on."""
+    """Another pair that shares a pass with `pair`: its length and its first difference are the same."""
     return PromptPair(
-        clean="After Anna and Mary went to the store, Mary gave a bottle of milk to",
-        corrupted="After Tom and Mary went to the store, Mary gave a bottle of milk to",
+        clean="After Anna and Tom went to the store, Tom gave a bottle of milk to",
+        corrupted="After Anna and Tom went to the store, Anna gave a bottle of milk to",
         answer=" Anna",
         distractor=" Tom",
         min_gap=0.0,
@@ -109,10 +109,10 @@ def test_components_that_do_not_move_score_exactly_0(small, pair):
     assert torch.equal(found.effect, torch.zeros_like(found.effect))
 
 
-def test_progress_ends_at_all_components(small, pair):
+def test_progress_counts_the_components_of_all_pairs(small, pair):
     told = []
     atp_star(small(), [pair, pair], on_progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (2 * 3 * 4, 2 * 3 * 4)
+    assert told == [(8, 24), (16, 24), (24, 24), (24, 24)]
 
 
 def test_the_model_comes_back_without_hooks_and_with_its_flags(small, pair):
