@@ -32,6 +32,7 @@ from igap.sites import Site
 Path = Literal["joint", "single"]
 Quadrature = Literal["gausslegendre", "riemann_left", "riemann_middle", "riemann_right"]
 Steps = int | Literal["auto"]
+Whole = Literal["layer", "gap"]
 
 _MOST_NODES = 2000
 _FIRST_NODES, _LAST_NODES = 3, 768
@@ -46,6 +47,7 @@ def integrated_gradients(
     direction: Direction = "noising",
     n_steps: Steps = 50,
     tolerance: float = 1e-3,
+    tolerance_of: Whole = "layer",
     method: Quadrature = "gausslegendre",
     path: Path = "joint",
     per_position: bool = False,
@@ -60,7 +62,8 @@ def integrated_gradients(
     `path="single"` only the component moves: by completeness that is activation patching. Each of the `n_steps`
     quadrature nodes costs a forward and a backward pass a layer (joint) or a component (single). `n_steps="auto"`
     (joint) doubles the nodes of a layer, from 3 to at most 768, until its delta is below `tolerance` of the layer's
-    effect and no component moved by more than that at the last doubling. Of several pairs, the mean.
+    effect, or of the gap, and no component moved by more than that at the last doubling; `converged` says where 768
+    were not enough. Of several pairs, the mean.
     """
     check_quadrature(method, n_steps, path, tolerance)
 
@@ -69,12 +72,14 @@ def integrated_gradients(
         layers = []
         for layer in range(question.n_layers):
             if path == "joint":
-                layers.append(_together(question, site, layer, n_steps, tolerance, method, rows))
+                layers.append(_together(question, site, layer, n_steps, (tolerance, tolerance_of), method, rows))
             else:
                 assert isinstance(n_steps, int)
-                layers.append((*_one_by_one(question, site, layer, n_steps, method, rows), n_steps))
+                layers.append((*_one_by_one(question, site, layer, n_steps, method, rows), n_steps, None))
             advance((layer + 1) * question.n_components(site))
-        effects, deltas, layer_effects = (torch.stack(parts, 1).cpu() for parts in list(zip(*layers, strict=True))[:3])
+        *tensors, nodes, enough = zip(*layers, strict=True)
+        effects, deltas, layer_effects = (torch.stack(parts, 1).cpu() for parts in tensors)
+        converged = torch.stack(enough, 1).cpu() if n_steps == "auto" else None
         whole = functional.pad(effects, (0, 0, question.first, 0)) if per_position else None
         return [
             AttributionMap(
@@ -85,7 +90,8 @@ def integrated_gradients(
                 min_gap=pair.min_gap,
                 delta=deltas[index],
                 layer_effect=layer_effects[index],
-                n_steps=torch.tensor([nodes for *_, nodes in layers]),
+                n_steps=torch.tensor(nodes),
+                converged=None if converged is None else converged[index],
                 effect_by_position=None if whole is None else whole[index],
             )
             for index, (gap, pair) in enumerate(zip(question.gap.tolist(), question.pairs, strict=True))
@@ -151,41 +157,51 @@ def _along(function: SiteFunction, start: Tensor, end: Tensor, n_steps: int, met
 
 
 def _together(
-    question: Contrast, site: Site, layer: int, n_steps: Steps, tolerance: float, method: Quadrature, rows: Rows
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Joint-path effects `[pair, pos, component]` of a layer, each pair's delta and layer effect, the nodes used."""
+    question: Contrast,
+    site: Site,
+    layer: int,
+    n_steps: Steps,
+    tolerance: tuple[float, Whole],
+    method: Quadrature,
+    rows: Rows,
+) -> tuple[Tensor, Tensor, Tensor, int, Tensor | None]:
+    """Joint-path effects `[pair, pos, component]` of a layer, each pair's delta and layer effect, the nodes used.
+
+    Last, of n_steps=auto, whether they were enough for each pair.
+    """
     function = question.function(site, layer)
     start, end = (ends[:, None] for ends in question.ends(site, layer))
     with torch.no_grad():
         layer_effect = (function(end) - function(start))[:, 0]
-    bound = completeness_bound(layer_effect, question.gap, tolerance)
+    share, of = tolerance
+    bound = completeness_bound(layer_effect if of == "layer" else question.gap, question.gap, share)
 
     def along(nodes: int) -> Tensor:
         return per_component(_along(function, start, end, nodes, method, rows)[:, 0], site)
 
     if n_steps == "auto":
-        effect, nodes = _doubled(along, layer_effect, bound)
+        effect, nodes, enough = _doubled(along, layer_effect, bound)
     else:
-        effect, nodes = along(n_steps), n_steps
-    return effect, effect.sum((1, 2)) - layer_effect, layer_effect, nodes
+        effect, nodes, enough = along(n_steps), n_steps, None
+    return effect, effect.sum((1, 2)) - layer_effect, layer_effect, nodes, enough
 
 
-def _doubled(along: Callable[[int], Tensor], layer_effect: Tensor, bound: Tensor) -> tuple[Tensor, int]:
-    """`along` (nodes to `[pair, pos, component]`) with enough nodes for every pair, and their number.
+def _doubled(along: Callable[[int], Tensor], layer_effect: Tensor, bound: Tensor) -> tuple[Tensor, int, Tensor]:
+    """`along` (nodes to `[pair, pos, component]`) with enough nodes for every pair, their number, and whether enough.
 
     Enough is when the effects sum to `layer_effect` within `bound`, and no component moved by more at the last
     doubling: errors of two components may cancel in the sum.
     """
     nodes = _FIRST_NODES
     effect = along(nodes)
-    while nodes < _LAST_NODES:
+    enough = torch.zeros_like(bound, dtype=torch.bool)
+    while nodes < _LAST_NODES and not enough.all():
         nodes, before = 2 * nodes, effect
         effect = along(nodes)
         delta = effect.sum((1, 2)) - layer_effect
         moved = (effect - before).sum(1).abs().amax(1)
-        if bool((torch.maximum(delta.abs(), moved) <= bound).all()):
-            break
-    return effect, nodes
+        enough = torch.maximum(delta.abs(), moved) <= bound
+    return effect, nodes, enough
 
 
 def _one_by_one(

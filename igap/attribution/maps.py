@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -41,6 +41,8 @@ class AttributionMap:
     """IG only. F(all of the site replaced) - F(x), in logits; of delta's component and pair where those are chosen."""
     n_steps: Int[Tensor, " layer"] | None = None
     """IG only. Quadrature nodes of the numbers given, the most of any pair."""
+    converged: Bool[Tensor, " layer"] | None = None
+    """IG with n_steps=auto only. Whether the nodes were enough for the tolerance; of several pairs, for every one."""
     effect_by_position: Float[Tensor, "layer pos component"] | None = None
     """Logits; sums to `effect` over positions. Only where asked for, of one pair."""
     signed: bool = True
@@ -131,13 +133,15 @@ def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
     if len(maps) == 1:
         return maps[0]
     one = maps[0]
-    delta = layer_effect = n_steps = None
+    delta = layer_effect = n_steps = converged = None
     if one.delta is not None and one.layer_effect is not None:
         deltas, layer_effects = (torch.stack([getattr(m, name) for m in maps]) for name in ("delta", "layer_effect"))
         worst = deltas.abs().argmax(0, keepdim=True)
         delta, layer_effect = deltas.gather(0, worst)[0], layer_effects.gather(0, worst)[0]
     if one.n_steps is not None:
         n_steps = torch.stack([m.n_steps for m in maps if m.n_steps is not None]).amax(0)
+    if one.converged is not None:
+        converged = torch.stack([m.converged for m in maps if m.converged is not None]).all(0)
     return AttributionMap(
         method=one.method,
         site=one.site,
@@ -148,5 +152,6 @@ def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
         layer_effect=layer_effect,
         n_steps=n_steps,
         signed=one.signed,
+        converged=converged,
         pairs=tuple(maps),
     )

@@ -1,5 +1,7 @@
 """`n_steps="auto"`: enough nodes and no more, by the sum and by each component."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -19,7 +21,8 @@ def doubled(function, bound=1e-3):
         return _along(function, start, end, nodes, "gausslegendre", Rows(1000))[:, 0]
 
     whole = (function(end) - function(start))[:, 0]
-    effect, nodes = _doubled(along, whole, torch.tensor([bound], dtype=torch.float64))
+    effect, nodes, enough = _doubled(along, whole, torch.tensor([bound], dtype=torch.float64))
+    assert enough.tolist() == [nodes < 768]
     return effect[0, 0], nodes, tried
 
 
@@ -67,3 +70,30 @@ def test_a_smaller_tolerance_takes_more_nodes_and_only_where_they_are_needed(sma
     assert (fine >= rough).all()
     assert (fine > rough).any()
     assert len(set(fine.tolist())) > 1
+
+
+@pytest.mark.parametrize("architecture", ["llama", "ioi-mini"])
+def test_a_tolerance_of_the_gap_is_met_by_every_layer_whatever_its_own_effect(small, pair, architecture):
+    model = small(architecture)
+    fine = integrated_gradients(model, pair, "heads", n_steps=768)
+    found = integrated_gradients(model, pair, "heads", n_steps="auto", tolerance=1e-2, tolerance_of="gap")
+    bound = 1e-2 * abs(found.gap)
+    assert found.converged.all()
+    assert (found.delta.abs() <= bound).all()
+    assert ((found.effect - fine.effect).abs() <= bound).all()
+    if architecture == "llama":  # its layers have four times the effect of the gap
+        of_layer = integrated_gradients(model, pair, "heads", n_steps="auto", tolerance=1e-2, tolerance_of="layer")
+        assert (found.n_steps > of_layer.n_steps).any()
+
+
+def test_layers_that_the_most_nodes_do_not_integrate_are_marked(small, pair):
+    """ReLU's kinks: of OPT's first layer 768 nodes are not enough, of the others 192 are."""
+    options = {"n_steps": "auto", "tolerance": 1e-2, "tolerance_of": "gap"}
+    other = replace(pair, clean=pair.clean.replace("After", "Then"), corrupted=pair.corrupted.replace("After", "Then"))
+    found = integrated_gradients(small("opt"), [pair, other], "heads", **options)
+    alone = integrated_gradients(small("opt"), pair, "heads", **options)
+    assert alone.n_steps.tolist() == [768, 192, 192]
+    assert alone.converged.tolist() == [False, True, True]
+    assert torch.equal(found.pairs[0].converged, alone.converged)
+    assert torch.equal(found.converged, found.pairs[0].converged & found.pairs[1].converged)
+    assert integrated_gradients(small("opt"), pair, "heads").converged is None
