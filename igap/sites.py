@@ -5,7 +5,10 @@ before the output projection) or MLP neurons (`hook_post`, after the nonlinearit
 """
 
 import re
+from collections.abc import Mapping
 from typing import Literal
+
+from igap.errors import InputError
 
 Site = Literal["heads", "neurons"]
 SITES: tuple[Site, ...] = ("heads", "neurons")
@@ -37,3 +40,22 @@ def parse_component(name: str) -> tuple[Site, int, int]:
     if match["head"] is not None:
         return "heads", int(match["head_layer"]), int(match["head"])
     return "neurons", int(match["neuron_layer"]), int(match["neuron"])
+
+
+def locate(name: str, n_layers: int | None, widths: Mapping[Site, int | None], *, item: str) -> tuple[Site, int, int]:
+    """Site, layer and index of a component of a model of this shape; a size that is not known yet is None.
+
+    Raises InputError, naming `item`, when it is no component's name or the model has no such component.
+    """
+    try:
+        site, layer, index = parse_component(name)
+    except ValueError:
+        raise InputError(f"{item}: got {name!r}, wanted a head such as 9.6 or a neuron such as L5.N1234.") from None
+    width = widths[site]
+    for what, got, n in (("layers", layer, n_layers), (site, index, width)):
+        if n is not None and got >= n:
+            where = " in a layer" if what == site else ""
+            raise InputError(
+                f"{item}: got {name}, but the model has {n} {what}{where} (0 to {n - 1}). Name one that it has."
+            )
+    return site, layer, index

@@ -111,9 +111,7 @@ def over_pairs(
 
     Raises ValueError when there is no pair.
     """
-    pairs = [pair] if isinstance(pair, PromptPair) else list(pair)
-    if not pairs:
-        raise InputError("prompts: got no pair, wanted at least one.")
+    pairs = listed(pair)
     found: dict[int, AttributionMap] = {}
     with contrasts(model, pairs, baseline=baseline, direction=direction, route=route) as groups:
         for indices, question in groups:
@@ -126,6 +124,14 @@ def over_pairs(
             found.update(zip(indices, method(question, advance), strict=True))
             advance(in_all)
     return mean([found[index] for index in range(len(pairs))])
+
+
+def listed(pair: PromptPair | Sequence[PromptPair]) -> list[PromptPair]:
+    """The pairs as a list. Raises ValueError when there is none."""
+    pairs = [pair] if isinstance(pair, PromptPair) else list(pair)
+    if not pairs:
+        raise InputError("prompts: got no pair, wanted at least one.")
+    return pairs
 
 
 def mean(maps: Sequence[AttributionMap]) -> AttributionMap:

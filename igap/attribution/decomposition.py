@@ -1,0 +1,117 @@
+"""Why IG and AP differ: the exact chain from the naive IG to AP, each term the difference of two maps.
+
+    AtP -curvature-> IG -quadrature-> IG converged -baseline-> IG corrupted -interaction-> AP -direction-> -AP mirrored
+
+The first three points are of IG's own baseline and path, the fourth of the corrupted baseline, which AP patches in.
+AtP is the naive IG: all of the path at its first point. With the single path the integral is known without nodes: it
+is activation patching, and there is no interaction.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.attribution.activation_patching import activation_patching
+from igap.attribution.attribution_patching import attribution_patching
+from igap.attribution.integrated_gradients import Path, integrated_gradients
+from igap.attribution.maps import AttributionMap
+from igap.baselines import Baseline, BaselineKind
+from igap.contrast import Direction
+from igap.forward import Route
+from igap.prompts import PromptPair
+
+Point = Literal["atp", "ig", "ig_converged", "ig_corrupted", "ap", "ap_mirrored"]
+POINTS: tuple[Point, ...] = get_args(Point)
+
+Term = Literal["curvature", "quadrature", "baseline", "interaction", "direction"]
+TERMS: tuple[Term, ...] = get_args(Term)
+"""Term i leads from point i to point i + 1."""
+
+BETWEEN: tuple[Term, ...] = ("quadrature", "baseline", "interaction")
+"""The terms that AP - IG is the sum of."""
+
+CONVERGED = 1e-4
+"""Share of the gap within which a converged IG is complete, and its components no longer move."""
+
+Kind = Literal["effect", "score"]
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """The chain of one site, on one prompt pair or in the mean over several."""
+
+    points: Mapping[Point, AttributionMap]
+    """The maps that the chain goes through, in its order. `ap_mirrored` is minus AP of the other direction: minus,
+    because a patch there moves the component the other way, so that it equals `ap` in a linear model."""
+
+    def terms(self, kind: Kind = "effect") -> dict[Term, Float64[Tensor, "layer component"]]:
+        """Each term, in logits (effect) or as a share of the gap (score). They sum to `ap_mirrored` minus `atp`."""
+        values = [getattr(self.points[name], kind).double() for name in POINTS]
+        return {term: values[i + 1] - values[i] for i, term in enumerate(TERMS)}
+
+    def dominant(self) -> Int64[Tensor, "layer component"]:
+        """Index in BETWEEN of the term of AP - IG with the largest magnitude; -1 where all of them are 0."""
+        terms = self.terms()
+        size = torch.stack([terms[name].abs() for name in BETWEEN])
+        return size.argmax(0).masked_fill_((size == 0).all(0), -1)
+
+    @property
+    def converged(self) -> Bool[Tensor, " layer"]:
+        """Whether quadrature, baseline and interaction are right to CONVERGED of the gap (or to float32's rounding)."""
+        known = [self.points[name].converged for name in ("ig_converged", "ig_corrupted")]
+        everywhere = torch.ones(len(self.points["ap"].effect), dtype=torch.bool)
+        return torch.stack([everywhere, *(found for found in known if found is not None)]).all(0)
+
+
+def decompose(
+    model: TransformerBridge,
+    pair: PromptPair | Sequence[PromptPair],
+    ig: AttributionMap,
+    ap: AttributionMap,
+    *,
+    atp: AttributionMap | None = None,
+    baseline: BaselineKind | Baseline = "corrupted",
+    direction: Direction = "noising",
+    path: Path = "joint",
+    batch_size: int | None = None,
+    memory_gib: float | None = None,
+    route: Route | None = None,
+) -> Decomposition:
+    """The chain through these maps of the pair, or of the same pairs in the same order.
+
+    `ig` is of this baseline, direction and path, with any number of steps, `ap` of the corrupted baseline and this
+    direction, `atp` (computed when not given) of the baseline and direction of `ig`.
+    """
+    baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
+    corrupted, site = Baseline("corrupted"), ig.site
+    budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib, "route": route}
+
+    def converged(of: Baseline) -> AttributionMap:
+        if path == "single":
+            return ap if of == corrupted else activation_patching(model, pair, site, baseline=of, **budget)
+        options: Any = {"n_steps": "auto", "tolerance": CONVERGED, "tolerance_of": "gap"}
+        return integrated_gradients(model, pair, site, baseline=of, direction=direction, **options, **budget)
+
+    if atp is None:
+        atp = attribution_patching(model, pair, site, baseline=baseline, direction=direction, route=route)
+    ig_corrupted = converged(corrupted)
+    other: Direction = "denoising" if direction == "noising" else "noising"
+    return Decomposition(
+        {
+            "atp": atp,
+            "ig": ig,
+            "ig_converged": ig_corrupted if baseline == corrupted else converged(baseline),
+            "ig_corrupted": ig_corrupted,
+            "ap": ap,
+            "ap_mirrored": _negative(activation_patching(model, pair, site, direction=other, **budget)),
+        }
+    )
+
+
+def _negative(found: AttributionMap) -> AttributionMap:
+    return replace(found, effect=-found.effect, pairs=tuple(map(_negative, found.pairs)))
