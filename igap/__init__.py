@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from igap.attribution.maps import AttributionMap
     from igap.baselines import Baseline
     from igap.comparison import Comparison, compare
+    from igap.curves import OutputCurves, output_curve
     from igap.errors import InputError
     from igap.models.load import load_model
     from igap.prompts import PromptPair
@@ -20,6 +21,7 @@ _HOMES = {
     "InputError": "igap.errors",
     "Baseline": "igap.baselines",
     "Comparison": "igap.comparison",
+    "OutputCurves": "igap.curves",
     "PromptPair": "igap.prompts",
     "activation_patching": "igap.attribution",
     "atp_star": "igap.attribution",
@@ -27,6 +29,7 @@ _HOMES = {
     "compare": "igap.comparison",
     "integrated_gradients": "igap.attribution",
     "load_model": "igap.models.load",
+    "output_curve": "igap.curves",
 }
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "Baseline",
     "Comparison",
     "InputError",
+    "OutputCurves",
     "PromptPair",
     "activation_patching",
     "atp_star",
@@ -41,6 +45,7 @@ __all__ = [
     "compare",
     "integrated_gradients",
     "load_model",
+    "output_curve",
 ]
 
 

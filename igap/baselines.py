@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap.config import BaselineConfig
 from igap.datasets.ioi import ioi_stream
 from igap.errors import InputError
 from igap.forward import replaced
@@ -43,6 +44,11 @@ class Baseline:
                 f"baseline.prompt: got {self.prompt!r} with baseline={self.kind}; baseline=prompt needs a text and no "
                 "other kind takes one. Set baseline=prompt baseline.prompt='...'."
             )
+
+
+def configured(asked: BaselineConfig) -> Baseline:
+    """The config's baseline; a prompt that its kind does not use is left out, so that kinds can be swept."""
+    return Baseline(asked.kind, asked.prompt if asked.kind == "prompt" else None, asked.n, asked.seed)
 
 
 @dataclass(frozen=True)

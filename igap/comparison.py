@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float64, Int64
 from scipy import stats
 
 from igap.attribution.maps import AttributionMap
+from igap.sites import Site, component_names
 
 WIDTH = 1.96
 """Half-width of the limits of agreement and the outlier threshold, in standard deviations."""
@@ -103,6 +104,12 @@ class Comparison:
             return float("nan")
         shared = int(np.searchsorted(self.shared_from, k, side="right"))
         return shared / (2 * k - shared)
+
+    def outliers(self, site: Site) -> list[str]:
+        """Names of the components whose |AP - IG| is above 1.96 SD of all, farthest first; of maps of this site."""
+        names = component_names(site, *self.difference.shape)
+        order = np.argsort(-np.abs(self.difference).ravel(), kind="stable")
+        return [names[i] for i in order if self.outlier_abs.ravel()[i]]
 
     def summary(self) -> dict[str, float | int]:
         """Flat statistics by the names of `summary.json`, no site prefix; `n_outliers` is the notebook's rule."""

@@ -4,13 +4,16 @@ This module reads no file and imports no heavy library.
 """
 
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from igap.errors import InputError
+from igap.sites import is_component, parse_component
 
 TEXTS = ("clean", "corrupted", "answer", "distractor")
 """What a prompt pair is made of."""
@@ -110,12 +113,27 @@ class CurvesConfig(_Frozen):
 
     components: str = Field("default", min_length=1, examples=["'9.6 L5.N1234'"])
     """default, none, or names."""
-    alphas: tuple[float, ...] | None = Field(None, min_length=3, examples=["[-1,0,0.5,1,2]"])
+    alphas: tuple[float, ...] | None = Field(None, examples=["[-1,0,0.5,1,2]"])
+
+    @field_validator("components")
+    @classmethod
+    def _named(cls, components: str) -> str:
+        if components in ("default", "none"):
+            return components
+        names = components.split()
+        if not names or len(set(names)) < len(names) or not all(map(is_component, names)):
+            raise ValueError("default, none, or names such as '9.6 L5.N1234', each once")
+        return components
 
     @field_validator("alphas", mode="before")
     @classmethod
-    def _listed(cls, alphas: object) -> object:
-        return tuple(alphas) if isinstance(alphas, list) else alphas  # YAML has no tuples
+    def _ascending(cls, alphas: object) -> object:
+        if alphas is None:
+            return None
+        numbers = list(alphas) if isinstance(alphas, list | tuple) else []
+        if len(numbers) < 3 or not ascending(numbers):
+            raise ValueError("at least 3 finite numbers, each above the last")
+        return tuple(map(float, numbers))  # YAML has no tuples
 
 
 class TrackingConfig(_Frozen):
@@ -139,8 +157,8 @@ class RunConfig(_Frozen):
     tracking: TrackingConfig
     direction: Literal["noising", "denoising"] = "noising"
     explain: bool = True
-    interactions: str | None = Field(None, examples=["9.6"])
-    """The head whose interactions with its layer are listed."""
+    interactions: str | None = Field(None, examples=["'9.6'"])  # 9.10 unquoted is a number in YAML
+    """The head whose interactions with its layer are listed; needs explain."""
     faithfulness: Literal["none", "heads", "neurons", "both"] = "none"
     study: Literal["notebook"] | None = None
     """Several runs that belong together."""
@@ -150,6 +168,13 @@ class RunConfig(_Frozen):
     memory_gib: float | None = Field(None, gt=0, examples=[2])
     """GiB of one pass, beyond the model."""
     output: str = Field("runs", min_length=1, examples=["runs"])
+
+    @field_validator("interactions")
+    @classmethod
+    def _a_head(cls, name: str | None) -> str | None:
+        if name is not None and not (is_component(name) and parse_component(name)[0] == "heads"):
+            raise ValueError("a head such as 9.6, or null")
+        return name
 
     @model_validator(mode="after")
     def _possible(self) -> "RunConfig":
@@ -202,6 +227,12 @@ def parse(values: Mapping[str, Any]) -> RunConfig:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:
         raise InputError("\n".join(_explain(dict(e)) for e in error.errors(include_url=False))) from None
+
+
+def ascending(numbers: Sequence[object]) -> bool:
+    """Whether these are finite numbers, each above the last."""
+    known = [x for x in numbers if isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)]
+    return len(known) == len(numbers) and all(one < other for one, other in itertools.pairwise(known))
 
 
 def field_at(path: tuple[str, ...]) -> Any | None:

@@ -8,9 +8,12 @@ from numpy.typing import NDArray
 
 from igap import plots
 from igap.cautions import DELTA_TOLERANCE
+from igap.explanation import Explanation
 from igap.pair_sources import describe
 from igap.pipeline import Result
 from igap.sites import SITES, Site, component_names
+
+_MOST_OUTLIERS = 20
 
 
 def figures(result: Result) -> dict[str, plots.Figure]:
@@ -46,9 +49,29 @@ def figures(result: Result) -> dict[str, plots.Figure]:
 
 _FINDINGS: Mapping[str, Callable[[Any, str], Mapping[str, plots.Figure]]] = {
     "circuit": lambda found, title: {"circuit": plots.circuit_retrieval(found.of("all"), title=title)},
+    "explain": lambda found, title: _explained(found, title),
+    "curves": lambda found, title: {"output_curves": plots.output_curves(found, title=title)},
 }
 """Of each finding that has figures, by the names of `pipeline.FOLLOW_UPS`: its figures by file name, from the finding
 and the run's title."""
+
+
+def _explained(found: Explanation, title: str) -> dict[str, plots.Figure]:
+    """The terms of the outliers, and the parts of one head's interaction where there is one."""
+    unit = "score (effect / gap)" if found.unit == "score" else "effect (logits)"
+    shown = found.of_outliers(_MOST_OUTLIERS)
+    more = len(found.outliers) - len(shown)
+    heading = f"heads of {title}" + (f"\nthe {len(shown)} farthest of {len(found.outliers)} outliers" if more else "")
+    drawn = {"explanation": plots.explanation(shown, unit=unit, title=heading)}
+    if found.split is not None:
+        drawn["interactions"] = plots.interaction_parts(
+            found.split.component,
+            found.split.others,
+            found.split.shares.tolist(),
+            higher_order=found.higher_order,
+            title=title,
+        )
+    return drawn
 
 
 def _values(result: Result, site: Site, method: str) -> NDArray[np.float64]:

@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.maps import AttributionMap
+from igap.baselines import Baseline, configured
 from igap.comparison import Comparison
 from igap.config import RunConfig
 from igap.prompts import PromptPair
@@ -50,3 +53,18 @@ class Compared:
     def asked(self) -> PromptPair | tuple[PromptPair, ...]:
         """The pairs as the methods take them: one pair as one, because its map is no mean."""
         return self.pairs if len(self.pairs) > 1 else self.pairs[0]
+
+    @property
+    def baseline(self) -> Baseline:
+        """That of IG."""
+        return configured(self.config.baseline)
+
+    def values(self, site: Site, method: str) -> Float64[np.ndarray, "layer component"]:
+        """A map in the unit of its comparison: scores, or effects in logits where scores are missing."""
+        found = self.maps[site][method]
+        values = found.score if self.comparisons[site].unit == "score" else found.effect
+        return np.asarray(values.double().numpy())
+
+    def outliers(self, site: Site) -> list[str]:
+        """Names of the components whose |AP - IG| is above 1.96 SD of all, farthest first."""
+        return self.comparisons[site].outliers(site)

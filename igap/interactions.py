@@ -2,8 +2,8 @@
 
     I(c, d) = F(c and d replaced) - F(c replaced) - F(d replaced) + F(run)
 
-On the joint path every component of the layer moves with c. Where F has no products of more than two of them,
-AP_c - IG_c = -1/2 sum over d of I(c, d); what is left over is of higher order.
+On IG's joint path every component of the layer moves with c, and where F is quadratic in the layer's activations
+AP_c - IG_c = -1/2 sum over d of I(c, d): half of each interaction is c's. What is left over is of higher order.
 """
 
 from collections.abc import Sequence

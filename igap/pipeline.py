@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap import circuit, pair_sources, screening
+from igap import circuit, curves, explanation, pair_sources, screening
 from igap.attribution import (
     AttributionMap,
     activation_patching,
@@ -25,7 +25,7 @@ from igap.attribution import (
 )
 from igap.attribution.integrated_gradients import check_quadrature
 from igap.attribution.maps import Progress
-from igap.baselines import Baseline, same_length
+from igap.baselines import configured, same_length
 from igap.cautions import cautions, n_unscored
 from igap.comparison import Comparison, compare
 from igap.config import ModelConfig, RunConfig
@@ -34,7 +34,7 @@ from igap.errors import InputError
 from igap.findings import Compared, Finding
 from igap.models.load import load_model, read_header
 from igap.prompts import PromptPair, TokenPair, encode_prompt, tokenize
-from igap.sites import SITES, Site
+from igap.sites import SITES, Site, locate
 from igap.spread import Spread, spread
 
 Stage = Callable[[str], AbstractContextManager[Progress | None]]
@@ -49,6 +49,8 @@ def silent(name: str) -> AbstractContextManager[Progress | None]:  # noqa: ARG00
 FOLLOW_UPS: Mapping[str, Callable[[Compared, Progress | None], Finding | None]] = {
     "screening": screening.follow_up,
     "circuit": circuit.follow_up,
+    "explain": explanation.follow_up,
+    "curves": curves.follow_up,
 }
 """What comes after the comparison, in this order; None where there is nothing to do."""
 
@@ -140,10 +142,16 @@ def check(config: RunConfig) -> Prompts:
     header = read_header(config.model.name, config.model.revision)
     if config.model.circuit is not None:
         circuit.check_shape(header.n_layers, header.n_heads)
+    widths: dict[Site, int | None] = {"heads": header.n_heads, "neurons": header.n_neurons}
+    if config.curves.components not in ("default", "none"):
+        for name in config.curves.components.split():
+            locate(name, header.n_layers, widths, item="curves.components")
+    if config.interactions is not None:
+        locate(config.interactions, header.n_layers, widths, item="interactions")
     known: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
     pairs = pair_sources.read(config.prompts, header.tokenizer)
     tokens = pair_sources.encode(config.prompts, pairs, header.tokenizer, **known)
-    other = reference_baseline(config).prompt
+    other = configured(config.baseline).prompt
     if other is not None:
         ids = encode_prompt(header.tokenizer, other, item="baseline.prompt", **known)
         for pair, encoded in zip(pairs, tokens, strict=True):
@@ -154,12 +162,6 @@ def check(config: RunConfig) -> Prompts:
                 )
             same_length(ids, encoded)
     return Prompts(pairs, tuple(tokens))
-
-
-def reference_baseline(config: RunConfig) -> Baseline:
-    """The config's baseline; a prompt that its kind does not use is left out, so that kinds can be swept."""
-    asked = config.baseline
-    return Baseline(asked.kind, asked.prompt if asked.kind == "prompt" else None, asked.n, asked.seed)
 
 
 def resolve_device(device: str) -> str:
@@ -183,7 +185,7 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
     with stage("load model"):
         model = model_of(config)
     seconds["model"] = time.perf_counter() - started
-    baseline = reference_baseline(config)
+    baseline = configured(config.baseline)
     tokens = tuple(tokenize(model, pair) for pair in pairs)
     clean, corrupted = [0.0] * len(pairs), [0.0] * len(pairs)
     with contrasts(model, pairs) as groups:

@@ -114,7 +114,7 @@ def summarize(result: Result) -> Summary:
             summary[f"{site}/{name}"] = number if defined else None
             if not defined:
                 summary[f"{site}/{name}/reason"] = reason or "not finite"
-    summary["heads/outliers"] = " ".join(outliers(result, "heads"))
+    summary["heads/outliers"] = " ".join(result.comparisons["heads"].outliers("heads"))
     for finding in result.findings.values():
         summary |= finding.summary()
     summary |= {f"seconds/{name}": round(value, 3) for name, value in result.seconds.items()}
@@ -180,14 +180,6 @@ def _prompts(result: Result) -> Summary:
         "n_tokens_corrupted": tokens.corrupted.shape[1],
         "first_difference": tokens.first_difference,
     }
-
-
-def outliers(result: Result, site: Site) -> list[str]:
-    """Names of the components whose |AP - IG| is above 1.96 SD of all, farthest first."""
-    comparison = result.comparisons[site]
-    distance = np.abs(comparison.difference).ravel()
-    names = component_names(site, *comparison.difference.shape)
-    return [names[i] for i in np.argsort(-distance, kind="stable") if comparison.outlier_abs.ravel()[i]]
 
 
 def table(result: Result, site: Site) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from igap.attribution.maps import Progress as OnProgress
 from igap.pair_sources import describe
 from igap.pipeline import Result
 from igap.prompts import TokenPair
-from igap.records import Summary, outliers
+from igap.records import Summary
 from igap.sites import SITES, component_name
 from igap.spread import Spread
 
@@ -50,7 +50,7 @@ def show(console: Console, result: Result, folder: Path) -> None:
             console.print(f"Pearson r of single pairs, {site}: mean {r} [95% over pairs: {low}, {high}]")
     console.print(_top(result))
     for site in SITES:
-        names = outliers(result, site)
+        names = result.comparisons[site].outliers(site)
         console.print(
             f"outliers among {site} (|AP - IG| > 1.96 SD): {len(names)}"
             + (f": {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}" if names else "")

@@ -42,17 +42,20 @@ def parse_component(name: str) -> tuple[Site, int, int]:
     return "neurons", int(match["neuron_layer"]), int(match["neuron"])
 
 
+def is_component(name: str) -> bool:
+    """Whether this is a component's name, of whatever model."""
+    return _NAME.fullmatch(name) is not None
+
+
 def locate(name: str, n_layers: int | None, widths: Mapping[Site, int | None], *, item: str) -> tuple[Site, int, int]:
     """Site, layer and index of a component of a model of this shape; a size that is not known yet is None.
 
     Raises InputError, naming `item`, when it is no component's name or the model has no such component.
     """
-    try:
-        site, layer, index = parse_component(name)
-    except ValueError:
-        raise InputError(f"{item}: got {name!r}, wanted a head such as 9.6 or a neuron such as L5.N1234.") from None
-    width = widths[site]
-    for what, got, n in (("layers", layer, n_layers), (site, index, width)):
+    if not is_component(name):
+        raise InputError(f"{item}: got {name!r}, wanted a head such as 9.6 or a neuron such as L5.N1234.")
+    site, layer, index = parse_component(name)
+    for what, got, n in (("layers", layer, n_layers), (site, index, widths[site])):
         if n is not None and got >= n:
             where = " in a layer" if what == site else ""
             raise InputError(

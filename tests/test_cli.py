@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file, save_file
 
 from igap import cli, pipeline
+from igap.baselines import configured
 from igap.datasets.ioi import generate_ioi
 
 PAIR_OF_ANIMALS = "After the cat and the dog went to the store, Mary gave a bottle of milk to"
@@ -278,7 +279,7 @@ def test_baseline_kinds_can_be_swept_together_whatever_each_of_them_needs(tiny):
     overrides = ["ig.n_steps=2", "baseline=corrupted,zero", f"baseline.prompt={other}"]
     assert cli.main(["run", "-m", *tiny, *overrides]) == 0
     jobs = cli.compose_jobs([*tiny, "baseline=corrupted,prompt", cli._quote_text(overrides[-1])], multirun=True)
-    assert [(job.baseline.kind, pipeline.reference_baseline(job).prompt) for job in jobs] == [
+    assert [(job.baseline.kind, configured(job.baseline).prompt) for job in jobs] == [
         ("corrupted", None), ("prompt", other),
     ]  # fmt: skip
 

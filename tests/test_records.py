@@ -86,7 +86,7 @@ def test_heads_csv_has_a_row_a_head_with_its_numbers(result, written):
     assert list(heads["outlier_limits"]) == list(result.comparisons["heads"].outlier_limits.ravel())
     flagged = heads[heads["outlier_abs"]]
     by_distance = flagged.loc[flagged["difference"].abs().sort_values(ascending=False).index]
-    assert records.outliers(result, "heads") == list(by_distance["name"])
+    assert result.comparisons["heads"].outliers("heads") == list(by_distance["name"])
 
 
 def test_neurons_csv_holds_the_top_neurons_of_either_method(result, monkeypatch):

@@ -29,7 +29,7 @@ def test_the_end_of_a_run_says_pair_numbers_and_paths(console, result, written):
         comparison = result.comparisons[site]
         assert f"{comparison.pearson:.3f} [{comparison.pearson_low:.3f}, {comparison.pearson_high:.3f}]" in shown
         assert f"{comparison.jaccard_at(10):.3f} (chance" in shown
-    assert f"outliers among heads (|AP - IG| > 1.96 SD): {len(records.outliers(result, 'heads'))}" in shown
+    assert f"outliers among heads (|AP - IG| > 1.96 SD): {len(result.comparisons['heads'].outliers('heads'))}" in shown
     assert str(written) in shown
     for path in ("summary.json", "plots/heads_scatter.png", "heads.csv"):
         assert path in shown

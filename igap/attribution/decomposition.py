@@ -19,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.attribution.activation_patching import activation_patching
 from igap.attribution.attribution_patching import attribution_patching
 from igap.attribution.integrated_gradients import Path, integrated_gradients
-from igap.attribution.maps import AttributionMap
+from igap.attribution.maps import AttributionMap, Progress
 from igap.baselines import Baseline, BaselineKind
 from igap.contrast import Direction
 from igap.forward import Route
@@ -81,6 +81,7 @@ def decompose(
     batch_size: int | None = None,
     memory_gib: float | None = None,
     route: Route | None = None,
+    on_progress: Progress | None = None,
 ) -> Decomposition:
     """The chain through these maps of the pair, or of the same pairs in the same order.
 
@@ -89,7 +90,7 @@ def decompose(
     """
     baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
     corrupted, site = Baseline("corrupted"), ig.site
-    budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib, "route": route}
+    budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib, "route": route, "on_progress": on_progress}
 
     def converged(of: Baseline) -> AttributionMap:
         if path == "single":

@@ -35,6 +35,7 @@ class Header:
     n_vocab: int | None
     n_layers: int | None
     n_heads: int | None
+    n_neurons: int | None
 
 
 def find_checkpoint(name: str, revision: str | None = None) -> Path:
@@ -74,8 +75,24 @@ def read_header(name: str, revision: str | None = None) -> Header:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise InputError(f"model.name: got {name!r}, which cannot be read as a checkpoint: {_line(error)}") from error
-    fields = ("max_position_embeddings", "vocab_size", "num_hidden_layers", "num_attention_heads")
-    return Header(folder, tokenizer, *(getattr(config, field, None) for field in fields))
+
+    def size(field: str) -> int | None:
+        return getattr(config, field, None)
+
+    return Header(
+        folder,
+        tokenizer,
+        n_ctx=size("max_position_embeddings"),
+        n_vocab=size("vocab_size"),
+        n_layers=size("num_hidden_layers"),
+        n_heads=size("num_attention_heads"),
+        n_neurons=size("intermediate_size") or size("ffn_dim") or _n_inner(config),
+    )
+
+
+def _n_inner(config: Any) -> int | None:
+    """MLP neurons a layer where it is called n_inner, whose null means four times the residual stream."""
+    return (config.n_inner or 4 * config.hidden_size) if hasattr(config, "n_inner") else None
 
 
 def load_model(

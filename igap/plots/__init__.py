@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 
 from igap.plots.circuit import circuit_retrieval
 from igap.plots.curves import convergence_delta, jaccard_curve
+from igap.plots.explanation import explanation, interaction_parts
 from igap.plots.heatmaps import difference_heatmaps, head_heatmaps, neuron_heatmaps
+from igap.plots.output_curves import output_curves
 from igap.plots.points import mean_difference, scatter
 
 __all__ = [
@@ -17,9 +19,12 @@ __all__ = [
     "circuit_retrieval",
     "convergence_delta",
     "difference_heatmaps",
+    "explanation",
     "head_heatmaps",
+    "interaction_parts",
     "jaccard_curve",
     "mean_difference",
     "neuron_heatmaps",
+    "output_curves",
     "scatter",
 ]
