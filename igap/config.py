@@ -183,6 +183,12 @@ class RunConfig(_Frozen):
                 f"baseline: got {self.baseline.kind} with direction=denoising, wanted corrupted, the only path that "
                 "direction has. Use baseline=corrupted or direction=noising."
             )
+        if self.interactions is not None and not (self.explain and self.ig.path == "joint"):
+            raise ValueError(
+                f"interactions: got {self.interactions} with explain={str(self.explain).lower()} and "
+                f"ig.path={self.ig.path}, wanted the joint path, on which heads interact, explained. Set explain=true "
+                "ig.path=joint, or interactions=null."
+            )
         prompts = self.prompts
         if self.study is not None and not (
             prompts.given and self.baseline.kind == "corrupted" and self.direction == "noising"

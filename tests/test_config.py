@@ -111,6 +111,35 @@ def test_examples_are_accepted_by_the_schema(default):
             r"prompts\.file: got '', wanted a text that is not empty\. Try prompts\.file=pairs\.csv\.",
         ),
         ("prompts.clean", None, r"prompts\.clean: got nothing, wanted a text\. Try prompts\.clean='When"),
+        *(
+            (
+                "curves.alphas",
+                alphas,
+                r"curves\.alphas: got .*, wanted at least 3 finite numbers, each above the last\. "
+                r"Try curves\.alphas=\[-1,0,0\.5,1,2\]\.",
+            )
+            for alphas in (
+                [0, 1],
+                [0, "half", 1],
+                [1, 0, 2],
+                [0, 0, 1],
+                [0, True, 2],
+                [0, 1, float("inf")],
+                0.5,
+                "0,1,2",
+            )
+        ),
+        *(
+            (
+                "curves.components",
+                names,
+                r"curves\.components: got .*, wanted default, none, or names such as '9\.6 "
+                r"L5\.N1234', each once\. Try curves\.components=default\.",
+            )
+            for names in ("9.6,9.9", "9.6 9.6", "all", " ")
+        ),
+        ("interactions", "L5.N3", r"interactions: got 'L5\.N3', wanted a head such as 9\.6, or null"),
+        ("interactions", "9", r"interactions: got '9', wanted a head such as 9\.6, or null\. Try interactions='9\.6'"),
         ("batch_size", 0, r"batch_size: got 0, wanted at least 1\. Try batch_size=64"),
     ],
 )
@@ -205,3 +234,28 @@ def test_of_several_pairs_the_key_holds_every_text_their_order_and_the_seed():
     assert len(keys) == len(others) + 3
     (from_file,) = compose_jobs(["prompts.file=pairs.csv"], multirun=False)
     assert from_file.key_of(pairs) == config.key_of(pairs), "n and file are where the pairs come from"
+
+
+def test_a_heads_name_that_reads_as_a_number_stays_a_name():
+    """Unquoted, 9.10 would be read as the number 9.1, which is another head."""
+    from igap.cli import _quote_text
+
+    for key in ("interactions", "curves.components"):
+        (config,) = compose_jobs([_quote_text(f"{key}=9.10")], multirun=False)
+        assert (config.interactions or config.curves.components) == "9.10"
+        with pytest.raises(ValueError, match=rf"^{key}: got 9\.1, wanted a text\. Try {key}="):
+            compose_jobs([f"{key}=9.10"], multirun=False)
+
+
+def test_interactions_need_an_explanation_on_the_joint_path(default):
+    values = {**default.model_dump(), "interactions": "1.2"}
+    assert parse(values).interactions == "1.2"
+    with pytest.raises(ValueError, match=r"^interactions: got 1\.2 with explain=false and ig\.path=joint, wanted the"):
+        parse({**values, "explain": False})
+    with pytest.raises(ValueError, match=r"Set explain=true ig\.path=joint, or interactions=null\.$"):
+        parse({**values, "ig": {**values["ig"], "path": "single"}})
+
+
+def test_alphas_are_numbers_in_order_or_none(default):
+    assert changed(default, "curves.alphas", [-1, 0.5, 2]).curves.alphas == (-1.0, 0.5, 2.0)
+    assert changed(default, "curves.alphas", None).curves.alphas is None

@@ -8,7 +8,9 @@ import pytest
 import torch
 from reference import HOOKS, Reference
 
-from igap import InputError, PromptPair, activation_patching, attribution_patching, output_curve
+from igap import InputError, PromptPair, activation_patching, attribution_patching, cli, output_curve, pipeline
+from igap.curves import follow_up
+from igap.findings import Compared
 from igap.sites import parse_component
 
 MODELS = [("gpt2", "processed"), ("llama", "raw"), ("opt", "processed")]
@@ -138,3 +140,29 @@ def test_extrema_and_numbers_of_a_curve_are_in_its_tables(ioi_mini, pair):
     assert abs(inside["logit_diff"].iloc[0] - on_grid[20:41].min()) < 1e-3
     assert found.summary()["curves/n_extrema_inside"] == 1
     assert "0.5 trough at alpha 0.2" in found.sentences()[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("curves.components=9.6", "curves.components: got 9.6, but the model has 4 layers (0 to 3). Name one that"),
+        ("curves.components=1.2 L1.N512", "curves.components: got L1.N512, but the model has 512 neurons in a layer"),
+        ("curves.components=head 1", "curves.components: got 'head 1', wanted default, none, or names such as '9.6"),
+        ("curves.alphas=[0,one,2]", "curves.alphas: got [0, 'one', 2], wanted at least 3 finite numbers, each above"),
+        ("interactions=0.8", "interactions: got 0.8, but the model has 8 heads in a layer (0 to 7). Name one that"),
+    ],
+)
+def test_what_a_run_cannot_draw_is_refused_before_the_model_loads(monkeypatch, capsys, override, message):
+    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    assert cli.main(["run", override, "tracking=disabled"]) == 2
+    assert capsys.readouterr().err.startswith(f"igap: {message}")
+
+
+def test_a_run_draws_the_curves_it_is_asked_for(ioi_mini, pair):
+    (config,) = cli.compose_jobs(["curves.components='0.5 L1.N3'", "curves.alphas=[0,0.5,3]"], multirun=False)
+    found = follow_up(Compared(config, ioi_mini, (pair,), {}, {}), None)
+    expected = output_curve(ioi_mini, pair, ["0.5", "L1.N3"], alphas=[0, 0.5, 3])
+    np.testing.assert_array_equal(found.by_pair, expected.by_pair)
+    assert found.roles == ()
+    (config,) = cli.compose_jobs(["curves.components=none"], multirun=False)
+    assert follow_up(Compared(config, ioi_mini, (pair,), {}, {}), None) is None

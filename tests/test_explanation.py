@@ -1,5 +1,7 @@
 """What a run says about why its heads disagree: sentences, table, summary, on a model worked by hand and on runs."""
 
+from dataclasses import replace
+
 import handmade
 import numpy as np
 import pytest
@@ -136,3 +138,16 @@ def test_heads_worth_a_curve_are_outliers_two_that_agree_and_two_null(small, pai
         x, y = rest[name]
         assert by_size.index(name) < 5
         assert abs(x - y) < 0.2 * min(abs(x), abs(y))
+
+
+def test_without_scores_sentences_are_in_logits(small, pair):
+    found = follow_up(compared(small("ioi-mini"), [replace(pair, min_gap=1e6)]), None)
+    assert found.unit == "logits"
+    name = found.outliers[0]
+    layer, head = map(int, name.split("."))
+    ap = float(found.chain.points["ap"].effect[layer, head])
+    assert found.sentences()[0].startswith(f"{name}: AP {ap:+.3f}, IG ")
+    assert " logits; the difference of " in found.sentences()[0]
+    table = found.tables()["explanation"]
+    assert table[["ap", "interaction"]].isna().all(axis=None)
+    assert table[["effect_ap", "effect_interaction"]].notna().all(axis=None)

@@ -16,15 +16,23 @@ from igap.models.load import read_header
 from igap.prompts import encode_pair
 from igap.sites import SITES, component_names
 
-TABLES = ("heads.csv", "neurons.csv", "screening.csv")
-PLOTS = ["convergence_delta", "jaccard"] + [
+PLOTS = ["convergence_delta", "jaccard", "explanation", "interactions", "output_curves"] + [
     f"{site}_{plot}" for site in SITES for plot in ("heatmap", "scatter", "mean_difference", "difference")
 ]
+
+TABLES = ["heads", "neurons", "screening", "explanation", "interactions", "curves", "curves_components", "curves_extrema"]
 
 
 def test_a_run_leaves_these_files_and_no_others(written):
     found = sorted(str(path.relative_to(written)) for path in written.rglob("*") if path.is_file())
-    assert found == sorted(["summary.json", "attributions.safetensors", *TABLES, *(f"plots/{n}.png" for n in PLOTS)])
+    assert found == sorted(
+        [
+            "summary.json",
+            "attributions.safetensors",
+            *(f"{name}.csv" for name in TABLES),
+            *(f"plots/{name}.png" for name in PLOTS),
+        ]
+    )
     for name in PLOTS:
         image = imread(written / "plots" / f"{name}.png")
         assert image.std() > 0.01, f"{name} is blank"

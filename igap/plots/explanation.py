@@ -23,7 +23,7 @@ def explanation(outliers: Mapping[str, Mapping[str, float]], *, unit: str, title
 
     `outliers` are points and terms by name, farthest first.
     """
-    fig, (left, right) = figure(10, 0.34 * max(len(outliers), 3) + 1.3, 1, 2, title)
+    fig, (left, right) = figure(10.0, 0.34 * max(len(outliers), 3) + 1.3, 1, 2, title)
     if not outliers:
         blank(left, "not drawn: no head is an outlier")
         return blank(right, "")

@@ -20,7 +20,7 @@ def output_curves(curves: OutputCurves, *, title: str = "") -> Figure:
     heading = (
         f"{title}\nalpha = 0: the run; alpha = 1: {curves.baseline} baseline; the curve is F with that component there"
     )
-    fig, axes = figure(max(2.5 * columns, 6) + 0.4, 2.2 * rows + 1.0, rows, columns, heading)
+    fig, axes = figure(max(2.5 * columns, 6.0) + 0.4, 2.2 * rows + 1.0, rows, columns, heading)
     for ax in axes[n:]:
         ax.set_visible(False)
     values = curves.values

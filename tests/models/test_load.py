@@ -6,10 +6,12 @@ import shutil
 import huggingface_hub
 import pytest
 import torch
+from conftest import save_checkpoint
 from safetensors.torch import load_file, save_file
 
 from igap import load_model
 from igap.models import load
+from igap.models.load import read_header
 from igap.prompts import tokenize
 
 FLOAT32 = 5e-6  # some tens of roundings of numbers near 1
@@ -155,3 +157,14 @@ def test_a_cached_snapshot_without_weights_is_completed_from_the_hub(copied, tmp
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert load.find_checkpoint("gpt2") == copied
+
+
+@pytest.mark.parametrize(("architecture", "n_neurons"), [("gpt2", 48), ("llama", 48), ("opt", 48)])
+def test_the_header_knows_the_shape_before_the_weights_load(checkpoint, architecture, n_neurons):
+    header = read_header(str(checkpoint(architecture)))
+    assert (header.n_layers, header.n_heads, header.n_neurons) == (3, 4, n_neurons)
+
+
+def test_gpt2s_null_of_neurons_is_four_times_the_residual_stream(tmp_path):
+    save_checkpoint("gpt2", 1, tmp_path, n_inner=None)
+    assert read_header(str(tmp_path)).n_neurons == 4 * 32
