@@ -18,8 +18,8 @@ from igap.sites import component_names, parse_component
 _TOLD = 8
 
 _WORDS: Mapping[Term, str] = {
-    "quadrature": "quadrature (too few nodes)",
-    "baseline": "baseline (not the corrupted one)",
+    "quadrature": "quadrature",
+    "baseline": "baseline",
     "interaction": "interaction with the rest of its layer",
 }
 

@@ -47,9 +47,9 @@ def test_the_sentences_of_the_two_heads_are_those_worked_by_hand(tmp_path):
     """Gap 7. Zero baseline: IG -5 and -10, AP 20 and -15. Of 25, 19 are baseline; of -5, -11 baseline and 6 not."""
     found = by_hand(tmp_path, "zero")
     assert found.sentences() == (
-        "0.1: AP -2.143, IG -1.429; the difference of -0.714 is 220% baseline (not the corrupted one) (-1.571), -120% "
+        "0.1: AP -2.143, IG -1.429; the difference of -0.714 is 220% baseline (-1.571), -120% "
         "interaction with the rest of its layer (+0.857)",
-        "0.0: AP +2.857, IG -0.714; the difference of +3.571 is 76% baseline (not the corrupted one) (+2.714), 24% "
+        "0.0: AP +2.857, IG -0.714; the difference of +3.571 is 76% baseline (+2.714), 24% "
         "interaction with the rest of its layer (+0.857)",
         "interaction of 0.1, +6.000 logits: with 0.0 +6.000, with the other 0 +0.000, of higher order +0.000",
     )

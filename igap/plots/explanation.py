@@ -10,10 +10,10 @@ from igap.plots.canvas import PALETTE, blank, figure, styled
 
 _COLOURS = dict(zip(TERMS, (PALETTE[5], PALETTE[8], PALETTE[2], PALETTE[0], PALETTE[7]), strict=True))
 _POINTS = {
-    "atp": ("D", "white", "AtP, the naive IG"),
-    "ig": ("o", "white", "IG"),
+    "atp": ("D", "none", "AtP, the naive IG"),
+    "ig": ("o", "none", "IG"),
     "ap": ("o", "black", "AP"),
-    "ap_mirrored": ("s", "white", "minus AP of the other direction"),
+    "ap_mirrored": ("s", "none", "minus AP of the other direction"),
 }
 
 
@@ -55,6 +55,7 @@ def explanation(outliers: Mapping[str, Mapping[str, float]], *, unit: str, title
         ax.set_yticks(rows, list(outliers))
         ax.grid(axis="y", color="0.92", linewidth=0.8, zorder=0)
         ax.set_axisbelow(True)
+        ax.locator_params(axis="x", nbins=6)
     left.set_ylabel("outlier heads")
     fig.legend(loc="outside lower center", ncols=5)
     return fig
