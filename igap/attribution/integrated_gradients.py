@@ -36,6 +36,7 @@ Whole = Literal["layer", "gap"]
 
 _MOST_NODES = 2000
 _FIRST_NODES, _LAST_NODES = 3, 768
+_LAST_NODES_BFLOAT16 = 48  # beyond, bfloat16 rounds more than nodes err, and no delta gets smaller
 
 
 def integrated_gradients(
@@ -61,9 +62,9 @@ def integrated_gradients(
     `path="joint"` moves all components of a layer together; their effects sum to F(all replaced) - F(x). With
     `path="single"` only the component moves: by completeness that is activation patching. Each of the `n_steps`
     quadrature nodes costs a forward and a backward pass a layer (joint) or a component (single). `n_steps="auto"`
-    (joint) doubles the nodes of a layer, from 3 to at most 768, until its delta is below `tolerance` of the layer's
-    effect, or of the gap, and no component moved by more than that at the last doubling; `converged` says where 768
-    were not enough. Of several pairs, the mean.
+    (joint) doubles the nodes of a layer, from 3 to at most 768 (48 in bfloat16), until its delta is below `tolerance`
+    of the layer's effect, or of the gap, and no component moved by more than that at the last doubling; `converged`
+    says where the most were not enough. Of several pairs, the mean.
     """
     check_quadrature(method, n_steps, path, tolerance)
 
@@ -195,7 +196,8 @@ def _doubled(along: Callable[[int], Tensor], layer_effect: Tensor, bound: Tensor
     nodes = _FIRST_NODES
     effect = along(nodes)
     enough = torch.zeros_like(bound, dtype=torch.bool)
-    while nodes < _LAST_NODES and not enough.all():
+    most = _LAST_NODES_BFLOAT16 if layer_effect.dtype == torch.bfloat16 else _LAST_NODES
+    while nodes < most and not enough.all():
         nodes, before = 2 * nodes, effect
         effect = along(nodes)
         delta = effect.sum((1, 2)) - layer_effect

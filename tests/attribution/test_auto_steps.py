@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from igap import integrated_gradients
+from igap import integrated_gradients, load_model
 from igap.attribution.integrated_gradients import _along, _doubled
 from igap.memory import Rows
 from igap.sites import SITES
@@ -97,3 +97,11 @@ def test_layers_that_the_most_nodes_do_not_integrate_are_marked(small, pair):
     assert torch.equal(found.pairs[0].converged, alone.converged)
     assert torch.equal(found.converged, found.pairs[0].converged & found.pairs[1].converged)
     assert integrated_gradients(small("opt"), pair, "heads").converged is None
+
+
+def test_bfloat16_ends_where_its_rounding_hides_the_nodes(pair):
+    found = integrated_gradients(
+        load_model(dtype="bfloat16"), pair, "heads", n_steps="auto", tolerance=1e-4, tolerance_of="gap"
+    )
+    assert not found.converged.any()
+    assert found.n_steps.tolist() == [48] * 4
