@@ -44,7 +44,7 @@ exit codes: 0 done, 1 something failed, 2 bad input
 
 _COMMANDS = ("run", "sweep")
 _PAIR_KEYS = ("prompts.clean", "prompts.corrupted", "prompts.answer", "prompts.distractor")
-_TEXT_KEYS = ("output", "baseline.prompt", "curves.components", "interactions", *_PAIR_KEYS)
+_TEXT_KEYS = ("output", "baseline.prompt", "curves.components", "ablation.components", "interactions", *_PAIR_KEYS)
 _HERE = Path(__file__).parent
 
 log = logging.getLogger("igap")

@@ -105,7 +105,26 @@ class IGConfig(_Frozen):
 class AblationConfig(_Frozen):
     """What is ablated after the comparison."""
 
-    kind: Literal["none"] = "none"
+    kind: Literal["none", "zero", "mean", "mean_positional", "resample"] = "none"
+    also: tuple[Literal["zero", "mean", "mean_positional", "resample"], ...] = ()
+    """Further kinds, of the same components."""
+    components: str = Field("outliers", min_length=1, examples=["'9.6 L5.N1234'"])
+    """outliers, top, or names."""
+    top: int = Field(6, ge=1, le=10_000)
+    by: Literal["ig", "ap", "atp"] = "ap"
+    n: int | None = Field(None, ge=2, le=1_000_000, examples=[1000])
+    """Prompts."""
+    file: str | None = Field(None, min_length=1, examples=["prompts.json"])
+    seed: int = Field(0, ge=0, examples=[0])
+    reference_n: int = Field(100, ge=1, le=100_000)
+    """Prompts that means are over."""
+    controls: int = Field(10, ge=0, le=1000)
+    generate: bool = False
+
+    @field_validator("also", mode="before")
+    @classmethod
+    def _listed(cls, also: object) -> object:
+        return tuple(also) if isinstance(also, list) else also  # YAML has no tuples
 
 
 class CurvesConfig(_Frozen):

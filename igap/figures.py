@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igap import plots
+from igap.ablation_study import AblationStudy
 from igap.cautions import DELTA_TOLERANCE
 from igap.explanation import Explanation
 from igap.pair_sources import describe
@@ -50,10 +51,21 @@ def figures(result: Result) -> dict[str, plots.Figure]:
 _FINDINGS: Mapping[str, Callable[[Any, str], Mapping[str, plots.Figure]]] = {
     "circuit": lambda found, title: {"circuit": plots.circuit_retrieval(found.of("all"), title=title)},
     "explain": lambda found, title: _explained(found, title),
+    "ablation": lambda found, title: _ablated(found, title),
     "curves": lambda found, title: {"output_curves": plots.output_curves(found, title=title)},
 }
 """Of each finding that has figures, by the names of `pipeline.FOLLOW_UPS`: its figures by file name, from the finding
 and the run's title."""
+
+
+def _ablated(found: AblationStudy, title: str) -> dict[str, plots.Figure]:
+    """Of each kind the performance, and its change against the scores."""
+    drawn = {}
+    for kind, one in found.kinds.items():
+        heading = f"{kind} ablation, {found.processing} weights, of {title}"
+        drawn[f"ablation_{kind}"] = plots.performance_bars(one, title=heading)
+        drawn[f"ablation_{kind}_scatter"] = plots.change_scatter(found, kind, title=heading)
+    return drawn
 
 
 def _explained(found: Explanation, title: str) -> dict[str, plots.Figure]:

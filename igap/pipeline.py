@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap import circuit, curves, explanation, pair_sources, screening
+from igap import ablation_study, circuit, curves, explanation, pair_sources, screening
+from igap.ablation import check_donors, too_few_references
 from igap.attribution import (
     AttributionMap,
     activation_patching,
@@ -33,6 +34,7 @@ from igap.contrast import contrasts
 from igap.errors import InputError
 from igap.findings import Compared, Finding
 from igap.models.load import load_model, read_header
+from igap.performance import encode_prompts
 from igap.prompts import PromptPair, TokenPair, encode_prompt, tokenize
 from igap.sites import SITES, Site, locate
 from igap.spread import Spread, spread
@@ -51,6 +53,7 @@ FOLLOW_UPS: Mapping[str, Callable[[Compared, Progress | None], Finding | None]] 
     "circuit": circuit.follow_up,
     "explain": explanation.follow_up,
     "curves": curves.follow_up,
+    "ablation": ablation_study.follow_up,
 }
 """What comes after the comparison, in this order; None where there is nothing to do."""
 
@@ -146,6 +149,18 @@ def check(config: RunConfig) -> Prompts:
     if config.curves.components not in ("default", "none"):
         for name in config.curves.components.split():
             locate(name, header.n_layers, widths, item="curves.components")
+    if config.ablation.kind != "none":
+        if config.ablation.components not in ("outliers", "top"):
+            for name in config.ablation.components.split():
+                locate(name, header.n_layers, widths, item="ablation.components")
+        prompts = ablation_study.prompts_of(config.ablation, header.tokenizer)
+        limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
+        encoded_prompts = encode_prompts(prompts, header.tokenizer, item=config.ablation.file or "ablation.n", **limits)
+        kinds = {config.ablation.kind, *config.ablation.also}
+        if "resample" in kinds:
+            check_donors(map(len, encoded_prompts))
+        if config.ablation.reference_n > len(prompts) and kinds & {"mean", "mean_positional"}:
+            raise too_few_references(config.ablation.reference_n, len(prompts))
     if config.interactions is not None:
         locate(config.interactions, header.n_layers, widths, item="interactions")
     known: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}

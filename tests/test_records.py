@@ -20,7 +20,16 @@ PLOTS = ["convergence_delta", "jaccard", "explanation", "interactions", "output_
     f"{site}_{plot}" for site in SITES for plot in ("heatmap", "scatter", "mean_difference", "difference")
 ]
 
-TABLES = ["heads", "neurons", "screening", "explanation", "interactions", "curves", "curves_components", "curves_extrema"]
+TABLES = [
+    "heads",
+    "neurons",
+    "screening",
+    "explanation",
+    "interactions",
+    "curves",
+    "curves_components",
+    "curves_extrema",
+]
 
 
 def test_a_run_leaves_these_files_and_no_others(written):

@@ -7,6 +7,7 @@ row. What cannot be drawn (no finite score, zero everywhere) gives a blank panel
 
 from matplotlib.figure import Figure
 
+from igap.plots.ablation import change_scatter, performance_bars
 from igap.plots.circuit import circuit_retrieval
 from igap.plots.curves import convergence_delta, jaccard_curve
 from igap.plots.explanation import explanation, interaction_parts
@@ -16,6 +17,7 @@ from igap.plots.points import mean_difference, scatter
 
 __all__ = [
     "Figure",
+    "change_scatter",
     "circuit_retrieval",
     "convergence_delta",
     "difference_heatmaps",
@@ -26,5 +28,6 @@ __all__ = [
     "mean_difference",
     "neuron_heatmaps",
     "output_curves",
+    "performance_bars",
     "scatter",
 ]
