@@ -242,6 +242,8 @@ class RunConfig(_Frozen):
         else:
             fields["prompts"] = {"pairs": [list(texts) for texts in pairs], "seed": prompts.seed}
         fields["prompts"] |= {"min_gap": prompts.min_gap, "align": prompts.align}
+        if self.faithfulness != "none":  # random rankings; the mean activation that components are ablated by
+            fields["seed"], used = self.seed, used | {"n", "seed"}
         fields["baseline"] = self.baseline.model_dump(mode="json", include={"kind", *used})
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 

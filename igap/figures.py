@@ -53,6 +53,11 @@ _FINDINGS: Mapping[str, Callable[[Any, str], Mapping[str, plots.Figure]]] = {
     "explain": lambda found, title: _explained(found, title),
     "ablation": lambda found, title: _ablated(found, title),
     "curves": lambda found, title: {"output_curves": plots.output_curves(found, title=title)},
+    "faithfulness": lambda found, title: {
+        f"faithfulness_{site}": plots.faithfulness_curves(sweeps, title=f"{site} of {title}")
+        for site in SITES
+        if (sweeps := [sweep for sweep in found.sweeps if sweep.site == site])
+    },
 }
 """Of each finding that has figures, by the names of `pipeline.FOLLOW_UPS`: its figures by file name, from the finding
 and the run's title."""

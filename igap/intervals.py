@@ -36,7 +36,7 @@ def bootstrap_means(
     low, high = np.full(width, np.nan), np.full(width, np.nan)
     if n < 2:
         return Interval(low, high)
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
+    counts = resample_counts(n, seed=seed, n_resamples=n_resamples)
     at_once = max(1, _NUMBERS_AT_ONCE // n_resamples)
     ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     for start in range(0, width, at_once):
@@ -46,6 +46,11 @@ def bootstrap_means(
         found = np.quantile(means, ends, axis=1) + chunk[0]
         low[start : start + at_once], high[start : start + at_once] = found
     return Interval(low, high)
+
+
+def resample_counts(n: int, *, seed: int, n_resamples: int = N_RESAMPLES) -> Float64[np.ndarray, "resample pair"]:
+    """How often each of n pairs is drawn in each bootstrap sample; a row sums to n."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
 
 
 def row_correlations(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap import ablation_study, circuit, curves, explanation, pair_sources, screening
+from igap import ablation_study, circuit, curves, explanation, faithfulness, pair_sources, screening
 from igap.ablation import check_donors, too_few_references
 from igap.attribution import (
     AttributionMap,
@@ -54,6 +54,7 @@ FOLLOW_UPS: Mapping[str, Callable[[Compared, Progress | None], Finding | None]] 
     "explain": explanation.follow_up,
     "curves": curves.follow_up,
     "ablation": ablation_study.follow_up,
+    "faithfulness": faithfulness.follow_up,
 }
 """What comes after the comparison, in this order; None where there is nothing to do."""
 

@@ -11,6 +11,7 @@ from igap.plots.ablation import change_scatter, performance_bars
 from igap.plots.circuit import circuit_retrieval
 from igap.plots.curves import convergence_delta, jaccard_curve
 from igap.plots.explanation import explanation, interaction_parts
+from igap.plots.faithfulness import faithfulness_curves
 from igap.plots.heatmaps import difference_heatmaps, head_heatmaps, neuron_heatmaps
 from igap.plots.output_curves import output_curves
 from igap.plots.points import mean_difference, scatter
@@ -22,6 +23,7 @@ __all__ = [
     "convergence_delta",
     "difference_heatmaps",
     "explanation",
+    "faithfulness_curves",
     "head_heatmaps",
     "interaction_parts",
     "jaccard_curve",

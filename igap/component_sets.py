@@ -1,0 +1,64 @@
+"""F of the clean run with any set of a site's components, in all layers at once, replaced: the whole model, hooked.
+
+Components that are kept are recomputed from what the replaced ones before them give.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.attribution.maps import Progress
+from igap.baselines import Baseline
+from igap.contrast import Contrast, contrasts
+from igap.hooking import changed, metric
+from igap.prompts import PromptPair
+from igap.sites import Site, hook_name
+
+
+def set_metrics(
+    model: TransformerBridge,
+    pairs: Sequence[PromptPair],
+    site: Site,
+    kept: Bool[Tensor, "set layer component"],
+    *,
+    baseline: Baseline,
+    batch_size: int | None = None,
+    memory_gib: float | None = None,
+    on_progress: Progress | None = None,
+) -> Float[Tensor, "pair set"]:
+    """F of each clean prompt with the components of the site that a set does not keep moved to the baseline, in logits.
+
+    They are moved at all positions, those of every layer in one run. Raises ValueError as the baseline does.
+    """
+    found = torch.empty(len(pairs), len(kept), dtype=torch.float64)
+    done = 0
+    # By hooks in any case: the faster route knows one layer at a time.
+    with contrasts(model, pairs, baseline=baseline, route="hooks") as groups:
+        for indices, question in groups:
+            rows = question.rows(batch_size, memory_gib, gradients=False)
+            of_sets = partial(_with_sets, question, site, kept.to(question.around.tokens.device))
+            for few, values in rows.each(of_sets, torch.arange(len(kept)), len(indices)):
+                found[torch.tensor(indices)[:, None], few] = values.double().cpu()
+                done += values.numel()
+                if on_progress:
+                    on_progress(done, found.numel())
+    return found
+
+
+def _with_sets(question: Contrast, site: Site, kept: Bool[Tensor, "set layer component"], few: Tensor) -> Tensor:
+    """F with each of these sets, `[pair, set]`."""
+    n_pairs, n_sets = len(question.pairs), len(few)
+
+    def change(layer: int, activation: Tensor) -> Tensor:
+        own = activation.unflatten(0, (n_pairs, n_sets))
+        keep = kept[few, layer].reshape(1, n_sets, 1, -1, *[1] * (own.ndim - 4))
+        return torch.where(keep, own, question.replacement[site][layer][:, None]).flatten(0, 1)
+
+    tokens = question.around.tokens[:, None].expand(-1, n_sets, -1)
+    changes = {hook_name(site, layer): partial(change, layer) for layer in range(question.n_layers)}
+    with torch.no_grad(), changed(question.model, changes):
+        return metric(question.model, tokens, question.pairs)

@@ -1,0 +1,79 @@
+"""Deletion and insertion curves of every method's ranking, beside those of random rankings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from igap.faithfulness import AREAS, Curve, Sweep
+from igap.plots.canvas import PALETTE, blank, figure, styled
+from igap.rankings import METHODS, RANDOM
+
+_PANELS = {
+    "cpr": ("kept: the first by contribution", "CPR, larger is better"),
+    "cmd": ("kept: the first by magnitude", "CMD, smaller is better"),
+    "deletion": ("ablated: the first by contribution", "area, smaller is better"),
+}
+_STYLES = ("-", "--", "-.", (0, (1, 1)))  # curves of methods that agree lie on each other
+_LINEAR_UP_TO = 500  # components; of more, all that happens is in the first hundredth
+
+
+@styled
+def faithfulness_curves(sweeps: Sequence[Sweep], *, title: str = "") -> Figure:
+    """A row an ablation, of one site; insertion by contribution, insertion by magnitude, deletion by contribution.
+
+    Lines are means over pairs, shades 95% intervals over pairs. Grey are random rankings: their mean, and the band
+    that holds 95% of them.
+    """
+    fig, axes = figure(10.5, 4.0 * len(sweeps), len(sweeps), len(AREAS), title)
+    for row, sweep in enumerate(sweeps):
+        for ax, area in zip(axes[row * len(AREAS) :], AREAS, strict=False):
+            if sweep.reason:
+                blank(
+                    ax,
+                    f"not drawn, ablated by the {sweep.ablation} activation:\nsee the summary" if area == "cmd" else "",
+                )
+            else:
+                _panel(ax, sweep, area)
+    return fig
+
+
+def _panel(ax: Axes, sweep: Sweep, area: str) -> None:
+    (what, meaning), (kind, ranking) = _PANELS[area], AREAS[area]
+    curves = {c.method: c for c in sweep.curves if (c.kind, c.ranking) == (kind, ranking)}
+    share = np.array(sweep.sizes) / sweep.n
+    for style, colour, method in zip(_STYLES, PALETTE, METHODS, strict=False):
+        if method in curves:
+            _line(ax, share, curves[method], colour, linestyle=style, linewidth=1.6)
+    _line(ax, share, curves[RANDOM], "0.5", linewidth=1.2, zorder=1)
+    for level in (0, 1):
+        ax.axhline(level, color="0.8", linewidth=0.8, zorder=0)
+    ax.set_title(f"{what}\nablated by the {sweep.ablation} activation", fontsize=9)
+    ax.set(
+        xlabel=f"share of the {sweep.n:,} {sweep.site} {what.partition(':')[0]}",
+        ylabel="faithfulness, clean run = 1",
+    )
+    if sweep.n > _LINEAR_UP_TO:
+        ax.set_xscale("symlog", linthresh=0.001, linscale=0.4)
+        ax.set_xticks([0, 0.001, 0.01, 0.1, 1], ["0", "0.1%", "1%", "10%", "100%"])
+        meaning += " (on a linear axis)"
+    else:
+        ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xlim(0, 1)
+    ax.yaxis.set_major_locator(
+        MaxNLocator(5, steps=[1, 2, 5, 10])
+    )  # as many at every height: the layout is made before the height is known
+    ax.legend(title=meaning, title_fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+
+
+def _line(ax: Axes, share: Float64[np.ndarray, " size"], curve: Curve, colour: str, **style: Any) -> None:
+    found = curve.faithfulness
+    ax.plot(share, found.value, color=colour, label=f"{curve.method} {curve.area.value[0]:.3f}", **style)
+    if np.isfinite(found.low).all():
+        ax.fill_between(
+            share, found.low, found.high, color=colour, alpha=0.25 if curve.method == RANDOM else 0.12, linewidth=0
+        )
