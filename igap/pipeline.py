@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap import ablation_study, circuit, curves, explanation, faithfulness, pair_sources, screening
+from igap import ablation_study, circuit, curves, explanation, faithfulness, pair_sources, qk, screening
 from igap.ablation import check_donors, too_few_references
 from igap.attribution import (
     AttributionMap,
@@ -50,6 +50,7 @@ def silent(name: str) -> AbstractContextManager[Progress | None]:  # noqa: ARG00
 
 FOLLOW_UPS: Mapping[str, Callable[[Compared, Progress | None], Finding | None]] = {
     "screening": screening.follow_up,
+    "qk": qk.follow_up,
     "circuit": circuit.follow_up,
     "explain": explanation.follow_up,
     "curves": curves.follow_up,

@@ -23,10 +23,11 @@ METHODS = ("ig", "atp", "atp_star")
 
 @dataclass(frozen=True, eq=False)
 class Distance:
-    """One method's map of one site against AP's; where the model has no such map, nothing but a reason."""
+    """One method's map against AP's; where the model has no such map, nothing but a reason."""
 
     method: str
-    site: Site
+    of: str
+    """What the maps are of: a site, or another kind of node."""
     comparison: Comparison | None
     """Of scores, or of magnitudes where the method has no sign."""
     needed: Mapping[int, int]
@@ -66,36 +67,36 @@ class Distance:
 
 @dataclass(frozen=True, eq=False)
 class Screening:
-    """The distance of every cheap method from AP, by site."""
+    """Distances of cheap methods from AP."""
 
     distances: tuple[Distance, ...]
 
     def summary(self) -> dict[str, float | int | str | None]:
-        """`SITE/METHOD/NAME` by the names of `Distance.numbers`."""
+        """`OF/METHOD/NAME` by the names of `Distance.numbers`."""
         flat: dict[str, float | int | str | None] = {}
         for one in self.distances:
             for name, (number, why) in one.numbers().items():
-                flat[f"{one.site}/{one.method}/{name}"] = number
+                flat[f"{one.of}/{one.method}/{name}"] = number
                 if number is None:
-                    flat[f"{one.site}/{one.method}/{name}/reason"] = why
+                    flat[f"{one.of}/{one.method}/{name}/reason"] = why
         return flat
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """One row a site and method."""
+        """One row a kind of node and method."""
         rows = [
-            {"site": one.site, "method": one.method, **{name: number for name, (number, _) in one.numbers().items()}}
+            {"of": one.of, "method": one.method, **{name: number for name, (number, _) in one.numbers().items()}}
             for one in self.distances
         ]
         return {"screening": pd.DataFrame(rows)}
 
     def sentences(self) -> tuple[str, ...]:
-        """One line a site and method."""
+        """One line a kind of node and method."""
         return tuple(map(_sentence, self.distances))
 
 
 def _sentence(one: Distance) -> str:
     numbers = {name: number for name, (number, _) in one.numbers().items()}
-    start = f"{one.site}, {one.method} against {'|ap|' if one.method == 'atp_star' else 'ap'}: "
+    start = f"{one.of}, {one.method} against {'|ap|' if one.method == 'atp_star' else 'ap'}: "
     if one.comparison is None:
         return start + one.reason
     text = ", ".join(
@@ -121,12 +122,16 @@ def screen(maps: Mapping[Site, Mapping[str, AttributionMap]]) -> Screening:
         ap = maps[site]["ap"]
         for method in METHODS:
             if method in maps[site]:
-                one = maps[site][method]
-                found.append(Distance(method, site, compare(one, ap), _needed(one, ap)))
+                found.append(distance(maps[site][method], ap, of=site))
             else:
                 reason = "a mean over the other layers, of which this model has none"
                 found.append(Distance(method, site, None, {}, reason))
     return Screening(tuple(found))
+
+
+def distance(one: AttributionMap, ap: AttributionMap, *, of: str) -> Distance:
+    """How far one method's map is from AP's of the same components."""
+    return Distance(one.method, of, compare(one, ap), _needed(one, ap))
 
 
 def _needed(one: AttributionMap, ap: AttributionMap) -> dict[int, int]:

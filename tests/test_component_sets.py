@@ -65,15 +65,17 @@ def test_every_pair_is_ablated_by_its_own_activations_however_rows_are_batched(s
     ]  # fmt: skip
     pairs = [pair, *(PromptPair(*texts, " Tom", " Anna", min_gap=0.0) for texts in others), pair]
     kept = torch.rand(7, 3, 4) < 0.5
-    told = []
+    told, batches = [], []
     together = set_metrics(
         model, pairs, "heads", kept, baseline=CORRUPTED, on_progress=lambda done, total: told.append((done, total))
     )
-    in_small_passes = set_metrics(model, pairs, "heads", kept, baseline=CORRUPTED, batch_size=4)
+    with model.hooks(fwd_hooks=[(HOOKS["heads"].format(0), lambda z, hook: batches.append(len(z)) or z)]):
+        in_small_passes = set_metrics(model, pairs, "heads", kept, baseline=CORRUPTED, batch_size=4)
     alone = torch.cat([set_metrics(model, [one], "heads", kept, baseline=CORRUPTED) for one in pairs])
     torch.testing.assert_close(together, alone, atol=EXACT, rtol=0)
     torch.testing.assert_close(in_small_passes, alone, atol=EXACT, rtol=0)
     assert told[-1] == (28, 28)
+    assert max(batches) == 4, "of three pairs one set at a time, of one pair four"
     assert len({round(value, 6) for value in alone[:, 0].tolist()}) == 3, "one pair comes twice"
 
 

@@ -24,6 +24,7 @@ TABLES = [
     "heads",
     "neurons",
     "screening",
+    "qk",
     "explanation",
     "interactions",
     "curves",

@@ -31,7 +31,7 @@ def maps(**effects):
 
 
 def of(screening, method, site="heads"):
-    (found,) = (one for one in screening.distances if (one.method, one.site) == (method, site))
+    (found,) = (one for one in screening.distances if (one.method, one.of) == (method, site))
     return {name: number for name, (number, _) in found.numbers().items()}
 
 
@@ -101,7 +101,7 @@ def test_a_model_of_one_layer_has_no_atp_star_and_says_why(checkpoint, monkeypat
 
 
 def test_a_run_writes_the_table_and_says_it_in_sentences(result, written):
-    table = pd.read_csv(written / "screening.csv").set_index(["site", "method"])
+    table = pd.read_csv(written / "screening.csv").set_index(["of", "method"])
     assert list(table.index) == [(site, method) for site in SITES for method in ("ig", "atp", "atp_star")]
     summary = result.findings["screening"].summary()
     assert table.loc[("neurons", "atp"), "pearson"] == pytest.approx(summary["neurons/atp/pearson"])

@@ -6,7 +6,7 @@ Source: Kramar et al. 2024 (arXiv 2403.00745). Of its two changes to attribution
   no gradient through what that layer's attention and MLP write to the residual stream: of a direct and an indirect
   effect that cancel, one is left. The mean magnitude over these passes is the effect.
 - The QK fix recomputes attention patterns exactly. A head's z and a neuron's activation come after the softmax: their
-  difference a' - a is exact already and the fix has nothing to do. It matters to queries and keys: see `qk`.
+  difference a' - a is exact already and the fix has nothing to do. It matters to queries and keys: see `qk_patching`.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def atp_star(
         ]
 
     check_layers(model.cfg.n_layers)
-    return over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route=None)
+    return over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route="hooks")
 
 
 def check_layers(n_layers: int) -> None:
@@ -76,22 +76,35 @@ def check_layers(n_layers: int) -> None:
 
 def _first_order(question: Contrast, site: Site, dropped: int, few: Tensor) -> Float[Tensor, "pair layer component"]:
     """First-order effects of these pairs with no gradient through what layer `dropped` writes, in logits."""
-    around, model = question.around, question.model
-    # Zeros added to every layer's activation: one backward pass gives the gradients of all of them.
-    leaves = {
-        hook_name(site, layer): torch.zeros_like(activation[few]).requires_grad_()
-        for layer, activation in enumerate(around.activations[site])
-    }
-    changes: dict[str, Change] = {name: partial(torch.add, leaf) for name, leaf in leaves.items()}
-    changes |= {f"blocks.{dropped}.{writer}": torch.detach for writer in WRITERS}
-    with torch.enable_grad(), changed(model, changes):
-        value = metric(model, around.tokens[few][:, None], [question.pairs[index] for index in few.tolist()]).sum()
-        gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+    around = question.around
+    names = [hook_name(site, layer) for layer in range(question.n_layers)]
     moves = zip(around.activations[site], question.replacement[site], strict=True)
     return torch.stack(
         [
             per_component((end[few] - start[few]) * gradient, site).sum(1)
-            for gradient, (start, end) in zip(gradients, moves, strict=True)
+            for gradient, (start, end) in zip(gradients(question, names, few, dropped), moves, strict=True)
         ],
         1,
     )
+
+
+def gradients(
+    question: Contrast, names: Sequence[str], few: Tensor, dropped: int | None = None
+) -> tuple[Float[Tensor, "pair pos *component"], ...]:
+    """dF/da of these pairs at each of these hook points, from one backward pass through the whole model.
+
+    None of it goes through what layer `dropped` writes to the residual stream, if one is named.
+    """
+    leaves: dict[str, Tensor] = {}
+
+    def add_zeros(name: str, activation: Tensor) -> Tensor:
+        leaves[name] = torch.zeros_like(activation).requires_grad_()
+        return activation + leaves[name]
+
+    changes: dict[str, Change] = {name: partial(add_zeros, name) for name in names}
+    if dropped is not None:
+        changes |= {f"blocks.{dropped}.{writer}": torch.detach for writer in WRITERS}
+    pairs = [question.pairs[index] for index in few.tolist()]
+    with torch.enable_grad(), changed(question.model, changes):
+        value = metric(question.model, question.around.tokens[few][:, None], pairs).sum()
+    return torch.autograd.grad(value, [leaves[name] for name in names], materialize_grads=True)

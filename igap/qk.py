@@ -1,0 +1,75 @@
+"""The follow-up on queries and keys: a table of every head's q and k, and how far cheap methods are from AP there.
+
+What is computed, and what the QK fix is, is told in `attribution.qk_patching`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from igap.attribution.maps import AttributionMap, Progress
+from igap.attribution.qk_patching import METHODS, Node, NoNodesError, qk_patching
+from igap.findings import Compared
+from igap.screening import Screening, distance
+from igap.sites import component_names
+
+KINDS: Mapping[Node, str] = {"q": "queries", "k": "keys"}
+
+
+@dataclass(frozen=True, eq=False)
+class QueriesAndKeys:
+    """The maps of queries and of keys, and their distances from AP; no map, and a reason, where they are not had."""
+
+    maps: Mapping[Node, Mapping[str, AttributionMap]]
+    """By node, then method of `attribution.qk_patching.METHODS`. Of several pairs the mean."""
+    distances: Screening
+    """`of` queries and keys."""
+    reason: str = ""
+
+    def summary(self) -> dict[str, float | int | str | None]:
+        """`queries/METHOD/NAME` and `keys/METHOD/NAME`, the names those of `screening`; `qk/reason` where none."""
+        if self.reason:
+            return {"qk": None, "qk/reason": self.reason}
+        return self.distances.summary()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """One row a head and node: scores by each method, then effects in logits. Those of atp_star are magnitudes."""
+        if self.reason:
+            return {}
+        frames = []
+        for node, maps in self.maps.items():
+            shape = maps["ap"].effect.shape
+            names = component_names("heads", *shape)
+            columns: dict[str, object] = {"name": names, "node": node}
+            columns |= {method: found.score.double().numpy().ravel() for method, found in maps.items()}
+            columns |= {f"effect_{method}": found.effect.double().numpy().ravel() for method, found in maps.items()}
+            frames.append(pd.DataFrame(columns))
+        return {"qk": pd.concat(frames, ignore_index=True)}
+
+    def sentences(self) -> tuple[str, ...]:
+        """One line a node and cheap method, or the reason why there is none."""
+        return (f"queries and keys: not patched, {self.reason}",) if self.reason else self.distances.sentences()
+
+
+def follow_up(compared: Compared, on_progress: Progress | None) -> QueriesAndKeys:
+    """The maps of the run's pairs, and their distances."""
+    config = compared.config
+    try:
+        maps = qk_patching(
+            compared.model,
+            compared.pairs,
+            direction=config.direction,
+            batch_size=config.batch_size,
+            memory_gib=config.memory_gib,
+            on_progress=on_progress,
+        )
+    except NoNodesError as error:
+        return QueriesAndKeys({}, Screening(()), str(error))
+    distances = [
+        distance(by_method[method], by_method["ap"], of=KINDS[node])
+        for node, by_method in maps.items()
+        for method in METHODS
+        if method != "ap" and method in by_method
+    ]
+    return QueriesAndKeys(maps, Screening(tuple(distances)))

@@ -1,0 +1,152 @@
+"""Queries and keys against plain hooks, one head at a time; the QK fix where it is exact; what is refused."""
+
+import pytest
+import torch
+from conftest import save_checkpoint
+from reference import Reference
+
+from igap import PromptPair, load_model
+from igap.attribution.qk_patching import NoNodesError, qk_patching
+
+# float64; transformers computes Llama's RMS norms in float32.
+MODELS = [
+    ("gpt2", "processed", 1e-11),
+    ("gpt2", "raw", 1e-11),
+    ("gptj", "processed", 1e-11),
+    ("llama", "raw", 1e-5),
+    ("gpt_neox", "raw", 1e-11),
+]
+NODES = ("q", "k")
+
+
+@pytest.fixture(params=MODELS, ids=lambda m: "-".join(m[:2]), scope="module")
+def case(request, small):
+    architecture, processing, tolerance = request.param
+    return small(architecture, processing), tolerance
+
+
+def hooked(reference, run, source, node, layer, head, read=None):
+    """Hooks that put one head's q or k of the other run in place, and read its z."""
+
+    def replace(old, hook):
+        new = old.clone()
+        new[:, :, head] = reference.cache[source][hook.name][:, :, head]
+        return new
+
+    def keep(z, hook):
+        read.append(z[0, :, head].clone())
+        return z
+
+    hooks = [(f"blocks.{layer}.attn.hook_{node}", replace)]
+    return hooks if read is None else [*hooks, (f"blocks.{layer}.attn.hook_z", keep)]
+
+
+def slow(reference, node, run="clean", source="corrupted"):
+    """Exact effect, first order, and the QK fix of every head: one hooked pass each."""
+    model = reference.model
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    found = {name: torch.zeros(n_layers, n_heads, dtype=torch.float64) for name in ("ap", "atp", "atp_qk")}
+    for layer in range(n_layers):
+        gradients = {}
+        for kind in (node, "z"):
+            name = f"blocks.{layer}.attn.hook_{kind}"
+            leaf = reference.cache[run][name].clone().requires_grad_()
+            (gradients[kind],) = torch.autograd.grad(reference.f(run, name, leaf), leaf)
+        for head in range(n_heads):
+            read = []
+            with torch.no_grad():
+                hooks = hooked(reference, run, source, node, layer, head, read)
+                value = reference.metric(model.run_with_hooks(reference.tokens[run], fwd_hooks=hooks))
+                found["ap"][layer, head] = value - reference.f(run)
+            name = f"blocks.{layer}.attn.hook_"
+            moved = {
+                node: (reference.cache[source][name + node] - reference.cache[run][name + node])[0, :, head],
+                "z": read[0] - reference.cache[run][name + "z"][0, :, head],
+            }
+            found["atp"][layer, head] = (moved[node] * gradients[node][0, :, head]).sum()
+            found["atp_qk"][layer, head] = (moved["z"] * gradients["z"][0, :, head]).sum()
+    return found
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_every_method_is_what_plain_hooks_give_one_head_at_a_time(case, pair, node):
+    model, tolerance = case
+    found = qk_patching(model, pair)[node]
+    expected = slow(Reference(model, *pair.texts), node)
+    for method, effect in expected.items():
+        assert effect.abs().max() > 1e-3
+        torch.testing.assert_close(found[method].effect, effect, atol=tolerance, rtol=0)
+    assert (expected["atp"] - expected["atp_qk"]).abs().max() > 1e-3
+
+
+def test_denoising_brings_the_clean_query_into_the_corrupted_run(small, pair):
+    model = small()
+    found = qk_patching(model, pair, direction="denoising")["q"]
+    expected = slow(Reference(model, *pair.texts), "q", "corrupted", "clean")
+    for method, effect in expected.items():
+        torch.testing.assert_close(found[method].effect, effect, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_in_the_last_layer_atp_star_is_the_magnitude_of_the_qk_fix(case, pair, node):
+    model, tolerance = case
+    found = qk_patching(model, pair)[node]
+    torch.testing.assert_close(found["atp_star"].effect[-1], found["atp_qk"].effect[-1].abs(), atol=tolerance, rtol=0)
+    assert (found["atp_star"].effect[0] - found["atp_qk"].effect[0].abs()).abs().max() > 1e-4
+    assert not found["atp_star"].signed
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_the_qk_fix_is_exact_where_everything_after_z_is_linear(checkpoint, pair, node):
+    """The last layer without MLP, its final norm divided by a constant: F is linear in z, and not in q and k."""
+    model = load_model(str(checkpoint("gpt2")), dtype="float64")
+    with torch.no_grad():
+        model.blocks[2].mlp.out.original_component.weight.zero_()
+    model.ln_final.hook_scale.add_hook(lambda scale, hook: torch.full_like(scale, 2.0))
+    found = qk_patching(model, pair)[node]
+    torch.testing.assert_close(found["atp_qk"].effect[2], found["ap"].effect[2], atol=1e-12, rtol=0)
+    assert (found["atp"].effect[2] - found["ap"].effect[2]).abs().max() > 1e-4
+    assert (found["atp_qk"].effect[1] - found["ap"].effect[1]).abs().max() > 1e-3
+
+
+def test_several_pairs_are_means_however_they_are_batched(small, pair):
+    model = small()
+    other = PromptPair(
+        "After Anna and Tom went to the store, Tom gave a bottle of milk to",
+        "After Anna and Tom went to the store, Anna gave a bottle of milk to", " Anna", " Tom", min_gap=0.0,
+    )  # fmt: skip
+    told = []
+    together = qk_patching(model, [pair, other], on_progress=lambda done, total: told.append((done, total)))
+    in_small_passes = qk_patching(model, [pair, other], batch_size=1)
+    each = [qk_patching(model, one) for one in (pair, other)]
+    for node in NODES:
+        for method, found in together[node].items():
+            expected = torch.stack([one[node][method].effect for one in each]).mean(0)
+            torch.testing.assert_close(found.effect, expected, atol=1e-12, rtol=0)
+            torch.testing.assert_close(in_small_passes[node][method].effect, expected, atol=1e-12, rtol=0)
+    assert told == [(2, 2)]
+
+
+def test_heads_that_share_keys_are_refused(tmp_path, pair):
+    save_checkpoint("llama", 2, tmp_path, num_key_value_heads=2)
+    model = load_model(str(tmp_path), dtype="float64")
+    with pytest.raises(NoNodesError, match=r"keys have the shape \[2, 8\] and heads \[4, 8\]: heads share them"):
+        qk_patching(model, pair)
+
+
+def test_prompts_of_different_lengths_are_refused(small):
+    longer = PromptPair(
+        "John and Mary went to the store, Mary gave it to",
+        "After John and Mary went to the store, John gave it to", " John", " Mary", min_gap=0.0, align="end",
+    )  # fmt: skip
+    with pytest.raises(NoNodesError, match="prompts of different lengths have no query for every query"):
+        qk_patching(small(), longer)
+
+
+def test_a_z_that_is_more_than_attention_of_q_k_and_v_is_refused(checkpoint, pair):
+    """As of an attention that adds something of the residual stream to z."""
+    model, streams = load_model(str(checkpoint("gpt2")), dtype="float64"), []
+    model.hook_dict["blocks.1.hook_in"].add_hook(lambda stream, hook: streams.append(stream) or stream)
+    model.hook_dict["blocks.1.attn.hook_z"].add_hook(lambda z, hook: z + streams[-1].mean(-1)[..., None, None])
+    with pytest.raises(NoNodesError, match="the hooked queries, keys and values do not give the heads' z"):
+        qk_patching(model, pair)

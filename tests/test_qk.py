@@ -1,0 +1,80 @@
+"""The follow-up on queries and keys: its table, numbers and sentences, and the reason where there are none."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import save_checkpoint
+
+from igap import compare, load_model
+from igap.findings import Compared
+from igap.qk import follow_up
+from igap.sites import component_names
+
+
+def test_a_run_writes_a_row_a_head_and_node_with_scores_and_effects(result, written):
+    table = pd.read_csv(written / "qk.csv", dtype={"name": str})
+    assert list(table["name"]) == 2 * component_names("heads", 3, 4)
+    assert list(table["node"]) == ["q"] * 12 + ["k"] * 12
+    found = result.findings["qk"]
+    for node in ("q", "k"):
+        rows = table[table["node"] == node]
+        for method, one in found.maps[node].items():
+            np.testing.assert_allclose(rows[method], one.score.flatten(), rtol=1e-6)
+            np.testing.assert_allclose(rows[f"effect_{method}"], one.effect.flatten(), rtol=1e-6)
+    assert (table[["atp_star", "effect_atp_star"]] >= 0).all(axis=None)
+    assert (table["ap"] < 0).any()
+
+
+def test_the_summary_says_how_far_each_cheap_method_is_from_ap(result):
+    found = result.findings["qk"]
+    summary = found.summary()
+    for node, kind in (("q", "queries"), ("k", "keys")):
+        for method in ("atp", "atp_qk", "atp_star"):
+            comparison = compare(found.maps[node][method], found.maps[node]["ap"])
+            assert summary[f"{kind}/{method}/pearson"] == comparison.pearson
+            assert f"{kind}/{method}/missed@10" in summary
+    assert [line.split(":")[0] for line in found.sentences()] == [
+        "queries, atp against ap", "queries, atp_qk against ap", "queries, atp_star against |ap|",
+        "keys, atp against ap", "keys, atp_qk against ap", "keys, atp_star against |ap|",
+    ]  # fmt: skip
+
+
+def test_a_model_whose_heads_share_keys_has_no_table_and_says_why(result, tmp_path):
+    save_checkpoint("llama", 2, tmp_path, num_key_value_heads=2)
+    model = load_model(str(tmp_path))
+    found = follow_up(Compared(result.config, model, result.pairs, result.maps, result.comparisons), None)
+    reason = "keys have the shape [2, 8] and heads [4, 8]: heads share them"
+    assert found.summary() == {"qk": None, "qk/reason": reason}
+    assert found.tables() == {}
+    assert found.sentences() == (f"queries and keys: not patched, {reason}",)
+
+
+def test_a_model_of_one_layer_has_every_method_but_atp_star(result, checkpoint):
+    model = load_model(str(checkpoint("gpt2", n_layers=1)))
+    config = result.config
+    found = follow_up(Compared(config, model, result.pairs, result.maps, result.comparisons), None)
+    assert list(found.maps["q"]) == ["ap", "atp", "atp_qk"]
+    assert "queries/atp_star/pearson" not in found.summary()
+
+
+def test_settings_and_several_pairs_reach_the_methods(many, checkpoint):
+    model = load_model(str(checkpoint("gpt2")))
+    compared = Compared(many.config, model, many.pairs, many.maps, many.comparisons)
+    told = []
+    found = follow_up(compared, lambda done, total: told.append((done, total)))
+    mirrored = follow_up(
+        dataclasses.replace(compared, config=many.config.model_copy(update={"direction": "denoising"})), None
+    )
+    assert len(found.maps["q"]["ap"].pairs) == 5
+    assert told[-1] == (5, 5)
+    assert (found.maps["q"]["ap"].effect - mirrored.maps["q"]["ap"].effect).abs().max() > 1e-3
+    np.testing.assert_allclose(found.tables()["qk"]["ap"][:12], many.findings["qk"].maps["q"]["ap"].score.flatten())
+    assert found.tables()["qk"]["ap"].isna().sum() == 0, "the pair with a small gap is left out"
+    assert found.maps["k"]["atp"].pairs[2].score.isnan().all()
+    assert summary_differs(found, mirrored)
+
+
+def summary_differs(one, other):
+    return one.summary()["queries/atp/pearson"] != pytest.approx(other.summary()["queries/atp/pearson"])
