@@ -124,6 +124,8 @@ def test_several_pairs_are_means_however_they_are_batched(small, pair):
             expected = torch.stack([one[node][method].effect for one in each]).mean(0)
             torch.testing.assert_close(found.effect, expected, atol=1e-12, rtol=0)
             torch.testing.assert_close(in_small_passes[node][method].effect, expected, atol=1e-12, rtol=0)
+            for of_pair, alone in zip(found.pairs, each, strict=True):
+                torch.testing.assert_close(of_pair.effect, alone[node][method].effect, atol=1e-12, rtol=0)
     assert told == [(2, 2)]
 
 
