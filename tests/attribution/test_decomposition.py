@@ -161,6 +161,13 @@ def test_on_the_single_path_the_integral_is_activation_patching_and_nothing_inte
         assert found.converged.all()
 
 
+def test_a_head_that_does_not_move_has_no_term_and_none_that_dominates(tmp_path, pair):
+    found = chain(handmade.one_still_head(tmp_path), pair, baseline="zero")
+    assert all(term[0, 1] == 0 for term in found.terms().values())
+    assert found.dominant()[0, 1] == -1
+    assert (found.dominant()[0, [0, 2, 3]] >= 0).all()
+
+
 def test_of_several_pairs_terms_are_means_and_scores_means_of_scores(small, pair):
     from dataclasses import replace
 
