@@ -84,7 +84,7 @@ def _excess(question: Contrast, site: Site, layer: int, index: int, rows: Rows) 
     excess = start.new_zeros(len(start), start.shape[2])
 
     def beyond(others: Tensor) -> Tensor:
-        return together(others) - patched - apart(others) + unpatched
+        return (together(others) - patched) - (apart(others) - unpatched)
 
     for others, found in rows.each(beyond, moved.any(0).nonzero().flatten(), len(start)):
         excess[:, others] = found

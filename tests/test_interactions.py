@@ -1,11 +1,15 @@
 """Pairs of components replaced together: by hand, against hooks, and what they leave over."""
 
+from dataclasses import replace
+
 import handmade
 import pytest
 import torch
+from conftest import save_checkpoint
 from reference import HOOKS, Reference
 
-from igap import InputError, PromptPair
+from igap import InputError, PromptPair, load_model
+from igap.contrast import contrasts
 from igap.interactions import interactions
 
 MODELS = [("gpt2", "processed"), ("llama", "raw"), ("opt", "processed")]
@@ -69,6 +73,29 @@ def test_a_component_that_does_not_move_interacts_with_none_exactly(tmp_path, pa
     assert other.others == ("0.1", "0.2", "0.3")
     assert other.effect[0] == 0
     assert (other.effect[1:].abs() > 1e-4).all()
+
+
+def test_a_neuron_that_moves_in_another_pair_of_the_pass_interacts_with_none_here_exactly(tmp_path, pair):
+    """ReLU neurons are dead in one pair and alive in another; float32 shows a last bit that is not masked."""
+    save_checkpoint("gpt2", 2, tmp_path, activation_function="relu")
+    model = load_model(str(tmp_path))
+    other = replace(
+        pair, clean=pair.clean.replace("store", "dog"), corrupted=pair.clean.replace("store, Mary", "dog, Tom")
+    )
+    with contrasts(model, [pair, other]) as groups:
+        ((indices, question),) = groups
+        moved = question.moved("neurons", 0)
+    assert indices == (0, 1)
+    (c,) = moved.all(0).nonzero()[0].tolist()
+    only_first = (moved[0] & ~moved[1]).nonzero().flatten().tolist()
+    assert only_first
+    found = interactions(model, [pair, other], f"L0.N{c}")
+    for name, here, there in zip(found.others, *found.by_pair.tolist(), strict=True):
+        if int(name.partition("N")[2]) in only_first:
+            assert here != 0
+            assert there == 0
+    for d in only_first:
+        assert not interactions(model, [pair, other], f"L0.N{d}").by_pair[1].any()
 
 
 @pytest.mark.parametrize("name", ["1.4", "3.0", "L1.N48", "9", "name mover", ""])
