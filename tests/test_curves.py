@@ -127,9 +127,9 @@ def test_a_component_that_the_model_does_not_have_is_refused(small, pair, name):
 
 
 def test_extrema_and_numbers_of_a_curve_are_in_its_tables(ioi_mini, pair):
-    found = output_curve(ioi_mini, pair, ["0.5", "3.1"], baseline="zero")
+    found = output_curve(ioi_mini, pair, ["0.5", "3.1", "0.3"], baseline="zero")
     tables = found.tables()
-    assert tables["curves"].groupby("name").size().to_dict() == {"0.5": 61, "3.1": 61}
+    assert tables["curves"].groupby("name").size().to_dict() == {"0.3": 61, "0.5": 61, "3.1": 61}
     numbers = tables["curves_components"].set_index("name")
     np.testing.assert_array_equal(numbers["effect"], numbers["logit_diff_1"] - numbers["logit_diff_0"])
     np.testing.assert_array_equal(numbers["bend"], found.bends)
@@ -138,7 +138,11 @@ def test_extrema_and_numbers_of_a_curve_are_in_its_tables(ioi_mini, pair):
     assert 0 < inside["alpha"].iloc[0] < 1
     on_grid = found.values[0]
     assert abs(inside["logit_diff"].iloc[0] - on_grid[20:41].min()) < 1e-3
-    assert found.summary()["curves/n_extrema_inside"] == 1
+    (outside,) = tables["curves_extrema"].query("not inside").itertuples()
+    assert (outside.name, outside.kind) == ("0.3", "trough")
+    assert -1 < outside.alpha < 0
+    summary = found.summary()
+    assert (summary["curves/n_extrema_inside"], summary["curves/n_extrema_outside"]) == (1, 1)
     assert "0.5 trough at alpha 0.2" in found.sentences()[0]
 
 
