@@ -20,7 +20,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.maps import Progress
-from igap.datasets.prompts import Prompt
+from igap.datasets.answered import Prompt
 from igap.errors import InputError
 from igap.hooking import Change, changed
 from igap.intervals import bootstrap_means

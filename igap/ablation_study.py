@@ -11,7 +11,7 @@ from igap.ablation import Ablated, Ablations, ablate
 from igap.attribution.maps import Progress
 from igap.comparison import Comparison, compare_values
 from igap.config import AblationConfig
-from igap.datasets.prompts import Prompt, generated, read_prompts
+from igap.datasets.answered import Prompt, generated, read_prompts
 from igap.errors import InputError
 from igap.findings import Compared
 from igap.sites import component_names, parse_component

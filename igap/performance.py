@@ -16,7 +16,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.maps import Progress
-from igap.datasets.prompts import Prompt
+from igap.datasets.answered import Prompt
 from igap.errors import InputError
 from igap.prompts import encode_prompt
 from igap.runs import frozen

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from igap.ablation import Ablations, ablate, by_place, mcnemar
-from igap.datasets.prompts import Prompt
+from igap.datasets.answered import Prompt
 from igap.sites import hook_name, parse_component
 
 REST = "gave a bottle of milk to"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from igap.cli import main
-from igap.datasets.prompts import Prompt
+from igap.datasets.answered import Prompt
 from igap.performance import batches, encode_prompts, performance
 
 REST = "gave a bottle of milk to"
@@ -115,7 +115,7 @@ def test_answers_that_are_not_one_token_are_counted_and_named_by_their_rows(smal
 
 
 def test_the_embedded_model_does_its_task(ioi_mini):
-    from igap.datasets.prompts import generated
+    from igap.datasets.answered import generated
 
     found = performance(ioi_mini, batches(ioi_mini, generated(200, 0, ioi_mini.tokenizer)))
     assert found.correct.mean() > 0.95

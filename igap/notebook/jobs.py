@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from igap import pipeline
 from igap.config import TEXTS, RunConfig
-from igap.notebook.published import SECOND
+from igap.notebook.published import OUTLIERS, SECOND
 from igap.notebook.study import study
 from igap.pipeline import Result, Stage, silent
 
@@ -24,6 +24,9 @@ def configs(config: RunConfig) -> Mapping[str, RunConfig]:
 
 def run(config: RunConfig, stage: Stage = silent) -> Result:
     """The run's result, the study among its findings, the other runs beside it. Raises ValueError as `pipeline.run`."""
+    if config.model.circuit == "ioi" and config.ablation.components == "outliers":
+        # What the notebook published is about its own outliers, also where this run finds others.
+        config = _changed(config, {"ablation": {"components": " ".join(OUTLIERS)}}, study=config.study)
     first = pipeline.run(config, stage)
     beside = {name: pipeline.run(other, stage) for name, other in configs(config).items()}
     with stage("notebook"):
@@ -31,6 +34,6 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
     return replace(first, findings={**first.findings, "notebook": found}, beside=beside)
 
 
-def _changed(config: RunConfig, groups: Mapping[str, Mapping[str, str]]) -> RunConfig:
+def _changed(config: RunConfig, groups: Mapping[str, Mapping[str, str]], study: str | None = None) -> RunConfig:
     changed = {name: getattr(config, name).model_copy(update=dict(values)) for name, values in groups.items()}
-    return config.model_copy(update=changed | {"study": None})
+    return config.model_copy(update=changed | {"study": study})

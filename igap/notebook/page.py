@@ -53,7 +53,7 @@ _SECTIONS: Sequence[tuple[str, str, Sequence[tuple[str, str]], Sequence[str]]] =
         "Why the methods disagree",
         "The exact chain from one to the other, term by term.",
         [("", "explanation"), ("", "interactions")],
-        ("explanation",),
+        ("explain",),
     ),
     (
         "Which method ranks better",

@@ -4,11 +4,14 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from captum.attr import IntegratedGradients
 from conftest import save_checkpoint
 
-from igap import pipeline, records
+from igap import load_model, pipeline, records
 from igap.circuit import CLASS_OF
 from igap.cli import compose_jobs, main
 from igap.notebook import jobs, published
@@ -20,10 +23,15 @@ from igap.notebook.study import COLUMNS
 def found(tmp_path_factory):
     """The result of the study, and its folder."""
     checkpoint, folder = tmp_path_factory.mktemp("twelve"), tmp_path_factory.mktemp("study")
+    # The random model knows few names: prompts of its own, in the notebook's fields.
+    names, prompts = ("John", "Mary", "Tom", "Anna"), folder / "ioi_dataset.json"
+    texts = [(f"{a} and {b} went to the store and {b} gave it to", a) for a in names for b in names if a != b]
+    prompts.write_text(json.dumps([{"prompt": text, "answer": answer} for text, answer in texts]))
     save_checkpoint("gpt2", 12, checkpoint, n_head=12, n_embd=48)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "_cached_model", pipeline._cached_model.__wrapped__)
         overrides = [f"model.name={checkpoint}", "prompts.min_gap=0", "device=cpu", "faithfulness=none"]
+        overrides += [f"ablation.file={prompts}", "ablation.reference_n=12", "ablation.controls=1"]
         (config,) = compose_jobs(["model=gpt2-small", "experiment=notebook", *overrides], multirun=False)
         result = jobs.run(config)
         records.prepare(folder)
@@ -79,6 +87,24 @@ def test_published_figures_are_set_beside_a_model_that_has_the_circuit_and_judge
     assert "logit difference, clean" in summary["notebook/differ"]
 
 
+def test_the_notebooks_own_outliers_are_ablated_and_counted_in_both_ways(found, table):
+    result, folder = found
+    study = result.findings["ablation"]
+    assert [one.name for one in study.kinds["zero"].single] == list(published.OUTLIERS)
+    assert list(study.kinds) == ["zero", "mean", "resample"]
+    row = table.loc["performance after zero ablation of head 9.6"]
+    one = study.kinds["zero"].single[2]
+    assert (float(row["published"]), float(row["this run"])) == (0.8052, pytest.approx(one.share))
+    assert float(row["printed code"]) == pytest.approx(one.generated)
+    change = [one.generated - study.kinds["mean"].generated for one in study.kinds["mean"].single]
+    row = table.loc["r of AP and the change of performance, mean ablation"]
+    if len(set(change)) > 1:
+        assert float(row["printed code"]) == pytest.approx(np.corrcoef(study.scores["ap"], change)[0, 1])
+    else:
+        assert row["printed code"] == "undefined"
+    assert "resample ablation, 12 prompts" in (folder / "page.html").read_text()
+
+
 def test_the_runs_heads_are_named_by_their_class(found):
     heads = pd.read_csv(found[1] / "heads.csv", dtype={"name": str}, index_col="name")
     assert heads["class"].dropna().to_dict() == {name: CLASS_OF[name] for name in heads.index if name in CLASS_OF}
@@ -116,3 +142,21 @@ def test_the_second_pair_is_checked_before_anything_runs(checkpoint, capsys, mon
     monkeypatch.setattr(jobs, "SECOND", (published.FIRST[0], "After the unicorn", *published.FIRST[2:]))
     assert main(["run", "experiment=notebook", "tracking=disabled"]) == 2
     assert "prompts.corrupted: the tokenizer does not know 'unicorn'" in capsys.readouterr().err
+
+
+def test_the_second_pairs_ig_is_captums_on_the_padded_batch_with_its_ends_swapped(found, table):
+    model = load_model(found[0].config.model.name)
+    clean, corrupted, answer, distractor = published.SECOND
+    tokens = model.to_tokens(clean + 2 * model.tokenizer.eos_token), model.to_tokens(corrupted)
+    hook = "blocks.9.attn.hook_z"
+    with torch.no_grad():
+        here, there = (model.run_with_cache(ids)[1][hook] for ids in tokens)
+    words = [int(model.to_tokens(word, prepend_bos=False)[0, 0]) for word in (answer, distractor)]
+
+    def forward(x):
+        logits = model.run_with_hooks(tokens[0].expand(len(x), -1), fwd_hooks=[(hook, lambda z, hook: x)])
+        return (logits[0, -1, words[0]] - logits[0, -1, words[1]])[None]
+
+    theirs = IntegratedGradients(forward).attribute(inputs=here, baselines=there, n_steps=50)
+    score = float(theirs[0, :, 6].sum()) / (19 * model.cfg.d_model)
+    assert float(table["printed code"]["second pair: IG of head 9.6"]) == pytest.approx(score, rel=1e-4)

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from igap.datasets.answered import Prompt, generated, read_prompts, write_prompts
 from igap.datasets.ioi import generate_ioi
-from igap.datasets.prompts import Prompt, generated, read_prompts, write_prompts
 from igap.models.load import EMBEDDED, read_header
 
 NOTEBOOK = [
