@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PACKAGED = ("notebook/page.html", "datasets/tasks/greater-than.csv", "conf/prompts/greater-than.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def igap(installed, tmp_path):
 
 
 def test_the_wheel_holds_configs_sweeps_and_the_model_and_no_tests(installed):
-    for name in ("conf/config.yaml", "sweeps/baselines.yaml", "models/ioi_mini/model.safetensors", "cli.py"):
+    for name in ("conf/config.yaml", "sweeps/baselines.yaml", "models/ioi_mini/model.safetensors", "cli.py", *PACKAGED):
         assert (installed / "igap" / name).is_file(), name
     assert not list(installed.rglob("test_*.py"))
     (entry,) = installed.glob("igap-*.dist-info/entry_points.txt")

@@ -10,6 +10,13 @@ from pathlib import Path
 from igap.config import TEXTS
 from igap.errors import InputError
 
+_TASKS = Path(__file__).parent / "tasks"
+
+
+def tasks() -> list[str]:
+    """Names of the tasks that igap brings as files of pairs, for models of the hub."""
+    return sorted(path.stem for path in _TASKS.glob("*.csv"))
+
 
 def read_pairs(file: str) -> list[dict[str, str]]:
     """The prompt pairs of a file, each with exactly TEXTS. Raises InputError as `read_rows` does."""
@@ -23,10 +30,13 @@ def read_rows(file: str, shapes: Sequence[Sequence[str]], *, item: str) -> list[
     the key that names the file.
     """
     path = Path(file).expanduser()
+    if file in tasks():
+        path = _TASKS / f"{file}.csv"
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(
-            f"{item}: got {file}, wanted a name that ends in {', '.join(_READERS)}. Rename it after its content."
+            f"{item}: got {file}, wanted a name that ends in {', '.join(_READERS)}, or one of igap's own tasks "
+            f"({', '.join(tasks())}). Rename it after its content."
         )
     try:
         text = path.read_text(encoding="utf-8-sig")

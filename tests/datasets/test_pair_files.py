@@ -46,12 +46,12 @@ GOOD = {"clean": "a", "corrupted": "b", "answer": "c", "distractor": "d"}
 HEADER = ",".join(TEXTS)
 
 BAD = [
-    ("a.txt", "", r"prompts\.file: got .*a\.txt, wanted a name that ends in \.json, \.jsonl, \.csv\. Rename"),
+    ("a.txt", "", r"prompts\.file: got .*a\.txt, wanted a name that ends in .*own tasks .*\. Rename"),
     ("a.csv", b"\xff\xfe", r"prompts\.file: got .*a\.csv, which is no UTF-8 text \(.*\)\. Save it as UTF-8\."),
-    ("a.csv", "", r"prompts\.file: got .*a\.csv, which holds no pair, wanted at least one\. Add pairs\."),
-    ("a.csv", HEADER, r"a\.csv, which holds no pair"),
-    ("a.json", "[]", r"a\.json, which holds no pair"),
-    ("a.jsonl", "\n", r"a\.jsonl, which holds no pair"),
+    ("a.csv", "", r"prompts\.file: got .*a\.csv, which holds no row, wanted at least one\. Add some\."),
+    ("a.csv", HEADER, r"a\.csv, which holds no row"),
+    ("a.json", "[]", r"a\.json, which holds no row"),
+    ("a.jsonl", "\n", r"a\.jsonl, which holds no row"),
     ("a.json", "[1", r"prompts\.file: got .*a\.json, which is no JSON \(.*line 1 column 3.*\)\. Correct it\."),
     ("a.json", "[" * 100_000, r"a\.json, which is no JSON \("),
     ("a.json", json.dumps(GOOD), r"a\.json, whose JSON is \{.*\.\.\., wanted a list of objects\. Put them in brackets"),
