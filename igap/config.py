@@ -303,6 +303,7 @@ def _explain(error: dict[str, Any]) -> str:
         return f"{item}: got a key that no run has, wanted one of {', '.join(keys())}. Remove it or correct the name."
     wanted = {
         "missing": "a value",
+        "bool_type": "true or false",
         "int_type": "a whole number",
         "int_from_float": "a whole number",
         "float_type": "a number",

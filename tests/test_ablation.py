@@ -156,6 +156,22 @@ def test_changes_are_paired_and_relative_to_the_whole_model(zero):
         assert one.p == mcnemar(whole.correct, one.performance.correct)
 
 
+def test_a_model_that_loses_answers_has_a_negative_change(small):
+    """The answers are what the whole model says: nothing can be won."""
+    model = small("gpt2")
+    with torch.no_grad():
+        said = [model.tokenizer.decode([int(model(model.to_tokens(one.text))[0, -1].argmax())]) for one in PROMPTS]
+    prompts = [Prompt(one.text, f" {word}", one.distractor) for one, word in zip(PROMPTS, said, strict=True)]
+    found = ablate(model, prompts, ["0.0", "0.1", "0.2", "0.3", "1.0", "1.1"], "zero", controls=0)
+    assert (found.share, found.share_low, found.share_high) == (1.0, 1.0, 1.0)
+    one = found.together
+    lost = int((~one.performance.correct).sum())
+    assert 5 < lost
+    assert one.change == pytest.approx(-lost / len(prompts))
+    assert one.change_low < one.change < one.change_high or lost == len(prompts)
+    assert one.p == pytest.approx(2 * 0.5**lost)
+
+
 def test_controls_are_other_components_as_many_of_each_site(zero):
     assert [one.name for one in zero.controls] == ["control 1", "control 2", "control 3"]
     for one in zero.controls:

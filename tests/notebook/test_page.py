@@ -30,7 +30,13 @@ def found(tmp_path_factory):
     save_checkpoint("gpt2", 12, checkpoint, n_head=12, n_embd=48)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "_cached_model", pipeline._cached_model.__wrapped__)
-        overrides = [f"model.name={checkpoint}", "prompts.min_gap=0", "device=cpu", "faithfulness=none", "explain=false"]
+        overrides = [
+            f"model.name={checkpoint}",
+            "prompts.min_gap=0",
+            "device=cpu",
+            "faithfulness=none",
+            "explain=false",
+        ]
         overrides += [f"ablation.file={prompts}", "ablation.reference_n=12", "ablation.controls=1"]
         (config,) = compose_jobs(["model=gpt2-small", "experiment=notebook", *overrides], multirun=False)
         result = jobs.run(config)
