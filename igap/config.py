@@ -244,6 +244,8 @@ class RunConfig(_Frozen):
         fields["prompts"] |= {"min_gap": prompts.min_gap, "align": prompts.align}
         if self.faithfulness != "none":  # random rankings; the mean activation that components are ablated by
             fields["seed"], used = self.seed, used | {"n", "seed"}
+        if self.ablation.kind == "none":
+            fields["ablation"] = {"kind": "none"}
         fields["baseline"] = self.baseline.model_dump(mode="json", include={"kind", *used})
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -16,7 +16,6 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap import ablation_study, circuit, curves, explanation, faithfulness, pair_sources, qk, screening
-from igap.ablation import check_donors, too_few_references
 from igap.attribution import (
     AttributionMap,
     activation_patching,
@@ -36,6 +35,7 @@ from igap.findings import Compared, Finding
 from igap.models.load import load_model, read_header
 from igap.performance import encode_prompts
 from igap.prompts import PromptPair, TokenPair, encode_prompt, tokenize
+from igap.replacements import check_donors, too_few_references
 from igap.sites import SITES, Site, locate
 from igap.spread import Spread, spread
 

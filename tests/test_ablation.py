@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from igap.ablation import Ablations, ablate, by_place, mcnemar
+from igap.ablation import Ablations, ablate, mcnemar
 from igap.datasets.answered import Prompt
+from igap.replacements import by_place
 from igap.sites import hook_name, parse_component
 
 REST = "gave a bottle of milk to"
