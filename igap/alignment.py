@@ -6,10 +6,11 @@ Each prompt is run alone at its own length: nothing is padded. A position withou
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import takewhile
 from typing import Literal
 
 Align = Literal["error", "end", "diff"]
-"""Prompts of different length: refused; matched from the end backwards; or by a diff of the tokens."""
+"""Prompts of different length: refused (error); matched from the end backwards; or by a diff of the tokens."""
 
 Partners = tuple[int | None, ...]
 
@@ -47,25 +48,44 @@ class Alignment:
 
 
 def align(clean: Sequence[int], corrupted: Sequence[int], how: Align) -> Alignment:
-    """The alignment of two token lists.
+    """The alignment of two token lists. Lists of one length are matched position by position, whatever is asked.
 
-    `end` matches positions counted from the end; `diff` those of common blocks and, one to one, of replacements of
-    equal size. Prompts of one length are matched position by position under `error` and `end`.
+    `end` matches positions counted from the end. `diff` matches the tokens at which both end, then those with which
+    both begin, and in between common blocks and, one to one, replacements of equal size. So a token in front of both
+    (a BOS) changes nothing, and where both end with one token these two are matched.
     """
-    partners: list[int | None] = [None] * len(clean)
-    if how == "diff":
-        blocks = SequenceMatcher(None, list(clean), list(corrupted), autojunk=False).get_opcodes()
-        for _, i, i_end, j, j_end in blocks:
-            if i_end - i == j_end - j:
-                partners[i:i_end] = range(j, j_end)
+    shift = len(corrupted) - len(clean)
+    if shift == 0 or how == "end":
+        partners: list[int | None] = [i + shift if i + shift >= 0 else None for i in range(len(clean))]
     else:
-        shift = len(corrupted) - len(clean)
-        partners = [i + shift if i + shift >= 0 else None for i in range(len(clean))]
+        assert how == "diff", "encode_pair refuses two lengths with error"
+        partners = _by_diff(clean, corrupted)
     back: list[int | None] = [None] * len(corrupted)
     for position, partner in enumerate(partners):
         if partner is not None:
             back[partner] = position
     return Alignment(tuple(partners), tuple(back))
+
+
+def _by_diff(clean: Sequence[int], corrupted: Sequence[int]) -> list[int | None]:
+    # SequenceMatcher takes the longest common block first, wherever it is: of repeated tokens it would match a later
+    # copy and leave the ends, which are the same, without partners.
+    at_end = _n_common(clean[::-1], corrupted[::-1])
+    inner, other = clean[: len(clean) - at_end], corrupted[: len(corrupted) - at_end]
+    at_start = _n_common(inner, other)
+    partners: list[int | None] = [None] * len(clean)
+    partners[:at_start] = range(at_start)
+    partners[len(inner) :] = range(len(other), len(corrupted))
+    blocks = SequenceMatcher(None, inner[at_start:], other[at_start:], autojunk=False).get_opcodes()
+    for _, i, i_end, j, j_end in blocks:
+        if i_end - i == j_end - j:
+            partners[at_start + i : at_start + i_end] = range(at_start + j, at_start + j_end)
+    return partners
+
+
+def _n_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """With how many equal tokens both begin."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def first_moved(partners: Partners, here: Sequence[int], there: Sequence[int]) -> int | None:

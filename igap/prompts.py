@@ -6,7 +6,7 @@ Nothing here runs a model. `encode_pair` needs a tokenizer only, so that a bad p
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from jaxtyping import Int
@@ -32,7 +32,7 @@ class PromptPair:
     min_gap: float = 0.1
     """Logits. Below this absolute gap scores (effect / gap) are missing: they would explode."""
     align: Align = "error"
-    """How prompts of different token length are matched."""
+    """How prompts of different token length are matched; those of one length always are position by position."""
 
     place: str = field(default="prompts.", compare=False, repr=False)
     """What an error puts before the names of the texts: "prompts." or "pairs.csv, row 3: "."""
@@ -51,6 +51,8 @@ class PromptPair:
                 f"{self.place}distractor: got {self.distractor!r}, the same word as {self.short}answer; the metric "
                 "logit[answer] - logit[distractor] would be 0. Name another word."
             )
+        if self.align not in get_args(Align):
+            raise InputError(f"prompts.align: got {self.align!r}, wanted one of {', '.join(get_args(Align))}.")
 
     @property
     def texts(self) -> tuple[str, str, str, str]:

@@ -81,24 +81,26 @@ def _show_pair(console: Console, result: Result) -> None:
 
 def _show_alignment(console: Console, tokens: TokenPair) -> None:
     """The two prompts token below token, in lines that fit; a position without a partner has none above or below it."""
-    cells = [
-        ("" if i is None else tokens.clean_words[i].strip(), "" if j is None else tokens.corrupted_words[j].strip())
-        for i, j in tokens.alignment.rows
-    ]
+    cells = [(_word(tokens.clean_words, i), _word(tokens.corrupted_words, j)) for i, j in tokens.alignment.rows]
     widths = [max(len(word) for word in cell) for cell in cells]
     console.print(
         f"alignment: {tokens.clean.shape[1]} and {tokens.corrupted.shape[1]} tokens, {tokens.alignment.n_unmatched} of "
-        "them without a partner, which keep their value"
+        "them without a partner, which take nothing from the other prompt"
     )
     line: list[int] = []
     for index in range(len(cells) + 1):
         full = sum(widths[i] + 1 for i in line) + (widths[index] if index < len(cells) else 0) > console.width - 14
         if line and (full or index == len(cells)):
             for name, side in (("clean", 0), ("corrupted", 1)):
-                words = " ".join((cells[i][side] or "-").ljust(widths[i]) for i in line)
+                words = " ".join(cells[i][side].ljust(widths[i]) for i in line)
                 console.print(f"  {name:<10}{words}", markup=False, highlight=False, soft_wrap=True)
             line = []
         line.append(index)
+
+
+def _word(words: Sequence[str], position: int | None) -> str:
+    """A token as it is shown, a line break as '\\n'; "-" where there is none."""
+    return "-" if position is None else words[position].strip() or repr(words[position])
 
 
 def _show_pairs(console: Console, result: Result, spread: Spread) -> None:
@@ -112,6 +114,15 @@ def _show_pairs(console: Console, result: Result, spread: Spread) -> None:
         f"gap: [95% over pairs: {spread.gap.low[0]:+.3f}, {spread.gap.high[0]:+.3f}], SD {stdev(gaps):.3f}, from "
         f"{min(gaps):+.3f} to {max(gaps):+.3f} logits"
     )
+    aligned = [tokens.alignment for tokens in result.tokens if not tokens.alignment.is_plain]
+    if aligned:
+        n_tokens = sum(len(one.clean) + len(one.corrupted) for one in aligned)
+        n_unmatched = sum(one.n_unmatched for one in aligned)
+        console.print(
+            f"alignment ({result.config.prompts.align}): {len(aligned)} of {len(gaps)} pairs have prompts of two "
+            f"lengths; of their {n_tokens} tokens {n_unmatched} have no partner and take nothing from the other prompt "
+            "(alignment.csv)"
+        )
 
 
 def show_sweep(console: Console, rows: Sequence[tuple[tuple[str, ...], Summary | None, Path]]) -> None:

@@ -2,21 +2,24 @@
 
 import dataclasses
 import itertools
+import json
 import random
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import HOOKS, Reference
 
-from igap import PromptPair, activation_patching, attribution_patching, integrated_gradients
+from igap import PromptPair, activation_patching, atp_star, attribution_patching, integrated_gradients
 from igap.alignment import align, first_moved
 from igap.cli import main
 from igap.contrast import contrast, contrasts
 from igap.prompts import encode_pair, tokenize
 from igap.sites import SITES
 
+METHODS = [activation_patching, attribution_patching, atp_star, integrated_gradients]
 SECOND = "After the cat and the dog went to the store, Mary gave a bottle of milk to"
 REST = 13  # tokens from " went" on
 # BOS and " After"; " John" has two replacements, " and" is common, " Mary" has two; then the rest.
@@ -51,7 +54,13 @@ def test_a_longer_clean_prompt_keeps_what_has_no_partner():
 
 
 def test_a_replacement_of_equal_size_is_matched_one_to_one():
-    assert align([1, 2, 3, 4], [1, 7, 8, 4], "diff").clean == (0, 1, 2, 3)
+    assert align([1, 2, 3, 4, 5], [1, 7, 8, 4, 9, 9, 5], "diff").clean == (0, 1, 2, 3, 6)
+
+
+def test_of_repeated_tokens_those_at_both_ends_are_matched_and_not_a_copy():
+    # The first "ABC" of the clean prompt stands in the corrupted one too, later: no reason to leave the end alone.
+    assert align([*b"ABCABC"], [*b"ABXYABC"], "diff").clean == (0, 1, None, 4, 5, 6)
+    assert align([*b"ABC"], [*b"ABCXABC"], "diff").clean == (4, 5, 6)
 
 
 tokens = st.lists(st.integers(0, 4), min_size=1, max_size=8)
@@ -69,10 +78,26 @@ def test_positions_are_matched_one_to_one_in_order_and_both_ways(clean, corrupte
     assert [row for row in found.rows if None not in row] == matched
 
 
+@given(tokens, st.data(), st.sampled_from(["error", "end", "diff"]))
+def test_prompts_of_one_length_are_matched_position_by_position(clean, data, how):
+    corrupted = data.draw(st.lists(st.integers(0, 4), min_size=len(clean), max_size=len(clean)))
+    assert align(clean, corrupted, how).is_plain
+
+
+@given(tokens, tokens, tokens, tokens, st.sampled_from([(), (9,)]))
+def test_a_diff_matches_the_tokens_at_which_both_end_and_with_which_both_begin(start, one, other, end, bos):
+    clean, corrupted = ([*bos, *start, *inner, *end] for inner in (one, other))
+    partners = align(clean, corrupted, "diff").clean
+    assert partners[-len(end) :] == tuple(range(len(corrupted) - len(end), len(corrupted)))
+    if bos:  # no other token is 9, so that the ends cannot take it
+        assert partners[0] == 0
+
+
 @given(tokens, tokens)
-def test_prompts_of_one_length_are_matched_with_themselves_from_the_end(clean, corrupted):
-    if len(clean) == len(corrupted):
-        assert align(clean, corrupted, "end").is_plain
+def test_a_token_in_front_of_both_changes_nothing(clean, corrupted):
+    """The pairs are checked without a BOS and run with one."""
+    without, with_bos = align(clean, corrupted, "diff").clean, align([9, *clean], [9, *corrupted], "diff").clean
+    assert with_bos == (0, *(None if j is None else j + 1 for j in without))
 
 
 def test_the_first_moved_position_is_that_whose_past_or_index_differs():
@@ -83,44 +108,72 @@ def test_the_first_moved_position_is_that_whose_past_or_index_differs():
     assert first_moved((None, 0), [5, 6], [6]) == 1
 
 
-def patched_by_hand(model, pair, partners, site, direction):
-    """AP with plain hooks: a position takes its partner's activation, or keeps its own."""
-    reference = Reference(model, pair.clean, pair.corrupted, pair.answer, pair.distractor)
-    here, there = ("clean", "corrupted") if direction == "noising" else ("corrupted", "clean")
+def slow(model, pair, partners, direction="noising"):
+    """The slow methods: "clean" is the run that is changed, "corrupted" what its positions take from their partners."""
+    here, there = pair.clean, pair.corrupted
     if direction == "denoising":
-        partners = [partners.index(j) if j in partners else None for j in range(reference.tokens["corrupted"].shape[1])]
-    effects = torch.zeros(model.cfg.n_layers, reference.width(site), dtype=torch.float64)
-    with torch.no_grad():
-        for layer, index in itertools.product(range(model.cfg.n_layers), range(reference.width(site))):
-            hook = HOOKS[site].format(layer)
-            patched = reference.cache[here][hook].clone()
-            for position, partner in enumerate(partners):
-                if partner is not None:
-                    patched[0, position, index] = reference.cache[there][hook][0, partner, index]
-            effects[layer, index] = reference.f(here, hook, patched) - reference.f(here)
-    return effects
+        here, there = there, here
+        n_tokens = model.to_tokens(here).shape[1]
+        partners = [partners.index(j) if j in partners else None for j in range(n_tokens)]
+    reference = Reference(model, here, there, pair.answer, pair.distractor)
+    taken = {}
+    for hook in (HOOKS[site].format(layer) for site in SITES for layer in range(model.cfg.n_layers)):
+        taken[hook] = reference.cache["clean"][hook].clone()
+        for position, partner in enumerate(partners):
+            if partner is not None:
+                taken[hook][0, position] = reference.cache["corrupted"][hook][0, partner]
+    reference.cache["corrupted"] = taken
+    return reference
 
 
-@pytest.mark.parametrize("route", ["suffix", "hooks"])
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox"])
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize(("how", "partners"), [("diff", BY_DIFF), ("end", BY_END)])
-def test_patching_follows_the_alignment(small, second, how, partners, direction, route):
-    pair = dataclasses.replace(second, align=how)
+def test_every_method_follows_the_alignment(small, second, how, partners, direction, architecture):
+    model, pair = small(architecture), dataclasses.replace(second, align=how)
+    if architecture == "gpt_neox":  # has no BOS
+        partners = tuple(None if j is None else j - 1 for j in partners[1:])
+    reference = slow(model, pair, partners, direction)
     for site in SITES:
-        found = activation_patching(small("gpt2"), pair, site, direction=direction, route=route)
-        expected = patched_by_hand(small("gpt2"), pair, partners, site, direction)
+        expected = reference.activation_patching(site)
         assert expected.abs().max() > 0.01
-        torch.testing.assert_close(found.effect, expected, rtol=0, atol=1e-12)
+        effects, deltas = reference.integrated_gradients(site, n_steps=7)
+        for route in ("suffix", "hooks"):
+            options = {"direction": direction, "route": route}
+            found = activation_patching(model, pair, site, **options)
+            torch.testing.assert_close(found.effect, expected, rtol=0, atol=1e-12)
+            ig = integrated_gradients(model, pair, site, n_steps=7, **options)
+            torch.testing.assert_close(ig.effect, effects, rtol=1e-7, atol=1e-7)  # Captum keeps weights in float32
+            torch.testing.assert_close(ig.delta, deltas, rtol=0, atol=1e-7)
+            atp = attribution_patching(model, pair, site, **options)
+            torch.testing.assert_close(atp.effect, first_order(reference, site), rtol=0, atol=1e-12)
+        star = atp_star(model, pair, site, direction=direction)
+        torch.testing.assert_close(star.effect, reference.grad_drop(site), rtol=0, atol=1e-12)
+
+
+def first_order(reference, site):
+    """(a' - a) . dF/da at a."""
+    effects = []
+    for layer in range(reference.model.cfg.n_layers):
+        hook = HOOKS[site].format(layer)
+        start, end = (reference.cache[name][hook] for name in ("clean", "corrupted"))
+        leaf = start.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(reference.f("clean", hook, leaf), leaf)
+        product = ((end - start) * gradient)[0]
+        effects.append(product.sum((0, 2)) if site == "heads" else product.sum(0))
+    return torch.stack(effects)
 
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
-def test_patching_follows_the_alignment_when_the_clean_prompt_is_the_longer_one(small, second, direction):
+def test_every_method_follows_the_alignment_when_the_clean_prompt_is_the_longer_one(small, second, direction):
     """Each run has its own first position that changes: " and" at 4 of the clean and at 3 of the corrupted prompt."""
     pair = dataclasses.replace(second, clean=second.corrupted, corrupted=second.clean)
     partners = tuple(BY_DIFF.index(i) if i in BY_DIFF else None for i in range(19))
+    reference = slow(small("gpt2"), pair, partners, direction)
     found = activation_patching(small("gpt2"), pair, "heads", direction=direction)
-    expected = patched_by_hand(small("gpt2"), pair, partners, "heads", direction)
-    torch.testing.assert_close(found.effect, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.effect, reference.activation_patching("heads"), rtol=0, atol=1e-12)
+    joint = integrated_gradients(small("gpt2"), pair, "heads", direction=direction, n_steps=7)
+    torch.testing.assert_close(joint.effect, reference.integrated_gradients("heads", 7)[0], rtol=1e-7, atol=1e-7)
 
 
 def test_pairs_share_a_pass_only_where_both_prompts_change_from_one_position_on(small, second):
@@ -153,11 +206,14 @@ def test_positions_without_a_partner_have_no_effect(small, second):
 
 
 @pytest.mark.parametrize("how", ["end", "diff"])
-def test_an_aligned_pair_of_one_length_gives_what_it_gave(small, pair, how):
-    for site in SITES:
-        plain = activation_patching(small("gpt2"), pair, site).effect
-        aligned = activation_patching(small("gpt2"), dataclasses.replace(pair, align=how), site).effect
-        assert torch.equal(plain, aligned)
+@pytest.mark.parametrize("corrupted", ["John gave", "names exchanged"])
+def test_an_aligned_pair_of_one_length_gives_what_it_gave(small, pair, how, corrupted):
+    """Also one of whose words another copy stands elsewhere, which a diff would match."""
+    exchanged = pair.clean.replace("John and Mary", "Mary and John")
+    plain = pair if corrupted == "John gave" else dataclasses.replace(pair, corrupted=exchanged)
+    aligned = dataclasses.replace(plain, align=how)
+    for site, method in itertools.product(SITES, METHODS):
+        assert torch.equal(method(small("gpt2"), plain, site).effect, method(small("gpt2"), aligned, site).effect)
 
 
 def test_every_prompt_is_read_at_its_own_last_token_whatever_it_is_batched_with(small, pair, second):
@@ -226,3 +282,26 @@ def test_different_lengths_are_refused_unless_asked_for(capsys):
         "patching needs prompts of one length. Reword one of them, or set prompts.align=end or prompts.align=diff.\n"
         in (capsys.readouterr().err)
     )
+
+
+def test_an_alignment_that_there_is_not_is_refused(pair, unchecked):
+    with pytest.raises(ValueError, match=r"^prompts\.align: got 'dif', wanted one of error, end, diff\.$"):
+        dataclasses.replace(pair, align="dif")
+
+
+def test_a_run_on_prompts_of_two_lengths_keeps_and_counts_the_alignment(checkpoint, tmp_path, capsys):
+    overrides = ["model=hf", f"model.name={checkpoint('gpt2')}", "prompts=second-pair", "prompts.min_gap=0"]
+    quick = ["ig.n_steps=2", "explain=false", "curves.components=none", "tracking=disabled", f"output={tmp_path}"]
+    assert main(["run", *overrides, *quick]) == 0
+    assert "alignment: 17 and 19 tokens, 6 of them without a partner" in " ".join(capsys.readouterr().out.split())
+    (folder,) = tmp_path.iterdir()
+    saved = pd.read_csv(folder / "alignment.csv")
+    matched = saved.dropna(subset=["clean_position", "corrupted_position"])
+    assert list(zip(matched["clean_position"], matched["corrupted_position"], strict=True)) == [
+        (i, j) for i, j in enumerate(BY_DIFF) if j is not None
+    ]
+    assert list(matched["clean_token"]) == list(matched["corrupted_token"])
+    assert len(saved) == 17 + 19 - len(matched)
+    summary = json.loads((folder / "summary.json").read_text())
+    expected = {"prompts/align": "diff", "prompts/n_unmatched": 6, "n_tokens": 17, "n_tokens_corrupted": 19}
+    assert {name: summary[name] for name in expected} == expected

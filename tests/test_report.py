@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from igap import records, report
+from igap.alignment import align
 from igap.models.load import read_header
 from igap.prompts import encode_pair
 
@@ -138,3 +139,27 @@ def test_an_alignment_is_shown_token_below_token(result):
     assert above[:9] == ["<|endoftext|>", "After", "John", "-", "-", "and", "Mary", "-", "-"]
     assert below[:9] == ["<|endoftext|>", "After", "-", "the", "cat", "and", "-", "the", "dog"]
     assert lines[0].index(" and") == lines[1].index(" and")
+
+
+def test_a_token_of_spaces_is_not_shown_as_one_that_is_missing(result):
+    alignment = align([1, 2, 3], [1, 3], "diff")
+    tokens = dataclasses.replace(
+        result.tokens[0], alignment=alignment, clean_words=("a", "\n", " b"), corrupted_words=("a", " b")
+    )
+    console = Console(file=io.StringIO(), width=60)
+    report.show(console, dataclasses.replace(result, tokens=(tokens,)), Path("nowhere"))
+    lines = [line for line in console.file.getvalue().splitlines() if line.startswith(("  clean ", "  corrupted "))]
+    assert [line.split()[1:] for line in lines] == [["a", r"'\n'", "b"], ["a", "-", "b"]]
+
+
+def test_of_several_pairs_those_of_two_lengths_are_counted(console, many, many_written):
+    report.show(console, many, many_written)
+    assert "alignment" not in text(console)
+    aligned = dataclasses.replace(many.tokens[1], alignment=align([1, 2, 3], [1, 3], "diff"))
+    config = many.config.model_copy(update={"prompts": many.config.prompts.model_copy(update={"align": "diff"})})
+    changed = dataclasses.replace(many, config=config, tokens=(aligned, *many.tokens[1:4], aligned))
+    report.show(console, changed, many_written)
+    assert (
+        "alignment (diff): 2 of 5 pairs have prompts of two lengths; of their 10 tokens 2 have no partner and take "
+        "nothing from the other prompt (alignment.csv)" in " ".join(text(console).split())
+    )
