@@ -192,6 +192,7 @@ def test_a_model_with_too_few_others_has_no_controls(small):
 def test_one_component_has_no_all(small):
     found = ablate(small("gpt2"), PROMPTS, ["1.2"], "zero", controls=1)
     assert found.together is None
+    assert [one.name for one in found.controls] == ["control 1"]
     assert len(found.single) == 1
     assert len(found.controls[0].components) == 1
 

@@ -107,8 +107,17 @@ def test_the_terminal_says_kind_weights_and_controls(found):
 
 
 def test_bars_stand_at_the_shares_and_the_line_at_the_whole_model(found):
-    drawn = figures(found)
-    study = found.findings["ablation"].kinds["mean"]
+    # A random model is never right: numbers of its own for every bar.
+    given = found.findings["ablation"]
+    numbers = [0.1 * (i + 1) for i in range(5)]
+    singles = tuple(
+        dataclasses.replace(one, share=share, change=share - 0.8, change_low=share - 0.9, change_high=share - 0.7)
+        for one, share in zip(given.kinds["mean"].single, numbers, strict=True)
+    )
+    study = dataclasses.replace(given.kinds["mean"], single=singles, share=0.8)
+    drawn = figures(
+        dataclasses.replace(found, findings={"ablation": dataclasses.replace(given, kinds={"mean": study})})
+    )
     (ax,) = drawn["ablation_mean"].axes
     assert [bar.get_height() for bar in ax.patches] == [one.share for one in (*study.single, study.together)]
     assert [label.get_text() for label in ax.get_xticklabels()][:6] == [*(one.name for one in study.single), "all"]
@@ -116,7 +125,7 @@ def test_bars_stand_at_the_shares_and_the_line_at_the_whole_model(found):
     for ax, against in zip(drawn["ablation_mean_scatter"].axes, AGAINST, strict=True):
         points = ax.containers[0][0].get_xydata()
         np.testing.assert_allclose(points[:, 0], found.findings["ablation"].scores[against])
-        np.testing.assert_allclose(points[:, 1], [100 * one.change for one in study.single])
+        np.testing.assert_allclose(points[:, 1], [-70, -60, -50, -40, -30])
         assert "n = 5, proves nothing" in ax.get_title()
 
 

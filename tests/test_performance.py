@@ -6,7 +6,7 @@ import torch
 
 from igap.cli import main
 from igap.datasets.answered import Prompt
-from igap.performance import batches, encode_prompts, performance
+from igap.performance import Batch, batches, encode_prompts, performance
 
 REST = "gave a bottle of milk to"
 PROMPTS = [
@@ -62,6 +62,32 @@ def test_the_notebooks_criterion_is_the_answer_in_the_first_word_of_three_greedy
     found = performance(model, batches(model, prompts), generate=True)
     expected = [one.answer.strip() in word for one, word in zip(prompts, words, strict=True)]
     assert found.generated.tolist() == expected
+
+
+class NextLetter(torch.nn.Module):
+    """After a letter comes the next of "ab cde": the greedy continuation of "a" is "b c"."""
+
+    letters = "ab cde"
+
+    def __init__(self):
+        super().__init__()
+        self.tokenizer = self
+
+    def forward(self, tokens, logits_to_keep):
+        return torch.nn.functional.one_hot((tokens[:, -1:] + 1) % 6, 6).double()
+
+    def decode(self, ids):
+        return "".join(self.letters[i] for i in ids)
+
+
+@pytest.mark.parametrize(
+    ("start", "answer", "counts"),
+    [(0, "b", True), (0, "c", False), (2, "cde", True), (2, "e", True), (2, "cdea", False)],
+)
+def test_three_tokens_are_generated_and_their_first_word_is_searched(unchecked, start, answer, counts):
+    one = torch.tensor([0])
+    batch = Batch((0,), torch.tensor([[start]]), one, one, (answer,))
+    assert performance(NextLetter(), [batch], generate=True).generated.tolist() == [counts]
 
 
 def test_prompts_without_a_distractor_have_no_logit_difference(small):
