@@ -13,6 +13,10 @@ INIT_TIMEOUT = 20
 """Seconds that starting an online run may take."""
 
 
+_TEXTS = dict.fromkeys(("name", "part", "components"), str)
+"""Columns of components' names: read as a number, head 9.10 would be 9.1, another head."""
+
+
 def check(config: RunConfig) -> None:
     """Raises InputError on online tracking without credentials, where W&B would stop a finished run to ask for them."""
     if config.tracking.mode == "online":
@@ -30,8 +34,8 @@ def log(config: RunConfig, summary: "Summary", folder: Path, *, multirun: str | 
 
     Jobs of one `multirun` are a group of its name, unless `tracking.group` names another.
 
-    Logs what the run's folder holds: config, summary under the same names, tables of heads, neurons and pairs, plots as
-    images, attributions as an artifact. Raises whatever W&B raises; the caller decides what a lost sink is worth.
+    Logs what the run's folder holds: config, summary under the same names, every CSV file as a table, plots as images,
+    attributions as an artifact. Raises whatever W&B raises; the caller decides what a lost sink is worth.
     """
     if config.tracking.mode == "disabled":
         return None
@@ -56,8 +60,8 @@ def log(config: RunConfig, summary: "Summary", folder: Path, *, multirun: str | 
         media: dict[str, Any] = {
             f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / "plots").glob("*.png"))
         }
-        names = [name for name in ("heads", "neurons", "pairs") if (folder / f"{name}.csv").exists()]
-        tables = {name: wandb.Table(dataframe=pd.read_csv(folder / f"{name}.csv")) for name in names}
+        names = [path.stem for path in sorted(folder.glob("*.csv"))]
+        tables = {name: wandb.Table(dataframe=pd.read_csv(folder / f"{name}.csv", dtype=_TEXTS)) for name in names}
         run.log({**media, **{f"tables/{name}": table for name, table in tables.items()}})
         artifact = wandb.Artifact(f"attributions-{summary['key']}", type="attributions")
         for name in ("attributions.safetensors", *(f"{name}.csv" for name in names), "summary.json"):

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,8 +48,24 @@ def test_tables_plots_and_the_artifact_are_in_the_run(offline):
     records = inspect(place)
     for path in (folder / "plots").glob("*.png"):
         assert f"plots/{path.stem}" in records
-    for expected in ("tables/heads", "tables/neurons", "attributions.safetensors", "summary.json"):
+    for path in folder.glob("*.csv"):
+        assert f"tables/{path.stem}" in records
+    for expected in ("attributions.safetensors", "summary.json"):
         assert expected in records
+
+
+def test_a_heads_name_is_a_text_in_the_tables(offline):
+    """As a number, 0.10 would be 0.1."""
+    tables = {
+        name: json.loads(next(Path(offline[1]).rglob(f"tables/{name}_*.table.json")).read_text())
+        for name in ("heads", "interactions")
+    }
+    for table in tables.values():
+        names = [row[table["columns"].index("name")] for row in table["data"]]
+        assert names
+        assert all(isinstance(name, str) for name in names)
+    heads = tables["heads"]
+    assert [row[heads["columns"].index("name")] for row in heads["data"]][:2] == ["0.0", "0.1"]
 
 
 def test_jobs_of_a_multirun_are_one_group_and_carry_its_name(result, written, tmp_path):
