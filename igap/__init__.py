@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from igap.ablation import Ablations, ablate
     from igap.attribution.activation_patching import activation_patching
     from igap.attribution.atp_star import atp_star
     from igap.attribution.attribution_patching import attribution_patching
@@ -12,11 +13,15 @@ if TYPE_CHECKING:
     from igap.baselines import Baseline
     from igap.comparison import Comparison, compare
     from igap.curves import OutputCurves, output_curve
+    from igap.datasets.answered import Prompt
     from igap.errors import InputError
     from igap.models.load import load_model
     from igap.prompts import PromptPair
 
 _HOMES = {
+    "Ablations": "igap.ablation",
+    "Prompt": "igap.datasets.answered",
+    "ablate": "igap.ablation",
     "AttributionMap": "igap.attribution",
     "InputError": "igap.errors",
     "Baseline": "igap.baselines",
@@ -33,12 +38,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Ablations",
     "AttributionMap",
     "Baseline",
     "Comparison",
     "InputError",
     "OutputCurves",
+    "Prompt",
     "PromptPair",
+    "ablate",
     "activation_patching",
     "atp_star",
     "attribution_patching",

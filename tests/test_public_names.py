@@ -16,3 +16,15 @@ def test_every_public_name_is_a_function_or_a_class_also_after_every_module_was_
 
 def test_an_unknown_name_is_an_attribute_error():
     assert not hasattr(igap, "integrated_gradient")
+
+
+def test_what_people_import_is_there():
+    assert {
+        "load_model",
+        "PromptPair",
+        "integrated_gradients",
+        "activation_patching",
+        "attribution_patching",
+        "atp_star",
+    } <= (set(igap.__all__))
+    assert {"compare", "ablate", "Prompt", "output_curve", "Baseline", "InputError"} <= set(igap.__all__)
