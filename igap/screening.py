@@ -96,18 +96,19 @@ class Screening:
 
 def _sentence(one: Distance) -> str:
     numbers = {name: number for name, (number, _) in one.numbers().items()}
-    start = f"{one.of}, {one.method} against {'|ap|' if one.method == 'atp_star' else 'ap'}: "
+    start = f"{one.of}, {one.method.upper()} against {'|AP|' if one.method == 'atp_star' else 'AP'}: "
     if one.comparison is None:
         return start + one.reason
     text = ", ".join(
         f"{label} {'-' if numbers[name] is None else format(numbers[name], '.3f')}"
-        for label, name in (("Pearson r", "pearson"), ("Spearman", "spearman"))
+        for label, name in (("r", "pearson"), ("Spearman", "spearman"))
     )
-    for k in REPORTED_K:
-        if numbers[f"missed@{k}"] is not None:
-            text += f"; of ap's top {k} its top {k} misses {numbers[f'missed@{k}']}"
-            text += f", its top {numbers[f'needed@{k}']} none"
-    return start + text
+    missed = [
+        f"{numbers[f'missed@{k}']} of AP's top {k} (needs its own top {numbers[f'needed@{k}']})"
+        for k in REPORTED_K
+        if numbers[f"missed@{k}"] is not None
+    ]
+    return start + text + (f"; misses {', '.join(missed)}" if missed else "")
 
 
 def follow_up(compared: Compared, on_progress: Progress | None) -> Screening:  # noqa: ARG001 - no work to tell of

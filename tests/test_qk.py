@@ -36,8 +36,8 @@ def test_the_summary_says_how_far_each_cheap_method_is_from_ap(result):
             assert summary[f"{kind}/{method}/pearson"] == comparison.pearson
             assert f"{kind}/{method}/missed@10" in summary
     assert [line.split(":")[0] for line in found.sentences()] == [
-        "queries, atp against ap", "queries, atp_qk against ap", "queries, atp_star against |ap|",
-        "keys, atp against ap", "keys, atp_qk against ap", "keys, atp_star against |ap|",
+        "queries, ATP against AP", "queries, ATP_QK against AP", "queries, ATP_STAR against |AP|",
+        "keys, ATP against AP", "keys, ATP_QK against AP", "keys, ATP_STAR against |AP|",
     ]  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def test_a_model_of_one_layer_has_no_atp_star_and_says_why(checkpoint, monkeypat
     assert summary["heads/atp_star/pearson"] is None
     reason = "a mean over the other layers, of which this model has none"
     assert summary["heads/atp_star/pearson/reason"] == summary["neurons/atp_star/missed@10/reason"] == reason
-    assert f"heads, atp_star against |ap|: {reason}" in found.findings["screening"].sentences()
+    assert f"heads, ATP_STAR against |AP|: {reason}" in found.findings["screening"].sentences()
 
 
 def test_a_run_writes_the_table_and_says_it_in_sentences(result, written):
@@ -107,6 +107,6 @@ def test_a_run_writes_the_table_and_says_it_in_sentences(result, written):
     assert table.loc[("neurons", "atp"), "pearson"] == pytest.approx(summary["neurons/atp/pearson"])
     assert summary["heads/ig/pearson"] == pytest.approx(result.comparisons["heads"].pearson)
     line = result.findings["screening"].sentences()[4]
-    assert line.startswith(f"neurons, atp against ap: Pearson r {summary['neurons/atp/pearson']:.3f}, Spearman ")
+    assert line.startswith(f"neurons, ATP against AP: r {summary['neurons/atp/pearson']:.3f}, Spearman ")
     missed, needed = summary["neurons/atp/missed@10"], summary["neurons/atp/needed@10"]
-    assert f"; of ap's top 10 its top 10 misses {missed}, its top {needed} none; of ap's top 30" in line
+    assert f"; misses {missed} of AP's top 10 (needs its own top {needed}), " in line
