@@ -146,6 +146,7 @@ def test_the_study_varies_baseline_and_pair_itself(override, capsys):
 
 def test_the_second_pair_is_checked_before_anything_runs(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(jobs, "SECOND", (published.FIRST[0], "After the unicorn", *published.FIRST[2:]))
+    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     assert main(["run", "experiment=notebook", "tracking=disabled"]) == 2
     assert "prompts.corrupted: the tokenizer does not know 'unicorn'" in capsys.readouterr().err
 
@@ -165,4 +166,16 @@ def test_the_second_pairs_ig_is_captums_on_the_padded_batch_with_its_ends_swappe
 
     theirs = IntegratedGradients(forward).attribute(inputs=here, baselines=there, n_steps=50)
     score = float(theirs[0, :, 6].sum()) / (19 * model.cfg.d_model)
-    assert float(table["printed code"]["second pair: IG of head 9.6"]) == pytest.approx(score, rel=1e-4)
+    printed = table["printed code"]
+    assert float(printed["second pair: IG of head 9.6"]) == pytest.approx(score, rel=1e-4)
+    # AP: the head alone, both prompts 19 tokens long, over the first pair's gap.
+    moved = here.clone()
+    moved[:, :, 6] = there[:, :, 6]
+    with torch.no_grad():
+        patched, unpatched = float(forward(moved)[0]), float(forward(here)[0])
+    assert float(printed["second pair: F along head 9.6, alpha 0"]) == pytest.approx(unpatched, abs=1e-5)
+    assert float(printed["second pair: F along head 9.6, alpha 1"]) == pytest.approx(patched, abs=1e-5)
+    first = json.loads((found[1] / "summary.json").read_text())
+    assert float(printed["second pair: AP of head 9.6"]) == pytest.approx(
+        (patched - unpatched) / first["gap"], rel=1e-3
+    )
