@@ -21,6 +21,7 @@ from igap.circuit import CLASS_OF
 from igap.config import TEXTS
 from igap.errors import InputError
 from igap.figures import figures
+from igap.finished import SCHEMA
 from igap.notebook.page import page
 from igap.notebook.study import Study
 from igap.pipeline import Result
@@ -87,6 +88,8 @@ def write(result: Result, folder: Path) -> Summary:
     if isinstance(found, Study):
         whole = page(result, found, folder)
         _atomically(folder / "page.html", lambda path: path.write_text(whole, encoding="utf-8"))
+    config = json.dumps(result.config.model_dump(mode="json"), indent=2)
+    _atomically(folder / "config.json", lambda path: path.write_text(config + "\n"))
     summary = summarize(result)
     text = json.dumps(summary, indent=2, allow_nan=False)
     _atomically(folder / "summary.json", lambda path: path.write_text(text + "\n"))
@@ -119,6 +122,7 @@ def summarize(result: Result) -> Summary:
         summary |= finding.summary()
     summary |= {f"seconds/{name}": round(value, 3) for name, value in result.seconds.items()}
     summary |= {
+        "schema": SCHEMA,
         "key": result.key,
         "seed": config.seed,
         "model": config.model.name,

@@ -38,6 +38,7 @@ def test_a_run_leaves_these_files_and_no_others(written):
     assert found == sorted(
         [
             "summary.json",
+            "config.json",
             "attributions.safetensors",
             *(f"{name}.csv" for name in TABLES),
             *(f"plots/{name}.png" for name in PLOTS),

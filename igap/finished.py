@@ -1,0 +1,96 @@
+"""Finished runs on disk: their numbers and settings, read back from what `records` wrote. Imports nothing heavy."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from igap.errors import InputError
+
+SCHEMA = 1
+"""Of summary.json and config.json; another number means that names or units have changed."""
+
+Value = float | int | str | bool | None | tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """One finished run."""
+
+    folder: Path
+    summary: Mapping[str, float | int | str | None]
+    """summary.json."""
+    settings: Mapping[str, Value]
+    """Dotted key to value, "ig.n_steps" to 50; empty where config.json cannot be read."""
+
+    @property
+    def key(self) -> str:
+        """Of the settings that determine the numbers."""
+        return str(self.summary.get("key", self.folder.name))
+
+
+def find(folders: Iterable[Path]) -> tuple[list[Finished], list[str]]:
+    """The finished runs in these folders, each a run's or one that holds runs, and a line for each that is unreadable.
+
+    Each run once, in the order of the folders and in them by path; a run inside another, as a study has them, belongs
+    to that one. Raises InputError on what is no folder, and where there is no run at all.
+    """
+    runs: dict[Path, Finished] = {}
+    troubles: list[str] = []
+    asked = list(folders)
+    for folder in asked:
+        if not folder.is_dir():
+            raise InputError(f"folder: got {folder}, which is none, wanted a run's folder or one that holds runs.")
+        for place in _run_folders(folder):
+            if place.resolve() not in runs:
+                run, trouble = read(place)
+                troubles += [trouble] if trouble else []
+                if run is not None:
+                    runs[place.resolve()] = run
+    if not runs and not troubles:
+        raise InputError(
+            f"folder: got {', '.join(map(str, asked))}, without a finished run in it (no summary.json), wanted a run's "
+            "folder or one that holds runs. Start some with igap run or igap sweep."
+        )
+    return list(runs.values()), troubles
+
+
+def read(folder: Path) -> tuple[Finished | None, str | None]:
+    """The run in a folder, None where its summary cannot be read; and what is wrong with it, None where nothing is."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return None, f"{folder}: left out: summary.json cannot be read ({error})."
+    if not isinstance(summary, dict):
+        return None, f"{folder}: left out: summary.json holds {type(summary).__name__}, wanted names and numbers."
+    schema = summary.get("schema")
+    if schema != SCHEMA:
+        return Finished(folder, summary, {}), (
+            f"{folder}: its schema is {'none' if schema is None else schema}, this igap knows {SCHEMA}: its numbers "
+            "are shown under their names, its settings are not."
+        )
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return Finished(folder, summary, {}), f"{folder}: its settings cannot be read ({error})."
+    return Finished(folder, summary, dict(flat(config))), None
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Value]]:
+    """Dotted keys of nested settings and their values, lists as tuples."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, tuple(value) if isinstance(value, list) else value
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    """Folders with a summary.json, and none inside those; hidden ones hold no runs."""
+    if (folder / "summary.json").is_file():
+        yield folder
+        return
+    for inner in sorted(folder.iterdir()):
+        if inner.is_dir() and not inner.name.startswith(".") and inner.name not in ("wandb", "plots"):
+            yield from _run_folders(inner)
