@@ -19,6 +19,7 @@ from igap.forward import replaced
 from igap.prompts import TokenPair, encode_prompt
 from igap.runs import Run, record
 from igap.sites import SITES, Site, hook_name
+from igap.store import shared, sharing
 
 BaselineKind = Literal["corrupted", "zero", "zero_input", "mean", "prompt"]
 Activations = Mapping[Site, tuple[Tensor, ...]]
@@ -101,15 +102,22 @@ def _zero_input(request: Request) -> Activations:
 
 def _mean(request: Request) -> Activations:
     prompts = reference_tokens(request)
-    total: dict[Site, list[Tensor]] = {}
-    for tokens in prompts:
-        run = record(request.model, tokens, request.pairs[:1], name="reference")
-        for site in SITES:
-            if site not in total:
-                total[site] = [torch.zeros_like(activation) for activation in run.activations[site]]
-            for layer, activation in enumerate(run.activations[site]):
-                total[site][layer] += activation
-    mean = {site: tuple(activation / len(prompts) for activation in total[site]) for site in SITES}
+    layers = range(len(request.clean.residual))
+
+    def compute() -> Mapping[str, Tensor]:
+        total: dict[str, Tensor] = {}
+        with sharing(None):  # of the prompts themselves nothing is needed again
+            for tokens in prompts:
+                run = record(request.model, tokens, request.pairs[:1], name="reference")
+                for site in SITES:
+                    for layer, activation in enumerate(run.activations[site]):
+                        name = hook_name(site, layer)
+                        total[name] = total[name] + activation if name in total else activation
+        return {name: activation / len(prompts) for name, activation in total.items()}
+
+    found = shared("mean", {"tokens": [tokens[0].tolist() for tokens in prompts]}, compute)
+    device = request.clean.tokens.device
+    mean = {site: tuple(found[hook_name(site, layer)].to(device) for layer in layers) for site in SITES}
     return _for_each_pair(request, mean)
 
 

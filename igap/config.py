@@ -19,6 +19,10 @@ TEXTS = ("clean", "corrupted", "answer", "distractor")
 """What a prompt pair is made of."""
 
 
+BESIDE_THE_NUMBERS = ("tracking", "output", "sweep", "stale", "keep_going", "device", "batch_size", "memory_gib")
+"""Keys that say where and how a run is done, and not what it finds."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -187,6 +191,12 @@ class RunConfig(_Frozen):
     memory_gib: float | None = Field(None, gt=0, examples=[2])
     """GiB of one pass, beyond the model."""
     output: str = Field("runs", min_length=1, examples=["runs"])
+    sweep: str = Field("multirun", pattern=r"^[\w][\w.-]*$", examples=["multirun"])
+    """The folder in `output` that a multirun's runs go to."""
+    stale: Literal["keep", "redo"] = "keep"
+    """Finished runs that other versions of the code made."""
+    keep_going: bool = False
+    """Whether impossible jobs are dropped."""
 
     @field_validator("interactions")
     @classmethod
@@ -226,15 +236,18 @@ class RunConfig(_Frozen):
                 raise ValueError(f"prompts.{name}: got nothing, wanted a text. Try {example(('prompts', name))}.")
         return self
 
-    def key_of(self, pairs: Sequence[Sequence[str]]) -> str:
+    def key_of(self, pairs: Sequence[Sequence[str]], contents: Mapping[str, str]) -> str:
         """12 hex digits of what determines the numbers: the settings, and the TEXTS of the pairs, in their order.
 
-        Not tracking, output, device or memory. Pairs count by what they say and not by where they come from; of the
-        baseline, what its kind uses. A checkpoint counts by its name and not by what lies in its folder.
+        Not tracking, output, device or memory. Pairs, the checkpoint and other files count by what they hold and not
+        by their names: `contents` are hashes of all that the settings only name. Of the baseline counts what its kind
+        uses.
         """
-        fields = self.model_dump(
-            mode="json", exclude={"tracking", "output", "device", "batch_size", "memory_gib", "seed"}
-        )
+        fields = self.model_dump(mode="json", exclude=set(BESIDE_THE_NUMBERS) | {"seed"})
+        fields["contents"] = dict(contents)
+        for name in ("name", "revision"):
+            del fields["model"][name]
+        del fields["ablation"]["file"]
         used = {"prompt": {"prompt"}, "mean": {"n", "seed"}}.get(self.baseline.kind, set())
         prompts = self.prompts
         if len(pairs) == 1:
@@ -317,7 +330,10 @@ def _explain(error: dict[str, Any]) -> str:
         "less_than_equal": f"at most {details.get('le')}",
         "finite_number": "a finite number",
         "literal_error": f"one of {details.get('expected')}",
-        "string_pattern_mismatch": "auto, cpu, cuda, cuda:N or mps",
+        "string_pattern_mismatch": {
+            "device": "auto, cpu, cuda, cuda:N or mps",
+            "sweep": "a folder's name (letters, digits, dots, dashes)",
+        }.get(item, "another text"),
         "value_error": str(details.get("error")),
     }.get(kind, error["msg"])
     return f"{item}: got {'nothing' if kind == 'missing' else repr(got)}, wanted {wanted}. Try {example(path)}."

@@ -4,11 +4,13 @@ Reads no file but the checkpoint and the pairs, and writes none: the result goes
 """
 
 import functools
-import importlib.metadata
+import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -24,6 +26,7 @@ from igap.attribution import (
     integrated_gradients,
 )
 from igap.attribution.integrated_gradients import check_quadrature
+from igap.attribution.kept import kept
 from igap.attribution.maps import Progress
 from igap.baselines import configured, same_length
 from igap.cautions import cautions, n_unscored
@@ -32,12 +35,15 @@ from igap.config import ModelConfig, RunConfig
 from igap.contrast import contrasts
 from igap.errors import InputError
 from igap.findings import Compared, Finding
+from igap.models.fingerprint import fingerprint
 from igap.models.load import load_model, read_header
 from igap.performance import encode_prompts
 from igap.prompts import PromptPair, TokenPair, encode_prompt, tokenize
 from igap.replacements import check_donors, too_few_references
 from igap.sites import SITES, Site, locate
 from igap.spread import Spread, spread
+from igap.store import Store, sharing
+from igap.versions import versions
 
 Stage = Callable[[str], AbstractContextManager[Progress | None]]
 """Opens a stage of long work by its name and gives what to tell its progress to."""
@@ -59,14 +65,16 @@ FOLLOW_UPS: Mapping[str, Callable[[Compared, Progress | None], Finding | None]] 
 }
 """What comes after the comparison, in this order; None where there is nothing to do."""
 
-_PACKAGES = ("igap", "torch", "transformers", "transformer-lens", "captum", "numpy", "scipy")
-
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """Everything a run found out."""
 
     config: RunConfig
+    key: str
+    """12 hex digits of what determines the numbers: see RunConfig.key_of."""
+    checkpoint: str
+    """The model's fingerprint."""
     device: str
     pairs: tuple[PromptPair, ...]
     tokens: tuple[TokenPair, ...]
@@ -122,29 +130,29 @@ class Result:
         """Whether there is a gap that is large enough to divide by."""
         return self.n_unscored < len(self.gaps)
 
-    @property
-    def key(self) -> str:
-        """12 hex digits of what determines the numbers: see RunConfig.key_of."""
-        return self.config.key_of([pair.texts for pair in self.pairs])
-
 
 @dataclass(frozen=True, eq=False)
-class Prompts:
-    """The prompt pairs that a config asks for, as the tokenizer alone gives them."""
+class Checked:
+    """What a config asks for, as the tokenizer and the checkpoint's files alone give it."""
 
     pairs: tuple[PromptPair, ...]
     tokens: tuple[TokenPair, ...]
     """Without a BOS, which is the model's."""
+    checkpoint: str
+    """The model's fingerprint."""
+    key: str
+    """12 hex digits of what determines the numbers: see RunConfig.key_of."""
 
 
-def check(config: RunConfig) -> Prompts:
-    """The tokenised pairs, from the tokenizer alone: everything that can be refused before the weights load.
+def check(config: RunConfig) -> Checked:
+    """The tokenised pairs and the key, without the model: everything that can be refused before the weights load.
 
     Raises ValueError on a bad pair, the first of them by its row, on a bad quadrature, checkpoint or device.
     """
     check_quadrature(config.ig.method, config.ig.n_steps, config.ig.path)
     resolve_device(config.device)
-    header = read_header(config.model.name, config.model.revision)
+    header = _header(config.model.name, config.model.revision)
+    contents = {"checkpoint": fingerprint(header.folder)}
     if config.model.circuit is not None:
         circuit.check_shape(header.n_layers, header.n_heads)
     widths: dict[Site, int | None] = {"heads": header.n_heads, "neurons": header.n_neurons}
@@ -158,6 +166,7 @@ def check(config: RunConfig) -> Prompts:
         prompts = ablation_study.prompts_of(config.ablation, header.tokenizer)
         limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
         encoded_prompts = encode_prompts(prompts, header.tokenizer, item=config.ablation.file or "ablation.n", **limits)
+        contents["ablation"] = _digest([[one.text, one.answer, one.distractor] for one in prompts])
         kinds = {config.ablation.kind, *config.ablation.also}
         if "resample" in kinds:
             check_donors(map(len, encoded_prompts))
@@ -178,7 +187,16 @@ def check(config: RunConfig) -> Prompts:
                     f"{encoded.clean.shape[1]}; all need one length. Use pairs of one length, or another baseline."
                 )
             same_length(ids, encoded)
-    return Prompts(pairs, tuple(tokens))
+    contents["tokens"] = _digest([pair.identity for pair in tokens])
+    key = config.key_of([pair.texts for pair in pairs], contents)
+    return Checked(pairs, tuple(tokens), contents["checkpoint"], key)
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+_header = functools.lru_cache(maxsize=4)(read_header)
 
 
 def resolve_device(device: str) -> str:
@@ -192,10 +210,28 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def run(config: RunConfig, stage: Stage = silent) -> Result:
-    """The result of one run. Raises ValueError on input that cannot be used; leaves the cached model unchanged."""
+def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> Result:
+    """The result of one run. Raises ValueError on input that cannot be used; leaves the cached model unchanged.
+
+    `store` is a folder in which runs share what depends on neither baseline nor steps.
+    """
     started = time.perf_counter()
-    pairs, device = check(config).pairs, resolve_device(config.device)
+    checked, device = check(config), resolve_device(config.device)
+    if store is None:
+        return _run(config, checked, device, stage, started)
+    common = {
+        "checkpoint": checked.checkpoint,
+        "processing": config.model.processing,
+        "dtype": config.model.dtype,
+        "device": device.partition(":")[0],
+        "versions": dict(versions()),
+    }
+    with sharing(Store(store, common)):
+        return _run(config, checked, device, stage, started)
+
+
+def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started: float) -> Result:
+    pairs = checked.pairs
     # One pair is asked for as one: its map is no mean.
     asked = pairs if len(pairs) > 1 else pairs[0]
     seconds: dict[str, float] = {}
@@ -256,7 +292,9 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
         since = time.perf_counter()
         for site in SITES:
             with stage(f"{name} {site}") as progress:
-                maps[site][name] = method(site, progress)
+                compute = functools.partial(method, site, progress)
+                # The run's IG depends on baseline and steps; what the others depend on is in their arguments.
+                maps[site][name] = compute() if name == "ig" else kept(name, site, config.direction, tokens, compute)
         seconds[name] = time.perf_counter() - since
     comparisons = {site: compare(maps[site]["ig"], maps[site]["ap"]) for site in SITES}
     since = time.perf_counter()
@@ -275,6 +313,8 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
     seconds["total"] = time.perf_counter() - started
     return Result(
         config=config,
+        key=checked.key,
+        checkpoint=checked.checkpoint,
         device=device,
         pairs=pairs,
         tokens=tokens,
@@ -287,7 +327,7 @@ def run(config: RunConfig, stage: Stage = silent) -> Result:
         spread=spreads,
         findings=findings,
         seconds=seconds,
-        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        versions=versions(),
         warnings=cautions(config, [x - y for x, y in zip(clean, corrupted, strict=True)], maps),
     )
 

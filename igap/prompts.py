@@ -80,6 +80,17 @@ class TokenPair:
     """The clean prompt, one string a token."""
     corrupted_words: tuple[str, ...]
 
+    @property
+    def identity(self) -> dict[str, object]:
+        """All that a result on this pair depends on, as JSON values: token ids, their matching, answer, distractor."""
+        return {
+            "clean": self.clean[0].tolist(),
+            "corrupted": self.corrupted[0].tolist(),
+            "partners": [list(self.alignment.clean), list(self.alignment.corrupted)],
+            "answer": self.answer,
+            "distractor": self.distractor,
+        }
+
     @cached_property
     def first_difference(self) -> int:
         """Index of the first clean position whose activations the corrupted run changes; 0 is the first token.

@@ -6,19 +6,18 @@ run. Safetensors, CSV, JSON and PNG only.
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable
+import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from igap.circuit import CLASS_OF
 from igap.config import TEXTS
+from igap.disk import atomically, check_writable, write_bytes, write_text
 from igap.errors import InputError
 from igap.figures import figures
 from igap.finished import SCHEMA
@@ -34,18 +33,6 @@ TOP_NEURONS = 100
 _IN_SCORES = ("bias", "limits_low", "limits_high")
 
 Summary = dict[str, float | int | str | None]
-
-
-def check_writable(folder: Path) -> None:
-    """An existing folder that takes a file. Raises InputError where there can be none."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"output: got {folder}, wanted a folder that can be written to ({error.strerror}). Set output=FOLDER."
-        ) from error
 
 
 def prepare(folder: Path) -> None:
@@ -65,34 +52,35 @@ def check_unfinished(folder: Path) -> None:
 
 def write(result: Result, folder: Path) -> Summary:
     """The summary, after all files of the run, and of those beside it, are in `folder`."""
+    started = time.perf_counter()
     for name, other in result.beside.items():
         prepare(folder / name)
         write(other, folder / name)
-    _atomically(folder / "attributions.safetensors", lambda path: save_file(_tensors(result), path))
+    write_bytes(folder / "attributions.safetensors", save(_tensors(result)))
     heads = table(result, "heads")
-    _atomically(folder / "heads.csv", lambda path: heads.to_csv(path, index=False))
+    atomically(folder / "heads.csv", lambda path: heads.to_csv(path, index=False))
     neurons = top_neurons(result)
-    _atomically(folder / "neurons.csv", lambda path: neurons.to_csv(path, index=False))
+    atomically(folder / "neurons.csv", lambda path: neurons.to_csv(path, index=False))
     aligned = alignment_table(result)
     if not aligned.empty:
-        _atomically(folder / "alignment.csv", lambda path: aligned.to_csv(path, index=False))
+        atomically(folder / "alignment.csv", lambda path: aligned.to_csv(path, index=False))
     if result.spread is not None:
         pairs = pair_table(result, result.spread)
-        _atomically(folder / "pairs.csv", lambda path: pairs.to_csv(path, index=False))
+        atomically(folder / "pairs.csv", lambda path: pairs.to_csv(path, index=False))
     for finding in result.findings.values():
         for name, frame in finding.tables().items():
-            _atomically(folder / f"{name}.csv", partial(frame.to_csv, index=False))
+            atomically(folder / f"{name}.csv", partial(frame.to_csv, index=False))
     for name, figure in figures(result).items():
-        _atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+        atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
     found = result.findings.get("notebook")
     if isinstance(found, Study):
         whole = page(result, found, folder)
-        _atomically(folder / "page.html", lambda path: path.write_text(whole, encoding="utf-8"))
+        write_text(folder / "page.html", whole)
     config = json.dumps(result.config.model_dump(mode="json"), indent=2)
-    _atomically(folder / "config.json", lambda path: path.write_text(config + "\n"))
-    summary = summarize(result)
+    write_text(folder / "config.json", config + "\n")
+    summary = summarize(result) | {"seconds/files": round(time.perf_counter() - started, 3)}
     text = json.dumps(summary, indent=2, allow_nan=False)
-    _atomically(folder / "summary.json", lambda path: path.write_text(text + "\n"))
+    write_text(folder / "summary.json", text + "\n")
     return summary
 
 
@@ -126,6 +114,7 @@ def summarize(result: Result) -> Summary:
         "key": result.key,
         "seed": config.seed,
         "model": config.model.name,
+        "model/fingerprint": result.checkpoint,
         "model/processing": config.model.processing,
         "model/dtype": config.model.dtype,
         "device": result.device,
@@ -277,12 +266,3 @@ def _tensors(result: Result) -> dict[str, torch.Tensor]:
                 tensors[f"pairs.{method}.{site}"] = by_pair(found, "score")
                 tensors[f"pairs.effect.{method}.{site}"] = by_pair(found, "effect")
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
-
-
-def _atomically(path: Path, write_to: Callable[[Path], object]) -> None:
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    try:
-        write_to(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """What a run says on the terminal: its progress while it works, and its numbers when it is done."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import stdev
@@ -15,9 +15,10 @@ from igap.attribution.maps import Progress as OnProgress
 from igap.pair_sources import describe
 from igap.pipeline import Result
 from igap.prompts import TokenPair
-from igap.records import Summary
 from igap.sites import SITES, component_name
 from igap.spread import Spread
+from igap.sweep.folder import Standing
+from igap.sweep.plan import Plan
 
 _TOP = 5
 
@@ -125,19 +126,87 @@ def _show_pairs(console: Console, result: Result, spread: Spread) -> None:
         )
 
 
-def show_sweep(console: Console, rows: Sequence[tuple[tuple[str, ...], Summary | None, Path]]) -> None:
-    """One line a job of a multirun: its folder, the overrides that not all jobs have, its key numbers or `failed`."""
-    names = ("gap", "heads/pearson", "heads/jaccard@10", "neurons/pearson", "neurons/jaccard@30")
-    common = set.intersection(*(set(overrides) for overrides, _, _ in rows)) if len(rows) > 1 else set()
+def terminal() -> Console:
+    """The console for results."""
+    console = Console()
+    if not console.is_terminal:  # a log file has no width to fold tables to
+        console.width = 160
+    return console
+
+
+def show_plan(console: Console, plan: Plan, seconds: float | None, n_measured: int) -> None:
+    """How many jobs a multirun has, how they stand, how long those to do take, and which cannot be."""
+    counts = {state: len(plan.in_state(state)) for state in ("done", "stale", "running", "failed")}
+    said = [f"{counts['done']} done already"] if counts["done"] else []
+    said += [f"{counts['running']} running in another process"] if counts["running"] else []
+    said += [f"{counts['failed']} failed before"] if counts["failed"] else []
+    said += [f"{plan.n_duplicates} duplicates left out"] if plan.n_duplicates else []
+    n = len(plan.jobs)
+    console.print(
+        f"{n} job{'s' * (n != 1)} in {plan.folder.path}, {len(plan.to_do)} to do" + "".join(f", {one}" for one in said),
+        markup=False,
+        soft_wrap=True,
+    )
+    if counts["stale"]:
+        stale = plan.in_state("stale")
+        done = "done again" if stale[0] in plan.to_do else "kept; stale=redo does them again"
+        console.print(
+            f"{counts['stale']} stale, made by other code ({plan.standings[stale[0].key].detail}): {done}", markup=False
+        )
+    for one in plan.refused:
+        console.print(f"[yellow]dropped[/] {escape(' '.join(one.overrides))}: {escape(one.reason)}")
+    if plan.to_do:
+        took = "nothing of this kind has run here to tell how long it takes"
+        if seconds is not None:
+            took = f"about {_duration(seconds)}, going by {n_measured} finished runs in {plan.folder.path.parent}"
+        console.print(took, markup=False, soft_wrap=True)
+
+
+def show_job(console: Console, count: str, own: Sequence[str], standing: Standing, reason: str = "") -> None:
+    """One line for a job that has ended: its key numbers, or why there are none."""
+    text = f"[{count}] {standing.key} {' '.join(own)}: "
+    if standing.run is None:
+        text += f"failed: {reason or standing.detail}"
+    else:
+        summary = standing.run.summary
+        numbers = (f"{name} {_number(summary.get(name))}" for name in ("heads/pearson", "neurons/pearson"))
+        text += f"{', '.join(numbers)} ({_number(summary.get('seconds/total'))} s)"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_plan_end(console: Console, plan: Plan, reasons: Mapping[str, str]) -> None:
+    """A line a finished job, a table of those that failed with their reasons and logs, and where everything is."""
+    names = ("gap", "heads/pearson", "heads/jaccard@10", "heads/max_abs_delta", "neurons/pearson", "neurons/jaccard@30")
     table = Table(title="Jobs", title_justify="left")
     for column in ("folder", "overrides", *names):
         table.add_column(column, justify="right" if column in names else "left", overflow="fold")
-    for overrides, summary, folder in rows:
-        own = " ".join(override for override in overrides if override not in common)
-        numbers = [_number(summary.get(name)) for name in names] if summary else ["failed"] * len(names)
-        table.add_row(escape(folder.name), escape(own), *numbers)
+    n_finished = 0
+    for job in plan.jobs:
+        standing = plan.folder.standing(job.key)
+        numbers: list[str] = [standing.state] * len(names)
+        if standing.run is not None:
+            numbers = [_number(standing.run.summary.get(name)) for name in names]
+            n_finished += 1
+        table.add_row(job.key, escape(" ".join(job.own)), *numbers)
     console.print(table)
-    console.print(f"{len(rows)} jobs in {rows[0][2].parent}", markup=False, soft_wrap=True)
+    if reasons:
+        failures = Table(title="Failed", title_justify="left")
+        for column in ("folder", "overrides", "reason", "log"):
+            failures.add_column(column, overflow="fold")
+        for job in plan.jobs:
+            if job.key in reasons:
+                story = plan.folder.run(job.key) / "failure.log"
+                log = str(story) if story.exists() else str(plan.folder.path / ".launch")
+                failures.add_row(job.key, escape(" ".join(job.own)), escape(reasons[job.key]), escape(log))
+        console.print(failures)
+    n = len(plan.jobs)
+    console.print(f"{n_finished} of {n} jobs finished in {plan.folder.path}", markup=False, soft_wrap=True)
+    if n_finished < n:
+        console.print("the same command again does the rest", markup=False)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _agreement(result: Result) -> Table:
@@ -205,4 +274,6 @@ def _ranked(result: Result, site: str, method: str) -> list[str]:
 
 
 def _number(value: float | int | str | None) -> str:
-    return "-" if not isinstance(value, float | int) or value != value else f"{value:.3f}"
+    if not isinstance(value, float | int) or value != value:
+        return "-"
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.3f}"

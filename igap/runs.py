@@ -15,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.errors import InputError
 from igap.prompts import TokenPair
 from igap.sites import SITES, Site, hook_name
+from igap.store import shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,17 +72,26 @@ def record(model: TransformerBridge, tokens: Int[Tensor, "pair pos"], pairs: Seq
             f"model: {model.cfg.model_name} has no {missing[0]}, wanted attention and MLP hooks in every block. "
             "Use a decoder model with plain attention and MLP blocks."
         )
-    # no_grad and not inference_mode: Integrated Gradients differentiates with respect to copies of these tensors.
-    with torch.no_grad():
-        logits, cache = model.run_with_cache(
-            tokens, names_filter=[*residual, *sites["heads"], *sites["neurons"]], logits_to_keep=1
-        )
     each, answer, distractor = range(len(pairs)), [p.answer for p in pairs], [p.distractor for p in pairs]
+
+    def compute() -> Mapping[str, Tensor]:
+        # no_grad and not inference_mode: Integrated Gradients differentiates with respect to copies of these tensors.
+        with torch.no_grad():
+            logits, cache = model.run_with_cache(
+                tokens, names_filter=[*residual, *sites["heads"], *sites["neurons"]], logits_to_keep=1
+            )
+        tensors = {hook: cache[hook] for hook in (*residual, *sites["heads"], *sites["neurons"])}
+        return tensors | {"logit_diff": logits[each, -1, answer] - logits[each, -1, distractor]}
+
+    hooked = any(point.fwd_hooks for point in model.hook_dict.values())  # then it is not the model that others share
+    inputs = {"tokens": tokens.tolist(), "answer": answer, "distractor": distractor}
+    found = compute() if hooked else shared("run", inputs, compute)
+    device = tokens.device
     run = Run(
         tokens=tokens,
-        residual=tuple(cache[hook] for hook in residual),
-        activations={site: tuple(cache[hook] for hook in hooks) for site, hooks in sites.items()},
-        logit_diff=logits[each, -1, answer] - logits[each, -1, distractor],
+        residual=tuple(found[hook].to(device) for hook in residual),
+        activations={site: tuple(found[hook].to(device) for hook in hooks) for site, hooks in sites.items()},
+        logit_diff=found["logit_diff"].to(device),
     )
     _check_finite(run, name)
     return run

@@ -14,7 +14,7 @@ import torch  # noqa: E402 - the import hook comes before anything that imports 
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
 from igap import PromptPair, load_model, pipeline, records  # noqa: E402
-from igap.cli import compose_jobs  # noqa: E402
+from igap.cli.compose import compose_one  # noqa: E402
 from igap.models.load import EMBEDDED  # noqa: E402
 from igap.pipeline import Result  # noqa: E402
 
@@ -127,7 +127,7 @@ def result(checkpoint: Callable[..., Path]) -> Result:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "_cached_model", pipeline._cached_model.__wrapped__)
         name = f"model.name={checkpoint('gpt2')}"
-        (config,) = compose_jobs(["model=hf", name, "prompts.min_gap=0", "device=cpu", "seed=7"], multirun=False)
+        config = compose_one(["model=hf", name, "prompts.min_gap=0", "device=cpu", "seed=7"]).config
         return pipeline.run(config)
 
 
@@ -164,7 +164,7 @@ def many(checkpoint: Callable[..., Path], pair_file: Path) -> Result:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "_cached_model", pipeline._cached_model.__wrapped__)
         overrides = ["model=hf", f"model.name={checkpoint('gpt2')}", "device=cpu", f"prompts.file={pair_file}"]
-        (config,) = compose_jobs([*overrides, "prompts.min_gap=0.2"], multirun=False)
+        config = compose_one([*overrides, "prompts.min_gap=0.2"]).config
         return pipeline.run(config)
 
 

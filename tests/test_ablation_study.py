@@ -9,7 +9,7 @@ from scipy import stats
 
 from igap import pipeline
 from igap.ablation_study import AGAINST
-from igap.cli import compose_jobs
+from igap.cli.compose import compose_one
 from igap.figures import figures
 
 
@@ -18,7 +18,7 @@ def run(checkpoint, *overrides):
         patch.setattr(pipeline, "_cached_model", pipeline._cached_model.__wrapped__)
         quiet = ["curves.components=none", "explain=false", "prompts.min_gap=0", "device=cpu"]
         name = f"model.name={checkpoint('gpt2')}"
-        (config,) = compose_jobs(["model=hf", name, *quiet, *overrides], multirun=False)
+        config = compose_one(["model=hf", name, *quiet, *overrides]).config
         return pipeline.run(config)
 
 

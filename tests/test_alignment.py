@@ -14,7 +14,8 @@ from reference import HOOKS, Reference
 
 from igap import PromptPair, activation_patching, atp_star, attribution_patching, integrated_gradients
 from igap.alignment import align, first_moved
-from igap.cli import compose_jobs, main
+from igap.cli import main
+from igap.cli.compose import compose_one
 from igap.contrast import contrast, contrasts
 from igap.prompts import encode_pair, tokenize
 from igap.sites import SITES
@@ -290,10 +291,10 @@ def test_an_alignment_that_there_is_not_is_refused(pair, unchecked):
 
 
 def test_the_alignment_is_part_of_a_runs_key():
-    (config,) = compose_jobs(["prompts=second-pair"], multirun=False)
+    config = compose_one(["prompts=second-pair"]).config
     prompts = [config.prompts.model_copy(update={"align": how}) for how in ("error", "end", "diff")]
     for texts in ([["a"] * 4], [["a"] * 4, ["b"] * 4]):
-        assert len({config.model_copy(update={"prompts": one}).key_of(texts) for one in prompts}) == 3
+        assert len({config.model_copy(update={"prompts": one}).key_of(texts, {}) for one in prompts}) == 3
 
 
 def test_a_run_on_prompts_of_two_lengths_keeps_and_counts_the_alignment(checkpoint, tmp_path, capsys):

@@ -7,7 +7,7 @@ import torch
 from igap import pipeline
 from igap.attribution import AttributionMap
 from igap.circuit import CLASS_OF, IOI_CIRCUIT, retrieve
-from igap.cli import compose_jobs
+from igap.cli.compose import compose_one
 from igap.errors import InputError
 from igap.sites import component_names, parse_component
 
@@ -69,7 +69,7 @@ def test_summary_and_table_name_method_and_class():
 
 
 def test_the_circuit_of_a_model_of_another_shape_is_refused_before_it_loads():
-    (config,) = compose_jobs(["model.circuit=ioi"], multirun=False)
+    config = compose_one(["model.circuit=ioi"]).config
     message = (
         r"^model\.circuit: got ioi, whose 26 heads are those of GPT-2 small \(12 layers, 12 heads\), with a model of 4 "
         r"layers and 8 heads\. Set model\.circuit=null\.$"

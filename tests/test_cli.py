@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from igap import cli, pipeline
 from igap.baselines import configured
+from igap.cli import compose, multirun
 from igap.datasets.ioi import generate_ioi
 
 PAIR_OF_ANIMALS = "After the cat and the dog went to the store, Mary gave a bottle of milk to"
@@ -42,8 +43,8 @@ def only_run(folder: Path = Path("runs")) -> Path:
 
 
 BAD = [
-    (["walk"], "command: got 'walk', wanted one of run, sweep. igap --help shows them."),
-    (["rum"], "command: got 'rum', wanted one of run, sweep. Did you mean run?"),
+    (["walk"], "command: got 'walk', wanted one of run, sweep, check, status, store. igap --help shows them."),
+    (["rum"], "command: got 'rum', wanted one of run, sweep, check, status, store. Did you mean run?"),
     (["run", "--nope"], "option: got --nope, which igap run does not have. igap run --help lists"),
     (["run", "basline=zero"], "basline: got a key that no run has (in 'basline=zero'). Did you mean baseline?"),
     (["run", "+ig.steps=5"], "ig.steps: got a key that no run has (in '+ig.steps=5'). Did you mean ig.n_steps?"),
@@ -87,7 +88,8 @@ BAD = [
     (["run", "prompts.file=a.csv", "prompts.clean=a, b"], "prompts.clean: got 'a, b' together with prompts.file, "),
     (["run", "prompts=generated", "prompts.n=null"], "prompts.clean: got nothing, wanted a text. Try prompts.clean='W"),
     (["run", "ig.n_steps"], "ig.n_steps: got 'ig.n_steps', which is no override"),
-    (["sweep", "basslines"], "sweep: got 'basslines', wanted one of baselines. Did you mean baselines?"),
+    (["sweep", "basslines"], "sweep: got 'basslines', wanted one of ablations, baselines, head_scan, ig_steps, "
+                             "notebook, prompts. Did you mean baselines?"),
 ]  # fmt: skip
 
 
@@ -237,7 +239,7 @@ def test_texts_with_commas_and_spaces_arrive_as_they_are(tiny):
 
 @pytest.mark.parametrize("text", ["it's [a], {b}=c", "a\\", "${seed} $HOME", "null and void", "é 木 🙂", "-m x=1,2"])
 def test_any_text_reaches_the_config_as_it_was_typed(text):
-    (config,) = cli.compose_jobs([cli._quote_text(f"prompts.clean={text}")], multirun=False)
+    config = compose.compose_one([compose.quote_text(f"prompts.clean={text}")]).config
     assert config.prompts.clean == text
 
 
@@ -252,25 +254,24 @@ def test_a_folder_that_hydra_cannot_make_is_one_line(tiny, folder, capsys):
 def test_a_finished_run_is_not_written_over(tiny, capsys):
     assert cli.main(["run", *tiny, "hydra.run.dir=kept"]) == 0
     before = {path: path.read_bytes() for path in Path("kept").rglob("*") if path.is_file()}
-    for again in (["hydra.run.dir=kept"], ["-m", "hydra.sweep.dir=.", "hydra.sweep.subdir=kept"]):
-        assert cli.main(["run", *tiny, "ig.n_steps=3", *again]) == 2
-        assert "which holds a finished run (summary.json), wanted another folder" in capsys.readouterr().err
-        # Not its config either, which would then be another run's.
-        assert {path: path.read_bytes() for path in Path("kept").rglob("*") if path.is_file()} == before
+    assert cli.main(["run", *tiny, "ig.n_steps=3", "hydra.run.dir=kept"]) == 2
+    assert "which holds a finished run (summary.json), wanted another folder" in capsys.readouterr().err
+    # Not its config either, which would then be another run's.
+    assert {path: path.read_bytes() for path in Path("kept").rglob("*") if path.is_file()} == before
 
 
 def test_an_interrupted_multirun_shows_the_jobs_that_are_done(tiny, monkeypatch, capsys):
     run = pipeline.run
 
-    def interrupted(config, stage):
+    def interrupted(config, stage, store):
         if config.ig.n_steps == 3:
             raise KeyboardInterrupt
-        return run(config, stage)
+        return run(config, stage, store)
 
     monkeypatch.setattr(pipeline, "run", interrupted)
     assert cli.main(["run", "-m", *tiny, "ig.n_steps=2,3,4"]) == 130
     captured = capsys.readouterr()
-    assert "1 jobs in " in captured.out
+    assert "1 of 3 jobs finished in " in captured.out
     assert "igap: interrupted" in captured.err
 
 
@@ -278,8 +279,8 @@ def test_baseline_kinds_can_be_swept_together_whatever_each_of_them_needs(tiny):
     other = "After Tom and Anna went to the store, Anna gave a bottle of milk to"
     overrides = ["ig.n_steps=2", "baseline=corrupted,zero", f"baseline.prompt={other}"]
     assert cli.main(["run", "-m", *tiny, *overrides]) == 0
-    jobs = cli.compose_jobs([*tiny, "baseline=corrupted,prompt", cli._quote_text(overrides[-1])], multirun=True)
-    assert [(job.baseline.kind, configured(job.baseline).prompt) for job in jobs] == [
+    jobs = compose.compose_jobs([*tiny, "baseline=corrupted,prompt", compose.quote_text(overrides[-1])])
+    assert [(job.config.baseline.kind, configured(job.config.baseline).prompt) for job in jobs] == [
         ("corrupted", None), ("prompt", other),
     ]  # fmt: skip
 
@@ -295,8 +296,8 @@ def test_a_multirun_runs_every_combination_and_loads_the_model_once(tiny, monkey
     load = pipeline.load_model
     monkeypatch.setattr(pipeline, "load_model", lambda *a, **k: loaded.append(1) or load(*a, **k))
     assert cli.main(["run", *tiny, "baseline=corrupted,zero", "-m", "ig.n_steps=2,3"]) == 0
-    jobs = sorted(only_run().glob("*/summary.json"))
-    found = [(s["baseline"], s["ig/n_steps"]) for s in (json.loads(job.read_text()) for job in jobs)]
+    jobs = [json.loads(path.read_text()) for path in only_run().glob("*/summary.json")]
+    found = sorted((job["baseline"], job["ig/n_steps"]) for job in jobs)
     assert found == [("corrupted", 2), ("corrupted", 3), ("zero", 2), ("zero", 3)]
     assert loaded == [1]
     assert "4 jobs" in capsys.readouterr().out
@@ -305,19 +306,26 @@ def test_a_multirun_runs_every_combination_and_loads_the_model_once(tiny, monkey
 def test_a_failed_job_costs_no_other_job(tiny, monkeypatch, capsys):
     run = pipeline.run
 
-    def fail_once(config, stage):
+    def fail_once(config, stage, store):
         if config.ig.n_steps == 2:
             raise RuntimeError("a passing storm")
-        return run(config, stage)
+        return run(config, stage, store)
 
     monkeypatch.setattr(pipeline, "run", fail_once)
     assert cli.main(["run", "-m", *tiny, "ig.n_steps=2,3"]) == 1
-    assert [path.parent.name for path in only_run().glob("*/summary.json")] == ["1"]
-    assert "failed" in capsys.readouterr().out
+    assert [json.loads(path.read_text())["ig/n_steps"] for path in only_run().glob("*/summary.json")] == [3]
+    captured = capsys.readouterr()
+    assert "RuntimeError: a passing storm" in captured.out
+    (story,) = only_run().glob("*/failure.log")
+    assert "Traceback" in story.read_text()
+    assert "Traceback" not in captured.err, "that is for the log"
 
 
 def test_sweeps_are_multiruns_whose_keys_can_be_replaced(tiny):
-    assert cli.main(["sweep", "baselines", *tiny, "baseline=corrupted,zero", "ig.n_steps=2"]) == 0
+    assert (
+        cli.main(["sweep", "baselines", *tiny, "baseline=corrupted,zero", "ig.method=riemann_left", "ig.n_steps=2"])
+        == 0
+    )
     jobs = [json.loads(path.read_text()) for path in only_run().glob("*/summary.json")]
     assert sorted((job["baseline"], job["ig/n_steps"]) for job in jobs) == [("corrupted", 2), ("zero", 2)]
 
@@ -325,8 +333,11 @@ def test_sweeps_are_multiruns_whose_keys_can_be_replaced(tiny):
 def test_a_sweep_may_list_its_values_as_yaml_does(tiny, tmp_path, monkeypatch):
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "mine.yaml").write_text("hydra: {sweeper: {params: {ig.n_steps: [2, 3]}}}")
-    data_folder = cli.data_folder
-    monkeypatch.setattr(cli, "data_folder", lambda name: tmp_path / name if name == "sweeps" else data_folder(name))
+    data_folder = compose.data_folder
+    for module in (compose, multirun):
+        monkeypatch.setattr(
+            module, "data_folder", lambda name: tmp_path / name if name == "sweeps" else data_folder(name)
+        )
     assert cli.main(["sweep", "mine", *tiny]) == 0
     assert sorted(json.loads(path.read_text())["ig/n_steps"] for path in only_run().glob("*/summary.json")) == [2, 3]
 

@@ -4,14 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igap.cli import compose_jobs
+from igap.cli.compose import compose_one
 from igap.config import TEXTS, RunConfig, example, field_at, keys, parse
 
 
 @pytest.fixture(scope="module")
 def default() -> RunConfig:
-    (config,) = compose_jobs([], multirun=False)
-    return config
+    return compose_one([]).config
 
 
 def changed(config, key, value):
@@ -26,7 +25,7 @@ def changed(config, key, value):
 
 def key_of(config):
     """The key of a config that holds its one pair."""
-    return config.key_of([[getattr(config.prompts, name) for name in TEXTS]])
+    return config.key_of([[getattr(config.prompts, name) for name in TEXTS]], {})
 
 
 def test_the_default_run_is_the_notebooks_pair_on_the_embedded_model_offline(default):
@@ -37,7 +36,7 @@ def test_the_default_run_is_the_notebooks_pair_on_the_embedded_model_offline(def
     assert (default.baseline.kind, default.ig.n_steps, default.ig.path) == ("corrupted", 50, "joint")
     assert default.tracking.mode == "offline"
     assert (default.prompts.n, default.prompts.file) == (None, None)
-    assert key_of(default) == "37ee5bee313c", "a finished run's key stays what it was"
+    assert key_of(default) == "5810b932691b", "a finished run's key stays what it was"
 
 
 def test_the_yaml_files_give_every_key_of_the_schema(default):
@@ -156,7 +155,9 @@ def test_every_mistake_gets_its_line(default):
         parse(values)
 
 
-@pytest.mark.parametrize("key", ["tracking.project", "output", "device", "batch_size"])
+@pytest.mark.parametrize(
+    "key", ["tracking.project", "output", "sweep", "device", "batch_size", "model.name", "ablation.file"]
+)
 def test_what_does_not_determine_the_numbers_does_not_change_the_key(default, key):
     value = {"device": "cpu", "batch_size": 3}.get(key, "other")
     assert key_of(changed(default, key, value)) == key_of(default)
@@ -168,7 +169,7 @@ def test_what_does_not_determine_the_numbers_does_not_change_the_key(default, ke
         ("ig.n_steps", st.integers(1, 10**6)),
         ("prompts.clean", st.text(min_size=1)),
         ("prompts.min_gap", st.floats(0, 1e6)),
-        ("model.revision", st.text(min_size=1)),
+        ("model.circuit", st.sampled_from([None, "ioi"])),
         ("direction", st.sampled_from(["noising", "denoising"])),
     ],
 )
@@ -204,21 +205,21 @@ def test_pairs_come_from_one_place(default):
 
 @pytest.mark.parametrize("overrides", [["prompts.n=5"], ["prompts=generated"], ["prompts.file=pairs.csv"]])
 def test_with_several_pairs_the_config_holds_no_single_pairs_texts(overrides):
-    (config,) = compose_jobs(overrides, multirun=False)
+    config = compose_one(overrides).config
     assert [getattr(config.prompts, name) for name in TEXTS] == [None] * 4
     assert parse(config.model_dump()) == config
 
 
 def test_the_seed_of_the_prompts_is_the_runs_unless_it_is_given():
     seeds = [
-        compose_jobs([*overrides, "prompts=generated"], multirun=False)[0].prompts.seed
+        compose_one([*overrides, "prompts=generated"]).config.prompts.seed
         for overrides in ([], ["seed=3"], ["seed=3", "prompts.seed=0"])
     ]
     assert seeds == [0, 3, 0]
 
 
 def test_of_several_pairs_the_key_holds_every_text_their_order_and_the_seed():
-    (config,) = compose_jobs(["prompts.n=2"], multirun=False)
+    config = compose_one(["prompts.n=2"]).config
     pairs = [["a b", "a c", "b", "c"], ["d e", "d f", "e", "f"]]
     others = [pairs[::-1], [*pairs, pairs[0]]]
     for row in range(2):
@@ -226,25 +227,25 @@ def test_of_several_pairs_the_key_holds_every_text_their_order_and_the_seed():
             changed_pairs = [list(texts) for texts in pairs]
             changed_pairs[row][column] += "x"
             others.append(changed_pairs)
-    keys = {config.key_of(other) for other in others} | {
-        config.key_of(pairs),
-        changed(config, "prompts.seed", 1).key_of(pairs),
+    keys = {config.key_of(other, {}) for other in others} | {
+        config.key_of(pairs, {}),
+        changed(config, "prompts.seed", 1).key_of(pairs, {}),
     }
-    keys.add(changed(config, "prompts.min_gap", 0.5).key_of(pairs))
+    keys.add(changed(config, "prompts.min_gap", 0.5).key_of(pairs, {}))
     assert len(keys) == len(others) + 3
-    (from_file,) = compose_jobs(["prompts.file=pairs.csv"], multirun=False)
-    assert from_file.key_of(pairs) == config.key_of(pairs), "n and file are where the pairs come from"
+    from_file = compose_one(["prompts.file=pairs.csv"]).config
+    assert from_file.key_of(pairs, {}) == config.key_of(pairs, {}), "n and file are where the pairs come from"
 
 
 def test_a_heads_name_that_reads_as_a_number_stays_a_name():
     """Unquoted, 9.10 would be read as the number 9.1, which is another head."""
-    from igap.cli import _quote_text
+    from igap.cli.compose import quote_text
 
     for key in ("interactions", "curves.components"):
-        (config,) = compose_jobs([_quote_text(f"{key}=9.10")], multirun=False)
+        config = compose_one([quote_text(f"{key}=9.10")]).config
         assert (config.interactions or config.curves.components) == "9.10"
         with pytest.raises(ValueError, match=rf"^{key}: got 9\.1, wanted a text\. Try {key}="):
-            compose_jobs([f"{key}=9.10"], multirun=False)
+            compose_one([f"{key}=9.10"])
 
 
 def test_interactions_need_an_explanation_on_the_joint_path(default):

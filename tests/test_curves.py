@@ -8,7 +8,8 @@ import pytest
 import torch
 from reference import HOOKS, Reference
 
-from igap import InputError, PromptPair, activation_patching, attribution_patching, cli, output_curve, pipeline
+from igap import InputError, PromptPair, activation_patching, attribution_patching, output_curve, pipeline
+from igap.cli.compose import compose_one
 from igap.curves import follow_up
 from igap.findings import Compared
 from igap.sites import parse_component
@@ -163,10 +164,10 @@ def test_what_a_run_cannot_draw_is_refused_before_the_model_loads(monkeypatch, c
 
 
 def test_a_run_draws_the_curves_it_is_asked_for(ioi_mini, pair):
-    (config,) = cli.compose_jobs(["curves.components='0.5 L1.N3'", "curves.alphas=[0,0.5,3]"], multirun=False)
+    config = compose_one(["curves.components='0.5 L1.N3'", "curves.alphas=[0,0.5,3]"]).config
     found = follow_up(Compared(config, ioi_mini, (pair,), {}, {}), None)
     expected = output_curve(ioi_mini, pair, ["0.5", "L1.N3"], alphas=[0, 0.5, 3])
     np.testing.assert_array_equal(found.by_pair, expected.by_pair)
     assert found.roles == ()
-    (config,) = cli.compose_jobs(["curves.components=none"], multirun=False)
+    config = compose_one(["curves.components=none"]).config
     assert follow_up(Compared(config, ioi_mini, (pair,), {}, {}), None) is None

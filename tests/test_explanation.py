@@ -9,7 +9,7 @@ import torch
 
 from igap import activation_patching, attribution_patching, integrated_gradients
 from igap.attribution.decomposition import BETWEEN, TERMS, decompose
-from igap.cli import compose_jobs
+from igap.cli.compose import compose_one
 from igap.comparison import compare
 from igap.curves import telling
 from igap.explanation import Explanation, follow_up
@@ -27,7 +27,7 @@ def by_hand(folder, baseline):
 
 def compared(model, pairs, *overrides):
     """A run of these pairs up to its comparison."""
-    (config,) = compose_jobs(["prompts.min_gap=0", *overrides], multirun=False)
+    config = compose_one(["prompts.min_gap=0", *overrides]).config
     asked = pairs if len(pairs) > 1 else pairs[0]
     maps = {}
     for site in ("heads", "neurons"):

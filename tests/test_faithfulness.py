@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from igap import Baseline, load_model, pipeline, records
-from igap.cli import compose_jobs
+from igap.cli.compose import compose_one
 from igap.contrast import contrast
 from igap.faithfulness import Faithfulness, follow_up, sweep_of
 from igap.findings import Compared
@@ -145,7 +145,7 @@ def run_with(checkpoint):
             patch.setattr(pipeline, "_cached_model", pipeline._cached_model.__wrapped__)
             named = model or ["model=hf", f"model.name={checkpoint('gpt2')}"]
             fixed = ["prompts.min_gap=0", "device=cpu", "ig.n_steps=3"]
-            (config,) = compose_jobs([*named, *fixed, *overrides], multirun=False)
+            config = compose_one([*named, *fixed, *overrides]).config
             return pipeline.run(config)
 
     return run
@@ -213,8 +213,8 @@ def test_both_sites_of_several_pairs_have_intervals_and_the_same_seed_the_same_n
 
 def test_a_key_holds_what_the_curves_depend_on_and_only_when_there_are_some():
     def key(*overrides):
-        (config,) = compose_jobs(list(overrides), multirun=False)
-        return config.key_of([("a", "b", "c", "d")])
+        config = compose_one(list(overrides)).config
+        return config.key_of([("a", "b", "c", "d")], {})
 
     assert key() == key("seed=1") != key("faithfulness=heads")
     assert len({key("faithfulness=heads", other) for other in ("seed=0", "seed=1", "baseline.n=7")}) == 3

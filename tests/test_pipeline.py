@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from igap import activation_patching, atp_star, attribution_patching, integrated_gradients, load_model, pipeline
-from igap.cli import compose_jobs
+from igap.cli.compose import compose_one
 from igap.comparison import compare, compare_values
 from igap.contrast import contrast
 from igap.pipeline import check, resolve_device
@@ -26,8 +26,7 @@ def _no_model_kept():
 def config(checkpoint):
     def make(*overrides):
         name = f"model.name={checkpoint('gpt2')}"
-        (found,) = compose_jobs(["model=hf", name, "prompts.min_gap=0", "device=cpu", *overrides], multirun=False)
-        return found
+        return compose_one(["model=hf", name, "prompts.min_gap=0", "device=cpu", *overrides]).config
 
     return make
 
@@ -218,8 +217,7 @@ def test_a_file_of_one_pair_is_that_pair(config, pair_file, tmp_path):
 
 def test_the_key_is_that_of_the_prompts_really_used(config, pair_file, tmp_path):
     def key(*overrides):
-        asked = config(*overrides)
-        return asked.key_of([pair.texts for pair in check(asked).pairs])
+        return check(config(*overrides)).key
 
     edited, copied = tmp_path / "edited.csv", tmp_path / "copied.csv"
     copied.write_bytes(pair_file.read_bytes())

@@ -8,7 +8,7 @@ from scipy import stats
 
 from igap import pipeline
 from igap.attribution import AttributionMap
-from igap.cli import compose_jobs
+from igap.cli.compose import compose_one
 from igap.screening import screen
 from igap.sites import SITES
 
@@ -90,7 +90,7 @@ def test_what_is_undefined_has_a_reason():
 def test_a_model_of_one_layer_has_no_atp_star_and_says_why(checkpoint, monkeypatch):
     monkeypatch.setattr(pipeline, "_cached_model", pipeline._cached_model.__wrapped__)
     overrides = ["model=hf", f"model.name={checkpoint('gpt2', n_layers=1)}", "prompts.min_gap=0", "device=cpu"]
-    (config,) = compose_jobs([*overrides, "ig.n_steps=2"], multirun=False)
+    config = compose_one([*overrides, "ig.n_steps=2"]).config
     found = pipeline.run(config)
     assert list(found.maps["heads"]) == ["ig", "ap", "atp"]
     summary = found.findings["screening"].summary()

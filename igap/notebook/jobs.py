@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from igap import pipeline
 from igap.config import TEXTS, RunConfig
@@ -22,16 +23,17 @@ def configs(config: RunConfig) -> Mapping[str, RunConfig]:
     }
 
 
-def run(config: RunConfig, stage: Stage = silent) -> Result:
+def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> Result:
     """The run's result, the study among its findings, the other runs beside it. Raises ValueError as `pipeline.run`."""
+    key = pipeline.check(config).key
     if config.model.circuit == "ioi" and config.ablation.components == "outliers":
         # What the notebook published is about its own outliers, also where this run finds others.
         config = _changed(config, {"ablation": {"components": " ".join(OUTLIERS)}}, study=config.study)
-    first = pipeline.run(config, stage)
-    beside = {name: pipeline.run(other, stage) for name, other in configs(config).items()}
+    first = pipeline.run(config, stage, store)
+    beside = {name: pipeline.run(other, stage, store) for name, other in configs(config).items()}
     with stage("notebook"):
         found = study(pipeline.model_of(config), first, beside["zero-baseline"], beside["second-pair"])
-    return replace(first, findings={**first.findings, "notebook": found}, beside=beside)
+    return replace(first, key=key, findings={**first.findings, "notebook": found}, beside=beside)
 
 
 def _changed(config: RunConfig, groups: Mapping[str, Mapping[str, str]], study: str | None = None) -> RunConfig:

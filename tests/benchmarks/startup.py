@@ -24,8 +24,8 @@ import torch; lap("import torch")
 import transformers; lap("import transformers")
 import transformer_lens.model_bridge; lap("import transformer_lens")
 import captum.attr; lap("import captum")
-from igap import cli, pipeline; lap("import igap.pipeline")
-(config,) = cli.compose_jobs([], multirun=False); lap("compose the config (Hydra)")
+from igap import pipeline; from igap.cli.compose import compose_one; lap("import igap.pipeline")
+config = compose_one([]).config; lap("compose the config (Hydra)")
 model = pipeline._cached_model(config.model, "cpu"); lap("load the model")
 from igap.contrast import contrast
 with contrast(model, pipeline.check(config).pairs[0]) as question:

@@ -3,7 +3,8 @@
 import pytest
 
 from igap import PromptPair
-from igap.cli import compose_jobs, main
+from igap.cli import main
+from igap.cli.compose import compose_one
 from igap.datasets.answered import read_prompts
 from igap.datasets.pair_files import read_pairs, tasks
 
@@ -63,7 +64,7 @@ def test_a_task_is_also_what_performance_is_measured_on():
 
 
 def test_a_name_that_is_neither_file_nor_task_is_refused_with_the_tasks(capsys):
-    (config,) = compose_jobs(["prompts=greater-than"], multirun=False)
+    config = compose_one(["prompts=greater-than"]).config
     assert config.prompts.file == "greater-than"
     with pytest.raises(
         ValueError, match=r"got greater, wanted a name that ends in .*one of igap's own tasks \(capital-"

@@ -13,7 +13,8 @@ from conftest import save_checkpoint
 
 from igap import load_model, pipeline, records
 from igap.circuit import CLASS_OF
-from igap.cli import compose_jobs, main
+from igap.cli import main
+from igap.cli.compose import compose_one
 from igap.notebook import jobs, published
 from igap.notebook.page import page
 from igap.notebook.study import COLUMNS
@@ -38,7 +39,7 @@ def found(tmp_path_factory):
             "explain=false",
         ]
         overrides += [f"ablation.file={prompts}", "ablation.reference_n=12", "ablation.controls=1"]
-        (config,) = compose_jobs(["model=gpt2-small", "experiment=notebook", *overrides], multirun=False)
+        config = compose_one(["model=gpt2-small", "experiment=notebook", *overrides]).config
         result = jobs.run(config)
         records.prepare(folder)
         records.write(result, folder)

@@ -1,0 +1,71 @@
+"""The command line. Hydra and OmegaConf are imported in this package only; `igap --help` imports nothing heavy.
+
+Hydra composes and launches; before it does, every job is composed, validated and tokenised here, so that a mistake
+costs one line and no time.
+"""
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+
+from igap.errors import InputError
+
+USAGE = """\
+igap: when do Integrated Gradients and activation patching agree about which heads and neurons matter, and why not?
+
+usage: igap COMMAND [overrides]
+
+commands
+  run              one comparison of both methods; igap run -m KEY=A,B ... runs every combination
+  sweep NAME       the combinations listed in sweeps/NAME.yaml; the same command again does what is left
+  check            says what a run, or run -m, or sweep NAME would do, and whether it can; computes nothing
+  status DIR...    how the jobs of a sweep stand: done, stale, running, failed, planned
+  store DIR...     what the jobs of a sweep share; --prune removes what no job can use
+  COMMAND --help   more; run --help lists every option, with examples
+
+  igap run                                  the embedded model on the notebook's prompt pair, offline
+  igap run baseline=zero ig.n_steps=200     another baseline, more steps
+  igap run prompts.n=100                    means over 100 generated pairs, with intervals
+  igap run model=gpt2-small                 GPT-2 small from the Hugging Face hub or its cache
+
+exit codes: 0 done, 1 something failed, 2 bad input
+"""
+
+_COMMANDS = {
+    "run": "igap.cli.run:main",
+    "sweep": "igap.cli.run:sweep",
+    "check": "igap.cli.run:check",
+    "status": "igap.sweep.status:main",
+    "store": "igap.sweep.shared:main",
+}
+"""Name to the function that takes the arguments after it and gives the exit code; imported when it is asked for."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of one command: 0 done, 1 something failed, 2 bad input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command = arguments[0] if arguments else "--help"
+    try:
+        if command in ("-h", "--help", "help"):
+            sys.stdout.write(USAGE)
+            return 0
+        if command == "--version":
+            sys.stdout.write(f"igap {importlib.metadata.version('igap')}\n")
+            return 0
+        if command not in _COMMANDS:
+            from igap.cli.compose import nearest
+
+            raise InputError(
+                f"command: got {command!r}, wanted one of {', '.join(_COMMANDS)}."
+                f"{nearest(command, list(_COMMANDS))} igap --help shows them."
+            )
+        module, _, function = _COMMANDS[command].partition(":")
+        code: int = getattr(importlib.import_module(module), function)(arguments[1:])
+        return code
+    except InputError as error:
+        sys.stderr.write(f"igap: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("igap: interrupted; a run without summary.json is not finished.\n")
+        return 130

@@ -1,0 +1,227 @@
+"""Overrides to checked configs, through Hydra: every job of a run or a multirun, before the first of them runs."""
+
+import difflib
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from igap.errors import InputError
+from igap.sweep.plan import Composed, Refused
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from omegaconf import DictConfig
+
+    from igap.config import RunConfig
+
+_PAIR_KEYS = ("prompts.clean", "prompts.corrupted", "prompts.answer", "prompts.distractor")
+_TEXT_KEYS = ("output", "baseline.prompt", "curves.components", "ablation.components", "interactions", *_PAIR_KEYS)
+_PACKAGE = Path(__file__).parent.parent
+
+
+def data_folder(name: str) -> Path:
+    """The folder `conf` or `sweeps`: inside the installed package (wheel), or beside it (checkout, editable)."""
+    packaged = _PACKAGE / name
+    return packaged if packaged.is_dir() else _PACKAGE.parent / name
+
+
+def compose_one(overrides: Sequence[str], config_name: str | None = None, config_dir: str | None = None) -> Composed:
+    """The job that these overrides ask for. Raises InputError when there are several, or when it cannot be."""
+    (job,) = compose_jobs(overrides, multirun=False, config_name=config_name, config_dir=config_dir)
+    if isinstance(job, Refused):
+        raise InputError(job.reason)
+    return job
+
+
+def compose_jobs(
+    overrides: Sequence[str],
+    *,
+    multirun: bool = True,
+    config_name: str | None = None,
+    config_dir: str | None = None,
+    sweep: str | None = None,
+) -> list[Composed | Refused]:
+    """Every job that these overrides ask for, on top of the sweep file's settings, in the order of the grid.
+
+    Raises InputError on an override that no job can have.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    extra = _beside(config_dir, sweep)
+    if config_dir and not Path(config_dir).is_dir():
+        raise InputError(f"--config-dir: got {config_dir!r}, wanted a folder of config groups. Correct the path.")
+    jobs: list[Composed | Refused] = []
+    with initialize_config_dir(str(data_folder("conf")), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        groups = {name: set(loader.get_group_options(name)) for name in loader.list_groups("") if name != "hydra"}
+        for group in Path(config_dir).iterdir() if config_dir else ():
+            groups[group.name] = groups.get(group.name, set()) | {file.stem for file in group.glob("*.yaml")}
+        parser = OverridesParser.create(loader)
+        choices: list[list[str]] = []
+        for text in overrides:
+            try:
+                override = parser.parse_override(text)
+            except HydraException as error:
+                reason = str(error).splitlines()[0]
+                raise InputError(
+                    f"{text.partition('=')[0]}: got {text!r}, which is no override ({reason}), wanted KEY=VALUE. "
+                    "Quote values with special characters: KEY='\"some, text\"'."
+                ) from None
+            if override.is_sweep_override():
+                values = list(override.sweep_string_iterator())
+                choices.append([f"{override.get_key_element()}={value!s}" for value in values])
+                if not values or override.key_or_group.startswith("hydra"):
+                    raise InputError(
+                        f"{override.key_or_group}: got {text!r}, wanted "
+                        + ("at least one value." if not values else "one value: all jobs of a multirun share it.")
+                    )
+                if not multirun:
+                    raise InputError(
+                        f"{override.key_or_group}: got {len(values)} values ({', '.join(values)}), wanted one. "
+                        "Add -m to run each of them, or quote a text that holds a comma."
+                    )
+            else:
+                choices.append([text])
+            _check_override(override, text, groups)
+        for job in itertools.product(*choices):
+            try:
+                composed = compose(config_name or "config", [*extra, *job])
+                config = parse_config(composed)
+                _check_source(config, job)
+                jobs.append(Composed(job, config, OmegaConf.to_yaml(composed)))
+            except (HydraException, OmegaConfBaseException) as error:
+                jobs.append(Refused(job, f"{' '.join(job) or 'config'}: {one_line(error)}"))
+            except InputError as error:
+                jobs.append(Refused(job, str(error)))
+    return jobs
+
+
+def compose_multirun(
+    overrides: Sequence[str], config_name: str | None = None, config_dir: str | None = None, sweep: str | None = None
+) -> "tuple[DictConfig, ConfigLoader]":
+    """The config of the multirun itself, Hydra's part included (launcher, folder), and what loads that of its jobs."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    with initialize_config_dir(str(data_folder("conf")), version_base="1.3", job_name="igap"):
+        instance = GlobalHydra.instance().hydra
+        assert instance is not None
+        try:
+            config = instance.compose_config(
+                config_name or "config",
+                [*_beside(config_dir, sweep), "hydra/hydra_logging=none", *overrides],
+                run_mode=RunMode.MULTIRUN,
+            )
+            OmegaConf.resolve(config.hydra.sweep)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise InputError(f"hydra: {one_line(error)}") from error
+        return config, instance.config_loader
+
+
+def _beside(config_dir: str | None, sweep: str | None) -> list[str]:
+    """Overrides for configs from elsewhere: a folder of groups, and a file of sweeps/, which may set any key."""
+    places = [str(Path(config_dir).resolve())] if config_dir else []
+    if sweep is None:
+        return [f"hydra.searchpath=[{places[0]}]"] if places else []
+    places.append(str(data_folder("sweeps").parent))
+    return [f"hydra.searchpath=[{','.join(places)}]", f"+sweeps@_global_={sweep}"]
+
+
+def _check_source(config: "RunConfig", overrides: Sequence[str]) -> None:
+    """Raises InputError on a text for one pair in a run whose pairs come from elsewhere, where it would be ignored."""
+    source = "prompts.n" if config.prompts.n is not None else "prompts.file"
+    for key, _, value in (override.partition("=") for override in overrides):
+        if key in _PAIR_KEYS and value != "null" and not config.prompts.given:
+            raise InputError(
+                f"{key}: got {value} together with {source}, wanted one of the two: the text belongs to a single "
+                f"pair. Leave it out, or set {source}=null."
+            )
+
+
+def _check_override(override: Any, text: str, groups: dict[str, set[str]]) -> None:
+    """Raises InputError on a group option or a key that does not exist."""
+    from igap.config import field_at, keys
+
+    key = override.key_or_group
+    if override.is_delete():
+        raise InputError(f"{key}: got a deletion ({text!r}); a run needs every key. Set another value: {key}=VALUE.")
+    if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
+        return
+    if key in groups:
+        asked = [*override.sweep_string_iterator()] if override.is_sweep_override() else [override.value()]
+        for option in asked:
+            if key == "experiment" and option is None:
+                continue
+            if str(option) not in groups[key]:
+                wanted = sorted(groups[key])
+                raise InputError(
+                    f"{key}: got {option!r}, wanted one of {', '.join(wanted)}.{nearest(str(option), wanted)} "
+                    "igap run --help lists every group."
+                )
+    elif field_at(tuple(key.split("."))) is None:
+        raise InputError(
+            f"{key}: got a key that no run has (in {text!r}).{nearest(key, [*keys(), *groups])} "
+            "igap run --help lists every key."
+        )
+    if override.is_add():
+        raise InputError(f"{key}: got {text!r}, but every run has that key. Write {text.lstrip('+')!r} without the +.")
+
+
+def parse_config(config: "DictConfig") -> "RunConfig":
+    """The checked config. Raises InputError on what cannot be, and on a value that is missing."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue
+
+    from igap.config import example, parse
+
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        item = str(error.full_key)
+        raise InputError(f"{item}: got nothing, wanted a value. Add {example(tuple(item.split('.')))}.") from None
+    assert isinstance(values, dict)
+    return parse({str(key): value for key, value in values.items()})
+
+
+def quote_text(argument: str) -> str:
+    """The override with a free text quoted for Hydra, whose grammar gives commas, brackets and edge spaces a meaning.
+
+    Texts already quoted, and functions such as choice(...), stay as they are.
+    """
+    key, equals, value = argument.partition("=")
+    if not equals or key.lstrip("+") not in _TEXT_KEYS or re.match(r"null$|(choice|shuffle|sort|tag|glob)\(", value):
+        return argument
+    if value[:1] in ("'", '"'):
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
+        try:
+            OverridesParser.create().parse_override(argument)
+            return argument
+        except HydraException:
+            pass
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value.replace("${", r"\${"))
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    return f"{key}='{escaped}'"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """ " Did you mean NAME?" with the known name that looks most like this one; empty where none does."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {found[0]}?" if found else ""
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without line breaks."""
+    return " ".join(str(error).split())

@@ -1,0 +1,140 @@
+"""`igap run -m`, `igap sweep NAME` and `igap check`: plan all jobs first, then launch those that are not done."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from igap.cli.compose import compose_jobs, compose_multirun, data_folder, nearest, quote_text
+from igap.errors import InputError
+from igap.finished import find
+
+if TYPE_CHECKING:
+    from igap.cli.launch import Launcher
+    from igap.sweep.plan import Plan
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A multirun as it was asked for."""
+
+    overrides: tuple[str, ...]
+    config_name: str | None = None
+    config_dir: str | None = None
+    sweep: str | None = None
+    """The file of sweeps/ below the overrides."""
+
+
+def sweep_names() -> list[str]:
+    """The files of sweeps/, without suffix."""
+    return sorted(file.stem for file in data_folder("sweeps").glob("*.yaml"))
+
+
+def named(arguments: Sequence[str]) -> Asked:
+    """What `igap sweep NAME [overrides]` asks for; overrides replace keys of the file's grid.
+
+    Raises InputError on an unknown name, an option, or a file without a grid.
+    """
+    from omegaconf import OmegaConf
+
+    name, *overrides = arguments
+    options = [override for override in overrides if override.startswith("-")]
+    if options:
+        raise InputError(f"option: got {options[0]}, which a sweep, many jobs at once, does not have. Try igap run.")
+    names = sweep_names()
+    if name not in names:
+        raise InputError(f"sweep: got {name!r}, wanted one of {', '.join(names)}.{nearest(name, names)}")
+    file = data_folder("sweeps") / f"{name}.yaml"
+    grid = OmegaConf.to_container(OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params") or OmegaConf.create())
+    if not isinstance(grid, dict) or not grid:
+        raise InputError(f"sweep: got {file}, without a grid, wanted KEY: VALUE,VALUE under hydra.sweeper.params.")
+    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    lines = [f"{key!s}={_values(values)}" for key, values in grid.items() if str(key) not in given]
+    place = [] if "sweep" in given else [f"sweep={name}"]
+    return Asked((*place, *lines, *map(quote_text, overrides)), sweep=name)
+
+
+def _values(values: object) -> str:
+    """A value of the grid as the command line has it."""
+    if isinstance(values, list):
+        return ",".join(map(_values, values))
+    return {None: "null", True: "true", False: "false"}.get(values, str(values))  # type: ignore[call-overload, no-any-return]
+
+
+def check(asked: Asked) -> int:
+    """0 and the plan on the terminal when every job can be; computes nothing and writes nothing."""
+    _planned(asked)
+    return 0
+
+
+def multirun(asked: Asked) -> int:
+    """The exit code: 0 all jobs finished, 1 some failed. Raises InputError before the first when one cannot be."""
+    from igap import disk, report
+    from igap.cli.launch import check_extra, launch
+    from igap.sweep.folder import Planned
+
+    check_extra(asked.overrides)
+    plan, launcher = _planned(asked)
+    out = report.terminal()
+    disk.check_writable(plan.folder.path)
+    said = plan.folder.write_plan([Planned(job.key, job.own) for job in plan.jobs])
+    if said:
+        out.print(said, markup=False, highlight=False)
+    aside = [plan.folder.set_aside(job.key) for job in plan.to_do if plan.standings[job.key].state == "stale"]
+    if aside:
+        out.print(f"{len(aside)} stale runs moved to {plan.folder.path / '.stale'} and done again", markup=False)
+    reasons: dict[str, str] = {}
+    try:
+        if plan.to_do:
+            reasons = launch(plan, launcher)
+    finally:  # also when interrupted
+        report.show_plan_end(out, plan, reasons)
+    return 1 if reasons else 0
+
+
+def _planned(asked: Asked) -> "tuple[Plan, Launcher]":
+    """The plan and its launcher, told on the terminal. Raises InputError when a job cannot be (but for keep_going)."""
+    from rich.console import Console
+
+    from igap import pipeline, report, tracking
+    from igap.cli.launch import launcher_of
+    from igap.config import RunConfig
+    from igap.notebook.jobs import configs
+    from igap.sweep.folder import SweepFolder
+    from igap.sweep.plan import Refused, estimate, plan
+
+    composed = compose_jobs(
+        asked.overrides, config_name=asked.config_name, config_dir=asked.config_dir, sweep=asked.sweep
+    )
+    shared = [o for o in asked.overrides if o.startswith(("hydra", "output=", "sweep="))]
+    launcher = launcher_of(*compose_multirun(shared, asked.config_name, asked.config_dir, asked.sweep))
+
+    def key_of(config: RunConfig) -> str:
+        key = pipeline.check(config).key
+        for other in configs(config).values() if config.study else ():
+            pipeline.check(other)
+        tracking.check(config)
+        return key
+
+    folder = SweepFolder(Path(str(launcher.config.hydra.sweep.dir)))
+    with report.stage(Console(stderr=True), "check jobs") as progress:
+        found = plan(folder, composed, key_of, progress)
+    going = [one.config.keep_going for one in composed if not isinstance(one, Refused)]
+    if found.refused and not (going and all(going)):
+        first = found.refused[0]
+        if len(composed) == 1:
+            raise InputError(first.reason)
+        number = [one.overrides for one in composed].index(first.overrides) + 1
+        raise InputError(
+            f"job {number} of {len(composed)} ({' '.join(first.overrides)}): {first.reason} {len(found.refused)} of "
+            "the jobs cannot be; keep_going=true drops them."
+        )
+    if not found.jobs:
+        raise InputError(f"sweep: none of its {len(composed)} jobs can be. The first: {found.refused[0].reason}")
+    try:
+        summaries = [run.summary for run in find([folder.path.parent])[0]]
+    except InputError:  # nothing has run here yet
+        summaries = []
+    at_once = min(launcher.at_once, max(1, len(found.to_do)))
+    report.show_plan(report.terminal(), found, estimate(found.to_do, summaries, at_once), len(summaries))
+    return found, launcher

@@ -1,0 +1,175 @@
+"""A sweep's folder: which runs are finished, which are being done, by whom, and which plan was last started there.
+
+Jobs of any number of processes and machines meet here only. A run's folder is named by its key; `summary.json` in it is
+the mark of a finished run; a lock, which the operating system drops when its holder dies, is the mark of a running one.
+Imports nothing heavy.
+"""
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from igap import disk, versions
+from igap.finished import Finished, read
+
+PLAN = "sweep.json"
+SCHEMA = 1
+STATES = ("done", "stale", "running", "failed", "planned")
+State = Literal["done", "stale", "running", "failed", "planned"]
+
+_PATIENCE = 1.0
+"""Seconds to try for a lock: longer than anybody who only looks holds it."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job as the plan names it."""
+
+    key: str
+    overrides: tuple[str, ...]
+    """Those that tell it from the others."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one job stands."""
+
+    key: str
+    state: State
+    detail: str = ""
+    """Why it failed, where it runs, what made it stale; empty where there is nothing to say."""
+    run: Finished | None = None
+    """Of a finished one."""
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """A sweep's folder."""
+
+    path: Path
+
+    def run(self, key: str) -> Path:
+        """The folder of one run."""
+        return self.path / key
+
+    @property
+    def _locks(self) -> Path:
+        return self.path / ".locks"
+
+    def standing(self, key: str) -> Standing:
+        """How a job stands, from the disk alone."""
+        folder = self.run(key)
+        trouble = None
+        if (folder / "summary.json").exists():
+            run, trouble = read(folder)
+            if run is not None and run.key == key and trouble is None:
+                changes = versions.changed(run.summary)
+                return Standing(key, "stale" if changes else "done", ", ".join(changes), run)
+            trouble = trouble or f"{folder}: its summary is of another run ({run.key if run else ''})"
+        holder = self.holder(key)
+        if holder is not None:
+            return Standing(key, "running", f"{holder['host']}, process {holder['pid']}, since {holder['since']}")
+        failure = _json(folder / "failure.json")
+        if failure is not None:
+            return Standing(key, "failed", str(failure.get("reason", "")))
+        started = "was interrupted before" if (self._locks / f"{key}.json").exists() else ""
+        return Standing(key, "planned", trouble or started)
+
+    @contextmanager
+    def claimed(self, key: str, *, wait: bool) -> Iterator[bool]:
+        """A block in which this process alone works on a job; False, and nothing is claimed, where another one does.
+
+        With `wait` the block begins when that one is done or dead.
+        """
+        self._locks.mkdir(parents=True, exist_ok=True)
+        lock, info = self._lock(key, -1.0 if wait else _PATIENCE), self._locks / f"{key}.json"
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            since = datetime.now().astimezone().isoformat(timespec="seconds")
+            disk.write_text(info, json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}))
+            yield True
+            info.unlink(missing_ok=True)
+        finally:
+            lock.release()
+
+    def holder(self, key: str) -> Mapping[str, Any] | None:
+        """Host, pid and start of the process that works on a job, None where there is none."""
+        if not (self._locks / f"{key}.lock").exists():
+            return None
+        try:
+            with self._lock(key, 0.0):
+                return None
+        except Timeout:
+            found = _json(self._locks / f"{key}.json") or {}
+            return {name: found.get(name, "?") for name in ("host", "pid", "since")}
+
+    def _lock(self, key: str, timeout: float) -> FileLock:
+        return FileLock(self._locks / f"{key}.lock", timeout=timeout)
+
+    def set_aside(self, key: str) -> Path | None:
+        """Where a finished run has been moved, so that it is done again; None where somebody works on it."""
+        with self.claimed(key, wait=False) as mine:
+            if not mine:
+                return None
+            (self.path / ".stale").mkdir(exist_ok=True)
+            stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+            aside = self.path / ".stale" / f"{key}_{stamp}"
+            os.replace(self.run(key), aside)
+            return aside
+
+    def fail(self, key: str, reason: str, log: str) -> Path:
+        """The file with the whole story of a failure; its reason is what `standing` says. Raises OSError."""
+        story = self.run(key) / "failure.log"
+        story.parent.mkdir(parents=True, exist_ok=True)
+        disk.write_text(story, log)
+        disk.write_text(self.run(key) / "failure.json", json.dumps({"reason": reason, "log": str(story)}) + "\n")
+        return story
+
+    def forget_failure(self, key: str) -> None:
+        """Takes the marks of a failure away."""
+        for name in ("failure.json", "failure.log"):
+            (self.run(key) / name).unlink(missing_ok=True)
+
+    def write_plan(self, jobs: Sequence[Planned]) -> str | None:
+        """Writes the plan; a sentence where another one was there, whose runs stay and are shared where keys agree."""
+        before = self.plan()
+        text = [{"key": job.key, "overrides": list(job.overrides)} for job in jobs]
+        grid = hashlib.sha256(json.dumps(sorted(job.key for job in jobs)).encode()).hexdigest()[:12]
+        self.path.mkdir(parents=True, exist_ok=True)
+        plan = {"schema": SCHEMA, "grid": grid, "jobs": text}
+        disk.write_text(self.path / PLAN, json.dumps(plan, indent=1) + "\n")
+        if before is None or {job.key for job in before} == {job.key for job in jobs}:
+            return None
+        shared = len({job.key for job in before} & {job.key for job in jobs})
+        return (
+            f"{self.path} had another grid, of {len(before)} jobs; {shared} of them are in this one too and count for "
+            "both. Its finished runs stay; igap status shows this grid from now on. sweep=NAME takes another folder."
+        )
+
+    def plan(self) -> list[Planned] | None:
+        """The jobs of the plan last started here, None where there is none that can be read."""
+        found = _json(self.path / PLAN)
+        if found is None or found.get("schema") != SCHEMA:
+            return None
+        return [Planned(job["key"], tuple(job["overrides"])) for job in found["jobs"]]
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

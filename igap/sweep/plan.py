@@ -1,0 +1,121 @@
+"""The jobs of a multirun before the first of them runs: keys, duplicates, what is done already, how long is left."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from igap.config import RunConfig
+from igap.errors import InputError
+from igap.sweep.folder import Standing, SweepFolder
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A job as Hydra composes it."""
+
+    overrides: tuple[str, ...]
+    config: RunConfig
+    text: str
+    """The whole config as YAML."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A job that cannot be."""
+
+    overrides: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that can be."""
+
+    key: str
+    own: tuple[str, ...]
+    """The overrides that not all jobs of the plan have."""
+    composed: Composed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The distinct jobs of a multirun, and how each stands."""
+
+    folder: SweepFolder
+    jobs: tuple[Job, ...]
+    standings: Mapping[str, Standing]
+    """By key."""
+    n_duplicates: int
+    """Jobs that would find what another job of the plan finds."""
+    refused: tuple[Refused, ...]
+
+    def in_state(self, *states: str) -> list[Job]:
+        """The jobs that stand so, in the plan's order."""
+        return [job for job in self.jobs if self.standings[job.key].state in states]
+
+    @property
+    def to_do(self) -> list[Job]:
+        """The jobs whose runs are not finished; stale ones only where asked for (`stale=redo`)."""
+        redo = any(job.composed.config.stale == "redo" for job in self.jobs)
+        return self.in_state("planned", "failed", "running", *(["stale"] if redo else []))
+
+
+def plan(
+    folder: SweepFolder,
+    composed: Sequence[Composed | Refused],
+    check: Callable[[RunConfig], str],
+    on_progress: Callable[[int, int], None],
+) -> Plan:
+    """The plan of these jobs; `check` gives a job's key or raises InputError, and is told to `on_progress`."""
+    keyed: dict[str, Composed] = {}
+    refused: list[Refused] = []
+    n_duplicates = 0
+    for index, one in enumerate(composed):
+        if isinstance(one, Refused):
+            refused.append(one)
+        else:
+            try:
+                key = check(one.config)
+            except InputError as error:
+                refused.append(Refused(one.overrides, str(error)))
+            else:
+                n_duplicates += key in keyed
+                keyed.setdefault(key, one)
+        on_progress(index + 1, len(composed))
+    common = set.intersection(*(set(one.overrides) for one in composed)) if len(composed) > 1 else set()
+    jobs = tuple(
+        Job(key, tuple(text for text in one.overrides if text not in common), one) for key, one in keyed.items()
+    )
+    standings = {job.key: folder.standing(job.key) for job in jobs}
+    return Plan(folder, jobs, standings, n_duplicates, tuple(refused))
+
+
+def estimate(jobs: Iterable[Job], summaries: Sequence[Mapping[str, object]], at_once: int) -> float | None:
+    """Seconds these jobs take, `at_once` of them side by side, from runs of their models; None where there are none.
+
+    IG's seconds go with steps and pairs, all others with pairs; each is the median of the finished runs' rates.
+    """
+    total = 0.0
+    for job in jobs:
+        config = job.composed.config
+        rates = [rate for summary in summaries if (rate := _rates(summary, config)) is not None]
+        if not rates:
+            return None
+        n_pairs = config.prompts.n or median(rate[2] for rate in rates)
+        a_node, a_pair = median(rate[0] for rate in rates), median(rate[1] for rate in rates)
+        steps = config.ig.n_steps if isinstance(config.ig.n_steps, int) else 50
+        total += n_pairs * (a_node * steps + a_pair)
+    return total / at_once
+
+
+def _rates(summary: Mapping[str, object], config: RunConfig) -> tuple[float, float, float] | None:
+    """Seconds of IG a pair and node, other seconds a pair, and pairs, of a finished run of this job's kind."""
+    same = (summary.get("model"), summary.get("model/processing")) == (config.model.name, config.model.processing)
+    numbers = [
+        summary.get(name) for name in ("seconds/ig", "seconds/total", "seconds/files", "seconds/model", "n_pairs")
+    ]
+    if not same or not all(isinstance(number, int | float) for number in numbers):
+        return None
+    ig, whole, files, model, n_pairs = (float(str(number)) for number in numbers)
+    steps = summary.get("ig/n_steps")
+    return ig / n_pairs / (steps if isinstance(steps, int) else 50), (whole + files - model - ig) / n_pairs, n_pairs

@@ -1,0 +1,101 @@
+"""`igap status DIR...`: how the jobs of each sweep stand, from the disk alone."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from igap.errors import InputError
+from igap.finished import read
+from igap.sweep.folder import PLAN, STATES, Planned, Standing, SweepFolder
+
+USAGE = """\
+usage: igap status DIR... [--watch]
+
+How the jobs of each sweep in these folders stand: done, stale (made by other versions of the code), running (host,
+process, since), failed (why), planned. --watch looks again every 2 seconds until nothing is running or planned; Ctrl-C
+ends it.
+"""
+
+_LOOK_EVERY = 2.0
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code of `igap status`: 0, or 1 where jobs have failed. Raises InputError on folders without a sweep."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        sys.stdout.write(USAGE)
+        return 0 if arguments else 2
+    folders = [SweepFolder(path) for text in arguments if text != "--watch" for path in _sweeps(text)]
+    if not folders:
+        raise InputError("folder: got none, wanted the folder of a sweep. igap status runs/NAME --watch.")
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    if "--watch" not in arguments:
+        shown, states = _show(folders)
+        console.print(shown)
+        return 1 if "failed" in states else 0
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            shown, states = _show(folders)
+            live.update(shown, refresh=True)
+            if not {"running", "planned"} & states:
+                return 1 if "failed" in states else 0
+            time.sleep(_LOOK_EVERY)
+
+
+def _sweeps(text: str) -> Iterator[Path]:
+    """The sweep at a path, or those in it."""
+    folder = Path(text)
+    if text.startswith("-"):
+        raise InputError(f"option: got {text}, wanted --watch or --help.")
+    if not folder.is_dir():
+        raise InputError(f"folder: got {text}, which is none, wanted a sweep's folder or one that holds sweeps.")
+    found = [folder] if (folder / PLAN).is_file() else sorted(path.parent for path in folder.glob(f"*/{PLAN}"))
+    if not found:
+        raise InputError(
+            f"folder: got {text}, without a sweep in it (no {PLAN}), wanted the folder of one. Start one with igap "
+            "sweep NAME; igap compare shows single runs."
+        )
+    yield from found
+
+
+def _show(folders: list[SweepFolder]) -> tuple[RenderableType, set[str]]:
+    """A table a sweep, and the states that occur in any."""
+    parts: list[RenderableType] = []
+    states: set[str] = set()
+    for folder in folders:
+        jobs = folder.plan()
+        if jobs is None:
+            raise InputError(
+                f"{folder.path / PLAN}: got a plan of another igap, or a broken one. Start the sweep again."
+            )
+        standings = [folder.standing(job.key) for job in jobs]
+        states |= {one.state for one in standings}
+        parts.append(_table(folder, jobs, standings))
+        others = _others(folder, {job.key for job in jobs})
+        if others:
+            parts.append(f"{others} finished runs beside this grid, of grids started here before")
+    return Group(*parts), states
+
+
+def _table(folder: SweepFolder, jobs: list[Planned], standings: list[Standing]) -> Table:
+    counts = {state: sum(one.state == state for one in standings) for state in STATES}
+    title = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    table = Table(title=escape(f"{folder.path}: {len(jobs)} jobs: {title}"), title_justify="left")
+    for column in ("folder", "overrides", "state", ""):
+        table.add_column(column, overflow="fold")
+    for job, one in zip(jobs, standings, strict=True):
+        table.add_row(job.key, escape(" ".join(job.overrides)), one.state, escape(one.detail))
+    return table
+
+
+def _others(folder: SweepFolder, keys: set[str]) -> int:
+    """Finished runs that the plan does not name."""
+    beside = [path.parent for path in folder.path.glob("*/summary.json") if path.parent.name not in keys]
+    return sum(read(path)[0] is not None for path in beside)

@@ -1,0 +1,88 @@
+"""The work of one job of a sweep, in whatever process it lands: claim it, compute, write to disk, log, show."""
+
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from igap import pipeline, records, store, tracking
+from igap.disk import check_writable
+from igap.notebook import jobs
+from igap.pipeline import Stage
+from igap.sweep.folder import SweepFolder
+from igap.sweep.plan import Job
+
+log = logging.getLogger("igap")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job in one process."""
+
+    key: str
+    end: Literal["done", "before", "busy", "failed"]
+    """Done now; finished before; another process is at it; failed."""
+    reason: str = ""
+
+
+def do(job: Job, folder: SweepFolder, stage: Stage, *, wait: bool) -> Outcome:
+    """What became of the job. Never raises but on interruption; the run is on disk before W&B hears of it."""
+    try:
+        with folder.claimed(job.key, wait=wait) as mine:
+            if not mine:
+                return Outcome(job.key, "busy")
+            if folder.standing(job.key).run is not None:  # meanwhile, by another process
+                return Outcome(job.key, "before")
+            return _do(job, folder, stage)
+    except OSError as error:  # the folder is gone, or the disk is full
+        log.error("%s: %s", job.key, error)
+        return Outcome(job.key, "failed", str(error))
+
+
+def _do(job: Job, folder: SweepFolder, stage: Stage) -> Outcome:
+    config, place = job.composed.config, folder.run(job.key)
+    try:
+        check_writable(place)
+        folder.forget_failure(job.key)
+        records.prepare(place)
+        run = jobs.run if config.study else pipeline.run
+        result = run(config, stage, folder.path / store.FOLDER)
+        if result.key != job.key:
+            raise RuntimeError(
+                f"the run's key is {result.key}, the plan's {job.key}: a file or the checkpoint has changed since the "
+                "plan was made. Start the sweep again."
+            )
+        summary = records.write(result, place)
+    except Exception as error:
+        reason = " ".join(f"{'' if isinstance(error, ValueError) else type(error).__name__ + ': '}{error}".split())
+        log.error("%s (%s) failed: %s", job.key, " ".join(job.own), reason)
+        folder.fail(job.key, reason, traceback.format_exc())
+        return Outcome(job.key, "failed", reason)
+    try:
+        tracking.log(config, summary, place, multirun=folder.path.name)
+    except Exception as error:
+        log.warning("W&B did not take %s (%s: %s); everything is in %s", job.key, type(error).__name__, error, place)
+    return Outcome(job.key, "done")
+
+
+def do_all(
+    pack: Sequence[Job],
+    folder: SweepFolder,
+    stage: Stage,
+    told: Callable[[Job, Outcome], None],
+    *,
+    wait: bool,
+    threads: int | None,
+) -> list[Outcome]:
+    """What became of each job of a pack, which shares a process and so a loaded model; `told` hears of each."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    outcomes = []
+    for job in pack:
+        outcome = do(job, folder, stage, wait=wait)
+        told(job, outcome)
+        outcomes.append(outcome)
+    return outcomes
