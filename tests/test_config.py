@@ -43,7 +43,7 @@ def test_the_yaml_files_give_every_key_of_the_schema(default):
     """A key that only the schema knows would be missing from --help and from --cfg."""
     from omegaconf import OmegaConf
 
-    from igap.cli import data_folder
+    from igap.cli.compose import data_folder
 
     folder = data_folder("conf")
     given = set(OmegaConf.load(folder / "config.yaml")) - {"defaults", "hydra"}

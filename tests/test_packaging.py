@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGED = ("notebook/page.html", "datasets/tasks/greater-than.csv", "conf/prompts/greater-than.yaml")
+PACKAGED = (
+    "notebook/page.html",
+    "conf/hydra/launcher/joblib.yaml",
+    "datasets/tasks/greater-than.csv",
+    "conf/prompts/greater-than.yaml",
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,13 @@ def igap(installed, tmp_path):
 
 
 def test_the_wheel_holds_configs_sweeps_and_the_model_and_no_tests(installed):
-    for name in ("conf/config.yaml", "sweeps/baselines.yaml", "models/ioi_mini/model.safetensors", "cli.py", *PACKAGED):
+    for name in (
+        "conf/config.yaml",
+        "sweeps/baselines.yaml",
+        "models/ioi_mini/model.safetensors",
+        "cli/run.py",
+        *PACKAGED,
+    ):
         assert (installed / "igap" / name).is_file(), name
     assert not list(installed.rglob("test_*.py"))
     (entry,) = installed.glob("igap-*.dist-info/entry_points.txt")

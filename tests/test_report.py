@@ -1,14 +1,17 @@
 import dataclasses
 import io
+import shutil
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from igap import records, report
+from igap import report
 from igap.alignment import align
 from igap.models.load import read_header
 from igap.prompts import encode_pair
+from igap.sweep.folder import Standing, SweepFolder
+from igap.sweep.plan import Composed, Job, Plan
 
 
 @pytest.fixture
@@ -50,20 +53,35 @@ def test_prompts_and_warnings_are_text_and_not_markup(console, result, written):
     assert "warning: ig: [red]x" in text(console)
 
 
-def test_a_sweep_is_a_line_a_job_with_what_is_its_own_and_failures_named(console, result):
-    summary = records.summarize(result)
-    jobs = [
-        (("seed=1", "ig.n_steps=2"), summary, Path("runs/x/0")),
-        (("seed=1", "ig.n_steps=3"), None, Path("runs/x/1")),
-    ]
-    report.show_sweep(console, jobs)
-    first, second = (line for line in text(console).splitlines() if "ig.n_steps=" in line)
-    assert "ig.n_steps=2" in first
-    assert f"{summary['gap']:.3f}" in first
-    assert "ig.n_steps=3" in second
-    assert "failed" in second
+def test_a_sweep_ends_with_a_line_a_job_and_failures_with_reason_and_log(console, result, written, tmp_path):
+    folder = SweepFolder(tmp_path / "x")
+    jobs = tuple(
+        Job(key, (f"ig.n_steps={n}",), Composed(("seed=1", f"ig.n_steps={n}"), result.config, ""))
+        for n, key in ((2, result.key), (3, "b" * 12), (4, "c" * 12))
+    )
+    shutil.copytree(written, folder.run(result.key))
+    folder.fail("b" * 12, "no [red]luck[/red]", "Traceback")
+    plan = Plan(folder, jobs, {job.key: folder.standing(job.key) for job in jobs}, 0, ())
+    report.show_plan_end(console, plan, {"b" * 12: "no [red]luck[/red]"})
+    finished, failed, planned, reason = (line for line in text(console).splitlines() if "ig.n_steps=" in line)
+    assert f"{result.gap:.3f}" in finished
+    assert "failed" in failed
+    assert "planned" in planned
+    assert "no [red]luck[/red]" in reason
+    assert "failure.log" in text(console)
     assert "seed=1" not in text(console)
-    assert "2 jobs in runs/x" in text(console)
+    assert "1 of 3 jobs finished" in text(console)
+    assert "the same command again does the rest" in text(console)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(None, "nothing of this kind"), (100.0, "about 100 s"), (600.0, "about 10 min")]
+)
+def test_a_plan_says_how_long_it_takes_where_that_is_known(console, result, tmp_path, seconds, said):
+    job = Job(result.key, (), Composed((), result.config, ""))
+    plan = Plan(SweepFolder(tmp_path), (job,), {job.key: Standing(job.key, "planned")}, 0, ())
+    report.show_plan(console, plan, seconds, 3)
+    assert said in text(console)
 
 
 def test_progress_is_quiet_where_nobody_watches():

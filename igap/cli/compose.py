@@ -87,7 +87,7 @@ def compose_jobs(
                         f"{override.key_or_group}: got {len(values)} values ({', '.join(values)}), wanted one. "
                         "Add -m to run each of them, or quote a text that holds a comma."
                     )
-            else:
+            elif not override.key_or_group.startswith("hydra"):  # what is Hydra's is the multirun's, not a job's
                 choices.append([text])
             _check_override(override, text, groups)
         for job in itertools.product(*choices):
@@ -108,6 +108,7 @@ def compose_multirun(
 ) -> "tuple[DictConfig, ConfigLoader]":
     """The config of the multirun itself, Hydra's part included (launcher, folder), and what loads that of its jobs."""
     from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from hydra.types import RunMode
@@ -117,6 +118,10 @@ def compose_multirun(
     with initialize_config_dir(str(data_folder("conf")), version_base="1.3", job_name="igap"):
         instance = GlobalHydra.instance().hydra
         assert instance is not None
+        # A launcher's plugin registers a schema under the name of our file, and Hydra would hold it to that: no `pack`.
+        registered = ConfigStore.instance().repo["hydra"]["launcher"]
+        for file in (data_folder("conf") / "hydra" / "launcher").glob("*.yaml"):
+            registered.pop(file.name, None)
         try:
             config = instance.compose_config(
                 config_name or "config",

@@ -60,9 +60,9 @@ def launcher_of(config: "DictConfig", loader: "ConfigLoader") -> Launcher:
     settings = config.hydra.launcher
     with open_dict(config):
         pack = settings.pop("pack") if "pack" in settings else 1  # Hydra's basic launcher has no such key
-        # What loads the config of each process knows Hydra's overrides only, and not `output` and `sweep`.
+        # All that the processes' own configs need of Hydra: where they may write. The launcher is this process's.
         place = str(Path(str(config.hydra.sweep.dir)).resolve()).replace("'", r"\'")
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{place}'")
+        config.hydra.overrides.hydra = [f"hydra.sweep.dir='{place}'", "hydra/hydra_logging=none"]
     if type(pack) is not int or pack < 1:
         raise InputError(f"hydra.launcher.pack: got {pack!r}, wanted a whole number of jobs from 1. Try 4.")
     cores, at_once, threads = os.cpu_count() or 1, 1, None

@@ -71,8 +71,8 @@ class SweepFolder:
         trouble = None
         if (folder / "summary.json").exists():
             run, trouble = read(folder)
-            if run is not None and run.key == key and trouble is None:
-                changes = versions.changed(run.summary)
+            if run is not None and run.key == key:
+                changes = [trouble] if trouble else versions.changed(run.summary)
                 return Standing(key, "stale" if changes else "done", ", ".join(changes), run)
             trouble = trouble or f"{folder}: its summary is of another run ({run.key if run else ''})"
         holder = self.holder(key)

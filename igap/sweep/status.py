@@ -87,11 +87,15 @@ def _show(folders: list[SweepFolder]) -> tuple[RenderableType, set[str]]:
 def _table(folder: SweepFolder, jobs: list[Planned], standings: list[Standing]) -> Table:
     counts = {state: sum(one.state == state for one in standings) for state in STATES}
     title = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    table = Table(title=escape(f"{folder.path}: {len(jobs)} jobs: {title}"), title_justify="left")
-    for column in ("folder", "overrides", "state", ""):
+    table = Table(
+        title=escape(f"{folder.path}: {len(jobs)} job{'s' * (len(jobs) != 1)}: {title}"), title_justify="left"
+    )
+    more = ("detail",) if any(one.detail for one in standings) else ()
+    for column in ("folder", "overrides", "state", *more):
         table.add_column(column, overflow="fold")
     for job, one in zip(jobs, standings, strict=True):
-        table.add_row(job.key, escape(" ".join(job.overrides)), one.state, escape(one.detail))
+        cells = (job.key, escape(" ".join(job.overrides)), one.state, escape(one.detail))
+        table.add_row(*cells[: 3 + len(more)])
     return table
 
 

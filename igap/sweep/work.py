@@ -1,6 +1,7 @@
 """The work of one job of a sweep, in whatever process it lands: claim it, compute, write to disk, log, show."""
 
 import logging
+import os
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ def _do(job: Job, folder: SweepFolder, stage: Stage) -> Outcome:
     try:
         check_writable(place)
         folder.forget_failure(job.key)
+        if (place / "summary.json").exists():  # of no finished run, as `standing` has found
+            os.replace(place / "summary.json", place / "summary.broken.json")
         records.prepare(place)
         run = jobs.run if config.study else pipeline.run
         result = run(config, stage, folder.path / store.FOLDER)

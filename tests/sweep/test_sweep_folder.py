@@ -1,0 +1,136 @@
+"""A sweep's folder: how jobs stand, who works on them, and what a plan leaves; from the disk alone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from igap import versions
+from igap.sweep.folder import PLAN, Planned, SweepFolder
+
+KEY = "0123456789ab"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return SweepFolder(tmp_path / "sweep")
+
+
+@pytest.fixture
+def finished(folder, written):
+    """A folder with one finished run under KEY."""
+    shutil.copytree(written, folder.run(KEY))
+    path = folder.run(KEY) / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"key": KEY}))
+    return folder
+
+
+def test_a_job_nobody_has_touched_is_planned(folder):
+    assert folder.standing(KEY).state == "planned"
+    assert folder.standing(KEY).detail == ""
+
+
+def test_a_finished_run_is_done(finished):
+    standing = finished.standing(KEY)
+    assert standing.state == "done"
+    assert standing.run.summary["key"] == KEY
+
+
+def test_a_run_that_other_code_made_is_stale_and_says_what_differs(finished):
+    path = finished.run(KEY) / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version/torch": "0.1", "version/source": "abc"}))
+    standing = finished.standing(KEY)
+    now = versions.versions()
+    assert standing.state == "stale"
+    assert standing.detail == f"torch 0.1 -> {now['torch']}, source abc -> {now['source']}"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"key": "another"}'])
+def test_a_summary_that_is_none_of_this_run_does_not_count_as_finished(finished, text):
+    (finished.run(KEY) / "summary.json").write_text(text)
+    standing = finished.standing(KEY)
+    assert standing.state == "planned"
+    assert standing.run is None
+    assert "summary" in standing.detail
+
+
+def test_a_failure_is_told_until_it_is_forgotten(folder):
+    story = folder.fail(KEY, "a passing storm", "Traceback: a passing storm")
+    assert (folder.standing(KEY).state, folder.standing(KEY).detail) == ("failed", "a passing storm")
+    assert story.read_text() == "Traceback: a passing storm"
+    folder.forget_failure(KEY)
+    assert folder.standing(KEY).state == "planned"
+    assert list(folder.run(KEY).iterdir()) == []
+
+
+def test_a_claimed_job_is_running_here_and_nobody_else_gets_it(folder):
+    with folder.claimed(KEY, wait=False) as mine:
+        assert mine
+        assert folder.standing(KEY).state == "running"
+        assert f"process {os.getpid()}, since 20" in folder.standing(KEY).detail
+        with folder.claimed(KEY, wait=False) as other:
+            assert not other
+    assert folder.standing(KEY).state == "planned"
+    assert folder.standing(KEY).detail == ""
+
+
+def test_a_killed_process_leaves_no_claim_and_another_one_can_wait_for_it(folder):
+    code = (
+        "import sys, time; from pathlib import Path; from igap.sweep.folder import SweepFolder\n"
+        f"with SweepFolder(Path(sys.argv[1])).claimed({KEY!r}, wait=False):\n"
+        "    print('mine', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, folder.path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "mine\n"
+    assert f"process {process.pid}" in folder.standing(KEY).detail
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert folder.standing(KEY).detail == "was interrupted before"
+    since = time.monotonic()
+    with folder.claimed(KEY, wait=True) as mine:
+        assert mine
+    assert time.monotonic() - since < 10
+
+
+def test_who_looks_is_not_in_the_way_of_who_works(folder):
+    for _ in range(20):
+        assert folder.holder(KEY) is None
+        with folder.claimed(KEY, wait=False) as mine:
+            assert mine
+
+
+def test_a_run_set_aside_is_kept_and_the_job_is_to_do_again(finished):
+    before = (finished.run(KEY) / "summary.json").read_bytes()
+    aside = finished.set_aside(KEY)
+    assert (aside / "summary.json").read_bytes() == before
+    assert finished.standing(KEY).run is None
+    assert not list(finished.path.glob("*/summary.json")), "hidden from whoever lists the finished runs"
+
+
+def test_a_run_somebody_works_on_is_not_set_aside(finished):
+    with finished.claimed(KEY, wait=False):
+        assert finished.set_aside(KEY) is None
+    assert finished.standing(KEY).run is not None
+
+
+def test_the_plan_comes_back_and_another_grid_is_said(folder):
+    one, two, three = (Planned(key, (f"ig.n_steps={n}",)) for n, key in enumerate(("a", "b", "c")))
+    assert folder.plan() is None
+    assert folder.write_plan([one, two]) is None
+    assert folder.write_plan([two, one]) is None, "the same jobs in another order"
+    assert folder.plan() == [two, one]
+    said = folder.write_plan([two, three])
+    assert "had another grid, of 2 jobs; 1 of them are in this one too and count for both" in said
+    assert folder.plan() == [two, three]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 99, "jobs": []}'])
+def test_a_plan_that_cannot_be_read_is_none(folder, text):
+    folder.path.mkdir()
+    (folder.path / PLAN).write_text(text)
+    assert folder.plan() is None
