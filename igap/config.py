@@ -162,10 +162,12 @@ class CurvesConfig(_Frozen):
 class TrackingConfig(_Frozen):
     """Where W&B logs to."""
 
-    mode: Literal["offline", "online", "disabled"] = "offline"
+    mode: Literal["offline", "online", "auto", "disabled"] = "offline"
     project: str = Field("igap", min_length=1, examples=["igap"])
     entity: str | None = Field(None, examples=["my-team"])
     group: str | None = Field(None, examples=["baselines"])
+    timeout: float = Field(60.0, gt=0, le=3600, examples=[60])
+    """Seconds that a run may take online."""
 
 
 class RunConfig(_Frozen):

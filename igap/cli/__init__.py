@@ -21,6 +21,10 @@ commands
   sweep NAME       the combinations listed in sweeps/NAME.yaml; the same command again does what is left
   check            says what a run, or run -m, or sweep NAME would do, and whether it can; computes nothing
   status DIR...    how the jobs of a sweep stand: done, stale, running, failed, planned
+  compare DIR...   finished runs side by side: a table, a CSV file and a page
+  sync DIR...      logs finished runs to W&B from disk, and uploads those logged offline
+  verify DIR...    W&B's offline runs against what is on disk
+  workspace        a saved W&B workspace for comparing runs
   store DIR...     what the jobs of a sweep share; --prune removes what no job can use
   COMMAND --help   more; run --help lists every option, with examples
 
@@ -37,6 +41,10 @@ _COMMANDS = {
     "sweep": "igap.cli.run:sweep",
     "check": "igap.cli.run:check",
     "status": "igap.sweep.status:main",
+    "compare": "igap.across.command:main",
+    "sync": "igap.tracking.sync:main",
+    "verify": "igap.tracking.verify:main",
+    "workspace": "igap.tracking.workspace:main",
     "store": "igap.sweep.shared:main",
 }
 """Name to the function that takes the arguments after it and gives the exit code; imported when it is asked for."""

@@ -1,7 +1,7 @@
 """`igap run -m`, `igap sweep NAME` and `igap check`: plan all jobs first, then launch those that are not done."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from igap.finished import find
 
 if TYPE_CHECKING:
     from igap.cli.launch import Launcher
-    from igap.sweep.plan import Plan
+    from igap.sweep.plan import Job, Plan
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def check(asked: Asked) -> int:
 
 def multirun(asked: Asked) -> int:
     """The exit code: 0 all jobs finished, 1 some failed. Raises InputError before the first when one cannot be."""
-    from igap import disk, report
+    from igap import disk, report, tracking
     from igap.cli.launch import check_extra, launch
     from igap.sweep.folder import Planned
 
@@ -80,6 +80,12 @@ def multirun(asked: Asked) -> int:
     said = plan.folder.write_plan([Planned(job.key, job.own) for job in plan.jobs])
     if said:
         out.print(said, markup=False, highlight=False)
+    settled = {job.tracking.mode: tracking.decided(job.tracking) for job in plan.to_do}
+    for _, sentence in settled.values():
+        if sentence:
+            out.print(sentence, markup=False)
+    modes: dict[str, str] = {mode: one.mode for mode, (one, _) in settled.items()}
+    plan = replace(plan, jobs=tuple(_tracked(job, modes) for job in plan.jobs))
     aside = [plan.folder.set_aside(job.key) for job in plan.to_do if plan.standings[job.key].state == "stale"]
     if aside:
         out.print(f"{len(aside)} stale runs moved to {plan.folder.path / '.stale'} and done again", markup=False)
@@ -89,7 +95,17 @@ def multirun(asked: Asked) -> int:
             reasons = launch(plan, launcher)
     finally:  # also when interrupted
         report.show_plan_end(out, plan, reasons)
+        done = [job for job in plan.jobs if plan.folder.standing(job.key).run and job.tracking.mode != "disabled"]
+        n_lost = sum(tracking.logged(plan.folder.run(job.key)) is None for job in done)
+        if n_lost:
+            out.print(f"W&B lacks {n_lost} of the finished runs: igap sync {plan.folder.path}", markup=False)
     return 1 if reasons else 0
+
+
+def _tracked(job: "Job", modes: Mapping[str, str]) -> "Job":
+    """The job with its tracking mode settled."""
+    mode = modes.get(job.tracking.mode, job.tracking.mode)
+    return replace(job, tracking=job.tracking.model_copy(update={"mode": mode}))
 
 
 def _planned(asked: Asked) -> "tuple[Plan, Launcher]":

@@ -156,7 +156,7 @@ def _job(config: "DictConfig") -> int:
         progress = Console(stderr=True)
         work = jobs.run if run.study else pipeline.run
         result = work(run, lambda name: report.stage(progress, name))
-        summary = records.write(result, folder)
+        records.write(result, folder)
     except InputError as error:
         log.error("%s", error)
         return 2
@@ -166,7 +166,10 @@ def _job(config: "DictConfig") -> int:
     console = report.terminal()
     report.show(console, result, folder)
     try:
-        tracked = tracking.log(run, summary, folder)
+        settled, said = tracking.decided(run.tracking)
+        if said:
+            console.print(said, markup=False)
+        tracked = tracking.log(folder, settled)
     except Exception as error:
         log.warning("W&B did not take the run (%s: %s); everything is in %s", type(error).__name__, error, folder)
     else:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from igap.config import RunConfig
+from igap.config import RunConfig, TrackingConfig
 from igap.errors import InputError
 from igap.sweep.folder import Standing, SweepFolder
 
@@ -35,6 +35,8 @@ class Job:
     own: tuple[str, ...]
     """The overrides that not all jobs of the plan have."""
     composed: Composed
+    tracking: TrackingConfig
+    """With mode auto settled."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def plan(
         on_progress(index + 1, len(composed))
     common = set.intersection(*(set(one.overrides) for one in composed)) if len(composed) > 1 else set()
     jobs = tuple(
-        Job(key, tuple(text for text in one.overrides if text not in common), one) for key, one in keyed.items()
+        Job(key, tuple(text for text in one.overrides if text not in common), one, one.config.tracking)
+        for key, one in keyed.items()
     )
     standings = {job.key: folder.standing(job.key) for job in jobs}
     return Plan(folder, jobs, standings, n_duplicates, tuple(refused))

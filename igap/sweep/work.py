@@ -58,14 +58,14 @@ def _do(job: Job, folder: SweepFolder, stage: Stage) -> Outcome:
                 f"the run's key is {result.key}, the plan's {job.key}: a file or the checkpoint has changed since the "
                 "plan was made. Start the sweep again."
             )
-        summary = records.write(result, place)
+        records.write(result, place)
     except Exception as error:
         reason = " ".join(f"{'' if isinstance(error, ValueError) else type(error).__name__ + ': '}{error}".split())
         log.error("%s (%s) failed: %s", job.key, " ".join(job.own), reason)
         folder.fail(job.key, reason, traceback.format_exc())
         return Outcome(job.key, "failed", reason)
     try:
-        tracking.log(config, summary, place, multirun=folder.path.name)
+        tracking.log(place, job.tracking)
     except Exception as error:
         log.warning("W&B did not take %s (%s: %s); everything is in %s", job.key, type(error).__name__, error, place)
     return Outcome(job.key, "done")

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +14,7 @@ from igap import cli, tracking
 def offline(result, written, tmp_path_factory):
     """A run's folder after its W&B run was written into it, and what the reader makes of that."""
     folder = shutil.copytree(written, tmp_path_factory.mktemp("tracked") / "run-0")
-    place = tracking.log(result.config, json.loads((folder / "summary.json").read_text()), folder)
-    return folder, place
+    return folder, folder / tracking.log(folder, result.config.tracking)
 
 
 def inspect(place, *options):
@@ -57,7 +55,7 @@ def test_tables_plots_and_the_artifact_are_in_the_run(offline):
 def test_a_heads_name_is_a_text_in_the_tables(offline):
     """As a number, 0.10 would be 0.1."""
     tables = {
-        name: json.loads(next(Path(offline[1]).rglob(f"tables/{name}_*.table.json")).read_text())
+        name: json.loads(next(offline[1].rglob(f"tables/{name}_*.table.json")).read_text())
         for name in ("heads", "interactions")
     }
     for table in tables.values():
@@ -68,17 +66,46 @@ def test_a_heads_name_is_a_text_in_the_tables(offline):
     assert [row[heads["columns"].index("name")] for row in heads["data"]][:2] == ["0.0", "0.1"]
 
 
-def test_jobs_of_a_multirun_are_one_group_and_carry_its_name(result, written, tmp_path):
-    folder = shutil.copytree(written, tmp_path / "3")
-    read = json.loads(inspect(tracking.log(result.config, {"key": result.key}, folder, multirun="monday"), "--summary"))
-    assert read["name"] == "monday/3"
-    assert '"monday"' in "".join(line for line in inspect(read["file"]).splitlines() if '"type":"run"' in line)
+def test_jobs_of_a_sweep_are_one_group_and_carry_its_name(result, written, tmp_path):
+    folder = shutil.copytree(written, tmp_path / "monday" / "3")
+    (folder.parent / "sweep.json").write_text("{}")
+    place = folder / tracking.log(folder, result.config.tracking)
+    assert json.loads(inspect(place, "--summary"))["name"] == "monday/3"
+    (line,) = (line for line in inspect(place).splitlines() if '"type":"run"' in line)
+    assert '"monday"' in line
+    assert '"sweep"' in line
+    assert "baseline=corrupted" in line
+
+
+def test_the_id_is_the_key_and_a_folder_holds_one_offline_run_of_it(offline, result, tmp_path):
+    folder = shutil.copytree(offline[0], tmp_path / "again", symlinks=True)
+    (folder / "wandb" / "offline-run-20200101_000000-another").mkdir()
+    first = json.loads((folder / tracking.MARK).read_text())["place"]
+    (folder / first / "lost").write_text("")
+    second = tracking.log(folder, result.config.tracking)
+    assert second.endswith(f"-{result.key}")
+    names = sorted(path.name for path in (folder / "wandb").glob("offline-run-*"))
+    assert names == ["offline-run-20200101_000000-another", second.rpartition("/")[2]]
+    assert not (folder / second / "lost").exists()
+    assert json.loads(inspect(folder / second, "--summary"))["id"] == result.key
+
+
+def test_what_was_cut_off_while_it_was_logged_is_not_trusted(offline, tmp_path):
+    folder = shutil.copytree(offline[0], tmp_path / "cut", symlinks=True)
+    assert tracking.logged(folder).mode == "offline"
+    mark = (folder / tracking.MARK).read_text()
+    for text in ("", "{", "[]", '{"mode": "offline"}', '{"mode": "offline", "place": "wandb/none"}'):
+        (folder / tracking.MARK).write_text(text)
+        assert tracking.logged(folder) is None
+    (folder / tracking.MARK).write_text(mark)
+    assert tracking.logged(folder) is not None
+    (folder / tracking.MARK).unlink()
+    assert tracking.logged(folder) is None
 
 
 def test_several_pairs_bring_their_table_and_no_single_pairs_text(many, many_written, tmp_path):
     folder = shutil.copytree(many_written, tmp_path / "many")
-    summary = json.loads((folder / "summary.json").read_text())
-    place = tracking.log(many.config, summary, folder)
+    place = folder / tracking.log(folder, many.config.tracking)
     records = inspect(place)
     assert "tables/pairs" in records
     assert '"pairs.csv"' in records
@@ -103,7 +130,7 @@ def test_online_without_a_key_is_refused_before_the_run_and_asks_for_nothing(tmp
 def test_disabled_tracking_does_not_even_import_wandb(result, written, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     tracking_off = result.config.tracking.model_copy(update={"mode": "disabled"})
-    assert tracking.log(result.config.model_copy(update={"tracking": tracking_off}), {}, written) is None
+    assert tracking.log(written, tracking_off) is None
 
 
 def test_a_failure_of_wandb_is_a_warning_and_costs_no_result(checkpoint, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,224 @@
+"""Weights & Biases: a sink for what is already on disk. wandb is imported in this package only, and only when used.
+
+Everything W&B gets is read from a finished run's folder, so that a run can be logged at any time: when it ends, or from
+disk later (`igap sync`). Its id in W&B is its key, and its folder holds one offline run of it at most.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from igap.config import RunConfig, TrackingConfig, parse
+from igap.disk import write_text
+from igap.errors import InputError
+
+PROBE_SECONDS = 3.0
+"""That W&B's server has to answer anything at all."""
+
+MARK = Path("wandb") / "logged.json"
+"""In a run's folder: that W&B's files beside it are whole, and where they are."""
+
+_TEXTS = dict.fromkeys(("name", "part", "components"), str)
+"""Columns of components' names: read as a number, head 9.10 would be 9.1, another head."""
+
+Mode = Literal["offline", "online"]
+
+log_messages = logging.getLogger("igap")
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What W&B has of a run."""
+
+    mode: Mode
+    place: str
+    """The offline run's folder in the run's folder, or the address."""
+
+
+def check(config: RunConfig) -> None:
+    """Raises InputError on online tracking without credentials, where W&B would stop a finished run to ask for them."""
+    if config.tracking.mode == "online" and not has_key():
+        raise InputError(
+            "tracking: got online, but W&B has no key for this machine. Run wandb login, set WANDB_API_KEY, or use "
+            "tracking=offline."
+        )
+
+
+def decided(tracking: TrackingConfig) -> tuple[TrackingConfig, str | None]:
+    """The tracking with mode auto settled, once for all jobs, and the sentence that says so; others as they are."""
+    if tracking.mode != "auto":
+        return tracking, None
+    if not has_key():
+        mode, why = "offline", "W&B has no key for this machine"
+    elif not answers():
+        mode, why = "offline", f"W&B's server does not answer within {PROBE_SECONDS:.0f} s"
+    else:
+        mode, why = "online", "there is a key, and W&B's server answers"
+    return tracking.model_copy(update={"mode": mode}), f"W&B: {mode} ({why})"
+
+
+def has_key() -> bool:
+    """Whether W&B finds credentials on this machine; asks nobody."""
+    import wandb
+
+    with contextlib.redirect_stderr(io.StringIO()):  # where it tells which key it found
+        return wandb.login(prompt=False, verify=False)
+
+
+def answers() -> bool:
+    """Whether W&B's server says anything within PROBE_SECONDS."""
+    import wandb
+
+    url, heard = wandb.Settings().base_url, threading.Event()
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=PROBE_SECONDS):
+                heard.set()
+        except urllib.error.HTTPError:  # an answer too
+            heard.set()
+        except (OSError, ValueError):
+            pass
+
+    asking = threading.Thread(target=ask, daemon=True)  # a name server may take longer than any time limit of a socket
+    asking.start()
+    asking.join(PROBE_SECONDS)
+    return heard.is_set()
+
+
+def log(folder: Path, tracking: TrackingConfig) -> str | None:
+    """Where W&B keeps the finished run in `folder` (offline folder or address), None when disabled.
+
+    Online takes `tracking.timeout` seconds at most; what is not done then is logged offline. Raises whatever W&B raises
+    offline; the caller decides what a lost sink is worth.
+    """
+    if tracking.mode == "disabled":
+        return None
+    assert tracking.mode != "auto", "decided() comes first"
+    if tracking.mode == "online":
+        trouble = _in_a_child(folder, tracking)
+        if trouble is None:
+            found = logged(folder)
+            assert found is not None
+            return found.place
+        log_messages.warning("%s: %s; logged offline. Upload it later: igap sync %s", folder, trouble, folder)
+    return write(folder, tracking, "offline").place
+
+
+def logged(folder: Path) -> Logged | None:
+    """What W&B has of a run; None where nothing is, or where the process that logged was killed meanwhile."""
+    try:
+        mark = json.loads((folder / MARK).read_text())
+        found = Logged(mark["mode"], mark["place"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if found.mode == "online" or (folder / found.place).is_dir() else None
+
+
+def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
+    """Logs what the run's folder holds, in place of what an earlier try left there. Raises whatever W&B raises.
+
+    Config, the summary under the same names, every CSV file as a table, plots as images, attributions as an artifact.
+    Jobs of a sweep are a group of its name, unless `tracking.group` names another.
+    """
+    import pandas as pd
+    import wandb
+
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    config = parse(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    sweep = folder.resolve().parent.name if (folder.parent / "sweep.json").exists() else None
+    (folder / MARK).unlink(missing_ok=True)
+    for left in (*folder.glob(f"wandb/offline-run-*-{summary['key']}"), *folder.glob(f"wandb/run-*-{summary['key']}")):
+        shutil.rmtree(left)  # a second run of one id in one folder would be uploaded as well
+    settings = wandb.Settings(
+        console="off",
+        silent=True,
+        init_timeout=tracking.timeout,
+        x_disable_stats=True,
+        disable_git=True,
+        save_code=False,
+    )
+    with wandb.init(
+        project=tracking.project,
+        entity=tracking.entity,
+        id=summary["key"],
+        group=tracking.group or sweep,
+        name=f"{sweep}/{folder.name}" if sweep else folder.resolve().name,
+        job_type="sweep" if sweep else "run",
+        tags=choices(config),
+        mode=mode,
+        dir=folder,
+        config={**config.model_dump(mode="json", exclude={"tracking"}), "key": summary["key"]},
+        settings=settings,
+    ) as run:
+        media: dict[str, Any] = {
+            f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / "plots").glob("*.png"))
+        }
+        names = [path.stem for path in sorted(folder.glob("*.csv"))]
+        tables = {name: wandb.Table(dataframe=pd.read_csv(folder / f"{name}.csv", dtype=_TEXTS)) for name in names}
+        run.log({**media, **{f"tables/{name}": table for name, table in tables.items()}})
+        artifact = wandb.Artifact(f"attributions-{summary['key']}", type="attributions")
+        for name in ("attributions.safetensors", *(f"{name}.csv" for name in names), "config.json", "summary.json"):
+            artifact.add_file(str(folder / name))
+        run.log_artifact(artifact)
+        run.summary.update(summary)
+        place = str(Path(run.dir).parent.relative_to(folder.resolve())) if mode == "offline" else str(run.url)
+    found = Logged(mode, place)
+    write_text(folder / MARK, json.dumps({"mode": found.mode, "place": found.place}) + "\n")
+    return found
+
+
+def choices(config: RunConfig) -> list[str]:
+    """A run's tags: what was chosen of each group."""
+    prompts = config.prompts
+    source = f"{prompts.n} generated" if prompts.n is not None else prompts.file or prompts.clean or ""
+    chosen = {
+        "model": config.model.name,
+        "prompts": source,
+        "baseline": config.baseline.kind,
+        "ig": f"{config.ig.method} {config.ig.path}",
+        "ablation": config.ablation.kind,
+        "direction": config.direction,
+    }
+    return [f"{name}={value}"[:64] for name, value in chosen.items()]
+
+
+def _in_a_child(folder: Path, tracking: TrackingConfig) -> str | None:
+    """Why the run could not be logged online in time, None where it was.
+
+    In a process of its own: W&B waits for its server in threads and processes that no time limit of its own bounds
+    altogether, and a sweep must go on.
+    """
+    command = [sys.executable, "-m", "igap.tracking.online", str(folder.resolve()), tracking.model_dump_json()]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            _, error = process.communicate(timeout=tracking.timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # W&B's own processes too
+            return f"W&B did not finish online within tracking.timeout={tracking.timeout:g} s"
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    lines = error.strip().splitlines()
+    return None if process.returncode == 0 else f"W&B failed online ({lines[-1][:200] if lines else 'no reason given'})"

@@ -1,0 +1,123 @@
+"""W&B on and off the network: decided once, bounded in time, and nothing lost. The server is one of our own."""
+
+import contextlib
+import json
+import shutil
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from igap import cli, tracking
+from igap.config import TrackingConfig
+
+KEY = "a" * 40
+
+
+def config(mode, timeout=60.0):
+    return TrackingConfig.model_validate({"mode": mode, "timeout": timeout})
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """Sets the server's address and the key: `with server("silent")`, "closed" or "answering" (with 404)."""
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    @contextlib.contextmanager
+    def serve(kind):
+        with contextlib.ExitStack() as stack:
+            if kind == "answering":
+                http = stack.enter_context(HTTPServer(("127.0.0.1", 0), Answer))
+                threading.Thread(target=http.serve_forever, daemon=True).start()
+                stack.callback(http.shutdown)
+                port = http.server_port
+            else:
+                listening = stack.enter_context(socket.socket())
+                listening.bind(("127.0.0.1", 0))
+                port = listening.getsockname()[1]
+                if kind == "silent":
+                    listening.listen()
+                else:
+                    listening.close()
+            monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+            yield
+
+    return serve
+
+
+def test_auto_is_online_where_there_is_a_key_and_an_answer(server):
+    with server("answering"):
+        settled, said = tracking.decided(config("auto"))
+    assert (settled.mode, said) == ("online", "W&B: online (there is a key, and W&B's server answers)")
+
+
+@pytest.mark.parametrize("kind", ["closed", "silent"])
+def test_auto_is_offline_within_seconds_where_nobody_answers(server, kind, capsys):
+    with server(kind):
+        since = time.monotonic()
+        settled, said = tracking.decided(config("auto"))
+        assert time.monotonic() - since < tracking.PROBE_SECONDS + 2
+    assert settled.mode == "offline"
+    assert "does not answer within 3 s" in said
+    assert KEY[:8] not in "".join(capsys.readouterr())
+
+
+def test_auto_is_offline_without_a_key_whoever_answers(server, monkeypatch):
+    with server("answering"):
+        monkeypatch.delenv("WANDB_API_KEY")
+        settled, said = tracking.decided(config("auto"))
+    assert (settled.mode, said) == ("offline", "W&B: offline (W&B has no key for this machine)")
+
+
+@pytest.mark.parametrize("mode", ["offline", "online", "disabled"])
+def test_what_was_asked_for_by_name_stays_and_nobody_is_asked(mode, monkeypatch):
+    monkeypatch.setattr(tracking, "has_key", lambda: pytest.fail("asked"))
+    assert tracking.decided(config(mode)) == (config(mode), None)
+
+
+def test_a_server_that_hangs_costs_the_timeout_and_no_result(server, result, written, tmp_path, caplog):
+    folder = shutil.copytree(written, tmp_path / "run")
+    with server("silent"):
+        since = time.monotonic()
+        place = tracking.log(folder, config("online", timeout=6.0))
+        took = time.monotonic() - since
+    assert 6 <= took < 6 + 15, "the rest is for logging offline on a busy machine"
+    assert (
+        "W&B did not finish online within tracking.timeout=6 s; logged offline. Upload it later: igap sync"
+        in caplog.text
+    )
+    assert tracking.logged(folder) == tracking.Logged("offline", place)
+    assert len(list(folder.glob("wandb/*run-*"))) == 2, "the offline run, and W&B's link to it"
+
+
+def test_a_failing_child_is_told_in_one_line_and_the_run_logged_offline(written, tmp_path, caplog):
+    folder = shutil.copytree(written, tmp_path / "run")
+    bad = config("online").model_copy(update={"project": "a/b"})
+    assert "W&B failed online (" in (tracking._in_a_child(folder, bad) or "")
+    assert tracking.logged(folder) is None
+
+
+def test_a_sweep_with_auto_decides_once_and_says_it(server, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(tracking, "answers", lambda: asked.append(1) is not None)
+    monkeypatch.setattr("igap.records.figures", lambda result: {})
+    quiet = ["curves.components=none", "explain=false", "prompts.min_gap=0", "tracking=auto"]
+    with server("closed"):
+        model = ["model=hf", f"model.name={checkpoint('gpt2')}"]
+        assert cli.main(["run", "-m", *model, *quiet, "ig.n_steps=2,3"]) == 0
+    assert asked == [1]
+    assert capsys.readouterr().out.count("W&B: offline (W&B's server does not answer within 3 s)") == 1
+    folders = [path.parent for path in (tmp_path / "runs").glob("*/*/summary.json")]
+    assert [tracking.logged(folder).mode for folder in folders] == ["offline"] * 2
+    assert all(json.loads((folder / "config.json").read_text())["tracking"]["mode"] == "auto" for folder in folders)

@@ -1,0 +1,116 @@
+"""igap sync and igap verify: what is on disk gets to W&B's files, once, and is compared with them."""
+
+import json
+import shutil
+
+import pytest
+
+from igap import tracking
+from igap.errors import InputError
+from igap.tracking import sync, verify
+
+
+@pytest.fixture(autouse=True)
+def _no_key(monkeypatch, tmp_path):
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+@pytest.fixture(scope="module")
+def logged(result, written, tmp_path_factory):
+    folder = shutil.copytree(written, tmp_path_factory.mktemp("synced") / "run")
+    tracking.log(folder, result.config.tracking)
+    return folder
+
+
+def copy(logged, tmp_path, name="run"):
+    return shutil.copytree(logged, tmp_path / name, symlinks=True)
+
+
+def test_a_run_whose_offline_folder_was_lost_is_logged_again_from_disk(logged, tmp_path, capsys):
+    whole, lost = copy(logged, tmp_path, "whole"), copy(logged, tmp_path, "lost")
+    shutil.rmtree(lost / "wandb")
+    before = sorted(whole.rglob("*"))
+    assert sync.main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "W&B: offline (W&B has no key for this machine)" in said
+    assert "logged offline from disk" in said
+    assert "2 of 2 runs wait on this machine" in said
+    assert sorted(whole.rglob("*")) == before
+    assert verify.main([str(tmp_path)]) == 0
+    assert "2 of 2 runs are in W&B's files as they are on disk" in capsys.readouterr().out
+    assert sync.main([str(tmp_path)]) == 0
+    assert "from disk" not in capsys.readouterr().out, "the second time there is nothing to do"
+
+
+def test_waiting_runs_are_uploaded_once_the_server_is_there(logged, tmp_path, monkeypatch, capsys):
+    folder = copy(logged, tmp_path)
+    monkeypatch.setattr(tracking, "has_key", lambda: True)
+    monkeypatch.setattr(tracking, "answers", lambda: True)
+    commands = []
+
+    def run(command, **options):
+        commands.append(command)
+        if len(commands) > 1:
+            (folder / tracking.logged(folder).place / "run-x.wandb.synced").write_text("")
+        return sync.subprocess.CompletedProcess(command, 0, "", "no such server")
+
+    monkeypatch.setattr(sync.subprocess, "run", run)
+    assert sync.main([str(folder), "project=other"]) == 1
+    assert "wandb sync failed: no such server" in capsys.readouterr().out
+    assert sync.main([str(folder)]) == 0
+    assert "uploaded" in capsys.readouterr().out
+    assert sync.main([str(folder)]) == 0
+    assert "uploaded already" in capsys.readouterr().out
+    assert [command[2:4] for command in commands] == [["wandb", "sync"]] * 2
+    assert commands[0][5:7] == ["--project", "other"]
+
+
+def test_wandb_sync_without_a_server_fails_and_is_told(logged, tmp_path, monkeypatch):
+    """The real command, against a closed port."""
+    folder = copy(logged, tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(sync, "UPLOAD_SECONDS", 8.0)
+    end = sync._upload(folder / tracking.logged(folder).place, {})
+    assert end.failed
+    assert end.waits
+    assert "wandb sync" in end.what
+
+
+def test_a_number_or_setting_that_differs_is_named_with_both_values(logged, tmp_path, capsys):
+    folder = copy(logged, tmp_path)
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps(summary | {"gap": summary["gap"] * (1 + 1e-9), "heads/new": 1}))
+    config = json.loads((folder / "config.json").read_text())
+    config["ig"]["n_steps"] = 77
+    (folder / "config.json").write_text(json.dumps(config))
+    assert verify.main([str(folder)]) == 1
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"gap: disk {summary['gap'] * (1 + 1e-9)!r}" in said
+    assert "heads/new: disk 1, W&B None" in said
+    assert "config ig.n_steps: disk 77, W&B 50" in said
+    assert "0 of 1 runs" in said
+
+
+def test_a_run_that_was_not_logged_or_cannot_be_read_back_is_told(logged, tmp_path, capsys):
+    missing, broken = copy(logged, tmp_path, "missing"), copy(logged, tmp_path, "broken")
+    (missing / tracking.MARK).unlink()
+    (binary,) = broken.glob("wandb/offline-run-*/*.wandb")
+    binary.write_bytes(b"")
+    assert verify.main([str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "missing: nothing was logged" in said
+    assert "unreadable" in said or "differs" in said
+    assert "0 of 2 runs" in said
+
+
+@pytest.mark.parametrize(("main", "name"), [(sync.main, "sync"), (verify.main, "verify")])
+def test_bad_input_is_one_line(main, name, tmp_path):
+    with pytest.raises(InputError, match=r"without a finished run in it"):
+        main([str(tmp_path)])
+    with pytest.raises(InputError, match=r"got --nope, wanted"):
+        main([str(tmp_path), "--nope"])
+    assert main([]) == 2
+    assert main(["--help"]) == 0
