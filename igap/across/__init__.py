@@ -1,1 +1,1 @@
-"""Finished runs side by side: one table and one page over many (`igap compare`). Reads what runs wrote, runs nothing."""
+"""Finished runs side by side: one table and one page over many (`igap compare`)."""

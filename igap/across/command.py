@@ -97,7 +97,7 @@ def _parse(arguments: Sequence[str]) -> _Asked:
 
 
 def _check_output(folder: Path) -> None:
-    """Raises InputError on a folder inside a run's, whose files are the run's own, and on one that cannot be written."""
+    """Raises InputError on a folder in a run's, whose files are the run's own, and on one that cannot be written."""
     for place in (folder.resolve(), *folder.resolve().parents):
         if (place / "summary.json").is_file():
             raise InputError(

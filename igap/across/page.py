@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -83,7 +82,7 @@ def _data(table: Table, maps: Mapping[Path, Heads]) -> dict[str, object]:
 
 
 def _packed(heads: Heads) -> dict[str, object]:
-    """IG, then AP, as little-endian floats in base64: exact, and shorter than digits. Four bytes each where that does."""
+    """IG, then AP, as little-endian floats in base64: exact, shorter than digits. Four bytes each where that does."""
     numbers = heads.ig + heads.ap
     four = struct.pack(f"<{len(numbers)}f", *numbers)
     exact = all(a == b or math.isnan(a) for a, b in zip(numbers, struct.unpack(f"<{len(numbers)}f", four), strict=True))

@@ -1,4 +1,4 @@
-"""The table over runs: the settings that differ among them, their metrics, their order. Pure; reads and writes nothing."""
+"""The table over runs: the settings that differ, the metrics, the order. Pure: reads and writes nothing."""
 
 import csv
 import difflib
