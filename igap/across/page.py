@@ -110,6 +110,6 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _rounded(number: float | None) -> float | None:
+def _rounded(number: int | float | None) -> int | float | None:
     """To 7 digits: the CSV has them in full."""
     return number if number is None or isinstance(number, int) else float(f"{number:.7g}")

@@ -49,7 +49,7 @@ class Table:
     """Names that hold a number in a run's summary at least, in the order of the summaries."""
 
     @property
-    def rows(self) -> list[list[str | float | None]]:
+    def rows(self) -> list[list[str | int | float | None]]:
         """One a run: label, settings as texts, chosen metrics (None: not defined, or not measured)."""
         return [
             [label, *(setting(run, key) for key in self.settings), *(metric(run, name) for name in self.metrics)]
@@ -152,7 +152,7 @@ def every_metric(runs: Iterable[Finished]) -> list[str]:
     return [name for name in names if name not in _NOT_METRICS]
 
 
-def metric(run: Finished, name: str) -> float | None:
+def metric(run: Finished, name: str) -> int | float | None:
     """A number of the run's summary; None where it is not there, not defined or not finite."""
     value = run.summary.get(name)
     return value if _number(value) and math.isfinite(value) else None
@@ -183,7 +183,7 @@ def _identity(settings: Mapping[str, Value], key: str) -> str | None:
     return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def _number(value: object) -> TypeGuard[float]:
+def _number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
