@@ -50,7 +50,7 @@ const METRICS = DATA.metrics.filter((column) => column.shown);
 const COLUMNS = [{ name: "run", numeric: false, values: RUNS.map((run) => run.label) }, ...SETTINGS,
   ...METRICS.map((column) => ({ ...column, numeric: true, metric: true }))];
 
-const state = { order: RUNS.map((_, i) => i), kept: new Set(RUNS.keys()), sort: null, down: false, chosen: 0 };
+const state = { order: RUNS.map((_, i) => i), kept: new Set(RUNS.map((_, i) => i)), sort: null, down: false, chosen: 0 };
 const visible = () => state.order.filter((i) => state.kept.has(i));
 
 function cellText(column, i) {
@@ -95,7 +95,7 @@ function test(word) {
 
 function filter() {
   const tests = $("filter").value.split(/\s+/).filter(Boolean).map(test);
-  state.kept = new Set(RUNS.keys().filter((i) => tests.every((one) => one(i))));
+  state.kept = new Set(RUNS.map((_, i) => i).filter((i) => tests.every((one) => one(i))));
   drawTable();
   drawAll();
 }

@@ -138,6 +138,11 @@ function heatmap(heads, title, values, limit, difference) {
 const MAX_POINTS = 60000;
 const scatter = { points: [], base: null, runs: [] };
 
+// The same whatever the order and the filter, where there are few runs.
+function runColour({ run, place }) {
+  return PALETTE[RUNS.length <= PALETTE.length ? run : place];
+}
+
 function drawScatter() {
   const kept = visible();
   const unit = kept.some((i) => HEADS[i]?.unit === "score") ? "score" : "effect";
@@ -162,12 +167,12 @@ function drawScatter() {
   const few = scatter.runs.length <= PALETTE.length;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.globalAlpha = scatter.points.length > 5000 ? 0.35 : 0.75;
-  for (const point of scatter.points) dot(context, point, few ? PALETTE[point.place] : PALETTE[0], 2.6);
+  for (const point of scatter.points) dot(context, point, few ? runColour(point) : PALETTE[0], 2.6);
   scatter.base = context.getImageData(0, 0, 640, 520);
   canvas.addEventListener("mousemove", (event) => link(event, context, canvas));
   canvas.addEventListener("mouseleave", () => { tip(null, null); });
   $("scatter").replaceChildren(svg, canvas);
-  if (few) $("linked").append(...scatter.runs.map((i, place) => key(PALETTE[place], RUNS[i].label)));
+  if (few) $("linked").append(...scatter.runs.map((i, place) => key(runColour({ run: i, place }), RUNS[i].label)));
 }
 
 function key(fill, text) {
@@ -193,16 +198,16 @@ function link(event, context, canvas) {
   if (!nearest) return tip(null, null);
   const heads = HEADS[nearest.run];
   const name = headName(heads, nearest.i);
-  tip(event, [`head ${name}`, RUNS[nearest.run].label, `IG ${digits(heads.ig[nearest.i])}`, `AP ${digits(heads.ap[nearest.i])}`]);
+  tip(event, [`head ${name}`, `run ${RUNS[nearest.run].label}`, `IG ${digits(heads.ig[nearest.i])}`, `AP ${digits(heads.ap[nearest.i])}`]);
   const same = scatter.points.filter((point) => RUNS[point.run].model === RUNS[nearest.run].model && headName(HEADS[point.run], point.i) === name);
   context.putImageData(scatter.base, 0, 0);
   context.globalAlpha = 1;
   for (const point of same) {
     dot(context, point, "#000", 6);
-    dot(context, point, scatter.runs.length <= PALETTE.length ? PALETTE[point.place] : "#e69f00", 4.5);
+    dot(context, point, scatter.runs.length <= PALETTE.length ? runColour(point) : "#e69f00", 4.5);
   }
   const rows = same.map(({ run, i, place }) => make("tr", {},
-    make("td", {}, scatter.runs.length <= PALETTE.length ? key(PALETTE[place], RUNS[run].label) : RUNS[run].label),
+    make("td", {}, scatter.runs.length <= PALETTE.length ? key(runColour({ run, place }), RUNS[run].label) : RUNS[run].label),
     make("td", { class: "number" }, digits(HEADS[run].ig[i])), make("td", { class: "number" }, digits(HEADS[run].ap[i]))));
   $("linked").replaceChildren(make("table", { "data-head": name }, make("caption", {}, `head ${name} in ${same.length} run${same.length > 1 ? "s" : ""} of ${RUNS[nearest.run].model}`),
     make("thead", {}, make("tr", {}, make("th", {}, "run"), make("th", { class: "number" }, "IG"), make("th", { class: "number" }, "AP"))), make("tbody", {}, ...rows)));

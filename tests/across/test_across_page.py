@@ -102,7 +102,7 @@ def test_the_page_asks_for_no_other_file(written):
     assert sources == [("link", "data:,")]
 
 
-def test_200_runs_of_a_model_of_gpt2_xls_size_stay_below_10_mb_and_what_is_left_out_is_said(tmp_path, monkeypatch):
+def test_maps_beyond_the_limit_are_left_out_and_said(tmp_path, monkeypatch):
     for i in range(20):
         make(tmp_path / f"{i:02}", settings={"prompts.seed": i}, shape=(48, 25), seed=i)
     monkeypatch.setattr(pages, "MAX_MAPS", pages.MAX_MAPS // 40)
