@@ -1,4 +1,4 @@
-"""`igap compare`: its arguments, what it says, what it writes. The work is in `table`, `page` and `wandb_runs`."""
+"""`igap compare`: its arguments, what it says, what it writes. The work is in the modules beside."""
 
 import difflib
 import os
@@ -57,8 +57,10 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"igap: {trouble}\n")
     if not runs:
         raise InputError("folder: got no run that can be read, wanted one at least. The lines above say what is wrong.")
+    from igap.across import terminal
+
     found = table.tabulate(runs, metrics=asked.metrics, sort=asked.sort)
-    _show(found)
+    terminal.show(found)
     for path in _write(asked.output, found, maps, troubles):
         sys.stdout.write(f"written: {path}\n")
     return 0
@@ -127,30 +129,6 @@ def _collect(asked: _Asked) -> tuple[list[Finished], dict[Path, Heads], list[str
         logged, their_maps, their_troubles = wandb_runs.fetch_runs(asked.wandb)
         runs, maps, troubles = runs + logged, maps | their_maps, troubles + their_troubles
     return runs, maps, troubles
-
-
-def _show(found: Table) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.measure import Measurement
-    from rich.table import Table as Shown
-
-    console = Console()
-    shown = Shown(title=f"{len(found.runs)} finished runs", title_justify="left")
-    for name in ("run", *found.settings):
-        shown.add_column(name.replace(".", ".\n") if name != "run" else name, overflow="fold")
-    for name in found.metrics:
-        shown.add_column(escape(name.replace("/", "/\n")), justify="right", overflow="fold")
-    n_texts = 1 + len(found.settings)
-    for row in found.rows:
-        texts = [escape(str(cell)) or "-" for cell in row[:n_texts]]
-        shown.add_row(*texts, *("-" if cell is None else f"{cell:.5g}" for cell in row[n_texts:]))
-    if not console.is_terminal:  # a log file has no width to fold a table to
-        console.width = 100_000
-        console.width = max(Measurement.get(console, console.options, shown).maximum, 80)
-    console.print(shown)
-    for note in found.notes():
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def _write(folder: Path, found: Table, maps: dict[Path, Heads], troubles: Sequence[str]) -> list[Path]:

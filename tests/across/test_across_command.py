@@ -1,5 +1,6 @@
 """`igap compare` as it is typed: what it says, what it writes, what it refuses."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,19 @@ def test_prompts_with_markup_are_shown_as_they_are(runs, capsys):
     make(runs / "odd", settings={"prompts.clean": "[red]a[/] | b"})
     assert command.main([str(runs), "output=out"]) == 0
     assert "[red]a[/] | b" in capsys.readouterr().out
+
+
+def test_on_a_narrow_terminal_the_table_comes_in_parts_with_every_number_whole(runs, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    long = {f"made/number_{i}": -123450000000.0 - i for i in range(9)}
+    make(runs / "long", settings={"prompts.clean": 30 * "word "}, summary=long)
+    assert command.main([str(runs), f"metrics=gap,{','.join(long)}"]) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 80
+    cells = [cell.strip() for line in lines if line.startswith("│") for cell in line.split("│")[1:-1]]
+    assert cells.count("-1.2345e+11") == len(long)
+    assert cells.count("sweep/0") > 1, "each part names the runs"
 
 
 def test_what_cannot_be_read_is_a_line_on_stderr_and_on_the_page(runs, tmp_path, capsys):
