@@ -44,7 +44,7 @@ def test_on_a_narrow_terminal_the_table_comes_in_parts_with_every_number_whole(r
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "80")
     long = {f"made/number_{i}": -123450000000.0 - i for i in range(9)}
-    make(runs / "long", settings={"prompts.clean": 30 * "word "}, summary=long)
+    make(runs / (70 * "x"), settings={"prompts.clean": 30 * "word "}, summary=long)
     assert command.main([str(runs), f"metrics=gap,{','.join(long)}"]) == 0
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert max(map(len, lines)) <= 80
