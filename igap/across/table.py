@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
+from igap.config import BESIDE_THE_NUMBERS
 from igap.errors import InputError
 from igap.finished import Finished, Value
 
@@ -30,8 +31,8 @@ ABSENT = ""
 
 _NOT_METRICS = ("schema", "seed", "ig/n_steps", "prompts/n", "prompts/seed")
 """Numbers of a summary that repeat a setting, or say how it is written."""
-_NOT_SETTINGS = ("output", "tracking.mode", "tracking.project", "tracking.entity", "tracking.group")
-"""Where a run is kept: no part of what it computes."""
+_NOT_SHOWN = frozenset(BESIDE_THE_NUMBERS) - {"device"}
+"""Keys and groups that say where and how a run is done; the device, whose rounding may differ, is shown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,14 +134,15 @@ def _sorted(runs: list[Finished], name: str, metrics: Sequence[str], *, largest_
 def differing(runs: Iterable[Finished], *, all_keys: bool = False) -> list[str]:
     """Keys whose value is not the same in all runs whose settings are known, in the config's order.
 
-    A key that only some runs have differs. Where a run is kept is left out unless `all_keys`.
+    A key that only some runs have differs. Where and how a run is done is left out unless `all_keys`.
     """
     known = [run for run in runs if run.settings]
     keys = dict.fromkeys(key for run in known for key in run.settings)
     return [
         key
         for key in keys
-        if (all_keys or key not in _NOT_SETTINGS) and len({_identity(run.settings, key) for run in known}) > 1
+        if (all_keys or key.partition(".")[0] not in _NOT_SHOWN)
+        and len({_identity(run.settings, key) for run in known}) > 1
     ]
 
 

@@ -21,16 +21,23 @@ def folders(found):
     return [one.folder.name for one in found.runs]
 
 
-def test_only_settings_that_differ_are_shown_and_never_where_a_run_is_kept():
+def test_only_settings_that_differ_are_shown_and_never_where_or_how_a_run_is_done():
     same = {"model.name": "gpt2", "ig.tolerance": 0.001}
     runs = [
-        run("a", {**same, "ig.n_steps": 5, "output": "x", "tracking.mode": "offline", "also": ()}),
-        run("b", {**same, "ig.n_steps": 50, "output": "y", "tracking.mode": "disabled", "also": ("zero",)}),
+        run("a", {**same, "ig.n_steps": 5, "output": "x", "tracking.mode": "offline", "also": (), "device": "cpu"}),
+        run("b", {**same, "ig.n_steps": 50, "output": "y", "sweep": "z", "also": ("zero",), "device": "cuda"}),
     ]
     found = table.tabulate(runs)
-    assert list(found.settings) == ["ig.n_steps", "also"]
-    assert found.rows == [["a", "5", "[]"], ["b", "50", '["zero"]']]
-    assert set(table.differing(runs, all_keys=True)) == {"ig.n_steps", "also", "output", "tracking.mode"}
+    assert list(found.settings) == ["ig.n_steps", "also", "device"]
+    assert found.rows == [["a", "5", "[]", "cpu"], ["b", "50", '["zero"]', "cuda"]]
+    assert set(table.differing(runs, all_keys=True)) == {
+        "ig.n_steps",
+        "also",
+        "device",
+        "output",
+        "tracking.mode",
+        "sweep",
+    }
 
 
 @pytest.mark.parametrize(
