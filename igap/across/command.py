@@ -60,8 +60,9 @@ def main(arguments: Sequence[str]) -> int:
     from igap.across import terminal
 
     found = table.tabulate(runs, metrics=asked.metrics, sort=asked.sort)
+    written = _write(asked.output, found, maps, troubles)
     terminal.show(found)
-    for path in _write(asked.output, found, maps, troubles):
+    for path in written:
         sys.stdout.write(f"written: {path}\n")
     return 0
 

@@ -84,7 +84,7 @@ function drawVaried() {
   $("varied-note").textContent = "";
   if (!SETTINGS.length) return empty($("varied"), "No setting differs among these runs.");
   if (!runs.length) return empty($("varied"), column ? `No run that passes the filter has a number for ${column.name}.` : "No run has a metric.");
-  const varied = SETTINGS.filter((one) => new Set(runs.map((i) => one.values[i])).size > 1);
+  const varied = SETTINGS.filter((one) => new Set(runs.map((i) => one.values[i]).filter((text) => text !== null)).size > 1);
   if (!varied.length) return empty($("varied"), "No setting differs among the runs that pass the filter.");
   $("varied-note").textContent = `${runs.length} of ${visible().length} runs have a number for ${column.name}.`;
   $("varied").replaceChildren(...varied.map((one) => variedPlot(one, column, runs)));

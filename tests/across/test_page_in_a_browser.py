@@ -208,6 +208,14 @@ def test_a_metric_is_drawn_against_each_setting_that_varies(opened, four):
     assert page.locator("#varied svg").count() == 2
 
 
+def test_a_setting_with_one_value_that_some_runs_lack_is_not_drawn_against(opened, four):
+    make(four / "e", settings={"ig.new": 1}, seed=5)
+    page = opened(four)
+    assert "ig.\u200bnew" in page.locator("#runs thead").inner_text()
+    plots = page.locator("#varied svg").all()
+    assert [plot.get_attribute("aria-label") for plot in plots] == ["baseline.kind", "ig.n_steps"]
+
+
 def test_missing_scores_and_heads_are_said_and_models_of_several_shapes_are_drawn(opened, tmp_path):
     runs = tmp_path / "runs"
     make(runs / "a", gap=None, seed=1)
