@@ -182,7 +182,9 @@ def test_two_runs_settings_show_only_the_keys_that_differ_kept_where_included(op
 
 
 def test_convergence_joins_runs_that_differ_in_steps_alone(opened, four):
+    make(four / "e", settings={"baseline.kind": "zero", "ig.n_steps": "auto"}, seed=5)
     page = opened(four)
+    assert "1 with ig.n_steps=auto left out" in page.locator("#steps-note").inner_text()
     assert page.locator("#steps-group option").all_inner_texts() == ["baseline.kind=zero"]
     delta, ig = page.locator("#steps svg").all()
     page.locator("#steps svg").nth(0).locator("circle").nth(2).hover()
