@@ -74,6 +74,8 @@ def read(folder: Path) -> tuple[Finished | None, str | None]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return Finished(folder, summary, {}), f"{folder}: its settings cannot be read ({error})."
+    if not isinstance(config, dict):
+        return Finished(folder, summary, {}), f"{folder}: its settings cannot be read (config.json holds no names)."
     return Finished(folder, summary, dict(flat(config))), None
 
 

@@ -28,21 +28,24 @@ def test_runs_are_found_once_and_those_of_a_study_belong_to_it(written, tmp_path
 
 
 def test_what_cannot_be_read_is_said_and_the_rest_is_read(written, tmp_path):
-    for name in ("good", "text", "list", "old", "unset"):
+    for name in ("good", "text", "list", "old", "unlisted", "unset"):
         shutil.copytree(written, tmp_path / name)
     (tmp_path / "text" / "summary.json").write_text("gap: 3")
     (tmp_path / "list" / "summary.json").write_text("[1]")
     summary = json.loads((written / "summary.json").read_text())
     (tmp_path / "old" / "summary.json").write_text(json.dumps(summary | {"schema": 99}))
+    (tmp_path / "unlisted" / "config.json").write_text("[]")
     (tmp_path / "unset" / "config.json").write_text("{")
     runs, troubles = finished.find([tmp_path])
-    assert {run.folder.name: bool(run.settings) for run in runs} == {"good": True, "old": False, "unset": False}
+    with_settings = {run.folder.name: bool(run.settings) for run in runs}
+    assert with_settings == {"good": True, "old": False, "unlisted": False, "unset": False}
     assert all(run.summary["gap"] == summary["gap"] for run in runs)
     said = [line.removeprefix(f"{tmp_path}/").partition(" (")[0] for line in troubles]
     assert said == [
         "list: left out: summary.json holds list, wanted names and numbers.",
         "old: its schema is 99, this igap knows 1: its numbers are shown under their names, its settings are not.",
         "text: left out: summary.json cannot be read",
+        "unlisted: its settings cannot be read",
         "unset: its settings cannot be read",
     ]
 

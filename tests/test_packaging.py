@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGED = (
+    "across/page.html",
+    "across/views.js",
     "notebook/page.html",
     "conf/hydra/launcher/joblib.yaml",
     "datasets/tasks/greater-than.csv",

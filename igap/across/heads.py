@@ -1,0 +1,58 @@
+"""IG and AP of every head of a finished run, from its heads.csv (or the same table elsewhere). No torch, no pandas."""
+
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """Both methods' numbers of all heads of a run, layer by layer."""
+
+    unit: Literal["score", "effect"]
+    """score: effect over the gap, no unit. effect: logits, of a run none of whose scores is defined."""
+    n_layers: int
+    n_heads: int
+    ig: tuple[float, ...]
+    """n_layers * n_heads numbers, NaN where not defined."""
+    ap: tuple[float, ...]
+
+
+def read(folder: Path) -> tuple[Heads | None, str | None]:
+    """The heads of a run's folder, None where they cannot be read; and why not."""
+    try:
+        with (folder / "heads.csv").open(encoding="utf-8", newline="") as file:
+            return from_rows(csv.DictReader(file)), None
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        return None, f"{folder}: its heads cannot be read (heads.csv: {reason})."
+
+
+def from_rows(rows: Iterable[Mapping[str, object]]) -> Heads:
+    """The heads of a table with columns layer, head, ig, ap, effect_ig, effect_ap, one row a head.
+
+    Raises ValueError, KeyError or TypeError where that is not what it holds.
+    """
+    found: dict[tuple[int, int], list[float]] = {}
+    for row in rows:
+        place = int(str(row["layer"])), int(str(row["head"]))
+        if place in found:
+            raise ValueError(f"head {place[0]}.{place[1]} is there twice")
+        found[place] = [_number(row[name]) for name in ("ig", "ap", "effect_ig", "effect_ap")]
+    n_layers, n_heads = (max((place[i] for place in found), default=-1) + 1 for i in (0, 1))
+    grid = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+    if set(grid) != set(found) or not found:
+        raise ValueError(f"{len(found)} rows are no grid of layers and heads")
+    scores_exist = any(math.isfinite(number) for numbers in found.values() for number in numbers[:2])
+    first = 0 if scores_exist else 2
+    ig, ap = (tuple(found[place][first + i] for place in grid) for i in (0, 1))
+    return Heads("score" if scores_exist else "effect", n_layers, n_heads, ig, ap)
+
+
+def _number(cell: object) -> float:
+    """NaN for an empty cell, as pandas writes it; also for an infinite one."""
+    number = float(str(cell)) if cell not in ("", None) else math.nan
+    return number if math.isfinite(number) else math.nan

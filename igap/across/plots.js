@@ -1,0 +1,214 @@
+// Axes and colours, the heatmaps of one run, the scatter of all.
+const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933"]; // Okabe and Ito
+const LOW = [33, 102, 172], HIGH = [178, 24, 43], WHITE = [247, 247, 247]; // blue, red: safe for the colour-blind
+
+function colour(share) {
+  const end = share < 0 ? LOW : HIGH;
+  const t = Math.min(Math.abs(share), 1);
+  return `rgb(${WHITE.map((from, k) => Math.round(from + t * (end[k] - from))).join(",")})`;
+}
+
+function empty(place, reason) {
+  place.replaceChildren(make("p", { class: "empty" }, reason));
+}
+
+function label(x, y, text, attributes = {}) {
+  return make("text", { x, y, ...attributes }, text);
+}
+
+function spread(values) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of values) {
+    if (Number.isFinite(value)) [low, high] = [Math.min(low, value), Math.max(high, value)];
+  }
+  return [low, high];
+}
+
+// Round numbers from low to high, about n of them; on a log axis powers of ten, or 1, 2, 5 of them where those are few.
+function ticks([low, high], n, log) {
+  const found = [];
+  if (log) {
+    const few = Math.log10(high / low) < 2;
+    for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
+      for (const times of few ? [1, 2, 5] : [1]) found.push(times * 10 ** power);
+    }
+  } else {
+    const raw = (high - low) / n;
+    const power = 10 ** Math.floor(Math.log10(raw));
+    const step = power * [1, 2, 5, 10].find((times) => times * power >= raw);
+    for (let k = Math.ceil(low / step); k * step <= high + step / 1e6; k += 1) found.push(k * step);
+  }
+  const inside = found.filter((value) => value >= low - 1e-9 * Math.abs(low) && value <= high + 1e-9 * Math.abs(high));
+  return log && inside.length < 3 ? ticks([low, high], n, false) : inside;
+}
+
+function scale([low, high], [from, to], log) {
+  const f = log ? Math.log10 : (x) => x;
+  return (value) => from + ((f(value) - f(low)) / (f(high) - f(low) || 1)) * (to - from);
+}
+
+function padded([low, high], log) {
+  if (log) return [low / 1.25, high * 1.25];
+  const margin = 0.06 * (high - low) || Math.abs(high) * 0.1 || 1;
+  return [low - margin, high + margin];
+}
+
+// Texts for an axis: 15 characters, from where they begin to differ if that is late.
+function shortened(names) {
+  let same = 0;
+  while (names.length > 1 && same < names[0].length && names.every((name) => name[same] === names[0][same])) same += 1;
+  const from = same > 10 ? same - 3 : 0;
+  return names.map((name) => `${from ? "\u2026" : ""}${name.slice(from, from + 15)}${name.length > from + 15 ? "\u2026" : ""}`);
+}
+
+// An empty plot with axes: {svg, x, y}. Either axis is a range of numbers, or {names} for places 0, 1, 2 ...
+function frame({ width, height, title, xLabel, yLabel, xRange, yRange, xLog, yLog, names, right = 12 }) {
+  const box = { left: 66, right: width - right, top: 28, bottom: height - (names ? 92 : 44) };
+  const svg = make("svg", { width, height, role: "img", "aria-label": title });
+  const x = scale(xRange, [box.left, box.right], xLog);
+  const y = scale(yRange, [box.bottom, box.top], yLog);
+  svg.append(label(box.left, 16, title, { class: "title" }));
+  const short = names && shortened(names);
+  const xTicks = names ? [...names.keys()] : ticks(xRange, 5, xLog);
+  for (const value of xTicks) {
+    const text = names ? short[value] : digits(value);
+    const turned = names ? { transform: `rotate(-25 ${x(value)} ${box.bottom + 16})`, "text-anchor": "end" } : { "text-anchor": "middle" };
+    svg.append(make("line", { class: "grid", x1: x(value), x2: x(value), y1: box.top, y2: box.bottom }));
+    svg.append(label(x(value), box.bottom + 16, text, turned));
+  }
+  for (const value of ticks(yRange, 5, yLog)) {
+    svg.append(make("line", { class: "grid", x1: box.left, x2: box.right, y1: y(value), y2: y(value) }));
+    svg.append(label(box.left - 5, y(value) + 4, digits(value), { "text-anchor": "end" }));
+  }
+  svg.append(make("path", { class: "axis", d: `M${box.left} ${box.top}V${box.bottom}H${box.right}` }));
+  svg.append(label((box.left + box.right) / 2, height - 8, xLabel, { "text-anchor": "middle" }));
+  const middle = (box.top + box.bottom) / 2;
+  svg.append(label(13, middle, yLabel, { "text-anchor": "middle", transform: `rotate(-90 13 ${middle})` }));
+  return { svg, x, y, box };
+}
+
+// Heatmaps of one run: IG and AP on one scale, their difference on its own, each symmetric about 0.
+function drawMaps() {
+  const heads = HEADS[state.chosen];
+  const run = RUNS[state.chosen];
+  const own = SETTINGS.filter((column) => column.values[state.chosen] !== null);
+  $("run-settings").textContent = [`key ${run.key}`, ...own.map((column) => `${column.name}=${column.values[state.chosen]}`)].join(";  ");
+  if (!heads) return empty($("maps"), `No heads of ${run.label}: ${run.no_heads}.`);
+  const difference = heads.ap.map((ap, i) => ap - heads.ig[i]);
+  const largest = (...lists) => Math.max(0, ...spread([].concat(...lists.map((list) => Array.from(list, Math.abs)))).filter(Number.isFinite));
+  const [both, third] = [largest(heads.ig, heads.ap), largest(difference)];
+  const panels = [["IG", heads.ig, both], ["AP", heads.ap, both], ["AP - IG", difference, third]];
+  const notes = heads.unit === "effect" ? [make("p", { class: "empty" }, "No score of this run is defined (no gap of at least prompts.min_gap): effects in logits are shown.")] : [];
+  $("maps").replaceChildren(...notes, ...panels.map((panel) => heatmap(heads, ...panel, difference)));
+}
+
+function heatmap(heads, title, values, limit, difference) {
+  const size = Math.max(4, Math.min(26, Math.floor(330 / heads.columns), Math.floor(520 / heads.rows)));
+  const [left, top, bar] = [40, 26, Math.max(heads.columns * size, 170)];
+  const bottom = top + heads.rows * size;
+  const svg = make("svg", { width: left + bar + 16, height: bottom + 90, role: "img", "aria-label": title, "data-map": title });
+  svg.append(label(left, 16, title, { class: "title" }));
+  const every = (n) => Math.ceil(n / Math.max(1, Math.floor((n * size) / 22)));
+  for (let row = 0; row < heads.rows; row += every(heads.rows)) svg.append(label(left - 5, top + (row + 0.5) * size + 4, row, { "text-anchor": "end" }));
+  for (let column = 0; column < heads.columns; column += every(heads.columns)) svg.append(label(left + (column + 0.5) * size, bottom + 13, column, { "text-anchor": "middle" }));
+  svg.append(label(left + (heads.columns * size) / 2, bottom + 28, "head", { "text-anchor": "middle" }));
+  svg.append(label(11, (top + bottom) / 2, "layer", { "text-anchor": "middle", transform: `rotate(-90 11 ${(top + bottom) / 2})` }));
+  values.forEach((value, i) => {
+    const [row, column] = [Math.floor(i / heads.columns), i % heads.columns];
+    const fill = Number.isNaN(value) ? "#bbb" : colour(limit ? value / limit : 0);
+    svg.append(make("rect", { class: "cell", "data-head": headName(heads, i), "data-i": i, x: left + column * size, y: top + row * size, width: size - 0.5, height: size - 0.5, fill }));
+  });
+  for (let k = 0; k < 60; k += 1) {
+    svg.append(make("rect", { x: left + (k * bar) / 60, y: bottom + 42, width: bar / 60 + 0.5, height: 11, fill: colour((k - 29.5) / 29.5) }));
+  }
+  [[0, -limit, "start"], [0.5, 0, "middle"], [1, limit, "end"]].forEach(([share, value, anchor]) => {
+    svg.append(label(left + share * bar, bottom + 66, digits(Number(value.toPrecision(3))), { "text-anchor": anchor }));
+  });
+  svg.append(label(left + bar / 2, bottom + 82, UNITS[heads.unit], { "text-anchor": "middle" }));
+  svg.addEventListener("mousemove", ({ target, clientX, clientY }) => {
+    const i = target.dataset.i;
+    tip({ clientX, clientY }, i === undefined ? null : [`head ${target.dataset.head}`, `IG ${digits(heads.ig[i])}`, `AP ${digits(heads.ap[i])}`,
+      `AP - IG ${digits(difference[i])}`, heads.unit === "effect" ? "effects, in logits" : "scores, no unit"]);
+  });
+  svg.addEventListener("mouseleave", () => tip(null, null));
+  return svg;
+}
+
+// The scatter: a canvas, of the points kept in `scatter`. Hovering a head marks it in every run of the same model.
+const MAX_POINTS = 60000;
+const scatter = { points: [], base: null, runs: [] };
+
+// The same whatever the order and the filter, where there are few runs.
+function runColour({ run, place }) {
+  return PALETTE[RUNS.length <= PALETTE.length ? run : place];
+}
+
+function drawScatter() {
+  const kept = visible();
+  const unit = kept.some((i) => HEADS[i]?.unit === "score") ? "score" : "effect";
+  const drawable = kept.filter((i) => HEADS[i]?.unit === unit);
+  let held = 0;
+  scatter.runs = drawable.filter((i) => (held += HEADS[i].ig.length) <= MAX_POINTS);
+  const notes = [`${scatter.runs.length} of ${kept.length} runs drawn.`];
+  if (drawable.length < kept.length) notes.push(`${kept.length - drawable.length} left out: without ${unit === "score" ? "scores" : "heads"}.`);
+  if (scatter.runs.length < drawable.length) notes.push(`The first in the table's order, ${MAX_POINTS.toLocaleString("en")} heads at most; filter or sort to see others.`);
+  if (unit === "effect" && drawable.length) notes.push("No score is defined: effects in logits.");
+  notes.push("Hover over a head to see it in the other runs of its model.");
+  $("scatter-note").textContent = notes.join(" ");
+  $("linked").replaceChildren();
+  if (!scatter.runs.length) return empty($("scatter"), "No run with heads passes the filter.");
+  const all = scatter.runs.flatMap((i) => [...HEADS[i].ig, ...HEADS[i].ap]);
+  const range = padded(spread(all));
+  const { svg, x, y } = frame({ width: 640, height: 520, title: "heads; dashed: y = x", xLabel: `IG, ${UNITS[unit]}`, yLabel: `AP, ${UNITS[unit]}`, xRange: range, yRange: range });
+  svg.append(make("path", { d: `M${x(range[0])} ${y(range[0])}L${x(range[1])} ${y(range[1])}`, stroke: "#888", "stroke-dasharray": "5 4" }));
+  const canvas = make("canvas", { width: 640, height: 520, "aria-label": "IG against AP" });
+  canvas.style.marginTop = "-520px";
+  scatter.points = scatter.runs.flatMap((run, place) => Array.from(HEADS[run].ig, (ig, i) => ({ run, i, place, x: x(ig), y: y(HEADS[run].ap[i]) }))).filter((point) => Number.isFinite(point.x) && Number.isFinite(point.y));
+  const few = scatter.runs.length <= PALETTE.length;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.globalAlpha = scatter.points.length > 5000 ? 0.35 : 0.75;
+  for (const point of scatter.points) dot(context, point, few ? runColour(point) : PALETTE[0], 2.6);
+  scatter.base = context.getImageData(0, 0, 640, 520);
+  canvas.addEventListener("mousemove", (event) => link(event, context, canvas));
+  canvas.addEventListener("mouseleave", () => { tip(null, null); });
+  $("scatter").replaceChildren(svg, canvas);
+  if (few) $("linked").append(...scatter.runs.map((i, place) => key(runColour({ run: i, place }), RUNS[i].label)));
+}
+
+function key(fill, text) {
+  const svg = make("svg", { width: 12, height: 12, style: "display:inline-block" }, make("circle", { cx: 6, cy: 6, r: 5, fill }));
+  return make("div", {}, svg, ` ${text}`);
+}
+
+function dot(context, { x, y }, fill, radius) {
+  context.fillStyle = fill;
+  context.beginPath();
+  context.arc(x, y, radius, 0, 7);
+  context.fill();
+}
+
+function link(event, context, canvas) {
+  const box = canvas.getBoundingClientRect();
+  const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+  let [nearest, least] = [null, 64];
+  for (const point of scatter.points) {
+    const distance = (point.x - x) ** 2 + (point.y - y) ** 2;
+    if (distance < least) [nearest, least] = [point, distance];
+  }
+  if (!nearest) return tip(null, null);
+  const heads = HEADS[nearest.run];
+  const name = headName(heads, nearest.i);
+  tip(event, [`head ${name}`, `run ${RUNS[nearest.run].label}`, `IG ${digits(heads.ig[nearest.i])}`, `AP ${digits(heads.ap[nearest.i])}`]);
+  const same = scatter.points.filter((point) => RUNS[point.run].model === RUNS[nearest.run].model && headName(HEADS[point.run], point.i) === name);
+  context.putImageData(scatter.base, 0, 0);
+  context.globalAlpha = 1;
+  for (const point of same) {
+    dot(context, point, "#000", 6);
+    dot(context, point, scatter.runs.length <= PALETTE.length ? runColour(point) : "#e69f00", 4.5);
+  }
+  const rows = same.map(({ run, i, place }) => make("tr", {},
+    make("td", {}, scatter.runs.length <= PALETTE.length ? key(runColour({ run, place }), RUNS[run].label) : RUNS[run].label),
+    make("td", { class: "number" }, digits(HEADS[run].ig[i])), make("td", { class: "number" }, digits(HEADS[run].ap[i]))));
+  $("linked").replaceChildren(make("table", { "data-head": name }, make("caption", {}, `head ${name} in ${same.length} run${same.length > 1 ? "s" : ""} of ${RUNS[nearest.run].model}`),
+    make("thead", {}, make("tr", {}, make("th", {}, "run"), make("th", { class: "number" }, "IG"), make("th", { class: "number" }, "AP"))), make("tbody", {}, ...rows)));
+}
