@@ -80,7 +80,8 @@ def multirun(asked: Asked) -> int:
     said = plan.folder.write_plan([Planned(job.key, job.own) for job in plan.jobs])
     if said:
         out.print(said, markup=False, highlight=False)
-    settled = {job.tracking.mode: tracking.decided(job.tracking) for job in plan.to_do}
+    trackings = {job.tracking.mode: job.tracking for job in plan.to_do}
+    settled = {mode: tracking.decided(one) for mode, one in trackings.items()}  # once for all jobs
     for _, sentence in settled.values():
         if sentence:
             out.print(sentence, markup=False)
@@ -114,7 +115,7 @@ def _planned(asked: Asked) -> "tuple[Plan, Launcher]":
 
     from igap import pipeline, report, tracking
     from igap.cli.launch import launcher_of
-    from igap.config import RunConfig
+    from igap.config import RunConfig, TrackingConfig
     from igap.notebook.jobs import configs
     from igap.sweep.folder import SweepFolder
     from igap.sweep.plan import Refused, estimate, plan
@@ -125,11 +126,15 @@ def _planned(asked: Asked) -> "tuple[Plan, Launcher]":
     shared = [o for o in asked.overrides if o.startswith(("hydra", "output=", "sweep="))]
     launcher = launcher_of(*compose_multirun(shared, asked.config_name, asked.config_dir, asked.sweep))
 
+    trackings: list[TrackingConfig] = []
+
     def key_of(config: RunConfig) -> str:
         key = pipeline.check(config).key
         for other in configs(config).values() if config.study else ():
             pipeline.check(other)
-        tracking.check(config)
+        if config.tracking not in trackings:
+            trackings.append(config.tracking)
+            tracking.check(config)
         return key
 
     folder = SweepFolder(Path(str(launcher.config.hydra.sweep.dir)))

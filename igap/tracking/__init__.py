@@ -60,17 +60,17 @@ def decided(tracking: TrackingConfig) -> tuple[TrackingConfig, str | None]:
     """The tracking with mode auto settled, once for all jobs, and the sentence that says so; others as they are."""
     if tracking.mode != "auto":
         return tracking, None
-    if not has_key():
-        mode, why = "offline", "W&B has no key for this machine"
-    elif not answers():
+    if not answers():  # first: W&B may ask an unreachable server about a key for longer
         mode, why = "offline", f"W&B's server does not answer within {PROBE_SECONDS:.0f} s"
+    elif not has_key():
+        mode, why = "offline", "W&B has no key for this machine"
     else:
         mode, why = "online", "there is a key, and W&B's server answers"
     return tracking.model_copy(update={"mode": mode}), f"W&B: {mode} ({why})"
 
 
 def has_key() -> bool:
-    """Whether W&B finds credentials on this machine; asks nobody."""
+    """Whether W&B finds credentials on this machine, without a prompt."""
     import wandb
 
     with contextlib.redirect_stderr(io.StringIO()):  # where it tells which key it found
@@ -81,7 +81,7 @@ def answers() -> bool:
     """Whether W&B's server says anything within PROBE_SECONDS."""
     import wandb
 
-    url, heard = wandb.Settings().base_url, threading.Event()
+    url, heard = wandb.setup().settings.base_url, threading.Event()
 
     def ask() -> None:
         try:
@@ -134,6 +134,7 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
     Jobs of a sweep are a group of its name, unless `tracking.group` names another.
     """
     import pandas as pd
+
     import wandb
 
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))

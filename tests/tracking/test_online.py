@@ -21,9 +21,8 @@ def config(mode, timeout=60.0):
 
 
 @pytest.fixture
-def server(monkeypatch, tmp_path):
+def server(no_key, monkeypatch):
     """Sets the server's address and the key: `with server("silent")`, "closed" or "answering" (with 404)."""
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("WANDB_API_KEY", KEY)
 
     class Answer(BaseHTTPRequestHandler):
@@ -97,7 +96,7 @@ def test_a_server_that_hangs_costs_the_timeout_and_no_result(server, result, wri
         in caplog.text
     )
     assert tracking.logged(folder) == tracking.Logged("offline", place)
-    assert len(list(folder.glob("wandb/*run-*"))) == 2, "the offline run, and W&B's link to it"
+    assert len(list(folder.glob("wandb/*run-*"))) == 1, "of the online one nothing is left"
 
 
 def test_a_failing_child_is_told_in_one_line_and_the_run_logged_offline(written, tmp_path, caplog):

@@ -11,9 +11,8 @@ from igap.tracking import sync, verify
 
 
 @pytest.fixture(autouse=True)
-def _no_key(monkeypatch, tmp_path):
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+def _no_key(no_key):
+    pass
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,6 @@ def test_the_id_is_the_key_and_a_folder_holds_one_offline_run_of_it(offline, res
     names = sorted(path.name for path in (folder / "wandb").glob("offline-run-*"))
     assert names == ["offline-run-20200101_000000-another", second.rpartition("/")[2]]
     assert not (folder / second / "lost").exists()
-    assert json.loads(inspect(folder / second, "--summary"))["id"] == result.key
 
 
 def test_what_was_cut_off_while_it_was_logged_is_not_trusted(offline, tmp_path):
@@ -115,9 +114,7 @@ def test_several_pairs_bring_their_table_and_no_single_pairs_text(many, many_wri
     assert read["config"]["prompts"]["file"] == many.config.prompts.file
 
 
-def test_online_without_a_key_is_refused_before_the_run_and_asks_for_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+def test_online_without_a_key_is_refused_before_the_run_and_asks_for_nothing(no_key, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["run", "tracking=online"]) == 2
     assert capsys.readouterr().err == (

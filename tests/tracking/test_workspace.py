@@ -56,10 +56,8 @@ def test_bad_input_is_refused(arguments):
         workspace.main(arguments)
 
 
-def test_an_upload_needs_a_key(monkeypatch, tmp_path):
+def test_an_upload_needs_a_key(no_key, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(InputError, match="--upload: W&B has no key"):
         workspace.main(["team/igap", "--upload"])
     assert Path("workspace.json").exists()
