@@ -1,7 +1,7 @@
 """Small models made on the spot, and the annotations of igap checked on every call (jaxtyping + beartype)."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jaxtyping
@@ -175,3 +175,21 @@ def many_written(many: Result, tmp_path_factory: pytest.TempPathFactory) -> Path
     records.prepare(folder)
     records.write(many, folder)
     return folder
+
+
+@pytest.fixture
+def forgetful() -> Iterator[None]:
+    """W&B keeps keys and addresses for a whole process: nothing it reads from the environment meanwhile lasts."""
+    import wandb
+
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.fixture
+def no_key(forgetful: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No credentials for W&B on this machine, and no server where it looks for one."""
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")

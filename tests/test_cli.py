@@ -43,8 +43,8 @@ def only_run(folder: Path = Path("runs")) -> Path:
 
 
 BAD = [
-    (["walk"], "command: got 'walk', wanted one of run, sweep, check, status, store. igap --help shows them."),
-    (["rum"], "command: got 'rum', wanted one of run, sweep, check, status, store. Did you mean run?"),
+    (["walk"], f"command: got 'walk', wanted one of {', '.join(cli._COMMANDS)}. igap --help shows them."),
+    (["rum"], f"command: got 'rum', wanted one of {', '.join(cli._COMMANDS)}. Did you mean run?"),
     (["run", "--nope"], "option: got --nope, which igap run does not have. igap run --help lists"),
     (["run", "basline=zero"], "basline: got a key that no run has (in 'basline=zero'). Did you mean baseline?"),
     (["run", "+ig.steps=5"], "ig.steps: got a key that no run has (in '+ig.steps=5'). Did you mean ig.n_steps?"),

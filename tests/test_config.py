@@ -100,7 +100,7 @@ def test_examples_are_accepted_by_the_schema(default):
         ("prompts.min_gap", float("nan"), r"prompts\.min_gap: got nan, wanted a finite number"),
         ("baseline.n", 10**6, r"baseline\.n: got 1000000, wanted at most 100000\. Try baseline\.n=100"),
         ("device", "gpu", r"device: got 'gpu', wanted auto, cpu, cuda, cuda:N or mps\. Try device=auto"),
-        ("tracking.mode", "on", r"tracking\.mode: got 'on', wanted one of 'offline', 'online' or 'disabled'"),
+        ("tracking.mode", "on", r"tracking\.mode: got 'on', wanted one of 'offline', 'online', 'auto' or 'disabled'"),
         ("prompts.n", 1, r"prompts\.n: got 1, wanted at least 2\. Try prompts\.n=100\."),
         ("prompts.n", 2.5, r"prompts\.n: got 2\.5, wanted a whole number"),
         ("prompts.n", 10**6, r"prompts\.n: got 1000000, wanted at most 100000"),

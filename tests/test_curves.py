@@ -8,7 +8,7 @@ import pytest
 import torch
 from reference import HOOKS, Reference
 
-from igap import InputError, PromptPair, activation_patching, attribution_patching, output_curve, pipeline
+from igap import InputError, PromptPair, activation_patching, attribution_patching, cli, output_curve, pipeline
 from igap.cli.compose import compose_one
 from igap.curves import follow_up
 from igap.findings import Compared

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from igap import cli
@@ -63,10 +63,14 @@ def test_an_upload_needs_a_key(no_key, monkeypatch, tmp_path):
     assert Path("workspace.json").exists()
 
 
+def test_there_are_sweep_files_for_both_methods():
+    assert {path.stem for path in SWEEPS.glob("*.yaml")} == {"grid", "random"}
+
+
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_command_an_agent_makes_of_a_sweep_file_is_a_run(path):
     """The agent's own code makes the command line; `igap run` takes it."""
-    sweep = yaml.safe_load(path.read_text())
+    sweep = OmegaConf.to_container(OmegaConf.load(path))
     assert sweep["method"] == path.stem
     values = {
         name: one.get("values", [one["value"]] if "value" in one else [one.get("min"), one.get("max")])

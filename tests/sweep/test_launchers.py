@@ -1,0 +1,157 @@
+"""The launchers that start other processes: the same runs in the same folders, and failures that cost no other job."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import load_file, save_file
+
+from igap import cli, pipeline
+from igap.cli import launch
+from igap.cli.compose import compose_multirun, compose_one
+from igap.errors import InputError
+from igap.sweep import work
+from igap.sweep.folder import SweepFolder
+from igap.sweep.plan import Composed, Job, Plan
+
+
+@pytest.fixture(scope="module")
+def broken(checkpoint, tmp_path_factory) -> Path:
+    """A checkpoint whose second layer gives NaN: found out when it runs, not before."""
+    folder = shutil.copytree(checkpoint("gpt2"), tmp_path_factory.mktemp("broken") / "gpt2")
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.h.1.mlp.c_fc.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def numbers(folder):
+    """By key, the numbers of the finished runs and their heads' scores, without seconds."""
+    return {
+        path.parent.name: {
+            **{k: v for k, v in json.loads(path.read_text()).items() if isinstance(v, float) and "seconds" not in k},
+            **{f"head {n}": v for n, v in enumerate(load_file(path.parent / "attributions.safetensors")["ig.heads"])},
+        }
+        for path in Path(folder).glob("*/summary.json")
+    }
+
+
+def test_every_launcher_gives_the_same_runs_and_a_failing_job_costs_no_other(
+    checkpoint, broken, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(work.records, "figures", lambda result: {})  # of this process; the others draw
+    grid = [f"model.name={checkpoint('gpt2')},{broken}", "ig.n_steps=2,3"]
+    quiet = ["tracking=disabled", "prompts.min_gap=0", "device=cpu", "curves.components=none", "explain=false"]
+    launchers = {
+        "basic": [],
+        "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+        "submitit_local": ["hydra/launcher=submitit_local", "hydra.launcher.pack=2"],
+    }
+    found = {}
+    for name, options in launchers.items():
+        assert cli.main(["run", "-m", "model=hf", *grid, *quiet, f"output={name}", *options]) == 1
+        out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert "2 of 4 jobs finished" in out
+        assert out.count("clean run: got NaN or infinity in layer 1") >= 2, "each with its reason"
+        assert all(story.read_text().startswith("Traceback") for story in Path(name).glob("*/*/failure.log"))
+        assert len(list(Path(name).glob("*/*/failure.log"))) == 2
+        assert cli.main(["status", name]) == 1
+        assert "2 done, 2 failed" in capsys.readouterr().out
+        found[name] = numbers(f"{name}/multirun")
+        GlobalHydra.instance().clear()
+    assert len(found["basic"]) == 2
+    for name in ("joblib", "submitit_local"):
+        assert found[name].keys() == found["basic"].keys()
+        for key, run in found["basic"].items():
+            for what, number in run.items():
+                # Processes with other numbers of threads may add in another order.
+                assert torch.allclose(*map(torch.as_tensor, (found[name][key][what], number)), rtol=1e-4, atol=1e-6)
+    assert len(list(Path("submitit_local/multirun/.submitit").glob("*/*_result.pkl"))) == 2, "two jobs a process"
+    pipeline._cached_model.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cores", "expected"),
+    [
+        ([], 8, (1, 1, None)),
+        (["hydra/launcher=joblib"], 8, (8, 1, 1)),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.launcher.pack=5"], 8, (2, 5, 4)),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=-3"], 8, (6, 1, 1)),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=16"], 8, (16, 1, 1)),
+        (["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=3"], 8, (1, 4, 3)),
+        (["hydra/launcher=submitit_slurm", "hydra.launcher.array_parallelism=5"], 2, (5, 8, 4)),
+    ],
+)
+def test_processes_share_the_cores_and_packs_share_a_model(overrides, cores, expected, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    found = launch.launcher_of(*compose_multirun(overrides))
+    assert (found.at_once, found.pack, found.threads) == expected
+
+
+def test_a_process_uses_the_threads_it_is_given(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        work.do_all([], SweepFolder(tmp_path), pipeline.silent, lambda *_: None, wait=False, threads=1)
+        assert torch.get_num_threads() == 1
+        torch.set_num_threads(2)
+        work.do_all([], SweepFolder(tmp_path), pipeline.silent, lambda *_: None, wait=False, threads=None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("joblib", "joblib"), ("submitit_slurm", "submitit")])
+def test_a_launcher_that_is_not_installed_is_refused_with_the_remedy(name, extra, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    with pytest.raises(
+        InputError, match=rf"pip install -e '\.\[{extra}\]' -c constraints\.txt, or hydra/launcher=basic"
+    ):
+        launch.check_extra(["ig.n_steps=2", f"hydra/launcher={name}"])
+    launch.check_extra(["hydra/launcher=basic"])
+
+
+class Rounds:
+    """Stands for the processes of a launcher: in each round, what becomes of the jobs."""
+
+    def __init__(self, folder, *rounds):
+        self.folder, self.rounds, self.asked = folder, list(rounds), []
+
+    def __call__(self, worker, launcher):
+        keys = [job.key for pack in worker.packs for job in pack]
+        self.asked.append((keys, worker.wait))
+        ends = self.rounds.pop(0)
+        for key, end in ends.items():
+            if end == "done":
+                self.folder.run(key).mkdir(parents=True, exist_ok=True)
+                (self.folder.run(key) / "summary.json").write_text(json.dumps({"key": key, "schema": 1}))
+                (self.folder.run(key) / "config.json").write_text("{}")
+        return [work.Outcome(key, end, "storm") for key, end in ends.items() if end != "dies"]
+
+
+@pytest.fixture
+def plan(tmp_path):
+    config = compose_one([]).config
+    jobs = tuple(Job(key, (), Composed((), config, ""), config.tracking) for key in ("aa", "bb", "cc"))
+    folder = SweepFolder(tmp_path)
+    return Plan(folder, jobs, {job.key: folder.standing(job.key) for job in jobs}, 0, ())
+
+
+def test_jobs_another_process_is_at_and_those_whose_process_died_get_another_round(plan, monkeypatch):
+    rounds = Rounds(
+        plan.folder, {"aa": "done", "bb": "busy", "cc": "dies"}, {"bb": "done", "cc": "dies"}, {"cc": "dies"}
+    )
+    monkeypatch.setattr(launch, "_one_round", rounds)
+    reasons = launch.launch(plan, launch.launcher_of(*compose_multirun([])))
+    assert rounds.asked == [(["aa", "bb", "cc"], False), (["bb", "cc"], True), (["cc"], True)]
+    assert reasons == {"cc": "its process ended without a word: killed, or out of memory"}
+
+
+def test_a_job_that_failed_is_not_tried_again_in_the_same_sweep(plan, monkeypatch):
+    rounds = Rounds(plan.folder, {"aa": "done", "bb": "failed", "cc": "done"})
+    monkeypatch.setattr(launch, "_one_round", rounds)
+    assert launch.launch(plan, launch.launcher_of(*compose_multirun([]))) == {"bb": "storm"}
