@@ -28,7 +28,7 @@ function spread(values) {
 function ticks([low, high], n, log) {
   const found = [];
   if (log) {
-    const few = Math.log10(high / low) < 2;
+    const few = Math.log10(high / low) < 3;
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
       for (const times of few ? [1, 2, 5] : [1]) found.push(times * 10 ** power);
     }
@@ -39,7 +39,7 @@ function ticks([low, high], n, log) {
     for (let k = Math.ceil(low / step); k * step <= high + step / 1e6; k += 1) found.push(k * step);
   }
   const inside = found.filter((value) => value >= low - 1e-9 * Math.abs(low) && value <= high + 1e-9 * Math.abs(high));
-  return log && inside.length < 3 ? ticks([low, high], n, false) : inside;
+  return log && inside.length < 2 ? ticks([low, high], n, false) : inside;
 }
 
 function scale([low, high], [from, to], log) {
