@@ -134,19 +134,18 @@ def terminal() -> Console:
     return console
 
 
-def show_plan(console: Console, plan: Plan, seconds: float | None, n_measured: int) -> None:
-    """How many jobs a multirun has, how they stand, how long those to do take, and which cannot be."""
+def show_plan(console: Console, plan: Plan, seconds: float | None, n_measured: int, *, single: bool = False) -> None:
+    """How many jobs a multirun has, how they stand, how long those to do take, and which cannot be; or a single run."""
     counts = {state: len(plan.in_state(state)) for state in ("done", "stale", "running", "failed")}
     said = [f"{counts['done']} done already"] if counts["done"] else []
     said += [f"{counts['running']} running in another process"] if counts["running"] else []
     said += [f"{counts['failed']} failed before"] if counts["failed"] else []
-    said += [f"{plan.n_duplicates} duplicates left out"] if plan.n_duplicates else []
+    said += [f"{plan.n_duplicates} duplicate{'s' * (plan.n_duplicates != 1)} left out"] if plan.n_duplicates else []
     n = len(plan.jobs)
-    console.print(
-        f"{n} job{'s' * (n != 1)} in {plan.folder.path}, {len(plan.to_do)} to do" + "".join(f", {one}" for one in said),
-        markup=False,
-        soft_wrap=True,
-    )
+    text = f"{n} job{'s' * (n != 1)} in {plan.folder.path}, {len(plan.to_do)} to do" + "".join(f", {x}" for x in said)
+    if single:
+        text = f"1 run, key {plan.jobs[0].key}, which can be done"
+    console.print(text, markup=False, soft_wrap=True)
     if counts["stale"]:
         stale = plan.in_state("stale")
         done = "done again" if stale[0] in plan.to_do else "kept; stale=redo does them again"

@@ -23,6 +23,8 @@ class Asked:
     config_dir: str | None = None
     sweep: str | None = None
     """The file of sweeps/ below the overrides."""
+    single: bool = False
+    """A run by itself, in a folder of its own."""
 
 
 def sweep_names() -> list[str]:
@@ -157,5 +159,6 @@ def _planned(asked: Asked) -> "tuple[Plan, Launcher]":
     except InputError:  # nothing has run here yet
         summaries = []
     at_once = min(launcher.at_once, max(1, len(found.to_do)))
-    report.show_plan(report.terminal(), found, estimate(found.to_do, summaries, at_once), len(summaries))
+    seconds = estimate(found.to_do, summaries, at_once)
+    report.show_plan(report.terminal(), found, seconds, len(summaries), single=asked.single)
     return found, launcher

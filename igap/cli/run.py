@@ -93,7 +93,8 @@ def _parsed(arguments: list[str]) -> "tuple[list[str], Namespace]":
 def _asked(parsed: "Namespace") -> "Asked":
     from igap.cli.multirun import Asked
 
-    return Asked(tuple(parsed.overrides), parsed.config_name, parsed.config_dir)
+    single = not parsed.multirun
+    return Asked(tuple(parsed.overrides), parsed.config_name, parsed.config_dir, single=single)
 
 
 def _check(config: "RunConfig", overrides: list[str]) -> None:

@@ -64,6 +64,7 @@ def _one(console: Console, folder: Path, options: set[str]) -> int:
             what, state = "?", str(error)
         if "--prune=all" in options or ("--prune" in options and state != "sound"):
             path.unlink(missing_ok=True)
+            path.with_suffix(".lock").unlink(missing_ok=True)
             state += ", removed"
         elif what == "?":
             broken = 1

@@ -123,6 +123,13 @@ def test_settings_that_no_number_depends_on_are_duplicates(sweep):
     assert not Path("runs").exists(), "a check writes nothing"
 
 
+def test_a_check_of_a_single_run_says_whether_it_can_be_done(sweep):
+    code, out, _ = sweep("ig.n_steps=2", command=("check",))
+    assert code == 0
+    assert out.startswith("1 run, key ")
+    assert not Path("runs").exists()
+
+
 def test_one_impossible_job_stops_the_sweep_before_the_first(sweep, computed):
     code, out, err = sweep("ig.n_steps=2,0,3")
     assert code == 2
