@@ -17,9 +17,9 @@ from igap.datasets.ioi import ioi_stream
 from igap.errors import InputError
 from igap.forward import replaced
 from igap.prompts import TokenPair, encode_prompt
-from igap.runs import Run, record
+from igap.runs import Run, of_the_model, record
 from igap.sites import SITES, Site, hook_name
-from igap.store import shared, sharing
+from igap.store import sharing
 
 BaselineKind = Literal["corrupted", "zero", "zero_input", "mean", "prompt"]
 Activations = Mapping[Site, tuple[Tensor, ...]]
@@ -115,7 +115,8 @@ def _mean(request: Request) -> Activations:
                         total[name] = total[name] + activation if name in total else activation
         return {name: activation / len(prompts) for name, activation in total.items()}
 
-    found = shared("mean", {"tokens": [tokens[0].tolist() for tokens in prompts]}, compute)
+    inputs = {"tokens": [tokens[0].tolist() for tokens in prompts]}
+    found = of_the_model("mean", inputs, compute, request.model)
     device = request.clean.tokens.device
     mean = {site: tuple(found[hook_name(site, layer)].to(device) for layer in layers) for site in SITES}
     return _for_each_pair(request, mean)

@@ -3,9 +3,10 @@
 `frozen` is how the model is borrowed: evaluation mode, no parameter gradients, and everything given back afterwards.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.errors import InputError
 from igap.prompts import TokenPair
 from igap.sites import SITES, Site, hook_name
-from igap.store import shared
+from igap.store import Tensors, shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,11 @@ class Run:
             activations={site: tuple(a[one] for a in layers) for site, layers in self.activations.items()},
             logit_diff=self.logit_diff[one],
         )
+
+
+def of_the_model(kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors], model: Any) -> Tensors:
+    """What `compute` gives, as `store.shared`; a model that somebody has put hooks on is not the one that jobs share."""
+    return compute() if any(point.fwd_hooks for point in model.hook_dict.values()) else shared(kind, inputs, compute)
 
 
 @contextmanager
@@ -83,9 +89,8 @@ def record(model: TransformerBridge, tokens: Int[Tensor, "pair pos"], pairs: Seq
         tensors = {hook: cache[hook] for hook in (*residual, *sites["heads"], *sites["neurons"])}
         return tensors | {"logit_diff": logits[each, -1, answer] - logits[each, -1, distractor]}
 
-    hooked = any(point.fwd_hooks for point in model.hook_dict.values())  # then it is not the model that others share
     inputs = {"tokens": tokens.tolist(), "answer": answer, "distractor": distractor}
-    found = compute() if hooked else shared("run", inputs, compute)
+    found = of_the_model("run", inputs, compute, model)
     device = tokens.device
     run = Run(
         tokens=tokens,

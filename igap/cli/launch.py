@@ -162,6 +162,11 @@ def _one_round(worker: Worker, launcher: Launcher) -> "list[Outcome]":
     except Exception as error:  # joblib, submitit and SLURM each have their own for a process that died
         log.warning("%s: %s", type(error).__name__, " ".join(str(error).split())[:300])
         return []
+    finally:
+        for handler in logging.getLogger().handlers[:]:
+            if isinstance(handler, logging.FileHandler):  # Hydra's, of the jobs that ran in this process
+                logging.getLogger().removeHandler(handler)
+                handler.close()
     return [outcome for end in ends if end.status == JobStatus.COMPLETED for outcome in end.return_value]
 
 

@@ -95,14 +95,15 @@ def test_a_damaged_file_is_reported_and_computed_again(tmp_path, damage, caplog)
     assert caplog.text == "", "the file has been replaced by a sound one"
 
 
-def test_a_sound_file_under_another_ones_name_is_not_believed(tmp_path, caplog):
+@pytest.mark.parametrize(("kind", "site"), [("ap", "neurons"), ("atp", "heads")])
+def test_a_sound_file_under_another_ones_name_is_not_believed(tmp_path, caplog, kind, site):
     compute, kept = Counted(), Store(tmp_path, {})
     kept.shared("ap", {"site": "heads"}, lambda: {"effect": torch.zeros(1)})
     wrong = only_file(tmp_path)
-    kept.shared("ap", {"site": "neurons"}, compute)
+    kept.shared(kind, {"site": site}, compute)
     (right,) = set(tmp_path.glob("*.safetensors")) - {wrong}
     shutil.copy(wrong, right)
-    assert same(kept.shared("ap", {"site": "neurons"}, compute))
+    assert same(kept.shared(kind, {"site": site}, compute))
     assert compute.n == 2
     assert "it holds what other inputs gave; computing it again" in caplog.text
 
@@ -182,3 +183,4 @@ def test_runs_and_reference_means_are_shared_and_every_number_stays(ioi_mini, pa
         hook.hook.remove()
         ioi_mini.hook_dict["blocks.0.hook_out"].fwd_hooks.remove(hook)
     assert not torch.equal(hooked, alone[0])
+    assert counts[4] == counts[0], "nothing of the other model is taken"
