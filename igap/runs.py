@@ -43,7 +43,7 @@ class Run:
 
 
 def of_the_model(kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors], model: Any) -> Tensors:
-    """What `compute` gives, as `store.shared`; a model that somebody has put hooks on is not the one that jobs share."""
+    """What `compute` gives, as `store.shared`; a model with hooks on it is not the one that jobs share."""
     return compute() if any(point.fwd_hooks for point in model.hook_dict.values()) else shared(kind, inputs, compute)
 
 
