@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 from igap.config import RunConfig, TrackingConfig
 from igap.errors import InputError
@@ -96,7 +97,8 @@ def plan(
 def estimate(jobs: Iterable[Job], summaries: Sequence[Mapping[str, object]], at_once: int) -> float | None:
     """Seconds these jobs take, `at_once` of them side by side, from runs of their models; None where there are none.
 
-    IG's seconds go with steps and pairs, all others with pairs; each is the median of the finished runs' rates.
+    IG's seconds go with steps and pairs, those of the files with neither, all others with pairs; each is the median of
+    the finished runs' rates, of those with as many pairs where there are any: pairs that share a pass take less each.
     """
     total = 0.0
     for job in jobs:
@@ -104,15 +106,25 @@ def estimate(jobs: Iterable[Job], summaries: Sequence[Mapping[str, object]], at_
         rates = [rate for summary in summaries if (rate := _rates(summary, config)) is not None]
         if not rates:
             return None
-        n_pairs = config.prompts.n or median(rate[2] for rate in rates)
-        a_node, a_pair = median(rate[0] for rate in rates), median(rate[1] for rate in rates)
+        alike = [rate for rate in rates if rate.n_pairs == (config.prompts.n or 1)] or rates
+        n_pairs = config.prompts.n or median(rate.n_pairs for rate in alike)
         steps = config.ig.n_steps if isinstance(config.ig.n_steps, int) else 50
-        total += n_pairs * (a_node * steps + a_pair)
+        total += n_pairs * (median(rate.node for rate in alike) * steps + median(rate.pair for rate in alike))
+        total += median(rate.files for rate in alike)
     return total / at_once
 
 
-def _rates(summary: Mapping[str, object], config: RunConfig) -> tuple[float, float, float] | None:
-    """Seconds of IG a pair and node, other seconds a pair, and pairs, of a finished run of this job's kind."""
+class _Rate(NamedTuple):
+    """Seconds a finished run took: of IG a pair and node, others a pair, of its files; and its pairs."""
+
+    node: float
+    pair: float
+    files: float
+    n_pairs: float
+
+
+def _rates(summary: Mapping[str, object], config: RunConfig) -> _Rate | None:
+    """What a finished run of this job's model took; None of another model, or where its summary does not say."""
     same = (summary.get("model"), summary.get("model/processing")) == (config.model.name, config.model.processing)
     numbers = [
         summary.get(name) for name in ("seconds/ig", "seconds/total", "seconds/files", "seconds/model", "n_pairs")
@@ -121,4 +133,5 @@ def _rates(summary: Mapping[str, object], config: RunConfig) -> tuple[float, flo
         return None
     ig, whole, files, model, n_pairs = (float(str(number)) for number in numbers)
     steps = summary.get("ig/n_steps")
-    return ig / n_pairs / (steps if isinstance(steps, int) else 50), (whole + files - model - ig) / n_pairs, n_pairs
+    node = ig / n_pairs / (steps if isinstance(steps, int) else 50)
+    return _Rate(node, (whole - model - ig) / n_pairs, files, n_pairs)

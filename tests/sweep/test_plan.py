@@ -56,13 +56,19 @@ def summary(**changed):
     [
         ([["ig.n_steps=50"]], 1, 5 + 4),
         ([["ig.n_steps=100"]], 1, 10 + 4),
-        ([["ig.n_steps=50", "prompts.n=10"]], 1, 10 * (5 + 4)),
+        ([["ig.n_steps=50", "prompts.n=10"]], 1, 10 * (5 + 3) + 1),
         ([["ig.n_steps=50"], ["ig.n_steps=100"]], 2, (9 + 14) / 2),
         ([["ig.n_steps=auto"]], 1, 5 + 4),
     ],
 )
 def test_the_rest_takes_what_finished_runs_took_by_steps_and_pairs(tmp_path, overrides, at_once, seconds):
     assert estimate(jobs_of(tmp_path, *overrides), [summary()], at_once) == pytest.approx(seconds)
+
+
+def test_runs_of_as_many_pairs_go_before_others(tmp_path):
+    ten = summary(n_pairs=10, seconds__ig=10.0, seconds__total=20.0, seconds__model=0.0)
+    jobs = jobs_of(tmp_path, ["ig.n_steps=100", "prompts.n=10"])
+    assert estimate(jobs, [summary(), summary(), ten], 1) == pytest.approx(20 + 10 + 1)
 
 
 def test_rates_are_medians_of_runs_of_the_same_model_only(tmp_path):
