@@ -152,6 +152,8 @@ def test_jobs_another_process_is_at_and_those_whose_process_died_get_another_rou
 
 
 def test_a_job_that_failed_is_not_tried_again_in_the_same_sweep(plan, monkeypatch):
-    rounds = Rounds(plan.folder, {"aa": "done", "bb": "failed", "cc": "done"})
+    rounds = Rounds(plan.folder, {"aa": "done", "bb": "failed", "cc": "dies"}, {"cc": "dies"}, {"cc": "dies"})
     monkeypatch.setattr(launch, "_one_round", rounds)
-    assert launch.launch(plan, launch.launcher_of(*compose_multirun([]))) == {"bb": "storm"}
+    reasons = launch.launch(plan, launch.launcher_of(*compose_multirun([])))
+    assert rounds.asked[1:] == [(["cc"], True)] * 2
+    assert reasons == {"bb": "storm", "cc": "its process ended without a word: killed, or out of memory"}

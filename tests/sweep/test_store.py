@@ -175,6 +175,7 @@ def test_runs_and_reference_means_are_shared_and_every_number_stays(ioi_mini, pa
     assert counts[2] == counts[0], "clean, corrupted and three reference prompts, as without a store"
     assert counts[3] == 0, "all of them from the store"
     assert {path.name.partition("-")[0] for path in tmp_path.glob("*.safetensors")} == {"run", "mean"}
+    assert len(list(tmp_path.glob("run-*.safetensors"))) == 2, "clean and corrupted: the references are in their mean"
     hook = ioi_mini.hook_dict["blocks.0.hook_out"].add_hook(lambda activation, hook: 2 * activation)
     try:
         with sharing(Store(tmp_path, {})):
