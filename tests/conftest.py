@@ -1,6 +1,7 @@
 """Small models made on the spot, and the annotations of igap checked on every call (jaxtyping + beartype)."""
 
 import csv
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("igap", "beartype.beartype")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, a process a core
 
 import torch  # noqa: E402 - the import hook comes before anything that imports igap
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
