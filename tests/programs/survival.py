@@ -26,8 +26,8 @@ from safetensors.torch import load_file
 
 from igap import cli
 
-GRID = ["ig.n_steps=2,3,4,5,6,7", "baseline=corrupted,zero"]
-N_JOBS = 12
+GRID = {12: ["ig.n_steps=2,3,4,5,6,7", "baseline=corrupted,zero"], 3: ["ig.n_steps=2,3,4"]}
+"""By the number of jobs."""
 QUIET = ["curves.components=none", "explain=false", "device=cpu"]
 PATIENCE = 300.0
 """Seconds after which something hangs."""
@@ -36,14 +36,14 @@ PATIENCE = 300.0
 class Sweep:
     """One sweep in a folder of its own: the command, and everything that was ever seen finished."""
 
-    def __init__(self, folder: Path, launcher: str = "basic", tracking: str = "disabled") -> None:
+    def __init__(self, folder: Path, launcher: str = "basic", tracking: str = "disabled", n_jobs: int = 12) -> None:
         """A sweep that writes into `folder`/runs."""
-        self.folder, self.runs = folder, folder / "runs" / "multirun"
+        self.folder, self.runs, self.n_jobs = folder, folder / "runs" / "multirun", n_jobs
         folder.mkdir(exist_ok=True)
         processes = [] if launcher == "basic" else [f"hydra/launcher={launcher}"]
         processes += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
         processes += ["hydra.launcher.pack=3"] if launcher == "submitit_local" else []
-        self.arguments = ["run", "-m", *GRID, *QUIET, f"tracking={tracking}", *processes]
+        self.arguments = ["run", "-m", *GRID[n_jobs], *QUIET, f"tracking={tracking}", *processes]
         self.seen: dict[str, tuple[int, str]] = {}
         self.n_checks = 0
 
@@ -138,13 +138,22 @@ def wait_for(condition, process: "subprocess.Popen[str]", seconds: float) -> boo
     return False
 
 
-def survive(folder: Path, reference: dict[str, object], *, kills: int, launcher: str, tracking: str, seed: int) -> str:
+def survive(
+    folder: Path,
+    reference: dict[str, object],
+    *,
+    kills: int,
+    launcher: str = "basic",
+    tracking: str = "disabled",
+    seed: int = 0,
+    n_jobs: int = 12,
+) -> str:
     """What was done: sweeps killed `kills` times in all, each carried on until it is done, and compared."""
     rng, n_kills, n_sweeps, in_writes = random.Random(seed), 0, 0, 0
     hows = ["parent"] if launcher == "basic" else ["parent", "worker", "all"]
     n_checks = 0
     while n_kills < kills:
-        sweep = Sweep(folder / f"sweep{n_sweeps}", launcher, tracking)
+        sweep = Sweep(folder / f"sweep{n_sweeps}", launcher, tracking, n_jobs)
         n_sweeps += 1
         while True:
             if n_kills >= kills:
@@ -176,18 +185,18 @@ def survive(folder: Path, reference: dict[str, object], *, kills: int, launcher:
         n_checks += sweep.n_checks
     return (
         f"{launcher}, tracking={tracking}: {n_kills} kills ({in_writes} while a file was written) in {n_sweeps} sweeps "
-        f"of {N_JOBS} jobs, looked at {n_checks} times: every finished run whole, none done twice, all results bit for "
+        f"of {n_jobs} jobs, looked at {n_checks} times: every finished run whole, none done twice, all results bit for "
         "bit those of an uninterrupted sweep"
     )
 
 
-def reference_of(folder: Path) -> dict[str, object]:
+def reference_of(folder: Path, n_jobs: int = 12) -> dict[str, object]:
     """The results of a sweep that nobody disturbs."""
-    sweep = Sweep(folder / "reference")
+    sweep = Sweep(folder / "reference", n_jobs=n_jobs)
     code, said = sweep.to_the_end()
     assert code == 0, said
     sweep.check()
-    assert len(sweep.seen) == N_JOBS
+    assert len(sweep.seen) == n_jobs
     return sweep.results()
 
 
@@ -220,7 +229,7 @@ def full_disk(folder: Path, reference: dict[str, object]) -> str:
         assert "Traceback" not in said
         sweep.check()
         n_before = len(sweep.seen)
-        assert 0 < n_before < N_JOBS, n_before
+        assert 0 < n_before < sweep.n_jobs, n_before
         subprocess.run(["mount", "-o", "remount,size=200m", str(place)], check=True)
         code, said = sweep.to_the_end()
         assert code == 0, said
@@ -301,7 +310,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         reference = reference_of(folder)
-        print(f"reference: {N_JOBS} jobs, {len(reference)} files compared", flush=True)
+        print(f"reference: {len(reference)} files to compare", flush=True)
         if "kills" in wanted:
             settings = {name: getattr(options, name) for name in ("kills", "launcher", "tracking", "seed")}
             print(survive(folder, reference, **settings), flush=True)
