@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -204,22 +203,17 @@ def _in_a_child(folder: Path, tracking: TrackingConfig) -> str | None:
     """
     command = [sys.executable, "-m", "igap.tracking.online", str(folder.resolve()), tracking.model_dump_json()]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    with subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            _, error = process.communicate(timeout=tracking.timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # W&B's own processes too
-            return f"W&B did not finish online within tracking.timeout={tracking.timeout:g} s"
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    lines = error.strip().splitlines()
-    return None if process.returncode == 0 else f"W&B failed online ({lines[-1][:200] if lines else 'no reason given'})"
+    try:
+        done = subprocess.run(  # what kills the child kills W&B's own process: it ends with the one that it serves
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=tracking.timeout,
+        )
+    except subprocess.TimeoutExpired:
+        return f"W&B did not finish online within tracking.timeout={tracking.timeout:g} s"
+    lines = done.stderr.strip().splitlines()
+    return None if done.returncode == 0 else f"W&B failed online ({lines[-1][:200] if lines else 'no reason given'})"

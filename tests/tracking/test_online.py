@@ -2,18 +2,24 @@
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import psutil
 import pytest
 
 from igap import cli, tracking
 from igap.config import TrackingConfig
 
 KEY = "a" * 40
+
+
+def _talks_to(process, address):
+    return (process.info["environ"] or {}).get("WANDB_BASE_URL") == address and "wandb-core" in process.name()
 
 
 def config(mode, timeout=60.0):
@@ -88,6 +94,7 @@ def test_a_server_that_hangs_costs_the_timeout_and_no_result(server, result, wri
     folder = shutil.copytree(written, tmp_path / "run")
     with server("silent"):
         since = time.monotonic()
+        address = os.environ["WANDB_BASE_URL"]
         place = tracking.log(folder, config("online", timeout=6.0))
         took = time.monotonic() - since
     assert 6 <= took < 6 + 15, "the rest is for logging offline on a busy machine"
@@ -97,6 +104,8 @@ def test_a_server_that_hangs_costs_the_timeout_and_no_result(server, result, wri
     )
     assert tracking.logged(folder) == tracking.Logged("offline", place)
     assert len(list(folder.glob("wandb/*run-*"))) == 1, "of the online one nothing is left"
+    left = [one.cmdline() for one in psutil.process_iter(["environ"]) if _talks_to(one, address)]
+    assert all(str(os.getpid()) in command for command in left), "only the service that this process started is there"
 
 
 def test_a_failing_child_is_told_in_one_line_and_the_run_logged_offline(written, tmp_path, caplog):

@@ -72,8 +72,8 @@ def test_jobs_of_a_sweep_are_one_group_and_carry_its_name(result, written, tmp_p
     place = folder / tracking.log(folder, result.config.tracking)
     assert json.loads(inspect(place, "--summary"))["name"] == "monday/3"
     (line,) = (line for line in inspect(place).splitlines() if '"type":"run"' in line)
-    assert '"monday"' in line
-    assert '"sweep"' in line
+    assert '"run_group":"monday"' in line
+    assert '"job_type":"sweep"' in line
     assert "baseline=corrupted" in line
 
 
@@ -100,6 +100,14 @@ def test_what_was_cut_off_while_it_was_logged_is_not_trusted(offline, tmp_path):
     assert tracking.logged(folder) is not None
     (folder / tracking.MARK).unlink()
     assert tracking.logged(folder) is None
+
+
+def test_a_second_log_that_fails_leaves_nothing_to_trust(offline, result, tmp_path):
+    folder = shutil.copytree(offline[0], tmp_path / "twice", symlinks=True)
+    (folder / "plots" / "heads.png").write_bytes(b"not a picture")
+    with pytest.raises(OSError, match="cannot identify image"):
+        tracking.log(folder, result.config.tracking)
+    assert not (folder / tracking.MARK).exists()
 
 
 def test_several_pairs_bring_their_table_and_no_single_pairs_text(many, many_written, tmp_path):
