@@ -157,7 +157,8 @@ def show_plan(console: Console, plan: Plan, seconds: float | None, n_measured: i
     if plan.to_do:
         took = "nothing of this kind has run here to tell how long it takes"
         if seconds is not None:
-            took = f"about {_duration(seconds)}, going by {n_measured} finished runs in {plan.folder.path.parent}"
+            runs = f"{n_measured} finished run{'s' * (n_measured != 1)}"
+            took = f"about {_duration(seconds)}, going by {runs} in {plan.folder.path.parent}"
         console.print(took, markup=False, soft_wrap=True)
 
 
