@@ -121,10 +121,14 @@ class Block:
 
     def mlp(self, residual: Tensor) -> Tensor:
         """What the MLP writes to the residual stream `[..., d_model]` that it reads."""
+        return self.down(self.neurons(residual))
+
+    def neurons(self, residual: Tensor) -> Tensor:
+        """The MLP's activations `[..., d_mlp]` after the nonlinearity."""
         if not self.gated:
-            return self.down(self.up(self.norm2(residual), self.activation))
+            return self.up(self.norm2(residual), self.activation)
         gate, linear = self.up(self.norm2(residual)).chunk(2, -1)
-        return self.down(self.activation.function(gate) * linear)
+        return self.activation.function(gate) * linear
 
     def heads(self, projected: Tensor, kind: str) -> Tensor:
         """Queries (`q`), or keys and values (`kv`), side by side to one a head: `[..., head, d_head]`."""

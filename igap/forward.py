@@ -18,7 +18,7 @@ Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
@@ -36,6 +36,8 @@ from igap.sites import SITES, Site, hook_name
 Route = Literal["suffix", "hooks"]
 SiteFunction = Callable[[Float[Tensor, "pair row pos *component"]], Float[Tensor, "pair row"]]
 """Activations of a site at the positions from f on to F, in logits. Differentiable."""
+EmbeddingFunction = Callable[[Float[Tensor, "pair row pos d_model"]], Float[Tensor, "pair row pos *component"]]
+"""Changes of the tokens' embeddings from f on to a site's activations there. Differentiable."""
 PatchFunction = Callable[[Tensor], Float[Tensor, "pair row"]]
 """Indices of components to F with each of them, alone, replaced: one row a component."""
 
@@ -69,6 +71,33 @@ class Hooks:
         """F with single components moved from `start` to `end`, each `[pair, pos, ...]`."""
         function = self.function(site, layer)
         return lambda components: function(swapped(start, end, components))
+
+    def single(self, site: Site, layer: int, index: int) -> SiteFunction:
+        """F as a function of one component's activation `[pair, row, pos, ...]`, the others as they are in the run."""
+        function = self.function(site, layer)
+        start = self._around.activations[site][layer][:, None, self._first :]
+
+        def metric(rows: Tensor) -> Tensor:
+            whole = start.expand(-1, rows.shape[1], *start.shape[2:])
+            before, after = whole[:, :, :, :index], whole[:, :, :, index + 1 :]
+            return function(torch.cat([before, rows[:, :, :, None], after], 3))
+
+        return metric
+
+    def embedded(self, site: Site, layer: int) -> EmbeddingFunction:
+        """This site's activations as a function of the tokens' embeddings."""
+        point, embeddings = self._model.hook_dict[hook_name(site, layer)], self._model.hook_dict["hook_embed"]
+
+        def activations(changes: Tensor) -> Tensor:
+            n_pairs, n_rows = changes.shape[:2]
+            whole = functional.pad(changes, (0, 0, self._first, 0)).flatten(0, 1)
+            tokens = self._around.tokens[:, None].expand(-1, n_rows, -1).flatten(0, 1)
+            found: list[Tensor] = []
+            with changed(embeddings, lambda embedded: embedded + whole), changed(point, found.append):
+                self._model(tokens, logits_to_keep=1)
+            return found[0].unflatten(0, (n_pairs, n_rows))[:, :, self._first :]
+
+        return activations
 
 
 class Suffix:
@@ -113,6 +142,37 @@ class Suffix:
             return after(unpatched + written)
 
         return metric
+
+    def single(self, site: Site, layer: int, index: int) -> SiteFunction:
+        """As Hooks."""
+        block, after = self._blocks[layer], self._after(site, layer)
+        late = slice(-1 if layer == len(self._blocks) - 1 else None, None)
+        start = self._around.activations[site][layer][:, None, self._first :]
+        unpatched = self._write(site, layer)(start)
+        own = start[:, :, late, index]
+        columns = (block.out if site == "heads" else block.down).weight.T.unflatten(0, (start.shape[3], -1))[index]
+
+        def metric(rows: Tensor) -> Tensor:
+            moved = rows[:, :, late] - own
+            return after(unpatched + (moved if site == "heads" else moved[..., None]) @ columns)
+
+        return metric
+
+    def embedded(self, site: Site, layer: int) -> EmbeddingFunction:
+        """As Hooks."""
+        block = self._blocks[layer]
+
+        def activations(changes: Tensor) -> Tensor:
+            stream = self._around.residual[0][:, None, self._first :] + changes
+            for earlier in range(layer):
+                stream = self._through(earlier, stream)
+            queries, keys_values = block.qkv(block.norm1(stream)).tensor_split([block.d_query], -1)
+            z = self._attention(layer, queries, keys_values)
+            if site == "heads":
+                return z.unflatten(-1, (block.n_heads, block.d_head))
+            return block.neurons(stream if block.parallel else stream + block.out(z))
+
+        return activations
 
     def _write(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
         """Activations of the site to what it adds to the residual stream, at the positions that are read later."""
@@ -254,10 +314,15 @@ def swapped(start: Tensor, end: Tensor, components: Tensor) -> Float[Tensor, "pa
     return rows
 
 
-@contextmanager
-def replaced(point: HookPoint, rows: Tensor) -> Iterator[None]:
+def replaced(point: HookPoint, rows: Tensor) -> AbstractContextManager[None]:
     """A block in which the hook point gives `rows`; other hooks of the model stay as they are."""
-    handle = point.add_hook(lambda activation, hook: rows)  # noqa: ARG005 - TransformerLens passes `hook` by name
+    return changed(point, lambda _: rows)
+
+
+@contextmanager
+def changed(point: HookPoint, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """A block in which the hook point gives what `change` makes of its activation; None leaves it as it is."""
+    handle = point.add_hook(lambda activation, hook: change(activation))  # noqa: ARG005 - `hook` comes by name
     try:
         yield
     finally:

@@ -58,6 +58,31 @@ def test_every_architecture_with_a_fast_route_gives_what_plain_hooks_give(tmp_pa
             torch.testing.assert_close(fast.effect, slow.effect, atol=1e-5 if rounds else 1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("processing", ["processed", "raw"])
+def test_a_site_is_a_function_of_the_embeddings_and_f_of_one_component(tmp_path, pair, variant, processing):
+    """The corrupted prompt's embeddings give its activations; its activation in one component gives that one's AP."""
+    settings = {"architecture": variant, **VARIANTS[variant]}
+    rounds = settings["architecture"] == "llama"
+    save_checkpoint(settings.pop("architecture"), 3, tmp_path, **settings)
+    model = load_model(str(tmp_path), processing=processing, dtype="float32" if rounds else "float64")
+    tolerance = {"atol": 1e-5 if rounds else 1e-12, "rtol": 0}
+    for site, layer, route in itertools.product(SITES, range(3), ("suffix", "hooks")):
+        effects = activation_patching(model, pair, site).effect[layer]
+        with contrast(model, pair, route=route) as question, torch.no_grad():
+            embeddings = model.embed(torch.cat([question.clean.tokens, question.corrupted.tokens]))
+            moved = (embeddings[1] - embeddings[0])[question.first :]
+            assert moved.abs().max() > 1e-2
+            found = question.engine.embedded(site, layer)(torch.stack([0 * moved, moved])[None])
+            start, end = question.ends(site, layer)
+            scale = max(1.0, end.abs().max().item())  # activations reach 8
+            torch.testing.assert_close(found / scale, torch.stack([start, end], 1) / scale, **tolerance)
+            for index in (0, start.shape[2] - 1):
+                patched = question.engine.single(site, layer, index)(found[:, :, :, index])
+                expected = question.clean.logit_diff[:, None] + torch.stack([0 * effects[index], effects[index]])
+                torch.testing.assert_close(patched, expected, **tolerance)
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox"])
 def test_float32_differs_from_plain_hooks_by_rounding(checkpoint, pair, architecture):
     model = load_model(str(checkpoint(architecture)))

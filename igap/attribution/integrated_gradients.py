@@ -129,7 +129,9 @@ def check_quadrature(method: str, n_steps: Steps, path: str = "joint", tolerance
         )
 
 
-def _along(function: SiteFunction, start: Tensor, end: Tensor, n_steps: int, method: Quadrature, rows: Rows) -> Tensor:
+def along_path(
+    function: SiteFunction, start: Tensor, end: Tensor, n_steps: int, method: Quadrature, rows: Rows
+) -> Tensor:
     """Attributions of each entry along the straight path from `start` to `end`, `[pair, row, pos, ...]`, in logits."""
     shape = start.shape[:2]
     n_paths = shape[0] * shape[1]
@@ -178,7 +180,7 @@ def _together(
     bound = completeness_bound(layer_effect if of == "layer" else question.gap, question.gap, share)
 
     def along(nodes: int) -> Tensor:
-        return per_component(_along(function, start, end, nodes, method, rows)[:, 0], site)
+        return per_component(along_path(function, start, end, nodes, method, rows)[:, 0], site)
 
     if n_steps == "auto":
         effect, nodes, enough = _doubled(along, layer_effect, bound)
@@ -224,7 +226,7 @@ def _one_by_one(
     def along(components: Tensor) -> Tensor:
         ends = swapped(start, end, components)
         attributions = per_component(
-            _along(function, start[:, None].expand_as(ends), ends, n_steps, method, rows), site
+            along_path(function, start[:, None].expand_as(ends), ends, n_steps, method, rows), site
         )
         # Of each row its own component: [pair, pos, row].
         return attributions[:, torch.arange(len(components)), :, components].permute(1, 2, 0)
