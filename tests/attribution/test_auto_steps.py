@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from igap import integrated_gradients, load_model
-from igap.attribution.integrated_gradients import _along, _doubled
+from igap.attribution.integrated_gradients import along_path, _doubled
 from igap.memory import Rows
 from igap.sites import SITES
 
@@ -18,7 +18,7 @@ def doubled(function, bound=1e-3):
 
     def along(nodes):
         tried.append(nodes)
-        return _along(function, start, end, nodes, "gausslegendre", Rows(1000))[:, 0]
+        return along_path(function, start, end, nodes, "gausslegendre", Rows(1000))[:, 0]
 
     whole = (function(end) - function(start))[:, 0]
     effect, nodes, enough = _doubled(along, whole, torch.tensor([bound], dtype=torch.float64))
