@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -23,11 +23,16 @@ BESIDE_THE_NUMBERS = ("tracking", "output", "sweep", "stale", "keep_going", "dev
 """Keys that say where and how a run is done, and not what it finds."""
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """A group of settings."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class ModelConfig(_Frozen):
+Schema = TypeVar("Schema", bound=Frozen)
+
+
+class ModelConfig(Frozen):
     """Which weights, and in which numerics."""
 
     name: str = Field(min_length=1, examples=["gpt2"])
@@ -38,7 +43,7 @@ class ModelConfig(_Frozen):
     """The published circuit whose heads this model has."""
 
 
-class PromptsConfig(_Frozen):
+class PromptsConfig(Frozen):
     """The prompt pairs: one of four texts, those of a file, or generated ones."""
 
     clean: str | None = Field(None, min_length=1, examples=["'When John and Mary met, Mary waved to'"])
@@ -69,7 +74,7 @@ class PromptsConfig(_Frozen):
         return self.n is None and self.file is None
 
 
-class BaselineConfig(_Frozen):
+class BaselineConfig(Frozen):
     """What activations are moved to."""
 
     kind: Literal["corrupted", "zero", "zero_input", "mean", "prompt"] = "corrupted"
@@ -79,7 +84,7 @@ class BaselineConfig(_Frozen):
     seed: int = Field(0, ge=0, examples=[0])
 
 
-class IGConfig(_Frozen):
+class IGConfig(Frozen):
     """How Integrated Gradients integrates."""
 
     n_steps: int | Literal["auto"] = 50
@@ -106,7 +111,7 @@ class IGConfig(_Frozen):
         return method
 
 
-class AblationConfig(_Frozen):
+class AblationConfig(Frozen):
     """What is ablated after the comparison."""
 
     kind: Literal["none", "zero", "mean", "mean_positional", "resample"] = "none"
@@ -131,7 +136,7 @@ class AblationConfig(_Frozen):
         return tuple(also) if isinstance(also, list) else also  # YAML has no tuples
 
 
-class CurvesConfig(_Frozen):
+class CurvesConfig(Frozen):
     """F along the path of single components."""
 
     components: str = Field("default", min_length=1, examples=["'9.6 L5.N1234'"])
@@ -159,7 +164,7 @@ class CurvesConfig(_Frozen):
         return tuple(map(float, numbers))  # YAML has no tuples
 
 
-class TrackingConfig(_Frozen):
+class TrackingConfig(Frozen):
     """Where W&B logs to."""
 
     mode: Literal["offline", "online", "auto", "disabled"] = "offline"
@@ -170,7 +175,7 @@ class TrackingConfig(_Frozen):
     """Seconds that a run may take online."""
 
 
-class RunConfig(_Frozen):
+class RunConfig(Frozen):
     """One run."""
 
     model: ModelConfig
@@ -267,10 +272,15 @@ class RunConfig(_Frozen):
 
 def parse(values: Mapping[str, Any]) -> RunConfig:
     """A checked RunConfig. Raises ValueError, one line a mistake: item, got, wanted, remedy."""
+    return checked(RunConfig, values)
+
+
+def checked(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
+    """These settings as the schema has them. Raises ValueError as `parse`."""
     try:
-        return RunConfig.model_validate(dict(values))
+        return schema.model_validate(dict(values))
     except ValidationError as error:
-        raise InputError("\n".join(_explain(dict(e)) for e in error.errors(include_url=False))) from None
+        raise InputError("\n".join(_explain(dict(e), schema) for e in error.errors(include_url=False))) from None
 
 
 def ascending(numbers: Sequence[object]) -> bool:
@@ -279,9 +289,9 @@ def ascending(numbers: Sequence[object]) -> bool:
     return len(known) == len(numbers) and all(one < other for one, other in itertools.pairwise(known))
 
 
-def field_at(path: tuple[str, ...]) -> Any | None:
+def field_at(path: tuple[str, ...], schema: type[Frozen] = RunConfig) -> Any | None:
     """The pydantic field (or the group's class) at a dotted key, None where there is none."""
-    model: Any = RunConfig
+    model: Any = schema
     found: Any = None
     for name in path:
         if not (isinstance(model, type) and issubclass(model, BaseModel)) or name not in model.model_fields:
@@ -291,33 +301,39 @@ def field_at(path: tuple[str, ...]) -> Any | None:
     return found
 
 
-def example(path: tuple[str, ...]) -> str:
+def example(path: tuple[str, ...], schema: type[Frozen] = RunConfig) -> str:
     """A value that this key takes, as one types it: "ig.n_steps=50"."""
-    field = field_at(path)
+    field = field_at(path, schema)
     default = None if field is None or field.is_required() else field.get_default()
     value = default if default is not None else next(iter(getattr(field, "examples", None) or []), "VALUE")
     return f"{'.'.join(path)}={value}"
 
 
-def keys() -> list[str]:
-    """Every dotted key a run has, in order."""
+def noun(schema: type[Frozen]) -> str:
+    """What the settings are of: run or search."""
+    return schema.__name__.removesuffix("Config").lower()
+
+
+def keys(schema: type[Frozen] = RunConfig) -> list[str]:
+    """Every dotted key there is, in order."""
     names = []
-    for name, field in RunConfig.model_fields.items():
+    for name, field in schema.model_fields.items():
         group = field.annotation
-        if isinstance(group, type) and issubclass(group, BaseModel):
-            names += [f"{name}.{key}" for key in group.model_fields]
+        if isinstance(group, type) and issubclass(group, Frozen):
+            names += [f"{name}.{key}" for key in keys(group)]
         else:
             names.append(name)
     return names
 
 
-def _explain(error: dict[str, Any]) -> str:
+def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
     path = tuple(str(part) for part in error["loc"])
     item, got, kind, details = ".".join(path), error["input"], error["type"], error.get("ctx", {})
     if not path:  # a combination, explained where it is checked
         return str(details["error"])
     if kind == "extra_forbidden":
-        return f"{item}: got a key that no run has, wanted one of {', '.join(keys())}. Remove it or correct the name."
+        known = ", ".join(keys(schema))
+        return f"{item}: got a key that no {noun(schema)} has, wanted one of {known}. Remove it or correct the name."
     wanted = {
         "missing": "a value",
         "bool_type": "true or false",
@@ -338,4 +354,4 @@ def _explain(error: dict[str, Any]) -> str:
         }.get(item, "another text"),
         "value_error": str(details.get("error")),
     }.get(kind, error["msg"])
-    return f"{item}: got {'nothing' if kind == 'missing' else repr(got)}, wanted {wanted}. Try {example(path)}."
+    return f"{item}: got {'nothing' if kind == 'missing' else repr(got)}, wanted {wanted}. Try {example(path, schema)}."

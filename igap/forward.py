@@ -95,7 +95,8 @@ class Hooks:
             found: list[Tensor] = []
             with changed(embeddings, lambda embedded: embedded + whole), changed(point, found.append):
                 self._model(tokens, logits_to_keep=1)
-            return found[0].unflatten(0, (n_pairs, n_rows))[:, :, self._first :]
+            whole_site: Tensor = found[0].unflatten(0, (n_pairs, n_rows))
+            return whole_site[:, :, self._first :]
 
         return activations
 
@@ -169,7 +170,8 @@ class Suffix:
             queries, keys_values = block.qkv(block.norm1(stream)).tensor_split([block.d_query], -1)
             z = self._attention(layer, queries, keys_values)
             if site == "heads":
-                return z.unflatten(-1, (block.n_heads, block.d_head))
+                by_head: Tensor = z.unflatten(-1, (block.n_heads, block.d_head))
+                return by_head
             return block.neurons(stream if block.parallel else stream + block.out(z))
 
         return activations

@@ -14,10 +14,21 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from omegaconf import DictConfig
 
-    from igap.config import RunConfig
+    from igap.config import Frozen, RunConfig, Schema
+    from igap.counterfactual.config import SearchConfig
 
 _PAIR_KEYS = ("prompts.clean", "prompts.corrupted", "prompts.answer", "prompts.distractor")
-_TEXT_KEYS = ("output", "baseline.prompt", "curves.components", "ablation.components", "interactions", *_PAIR_KEYS)
+_TEXT_KEYS = (
+    "output",
+    "baseline.prompt",
+    "curves.components",
+    "ablation.components",
+    "interactions",
+    "head",
+    *_PAIR_KEYS,
+)
+_SHARED = ("output", "sweep")
+"""Keys that are a multirun's, so that all its jobs have them in common."""
 _PACKAGE = Path(__file__).parent.parent
 
 
@@ -66,18 +77,11 @@ def compose_jobs(
         parser = OverridesParser.create(loader)
         choices: list[list[str]] = []
         for text in overrides:
-            try:
-                override = parser.parse_override(text)
-            except HydraException as error:
-                reason = str(error).splitlines()[0]
-                raise InputError(
-                    f"{text.partition('=')[0]}: got {text!r}, which is no override ({reason}), wanted KEY=VALUE. "
-                    "Quote values with special characters: KEY='\"some, text\"'."
-                ) from None
+            override = _parsed(parser, text)
             if override.is_sweep_override():
                 values = list(override.sweep_string_iterator())
                 choices.append([f"{override.get_key_element()}={value!s}" for value in values])
-                if not values or override.key_or_group.startswith("hydra"):
+                if not values or override.key_or_group.startswith("hydra") or override.key_or_group in _SHARED:
                     raise InputError(
                         f"{override.key_or_group}: got {text!r}, wanted "
                         + ("at least one value." if not values else "one value: all jobs of a multirun share it.")
@@ -101,6 +105,49 @@ def compose_jobs(
             except InputError as error:
                 jobs.append(Refused(job, str(error)))
     return jobs
+
+
+def compose_search(overrides: Sequence[str]) -> "SearchConfig":
+    """The search that these overrides ask for. Raises InputError on one that cannot be."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from igap.counterfactual.config import SearchConfig
+
+    with initialize_config_dir(str(data_folder("conf")), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        names = ["model", "prompts", "tracking", "search/space", "search/storage"]
+        groups = {name: set(loader.get_group_options(name)) for name in names}
+        parser = OverridesParser.create(loader)
+        for text in overrides:
+            override = _parsed(parser, text)
+            _check_override(override, text, groups, SearchConfig)
+            if override.is_sweep_override():
+                raise InputError(
+                    f"{override.key_or_group}: got several values ({text!r}), wanted one: a search is one study. Quote "
+                    "a text that holds a comma."
+                )
+        try:
+            return checked_config(compose("search", list(overrides)), SearchConfig)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise InputError(f"search: {one_line(error)}") from error
+
+
+def _parsed(parser: Any, text: str) -> Any:
+    """Hydra's reading of an override. Raises InputError on what is none."""
+    from hydra.errors import HydraException
+
+    try:
+        return parser.parse_override(text)
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{text.partition('=')[0]}: got {text!r}, which is no override ({reason}), wanted KEY=VALUE. "
+            "Quote values with special characters: KEY='\"some, text\"'."
+        ) from None
 
 
 def compose_multirun(
@@ -138,9 +185,9 @@ def _beside(config_dir: str | None, sweep: str | None) -> list[str]:
     """Overrides for configs from elsewhere: a folder of groups, and a file of sweeps/, which may set any key."""
     places = [str(Path(config_dir).resolve())] if config_dir else []
     if sweep is None:
-        return [f"hydra.searchpath=[{places[0]}]"] if places else []
+        return [f"hydra.searchpath=[{_quoted(places[0])}]"] if places else []
     places.append(str(data_folder("sweeps").parent))
-    return [f"hydra.searchpath=[{','.join(places)}]", f"+sweeps@_global_={sweep}"]
+    return [f"hydra.searchpath=[{','.join(map(_quoted, places))}]", f"+sweeps@_global_={sweep}"]
 
 
 def _check_source(config: "RunConfig", overrides: Sequence[str]) -> None:
@@ -154,13 +201,16 @@ def _check_source(config: "RunConfig", overrides: Sequence[str]) -> None:
             )
 
 
-def _check_override(override: Any, text: str, groups: dict[str, set[str]]) -> None:
-    """Raises InputError on a group option or a key that does not exist."""
-    from igap.config import field_at, keys
+def _check_override(
+    override: Any, text: str, groups: dict[str, set[str]], schema: "type[Frozen] | None" = None
+) -> None:
+    """Raises InputError on a group option or a key that does not exist; `schema` None is a run's."""
+    from igap.config import RunConfig, field_at, keys, noun
 
-    key = override.key_or_group
+    schema = schema or RunConfig
+    what, key = noun(schema), override.key_or_group
     if override.is_delete():
-        raise InputError(f"{key}: got a deletion ({text!r}); a run needs every key. Set another value: {key}=VALUE.")
+        raise InputError(f"{key}: got a deletion ({text!r}); a {what} needs every key. Set another value: {key}=VALUE.")
     if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
         return
     if key in groups:
@@ -172,31 +222,51 @@ def _check_override(override: Any, text: str, groups: dict[str, set[str]]) -> No
                 wanted = sorted(groups[key])
                 raise InputError(
                     f"{key}: got {option!r}, wanted one of {', '.join(wanted)}.{nearest(str(option), wanted)} "
-                    "igap run --help lists every group."
+                    f"igap {what} --help lists every group."
                 )
-    elif field_at(tuple(key.split("."))) is None:
+    elif not _is_key(key, schema):
         raise InputError(
-            f"{key}: got a key that no run has (in {text!r}).{nearest(key, [*keys(), *groups])} "
-            "igap run --help lists every key."
+            f"{key}: got a key that no {what} has (in {text!r}).{nearest(key, [*keys(schema), *groups])} "
+            f"igap {what} --help lists every key."
         )
-    if override.is_add():
-        raise InputError(f"{key}: got {text!r}, but every run has that key. Write {text.lstrip('+')!r} without the +.")
+    if override.is_add() and field_at(tuple(key.split(".")), schema) is not None:
+        raise InputError(
+            f"{key}: got {text!r}, but every {what} has that key. Write {text.lstrip('+')!r} without the +."
+        )
+
+
+def _is_key(key: str, schema: "type[Frozen]") -> bool:
+    """Whether this names a setting, or an entry of one that holds a mapping (search.space.slots.verb)."""
+    from igap.config import field_at
+
+    *above, _ = path = tuple(key.split("."))
+    group = field_at(tuple(above), schema) if above else None
+    return field_at(path, schema) is not None or getattr(group and group.annotation, "__origin__", None) is dict
 
 
 def parse_config(config: "DictConfig") -> "RunConfig":
-    """The checked config. Raises InputError on what cannot be, and on a value that is missing."""
+    """The checked config of a run. Raises InputError on what cannot be, and on a value that is missing."""
+    from igap.config import RunConfig
+
+    return checked_config(config, RunConfig)
+
+
+def checked_config(config: "DictConfig", schema: "type[Schema]") -> "Schema":
+    """As `parse_config`, of this schema."""
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue
 
-    from igap.config import example, parse
+    from igap.config import checked, example
 
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         item = str(error.full_key)
-        raise InputError(f"{item}: got nothing, wanted a value. Add {example(tuple(item.split('.')))}.") from None
+        raise InputError(
+            f"{item}: got nothing, wanted a value. Add {example(tuple(item.split('.')), schema)}."
+        ) from None
     assert isinstance(values, dict)
-    return parse({str(key): value for key, value in values.items()})
+    return checked(schema, {str(key): value for key, value in values.items()})
 
 
 def quote_text(argument: str) -> str:
@@ -216,9 +286,14 @@ def quote_text(argument: str) -> str:
             return argument
         except HydraException:
             pass
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value.replace("${", r"\${"))
+    return f"{key}={_quoted(value)}"
+
+
+def _quoted(text: str) -> str:
+    """The text in quotes, as Hydra's grammar reads them."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text.replace("${", r"\${"))
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    return f"{key}='{escaped}'"
+    return f"'{escaped}'"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
