@@ -37,6 +37,8 @@ def check_writable(folder: Path) -> None:
     probe = folder / f".space.{os.getpid()}.unfinished"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".space.*.unfinished"):  # by a process that was killed
+            left.unlink(missing_ok=True)
         try:
             with probe.open("wb") as file:
                 file.write(bytes(_SPACE))

@@ -42,7 +42,7 @@ def find(folders: Iterable[Path]) -> tuple[list[Finished], list[str]]:
     for folder in asked:
         if not folder.is_dir():
             raise InputError(f"folder: got {folder}, which is none, wanted a run's folder or one that holds runs.")
-        for place in _run_folders(folder):
+        for place in _run_folders(folder, set(), troubles):
             if place.resolve() not in runs:
                 run, trouble = read(place)
                 troubles += [trouble] if trouble else []
@@ -88,11 +88,19 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Val
             yield prefix + name, tuple(value) if isinstance(value, list) else value
 
 
-def _run_folders(folder: Path) -> Iterator[Path]:
-    """Folders with a summary.json, and none inside those; hidden ones hold no runs."""
-    if (folder / "summary.json").is_file():
-        yield folder
+def _run_folders(folder: Path, visited: set[Path], troubles: list[str]) -> Iterator[Path]:
+    """Folders with a summary.json, and none inside those; hidden ones hold no runs. Links are followed once."""
+    if folder.resolve() in visited:
         return
-    for inner in sorted(folder.iterdir()):
-        if inner.is_dir() and not inner.name.startswith(".") and inner.name not in ("wandb", "plots"):
-            yield from _run_folders(inner)
+    visited.add(folder.resolve())
+    try:
+        if (folder / "summary.json").is_file():
+            yield folder
+            return
+        inside = sorted(inner for inner in folder.iterdir() if inner.is_dir())
+    except OSError as error:
+        troubles.append(f"{folder}: left out: it cannot be read ({error.strerror}).")
+        return
+    for inner in inside:
+        if not inner.name.startswith(".") and inner.name not in ("wandb", "plots"):
+            yield from _run_folders(inner, visited, troubles)

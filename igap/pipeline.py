@@ -36,7 +36,7 @@ from igap.contrast import contrasts
 from igap.errors import InputError
 from igap.findings import Compared, Finding
 from igap.models.fingerprint import fingerprint
-from igap.models.load import load_model, read_header
+from igap.models.load import EMBEDDED, Header, find_checkpoint, load_model, read_header
 from igap.performance import encode_prompts
 from igap.prompts import PromptPair, TokenPair, encode_prompt, tokenize
 from igap.replacements import check_donors, too_few_references
@@ -196,7 +196,23 @@ def _digest(values: object) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
-_header = functools.lru_cache(maxsize=4)(read_header)
+def _header(name: str, revision: str | None) -> Header:
+    """The checkpoint's header, read again when its files have changed."""
+    folder = _folder(name, revision)
+    return _read(name, revision, fingerprint(folder))
+
+
+def _folder(name: str, revision: str | None) -> Path:
+    return find_checkpoint(name) if name == EMBEDDED or Path(name).expanduser().is_dir() else _from_hub(name, revision)
+
+
+_from_hub = functools.lru_cache(maxsize=16)(find_checkpoint)
+"""The hub is asked once for a name."""
+
+
+@functools.lru_cache(maxsize=4)
+def _read(name: str, revision: str | None, content: str) -> Header:  # noqa: ARG001 - the content is a key only
+    return read_header(name, revision)
 
 
 def resolve_device(device: str) -> str:
@@ -236,7 +252,7 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
     asked = pairs if len(pairs) > 1 else pairs[0]
     seconds: dict[str, float] = {}
     with stage("load model"):
-        model = model_of(config)
+        model = model_of(config, checked.checkpoint)
     seconds["model"] = time.perf_counter() - started
     baseline = configured(config.baseline)
     tokens = tuple(tokenize(model, pair) for pair in pairs)
@@ -332,13 +348,25 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
     )
 
 
-def model_of(config: RunConfig) -> TransformerBridge:
-    """The run's model, loaded once for runs of one model that follow each other."""
-    return _cached_model(config.model, resolve_device(config.device))
+def model_of(config: RunConfig, checkpoint: str | None = None) -> TransformerBridge:
+    """The run's model, loaded once for runs of one model that follow each other.
+
+    Raises InputError where its files are not those of the fingerprint `checkpoint` (None: whatever they are now), or
+    change while they are read: numbers of one checkpoint must not be kept under another's name.
+    """
+    folder = _folder(config.model.name, config.model.revision)
+    checkpoint = checkpoint or fingerprint(folder)
+    model = _cached_model(config.model, resolve_device(config.device), checkpoint)
+    if fingerprint(folder) != checkpoint:
+        _cached_model.cache_clear()
+        raise InputError(
+            f"model.name: got {config.model.name}, whose files have changed since the run was planned. Start it again."
+        )
+    return model
 
 
 @functools.lru_cache(maxsize=1)
-def _cached_model(model: ModelConfig, device: str) -> TransformerBridge:
+def _cached_model(model: ModelConfig, device: str, content: str) -> TransformerBridge:  # noqa: ARG001 - as in _read
     return load_model(
         model.name, processing=model.processing, device=device, dtype=model.dtype, revision=model.revision
     )

@@ -196,7 +196,8 @@ def show_plan_end(console: Console, plan: Plan, reasons: Mapping[str, str]) -> N
         for job in plan.jobs:
             if job.key in reasons:
                 story = plan.folder.run(job.key) / "failure.log"
-                log = str(story) if story.exists() else str(plan.folder.path / ".launch")
+                output = next((p for p in (plan.folder.path / n for n in (".submitit", ".launch")) if p.exists()), "-")
+                log = str(story) if story.exists() else str(output)
                 failures.add_row(job.key, escape(" ".join(job.own)), escape(reasons[job.key]), escape(log))
         console.print(failures)
     n = len(plan.jobs)

@@ -25,6 +25,12 @@ def test_a_folder_that_takes_files_is_left_as_it_was(tmp_path):
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def test_what_a_killed_process_tried_the_space_with_is_taken_away(tmp_path):
+    (tmp_path / ".space.77.unfinished").write_bytes(b"0")
+    disk.check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_is_refused_by_name(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,24 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_read(written, tmp_path):
         "unlisted: its settings cannot be read",
         "unset: its settings cannot be read",
     ]
+
+
+def test_a_folder_that_cannot_be_read_is_said_and_links_end(written, tmp_path, monkeypatch):
+    shutil.copytree(written, tmp_path / "deep" / "good")
+    (tmp_path / "closed").mkdir()
+    for name in ("up", "again"):
+        (tmp_path / "deep" / name).symlink_to("..")
+    listed = Path.iterdir
+
+    def iterdir(path):
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    runs, troubles = finished.find([tmp_path])
+    assert [run.folder.name for run in runs] == ["good"]
+    assert troubles == [f"{tmp_path}/closed: left out: it cannot be read (Permission denied)."]
 
 
 def test_no_folder_and_no_run_are_refused(tmp_path):

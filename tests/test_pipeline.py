@@ -1,15 +1,18 @@
 """The order of the steps, nothing else: the numbers of a run are those of the methods called by hand."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from igap import activation_patching, atp_star, attribution_patching, integrated_gradients, load_model, pipeline
 from igap.cli.compose import compose_one
 from igap.comparison import compare, compare_values
 from igap.contrast import contrast
+from igap.errors import InputError
 from igap.pipeline import check, resolve_device
 from igap.sites import SITES
 
@@ -84,6 +87,38 @@ def test_bfloat16_is_warned_about_and_more_steps_are_no_remedy(config):
     (warning,) = pipeline.run(config("model.dtype=bfloat16", "ig.n_steps=2")).warnings
     assert warning.startswith("model.dtype: bfloat16 keeps 8 bits of a logit")
     assert warning.endswith("Use model.dtype=float32 for numbers that count.")
+
+
+def test_a_checkpoint_saved_again_is_another_model_also_in_one_process(config, checkpoint, tmp_path):
+    """Numbers of the old weights must not come out, or be kept for other jobs, under the new ones' name."""
+    folder = shutil.copytree(checkpoint("gpt2"), tmp_path / "mine")
+    asked = config(f"model.name={folder}")
+    before = pipeline.run(asked, store=tmp_path / "store")
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.h.1.mlp.c_fc.weight"] *= 1.5
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    after = pipeline.run(asked, store=tmp_path / "store")
+    assert after.checkpoint != before.checkpoint
+    pipeline._cached_model.cache_clear()
+    alone = pipeline.run(asked)
+    assert after.clean_logit_diffs == alone.clean_logit_diffs != before.clean_logit_diffs
+    assert torch.equal(after.maps["heads"]["ap"].effect, alone.maps["heads"]["ap"].effect)
+
+
+def test_a_checkpoint_that_changes_while_it_is_read_is_refused(config, checkpoint, tmp_path, monkeypatch):
+    folder = shutil.copytree(checkpoint("gpt2"), tmp_path / "mine")
+    asked = config(f"model.name={folder}")
+    load = pipeline.load_model
+
+    def changing(*arguments, **options):
+        (folder / "generation_config.json").write_text("{}")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "load_model", changing)
+    with pytest.raises(
+        InputError, match=r"model\.name: got .*mine, whose files have changed since the run was planned"
+    ):
+        pipeline.run(asked)
 
 
 def test_check_needs_no_weights(config, monkeypatch):

@@ -60,6 +60,7 @@ def test_a_sweep_ends_with_a_line_a_job_and_failures_with_reason_and_log(console
             key,
             (f"ig.n_steps={n}",),
             Composed(("seed=1", f"ig.n_steps={n}"), result.config, ""),
+            1,
             result.config.tracking,
         )
         for n, key in ((2, result.key), (3, "b" * 12), (4, "c" * 12))
@@ -83,7 +84,7 @@ def test_a_sweep_ends_with_a_line_a_job_and_failures_with_reason_and_log(console
     ("seconds", "said"), [(None, "nothing of this kind"), (100.0, "about 100 s"), (600.0, "about 10 min")]
 )
 def test_a_plan_says_how_long_it_takes_where_that_is_known(console, result, tmp_path, seconds, said):
-    job = Job(result.key, (), Composed((), result.config, ""), result.config.tracking)
+    job = Job(result.key, (), Composed((), result.config, ""), 1, result.config.tracking)
     plan = Plan(SweepFolder(tmp_path), (job,), {job.key: Standing(job.key, "planned")}, 0, ())
     report.show_plan(console, plan, seconds, 3)
     assert said in text(console)

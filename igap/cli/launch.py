@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from igap import report
+from igap.cli.compose import one_line
 from igap.disk import write_text
 from igap.errors import InputError
 from igap.sweep.folder import SweepFolder
@@ -24,9 +27,8 @@ if TYPE_CHECKING:
 
     from igap.sweep.work import Outcome
 
-_ROUNDS = 3
-"""A job is started again when another process was at it, or when its own process died, at most this often."""
-_EXTRAS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
+_TRIES = 3
+"""A job is started again when its process died, at most this often in all."""
 _LOOK_EVERY = 1.0
 """Seconds between two looks at the folder while other processes work."""
 
@@ -58,6 +60,7 @@ def launcher_of(config: "DictConfig", loader: "ConfigLoader") -> Launcher:
     from omegaconf import open_dict
 
     settings = config.hydra.launcher
+    _check_extra(str(settings._target_))
     with open_dict(config):
         pack = settings.pop("pack") if "pack" in settings else 1  # Hydra's basic launcher has no such key
         # All that the processes' own configs need of Hydra: where they may write. The launcher is this process's.
@@ -67,9 +70,9 @@ def launcher_of(config: "DictConfig", loader: "ConfigLoader") -> Launcher:
         raise InputError(f"hydra.launcher.pack: got {pack!r}, wanted a whole number of jobs from 1. Try 4.")
     cores, at_once, threads = os.cpu_count() or 1, 1, None
     if "n_jobs" in settings:
-        n_jobs = int(settings.n_jobs)
-        if n_jobs == 0:
-            raise InputError("hydra.launcher.n_jobs: got 0, wanted a number of processes, or -1: one a core.")
+        n_jobs = settings.n_jobs
+        if type(n_jobs) is not int or n_jobs == 0:
+            raise InputError(f"hydra.launcher.n_jobs: got {n_jobs!r}, wanted a number of processes, or -1: one a core.")
         at_once = n_jobs if n_jobs > 0 else max(1, cores + 1 + n_jobs)
         threads = max(1, cores // at_once)
     elif "cpus_per_task" in settings:
@@ -78,17 +81,22 @@ def launcher_of(config: "DictConfig", loader: "ConfigLoader") -> Launcher:
     return Launcher(config, loader, at_once, pack, threads)
 
 
-def check_extra(overrides: Sequence[str]) -> None:
+def _check_extra(target: str) -> None:
     """Raises InputError on a launcher whose package is not installed."""
     import importlib.util
 
-    for key, _, name in (override.partition("=") for override in overrides):
-        extra = _EXTRAS.get(name) if key.lstrip("+") == "hydra/launcher" else None
-        if extra and importlib.util.find_spec(f"hydra_plugins.hydra_{extra}_launcher") is None:
-            raise InputError(
-                f"hydra/launcher: got {name}, whose package is not installed. "
-                f"pip install -e '.[{extra}]' -c constraints.txt, or hydra/launcher=basic."
-            )
+    for extra in ("joblib", "submitit"):
+        module = f"hydra_plugins.hydra_{extra}_launcher"
+        if target.startswith(module):
+            try:
+                found = importlib.util.find_spec(module)
+            except ModuleNotFoundError:  # no launcher at all is
+                found = None
+            if found is None:
+                raise InputError(
+                    f"hydra/launcher: got one of {extra}, whose package is not installed. "
+                    f"pip install -e '.[{extra}]' -c constraints.txt, or hydra/launcher=basic."
+                )
 
 
 @dataclass(frozen=True)
@@ -123,31 +131,52 @@ class Worker:
 
 
 def launch(plan: Plan, launcher: Launcher) -> dict[str, str]:
-    """The reason of each job without a finished run, by key, once every job has been tried."""
+    """The reason of each job without a finished run, by key, once every job has been tried.
+
+    A process that dies may take others with it, and the jobs they had not begun. So what has not been begun is started
+    again, and a job whose process died is tried alone, last.
+    """
+    folder, reasons = SweepFolder(plan.folder.path.resolve()), {}
     for job in plan.to_do:
-        _write_config(job, plan.folder.run(job.key))
-    reasons: dict[str, str] = {}
-    left = plan.to_do
-    for turn in range(_ROUNDS):
-        packs = tuple(tuple(left[start : start + launcher.pack]) for start in range(0, len(left), launcher.pack))
-        worker = Worker(
-            packs, SweepFolder(plan.folder.path.resolve()), turn > 0, launcher.threads, launcher.in_this_process
-        )
-        with _watched(left, plan.folder, quiet=launcher.in_this_process):
-            outcomes = _one_round(worker, launcher)
+        folder.died(job.key)  # before this sweep: forgotten
+        try:
+            folder.forget_failure(job.key)
+            _write_config(job, folder.run(job.key))
+        except OSError as error:
+            reasons[job.key] = str(error)
+    left = [job for job in plan.to_do if job.key not in reasons]
+    deaths: Counter[str] = Counter()
+    n_idle, first = 0, True
+    while left:
+        fresh = [job for job in left if not deaths[job.key]]
+        before = (len(left), deaths.total())
+        now, pack = (fresh, launcher.pack) if fresh else (left[:1], 1)
+        packs = tuple(tuple(now[start : start + pack]) for start in range(0, len(now), pack))
+        worker = Worker(packs, folder, not first, launcher.threads, launcher.in_this_process)
+        with _watched(now, folder, quiet=launcher.in_this_process):
+            outcomes, trouble = _one_round(worker, launcher)
+            while any(folder.holder(job.key) for job in now):  # one that died ends Hydra's wait for the others
+                time.sleep(_LOOK_EVERY)
+        first = False
         reasons |= {one.key: one.reason for one in outcomes if one.end == "failed"}
-        for job in left:
-            standing = plan.folder.standing(job.key)
+        for job in now:
+            standing = folder.standing(job.key)
             if standing.state == "failed":
                 reasons[job.key] = standing.detail
-        left = [job for job in left if job.key not in reasons and plan.folder.standing(job.key).run is None]
-        if not left:
+            elif standing.run is None and job.key not in reasons and folder.died(job.key):
+                deaths[job.key] += 1
+                if deaths[job.key] == _TRIES:
+                    reasons[job.key] = f"its process ended without a word {_TRIES} times: killed, or out of memory"
+        left = [job for job in left if job.key not in reasons and folder.standing(job.key).run is None]
+        n_idle = n_idle + 1 if (len(left), deaths.total()) == before else 0
+        if n_idle == _TRIES:
+            reasons |= {job.key: f"it was not started {_TRIES} times: {trouble or 'no process came'}" for job in left}
             break
-    return reasons | {job.key: "its process ended without a word: killed, or out of memory" for job in left}
+    return reasons
 
 
-def _one_round(worker: Worker, launcher: Launcher) -> "list[Outcome]":
-    """What the processes said of their jobs; less than all where one of them died."""
+def _one_round(worker: Worker, launcher: Launcher) -> "tuple[list[Outcome], str]":
+    """What the processes said of their jobs, and what went wrong: less than all where one of them died."""
     from hydra._internal.callbacks import Callbacks
     from hydra.core.plugins import Plugins
     from hydra.core.utils import JobStatus
@@ -160,14 +189,15 @@ def _one_round(worker: Worker, launcher: Launcher) -> "list[Outcome]":
     try:
         ends = found.launch([[] for _ in worker.packs], initial_job_idx=0)
     except Exception as error:  # joblib, submitit and SLURM each have their own for a process that died
-        log.warning("%s: %s", type(error).__name__, " ".join(str(error).split())[:300])
-        return []
+        trouble = f"{type(error).__name__}: {one_line(error)[:300]}"
+        log.warning("%s", trouble)
+        return [], trouble
     finally:
         for handler in logging.getLogger().handlers[:]:
             if isinstance(handler, logging.FileHandler):  # Hydra's, of the jobs that ran in this process
                 logging.getLogger().removeHandler(handler)
                 handler.close()
-    return [outcome for end in ends if end.status == JobStatus.COMPLETED for outcome in end.return_value]
+    return [outcome for end in ends if end.status == JobStatus.COMPLETED for outcome in end.return_value], ""
 
 
 @contextmanager
@@ -190,8 +220,6 @@ def _watched(jobs: Sequence[Job], folder: SweepFolder, *, quiet: bool) -> Iterat
         while not over.wait(_LOOK_EVERY):
             look()
 
-    for job in jobs:
-        folder.forget_failure(job.key)  # or that of the last time would be told
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from igap.cli.compose import compose_jobs, compose_multirun, data_folder, nearest, quote_text
+from igap.cli.compose import compose_jobs, compose_multirun, data_folder, nearest, one_line, quote_text
 from igap.errors import InputError
 from igap.finished import find
 
@@ -38,6 +38,8 @@ def named(arguments: Sequence[str]) -> Asked:
     Raises InputError on an unknown name, an option, or a file without a grid.
     """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     name, *overrides = arguments
     options = [override for override in overrides if override.startswith("-")]
@@ -47,20 +49,30 @@ def named(arguments: Sequence[str]) -> Asked:
     if name not in names:
         raise InputError(f"sweep: got {name!r}, wanted one of {', '.join(names)}.{nearest(name, names)}")
     file = data_folder("sweeps") / f"{name}.yaml"
-    grid = OmegaConf.to_container(OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params") or OmegaConf.create())
+    try:
+        found = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params")
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise InputError(f"sweep: got {file}, which is no YAML ({one_line(error)}). Correct it.") from error
+    grid = OmegaConf.to_container(found) if OmegaConf.is_dict(found) else None
     if not isinstance(grid, dict) or not grid:
         raise InputError(f"sweep: got {file}, without a grid, wanted KEY: VALUE,VALUE under hydra.sweeper.params.")
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
-    lines = [f"{key!s}={_values(values)}" for key, values in grid.items() if str(key) not in given]
+    lines = [f"{key!s}={_values(key, values)}" for key, values in grid.items() if str(key) not in given]
     place = [] if "sweep" in given else [f"sweep={name}"]
     return Asked((*place, *lines, *map(quote_text, overrides)), sweep=name)
 
 
-def _values(values: object) -> str:
+def _values(key: object, values: object) -> str:
     """A value of the grid as the command line has it."""
+    if isinstance(values, dict):
+        raise InputError(
+            f"{key}: got a mapping in the sweep's grid, wanted VALUE,VALUE. Write {key}.NAME: VALUE,VALUE."
+        )
     if isinstance(values, list):
-        return ",".join(map(_values, values))
-    return {None: "null", True: "true", False: "false"}.get(values, str(values))  # type: ignore[call-overload, no-any-return]
+        return ",".join(_values(key, value) for value in values)
+    if values is None:
+        return "null"
+    return str(values).lower() if isinstance(values, bool) else str(values)
 
 
 def check(asked: Asked) -> int:
@@ -72,10 +84,9 @@ def check(asked: Asked) -> int:
 def multirun(asked: Asked) -> int:
     """The exit code: 0 all jobs finished, 1 some failed. Raises InputError before the first when one cannot be."""
     from igap import disk, report, tracking
-    from igap.cli.launch import check_extra, launch
+    from igap.cli.launch import launch
     from igap.sweep.folder import Planned
 
-    check_extra(asked.overrides)
     plan, launcher = _planned(asked)
     out = report.terminal()
     disk.check_writable(plan.folder.path)
@@ -89,9 +100,10 @@ def multirun(asked: Asked) -> int:
             out.print(sentence, markup=False)
     modes: dict[str, str] = {mode: one.mode for mode, (one, _) in settled.items()}
     plan = replace(plan, jobs=tuple(_tracked(job, modes) for job in plan.jobs))
-    aside = [plan.folder.set_aside(job.key) for job in plan.to_do if plan.standings[job.key].state == "stale"]
-    if aside:
-        out.print(f"{len(aside)} stale runs moved to {plan.folder.path / '.stale'} and done again", markup=False)
+    stale = [job.key for job in plan.to_do if plan.standings[job.key].state == "stale"]
+    n_aside = sum(plan.folder.set_aside(key) is not None for key in stale)
+    if n_aside:
+        out.print(f"{n_aside} stale runs moved to {plan.folder.path / '.stale'} and done again", markup=False)
     reasons: dict[str, str] = {}
     try:
         if plan.to_do:
@@ -125,23 +137,23 @@ def _planned(asked: Asked) -> "tuple[Plan, Launcher]":
     composed = compose_jobs(
         asked.overrides, config_name=asked.config_name, config_dir=asked.config_dir, sweep=asked.sweep
     )
-    shared = [o for o in asked.overrides if o.startswith(("hydra", "output=", "sweep="))]
+    shared = [o for o in asked.overrides if o.lstrip("+~").startswith(("hydra", "output=", "sweep="))]
     launcher = launcher_of(*compose_multirun(shared, asked.config_name, asked.config_dir, asked.sweep))
 
     trackings: list[TrackingConfig] = []
 
-    def key_of(config: RunConfig) -> str:
-        key = pipeline.check(config).key
+    def check_one(config: RunConfig) -> tuple[str, int]:
+        checked = pipeline.check(config)
         for other in configs(config).values() if config.study else ():
             pipeline.check(other)
         if config.tracking not in trackings:
             trackings.append(config.tracking)
-            tracking.check(config)
-        return key
+            tracking.check(config.tracking)
+        return checked.key, len(checked.pairs)
 
     folder = SweepFolder(Path(str(launcher.config.hydra.sweep.dir)))
     with report.stage(Console(stderr=True), "check jobs") as progress:
-        found = plan(folder, composed, key_of, progress)
+        found = plan(folder, composed, check_one, progress)
     going = [one.config.keep_going for one in composed if not isinstance(one, Refused)]
     if found.refused and not (going and all(going)):
         first = found.refused[0]
@@ -155,10 +167,10 @@ def _planned(asked: Asked) -> "tuple[Plan, Launcher]":
     if not found.jobs:
         raise InputError(f"sweep: none of its {len(composed)} jobs can be. The first: {found.refused[0].reason}")
     try:
-        summaries = [run.summary for run in find([folder.path.parent])[0]]
+        runs = find([folder.path.parent])[0]
     except InputError:  # nothing has run here yet
-        summaries = []
+        runs = []
     at_once = min(launcher.at_once, max(1, len(found.to_do)))
-    seconds = estimate(found.to_do, summaries, at_once)
-    report.show_plan(report.terminal(), found, seconds, len(summaries), single=asked.single)
+    seconds = estimate(found.to_do, runs, at_once)
+    report.show_plan(report.terminal(), found, seconds, len(runs), single=asked.single)
     return found, launcher

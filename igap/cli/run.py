@@ -108,7 +108,7 @@ def _check(config: "RunConfig", overrides: list[str]) -> None:
     pipeline.check(config)
     for other in configs(config).values() if config.study else ():
         pipeline.check(other)
-    tracking.check(config)
+    tracking.check(config.tracking)
     disk.check_writable(Path(config.output))
 
 

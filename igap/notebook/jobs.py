@@ -1,5 +1,6 @@
 """The runs of the notebook's study, and the study of their results."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ def configs(config: RunConfig) -> Mapping[str, RunConfig]:
 
 def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> Result:
     """The run's result, the study among its findings, the other runs beside it. Raises ValueError as `pipeline.run`."""
-    key = pipeline.check(config).key
+    started, key = time.perf_counter(), pipeline.check(config).key
     if config.model.circuit == "ioi" and config.ablation.components == "outliers":
         # What the notebook published is about its own outliers, also where this run finds others.
         config = _changed(config, {"ablation": {"components": " ".join(OUTLIERS)}}, study=config.study)
@@ -33,7 +34,8 @@ def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> 
     beside = {name: pipeline.run(other, stage, store) for name, other in configs(config).items()}
     with stage("notebook"):
         found = study(pipeline.model_of(config), first, beside["zero-baseline"], beside["second-pair"])
-    return replace(first, key=key, findings={**first.findings, "notebook": found}, beside=beside)
+    seconds = {**first.seconds, "total": time.perf_counter() - started}
+    return replace(first, key=key, findings={**first.findings, "notebook": found}, beside=beside, seconds=seconds)
 
 
 def _changed(config: RunConfig, groups: Mapping[str, Mapping[str, str]], study: str | None = None) -> RunConfig:

@@ -112,20 +112,29 @@ class SweepFolder:
         try:
             with self._lock(key, 0.0):
                 return None
-        except Timeout:
-            found = _json(self._locks / f"{key}.json") or {}
-            return {name: found.get(name, "?") for name in ("host", "pid", "since")}
+        except (Timeout, PermissionError):  # the second: of another user, whose lock cannot be tried
+            found = _json(self._locks / f"{key}.json")
+            if found is None and not os.access(self._locks / f"{key}.lock", os.W_OK):
+                return None
+            return {name: (found or {}).get(name, "?") for name in ("host", "pid", "since")}
+
+    def died(self, key: str) -> bool:
+        """Whether a process that worked on this job ended without a word; asked once, the next time it is not."""
+        if self.holder(key) is not None or not (self._locks / f"{key}.json").exists():
+            return False
+        (self._locks / f"{key}.json").unlink(missing_ok=True)
+        return True
 
     def _lock(self, key: str, timeout: float) -> FileLock:
         return FileLock(self._locks / f"{key}.lock", timeout=timeout)
 
     def set_aside(self, key: str) -> Path | None:
-        """Where a finished run has been moved, so that it is done again; None where somebody works on it."""
+        """Where a stale run has been moved, so that it is done again; None where it is not stale, or being done."""
         with self.claimed(key, wait=False) as mine:
-            if not mine:
+            if not mine or self.standing(key).state != "stale":  # another process was there first
                 return None
             (self.path / ".stale").mkdir(exist_ok=True)
-            stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+            stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
             aside = self.path / ".stale" / f"{key}_{stamp}"
             os.replace(self.run(key), aside)
             return aside

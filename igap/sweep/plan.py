@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from igap.config import RunConfig, TrackingConfig
 from igap.errors import InputError
+from igap.finished import Finished, flat
 from igap.sweep.folder import Standing, SweepFolder
 
 
@@ -36,6 +37,8 @@ class Job:
     own: tuple[str, ...]
     """The overrides that not all jobs of the plan have."""
     composed: Composed
+    n_pairs: int
+    """Prompt pairs."""
     tracking: TrackingConfig
     """With mode auto settled."""
 
@@ -66,11 +69,11 @@ class Plan:
 def plan(
     folder: SweepFolder,
     composed: Sequence[Composed | Refused],
-    check: Callable[[RunConfig], str],
+    check: Callable[[RunConfig], tuple[str, int]],
     on_progress: Callable[[int, int], None],
 ) -> Plan:
-    """The plan of these jobs; `check` gives a job's key or raises InputError, and is told to `on_progress`."""
-    keyed: dict[str, Composed] = {}
+    """The plan of these jobs; `check` gives a job's key and number of pairs or raises InputError."""
+    keyed: dict[str, tuple[Composed, int]] = {}
     refused: list[Refused] = []
     n_duplicates = 0
     for index, one in enumerate(composed):
@@ -78,24 +81,26 @@ def plan(
             refused.append(one)
         else:
             try:
-                key = check(one.config)
+                key, n_pairs = check(one.config)
             except InputError as error:
                 refused.append(Refused(one.overrides, str(error)))
             else:
                 n_duplicates += key in keyed
-                keyed.setdefault(key, one)
+                keyed.setdefault(key, (one, n_pairs))
         on_progress(index + 1, len(composed))
     common = set.intersection(*(set(one.overrides) for one in composed)) if len(composed) > 1 else set()
     jobs = tuple(
-        Job(key, tuple(text for text in one.overrides if text not in common), one, one.config.tracking)
-        for key, one in keyed.items()
+        Job(key, tuple(text for text in one.overrides if text not in common), one, n_pairs, one.config.tracking)
+        for key, (one, n_pairs) in keyed.items()
     )
     standings = {job.key: folder.standing(job.key) for job in jobs}
     return Plan(folder, jobs, standings, n_duplicates, tuple(refused))
 
 
-def estimate(jobs: Iterable[Job], summaries: Sequence[Mapping[str, object]], at_once: int) -> float | None:
-    """Seconds these jobs take, `at_once` of them side by side, from runs of their models; None where there are none.
+def estimate(jobs: Iterable[Job], runs: Sequence[Finished], at_once: int) -> float | None:
+    """Seconds these jobs take, `at_once` of them side by side, from runs of their kind; None where there are none.
+
+    Of a kind are runs of one model that do the same follow-ups.
 
     IG's seconds go with steps and pairs, those of the files with neither, all others with pairs; each is the median of
     the finished runs' rates, of those with as many pairs where there are any: pairs that share a pass take less each.
@@ -103,11 +108,11 @@ def estimate(jobs: Iterable[Job], summaries: Sequence[Mapping[str, object]], at_
     total = 0.0
     for job in jobs:
         config = job.composed.config
-        rates = [rate for summary in summaries if (rate := _rates(summary, config)) is not None]
+        rates = [rate for run in runs if (rate := _rates(run, config)) is not None]
         if not rates:
             return None
-        alike = [rate for rate in rates if rate.n_pairs == (config.prompts.n or 1)] or rates
-        n_pairs = config.prompts.n or median(rate.n_pairs for rate in alike)
+        n_pairs = job.n_pairs
+        alike = [rate for rate in rates if rate.n_pairs == n_pairs] or rates
         steps = config.ig.n_steps if isinstance(config.ig.n_steps, int) else 50
         total += n_pairs * (median(rate.node for rate in alike) * steps + median(rate.pair for rate in alike))
         total += median(rate.files for rate in alike)
@@ -123,9 +128,14 @@ class _Rate(NamedTuple):
     n_pairs: float
 
 
-def _rates(summary: Mapping[str, object], config: RunConfig) -> _Rate | None:
-    """What a finished run of this job's model took; None of another model, or where its summary does not say."""
-    same = (summary.get("model"), summary.get("model/processing")) == (config.model.name, config.model.processing)
+_KIND = ("model.name", "model.processing", "study", "faithfulness", "ablation.kind")
+"""Settings that decide what is done; others how long it takes."""
+
+
+def _rates(run: Finished, config: RunConfig) -> _Rate | None:
+    """What a finished run of this job's kind took; None of another kind, or where its summary does not say."""
+    asked, summary = dict(flat(config.model_dump(mode="json"))), run.summary
+    same = all(run.settings.get(name) == asked[name] for name in _KIND)
     numbers = [
         summary.get(name) for name in ("seconds/ig", "seconds/total", "seconds/files", "seconds/model", "n_pairs")
     ]

@@ -63,11 +63,22 @@ def _one(console: Console, folder: Path, options: set[str]) -> int:
         except ValueError as error:
             what, state = "?", str(error)
         if "--prune=all" in options or ("--prune" in options and state != "sound"):
-            path.unlink(missing_ok=True)
-            path.with_suffix(".lock").unlink(missing_ok=True)
-            state += ", removed"
+            broken |= not _removed(path, path.with_suffix(".lock"))
+            state += ", removed" if not path.exists() else ", cannot be removed"
         elif what == "?":
             broken = 1
         table.add_row(path.name, what, f"{size:.2f}", escape(state))
+    if options:
+        _removed(*folder.glob("*.unfinished"))  # of processes that were killed
     console.print(table)
     return broken
+
+
+def _removed(*paths: Path) -> bool:
+    """Whether these files are gone."""
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return False
+    return True

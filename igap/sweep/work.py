@@ -48,8 +48,11 @@ def _do(job: Job, folder: SweepFolder, stage: Stage) -> Outcome:
     try:
         check_writable(place)
         folder.forget_failure(job.key)
-        if (place / "summary.json").exists():  # of no finished run, as `standing` has found
-            os.replace(place / "summary.json", place / "summary.broken.json")
+        # Of no finished run, as `standing` has found; those inside are of a study that was killed before its own.
+        for summary in (*place.glob("summary.json"), *place.glob("*/summary.json")):
+            os.replace(summary, summary.with_name("summary.broken.json"))
+        for left in place.rglob("*.unfinished"):  # by a process that was killed
+            left.unlink(missing_ok=True)
         records.prepare(place)
         run = jobs.run if config.study else pipeline.run
         result = run(config, stage, folder.path / store.FOLDER)

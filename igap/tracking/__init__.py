@@ -46,9 +46,9 @@ class Logged:
     """The offline run's folder in the run's folder, or the address."""
 
 
-def check(config: RunConfig) -> None:
+def check(tracking: TrackingConfig) -> None:
     """Raises InputError on online tracking without credentials, where W&B would stop a finished run to ask for them."""
-    if config.tracking.mode == "online" and not has_key():
+    if tracking.mode == "online" and not has_key():
         raise InputError(
             "tracking: got online, but W&B has no key for this machine. Run wandb login, set WANDB_API_KEY, or use "
             "tracking=offline."
@@ -136,9 +136,10 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
 
     import wandb
 
+    folder = folder.resolve()
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     config = parse(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    sweep = folder.resolve().parent.name if (folder.parent / "sweep.json").exists() else None
+    sweep = folder.parent.name if (folder.parent / "sweep.json").exists() else None
     (folder / MARK).unlink(missing_ok=True)
     for left in (*folder.glob(f"wandb/offline-run-*-{summary['key']}"), *folder.glob(f"wandb/run-*-{summary['key']}")):
         shutil.rmtree(left)  # a second run of one id in one folder would be uploaded as well
@@ -155,7 +156,7 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
         entity=tracking.entity,
         id=summary["key"],
         group=tracking.group or sweep,
-        name=f"{sweep}/{folder.name}" if sweep else folder.resolve().name,
+        name=f"{sweep}/{folder.name}" if sweep else folder.name,
         job_type="sweep" if sweep else "run",
         tags=choices(config),
         mode=mode,
@@ -174,7 +175,7 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
             artifact.add_file(str(folder / name))
         run.log_artifact(artifact)
         run.summary.update(summary)
-        place = str(Path(run.dir).parent.relative_to(folder.resolve())) if mode == "offline" else str(run.url)
+        place = str(Path(run.dir).parent.relative_to(folder)) if mode == "offline" else str(run.url)
     found = Logged(mode, place)
     write_text(folder / MARK, json.dumps({"mode": found.mode, "place": found.place}) + "\n")
     return found

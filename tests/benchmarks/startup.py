@@ -26,7 +26,7 @@ import transformer_lens.model_bridge; lap("import transformer_lens")
 import captum.attr; lap("import captum")
 from igap import pipeline; from igap.cli.compose import compose_one; lap("import igap.pipeline")
 config = compose_one([]).config; lap("compose the config (Hydra)")
-model = pipeline._cached_model(config.model, "cpu"); lap("load the model")
+model = pipeline.model_of(config); lap("load the model")
 from igap.contrast import contrast
 with contrast(model, pipeline.check(config).pairs[0]) as question:
     question.gap.item()

@@ -106,54 +106,110 @@ def test_a_process_uses_the_threads_it_is_given(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "extra"), [("joblib", "joblib"), ("submitit_slurm", "submitit")])
-def test_a_launcher_that_is_not_installed_is_refused_with_the_remedy(name, extra, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+@pytest.mark.parametrize("others", [True, False], ids=["another plugin is there", "no plugin at all"])
+def test_a_launcher_that_is_not_installed_is_refused_with_the_remedy(name, extra, others, monkeypatch):
+    composed = compose_multirun([f"hydra/launcher={name}"])
+
+    def find_spec(module):
+        if not others:
+            raise ModuleNotFoundError("No module named 'hydra_plugins'")
+
+    monkeypatch.setattr("importlib.util.find_spec", find_spec)
     with pytest.raises(
         InputError, match=rf"pip install -e '\.\[{extra}\]' -c constraints\.txt, or hydra/launcher=basic"
     ):
-        launch.check_extra(["ig.n_steps=2", f"hydra/launcher={name}"])
-    launch.check_extra(["hydra/launcher=basic"])
+        launch.launcher_of(*composed)
+    launch.launcher_of(*compose_multirun([]))
 
 
 class Rounds:
-    """Stands for the processes of a launcher: in each round, what becomes of the jobs."""
+    """Stands for the processes of a launcher: in each round, what becomes of the jobs that are begun."""
 
     def __init__(self, folder, *rounds):
         self.folder, self.rounds, self.asked = folder, list(rounds), []
 
     def __call__(self, worker, launcher):
-        keys = [job.key for pack in worker.packs for job in pack]
-        self.asked.append((keys, worker.wait))
+        self.asked.append(([[job.key for job in pack] for pack in worker.packs], worker.wait))
         ends = self.rounds.pop(0)
         for key, end in ends.items():
             if end == "done":
                 self.folder.run(key).mkdir(parents=True, exist_ok=True)
                 (self.folder.run(key) / "summary.json").write_text(json.dumps({"key": key, "schema": 1}))
                 (self.folder.run(key) / "config.json").write_text("{}")
-        return [work.Outcome(key, end, "storm") for key, end in ends.items() if end != "dies"]
+            if end == "dies":
+                self.folder._locks.mkdir(exist_ok=True)
+                (self.folder._locks / f"{key}.json").write_text("{}")
+                (self.folder._locks / f"{key}.lock").touch()
+        outcomes = [work.Outcome(key, end, "storm") for key, end in ends.items() if end != "dies"]
+        return outcomes, "a worker died" if "dies" in ends.values() else ""
 
 
 @pytest.fixture
 def plan(tmp_path):
     config = compose_one([]).config
-    jobs = tuple(Job(key, (), Composed((), config, ""), config.tracking) for key in ("aa", "bb", "cc"))
+    jobs = tuple(Job(key, (), Composed((), config, ""), 1, config.tracking) for key in ("aa", "bb", "cc"))
     folder = SweepFolder(tmp_path)
     return Plan(folder, jobs, {job.key: folder.standing(job.key) for job in jobs}, 0, ())
 
 
-def test_jobs_another_process_is_at_and_those_whose_process_died_get_another_round(plan, monkeypatch):
-    rounds = Rounds(
-        plan.folder, {"aa": "done", "bb": "busy", "cc": "dies"}, {"bb": "done", "cc": "dies"}, {"cc": "dies"}
+def launched(plan, monkeypatch, *rounds, options=()):
+    """The reasons, and the packs and waiting of each round."""
+    stub = Rounds(plan.folder, *rounds)
+    monkeypatch.setattr(launch, "_one_round", stub)
+    reasons = launch.launch(plan, launch.launcher_of(*compose_multirun(list(options))))
+    assert not stub.rounds
+    return reasons, stub.asked
+
+
+def test_jobs_another_process_is_at_get_another_round_and_those_whose_process_died_one_alone(plan, monkeypatch):
+    reasons, asked = launched(
+        plan,
+        monkeypatch,
+        {"aa": "done", "bb": "busy", "cc": "dies"},
+        {"bb": "done"},
+        {"cc": "dies"},
+        {"cc": "dies"},
     )
-    monkeypatch.setattr(launch, "_one_round", rounds)
+    assert asked == [([["aa"], ["bb"], ["cc"]], False), ([["bb"]], True), ([["cc"]], True), ([["cc"]], True)]
+    assert reasons == {"cc": "its process ended without a word 3 times: killed, or out of memory"}
+
+
+def test_a_job_whose_process_dies_costs_none_of_those_behind_it(plan, monkeypatch):
+    reasons, asked = launched(
+        plan, monkeypatch, {"aa": "dies"}, {"bb": "done", "cc": "dies"}, {"aa": "dies"}, {"aa": "done"}, {"cc": "done"},
+        options=["hydra/launcher=submitit_local"],
+    )  # fmt: skip
+    assert [packs for packs, _ in asked] == [[["aa", "bb", "cc"]], [["bb", "cc"]], [["aa"]], [["aa"]], [["cc"]]]
+    assert reasons == {}
+
+
+def test_what_no_process_ever_began_is_told_with_the_launchers_own_words(plan, monkeypatch):
+    monkeypatch.setattr(launch, "_one_round", lambda worker, launcher: ([], "RuntimeError: no sbatch"))
     reasons = launch.launch(plan, launch.launcher_of(*compose_multirun([])))
-    assert rounds.asked == [(["aa", "bb", "cc"], False), (["bb", "cc"], True), (["cc"], True)]
-    assert reasons == {"cc": "its process ended without a word: killed, or out of memory"}
+    assert reasons == dict.fromkeys(("aa", "bb", "cc"), "it was not started 3 times: RuntimeError: no sbatch")
 
 
 def test_a_job_that_failed_is_not_tried_again_in_the_same_sweep(plan, monkeypatch):
-    rounds = Rounds(plan.folder, {"aa": "done", "bb": "failed", "cc": "dies"}, {"cc": "dies"}, {"cc": "dies"})
-    monkeypatch.setattr(launch, "_one_round", rounds)
-    reasons = launch.launch(plan, launch.launcher_of(*compose_multirun([])))
-    assert rounds.asked[1:] == [(["cc"], True)] * 2
-    assert reasons == {"bb": "storm", "cc": "its process ended without a word: killed, or out of memory"}
+    reasons, asked = launched(plan, monkeypatch, {"aa": "done", "bb": "failed", "cc": "busy"}, {"cc": "done"})
+    assert asked[1:] == [([["cc"]], True)]
+    assert reasons == {"bb": "storm"}
+
+
+def test_a_job_without_a_place_fails_alone(plan, monkeypatch):
+    (plan.folder.path / "bb").write_text("a file where the run's folder should be")
+    reasons, asked = launched(plan, monkeypatch, {"aa": "done", "cc": "done"})
+    assert asked == [([["aa"], ["cc"]], False)]
+    assert set(reasons) == {"bb"}
+    assert "bb" in reasons["bb"]
+
+
+def test_a_number_of_processes_that_is_none_is_refused_in_one_line():
+    with pytest.raises(InputError, match=r"hydra\.launcher\.n_jobs: got 'abc', wanted a number of processes"):
+        launch.launcher_of(*compose_multirun(["hydra/launcher=joblib", "hydra.launcher.n_jobs=abc"]))
+
+
+def test_a_setting_that_the_launcher_refuses_is_the_reason_of_every_job(plan):
+    wrong = launch.launcher_of(*compose_multirun(["hydra/launcher=submitit_local", "++hydra.launcher.nonsense=3"]))
+    reasons = launch.launch(plan, wrong)
+    assert set(reasons) == {"aa", "bb", "cc"}
+    assert "it was not started 3 times: NameError: Unknown argument 'nonsense'" in reasons["aa"]

@@ -9,6 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
 from igap import cli, pipeline
+from igap.cli import compose, multirun
 from igap.sweep import work
 
 
@@ -243,13 +244,17 @@ def test_the_shared_results_are_listed_and_pruned(sweep, capsys):
     assert "cannot be read" in capsys.readouterr().out
     assert cli.main(["store", "runs", "--prune"]) == 0
     assert sorted(Path("runs/multirun/.store").glob("*.safetensors")) == files[1:]
+    (Path("runs/multirun/.store") / "run-1.safetensors.77.unfinished").write_text("of a killed process")
     assert cli.main(["store", "runs", "--prune=all"]) == 0
-    assert not list(Path("runs/multirun/.store").glob("*.safetensors"))
+    assert [path.suffix for path in Path("runs/multirun/.store").iterdir() if path.suffix != ".lock"] == []
 
 
 BAD = [
     (["run", "-m", "ig.n_steps=range(5,5)"], "ig.n_steps: got 'ig.n_steps=range(5,5)', wanted at least one value."),
     (["run", "-m", "hydra/launcher=basic,joblib"], "hydra/launcher: got 'hydra/launcher=basic,joblib', wanted one"),
+    (["run", "-m", "sweep=a,b"], "sweep: got 'sweep=a,b', wanted one value: all jobs of a multirun share it."),
+    (["run", "-m", "output=choice(a,b)"], "output: got 'output=choice(a,b)', wanted one value"),
+    (["run", "-m", "hydra/launcher=joblib", "++hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs: got 0, wanted a"),
     (["run", "-m", "sweep=a/b"], "sweep: got 'a/b', wanted a folder's name"),
     (["run", "-m", "stale=maybe"], "stale: got 'maybe', wanted one of 'keep' or 'redo'."),
     (["run", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs: got 0, wanted a"),
@@ -277,15 +282,42 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(arguments, message, capsys)
     assert not Path("runs").exists()
 
 
-def test_a_sweep_file_without_a_grid_is_refused(tmp_path, monkeypatch, capsys):
-    from igap.cli import compose, multirun
+@pytest.fixture
+def sweep_file(tmp_path, monkeypatch):
+    """Writes sweeps/mine.yaml, in a folder whose name Hydra's grammar would read as more than one."""
+    home = tmp_path / "a (1), b's"
 
-    (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "mine.yaml").write_text("hydra: {sweeper: {params: {}}}")
-    folder = compose.data_folder
-    monkeypatch.setattr(multirun, "data_folder", lambda name: tmp_path / name if name == "sweeps" else folder(name))
+    def write(text):
+        (home / "sweeps").mkdir(parents=True)
+        (home / "sweeps" / "mine.yaml").write_text(text)
+        folder = compose.data_folder
+        for module in (multirun, compose):
+            monkeypatch.setattr(module, "data_folder", lambda name: home / name if name == "sweeps" else folder(name))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("hydra: {sweeper: {params: {}}}", "without a grid, wanted KEY: VALUE,VALUE under hydra.sweeper.params."),
+        ("hydra: {sweeper: {params: 3}}", "without a grid, wanted KEY: VALUE,VALUE under hydra.sweeper.params."),
+        ("hydra: {sweeper: {params: ", "which is no YAML (while parsing"),
+        ("hydra: {sweeper: {params: {ig: {n_steps: 3}}}}", "ig: got a mapping in the sweep's grid"),
+    ],
+)
+def test_a_sweep_file_that_is_none_is_refused_in_one_line(sweep_file, text, said, capsys):
+    sweep_file(text)
     assert cli.main(["sweep", "mine"]) == 2
-    assert "without a grid, wanted KEY: VALUE,VALUE under hydra.sweeper.params." in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_zero_and_one_in_a_sweep_file_are_numbers(sweep_file):
+    sweep_file("# @package _global_\nhydra: {sweeper: {params: {seed: [0, 1], explain: [true, false]}}}")
+    assert multirun.named(["mine"]).overrides == ("sweep=mine", "seed=0,1", "explain=true,false")
+    assert cli.main(["check", "sweep", "mine"]) == 0
 
 
 @pytest.mark.parametrize(

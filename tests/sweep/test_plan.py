@@ -1,9 +1,12 @@
 """A multirun's plan: keys, duplicates, what cannot be; and how long what is left takes."""
 
+from pathlib import Path
+
 import pytest
 
 from igap.cli.compose import compose_one
 from igap.errors import InputError
+from igap.finished import Finished
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Refused, estimate, plan
 
@@ -12,7 +15,9 @@ def composed(*overrides):
     return compose_one(list(overrides))
 
 
-def planned(jobs, tmp_path, check=lambda config: f"{config.baseline.kind}-{config.ig.n_steps}"):
+def planned(
+    jobs, tmp_path, check=lambda config: (f"{config.baseline.kind}-{config.ig.n_steps}", config.prompts.n or 1)
+):
     ticks = []
     found = plan(SweepFolder(tmp_path), jobs, check, lambda done, total: ticks.append((done, total)))
     assert ticks == [(n + 1, len(jobs)) for n in range(len(jobs))]
@@ -32,7 +37,7 @@ def test_what_cannot_be_is_kept_with_its_reason_whoever_found_out(tmp_path):
     def check(config):
         if config.ig.n_steps == 3:
             raise InputError("three")
-        return "x"
+        return "x", 1
 
     jobs = [composed("ig.n_steps=2"), Refused(("ig.n_steps=0",), "none"), composed("ig.n_steps=3")]
     found = planned(jobs, tmp_path, check)
@@ -44,11 +49,13 @@ def jobs_of(tmp_path, *overrides):
     return planned([composed(*one) for one in overrides], tmp_path).jobs
 
 
-def summary(**changed):
+def finished(settings=(), **changed):
     """A run of one pair and 50 steps: 5 s of IG, 3 s of all else, 1 s of files, 2 s to load the model."""
-    numbers = {"model": "ioi-mini", "model/processing": "processed", "n_pairs": 1, "ig/n_steps": 50}
+    kind = {"model.name": "ioi-mini", "model.processing": "processed", "study": None, "faithfulness": "none"}
+    numbers = {"n_pairs": 1, "ig/n_steps": 50}
     seconds = {"seconds/ig": 5.0, "seconds/total": 10.0, "seconds/model": 2.0, "seconds/files": 1.0}
-    return {**numbers, **seconds, **{name.replace("__", "/"): value for name, value in changed.items()}}
+    summary = {**numbers, **seconds, **{name.replace("__", "/"): value for name, value in changed.items()}}
+    return Finished(Path(), summary, {**kind, "ablation.kind": "none", **dict(settings)})
 
 
 @pytest.mark.parametrize(
@@ -62,19 +69,31 @@ def summary(**changed):
     ],
 )
 def test_the_rest_takes_what_finished_runs_took_by_steps_and_pairs(tmp_path, overrides, at_once, seconds):
-    assert estimate(jobs_of(tmp_path, *overrides), [summary()], at_once) == pytest.approx(seconds)
+    assert estimate(jobs_of(tmp_path, *overrides), [finished()], at_once) == pytest.approx(seconds)
 
 
 def test_runs_of_as_many_pairs_go_before_others(tmp_path):
-    ten = summary(n_pairs=10, seconds__ig=10.0, seconds__total=20.0, seconds__model=0.0)
+    ten = finished(n_pairs=10, seconds__ig=10.0, seconds__total=20.0, seconds__model=0.0)
     jobs = jobs_of(tmp_path, ["ig.n_steps=100", "prompts.n=10"])
-    assert estimate(jobs, [summary(), summary(), ten], 1) == pytest.approx(20 + 10 + 1)
+    assert estimate(jobs, [finished(), finished(), ten], 1) == pytest.approx(20 + 10 + 1)
 
 
 def test_rates_are_medians_of_runs_of_the_same_model_only(tmp_path):
     jobs = jobs_of(tmp_path, ["ig.n_steps=50"])
-    runs = [summary(), summary(seconds__ig=6.0, seconds__total=11.0), summary(seconds__ig=100.0, seconds__total=500.0)]
-    other = summary(model="gpt2", seconds__total=1e6)
-    assert estimate(jobs, [*runs, other, other, {}], 1) == pytest.approx(6 + 4)
+    runs = [finished(), finished(seconds__ig=6.0, seconds__total=11.0), finished(seconds__ig=1e2, seconds__total=5e2)]
+    other = finished({"model.name": "gpt2"}, seconds__total=1e6)
+    silent = Finished(Path(), {}, {})
+    assert estimate(jobs, [*runs, other, other, silent], 1) == pytest.approx(6 + 4)
     assert estimate(jobs, [other], 1) is None
     assert estimate(jobs, [], 1) is None
+
+
+@pytest.mark.parametrize("kind", [{"study": "notebook"}, {"faithfulness": "both"}, {"ablation.kind": "zero"}])
+def test_runs_that_did_more_or_less_after_the_comparison_say_nothing(tmp_path, kind):
+    assert estimate(jobs_of(tmp_path, ["ig.n_steps=50"]), [finished(kind)], 1) is None
+
+
+def test_pairs_of_a_file_are_counted(tmp_path):
+    (job,) = planned([composed("ig.n_steps=50")], tmp_path, check=lambda config: ("x", 300)).jobs
+    assert job.n_pairs == 300
+    assert estimate([job], [finished()], 1) == pytest.approx(300 * (5 + 3) + 1)

@@ -110,7 +110,16 @@ def test_who_looks_is_not_in_the_way_of_who_works(folder):
             assert mine
 
 
-def test_a_run_set_aside_is_kept_and_the_job_is_to_do_again(finished):
+@pytest.fixture
+def stale(finished):
+    """The finished run as other code made it."""
+    path = finished.run(KEY) / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version/source": "abc"}))
+    return finished
+
+
+def test_a_stale_run_set_aside_is_kept_and_the_job_is_to_do_again(stale):
+    finished = stale
     before = (finished.run(KEY) / "summary.json").read_bytes()
     aside = finished.set_aside(KEY)
     assert (aside / "summary.json").read_bytes() == before
@@ -118,10 +127,45 @@ def test_a_run_set_aside_is_kept_and_the_job_is_to_do_again(finished):
     assert not list(finished.path.glob("*/summary.json")), "hidden from whoever lists the finished runs"
 
 
-def test_a_run_somebody_works_on_is_not_set_aside(finished):
-    with finished.claimed(KEY, wait=False):
-        assert finished.set_aside(KEY) is None
-    assert finished.standing(KEY).run is not None
+def test_a_run_somebody_works_on_is_not_set_aside(stale):
+    with stale.claimed(KEY, wait=False):
+        assert stale.set_aside(KEY) is None
+    assert stale.standing(KEY).run is not None
+
+
+def test_what_another_process_has_set_aside_or_done_again_stays(stale, finished):
+    assert stale.set_aside(KEY) is not None
+    assert stale.set_aside(KEY) is None
+    shutil.copytree(next((stale.path / ".stale").iterdir()), stale.run(KEY))
+    path = stale.run(KEY) / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version/source": versions.versions()["source"]}))
+    assert stale.set_aside(KEY) is None
+    assert stale.standing(KEY).state == "done"
+
+
+def test_a_process_that_died_at_a_job_is_told_once(folder):
+    assert not folder.died(KEY)
+    with folder.claimed(KEY, wait=False):
+        assert not folder.died(KEY), "it is at work"
+        left = (folder.path / ".locks" / f"{KEY}.json").read_bytes()
+    assert not folder.died(KEY), "it has ended as it should"
+    (folder.path / ".locks" / f"{KEY}.json").write_bytes(left)
+    assert folder.died(KEY)
+    assert not folder.died(KEY)
+
+
+def test_another_users_lock_that_cannot_be_tried_is_whose_it_says(folder, monkeypatch):
+    with folder.claimed(KEY, wait=False):
+        info = (folder.path / ".locks" / f"{KEY}.json").read_bytes()
+
+    def refused(*_):
+        raise PermissionError("another user's")
+
+    monkeypatch.setattr(SweepFolder, "_lock", refused)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert folder.standing(KEY).state == "planned"
+    (folder.path / ".locks" / f"{KEY}.json").write_bytes(info)
+    assert folder.standing(KEY).state == "running"
 
 
 def test_the_plan_comes_back_and_another_grid_is_said(folder):

@@ -13,7 +13,7 @@ from igap.sweep.plan import Composed, Job
 
 @pytest.fixture
 def job(result):
-    return Job(result.key, (), Composed((), result.config, ""), result.config.tracking)
+    return Job(result.key, (), Composed((), result.config, ""), 1, result.config.tracking)
 
 
 @pytest.fixture
@@ -37,6 +37,18 @@ def test_a_folder_that_is_gone_is_a_failure_with_its_reason_and_no_traceback(job
     outcome = work.do(job, SweepFolder(tmp_path / "file"), pipeline.silent, wait=False)
     assert outcome.end == "failed"
     assert "Not a directory" in outcome.reason
+
+
+def test_a_study_killed_before_its_own_summary_is_done_again(job, folder, result, written, monkeypatch):
+    place = folder.run(job.key)
+    shutil.copytree(written, place / "second-pair")
+    for left in (place / "heads.csv.77.unfinished", place / "second-pair" / ".space.77.unfinished"):
+        left.write_text("")
+    monkeypatch.setattr(pipeline, "run", lambda *_: result)
+    monkeypatch.setattr(work.records, "figures", lambda result: {})
+    assert work.do(job, folder, pipeline.silent, wait=False).end == "done"
+    assert (place / "second-pair" / "summary.broken.json").exists()
+    assert not list(place.rglob("*.unfinished")), "what killed processes leave behind"
 
 
 def test_a_failure_of_wandb_costs_no_run(job, folder, result, monkeypatch, caplog):

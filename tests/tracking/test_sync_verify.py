@@ -42,6 +42,14 @@ def test_a_run_whose_offline_folder_was_lost_is_logged_again_from_disk(logged, t
     assert "from disk" not in capsys.readouterr().out, "the second time there is nothing to do"
 
 
+def test_a_relative_folder_as_the_hint_names_it_will_do(logged, tmp_path, monkeypatch):
+    lost = copy(logged, tmp_path, "lost")
+    shutil.rmtree(lost / "wandb")
+    monkeypatch.chdir(tmp_path)
+    assert sync.main(["lost"]) == 0
+    assert tracking.logged(lost).mode == "offline"
+
+
 def test_waiting_runs_are_uploaded_once_the_server_is_there(logged, tmp_path, monkeypatch, capsys):
     folder = copy(logged, tmp_path)
     monkeypatch.setattr(tracking, "has_key", lambda: True)
