@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from igap.attribution.maps import AttributionMap
     from igap.baselines import Baseline
     from igap.comparison import Comparison, compare
+    from igap.counterfactual.search import SearchResult, search
     from igap.curves import OutputCurves, output_curve
     from igap.datasets.answered import Prompt
     from igap.errors import InputError
@@ -28,6 +29,7 @@ _HOMES = {
     "Comparison": "igap.comparison",
     "OutputCurves": "igap.curves",
     "PromptPair": "igap.prompts",
+    "SearchResult": "igap.counterfactual.search",
     "activation_patching": "igap.attribution",
     "atp_star": "igap.attribution",
     "attribution_patching": "igap.attribution",
@@ -35,6 +37,7 @@ _HOMES = {
     "integrated_gradients": "igap.attribution",
     "load_model": "igap.models.load",
     "output_curve": "igap.curves",
+    "search": "igap.counterfactual.search",
 }
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "OutputCurves",
     "Prompt",
     "PromptPair",
+    "SearchResult",
     "ablate",
     "activation_patching",
     "atp_star",
@@ -54,6 +58,7 @@ __all__ = [
     "integrated_gradients",
     "load_model",
     "output_curve",
+    "search",
 ]
 
 

@@ -19,6 +19,7 @@ usage: igap COMMAND [overrides]
 commands
   run              one comparison of both methods; igap run -m KEY=A,B ... runs every combination
   sweep NAME       the combinations listed in sweeps/NAME.yaml; the same command again does what is left
+  search head=9.6  corrupted prompts for which a head's effect is as large as it gets
   check            says what a run, or run -m, or sweep NAME would do, and whether it can; computes nothing
   status DIR...    how the jobs of a sweep stand: done, stale, running, failed, planned
   compare DIR...   finished runs side by side: a table, a CSV file and a page
@@ -39,6 +40,7 @@ exit codes: 0 done, 1 something failed, 2 bad input
 _COMMANDS = {
     "run": "igap.cli.run:main",
     "sweep": "igap.cli.run:sweep",
+    "search": "igap.cli.search:main",
     "check": "igap.cli.run:check",
     "status": "igap.sweep.status:main",
     "compare": "igap.across.command:main",

@@ -15,6 +15,7 @@ from igap.plots.faithfulness import faithfulness_curves
 from igap.plots.heatmaps import difference_heatmaps, head_heatmaps, neuron_heatmaps
 from igap.plots.output_curves import output_curves
 from igap.plots.points import mean_difference, scatter
+from igap.plots.searches import search_history, search_single_edits
 
 __all__ = [
     "Figure",
@@ -32,4 +33,6 @@ __all__ = [
     "output_curves",
     "performance_bars",
     "scatter",
+    "search_history",
+    "search_single_edits",
 ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from igap import integrated_gradients, load_model
-from igap.attribution.integrated_gradients import along_path, _doubled
+from igap.attribution.integrated_gradients import _doubled, along_path
 from igap.memory import Rows
 from igap.sites import SITES
 

@@ -1,0 +1,263 @@
+"""Which candidates to try next. Each method is a function of what has been tried and a random generator, no more.
+
+So a search that was killed goes on as if it had not been: nothing is remembered but the trials.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from igap.counterfactual.space import Candidate
+
+Floats = NDArray[np.float64]
+Gains = Callable[[Candidate], list[Floats]]
+"""For each option of each slot, the change of the objective to first order if the candidate had it."""
+
+START = 16
+"""Random candidates before anything else."""
+
+_DOUBLE = 0.25
+"""Share of gradient proposals that swap two words."""
+_STALL = 12
+"""Proposals of the second anchor without a better one, after which it starts anew from another random candidate."""
+_TEMPERATURE = 0.6
+"""Scale of the Gumbel noise on gains, in standard deviations of a slot's gains."""
+_RIDGE, _NOISE = 1.0, 0.5
+_TRIES = 200
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate to try, and who proposed it."""
+
+    candidate: Candidate
+    source: str
+    """start, random, incumbent, anchor, thompson, ... or the name of an Optuna sampler."""
+    lineage: int = 0
+    """Of `anchor` proposals: how often the anchor has started anew, from 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """What has been tried, in order."""
+
+    sizes: tuple[int, ...]
+    """Options of each slot."""
+    proposals: tuple[Proposal, ...]
+    values: Floats
+    """Logits; NaN where a trial failed or broke a constraint."""
+
+    @cached_property
+    def seen(self) -> frozenset[Candidate]:
+        """All candidates tried, whatever came of them."""
+        return frozenset(one.candidate for one in self.proposals)
+
+    @property
+    def order(self) -> list[int]:
+        """Indices of the trials with a value, best first; of equal ones the earlier."""
+        known = np.flatnonzero(~np.isnan(self.values))
+        return [int(i) for i in known[np.argsort(-self.values[known], kind="stable")]]
+
+    @property
+    def best(self) -> Candidate | None:
+        """The candidate of the highest value."""
+        order = self.order
+        return self.proposals[order[0]].candidate if order else None
+
+
+Proposer = Callable[[History, Gains, int, np.random.Generator], list[Proposal]]
+
+
+def draw(history: History, n: int, rng: np.random.Generator, source: str = "random") -> list[Proposal]:
+    """`n` candidates drawn uniformly, none tried before; fewer where no more are left."""
+    taken = set(history.seen)
+    found: list[Proposal] = []
+    left = math.prod(history.sizes) - len(taken)
+    if left < 4 * n:  # few are left: find them all
+        pool = [one for one in itertools.product(*map(range, history.sizes)) if one not in taken] if left else []
+        rng.shuffle(pool)
+        return [Proposal(one, source) for one in pool[:n]]
+    while len(found) < n:
+        candidate = tuple(int(rng.integers(size)) for size in history.sizes)
+        if candidate not in taken:
+            taken.add(candidate)
+            found.append(Proposal(candidate, source))
+    return found
+
+
+def by_gradient(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:
+    """Swaps of the best candidate's words that first-order gains rank high, with noise."""
+    best = history.best
+    if best is None:
+        return draw(history, n, rng, "start")
+    return _swaps(best, gains, n, rng, Proposal(best, "incumbent"), set(history.seen))
+
+
+def by_thompson(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG001
+    """Best candidates of worlds drawn from what a linear model, a weight an option, believes after the trials."""
+    known = history.order
+    if not known:
+        return draw(history, n, rng, "start")
+    return _thompson(history, n, rng, set(history.seen))
+
+
+def by_evolution(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG001
+    """Children of two of the ten best, a word of each slot from either, with one word at random."""
+    parents = [history.proposals[i].candidate for i in history.order[:10]]
+    if not parents:
+        return draw(history, n, rng, "start")
+
+    def child() -> Candidate:
+        one, other = (parents[int(rng.integers(len(parents)))] for _ in range(2))
+        words = [a if rng.random() < 0.5 else b for a, b in zip(one, other, strict=True)]
+        slot = int(rng.integers(len(words)))
+        words[slot] = int(rng.integers(history.sizes[slot]))
+        return tuple(words)
+
+    return _unseen((child() for _ in range(_TRIES * n)), n, set(history.seen), "evolution") or draw(history, n, rng)
+
+
+def hybrid(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:
+    """Half gradient swaps of the best candidate, a quarter of a second anchor, a quarter Thompson's."""
+    best = history.best
+    if best is None:
+        return draw(history, n, rng, "start")
+    taken = set(history.seen)
+    quarter = n // 4
+    found = _swaps(best, gains, n - 2 * quarter, rng, Proposal(best, "incumbent"), taken)
+    if quarter:
+        anchor = _anchor(history)
+        found += _swaps(anchor.candidate, gains, quarter, rng, anchor, taken)
+        found += _thompson(history, quarter, rng, taken)
+    found += draw(History(history.sizes, (*history.proposals, *found), history.values), n - len(found), rng)
+    return found
+
+
+def brute(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG001
+    """The next ones of all candidates, in order."""
+    every = itertools.product(*map(range, history.sizes))
+    return _unseen(every, n, set(history.seen), "brute")
+
+
+def at_random(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG001
+    """As `draw`."""
+    return draw(history, n, rng)
+
+
+PROPOSERS: dict[str, Proposer] = {
+    "hybrid": hybrid,
+    "gradient": by_gradient,
+    "evolution": by_evolution,
+    "thompson": by_thompson,
+    "random": at_random,
+    "brute": brute,
+}
+"""igap's own; the other samplers are Optuna's."""
+
+
+def _unseen(candidates: Iterator[Candidate], n: int, taken: set[Candidate], source: str) -> list[Proposal]:
+    """The first `n` that are not taken, which they are from then on."""
+    found: list[Proposal] = []
+    for candidate in candidates:
+        if len(found) == n:
+            break
+        if candidate not in taken:
+            taken.add(candidate)
+            found.append(Proposal(candidate, source))
+    return found
+
+
+def _swaps(
+    anchor: Candidate,
+    gains: Gains,
+    n: int,
+    rng: np.random.Generator,
+    like: Proposal,
+    taken: set[Candidate],
+) -> list[Proposal]:
+    """Swaps of one or two of the anchor's words, drawn by gain: the noise is Gumbel's, on the scale of each slot.
+
+    Within a slot the ranking is better than across slots, so each slot's gains are measured in its own spread.
+    """
+    scored = []
+    for slot, gain in enumerate(gains(anchor)):
+        spread = _TEMPERATURE * float(gain.std()) or 1.0
+        noisy = gain / spread + rng.gumbel(size=len(gain))
+        scored += [(float(noisy[option]), slot, option) for option in range(len(gain)) if option != anchor[slot]]
+    scored.sort(reverse=True)
+    found: list[Proposal] = []
+    for rank, (_, slot, option) in enumerate(scored):
+        if len(found) == n:
+            break
+        words = list(anchor)
+        words[slot] = option
+        if rng.random() < _DOUBLE:
+            second = next((one for one in scored[rank + 1 :] if one[1] != slot), None)
+            if second is not None:
+                words[second[1]] = second[2]
+        candidate = tuple(words)
+        if candidate not in taken:
+            taken.add(candidate)
+            found.append(Proposal(candidate, like.source, like.lineage))
+    return found
+
+
+def _anchor(history: History) -> Proposal:
+    """Where the second anchor stands: the best of its lineage, or the next start when that has stalled."""
+    lineage = max((one.lineage for one in history.proposals), default=0)
+    own = [i for i, one in enumerate(history.proposals) if one.lineage == lineage and lineage > 0]
+    starts = [i for i in history.order if history.proposals[i].source in ("start", "random")] or history.order
+    origin = starts[lineage % len(starts)] if lineage else 0
+    known = [i for i in [origin, *own] if lineage and not np.isnan(history.values[i])]
+    best = max(known, key=lambda i: float(history.values[i]), default=None)
+    if lineage == 0 or best is None or sum(i > best for i in own) >= _STALL:
+        lineage += 1
+        best = starts[lineage % len(starts)]
+    return Proposal(history.proposals[best].candidate, "anchor", lineage)
+
+
+def _thompson(history: History, n: int, rng: np.random.Generator, taken: set[Candidate]) -> list[Proposal]:
+    """For each of `n` draws of the linear model's weights, the best candidate that is not taken."""
+    known = history.order
+    offsets = np.concatenate([[0], np.cumsum(history.sizes)])[:-1]
+    columns = np.array([history.proposals[i].candidate for i in known]) + offsets
+    target = history.values[known]
+    centre, spread = float(target.mean()), float(target.std()) or 1.0
+    target = (target - centre) / spread
+    width = int(sum(history.sizes))
+    design = np.zeros((len(known), width))
+    np.put_along_axis(design, columns, 1.0, axis=1)
+    # The posterior of ridge regression, sampled: prior draw plus the correction by residuals of noisy targets.
+    gram = design @ design.T / _RIDGE + _NOISE**2 * np.eye(len(known))
+    found = []
+    for _ in range(n):
+        prior = rng.normal(size=width) / math.sqrt(_RIDGE)
+        residual = target + _NOISE * rng.normal(size=len(known)) - design @ prior
+        drawn = prior + design.T @ np.linalg.solve(gram, residual) / _RIDGE
+        by_slot = np.split(drawn, offsets[1:])
+        found += _unseen(_best_first(by_slot), 1, taken, "thompson")
+    return found
+
+
+def _best_first(by_slot: Sequence[Floats]) -> Iterator[Candidate]:
+    """The best candidate of a sum over slots, then those that differ from it least: one or two words changed."""
+    best = tuple(int(weights.argmax()) for weights in by_slot)
+    yield best
+    swaps = sorted(
+        (float(weights.max() - weights[option]), slot, option)
+        for slot, weights in enumerate(by_slot)
+        for option in range(len(weights))
+        if option != best[slot]
+    )
+    for _, slot, option in swaps:
+        yield (*best[:slot], option, *best[slot + 1 :])
+    for (_, slot, option), (_, other, second) in itertools.combinations(swaps[:50], 2):
+        if slot != other:
+            words = list(best)
+            words[slot], words[other] = option, second
+            yield tuple(words)
