@@ -349,20 +349,25 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
 
 
 def model_of(config: RunConfig, checkpoint: str | None = None) -> TransformerBridge:
-    """The run's model, loaded once for runs of one model that follow each other.
+    """The run's model; see `loaded`."""
+    return loaded(config.model, config.device, checkpoint)
+
+
+def loaded(model: ModelConfig, device: str, checkpoint: str | None = None) -> TransformerBridge:
+    """The model, loaded once for runs and searches of one model that follow each other.
 
     Raises InputError where its files are not those of the fingerprint `checkpoint` (None: whatever they are now), or
     change while they are read: numbers of one checkpoint must not be kept under another's name.
     """
-    folder = _folder(config.model.name, config.model.revision)
+    folder = _folder(model.name, model.revision)
     checkpoint = checkpoint or fingerprint(folder)
-    model = _cached_model(config.model, resolve_device(config.device), checkpoint)
+    found = _cached_model(model, resolve_device(device), checkpoint)
     if fingerprint(folder) != checkpoint:
         _cached_model.cache_clear()
         raise InputError(
-            f"model.name: got {config.model.name}, whose files have changed since the run was planned. Start it again."
+            f"model.name: got {model.name}, whose files have changed since the run was planned. Start it again."
         )
-    return model
+    return found
 
 
 @functools.lru_cache(maxsize=1)

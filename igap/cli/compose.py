@@ -74,26 +74,7 @@ def compose_jobs(
         groups = {name: set(loader.get_group_options(name)) for name in loader.list_groups("") if name != "hydra"}
         for group in Path(config_dir).iterdir() if config_dir else ():
             groups[group.name] = groups.get(group.name, set()) | {file.stem for file in group.glob("*.yaml")}
-        parser = OverridesParser.create(loader)
-        choices: list[list[str]] = []
-        for text in overrides:
-            override = _parsed(parser, text)
-            if override.is_sweep_override():
-                values = list(override.sweep_string_iterator())
-                choices.append([f"{override.get_key_element()}={value!s}" for value in values])
-                if not values or override.key_or_group.startswith("hydra") or override.key_or_group in _SHARED:
-                    raise InputError(
-                        f"{override.key_or_group}: got {text!r}, wanted "
-                        + ("at least one value." if not values else "one value: all jobs of a multirun share it.")
-                    )
-                if not multirun:
-                    raise InputError(
-                        f"{override.key_or_group}: got {len(values)} values ({', '.join(values)}), wanted one. "
-                        "Add -m to run each of them, or quote a text that holds a comma."
-                    )
-            elif not override.key_or_group.startswith("hydra"):  # what is Hydra's is the multirun's, not a job's
-                choices.append([text])
-            _check_override(override, text, groups)
+        choices = _choices(OverridesParser.create(loader), overrides, groups, multirun=multirun)
         for job in itertools.product(*choices):
             try:
                 composed = compose(config_name or "config", [*extra, *job])
@@ -107,8 +88,13 @@ def compose_jobs(
     return jobs
 
 
-def compose_search(overrides: Sequence[str]) -> "SearchConfig":
-    """The search that these overrides ask for. Raises InputError on one that cannot be."""
+def compose_searches(
+    overrides: Sequence[str], preset: str | None = None, *, multirun: bool = False
+) -> "list[SearchConfig]":
+    """The searches that these overrides ask for, on top of the preset's settings.
+
+    Raises InputError on one that cannot be.
+    """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -121,19 +107,48 @@ def compose_search(overrides: Sequence[str]) -> "SearchConfig":
         loader = GlobalHydra.instance().config_loader()
         names = ["model", "prompts", "tracking", "search/space", "search/storage"]
         groups = {name: set(loader.get_group_options(name)) for name in names}
-        parser = OverridesParser.create(loader)
-        for text in overrides:
-            override = _parsed(parser, text)
-            _check_override(override, text, groups, SearchConfig)
-            if override.is_sweep_override():
-                raise InputError(
-                    f"{override.key_or_group}: got several values ({text!r}), wanted one: a search is one study. Quote "
-                    "a text that holds a comma."
-                )
+        choices = _choices(OverridesParser.create(loader), overrides, groups, multirun=multirun, schema=SearchConfig)
         try:
-            return checked_config(compose("search", list(overrides)), SearchConfig)
+            return [
+                checked_config(compose("search", [*_beside(None, preset), *job]), SearchConfig)
+                for job in itertools.product(*choices)
+            ]
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(f"search: {one_line(error)}") from error
+
+
+def _choices(
+    parser: Any,
+    overrides: Sequence[str],
+    groups: dict[str, set[str]],
+    *,
+    multirun: bool,
+    schema: "type[Frozen] | None" = None,
+) -> list[list[str]]:
+    """The values of each override, one or several; what is Hydra's is the multirun's and is left out.
+
+    Raises InputError on what no job can have.
+    """
+    choices: list[list[str]] = []
+    for text in overrides:
+        override = _parsed(parser, text)
+        if override.is_sweep_override():
+            values = list(override.sweep_string_iterator())
+            choices.append([f"{override.get_key_element()}={value!s}" for value in values])
+            if not values or override.key_or_group.startswith("hydra") or override.key_or_group in _SHARED:
+                raise InputError(
+                    f"{override.key_or_group}: got {text!r}, wanted "
+                    + ("at least one value." if not values else "one value: all jobs of a multirun share it.")
+                )
+            if not multirun:
+                raise InputError(
+                    f"{override.key_or_group}: got {len(values)} values ({', '.join(values)}), wanted one. "
+                    "Add -m to run each of them, or quote a text that holds a comma."
+                )
+        elif not override.key_or_group.startswith("hydra"):
+            choices.append([text])
+        _check_override(override, text, groups, schema)
+    return choices
 
 
 def _parsed(parser: Any, text: str) -> Any:

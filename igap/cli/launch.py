@@ -6,11 +6,11 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -154,11 +154,11 @@ def launch(plan: Plan, launcher: Launcher) -> dict[str, str]:
         packs = tuple(tuple(now[start : start + pack]) for start in range(0, len(now), pack))
         worker = Worker(packs, folder, not first, launcher.threads, launcher.in_this_process)
         with _watched(now, folder, quiet=launcher.in_this_process):
-            outcomes, trouble = _one_round(worker, launcher)
+            ends, trouble = one_round(worker, len(packs), launcher)
             while any(folder.holder(job.key) for job in now):  # one that died ends Hydra's wait for the others
                 time.sleep(_LOOK_EVERY)
         first = False
-        reasons |= {one.key: one.reason for one in outcomes if one.end == "failed"}
+        reasons |= {one.key: one.reason for outcomes in ends for one in outcomes if one.end == "failed"}
         for job in now:
             standing = folder.standing(job.key)
             if standing.state == "failed":
@@ -175,8 +175,11 @@ def launch(plan: Plan, launcher: Launcher) -> dict[str, str]:
     return reasons
 
 
-def _one_round(worker: Worker, launcher: Launcher) -> "tuple[list[Outcome], str]":
-    """What the processes said of their jobs, and what went wrong: less than all where one of them died."""
+def one_round(task: "Callable[[DictConfig], Any]", n: int, launcher: Launcher) -> tuple[list[Any], str]:
+    """What `n` calls of the task gave, and what went wrong: less than all where a process died.
+
+    A call finds its number in Hydra's config (`HydraConfig.get().job.num`).
+    """
     from hydra._internal.callbacks import Callbacks
     from hydra.core.plugins import Plugins
     from hydra.core.utils import JobStatus
@@ -185,9 +188,9 @@ def _one_round(worker: Worker, launcher: Launcher) -> "tuple[list[Outcome], str]
     for name in ("hydra", "hydra_plugins"):  # their lists of jobs have no overrides to show
         logging.getLogger(name).setLevel(logging.WARNING)
     context = HydraContext(config_loader=launcher.loader, callbacks=Callbacks(launcher.config))
-    found = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=worker, config=launcher.config)
+    found = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=launcher.config)
     try:
-        ends = found.launch([[] for _ in worker.packs], initial_job_idx=0)
+        ends = found.launch([[] for _ in range(n)], initial_job_idx=0)
     except Exception as error:  # joblib, submitit and SLURM each have their own for a process that died
         trouble = f"{type(error).__name__}: {one_line(error)[:300]}"
         log.warning("%s", trouble)
@@ -197,7 +200,7 @@ def _one_round(worker: Worker, launcher: Launcher) -> "tuple[list[Outcome], str]
             if isinstance(handler, logging.FileHandler):  # Hydra's, of the jobs that ran in this process
                 logging.getLogger().removeHandler(handler)
                 handler.close()
-    return [outcome for end in ends if end.status == JobStatus.COMPLETED for outcome in end.return_value], ""
+    return [end.return_value for end in ends if end.status == JobStatus.COMPLETED], ""
 
 
 @contextmanager

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("igap")
 
 _CHECK_USAGE = """\
-usage: igap check [overrides] | igap check -m KEY=A,B ... | igap check sweep NAME [overrides]
+usage: igap check [overrides] | igap check -m KEY=A,B ... | igap check sweep NAME [overrides] | igap check search ...
 
 Composes, validates and tokenises every job; says how many there are, which are done and how long the rest takes.
 Nothing is computed and nothing is written. Exit code 2 when a job cannot be.
@@ -30,6 +30,7 @@ Nothing is computed and nothing is written. Exit code 2 when a job cannot be.
 
 def sweep(arguments: list[str]) -> int:
     """`igap sweep NAME [overrides]`: a multirun over the grid of sweeps/NAME.yaml."""
+    from igap.cli import search
     from igap.cli.multirun import multirun, named, sweep_names
 
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -40,16 +41,20 @@ def sweep(arguments: list[str]) -> int:
             f"sweeps: {', '.join(sweep_names())} (in {data_folder('sweeps')})\n"
         )
         return 0 if arguments else 2
+    if search.is_preset(arguments[0]):
+        return search.main(arguments)
     return multirun(named(arguments))
 
 
 def check(arguments: list[str]) -> int:
     """`igap check ...`: what a run, a multirun or a sweep would do."""
-    from igap.cli import multirun
+    from igap.cli import multirun, search
 
     if arguments[:1] in (["-h"], ["--help"]):
         sys.stdout.write(_CHECK_USAGE)
         return 0
+    if arguments[:1] == ["search"]:
+        return search.check(arguments[1:])
     if arguments[:1] == ["sweep"]:
         if not arguments[1:]:
             raise InputError(f"sweep: got no name, wanted one of {', '.join(multirun.sweep_names())}.")

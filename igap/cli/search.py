@@ -1,28 +1,69 @@
-"""`igap search [overrides]`: the study for counterfactual prompts."""
+"""`igap search [PRESET] [overrides]`: studies for counterfactual prompts."""
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from igap.cli.compose import compose_one, compose_search, data_folder, quote_text
+from igap.cli.compose import compose_multirun, compose_one, compose_searches, data_folder, nearest, quote_text
 from igap.errors import InputError
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from igap.counterfactual.config import SearchConfig
+
 _USAGE = """\
-usage: igap search head=HEAD [overrides]
+usage: igap search [PRESET] [head=HEAD] [overrides]
 
 Corrupted prompts for which a head's (9.6) or neuron's (L5.N1234) effect is as large as it gets, and how far to believe
 it. Trials are kept in searches/HEAD-OBJECTIVE: the same command goes on where it was, also after a kill, and
 search.until=N sets how many there are in the end.
 
-  igap search head=1.2                                 the embedded model, the notebook's pair: seconds
+  igap search head=1.2                                 the embedded model, the notebook's pair
+  igap search search_mini                              a preset in sweeps/: search_mini, search_9_6, head_scan
   igap search head=9.6 model=gpt2-small objective=ig   the head's share on the joint path
-  igap search head=1.2 search/space=relational         rules ("subject := IO") in place of words: they transfer
+  igap search head='0.6 1.2'                           several heads, and what each does in the others' best prompts
+  igap search head=1.2 search/space=relational         rules ("subject := IO") in place of words
+  igap search head=1.2 search/space=substitute search.space.max_edits=2
+  igap search head=1.2 objective=[ap,fluency]          the Pareto front of effect and fluency
   igap search head=1.2 'search.space.slots.verb=[gave,sold,lent]' search.until=600
-  igap search head=L2.N17 sign=drop aggregate=min      a neuron whose patch lowers F in every clean prompt
+  igap search head=1.2 search.workers=2                two processes on this machine
+  igap search -m head=9.6 search.worker='range(8)' hydra/launcher=submitit_slurm search/storage=journal
+  igap check search ...                                whether it can be; computes nothing
 
-Exit codes: 0 done, 1 something failed, 2 bad input.
+Exit codes: 0 done, 1 something failed, 2 bad input, 130 interrupted (with the report of what there is).
 
 Keys and their defaults (groups: model, prompts, tracking, search/space, search/storage):
 
 """
+
+
+@dataclass(frozen=True)
+class Task:
+    """What each process of a launcher calls: one worker of one study."""
+
+    searches: "tuple[SearchConfig, ...]"
+    threads: int | None
+
+    def __call__(self, config: "DictConfig") -> None:  # noqa: ARG002 - the interface of Hydra's task functions
+        """Adds trials to the study until it has as many as it should."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from igap.counterfactual import job
+
+        job.explore(self.searches[HydraConfig.get().job.num], self.threads)
+
+
+def presets() -> list[str]:
+    """The names of files in sweeps/ that are searches: they name a head."""
+    return sorted(file.stem for file in data_folder("sweeps").glob("*.yaml") if is_preset(file.stem))
+
+
+def is_preset(name: str) -> bool:
+    """Whether sweeps/NAME.yaml is a search."""
+    file = data_folder("sweeps") / f"{name}.yaml"
+    return file.is_file() and any(line.startswith("head:") for line in file.read_text(encoding="utf-8").splitlines())
 
 
 def main(arguments: list[str]) -> int:
@@ -30,16 +71,53 @@ def main(arguments: list[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         sys.stdout.write(_USAGE + (data_folder("conf") / "search.yaml").read_text(encoding="utf-8"))
         return 0 if arguments else 2
-    options = [argument for argument in arguments if argument.startswith("-")]
-    if options:
-        raise InputError(f"option: got {options[0]}, which igap search does not have. igap search --help lists keys.")
-    config = compose_search([quote_text(argument) for argument in arguments])
+    searches, overrides = _asked(arguments)
 
     from rich.console import Console
 
     from igap import report, tracking
     from igap.counterfactual import job
 
-    tracking.check(config.tracking)
-    defaults = compose_one([]).config
-    return job.run(config, defaults, report.terminal(), Console(stderr=True))
+    tracking.check(searches[0].tracking)
+    studies, workers = job.planned(searches)
+    if len(workers) > len(studies):
+        _launched(workers, [text for text in overrides if text.lstrip("+~").startswith("hydra")])
+    return job.run(studies, compose_one([]).config, report.terminal(), Console(stderr=True))
+
+
+def check(arguments: Sequence[str]) -> int:
+    """The exit code of `igap check search`: says what the searches would be; computes nothing."""
+    from igap import report
+    from igap.counterfactual import job
+
+    studies, _ = job.planned(_asked(arguments)[0])
+    for study in studies:
+        report.terminal().print(job.described(study), markup=False, soft_wrap=True)
+    return 0
+
+
+def _asked(arguments: Sequence[str]) -> "tuple[list[SearchConfig], list[str]]":
+    """The searches, and their overrides. Raises InputError on an unknown preset or option."""
+    multirun = bool({"-m", "--multirun"} & set(arguments))
+    rest = [argument for argument in arguments if argument not in ("-m", "--multirun")]
+    options = [argument for argument in rest if argument.startswith("-")]
+    if options:
+        raise InputError(f"option: got {options[0]}, which igap search does not have. igap search --help lists keys.")
+    preset = None
+    if rest and "=" not in rest[0]:
+        preset, *rest = rest
+        if preset not in presets():
+            raise InputError(
+                f"search: got {preset!r}, wanted one of {', '.join(presets())}, or KEY=VALUE."
+                f"{nearest(preset, presets())}"
+            )
+    overrides = [quote_text(argument) for argument in rest]
+    return compose_searches(overrides, preset, multirun=multirun), overrides
+
+
+def _launched(workers: "Sequence[SearchConfig]", hydra: list[str]) -> None:
+    """Runs the workers by Hydra's launcher. What they leave undone the studies' own processes do."""
+    from igap.cli.launch import launcher_of, one_round
+
+    launcher: Any = launcher_of(*compose_multirun([f"output={workers[0].output}", "sweep=.workers", *hydra]))
+    one_round(Task(tuple(workers), launcher.threads), len(workers), launcher)

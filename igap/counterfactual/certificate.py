@@ -1,15 +1,16 @@
 """How far to believe a search's best candidate: against chance, against harmless edits, on prompts it never saw.
 
-Everything is evaluated here anew; effects are in logits, means over clean prompts under the search's sign and aggregate
-unless said otherwise.
+Everything is evaluated here anew; effects are in logits, values the first term of the objective over clean prompts.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -17,20 +18,30 @@ from igap.attribution.activation_patching import activation_patching
 from igap.attribution.maps import scores_exist
 from igap.baselines import BaselineKind
 from igap.contrast import contrasts
-from igap.counterfactual.evaluation import Evaluator, Target
-from igap.counterfactual.objectives import Objective
-from igap.counterfactual.proposals import History, draw
-from igap.counterfactual.space import LISTS, Candidate, Filled, Space, build, fill, slot_names
+from igap.counterfactual.config import Bounds
+from igap.counterfactual.evaluation import Target
+from igap.counterfactual.exploration import Search
+from igap.counterfactual.objectives import Objective, signs
+from igap.counterfactual.pareto import front
+from igap.counterfactual.proposals import Floats, History, draw
+from igap.counterfactual.remembered import Remembered
+from igap.counterfactual.space import KEEP, Candidate, Filled
 from igap.counterfactual.study import Tried
+from igap.counterfactual.templates import build, fill, slot_names
+from igap.curves import OutputCurves, output_curve
 from igap.errors import InputError
 from igap.intervals import bootstrap_means
 from igap.prompts import PromptPair, tokenize
+from igap.sites import component_name
 
 Number = float | int | str | None
+Row = Mapping[str, Number]
 
 NEUTRAL = 64
 """Neutral edits that are drawn."""
 TOP = 20
+SINGLE_EDITS = 2000
+"""One-word changes of the best that are evaluated at most: those with the largest first-order gains."""
 _NEUTRAL_SLOTS = {"place": "places", "verb": "verbs", "object": "objects", "other": "objects"}
 
 
@@ -40,103 +51,127 @@ class Certificate:
 
     candidate: Candidate
     pairs: tuple[PromptPair, ...]
-    """The best pair of every clean prompt."""
+    """The best pair of every clean prompt that it changes."""
     summary: Mapping[str, Number]
-    tables: Mapping[str, Sequence[Mapping[str, Number]]]
-    """`top`, `single_edits`, `ladder`, `slots`: rows."""
+    tables: Mapping[str, Sequence[Row]]
+    """`top`, `single_edits`, `ladder`, `slots`, `heads`, `front`: rows."""
+    curves: Mapping[str, OutputCurves]
+    """F along the component's path with the pairs made by hand (`by_hand`) and with the best ones (`best`)."""
 
 
-def certify(
-    model: TransformerBridge,
-    filled: Filled,
-    heldout: Filled | None,
-    target: Target,
-    objective: Objective,
-    tried: Sequence[Tried],
-    *,
-    prepend_bos: bool,
-    memory_gib: float | None,
-    seed: int,
-) -> Certificate:
-    """The certificate of the best of these trials. Raises ValueError where none has a value."""
-    space = filled.space
-    ranked = sorted((one for one in tried if one.value == one.value), key=lambda one: -one.value)
+def certify(search: Search, tried: Sequence[Tried]) -> Certificate:
+    """The certificate of the best of these trials.
+
+    Raises InputError where none has a value within the bounds, saying which bound took how many.
+    """
+    ranked = sorted((one for one in tried if one.counts), key=lambda one: -one.value)
     if not ranked:
-        raise InputError(f"search: none of {len(tried)} trials has a value; the last says {tried[-1].reason!r}.")
+        raise InputError(_none_is_left(tried))
     best = ranked[0].proposal.candidate
-    free = Evaluator(model, filled.unshared(), target, memory_gib=memory_gib)
+    filled = search.filled.unshared()
+    # Bounds choose among trials. Here every prompt gets its value, and a bound's numbers need not be computed.
+    objective = replace(search.objective, bounds=Bounds())
+    free = search.remembering(filled)
 
-    def worth(rows: Sequence[Tensor]) -> list[float]:
-        """Of corrupted prompts, one a clean prompt each."""
-        return [float(value) for value in objective.of(free.effects_of(torch.stack(list(rows), 1), objective.measure))]
+    def worths(rows: Sequence[Int[Tensor, "pair pos"]]) -> Floats:
+        return free.worths(torch.stack(list(rows), 1), objective)
 
-    own = filled.unshared()
-    (value,) = worth([own.partly(best, range(len(space.slots)))])
-    hand = torch.cat([tokenize(model, pair).corrupted for pair in filled.pairs])
-    (by_hand,) = worth([hand])
+    hand = torch.cat([tokenize(search.model, pair).corrupted for pair in filled.pairs])
+    value, by_hand = map(float, worths([filled.partly(best, range(len(filled.space.slots))), hand]))
     summary: dict[str, Number] = {
         "best/value": value,
-        "best/rule": space.rule(best),
+        "best/rule": search.space.rule(best),
         "best/trial": next(i for i, one in enumerate(tried) if one is ranked[0]),
         "best/source": ranked[0].proposal.source,
+        "best/edits": len(filled.changed(best)),
         "by_hand/value": by_hand,
         **_against_chance(tried),
-        **_neutral(model, filled, target, objective, prepend_bos=prepend_bos, memory_gib=memory_gib, seed=seed),
+        **_neutral(search, objective),
+        **_as_text(search, filled, best),
     }
-
-    edits = [(slot, option) for slot, size in enumerate(space.sizes) for option in range(size) if option != best[slot]]
-    swapped = [(*best[:slot], option, *best[slot + 1 :]) for slot, option in edits]
-    by_edit = worth([own.partly(one, range(len(space.slots))) for one in swapped])
-    singles: list[Mapping[str, Number]] = [
-        {"slot": space.slots[slot].name, "option": space.slots[slot].options[option], "value": v}
-        for (slot, option), v in zip(edits, by_edit, strict=True)
-    ]
+    singles = _single_edits(search, filled, objective, free, best)
+    better = [float(str(row["value"])) for row in singles]
     summary |= {
         "single_edits/n": len(singles),
-        "single_edits/better": sum(v > value + 1e-6 * abs(value) for v in by_edit),
-        "single_edits/best": max(by_edit, default=None),
+        "single_edits/of": sum(search.space.sizes) - len(search.space.sizes),
+        "single_edits/better": sum(v > value + 1e-6 * abs(value) for v in better),
+        "single_edits/best": max(better, default=None),
     }
-
-    edited = own.edited(best)
-    without = worth([own.partly(best, [i for i in range(len(space.slots)) if i != slot]) for slot in edited])
-    slots: list[Mapping[str, Number]] = [
-        {"slot": space.slots[slot].name, "word": space.words(best)[slot], "value_without": v, "loss": value - v}
-        for slot, v in zip(edited, without, strict=True)
-    ]
-    ladder: list[Mapping[str, Number]] = []
-    for n in range(1, min(3, len(edited)) + 1):
-        choices = list(itertools.combinations(edited, n))
-        found = worth([own.partly(best, choice) for choice in choices])
-        top = int(np.argmax(found))
-        names = " ".join(f"{space.slots[i].name}:={space.words(best)[i].lstrip('=')}" for i in choices[top])
-        ladder.append({"edits": n, "value": found[top], "share": found[top] / value if value else None, "words": names})
-    summary["best/edits"] = len(edited)
-
-    texts = filled.texts(best)
+    changed = filled.changed(best)
+    ladder: list[Row] = []
+    for n in range(1, min(3, len(changed)) + 1):
+        choices = list(itertools.combinations(changed, n))
+        found = worths([filled.partly(best, choice) for choice in choices])
+        top = choices[int(np.argmax(found))]
+        share = float(found.max()) / value if value else None
+        said = ", ".join(_said(search, best, slot) for slot in top)
+        ladder.append({"edits": n, "value": float(found.max()), "share": share, "words": said})
     pairs = tuple(
         PromptPair(pair.clean, text, pair.answer, pair.distractor, pair.min_gap)
-        for pair, text in zip(filled.pairs, texts, strict=True)
+        for pair, text in zip(filled.pairs, filled.texts(best), strict=True)
         if text != pair.clean
     )
-    summary |= _as_runs_have_it(model, pairs, filled, target)
-    summary |= _held_out(model, heldout, target, objective, best, memory_gib=memory_gib, seed=seed)
+    if not pairs:
+        raise InputError("search: the best corrupted prompts are the clean ones. Offer other words, or more trials.")
+    as_runs, heads = _as_runs_have_it(search.model, pairs, search.filled.pairs, search.target)
+    where = component_name(search.target.site, search.target.layer, search.target.index)
     return Certificate(
         candidate=best,
         pairs=pairs,
-        summary=summary,
+        summary=summary | as_runs | _held_out(search, objective, best, value),
         tables={
-            "top": _top(space, filled, ranked),
-            "single_edits": sorted(singles, key=lambda row: -float(str(row["value"]))),
+            "top": _top(search, ranked),
+            "single_edits": singles,
             "ladder": ladder,
-            "slots": sorted(slots, key=lambda row: -float(str(row["loss"]))),
+            "slots": _slots(search, filled, worths, best, value, tried),
+            "heads": heads,
+            "front": _front(search, tried),
+        },
+        curves={
+            "by_hand": output_curve(search.model, list(search.filled.pairs), where),
+            "best": output_curve(search.model, list(pairs), where),
         },
     )
 
 
+def _none_is_left(tried: Sequence[Tried]) -> str:
+    n_failed = sum(bool(one.value != one.value) for one in tried)
+    broken = Counter(name for one in tried for name in one.broken)
+    parts = [f"constraints.{name} removed {n}" for name, n in broken.most_common()]
+    parts += [f"{n_failed} failed ({next(one.reason for one in tried if one.value != one.value)})"] if n_failed else []
+    return (
+        f"search.space: none of {len(tried)} trials has a value within the bounds: {'; '.join(parts) or 'no trial'}. "
+        "Loosen a bound, offer other words, or set a larger search.until."
+    )
+
+
+def _said(search: Search, best: Candidate, slot: int) -> str:
+    return f"{search.space.slots[slot].name} := {search.space.words(best)[slot].lstrip('=')}"
+
+
+def _single_edits(search: Search, filled: Filled, objective: Objective, free: Remembered, best: Candidate) -> list[Row]:
+    """Rows of the one-word changes of the best candidate, the best first; changes with more edits than may be, too."""
+    edits = [
+        (slot, option) for slot, size in enumerate(search.space.sizes) for option in range(size) if option != best[slot]
+    ]
+    if len(edits) > SINGLE_EDITS:
+        gains = objective.gains(free.evaluator, best)
+        edits = sorted(edits, key=lambda edit: -gains[edit[0]][edit[1]])[:SINGLE_EDITS]
+    if not edits:
+        return []
+    changed = [(*best[:slot], option, *best[slot + 1 :]) for slot, option in edits]
+    values = free.worths(filled.tokens(changed), objective)
+    rows: list[Row] = [
+        {"slot": search.space.slots[slot].name, "option": search.space.slots[slot].options[option], "value": float(v)}
+        for (slot, option), v in zip(edits, values, strict=True)
+    ]
+    return sorted(rows, key=lambda row: -float(str(row["value"])))
+
+
 def _against_chance(tried: Sequence[Tried]) -> dict[str, Number]:
     """The best of the random trials, and of as many of the search's own first ones."""
-    random = [one.value for one in tried if one.proposal.source in ("start", "random") and one.value == one.value]
-    chosen = [one.value for one in tried if one.proposal.source != "random" and one.value == one.value]
+    random = [one.value for one in tried if one.proposal.source in ("start", "random", "brute") and one.counts]
+    chosen = [one.value for one in tried if one.proposal.source != "random" and one.counts]
     return {
         "random/n": len(random),
         "random/best": max(random, default=None),
@@ -145,37 +180,34 @@ def _against_chance(tried: Sequence[Tried]) -> dict[str, Number]:
     }
 
 
-def _neutral(
-    model: TransformerBridge,
-    filled: Filled,
-    target: Target,
-    objective: Objective,
-    *,
-    prepend_bos: bool,
-    memory_gib: float | None,
-    seed: int,
-) -> dict[str, Number]:
-    """What edits do that change no name: another place, verb or object; the 95th percentile of their |worth|."""
-    template, tokenizer = filled.space.template, model.tokenizer
-    names = [slot for slot in slot_names(template) if slot in _NEUTRAL_SLOTS]
-    if not names:
-        return {"neutral/p95": None, "neutral/p95/reason": "the template has no place, verb or object"}
-    lists = {name: [_NEUTRAL_SLOTS[name]] if name in names else ["=keep"] for name in slot_names(template)}
-    assert set(_NEUTRAL_SLOTS.values()) <= set(LISTS)
-    space = build(template, lists, filled.pairs[0], tokenizer, prepend_bos=prepend_bos)
-    neutral = fill(space, filled.pairs, tokenizer, prepend_bos=prepend_bos, device=filled.clean.device)
-    evaluator = Evaluator(model, neutral, target, memory_gib=memory_gib)
-    drawn = draw(History(space.sizes, (), np.array([])), NEUTRAL, np.random.default_rng(seed))
-    effects = evaluator.effects([one.candidate for one in drawn], objective.measure)
-    return {
-        "neutral/n": len(drawn),
-        "neutral/p95": float(np.quantile(np.abs(objective.of(effects)), 0.95)),
-    }
+def _neutral(search: Search, objective: Objective) -> dict[str, Number]:
+    """What edits do that change no name: another place, verb or object; the 95th percentile of their |value|."""
+    template, tokenizer = search.space.template, search.model.tokenizer
+    names = [] if template is None else [slot for slot in slot_names(template) if slot in _NEUTRAL_SLOTS]
+    if template is None or not names:
+        return {"neutral/p95": None, "neutral/p95/reason": "no template with a place, a verb or an object"}
+    lists = {name: [KEEP, _NEUTRAL_SLOTS[name]] if name in names else [KEEP] for name in slot_names(template)}
+    pairs, prepend_bos = search.filled.pairs, bool(search.model.cfg.default_prepend_bos)
+    space = build(template, lists, pairs[0], tokenizer, prepend_bos=prepend_bos)
+    neutral = fill(space, pairs, tokenizer, prepend_bos=prepend_bos, device=search.filled.clean.device)
+    drawn = draw(History(space, (), np.zeros((0, 1))), NEUTRAL, np.random.default_rng(search.seed))
+    values = search.remembering(neutral).worths(neutral.tokens([one.candidate for one in drawn]), objective)
+    return {"neutral/n": len(drawn), "neutral/p95": float(np.quantile(np.abs(values), 0.95))}
+
+
+def _as_text(search: Search, filled: Filled, best: Candidate) -> dict[str, Number]:
+    """How fluent the best prompts are beside the clean ones, and how unusual the component's activation is in them."""
+    tokens = filled.tokens([best])
+    free = search.remembering(filled)
+    found: dict[str, Number] = {"best/fluency": free.numbers(tokens, ["fluency"])["fluency"].mean().item()}
+    if search.ordinary is None:
+        return found | {"best/percentile": None, "best/percentile/reason": "too few ordinary prompts of this kind"}
+    return found | {"best/percentile": search.ordinary.percentile(free.evaluator, tokens).mean().item()}
 
 
 def _singly(
     model: TransformerBridge, pairs: Sequence[PromptPair], target: Target, baseline: BaselineKind = "corrupted"
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]:
     """AP effect of the component and gap in each pair, in logits, from the pairs' texts as any run has them."""
     effects, gaps = torch.zeros(len(pairs)), torch.zeros(len(pairs))
     with contrasts(model, pairs, baseline=baseline) as groups, torch.no_grad():
@@ -187,19 +219,22 @@ def _singly(
 
 
 def _as_runs_have_it(
-    model: TransformerBridge, best: Sequence[PromptPair], filled: Filled, target: Target
-) -> dict[str, Number]:
+    model: TransformerBridge, best: Sequence[PromptPair], by_hand: Sequence[PromptPair], target: Target
+) -> tuple[dict[str, Number], list[Row]]:
     """Effect, gap, score and rank with the pairs made by hand and with the best ones; deletion and injection.
 
     Deletion is the effect of the component's mean over other prompts. A counterfactual whose effect has the other sign,
-    or is over twice as large, does not take out what the component gives: it writes something in.
+    or is over twice as large, does not take out what the component gives: it writes something in. Second, the AP effect
+    of every head with either pairs.
     """
     found: dict[str, Number] = {}
-    for name, pairs in (("by_hand", list(filled.pairs)), ("best", list(best))):
+    grids = {}
+    for name, pairs in (("by_hand", by_hand), ("best", best)):
         effects, gaps = _singly(model, pairs, target)
         scores = [
             e / g for e, g in zip(effects.tolist(), gaps.tolist(), strict=True) if scores_exist(g, pairs[0].min_gap)
         ]
+        grids[name] = activation_patching(model, list(pairs), "heads").effect
         found |= {
             f"{name}/ap": effects.mean().item(),
             f"{name}/gap": gaps.mean().item(),
@@ -207,64 +242,141 @@ def _as_runs_have_it(
             f"{name}/n_scored": len(scores),
         }
         if target.site == "heads":
-            size = activation_patching(model, pairs, "heads").effect.abs()
+            size = grids[name].abs()
             found[f"{name}/rank"] = int((size > size[target.layer, target.index]).sum()) + 1
+    n_layers, n_heads = grids["best"].shape
+    heads: list[Row] = [
+        {
+            "name": component_name("heads", layer, head),
+            **{f"{name}/effect": grid[layer, head].item() for name, grid in grids.items()},
+        }
+        for layer in range(n_layers)
+        for head in range(n_heads)
+    ]
     try:
-        deletion = _singly(model, filled.pairs, target, "mean")[0].mean().item()
+        deletion = _singly(model, by_hand, target, "mean")[0].mean().item()
     except InputError as error:  # a tokenizer that does not know the reference prompts' words
-        return found | {"deletion/ap": None, "deletion/ap/reason": str(error)}
+        return found | {"deletion/ap": None, "deletion/ap/reason": str(error)}, heads
     effect = float(str(found["best/ap"]))
     writes_in = effect * deletion < 0 or abs(effect) > 2 * abs(deletion)
-    return found | {"deletion/ap": deletion, "deletion/writes_in": int(writes_in)}
+    return found | {"deletion/ap": deletion, "deletion/writes_in": int(writes_in)}, heads
 
 
-def _held_out(
-    model: TransformerBridge,
-    heldout: Filled | None,
-    target: Target,
-    objective: Objective,
-    best: Candidate,
-    *,
-    memory_gib: float | None,
-    seed: int,
-) -> dict[str, Number]:
-    """The best candidate in clean prompts that the search has not seen: mean and 95% interval over them."""
-    if heldout is None:
+def _held_out(search: Search, objective: Objective, best: Candidate, value: float) -> dict[str, Number]:
+    """The best candidate in clean prompts that the search has not seen: its value, and the mean effect's 95% interval.
+
+    Of sign `abs` the sign is that of the effect in the prompts that the search saw: an effect that turns is none.
+    """
+    if search.heldout is None:
         return {"heldout/value": None, "heldout/value/reason": "heldout.n=0"}
-    evaluator = Evaluator(model, heldout, target, memory_gib=memory_gib)
-    effects = evaluator.effects([best], objective.measure)
-    mean = objective.of(effects)
-    signed = np.sign(float(effects.mean())) if objective.sign == "abs" else {"drop": -1.0, "raise": 1.0}[objective.sign]
-    interval = bootstrap_means(signed * effects.double().numpy().T, seed=seed)
-    hand = torch.cat([tokenize(model, pair).corrupted for pair in heldout.pairs])
-    free = Evaluator(model, heldout.unshared(), target, memory_gib=memory_gib)
-    by_hand = objective.of(free.effects_of(hand[:, None], objective.measure))
+    seen = objective.effects(search.remembered.measured(search.filled.tokens([best]), objective))
+    if objective.sign == "abs" and objective.terms[0] != "disagreement":
+        objective = replace(objective, sign="raise" if seen.mean() > 0 else "drop")
+    here = search.heldout.unshared()
+    remembered = search.remembering(here)
+    tokens = torch.stack(
+        [
+            here.partly(best, range(len(here.space.slots))),
+            torch.cat([tokenize(search.model, pair).corrupted for pair in here.pairs]),
+        ],
+        1,
+    )
+    measured = remembered.measured(tokens, objective)
+    values = objective.values(measured)[:, 0]
+    effects = objective.effects(measured)
+    signed = effects if objective.terms[0] == "disagreement" else effects * signs(effects, objective.sign)
+    interval = bootstrap_means(signed[:1].double().numpy().T, seed=search.seed)
     return {
-        "heldout/n": len(heldout.pairs),
-        "heldout/value": float(mean[0]),
-        "heldout/low": float(interval.low[0]),
-        "heldout/high": float(interval.high[0]),
-        "heldout/by_hand": float(by_hand[0]),
+        "heldout/n": len(here.pairs),
+        "heldout/value": float(values[0]),
+        "heldout/share": float(values[0]) / value if value else None,
+        "heldout/mean": signed[0].mean().item(),
+        "heldout/low": float(interval.low[0]) if np.isfinite(interval.low[0]) else None,
+        "heldout/high": float(interval.high[0]) if np.isfinite(interval.high[0]) else None,
+        "heldout/by_hand": float(values[1]),
     }
 
 
-def _top(space: Space, filled: Filled, ranked: Sequence[Tried]) -> list[Mapping[str, Number]]:
-    """The best candidates of which any two differ in two words at least."""
+def _slots(
+    search: Search,
+    filled: Filled,
+    worths: Callable[[Sequence[Tensor]], Floats],
+    best: Candidate,
+    value: float,
+    tried: Sequence[Tried],
+) -> list[Row]:
+    """Of each slot its word in the best prompt, the value without that word, and its share of variance at random."""
+    changed = filled.changed(best)
+    kept = [filled.partly(best, [i for i in range(len(search.space.slots)) if i != slot]) for slot in changed]
+    without = dict(zip(changed, map(float, worths(kept)), strict=True)) if changed else {}
+    shares = variance_shares(
+        np.array(
+            [one.proposal.candidate for one in tried if one.proposal.source in ("start", "random") and one.counts]
+        ),
+        np.array([one.value for one in tried if one.proposal.source in ("start", "random") and one.counts]),
+    )
+    rows: list[Row] = [
+        {
+            "slot": slot.name,
+            "word": search.space.words(best)[i],
+            "value_without": without.get(i, value),
+            "loss": value - without.get(i, value),
+            "variance_share": shares[i] if shares else None,
+        }
+        for i, slot in enumerate(search.space.slots)
+    ]
+    return sorted(rows, key=lambda row: -float(str(row["loss"])))
+
+
+def variance_shares(candidates: Int[np.ndarray, "trial slot"], values: Floats) -> list[float] | None:
+    """Of random trials, each slot's share of the variance of their values: one-way variance components, 0 to 1.
+
+    An estimate below 0, which chance gives a slot without influence, is 0. None where no slot has an option twice.
+    """
+    if len(values) < 3 or float(values.var()) == 0:
+        return None
+    found = []
+    for column in candidates.T:
+        _, group, counts = np.unique(column, return_inverse=True, return_counts=True)
+        n, k = len(values), len(counts)
+        if k in (1, n):
+            found.append(0.0)
+            continue
+        means = np.bincount(group, values) / counts
+        within = float(((values - means[group]) ** 2).sum()) / (n - k)
+        between = float((counts * (means - values.mean()) ** 2).sum()) / (k - 1)
+        size = (n - float((counts**2).sum()) / n) / (k - 1)
+        component = max(0.0, (between - within) / size)
+        found.append(component / (component + within) if component + within > 0 else 0.0)
+    return found
+
+
+def _top(search: Search, ranked: Sequence[Tried]) -> list[Row]:
+    """The best candidates of which any two differ in two words at least; in spaces of one slot, in one."""
     kept: list[Tried] = []
+    apart = min(2, len(search.space.slots))
     for one in ranked:
         if len(kept) == TOP:
             break
         if all(
-            sum(a != b for a, b in zip(one.proposal.candidate, o.proposal.candidate, strict=True)) > 1 for o in kept
+            sum(a != b for a, b in zip(one.proposal.candidate, o.proposal.candidate, strict=True)) >= apart
+            for o in kept
         ):
             kept.append(one)
-    return [
-        {
-            "rank": rank + 1,
-            "value": one.value,
-            "corrupted": filled.texts(one.proposal.candidate)[0],
-            "rule": space.rule(one.proposal.candidate),
-            "source": one.proposal.source,
-        }
-        for rank, one in enumerate(kept)
-    ]
+    return [{"rank": rank + 1, **_row(search, one)} for rank, one in enumerate(kept)]
+
+
+def _front(search: Search, tried: Sequence[Tried]) -> list[Row]:
+    """Trials that no other beats in every term, of a Pareto study."""
+    if len(search.objective.terms) == 1:
+        return []
+    return [_row(search, tried[i]) for i in front(search.trials.history().points)]
+
+
+def _row(search: Search, one: Tried) -> Row:
+    return {
+        **dict(zip(search.objective.terms, one.values, strict=True)),
+        "corrupted": search.filled.texts(one.proposal.candidate)[0],
+        "rule": search.space.rule(one.proposal.candidate),
+        "source": one.proposal.source,
+    }

@@ -7,28 +7,58 @@ from pydantic import Field, field_validator, model_validator
 from igap.config import Frozen, ModelConfig, PromptsConfig, TrackingConfig
 from igap.sites import is_component
 
-SAMPLERS = ("hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "gp", "random", "brute")
+Sampler = Literal["auto", "hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "epo", "gp", "random", "brute"]
+SINGLE_SAMPLERS = ("hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "gp", "random", "brute")
+"""Of a study with one objective; the first is the default."""
+PARETO_SAMPLERS = ("epo", "nsga2", "tpe", "random", "brute")
+
+Term = Literal["ap", "ig", "disagreement", "selectivity", "curve", "fluency", "edits"]
+BESIDE = ("fluency", "edits")
+"""Terms that no search can have alone."""
+
+
+def _listed(value: object) -> object:
+    """YAML has no tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 class SpaceConfig(Frozen):
     """Which corrupted prompts there are."""
 
-    kind: Literal["slots"] = "slots"
-    template: str | None = Field(None, min_length=1)
-    slots: dict[str, tuple[str, ...]] = Field(min_length=1)
+    kind: Literal["slots", "substitute", "prompts"] = "slots"
+    template: str | None = Field(default=None, min_length=1)
+    slots: dict[str, tuple[str, ...]] = Field(default={})
+    positions: tuple[int, ...] | None = Field(default=None, min_length=1, examples=["[2,4,10]"])
+    vocabulary: tuple[str, ...] = Field(default=("words",), min_length=1)
+    max_edits: int | None = Field(default=None, ge=1, examples=[3])
+    prompts: tuple[str, ...] = ()
+    file: str | None = Field(default=None, min_length=1, examples=["prompts.txt"])
 
     @field_validator("slots", mode="before")
     @classmethod
-    def _listed(cls, slots: object) -> object:
-        if not isinstance(slots, dict):
-            return slots
-        return {name: tuple(words) if isinstance(words, list) else words for name, words in slots.items()}
+    def _tuples(cls, slots: object) -> object:
+        return {name: _listed(words) for name, words in slots.items()} if isinstance(slots, dict) else slots
+
+    _positions = field_validator("positions", "vocabulary", "prompts", mode="before")(_listed)
+
+    @model_validator(mode="after")
+    def _whole(self) -> "SpaceConfig":
+        if self.kind == "slots" and not self.slots:
+            raise ValueError("search.space.slots: got none, wanted at least one. Use search/space=slots.")
+        if self.kind == "prompts" and bool(self.prompts) == (self.file is not None):
+            raise ValueError(
+                "search.space.prompts: got "
+                + ("a list and a file" if self.file else "no prompt")
+                + ", wanted one of the two: search.space.file=FILE with one prompt a line, or search.space.prompts."
+            )
+        return self
 
 
 class StorageConfig(Frozen):
     """Where the trials are kept."""
 
-    kind: Literal["sqlite", "journal", "memory"] = "sqlite"
+    kind: Literal["sqlite", "journal", "memory", "postgres", "grpc"] = "sqlite"
+    address: str = Field("localhost:13000", pattern=r"^[\w.-]+:\d+$", examples=["localhost:13000"])
 
 
 class StudyConfig(Frozen):
@@ -36,10 +66,12 @@ class StudyConfig(Frozen):
 
     space: SpaceConfig
     storage: StorageConfig
-    sampler: Literal["hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "gp", "random", "brute"] = "hybrid"
+    sampler: Sampler = "auto"
     until: int = Field(300, ge=1, le=10_000_000)
     batch: int = Field(16, ge=1, le=100_000)
     control: int = Field(60, ge=0, le=1_000_000)
+    workers: int = Field(1, ge=1, le=1000)
+    worker: int = Field(0, ge=0, le=100_000)
 
 
 class CleanConfig(Frozen):
@@ -54,6 +86,16 @@ class HeldoutConfig(Frozen):
     n: int = Field(32, ge=0, le=10_000)
 
 
+class Bounds(Frozen):
+    """What a candidate must be; None is no bound. Means over clean prompts, but `min_clean`: of every one."""
+
+    min_clean: float | None = Field(default=0.0, examples=[0.0])
+    min_corrupted: float | None = Field(default=None, examples=[-10.0])
+    max_corrupted: float | None = Field(default=None, examples=[10.0])
+    min_fluency: float | None = Field(default=None, examples=[-2.0])
+    max_percentile: float | None = Field(default=None, ge=0, le=100, examples=[99])
+
+
 class SearchConfig(Frozen):
     """One search."""
 
@@ -63,10 +105,13 @@ class SearchConfig(Frozen):
     search: StudyConfig
     clean: CleanConfig
     heldout: HeldoutConfig
+    constraints: Bounds
     head: str = Field(examples=["9.6"])
-    objective: Literal["ap", "ig", "disagreement"] = "ap"
+    objective: tuple[Term, ...] = Field(("ap",), min_length=1, examples=["ap"])
     sign: Literal["drop", "raise", "abs"] = "abs"
     aggregate: Literal["mean", "cvar", "min"] = "mean"
+    penalty: float = Field(1.0, ge=0)
+    full_run: bool = True
     name: str | None = Field(None, pattern=r"^[\w][\w.-]*$", examples=["my-search"])
     seed: int = Field(0, ge=0, examples=[0])
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", examples=["cpu"])
@@ -76,9 +121,14 @@ class SearchConfig(Frozen):
     @field_validator("head", mode="before")
     @classmethod
     def _named(cls, head: object) -> Any:
-        if not (isinstance(head, str) and is_component(head)):
-            raise ValueError("a head such as 9.6 or a neuron such as L5.N1234")
+        if not isinstance(head, str) or not (head == "all" or (head.split() and all(map(is_component, head.split())))):
+            raise ValueError("a head such as 9.6 or a neuron such as L5.N1234, several ('0.6 1.2'), or all")
         return head
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _terms(cls, objective: object) -> object:
+        return (objective,) if isinstance(objective, str) else _listed(objective)
 
     @model_validator(mode="after")
     def _possible(self) -> "SearchConfig":
@@ -87,9 +137,28 @@ class SearchConfig(Frozen):
                 "prompts: got several pairs, wanted the one pair that the search starts from; it makes further clean "
                 "prompts itself (clean.n). Use prompts=ioi or the four texts of a pair."
             )
+        check_terms(self.objective, self.search.sampler)
         return self
 
     @property
     def folder_name(self) -> str:
         """Of the search in `output`: `name`, or head and objective."""
-        return self.name or f"{self.head}-{self.objective}"
+        return self.name or f"{self.head.replace(' ', '_')}-{'-'.join(self.objective)}"
+
+
+def check_terms(terms: tuple[str, ...], sampler: str) -> None:
+    """Raises ValueError on objectives that make no search together, or that the sampler cannot serve."""
+    if len(set(terms)) < len(terms):
+        raise ValueError(f"objective: got {', '.join(terms)}, one of them twice. Name each once.")
+    if set(terms) <= set(BESIDE):
+        raise ValueError(
+            f"objective: got {', '.join(terms)}, which says nothing of the head. Put ap, ig, disagreement, selectivity "
+            "or curve beside it: objective=[ap,fluency]."
+        )
+    known = SINGLE_SAMPLERS if len(terms) == 1 else PARETO_SAMPLERS
+    if sampler not in ("auto", *known):
+        what = "one objective" if len(terms) == 1 else "several objectives"
+        raise ValueError(
+            f"search.sampler: got {sampler!r} for {what}, wanted one of auto, {', '.join(known)}. Use "
+            "search.sampler=auto."
+        )

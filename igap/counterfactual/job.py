@@ -1,21 +1,32 @@
-"""One search from its config: checked before the model loads, searched, written to disk, shown, logged."""
+"""Searches from their configs: checked before the model loads, explored, written to disk, shown, logged."""
 
 import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
+from transformer_lens.model_bridge import TransformerBridge
 
 from igap import disk, pipeline, records, tracking
-from igap.config import TEXTS, RunConfig
-from igap.counterfactual import report
+from igap.config import TEXTS, RunConfig, TrackingConfig
+from igap.counterfactual import remembered, report, scan
 from igap.counterfactual.config import SearchConfig
+from igap.counterfactual.exploration import OnProgress, Search, prepare
+from igap.counterfactual.objectives import Objective
 from igap.counterfactual.records import write
-from igap.counterfactual.search import SearchResult, prepare, search
+from igap.counterfactual.search import SearchResult, concluded
 from igap.counterfactual.study import storage_of
+from igap.errors import InputError
 from igap.models.fingerprint import fingerprint
-from igap.models.load import read_header
+from igap.models.load import Header, read_header
 from igap.prompts import PromptPair
-from igap.sites import Site, locate
+from igap.runs import frozen
+from igap.sites import Site, component_names, locate
 
 RUNS = "runs"
 """In a search's folder: the full runs of its best pairs, named by their keys."""
@@ -23,88 +34,241 @@ RUNS = "runs"
 log = logging.getLogger("igap")
 
 
-def check(config: SearchConfig) -> str:
-    """The checkpoint's fingerprint, once all is refused that can be before the weights load. Raises InputError."""
-    pipeline.resolve_device(config.device)
-    header = read_header(config.model.name, config.model.revision)
-    widths: dict[Site, int | None] = {"heads": header.n_heads, "neurons": header.n_neurons}
-    locate(config.head, header.n_layers, widths, item="head")
-    space = config.search.space
-    prepare(
-        _pair(config),
-        header.tokenizer,
-        slots=space.slots,
-        template=space.template,
-        clean_n=config.clean.n,
-        heldout_n=config.heldout.n,
-        seed=config.seed,
-    )
-    return fingerprint(header.folder)
+@dataclass(frozen=True)
+class Study:
+    """One search: a config with one component, and what was found out about it before the weights load."""
+
+    config: SearchConfig
+    folder: Path
+    checkpoint: str
+    size: int
+    """Candidates of its space."""
 
 
-def run(config: SearchConfig, defaults: RunConfig, out: Console, progress: Console) -> int:
-    """The exit code: 0, or 1 when the best pair's run failed.
+def planned(searches: Sequence[SearchConfig]) -> tuple[list[Study], list[SearchConfig]]:
+    """The studies, and every worker asked for, in order; a worker's config is one of a single component.
 
-    `defaults` are the settings of the run of the best pair, beside model and prompts. Raises InputError.
+    Raises InputError on the first search that cannot be, before anything is computed.
     """
-    checkpoint = check(config)
-    folder = Path(config.output) / config.folder_name
-    disk.check_writable(folder)
-    first = _run_of(_pair(config), config, defaults)
-    with report.stage(progress, "load model"):
-        model = pipeline.model_of(first)
-    with report.searching(progress) as tell:
-        result = search(
-            model,
-            _pair(config),
-            config.head,
-            slots=config.search.space.slots,
-            template=config.search.space.template,
-            objective=config.objective,
-            sign=config.sign,
-            aggregate=config.aggregate,
-            until=config.search.until,
-            sampler=config.search.sampler,
-            batch=config.search.batch,
-            control=config.search.control,
-            clean_n=config.clean.n,
-            heldout_n=config.heldout.n,
-            seed=config.seed,
-            storage=storage_of(config.search.storage.kind, folder),
-            checkpoint=checkpoint,
-            memory_gib=config.memory_gib,
-            on_progress=tell,
+    studies: dict[Path, Study] = {}
+    workers: list[SearchConfig] = []
+    for search in searches:
+        header = read_header(search.model.name, search.model.revision)
+        for config, folder in _single(search, header):
+            study = Study(config, folder, fingerprint(header.folder), _check(config, header))
+            asked = config.search.model_dump(exclude={"worker"})
+            known = studies.setdefault(folder, study)
+            if known.config.model_copy(update={"search": None}) != config.model_copy(update={"search": None}) or (
+                known.config.search.model_dump(exclude={"worker"}) != asked
+            ):
+                raise InputError(
+                    f"name: got one folder ({folder}) for two searches that differ. Sweep head or search.worker, or "
+                    "give each a name."
+                )
+            workers.append(config)
+    shared = [config.search.storage.kind for config in workers if config.search.workers > 1]
+    if "memory" in shared or (len(workers) > len(studies) and workers[0].search.storage.kind == "memory"):
+        raise InputError(
+            "search.storage: got memory, which several workers cannot share. Use search/storage=sqlite, or journal."
         )
-    write(result, config, folder)
-    report.show(out, result, config.head)
-    code = _run_of_the_best(result, config, defaults, folder, progress)
-    report.show_paths(out, folder)
+    return list(studies.values()), workers
+
+
+def described(study: Study) -> str:
+    """A study in a line, before it runs."""
+    config = study.config
+    rest = "brute force" if study.size <= config.search.until else config.search.sampler
+    return (
+        f"{config.head}: {' and '.join(config.objective)}, {study.size:.4g} candidates, {config.search.until} trials "
+        f"({rest}), {config.clean.n} clean prompts, {config.heldout.n} held out, in {study.folder}"
+    )
+
+
+def run(studies: Sequence[Study], defaults: RunConfig, out: Console, progress: Console) -> int:
+    """The exit code: 0, 1 when something failed, 130 when interrupted.
+
+    `defaults` are the settings of the run of the best pair, beside model and prompts. Raises InputError where no study
+    can be.
+    """
+    code, results = 0, []
+    settled, said = tracking.decided(studies[0].config.tracking)
+    if said:
+        out.print(said, markup=False)
+    for study in studies:
+        disk.check_writable(study.folder)
+    for number, study in enumerate(studies, start=1):
+        if len(studies) > 1:
+            out.print(f"\n{number}/{len(studies)}  {described(study)}", markup=False, soft_wrap=True)
+        try:
+            result = _one(study, progress)
+        except InputError as error:
+            if len(studies) == 1:
+                raise
+            log.error("%s: %s", study.config.head, error)
+            code = 1
+            continue
+        write(result, study.config, study.folder)
+        report.show(out, result, study.config.head, brief=len(studies) > 1)
+        if study.config.full_run and not result.interrupted:
+            code = max(code, _run_of_the_best(result, study, defaults, settled, progress))
+        tracked = _log(study.folder, settled)
+        out.print(f"W&B run: {tracked or settled.mode}", markup=False, soft_wrap=True)
+        report.show_paths(out, study.folder)
+        if result.interrupted:
+            out.print(f"interrupted at {len(result.tried)} trials; the same command goes on", markup=False)
+            return 130
+        results.append((study.config.head, result))
+    if len(studies) > 1 and results:
+        scan.write(results, studies[0].folder.parent)
+        report.show_scan(out, results, studies[0].folder.parent)
     return code
 
 
+def explore(config: SearchConfig, threads: int | None = None) -> None:
+    """One worker's trials, without a certificate: until the study has as many as it should. Raises InputError."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    (study,), _ = planned([config])
+    study.folder.mkdir(parents=True, exist_ok=True)
+    model = pipeline.loaded(config.model, config.device, study.checkpoint)
+    with frozen(model):
+        _explored(_opened(study, model), config, None)
+
+
+def _one(study: Study, progress: Console) -> SearchResult:
+    """A study's result, once it has all its trials; what others have left undone is done here."""
+    config = study.config
+    children = _workers(config)
+    since = time.perf_counter()
+    try:
+        with report.stage(progress, "load model"):
+            model = pipeline.loaded(config.model, config.device, study.checkpoint)
+        with frozen(model):
+            opened = _opened(study, model)
+            interrupted = False
+            try:
+                with report.searching(progress) as tell:
+                    _explored(opened, config, tell)
+                    for child in children:  # a batch in flight
+                        child.join()
+                    _explored(opened, config, tell)
+            except KeyboardInterrupt:
+                interrupted = True
+                if not opened.trials.tried():
+                    raise
+            with report.stage(progress, "certificate"):
+                return concluded(opened, time.perf_counter() - since, interrupted=interrupted)
+    finally:
+        for child in children:
+            child.terminate()
+            child.join()
+
+
+def _workers(config: SearchConfig) -> "list[multiprocessing.process.BaseProcess]":
+    """The other processes of search.workers, at work."""
+    n = config.search.workers
+    if n == 1:
+        return []
+    threads = max(1, (os.cpu_count() or 1) // n)
+    torch.set_num_threads(threads)
+    children: list[multiprocessing.process.BaseProcess] = []
+    for worker in range(1, n):
+        own = config.model_copy(update={"search": config.search.model_copy(update={"worker": worker, "workers": 1})})
+        child = multiprocessing.get_context("spawn").Process(target=explore, args=(own, threads), daemon=True)
+        child.start()
+        children.append(child)
+    return children
+
+
+def _opened(study: Study, model: TransformerBridge) -> Search:
+    config = study.config
+    return Search(
+        model,
+        _pair(config),
+        config.head,
+        Objective(config.objective, config.sign, config.aggregate, config.penalty, config.constraints),
+        space=config.search.space,
+        clean_n=config.clean.n,
+        heldout_n=config.heldout.n,
+        seed=config.seed,
+        storage=storage_of(config.search.storage.kind, study.folder, config.search.storage.address),
+        name=study.folder.name,
+        identity={
+            "model": study.checkpoint,
+            "processing": config.model.processing,
+            "dtype": config.model.dtype,
+        },
+        remember=Path(config.output) / remembered.FILE,
+        memory_gib=config.memory_gib,
+    )
+
+
+def _explored(opened: Search, config: SearchConfig, tell: OnProgress | None) -> None:
+    asked = config.search
+    opened.explore(asked.until, asked.sampler, asked.batch, asked.control, asked.worker, tell)
+
+
+def _single(config: SearchConfig, header: Header) -> list[tuple[SearchConfig, Path]]:
+    """The config for each of its components, with the folder of its search."""
+    output = Path(config.output)
+    names = config.head.split()
+    if names == ["all"]:
+        assert header.n_layers is not None
+        assert header.n_heads is not None
+        names = component_names("heads", header.n_layers, header.n_heads)
+    if len(names) == 1:
+        return [(config, output / config.folder_name)]
+    parent = output / (config.name or f"heads-{'-'.join(config.objective)}")
+    singles = [config.model_copy(update={"head": name, "name": None}) for name in dict.fromkeys(names)]
+    return [(single, parent / single.folder_name) for single in singles]
+
+
+def _check(config: SearchConfig, header: Header) -> int:
+    """The size of the space, once all is refused that can be before the weights load. Raises InputError."""
+    pipeline.resolve_device(config.device)
+    widths: dict[Site, int | None] = {"heads": header.n_heads, "neurons": header.n_neurons}
+    locate(config.head, header.n_layers, widths, item="head")
+    return prepare(
+        _pair(config),
+        header.tokenizer,
+        space=config.search.space,
+        clean_n=config.clean.n,
+        heldout_n=config.heldout.n,
+        seed=config.seed,
+    ).space.size
+
+
 def _run_of_the_best(
-    result: SearchResult, config: SearchConfig, defaults: RunConfig, folder: Path, progress: Console
+    result: SearchResult, study: Study, defaults: RunConfig, settled: TrackingConfig, progress: Console
 ) -> int:
     """The exit code of the full run of the best pair, in a folder of its own, unless it is there already."""
-    asked = _run_of(result.best, config, defaults)
-    place = folder / RUNS / pipeline.check(asked).key
+    config, texts = study.config, dict(zip(TEXTS, result.best.texts, strict=True))
+    prompts = config.prompts.model_copy(update=texts)
+    settings = {
+        "model": config.model, "prompts": prompts, "tracking": config.tracking, "device": config.device,
+        "memory_gib": config.memory_gib,
+    }  # fmt: skip
+    asked = defaults.model_copy(update=settings)
+    place = study.folder / RUNS / pipeline.check(asked).key
     if (place / "summary.json").exists():
         return 0
     try:
         records.prepare(place)
         records.write(pipeline.run(asked, lambda name: report.stage(progress, name)), place)
-        tracking.log(place, tracking.decided(config.tracking)[0])
     except Exception as error:
         log.error("the run of the best pair, in %s, failed: %s", place, error)
         return 1
+    _log(place, settled)
     return 0
 
 
-def _run_of(pair: PromptPair, config: SearchConfig, defaults: RunConfig) -> RunConfig:
-    texts = dict(zip(TEXTS, pair.texts, strict=True))
-    prompts = config.prompts.model_copy(update=texts)
-    settings = {"model": config.model, "prompts": prompts, "device": config.device, "memory_gib": config.memory_gib}
-    return defaults.model_copy(update=settings)
+def _log(folder: Path, settled: TrackingConfig) -> str | None:
+    """Where W&B keeps what is in the folder; what W&B does costs no result."""
+    try:
+        return tracking.log(folder, settled)
+    except Exception as error:
+        log.warning("W&B did not take it (%s: %s); everything is in %s", type(error).__name__, error, folder)
+        return None
 
 
 def _pair(config: SearchConfig) -> PromptPair:

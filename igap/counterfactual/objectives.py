@@ -1,11 +1,11 @@
-"""What one corrupted prompt is worth: its effects in several clean prompts' runs to one number, in logits, to maximise.
+"""What one corrupted prompt is worth: its numbers in several clean prompts' runs to one number a term.
 
-In logits and never as a quotient by the gap: a search that may make the gap small does, and reports quotients in the
-thousands for effects below one logit.
+Effects are in logits and never a quotient by the gap: a search that may make the gap small does, and reports quotients
+in the thousands for effects below one logit.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from igap.counterfactual.evaluation import Evaluator, Measure
+from igap.counterfactual.config import Bounds, Term
+from igap.counterfactual.evaluation import Evaluator, Number
 from igap.counterfactual.proposals import Floats
 from igap.counterfactual.space import Candidate
 
@@ -23,49 +24,110 @@ Aggregate = Literal["mean", "cvar", "min"]
 """Over clean prompts: the mean, the mean of the worst quarter, the worst."""
 
 _TAIL = 0.25
+_NEEDS: Mapping[Term, tuple[Number, ...]] = {
+    "ap": ("ap",),
+    "ig": ("ig",),
+    "disagreement": ("ap", "ig"),
+    "selectivity": ("ap", "others"),
+    "curve": ("curve",),
+    "fluency": ("fluency",),
+    "edits": (),
+}
+Measured = Mapping[str, Float[Tensor, "candidate pair"]]
+"""The evaluator's numbers, and `edits`: slots in which the corrupted prompt differs from the clean one."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is searched for; `disagreement` has no sign of its own and takes `abs`."""
+    """What is searched for: one term, or several for a Pareto study."""
 
-    measure: Measure = "ap"
+    terms: tuple[Term, ...] = ("ap",)
     sign: Sign = "abs"
     aggregate: Aggregate = "mean"
+    penalty: float = 1.0
+    """Of `selectivity`: logits of effect that a logit of mean |AtP| of the other heads takes away."""
+    bounds: Bounds = field(default_factory=Bounds)
 
-    def effects(self, evaluator: Evaluator, candidates: Sequence[Candidate]) -> Float[Tensor, "candidate pair"]:
-        """Of each candidate in each clean prompt's run, in logits."""
-        return evaluator.effects(candidates, self.measure)
+    @property
+    def needs(self) -> list[Number]:
+        """The numbers that terms and bounds are made of; `ap` is always among them."""
+        names: list[Number] = ["ap", *(name for term in self.terms for name in _NEEDS[term])]
+        if self.bounds.min_fluency is not None:
+            names.append("fluency")
+        if (self.bounds.min_corrupted, self.bounds.max_corrupted) != (None, None):
+            names.append("corrupted")
+        return list(dict.fromkeys(names))
 
-    def of(self, effects: Float[Tensor, "candidate pair"]) -> Floats:
-        """The candidates' worth in logits."""
-        return values(effects, self.sign, self.aggregate).double().numpy()
+    @property
+    def directions(self) -> list[Literal["minimize", "maximize"]]:
+        """Of each term, as Optuna has it."""
+        return ["minimize" if term == "edits" else "maximize" for term in self.terms]
+
+    def effects(self, measured: Measured) -> Float[Tensor, "candidate pair"]:
+        """The first term's effect in each clean prompt's run, in logits, before sign and aggregate."""
+        return self._effects(self.terms[0], measured)
+
+    def values(self, measured: Measured) -> Floats:
+        """`[candidate, term]`: logits, of fluency nats a token, of edits slots."""
+        worths = [self.worth(term, measured) for term in self.terms]
+        return np.asarray(torch.stack(worths, -1).double().numpy())
+
+    def worth(self, term: Term, measured: Measured) -> Float[Tensor, " candidate"]:
+        """One term's value of each candidate."""
+        if term in ("fluency", "edits"):
+            return measured[term].double().mean(1)
+        effects = self._effects(term, measured)
+        if term == "disagreement":
+            return aggregated(effects, self.aggregate)
+        signed = effects * signs(effects, self.sign)
+        if term == "selectivity":
+            signed = signed - self.penalty * measured["others"]
+        return aggregated(signed, self.aggregate)
+
+    def violations(self, measured: Measured) -> dict[str, Float[Tensor, " candidate"]]:
+        """By how much each bound is broken; 0 or less is kept."""
+        bounds, found = self.bounds, {}
+        if bounds.min_corrupted is not None:
+            found["min_corrupted"] = bounds.min_corrupted - measured["corrupted"].mean(1)
+        if bounds.max_corrupted is not None:
+            found["max_corrupted"] = measured["corrupted"].mean(1) - bounds.max_corrupted
+        if bounds.min_fluency is not None:
+            found["min_fluency"] = bounds.min_fluency - measured["fluency"].mean(1)
+        if bounds.max_percentile is not None:
+            found["max_percentile"] = measured["percentile"].mean(1) - bounds.max_percentile
+        return found
 
     def gains(self, evaluator: Evaluator, candidate: Candidate) -> list[Floats]:
-        """First-order gains of every option of every slot; those of AP, which also rank IG's words about as well."""
+        """First-order gains of AP for every option of every slot; they rank the words of other terms about as well."""
         effects = evaluator.effects([candidate])
-        by_slot = evaluator.gains(candidate, weights(effects, self.sign, self.aggregate)[0])
-        return [np.asarray(gain.double().numpy()) for gain in by_slot]
+        leaf = effects.detach().requires_grad_()
+        with torch.enable_grad():
+            worth = aggregated(leaf * signs(effects, self.sign), self.aggregate)
+            (weights,) = torch.autograd.grad(worth.sum(), leaf)
+        return [np.asarray(gain.double().numpy()) for gain in evaluator.gains(candidate, weights[0])]
+
+    @staticmethod
+    def _effects(term: Term, measured: Measured) -> Float[Tensor, "candidate pair"]:
+        if term == "disagreement":
+            return (measured["ig"] - measured["ap"]).abs()
+        return measured[term if term in ("ig", "curve") else "ap"]
 
 
-def values(effects: Float[Tensor, "candidate pair"], sign: Sign, aggregate: Aggregate) -> Float[Tensor, " candidate"]:
-    """Each candidate's worth in logits. `abs` takes the sign of the mean effect, one for all clean prompts.
+def signs(effects: Float[Tensor, "candidate pair"], sign: Sign) -> Float[Tensor, "candidate #pair"]:
+    """What effects are multiplied by: of `abs` the sign of each candidate's mean, one for all clean prompts."""
+    if sign == "abs":
+        return effects.mean(1, keepdim=True).sign()
+    return torch.full_like(effects[:, :1], 1.0 if sign == "raise" else -1.0)
 
-    Differentiable.
-    """
-    signs = {"drop": -torch.ones_like(effects[:, :1]), "raise": torch.ones_like(effects[:, :1])}
-    signed = effects * (signs[sign] if sign in signs else effects.detach().mean(1, keepdim=True).sign())
+
+def aggregated(values: Float[Tensor, "candidate pair"], aggregate: Aggregate) -> Float[Tensor, " candidate"]:
+    """Over clean prompts. Differentiable."""
     if aggregate == "mean":
-        return signed.mean(1)
-    n = 1 if aggregate == "min" else max(1, round(_TAIL * effects.shape[1]))
-    return signed.topk(n, dim=1, largest=False).values.mean(1)
+        return values.mean(1)
+    n = 1 if aggregate == "min" else max(1, round(_TAIL * values.shape[1]))
+    return values.topk(n, dim=1, largest=False).values.mean(1)
 
 
-def weights(
-    effects: Float[Tensor, "candidate pair"], sign: Sign, aggregate: Aggregate
-) -> Float[Tensor, "candidate pair"]:
-    """How much the worth grows with each effect: its gradient."""
-    leaf = effects.detach().requires_grad_()
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(values(leaf, sign, aggregate).sum(), leaf)
-    return gradient
+def feasible(violations: Sequence[Mapping[str, float]]) -> list[bool]:
+    """Whether no bound is broken, of each candidate."""
+    return [all(value <= 0 for value in one.values()) for one in violations]

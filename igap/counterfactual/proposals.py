@@ -5,14 +5,14 @@ So a search that was killed goes on as if it had not been: nothing is remembered
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from igap.counterfactual.space import Candidate
+from igap.counterfactual.space import Candidate, Space
 
 Floats = NDArray[np.float64]
 Gains = Callable[[Candidate], list[Floats]]
@@ -29,6 +29,9 @@ _TEMPERATURE = 0.6
 """Scale of the Gumbel noise on gains, in standard deviations of a slot's gains."""
 _RIDGE, _NOISE = 1.0, 0.5
 _TRIES = 200
+_MODELLED = 1000
+"""Trials that the linear model looks at, the best ones: its cost grows with their cube."""
+_NEAREST = 50
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,15 @@ class Proposal:
 class History:
     """What has been tried, in order."""
 
-    sizes: tuple[int, ...]
-    """Options of each slot."""
+    space: Space
     proposals: tuple[Proposal, ...]
-    values: Floats
-    """Logits; NaN where a trial failed or broke a constraint."""
+    points: Floats
+    """`[trial, term]`, higher is better; NaN where a trial failed or broke a bound."""
+
+    @property
+    def values(self) -> Floats:
+        """The first term of each trial."""
+        return self.points[:, 0]
 
     @cached_property
     def seen(self) -> frozenset[Candidate]:
@@ -74,20 +81,43 @@ Proposer = Callable[[History, Gains, int, np.random.Generator], list[Proposal]]
 
 
 def draw(history: History, n: int, rng: np.random.Generator, source: str = "random") -> list[Proposal]:
-    """`n` candidates drawn uniformly, none tried before; fewer where no more are left."""
-    taken = set(history.seen)
-    found: list[Proposal] = []
-    left = math.prod(history.sizes) - len(taken)
+    """`n` candidates drawn at random, none tried before; fewer where no more are left.
+
+    Uniformly over options; where edits are limited, over numbers of edits first.
+    """
+    space, taken = history.space, set(history.seen)
+    left = space.size - len(taken)
     if left < 4 * n:  # few are left: find them all
-        pool = [one for one in itertools.product(*map(range, history.sizes)) if one not in taken] if left else []
+        pool = [one for one in space.every() if one not in taken] if left else []
         rng.shuffle(pool)
-        return [Proposal(one, source) for one in pool[:n]]
-    while len(found) < n:
-        candidate = tuple(int(rng.integers(size)) for size in history.sizes)
-        if candidate not in taken:
-            taken.add(candidate)
-            found.append(Proposal(candidate, source))
-    return found
+        return [Proposal(tuple(map(int, one)), source) for one in pool[:n]]
+    return _unseen((_drawn(space, rng) for _ in itertools.count()), n, taken, source)
+
+
+def _drawn(space: Space, rng: np.random.Generator) -> Candidate:
+    words = [int(rng.integers(size)) for size in space.sizes]
+    if space.max_edits is not None:
+        kept = rng.permutation(len(words))[int(rng.integers(1, space.max_edits + 1)) :]
+        for slot in kept:
+            words[slot] = _keep(space, int(slot), words[slot])
+    return within(space, tuple(words), rng)
+
+
+def _keep(space: Space, slot: int, otherwise: int) -> int:
+    keep = space.keeps[slot]
+    return otherwise if keep is None else keep
+
+
+def within(space: Space, candidate: Candidate, rng: np.random.Generator, new: Iterable[int] = ()) -> Candidate:
+    """The candidate with as many edits taken back as there are too many: at random, but none in the slots `new`."""
+    if space.allowed(candidate):
+        return candidate
+    assert space.max_edits is not None
+    words = list(candidate)
+    old = [slot for slot in space.edits(candidate) if slot not in set(new) and space.keeps[slot] is not None]
+    for slot in rng.permutation(old)[: len(space.edits(candidate)) - space.max_edits]:
+        words[slot] = _keep(space, int(slot), words[slot])
+    return tuple(words)
 
 
 def by_gradient(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:
@@ -95,7 +125,7 @@ def by_gradient(history: History, gains: Gains, n: int, rng: np.random.Generator
     best = history.best
     if best is None:
         return draw(history, n, rng, "start")
-    return _swaps(best, gains, n, rng, Proposal(best, "incumbent"), set(history.seen))
+    return swaps(history.space, best, gains, n, rng, Proposal(best, "incumbent"), set(history.seen))
 
 
 def by_thompson(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG001
@@ -116,8 +146,8 @@ def by_evolution(history: History, gains: Gains, n: int, rng: np.random.Generato
         one, other = (parents[int(rng.integers(len(parents)))] for _ in range(2))
         words = [a if rng.random() < 0.5 else b for a, b in zip(one, other, strict=True)]
         slot = int(rng.integers(len(words)))
-        words[slot] = int(rng.integers(history.sizes[slot]))
-        return tuple(words)
+        words[slot] = int(rng.integers(history.space.sizes[slot]))
+        return within(history.space, tuple(words), rng, [slot])
 
     return _unseen((child() for _ in range(_TRIES * n)), n, set(history.seen), "evolution") or draw(history, n, rng)
 
@@ -129,19 +159,17 @@ def hybrid(history: History, gains: Gains, n: int, rng: np.random.Generator) -> 
         return draw(history, n, rng, "start")
     taken = set(history.seen)
     quarter = n // 4
-    found = _swaps(best, gains, n - 2 * quarter, rng, Proposal(best, "incumbent"), taken)
+    found = swaps(history.space, best, gains, n - 2 * quarter, rng, Proposal(best, "incumbent"), taken)
     if quarter:
         anchor = _anchor(history)
-        found += _swaps(anchor.candidate, gains, quarter, rng, anchor, taken)
+        found += swaps(history.space, anchor.candidate, gains, quarter, rng, anchor, taken)
         found += _thompson(history, quarter, rng, taken)
-    found += draw(History(history.sizes, (*history.proposals, *found), history.values), n - len(found), rng)
-    return found
+    return found + draw(History(history.space, (*history.proposals, *found), history.points), n - len(found), rng)
 
 
 def brute(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG001
     """The next ones of all candidates, in order."""
-    every = itertools.product(*map(range, history.sizes))
-    return _unseen(every, n, set(history.seen), "brute")
+    return _unseen(history.space.every(), n, set(history.seen), "brute")
 
 
 def at_random(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG001
@@ -172,7 +200,8 @@ def _unseen(candidates: Iterator[Candidate], n: int, taken: set[Candidate], sour
     return found
 
 
-def _swaps(
+def swaps(
+    space: Space,
     anchor: Candidate,
     gains: Gains,
     n: int,
@@ -184,24 +213,29 @@ def _swaps(
 
     Within a slot the ranking is better than across slots, so each slot's gains are measured in its own spread.
     """
-    scored = []
-    for slot, gain in enumerate(gains(anchor)):
+    noisy = []
+    for gain in gains(anchor):
         spread = _TEMPERATURE * float(gain.std()) or 1.0
-        noisy = gain / spread + rng.gumbel(size=len(gain))
-        scored += [(float(noisy[option]), slot, option) for option in range(len(gain)) if option != anchor[slot]]
-    scored.sort(reverse=True)
+        noisy.append(gain / spread + rng.gumbel(size=len(gain)))
+    sizes = np.cumsum([len(one) for one in noisy])
+    order = np.argsort(-np.concatenate(noisy), kind="stable")[: _TRIES * n]
+    slots = np.searchsorted(sizes, order, side="right")
+    scored = [
+        (int(slot), int(place - (sizes[slot - 1] if slot else 0))) for slot, place in zip(slots, order, strict=True)
+    ]
     found: list[Proposal] = []
-    for rank, (_, slot, option) in enumerate(scored):
+    for rank, (slot, option) in enumerate(scored):
         if len(found) == n:
             break
-        words = list(anchor)
+        words, new = list(anchor), [slot]
         words[slot] = option
-        if rng.random() < _DOUBLE:
-            second = next((one for one in scored[rank + 1 :] if one[1] != slot), None)
+        if rng.random() < _DOUBLE and space.max_edits != 1:
+            second = next((one for one in scored[rank + 1 :] if one[0] != slot), None)
             if second is not None:
-                words[second[1]] = second[2]
-        candidate = tuple(words)
-        if candidate not in taken:
+                words[second[0]] = second[1]
+                new.append(second[0])
+        candidate = within(space, tuple(words), rng, new)
+        if space.allowed(candidate) and candidate not in taken:
             taken.add(candidate)
             found.append(Proposal(candidate, like.source, like.lineage))
     return found
@@ -223,41 +257,49 @@ def _anchor(history: History) -> Proposal:
 
 def _thompson(history: History, n: int, rng: np.random.Generator, taken: set[Candidate]) -> list[Proposal]:
     """For each of `n` draws of the linear model's weights, the best candidate that is not taken."""
-    known = history.order
-    offsets = np.concatenate([[0], np.cumsum(history.sizes)])[:-1]
+    space, known = history.space, history.order[:_MODELLED]
+    offsets = np.concatenate([[0], np.cumsum(space.sizes)])[:-1]
     columns = np.array([history.proposals[i].candidate for i in known]) + offsets
     target = history.values[known]
-    centre, spread = float(target.mean()), float(target.std()) or 1.0
-    target = (target - centre) / spread
-    width = int(sum(history.sizes))
-    design = np.zeros((len(known), width))
-    np.put_along_axis(design, columns, 1.0, axis=1)
-    # The posterior of ridge regression, sampled: prior draw plus the correction by residuals of noisy targets.
-    gram = design @ design.T / _RIDGE + _NOISE**2 * np.eye(len(known))
+    target = (target - float(target.mean())) / (float(target.std()) or 1.0)
+    width = int(sum(space.sizes))
+    # The posterior of ridge regression, sampled: prior draw plus the correction by residuals of noisy targets. A trial
+    # has a 1 in one column a slot, so products with the design are sums over those columns.
+    same = (columns[:, None] == columns[None]).sum(-1)
+    gram = same / _RIDGE + _NOISE**2 * np.eye(len(known))
     found = []
     for _ in range(n):
-        prior = rng.normal(size=width) / math.sqrt(_RIDGE)
-        residual = target + _NOISE * rng.normal(size=len(known)) - design @ prior
-        drawn = prior + design.T @ np.linalg.solve(gram, residual) / _RIDGE
-        by_slot = np.split(drawn, offsets[1:])
-        found += _unseen(_best_first(by_slot), 1, taken, "thompson")
+        drawn = rng.normal(size=width) / math.sqrt(_RIDGE)
+        residual = target + _NOISE * rng.normal(size=len(known)) - drawn[columns].sum(1)
+        np.add.at(drawn, columns, (np.linalg.solve(gram, residual) / _RIDGE)[:, None])
+        found += _unseen(_best_first(space, np.split(drawn, offsets[1:])), 1, taken, "thompson")
     return found
 
 
-def _best_first(by_slot: Sequence[Floats]) -> Iterator[Candidate]:
+def _best_first(space: Space, by_slot: Sequence[Floats]) -> Iterator[Candidate]:
     """The best candidate of a sum over slots, then those that differ from it least: one or two words changed."""
-    best = tuple(int(weights.argmax()) for weights in by_slot)
-    yield best
-    swaps = sorted(
-        (float(weights.max() - weights[option]), slot, option)
-        for slot, weights in enumerate(by_slot)
-        for option in range(len(weights))
+    best = [int(weights.argmax()) for weights in by_slot]
+    if space.max_edits is not None:  # the edits that are worth most beside keeping the word
+        worth = [
+            float(weights[choice] - weights[keep]) if keep is not None else math.inf
+            for weights, choice, keep in zip(by_slot, best, space.keeps, strict=True)
+        ]
+        for slot in np.argsort(worth)[: max(0, len(best) - space.max_edits)]:
+            best[slot] = _keep(space, int(slot), best[slot])
+    yield tuple(best)
+    losses = [weights[best[slot]] - weights for slot, weights in enumerate(by_slot)]
+    changes = sorted(
+        (float(loss[option]), slot, int(option))
+        for slot, loss in enumerate(losses)
+        for option in np.argsort(loss, kind="stable")[:_NEAREST]
         if option != best[slot]
     )
-    for _, slot, option in swaps:
-        yield (*best[:slot], option, *best[slot + 1 :])
-    for (_, slot, option), (_, other, second) in itertools.combinations(swaps[:50], 2):
-        if slot != other:
-            words = list(best)
-            words[slot], words[other] = option, second
+    for _, slot, option in changes:
+        one = (*best[:slot], option, *best[slot + 1 :])
+        if space.allowed(one):
+            yield one
+    for (_, slot, option), (_, other, second) in itertools.combinations(changes[:_NEAREST], 2):
+        words = list(best)
+        words[slot], words[other] = option, second
+        if slot != other and space.allowed(tuple(words)):
             yield tuple(words)

@@ -1,5 +1,6 @@
 """A search's folder: trials and certificate as CSV and JSON, plots; `search_summary.json` comes last."""
 
+import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.study import SCHEMA
 from igap.disk import atomically, write_text
-from igap.plots import search_history, search_single_edits
+from igap.plots import search_curves, search_front, search_heads, search_history, search_single_edits
 from igap.versions import versions
 
 Summary = dict[str, float | int | str | None]
@@ -19,47 +20,48 @@ Summary = dict[str, float | int | str | None]
 def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
     """The summary, after all other files are in `folder`. Raises OSError."""
     tables = {"trials": trials(result)} | {
-        name: pd.DataFrame(list(rows)) for name, rows in result.certificate.tables.items()
+        name: pd.DataFrame(list(rows)) for name, rows in result.certificate.tables.items() if rows
     }
     for name, table in tables.items():
         atomically(folder / f"{name}.csv", partial(table.to_csv, index=False))
     (folder / "plots").mkdir(exist_ok=True)
+    summary, head, terms = result.certificate.summary, config.head, result.objective.terms
     plots = {
-        "history": search_history(tables["trials"], result.certificate.summary, config.head),
-        "single_edits": search_single_edits(tables["single_edits"], result.certificate.summary, config.head),
+        "history": search_history(tables["trials"], summary, head, terms[0]),
+        "heads": search_heads(tables["heads"], head),
+        "curves": search_curves(result.certificate.curves, head),
     }
+    if "single_edits" in tables:
+        plots["single_edits"] = search_single_edits(tables["single_edits"], summary, head)
+    if len(terms) > 1:
+        plots["front"] = search_front(tables["trials"], tables["front"], terms, head)
     for name, figure in plots.items():
         atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
     write_text(folder / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-    summary = summarize(result, config)
-    write_text(folder / "search_summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    return summary
+    found = summarize(result, config)
+    write_text(folder / "search_summary.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
+    return found
 
 
 def trials(result: SearchResult) -> pd.DataFrame:
-    """A row a trial, in order: words, value and effects in logits, who proposed it."""
-    rows = []
+    """A row a trial, in order: who proposed it, its terms, its option in each slot, effects, why it failed."""
+    names = [f"slot/{slot.name}" for slot in result.space.slots]
+    rows: list[dict[str, object]] = []
     for number, one in enumerate(result.tried):
-        words = dict(
-            zip((slot.name for slot in result.space.slots), result.space.words(one.proposal.candidate), strict=True)
-        )
-        effects = {f"effect/{i}": effect for i, effect in enumerate(one.effects)}
-        rows.append(
-            {
-                "trial": number,
-                "source": one.proposal.source,
-                "value": one.value,
-                **words,
-                **effects,
-                "reason": one.reason,
-            }
-        )
+        row: dict[str, object] = {"trial": number, "source": one.proposal.source}
+        row |= dict(zip(result.objective.terms, one.values, strict=True))
+        row |= {"counts": one.counts}
+        row |= dict(zip(names, result.space.words(one.proposal.candidate), strict=True))
+        row |= {f"effect/{i}": effect for i, effect in enumerate(one.effects)}
+        row |= {f"violation/{name}": by for name, by in one.violations.items()}
+        rows.append({**row, "reason": one.reason})
     return pd.DataFrame(rows)
 
 
 def summarize(result: SearchResult, config: SearchConfig) -> Summary:
     """The certificate's numbers beside what was asked for, flat."""
     best = result.best
+    asked = config.model_dump(mode="json", exclude={"tracking", "output", "device", "memory_gib"})
     return {
         **result.certificate.summary,
         "best/clean": best.clean,
@@ -67,20 +69,24 @@ def summarize(result: SearchResult, config: SearchConfig) -> Summary:
         "answer": best.answer,
         "distractor": best.distractor,
         "head": config.head,
-        "objective": config.objective,
+        "objective": ",".join(config.objective),
         "sign": config.sign,
         "aggregate": config.aggregate,
         "sampler": config.search.sampler,
         "n_trials": len(result.tried),
         "n_failed": sum(one.value != one.value for one in result.tried),
+        "n_out_of_bounds": sum(bool(one.broken) for one in result.tried),
+        "n_from_disk": result.n_found,
         "n_clean": len(result.clean),
         "space/size": float(result.space.size),
         "space/digest": result.space.digest,
         "route": result.route,
         "seconds": round(result.seconds, 3),
         "forward_equivalents": round(result.cost, 1),
+        "interrupted": int(result.interrupted),
         "model": config.model.name,
         "seed": config.seed,
         "schema": SCHEMA,
+        "key": hashlib.sha256(json.dumps([asked, result.space.digest], sort_keys=True).encode()).hexdigest()[:12],
         **{f"version/{name}": version for name, version in versions().items()},
     }

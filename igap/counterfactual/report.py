@@ -1,6 +1,6 @@
 """What a search says on the terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,10 +11,11 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from igap.counterfactual.certificate import Number
-from igap.counterfactual.search import OnProgress, Progress, SearchResult
+from igap.counterfactual.exploration import OnProgress, Progress
+from igap.counterfactual.search import SearchResult
 from igap.report import stage, terminal
 
-__all__ = ["searching", "show", "show_paths", "stage", "terminal"]
+__all__ = ["searching", "show", "show_paths", "show_scan", "stage", "terminal"]
 
 _TOP = 5
 
@@ -26,7 +27,7 @@ def searching(console: Console) -> Iterator[OnProgress]:
         TextColumn("search"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("best {task.fields[best]:.3f} logits, {task.fields[rate]:.0f} a second"),
+        TextColumn("best {task.fields[best]:.3f}, {task.fields[rate]:.0f} a second"),
         TimeRemainingColumn(),
     )
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -38,30 +39,27 @@ def searching(console: Console) -> Iterator[OnProgress]:
         yield tell
 
 
-def show(console: Console, result: SearchResult, head: str) -> None:
+def show(console: Console, result: SearchResult, head: str, *, brief: bool = False) -> None:
     """The best pair with its changed words marked, what it is worth and how far to believe it, the next best."""
     summary, best = result.certificate.summary, result.best
     console.print(f"\n[bold]clean[/]      {escape(best.clean)} [green]{escape(best.answer)}[/]", soft_wrap=True)
     console.print(f"[bold]corrupted[/]  {_marked(best.clean, best.corrupted)}", soft_wrap=True)
     console.print(f"rule: {summary['best/rule']}", markup=False, soft_wrap=True)
-    table = Table(title=f"{head}: effect in logits, mean over {len(result.clean)} clean prompts", title_justify="left")
+    table = Table(title=f"{head}: {result.objective.terms[0]} over {len(result.clean)} clean prompts, logits",
+                  title_justify="left")  # fmt: skip
     for column in (
-        "",
-        "best",
-        "made by hand",
-        "best of random",
-        "neutral edits, 95%",
-        "held out [95%]",
+        "best", "made by hand", "best of random", "search, as many", "neutral edits, 95%", "held out",
         "by hand, held out",
-    ):
-        table.add_column(column, justify="right" if column else "left")
-    held = f"{_n(summary['heldout/value'])} [{_n(summary.get('heldout/low'))}, {_n(summary.get('heldout/high'))}]"
+    ):  # fmt: skip
+        table.add_column(column, justify="right")
     table.add_row(
-        "objective", _n(summary["best/value"]), _n(summary["by_hand/value"]),
-        f"{_n(summary['random/best'])} (of {summary['random/n']})", _n(summary["neutral/p95"]), escape(held),
-        _n(summary.get("heldout/by_hand")),
+        _n(summary["best/value"]), _n(summary["by_hand/value"]),
+        f"{_n(summary['random/best'])} (of {summary['random/n']})", _n(summary["random/search_at_equal_budget"]),
+        _n(summary["neutral/p95"]), _n(summary["heldout/value"]), _n(summary.get("heldout/by_hand")),
     )  # fmt: skip
     console.print(table)
+    if brief:
+        return
     pairs = Table(title="As igap run has it", title_justify="left")
     for column in ("pair", "AP effect", "gap", "score", "rank among heads"):
         pairs.add_column(column, justify="right" if column != "pair" else "left")
@@ -70,27 +68,39 @@ def show(console: Console, result: SearchResult, head: str) -> None:
     console.print(pairs)
     for sentence in sentences(result):
         console.print(sentence, markup=False, soft_wrap=True)
-    top = Table(title="Best prompts, two words apart at least", title_justify="left")
-    for column in ("rank", "value", "corrupted", "from"):
-        top.add_column(column, justify="right" if column in ("rank", "value") else "left", overflow="fold")
-    for row in result.certificate.tables["top"][:_TOP]:
-        top.add_row(str(row["rank"]), _n(row["value"]), escape(str(row["corrupted"])), str(row["source"]))
+    term = result.objective.terms[0]
+    front = result.certificate.tables["front"]
+    rows, title = (front, "The front: no trial beats one of these in every term") if front else (
+        result.certificate.tables["top"], "Best prompts, two words apart at least"
+    )  # fmt: skip
+    top = Table(title=title, title_justify="left")
+    for column in (*result.objective.terms, "corrupted", "from"):
+        top.add_column(column, justify="left" if column in ("corrupted", "from") else "right", overflow="fold")
+    for row in sorted(rows, key=lambda row: -float(str(row[term])))[: 2 * _TOP if front else _TOP]:
+        values = (_n(row[name]) for name in result.objective.terms)
+        top.add_row(*values, escape(str(row["corrupted"])), str(row["source"]))
     console.print(top)
 
 
 def sentences(result: SearchResult) -> list[str]:
     """What the certificate says, in words."""
-    summary, found = result.certificate.summary, []
-    n, better = summary["single_edits/n"], summary["single_edits/better"]
-    found.append(
-        f"one-word changes of the best: {n} tried, {better} better"
+    summary, tables = result.certificate.summary, result.certificate.tables
+    n, of, better = summary["single_edits/n"], summary["single_edits/of"], summary["single_edits/better"]
+    found = [
+        f"one-word changes of the best: {n}{'' if n == of else f' of {of}, by gradient'} tried, {better} better"
         + (f", up to {_n(summary['single_edits/best'])}; more trials would help" if better else ": a local optimum")
-    )
-    ladder = result.certificate.tables["ladder"]
-    if ladder:
+    ]
+    if tables["ladder"]:
+        steps = "; ".join(f"{row['edits']}: {_n(row['value'])} ({row['words']})" for row in tables["ladder"])
+        found.append(f"with few of its words: {steps}")
+    if tables["slots"]:
+        losses = ", ".join(f"{row['slot']} {_n(row['loss'])}" for row in tables["slots"][:6])
+        found.append(f"lost without a slot's word: {losses}")
+    if summary.get("heldout/low") is not None:
+        ends = f"{_n(summary['heldout/low'])}, {_n(summary['heldout/high'])}"
         found.append(
-            "with few of its words: "
-            + "; ".join(f"{row['edits']}: {_n(row['value'])} ({row['words']})" for row in ladder)
+            f"held out: mean effect {_n(summary['heldout/mean'])} [95% over {summary['heldout/n']} prompts: {ends}], "
+            f"{_n(summary['heldout/share'])} of the value found"
         )
     if summary.get("deletion/ap") is not None:
         what = (
@@ -101,7 +111,32 @@ def sentences(result: SearchResult) -> list[str]:
         found.append(
             f"deleted (its mean instead): {_n(summary['deletion/ap'])}, patched: {_n(summary['best/ap'])}: {what}"
         )
+    percentile = summary.get("best/percentile")
+    found.append(
+        f"the best prompts: {_n(summary['best/fluency'])} nats a token beside the clean ones"
+        + (f"; the component's activation at percentile {float(str(percentile)):.0f} of ordinary prompts'"
+           if percentile is not None else "")
+    )  # fmt: skip
+    left_out = sum(result.space.left_out.values())
+    if left_out:
+        what = ", ".join(f"{n} ({why})" for why, n in result.space.left_out.items() if n)
+        found.append(f"left out of the space: {what}")
+    if result.n_found:
+        found.append(f"{result.n_found} candidates were known from earlier searches")
     return found
+
+
+def show_scan(console: Console, results: Sequence[tuple[str, SearchResult]], folder: Path) -> None:
+    """A line a component, and where the matrix and the map are."""
+    table = Table(title="What each component reaches, logits", title_justify="left")
+    for column in ("", "made by hand", "best", "best of random", "held out", "deleted", "rank by hand", "rank", "rule"):
+        table.add_column(column, justify="left" if column in ("", "rule") else "right", overflow="fold")
+    for name, result in results:
+        summary = result.certificate.summary
+        keys = ("by_hand/ap", "best/ap", "random/best", "heldout/value", "deletion/ap", "by_hand/rank", "best/rank")
+        table.add_row(name, *(_n(summary.get(key)) for key in keys), escape(str(summary["best/rule"])))
+    console.print(table)
+    console.print(f"written to {folder}: scan.csv, matrix.csv, plots/", markup=False, soft_wrap=True)
 
 
 def show_paths(console: Console, folder: Path) -> None:
@@ -109,10 +144,10 @@ def show_paths(console: Console, folder: Path) -> None:
     console.print(f"\nwritten to {folder}", markup=False, soft_wrap=True)
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder).parts
-        if path.is_file() and "runs" not in inside and not path.name.startswith("."):
+        if path.is_file() and not {"runs", "wandb"} & set(inside) and not path.name.startswith("."):
             console.print(f"  {path.relative_to(folder)}", highlight=False)
     for run in sorted(folder.glob("runs/*/summary.json")):
-        console.print(f"  {run.parent.relative_to(folder)}/  (igap run of the best pair)", highlight=False)
+        console.print(f"  {run.parent.relative_to(folder)}/  (igap run of a best pair)", highlight=False)
 
 
 def _marked(clean: str, corrupted: str) -> str:

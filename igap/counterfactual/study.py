@@ -1,37 +1,53 @@
-"""The trials of a search as an Optuna study, and Optuna's own samplers. Optuna is imported here only.
+"""The trials of a search as an Optuna study, and the storages that keep it.
 
 A trial enters the storage when it is finished, with its number, as a whole: a worker that is killed leaves no trial
 running for ever, whatever the storage, and loses its batch at most. A word is stored as its index in its slot; what the
 indices mean is in the study's attributes once, with a hash.
 """
 
+import hashlib
+import json
 import logging
 import math
+import os
+import sqlite3
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from igap.counterfactual.proposals import Gains, History, Proposal
+from igap.counterfactual.objectives import Objective
+from igap.counterfactual.proposals import History, Proposal
 from igap.counterfactual.space import Space
 from igap.errors import InputError
 
 SCHEMA = 1
 """Of a study's attributes and its trials'."""
 
-STUDY = "igap"
-"""The study's name in its storage."""
+URL = "IGAP_STORAGE_URL"
+"""The environment's variable with the URL of a PostgreSQL storage, which holds a password and is written nowhere."""
+
+REACH = 5.0
+"""Seconds that a storage has to answer."""
 
 optuna.logging.set_verbosity(logging.WARNING)
+
+
+@contextmanager
+def experimental() -> Iterator[None]:
+    """A block in which Optuna does not warn that something of it may change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
 
 
 @dataclass(frozen=True)
@@ -39,45 +55,81 @@ class Tried:
     """A finished trial."""
 
     proposal: Proposal
-    value: float
-    """The objective, logits; NaN of a failed one."""
+    values: tuple[float, ...]
+    """Of every term; NaN of a failed trial."""
     effects: tuple[float, ...]
-    """In each clean prompt's run, logits."""
+    """Of the first term in each clean prompt's run, logits."""
+    violations: Mapping[str, float] = field(default_factory=dict)
+    """By how much each bound is broken; 0 or less is kept."""
     reason: str = ""
     """Why it failed."""
 
+    @property
+    def value(self) -> float:
+        """Of the first term."""
+        return self.values[0]
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Names of the bounds that it breaks."""
+        return tuple(name for name, by in self.violations.items() if by > 0)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it neither failed nor broke a bound."""
+        return not math.isnan(self.value) and not self.broken
+
 
 class Trials:
-    """A study's trials: read back as a History, added in batches."""
+    """A study's trials: read back, and added in batches."""
 
-    def __init__(self, storage: BaseStorage, space: Space, identity: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        storage: BaseStorage,
+        space: Space,
+        identity: Mapping[str, object],
+        objective: Objective | None = None,
+        name: str = "igap",
+    ) -> None:
         """Opens or makes the study.
 
         Raises InputError on a study of another search, saying what differs, and on one of a newer igap.
         """
         self.space = space
+        self.directions = (objective or Objective()).directions
         self._distributions: dict[str, BaseDistribution] = {
-            slot.name: CategoricalDistribution(tuple(range(len(slot.options)))) for slot in space.slots
+            slot.name: IntDistribution(0, max(1, len(slot.options) - 1)) for slot in space.slots
         }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.study = optuna.create_study(
-                storage=storage, study_name=STUDY, direction="maximize", load_if_exists=True
-            )
+        self._read: dict[int, Tried] = {}
+        self.study = optuna.create_study(
+            storage=storage, study_name=name, directions=self.directions, load_if_exists=True
+        )
         kept, wanted = self.study.user_attrs, {"schema": SCHEMA, "space": space.digest, **identity}
         if "igap" not in kept:
-            self.study.set_user_attr("slots", {slot.name: list(slot.options) for slot in space.slots})
+            lists = {_digest(slot.options): list(slot.options) for slot in space.slots}
+            self.study.set_user_attr("lists", lists)
+            self.study.set_user_attr("slots", {slot.name: _digest(slot.options) for slot in space.slots})
+            if objective is not None:
+                with experimental():
+                    self.study.set_metric_names(list(objective.terms))
             self.study.set_user_attr("igap", wanted)
         else:
             _check_same(kept["igap"], wanted)
 
     def tried(self) -> list[Tried]:
         """All trials, in the order of their numbers."""
-        return [self._tried(trial) for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.number not in self._read and trial.state.is_finished():
+                self._read[trial.number] = self._tried(trial)
+        return [self._read[number] for number in sorted(self._read)]
 
     def history(self) -> History:
-        """What the proposals go by."""
-        return history(self.space, self.tried())
+        """What the proposals go by: of `edits`, fewer are better."""
+        tried = self.tried()
+        turned = np.array([-1.0 if direction == "minimize" else 1.0 for direction in self.directions])
+        points = [one.values if one.counts else (math.nan,) * len(turned) for one in tried]
+        array = np.array(points, dtype=np.float64).reshape(len(tried), len(turned))
+        return History(self.space, tuple(one.proposal for one in tried), array * turned)
 
     def add(self, batch: Sequence[Tried]) -> None:
         """Puts finished trials into the storage."""
@@ -91,91 +143,107 @@ class Trials:
             "rule": self.space.rule(one.proposal.candidate),
             "effects": list(one.effects),
         }
-        if failed:
-            attributes["reason"] = one.reason
+        if failed or one.broken:
+            attributes["reason"] = one.reason or "; ".join(
+                f"{name} is broken by {one.violations[name]:.4g}" for name in one.broken
+            )
         return create_trial(
             state=TrialState.FAIL if failed else TrialState.COMPLETE,
-            value=None if failed else one.value,
+            values=None if failed else list(one.values),
             params={slot.name: index for slot, index in zip(self.space.slots, one.proposal.candidate, strict=True)},
             distributions=self._distributions,
             user_attrs=attributes,
+            constraints=dict(one.violations) or None,
         )
 
     def _tried(self, trial: FrozenTrial) -> Tried:
         candidate = tuple(int(trial.params[slot.name]) for slot in self.space.slots)
         attributes = trial.user_attrs
         proposal = Proposal(candidate, attributes["source"], attributes["lineage"])
-        value = trial.value if trial.state == TrialState.COMPLETE and trial.value is not None else math.nan
-        return Tried(proposal, value, tuple(attributes["effects"]), attributes.get("reason", ""))
+        whole = trial.state == TrialState.COMPLETE and trial.values is not None
+        values = tuple(trial.values) if whole and trial.values else (math.nan,) * len(self.directions)
+        return Tried(proposal, values, tuple(attributes["effects"]), trial.constraints, attributes.get("reason", ""))
 
 
-def history(space: Space, tried: Sequence[Tried]) -> History:
-    """What the proposals go by."""
-    return History(space.sizes, tuple(one.proposal for one in tried), np.array([one.value for one in tried]))
-
-
-def storage_of(kind: str, folder: Path) -> BaseStorage:
-    """The storage in a search's folder. Raises InputError where it cannot be used."""
+def storage_of(kind: str, folder: Path, address: str = "") -> BaseStorage:
+    """The storage of a search. Raises InputError where it cannot be used, or does not answer within REACH seconds."""
     if kind == "memory":
         return InMemoryStorage()
     try:
         if kind == "journal":
-            return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+            with experimental():
+                return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+        if kind == "postgres":
+            return _postgres()
+        if kind == "grpc":
+            return _grpc(address)
+        file = folder / "study.db"
+        with closing(sqlite3.connect(file, timeout=REACH, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")  # a file that another program holds is told now, not in the middle
+            connection.execute("ROLLBACK")
         # Another worker may hold the file while it writes a batch.
-        return RDBStorage(f"sqlite:///{folder / 'study.db'}", engine_kwargs={"connect_args": {"timeout": 60}})
+        storage = RDBStorage(f"sqlite:///{file}", engine_kwargs={"connect_args": {"timeout": 60}})
+    except InputError:
+        raise
     except Exception as error:
+        where = {"postgres": f"the server in {URL}", "grpc": address}.get(kind, str(folder))
         raise InputError(
-            f"search.storage: got {kind} in {folder}, which cannot be used ({' '.join(str(error).split())[:200]}). "
-            "Remove the study's file, or set name=NAME for another folder."
-        ) from error
+            f"search.storage: got {kind} ({where}), which cannot be used: {_said(error)}. Start it, end the program "
+            "that holds it, remove a damaged file, or use another: search/storage=journal, name=NAME."
+        ) from None
+    return storage
 
 
-class OptunaSampler:
-    """One of Optuna's samplers as a proposer: a study in memory that is told what has been tried."""
+def _postgres() -> BaseStorage:
+    url = os.environ.get(URL)
+    if not url:
+        raise InputError(
+            f"search.storage: got postgres, but {URL} is not set. "
+            f"Set {URL}=postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
+        )
+    try:
+        import psycopg  # noqa: F401 - SQLAlchemy's driver
+    except ImportError:
+        raise InputError(
+            "search.storage: got postgres, whose package is not installed. "
+            'pip install -e ".[postgres]" -c constraints.txt, or search/storage=sqlite.'
+        ) from None
+    return RDBStorage(url, engine_kwargs={"connect_args": {"connect_timeout": int(REACH)}, "pool_pre_ping": True})
 
-    def __init__(self, name: str, space: Space, seed: int) -> None:
-        """`tpe`, `nsga2` or `gp`."""
-        self._name, self._space, self._known = name, space, 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            samplers: dict[str, BaseSampler] = {
-                "tpe": optuna.samplers.TPESampler(seed=seed, constant_liar=True),
-                "nsga2": optuna.samplers.NSGAIISampler(seed=seed, population_size=20),
-                "gp": optuna.samplers.GPSampler(seed=seed),
-            }
-        self._study = optuna.create_study(direction="maximize", sampler=samplers[name])
-        self._distributions: dict[str, BaseDistribution] = {
-            slot.name: CategoricalDistribution(tuple(range(len(slot.options)))) for slot in space.slots
-        }
-        self._asked: dict[tuple[int, ...], optuna.Trial] = {}
 
-    def __call__(self, tried: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG002
-        """The next `n` that have not been tried; fewer where the sampler keeps on repeating itself."""
-        for proposal, value in zip(tried.proposals[self._known :], tried.values[self._known :], strict=True):
-            self._tell(proposal, float(value))
-        self._known = len(tried.proposals)
-        found: list[Proposal] = []
-        for _ in range(4 * n):
-            if len(found) == n:
-                break
-            trial = self._study.ask(self._distributions)
-            candidate = tuple(int(trial.params[slot.name]) for slot in self._space.slots)
-            if candidate in tried.seen or candidate in self._asked:
-                self._study.tell(trial, state=TrialState.FAIL)
-            else:
-                self._asked[candidate] = trial
-                found.append(Proposal(candidate, self._name))
-        return found
+def _grpc(address: str) -> BaseStorage:
+    try:
+        import grpc
+    except ImportError:
+        raise InputError(
+            "search.storage: got grpc, whose package is not installed. "
+            'pip install -e ".[grpc]" -c constraints.txt, or search/storage=sqlite.'
+        ) from None
+    from optuna.storages import GrpcStorageProxy
 
-    def _tell(self, proposal: Proposal, value: float) -> None:
-        trial = self._asked.pop(proposal.candidate, None)
-        failed = math.isnan(value)
-        if trial is not None:
-            self._study.tell(trial, None if failed else value, state=TrialState.FAIL if failed else None)
-        elif not failed:
-            names = [slot.name for slot in self._space.slots]
-            params = dict(zip(names, proposal.candidate, strict=True))
-            self._study.add_trial(create_trial(value=value, params=params, distributions=self._distributions))
+    try:
+        with grpc.insecure_channel(address) as channel:
+            grpc.channel_ready_future(channel).result(timeout=REACH)
+    except grpc.FutureTimeoutError:
+        raise InputError(
+            f"search.storage: got grpc, but nothing answers at {address} within {REACH:.0f} s. Start "
+            "optuna.storages.run_grpc_proxy_server there, or set search.storage.address."
+        ) from None
+    host, _, port = address.rpartition(":")
+    with experimental():
+        return GrpcStorageProxy(host=host, port=int(port))
+
+
+def _said(error: Exception) -> str:
+    """The first line of what went wrong, without an address that may hold a password."""
+    cause = error.__cause__ or error
+    url = os.environ.get(URL)
+    text = " ".join(str(cause).split("(Background")[0].split())
+    return (text.replace(url, "...") if url else text)[:200]
+
+
+def _digest(options: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(options)).encode()).hexdigest()[:12]
 
 
 def _check_same(kept: Mapping[str, object], wanted: Mapping[str, object]) -> None:

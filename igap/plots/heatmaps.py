@@ -12,7 +12,7 @@ from igap.plots.canvas import Map, blank, figure, finite, styled, ticks
 
 Order = Int[np.ndarray, "layer rank"]
 
-_COLOURS = mpl.colormaps["RdBu_r"].with_extremes(bad="0.85")  # blue to white to red, safe for the colour-blind
+COLOURS = mpl.colormaps["RdBu_r"].with_extremes(bad="0.85")  # blue to white to red, safe for the colour-blind
 _MAX_ANNOTATED = 12  # a grid of at most this many rows and columns shows its numbers
 _CLIP_PERCENTILE = 95
 
@@ -20,7 +20,7 @@ _CLIP_PERCENTILE = 95
 @styled
 def head_heatmaps(ig: Map, ap: Map, *, unit: str, title: str = "") -> Figure:
     """IG and AP side by side on one colour scale, symmetric about 0 and ending at the largest |score|."""
-    return _heatmaps({"IG": finite(ig), "AP": finite(ap)}, unit=unit, title=title)
+    return two_heatmaps({"IG": finite(ig), "AP": finite(ap)}, unit=unit, title=title)
 
 
 @styled
@@ -32,7 +32,7 @@ def neuron_heatmaps(ig: Map, ap: Map, *, unit: str, title: str = "", per_layer: 
     """
     ig, ap = finite(ig), finite(ap)
     order, note = _thinned(np.fmax(np.abs(ig), np.abs(ap)), per_layer, ap, "|AP|")
-    return _heatmaps({"IG": ig, "AP": ap}, unit=unit, title=title, order=order, note=note, by="max(|IG|, |AP|)")
+    return two_heatmaps({"IG": ig, "AP": ap}, unit=unit, title=title, order=order, note=note, by="max(|IG|, |AP|)")
 
 
 @styled
@@ -46,9 +46,9 @@ def difference_heatmaps(ig: Map, ap: Map, *, site: str, unit: str, title: str = 
     ig, ap = finite(ig), finite(ap)
     panels = {"AP - IG": ap - ig, "|AP| - |IG|": np.abs(ap) - np.abs(ig)}
     if site == "heads":
-        return _heatmaps(panels, unit=unit, title=title)
+        return two_heatmaps(panels, unit=unit, title=title)
     order, note = _thinned(np.abs(ap - ig), per_layer, ap - ig, "|AP - IG|")
-    return _heatmaps(panels, unit=unit, title=title, order=order, note=note, by="|AP - IG|")
+    return two_heatmaps(panels, unit=unit, title=title, order=order, note=note, by="|AP - IG|")
 
 
 def _thinned(weight: Map, per_layer: int, values: Map, what: str) -> tuple[Order, str]:
@@ -60,7 +60,7 @@ def _thinned(weight: Map, per_layer: int, values: Map, what: str) -> tuple[Order
     return order, f"{order.size:,} of {weight.size:,} neurons, the top {order.shape[1]} of each layer: {share}"
 
 
-def _heatmaps(
+def two_heatmaps(
     panels: Mapping[str, Map], *, unit: str, title: str, order: Order | None = None, note: str = "", by: str = ""
 ) -> Figure:
     """Two panels on one scale: whole maps side by side, or the components of `order`, largest first, one above one."""
@@ -82,14 +82,19 @@ def _heatmaps(
         if not np.nan_to_num(values).any():
             blank(ax, f"{name}: not drawn, {'no score is finite' if np.isnan(values).any() else 'every score is 0'}")
             continue
-        image = ax.imshow(values, cmap=_COLOURS, vmin=-limit, vmax=limit, aspect="auto")
+        image = ax.imshow(values, cmap=COLOURS, vmin=-limit, vmax=limit, aspect="auto")
         xlabel = "head" if heads else f"rank in the layer by {by}; the number in a cell is the neuron's index"
         ax.set(xlabel=xlabel if heads or ax is axes[-1] else "", ylabel="layer")
         ax.set_xticks(ticks(columns), [str(t + (not heads)) for t in ticks(columns)])
         ax.set_yticks(ticks(rows))
         if annotated or order is not None:
             cells = np.char.mod("%.2f", values) if order is None else order.astype(str)
-            _write_cells(ax, values / limit, np.where(cells == "-0.00", "0.00", cells), 7.0 if heads else 6.5)
+            _write_cells(
+                ax,
+                values / limit,
+                np.where(cells == "-0.00", "0.00", np.where(cells == "nan", "", cells)),
+                7.0 if heads else 6.5,
+            )
     if image is not None:
         label = f"{unit}; red > 0, blue < 0"
         if limit < largest:
@@ -100,7 +105,7 @@ def _heatmaps(
 
 def _write_cells(ax: Axes, values: Map, cells: Shaped[np.ndarray, "layer component"], size: float) -> None:
     """One text a cell, white on dark colours; `values` are shares of the scale's end, [-1, 1] or beyond."""
-    dark = _COLOURS((values + 1) / 2)[..., :3] @ (0.299, 0.587, 0.114) < 0.5
+    dark = COLOURS((values + 1) / 2)[..., :3] @ (0.299, 0.587, 0.114) < 0.5
     for (row, column), text in np.ndenumerate(cells):
         colour = "white" if dark[row, column] else "0.2"
         ax.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)

@@ -15,6 +15,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,9 @@ _TEXTS = dict.fromkeys(("name", "part", "components"), str)
 """Columns of components' names: read as a number, head 9.10 would be 9.1, another head."""
 
 Mode = Literal["offline", "online"]
+
+SEARCH = "search_summary.json"
+"""In the folder of a search."""
 
 log_messages = logging.getLogger("igap")
 
@@ -126,22 +130,40 @@ def logged(folder: Path) -> Logged | None:
     return found if found.mode == "online" or (folder / found.place).is_dir() else None
 
 
-def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
-    """Logs what the run's folder holds, in place of what an earlier try left there. Raises whatever W&B raises.
+@dataclass(frozen=True)
+class _Kept:
+    """What a folder holds for W&B."""
 
-    Config, the summary under the same names, every CSV file as a table, plots as images, attributions as an artifact.
-    Jobs of a sweep are a group of its name, unless `tracking.group` names another.
+    summary: dict[str, Any]
+    config: dict[str, Any]
+    name: str
+    group: str | None
+    job_type: str
+    tags: list[str]
+    artifact: str
+    """Its type, and the beginning of its name."""
+    files: tuple[str, ...]
+    """Of the artifact, beside the tables."""
+    steps: Sequence[Mapping[str, float]] = ()
+    """Rows of W&B's history, before tables and pictures."""
+
+
+def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
+    """Logs what the folder of a run or a search holds, in place of what an earlier try left there.
+
+    Config, the summary under the same names, every CSV file as a table, plots as images, files as an artifact; of a
+    search each trial as a step. Jobs of a sweep are a group of its name, unless `tracking.group` names another. Raises
+    whatever W&B raises.
     """
     import pandas as pd
 
     import wandb
 
     folder = folder.resolve()
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    config = parse(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    sweep = folder.parent.name if (folder.parent / "sweep.json").exists() else None
+    kept = _of_search(folder) if (folder / SEARCH).exists() else _of_run(folder)
+    key = kept.summary["key"]
     (folder / MARK).unlink(missing_ok=True)
-    for left in (*folder.glob(f"wandb/offline-run-*-{summary['key']}"), *folder.glob(f"wandb/run-*-{summary['key']}")):
+    for left in (*folder.glob(f"wandb/offline-run-*-{key}"), *folder.glob(f"wandb/run-*-{key}")):
         shutil.rmtree(left)  # a second run of one id in one folder would be uploaded as well
     settings = wandb.Settings(
         console="off",
@@ -154,31 +176,75 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
     with wandb.init(
         project=tracking.project,
         entity=tracking.entity,
-        id=summary["key"],
-        group=tracking.group or sweep,
-        name=f"{sweep}/{folder.name}" if sweep else folder.name,
-        job_type="sweep" if sweep else "run",
-        tags=choices(config),
+        id=key,
+        group=tracking.group or kept.group,
+        name=kept.name,
+        job_type=kept.job_type,
+        tags=kept.tags,
         mode=mode,
         dir=folder,
-        config={**config.model_dump(mode="json", exclude={"tracking"}), "key": summary["key"]},
+        config={**kept.config, "key": key},
         settings=settings,
     ) as run:
+        for row in kept.steps:
+            run.log(dict(row))
         media: dict[str, Any] = {
             f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / "plots").glob("*.png"))
         }
         names = [path.stem for path in sorted(folder.glob("*.csv"))]
         tables = {name: wandb.Table(dataframe=pd.read_csv(folder / f"{name}.csv", dtype=_TEXTS)) for name in names}
         run.log({**media, **{f"tables/{name}": table for name, table in tables.items()}})
-        artifact = wandb.Artifact(f"attributions-{summary['key']}", type="attributions")
-        for name in ("attributions.safetensors", *(f"{name}.csv" for name in names), "config.json", "summary.json"):
+        artifact = wandb.Artifact(f"{kept.artifact}-{key}", type=kept.artifact)
+        for name in (*kept.files, *(f"{name}.csv" for name in names)):
             artifact.add_file(str(folder / name))
         run.log_artifact(artifact)
-        run.summary.update(summary)
+        run.summary.update(kept.summary)
         place = str(Path(run.dir).parent.relative_to(folder)) if mode == "offline" else str(run.url)
     found = Logged(mode, place)
     write_text(folder / MARK, json.dumps({"mode": found.mode, "place": found.place}) + "\n")
     return found
+
+
+def _of_run(folder: Path) -> _Kept:
+    config = parse(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    sweep = folder.parent.name if (folder.parent / "sweep.json").exists() else None
+    return _Kept(
+        summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")),
+        config=config.model_dump(mode="json", exclude={"tracking"}),
+        name=f"{sweep}/{folder.name}" if sweep else folder.name,
+        group=sweep,
+        job_type="sweep" if sweep else "run",
+        tags=choices(config),
+        artifact="attributions",
+        files=("attributions.safetensors", "config.json", "summary.json"),
+    )
+
+
+def _of_search(folder: Path) -> _Kept:
+    """A study: a step a trial, with its terms, whether it counts and the best first term so far."""
+    import pandas as pd
+
+    summary = json.loads((folder / SEARCH).read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("tracking")
+    terms = summary["objective"].split(",")
+    trials = pd.read_csv(folder / "trials.csv")
+    trials["best"] = trials[terms[0]].where(trials["counts"]).cummax()
+    rows = trials[["trial", *terms, "best"]].to_dict("records")
+    steps = [{str(name): value for name, value in row.items() if value == value} for row in rows]
+    tags = [f"{name}={summary[name]}"[:64] for name in ("model", "head", "objective", "sign", "sampler")]
+    several = folder.parent.name if (folder.parent / "scan.json").exists() else None
+    return _Kept(
+        summary=summary,
+        config=config,
+        name=folder.name,
+        group=several,
+        job_type="search",
+        tags=tags,
+        artifact="search",
+        files=("config.json", SEARCH),
+        steps=steps,
+    )
 
 
 def choices(config: RunConfig) -> list[str]:

@@ -1,0 +1,168 @@
+"""Spaces without a template: other words at token positions of the clean prompt, and lists of prompts."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from igap.counterfactual.space import KEEP, Candidate, Filled, Slot, Space, filled
+from igap.counterfactual.templates import LISTS, fits
+from igap.errors import InputError
+from igap.prompts import PromptPair, encode_prompt
+
+WORDS = "words"
+"""In a vocabulary: every word of the tokenizer that is one token."""
+
+_LETTERS = re.compile(r"[A-Za-z]+")
+
+
+def substitute(
+    pair: PromptPair,
+    positions: Sequence[int] | None,
+    vocabulary: Sequence[str],
+    max_edits: int | None,
+    tokenizer: Any,
+    *,
+    prepend_bos: bool,
+) -> Space:
+    """The space of other words at these token positions (BOS counted; None: every whole word), a slot each.
+
+    `vocabulary` holds words, names of lists, or `WORDS`. Raises InputError on positions that are no whole words, on
+    words that are not one token, and on a space with fewer than two candidates.
+    """
+    spans = _whole_words(pair.clean, tokenizer, prepend_bos=prepend_bos)
+    chosen = sorted(spans) if positions is None else list(positions)
+    wrong = [position for position in chosen if position not in spans]
+    if wrong or len(set(chosen)) < len(chosen):
+        what = f"position {wrong[0]}, which is no whole word" if wrong else "a position twice"
+        known = ", ".join(f"{i} {pair.clean[slice(*span)]!r}" for i, span in spans.items())
+        raise InputError(f"search.space.positions: got {what}, wanted some of {known}.")
+    words, n_out = _vocabulary(vocabulary, tokenizer)
+    slots = []
+    for position in chosen:
+        start, _ = spans[position]
+        # At the start of the text there is no space before a word, and for most tokenizers it is another token.
+        own = words if start else [word for word in words if fits(tokenizer, word, 1)]
+        slots.append(Slot(f"token{position}", (KEEP, *own), (position,)))
+    left_out = {"not one known token": n_out}
+    return Space("substitute", tuple(slots), max_edits=max_edits, left_out=left_out).check()
+
+
+def fill_substitutes(
+    space: Space, pairs: Sequence[PromptPair], tokenizer: Any, *, prepend_bos: bool, device: torch.device | str = "cpu"
+) -> Filled:
+    """The space for these clean prompts, in which the same positions are whole words."""
+    clean = torch.tensor([_encoded(tokenizer, pair.clean, "prompts.clean", prepend_bos) for pair in pairs])
+    spans = {pair.clean: _whole_words(pair.clean, tokenizer, prepend_bos=prepend_bos) for pair in pairs}
+    known: dict[str, int] = {}
+
+    def token(word: str, start: int) -> int:
+        text = f"{' ' * bool(start)}{word}"
+        if text not in known:
+            known[text] = _ids(tokenizer, text)[0]
+        return known[text]
+
+    tables = []
+    for slot in space.slots:
+        (position,) = slot.positions
+        start = spans[pairs[0].clean][position][0]
+        others = torch.tensor([token(word, start) for word in slot.options[1:]], dtype=torch.long)
+        tables.append(torch.cat([clean[:, position, None], others.expand(len(pairs), -1)], 1)[..., None].to(device))
+
+    def write(pair: PromptPair, candidate: Candidate) -> str:
+        text = pair.clean
+        for slot, word in reversed(list(zip(space.slots, space.words(candidate), strict=True))):
+            start, end = spans[pair.clean][slot.positions[0]]
+            text = text if word == KEEP else text[:start] + word + text[end:]
+        return text
+
+    return filled(space, pairs, clean.to(device), tables, write)
+
+
+def listed(pair: PromptPair, prompts: Sequence[str], tokenizer: Any, *, prepend_bos: bool) -> Space:
+    """The space of these corrupted prompts: one slot, the whole prompt.
+
+    What has another token length than the clean prompt, or unknown words, is left out and counted; so is a text that
+    comes twice. Raises InputError on a space with fewer than two candidates.
+    """
+    length = len(_encoded(tokenizer, pair.clean, "prompts.clean", prepend_bos))
+    options: dict[str, None] = {}
+    left_out = {"another token length": 0, "unknown words": 0, "twice": 0}
+    for text in prompts:
+        try:
+            ids = _encoded(tokenizer, text, "search.space.prompts", prepend_bos)
+        except InputError:
+            left_out["unknown words"] += 1
+            continue
+        if len(ids) != length:
+            left_out["another token length"] += 1
+        elif text in options:
+            left_out["twice"] += 1
+        else:
+            options[text] = None
+    slot = Slot("prompt", tuple(options), tuple(range(int(prepend_bos), length)))
+    return Space("prompts", (slot,), left_out=left_out).check()
+
+
+def fill_listed(
+    space: Space, pairs: Sequence[PromptPair], tokenizer: Any, *, prepend_bos: bool, device: torch.device | str = "cpu"
+) -> Filled:
+    """The space for these clean prompts: each candidate is the corrupted prompt of all of them."""
+    (slot,) = space.slots
+    clean, options = (
+        torch.tensor([_encoded(tokenizer, text, "prompts", prepend_bos) for text in texts], device=device)
+        for texts in ([pair.clean for pair in pairs], slot.options)
+    )
+    table = options[None, :, list(slot.positions)].expand(len(pairs), -1, -1)
+    return filled(space, pairs, clean, [table], lambda _, candidate: slot.options[candidate[0]])
+
+
+def _vocabulary(entries: Sequence[str], tokenizer: Any) -> tuple[list[str], int]:
+    """The words, each once, that are one token after a space, and how many of named lists are not."""
+    found: dict[str, None] = {}
+    misfits, n_out = [], 0
+    for entry in entries:
+        if entry == WORDS:
+            found |= dict.fromkeys(_every_word(tokenizer))
+        else:
+            for word in LISTS.get(entry, (entry,)):
+                if fits(tokenizer, f" {word}", 1):
+                    found[word] = None
+                elif entry in LISTS:
+                    n_out += 1
+                else:
+                    misfits.append(repr(word))
+    if misfits:
+        raise InputError(
+            f"search.space.vocabulary: got {', '.join(misfits)}, wanted words that are one known token. Take them out."
+        )
+    return list(found), n_out
+
+
+def _every_word(tokenizer: Any) -> list[str]:
+    special = set(tokenizer.all_special_ids)
+    texts = [tokenizer.decode([i]) for i in range(len(tokenizer)) if i not in special]
+    words = dict.fromkeys(text.strip() for text in texts if _LETTERS.fullmatch(text.strip()))
+    return [word for word in words if fits(tokenizer, f" {word}", 1)]
+
+
+def _whole_words(text: str, tokenizer: Any, *, prepend_bos: bool) -> Mapping[int, tuple[int, int]]:
+    """Token position to the characters of the word, of every token that is a whole word."""
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    found = {}
+    for position, (start, end) in enumerate(offsets, start=int(prepend_bos)):
+        start += len(text[start:end]) - len(text[start:end].lstrip())
+        alone = start == 0 or text[start - 1] == " "
+        if alone and not text[end : end + 1].isalpha() and _LETTERS.fullmatch(text[start:end]):
+            found[position] = (start, end)
+    return found
+
+
+def _encoded(tokenizer: Any, text: str, item: str, prepend_bos: bool) -> list[int]:
+    return encode_prompt(tokenizer, text, prepend_bos=prepend_bos, item=item, n_ctx=None, n_vocab=None)
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

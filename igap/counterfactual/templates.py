@@ -1,0 +1,292 @@
+"""Spaces of a template's slots: named lists, words of the user's own, and rules over the clean prompt's roles.
+
+And further clean prompts of a template: the same question with other words, so that what is found is no fact about one
+prompt. An option takes as many tokens as what stands in its slot.
+"""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from string import Formatter
+from typing import Any
+
+import torch
+
+from igap.counterfactual.space import KEEP, Candidate, Filled, Slot, Space, filled
+from igap.datasets import ioi
+from igap.datasets.words import ANIMALS, NAMES, OBJECTS, PLACES, VERBS
+from igap.errors import InputError
+from igap.prompts import PromptPair, encode_prompt, single_tokens
+
+LISTS: Mapping[str, Sequence[str]] = {
+    "names": NAMES,
+    "places": PLACES,
+    "verbs": VERBS,
+    "objects": OBJECTS,
+    "animals": ANIMALS,
+}
+"""Lists a slot may offer by name; of these, words that the slot cannot hold are left out. A user's own must fit."""
+
+SLOTS: Mapping[str, Sequence[str]] = {
+    "first": [KEEP, "=N2", "=fresh[0]", "=fresh[1]", "=animal[0]", "=animal[1]", "names"],
+    "second": [KEEP, "=N1", "=fresh[0]", "=fresh[1]", "=animal[0]", "=animal[1]", "names"],
+    "subject": [KEEP, "=S", "=IO", "=fresh[0]", "=fresh[1]", "=animal[0]", "=animal[1]", "names"],
+    "place": [KEEP, "places"],
+    "verb": [KEEP, "verbs"],
+    "object": [KEEP, "objects"],
+}
+"""The default space, that of `conf/search/space/slots.yaml`: words and rules for the notebook's template."""
+
+OPERATORS = (KEEP, "=S", "=IO", "=N1", "=N2", "=fresh[K]", "=animal[K]")
+"""What the slot has in the clean prompt; its subject, its indirect object; its first and second name; the K-th name
+that it does not have; the K-th animal."""
+
+_OPERATOR = re.compile(r"=(keep|S|IO|N1|N2|(?P<pool>fresh|animal)\[(?P<index>\d+)\])")
+
+
+def matching_template(text: str) -> str | None:
+    """The generator's template that this prompt follows; None where it follows none."""
+    return next((template for template in ioi.TEMPLATES if _fills(template, text) is not None), None)
+
+
+def build(
+    template: str | None,
+    lists: Mapping[str, Sequence[str]],
+    pair: PromptPair,
+    tokenizer: Any,
+    *,
+    prepend_bos: bool,
+    max_edits: int | None = None,
+) -> Space:
+    """The space of a template, with for each of its slots named lists, words and rules.
+
+    Raises InputError on a slot without a list or a list without a slot, on words that take another number of tokens
+    than stand there, and on a space with fewer than two candidates.
+    """
+    template = template or matching_template(pair.clean)
+    if template is None:
+        raise InputError(
+            f"search.space.template: got null, and prompts.clean ({pair.clean!r}) follows none of igap's templates. "
+            "Write the prompt with its slots in braces: search.space.template='After {first} met {second}, {subject} "
+            "waved to'."
+        )
+    fills = _fills(template, pair.clean)
+    if fills is None:
+        raise InputError(
+            f"search.space.template: got {template!r}, which prompts.clean ({pair.clean!r}) does not follow. Correct "
+            "one of the two."
+        )
+    for name in [*fills, *lists]:
+        if name not in lists or name not in fills:
+            what = "a slot without a list" if name in fills else "a list without a slot in the template"
+            raise InputError(
+                f"search.space.slots.{name}: got {what}, wanted lists for exactly {', '.join(fills)}. "
+                f"Add search.space.slots.{name}=[=keep] to keep it as it is, or take it out."
+            )
+    slots: dict[str, Slot] = {}
+    left_out: dict[str, int] = {}
+    start = int(prepend_bos)
+    for slot, piece, width in _pieces(template, fills, tokenizer):
+        if slot is not None:
+            here = tuple(range(start, start + width))
+            if slot in slots:  # a slot that the template has twice
+                slots[slot] = Slot(slot, slots[slot].options, (*slots[slot].positions, *here))
+            else:
+                options, left_out[f"{slot}: not {width} known token{'s' * (width != 1)}"] = _options(
+                    slot, lists[slot], piece, width, tokenizer
+                )
+                slots[slot] = Slot(slot, options, here)
+        start += width
+    chosen = tuple(one for one in slots.values() if one.options != (KEEP,))
+    return Space("slots", chosen, template, max_edits, left_out).check()
+
+
+def fill(
+    space: Space, pairs: Sequence[PromptPair], tokenizer: Any, *, prepend_bos: bool, device: torch.device | str = "cpu"
+) -> Filled:
+    """The space for these clean prompts, which all follow its template in as many tokens.
+
+    Raises InputError on a rule whose word takes another number of tokens than the slot has.
+    """
+    template = space.template
+    assert template is not None
+    pools = {"fresh": single_tokens(tokenizer, NAMES), "animal": single_tokens(tokenizer, ANIMALS)}
+    every = [_fills(template, pair.clean) or {} for pair in pairs]
+    tables = []
+    for slot in space.slots:
+        n_times = sum(name == slot.name for name in slot_names(template))
+        lead = " " if f" {{{slot.name}}}" in template else ""  # a slot that comes twice has it in all places, or none
+        words = [
+            [_word(option, slot.name, fills, pair, pools) for option in slot.options]
+            for fills, pair in zip(every, pairs, strict=True)
+        ]
+        ids = {text: _ids(tokenizer, lead + text) for text in set(itertools.chain(*words))}
+        width = len(slot.positions) // n_times
+        for option, text in zip(slot.options * len(pairs), itertools.chain(*words), strict=True):
+            if len(ids[text]) != width:
+                raise InputError(
+                    f"search.space.slots.{slot.name}: got {option}, which gives {text!r} ({len(ids[text])} tokens) "
+                    f"where the prompt has {width}. Take it out."
+                )
+        tables.append(torch.tensor([[ids[text] * n_times for text in row] for row in words], device=device))
+    rows = [_encoded(tokenizer, pair.clean, prepend_bos=prepend_bos) for pair in pairs]
+
+    def write(pair: PromptPair, candidate: Candidate) -> str:
+        fills = _fills(template, pair.clean) or {}
+        named = zip(space.slots, space.words(candidate), strict=True)
+        return template.format(**fills | {s.name: _word(option, s.name, fills, pair, pools) for s, option in named})
+
+    return filled(space, pairs, torch.tensor(rows, device=device), tables, write)
+
+
+def clean_prompts(
+    pair: PromptPair, template: str | None, n: int, seed: int, tokenizer: Any, *, at_least: int | None = None
+) -> list[PromptPair]:
+    """The pair and up to `n` - 1 others of its template: other names, places, verbs, objects, no two equal.
+
+    Raises InputError where there are fewer than `at_least` (None: `n`), or the template is none of the generator's.
+    """
+    if n == 1:
+        return [pair]
+    if template not in ioi.TEMPLATES:
+        raise InputError(
+            f"clean.n: got {n} clean prompts (heldout.n counted) with a prompt of your own, whose others igap cannot "
+            "make. Use clean.n=1 heldout.n=0, or a prompt that follows one of igap's IOI templates."
+        )
+    fills = _fills(template, pair.clean)
+    assert fills is not None, "build or matching_template has seen to it"
+    widths = _widths(template, fills, tokenizer)
+    order: ioi.Order = "ABBA" if fills["first"] == pair.answer.strip() else "BABA"
+    found, texts = [pair], {pair.clean}
+    stream = ioi.ioi_stream(
+        seed,
+        templates=[ioi.TEMPLATES.index(template)],
+        names=single_tokens(tokenizer, NAMES),
+        orders=[order],
+    )
+    for example in itertools.islice(stream, 200 * n):
+        own = _fills(template, example.clean) or {}
+        if example.clean not in texts and widths == _widths(template, own, tokenizer):
+            texts.add(example.clean)
+            found.append(PromptPair(example.clean, example.corrupted, example.answer, example.distractor, pair.min_gap))
+            if len(found) == n:
+                break
+    if len(found) < (n if at_least is None else at_least):
+        raise InputError(
+            f"clean.n: got {n} (heldout.n counted), but among {200 * n} generated prompts only {len(found)} take the "
+            "pair's number of tokens in every slot. Use a smaller number."
+        )
+    return found
+
+
+def slot_names(template: str) -> list[str]:
+    """The names in braces, in order."""
+    return [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+
+
+def fits(tokenizer: Any, text: str, width: int) -> bool:
+    """Whether a text is as many known tokens, and these tokens this text: a decode-encode round trip."""
+    ids = _ids(tokenizer, text)
+    known = tokenizer.unk_token_id is None or tokenizer.unk_token_id not in ids
+    return len(ids) == width and known and tokenizer.decode(ids).strip() == text.strip()
+
+
+def _encoded(tokenizer: Any, text: str, *, prepend_bos: bool) -> list[int]:
+    return encode_prompt(tokenizer, text, prepend_bos=prepend_bos, item="prompts.clean", n_ctx=None, n_vocab=None)
+
+
+def _options(name: str, offered: Sequence[str], clean: str, width: int, tokenizer: Any) -> tuple[tuple[str, ...], int]:
+    """The options of a slot, each once, and how many words of named lists it cannot hold."""
+    lead = clean[: len(clean) - len(clean.lstrip())]
+    options: dict[str, None] = {}
+    misfits: list[str] = []
+    n_out = 0
+    for entry in offered:
+        if _OPERATOR.fullmatch(entry):
+            options[entry] = None
+        elif entry.startswith("="):
+            raise InputError(
+                f"search.space.slots.{name}: got {entry!r}, wanted a word, a list ({', '.join(LISTS)}) or one of "
+                f"{', '.join(OPERATORS)}."
+            )
+        else:
+            for word in LISTS.get(entry, (entry,)):
+                if fits(tokenizer, lead + word, width):
+                    options[word] = None
+                elif entry in LISTS:
+                    n_out += 1
+                else:
+                    misfits.append(_misfit(tokenizer, lead, word))
+    if misfits:
+        raise InputError(
+            f"search.space.slots.{name}: got {', '.join(misfits)}, wanted words of {width} known token"
+            f"{'s' * (width != 1)}, as many as {clean.strip()!r}. Take them out."
+        )
+    if not options:
+        raise InputError(f"search.space.slots.{name}: got no word that fits, wanted one or more of {width} tokens.")
+    return tuple(options), n_out
+
+
+def _misfit(tokenizer: Any, lead: str, word: str) -> str:
+    ids = _ids(tokenizer, lead + word)
+    unknown = tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids
+    return f"{word!r} ({'unknown' if unknown else f'{len(ids)} tokens'})"
+
+
+def _word(
+    option: str, slot: str, fills: Mapping[str, str], pair: PromptPair, pools: Mapping[str, Sequence[str]]
+) -> str:
+    """What an option puts into a slot of this clean prompt."""
+    operator = _OPERATOR.fullmatch(option)
+    if operator is None:
+        return option
+    if operator["pool"]:
+        present = {*fills.values(), pair.answer.strip(), pair.distractor.strip()}
+        pool = [word for word in pools[operator["pool"]] if word not in present]
+        if not pool:
+            raise InputError(f"search.space.slots.{slot}: got {option}, but the tokenizer knows no such word as one.")
+        return pool[int(operator["index"]) % len(pool)]
+    if operator[1] in ("N1", "N2"):
+        role = {"N1": "first", "N2": "second"}[operator[1]]
+        if role not in fills:
+            raise InputError(
+                f"search.space.slots.{slot}: got {option}, but the template has no slot {{{role}}}. Take it out."
+            )
+        return fills[role]
+    return {"keep": fills[slot], "S": pair.distractor.strip(), "IO": pair.answer.strip()}[operator[1]]
+
+
+def _fills(template: str, text: str) -> dict[str, str] | None:
+    """What a prompt has in each slot of the template; None where it does not follow it."""
+    parts = []
+    seen: set[str] = set()
+    for literal, name, _, _ in Formatter().parse(template):
+        parts.append(re.escape(literal))
+        if name is not None:
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>.+?)")
+            seen.add(name)
+    match = re.fullmatch("".join(parts), text)
+    return None if match is None else match.groupdict()
+
+
+def _widths(template: str, fills: Mapping[str, str], tokenizer: Any) -> list[int]:
+    return [width for _, _, width in _pieces(template, fills, tokenizer)]
+
+
+def _pieces(template: str, fills: Mapping[str, str], tokenizer: Any) -> list[tuple[str | None, str, int]]:
+    """The prompt in pieces, a slot's name or None, its text, its tokens; a space belongs to what follows it."""
+    texts: list[tuple[str | None, str]] = []
+    lead = ""
+    for literal, name, _, _ in Formatter().parse(template):
+        text = lead + literal
+        lead = " " if name is not None and text.endswith(" ") else ""
+        texts.append((None, text[: len(text) - len(lead)]))
+        if name is not None:
+            texts.append((name, lead + fills[name]))
+            lead = ""
+    return [(name, text, len(_ids(tokenizer, text))) for name, text in texts if text]
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
