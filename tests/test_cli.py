@@ -88,7 +88,7 @@ BAD = [
     (["run", "prompts.file=a.csv", "prompts.clean=a, b"], "prompts.clean: got 'a, b' together with prompts.file, "),
     (["run", "prompts=generated", "prompts.n=null"], "prompts.clean: got nothing, wanted a text. Try prompts.clean='W"),
     (["run", "ig.n_steps"], "ig.n_steps: got 'ig.n_steps', which is no override"),
-    (["sweep", "basslines"], "sweep: got 'basslines', wanted one of ablations, baselines, head_scan, ig_steps, "
+    (["sweep", "basslines"], "sweep: got 'basslines', wanted one of ablations, baselines, head_curves, ig_steps, "
                              "notebook, prompts. Did you mean baselines?"),
 ]  # fmt: skip
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from igap.cli.compose import compose_jobs, compose_multirun, data_folder, nearest, one_line, quote_text
+from igap.cli.search import is_preset
 from igap.errors import InputError
 from igap.finished import find
 
@@ -28,8 +29,8 @@ class Asked:
 
 
 def sweep_names() -> list[str]:
-    """The files of sweeps/, without suffix."""
-    return sorted(file.stem for file in data_folder("sweeps").glob("*.yaml"))
+    """The files of sweeps/, without suffix; searches are not among them."""
+    return sorted(file.stem for file in data_folder("sweeps").glob("*.yaml") if not is_preset(file.stem))
 
 
 def named(arguments: Sequence[str]) -> Asked:

@@ -323,7 +323,7 @@ def test_zero_and_one_in_a_sweep_file_are_numbers(sweep_file):
 @pytest.mark.parametrize(
     ("name", "n", "refused"),
     [("baselines", 16, 0), ("ig_steps", 14, 0), ("prompts", 4, 4), ("ablations", 8, 0), ("notebook", 2, 0),
-     ("head_scan", 32, 0)],
+     ("head_curves", 32, 0)],
 )  # fmt: skip
 def test_the_shipped_sweeps_can_all_be_done_by_the_embedded_model(name, n, refused, capsys):
     assert cli.main(["check", "sweep", name]) == 0
