@@ -140,10 +140,8 @@ class Filled:
 
     @cached_property
     def first(self) -> int:
-        """The first position at which any candidate differs from any clean prompt, or clean prompts differ."""
-        found = [position for slot in self.space.slots for position in slot.positions]
-        differ = (self.clean != self.clean[:1]).any(0).nonzero().flatten().tolist() if self.shared else []
-        return int(min([*found, *differ]))
+        """The first position at which a candidate may differ from a clean prompt."""
+        return min(position for slot in self.space.slots for position in slot.positions)
 
     @property
     def given(self) -> int:

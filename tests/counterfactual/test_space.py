@@ -157,7 +157,7 @@ def test_clean_prompts_that_differ_outside_of_the_slots_share_no_corrupted_promp
     assert apart.tokens([(1, 0)])[:, 0, 2].tolist() == [11, 21]
 
 
-def test_work_begins_where_a_slot_or_a_shared_prompt_differs_first():
+def test_work_begins_at_the_first_slot_that_stands_in_the_prompt():
     late = (Slot("a", ("x", "y"), (4,)), Slot("c", ("u", "v"), (2,)))
     tables = [torch.tensor([[[13], [40]]]).expand(2, -1, -1), torch.tensor([[[11], [41]]]).expand(2, -1, -1)]
     assert two_prompts((), tables, late).first == 2
