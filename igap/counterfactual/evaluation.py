@@ -63,7 +63,8 @@ class Evaluator:
     """Numbers of one component in the clean prompts' runs, for corrupted prompts of a space.
 
     `cost` counts forward equivalents: one is a whole pass of the model over one prompt, forward or, twice that much,
-    backward; what begins in the middle counts as the share of the blocks and positions it passes.
+    backward; what begins in the middle counts as the share of the blocks and positions it passes. On the route
+    `hooks` nothing does.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class Evaluator:
         self.filled, self.target, self.cost = filled, target, 0.0
         self._model = model
         self._pairs = [tokenize(model, pair) for pair in filled.pairs]
+        self.first = min([filled.first, *(pair.first_difference for pair in self._pairs)])
+        """Position from which corrupted prompts, also those made by hand, may differ from the clean ones."""
         self.clean: Run = record(model, filled.clean, self._pairs, name="clean")
-        first, n_pairs = filled.first, len(filled.pairs)
+        first, n_pairs = self.first, len(filled.pairs)
         one = self.clean.of_pair(0)
         other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted")
         found = "asked for" if hooks else weights_or_reason(model, self._pairs[0], one, other.activations, first)
@@ -109,12 +112,14 @@ class Evaluator:
         self._gradient_rows = rows_a_pass(size, cfg.n_layers, device, batch_size, memory_gib)
         whole = n_pos * max(10 * cfg.d_model + 4 * n_neurons, 3 * cfg.d_vocab) * self._embed.element_size()
         self._whole_rows = rows_a_pass(whole, 1, device, batch_size, memory_gib)
-        share = changing / n_pos
-        self._prefix_cost = (target.layer + 1) / cfg.n_layers * share * filled.given
-        self._suffix_cost = (cfg.n_layers - target.layer) / cfg.n_layers * share * n_pairs
+        prefix = suffix = 1.0
+        if self.route == "suffix":
+            share = changing / n_pos
+            prefix, suffix = (n / cfg.n_layers * share for n in (target.layer + 1, cfg.n_layers - target.layer))
+        self._prefix_cost, self._suffix_cost = prefix * filled.given, suffix * n_pairs
 
     def numbers(self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number]) -> Numbers:
-        """These numbers of corrupted prompts, on the CPU; equal to the clean prompts before `filled.first`.
+        """These numbers of corrupted prompts, on the CPU; equal to the clean prompts before `first`.
 
         A prompt that comes twice is computed once.
         """
@@ -126,7 +131,10 @@ class Evaluator:
         ):
             if some:
                 columns |= dict(zip(some, self._each(own, some, compute, rows).unbind(-1), strict=True))
-        return {name: columns[name][where] for name in names}
+        found = {name: columns[name][where.cpu()] for name in names}
+        # Passes round differently. The clean prompt itself changes nothing, and that exactly.
+        same = (tokens == self.filled.clean[:, None]).all(-1).T.cpu()
+        return {name: each if name == "corrupted" else each.masked_fill(same, 0) for name, each in found.items()}
 
     def effects(self, candidates: Sequence[Candidate], name: Number = "ap") -> Float[Tensor, "candidate pair"]:
         """One of the numbers, of candidates."""
@@ -149,7 +157,7 @@ class Evaluator:
         gains = []
         for slot, table in zip(self.filled.space.slots, self.filled.tables, strict=True):
             where = list(slot.positions)
-            here = gradient[:, [position - self.filled.first for position in where]]
+            here = gradient[:, [position - self.first for position in where]]
             own = (self._embed[tokens[:, where]] * here).sum((-1, -2))
             used, at = torch.unique(table, return_inverse=True)  # a word's products once, however many slots offer it
             products = self._embed[used] @ here.flatten(0, 1).T
@@ -162,11 +170,33 @@ class Evaluator:
     def activations(
         self, tokens: Int[Tensor, "given candidate pos"]
     ) -> Float[Tensor, "given candidate changed *component"]:
-        """The component's activations in the corrupted runs, from `filled.first` on."""
-        with torch.no_grad():
-            found = self._activations(self._changes(tokens))[:, :, :, self.target.index]
+        """The component's activations in the corrupted runs, from `first` on; tokens as of `numbers`."""
+
+        def compute(items: Tensor) -> Tensor:
+            with torch.no_grad():
+                return self._activations(self._changes(tokens[:, items]))[:, :, :, self.target.index]
+
         self.cost += tokens.shape[1] * self._prefix_cost
-        return found
+        passes = self._rows.each(compute, torch.arange(tokens.shape[1]), self.filled.given)
+        return torch.cat([made for _, made in passes], 1)
+
+    def activations_of_others(self, prompts: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt changed *component"]:
+        """The same of any prompts of the clean prompts' length, also of those with other words before that."""
+        name = hook_name(self.target.site, self.target.layer)
+
+        def compute(items: Tensor) -> Tensor:
+            seen: list[Tensor] = []
+
+            def keep(activation: Tensor) -> Tensor:
+                seen.append(activation[:, self.first :, self.target.index])
+                return activation
+
+            with torch.no_grad(), changed(self._model, {name: keep}):
+                self._model(prompts[items], logits_to_keep=1)
+            return seen[0]
+
+        self.cost += len(prompts)
+        return torch.cat([made for _, made in self._whole_rows.each(compute, torch.arange(len(prompts)))])
 
     def _each(
         self, tokens: Tensor, names: Sequence[Number], compute: Callable[[Tensor, Sequence[Number]], Tensor], rows: Rows
@@ -179,7 +209,7 @@ class Evaluator:
 
     def _changes(self, tokens: Tensor) -> Tensor:
         """What the corrupted words add to the clean prompts' embeddings; exactly 0 where they are the same."""
-        return self._embed[tokens[:, :, self.filled.first :]] - self._clean_embedded
+        return self._embed[tokens[:, :, self.first :]] - self._clean_embedded
 
     def _ap(self, changes: Tensor) -> Float[Tensor, "candidate pair"]:
         z = self._activations(changes)[:, :, :, self.target.index]
@@ -255,8 +285,8 @@ class Evaluator:
             return logits, None
         total, n_heads = torch.zeros(()), 0
         for layer, (name, slope) in enumerate(zip(names, self._slopes, strict=True)):
-            z = seen[name].unflatten(0, tokens.shape[:2])[:, :, self.filled.first :]
-            clean = self.clean.activations["heads"][layer][:, None, self.filled.first :]
+            z = seen[name].unflatten(0, tokens.shape[:2])[:, :, self.first :]
+            clean = self.clean.activations["heads"][layer][:, None, self.first :]
             first_order = ((z - clean) * slope).sum((2, 4)).abs()  # [pair, candidate, head]
             if (self.target.site, self.target.layer) == ("heads", layer):
                 first_order[..., self.target.index] = 0
@@ -270,7 +300,7 @@ class Evaluator:
         """dF/dz at the clean runs, a tensor a layer."""
         found: list[Tensor] = []
         for layer, z in enumerate(self.clean.activations["heads"]):
-            leaf = z[:, None, self.filled.first :].detach().clone().requires_grad_()
+            leaf = z[:, None, self.first :].detach().clone().requires_grad_()
             with torch.enable_grad():
                 found += torch.autograd.grad(self._around.function("heads", layer)(leaf).sum(), leaf)
         return found

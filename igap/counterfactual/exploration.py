@@ -53,7 +53,12 @@ def prepare(
     device: torch.device | str = "cpu",
 ) -> Prepared:
     """The space for the clean prompts, without a model. Raises InputError on a pair or lists that cannot be used."""
-    encode_pair(pair, tokenizer, prepend_bos=prepend_bos, n_ctx=None, n_vocab=None)
+    tokens = encode_pair(pair, tokenizer, prepend_bos=prepend_bos, n_ctx=None, n_vocab=None)
+    if tokens.clean.shape != tokens.corrupted.shape:
+        raise InputError(
+            f"prompts.corrupted: got {tokens.corrupted.shape[1]} tokens, prompts.clean has {tokens.clean.shape[1]}; a "
+            "search needs prompts of one length. Reword one of them."
+        )
     asked = space if isinstance(space, SpaceConfig) else SpaceConfig(slots=_tuples(SLOTS if space is None else space))
     if asked.kind == "slots":
         found = build(asked.template, asked.slots, pair, tokenizer, prepend_bos=prepend_bos, max_edits=asked.max_edits)
@@ -231,7 +236,7 @@ class Search:
             pairs = clean_prompts(pair, template, _ORDINARY, self.seed + 1, self.model.tokenizer, at_least=0)
         except InputError:
             pairs = [pair]
-        return torch.cat([tokenize(self.model, one).clean for one in pairs])[None]
+        return torch.cat([tokenize(self.model, one).clean for one in pairs])
 
 
 def component(model: TransformerBridge, head: str) -> Target:

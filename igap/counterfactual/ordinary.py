@@ -42,16 +42,15 @@ class Ordinary:
         return squared.mean(-1)
 
 
-def ordinary(evaluator: Evaluator, prompts: Int[Tensor, "1 prompt pos"]) -> Ordinary | None:
+def ordinary(evaluator: Evaluator, prompts: Int[Tensor, "prompt pos"]) -> Ordinary | None:
     """What is ordinary for the component, from prompts of the clean prompts' length; None where there are too few.
 
     Every second prompt makes mean and covariance, the others the distances that percentiles are of. Distances are
     squared Mahalanobis distances, means over the positions that candidates change.
     """
-    if prompts.shape[1] < LEAST:
+    if len(prompts) < LEAST:
         return None
-    tokens = prompts.expand(evaluator.filled.given, -1, -1)
-    z = _flat(evaluator.activations(tokens))[0]
+    z = _flat(evaluator.activations_of_others(prompts)[None])[0]
     made, rest = z[::2], z[1::2]
     mean = made.mean(0)
     off = (made - mean).flatten(0, 1)

@@ -90,16 +90,17 @@ class Remembered:
         return values
 
     def _load(self, keys: Sequence[bytes]) -> dict[bytes, Float[Tensor, " pair"]]:
-        if self._file is None or not self._file.exists():
-            return {}
         rows: list[tuple[bytes, bytes]] = []
         try:
+            if self._file is None or not self._file.exists():
+                return {}
             with closing(sqlite3.connect(self._file, timeout=_WAIT)) as connection:
+                connection.execute(_TABLE)  # a file is empty at first, and stays so when its process dies then
                 for start in range(0, len(keys), _AT_ONCE):
                     some = keys[start : start + _AT_ONCE]
                     marks = ",".join("?" * len(some))
                     rows += connection.execute(f"SELECT key, floats FROM numbers WHERE key IN ({marks})", some)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             self._forget(error)
             return {}
         n_bytes = 8 * len(self.evaluator.filled.pairs)

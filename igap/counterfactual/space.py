@@ -115,9 +115,10 @@ class Space:
         """Itself. Raises InputError on fewer than two candidates."""
         if self.size < 2:
             out = "; ".join(f"{n} left out ({why})" for why, n in self.left_out.items() if n)
+            limited = replace(self, max_edits=None).size > self.size
             raise InputError(
                 f"search.space: got {self.size} candidate{'s' * (self.size != 1)}{f' ({out})' if out else ''}, wanted "
-                "at least two. Offer more words."
+                f"at least two. Offer more words{', or raise search.space.max_edits' * limited}."
             )
         return self
 
@@ -130,7 +131,7 @@ class Filled:
     pairs: tuple[PromptPair, ...]
     """Each clean prompt, and beside it a corrupted prompt made by hand."""
     clean: Int[Tensor, "pair pos"]
-    tables: tuple[Int[Tensor, "given option width"], ...]
+    tables: tuple[Int[Tensor, "given _option _width"], ...]
     """Of each slot the tokens of its options, for every clean prompt, or once where they are equal for all."""
     shared: bool
     """Whether a candidate is the same corrupted prompt for all clean prompts; the axis `given` then has length 1."""
@@ -139,10 +140,8 @@ class Filled:
 
     @cached_property
     def first(self) -> int:
-        """The first position at which any candidate differs from any clean prompt, or clean prompts differ."""
-        found = [position for slot in self.space.slots for position in slot.positions]
-        differ = (self.clean != self.clean[:1]).any(0).nonzero().flatten().tolist() if self.shared else []
-        return int(min([*found, *differ]))
+        """The first position at which a candidate may differ from a clean prompt."""
+        return min(position for slot in self.space.slots for position in slot.positions)
 
     @property
     def given(self) -> int:
@@ -192,7 +191,7 @@ def filled(
     space: Space,
     pairs: Sequence[PromptPair],
     clean: Int[Tensor, "pair pos"],
-    tables: Sequence[Int[Tensor, "pair option width"]],
+    tables: Sequence[Int[Tensor, "pair _option _width"]],
     write: Callable[[PromptPair, Candidate], str],
 ) -> Filled:
     """The space for these clean prompts; one corrupted prompt serves them all where no option depends on them."""

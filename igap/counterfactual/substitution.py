@@ -1,5 +1,6 @@
 """Spaces without a template: other words at token positions of the clean prompt, and lists of prompts."""
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -52,9 +53,15 @@ def substitute(
 def fill_substitutes(
     space: Space, pairs: Sequence[PromptPair], tokenizer: Any, *, prepend_bos: bool, device: torch.device | str = "cpu"
 ) -> Filled:
-    """The space for these clean prompts, in which the same positions are whole words."""
+    """The space for these clean prompts. Raises InputError where a position is no whole word in one of them."""
     clean = torch.tensor([_encoded(tokenizer, pair.clean, "prompts.clean", prepend_bos) for pair in pairs])
     spans = {pair.clean: _whole_words(pair.clean, tokenizer, prepend_bos=prepend_bos) for pair in pairs}
+    for pair, slot in itertools.product(pairs, space.slots):
+        if slot.positions[0] not in spans[pair.clean]:
+            raise InputError(
+                f"search.space.positions: got position {slot.positions[0]}, which is no whole word in the clean prompt "
+                f"{pair.clean!r}. Take it out, or use clean.n=1 heldout.n=0."
+            )
     known: dict[str, int] = {}
 
     def token(word: str, start: int) -> int:
@@ -149,13 +156,16 @@ def _every_word(tokenizer: Any) -> list[str]:
 
 def _whole_words(text: str, tokenizer: Any, *, prepend_bos: bool) -> Mapping[int, tuple[int, int]]:
     """Token position to the characters of the word, of every token that is a whole word."""
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     found = {}
-    for position, (start, end) in enumerate(offsets, start=int(prepend_bos)):
+    for i, (token, (start, end)) in enumerate(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)):
         start += len(text[start:end]) - len(text[start:end].lstrip())
         alone = start == 0 or text[start - 1] == " "
-        if alone and not text[end : end + 1].isalpha() and _LETTERS.fullmatch(text[start:end]):
-            found[position] = (start, end)
+        if not alone or text[end : end + 1].isalpha() or not _LETTERS.fullmatch(text[start:end]):
+            continue
+        # A space that is a token of its own would become part of another word.
+        if _ids(tokenizer, f"{' ' * bool(start)}{text[start:end]}") == [token]:
+            found[i + int(prepend_bos)] = (start, end)
     return found
 
 

@@ -83,21 +83,23 @@ def build(
                 f"search.space.slots.{name}: got {what}, wanted lists for exactly {', '.join(fills)}. "
                 f"Add search.space.slots.{name}=[=keep] to keep it as it is, or take it out."
             )
-    slots: dict[str, Slot] = {}
+    pieces = [_ids(tokenizer, text) for _, text, _ in _pieces(template, fills, tokenizer)]
+    whole = _ids(tokenizer, pair.clean)
+    if list(itertools.chain(*pieces)) != whole:
+        shown = "|".join(tokenizer.decode([i]) for i in whole)
+        raise InputError(
+            f"search.space.template: got {template!r}, whose slots begin or end within tokens of {pair.clean!r} "
+            f"({shown}). Let slots be whole words."
+        )
+    slots: list[Slot] = []
     left_out: dict[str, int] = {}
-    start = int(prepend_bos)
-    for slot, piece, width in _pieces(template, fills, tokenizer):
-        if slot is not None:
-            here = tuple(range(start, start + width))
-            if slot in slots:  # a slot that the template has twice
-                slots[slot] = Slot(slot, slots[slot].options, (*slots[slot].positions, *here))
-            else:
-                options, left_out[f"{slot}: not {width} known token{'s' * (width != 1)}"] = _options(
-                    slot, lists[slot], piece, width, tokenizer
-                )
-                slots[slot] = Slot(slot, options, here)
-        start += width
-    chosen = tuple(one for one in slots.values() if one.options != (KEEP,))
+    for slot, places in _places(template, fills, tokenizer, int(prepend_bos)).items():
+        width = len(places[0][1])
+        options, left_out[f"{slot}: not {width} known token{'s' * (width != 1)}"] = _options(
+            slot, lists[slot], fills[slot], places, tokenizer
+        )
+        slots.append(Slot(slot, options, tuple(itertools.chain(*(where for _, where in places)))))
+    chosen = tuple(one for one in slots if one.options != (KEEP,))
     return Space("slots", chosen, template, max_edits, left_out).check()
 
 
@@ -112,23 +114,24 @@ def fill(
     assert template is not None
     pools = {"fresh": single_tokens(tokenizer, NAMES), "animal": single_tokens(tokenizer, ANIMALS)}
     every = [_fills(template, pair.clean) or {} for pair in pairs]
+    places_of = _places(template, every[0], tokenizer, int(prepend_bos))
     tables = []
     for slot in space.slots:
-        n_times = sum(name == slot.name for name in slot_names(template))
-        lead = " " if f" {{{slot.name}}}" in template else ""  # a slot that comes twice has it in all places, or none
+        places = places_of[slot.name]
         words = [
             [_word(option, slot.name, fills, pair, pools) for option in slot.options]
             for fills, pair in zip(every, pairs, strict=True)
         ]
-        ids = {text: _ids(tokenizer, lead + text) for text in set(itertools.chain(*words))}
-        width = len(slot.positions) // n_times
+        ids = {text: [_ids(tokenizer, lead + text) for lead, _ in places] for text in set(itertools.chain(*words))}
         for option, text in zip(slot.options * len(pairs), itertools.chain(*words), strict=True):
-            if len(ids[text]) != width:
-                raise InputError(
-                    f"search.space.slots.{slot.name}: got {option}, which gives {text!r} ({len(ids[text])} tokens) "
-                    f"where the prompt has {width}. Take it out."
-                )
-        tables.append(torch.tensor([[ids[text] * n_times for text in row] for row in words], device=device))
+            for found, (_, where) in zip(ids[text], places, strict=True):
+                if len(found) != len(where):
+                    raise InputError(
+                        f"search.space.slots.{slot.name}: got {option}, which gives {text!r} ({len(found)} tokens) "
+                        f"where the prompt has {len(where)}. Take it out."
+                    )
+        rows_of = [[list(itertools.chain(*ids[text])) for text in row] for row in words]
+        tables.append(torch.tensor(rows_of, device=device))
     rows = [_encoded(tokenizer, pair.clean, prepend_bos=prepend_bos) for pair in pairs]
 
     def write(pair: PromptPair, candidate: Candidate) -> str:
@@ -181,7 +184,7 @@ def clean_prompts(
 
 def slot_names(template: str) -> list[str]:
     """The names in braces, in order."""
-    return [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    return [name for _, name in _parsed(template) if name is not None]
 
 
 def fits(tokenizer: Any, text: str, width: int) -> bool:
@@ -195,9 +198,11 @@ def _encoded(tokenizer: Any, text: str, *, prepend_bos: bool) -> list[int]:
     return encode_prompt(tokenizer, text, prepend_bos=prepend_bos, item="prompts.clean", n_ctx=None, n_vocab=None)
 
 
-def _options(name: str, offered: Sequence[str], clean: str, width: int, tokenizer: Any) -> tuple[tuple[str, ...], int]:
+def _options(
+    name: str, offered: Sequence[str], clean: str, places: Sequence[tuple[str, range]], tokenizer: Any
+) -> tuple[tuple[str, ...], int]:
     """The options of a slot, each once, and how many words of named lists it cannot hold."""
-    lead = clean[: len(clean) - len(clean.lstrip())]
+    width = len(places[0][1])
     options: dict[str, None] = {}
     misfits: list[str] = []
     n_out = 0
@@ -211,16 +216,17 @@ def _options(name: str, offered: Sequence[str], clean: str, width: int, tokenize
             )
         else:
             for word in LISTS.get(entry, (entry,)):
-                if fits(tokenizer, lead + word, width):
+                wrong = [lead for lead, where in places if not fits(tokenizer, lead + word, len(where))]
+                if not wrong:
                     options[word] = None
                 elif entry in LISTS:
                     n_out += 1
                 else:
-                    misfits.append(_misfit(tokenizer, lead, word))
+                    misfits.append(_misfit(tokenizer, wrong[0], word))
     if misfits:
         raise InputError(
             f"search.space.slots.{name}: got {', '.join(misfits)}, wanted words of {width} known token"
-            f"{'s' * (width != 1)}, as many as {clean.strip()!r}. Take them out."
+            f"{'s' * (width != 1)}, as many as {clean!r}. Take them out."
         )
     if not options:
         raise InputError(f"search.space.slots.{name}: got no word that fits, wanted one or more of {width} tokens.")
@@ -260,7 +266,7 @@ def _fills(template: str, text: str) -> dict[str, str] | None:
     """What a prompt has in each slot of the template; None where it does not follow it."""
     parts = []
     seen: set[str] = set()
-    for literal, name, _, _ in Formatter().parse(template):
+    for literal, name in _parsed(template):
         parts.append(re.escape(literal))
         if name is not None:
             parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>.+?)")
@@ -273,18 +279,39 @@ def _widths(template: str, fills: Mapping[str, str], tokenizer: Any) -> list[int
     return [width for _, _, width in _pieces(template, fills, tokenizer)]
 
 
+def _parsed(template: str) -> list[tuple[str, str | None]]:
+    """The texts between slots, each with the slot that follows it. Raises InputError on braces that are no slots."""
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError:
+        parts = [("", "", None, None)]
+    if any(name is not None and (not name.isidentifier() or spec or kind) for _, name, spec, kind in parts):
+        raise InputError(
+            f"search.space.template: got {template!r}, wanted each slot as a name in braces, such as {{subject}}. "
+            "Correct the braces."
+        )
+    return [(literal, name) for literal, name, _, _ in parts]
+
+
 def _pieces(template: str, fills: Mapping[str, str], tokenizer: Any) -> list[tuple[str | None, str, int]]:
     """The prompt in pieces, a slot's name or None, its text, its tokens; a space belongs to what follows it."""
     texts: list[tuple[str | None, str]] = []
-    lead = ""
-    for literal, name, _, _ in Formatter().parse(template):
-        text = lead + literal
-        lead = " " if name is not None and text.endswith(" ") else ""
-        texts.append((None, text[: len(text) - len(lead)]))
+    for literal, name in _parsed(template):
+        lead = " " if name is not None and literal.endswith(" ") else ""
+        texts.append((None, literal[: len(literal) - len(lead)]))
         if name is not None:
             texts.append((name, lead + fills[name]))
-            lead = ""
     return [(name, text, len(_ids(tokenizer, text))) for name, text in texts if text]
+
+
+def _places(template: str, fills: Mapping[str, str], tokenizer: Any, start: int) -> dict[str, list[tuple[str, range]]]:
+    """Of each slot the places where the template has it: the space before its word or none, and token positions."""
+    places: dict[str, list[tuple[str, range]]] = {}
+    for slot, text, width in _pieces(template, fills, tokenizer):
+        if slot is not None:
+            places.setdefault(slot, []).append((text[: len(text) - len(fills[slot])], range(start, start + width)))
+        start += width
+    return places
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
