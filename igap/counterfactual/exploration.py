@@ -207,8 +207,7 @@ class Search:
             proposals = _next(history, gains, chosen, min(batch, until - n), until, control, sampler, rng)
             if not proposals:
                 return
-            done = self._evaluate(proposals)
-            self.trials.add(done[: max(0, until - len(self.trials.tried()))])  # others may have got there meanwhile
+            self.trials.add(self._evaluate(proposals), until)
 
     def _evaluate(self, proposals: Sequence[Proposal]) -> list[Tried]:
         measured = self.remembered.measured(self.filled.tokens([one.candidate for one in proposals]), self.objective)

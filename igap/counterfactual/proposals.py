@@ -109,14 +109,16 @@ def _keep(space: Space, slot: int, otherwise: int) -> int:
 
 
 def within(space: Space, candidate: Candidate, rng: np.random.Generator, new: Iterable[int] = ()) -> Candidate:
-    """The candidate with as many edits taken back as there are too many: at random, but none in the slots `new`."""
+    """The candidate with as many edits taken back as there are too many: at random, those in the slots `new` last."""
     if space.allowed(candidate):
         return candidate
     assert space.max_edits is not None
     words = list(candidate)
-    old = [slot for slot in space.edits(candidate) if slot not in set(new) and space.keeps[slot] is not None]
-    for slot in rng.permutation(old)[: len(space.edits(candidate)) - space.max_edits]:
-        words[slot] = _keep(space, int(slot), words[slot])
+    back = [slot for slot in space.edits(candidate) if space.keeps[slot] is not None]
+    later = set(new)
+    order = sorted(map(int, rng.permutation(back)), key=lambda slot: slot in later)
+    for slot in order[: len(space.edits(candidate)) - space.max_edits]:
+        words[slot] = _keep(space, slot, words[slot])
     return tuple(words)
 
 

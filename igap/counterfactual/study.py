@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from igap.counterfactual.objectives import Objective
 from igap.counterfactual.proposals import History, Proposal
+from igap.counterfactual.sharing import Journal, alone
 from igap.counterfactual.space import Space
 from igap.errors import InputError
 
@@ -95,7 +95,7 @@ class Trials:
 
         Raises InputError on a study of another search, saying what differs, and on one of a newer igap.
         """
-        self.space = space
+        self.space, self._storage = space, storage
         self.directions = (objective or Objective()).directions
         self._distributions: dict[str, BaseDistribution] = {
             slot.name: IntDistribution(0, max(1, len(slot.options) - 1)) for slot in space.slots
@@ -131,9 +131,14 @@ class Trials:
         array = np.array(points, dtype=np.float64).reshape(len(tried), len(turned))
         return History(self.space, tuple(one.proposal for one in tried), array * turned)
 
-    def add(self, batch: Sequence[Tried]) -> None:
-        """Puts finished trials into the storage."""
-        self.study.add_trials([self._frozen(one) for one in batch])
+    def add(self, batch: Sequence[Tried], until: int | None = None) -> None:
+        """Puts finished trials into the storage, no more than make `until` in all, and none that another worker has."""
+        with alone(self._storage, self.study.study_name):
+            there = self.tried()
+            seen = {one.proposal.candidate for one in there}
+            new = [one for one in batch if one.proposal.candidate not in seen]
+            room = None if until is None else max(0, until - len(there))
+            self.study.add_trials([self._frozen(one) for one in new[:room]])
 
     def _frozen(self, one: Tried) -> FrozenTrial:
         failed = math.isnan(one.value)
@@ -172,7 +177,7 @@ def storage_of(kind: str, folder: Path, address: str = "") -> BaseStorage:
     try:
         if kind == "journal":
             with experimental():
-                return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+                return Journal(folder / "study.journal")
         if kind == "postgres":
             return _postgres()
         if kind == "grpc":
