@@ -280,7 +280,10 @@ def checked(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
     try:
         return schema.model_validate(dict(values))
     except ValidationError as error:
-        raise InputError("\n".join(_explain(dict(e), schema) for e in error.errors(include_url=False))) from None
+        found: list[dict[str, Any]] = [dict(one) for one in error.errors(include_url=False)]
+        entries = {one["loc"][:-1] for one in found}  # a list whose entries are refused is told to be too short as well
+        told = [one for one in found if one["type"] != "too_short" or one["loc"] not in entries]
+        raise InputError("\n".join(_explain(one, schema) for one in told)) from None
 
 
 def ascending(numbers: Sequence[object]) -> bool:
@@ -306,6 +309,7 @@ def example(path: tuple[str, ...], schema: type[Frozen] = RunConfig) -> str:
     field = field_at(path, schema)
     default = None if field is None or field.is_required() else field.get_default()
     value = default if default is not None else next(iter(getattr(field, "examples", None) or []), "VALUE")
+    value = f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else value
     return f"{'.'.join(path)}={value}"
 
 
@@ -327,9 +331,11 @@ def keys(schema: type[Frozen] = RunConfig) -> list[str]:
 
 
 def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
-    path = tuple(str(part) for part in error["loc"])
+    path = tuple(part for part in error["loc"] if isinstance(part, str))  # without places in a list
     item, got, kind, details = ".".join(path), error["input"], error["type"], error.get("ctx", {})
-    if not path:  # a combination, explained where it is checked
+    group = getattr(field_at(path, schema), "annotation", None) if kind == "value_error" else None
+    if not path or (isinstance(group, type) and issubclass(group, Frozen)):
+        # a combination, explained where it is checked
         return str(details["error"])
     if kind == "extra_forbidden":
         known = ", ".join(keys(schema))
@@ -342,6 +348,8 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
         "float_type": "a number",
         "string_type": "a text",
         "string_too_short": "a text that is not empty",
+        "too_short": "at least one entry",
+        "tuple_type": "a list, [A,B]",
         "greater_than_equal": f"at least {details.get('ge')}",
         "greater_than": f"more than {details.get('gt', 0):g}",
         "less_than": f"less than {details.get('lt', 0):g}",
@@ -351,6 +359,8 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
         "string_pattern_mismatch": {
             "device": "auto, cpu, cuda, cuda:N or mps",
             "sweep": "a folder's name (letters, digits, dots, dashes)",
+            "name": "a folder's name (letters, digits, dots, dashes)",
+            "search.storage.address": "HOST:PORT",
         }.get(item, "another text"),
         "value_error": str(details.get("error")),
     }.get(kind, error["msg"])

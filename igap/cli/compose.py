@@ -25,6 +25,8 @@ _TEXT_KEYS = (
     "ablation.components",
     "interactions",
     "head",
+    "search.space.template",
+    "search.space.file",
     *_PAIR_KEYS,
 )
 _SHARED = ("output", "sweep")
@@ -224,7 +226,7 @@ def _check_override(
 
     schema = schema or RunConfig
     what, key = noun(schema), override.key_or_group
-    if override.is_delete():
+    if override.is_delete() and not _is_entry(key, schema):
         raise InputError(f"{key}: got a deletion ({text!r}); a {what} needs every key. Set another value: {key}=VALUE.")
     if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
         return
@@ -254,9 +256,16 @@ def _is_key(key: str, schema: "type[Frozen]") -> bool:
     """Whether this names a setting, or an entry of one that holds a mapping (search.space.slots.verb)."""
     from igap.config import field_at
 
-    *above, _ = path = tuple(key.split("."))
+    return field_at(tuple(key.split(".")), schema) is not None or _is_entry(key, schema)
+
+
+def _is_entry(key: str, schema: "type[Frozen]") -> bool:
+    """Whether this names an entry of a setting that holds a mapping."""
+    from igap.config import field_at
+
+    *above, _ = key.split(".")
     group = field_at(tuple(above), schema) if above else None
-    return field_at(path, schema) is not None or getattr(group and group.annotation, "__origin__", None) is dict
+    return getattr(group and group.annotation, "__origin__", None) is dict
 
 
 def parse_config(config: "DictConfig") -> "RunConfig":

@@ -113,6 +113,10 @@ def certify(search: Search, tried: Sequence[Tried]) -> Certificate:
     )
     if not pairs:
         raise InputError("search: the best corrupted prompts are the clean ones. Offer other words, or more trials.")
+    slots = _slots(search, filled, worths, best, value, tried)
+    summary |= {f"ladder/{row['edits']}": row["value"] for row in ladder}
+    for row in slots:
+        summary |= {f"slots/{row['slot']}/{name}": row[name] for name in ("loss", "variance_share")}
     as_runs, heads = _as_runs_have_it(search.model, pairs, search.filled.pairs, search.target)
     where = component_name(search.target.site, search.target.layer, search.target.index)
     return Certificate(
@@ -123,7 +127,7 @@ def certify(search: Search, tried: Sequence[Tried]) -> Certificate:
             "top": _top(search, ranked),
             "single_edits": singles,
             "ladder": ladder,
-            "slots": _slots(search, filled, worths, best, value, tried),
+            "slots": slots,
             "heads": heads,
             "front": _front(search, tried),
         },
@@ -169,14 +173,14 @@ def _single_edits(search: Search, filled: Filled, objective: Objective, free: Re
 
 
 def _against_chance(tried: Sequence[Tried]) -> dict[str, Number]:
-    """The best of the random trials, and of as many of the search's own first ones."""
-    random = [one.value for one in tried if one.proposal.source in ("start", "random", "brute") and one.counts]
+    """The best of the random trials, and of as many of the search's own first ones; None where none was random."""
+    random = [one.value for one in tried if one.proposal.source in ("start", "random") and one.counts]
     chosen = [one.value for one in tried if one.proposal.source != "random" and one.counts]
     return {
         "random/n": len(random),
         "random/best": max(random, default=None),
         "random/mean": float(np.mean(random)) if random else None,
-        "random/search_at_equal_budget": max(chosen[: len(random)], default=None),
+        "random/search_at_equal_budget": max(chosen[: len(random)], default=None) if random else None,
     }
 
 

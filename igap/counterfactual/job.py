@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -62,8 +63,8 @@ def planned(searches: Sequence[SearchConfig]) -> tuple[list[Study], list[SearchC
                 known.config.search.model_dump(exclude={"worker"}) != asked
             ):
                 raise InputError(
-                    f"name: got one folder ({folder}) for two searches that differ. Sweep head or search.worker, or "
-                    "give each a name."
+                    f"name: got one folder ({folder}) for two searches that differ. Write several heads as one "
+                    "(head='0.6 1.2'), sweep search.worker only, or give each search a name."
                 )
             workers.append(config)
     shared = [config.search.storage.kind for config in workers if config.search.workers > 1]
@@ -130,21 +131,22 @@ def explore(config: SearchConfig, threads: int | None = None) -> None:
         torch.set_num_threads(threads)
     (study,), _ = planned([config])
     study.folder.mkdir(parents=True, exist_ok=True)
+    storage = _storage(study)
     model = pipeline.loaded(config.model, config.device, study.checkpoint)
     with frozen(model):
-        _explored(_opened(study, model), config, None)
+        _explored(_opened(study, model, storage), config, None)
 
 
 def _one(study: Study, progress: Console) -> SearchResult:
     """A study's result, once it has all its trials; what others have left undone is done here."""
-    config = study.config
+    config, storage = study.config, _storage(study)  # refused before the model loads
     children = _workers(config)
     since = time.perf_counter()
     try:
         with report.stage(progress, "load model"):
             model = pipeline.loaded(config.model, config.device, study.checkpoint)
         with frozen(model):
-            opened = _opened(study, model)
+            opened = _opened(study, model, storage)
             interrupted = False
             try:
                 with report.searching(progress) as tell:
@@ -180,7 +182,12 @@ def _workers(config: SearchConfig) -> "list[multiprocessing.process.BaseProcess]
     return children
 
 
-def _opened(study: Study, model: TransformerBridge) -> Search:
+def _storage(study: Study) -> Any:
+    asked = study.config.search.storage
+    return storage_of(asked.kind, study.folder, asked.address)
+
+
+def _opened(study: Study, model: TransformerBridge, storage: Any) -> Search:
     config = study.config
     return Search(
         model,
@@ -191,7 +198,7 @@ def _opened(study: Study, model: TransformerBridge) -> Search:
         clean_n=config.clean.n,
         heldout_n=config.heldout.n,
         seed=config.seed,
-        storage=storage_of(config.search.storage.kind, study.folder, config.search.storage.address),
+        storage=storage,
         name=study.folder.name,
         identity={
             "model": study.checkpoint,
@@ -228,14 +235,23 @@ def _check(config: SearchConfig, header: Header) -> int:
     pipeline.resolve_device(config.device)
     widths: dict[Site, int | None] = {"heads": header.n_heads, "neurons": header.n_neurons}
     locate(config.head, header.n_layers, widths, item="head")
-    return prepare(
-        _pair(config),
-        header.tokenizer,
-        space=config.search.space,
-        clean_n=config.clean.n,
-        heldout_n=config.heldout.n,
-        seed=config.seed,
-    ).space.size
+    refused = None
+    # Whether the model wants a BOS token, which shifts positions, only the model itself knows.
+    for prepend_bos in (True, False) if header.tokenizer.bos_token_id is not None else (False,):
+        try:
+            return prepare(
+                _pair(config),
+                header.tokenizer,
+                space=config.search.space,
+                clean_n=config.clean.n,
+                heldout_n=config.heldout.n,
+                seed=config.seed,
+                prepend_bos=prepend_bos,
+            ).space.size
+        except InputError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
 
 
 def _run_of_the_best(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import SequenceMatcher
 from pathlib import Path
 
 from rich.console import Console
@@ -48,19 +49,21 @@ def show(console: Console, result: SearchResult, head: str, *, brief: bool = Fal
     table = Table(title=f"{head}: {result.objective.terms[0]} over {len(result.clean)} clean prompts, logits",
                   title_justify="left")  # fmt: skip
     for column in (
-        "best", "made by hand", "best of random", "search, as many", "neutral edits, 95%", "held out",
+        "best", "made by hand", "best of random", "search, as many", "neutral edits, p95", "held out",
         "by hand, held out",
     ):  # fmt: skip
         table.add_column(column, justify="right")
     table.add_row(
         _n(summary["best/value"]), _n(summary["by_hand/value"]),
-        f"{_n(summary['random/best'])} (of {summary['random/n']})", _n(summary["random/search_at_equal_budget"]),
+        f"{_n(summary['random/best'])} (of {summary['random/n']})" if summary["random/n"] else "-",
+        _n(summary["random/search_at_equal_budget"]),
         _n(summary["neutral/p95"]), _n(summary["heldout/value"]), _n(summary.get("heldout/by_hand")),
     )  # fmt: skip
     console.print(table)
     if brief:
         return
-    pairs = Table(title="As igap run has it", title_justify="left")
+    pairs = Table(title="As igap run has it: means over clean prompts, logits; score: effect / gap",
+                  title_justify="left")  # fmt: skip
     for column in ("pair", "AP effect", "gap", "score", "rank among heads"):
         pairs.add_column(column, justify="right" if column != "pair" else "left")
     for name, title in (("by_hand", "made by hand"), ("best", "best")):
@@ -86,16 +89,23 @@ def sentences(result: SearchResult) -> list[str]:
     """What the certificate says, in words."""
     summary, tables = result.certificate.summary, result.certificate.tables
     n, of, better = summary["single_edits/n"], summary["single_edits/of"], summary["single_edits/better"]
+    what = "other prompts of the list" if result.space.kind == "prompts" else "one-word changes of the best"
     found = [
-        f"one-word changes of the best: {n}{'' if n == of else f' of {of}, by gradient'} tried, {better} better"
-        + (f", up to {_n(summary['single_edits/best'])}; more trials would help" if better else ": a local optimum")
+        _trials(result),
+        f"{what}: {n}{'' if n == of else f' of {of} (the largest first-order gains)'} tried, {better} better"
+        + (f", up to {_n(summary['single_edits/best'])}; more trials would help" if better else ": a local optimum"),
     ]
-    if tables["ladder"]:
+    if tables["ladder"] and result.space.kind != "prompts":
         steps = "; ".join(f"{row['edits']}: {_n(row['value'])} ({row['words']})" for row in tables["ladder"])
         found.append(f"with few of its words: {steps}")
-    if tables["slots"]:
+    if tables["slots"] and result.space.kind != "prompts":
         losses = ", ".join(f"{row['slot']} {_n(row['loss'])}" for row in tables["slots"][:6])
         found.append(f"lost without a slot's word: {losses}")
+        shares = {str(row["slot"]): row["variance_share"] for row in tables["slots"]}
+        if None not in shares.values():
+            first = sorted(shares, key=lambda slot: -float(str(shares[slot])))[:6]
+            each = ", ".join(f"{slot} {100 * float(str(shares[slot])):.0f}%" for slot in first)
+            found.append(f"share of the random trials' variance: {each}")
     if summary.get("heldout/low") is not None:
         ends = f"{_n(summary['heldout/low'])}, {_n(summary['heldout/high'])}"
         found.append(
@@ -122,18 +132,37 @@ def sentences(result: SearchResult) -> list[str]:
         what = ", ".join(f"{n} ({why})" for why, n in result.space.left_out.items() if n)
         found.append(f"left out of the space: {what}")
     if result.n_found:
-        found.append(f"{result.n_found} candidates were known from earlier searches")
+        one = result.n_found == 1
+        found.append(
+            f"{result.n_found} candidate{'' if one else 's'} {'was' if one else 'were'} known from earlier searches"
+        )
     return found
+
+
+def _trials(result: SearchResult) -> str:
+    """How many trials there are, what became of those that do not count, and what they took."""
+    tried = result.tried
+    failed = [one.reason for one in tried if one.value != one.value]
+    n_out = sum(bool(one.broken) for one in tried)
+    return (
+        f"{len(tried)} trials of {float(result.space.size):.4g} candidates"
+        + (f", {n_out} out of bounds" if n_out else "")
+        + (f", {len(failed)} failed ({failed[0]})" if failed else "")
+        + f"; this time {result.seconds:.1f} s, {result.cost:,.0f} forward equivalents"
+    )
 
 
 def show_scan(console: Console, results: Sequence[tuple[str, SearchResult]], folder: Path) -> None:
     """A line a component, and where the matrix and the map are."""
-    table = Table(title="What each component reaches, logits", title_justify="left")
-    for column in ("", "made by hand", "best", "best of random", "held out", "deleted", "rank by hand", "rank", "rule"):
+    term = results[0][1].objective.terms[0]
+    table = Table(title=f"What each component reaches: AP effects, and values of {term}, logits", title_justify="left")
+    for column in ("", "AP by hand", "AP deleted", "AP best", "value", "best of random", "held out", "rank by hand",
+                   "rank", "rule"):  # fmt: skip
         table.add_column(column, justify="left" if column in ("", "rule") else "right", overflow="fold")
     for name, result in results:
         summary = result.certificate.summary
-        keys = ("by_hand/ap", "best/ap", "random/best", "heldout/value", "deletion/ap", "by_hand/rank", "best/rank")
+        keys = ("by_hand/ap", "deletion/ap", "best/ap", "best/value", "random/best", "heldout/value", "by_hand/rank",
+                "best/rank")  # fmt: skip
         table.add_row(name, *(_n(summary.get(key)) for key in keys), escape(str(summary["best/rule"])))
     console.print(table)
     console.print(f"written to {folder}: scan.csv, matrix.csv, plots/", markup=False, soft_wrap=True)
@@ -153,11 +182,12 @@ def show_paths(console: Console, folder: Path) -> None:
 def _marked(clean: str, corrupted: str) -> str:
     """The corrupted prompt, its words that are not the clean prompt's in colour."""
     here, there = clean.split(" "), corrupted.split(" ")
-    if len(here) != len(there):
-        return escape(corrupted)
-    return " ".join(
-        escape(new) if new == old else f"[bold red]{escape(new)}[/]" for old, new in zip(here, there, strict=True)
-    )
+    if len(here) == len(there):
+        same = {i for i, (old, new) in enumerate(zip(here, there, strict=True)) if old == new}
+    else:
+        blocks = SequenceMatcher(None, here, there, autojunk=False).get_matching_blocks()
+        same = {block.b + i for block in blocks for i in range(block.size)}
+    return " ".join(escape(word) if i in same else f"[bold red]{escape(word)}[/]" for i, word in enumerate(there))
 
 
 def _n(value: Number) -> str:

@@ -78,10 +78,13 @@ def build(
         )
     for name in [*fills, *lists]:
         if name not in lists or name not in fills:
-            what = "a slot without a list" if name in fills else "a list without a slot in the template"
+            what, remedy = (
+                ("a slot without a list", f"Add '+search.space.slots.{name}=[\"=keep\"]' to keep it as it is.")
+                if name in fills
+                else ("a list without a slot in the template", f"Take it out: '~search.space.slots.{name}'.")
+            )
             raise InputError(
-                f"search.space.slots.{name}: got {what}, wanted lists for exactly {', '.join(fills)}. "
-                f"Add search.space.slots.{name}=[=keep] to keep it as it is, or take it out."
+                f"search.space.slots.{name}: got {what}, wanted lists for exactly {', '.join(fills)}. {remedy}"
             )
     pieces = [_ids(tokenizer, text) for _, text, _ in _pieces(template, fills, tokenizer)]
     whole = _ids(tokenizer, pair.clean)
@@ -229,7 +232,10 @@ def _options(
             f"{'s' * (width != 1)}, as many as {clean!r}. Take them out."
         )
     if not options:
-        raise InputError(f"search.space.slots.{name}: got no word that fits, wanted one or more of {width} tokens.")
+        raise InputError(
+            f"search.space.slots.{name}: got no word that fits, wanted one or more of {width} token"
+            f"{'s' * (width != 1)}. Offer some."
+        )
     return tuple(options), n_out
 
 

@@ -38,7 +38,7 @@ def search_history(trials: pd.DataFrame, summary: Mapping[str, object], head: st
     for name, style, label in (
         ("random/best", "--", f"best of {summary['random/n']} at random"),
         ("by_hand/value", ":", "made by hand"),
-        ("neutral/p95", "-.", "95% of neutral edits"),
+        ("neutral/p95", "-.", "neutral edits, 95th percentile"),
     ):
         value = summary.get(name)
         if isinstance(value, float):
