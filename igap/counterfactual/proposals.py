@@ -27,6 +27,8 @@ _STALL = 12
 """Proposals of the second anchor without a better one, after which it starts anew from another random candidate."""
 _TEMPERATURE = 0.6
 """Scale of the Gumbel noise on gains, in standard deviations of a slot's gains."""
+_QUIET = 0.1
+"""Share of the largest spread of any slot that a slot's is taken to have at least: words that do nothing get few swaps."""
 _RIDGE, _NOISE = 1.0, 0.5
 _TRIES = 200
 _MODELLED = 1000
@@ -213,11 +215,14 @@ def swaps(
 ) -> list[Proposal]:
     """Swaps of one or two of the anchor's words, drawn by gain: the noise is Gumbel's, on the scale of each slot.
 
-    Within a slot the ranking is better than across slots, so each slot's gains are measured in its own spread.
+    Within a slot the ranking is better than across slots, so each slot's gains are measured in its own spread, unless
+    that is next to nothing.
     """
+    by_slot = gains(anchor)
+    least = _QUIET * max(float(gain.std()) for gain in by_slot)
     noisy = []
-    for gain in gains(anchor):
-        spread = _TEMPERATURE * float(gain.std()) or 1.0
+    for gain in by_slot:
+        spread = _TEMPERATURE * max(float(gain.std()), least) or 1.0
         noisy.append(gain / spread + rng.gumbel(size=len(gain)))
     sizes = np.cumsum([len(one) for one in noisy])
     order = np.argsort(-np.concatenate(noisy), kind="stable")[: _TRIES * n]
