@@ -28,7 +28,7 @@ _STALL = 12
 _TEMPERATURE = 0.6
 """Scale of the Gumbel noise on gains, in standard deviations of a slot's gains."""
 _QUIET = 0.1
-"""Share of the largest spread of any slot that a slot's is taken to have at least: words that do nothing get few swaps."""
+"""A slot's spread is taken to be at least this share of the largest: words that do nothing get few swaps."""
 _RIDGE, _NOISE = 1.0, 0.5
 _TRIES = 200
 _MODELLED = 1000
