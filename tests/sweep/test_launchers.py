@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from safetensors.torch import load_file, save_file
 
 from igap import cli, pipeline
@@ -201,6 +203,19 @@ def test_a_job_without_a_place_fails_alone(plan, monkeypatch):
     assert asked == [([["aa"], ["cc"]], False)]
     assert set(reasons) == {"bb"}
     assert "bb" in reasons["bb"]
+
+
+def test_a_process_that_joblib_restarts_for_its_memory_is_not_told_and_costs_no_job(plan, monkeypatch):
+    """Its warning would end the round here, where warnings are errors."""
+
+    class Restarts:
+        def launch(self, overrides, initial_job_idx):
+            warnings.warn("A worker stopped while some jobs were given to the executor.", UserWarning, stacklevel=1)
+            return []
+
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda self, **_: Restarts())
+    worker = launch.Worker((plan.jobs,), plan.folder, False, None, False)
+    assert launch.one_round(worker, 1, launch.launcher_of(*compose_multirun([]))) == ([], "")
 
 
 def test_a_number_of_processes_that_is_none_is_refused_in_one_line():
