@@ -130,7 +130,8 @@ class Rounds:
     def __init__(self, folder, *rounds):
         self.folder, self.rounds, self.asked = folder, list(rounds), []
 
-    def __call__(self, worker, launcher):
+    def __call__(self, worker, n, launcher):
+        assert n == len(worker.packs)
         self.asked.append(([[job.key for job in pack] for pack in worker.packs], worker.wait))
         ends = self.rounds.pop(0)
         for key, end in ends.items():
@@ -143,7 +144,7 @@ class Rounds:
                 (self.folder._locks / f"{key}.json").write_text("{}")
                 (self.folder._locks / f"{key}.lock").touch()
         outcomes = [work.Outcome(key, end, "storm") for key, end in ends.items() if end != "dies"]
-        return outcomes, "a worker died" if "dies" in ends.values() else ""
+        return [outcomes], "a worker died" if "dies" in ends.values() else ""
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def plan(tmp_path):
 def launched(plan, monkeypatch, *rounds, options=()):
     """The reasons, and the packs and waiting of each round."""
     stub = Rounds(plan.folder, *rounds)
-    monkeypatch.setattr(launch, "_one_round", stub)
+    monkeypatch.setattr(launch, "one_round", stub)
     reasons = launch.launch(plan, launch.launcher_of(*compose_multirun(list(options))))
     assert not stub.rounds
     return reasons, stub.asked
@@ -186,7 +187,7 @@ def test_a_job_whose_process_dies_costs_none_of_those_behind_it(plan, monkeypatc
 
 
 def test_what_no_process_ever_began_is_told_with_the_launchers_own_words(plan, monkeypatch):
-    monkeypatch.setattr(launch, "_one_round", lambda worker, launcher: ([], "RuntimeError: no sbatch"))
+    monkeypatch.setattr(launch, "one_round", lambda worker, n, launcher: ([], "RuntimeError: no sbatch"))
     reasons = launch.launch(plan, launch.launcher_of(*compose_multirun([])))
     assert reasons == dict.fromkeys(("aa", "bb", "cc"), "it was not started 3 times: RuntimeError: no sbatch")
 
