@@ -130,7 +130,7 @@ class Filled:
     pairs: tuple[PromptPair, ...]
     """Each clean prompt, and beside it a corrupted prompt made by hand."""
     clean: Int[Tensor, "pair pos"]
-    tables: tuple[Int[Tensor, "given option width"], ...]
+    tables: tuple[Int[Tensor, "given _option _width"], ...]
     """Of each slot the tokens of its options, for every clean prompt, or once where they are equal for all."""
     shared: bool
     """Whether a candidate is the same corrupted prompt for all clean prompts; the axis `given` then has length 1."""
@@ -192,7 +192,7 @@ def filled(
     space: Space,
     pairs: Sequence[PromptPair],
     clean: Int[Tensor, "pair pos"],
-    tables: Sequence[Int[Tensor, "pair option width"]],
+    tables: Sequence[Int[Tensor, "pair _option _width"]],
     write: Callable[[PromptPair, Candidate], str],
 ) -> Filled:
     """The space for these clean prompts; one corrupted prompt serves them all where no option depends on them."""
