@@ -172,7 +172,8 @@ def clean_prompts(
     )
     for example in itertools.islice(stream, 200 * n):
         own = _fills(template, example.clean) or {}
-        if example.clean not in texts and widths == _widths(template, own, tokenizer):
+        known = tokenizer.unk_token_id not in _ids(tokenizer, example.clean)
+        if known and example.clean not in texts and widths == _widths(template, own, tokenizer):
             texts.add(example.clean)
             found.append(PromptPair(example.clean, example.corrupted, example.answer, example.distractor, pair.min_gap))
             if len(found) == n:
@@ -180,7 +181,7 @@ def clean_prompts(
     if len(found) < (n if at_least is None else at_least):
         raise InputError(
             f"clean.n: got {n} (heldout.n counted), but among {200 * n} generated prompts only {len(found)} take the "
-            "pair's number of tokens in every slot. Use a smaller number."
+            "pair's number of known tokens in every slot. Use a smaller number."
         )
     return found
 

@@ -296,6 +296,11 @@ def test_where_clean_prompts_cannot_be_made_it_says_so(words, ioi_mini):
     assert len(clean_prompts(ABBA, TEMPLATE, 9, 0, subwords(), at_least=1)) < 9
 
 
+def test_no_further_clean_prompt_has_a_word_that_the_tokenizer_does_not_know(words):
+    for one in clean_prompts(ABBA, TEMPLATE, 5, 0, words, at_least=1):
+        assert words.unk_token_id not in words(one.clean)["input_ids"]
+
+
 def test_what_fits_decodes_to_what_it_was():
     assert fits(subwords(), " cat", 1)
     assert not fits(subwords(), " cats", 1)
