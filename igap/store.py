@@ -46,7 +46,7 @@ class Store:
         """What `compute` gives, from the folder if it is there; a file that is not what it should be is replaced."""
         asked = json.dumps({"kind": kind, **self.common, "inputs": inputs}, sort_keys=True)
         path = self.folder / f"{kind}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}.safetensors"
-        found = _load(path, asked)
+        found = _load(path, asked, said=False)  # once, with the lock
         if found is not None:
             return found
         try:
@@ -92,7 +92,7 @@ def inputs_of(path: Path) -> str:
     return _read(path)[0]
 
 
-def _load(path: Path, asked: str) -> Tensors | None:
+def _load(path: Path, asked: str, *, said: bool = True) -> Tensors | None:
     if not path.exists():
         return None
     try:
@@ -100,7 +100,8 @@ def _load(path: Path, asked: str) -> Tensors | None:
         if kept != asked:
             raise ValueError("it holds what other inputs gave")
     except ValueError as error:
-        log.warning("%s: %s; computing it again", path, error)
+        if said:
+            log.warning("%s: %s; computing it again", path, error)
         return None
     return tensors
 

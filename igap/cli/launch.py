@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -190,7 +191,10 @@ def one_round(task: "Callable[[DictConfig], Any]", n: int, launcher: Launcher) -
     context = HydraContext(config_loader=launcher.loader, callbacks=Callbacks(launcher.config))
     found = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=launcher.config)
     try:
-        ends = found.launch([[] for _ in range(n)], initial_job_idx=0)
+        with warnings.catch_warnings():
+            # joblib restarts a process whose memory has grown (by a larger batch, say): no job is lost
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
+            ends = found.launch([[] for _ in range(n)], initial_job_idx=0)
     except Exception as error:  # joblib, submitit and SLURM each have their own for a process that died
         trouble = f"{type(error).__name__}: {one_line(error)[:300]}"
         log.warning("%s", trouble)

@@ -150,7 +150,7 @@ class Evaluator:
         self.cost += 3 * len(candidates) * (self._prefix_cost + self._suffix_cost)
         return gradient
 
-    def gains(self, candidate: Candidate, weights: Float[Tensor, " pair"]) -> list[Float[Tensor, " option"]]:
+    def gains(self, candidate: Candidate, weights: Float[Tensor, " pair"]) -> list[Float[Tensor, " _option"]]:
         """For every option of every slot, the change of the weighted AP effect to first order if it were chosen."""
         gradient = self.gradient([candidate], weights[None])[:, 0]
         tokens = self.filled.tokens([candidate])[:, 0]

@@ -233,9 +233,9 @@ class Search:
         template = self.space.template or matching_template(pair.clean)
         try:
             pairs = clean_prompts(pair, template, _ORDINARY, self.seed + 1, self.model.tokenizer, at_least=0)
-        except InputError:
-            pairs = [pair]
-        return torch.cat([tokenize(self.model, one).clean for one in pairs])
+            return torch.cat([tokenize(self.model, one).clean for one in pairs])
+        except InputError:  # also where the tokenizer does not know the template's words
+            return tokenize(self.model, pair).clean
 
 
 def component(model: TransformerBridge, head: str) -> Target:

@@ -10,13 +10,16 @@ import json
 import logging
 import math
 import os
+import re
 import sqlite3
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import optuna
@@ -38,6 +41,9 @@ URL = "IGAP_STORAGE_URL"
 
 REACH = 5.0
 """Seconds that a storage has to answer."""
+
+_LOOKS = 10
+"""At tables that other workers are making."""
 
 optuna.logging.set_verbosity(logging.WARNING)
 
@@ -104,17 +110,19 @@ class Trials:
         self.study = optuna.create_study(
             storage=storage, study_name=name, directions=self.directions, load_if_exists=True
         )
-        kept, wanted = self.study.user_attrs, {"schema": SCHEMA, "space": space.digest, **identity}
-        if "igap" not in kept:
-            lists = {_digest(slot.options): list(slot.options) for slot in space.slots}
-            self.study.set_user_attr("lists", lists)
-            self.study.set_user_attr("slots", {slot.name: _digest(slot.options) for slot in space.slots})
-            if objective is not None:
-                with experimental():
-                    self.study.set_metric_names(list(objective.terms))
-            self.study.set_user_attr("igap", wanted)
-        else:
-            _check_same(kept["igap"], wanted)
+        wanted = {"schema": SCHEMA, "space": space.digest, **identity}
+        with alone(storage, name):
+            kept = self.study.user_attrs.get("igap")
+            if kept is None:
+                lists = {_digest(slot.options): list(slot.options) for slot in space.slots}
+                self.study.set_user_attr("lists", lists)
+                self.study.set_user_attr("slots", {slot.name: _digest(slot.options) for slot in space.slots})
+                if objective is not None:
+                    with experimental():
+                        self.study.set_metric_names(list(objective.terms))
+                self.study.set_user_attr("igap", wanted)
+        if kept is not None:
+            _check_same(kept, wanted)
 
     def tried(self) -> list[Tried]:
         """All trials, in the order of their numbers."""
@@ -187,7 +195,7 @@ def storage_of(kind: str, folder: Path, address: str = "") -> BaseStorage:
             connection.execute("BEGIN IMMEDIATE")  # a file that another program holds is told now, not in the middle
             connection.execute("ROLLBACK")
         # Another worker may hold the file while it writes a batch.
-        storage = RDBStorage(f"sqlite:///{file}", engine_kwargs={"connect_args": {"timeout": 60}})
+        storage = _database(f"sqlite:///{file}", {"connect_args": {"timeout": 60}})
     except InputError:
         raise
     except Exception as error:
@@ -213,7 +221,19 @@ def _postgres() -> BaseStorage:
             "search.storage: got postgres, whose package is not installed. "
             'pip install -e ".[postgres]" -c constraints.txt, or search/storage=sqlite.'
         ) from None
-    return RDBStorage(url, engine_kwargs={"connect_args": {"connect_timeout": int(REACH)}, "pool_pre_ping": True})
+    return _database(url, {"connect_args": {"connect_timeout": int(REACH)}, "pool_pre_ping": True})
+
+
+def _database(url: str, settings: dict[str, Any]) -> RDBStorage:
+    """The storage, with its tables; where other workers make them at this moment, once they are there."""
+    for _ in range(_LOOKS):
+        try:
+            return RDBStorage(url, engine_kwargs=settings)
+        except Exception as error:
+            if not re.search("already exists|unique constraint", f"{error} {error.__cause__}", re.IGNORECASE):
+                raise
+            time.sleep(0.2)
+    return RDBStorage(url, engine_kwargs=settings)
 
 
 def _grpc(address: str) -> BaseStorage:
@@ -240,11 +260,17 @@ def _grpc(address: str) -> BaseStorage:
 
 
 def _said(error: Exception) -> str:
-    """The first line of what went wrong, without an address that may hold a password."""
-    cause = error.__cause__ or error
-    url = os.environ.get(URL)
-    text = " ".join(str(cause).split("(Background")[0].split())
-    return (text.replace(url, "...") if url else text)[:200]
+    """The first line of what went wrong, without an address that may hold a password, nor a piece of that.
+
+    A password with @, : or / in it is cut in the wrong place, and its rest taken for a host or a port.
+    """
+    text = " ".join(str(error.__cause__ or error).split("(Background")[0].split())
+    url = os.environ.get(URL, "")
+    password = url.rpartition("@")[0].partition("://")[2].partition(":")[2]
+    pieces = [url, password, unquote(password), *re.split(r"\W", unquote(password))]
+    for secret in sorted((piece for piece in pieces if len(piece) > 2), key=len, reverse=True):
+        text = text.replace(secret, "...")
+    return text[:200]
 
 
 def _digest(options: Sequence[str]) -> str:

@@ -173,7 +173,10 @@ class SweepFolder:
         found = _json(self.path / PLAN)
         if found is None or found.get("schema") != SCHEMA:
             return None
-        return [Planned(job["key"], tuple(job["overrides"])) for job in found["jobs"]]
+        try:
+            return [Planned(str(job["key"]), tuple(map(str, job["overrides"]))) for job in found["jobs"]]
+        except (KeyError, TypeError):
+            return None
 
 
 def _json(path: Path) -> dict[str, Any] | None:

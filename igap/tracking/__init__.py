@@ -156,7 +156,6 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
     whatever W&B raises.
     """
     import pandas as pd
-
     import wandb
 
     folder = folder.resolve()

@@ -44,7 +44,10 @@ def main(arguments: list[str]) -> int:
     unknown = set(given) - {"project", "entity"} | {text for text in arguments if text.startswith("-")}
     if unknown:
         raise InputError(f"sync: got {min(unknown)}, wanted folders, project=NAME or entity=NAME.")
-    runs, troubles = find(Path(text) for text in arguments if text.partition("=")[0] not in given)
+    folders = [Path(text) for text in arguments if "=" not in text or Path(text).exists()]
+    if not folders:
+        raise InputError("folder: got none, wanted a run's folder or one that holds runs. Name one: igap sync runs.")
+    runs, troubles = find(folders)
     for trouble in troubles:
         sys.stderr.write(f"igap: {trouble}\n")
     settled, said = tracking.decided(TrackingConfig.model_validate({"mode": "auto"}))

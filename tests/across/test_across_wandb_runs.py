@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-
 import wandb
+
 from igap.across import command, heads, wandb_runs
 from igap.errors import InputError
 from igap.finished import read

@@ -69,6 +69,12 @@ class Sweep:
         """Whether a file is being written at this moment."""
         return any(self.runs.glob("*/*.unfinished")) or any(self.runs.glob("*/plots/*.unfinished"))
 
+    def works(self, since: float) -> bool:
+        """Whether a job was begun after this time; marks of processes killed before do not count."""
+        with contextlib.suppress(FileNotFoundError):  # a job that ends takes its mark away
+            return any(mark.stat().st_mtime >= since for mark in self.runs.glob(".locks/*.json"))
+        return False
+
     def check(self) -> None:
         """Whatever counts as finished is whole, and what was finished before has not been touched since."""
         finished = {path.parent.name: path for path in self.runs.glob("*/summary.json")}
@@ -160,8 +166,9 @@ def survive(
                 code, said = sweep.to_the_end()
                 assert code == 0, said
                 break
+            before = time.time()
             process = sweep.start()
-            busy = wait_for(lambda s=sweep: any(s.runs.glob(".locks/*.json")), process, PATIENCE)
+            busy = wait_for(lambda s=sweep, b=before: s.works(since=b), process, PATIENCE)
             writing = rng.random() < 0.5
             if busy and writing:
                 writing = wait_for(sweep.writes, process, rng.uniform(1, 6))

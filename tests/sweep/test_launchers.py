@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from safetensors.torch import load_file, save_file
 
 from igap import cli, pipeline
@@ -128,7 +130,8 @@ class Rounds:
     def __init__(self, folder, *rounds):
         self.folder, self.rounds, self.asked = folder, list(rounds), []
 
-    def __call__(self, worker, launcher):
+    def __call__(self, worker, n, launcher):
+        assert n == len(worker.packs)
         self.asked.append(([[job.key for job in pack] for pack in worker.packs], worker.wait))
         ends = self.rounds.pop(0)
         for key, end in ends.items():
@@ -141,7 +144,7 @@ class Rounds:
                 (self.folder._locks / f"{key}.json").write_text("{}")
                 (self.folder._locks / f"{key}.lock").touch()
         outcomes = [work.Outcome(key, end, "storm") for key, end in ends.items() if end != "dies"]
-        return outcomes, "a worker died" if "dies" in ends.values() else ""
+        return [outcomes], "a worker died" if "dies" in ends.values() else ""
 
 
 @pytest.fixture
@@ -155,7 +158,7 @@ def plan(tmp_path):
 def launched(plan, monkeypatch, *rounds, options=()):
     """The reasons, and the packs and waiting of each round."""
     stub = Rounds(plan.folder, *rounds)
-    monkeypatch.setattr(launch, "_one_round", stub)
+    monkeypatch.setattr(launch, "one_round", stub)
     reasons = launch.launch(plan, launch.launcher_of(*compose_multirun(list(options))))
     assert not stub.rounds
     return reasons, stub.asked
@@ -184,7 +187,7 @@ def test_a_job_whose_process_dies_costs_none_of_those_behind_it(plan, monkeypatc
 
 
 def test_what_no_process_ever_began_is_told_with_the_launchers_own_words(plan, monkeypatch):
-    monkeypatch.setattr(launch, "_one_round", lambda worker, launcher: ([], "RuntimeError: no sbatch"))
+    monkeypatch.setattr(launch, "one_round", lambda worker, n, launcher: ([], "RuntimeError: no sbatch"))
     reasons = launch.launch(plan, launch.launcher_of(*compose_multirun([])))
     assert reasons == dict.fromkeys(("aa", "bb", "cc"), "it was not started 3 times: RuntimeError: no sbatch")
 
@@ -201,6 +204,19 @@ def test_a_job_without_a_place_fails_alone(plan, monkeypatch):
     assert asked == [([["aa"], ["cc"]], False)]
     assert set(reasons) == {"bb"}
     assert "bb" in reasons["bb"]
+
+
+def test_a_process_that_joblib_restarts_for_its_memory_is_not_told_and_costs_no_job(plan, monkeypatch):
+    """Its warning would end the round here, where warnings are errors."""
+
+    class Restarts:
+        def launch(self, overrides, initial_job_idx):
+            warnings.warn("A worker stopped while some jobs were given to the executor.", UserWarning, stacklevel=1)
+            return []
+
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda self, **_: Restarts())
+    worker = launch.Worker((plan.jobs,), plan.folder, False, None, False)
+    assert launch.one_round(worker, 1, launch.launcher_of(*compose_multirun([]))) == ([], "")
 
 
 def test_a_number_of_processes_that_is_none_is_refused_in_one_line():

@@ -179,8 +179,11 @@ def test_the_plan_comes_back_and_another_grid_is_said(folder):
     assert folder.plan() == [two, three]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 99, "jobs": []}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"schema": 99, "jobs": []}', '{"schema": 1}', '{"schema": 1, "jobs": [3]}']
+)
 def test_a_plan_that_cannot_be_read_is_none(folder, text):
     folder.path.mkdir()
     (folder.path / PLAN).write_text(text)
     assert folder.plan() is None
+    assert folder.write_plan([Planned(KEY, ())]) is None, "and is replaced by the next"

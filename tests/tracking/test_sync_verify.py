@@ -121,3 +121,8 @@ def test_bad_input_is_one_line(main, name, tmp_path):
         main([str(tmp_path), "--nope"])
     assert main([]) == 2
     assert main(["--help"]) == 0
+
+
+def test_sync_without_a_folder_says_that_one_is_wanted():
+    with pytest.raises(InputError, match=r"folder: got none, wanted .* Name one: igap sync runs\."):
+        sync.main(["project=other"])
