@@ -309,15 +309,18 @@ def _slots(
     value: float,
     tried: Sequence[Tried],
 ) -> list[Row]:
-    """Of each slot its word in the best prompt, the value without that word, and its share of variance at random."""
+    """Of each slot its word in the best prompt, the value without that word, and its share of variance at random.
+
+    Where all candidates have been tried, the variance is that of them all.
+    """
     changed = filled.changed(best)
     kept = [filled.partly(best, [i for i in range(len(search.space.slots)) if i != slot]) for slot in changed]
     without = dict(zip(changed, map(float, worths(kept)), strict=True)) if changed else {}
+    whole = len(tried) == search.space.size  # nothing to draw at random
+    sample = [one for one in tried if one.counts and (whole or one.proposal.source in ("start", "random"))]
+    candidates = np.array([one.proposal.candidate for one in sample], dtype=np.int64)
     shares = variance_shares(
-        np.array(
-            [one.proposal.candidate for one in tried if one.proposal.source in ("start", "random") and one.counts]
-        ),
-        np.array([one.value for one in tried if one.proposal.source in ("start", "random") and one.counts]),
+        candidates.reshape(len(sample), len(search.space.slots)), np.array([one.value for one in sample])
     )
     rows: list[Row] = [
         {

@@ -105,7 +105,7 @@ def sentences(result: SearchResult) -> list[str]:
         if None not in shares.values():
             first = sorted(shares, key=lambda slot: -float(str(shares[slot])))[:6]
             each = ", ".join(f"{slot} {100 * float(str(shares[slot])):.0f}%" for slot in first)
-            found.append(f"share of the random trials' variance: {each}")
+            found.append(f"share of the variance at random: {each}")
     if summary.get("heldout/low") is not None:
         ends = f"{_n(summary['heldout/low'])}, {_n(summary['heldout/high'])}"
         found.append(

@@ -117,13 +117,16 @@ def search_curves(curves: Mapping[str, OutputCurves], head: str) -> Figure:
 
 @styled
 def search_front(trials: pd.DataFrame, front: pd.DataFrame, terms: Sequence[str], head: str) -> Figure:
-    """Every trial by its first two terms, and those that no other beats in all terms."""
+    """Every trial by its first two terms (out of bounds: crosses), and those that no other beats in all terms."""
     fig, (ax,) = figure(6.4, 4.6, 1, 1, f"{head}: {terms[0]} against {terms[1]}; {len(front)} trials that none beats")
     known = trials[trials[terms[0]].notna()]
     for colour, (source, rows) in zip(PALETTE * 2, known.groupby("source", sort=False), strict=False):
-        ax.plot(
-            rows[terms[1]], rows[terms[0]], "o", markersize=3, color=colour, alpha=0.6, label=f"{source} ({len(rows)})"
-        )
+        inside = rows[rows["counts"]]
+        label = f"{source} ({len(rows)})"
+        ax.plot(inside[terms[1]], inside[terms[0]], "o", markersize=3, color=colour, alpha=0.6, label=label)
+    out = known[~known["counts"]]
+    if len(out):
+        ax.plot(out[terms[1]], out[terms[0]], "x", markersize=3, color="0.6", label=f"out of bounds ({len(out)})")
     edge = front.sort_values(terms[1])
     ax.plot(edge[terms[1]], edge[terms[0]], "-o", color="black", markersize=4, markerfacecolor="none", label="front")
     ax.set(

@@ -305,6 +305,11 @@ def test_further_clean_prompts_are_as_long_in_every_slot_and_of_known_words(smal
         assert word_level.unk_token_id not in encoded(word_level, one.clean, False)
 
 
+def test_no_further_clean_prompt_has_a_word_that_the_tokenizer_does_not_know(words):
+    for one in clean_prompts(ABBA, TEMPLATE, 5, 0, words, at_least=1):
+        assert words.unk_token_id not in words(one.clean)["input_ids"]
+
+
 def test_what_fits_decodes_to_what_it_was():
     assert fits(subwords(), " cat", 1)
     assert not fits(subwords(), " cats", 1)
