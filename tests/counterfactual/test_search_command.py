@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from igap import cli, pipeline, records, tracking
 
-PAIR = ("After John and Mary went to the store, {} gave a bottle of milk to", "Mary", "John")
+TEMPLATE = "After {first} and {second} went to the {place}, {subject} {verb} a {object} to"
 SPACE = [
     'search.space.slots.first=["=keep","=N2","Tom"]',
     'search.space.slots.second=["=keep","=N1","Tom","Anna","Paul","Mark"]',
@@ -71,13 +71,13 @@ BAD = [
     (["head="], "head: got '', wanted a head such as 9.6"),
     (["head=1.2,1.3"], "head: got '1.2,1.3', wanted a head such as 9.6"),
     (["search.until=5"], "head: got nothing, wanted a value. Add head=9.6."),
-    (["serch_mini"], "search: got 'serch_mini', wanted one of head_scan, search_9_6, search_mini, or KEY=VALUE. Did you"),
+    (["serch_mini"], "search: got 'serch_mini', wanted one of head_scan, search_9_6, search_mini, or KEY=VALUE."),
     (["head=1.2", "--fast"], "option: got --fast, which igap search does not have."),
     (["head=1.2", "objectiv=ap"], "objectiv: got a key that no search has (in 'objectiv=ap'). Did you mean objective?"),
     (["head=1.2", "search.untl=3"], "search.untl: got a key that no search has (in 'search.untl=3'). Did you mean sea"),
     (["head=1.2", "~head"], "head: got a deletion ('~head'); a search needs every key."),
-    (["head=1.2", "search/space=nope"], "search/space: got 'nope', wanted one of prompts, relational, slots, substitute"),
-    (["head=1.2", "search.space.template=After {first} and {second} went to the {place}, {subject} {verb} a {thing} to"],
+    (["head=1.2", "search/space=nope"], "search/space: got 'nope', wanted one of prompts, relational, slots,"),
+    (["head=1.2", f"search.space.template={TEMPLATE.replace('object', 'thing')}"],
      "search.space.slots.thing: got a slot without a list, wanted lists for exactly first, second, place, subject, "
      "verb, thing. Add '+search.space.slots.thing=[\"=keep\"]' to keep it as it is."),
     (["head=1.2", "+search.space.slots.thing=[milk]"],
