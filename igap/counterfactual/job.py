@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -177,7 +178,12 @@ def _workers(config: SearchConfig) -> "list[multiprocessing.process.BaseProcess]
     for worker in range(1, n):
         own = config.model_copy(update={"search": config.search.model_copy(update={"worker": worker, "workers": 1})})
         child = multiprocessing.get_context("spawn").Process(target=explore, args=(own, threads), daemon=True)
-        child.start()
+        # Ctrl-C reaches all processes of a terminal; the children leave the report to this one, which ends them.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            child.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
         children.append(child)
     return children
 

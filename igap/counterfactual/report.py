@@ -62,9 +62,8 @@ def show(console: Console, result: SearchResult, head: str, *, brief: bool = Fal
     console.print(table)
     if brief:
         return
-    pairs = Table(title="As igap run has it: means over clean prompts, logits; score: effect / gap",
-                  title_justify="left")  # fmt: skip
-    for column in ("pair", "AP effect", "gap", "score", "rank among heads"):
+    pairs = Table(title="As igap run has it, means over clean prompts", title_justify="left")
+    for column in ("pair", "AP effect, logits", "gap, logits", "score (effect / gap)", "rank among heads"):
         pairs.add_column(column, justify="right" if column != "pair" else "left")
     for name, title in (("by_hand", "made by hand"), ("best", "best")):
         pairs.add_row(title, *(_n(summary.get(f"{name}/{key}")) for key in ("ap", "gap", "score", "rank")))

@@ -349,7 +349,7 @@ def test_the_same_seed_gives_the_same_certificate(small, pair, found):
     assert again.certificate.tables == found.certificate.tables
 
 
-# the embedded model: its words are known to the reference prompts ------------------------------------------------------
+# deletion and neutral edits -------------------------------------------------------------------------------------------
 
 
 def test_neutral_edits_change_place_verb_and_object_alone_and_the_95th_percentile_is_theirs(

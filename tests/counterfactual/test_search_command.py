@@ -1,0 +1,322 @@
+"""`igap search` as a user meets it: messages, files, going on, W&B, Ctrl-C."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import load_file
+
+from igap import cli, pipeline, records, tracking
+
+TEMPLATE = "After {first} and {second} went to the {place}, {subject} {verb} a {object} to"
+SPACE = [
+    'search.space.slots.first=["=keep","=N2","Tom"]',
+    'search.space.slots.second=["=keep","=N1","Tom","Anna","Paul","Mark"]',
+    'search.space.slots.subject=["=keep","=IO","Anna"]',
+    *(f'search.space.slots.{name}=["=keep"]' for name in ("place", "verb", "object")),
+]
+ASKED = ["search", "head=0.4", *SPACE, "clean.n=2", "heldout.n=3", "search.control=6", "device=cpu"]
+VARYING = {"seconds", "forward_equivalents", "n_from_disk"}
+"""Of the summary: what it took."""
+
+
+@pytest.fixture(autouse=True)
+def _own_state(monkeypatch):
+    monkeypatch.setattr(records, "figures", lambda result: {})  # of the full run
+    yield
+    GlobalHydra.instance().clear()
+    pipeline._cached_model.cache_clear()
+
+
+def search(*overrides, where):
+    here = os.getcwd()
+    os.chdir(where)
+    try:
+        return cli.main([*ASKED, *overrides])
+    finally:
+        os.chdir(here)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The folder of a search that is finished and logged offline."""
+    where = tmp_path_factory.mktemp("searched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "figures", lambda result: {})
+        assert search("search.until=20", "name=one", where=where) == 0
+    return where / "searches" / "one"
+
+
+def summary_of(folder):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads((folder / "search_summary.json").read_text(), parse_constant=refuse)
+
+
+BAD = [
+    (["head=4.0"], "head: got 4.0, but the model has 4 layers (0 to 3)."),
+    (["head=1.8"], "head: got 1.8, but the model has 8 heads in a layer (0 to 7)."),
+    (["head=L0.N512"], "head: got L0.N512, but the model has 512 neurons in a layer (0 to 511)."),
+    (["head=abc"], "head: got 'abc', wanted a head such as 9.6 or a neuron such as L5.N1234, several ('0.6 1.2'), or"),
+    (["head="], "head: got '', wanted a head such as 9.6"),
+    (["head=1.2,1.3"], "head: got '1.2,1.3', wanted a head such as 9.6"),
+    (["search.until=5"], "head: got nothing, wanted a value. Add head=9.6."),
+    (["serch_mini"], "search: got 'serch_mini', wanted one of head_scan, search_9_6, search_mini, or KEY=VALUE."),
+    (["head=1.2", "--fast"], "option: got --fast, which igap search does not have."),
+    (["head=1.2", "objectiv=ap"], "objectiv: got a key that no search has (in 'objectiv=ap'). Did you mean objective?"),
+    (["head=1.2", "search.untl=3"], "search.untl: got a key that no search has (in 'search.untl=3'). Did you mean sea"),
+    (["head=1.2", "~head"], "head: got a deletion ('~head'); a search needs every key."),
+    (["head=1.2", "search/space=nope"], "search/space: got 'nope', wanted one of prompts, relational, slots,"),
+    (["head=1.2", f"search.space.template={TEMPLATE.replace('object', 'thing')}"],
+     "search.space.slots.thing: got a slot without a list, wanted lists for exactly first, second, place, subject, "
+     "verb, thing. Add '+search.space.slots.thing=[\"=keep\"]' to keep it as it is."),
+    (["head=1.2", "+search.space.slots.thing=[milk]"],
+     "search.space.slots.thing: got a list without a slot in the template, wanted lists for exactly first, second, "
+     "place, subject, verb, object. Take it out: '~search.space.slots.thing'."),
+    (["head=1.2", "search.space.slots.verb=[gave,zzyzx,qwq]"],
+     "search.space.slots.verb: got 'zzyzx' (unknown), 'qwq' (unknown), wanted words of 1 known token"),
+    (["head=1.2", "search.space.slots.verb=gave"], "search.space.slots.verb: got 'gave', wanted a list, [A,B]."),
+    (["head=1.2", "search.space.slots.verb=[]"], "search.space.slots.verb: got no word that fits"),
+    (["head=1.2", *SPACE[3:], *(f'search.space.slots.{n}=["=keep"]' for n in ("first", "second", "subject")),
+      "search.space.slots.verb=[sold]"], "search.space: got 1 candidate, wanted at least two. Offer more words."),
+    (["head=1.2", "search.until=0"], "search.until: got 0, wanted at least 1. Try search.until=300."),
+    (["head=1.2", "search.until=ten"], "search.until: got 'ten', wanted a whole number."),
+    (["head=1.2", "search.workers=2", "search/storage=memory"],
+     "search.storage: got memory, which several workers cannot share. Use search/storage=sqlite, or journal."),
+    (["-m", "head=1.2", "search.worker=0,1", "search/storage=memory"], "search.storage: got memory, which several"),
+    (["-m", "head=1.2", "objective=ap,ig", "name=x"],
+     "name: got one folder (searches/x) for two searches that differ. Write several heads as one (head='0.6 1.2'), "),
+    (["head=1.2", "objective=ap,ig"], "objective: got 2 values (ap, ig), wanted one. Add -m to run each of them"),
+    (["head=1.2", "seed=0,1"], "seed: got 2 values (0, 1), wanted one. Add -m"),
+    (["head=1.2", "objective=fluency"], "objective: got fluency, which says nothing of the head. Put ap, ig,"),
+    (["head=1.2", "objective=[ap,ap]"], "objective: got ap, ap, one of them twice."),
+    (["head=1.2", "objective=foo"], "objective: got 'foo', wanted one of 'ap', 'ig', 'disagreement', 'selectivity', "),
+    (["head=1.2", "objective=[]"], "objective: got (), wanted at least one entry. Try objective=[ap]."),
+    (["head=1.2", "search.sampler=epo"], "search.sampler: got 'epo' for one objective, wanted one of auto, hybrid, "),
+    (["head=1.2", "objective=[ap,fluency]", "search.sampler=hybrid"],
+     "search.sampler: got 'hybrid' for several objectives, wanted one of auto, epo, nsga2, tpe, random, brute."),
+    (["head=1.2", "search/space=prompts"],
+     "search.space.prompts: got no prompt, wanted one of the two: search.space.file=FILE with one prompt a line"),
+    (["head=1.2", "search/space=prompts", "search.space.file=no, such.txt"],
+     "search.space.file: got no, such.txt, which cannot be read ("),
+    (["head=1.2", "search/space=substitute", "search.space.vocabulary=[]"],
+     "search.space.vocabulary: got (), wanted at least one entry. Try search.space.vocabulary=[words]."),
+    (["head=1.2", "search/space=substitute", "search.space.positions=[40]"],
+     "search.space.positions: got position 40, which is no whole word, wanted some of 1 'After', 2 'John'"),
+    (["head=1.2", "search/storage=grpc", "search.storage.address=foo"],
+     "search.storage.address: got 'foo', wanted HOST:PORT."),
+    (["head=1.2", "name=../x"], "name: got '../x', wanted a folder's name (letters, digits, dots, dashes)."),
+    (["head=1.2", "prompts=generated"], "prompts: got several pairs, wanted the one pair that the search starts from"),
+    (["head=1.2", "constraints.max_percentile=101"], "constraints.max_percentile: got 101, wanted at most 100"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+@pytest.mark.parametrize("command", [["search"], ["check", "search"]], ids=["search", "check"])
+def test_bad_input_is_one_line_and_exit_code_2_before_the_model_loads(
+    command, overrides, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "loaded", None)
+    assert cli.main([*command, *overrides]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"igap: {message}")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_storage_without_its_url_is_refused_before_the_model_loads(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("IGAP_STORAGE_URL", raising=False)
+    monkeypatch.setattr(pipeline, "loaded", None)
+    assert cli.main(["search", "head=1.2", "search/storage=postgres"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("igap: search.storage: got postgres, but IGAP_STORAGE_URL is not set.")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["constraints.min_clean=50"], "constraints.min_clean: got 50.0, but F of prompts.clean is 5.404 logits: the"),
+        (["constraints.max_corrupted=-100", "search.until=10"],
+         "search.space: none of 10 trials has a value within the bounds: constraints.max_corrupted removed 10. Loosen"),
+    ],
+)  # fmt: skip
+def test_what_only_the_model_can_tell_is_one_line_and_exit_code_2(overrides, message, tmp_path, capsys):
+    assert search(*overrides, "tracking=disabled", where=tmp_path) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"igap: {message}")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.rglob("search_summary.json"))
+
+
+def test_a_template_of_ones_own_is_given_with_its_lists_on_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    template = "After {first} and {second} went to the store, {subject} {verb} it to"
+    texts = [f"prompts.{name}={template.format(first='John', second='Mary', subject=who, verb='gave')}"
+             for name, who in (("clean", "Mary"), ("corrupted", "John"))]  # fmt: skip
+    without = ["~search.space.slots.place", "~search.space.slots.object"]
+    one = ["clean.n=1", "heldout.n=0"]
+    assert cli.main(["check", "search", "head=1.2", f"search.space.template={template}", *texts, *without, *one]) == 0
+    assert "1.2: ap, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("position", [8, 16])
+def test_positions_count_the_bos_token_also_before_the_model_loads(position, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = "search.space.vocabulary=[zoo,cafe]"
+    asked = ["head=1.2", "search/space=substitute", f"search.space.positions=[{position}]", words]
+    assert cli.main(["check", "search", *asked]) == 0
+    assert "1.2: ap, 3 candidates" in capsys.readouterr().out
+
+
+def test_help_and_check_say_what_there_is_and_compute_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "loaded", None)
+    assert cli.main(["search", "--help"]) == 0
+    text = capsys.readouterr().out
+    for word in ("search_mini", "search_9_6", "head_scan", "search.until", "Exit codes", "min_clean:", "objective:"):
+        assert word in text
+    assert cli.main(["search"]) == 2
+    capsys.readouterr()
+    assert cli.main(["check", "search", "search_mini"]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith("1.2: ap, 2.541e+11 candidates, 200 trials (")
+    assert line.endswith("4 clean prompts, 16 held out, in searches/search_mini\n")
+    assert cli.main(["check", "search", "head_scan"]) == 0
+    assert capsys.readouterr().out.count("\n") == 32
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_leaves_its_files_and_the_summary_last_as_finite_json(done):
+    names = {str(path.relative_to(done)) for path in done.rglob("*") if path.is_file()}
+    tables = {"trials", "top", "single_edits", "ladder", "slots", "heads"}
+    pictures = {f"plots/{name}.png" for name in ("history", "heads", "curves", "single_edits")}
+    assert {*(f"{name}.csv" for name in tables), *pictures, "config.json", "study.db", "search_summary.json"} <= names
+    last = (done / "search_summary.json").stat().st_mtime_ns
+    assert all((done / name).stat().st_mtime_ns <= last for name in (*(f"{t}.csv" for t in tables), *pictures))
+    summary = summary_of(done)
+    trials = pd.read_csv(done / "trials.csv")
+    assert (summary["n_trials"], summary["n_clean"], summary["heldout/n"]) == (len(trials), 2, 3) == (20, 2, 3)
+    assert trials["ap"].max() == pytest.approx(summary["best/value"], rel=1e-5)
+    assert (trials["ap"] - trials[["effect/0", "effect/1"]].mean(axis=1).abs()).abs().max() < 1e-6
+    best = trials.iloc[summary["best/trial"]]
+    rule = ", ".join(f"{n} := {best[f'slot/{n}'].lstrip('=')}" for n in ("first", "second", "subject")
+                     if best[f"slot/{n}"] != "=keep")  # fmt: skip
+    assert rule == summary["best/rule"]
+    assert pd.read_csv(done / "top.csv").iloc[0]["corrupted"] == summary["best/corrupted"]
+
+
+def test_the_best_pair_has_its_run_which_is_that_of_igap_run(done, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    summary = summary_of(done)
+    texts = [f"prompts.clean={summary['best/clean']}", f"prompts.corrupted={summary['best/corrupted']}",
+             f"prompts.answer={summary['answer']}", f"prompts.distractor={summary['distractor']}"]  # fmt: skip
+    assert cli.main(["run", *texts, "tracking=disabled", "device=cpu"]) == 0
+    (plain,) = tmp_path.glob("runs/*")
+    (run,) = done.glob("runs/*")
+    ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (run, plain))
+    assert run.name == ours["key"] == theirs["key"]
+    for one, other in zip(*(load_file(f / "attributions.safetensors").items() for f in (run, plain)), strict=True):
+        assert one[0] == other[0]
+        assert one[1].equal(other[1])
+
+
+def test_the_same_command_computes_nothing_new_and_a_higher_target_goes_on(done, tmp_path, capsys):
+    import shutil
+
+    folder = shutil.copytree(done, tmp_path / "searches" / "one", symlinks=True)
+    shutil.copy(done.parent / ".evaluations.sqlite", folder.parent)
+    (run,) = folder.glob("runs/*/summary.json")
+    before, trials, written = summary_of(folder), (folder / "trials.csv").read_bytes(), run.stat().st_mtime_ns
+    assert search("search.until=20", "name=one", where=tmp_path) == 0
+    after = summary_of(folder)
+    assert {k: v for k, v in after.items() if k not in VARYING} == {k: v for k, v in before.items() if k not in VARYING}
+    assert (folder / "trials.csv").read_bytes() == trials
+    assert run.stat().st_mtime_ns == written
+    assert search("search.until=26", "name=one", where=tmp_path) == 0
+    more = summary_of(folder)
+    assert more["n_trials"] == 26
+    assert (folder / "trials.csv").read_bytes().startswith(trials)
+    assert more["key"] == before["key"], "it is one study, and one run of W&B"
+    assert len(list(folder.glob("wandb/offline-run-*"))) == 1
+
+
+def inspect(place, *options):
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", str(place), "--json", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_wandb_has_the_summary_a_step_a_trial_tables_and_pictures(done):
+    place = done / tracking.logged(done).place
+    read = json.loads(inspect(place, "--summary"))
+    for name, value in summary_of(done).items():
+        if isinstance(value, float):
+            value = pytest.approx(value, rel=1e-12)
+        assert read["summary"].get(name, "absent") == ("absent" if value is None else value), name
+    assert (read["name"], read["state"]) == ("one", "finished")
+    text = inspect(place)
+    for path in (*done.glob("plots/*.png"), *done.glob("*.csv")):
+        assert f"{'plots' if path.suffix == '.png' else 'tables'}/{path.stem}" in text
+    assert '"job_type":"search"' in text
+    steps = [line for line in text.splitlines() if '"trial"' in line and '"history"' in line]
+    assert len(steps) == 20
+
+
+def test_disabled_tracking_writes_nothing_of_wandb(tmp_path):
+    assert search("search.until=16", "tracking=disabled", "full_run=false", where=tmp_path) == 0
+    assert (tmp_path / "searches" / "0.4-ap" / "search_summary.json").exists()
+    assert not list(tmp_path.rglob("wandb"))
+
+
+def n_trials(file):
+    if not file.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(file)) as connection:
+            return connection.execute("SELECT count(*) FROM trials").fetchone()[0]
+    except sqlite3.OperationalError:
+        return 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_ends_with_the_report_of_what_there_is_and_the_same_command_goes_on(tmp_path, workers):
+    words = ["search.space.slots.first=[names]", "search.space.slots.second=[names]", "search.batch=4"]
+    asked = [*ASKED, *words, "tracking=disabled", "full_run=false", "name=cut", f"search.workers={workers}"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    command = [sys.executable, "-m", "igap.cli", *asked, "search.until=1000"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    file = tmp_path / "searches" / "cut" / "study.db"
+    deadline = time.monotonic() + 120
+    while n_trials(file) < 24 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    summary = summary_of(file.parent)
+    assert summary["interrupted"] == 1
+    assert 24 <= summary["n_trials"] < 1000
+    assert f"interrupted at {summary['n_trials']} trials; the same command goes on" in out
+    assert "rule: " in out
+    n = n_trials(file)
+    assert (
+        search(*words, "tracking=disabled", "full_run=false", "name=cut", f"search.until={n + 4}", where=tmp_path) == 0
+    )
+    after = summary_of(file.parent)
+    assert (after["n_trials"], after["interrupted"]) == (n + 4, 0)
