@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from dataclasses import replace
 
 import handmade
 import numpy as np
@@ -11,7 +12,16 @@ from conftest import save_checkpoint
 from reference import HOOKS, Reference
 from searched import ABBA, PAIRS, TEMPLATE, searched
 
-from igap import PromptPair, activation_patching, attribution_patching, integrated_gradients, load_model, output_curve
+from igap import (
+    InputError,
+    PromptPair,
+    activation_patching,
+    attribution_patching,
+    integrated_gradients,
+    load_model,
+    output_curve,
+    search,
+)
 from igap.counterfactual import evaluation
 from igap.counterfactual.evaluation import NUMBERS, Evaluator, Target
 from igap.counterfactual.templates import SLOTS, build, clean_prompts, fill
@@ -410,3 +420,13 @@ def test_a_model_with_many_words_costs_its_embeddings_no_copy(tmp_path):
     one, other = gains(torch.tensor([1.0, 0.0])), gains(torch.tensor([0.0, 1.0]))
     for left, right, both in zip(one, other, gains(torch.tensor([1.0, 1.0])), strict=True):
         torch.testing.assert_close(left + right, both, atol=1e-12, rtol=0)
+
+
+def test_prompts_of_two_lengths_are_refused_whatever_aligns_them_in_a_run(small):
+    pair = replace(ABBA, corrupted=ABBA.corrupted.replace("a bottle", "bottle"), align="end")
+    with pytest.raises(InputError) as error:
+        search(small("gpt2"), pair, "1.2", clean_n=1, heldout_n=0)
+    assert str(error.value) == (
+        "prompts.corrupted: got 16 tokens, prompts.clean has 17; a search needs prompts of one length. Reword one of "
+        "them."
+    )

@@ -1,5 +1,6 @@
 """Slots, words and rules: by hand, and every candidate's tokens against its text."""
 
+import copy
 import itertools
 import re
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from searched import ABBA, BABA, PAIRS, TEMPLATE, searched, subwords
+from tokenizers import normalizers
 
 from igap import InputError, PromptPair
 from igap.counterfactual.templates import (
@@ -135,10 +137,13 @@ def test_a_slot_that_comes_twice_holds_the_same_word_in_both_places(text):
         assert found.tokens([candidate])[0, 0].tolist() == encoded(subwords(), written, False)
 
 
-def test_a_word_must_fit_in_every_place_of_its_slot():
-    """At the start of the text "dog" has no space before it, and takes several tokens there."""
-    pair = PromptPair("John met Mary. Then John waved to", "Tom met Mary. Then Tom waved to", " Mary", " John")
-    template, lists = "{first} met Mary. Then {first} waved to", {"first": ["=keep", "Tom", "dog"]}
+@pytest.mark.parametrize(
+    "template", ["{first} met Mary. Then {first} waved to", 'Then {first} met Mary. "{first}" waved to']
+)
+def test_a_word_must_fit_in_every_place_of_its_slot(template):
+    """Without a space before it "dog" takes several tokens: at the start of a text, and in quotation marks."""
+    clean, corrupted = (template.format(first=name) for name in ("John", "Tom"))
+    pair, lists = PromptPair(clean, corrupted, " Mary", " John"), {"first": ["=keep", "Tom", "dog"]}
     assert fits(subwords(), " dog", 1)
     with pytest.raises(InputError, match=r"^search\.space\.slots\.first: got 'dog' \(\d tokens\), wanted words of 1 "):
         build(template, lists, pair, subwords(), prepend_bos=False)
@@ -310,7 +315,12 @@ def test_no_further_clean_prompt_has_a_word_that_the_tokenizer_does_not_know(wor
         assert words.unk_token_id not in words(one.clean)["input_ids"]
 
 
-def test_what_fits_decodes_to_what_it_was():
+def test_what_fits_decodes_to_what_it_was(words):
+    assert not fits(words, "<unk>", 1)
+    lossy = copy.deepcopy(subwords())
+    lossy.backend_tokenizer.normalizer = normalizers.Replace("Mary", "John")
+    assert fits(lossy, " John", 1)
+    assert not fits(lossy, " Mary", 1), "what the model reads is another word"
     assert fits(subwords(), " cat", 1)
     assert not fits(subwords(), " cats", 1)
     assert not fits(subwords(), " cat", 2)
