@@ -25,9 +25,9 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
+from programs.survival import PATIENCE, descendants, kill, wait_for
 
 from igap.counterfactual.study import URL, storage_of
-from programs.survival import PATIENCE, descendants, kill, wait_for
 
 UNTIL, BATCH = 96, 8
 QUIET = ["tracking=disabled", "full_run=false", "device=cpu", "clean.n=1", "heldout.n=2", "search.control=8"]
@@ -48,15 +48,16 @@ class Searching:
 
     def start(self) -> "subprocess.Popen[str]":
         """The command, in a process group of its own; its paths are relative, as a user's are."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "igap.cli", *self.arguments],
-            cwd=self.folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=(self.folder / "said").open("a"),
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        with (self.folder / "said").open("a") as said:
+            return subprocess.Popen(
+                [sys.executable, "-m", "igap.cli", *self.arguments],
+                cwd=self.folder,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
 
     def said(self) -> str:
         """The output of all commands so far."""
@@ -82,6 +83,13 @@ class Searching:
         assert [trial.number for trial in trials] == list(range(len(trials)))
         assert len(trials) <= self.until, len(trials)
         return len(trials)
+
+    def finished(self) -> None:
+        """Checks that the search has come to its end: all trials, and a report of them."""
+        assert self.check() == self.until, "not the number that was asked for"
+        summary = json.loads((self.place / "search_summary.json").read_text())
+        assert summary["n_trials"] == self.until
+        assert (self.place / "trials.csv").read_text().count("\n") == self.until + 1
 
 
 def alive(below: list[int]) -> list[int]:
@@ -132,10 +140,7 @@ def survive(folder: Path, storage: str, *, kills: int, workers: int = 3, until: 
         while alive(orphans):
             assert time.monotonic() < deadline, "a worker does not end"
             time.sleep(0.1)
-        assert search.check() == until, "not the number that was asked for"
-        summary = json.loads((search.place / "search_summary.json").read_text())
-        assert summary["n_trials"] == until
-        assert (search.place / "trials.csv").read_text().count("\n") == until + 1
+        search.finished()
     told = ", ".join(f"{n} of {'the ' if how != 'all' else ''}{how}" for how, n in sorted(hows.items()))
     return (
         f"{storage}: {n_kills} kills ({told}) in {n_searches} searches of {workers} workers and {until} trials: each "
