@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -154,14 +155,19 @@ def _one(study: Study, progress: Console) -> SearchResult:
                     _explored(opened, config, tell)
             except KeyboardInterrupt:
                 interrupted = True
+                _end(children)  # the report is of what there is now
                 if not opened.trials.tried():
                     raise
             with report.stage(progress, "certificate"):
                 return concluded(opened, time.perf_counter() - since, interrupted=interrupted)
     finally:
-        for child in children:
-            child.terminate()
-            child.join()
+        _end(children)
+
+
+def _end(children: "Sequence[multiprocessing.process.BaseProcess]") -> None:
+    for child in children:
+        child.terminate()
+        child.join()
 
 
 def _workers(config: SearchConfig) -> "list[multiprocessing.process.BaseProcess]":
@@ -172,11 +178,13 @@ def _workers(config: SearchConfig) -> "list[multiprocessing.process.BaseProcess]
     threads = max(1, (os.cpu_count() or 1) // n)
     torch.set_num_threads(threads)
     children: list[multiprocessing.process.BaseProcess] = []
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which ends them
     for worker in range(1, n):
         own = config.model_copy(update={"search": config.search.model_copy(update={"worker": worker, "workers": 1})})
         child = multiprocessing.get_context("spawn").Process(target=explore, args=(own, threads), daemon=True)
         child.start()
         children.append(child)
+    signal.signal(signal.SIGINT, before)
     return children
 
 

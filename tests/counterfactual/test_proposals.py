@@ -71,7 +71,7 @@ SEARCHES = st.tuples(
 
 @pytest.mark.parametrize("name", OWN)
 @given(search=SEARCHES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_every_proposer_offers_new_allowed_candidates_and_the_same_ones_again(name, search):
     sizes, max_edits, without_keep, picked, n, seed = search
     space = space_of(*sizes, max_edits=max_edits, without_keep=without_keep)

@@ -174,7 +174,6 @@ def test_a_study_of_another_search_is_refused_with_what_differs(small, pair, tmp
         assert said in str(refused.value)
         assert "Set name=NAME for a new study" in str(refused.value)
         assert ";" not in str(refused.value), "and nothing else"
-        opened(model, pair, storage=storage, identity={"model": "a"})
 
 
 @pytest.mark.parametrize("schema", [SCHEMA + 1, None, "2"])

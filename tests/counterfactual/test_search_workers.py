@@ -1,12 +1,19 @@
 """Several workers on one study: processes of one command, and those of Hydra's launchers."""
 
 import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import optuna
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from programs.search_survival import alive
+from programs.survival import descendants
 
 from igap import cli
 from igap.counterfactual.study import storage_of
@@ -35,21 +42,11 @@ def finished(folder="searches/few", kind="sqlite"):
     return trials
 
 
-def test_two_workers_of_one_command_reach_the_total_and_the_same_command_has_nothing_left_to_do(capfd):
-    assert cli.main(["search", *QUIET, "search.workers=2"]) == 0
-    trials = finished()
-    assert len(trials) == 64
-    assert "Traceback" not in capfd.readouterr().err
-    assert cli.main(["search", *QUIET, "search.workers=2"]) == 0
-    assert [trial.datetime_complete for trial in finished()] == [trial.datetime_complete for trial in trials]
-    assert len([path for path in Path("searches").iterdir() if path.is_dir()]) == 1, "one study, one folder"
-
-
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_workers_of_a_launcher_share_one_study_and_end_with_one_report(launcher, capfd):
     options = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     storage = "journal" if launcher == "joblib" else "sqlite"
-    arguments = [*QUIET, "search.worker=range(3)", f"search/storage={storage}", f"hydra/launcher={launcher}", *options]
+    arguments = [*QUIET, "search.worker=range(2)", f"search/storage={storage}", f"hydra/launcher={launcher}", *options]
     assert cli.main(["search", "-m", *arguments]) == 0
     assert len(finished(kind=storage)) == 64
     assert capfd.readouterr().out.count("written to") == 1
@@ -70,11 +67,37 @@ def test_two_searches_that_differ_cannot_have_one_folder(capsys):
     assert "name: got one folder (searches/few) for two searches that differ." in capsys.readouterr().err
 
 
-def test_a_study_of_another_search_is_refused_by_the_command(capsys):
-    small = [one for one in QUIET if not one.startswith("search.until")] + ["search.until=16"]
-    assert cli.main(["search", *small]) == 0
-    capsys.readouterr()
-    assert cli.main(["search", *small, "seed=1"]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("igap: search: got a study of another search: it has ")
-    assert "seed 0, asked for 1" in said
+def test_two_workers_of_one_command_end_by_ctrl_c_with_a_report_and_the_command_goes_on_to_its_total(capfd):
+    def command():
+        os.setsid()
+        sys.exit(cli.main(["search", *QUIET, "search.workers=2", "search.until=3000"]))
+
+    process = multiprocessing.get_context("fork").Process(target=command)
+    process.start()
+    deadline = time.monotonic() + 60
+    while not _at_work() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    below = descendants(process.pid)
+    assert len(alive(below)) == 1, "the second worker"
+    os.killpg(process.pid, signal.SIGINT)
+    process.join(timeout=60)
+    assert process.exitcode == 130
+    assert not alive(below)
+    n = len(finished())  # the report's number is the storage's
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err
+    assert f"interrupted at {n} trials" in said.out
+    assert cli.main(["search", *QUIET, "search.workers=2", f"search.until={n + 20}"]) == 0
+    assert len(finished()) == n + 20
+    assert len([path for path in Path("searches").iterdir() if path.is_dir()]) == 1, "one study, one folder"
+
+
+def _at_work():
+    """Whether the search has some trials."""
+    if not Path("searches/few/study.db").exists():
+        return False
+    try:
+        study = optuna.load_study(study_name="few", storage=storage_of("sqlite", Path("searches/few")))
+    except KeyError:
+        return False
+    return len(study.get_trials()) > 40
