@@ -1,5 +1,6 @@
 """Several workers on one study: processes of one command, and those of Hydra's launchers."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -70,13 +71,14 @@ def test_two_searches_that_differ_cannot_have_one_folder(capsys):
 def test_two_workers_of_one_command_end_by_ctrl_c_with_a_report_and_the_command_goes_on_to_its_total(capfd):
     def command():
         os.setsid()
-        sys.exit(cli.main(["search", *QUIET, "search.workers=2", "search.until=3000"]))
+        sys.exit(cli.main(["search", *QUIET, "search.workers=2", "search.until=5000"]))
 
     process = multiprocessing.get_context("fork").Process(target=command)
     process.start()
     deadline = time.monotonic() + 60
-    while not _at_work() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    while not _at_work(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
     below = descendants(process.pid)
     assert len(alive(below)) == 1, "the second worker"
     os.killpg(process.pid, signal.SIGINT)
@@ -92,12 +94,11 @@ def test_two_workers_of_one_command_end_by_ctrl_c_with_a_report_and_the_command_
     assert len([path for path in Path("searches").iterdir() if path.is_dir()]) == 1, "one study, one folder"
 
 
-def _at_work():
-    """Whether the search has some trials."""
-    if not Path("searches/few/study.db").exists():
-        return False
-    try:
-        study = optuna.load_study(study_name="few", storage=storage_of("sqlite", Path("searches/few")))
-    except KeyError:
-        return False
-    return len(study.get_trials()) > 40
+def _at_work(pid):
+    """Whether the second worker has opened the study."""
+    for child in alive(descendants(pid)):
+        with contextlib.suppress(OSError):
+            opened = [os.readlink(file) for file in Path(f"/proc/{child}/fd").iterdir()]
+            if any(file.endswith("study.db") for file in opened):
+                return True
+    return False
