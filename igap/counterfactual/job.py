@@ -157,14 +157,19 @@ def _one(study: Study, progress: Console) -> SearchResult:
                     _explored(opened, config, tell)
             except KeyboardInterrupt:
                 interrupted = True
+                _end(children)  # the report is of what there is now
                 if not opened.trials.tried():
                     raise
             with report.stage(progress, "certificate"):
                 return concluded(opened, time.perf_counter() - since, interrupted=interrupted)
     finally:
-        for child in children:
-            child.terminate()
-            child.join()
+        _end(children)
+
+
+def _end(children: "Sequence[multiprocessing.process.BaseProcess]") -> None:
+    for child in children:
+        child.terminate()
+        child.join()
 
 
 def _workers(config: SearchConfig) -> "list[multiprocessing.process.BaseProcess]":
@@ -175,16 +180,17 @@ def _workers(config: SearchConfig) -> "list[multiprocessing.process.BaseProcess]
     threads = max(1, (os.cpu_count() or 1) // n)
     torch.set_num_threads(threads)
     children: list[multiprocessing.process.BaseProcess] = []
-    for worker in range(1, n):
-        own = config.model_copy(update={"search": config.search.model_copy(update={"worker": worker, "workers": 1})})
-        child = multiprocessing.get_context("spawn").Process(target=explore, args=(own, threads), daemon=True)
-        # Ctrl-C reaches all processes of a terminal; the children leave the report to this one, which ends them.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
+    # Ctrl-C reaches all processes of a terminal; the children leave the report to this one, which ends them.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for worker in range(1, n):
+            own_search = config.search.model_copy(update={"worker": worker, "workers": 1})
+            own = config.model_copy(update={"search": own_search})
+            child = multiprocessing.get_context("spawn").Process(target=explore, args=(own, threads), daemon=True)
             child.start()
-        finally:
-            signal.signal(signal.SIGINT, handler)
-        children.append(child)
+            children.append(child)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     return children
 
 

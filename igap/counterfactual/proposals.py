@@ -242,7 +242,7 @@ def swaps(
                 words[second[0]] = second[1]
                 new.append(second[0])
         candidate = within(space, tuple(words), rng, new)
-        if space.allowed(candidate) and candidate not in taken:
+        if candidate not in taken:
             taken.add(candidate)
             found.append(Proposal(candidate, like.source, like.lineage))
     return found

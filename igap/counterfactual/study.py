@@ -141,12 +141,17 @@ class Trials:
 
     def add(self, batch: Sequence[Tried], until: int | None = None) -> None:
         """Puts finished trials into the storage, no more than make `until` in all, and none that another worker has."""
-        with alone(self._storage, self.study.study_name):
-            there = self.tried()
-            seen = {one.proposal.candidate for one in there}
-            new = [one for one in batch if one.proposal.candidate not in seen]
-            room = None if until is None else max(0, until - len(there))
-            self.study.add_trials([self._frozen(one) for one in new[:room]])
+        name = self.study.study_name
+        try:
+            with alone(self._storage, name):
+                there = self.tried()
+                seen = {one.proposal.candidate for one in there}
+                new = [one for one in batch if one.proposal.candidate not in seen]
+                room = None if until is None else max(0, until - len(there))
+                self.study.add_trials([self._frozen(one) for one in new[:room]])
+        except BaseException:  # also Ctrl-C, after which there is a report: of what the storage has
+            self.study = optuna.load_study(study_name=name, storage=self._storage)  # Optuna's cache has what was undone
+            raise
 
     def _frozen(self, one: Tried) -> FrozenTrial:
         failed = math.isnan(one.value)

@@ -71,7 +71,7 @@ SEARCHES = st.tuples(
 
 @pytest.mark.parametrize("name", OWN)
 @given(search=SEARCHES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_every_proposer_offers_new_allowed_candidates_and_the_same_ones_again(name, search):
     sizes, max_edits, without_keep, picked, n, seed = search
     space = space_of(*sizes, max_edits=max_edits, without_keep=without_keep)
@@ -184,12 +184,12 @@ def test_gradient_proposals_are_the_swaps_that_gain_most():
 
 
 def test_gains_are_measured_in_the_spread_of_their_slot():
-    space = space_of(40, 40)
+    space = space_of(40, 40, max_edits=1)
     history = history_of(space, [(0, 0)], lambda _: 0.0)
     slopes = np.linspace(-1, 1, 40)
-    found = by_gradient(history, lambda _: [1e6 * slopes, slopes], 40, np.random.default_rng(0))
+    found = by_gradient(history, lambda _: [1e6 * slopes, slopes], 16, np.random.default_rng(0))
     changed = Counter(slot for one in found for slot in (0, 1) if one.candidate[slot])
-    assert min(changed.values()) > 10, "the slot whose numbers are a millionth has its turn"
+    assert min(changed[0], changed[1]) > 3, "the slot whose numbers are a millionth has its turn"
 
 
 def test_a_quarter_of_gradient_proposals_swap_two_words_and_none_where_one_edit_is_the_limit():

@@ -141,7 +141,9 @@ def test_a_batch_is_in_a_database_as_a_whole_or_not_at_all(tmp_path, monkeypatch
     monkeypatch.setattr(trials.study, "add_trial", dies)
     with pytest.raises(KeyboardInterrupt):
         trials.add([tried(0, 0), tried(0, 1), tried(1, 0)])
-    assert Trials(storage_of("sqlite", tmp_path), TWO, {}).tried() == []
+    assert trials.tried() == Trials(storage_of("sqlite", tmp_path), TWO, {}).tried() == []
+    trials.add([tried(1, 1)])
+    assert trials.tried() == Trials(storage_of("sqlite", tmp_path), TWO, {}).tried() == [tried(1, 1)]
 
 
 DIFFERENCES = {
@@ -174,7 +176,6 @@ def test_a_study_of_another_search_is_refused_with_what_differs(small, pair, tmp
         assert said in str(refused.value)
         assert "Set name=NAME for a new study" in str(refused.value)
         assert ";" not in str(refused.value), "and nothing else"
-        opened(model, pair, storage=storage, identity={"model": "a"})
 
 
 @pytest.mark.parametrize("schema", [SCHEMA + 1, None, "2"])

@@ -173,7 +173,7 @@ def worker(kind, folder, own, begin):
     shifted = everyone[20 * own :] + everyone[: 20 * own]
     for start in range(0, 60, 5):
         trials.add(shifted[start : start + 5], until=40)
-        time.sleep(0.02)  # or one worker may keep a file to itself: who waits for it looks now and then only
+        time.sleep(0.05)  # what an evaluation takes; SQLite does not queue those who wait
 
 
 def race(kind, folder):

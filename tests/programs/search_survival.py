@@ -84,6 +84,13 @@ class Searching:
         assert len(trials) <= self.until, len(trials)
         return len(trials)
 
+    def finished(self) -> None:
+        """Checks that the search has come to its end: all trials, and a report of them."""
+        assert self.check() == self.until, "not the number that was asked for"
+        summary = json.loads((self.place / "search_summary.json").read_text())
+        assert summary["n_trials"] == self.until
+        assert (self.place / "trials.csv").read_text().count("\n") == self.until + 1
+
 
 def alive(below: list[int]) -> list[int]:
     """Those of the workers that have outlived their parent: they go on until there are all trials."""
@@ -133,10 +140,7 @@ def survive(folder: Path, storage: str, *, kills: int, workers: int = 3, until: 
         while alive(orphans):
             assert time.monotonic() < deadline, "a worker does not end"
             time.sleep(0.1)
-        assert search.check() == until, "not the number that was asked for"
-        summary = json.loads((search.place / "search_summary.json").read_text())
-        assert summary["n_trials"] == until
-        assert (search.place / "trials.csv").read_text().count("\n") == until + 1
+        search.finished()
     told = ", ".join(f"{n} of {'the ' if how != 'all' else ''}{how}" for how, n in sorted(hows.items()))
     return (
         f"{storage}: {n_kills} kills ({told}) in {n_searches} searches of {workers} workers and {until} trials: each "

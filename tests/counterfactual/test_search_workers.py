@@ -1,0 +1,104 @@
+"""Several workers on one study: processes of one command, and those of Hydra's launchers."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from programs.search_survival import alive
+from programs.survival import descendants
+
+from igap import cli
+from igap.counterfactual.study import storage_of
+
+QUIET = [
+    "head=1.2", "name=few", "tracking=disabled", "full_run=false", "device=cpu", "clean.n=1", "heldout.n=2",
+    "search.until=64", "search.batch=8", "search.control=8",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    GlobalHydra.instance().clear()
+
+
+def finished(folder="searches/few", kind="sqlite"):
+    """The trials of a search that has its report."""
+    place = Path(folder)
+    trials = optuna.load_study(study_name=place.name, storage=storage_of(kind, place)).get_trials()
+    assert json.loads((place / "search_summary.json").read_text())["n_trials"] == len(trials)
+    assert Counter(trial.state.name for trial in trials) == {"COMPLETE": len(trials)}
+    candidates = [tuple(trial.params.values()) for trial in trials]
+    assert len(set(candidates)) == len(candidates), "none twice"
+    return trials
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_workers_of_a_launcher_share_one_study_and_end_with_one_report(launcher, capfd):
+    options = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    storage = "journal" if launcher == "joblib" else "sqlite"
+    arguments = [*QUIET, "search.worker=range(2)", f"search/storage={storage}", f"hydra/launcher={launcher}", *options]
+    assert cli.main(["search", "-m", *arguments]) == 0
+    assert len(finished(kind=storage)) == 64
+    assert capfd.readouterr().out.count("written to") == 1
+    assert len(list(Path("searches").glob("*/search_summary.json"))) == 1
+
+
+@pytest.mark.parametrize("asked", [["search.workers=2"], ["-m", "search.worker=range(2)"]])
+def test_workers_cannot_share_a_storage_in_memory(asked, capsys):
+    assert cli.main(["search", *asked, *QUIET, "search/storage=memory"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "igap: search.storage: got memory, which several workers cannot share. Use search/storage=sqlite, or journal.\n"
+    )
+
+
+def test_two_searches_that_differ_cannot_have_one_folder(capsys):
+    assert cli.main(["search", "-m", *QUIET, "objective=ap,curve"]) == 2
+    assert "name: got one folder (searches/few) for two searches that differ." in capsys.readouterr().err
+
+
+def test_two_workers_of_one_command_end_by_ctrl_c_with_a_report_and_the_command_goes_on_to_its_total(capfd):
+    def command():
+        os.setsid()
+        sys.exit(cli.main(["search", *QUIET, "search.workers=2", "search.until=5000"]))
+
+    process = multiprocessing.get_context("fork").Process(target=command)
+    process.start()
+    deadline = time.monotonic() + 60
+    while not _at_work(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    below = descendants(process.pid)
+    assert len(alive(below)) == 1, "the second worker"
+    os.killpg(process.pid, signal.SIGINT)
+    process.join(timeout=60)
+    assert process.exitcode == 130
+    assert not alive(below)
+    n = len(finished())  # the report's number is the storage's
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err
+    assert f"interrupted at {n} trials" in said.out
+    assert cli.main(["search", *QUIET, "search.workers=2", f"search.until={n + 20}"]) == 0
+    assert len(finished()) == n + 20
+    assert len([path for path in Path("searches").iterdir() if path.is_dir()]) == 1, "one study, one folder"
+
+
+def _at_work(pid):
+    """Whether the second worker has opened the study."""
+    for child in alive(descendants(pid)):
+        with contextlib.suppress(OSError):
+            opened = [os.readlink(file) for file in Path(f"/proc/{child}/fd").iterdir()]
+            if any(file.endswith("study.db") for file in opened):
+                return True
+    return False
