@@ -390,7 +390,7 @@ def test_neutral_edits_change_place_verb_and_object_alone_and_the_95th_percentil
     [
         ((3, 5), "After John and Mary went to the store, John gave a bottle of milk to", 0),
         ((1, 2), "After John and John went to the store, Jack gave a bottle of milk to", 1),  # over twice as large
-        ((1, 2), "After and and Mary went to the store, Mary gave a bottle of milk to", 1),  # of the other sign
+        ((2, 2), "After John and Tom went to the store, Mary gave a bottle of milk to", 1),  # of the other sign
     ],
 )
 def test_a_counterfactual_writes_in_where_its_effect_is_over_twice_the_deletion_or_of_the_other_sign(
