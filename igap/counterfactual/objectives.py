@@ -121,11 +121,12 @@ def signs(effects: Float[Tensor, "candidate pair"], sign: Sign) -> Float[Tensor,
 
 
 def aggregated(values: Float[Tensor, "candidate pair"], aggregate: Aggregate) -> Float[Tensor, " candidate"]:
-    """Over clean prompts. Differentiable."""
+    """Over clean prompts; NaN where one of the values is not finite. Differentiable."""
     if aggregate == "mean":
         return values.mean(1)
     n = 1 if aggregate == "min" else max(1, round(_TAIL * values.shape[1]))
-    return values.topk(n, dim=1, largest=False).values.mean(1)
+    worst = values.topk(n, dim=1, largest=False).values.mean(1)
+    return worst.masked_fill(~values.isfinite().all(1), float("nan"))  # topk takes NaN for the largest
 
 
 def feasible(violations: Sequence[Mapping[str, float]]) -> list[bool]:

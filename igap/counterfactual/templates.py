@@ -7,6 +7,7 @@ prompt. An option takes as many tokens as what stands in its slot.
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from string import Formatter
 from typing import Any
 
@@ -86,7 +87,7 @@ def build(
             raise InputError(
                 f"search.space.slots.{name}: got {what}, wanted lists for exactly {', '.join(fills)}. {remedy}"
             )
-    pieces = [_ids(tokenizer, text) for _, text, _ in _pieces(template, fills, tokenizer)]
+    pieces = [_ids(tokenizer, text) for _, text in _pieces(template, fills)]
     whole = _ids(tokenizer, pair.clean)
     if list(itertools.chain(*pieces)) != whole:
         shown = "|".join(tokenizer.decode([i]) for i in whole)
@@ -148,7 +149,7 @@ def fill(
 def clean_prompts(
     pair: PromptPair, template: str | None, n: int, seed: int, tokenizer: Any, *, at_least: int | None = None
 ) -> list[PromptPair]:
-    """The pair and up to `n` - 1 others of its template: other names, places, verbs, objects, no two equal.
+    """The pair and up to `n` - 1 others of its template: other names, places, verbs, objects, all known, no two equal.
 
     Raises InputError where there are fewer than `at_least` (None: `n`), or the template is none of the generator's.
     """
@@ -161,7 +162,12 @@ def clean_prompts(
         )
     fills = _fills(template, pair.clean)
     assert fills is not None, "build or matching_template has seen to it"
-    widths = _widths(template, fills, tokenizer)
+    ids = cache(partial(_ids, tokenizer))  # few words in many prompts
+
+    def widths_of(fills: Mapping[str, str]) -> list[int]:
+        return [len(ids(text)) for _, text in _pieces(template, fills)]
+
+    widths = widths_of(fills)
     order: ioi.Order = "ABBA" if fills["first"] == pair.answer.strip() else "BABA"
     found, texts = [pair], {pair.clean}
     stream = ioi.ioi_stream(
@@ -172,16 +178,16 @@ def clean_prompts(
     )
     for example in itertools.islice(stream, 200 * n):
         own = _fills(template, example.clean) or {}
-        known = tokenizer.unk_token_id not in _ids(tokenizer, example.clean)
-        if known and example.clean not in texts and widths == _widths(template, own, tokenizer):
+        known = all(tokenizer.unk_token_id not in ids(text) for _, text in _pieces(template, own))
+        if example.clean not in texts and known and widths == widths_of(own):
             texts.add(example.clean)
             found.append(PromptPair(example.clean, example.corrupted, example.answer, example.distractor, pair.min_gap))
             if len(found) == n:
                 break
     if len(found) < (n if at_least is None else at_least):
         raise InputError(
-            f"clean.n: got {n} (heldout.n counted), but among {200 * n} generated prompts only {len(found)} take the "
-            "pair's number of known tokens in every slot. Use a smaller number."
+            f"clean.n: got {n} (heldout.n counted), but with {200 * n} generated prompts there are only {len(found)} "
+            "of known words that take the pair's number of tokens in every slot. Use a smaller number."
         )
     return found
 
@@ -282,10 +288,6 @@ def _fills(template: str, text: str) -> dict[str, str] | None:
     return None if match is None else match.groupdict()
 
 
-def _widths(template: str, fills: Mapping[str, str], tokenizer: Any) -> list[int]:
-    return [width for _, _, width in _pieces(template, fills, tokenizer)]
-
-
 def _parsed(template: str) -> list[tuple[str, str | None]]:
     """The texts between slots, each with the slot that follows it. Raises InputError on braces that are no slots."""
     try:
@@ -300,21 +302,22 @@ def _parsed(template: str) -> list[tuple[str, str | None]]:
     return [(literal, name) for literal, name, _, _ in parts]
 
 
-def _pieces(template: str, fills: Mapping[str, str], tokenizer: Any) -> list[tuple[str | None, str, int]]:
-    """The prompt in pieces, a slot's name or None, its text, its tokens; a space belongs to what follows it."""
+def _pieces(template: str, fills: Mapping[str, str]) -> list[tuple[str | None, str]]:
+    """The prompt in pieces, a slot's name or None and its text; a space belongs to what follows it."""
     texts: list[tuple[str | None, str]] = []
     for literal, name in _parsed(template):
         lead = " " if name is not None and literal.endswith(" ") else ""
         texts.append((None, literal[: len(literal) - len(lead)]))
         if name is not None:
             texts.append((name, lead + fills[name]))
-    return [(name, text, len(_ids(tokenizer, text))) for name, text in texts if text]
+    return [(name, text) for name, text in texts if text]
 
 
 def _places(template: str, fills: Mapping[str, str], tokenizer: Any, start: int) -> dict[str, list[tuple[str, range]]]:
     """Of each slot the places where the template has it: the space before its word or none, and token positions."""
     places: dict[str, list[tuple[str, range]]] = {}
-    for slot, text, width in _pieces(template, fills, tokenizer):
+    for slot, text in _pieces(template, fills):
+        width = len(_ids(tokenizer, text))
         if slot is not None:
             places.setdefault(slot, []).append((text[: len(text) - len(fills[slot])], range(start, start + width)))
         start += width

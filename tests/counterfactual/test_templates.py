@@ -289,11 +289,20 @@ def test_where_clean_prompts_cannot_be_made_it_says_so(words, ioi_mini):
     ):
         clean_prompts(ABBA, "After {first} went {rest}", 2, 0, words)
     # The random models' tokenizer knows one place, one verb and one object: generated prompts are almost never theirs.
-    with pytest.raises(
-        InputError, match=r"^clean\.n: got 9 \(heldout\.n counted\), but among 1800 generated prompts on"
-    ):
-        clean_prompts(ABBA, TEMPLATE, 9, 0, subwords())
-    assert len(clean_prompts(ABBA, TEMPLATE, 9, 0, subwords(), at_least=1)) < 9
+    with pytest.raises(InputError, match=r"^clean\.n: got 9 \(heldout\.n counted\), but with 1800 generated prompts "):
+        clean_prompts(ABBA, TEMPLATE, 9, 0, words)
+    assert clean_prompts(ABBA, TEMPLATE, 9, 0, words, at_least=1) == [ABBA]
+
+
+def test_further_clean_prompts_are_as_long_in_every_slot_and_of_known_words(small):
+    tokenizer = subwords()  # every word is known, but most are several tokens
+    alike = clean_prompts(ABBA, TEMPLATE, 5, 0, tokenizer, at_least=1)
+    for one in alike:
+        prompt = re.fullmatch(r"After (\w+) and (\w+) went to the (\w+), (\w+) (\w+) a (.*) to", one.clean)
+        assert [len(tokenizer(f" {word}")["input_ids"]) for word in prompt.groups()] == [1, 1, 1, 1, 1, 3]
+    word_level = small("gpt2").tokenizer
+    for one in clean_prompts(ABBA, TEMPLATE, 9, 0, word_level, at_least=1):
+        assert word_level.unk_token_id not in encoded(word_level, one.clean, False)
 
 
 def test_no_further_clean_prompt_has_a_word_that_the_tokenizer_does_not_know(words):
