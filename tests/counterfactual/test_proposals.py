@@ -276,5 +276,3 @@ def test_optunas_samplers_propose_new_allowed_candidates_and_learn_from_what_oth
     assert len(done) == sum(~np.isnan(history.values[: sampler._known])), "every value is told once"
     told = {tuple(trial.params[f"s{i}"] for i in range(3)): trial.value for trial in done}
     assert all(value == worth(one) for one, value in told.items())
-
-

@@ -30,7 +30,9 @@ def storage(request, tmp_path):
 def test_trials_come_back_as_they_were_put_in(storage):
     batch = [
         Tried(Proposal((1, 0), "anchor", 3), (0.1,), (0.1, 1 / 3), {"min_fluency": -0.5}),
-        Tried(Proposal((2, 1), "start"), (-2.0,), (1e-300, -4.0), {"min_fluency": 0.25}, "min_fluency is broken by 0.25"),
+        Tried(
+            Proposal((2, 1), "start"), (-2.0,), (1e-300, -4.0), {"min_fluency": 0.25}, "min_fluency is broken by 0.25"
+        ),
         Tried(Proposal((0, 0), "random"), (float("nan"),), (float("inf"), 1.0), {}, "a number is not finite"),
     ]
     trials = Trials(storage, TWO, {"head": "1.2"})
@@ -90,7 +92,9 @@ def test_optuna_honours_the_bounds_and_0_or_less_is_within_them(storage):
 
 def test_of_two_terms_edits_are_fewer_the_better(tmp_path):
     trials = Trials(storage_of("memory", tmp_path), TWO, {}, Objective(("ap", "edits")))
-    trials.add([Tried(Proposal((1, 0), "start"), (2.0, 3.0), (2.0,)), Tried(Proposal((2, 0), "start"), (1.0, 4.0), (1.0,))])
+    trials.add(
+        [Tried(Proposal((1, 0), "start"), (2.0, 3.0), (2.0,)), Tried(Proposal((2, 0), "start"), (1.0, 4.0), (1.0,))]
+    )
     assert trials.history().points.tolist() == [[2.0, -3.0], [1.0, -4.0]]
     assert [trial.number for trial in trials.study.best_trials] == [0]
     assert trials.study.metric_names == ["ap", "edits"]

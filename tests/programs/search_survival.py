@@ -25,9 +25,9 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
+from programs.survival import PATIENCE, descendants, kill, wait_for
 
 from igap.counterfactual.study import URL, storage_of
-from programs.survival import PATIENCE, descendants, kill, wait_for
 
 UNTIL, BATCH = 96, 8
 QUIET = ["tracking=disabled", "full_run=false", "device=cpu", "clean.n=1", "heldout.n=2", "search.control=8"]
@@ -48,15 +48,16 @@ class Searching:
 
     def start(self) -> "subprocess.Popen[str]":
         """The command, in a process group of its own; its paths are relative, as a user's are."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "igap.cli", *self.arguments],
-            cwd=self.folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=(self.folder / "said").open("a"),
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        with (self.folder / "said").open("a") as said:
+            return subprocess.Popen(
+                [sys.executable, "-m", "igap.cli", *self.arguments],
+                cwd=self.folder,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
 
     def said(self) -> str:
         """The output of all commands so far."""
