@@ -8,7 +8,7 @@ from igap.config import Frozen, ModelConfig, PromptsConfig, TrackingConfig
 from igap.sites import is_component
 
 Sampler = Literal["auto", "hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "epo", "gp", "random", "brute"]
-SINGLE_SAMPLERS = ("gradient", "hybrid", "evolution", "thompson", "tpe", "nsga2", "gp", "random", "brute")
+SINGLE_SAMPLERS = ("hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "gp", "random", "brute")
 """Of a study with one objective; the first is the default."""
 PARETO_SAMPLERS = ("epo", "nsga2", "tpe", "random", "brute")
 

@@ -102,7 +102,7 @@ BAD = [
     (["head=1.2", "objective=[ap,ap]"], "objective: got ap, ap, one of them twice."),
     (["head=1.2", "objective=foo"], "objective: got 'foo', wanted one of 'ap', 'ig', 'disagreement', 'selectivity', "),
     (["head=1.2", "objective=[]"], "objective: got (), wanted at least one entry. Try objective=[ap]."),
-    (["head=1.2", "search.sampler=epo"], "search.sampler: got 'epo' for one objective, wanted one of auto, gradient, "),
+    (["head=1.2", "search.sampler=epo"], "search.sampler: got 'epo' for one objective, wanted one of auto, hybrid, "),
     (["head=1.2", "objective=[ap,fluency]", "search.sampler=hybrid"],
      "search.sampler: got 'hybrid' for several objectives, wanted one of auto, epo, nsga2, tpe, random, brute."),
     (["head=1.2", "search/space=prompts"],
