@@ -90,7 +90,7 @@ def slow(small, pair) -> Slow:
 
 @pytest.fixture(scope="module")
 def found(small, pair) -> SearchResult:
-    return igap.search(small(EMBEDDED), pair, head="0.4", objective="ap", sampler="hybrid", **ASKED)
+    return igap.search(small(EMBEDDED), pair, head="0.4", objective="ap", **ASKED)
 
 
 @pytest.fixture(scope="module")
