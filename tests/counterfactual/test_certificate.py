@@ -30,7 +30,15 @@ SPACE = {
 }
 """3 x 6 x 3 candidates."""
 FREE = Bounds(min_clean=None)  # a random model prefers no answer
-ASKED = {"space": SPACE, "constraints": FREE, "until": 40, "control": 10, "clean_n": 3, "heldout_n": 5}
+ASKED = {
+    "space": SPACE,
+    "constraints": FREE,
+    "sampler": "hybrid",
+    "until": 40,
+    "control": 10,
+    "clean_n": 3,
+    "heldout_n": 5,
+}
 
 
 class Slow:
@@ -82,7 +90,7 @@ def slow(small, pair) -> Slow:
 
 @pytest.fixture(scope="module")
 def found(small, pair) -> SearchResult:
-    return igap.search(small(EMBEDDED), pair, head="0.4", objective="ap", sampler="hybrid", **ASKED)
+    return igap.search(small(EMBEDDED), pair, head="0.4", objective="ap", **ASKED)
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +109,6 @@ def rows(found, name):
 
 def random_ones(found):
     return [one for one in found.tried if one.proposal.source in ("start", "random")]
-
-
-def test_a_search_leaves_the_model_as_it_was(small, pair):
-    model = small(EMBEDDED)
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    wanted = [parameter.requires_grad for parameter in model.parameters()]
-    igap.search(model, pair, "0.4", **{**ASKED, "until": 18})
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    assert [parameter.requires_grad for parameter in model.parameters()] == wanted
 
 
 def test_the_best_is_the_highest_trial_and_its_value_is_the_mean_effect_in_its_texts(found, summary, slow):
@@ -269,12 +268,6 @@ def test_an_effect_that_turns_on_held_out_prompts_counts_as_negative(small, pair
     assert result.certificate.summary["heldout/value"] == near(held)
 
 
-def test_without_held_out_prompts_the_certificate_says_so(small, pair):
-    result = igap.search(small(EMBEDDED), pair, "0.4", **{**ASKED, "until": 16, "heldout_n": 0})
-    assert result.certificate.summary["heldout/value"] is None
-    assert result.certificate.summary["heldout/value/reason"] == "heldout.n=0"
-
-
 def test_effects_gaps_scores_and_ranks_are_those_of_activation_patching(found, summary, small, slow):
     for name, pairs in (("by_hand", slow.seen.pairs), ("best", found.certificate.pairs)):
         maps = [activation_patching(small(EMBEDDED), one) for one in pairs]
@@ -320,7 +313,7 @@ def test_any_two_of_the_top_prompts_are_two_words_apart_and_the_first_is_the_bes
 
 def test_the_front_of_a_pareto_study_holds_what_no_trial_beats(small, pair, found):
     assert found.certificate.tables["front"] == []
-    result = igap.search(small(EMBEDDED), pair, "0.4", objective=["ap", "edits"], **ASKED)
+    result = igap.search(small(EMBEDDED), pair, "0.4", objective=["ap", "edits"], **{**ASKED, "sampler": "auto"})
     points = [(one.values[0], -one.values[1]) for one in result.tried]
 
     def beaten(point):
@@ -334,7 +327,7 @@ def test_the_front_of_a_pareto_study_holds_what_no_trial_beats(small, pair, foun
 
 
 def test_where_no_trial_is_within_the_bounds_the_error_counts_what_each_bound_removed(small, pair):
-    bounds = Bounds(min_clean=None, max_corrupted=-1e6, min_fluency=1e6)
+    bounds = Bounds(min_clean=None, min_corrupted=-1e6, max_corrupted=-1e6, min_fluency=1e6)
     with pytest.raises(
         InputError,
         match=r"none of 20 trials has a value within the bounds: constraints.max_corrupted removed 20; "
@@ -343,10 +336,15 @@ def test_where_no_trial_is_within_the_bounds_the_error_counts_what_each_bound_re
         igap.search(small(EMBEDDED), pair, "0.4", **{**ASKED, "until": 20, "constraints": bounds})
 
 
-def test_the_same_seed_gives_the_same_certificate(small, pair, found):
-    again = igap.search(small(EMBEDDED), pair, "0.4", **ASKED)
+def test_the_same_search_again_gives_the_same_certificate_and_leaves_the_model_as_it_was(small, pair, found):
+    model = small(EMBEDDED)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    again = igap.search(model, pair, "0.4", **ASKED)
     assert again.certificate.summary == found.certificate.summary
     assert again.certificate.tables == found.certificate.tables
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert [parameter.requires_grad for parameter in model.parameters()] == wanted
 
 
 # deletion and neutral edits -------------------------------------------------------------------------------------------
@@ -390,7 +388,7 @@ def test_neutral_edits_change_place_verb_and_object_alone_and_the_95th_percentil
     [
         ((3, 5), "After John and Mary went to the store, John gave a bottle of milk to", 0),
         ((1, 2), "After John and John went to the store, Jack gave a bottle of milk to", 1),  # over twice as large
-        ((1, 2), "After and and Mary went to the store, Mary gave a bottle of milk to", 1),  # of the other sign
+        ((2, 2), "After John and Tom went to the store, Mary gave a bottle of milk to", 1),  # of the other sign
     ],
 )
 def test_a_counterfactual_writes_in_where_its_effect_is_over_twice_the_deletion_or_of_the_other_sign(
@@ -405,10 +403,11 @@ def test_a_counterfactual_writes_in_where_its_effect_is_over_twice_the_deletion_
     assert (effect / deletion < 0, effect / deletion > 2).count(True) == writes_in
 
 
-def test_a_tokenizer_without_the_reference_prompts_words_has_no_deletion(small, pair):
+def test_what_cannot_be_told_is_missing_and_says_why(small, pair):
     words = {**SPACE, "second": ["=keep", "=N1", "Tom"]}
     asked = {**ASKED, "space": words, "until": 16, "clean_n": 1, "heldout_n": 0}
     summary = igap.search(small("gpt2"), pair, "1.2", **asked).certificate.summary
     assert summary["deletion/ap"] is None
     assert "deletion/writes_in" not in summary
     assert "the tokenizer does not know" in summary["deletion/ap/reason"]
+    assert (summary["heldout/value"], summary["heldout/value/reason"]) == (None, "heldout.n=0")

@@ -132,7 +132,7 @@ def test_curves_of_both_pairs_have_their_chords():
 
 
 def test_the_front_is_a_line_through_the_trials_that_none_beats_among_all():
-    front = TRIALS.iloc[[2, 0, 1]][["ap", "fluency"]]
+    front = TRIALS.iloc[[0, 2, 1]][["ap", "fluency"]]
     fig = plots.search_front(TRIALS, front, ("ap", "fluency"), "9.6")
     (ax,) = fig.axes
     lines = drawn(ax)
