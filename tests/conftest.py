@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from jaxtyping import install_import_hook
 
 install_import_hook("igap", "beartype.beartype")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, a process a core
+
+# A shell that starts pytest in the background has it, and the commands that tests start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch  # noqa: E402 - the import hook comes before anything that imports igap
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402

@@ -23,7 +23,7 @@ search.until=N sets how many there are in the end.
   igap search head=1.2                                 the embedded model, the notebook's pair
   igap search search_mini                              a preset in sweeps/: search_mini, search_9_6, head_scan
   igap search head=9.6 model=gpt2-small objective=ig   the head's share on the joint path
-  igap search head='0.6 1.2'                           several heads, and what each does in the others' best prompts
+  igap search head=0.6,1.2                             several heads, and what each does in the others' best prompts
   igap search head=1.2 search/space=relational         rules ("subject := IO") in place of words
   igap search head=1.2 search/space=substitute search.space.max_edits=2
   igap search head=1.2 objective=[ap,fluency]          the Pareto front of effect and fluency

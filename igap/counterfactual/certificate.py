@@ -5,7 +5,7 @@ Everything is evaluated here anew; effects are in logits, values the first term 
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from igap.contrast import contrasts
 from igap.counterfactual.config import Bounds
 from igap.counterfactual.evaluation import Target
 from igap.counterfactual.exploration import Search
+from igap.counterfactual.importance import importance
 from igap.counterfactual.objectives import Objective, signs
 from igap.counterfactual.pareto import front
 from igap.counterfactual.proposals import Floats, History, draw
@@ -113,10 +114,12 @@ def certify(search: Search, tried: Sequence[Tried]) -> Certificate:
     )
     if not pairs:
         raise InputError("search: the best corrupted prompts are the clean ones. Offer other words, or more trials.")
-    slots = _slots(search, filled, worths, best, value, tried)
+    slots = importance(filled, worths, best, value, tried)
     summary |= {f"ladder/{row['edits']}": row["value"] for row in ladder}
     for row in slots:
-        summary |= {f"slots/{row['slot']}/{name}": row[name] for name in ("loss", "variance_share")}
+        summary |= {
+            f"slots/{row['slot']}/{name}": row[name] for name in ("loss", "variance_share", "variance_share_error")
+        }
     as_runs, heads = _as_runs_have_it(search.model, pairs, search.filled.pairs, search.target)
     where = component_name(search.target.site, search.target.layer, search.target.index)
     return Certificate(
@@ -299,63 +302,6 @@ def _held_out(search: Search, objective: Objective, best: Candidate, value: floa
         "heldout/high": float(interval.high[0]) if np.isfinite(interval.high[0]) else None,
         "heldout/by_hand": float(values[1]),
     }
-
-
-def _slots(
-    search: Search,
-    filled: Filled,
-    worths: Callable[[Sequence[Tensor]], Floats],
-    best: Candidate,
-    value: float,
-    tried: Sequence[Tried],
-) -> list[Row]:
-    """Of each slot its word in the best prompt, the value without that word, and its share of variance at random.
-
-    Where all candidates have been tried, the variance is that of them all.
-    """
-    changed = filled.changed(best)
-    kept = [filled.partly(best, [i for i in range(len(search.space.slots)) if i != slot]) for slot in changed]
-    without = dict(zip(changed, map(float, worths(kept)), strict=True)) if changed else {}
-    whole = len(tried) == search.space.size  # nothing to draw at random
-    sample = [one for one in tried if one.counts and (whole or one.proposal.source in ("start", "random"))]
-    candidates = np.array([one.proposal.candidate for one in sample], dtype=np.int64)
-    shares = variance_shares(
-        candidates.reshape(len(sample), len(search.space.slots)), np.array([one.value for one in sample])
-    )
-    rows: list[Row] = [
-        {
-            "slot": slot.name,
-            "word": search.space.words(best)[i],
-            "value_without": without.get(i, value),
-            "loss": value - without.get(i, value),
-            "variance_share": shares[i] if shares else None,
-        }
-        for i, slot in enumerate(search.space.slots)
-    ]
-    return sorted(rows, key=lambda row: -float(str(row["loss"])))
-
-
-def variance_shares(candidates: Int[np.ndarray, "trial slot"], values: Floats) -> list[float] | None:
-    """Of random trials, each slot's share of the variance of their values: one-way variance components, 0 to 1.
-
-    An estimate below 0, which chance gives a slot without influence, is 0. None where no slot has an option twice.
-    """
-    if len(values) < 3 or float(values.var()) == 0:
-        return None
-    found = []
-    for column in candidates.T:
-        _, group, counts = np.unique(column, return_inverse=True, return_counts=True)
-        n, k = len(values), len(counts)
-        if k in (1, n):
-            found.append(0.0)
-            continue
-        means = np.bincount(group, values) / counts
-        within = float(((values - means[group]) ** 2).sum()) / (n - k)
-        between = float((counts * (means - values.mean()) ** 2).sum()) / (k - 1)
-        size = (n - float((counts**2).sum()) / n) / (k - 1)
-        component = max(0.0, (between - within) / size)
-        found.append(component / (component + within) if component + within > 0 else 0.0)
-    return found
 
 
 def _top(search: Search, ranked: Sequence[Tried]) -> list[Row]:

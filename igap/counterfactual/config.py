@@ -1,5 +1,6 @@
 """What a search is: the frozen model of `conf/search.yaml`. Reads no file and imports no heavy library."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -77,13 +78,13 @@ class StudyConfig(Frozen):
 class CleanConfig(Frozen):
     """The clean prompts that the search sees."""
 
-    n: int = Field(8, ge=1, le=10_000)
+    n: int = Field(8, ge=1, le=500)
 
 
 class HeldoutConfig(Frozen):
     """Clean prompts that the search does not see."""
 
-    n: int = Field(32, ge=0, le=10_000)
+    n: int = Field(32, ge=0, le=500)
 
 
 class Bounds(Frozen):
@@ -121,9 +122,10 @@ class SearchConfig(Frozen):
     @field_validator("head", mode="before")
     @classmethod
     def _named(cls, head: object) -> Any:
-        if not isinstance(head, str) or not (head == "all" or (head.split() and all(map(is_component, head.split())))):
-            raise ValueError("a head such as 9.6 or a neuron such as L5.N1234, several ('0.6 1.2'), or all")
-        return head
+        names = re.split(r"[\s,]+", head.strip()) if isinstance(head, str) else []
+        if names != ["all"] and not all(map(is_component, names or [""])):
+            raise ValueError("a head such as 9.6 or a neuron such as L5.N1234, several (0.6,1.2), or all")
+        return " ".join(names)
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -154,6 +156,11 @@ def check_terms(terms: tuple[str, ...], sampler: str) -> None:
         raise ValueError(
             f"objective: got {', '.join(terms)}, which says nothing of the head. Put ap, ig, disagreement, selectivity "
             "or curve beside it: objective=[ap,fluency]."
+        )
+    if terms[0] in BESIDE:
+        raise ValueError(
+            f"objective: got {', '.join(terms)}, whose first says nothing of the head; the best prompt is the best by "
+            f"the first. Write objective=[{','.join(sorted(terms, key=BESIDE.__contains__))}]."
         )
     known = SINGLE_SAMPLERS if len(terms) == 1 else PARETO_SAMPLERS
     if sampler not in ("auto", *known):

@@ -7,8 +7,7 @@ same for all, and each clean prompt's run with the patch begins at the component
 search would drive the gap to zero and not the effect up.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -25,7 +24,7 @@ from igap.forward import Engine, Hooks, SiteFunction, Suffix, weights_or_reason
 from igap.hooking import changed
 from igap.memory import Rows, rows_a_pass
 from igap.prompts import tokenize
-from igap.runs import Run, frozen, record
+from igap.runs import Run, record
 from igap.sites import Site, hook_name
 
 Number = Literal["ap", "ig", "curve", "others", "fluency", "corrupted"]
@@ -318,12 +317,3 @@ def _mean_log_probability(
     chosen = logits[:, :, :-1].gather(-1, tokens[:, :, 1:, None])[..., 0]
     mean: Tensor = (chosen - logits[:, :, :-1].logsumexp(-1)).mean(-1)
     return mean
-
-
-@contextmanager
-def evaluator(
-    model: TransformerBridge, filled: Filled, target: Target, *, memory_gib: float | None = None
-) -> Iterator[Evaluator]:
-    """An Evaluator, with the model frozen meanwhile and given back unchanged."""
-    with frozen(model):
-        yield Evaluator(model, filled, target, memory_gib=memory_gib)

@@ -65,7 +65,7 @@ def planned(searches: Sequence[SearchConfig]) -> tuple[list[Study], list[SearchC
             ):
                 raise InputError(
                     f"name: got one folder ({folder}) for two searches that differ. Write several heads as one "
-                    "(head='0.6 1.2'), sweep search.worker only, or give each search a name."
+                    "(head=0.6,1.2), sweep search.worker only, or give each search a name."
                 )
             workers.append(config)
     shared = [config.search.storage.kind for config in workers if config.search.workers > 1]

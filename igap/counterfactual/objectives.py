@@ -4,7 +4,7 @@ Effects are in logits and never a quotient by the gap: a search that may make th
 in the thousands for effects below one logit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -127,8 +127,3 @@ def aggregated(values: Float[Tensor, "candidate pair"], aggregate: Aggregate) ->
     n = 1 if aggregate == "min" else max(1, round(_TAIL * values.shape[1]))
     worst = values.topk(n, dim=1, largest=False).values.mean(1)
     return worst.masked_fill(~values.isfinite().all(1), float("nan"))  # topk takes NaN for the largest
-
-
-def feasible(violations: Sequence[Mapping[str, float]]) -> list[bool]:
-    """Whether no bound is broken, of each candidate."""
-    return [all(value <= 0 for value in one.values()) for one in violations]

@@ -100,10 +100,14 @@ def sentences(result: SearchResult) -> list[str]:
     if tables["slots"] and result.space.kind != "prompts":
         losses = ", ".join(f"{row['slot']} {_n(row['loss'])}" for row in tables["slots"][:6])
         found.append(f"lost without a slot's word: {losses}")
-        shares = {str(row["slot"]): row["variance_share"] for row in tables["slots"]}
-        if None not in shares.values():
-            first = sorted(shares, key=lambda slot: -float(str(shares[slot])))[:6]
-            each = ", ".join(f"{slot} {100 * float(str(shares[slot])):.0f}%" for slot in first)
+        told = [row for row in tables["slots"] if row["variance_share"] is not None]
+        if told:
+            first = sorted(told, key=lambda row: -float(str(row["variance_share"])))[:6]
+            each = ", ".join(
+                f"{row['slot']} {100 * float(str(row['variance_share'])):.0f} "
+                f"± {100 * float(str(row['variance_share_error'])):.0f}%"
+                for row in first
+            )
             found.append(f"share of the variance at random: {each}")
     if summary.get("heldout/low") is not None:
         ends = f"{_n(summary['heldout/low'])}, {_n(summary['heldout/high'])}"

@@ -64,7 +64,7 @@ def build(
     Raises InputError on a slot without a list or a list without a slot, on words that take another number of tokens
     than stand there, and on a space with fewer than two candidates.
     """
-    template = template or matching_template(pair.clean)
+    asked, template = template, template or matching_template(pair.clean)
     if template is None:
         raise InputError(
             f"search.space.template: got null, and prompts.clean ({pair.clean!r}) follows none of igap's templates. "
@@ -77,6 +77,9 @@ def build(
             f"search.space.template: got {template!r}, which prompts.clean ({pair.clean!r}) does not follow. Correct "
             "one of the two."
         )
+    if template != asked:  # one of igap's own, of which not all have the slots of the notebook's
+        kept = {name: (KEEP,) for name in fills if name not in SLOTS}
+        lists = kept | {name: words for name, words in lists.items() if name in fills or name not in SLOTS}
     for name in [*fills, *lists]:
         if name not in lists or name not in fills:
             what, remedy = (

@@ -51,9 +51,9 @@ def test_the_report_names_the_pair_its_rule_units_and_what_to_compare_it_with(re
     assert "score (effect / gap)" in text
     assert re.search(r"16 trials of 16 candidates; this time \d+\.\d s, [\d,]+ forward equivalents", text)
     assert "one-word changes of the best: 5 tried, 0 better: a local optimum" in text
-    shares = {row["slot"]: row["variance_share"] for row in result.certificate.tables["slots"]}
-    for slot, share in shares.items():
-        assert f"{slot} {100 * share:.0f}%" in text
+    for row in result.certificate.tables["slots"]:
+        share, error = 100 * row["variance_share"], 100 * row["variance_share_error"]
+        assert f"{row['slot']} {share:.0f} ± {error:.0f}%" in text
     assert "rank among heads" in text
     brief = said(report.show, result, name, brief=True)
     assert "rank among heads" not in brief

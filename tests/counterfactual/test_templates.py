@@ -25,6 +25,7 @@ from igap.counterfactual.templates import (
 )
 from igap.datasets.ioi import TEMPLATES, generate_ioi
 from igap.datasets.words import NAMES, PLACES
+from igap.models.load import EMBEDDED
 from igap.prompts import encode_prompt
 
 CONF = Path(__file__).parents[2] / "conf" / "search" / "space"
@@ -229,6 +230,25 @@ def test_lists_that_make_no_space_are_refused(words, lists, message):
     with pytest.raises(InputError) as error:
         build(TEMPLATE, lists, ABBA, words, prepend_bos=True)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(("template", "slots"), [
+    (TEMPLATES[4], ["first", "second", "subject", "verb", "object"]),  # has no place
+    (TEMPLATES[12], ["first", "second", "object", "place", "subject", "verb"]),  # keeps its other object
+])  # fmt: skip
+def test_a_prompt_of_another_of_igaps_templates_takes_the_default_lists(template, slots, small):
+    tokenizer = small(EMBEDDED).tokenizer
+    fills = {"first": "John", "second": "Mary", "place": "store", "verb": "gave", "object": "drink", "other": "ring"}
+    clean, corrupted = (template.format(**fills, subject=name) for name in ("Mary", "John"))
+    pair = PromptPair(clean, corrupted, " John", " Mary")
+    assert [slot.name for slot in build(None, SLOTS, pair, tokenizer, prepend_bos=True).slots] == slots
+    for lists, template_given, wrong in (
+        ({name: words for name, words in SLOTS.items() if name != "verb"}, None, "verb: got a slot without a list"),
+        ({**SLOTS, "day": ["=keep"]}, None, "day: got a list without a slot"),
+        (SLOTS, template, "place: got a list without" if template == TEMPLATES[4] else "other: got a slot without"),
+    ):
+        with pytest.raises(InputError, match=f"search.space.slots.{wrong}"):
+            build(template_given, lists, pair, tokenizer, prepend_bos=True)
 
 
 def test_a_prompt_of_no_template_needs_one_and_one_that_it_follows(words):
