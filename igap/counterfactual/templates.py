@@ -5,6 +5,7 @@ prompt. An option takes as many tokens as what stands in its slot.
 """
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
@@ -171,26 +172,40 @@ def clean_prompts(
         return [len(ids(text)) for _, text in _pieces(template, fills)]
 
     widths = widths_of(fills)
+    places = _places(template, fills, tokenizer, 0)
+    words = {
+        slot: [
+            word for word in every if all(fits(tokenizer, lead + word, len(at)) for lead, at in places.get(slot, ()))
+        ]
+        for slot, every in ioi.WORDS.items()
+    }
+    names = single_tokens(tokenizer, NAMES)
+    possible = len(names) * (len(names) - 1) * math.prod(len(words[slot]) for slot in words if slot in fills)
+    if "other" in fills:
+        possible *= len(words["object"]) - 1
+    offered = {slot: words.get(slot, words["object"] if slot == "other" else names) for slot in fills}
+    n_most = possible + any(word not in offered[slot] for slot, word in fills.items())
     order: ioi.Order = "ABBA" if fills["first"] == pair.answer.strip() else "BABA"
     found, texts = [pair], {pair.clean}
     stream = ioi.ioi_stream(
         seed,
         templates=[ioi.TEMPLATES.index(template)],
-        names=single_tokens(tokenizer, NAMES),
+        names=names,
         orders=[order],
+        words=words,
     )
-    for example in itertools.islice(stream, 200 * n):
+    for example in itertools.islice(stream, 200 * n if possible else 0):
         own = _fills(template, example.clean) or {}
         known = all(tokenizer.unk_token_id not in ids(text) for _, text in _pieces(template, own))
         if example.clean not in texts and known and widths == widths_of(own):
             texts.add(example.clean)
             found.append(PromptPair(example.clean, example.corrupted, example.answer, example.distractor, pair.min_gap))
-            if len(found) == n:
+            if len(found) == min(n, n_most):
                 break
     if len(found) < (n if at_least is None else at_least):
         raise InputError(
-            f"clean.n: got {n} (heldout.n counted), but with {200 * n} generated prompts there are only {len(found)} "
-            "of known words that take the pair's number of tokens in every slot. Use a smaller number."
+            f"clean.n: got {n} (heldout.n counted), but of igap's words that the tokenizer knows and that take the "
+            f"pair's number of tokens in every slot only {len(found)} prompts were made. Use a smaller number."
         )
     return found
 

@@ -6,7 +6,7 @@ ABBA and BABA are the orders of the names: B is the one that acts twice (the sub
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
@@ -38,6 +38,9 @@ TEMPLATES: tuple[str, ...] = (
     "Near the {place}, {first} saw {second} and waved. Afterwards {subject} quietly {verb} the {object} to",
 )
 """The first is the notebook's."""
+
+WORDS: Mapping[str, Sequence[str]] = {"place": PLACES, "verb": VERBS, "object": OBJECTS}
+"""What slots are filled with, beside names."""
 
 HELD_OUT_TEMPLATE = 11
 """Index of the template that the embedded model was never trained on."""
@@ -82,8 +85,12 @@ def ioi_stream(
     templates: Sequence[int] | None = None,
     names: Sequence[str] = NAMES,
     orders: Sequence[Order] = get_args(Order),
+    words: Mapping[str, Sequence[str]] = WORDS,
 ) -> Iterator[IOIExample]:
-    """Examples without end, those of `generate_ioi` first. Raises ValueError as it does."""
+    """Examples without end, those of `generate_ioi` first. Raises ValueError as it does.
+
+    `words` are at least one place, verb and object; a single object is also the `other` one.
+    """
     templates = range(len(TEMPLATES)) if templates is None else templates
     unknown = [index for index in templates if not 0 <= index < len(TEMPLATES)]
     if unknown or not templates:
@@ -95,7 +102,7 @@ def ioi_stream(
     rng = random.Random(seed)
     pool = sorted(set(names))
     while True:
-        yield _example(rng, rng.choice(templates), rng.choice(orders), pool)
+        yield _example(rng, rng.choice(templates), rng.choice(orders), pool, words)
 
 
 def held_out(first: str, second: str) -> bool:
@@ -118,10 +125,12 @@ def generate_animals(n: int, seed: int) -> list[str]:
     return sentences
 
 
-def _example(rng: random.Random, template: int, order: Order, names: Sequence[str]) -> IOIExample:
+def _example(
+    rng: random.Random, template: int, order: Order, names: Sequence[str], words: Mapping[str, Sequence[str]]
+) -> IOIExample:
     indirect, subject = rng.sample(names, 2)
     first, second = (indirect, subject) if order == "ABBA" else (subject, indirect)
-    prompt = _fill(rng, TEMPLATES[template])
+    prompt = _fill(rng, TEMPLATES[template], words)
     return IOIExample(
         clean=prompt(first=first, second=second, subject=subject),
         corrupted=prompt(first=first, second=second, subject=indirect),
@@ -132,7 +141,9 @@ def _example(rng: random.Random, template: int, order: Order, names: Sequence[st
     )
 
 
-def _fill(rng: random.Random, template: str) -> Callable[..., str]:
+def _fill(rng: random.Random, template: str, words: Mapping[str, Sequence[str]] = WORDS) -> Callable[..., str]:
     """The template with place, verb and objects drawn, waiting for `first`, `second` and `subject`."""
-    chosen, other = rng.sample(OBJECTS, 2)
-    return partial(template.format, place=rng.choice(PLACES), verb=rng.choice(VERBS), object=chosen, other=other)
+    objects = words["object"]
+    chosen, other = rng.sample(objects, 2) if len(objects) > 1 else 2 * objects
+    place, verb = rng.choice(words["place"]), rng.choice(words["verb"])
+    return partial(template.format, place=place, verb=verb, object=chosen, other=other)

@@ -23,6 +23,7 @@ from igap.counterfactual.templates import (
     matching_template,
     slot_names,
 )
+from igap.datasets import ioi
 from igap.datasets.ioi import TEMPLATES, generate_ioi
 from igap.datasets.words import NAMES, PLACES
 from igap.models.load import EMBEDDED
@@ -313,10 +314,27 @@ def test_where_clean_prompts_cannot_be_made_it_says_so(words, ioi_mini):
         InputError, match=r"^clean\.n: got 2 clean prompts \(heldout\.n counted\) with a prompt of your"
     ):
         clean_prompts(ABBA, "After {first} went {rest}", 2, 0, words)
-    # The random models' tokenizer knows one place, one verb and one object: generated prompts are almost never theirs.
-    with pytest.raises(InputError, match=r"^clean\.n: got 9 \(heldout\.n counted\), but with 1800 generated prompts "):
-        clean_prompts(ABBA, TEMPLATE, 9, 0, words)
-    assert clean_prompts(ABBA, TEMPLATE, 9, 0, words, at_least=1) == [ABBA]
+    with pytest.raises(InputError, match=r"^clean\.n: got 13 \(heldout\.n counted\), .* only 12 prompts were made"):
+        clean_prompts(ABBA, TEMPLATE, 13, 0, words)
+
+
+def test_few_known_words_make_all_the_prompts_there_are_and_no_time_is_spent_on_others(words, monkeypatch):
+    """The random models' tokenizer knows four names, one place, one verb and one object."""
+    asked = []
+    stream = ioi.ioi_stream
+    monkeypatch.setattr(ioi, "ioi_stream", lambda *a, **k: (asked.append(one) or one for one in stream(*a, **k)))
+    found = clean_prompts(ABBA, TEMPLATE, 200, 0, words, at_least=1)
+    names = ("John", "Mary", "Tom", "Anna")
+    wanted = {
+        ABBA.clean.replace("John", "{0}").replace("Mary", "{1}").format(*two)
+        for two in itertools.permutations(names, 2)
+    }
+    assert len(found) == len(wanted) == 12
+    assert {one.clean for one in found} == wanted
+    assert len(asked) < 200
+    strange = replace(ABBA, **{name: getattr(ABBA, name).replace("store", "cat") for name in ("clean", "corrupted")})
+    assert len(clean_prompts(strange, TEMPLATE, 200, 0, words, at_least=1)) == 13, "and one of a word of its own"
+    assert len(asked) < 400
 
 
 def test_further_clean_prompts_are_as_long_in_every_slot_and_of_known_words(small):

@@ -25,6 +25,8 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from programs.survival import PATIENCE, descendants, kill, wait_for
 
 from igap.counterfactual.study import URL, storage_of
@@ -225,5 +227,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     sys.exit(main())

@@ -1,10 +1,10 @@
-"""Does a sweep run on SLURM? Brings up a SLURM of one node on this machine, on loopback, and runs sweeps on it.
+"""Do sweeps and searches run on SLURM? Brings up one of one node on this machine, on loopback, and runs them on it.
 
     python tests/programs/slurm_loopback.py
 
 Debian's packages are unpacked into a temporary folder and nothing is installed; where they cannot be had, or where the
 daemons do not come up, it says why and ends with 0. A sweep is run in packs; one of its tasks is killed with SIGKILL;
-the same command again must finish it.
+the same command again must finish it. Two workers share a search; one of two is killed, and the command does the rest.
 """
 
 import contextlib
@@ -19,7 +19,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from survival import PATIENCE, Sweep, descendants, reference_of, wait_for
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from programs.search_survival import BATCH, Searching
+from programs.survival import PATIENCE, Sweep, descendants, reference_of, wait_for
 
 PACKAGES = "slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libmunge2 libhwloc15".split()
 CONFIG = """\
@@ -130,10 +132,31 @@ def main() -> int:
         folder = Path(name)
         try:
             with slurm(folder):
+                searches(folder)
                 return sweeps(folder)
         except CannotBeHad as error:
             print(f"skipped: {error}")
             return 0
+
+
+def searches(folder: Path) -> None:
+    """Runs a search of two workers as it is, and one of which a worker is killed."""
+    for name, killing in (("whole-search", False), ("killed-search", True)):
+        search = Searching(folder / name, "journal", workers=1, until=400)
+        search.arguments += ["-m", "search.worker=range(2)", "hydra/launcher=submitit_slurm"]
+        search.arguments += ["hydra.launcher.cpus_per_task=1"]
+        process = search.start()
+        if killing:
+            assert wait_for(
+                lambda search=search: len(search.trials()) > 2 * BATCH and len(tasks()) == 2, process, PATIENCE
+            )
+            os.kill(tasks()[0], signal.SIGKILL)
+        assert process.wait(PATIENCE) == 0, search.said()
+        search.finished()
+        logs = [log.read_text() for log in search.folder.glob("searches/.workers/.submitit/*/*_log.err")]
+        assert len(logs) == 2, f"{len(logs)} workers"
+        what = "one of two workers killed" if killing else "two workers"
+        print(f"SLURM: a search, {what}: 400 trials, no candidate twice, one report", flush=True)
 
 
 def sweeps(folder: Path) -> int:
