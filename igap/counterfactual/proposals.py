@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from igap.counterfactual.space import Candidate, Space
@@ -29,7 +30,10 @@ _TEMPERATURE = 0.6
 """Scale of the Gumbel noise on gains, in standard deviations of a slot's gains."""
 _QUIET = 0.1
 """A slot's spread is taken to be at least this share of the largest: words that do nothing get few swaps."""
-_RIDGE, _NOISE = 1.0, 0.5
+_NOISE = 0.3
+"""Of the linear model, in standard deviations of what first-order gains do not foretell."""
+_LEAST = 1e-3
+"""Variance of what they do not foretell that is taken at least, the values' own being 1."""
 _TRIES = 200
 _MODELLED = 1000
 """Trials that the linear model looks at, the best ones: its cost grows with their cube."""
@@ -132,12 +136,12 @@ def by_gradient(history: History, gains: Gains, n: int, rng: np.random.Generator
     return swaps(history.space, best, gains, n, rng, Proposal(best, "incumbent"), set(history.seen))
 
 
-def by_thompson(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG001
+def by_thompson(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:
     """Best candidates of worlds drawn from what a linear model, a weight an option, believes after the trials."""
-    known = history.order
-    if not known:
+    best = history.best
+    if best is None:
         return draw(history, n, rng, "start")
-    return _thompson(history, n, rng, set(history.seen))
+    return _thompson(history, gains(best), n, rng, set(history.seen))
 
 
 def by_evolution(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG001
@@ -167,7 +171,8 @@ def hybrid(history: History, gains: Gains, n: int, rng: np.random.Generator) -> 
     if quarter:
         anchor = _anchor(history)
         found += swaps(history.space, anchor.candidate, gains, quarter, rng, anchor, taken)
-        found += _thompson(history, quarter, rng, taken)
+        both = [(a + b) / 2 for a, b in zip(gains(best), gains(anchor.candidate), strict=True)]
+        found += _thompson(history, both, quarter, rng, taken)
     return found + draw(History(history.space, (*history.proposals, *found), history.points), n - len(found), rng)
 
 
@@ -262,25 +267,42 @@ def _anchor(history: History) -> Proposal:
     return Proposal(history.proposals[best].candidate, "anchor", lineage)
 
 
-def _thompson(history: History, n: int, rng: np.random.Generator, taken: set[Candidate]) -> list[Proposal]:
-    """For each of `n` draws of the linear model's weights, the best candidate that is not taken."""
+def _thompson(
+    history: History, by_slot: Sequence[Floats], n: int, rng: np.random.Generator, taken: set[Candidate]
+) -> list[Proposal]:
+    """For each of `n` draws from what a linear model believes after the trials, the best candidate that is not taken.
+
+    The model has a weight an option. It expects first-order gains, `by_slot`, as many times as large as foretells the
+    trials' values best, and learns from these what they say of each option beside that.
+    """
     space, known = history.space, history.order[:_MODELLED]
     offsets = np.concatenate([[0], np.cumsum(space.sizes)])[:-1]
     columns = np.array([history.proposals[i].candidate for i in known]) + offsets
-    target = history.values[known]
-    target = (target - float(target.mean())) / (float(target.std()) or 1.0)
-    width = int(sum(space.sizes))
-    # The posterior of ridge regression, sampled: prior draw plus the correction by residuals of noisy targets. A trial
-    # has a 1 in one column a slot, so products with the design are sums over those columns.
-    same = (columns[:, None] == columns[None]).sum(-1)
-    gram = same / _RIDGE + _NOISE**2 * np.eye(len(known))
+    target = _standard(history.values[known])
+    expected = np.concatenate(by_slot)
+    foretold = expected[columns].sum(1)
+    foretold = foretold - foretold.mean()
+    expected = expected * max(0.0, float(foretold @ target) / (float(foretold @ foretold) or 1.0))
+    rest = target - (expected[columns].sum(1) - expected[columns].sum(1).mean())
+    variance = max(float(rest.var()), _LEAST) / len(space.slots)
+    noise = _NOISE * math.sqrt(variance * len(space.slots))
+    # Draws from the posterior: prior draws plus the correction by residuals of noisy targets. A trial has a 1 in one
+    # column a slot, so products with the design are sums over those columns. torch keeps to this process's threads.
+    drawn = math.sqrt(variance) * rng.normal(size=(len(expected), n))
+    residual = (rest + noise * rng.normal(size=(n, len(known)))).T - drawn[columns].sum(1)
+    gram = variance * (columns[:, None] == columns).sum(-1) + noise**2 * np.eye(len(known))
+    solved = torch.linalg.solve(torch.from_numpy(gram), torch.from_numpy(residual)).numpy()
+    np.add.at(drawn, columns, variance * solved[:, None])
     found = []
-    for _ in range(n):
-        drawn = rng.normal(size=width) / math.sqrt(_RIDGE)
-        residual = target + _NOISE * rng.normal(size=len(known)) - drawn[columns].sum(1)
-        np.add.at(drawn, columns, (np.linalg.solve(gram, residual) / _RIDGE)[:, None])
-        found += _unseen(_best_first(space, np.split(drawn, offsets[1:])), 1, taken, "thompson")
+    for weights in (expected[:, None] + drawn).T:
+        found += _unseen(_best_first(space, np.split(weights, offsets[1:])), 1, taken, "thompson")
     return found
+
+
+def _standard(values: Floats) -> Floats:
+    """Of mean 0 and standard deviation 1, or all 0."""
+    off: Floats = values - values.mean()
+    return off / (float(off.std()) or 1.0)
 
 
 def _best_first(space: Space, by_slot: Sequence[Floats]) -> Iterator[Candidate]:

@@ -144,6 +144,6 @@ def _example(
 def _fill(rng: random.Random, template: str, words: Mapping[str, Sequence[str]] = WORDS) -> Callable[..., str]:
     """The template with place, verb and objects drawn, waiting for `first`, `second` and `subject`."""
     objects = words["object"]
-    chosen, other = rng.sample(objects, 2) if len(objects) > 1 else 2 * objects
+    chosen, other = rng.sample(objects, 2) if len(objects) > 1 else (objects[0], objects[0])
     place, verb = rng.choice(words["place"]), rng.choice(words["verb"])
     return partial(template.format, place=place, verb=verb, object=chosen, other=other)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from igap.curves import OutputCurves
 from igap.plots.canvas import PALETTE, blank, figure, styled, ticks
@@ -88,7 +89,7 @@ def search_single_edits(edits: pd.DataFrame, summary: Mapping[str, object], head
 def search_heads(heads: pd.DataFrame, head: str) -> Figure:
     """AP effects of all heads with the pairs made by hand and with the best ones, side by side on one scale.
 
-    `heads` has the columns name ("9.6"), by_hand/effect and best/effect (logits).
+    `heads` has the columns name ("9.6"), by_hand/effect and best/effect (logits). The searched one is framed.
     """
     places = heads["name"].str.split(".", expand=True).astype(int)
     maps = {}
@@ -96,7 +97,12 @@ def search_heads(heads: pd.DataFrame, head: str) -> Figure:
         values = np.full((places[0].max() + 1, places[1].max() + 1), np.nan)
         values[places[0], places[1]] = heads[column]
         maps[name] = values
-    return two_heatmaps(maps, unit="AP effect, logits", title=f"AP of every head; searched: {head}")
+    fig = two_heatmaps(maps, unit="AP effect, logits", title=f"AP of every head; searched: {head}")
+    for row in np.flatnonzero(heads["name"] == head):  # none where a neuron was searched
+        layer, column = places.iloc[row]
+        for ax in fig.axes[: len(maps)]:
+            ax.add_patch(Rectangle((column - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.5))
+    return fig
 
 
 @styled

@@ -146,26 +146,41 @@ def test_random_candidates_run_out_with_the_space():
     assert draw(history, 8, np.random.default_rng(1)) != found[:8], "in another order"
 
 
-def test_thompson_finds_the_optimum_of_a_sum_over_slots():
+def test_thompson_finds_the_optimum_of_a_sum_over_slots_by_the_trials_alone():
     space = space_of(6, 6, 6, 6)
-    worth, weights, gains = additive(space)
+    worth, weights, _ = additive(space)
     optimum = tuple(int(w.argmax()) for w in weights)
-    rng = np.random.default_rng(0)
+    rng, silent = np.random.default_rng(0), [np.zeros(n) for n in space.sizes]
     start = draw(History(space, (), np.zeros((0, 1))), 16, rng, "start")
     history = history_of(space, [one.candidate for one in start], worth)
     for _ in range(6):  # 96 of 1,296 candidates
-        history = with_batch(history, by_thompson(history, gains, 16, rng), worth)
+        history = with_batch(history, by_thompson(history, lambda _: silent, 16, rng), worth)
     assert history.best == optimum
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 0.0, -1.0])
+def test_thompson_trusts_gains_as_far_as_they_foretell_the_trials(scale):
+    """Whatever the gains' scale the first proposal is the optimum; where they say nothing or lie they do no harm."""
+    space = space_of(30, 30, 30, 30)
+    worth, weights, gains = additive(space)
+    optimum = tuple(int(w.argmax()) for w in weights)
+    history, rng = started(space, worth), np.random.default_rng(0)
+    found = by_thompson(history, lambda one: [scale * each for each in gains(one)], 16, rng)
+    if scale > 0:
+        assert found[0].candidate == optimum
+        assert min(worth(one.candidate) for one in found) > history.values.max()
+    else:
+        assert np.mean([worth(one.candidate) for one in found]) > history.values.mean()
 
 
 def test_thompson_respects_the_number_of_edits_and_finds_the_best_of_them():
     space = space_of(5, 5, 5, 5, max_edits=2)
-    worth, _, gains = additive(space, seed=3)
-    rng = np.random.default_rng(0)
+    worth, _, _ = additive(space, seed=3)
+    rng, silent = np.random.default_rng(0), [np.zeros(n) for n in space.sizes]
     start = draw(History(space, (), np.zeros((0, 1))), 16, rng, "start")
     history = history_of(space, [one.candidate for one in start], worth)
     for _ in range(4):
-        history = with_batch(history, by_thompson(history, gains, 16, rng), worth)
+        history = with_batch(history, by_thompson(history, lambda _: silent, 16, rng), worth)
     assert history.best == max(space.every(), key=worth)
 
 
