@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from igap.counterfactual import proposals
 from igap.counterfactual.optuna_samplers import OptunaSampler
 from igap.counterfactual.pareto import by_epo
 from igap.counterfactual.proposals import (
@@ -158,19 +159,36 @@ def test_thompson_finds_the_optimum_of_a_sum_over_slots_by_the_trials_alone():
     assert history.best == optimum
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-3, 0.0, -1.0])
-def test_thompson_trusts_gains_as_far_as_they_foretell_the_trials(scale):
-    """Whatever the gains' scale the first proposal is the optimum; where they say nothing or lie they do no harm."""
+def test_thompson_trusts_gains_as_far_as_they_foretell_the_trials():
+    """Whatever the gains' scale the first proposal is the optimum; gains that lie count as none."""
     space = space_of(30, 30, 30, 30)
     worth, weights, gains = additive(space)
     optimum = tuple(int(w.argmax()) for w in weights)
-    history, rng = started(space, worth), np.random.default_rng(0)
-    found = by_thompson(history, lambda one: [scale * each for each in gains(one)], 16, rng)
-    if scale > 0:
-        assert found[0].candidate == optimum
-        assert min(worth(one.candidate) for one in found) > history.values.max()
-    else:
-        assert np.mean([worth(one.candidate) for one in found]) > history.values.mean()
+    history = started(space, worth)
+
+    def found(scale):
+        scaled = lambda one: [scale * each for each in gains(one)]  # noqa: E731
+        return [one.candidate for one in by_thompson(history, scaled, 16, np.random.default_rng(0))]
+
+    for scale in (1.0, 1e-3):
+        assert found(scale)[0] == optimum
+        assert min(map(worth, found(scale))) > history.values.max()
+    assert found(-1.0) == found(0.0)
+
+
+def test_hybrids_surrogate_expects_the_mean_of_both_anchors_gains(monkeypatch):
+    space = space_of(20, 20, 20, 20)
+    history, asked, told = started(space, additive(space)[0]), [], []
+
+    def gains(one):
+        asked.append(one)
+        return [np.arange(20.0) * word for word in one]
+
+    monkeypatch.setattr(proposals, "_thompson", lambda _, by_slot, *rest: told.extend(by_slot) or [])
+    hybrid(history, gains, 16, np.random.default_rng(0))
+    best, other = dict.fromkeys(asked)
+    assert best == history.best
+    np.testing.assert_array_equal(told, [np.arange(20.0) * (a + b) / 2 for a, b in zip(best, other, strict=True)])
 
 
 def test_thompson_respects_the_number_of_edits_and_finds_the_best_of_them():
