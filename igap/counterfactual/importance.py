@@ -82,9 +82,8 @@ def variance_shares(
         if not kept.any():
             return np.zeros(n_slots)
         found: Floats = nnls(root[:, None] * directions[:, kept].T, directions[:, kept].T @ moment / root)[0]
-        found = found * (
-            1 - 1 / n_words
-        )  # trials of different words vary against each other: the words are all there are
+        # Trials of different words vary against each other, since the words are all there are.
+        found = found * (1 - 1 / n_words)
         return found / max(1.0, float(found.sum()))
 
     without = np.stack([components(i) for i in range(n)])
