@@ -5,7 +5,7 @@ Everything is evaluated here anew; effects are in logits, values the first term 
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,6 +43,8 @@ NEUTRAL = 64
 TOP = 20
 SINGLE_EDITS = 2000
 """One-word changes of the best that are evaluated at most: those with the largest first-order gains."""
+ENOUGH = 0.95
+"""Share of the best value that its simplest form must keep."""
 _NEUTRAL_SLOTS = {"place": "places", "verb": "verbs", "object": "objects", "other": "objects"}
 
 
@@ -116,6 +118,7 @@ def certify(search: Search, tried: Sequence[Tried]) -> Certificate:
         raise InputError("search: the best corrupted prompts are the clean ones. Offer other words, or more trials.")
     slots = importance(filled, worths, best, value, tried)
     summary |= {f"ladder/{row['edits']}": row["value"] for row in ladder}
+    summary |= _simplest(search, filled, worths, best, value)
     for row in slots:
         summary |= {
             f"slots/{row['slot']}/{name}": row[name] for name in ("loss", "variance_share", "variance_share_error")
@@ -154,6 +157,21 @@ def _none_is_left(tried: Sequence[Tried]) -> str:
 
 def _said(search: Search, best: Candidate, slot: int) -> str:
     return f"{search.space.slots[slot].name} := {search.space.words(best)[slot].lstrip('=')}"
+
+
+def _simplest(
+    search: Search, filled: Filled, worths: Callable[[Sequence[Tensor]], Floats], best: Candidate, value: float
+) -> dict[str, Number]:
+    """The best prompt without words that do next to nothing: taken out one by one, that with the least loss first."""
+    kept, left = list(filled.changed(best)), value
+    while len(kept) > 1:
+        found = worths([filled.partly(best, [one for one in kept if one != slot]) for slot in kept])
+        if found.max() < ENOUGH * value:
+            break
+        left = float(found.max())
+        del kept[int(found.argmax())]
+    words = ", ".join(_said(search, best, slot) for slot in kept)
+    return {"simplest/edits": len(kept), "simplest/value": left, "simplest/words": words}
 
 
 def _single_edits(search: Search, filled: Filled, objective: Objective, free: Remembered, best: Candidate) -> list[Row]:

@@ -97,6 +97,12 @@ def sentences(result: SearchResult) -> list[str]:
     if tables["ladder"] and result.space.kind != "prompts":
         steps = "; ".join(f"{row['edits']}: {_n(row['value'])} ({row['words']})" for row in tables["ladder"])
         found.append(f"with few of its words: {steps}")
+        n = summary["simplest/edits"]
+        if n != summary["best/edits"]:
+            found.append(
+                f"{n} of its {summary['best/edits']} words do: {_n(summary['simplest/value'])} "
+                f"({summary['simplest/words']})"
+            )
     if tables["slots"] and result.space.kind != "prompts":
         losses = ", ".join(f"{row['slot']} {_n(row['loss'])}" for row in tables["slots"][:6])
         found.append(f"lost without a slot's word: {losses}")

@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+from types import SimpleNamespace
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -211,6 +213,30 @@ def test_the_ladder_has_the_best_subset_of_the_winners_words_of_each_size(found,
         assert partly(slow, best, named) == near(value)
 
 
+def test_the_simplest_form_is_left_when_words_that_do_little_are_taken_out_one_by_one(unchecked, monkeypatch):
+    """Worths 10, 1, -2, 0.4 alone, 1 more for the first two together: out go the third, then the fourth."""
+    weights = [10, 1, -2, 0.4]
+
+    def worths(kept):
+        return np.array([sum(weights[slot] for slot in some) + ({0, 1} <= set(some)) for some in kept])
+
+    filled = SimpleNamespace(changed=lambda best: (0, 1, 2, 3), partly=lambda best, slots: tuple(slots))
+    monkeypatch.setattr(certificate, "_said", lambda search, best, slot: f"slot {slot}")
+    simplest = functools.partial(certificate._simplest, None, filled, worths, (0, 0, 0, 0))
+    assert simplest(10.4) == {"simplest/edits": 1, "simplest/value": 10.0, "simplest/words": "slot 0"}
+    assert simplest(12.0) == {"simplest/edits": 2, "simplest/value": 12.0, "simplest/words": "slot 0, slot 1"}
+    assert simplest(12.7)["simplest/edits"] == 3, "12 is less than 95%"
+    assert simplest(20.0) == {"simplest/edits": 4, "simplest/value": 20.0, "simplest/words": ANY}
+
+
+def test_the_simplest_forms_value_is_that_of_its_words(found, summary, slow):
+    named = [part.split(" := ")[0] for part in summary["simplest/words"].split(", ")]
+    assert len(named) == summary["simplest/edits"]
+    value = partly(slow, found.certificate.candidate, named)
+    assert summary["simplest/value"] == near(value)
+    assert value >= 0.95 * summary["best/value"]
+
+
 def test_a_slots_loss_is_what_the_best_loses_without_its_word(found, summary, slow):
     best = found.certificate.candidate
     names = [slot.name for slot in found.space.slots]
@@ -247,12 +273,12 @@ def test_held_out_value_mean_and_interval_are_those_of_prompts_that_the_search_n
 
 def test_an_effect_that_turns_on_held_out_prompts_counts_as_negative(small, pair):
     asked = {**ASKED, "until": 54, "clean_n": 1}
-    result = igap.search(small(EMBEDDED), pair, "2.4", **asked)
-    slow = Slow(small(EMBEDDED), pair, (2, 4), clean_n=1)
+    result = igap.search(small(EMBEDDED), pair, "2.3", **asked)
+    slow = Slow(small(EMBEDDED), pair, (2, 3), clean_n=1)
     best = result.certificate.candidate
     seen, held = slow.effects(best).mean(), slow.effects(best, slow.heldout).mean()
-    assert seen > 0 > held
-    assert result.certificate.summary["heldout/value"] == near(held)
+    assert seen < 0 < held
+    assert result.certificate.summary["heldout/value"] == near(-held)
 
 
 def test_effects_gaps_scores_and_ranks_are_those_of_activation_patching(found, summary, small, slow):
