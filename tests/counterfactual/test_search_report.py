@@ -51,13 +51,31 @@ def test_the_report_names_the_pair_its_rule_units_and_what_to_compare_it_with(re
     assert "score (effect / gap)" in text
     assert re.search(r"16 trials of 16 candidates; this time \d+\.\d s, [\d,]+ forward equivalents", text)
     assert "one-word changes of the best: 5 tried, 0 better: a local optimum" in text
-    for row in result.certificate.tables["slots"]:
-        share, error = 100 * row["variance_share"], 100 * row["variance_share_error"]
-        assert f"{row['slot']} {share:.0f} ± {error:.0f}%" in text
     assert "rank among heads" in text
     brief = said(report.show, result, name, brief=True)
     assert "rank among heads" not in brief
     assert result.best.corrupted in brief
+
+
+def test_shares_of_variance_come_with_their_errors_the_largest_first_and_unknown_ones_are_left_out(results):
+    result = results[0][1]
+    shares = {"first": (0.2, 0.1), "second": (0.43, 0.17), "subject": (None, None)}
+    told = [
+        {**row, "variance_share": shares[row["slot"]][0], "variance_share_error": shares[row["slot"]][1]}
+        for row in result.certificate.tables["slots"]
+    ]
+    tables = {**result.certificate.tables, "slots": told}
+    found = report.sentences(replace(result, certificate=replace(result.certificate, tables=tables)))
+    assert "share of the variance at random: second 43 ± 17%, first 20 ± 10%" in found
+
+
+def test_the_simplest_form_is_named_where_it_is_simpler(results):
+    result = results[0][1]
+    for n, named in ((3, False), (1, True)):
+        simplest = {"best/edits": 3, "simplest/edits": n, "simplest/value": 1.25, "simplest/words": "second := Tom"}
+        changed = replace(result.certificate, summary={**result.certificate.summary, **simplest})
+        found = "\n".join(report.sentences(replace(result, certificate=changed)))
+        assert ("1 of its 3 words do: 1.250 (second := Tom)" in found) is named
 
 
 def test_the_report_counts_trials_out_of_bounds_and_says_why_one_failed(results):

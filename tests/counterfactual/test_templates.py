@@ -12,6 +12,7 @@ from searched import ABBA, BABA, PAIRS, TEMPLATE, searched, subwords
 from tokenizers import normalizers
 
 from igap import InputError, PromptPair
+from igap.counterfactual import templates
 from igap.counterfactual.templates import (
     LISTS,
     OPERATORS,
@@ -335,6 +336,21 @@ def test_few_known_words_make_all_the_prompts_there_are_and_no_time_is_spent_on_
     strange = replace(ABBA, **{name: getattr(ABBA, name).replace("store", "cat") for name in ("clean", "corrupted")})
     assert len(clean_prompts(strange, TEMPLATE, 200, 0, words, at_least=1)) == 13, "and one of a word of its own"
     assert len(asked) < 400
+
+
+def test_two_different_objects_of_a_template_count_as_such(ioi_mini, monkeypatch):
+    objects = {"bottle of milk", "cup of tea", "glass of water"}
+    monkeypatch.setattr(templates, "fits", lambda _, text, width: text.strip() in {"store", "gave", *objects})
+    monkeypatch.setattr(templates, "single_tokens", lambda *_: ["John", "Mary"])
+    fills = {"first": "John", "second": "Mary", "place": "store", "verb": "gave"}
+    texts = {
+        TEMPLATES[12].format(**fills, subject="Mary", object=one, other=other)
+        for one, other in itertools.permutations(objects, 2)
+    }
+    pair = replace(ABBA, clean=min(texts), corrupted=min(texts).replace("; Mary", "; John"))
+    found = {one.clean for one in clean_prompts(pair, TEMPLATES[12], 200, 0, ioi_mini.tokenizer, at_least=1)}
+    assert len(found) == 12
+    assert texts < found
 
 
 def test_further_clean_prompts_are_as_long_in_every_slot_and_of_known_words(small):
