@@ -70,23 +70,26 @@ def variance_shares(
     # Sums over the pairs of each trial, so that leaving one out is a subtraction.
     squares, products = same.swapaxes(1, 2) @ same, (same * (off[:, None] * off)[..., None]).sum(1)
 
-    def components(left_out: int | None) -> Floats:
+    def system(left_out: int | None = None) -> tuple[Floats, Floats]:
+        """Least squares' matrix and right side, the constant taken out."""
         gram, moment = squares.sum(0) / 2, products.sum(0) / 2
         if left_out is not None:
             gram, moment = gram - squares[left_out], moment - products[left_out]
         mean = gram[0, 1:] / gram[0, 0]
-        gram, moment = gram[1:, 1:] - np.outer(mean, gram[0, 1:]), moment[1:] - mean * moment[0]
-        scales, directions = np.linalg.eigh(gram)
-        kept = scales > 1e-9 * max(1.0, float(scales.max()))
-        root = np.sqrt(scales[kept])
-        if not kept.any():
-            return np.zeros(n_slots)
-        found: Floats = nnls(root[:, None] * directions[:, kept].T, directions[:, kept].T @ moment / root)[0]
-        # Trials of different words vary against each other, since the words are all there are.
-        found = found * (1 - 1 / n_words)
-        return found / max(1.0, float(found.sum()))
+        return gram[1:, 1:] - np.outer(mean, gram[0, 1:]), moment[1:] - mean * moment[0]
 
-    without = np.stack([components(i) for i in range(n)])
+    gram, moment = system()
+    scales, directions = np.linalg.eigh(gram)
+    kept = scales > 1e-9 * max(1.0, float(scales.max()))
+    root = np.sqrt(scales[kept])
+    shares = np.zeros(n_slots)
+    if kept.any():
+        shares = nnls(root[:, None] * directions[:, kept].T, directions[:, kept].T @ moment / root)[0]
+    # Trials of different words vary against each other, since the words are all there are.
+    shares = shares * (1 - 1 / n_words)
+    shares = shares / max(1.0, float(shares.sum()))
+    # Of the estimate that may be negative: a share that is cut off at 0 is not for that reason known exactly.
+    without = np.stack([np.linalg.pinv(a, hermitian=True) @ b for a, b in map(system, range(n))]) * (1 - 1 / n_words)
     errors = np.sqrt((n - 1) / n * ((without - without.mean(0)) ** 2).sum(0))
     told = (same[..., 1:].sum((0, 1)) > 0) & (same[..., 1:].sum((0, 1)) < n * (n - 1))
-    return np.where(told, components(None), np.nan), np.where(told, errors, np.nan)
+    return np.where(told, shares, np.nan), np.where(told, errors, np.nan)

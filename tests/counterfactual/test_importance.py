@@ -23,6 +23,7 @@ def test_shares_and_errors_of_many_draws_are_those_of_the_components_they_were_d
     shares, errors = (np.array(each) for each in zip(*found, strict=True))
     assert shares.mean(0) == pytest.approx(variances / 1.5, abs=0.03)
     assert np.all(shares.sum(1) <= 1 + 1e-9)
+    assert np.all(errors > 0.01), "a share that is cut off at 0 is not known exactly"
     spread = shares.std(0)
     assert np.all((errors.mean(0) > 0.8 * spread) & (errors.mean(0) < 2 * spread + 0.01))
 
