@@ -283,6 +283,9 @@ def checked(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
         found: list[dict[str, Any]] = [dict(one) for one in error.errors(include_url=False)]
         entries = {one["loc"][:-1] for one in found}  # a list whose entries are refused is told to be too short as well
         told = [one for one in found if one["type"] != "too_short" or one["loc"] not in entries]
+        # A key that takes its value from one of the same name at the top is wrong where that is.
+        at_top = {(one["loc"], one["type"], repr(one["input"])) for one in told if len(one["loc"]) == 1}
+        told = [o for o in told if len(o["loc"]) < 2 or (o["loc"][-1:], o["type"], repr(o["input"])) not in at_top]
         raise InputError("\n".join(_explain(one, schema) for one in told)) from None
 
 
@@ -340,6 +343,8 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
     if kind == "extra_forbidden":
         known = ", ".join(keys(schema))
         return f"{item}: got a key that no {noun(schema)} has, wanted one of {known}. Remove it or correct the name."
+    if kind == "model_type" and isinstance(got, str):
+        return f"{item}: got {got!r}, wanted settings of this group. Choose an option of it: {'/'.join(path)}={got}."
     wanted = {
         "missing": "a value",
         "bool_type": "true or false",
@@ -361,6 +366,7 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
             "sweep": "a folder's name (letters, digits, dots, dashes)",
             "name": "a folder's name (letters, digits, dots, dashes)",
             "search.storage.address": "HOST:PORT",
+            "output": "a folder without ?, { or } in its name",
         }.get(item, "another text"),
         "value_error": str(details.get("error")),
     }.get(kind, error["msg"])

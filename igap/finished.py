@@ -1,7 +1,7 @@
 """Finished runs on disk: their numbers and settings, read back from what `records` wrote. Imports nothing heavy."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,9 @@ from igap.errors import InputError
 
 SCHEMA = 1
 """Of summary.json and config.json; another number means that names or units have changed."""
+
+SUMMARIES = ("summary.json", "search_summary.json")
+"""A file that is written last: of a run, of a search."""
 
 Value = float | int | str | bool | None | tuple[Any, ...]
 
@@ -30,11 +33,12 @@ class Finished:
         return str(self.summary.get("key", self.folder.name))
 
 
-def find(folders: Iterable[Path]) -> tuple[list[Finished], list[str]]:
+def find(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[Finished], list[str]]:
     """The finished runs in these folders, each a run's or one that holds runs, and a line for each that is unreadable.
 
     Each run once, in the order of the folders and in them by path; a run inside another, as a study has them, belongs
-    to that one. Raises InputError on what is no folder, and where there is no run at all.
+    to that one. With `searches` also finished searches, each before the runs in its folder. Raises InputError on what
+    is no folder, and where there is no run at all.
     """
     runs: dict[Path, Finished] = {}
     troubles: list[str] = []
@@ -42,7 +46,7 @@ def find(folders: Iterable[Path]) -> tuple[list[Finished], list[str]]:
     for folder in asked:
         if not folder.is_dir():
             raise InputError(f"folder: got {folder}, which is none, wanted a run's folder or one that holds runs.")
-        for place in _run_folders(folder, set(), troubles):
+        for place in _run_folders(folder, set(), troubles, SUMMARIES if searches else SUMMARIES[:1]):
             if place.resolve() not in runs:
                 run, trouble = read(place)
                 troubles += [trouble] if trouble else []
@@ -58,12 +62,13 @@ def find(folders: Iterable[Path]) -> tuple[list[Finished], list[str]]:
 
 def read(folder: Path) -> tuple[Finished | None, str | None]:
     """The run in a folder, None where its summary cannot be read; and what is wrong with it, None where nothing is."""
+    file = next((name for name in SUMMARIES if (folder / name).exists()), SUMMARIES[0])
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary = json.loads((folder / file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return None, f"{folder}: left out: summary.json cannot be read ({error})."
+        return None, f"{folder}: left out: {file} cannot be read ({error})."
     if not isinstance(summary, dict):
-        return None, f"{folder}: left out: summary.json holds {type(summary).__name__}, wanted names and numbers."
+        return None, f"{folder}: left out: {file} holds {type(summary).__name__}, wanted names and numbers."
     schema = summary.get("schema")
     if schema != SCHEMA:
         return Finished(folder, summary, {}), (
@@ -88,14 +93,16 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Val
             yield prefix + name, tuple(value) if isinstance(value, list) else value
 
 
-def _run_folders(folder: Path, visited: set[Path], troubles: list[str]) -> Iterator[Path]:
-    """Folders with a summary.json, and none inside those; hidden ones hold no runs. Links are followed once."""
+def _run_folders(folder: Path, visited: set[Path], troubles: list[str], files: Sequence[str]) -> Iterator[Path]:
+    """Folders with one of the files, and none inside a run's; hidden ones hold no runs. Links are followed once."""
     if folder.resolve() in visited:
         return
     visited.add(folder.resolve())
     try:
-        if (folder / "summary.json").is_file():
+        found = [name for name in files if (folder / name).is_file()]
+        if found:
             yield folder
+        if "summary.json" in found:
             return
         inside = sorted(inner for inner in folder.iterdir() if inner.is_dir())
     except OSError as error:
@@ -103,4 +110,4 @@ def _run_folders(folder: Path, visited: set[Path], troubles: list[str]) -> Itera
         return
     for inner in inside:
         if not inner.name.startswith(".") and inner.name not in ("wandb", "plots"):
-            yield from _run_folders(inner, visited, troubles)
+            yield from _run_folders(inner, visited, troubles, files)

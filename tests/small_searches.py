@@ -11,11 +11,13 @@ WORDS = ["=keep", "Tom", "Anna", "cat", "dog", "John", "Mary", "After", "Then", 
 SPACE = {"first": WORDS, "second": WORDS, "subject": WORDS, "place": ["=keep"], "verb": ["=keep"], "object": ["=keep"]}
 
 
-def opened(model, pair, *, storage=None, head="1.2", space=None, seed=0, identity=None, remember=None, **objective):
+def opened(
+    model, pair, *, storage=None, head="1.2", space=None, seed=0, identity=None, remember=None, clean_n=1, **objective
+):
     """A search of one clean prompt; in memory unless told otherwise."""
     bounds = Bounds(**{"min_clean": None, **objective.pop("bounds", {})})
     return Search(
-        model, pair, head, Objective(**objective, bounds=bounds), space=space or SPACE, clean_n=1, heldout_n=0,
+        model, pair, head, Objective(**objective, bounds=bounds), space=space or SPACE, clean_n=clean_n, heldout_n=0,
         seed=seed, storage=storage or storage_of("memory", Path()), name="study", identity=identity or {},
         remember=remember, memory_gib=None,
     )  # fmt: skip

@@ -116,7 +116,23 @@ def compose_searches(
                 for job in itertools.product(*choices)
             ]
         except (HydraException, OmegaConfBaseException) as error:
-            raise InputError(f"search: {one_line(error)}") from error
+            missing = re.match(r"Could not override '([\w.]+)'", one_line(error))
+            raise InputError(_of_another_option(missing[1]) if missing else f"search: {one_line(error)}") from error
+
+
+def _of_another_option(key: str) -> str:
+    """What is wrong with a key that the chosen option of its group does not have."""
+    group, _, name = key.rpartition(".")
+    group = group.replace(".", "/")
+    having = [
+        file.stem
+        for file in sorted((data_folder("conf") / group).glob("*.yaml"))
+        if re.search(rf"^{name}:", file.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    return (
+        f"{key}: got a value, but the chosen option of {group} has no such key. Choose one that has: "
+        f"{' or '.join(f'{group}={option}' for option in having)}."
+    )
 
 
 def _choices(

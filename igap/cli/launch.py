@@ -204,6 +204,12 @@ def one_round(task: "Callable[[DictConfig], Any]", n: int, launcher: Launcher) -
             if isinstance(handler, logging.FileHandler):  # Hydra's, of the jobs that ran in this process
                 logging.getLogger().removeHandler(handler)
                 handler.close()
+    for end in ends:
+        if end.status != JobStatus.COMPLETED:
+            try:
+                end.return_value  # noqa: B018 - raises what went wrong
+            except Exception as error:
+                log.warning("a process failed: %s: %s", type(error).__name__, one_line(error)[:300])
     return [end.return_value for end in ends if end.status == JobStatus.COMPLETED], ""
 
 

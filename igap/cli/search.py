@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from igap.cli.compose import compose_multirun, compose_one, compose_searches, data_folder, nearest, quote_text
 from igap.errors import InputError
@@ -11,7 +11,9 @@ from igap.errors import InputError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from igap.cli.launch import Launcher
     from igap.counterfactual.config import SearchConfig
+    from igap.counterfactual.job import Study
 
 _USAGE = """\
 usage: igap search [PRESET] [head=HEAD] [overrides]
@@ -71,18 +73,24 @@ def main(arguments: list[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         sys.stdout.write(_USAGE + (data_folder("conf") / "search.yaml").read_text(encoding="utf-8"))
         return 0 if arguments else 2
-    searches, overrides = _asked(arguments)
+    searches, hydra = _asked(arguments)
 
     from rich.console import Console
 
     from igap import report, tracking
+    from igap.cli.launch import one_round
     from igap.counterfactual import job
 
     tracking.check(searches[0].tracking)
     studies, workers = job.planned(searches)
+    launcher, interrupted = _launcher(studies, workers, hydra), False
     if len(workers) > len(studies):
-        _launched(workers, [text for text in overrides if text.lstrip("+~").startswith("hydra")])
-    return job.run(studies, compose_one([]).config, report.terminal(), Console(stderr=True))
+        try:
+            # What the workers leave undone the studies' own processes do.
+            one_round(Task(tuple(workers), launcher.threads), len(workers), launcher)
+        except KeyboardInterrupt:
+            interrupted = True
+    return job.run(studies, compose_one([]).config, report.terminal(), Console(stderr=True), interrupted=interrupted)
 
 
 def check(arguments: Sequence[str]) -> int:
@@ -90,14 +98,16 @@ def check(arguments: Sequence[str]) -> int:
     from igap import report
     from igap.counterfactual import job
 
-    studies, _ = job.planned(_asked(arguments)[0])
+    searches, hydra = _asked(arguments)
+    studies, workers = job.planned(searches)
+    _launcher(studies, workers, hydra)
     for study in studies:
         report.terminal().print(job.described(study), markup=False, soft_wrap=True)
     return 0
 
 
 def _asked(arguments: Sequence[str]) -> "tuple[list[SearchConfig], list[str]]":
-    """The searches, and their overrides. Raises InputError on an unknown preset or option."""
+    """The searches, and the overrides that are Hydra's. Raises InputError on an unknown preset or option."""
     multirun = bool({"-m", "--multirun"} & set(arguments))
     rest = [argument for argument in arguments if argument not in ("-m", "--multirun")]
     options = [argument for argument in rest if argument.startswith("-")]
@@ -111,13 +121,24 @@ def _asked(arguments: Sequence[str]) -> "tuple[list[SearchConfig], list[str]]":
                 f"search: got {preset!r}, wanted one of {', '.join(presets())}, or KEY=VALUE."
                 f"{nearest(preset, presets())}"
             )
+    if "ig.path=single" in rest:
+        raise InputError(
+            "ig.path: got single, but on a path of its own a component's IG is its AP: use objective=ap. objective=ig "
+            "is its share on the joint path."
+        )
     overrides = [quote_text(argument) for argument in rest]
-    return compose_searches(overrides, preset, multirun=multirun), overrides
+    hydra = [text for text in overrides if text.lstrip("+~").startswith("hydra")]
+    return compose_searches(overrides, preset, multirun=multirun), hydra
 
 
-def _launched(workers: "Sequence[SearchConfig]", hydra: list[str]) -> None:
-    """Runs the workers by Hydra's launcher. What they leave undone the studies' own processes do."""
-    from igap.cli.launch import launcher_of, one_round
+def _launcher(studies: "Sequence[Study]", workers: "Sequence[SearchConfig]", hydra: list[str]) -> "Launcher":
+    """What starts the workers. Raises InputError on settings of Hydra's that cannot be, or that nothing would use."""
+    from igap.cli.launch import launcher_of
 
-    launcher: Any = launcher_of(*compose_multirun([f"output={workers[0].output}", "sweep=.workers", *hydra]))
-    one_round(Task(tuple(workers), launcher.threads), len(workers), launcher)
+    found = launcher_of(*compose_multirun([f"output={workers[0].output}", "sweep=.workers", *hydra]))
+    if len(workers) == len(studies) and not found.in_this_process:
+        raise InputError(
+            "hydra/launcher: got one, but it starts workers only, and no study has several. Add -m "
+            "search.worker='range(4)', or leave it out."
+        )
+    return found

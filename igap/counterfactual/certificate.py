@@ -45,6 +45,10 @@ SINGLE_EDITS = 2000
 """One-word changes of the best that are evaluated at most: those with the largest first-order gains."""
 ENOUGH = 0.95
 """Share of the best value that its simplest form must keep."""
+LOOKED_AT = 2000
+"""Trials, the best ones, among which those with few edits are looked for."""
+ROUNDING = 1e-6
+"""Share of the best value by which another must be larger to be better."""
 _NEUTRAL_SLOTS = {"place": "places", "verb": "verbs", "object": "objects", "other": "objects"}
 
 
@@ -70,52 +74,54 @@ def certify(search: Search, tried: Sequence[Tried]) -> Certificate:
     ranked = sorted((one for one in tried if one.counts), key=lambda one: -one.value)
     if not ranked:
         raise InputError(_none_is_left(tried))
-    best = ranked[0].proposal.candidate
     filled = search.filled.unshared()
-    # Bounds choose among trials. Here every prompt gets its value, and a bound's numbers need not be computed.
-    objective = replace(search.objective, bounds=Bounds())
+    winner = next((one for one in ranked if filled.changed(one.proposal.candidate)), None)
+    if winner is None:
+        raise InputError("search: all corrupted prompts tried are the clean ones. Offer other words, or more trials.")
+    best = winner.proposal.candidate
     free = search.remembering(filled)
+    # Bounds choose among trials. Here every prompt gets its value, and a bound's numbers need not be computed. Of sign
+    # `abs` all are measured in the winner's direction: what turns the effect round does not add to it.
+    objective = replace(search.objective, bounds=Bounds())
+    seen = objective.effects(free.measured(filled.tokens([best]), objective))
+    if objective.sign == "abs" and objective.terms[0] != "disagreement":
+        objective = replace(objective, sign="raise" if seen.mean() > 0 else "drop")
 
     def worths(rows: Sequence[Int[Tensor, "pair pos"]]) -> Floats:
         return free.worths(torch.stack(list(rows), 1), objective)
 
     hand = torch.cat([tokenize(search.model, pair).corrupted for pair in filled.pairs])
     value, by_hand = map(float, worths([filled.partly(best, range(len(filled.space.slots))), hand]))
+    own = objective.effects(free.measured(hand[:, None], objective))
     summary: dict[str, Number] = {
         "best/value": value,
+        "best/sign": objective.sign,
         "best/rule": search.space.rule(best),
-        "best/trial": next(i for i, one in enumerate(tried) if one is ranked[0]),
-        "best/source": ranked[0].proposal.source,
+        "best/trial": next(i for i, one in enumerate(tried) if one is winner),
+        "best/source": winner.proposal.source,
         "best/edits": len(filled.changed(best)),
         "by_hand/value": by_hand,
+        "by_hand/own": (own * signs(own, objective.sign))[0, 0].item(),
         **_against_chance(tried),
         **_neutral(search, objective),
         **_as_text(search, filled, best),
     }
-    singles = _single_edits(search, filled, objective, free, best)
-    better = [float(str(row["value"])) for row in singles]
+    singles = _single_edits(search, filled, objective, free, best, value)
+    better = [float(str(row["value"])) for row in singles if row["allowed"]]
     summary |= {
         "single_edits/n": len(singles),
         "single_edits/of": sum(search.space.sizes) - len(search.space.sizes),
-        "single_edits/better": sum(v > value + 1e-6 * abs(value) for v in better),
+        "single_edits/better": sum(v > value + ROUNDING * abs(value) for v in better),
         "single_edits/best": max(better, default=None),
     }
-    changed = filled.changed(best)
-    ladder: list[Row] = []
-    for n in range(1, min(3, len(changed)) + 1):
-        choices = list(itertools.combinations(changed, n))
-        found = worths([filled.partly(best, choice) for choice in choices])
-        top = choices[int(np.argmax(found))]
-        share = float(found.max()) / value if value else None
-        said = ", ".join(_said(search, best, slot) for slot in top)
-        ladder.append({"edits": n, "value": float(found.max()), "share": share, "words": said})
     pairs = tuple(
         PromptPair(pair.clean, text, pair.answer, pair.distractor, pair.min_gap)
         for pair, text in zip(filled.pairs, filled.texts(best), strict=True)
         if text != pair.clean
     )
-    if not pairs:
-        raise InputError("search: the best corrupted prompts are the clean ones. Offer other words, or more trials.")
+    turn = {"raise": 1, "drop": -1, "abs": 0}[objective.sign]
+    alike = [one for one in ranked[:LOOKED_AT] if turn * sum(one.effects) >= 0]
+    ladder = _ladder(search, filled, worths, best, value, alike)
     slots = importance(filled, worths, best, value, tried)
     summary |= {f"ladder/{row['edits']}": row["value"] for row in ladder}
     summary |= _simplest(search, filled, worths, best, value)
@@ -159,6 +165,32 @@ def _said(search: Search, best: Candidate, slot: int) -> str:
     return f"{search.space.slots[slot].name} := {search.space.words(best)[slot].lstrip('=')}"
 
 
+def _ladder(
+    search: Search,
+    filled: Filled,
+    worths: Callable[[Sequence[Tensor]], Floats],
+    best: Candidate,
+    value: float,
+    ranked: Sequence[Tried],
+) -> list[Row]:
+    """The best known prompts with 1, 2 and 3 words changed: by some of the best candidate's words, or a trial's."""
+    changed = filled.changed(best)
+    of_trials: dict[int, Candidate] = {}
+    for one in ranked:
+        of_trials.setdefault(len(filled.changed(one.proposal.candidate)), one.proposal.candidate)
+    rows: list[Row] = []
+    for n in range(1, min(3, len(changed)) + 1):
+        choices = [(best, choice) for choice in itertools.combinations(changed, n)]
+        if n in of_trials:
+            choices.append((of_trials[n], filled.changed(of_trials[n])))
+        found = worths([filled.partly(candidate, choice) for candidate, choice in choices])
+        candidate, choice = choices[int(np.argmax(found))]
+        share = float(found.max()) / value if value else None
+        said = ", ".join(_said(search, candidate, slot) for slot in choice)
+        rows.append({"edits": n, "value": float(found.max()), "share": share, "words": said})
+    return rows
+
+
 def _simplest(
     search: Search, filled: Filled, worths: Callable[[Sequence[Tensor]], Floats], best: Candidate, value: float
 ) -> dict[str, Number]:
@@ -174,8 +206,14 @@ def _simplest(
     return {"simplest/edits": len(kept), "simplest/value": left, "simplest/words": words}
 
 
-def _single_edits(search: Search, filled: Filled, objective: Objective, free: Remembered, best: Candidate) -> list[Row]:
-    """Rows of the one-word changes of the best candidate, the best first; changes with more edits than may be, too."""
+def _single_edits(
+    search: Search, filled: Filled, objective: Objective, free: Remembered, best: Candidate, value: float
+) -> list[Row]:
+    """Rows of the one-word changes of the best candidate, the best first.
+
+    Changes with more edits than may be, or out of bounds, are among them and not `allowed`; bounds are looked at where
+    a change is better than the best.
+    """
     edits = [
         (slot, option) for slot, size in enumerate(search.space.sizes) for option in range(size) if option != best[slot]
     ]
@@ -186,22 +224,38 @@ def _single_edits(search: Search, filled: Filled, objective: Objective, free: Re
         return []
     changed = [(*best[:slot], option, *best[slot + 1 :]) for slot, option in edits]
     values = free.worths(filled.tokens(changed), objective)
+    allowed = np.array([search.space.allowed(one) for one in changed])
+    promising = np.flatnonzero(allowed & (values > value + ROUNDING * abs(value)))
+    if search.objective.bounds != Bounds() and len(promising):
+        free.ordinary = search.ordinary
+        broken = search.objective.violations(
+            free.measured(filled.tokens([changed[i] for i in promising]), search.objective)
+        )
+        for by in broken.values():
+            allowed[promising[(by > 0).numpy()]] = False
     rows: list[Row] = [
-        {"slot": search.space.slots[slot].name, "option": search.space.slots[slot].options[option], "value": float(v)}
-        for (slot, option), v in zip(edits, values, strict=True)
+        {
+            "slot": search.space.slots[slot].name,
+            "option": search.space.slots[slot].options[option],
+            "value": float(v),
+            "allowed": int(may),
+        }
+        for (slot, option), v, may in zip(edits, values, allowed, strict=True)
     ]
     return sorted(rows, key=lambda row: -float(str(row["value"])))
 
 
 def _against_chance(tried: Sequence[Tried]) -> dict[str, Number]:
     """The best of the random trials, and of as many of the search's own first ones; None where none was random."""
-    random = [one.value for one in tried if one.proposal.source in ("start", "random") and one.counts]
-    chosen = [one.value for one in tried if one.proposal.source != "random" and one.counts]
+    random = [one for one in tried if one.proposal.source in ("start", "random")]
+    chosen = [one for one in tried if one.proposal.source != "random"][: len(random)]
+    values = [one.value for one in random if one.counts]
+    control = any(one.proposal.source == "random" for one in random)  # its own random starts compare with nothing
     return {
         "random/n": len(random),
-        "random/best": max(random, default=None),
-        "random/mean": float(np.mean(random)) if random else None,
-        "random/search_at_equal_budget": max(chosen[: len(random)], default=None) if random else None,
+        "random/best": max(values, default=None),
+        "random/mean": float(np.mean(values)) if values else None,
+        "random/search_at_equal_budget": max((o.value for o in chosen if o.counts), default=None) if control else None,
     }
 
 
@@ -213,7 +267,10 @@ def _neutral(search: Search, objective: Objective) -> dict[str, Number]:
         return {"neutral/p95": None, "neutral/p95/reason": "no template with a place, a verb or an object"}
     lists = {name: [KEEP, _NEUTRAL_SLOTS[name]] if name in names else [KEEP] for name in slot_names(template)}
     pairs, prepend_bos = search.filled.pairs, bool(search.model.cfg.default_prepend_bos)
-    space = build(template, lists, pairs[0], tokenizer, prepend_bos=prepend_bos)
+    try:
+        space = build(template, lists, pairs[0], tokenizer, prepend_bos=prepend_bos)
+    except InputError as error:  # no word of a list fits
+        return {"neutral/p95": None, "neutral/p95/reason": str(error)}
     neutral = fill(space, pairs, tokenizer, prepend_bos=prepend_bos, device=search.filled.clean.device)
     drawn = draw(History(space, (), np.zeros((0, 1))), NEUTRAL, np.random.default_rng(search.seed))
     values = search.remembering(neutral).worths(neutral.tokens([one.candidate for one in drawn]), objective)
@@ -290,13 +347,10 @@ def _as_runs_have_it(
 def _held_out(search: Search, objective: Objective, best: Candidate, value: float) -> dict[str, Number]:
     """The best candidate in clean prompts that the search has not seen: its value, and the mean effect's 95% interval.
 
-    Of sign `abs` the sign is that of the effect in the prompts that the search saw: an effect that turns is none.
+    An effect that turns counts against it.
     """
     if search.heldout is None:
         return {"heldout/value": None, "heldout/value/reason": "heldout.n=0"}
-    seen = objective.effects(search.remembered.measured(search.filled.tokens([best]), objective))
-    if objective.sign == "abs" and objective.terms[0] != "disagreement":
-        objective = replace(objective, sign="raise" if seen.mean() > 0 else "drop")
     here = search.heldout.unshared()
     remembered = search.remembering(here)
     tokens = torch.stack(
@@ -314,7 +368,7 @@ def _held_out(search: Search, objective: Objective, best: Candidate, value: floa
     return {
         "heldout/n": len(here.pairs),
         "heldout/value": float(values[0]),
-        "heldout/share": float(values[0]) / value if value else None,
+        "heldout/share": float(values[0]) / value if value and objective.aggregate == "mean" else None,
         "heldout/mean": signed[0].mean().item(),
         "heldout/low": float(interval.low[0]) if np.isfinite(interval.low[0]) else None,
         "heldout/high": float(interval.high[0]) if np.isfinite(interval.high[0]) else None,
@@ -341,7 +395,7 @@ def _front(search: Search, tried: Sequence[Tried]) -> list[Row]:
     """Trials that no other beats in every term, of a Pareto study."""
     if len(search.objective.terms) == 1:
         return []
-    return [_row(search, tried[i]) for i in front(search.trials.history().points)]
+    return [_row(search, tried[i]) for i in front(search.trials.history(tried).points)]
 
 
 def _row(search: Search, one: Tried) -> Row:

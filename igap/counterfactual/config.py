@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from igap.config import Frozen, ModelConfig, PromptsConfig, TrackingConfig
-from igap.sites import is_component
+from igap.sites import component_name, is_component, parse_component
 
 Sampler = Literal["auto", "hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "epo", "gp", "random", "brute"]
 SINGLE_SAMPLERS = ("hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "gp", "random", "brute")
@@ -96,6 +96,16 @@ class Bounds(Frozen):
     min_fluency: float | None = Field(default=None, examples=[-2.0])
     max_percentile: float | None = Field(default=None, ge=0, le=100, examples=[99])
 
+    @model_validator(mode="after")
+    def _in_order(self) -> "Bounds":
+        low, high = self.min_corrupted, self.max_corrupted
+        if low is not None and high is not None and low > high:
+            raise ValueError(
+                f"constraints.min_corrupted: got {low:g}, above constraints.max_corrupted={high:g}; nothing is "
+                "between them. Swap them."
+            )
+        return self
+
 
 class SearchConfig(Frozen):
     """One search."""
@@ -117,7 +127,7 @@ class SearchConfig(Frozen):
     seed: int = Field(0, ge=0, examples=[0])
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", examples=["cpu"])
     memory_gib: float | None = Field(None, gt=0, examples=[2])
-    output: str = Field("searches", min_length=1, examples=["searches"])
+    output: str = Field("searches", min_length=1, pattern=r"^[^?{}]*$", examples=["searches"])  # in a database's URL
 
     @field_validator("head", mode="before")
     @classmethod
@@ -125,7 +135,8 @@ class SearchConfig(Frozen):
         names = re.split(r"[\s,]+", head.strip()) if isinstance(head, str) else []
         if names != ["all"] and not all(map(is_component, names or [""])):
             raise ValueError("a head such as 9.6 or a neuron such as L5.N1234, several (0.6,1.2), or all")
-        return " ".join(names)
+        known = (name if name == "all" else component_name(*parse_component(name)) for name in names)
+        return " ".join(dict.fromkeys(known))
 
     @field_validator("objective", mode="before")
     @classmethod

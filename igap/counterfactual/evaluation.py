@@ -159,10 +159,9 @@ class Evaluator:
             here = gradient[:, [position - self.first for position in where]]
             own = (self._embed[tokens[:, where]] * here).sum((-1, -2))
             used, at = torch.unique(table, return_inverse=True)  # a word's products once, however many slots offer it
-            products = self._embed[used] @ here.flatten(0, 1).T
-            each = products.unflatten(1, here.shape[:2])[at]  # [given, option, width, given, width]
+            products = (self._embed[used] @ here.flatten(0, 1).T).unflatten(1, here.shape[:2])  # [used, given, width]
             given, width = (torch.arange(n, device=here.device) for n in here.shape[:2])
-            by_option = each[given[:, None], :, width, given[:, None], width].sum(1) - own[:, None]
+            by_option = products[at, given[:, None, None], width].sum(-1) - own[:, None]  # [given, option]
             gains.append(by_option.sum(0).cpu())
         return gains
 

@@ -134,6 +134,9 @@ class Search:
     ) -> None:
         """Opens the study. Raises InputError on what cannot be, and on a storage with another study of that name."""
         self.model, self.seed, self._memory_gib = model, seed, memory_gib
+        self._evaluators: list[Evaluator] = []
+        self.sampler = ""
+        """That chose the last trials."""
         self.target, self.objective = component(model, head), objective
         prepend_bos = bool(model.cfg.default_prepend_bos)
         prepared = prepare(
@@ -169,7 +172,13 @@ class Search:
     def remembering(self, filled: Filled) -> Remembered:
         """The evaluator for these clean prompts, which looks on disk first."""
         evaluator = Evaluator(self.model, filled, self.target, memory_gib=self._memory_gib)
+        self._evaluators.append(evaluator)
         return Remembered(evaluator, self._remember, self._identity)
+
+    @property
+    def cost(self) -> float:
+        """Forward equivalents of all evaluations and gradients of this process."""
+        return sum(evaluator.cost for evaluator in self._evaluators)
 
     def explore(
         self,
@@ -185,6 +194,7 @@ class Search:
         sampler = (SINGLE_SAMPLERS if n_terms == 1 else PARETO_SAMPLERS)[0] if sampler == "auto" else sampler
         if self.space.size <= until:
             sampler, control = "brute", 0
+        self.sampler = sampler
         chosen, known = _proposer(sampler, self.space, self.seed, n_terms), {}
         gradient = replace(self.objective, bounds=Bounds())
 

@@ -4,13 +4,17 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
 import torch
+from optuna.storages import BaseStorage
 from rich.console import Console
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -18,7 +22,7 @@ from igap import disk, pipeline, records, tracking
 from igap.config import TEXTS, RunConfig, TrackingConfig
 from igap.counterfactual import remembered, report, scan
 from igap.counterfactual.config import SearchConfig
-from igap.counterfactual.exploration import OnProgress, Search, prepare
+from igap.counterfactual.exploration import OnProgress, Progress, Search, prepare
 from igap.counterfactual.objectives import Objective
 from igap.counterfactual.records import write
 from igap.counterfactual.search import SearchResult, concluded
@@ -29,6 +33,9 @@ from igap.models.load import Header, read_header
 from igap.prompts import PromptPair
 from igap.runs import frozen
 from igap.sites import Site, component_names, locate
+
+INTERRUPTED = 130
+"""The exit code of a search that Ctrl-C has ended."""
 
 RUNS = "runs"
 """In a search's folder: the full runs of its best pairs, named by their keys."""
@@ -45,6 +52,11 @@ class Study:
     checkpoint: str
     size: int
     """Candidates of its space."""
+
+    @property
+    def place(self) -> Path:
+        """Its folder, in the folder of searches."""
+        return self.folder.relative_to(self.config.output)
 
 
 def planned(searches: Sequence[SearchConfig]) -> tuple[list[Study], list[SearchConfig]]:
@@ -86,13 +98,15 @@ def described(study: Study) -> str:
     )
 
 
-def run(studies: Sequence[Study], defaults: RunConfig, out: Console, progress: Console) -> int:
-    """The exit code: 0, 1 when something failed, 130 when interrupted.
+def run(
+    studies: Sequence[Study], defaults: RunConfig, out: Console, progress: Console, *, interrupted: bool = False
+) -> int:
+    """The exit code: 0, 1 when something failed, 130 when interrupted, or when it was before (no further trials then).
 
     `defaults` are the settings of the run of the best pair, beside model and prompts. Raises InputError where no study
     can be.
     """
-    code, results = 0, []
+    code, results = 0, list[tuple[str, SearchResult]]()
     settled, said = tracking.decided(studies[0].config.tracking)
     if said:
         out.print(said, markup=False)
@@ -102,13 +116,18 @@ def run(studies: Sequence[Study], defaults: RunConfig, out: Console, progress: C
         if len(studies) > 1:
             out.print(f"\n{number}/{len(studies)}  {described(study)}", markup=False, soft_wrap=True)
         try:
-            result = _one(study, progress)
+            result = _one(study, progress, interrupted=interrupted)
         except InputError as error:
             if len(studies) == 1:
                 raise
             log.error("%s: %s", study.config.head, error)
             code = 1
             continue
+        except KeyboardInterrupt:  # before the first trial of this one
+            if not results:
+                raise
+            code = INTERRUPTED
+            break
         write(result, study.config, study.folder)
         report.show(out, result, study.config.head, brief=len(studies) > 1)
         if study.config.full_run and not result.interrupted:
@@ -116,18 +135,29 @@ def run(studies: Sequence[Study], defaults: RunConfig, out: Console, progress: C
         tracked = _log(study.folder, settled)
         out.print(f"W&B run: {tracked or settled.mode}", markup=False, soft_wrap=True)
         report.show_paths(out, study.folder)
+        results.append((study.config.head, result))
         if result.interrupted:
             out.print(f"interrupted at {len(result.tried)} trials; the same command goes on", markup=False)
-            return 130
-        results.append((study.config.head, result))
-    if len(studies) > 1 and results:
+            code = INTERRUPTED
+            if not interrupted:
+                break
+    if len(results) > 1 and _of_several_heads(studies):
         scan.write(results, studies[0].folder.parent)
         report.show_scan(out, results, studies[0].folder.parent)
     return code
 
 
-def explore(config: SearchConfig, threads: int | None = None) -> None:
-    """One worker's trials, without a certificate: until the study has as many as it should. Raises InputError."""
+def _of_several_heads(studies: Sequence[Study]) -> bool:
+    """Whether the studies are one question of several heads, in a folder of their own."""
+    asked = [study.config.model_copy(update={"head": "", "name": None, "search": None}) for study in studies]
+    return len({study.folder.parent for study in studies}) == 1 and all(one == asked[0] for one in asked)
+
+
+def explore(config: SearchConfig, threads: int | None = None, parent: int | None = None) -> None:
+    """One worker's trials, without a certificate: until the study has as many as it should, or `parent` has ended.
+
+    Raises InputError.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
     (study,), _ = planned([config])
@@ -135,20 +165,30 @@ def explore(config: SearchConfig, threads: int | None = None) -> None:
     storage = _storage(study)
     model = pipeline.loaded(config.model, config.device, study.checkpoint)
     with frozen(model):
-        _explored(_opened(study, model, storage), config, None)
+        _explored(_opened(study, model, storage), config, None if parent is None else partial(_go_on, parent))
 
 
-def _one(study: Study, progress: Console) -> SearchResult:
-    """A study's result, once it has all its trials; what others have left undone is done here."""
+def _go_on(parent: int, progress: Progress) -> None:  # noqa: ARG001 - the interface of OnProgress
+    """Ends this process with its batch done where the one that started it is no more."""
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def _one(study: Study, progress: Console, *, interrupted: bool) -> SearchResult:
+    """A study's result, once it has all its trials; what others have left undone is done here.
+
+    `interrupted`, a result of the trials that there are.
+    """
     config, storage = study.config, _storage(study)  # refused before the model loads
-    children = _workers(config)
+    children = [] if interrupted else _workers(config)
     since = time.perf_counter()
     try:
         with report.stage(progress, "load model"):
             model = pipeline.loaded(config.model, config.device, study.checkpoint)
         with frozen(model):
             opened = _opened(study, model, storage)
-            interrupted = False
+            if interrupted:
+                config = config.model_copy(update={"search": config.search.model_copy(update={"until": 0})})
             try:
                 with report.searching(progress) as tell:
                     _explored(opened, config, tell)
@@ -158,10 +198,10 @@ def _one(study: Study, progress: Console) -> SearchResult:
             except KeyboardInterrupt:
                 interrupted = True
                 _end(children)  # the report is of what there is now
-                if not opened.trials.tried():
-                    raise
+            if interrupted and not opened.trials.tried():
+                raise KeyboardInterrupt
             with report.stage(progress, "certificate"):
-                return concluded(opened, time.perf_counter() - since, interrupted=interrupted)
+                return concluded(opened, since, interrupted=interrupted)
     finally:
         _end(children)
 
@@ -186,7 +226,9 @@ def _workers(config: SearchConfig) -> "list[multiprocessing.process.BaseProcess]
         for worker in range(1, n):
             own_search = config.search.model_copy(update={"worker": worker, "workers": 1})
             own = config.model_copy(update={"search": own_search})
-            child = multiprocessing.get_context("spawn").Process(target=explore, args=(own, threads), daemon=True)
+            child = multiprocessing.get_context("spawn").Process(
+                target=explore, args=(own, threads, os.getpid()), daemon=True
+            )
             child.start()
             children.append(child)
     finally:
@@ -211,7 +253,7 @@ def _opened(study: Study, model: TransformerBridge, storage: Any) -> Search:
         heldout_n=config.heldout.n,
         seed=config.seed,
         storage=storage,
-        name=study.folder.name,
+        name=_name(study, storage),
         identity={
             "model": study.checkpoint,
             "processing": config.model.processing,
@@ -220,6 +262,14 @@ def _opened(study: Study, model: TransformerBridge, storage: Any) -> Search:
         remember=Path(config.output) / remembered.FILE,
         memory_gib=config.memory_gib,
     )
+
+
+def _name(study: Study, storage: BaseStorage) -> str:
+    """Of the study in the storage: a file has one, whatever its folder is called now; others have many searches'."""
+    if study.config.search.storage.kind in ("sqlite", "journal"):
+        found = optuna.get_all_study_names(storage)
+        return found[0] if len(found) == 1 else study.folder.name
+    return str(study.place)
 
 
 def _explored(opened: Search, config: SearchConfig, tell: OnProgress | None) -> None:
@@ -238,7 +288,7 @@ def _single(config: SearchConfig, header: Header) -> list[tuple[SearchConfig, Pa
     if len(names) == 1:
         return [(config, output / config.folder_name)]
     parent = output / (config.name or f"heads-{'-'.join(config.objective)}")
-    singles = [config.model_copy(update={"head": name, "name": None}) for name in dict.fromkeys(names)]
+    singles = [config.model_copy(update={"head": name, "name": None}) for name in names]
     return [(single, parent / single.folder_name) for single in singles]
 
 

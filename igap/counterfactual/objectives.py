@@ -6,7 +6,7 @@ in the thousands for effects below one logit.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -47,6 +47,15 @@ class Objective:
     penalty: float = 1.0
     """Of `selectivity`: logits of effect that a logit of mean |AtP| of the other heads takes away."""
     bounds: Bounds = field(default_factory=Bounds)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError on a sign or an aggregate that there is not."""
+        for item, got, known in (
+            ("sign", self.sign, get_args(Sign)),
+            ("aggregate", self.aggregate, get_args(Aggregate)),
+        ):
+            if got not in known:
+                raise ValueError(f"{item}: got {got!r}, wanted one of {', '.join(known)}.")
 
     @property
     def needs(self) -> list[Number]:

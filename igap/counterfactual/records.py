@@ -1,6 +1,5 @@
 """A search's folder: trials and certificate as CSV and JSON, plots; `search_summary.json` comes last."""
 
-import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -38,7 +37,7 @@ def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
     for name, figure in plots.items():
         atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
     write_text(folder / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-    found = summarize(result, config, folder)
+    found = summarize(result, config)
     write_text(folder / "search_summary.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
     return found
 
@@ -58,18 +57,12 @@ def trials(result: SearchResult) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def summarize(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
+def summarize(result: SearchResult, config: SearchConfig) -> Summary:
     """The certificate's numbers beside what was asked for, flat.
 
     `key` is the study's: the same when it goes on with more trials or other workers, so that W&B has it once.
     """
     best = result.best
-    asked = config.model_dump(
-        mode="json",
-        exclude={"search": {"until", "workers", "worker", "batch", "control", "sampler"}}
-        | dict.fromkeys(("tracking", "output", "device", "memory_gib", "full_run"), True),
-    )
-    place = folder.relative_to(config.output) if folder.is_relative_to(config.output) else Path(folder.name)
     return {
         **result.certificate.summary,
         "best/clean": best.clean,
@@ -80,7 +73,7 @@ def summarize(result: SearchResult, config: SearchConfig, folder: Path) -> Summa
         "objective": ",".join(config.objective),
         "sign": config.sign,
         "aggregate": config.aggregate,
-        "sampler": config.search.sampler,
+        "sampler": result.sampler,
         "n_trials": len(result.tried),
         "n_failed": sum(one.value != one.value for one in result.tried),
         "n_out_of_bounds": sum(bool(one.broken) for one in result.tried),
@@ -95,8 +88,6 @@ def summarize(result: SearchResult, config: SearchConfig, folder: Path) -> Summa
         "model": config.model.name,
         "seed": config.seed,
         "schema": SCHEMA,
-        "key": hashlib.sha256(
-            json.dumps([asked, str(place), result.space.digest], sort_keys=True).encode()
-        ).hexdigest()[:12],
+        "key": result.id,
         **{f"version/{name}": version for name, version in versions().items()},
     }

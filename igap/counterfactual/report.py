@@ -46,8 +46,10 @@ def show(console: Console, result: SearchResult, head: str, *, brief: bool = Fal
     console.print(f"\n[bold]clean[/]      {escape(best.clean)} [green]{escape(best.answer)}[/]", soft_wrap=True)
     console.print(f"[bold]corrupted[/]  {_marked(best.clean, best.corrupted)}", soft_wrap=True)
     console.print(f"rule: {summary['best/rule']}", markup=False, soft_wrap=True)
-    table = Table(title=f"{head}: {result.objective.terms[0]} over {len(result.clean)} clean prompts, logits",
-                  title_justify="left")  # fmt: skip
+    asked, n = result.objective, len(result.clean)
+    of_abs = f": here {summary['best/sign']}" if asked.sign != summary["best/sign"] else ""
+    over = f"{asked.aggregate} over {n} clean prompts" if n > 1 else "one clean prompt"
+    table = Table(title=f"{head}: {asked.terms[0]} (sign={asked.sign}{of_abs}), {over}, logits", title_justify="left")
     for column in (
         "best", "made by hand", "best of random", "search, as many", "neutral edits, p95", "held out",
         "by hand, held out",
@@ -94,9 +96,14 @@ def sentences(result: SearchResult) -> list[str]:
         f"{what}: {n}{'' if n == of else f' of {of} (the largest first-order gains)'} tried, {better} better"
         + (f", up to {_n(summary['single_edits/best'])}; more trials would help" if better else ": a local optimum"),
     ]
+    if len(result.clean) > 1:
+        found.append(
+            f"made by hand: the pair itself {_n(summary['by_hand/own'])}; of the other clean prompts, whose pairs igap "
+            "made, who acts is swapped"
+        )
     if tables["ladder"] and result.space.kind != "prompts":
         steps = "; ".join(f"{row['edits']}: {_n(row['value'])} ({row['words']})" for row in tables["ladder"])
-        found.append(f"with few of its words: {steps}")
+        found.append(f"with few words changed: {steps}")
         n = summary["simplest/edits"]
         if n != summary["best/edits"]:
             found.append(
@@ -117,15 +124,17 @@ def sentences(result: SearchResult) -> list[str]:
             found.append(f"share of the variance at random: {each}")
     if summary.get("heldout/low") is not None:
         ends = f"{_n(summary['heldout/low'])}, {_n(summary['heldout/high'])}"
+        share = summary["heldout/share"]
         found.append(
-            f"held out: mean effect {_n(summary['heldout/mean'])} [95% over {summary['heldout/n']} prompts: {ends}], "
-            f"{_n(summary['heldout/share'])} of the value found"
+            f"held out: mean effect {_n(summary['heldout/mean'])} [95% over {summary['heldout/n']} prompts: {ends}]"
+            + (f", {_n(share)} of the value found" if share is not None else "")
         )
     if summary.get("deletion/ap") is not None:
+        small = 2 * abs(float(str(summary["best/ap"]))) < abs(float(str(summary["deletion/ap"])))
         what = (
             "the counterfactual writes something in rather than taking out what the component gives"
             if summary["deletion/writes_in"]
-            else "the counterfactual takes out about what the component gives"
+            else f"the counterfactual takes out {'less than half of' if small else 'about'} what the component gives"
         )
         found.append(
             f"deleted (its mean instead): {_n(summary['deletion/ap'])}, patched: {_n(summary['best/ap'])}: {what}"

@@ -1,11 +1,14 @@
 """The search: a study explored until its target, and the certificate of its best."""
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.counterfactual.certificate import Certificate, certify
@@ -22,6 +25,10 @@ from igap.runs import frozen
 class SearchResult:
     """What a search found."""
 
+    id: str
+    """Of the study, also when it goes on."""
+    sampler: str
+    """That chose the trials, `auto` settled."""
     space: Space
     objective: Objective
     clean: tuple[PromptPair, ...]
@@ -46,7 +53,7 @@ class SearchResult:
     @property
     def best_value(self) -> float:
         """The first term of the best candidate: logits."""
-        return max(one.value for one in self.tried if one.counts)
+        return float(str(self.certificate.summary["best/value"]))
 
 
 def search(
@@ -79,8 +86,9 @@ def search(
     `space` maps the slots of the prompt's template to what they offer (None: words and rules for every slot), or is a
     SpaceConfig. `until` counts trials in the Optuna `storage` (None: in memory): the same call with the same storage
     goes on. `control` of them are random, so that chance is measured and not assumed. Interrupted
-    (KeyboardInterrupt), it ends with what there is. `identity` is what a storage knows the model by, `remember` a file
-    of numbers that searches share. Raises ValueError on what cannot be, and on a storage with another search.
+    (KeyboardInterrupt), it ends with what there is. `remember` is a file of numbers that searches share; `identity` is
+    what it and the storage know the model by (None: a hash of its weights). Raises ValueError on what cannot be, and on
+    a storage with another search.
     """
     terms: tuple[Term, ...] = (objective,) if isinstance(objective, str) else tuple(objective)
     check_terms(terms, sampler)
@@ -98,7 +106,7 @@ def search(
             seed=seed,
             storage=storage_of("memory", Path()) if storage is None else storage,
             name=name,
-            identity=identity or {},
+            identity=identity or (_weights(model) if storage is not None or remember is not None else {}),
             remember=remember,
             memory_gib=memory_gib,
         )
@@ -109,21 +117,33 @@ def search(
             interrupted = True
             if not opened.trials.tried():
                 raise
-        return concluded(opened, time.perf_counter() - since, interrupted=interrupted)
+        return concluded(opened, since, interrupted=interrupted)
 
 
-def concluded(opened: Search, seconds: float, *, interrupted: bool = False) -> SearchResult:
-    """What a study shows. Raises InputError where no trial has a value within the bounds."""
-    tried, evaluator = opened.trials.tried(), opened.remembered.evaluator
+def _weights(model: TransformerBridge) -> dict[str, str]:
+    """A hash of the model's weights, as they are now."""
+    digest = hashlib.sha256()
+    for name, weight in sorted((*model.named_parameters(), *model.named_buffers()), key=itemgetter(0)):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return {"weights": digest.hexdigest()[:16]}
+
+
+def concluded(opened: Search, since: float, *, interrupted: bool = False) -> SearchResult:
+    """What a study shows, `since` a time of perf_counter. Raises InputError where no trial is within the bounds."""
+    tried, n_found = opened.trials.tried(), opened.remembered.n_found
+    certificate = certify(opened, tried)
     return SearchResult(
+        id=opened.trials.id,
+        sampler=opened.sampler,
         space=opened.space,
         objective=opened.objective,
         clean=opened.filled.pairs,
         tried=tuple(tried),
-        certificate=certify(opened, tried),
-        route=evaluator.route,
-        seconds=seconds,
-        cost=evaluator.cost,
-        n_found=opened.remembered.n_found,
+        certificate=certificate,
+        route=opened.remembered.evaluator.route,
+        seconds=time.perf_counter() - since,
+        cost=opened.cost,
+        n_found=n_found,
         interrupted=interrupted,
     )

@@ -157,8 +157,10 @@ class Filled:
         return rows
 
     def edited(self, tokens: Int[Tensor, "given candidate pos"]) -> Float[Tensor, "candidate pair"]:
-        """The number of slots in which each corrupted prompt differs from each clean prompt."""
+        """In how many slots, of listed prompts tokens, each corrupted prompt differs from each clean one."""
         differ = tokens != self.clean[:, None]
+        if self.space.kind == "prompts":
+            return differ.sum(-1).T.double()
         counts = [differ[:, :, list(slot.positions)].any(-1) for slot in self.space.slots]
         return torch.stack(counts).sum(0).T.double()
 

@@ -13,6 +13,7 @@ import os
 import re
 import sqlite3
 import time
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -26,6 +27,7 @@ import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from igap.counterfactual.objectives import Objective
 from igap.counterfactual.proposals import History, Proposal
@@ -86,6 +88,18 @@ class Tried:
         return not math.isnan(self.value) and not self.broken
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    """A block in which a storage's failure is an InputError."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise InputError(
+            f"search.storage: got a failure while searching: {_said(error)}. What it has is kept: once it is there "
+            "again, the same command goes on."
+        ) from None
+
+
 class Trials:
     """A study's trials: read back, and added in batches."""
 
@@ -113,44 +127,61 @@ class Trials:
         wanted = {"schema": SCHEMA, "space": space.digest, **identity}
         with alone(storage, name):
             kept = self.study.user_attrs.get("igap")
+            slots = {slot.name: _digest(slot.options) for slot in space.slots}
             if kept is None:
+                if self.study.get_trials(deepcopy=False):
+                    raise InputError(
+                        f"search.storage: got a study {name!r} with trials that are none of igap's. Set "
+                        "name=NAME for a new one."
+                    )
                 lists = {_digest(slot.options): list(slot.options) for slot in space.slots}
                 self.study.set_user_attr("lists", lists)
-                self.study.set_user_attr("slots", {slot.name: _digest(slot.options) for slot in space.slots})
+                self.study.set_user_attr("slots", slots)
+                self.study.set_user_attr("id", uuid.uuid4().hex[:12])
                 if objective is not None:
                     with experimental():
                         self.study.set_metric_names(list(objective.terms))
                 self.study.set_user_attr("igap", wanted)
+        attributes = self.study.user_attrs
+        self.id = str(attributes["id"])
+        """Of the study, wherever it is moved to."""
         if kept is not None:
-            _check_same(kept, wanted)
+            _check_same(kept, wanted, [slot for slot in slots | attributes["slots"]
+                                       if slots.get(slot) != attributes["slots"].get(slot)])  # fmt: skip
 
     def tried(self) -> list[Tried]:
-        """All trials, in the order of their numbers."""
-        for trial in self.study.get_trials(deepcopy=False):
+        """All trials, in the order of their numbers. Raises InputError on a storage that has failed meanwhile."""
+        with _told():
+            trials = self.study.get_trials(deepcopy=False)
+        for trial in trials:
             if trial.number not in self._read and trial.state.is_finished():
                 self._read[trial.number] = self._tried(trial)
         return [self._read[number] for number in sorted(self._read)]
 
-    def history(self) -> History:
-        """What the proposals go by: of `edits`, fewer are better."""
-        tried = self.tried()
+    def history(self, tried: Sequence[Tried] | None = None) -> History:
+        """What the proposals go by, of all trials or of these: of `edits`, fewer are better."""
+        tried = self.tried() if tried is None else tried
         turned = np.array([-1.0 if direction == "minimize" else 1.0 for direction in self.directions])
         points = [one.values if one.counts else (math.nan,) * len(turned) for one in tried]
         array = np.array(points, dtype=np.float64).reshape(len(tried), len(turned))
         return History(self.space, tuple(one.proposal for one in tried), array * turned)
 
     def add(self, batch: Sequence[Tried], until: int | None = None) -> None:
-        """Puts finished trials into the storage, no more than make `until` in all, and none that another worker has."""
+        """Puts finished trials into the storage, no more than make `until` in all, and none that another worker has.
+
+        Raises InputError on a storage that has failed meanwhile.
+        """
         name = self.study.study_name
         try:
-            with alone(self._storage, name):
+            with _told(), alone(self._storage, name):
                 there = self.tried()
                 seen = {one.proposal.candidate for one in there}
                 new = [one for one in batch if one.proposal.candidate not in seen]
                 room = None if until is None else max(0, until - len(there))
                 self.study.add_trials([self._frozen(one) for one in new[:room]])
         except BaseException:  # also Ctrl-C, after which there is a report: of what the storage has
-            self.study = optuna.load_study(study_name=name, storage=self._storage)  # Optuna's cache has what was undone
+            with _told():  # anew: Optuna's cache has what was undone
+                self.study = optuna.load_study(study_name=name, storage=self._storage)
             raise
 
     def _frozen(self, one: Tried) -> FrozenTrial:
@@ -282,19 +313,26 @@ def _digest(options: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(options)).encode()).hexdigest()[:12]
 
 
-def _check_same(kept: Mapping[str, object], wanted: Mapping[str, object]) -> None:
-    """Raises InputError where a study in a storage is not the one that is asked for."""
+def _check_same(kept: Mapping[str, object], wanted: Mapping[str, object], slots: Sequence[str]) -> None:
+    """Raises InputError where a study in a storage is not the one that is asked for; `slots` are those that differ."""
     schema = kept.get("schema")
     if not isinstance(schema, int) or schema > SCHEMA:
         raise InputError(
             f"search.storage: got a study of schema {schema}, this igap knows {SCHEMA}. Use the igap that made it, or "
             "set name=NAME for a new study."
         )
-    differing = [
-        f"{name} {kept.get(name)!r}, asked for {wanted.get(name)!r}"
-        for name in dict.fromkeys([*kept, *wanted])
-        if kept.get(name) != wanted.get(name)
-    ]
+    differing = []
+    for name in dict.fromkeys([*kept, *wanted]):
+        has, asked = kept.get(name), wanted.get(name)
+        if has == asked:
+            continue
+        if name == "space":
+            differing.append(f"other words or rules in {', '.join(slots)}" if slots else "another template")
+        elif isinstance(has, list) and isinstance(asked, list) and name == "clean prompts":
+            numbers = f"{len(has)} of them, asked for {len(asked)}" if len(has) != len(asked) else "as many"
+            differing.append(f"other clean prompts ({numbers})")
+        else:
+            differing.append(f"{name} {has!r}, asked for {asked!r}")
     if differing:
         raise InputError(
             f"search: got a study of another search: it has {'; '.join(differing)}. Set name=NAME for a new study, or "

@@ -166,6 +166,12 @@ def clean_prompts(
         )
     fills = _fills(template, pair.clean)
     assert fills is not None, "build or matching_template has seen to it"
+    if [pair.answer.strip(), pair.distractor.strip()] != [_other(fills), fills["subject"]]:
+        raise InputError(
+            f"clean.n: got {n} clean prompts (heldout.n counted), whose others ask for the name that does not act "
+            f"beside the one that does; the pair asks for {pair.answer!r} beside {pair.distractor!r}. Use clean.n=1 "
+            "heldout.n=0."
+        )
     ids = cache(partial(_ids, tokenizer))  # few words in many prompts
 
     def widths_of(fills: Mapping[str, str]) -> list[int]:
@@ -208,6 +214,11 @@ def clean_prompts(
             f"pair's number of tokens in every slot only {len(found)} prompts were made. Use a smaller number."
         )
     return found
+
+
+def _other(fills: Mapping[str, str]) -> str:
+    """Of the two names of a generated prompt the one that does not act."""
+    return fills["second"] if fills["subject"] == fills["first"] else fills["first"]
 
 
 def slot_names(template: str) -> list[str]:
@@ -290,7 +301,8 @@ def _word(
                 f"search.space.slots.{slot}: got {option}, but the template has no slot {{{role}}}. Take it out."
             )
         return fills[role]
-    return {"keep": fills[slot], "S": pair.distractor.strip(), "IO": pair.answer.strip()}[operator[1]]
+    subject = fills.get("subject", pair.distractor.strip())
+    return {"keep": fills[slot], "S": subject, "IO": pair.answer.strip()}[operator[1]]
 
 
 def _fills(template: str, text: str) -> dict[str, str] | None:

@@ -16,9 +16,9 @@ from igap.finished import Finished, find
 USAGE = """\
 usage: igap sync DIR... [project=NAME] [entity=NAME]
 
-Logs every finished run in these folders to W&B, from what is on disk, under its key: online where there is a key and
-the server answers, offline into the run's folder where not. Runs logged offline before are uploaded with wandb sync.
-What is in W&B already is left alone; the same command again does the rest.
+Logs every finished run and search in these folders to W&B, from what is on disk, under its key: online where there is
+a key and the server answers, offline into the run's folder where not. Runs logged offline before are uploaded with
+wandb sync. What is in W&B already is left alone; the same command again does the rest.
 """
 
 UPLOAD_SECONDS = 600.0
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     folders = [Path(text) for text in arguments if "=" not in text or Path(text).exists()]
     if not folders:
         raise InputError("folder: got none, wanted a run's folder or one that holds runs. Name one: igap sync runs.")
-    runs, troubles = find(folders)
+    runs, troubles = find(folders, searches=True)
     for trouble in troubles:
         sys.stderr.write(f"igap: {trouble}\n")
     settled, said = tracking.decided(TrackingConfig.model_validate({"mode": "auto"}))

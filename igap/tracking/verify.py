@@ -18,8 +18,8 @@ from igap.finished import Finished, find, flat
 USAGE = """\
 usage: igap verify DIR...
 
-Reads the offline W&B run of every finished run in these folders back and compares its summary and config with
-summary.json and config.json, number by number. Exit code 1 where anything differs or is missing.
+Reads the offline W&B run of every finished run and search in these folders back and compares its summary and config
+with (search_)summary.json and config.json, number by number. Exit code 1 where anything differs or is missing.
 """
 
 _SHOWN = 3
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     options = [text for text in arguments if text.startswith("-")]
     if options:
         raise InputError(f"option: got {options[0]}, wanted folders or --help.")
-    runs, troubles = find(map(Path, arguments))
+    runs, troubles = find(map(Path, arguments), searches=True)
     for trouble in troubles:
         sys.stderr.write(f"igap: {trouble}\n")
     console = Console()

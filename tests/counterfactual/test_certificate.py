@@ -9,18 +9,23 @@ import numpy as np
 import pytest
 import torch
 from reference import HOOKS, Reference
+from small_searches import opened
 
 import igap
 from igap import PromptPair, activation_patching
 from igap.counterfactual import certificate
-from igap.counterfactual.config import Bounds
+from igap.counterfactual import search as search_module
+from igap.counterfactual.config import Bounds, SpaceConfig
 from igap.counterfactual.evaluation import Target
 from igap.counterfactual.exploration import prepare
 from igap.counterfactual.importance import variance_shares
+from igap.counterfactual.proposals import Proposal
 from igap.counterfactual.search import SearchResult
+from igap.counterfactual.study import Tried
 from igap.errors import InputError
 from igap.intervals import bootstrap_means
 from igap.models.load import EMBEDDED
+from igap.runs import frozen
 
 SPACE = {
     "first": ["=keep", "=N2", "Tom"],
@@ -211,6 +216,144 @@ def test_the_ladder_has_the_best_subset_of_the_winners_words_of_each_size(found,
         assert summary[f"ladder/{row['edits']}"] == row["value"]
         named = [part.split(" := ")[0] for part in row["words"].split(", ")]
         assert partly(slow, best, named) == near(value)
+
+
+def test_all_is_measured_in_the_winners_direction(small, pair):
+    """Head 2.4: the pair made by hand and some changes of the best turn the effect round."""
+    result = igap.search(small(EMBEDDED), pair, "2.4", **{**ASKED, "until": 54})
+    slow, summary = Slow(small(EMBEDDED), pair, (2, 4)), result.certificate.summary
+    best = result.certificate.candidate
+    sign = np.sign(slow.effects(best).mean())
+    assert summary["best/sign"] == "drop"
+    assert sign == -1
+    assert summary["best/value"] == result.best_value == near(-slow.effects(best).mean())
+    assert summary["by_hand/value"] == near(-slow.by_hand(slow.seen).mean())
+    assert summary["by_hand/own"] == near(-slow.by_hand(slow.seen)[0])
+    assert summary["heldout/by_hand"] == near(-slow.by_hand(slow.heldout).mean())
+    assert summary["by_hand/value"] < 0
+    expected = {}
+    for slot, one in enumerate(result.space.slots):
+        for index, option in enumerate(one.options):
+            if index != best[slot]:
+                effect = slow.effects((*best[:slot], index, *best[slot + 1 :])).mean()
+                expected[one.name, option] = -effect
+    edits = rows(result, "single_edits")
+    assert {(row["slot"], row["option"]): row["value"] for row in edits} == near(expected)
+    assert min(expected.values()) < 0
+    without = next(row for row in rows(result, "slots") if row["slot"] == "first")
+    assert without["value_without"] < 0
+    assert without["loss"] > summary["best/value"]
+
+
+def test_of_a_disagreement_nothing_turns(small, pair):
+    result = igap.search(small(EMBEDDED), pair, "2.4", **{**ASKED, "until": 54, "objective": "disagreement"})
+    assert result.certificate.summary["best/sign"] == "abs"
+    assert result.certificate.summary["by_hand/value"] >= 0
+
+
+def test_the_best_is_a_prompt_that_is_not_the_clean_one(small, pair):
+    """Where every change lowers the value, the clean prompt's own 0 is no finding."""
+    space = {**SPACE, "first": ["=keep"], "second": ["=keep", "=N1"], "subject": ["=keep"]}
+    asked = {**ASKED, "space": space, "until": 2, "clean_n": 1}
+    values = {}
+    for sign in ("raise", "drop"):
+        result = igap.search(small(EMBEDDED), pair, "0.4", sign=sign, **asked)
+        tried = {one.proposal.candidate: one.value for one in result.tried}
+        assert tried.pop((0,)) == 0
+        values[sign] = result.best_value
+        assert values[sign] == near(max(tried.values()))
+        assert result.best.corrupted != result.best.clean
+    assert min(values.values()) < 0
+
+
+def test_a_search_of_the_clean_prompt_alone_finds_nothing(small, pair):
+    space = {**SPACE, "first": ["=keep", "John"], "second": ["=keep"], "subject": ["=keep"]}
+    with pytest.raises(InputError, match=r"^search: all corrupted prompts tried are the clean ones\."):
+        igap.search(small(EMBEDDED), pair, "0.4", **{**ASKED, "space": space, "until": 2, "clean_n": 1, "heldout_n": 0})
+
+
+def test_changes_that_may_not_be_do_not_count_as_better(small, pair):
+    for more, n_tried in (({"max_edits": 1}, 10), ({}, 54)):
+        space = SpaceConfig(slots={name: tuple(words) for name, words in SPACE.items()}, **more)
+        asked = {**ASKED, "space": space, "until": 54, "clean_n": 1}
+        plain = igap.search(small(EMBEDDED), pair, "0.4", **asked)
+        assert len(plain.tried) == n_tried
+        assert plain.certificate.summary["single_edits/better"] == 0, "all there are have been tried"
+    values = sorted((one.values[0], one.proposal.candidate) for one in plain.tried)
+    free = Slow(small(EMBEDDED), pair, (0, 4), clean_n=1)
+    corrupted = {c: Reference(free.model, pair.clean, free.seen.texts(c)[0], " John", " Mary").f("corrupted").item()
+                 for _, c in values}  # fmt: skip
+    bound = corrupted[values[-1][1]]
+    side = "max_corrupted" if np.median(list(corrupted.values())) < bound else "min_corrupted"
+    off = -1e-3 if side == "max_corrupted" else 1e-3
+    result = igap.search(
+        small(EMBEDDED), pair, "0.4", **{**asked, "constraints": Bounds(min_clean=None, **{side: bound + off})}
+    )
+    assert result.best_value < plain.best_value
+    assert result.certificate.summary["single_edits/better"] == 0
+    edits = rows(result, "single_edits")
+    assert {row["allowed"] for row in edits} == {0, 1} or max(row["value"] for row in edits) <= result.best_value
+
+
+def test_the_front_is_that_of_the_trials_it_was_told(small, pair):
+    """Another worker may add some meanwhile."""
+    with frozen(small(EMBEDDED)):
+        search = opened(small(EMBEDDED), pair, head="0.4", terms=("ap", "edits"))
+        search.explore(64)
+        tried = search.trials.tried()[:40]
+        front = certificate.certify(search, tried).tables["front"]
+    assert {row["corrupted"] for row in front} <= {search.filled.texts(one.proposal.candidate)[0] for one in tried}
+
+
+def test_random_and_search_at_equal_budget_need_random_trials_that_are_not_the_searchs_own():
+    def one(source, value, **more):
+        return Tried(Proposal((0,), source), (value,), (value,), **more)
+
+    starts = [one("start", v) for v in (1.0, 2.0)]
+    chosen = [one("incumbent", v) for v in (5.0, 4.0, 9.0)]
+    alone = certificate._against_chance(starts + chosen)
+    assert (alone["random/n"], alone["random/best"], alone["random/search_at_equal_budget"]) == (2, 2.0, None)
+    broken = one("random", 7.0, violations={"min_fluency": 1.0})
+    found = certificate._against_chance([*starts, *chosen, one("random", 3.0), broken])
+    assert (found["random/n"], found["random/best"]) == (4, 3.0), "what broke a bound was drawn, too"
+    assert found["random/search_at_equal_budget"] == 5.0, "of the first four: 1, 2, 5, 4"
+
+
+def test_the_ladder_knows_trials_of_few_edits(small, pair):
+    space = {**SPACE, "first": ["=keep", "=N2", "Tom", "Anna", "Paul"], "subject": ["=keep", "=IO", "Anna", "Tom"]}
+    result = igap.search(small(EMBEDDED), pair, "0.4", **{**ASKED, "space": space, "until": 120, "clean_n": 1})
+    keep = (0, 0, 0)
+    by_edits = {}
+    for one in result.tried:
+        n = sum(a != b for a, b in zip(one.proposal.candidate, keep, strict=True))
+        if result.certificate.summary["best/sign"] == ("raise" if one.effects[0] > 0 else "drop"):
+            by_edits[n] = max(by_edits.get(n, 0), one.value)
+    assert len(result.tried) == result.space.size
+    for row in rows(result, "ladder"):
+        assert row["value"] == near(by_edits[row["edits"]]), "all have been tried"
+
+
+def test_no_neutral_words_that_fit_are_a_reason_and_no_error(small, pair, monkeypatch):
+    monkeypatch.setattr(certificate, "_NEUTRAL_SLOTS", {"place": "animals"})
+    real = certificate.build
+
+    def build(template, lists, *rest, **options):
+        if "animals" in lists["place"]:
+            raise InputError("no word fits")
+        return real(template, lists, *rest, **options)
+
+    monkeypatch.setattr(certificate, "build", build)
+    summary = igap.search(small(EMBEDDED), pair, "0.4", **ASKED).certificate.summary
+    assert (summary["neutral/p95"], summary["neutral/p95/reason"]) == (None, "no word fits")
+
+
+def test_what_the_certificate_costs_is_in_the_searchs_cost(small, pair, monkeypatch):
+    cost = []
+    real = search_module.certify
+    monkeypatch.setattr(search_module, "certify", lambda opened, tried: cost.append(opened.cost) or real(opened, tried))
+    result = igap.search(small(EMBEDDED), pair, "0.4", **ASKED)
+    assert result.cost > cost[0] + 20
+    assert result.n_found <= len(result.tried)
 
 
 def test_the_simplest_form_is_left_when_words_that_do_little_are_taken_out_one_by_one(unchecked, monkeypatch):

@@ -1,9 +1,11 @@
 """Studies of searches: what the storage holds, that Optuna reads it as any other, and what is refused."""
 
 import json
+import sqlite3
 
 import optuna
 import pytest
+import sqlalchemy
 from small_searches import SPACE, opened
 
 from igap import PromptPair
@@ -147,8 +149,10 @@ def test_a_batch_is_in_a_database_as_a_whole_or_not_at_all(tmp_path, monkeypatch
 
 
 DIFFERENCES = {
-    "space": ({"space": {**SPACE, "first": SPACE["first"][:5]}}, "it has space '"),
-    "pair": ({"pair": "Tom"}, "it has clean prompts [["),
+    "space": ({"space": {**SPACE, "first": SPACE["first"][:5]}}, "it has other words or rules in first."),
+    "template": ({"space": {**SPACE, "place": ["=keep", "store"]}}, "it has other words or rules in place."),
+    "pair": ({"pair": "Tom"}, "it has other clean prompts (as many)."),
+    "more prompts": ({"clean_n": 2}, "it has other clean prompts (1 of them, asked for 2)."),
     "model": ({"identity": {"model": "b"}}, "it has model 'a', asked for 'b'"),
     "head": ({"head": "0.1"}, "it has head '1.2', asked for '0.1'"),
     "objective": ({"terms": ("curve",)}, "it has objective ['ap'], asked for ['curve']"),
@@ -176,6 +180,39 @@ def test_a_study_of_another_search_is_refused_with_what_differs(small, pair, tmp
         assert said in str(refused.value)
         assert "Set name=NAME for a new study" in str(refused.value)
         assert ";" not in str(refused.value), "and nothing else"
+
+
+def test_a_study_that_is_none_of_igaps_is_refused_where_it_has_trials(tmp_path):
+    storage = storage_of("memory", tmp_path)
+    optuna.create_study(storage=storage, study_name="igap", direction="maximize")
+    Trials(storage, TWO, {})
+    foreign = optuna.create_study(storage=storage, study_name="foreign", direction="maximize")
+    foreign.add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(InputError, match=r"search\.storage: got a study 'foreign' with trials that are none of igap's"):
+        Trials(storage, TWO, {}, name="foreign")
+
+
+def test_a_study_has_one_id_for_ever_and_no_other_has_it(storage):
+    found = [Trials(storage, TWO, {}, name=name).id for name in ("a", "a", "b")]
+    assert found[0] == found[1] != found[2]
+    assert len(found[0]) == 12
+
+
+def test_a_storage_that_fails_in_the_middle_is_told_and_keeps_what_it_has(tmp_path, monkeypatch):
+    trials = Trials(storage_of("sqlite", tmp_path), TWO, {})
+    trials.add([tried(0, 0)])
+    locked = sqlalchemy.exc.OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))
+
+    def fails(*arguments, **options):
+        raise locked
+
+    monkeypatch.setattr(optuna.storages._cached_storage._CachedStorage, "get_all_trials", fails)
+    for use in (trials.tried, lambda: trials.add([tried(0, 1)])):
+        with pytest.raises(InputError, match=r"search\.storage: got a failure while searching: .*database is locked"):
+            use()
+    monkeypatch.undo()
+    trials.add([tried(1, 1)])
+    assert [one.proposal.candidate for one in trials.tried()] == [(0, 0), (1, 1)]
 
 
 @pytest.mark.parametrize("schema", [SCHEMA + 1, None, "2"])
