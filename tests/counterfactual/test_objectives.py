@@ -164,3 +164,9 @@ def test_a_quotient_by_the_gap_picks_a_tiny_gap_and_an_objective_in_logits_a_lar
         assert effects[trapped] < 0.5 * effects[best]
         assert effects[best] == effects.max()
         assert quotients[best] < 1
+
+
+@pytest.mark.parametrize(("item", "known"), [("sign", "drop, raise, abs"), ("aggregate", "mean, cvar, min")])
+def test_a_sign_or_an_aggregate_that_there_is_not_is_refused(item, known, unchecked):
+    with pytest.raises(ValueError, match=f"^{item}: got 'median', wanted one of {known}"):
+        Objective(**{item: "median"})

@@ -1,5 +1,6 @@
 """Numbers on disk: the same ones, of the same question, or none."""
 
+import copy
 import logging
 import sqlite3
 from contextlib import closing
@@ -15,6 +16,8 @@ from igap.counterfactual.config import Bounds, SpaceConfig
 from igap.counterfactual.evaluation import NUMBERS, Evaluator, Target
 from igap.counterfactual.objectives import Objective
 from igap.counterfactual.remembered import FILE, Remembered
+from igap.counterfactual.study import storage_of
+from igap.errors import InputError
 from igap.runs import frozen
 
 HEAD = Target("heads", 1, 2)
@@ -215,3 +218,26 @@ def test_a_second_search_of_the_same_question_computes_nothing_again(small, tmp_
     assert second.certificate.summary == first.certificate.summary
     assert second.cost < first.cost / 2
     assert [one.values for one in other.tried] != [one.values for one in first.tried]
+
+
+def test_a_model_whose_weights_have_changed_is_another_to_a_file_and_to_a_storage(small, pair, tmp_path):
+    model = copy.deepcopy(small("gpt2"))
+    space = {"first": ["=keep", "Tom", "Anna"]} | {
+        n: ["=keep"] for n in ("second", "subject", "place", "verb", "object")
+    }
+    asked = {"space": space, "constraints": Bounds(min_clean=None), "clean_n": 1, "heldout_n": 0, "until": 3}
+    storage = storage_of("memory", tmp_path)
+    first = search(model, pair, "1.2", **asked, remember=tmp_path / FILE, storage=storage)
+    again = search(model, pair, "1.2", **asked, remember=tmp_path / FILE, storage=storage)
+    assert [one.value for one in again.tried] == [one.value for one in first.tried]
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.25)
+    other = search(model, pair, "1.2", **asked, remember=tmp_path / FILE)
+    assert (
+        [one.value for one in other.tried]
+        == [one.value for one in search(model, pair, "1.2", **asked).tried]
+        != [one.value for one in first.tried]
+    )
+    with pytest.raises(InputError, match=r"it has weights '\w+', asked for '\w+'\."):
+        search(model, pair, "1.2", **asked, storage=storage)

@@ -16,6 +16,8 @@ from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
 from igap import cli, pipeline, records, tracking
+from igap.cli import launch
+from igap.counterfactual import job
 
 TEMPLATE = "After {first} and {second} went to the {place}, {subject} {verb} a {object} to"
 SPACE = [
@@ -103,6 +105,19 @@ BAD = [
     (["head=1.2", "objective=[ap,ap]"], "objective: got ap, ap, one of them twice."),
     (["head=1.2", "objective=[edits,ap]"], "objective: got edits, ap, whose first says nothing of the head; the best "
      "prompt is the best by the first. Write objective=[ap,edits]."),
+    (["head=1.2", "output=a?b"], "output: got 'a?b', wanted a folder without ?, { or } in its name."),
+    (["head=1.2", "constraints.min_corrupted=5", "constraints.max_corrupted=1"],
+     "constraints.min_corrupted: got 5, above constraints.max_corrupted=1; nothing is between them. Swap them."),
+    (["head=1.2", "search.storage=journal"],
+     "search.storage: got 'journal', wanted settings of this group. Choose an option of it: search/storage=journal."),
+    (["head=1.2", "seed=-1"], "seed: got -1, wanted at least 0. Try seed=0."),
+    (["head=1.2", "search.space.positions=[2]"],
+     "search.space.positions: got a value, but the chosen option of search/space has no such key. Choose one that has: "
+     "search/space=substitute."),
+    (["head=1.2", "ig.path=single"], "ig.path: got single, but on a path of its own a component's IG is its AP: use "),
+    (["head=1.2", "hydra/launcher=joblib"], "hydra/launcher: got one, but it starts workers only, and no study has"),
+    (["-m", "head=1.2", "search.worker=0,1", "hydra/launcher=nonsense"], "hydra: In 'hydra/config': Could not find"),
+    (["head=1.2", "prompts.distractor=' Tom'"], "clean.n: got 80 clean prompts (heldout.n counted), whose others ask"),
     (["head=1.2", "clean.n=501"], "clean.n: got 501, wanted at most 500."),
     (["head=1.2", "objective=foo"], "objective: got 'foo', wanted one of 'ap', 'ig', 'disagreement', 'selectivity', "),
     (["head=1.2", "objective=[]"], "objective: got (), wanted at least one entry. Try objective=[ap]."),
@@ -174,6 +189,12 @@ def test_a_template_of_ones_own_is_given_with_its_lists_on_the_command_line(tmp_
     one = ["clean.n=1", "heldout.n=0"]
     assert cli.main(["check", "search", "head=1.2", f"search.space.template={template}", *texts, *without, *one]) == 0
     assert "1.2: ap, " in capsys.readouterr().out
+
+
+def test_a_heads_name_is_one_whatever_it_is_written_as(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["check", "search", "head=01.2,1.2"]) == 0
+    assert capsys.readouterr().out.endswith("in searches/1.2-ap\n")
 
 
 @pytest.mark.parametrize("position", [8, 16])
@@ -324,3 +345,70 @@ def test_ctrl_c_ends_with_the_report_of_what_there_is_and_the_same_command_goes_
     )
     after = summary_of(file.parent)
     assert (after["n_trials"], after["interrupted"]) == (n + 4, 0)
+
+
+QUIET = ["tracking=disabled", "full_run=false"]
+
+
+def test_a_study_goes_on_where_it_was_moved_to(tmp_path):
+    assert search("search.until=18", *QUIET, where=tmp_path) == 0
+    (tmp_path / "searches" / "0.4-ap").rename(tmp_path / "searches" / "kept")
+    before = summary_of(tmp_path / "searches" / "kept")
+    assert search("search.until=20", "name=kept", *QUIET, where=tmp_path) == 0
+    after = summary_of(tmp_path / "searches" / "kept")
+    assert (before["n_trials"], after["n_trials"]) == (18, 20)
+    assert after["key"] == before["key"]
+
+
+def test_two_searches_of_one_question_are_two_runs_of_wandb_and_say_what_they_used(tmp_path):
+    found = []
+    for output, more in (("a", []), ("b", ["search.until=108"])):
+        assert search("search.until=18", f"output={output}", *QUIET, *more, where=tmp_path) == 0
+        found.append(summary_of(tmp_path / output / "0.4-ap"))
+    assert found[0]["key"] != found[1]["key"]
+    assert [one["sampler"] for one in found] == ["hybrid", "brute"]
+    assert [one["n_from_disk"] for one in found] == [0, 0]
+
+
+def test_searches_of_two_questions_are_no_scan(tmp_path):
+    assert search("-m", "objective=ap,curve", "search.until=16", *QUIET, where=tmp_path) == 0
+    assert sorted(path.name for path in (tmp_path / "searches").iterdir() if path.name[0] != ".") == [
+        "0.4-ap", "0.4-curve",
+    ]  # fmt: skip
+
+
+def test_ctrl_c_in_a_scan_keeps_the_heads_that_are_done(tmp_path, monkeypatch, capsys):
+    one = job._one
+
+    def interrupted(study, *arguments, **options):
+        if study.config.head == "2.3":
+            raise KeyboardInterrupt
+        return one(study, *arguments, **options)
+
+    monkeypatch.setattr(job, "_one", interrupted)
+    assert search("head=0.4,1.2,2.3,3.1", "search.until=16", *QUIET, where=tmp_path) == 130
+    assert pd.read_csv(tmp_path / "searches" / "heads-ap" / "scan.csv", dtype=str)["name"].tolist() == ["0.4", "1.2"]
+
+
+def test_ctrl_c_on_a_launchers_workers_ends_with_the_report_of_what_there_is(tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    asked = ["-m", "search.worker=range(2)", *QUIET, "name=one"]
+    monkeypatch.setattr(launch, "one_round", interrupted)
+    assert search(*asked, "search.until=20", where=tmp_path) == 130, "nothing there yet"
+    assert not list(tmp_path.rglob("search_summary.json"))
+    assert search("search.until=18", *QUIET, "name=one", where=tmp_path) == 0
+    assert search(*asked, "search.until=20", where=tmp_path) == 130
+    assert "interrupted at 18 trials; the same command goes on" in capsys.readouterr().out
+    assert summary_of(tmp_path / "searches" / "one")["interrupted"] == 1
+
+
+def test_workers_that_fail_are_told_and_their_part_is_done(tmp_path, monkeypatch, capfd):
+    def fails(*arguments):
+        raise RuntimeError("no such card")
+
+    monkeypatch.setattr(job, "explore", fails)
+    assert search("-m", "search.worker=range(2)", "search.until=18", *QUIET, "name=one", where=tmp_path) == 0
+    assert capfd.readouterr().err.count("a process failed: RuntimeError: no such card") == 2
+    assert summary_of(tmp_path / "searches" / "one")["n_trials"] == 18

@@ -37,7 +37,8 @@ def test_the_report_names_the_pair_its_rule_units_and_what_to_compare_it_with(re
     summary, text = result.certificate.summary, said(report.show, result, name)
     assert result.best.corrupted in text
     assert f"rule: {summary['best/rule']}" in text
-    assert "0.4: ap over 2 clean prompts, logits" in text
+    assert f"0.4: ap (sign=abs: here {summary['best/sign']}), mean over 2 clean prompts, logits" in text
+    assert f"made by hand: the pair itself {summary['by_hand/own']:.3f}; of the other clean prompts" in text
     for key in (
         "best/value",
         "by_hand/value",
@@ -67,6 +68,27 @@ def test_shares_of_variance_come_with_their_errors_the_largest_first_and_unknown
     tables = {**result.certificate.tables, "slots": told}
     found = report.sentences(replace(result, certificate=replace(result.certificate, tables=tables)))
     assert "share of the variance at random: second 43 ± 17%, first 20 ± 10%" in found
+
+
+@pytest.mark.parametrize(("patched", "writes_in", "said"), [
+    (-0.9, 0, "the counterfactual takes out about what the component gives"),
+    (-0.4, 0, "the counterfactual takes out less than half of what the component gives"),
+    (0.9, 1, "the counterfactual writes something in rather than taking out what the component gives"),
+])  # fmt: skip
+def test_injection_is_told_from_deletion_and_from_little(results, patched, writes_in, said):
+    result = results[0][1]
+    numbers = {"best/ap": patched, "deletion/ap": -1.0, "deletion/writes_in": writes_in}
+    changed = replace(result.certificate, summary={**result.certificate.summary, **numbers})
+    assert any(one.endswith(said) for one in report.sentences(replace(result, certificate=changed)))
+
+
+def test_a_share_of_the_value_is_told_of_means_only(results):
+    result = results[0][1]
+    for share, told in ((0.5, True), (None, False)):
+        numbers = {"heldout/share": share}
+        changed = replace(result.certificate, summary={**result.certificate.summary, **numbers})
+        (held,) = (one for one in report.sentences(replace(result, certificate=changed)) if "held out" in one)
+        assert held.endswith("of the value found") is told
 
 
 def test_the_simplest_form_is_named_where_it_is_simpler(results):

@@ -94,6 +94,29 @@ def test_two_workers_of_one_command_end_by_ctrl_c_with_a_report_and_the_command_
     assert len([path for path in Path("searches").iterdir() if path.is_dir()]) == 1, "one study, one folder"
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_command_that_started_them(how):
+    def command():
+        os.setsid()
+        sys.exit(cli.main(["search", *QUIET, "search.workers=2", "search.until=50000"]))
+
+    process = multiprocessing.get_context("fork").Process(target=command)
+    process.start()
+    deadline = time.monotonic() + 60
+    while not _at_work(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    below = descendants(process.pid)
+    assert len(alive(below)) == 1, "the second worker"
+    os.kill(process.pid, how)
+    process.join(timeout=60)
+    deadline = time.monotonic() + 60
+    while alive(below) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(below)
+    trials = optuna.load_study(study_name="few", storage=storage_of("sqlite", Path("searches/few"))).get_trials()
+    assert {trial.state.name for trial in trials} <= {"COMPLETE"}
+
+
 def _at_work(pid):
     """Whether the second worker has opened the study."""
     for child in alive(descendants(pid)):

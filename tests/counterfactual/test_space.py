@@ -144,6 +144,8 @@ def test_words_alone_make_one_corrupted_prompt_for_all_clean_ones():
     assert tokens.tolist() == [[[0, 10, 40, 12, 13, 14], [0, 10, 11, 12, 13, 14]]]
     assert one.edited(tokens).tolist() == [[1, 1], [0, 1]], "the second prompt has another word there"
     assert one.changed((0, 0)) == (0,), "it differs from one of the clean prompts"
+    listed = replace(one, space=replace(one.space, kind="prompts"))
+    assert listed.edited(one.tokens([(1, 1), (0, 0)])).tolist() == [[3, 3], [0, 1]], "of listed prompts: tokens"
     several = one.unshared()
     assert (several.shared, several.given) == (False, 2)
     assert several.tokens([(1, 0)]).tolist() == [[[0, 10, 40, 12, 13, 14]]] * 2

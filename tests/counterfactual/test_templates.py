@@ -319,6 +319,16 @@ def test_where_clean_prompts_cannot_be_made_it_says_so(words, ioi_mini):
         clean_prompts(ABBA, TEMPLATE, 13, 0, words)
 
 
+def test_s_is_who_acts_in_the_prompt_whatever_is_asked_for(words):
+    pair = replace(ABBA, distractor=" Tom")
+    space = build(TEMPLATE, KEPT | {"first": ["=keep", "=S"]}, pair, words, prepend_bos=True)
+    (text,) = fill(space, [pair], words, prepend_bos=True).texts((1,))
+    assert text == ABBA.clean.replace("John", "Mary")
+    with pytest.raises(InputError, match=r"the pair asks for ' John' beside ' Tom'\. Use clean\.n=1 heldout\.n=0\."):
+        clean_prompts(pair, TEMPLATE, 2, 0, words)
+    assert clean_prompts(pair, TEMPLATE, 1, 0, words) == [pair]
+
+
 def test_few_known_words_make_all_the_prompts_there_are_and_no_time_is_spent_on_others(words, monkeypatch):
     """The random models' tokenizer knows four names, one place, one verb and one object."""
     asked = []

@@ -7,6 +7,8 @@ import pytest
 
 from igap import tracking
 from igap.errors import InputError
+from igap.finished import find
+from igap.models.load import EMBEDDED
 from igap.tracking import sync, verify
 
 
@@ -40,6 +42,29 @@ def test_a_run_whose_offline_folder_was_lost_is_logged_again_from_disk(logged, t
     assert "2 of 2 runs are in W&B's files as they are on disk" in capsys.readouterr().out
     assert sync.main([str(tmp_path)]) == 0
     assert "from disk" not in capsys.readouterr().out, "the second time there is nothing to do"
+
+
+def test_searches_are_logged_and_compared_as_the_runs_in_them_are(logged, small, pair, tmp_path, capsys):
+    from igap.cli.compose import compose_searches
+    from igap.counterfactual import search
+    from igap.counterfactual.records import write as write_search
+
+    (config,) = compose_searches(["head='0.4'", "name=found"])
+    words = {"first": ["=keep", "Tom", "Anna"]} | {
+        n: ["=keep"] for n in ("second", "subject", "place", "verb", "object")
+    }
+    free = config.constraints.model_copy(update={"min_clean": None})
+    result = search.search(small(EMBEDDED), pair, "0.4", space=words, constraints=free, clean_n=1, heldout_n=0)
+    folder = tmp_path / "searches" / "found"
+    folder.mkdir(parents=True)
+    write_search(result, config, folder)
+    copy(logged, folder / "runs", "a")
+    assert verify.main([str(tmp_path)]) == 1
+    assert "1 of 2 runs are in W&B's files" in capsys.readouterr().out
+    assert sync.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("logged offline") == 2
+    assert verify.main([str(tmp_path)]) == 0
+    assert [run.folder for run in find([tmp_path])[0]] == [folder / "runs" / "a"], "compare and status read runs"
 
 
 def test_a_relative_folder_as_the_hint_names_it_will_do(logged, tmp_path, monkeypatch):
