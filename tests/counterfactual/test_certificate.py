@@ -279,6 +279,11 @@ def test_changes_that_may_not_be_do_not_count_as_better(small, pair):
         plain = igap.search(small(EMBEDDED), pair, "0.4", **asked)
         assert len(plain.tried) == n_tried
         assert plain.certificate.summary["single_edits/better"] == 0, "all there are have been tried"
+        best, names = plain.certificate.candidate, [slot.name for slot in plain.space.slots]
+        for row in rows(plain, "single_edits"):
+            slot = names.index(row["slot"])
+            option = plain.space.slots[slot].options.index(row["option"])
+            assert row["allowed"] == plain.space.allowed((*best[:slot], option, *best[slot + 1 :]))
     values = sorted((one.values[0], one.proposal.candidate) for one in plain.tried)
     free = Slow(small(EMBEDDED), pair, (0, 4), clean_n=1)
     corrupted = {c: Reference(free.model, pair.clean, free.seen.texts(c)[0], " John", " Mary").f("corrupted").item()
@@ -319,9 +324,10 @@ def test_random_and_search_at_equal_budget_need_random_trials_that_are_not_the_s
     assert found["random/search_at_equal_budget"] == 5.0, "of the first four: 1, 2, 5, 4"
 
 
-def test_the_ladder_knows_trials_of_few_edits(small, pair):
+@pytest.mark.parametrize("head", ["0.4", "2.4"])
+def test_the_ladder_knows_trials_of_few_edits(small, pair, head):
     space = {**SPACE, "first": ["=keep", "=N2", "Tom", "Anna", "Paul"], "subject": ["=keep", "=IO", "Anna", "Tom"]}
-    result = igap.search(small(EMBEDDED), pair, "0.4", **{**ASKED, "space": space, "until": 120, "clean_n": 1})
+    result = igap.search(small(EMBEDDED), pair, head, **{**ASKED, "space": space, "until": 120, "clean_n": 1})
     keep = (0, 0, 0)
     by_edits = {}
     for one in result.tried:
