@@ -3,9 +3,8 @@
 Everything is evaluated here anew; effects are in logits, values the first term of the objective over clean prompts.
 """
 
-import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +17,7 @@ from igap.attribution.activation_patching import activation_patching
 from igap.attribution.maps import scores_exist
 from igap.baselines import BaselineKind
 from igap.contrast import contrasts
+from igap.counterfactual.beside import LOOKED_AT, ROUNDING, Number, Row, ladder, simplest, single_edits
 from igap.counterfactual.config import Bounds
 from igap.counterfactual.evaluation import Target
 from igap.counterfactual.exploration import Search
@@ -25,7 +25,6 @@ from igap.counterfactual.importance import importance
 from igap.counterfactual.objectives import Objective, signs
 from igap.counterfactual.pareto import front
 from igap.counterfactual.proposals import Floats, History, draw
-from igap.counterfactual.remembered import Remembered
 from igap.counterfactual.space import KEEP, Candidate, Filled
 from igap.counterfactual.study import Tried
 from igap.counterfactual.templates import build, fill, slot_names
@@ -35,20 +34,9 @@ from igap.intervals import bootstrap_means
 from igap.prompts import PromptPair, tokenize
 from igap.sites import component_name
 
-Number = float | int | str | None
-Row = Mapping[str, Number]
-
 NEUTRAL = 64
 """Neutral edits that are drawn."""
 TOP = 20
-SINGLE_EDITS = 2000
-"""One-word changes of the best that are evaluated at most: those with the largest first-order gains."""
-ENOUGH = 0.95
-"""Share of the best value that its simplest form must keep."""
-LOOKED_AT = 2000
-"""Trials, the best ones, among which those with few edits are looked for."""
-ROUNDING = 1e-6
-"""Share of the best value by which another must be larger to be better."""
 _NEUTRAL_SLOTS = {"place": "places", "verb": "verbs", "object": "objects", "other": "objects"}
 
 
@@ -106,7 +94,7 @@ def certify(search: Search, tried: Sequence[Tried]) -> Certificate:
         **_neutral(search, objective),
         **_as_text(search, filled, best),
     }
-    singles = _single_edits(search, filled, objective, free, best, value)
+    singles = single_edits(search, filled, objective, free, best, value)
     better = [float(str(row["value"])) for row in singles if row["allowed"]]
     summary |= {
         "single_edits/n": len(singles),
@@ -121,10 +109,10 @@ def certify(search: Search, tried: Sequence[Tried]) -> Certificate:
     )
     turn = {"raise": 1, "drop": -1, "abs": 0}[objective.sign]
     alike = [one for one in ranked[:LOOKED_AT] if turn * sum(one.effects) >= 0]
-    ladder = _ladder(search, filled, worths, best, value, alike)
+    steps = ladder(search, filled, worths, best, value, alike)
     slots = importance(filled, worths, best, value, tried)
-    summary |= {f"ladder/{row['edits']}": row["value"] for row in ladder}
-    summary |= _simplest(search, filled, worths, best, value)
+    summary |= {f"ladder/{row['edits']}": row["value"] for row in steps}
+    summary |= simplest(search, filled, worths, best, value)
     for row in slots:
         summary |= {
             f"slots/{row['slot']}/{name}": row[name] for name in ("loss", "variance_share", "variance_share_error")
@@ -138,7 +126,7 @@ def certify(search: Search, tried: Sequence[Tried]) -> Certificate:
         tables={
             "top": _top(search, ranked),
             "single_edits": singles,
-            "ladder": ladder,
+            "ladder": steps,
             "slots": slots,
             "heads": heads,
             "front": _front(search, tried),
@@ -159,90 +147,6 @@ def _none_is_left(tried: Sequence[Tried]) -> str:
         f"search.space: none of {len(tried)} trials has a value within the bounds: {'; '.join(parts) or 'no trial'}. "
         "Loosen a bound, offer other words, or set a larger search.until."
     )
-
-
-def _said(search: Search, best: Candidate, slot: int) -> str:
-    return f"{search.space.slots[slot].name} := {search.space.words(best)[slot].lstrip('=')}"
-
-
-def _ladder(
-    search: Search,
-    filled: Filled,
-    worths: Callable[[Sequence[Tensor]], Floats],
-    best: Candidate,
-    value: float,
-    ranked: Sequence[Tried],
-) -> list[Row]:
-    """The best known prompts with 1, 2 and 3 words changed: by some of the best candidate's words, or a trial's."""
-    changed = filled.changed(best)
-    of_trials: dict[int, Candidate] = {}
-    for one in ranked:
-        of_trials.setdefault(len(filled.changed(one.proposal.candidate)), one.proposal.candidate)
-    rows: list[Row] = []
-    for n in range(1, min(3, len(changed)) + 1):
-        choices = [(best, choice) for choice in itertools.combinations(changed, n)]
-        if n in of_trials:
-            choices.append((of_trials[n], filled.changed(of_trials[n])))
-        found = worths([filled.partly(candidate, choice) for candidate, choice in choices])
-        candidate, choice = choices[int(np.argmax(found))]
-        share = float(found.max()) / value if value else None
-        said = ", ".join(_said(search, candidate, slot) for slot in choice)
-        rows.append({"edits": n, "value": float(found.max()), "share": share, "words": said})
-    return rows
-
-
-def _simplest(
-    search: Search, filled: Filled, worths: Callable[[Sequence[Tensor]], Floats], best: Candidate, value: float
-) -> dict[str, Number]:
-    """The best prompt without words that do next to nothing: taken out one by one, that with the least loss first."""
-    kept, left = list(filled.changed(best)), value
-    while len(kept) > 1:
-        found = worths([filled.partly(best, [one for one in kept if one != slot]) for slot in kept])
-        if found.max() < ENOUGH * value:
-            break
-        left = float(found.max())
-        del kept[int(found.argmax())]
-    words = ", ".join(_said(search, best, slot) for slot in kept)
-    return {"simplest/edits": len(kept), "simplest/value": left, "simplest/words": words}
-
-
-def _single_edits(
-    search: Search, filled: Filled, objective: Objective, free: Remembered, best: Candidate, value: float
-) -> list[Row]:
-    """Rows of the one-word changes of the best candidate, the best first.
-
-    Changes with more edits than may be, or out of bounds, are among them and not `allowed`; bounds are looked at where
-    a change is better than the best.
-    """
-    edits = [
-        (slot, option) for slot, size in enumerate(search.space.sizes) for option in range(size) if option != best[slot]
-    ]
-    if len(edits) > SINGLE_EDITS:
-        gains = objective.gains(free.evaluator, best)
-        edits = sorted(edits, key=lambda edit: -gains[edit[0]][edit[1]])[:SINGLE_EDITS]
-    if not edits:
-        return []
-    changed = [(*best[:slot], option, *best[slot + 1 :]) for slot, option in edits]
-    values = free.worths(filled.tokens(changed), objective)
-    allowed = np.array([search.space.allowed(one) for one in changed])
-    promising = np.flatnonzero(allowed & (values > value + ROUNDING * abs(value)))
-    if search.objective.bounds != Bounds() and len(promising):
-        free.ordinary = search.ordinary
-        broken = search.objective.violations(
-            free.measured(filled.tokens([changed[i] for i in promising]), search.objective)
-        )
-        for by in broken.values():
-            allowed[promising[(by > 0).numpy()]] = False
-    rows: list[Row] = [
-        {
-            "slot": search.space.slots[slot].name,
-            "option": search.space.slots[slot].options[option],
-            "value": float(v),
-            "allowed": int(may),
-        }
-        for (slot, option), v, may in zip(edits, values, allowed, strict=True)
-    ]
-    return sorted(rows, key=lambda row: -float(str(row["value"])))
 
 
 def _against_chance(tried: Sequence[Tried]) -> dict[str, Number]:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from igap.counterfactual.certificate import Number
+from igap.counterfactual.beside import Number
 from igap.counterfactual.exploration import OnProgress, Progress
 from igap.counterfactual.search import SearchResult
 from igap.report import stage, terminal

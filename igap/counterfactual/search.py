@@ -131,7 +131,7 @@ def _weights(model: TransformerBridge) -> dict[str, str]:
 
 def concluded(opened: Search, since: float, *, interrupted: bool = False) -> SearchResult:
     """What a study shows, `since` a time of perf_counter. Raises InputError where no trial is within the bounds."""
-    tried, n_found = opened.trials.tried(), opened.remembered.n_found
+    tried = opened.trials.tried()
     certificate = certify(opened, tried)
     return SearchResult(
         id=opened.trials.id,
@@ -144,6 +144,6 @@ def concluded(opened: Search, since: float, *, interrupted: bool = False) -> Sea
         route=opened.remembered.evaluator.route,
         seconds=time.perf_counter() - since,
         cost=opened.cost,
-        n_found=n_found,
+        n_found=opened.remembered.n_found,
         interrupted=interrupted,
     )

@@ -13,7 +13,7 @@ from small_searches import opened
 
 import igap
 from igap import PromptPair, activation_patching
-from igap.counterfactual import certificate
+from igap.counterfactual import beside, certificate
 from igap.counterfactual import search as search_module
 from igap.counterfactual.config import Bounds, SpaceConfig
 from igap.counterfactual.evaluation import Target
@@ -177,9 +177,9 @@ def test_all_one_word_changes_of_the_best_are_evaluated(found, summary, slow):
 
 def test_where_edits_are_too_many_those_with_the_largest_gains_are_evaluated(small, pair, monkeypatch):
     gains = []
-    real = certificate.Objective.gains
-    monkeypatch.setattr(certificate, "SINGLE_EDITS", 4)
-    monkeypatch.setattr(certificate.Objective, "gains", lambda *a: gains.append(real(*a)) or gains[-1])
+    real = beside.Objective.gains
+    monkeypatch.setattr(beside, "SINGLE_EDITS", 4)
+    monkeypatch.setattr(beside.Objective, "gains", lambda *a: gains.append(real(*a)) or gains[-1])
     result = igap.search(small(EMBEDDED), pair, "0.4", **ASKED)
     best, last = result.certificate.candidate, gains[-1]
     others = [(s, o) for s, n in enumerate(result.space.sizes) for o in range(n) if o != best[s]]
@@ -370,8 +370,8 @@ def test_the_simplest_form_is_left_when_words_that_do_little_are_taken_out_one_b
         return np.array([sum(weights[slot] for slot in some) + ({0, 1} <= set(some)) for some in kept])
 
     filled = SimpleNamespace(changed=lambda best: (0, 1, 2, 3), partly=lambda best, slots: tuple(slots))
-    monkeypatch.setattr(certificate, "_said", lambda search, best, slot: f"slot {slot}")
-    simplest = functools.partial(certificate._simplest, None, filled, worths, (0, 0, 0, 0))
+    monkeypatch.setattr(beside, "_said", lambda search, best, slot: f"slot {slot}")
+    simplest = functools.partial(beside.simplest, None, filled, worths, (0, 0, 0, 0))
     assert simplest(10.4) == {"simplest/edits": 1, "simplest/value": 10.0, "simplest/words": "slot 0"}
     assert simplest(12.0) == {"simplest/edits": 2, "simplest/value": 12.0, "simplest/words": "slot 0, slot 1"}
     assert simplest(12.7)["simplest/edits"] == 3, "12 is less than 95%"
