@@ -107,7 +107,7 @@ def sentences(result: SearchResult) -> list[str]:
         n = summary["simplest/edits"]
         if n != summary["best/edits"]:
             found.append(
-                f"{n} of its {summary['best/edits']} words do: {_n(summary['simplest/value'])} "
+                f"{n} of its {summary['best/edits']} words are enough: {_n(summary['simplest/value'])} "
                 f"({summary['simplest/words']})"
             )
     if tables["slots"] and result.space.kind != "prompts":

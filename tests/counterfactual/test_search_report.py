@@ -97,7 +97,7 @@ def test_the_simplest_form_is_named_where_it_is_simpler(results):
         simplest = {"best/edits": 3, "simplest/edits": n, "simplest/value": 1.25, "simplest/words": "second := Tom"}
         changed = replace(result.certificate, summary={**result.certificate.summary, **simplest})
         found = "\n".join(report.sentences(replace(result, certificate=changed)))
-        assert ("1 of its 3 words do: 1.250 (second := Tom)" in found) is named
+        assert ("1 of its 3 words are enough: 1.250 (second := Tom)" in found) is named
 
 
 def test_the_report_counts_trials_out_of_bounds_and_says_why_one_failed(results):
