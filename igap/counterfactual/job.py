@@ -12,9 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import optuna
 import torch
-from optuna.storages import BaseStorage
 from rich.console import Console
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -26,7 +24,7 @@ from igap.counterfactual.exploration import OnProgress, Progress, Search, prepar
 from igap.counterfactual.objectives import Objective
 from igap.counterfactual.records import write
 from igap.counterfactual.search import SearchResult, concluded
-from igap.counterfactual.study import storage_of
+from igap.counterfactual.study import only_study, storage_of
 from igap.errors import InputError
 from igap.models.fingerprint import fingerprint
 from igap.models.load import Header, read_header
@@ -264,11 +262,10 @@ def _opened(study: Study, model: TransformerBridge, storage: Any) -> Search:
     )
 
 
-def _name(study: Study, storage: BaseStorage) -> str:
+def _name(study: Study, storage: Any) -> str:
     """Of the study in the storage: a file has one, whatever its folder is called now; others have many searches'."""
     if study.config.search.storage.kind in ("sqlite", "journal"):
-        found = optuna.get_all_study_names(storage)
-        return found[0] if len(found) == 1 else study.folder.name
+        return only_study(storage) or study.folder.name
     return str(study.place)
 
 

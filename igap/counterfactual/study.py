@@ -214,6 +214,12 @@ class Trials:
         return Tried(proposal, values, tuple(attributes["effects"]), trial.constraints, attributes.get("reason", ""))
 
 
+def only_study(storage: BaseStorage) -> str | None:
+    """The name of the one study in a storage; None where there is none, or several."""
+    names = optuna.get_all_study_names(storage)
+    return names[0] if len(names) == 1 else None
+
+
 def storage_of(kind: str, folder: Path, address: str = "") -> BaseStorage:
     """The storage of a search. Raises InputError where it cannot be used, or does not answer within REACH seconds."""
     if kind == "memory":

@@ -68,16 +68,23 @@ def test_two_searches_that_differ_cannot_have_one_folder(capsys):
     assert "name: got one folder (searches/few) for two searches that differ." in capsys.readouterr().err
 
 
-def test_two_workers_of_one_command_end_by_ctrl_c_with_a_report_and_the_command_goes_on_to_its_total(capfd):
+def started(until):
+    """A command of two workers, once the second is at work."""
+
     def command():
         os.setsid()
-        sys.exit(cli.main(["search", *QUIET, "search.workers=2", "search.until=5000"]))
+        sys.exit(cli.main(["search", *QUIET, "search.workers=2", until]))
 
     process = multiprocessing.get_context("fork").Process(target=command)
     process.start()
     deadline = time.monotonic() + 60
     while not _at_work(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
+    return process
+
+
+def test_two_workers_of_one_command_end_by_ctrl_c_with_a_report_and_the_command_goes_on_to_its_total(capfd):
+    process = started("search.until=5000")
     time.sleep(0.5)
     below = descendants(process.pid)
     assert len(alive(below)) == 1, "the second worker"
@@ -96,15 +103,7 @@ def test_two_workers_of_one_command_end_by_ctrl_c_with_a_report_and_the_command_
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_the_command_that_started_them(how):
-    def command():
-        os.setsid()
-        sys.exit(cli.main(["search", *QUIET, "search.workers=2", "search.until=50000"]))
-
-    process = multiprocessing.get_context("fork").Process(target=command)
-    process.start()
-    deadline = time.monotonic() + 60
-    while not _at_work(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    process = started("search.until=50000")
     below = descendants(process.pid)
     assert len(alive(below)) == 1, "the second worker"
     os.kill(process.pid, how)
