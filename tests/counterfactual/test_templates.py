@@ -20,7 +20,7 @@ from igap.counterfactual.templates import (
     build,
     clean_prompts,
     fill,
-    fits,
+
     matching_template,
     slot_names,
 )
