@@ -64,7 +64,12 @@ class SpaceSensitive:
 
     def __call__(self, text, add_special_tokens):
         assert not add_special_tokens
-        return {"input_ids": [self.words.index(word) for word in re.findall(r" ?\w+| ", text)]}
+        return {
+            "input_ids": [
+                self.words.index(word)
+                for word in re.findall("|".join(sorted(self.words[1:], key=len, reverse=True)), text)
+            ]
+        }
 
     def decode(self, ids):
         return self.words[ids[0]]

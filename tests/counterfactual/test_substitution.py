@@ -87,7 +87,7 @@ def test_at_the_start_of_a_text_stand_words_that_are_one_token_without_a_space()
     first, third = space.slots
     assert first.options == ("=keep", "John", "Tom")
     assert third.options == ("=keep", "John", "dog", "Tom")
-    assert not fits(subwords(), "dog", 1)
+    assert not fits(subwords(), "", "dog", 1)
 
 
 def test_words_are_all_that_are_one_token_after_a_space():
