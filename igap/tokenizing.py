@@ -58,9 +58,9 @@ def single_tokens(tokenizer: Any, words: Iterable[str]) -> list[str]:
 def answer_token(tokenizer: Any, item: str, word: str, prompt: str, n_vocab: int | None) -> int:
     """The one token by which `word` continues `prompt`. Raises InputError, naming `item`, where it is not one."""
     ids = continuation(tokenizer, prompt, word)
-    spaced = ids if word[0].isspace() else continuation(tokenizer, prompt, f" {word}")
+    spaced = continuation(tokenizer, prompt, f" {word}") if glued(prompt, word) else ids
     last = prompt.split()[-1]
-    if glued(prompt, word) and spaced != ids and _is_one_token(tokenizer, spaced):
+    if spaced != ids and _is_one_token(tokenizer, spaced):
         raise InputError(
             f"{item}: got {word!r} without a leading space, which would glue to the prompt ({last + word!r}). Write "
             f"{' ' + word!r}, the token that continues it."

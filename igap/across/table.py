@@ -74,7 +74,9 @@ class Table:
         return text.getvalue()
 
     def notes(self) -> list[str]:
-        """What the table does not show by itself: that nothing differs, other versions, another token before the prompts, why a number is missing."""
+        """What the table does not show by itself: that nothing differs, other versions or tokens before prompts, why a
+        number is missing.
+        """
         known = [run for run in self.runs if run.settings]
         lines = []
         if len(self.runs) == 1:

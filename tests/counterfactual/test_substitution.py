@@ -9,8 +9,8 @@ from searched import ABBA, BABA, PAIRS, subwords
 
 from igap import InputError, PromptPair
 from igap.counterfactual.config import SpaceConfig
-from igap.counterfactual.substitution import WORDS, fill_listed, fill_substitutes, listed, substitute
 from igap.counterfactual.places import fits
+from igap.counterfactual.substitution import WORDS, fill_listed, fill_substitutes, listed, substitute
 from igap.datasets.words import NAMES
 from igap.prompts import encode_prompt
 

@@ -12,7 +12,7 @@ from searched import ABBA, BABA, PAIRS, TEMPLATE, searched, subwords
 from tokenizers import normalizers
 
 from igap import InputError, PromptPair
-from igap.counterfactual import templates
+from igap.counterfactual import places, templates
 from igap.counterfactual.places import fits
 from igap.counterfactual.templates import (
     LISTS,
@@ -350,7 +350,7 @@ def test_few_known_words_make_all_the_prompts_there_are_and_no_time_is_spent_on_
 
 def test_two_different_objects_of_a_template_count_as_such(ioi_mini, monkeypatch):
     objects = {"bottle of milk", "cup of tea", "glass of water"}
-    monkeypatch.setattr(templates, "fits", lambda _, text, width: text.strip() in {"store", "gave", *objects})
+    monkeypatch.setattr(places, "fits", lambda _, before, text, width: text.strip() in {"store", "gave", *objects})
     monkeypatch.setattr(templates, "single_tokens", lambda *_: ["John", "Mary"])
     fills = {"first": "John", "second": "Mary", "place": "store", "verb": "gave"}
     texts = {
