@@ -1,7 +1,7 @@
 """The ablations that a run asks for, and how far the change in performance goes with IG, AP and their difference."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -132,12 +132,11 @@ def _all(found: Ablations) -> tuple[Ablated, ...]:
     return (*found.single, *([found.together] if found.together else []), *found.controls)
 
 
-def prompts_of(asked: AblationConfig, tokenizer: Any) -> list[Prompt]:
+def prompts_of(asked: AblationConfig, tokenizer: Any, bos: str) -> list[Prompt]:
     """The prompts that performance is measured on. Raises InputError where there are fewer than asked for."""
-    if asked.file is None:
-        return generated(asked.n or DEFAULT_N, asked.seed, tokenizer)
-    prompts = read_prompts(asked.file)
-    if asked.n is not None and asked.n > len(prompts):
+    made = generated(asked.n or DEFAULT_N, asked.seed, tokenizer) if asked.file is None else read_prompts(asked.file)
+    prompts = [replace(prompt, bos=bos) for prompt in made]
+    if asked.file is not None and asked.n is not None and asked.n > len(prompts):
         raise InputError(
             f"ablation.n: got {asked.n}, but {asked.file} holds {len(prompts)} prompts. Use fewer, or leave ablation.n "
             "out to take all."
@@ -172,7 +171,7 @@ def follow_up(compared: Compared, on_progress: Progress | None) -> AblationStudy
     scores = dict(zip(AGAINST, (ig, ap, tuple(y - x for x, y in zip(ig, ap, strict=True))), strict=True))
     found: dict[str, Ablations] = {}
     kinds = list(dict.fromkeys((asked.kind, *asked.also))) if names else []
-    prompts = prompts_of(asked, compared.model.tokenizer) if names else []
+    prompts = prompts_of(asked, compared.model.tokenizer, compared.config.prompts.bos) if names else []
     for index, kind in enumerate(kinds):
 
         def advance(done: int, total: int, before: int = index) -> None:

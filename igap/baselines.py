@@ -169,6 +169,7 @@ def _encode(request: Request, text: str) -> Tensor:
         request.model.tokenizer,
         text,
         prepend_bos=bool(cfg.default_prepend_bos),
+        bos=request.pairs[0].bos,
         item="baseline.prompt" if request.baseline.kind == "prompt" else f"baseline={request.baseline.kind}",
         n_ctx=cfg.n_ctx,
         n_vocab=cfg.d_vocab,

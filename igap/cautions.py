@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from igap.attribution.maps import AttributionMap, scores_exist
 from igap.config import RunConfig
+from igap.prompts import TokenPair
 from igap.sites import SITES, Site
 
 DELTA_TOLERANCE = 0.01
@@ -27,6 +28,13 @@ def cautions(
     found = [_small_gaps(config, gaps), rounding if coarse else ""]
     found += ["" if coarse else _incomplete(config, site, maps[site]["ig"]) for site in SITES]
     return tuple(filter(None, found))
+
+
+def spacing(pairs: Sequence[TokenPair]) -> tuple[str, ...]:
+    """The warning that a space may be missing before answers or distractors, with the first of them."""
+    found = [caution for pair in pairs for caution in pair.cautions]
+    more = f" The same may hold for {len(found) - 1} more." if len(found) > 1 else ""
+    return (found[0] + more,) if found else ()
 
 
 def _small_gaps(config: RunConfig, gaps: Sequence[float]) -> str:

@@ -59,6 +59,8 @@ class PromptsConfig(Frozen):
     """Logits."""
     align: Literal["error", "end", "diff"] = "error"
     """Of prompts whose lengths differ."""
+    bos: str = Field("auto", min_length=1, examples=["none"])
+    """The token before every prompt: auto, none, or its text."""
 
     @model_validator(mode="before")
     @classmethod
@@ -262,6 +264,8 @@ class RunConfig(Frozen):
         else:
             fields["prompts"] = {"pairs": [list(texts) for texts in pairs], "seed": prompts.seed}
         fields["prompts"] |= {"min_gap": prompts.min_gap, "align": prompts.align}
+        if prompts.bos != "auto":
+            fields["prompts"]["bos"] = prompts.bos
         if self.faithfulness != "none":  # random rankings; the mean activation that components are ablated by
             fields["seed"], used = self.seed, used | {"n", "seed"}
         if self.ablation.kind == "none":

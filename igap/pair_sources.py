@@ -12,7 +12,8 @@ from igap.datasets.ioi import generate_ioi
 from igap.datasets.pair_files import read_pairs
 from igap.datasets.words import NAMES
 from igap.errors import InputError
-from igap.prompts import PromptPair, TokenPair, encode_pair, single_tokens
+from igap.prompts import PromptPair, TokenPair, encode_pair
+from igap.tokenizing import single_tokens
 
 
 def read(prompts: PromptsConfig, tokenizer: Any) -> tuple[PromptPair, ...]:
@@ -39,7 +40,7 @@ def read(prompts: PromptsConfig, tokenizer: Any) -> tuple[PromptPair, ...]:
 
 def _pair(texts: Sequence[str], prompts: PromptsConfig, place: str) -> PromptPair:
     clean, corrupted, answer, distractor = texts
-    return PromptPair(clean, corrupted, answer, distractor, prompts.min_gap, prompts.align, place)
+    return PromptPair(clean, corrupted, answer, distractor, prompts.min_gap, prompts.align, prompts.bos, place)
 
 
 def encode(prompts: PromptsConfig, pairs: tuple[PromptPair, ...], tokenizer: Any, **known: Any) -> list[TokenPair]:

@@ -20,6 +20,7 @@ from igap.datasets.answered import Prompt
 from igap.errors import InputError
 from igap.prompts import encode_prompt
 from igap.runs import frozen
+from igap.tokenizing import answer_token
 
 N_GENERATED = 3
 """Tokens of the notebook's greedy continuation."""
@@ -52,52 +53,67 @@ class Performance:
     """The notebook's criterion: the answer is in the first word of three greedy tokens. Only where asked for."""
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt as token ids of one model."""
+
+    ids: list[int]
+    answer: int
+    distractor: int | None
+
+
 Edit = Callable[[Batch], AbstractContextManager[None]]
 """A block in which the model runs changed on a batch."""
 
 
-def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, *, item: str, **known: Any) -> list[list[int]]:
-    """Token ids of the prompts, every condition checked; `known` is what `encode_prompt` takes.
+def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, *, item: str, **known: Any) -> list[Encoded]:
+    """The prompts as token ids, every condition checked; `known` is what `encode_prompt` takes.
 
     Raises InputError on the first prompt that cannot be, and on answers and distractors that are not one token, all of
     them counted.
     """
     ids = [
-        encode_prompt(tokenizer, prompt.text, item=f"{item}, row {row}", **known)
+        encode_prompt(tokenizer, prompt.text, item=f"{item}, row {row}", bos=prompt.bos, **known)
         for row, prompt in enumerate(prompts, start=1)
     ]
+    tokens: dict[str, list[Any]] = {}
     for name in ("answer", "distractor"):
         words = [getattr(prompt, name) for prompt in prompts]
-        bad = [row for row, word in enumerate(words, start=1) if word is not None and single(tokenizer, word) is None]
-        if bad:
-            first = words[bad[0] - 1]
+        found: list[Any] = []
+        refused: dict[int, InputError] = {}
+        for row, (prompt, word) in enumerate(zip(prompts, words, strict=True), start=1):
+            try:
+                place = f"Row {row}: {name}"
+                found.append(
+                    None if word is None else answer_token(tokenizer, place, word, prompt.text, known["n_vocab"])
+                )
+            except InputError as error:
+                refused[row] = error
+        if refused:
+            bad = list(refused)
             raise InputError(
                 f"{item}: got {len(bad)} of {len(words)} {name}s that are not one token of this model (rows "
-                f"{', '.join(map(str, bad[:10]))}{', ...' if len(bad) > 10 else ''}; the first is {first!r}), wanted "
-                "one each. Remove those rows, or use a model that knows the words."
+                f"{', '.join(map(str, bad[:10]))}{', ...' if len(bad) > 10 else ''}; the first is "
+                f"{words[bad[0] - 1]!r}), wanted one each. Remove those rows, or use a model that knows the words. "
+                f"{refused[bad[0]]}"
             )
-    return ids
-
-
-def single(tokenizer: Any, word: str) -> int | None:
-    """The token id of a word that is one known token; None for any other."""
-    ids: list[int] = tokenizer(word, add_special_tokens=False)["input_ids"]
-    return ids[0] if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
+        tokens[name] = found
+    return [Encoded(*one) for one in zip(ids, tokens["answer"], tokens["distractor"], strict=True)]
 
 
 def batches(model: TransformerBridge, prompts: Sequence[Prompt], *, batch_size: int | None = None) -> list[Batch]:
     """The prompts in batches of one token length, shortest first. Raises InputError as `encode_prompts` does."""
     cfg, tokenizer = model.cfg, model.tokenizer
     known = {"prepend_bos": bool(cfg.default_prepend_bos), "n_ctx": cfg.n_ctx, "n_vocab": cfg.d_vocab}
-    ids = encode_prompts(prompts, tokenizer, item="prompts", **known)
+    encoded = encode_prompts(prompts, tokenizer, item="prompts", **known)
     device = next(model.parameters()).device
     lengths: dict[int, list[int]] = {}
-    for index, one in enumerate(ids):
-        lengths.setdefault(len(one), []).append(index)
+    for index, one in enumerate(encoded):
+        lengths.setdefault(len(one.ids), []).append(index)
     compared = all(prompt.distractor is not None for prompt in prompts)
 
-    def words(indices: Sequence[int], name: str) -> Tensor:
-        return torch.tensor([single(tokenizer, getattr(prompts[i], name)) for i in indices], device=device)
+    def tensor(indices: Sequence[int], name: str) -> Tensor:
+        return torch.tensor([getattr(encoded[i], name) for i in indices], device=device)
 
     found = []
     for length, members in sorted(lengths.items()):
@@ -107,9 +123,9 @@ def batches(model: TransformerBridge, prompts: Sequence[Prompt], *, batch_size: 
             found.append(
                 Batch(
                     indices=tuple(chosen),
-                    tokens=torch.tensor([ids[i] for i in chosen], device=device),
-                    answer=words(chosen, "answer"),
-                    distractor=words(chosen, "distractor") if compared else None,
+                    tokens=tensor(chosen, "ids"),
+                    answer=tensor(chosen, "answer"),
+                    distractor=tensor(chosen, "distractor") if compared else None,
                     answers=tuple(prompts[i].answer.strip() for i in chosen),
                 )
             )

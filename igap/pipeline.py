@@ -29,7 +29,7 @@ from igap.attribution.integrated_gradients import check_quadrature
 from igap.attribution.kept import kept
 from igap.attribution.maps import Progress
 from igap.baselines import configured, same_length
-from igap.cautions import cautions, n_unscored
+from igap.cautions import cautions, n_unscored, spacing
 from igap.comparison import Comparison, compare
 from igap.config import ModelConfig, RunConfig
 from igap.contrast import contrasts
@@ -137,7 +137,7 @@ class Checked:
 
     pairs: tuple[PromptPair, ...]
     tokens: tuple[TokenPair, ...]
-    """Without a BOS, which is the model's."""
+    """With prompts.bos=auto without a BOS, which is the model's."""
     checkpoint: str
     """The model's fingerprint."""
     key: str
@@ -163,13 +163,13 @@ def check(config: RunConfig) -> Checked:
         if config.ablation.components not in ("outliers", "top"):
             for name in config.ablation.components.split():
                 locate(name, header.n_layers, widths, item="ablation.components")
-        prompts = ablation_study.prompts_of(config.ablation, header.tokenizer)
+        prompts = ablation_study.prompts_of(config.ablation, header.tokenizer, config.prompts.bos)
         limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
         encoded_prompts = encode_prompts(prompts, header.tokenizer, item=config.ablation.file or "ablation.n", **limits)
         contents["ablation"] = _digest([[one.text, one.answer, one.distractor] for one in prompts])
         kinds = {config.ablation.kind, *config.ablation.also}
         if "resample" in kinds:
-            check_donors(map(len, encoded_prompts))
+            check_donors(len(one.ids) for one in encoded_prompts)
         if config.ablation.reference_n > len(prompts) and kinds & {"mean", "mean_positional"}:
             raise too_few_references(config.ablation.reference_n, len(prompts))
     if config.interactions is not None:
@@ -179,7 +179,7 @@ def check(config: RunConfig) -> Checked:
     tokens = pair_sources.encode(config.prompts, pairs, header.tokenizer, **known)
     other = configured(config.baseline).prompt
     if other is not None:
-        ids = encode_prompt(header.tokenizer, other, item="baseline.prompt", **known)
+        ids = encode_prompt(header.tokenizer, other, item="baseline.prompt", bos=config.prompts.bos, **known)
         for pair, encoded in zip(pairs, tokens, strict=True):
             if len(pairs) > 1 and len(ids) != encoded.clean.shape[1]:
                 raise InputError(
@@ -344,7 +344,7 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
         findings=findings,
         seconds=seconds,
         versions=versions(),
-        warnings=cautions(config, [x - y for x, y in zip(clean, corrupted, strict=True)], maps),
+        warnings=(*spacing(tokens), *cautions(config, [x - y for x, y in zip(clean, corrupted, strict=True)], maps)),
     )
 
 

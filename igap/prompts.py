@@ -3,7 +3,6 @@
 Nothing here runs a model. `encode_pair` needs a tokenizer only, so that a bad pair is refused before weights load.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_args
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from igap.alignment import Align, Alignment, Partners, align, first_moved
 from igap.errors import InputError
+from igap.tokenizing import answer_token, check_known, check_vocabulary, leading_token, token_ids, unspaced
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -33,12 +33,14 @@ class PromptPair:
     """Logits. Below this absolute gap scores (effect / gap) are missing: they would explode."""
     align: Align = "error"
     """How prompts of different token length are matched; those of one length always are position by position."""
+    bos: str = "auto"
+    """The token before both prompts: "auto", as the model's settings say; "none"; or a token's text ("<s>")."""
 
     place: str = field(default="prompts.", compare=False, repr=False)
     """What an error puts before the names of the texts: "prompts." or "pairs.csv, row 3: "."""
 
     def __post_init__(self) -> None:
-        for name in ("clean", "corrupted", "answer", "distractor"):
+        for name in ("clean", "corrupted", "answer", "distractor", "bos"):
             if not getattr(self, name).strip():
                 raise InputError(f"{self.place}{name}: got an empty text, wanted words. Fill it in.")
         if self.clean == self.corrupted:
@@ -79,6 +81,12 @@ class TokenPair:
     clean_words: tuple[str, ...]
     """The clean prompt, one string a token."""
     corrupted_words: tuple[str, ...]
+    bos: str = "auto"
+    """See PromptPair."""
+    leading: str | None = None
+    """The token that is before both prompts, as text; None: there is none."""
+    cautions: tuple[str, ...] = ()
+    """What may be wrong with the spaces before answer and distractor."""
 
     @property
     def identity(self) -> dict[str, object]:
@@ -123,10 +131,12 @@ def encode_pair(
     """The pair as token ids, every condition checked.
 
     Raises ValueError when the prompts cannot be aligned, exceed the context of `n_ctx` tokens, hold a word that the
-    tokenizer or the model (`n_vocab` tokens) does not know, or when answer or distractor is not exactly one token.
+    tokenizer or the model (`n_vocab` tokens) does not know, or when answer or distractor does not continue both prompts
+    by exactly one token.
     """
+    known: Any = {"prepend_bos": prepend_bos, "bos": pair.bos, "n_ctx": n_ctx, "n_vocab": n_vocab}
     clean, corrupted = (
-        encode_prompt(tokenizer, text, prepend_bos=prepend_bos, item=pair.place + item, n_ctx=n_ctx, n_vocab=n_vocab)
+        encode_prompt(tokenizer, text, item=pair.place + item, **known)
         for item, text in (("clean", pair.clean), ("corrupted", pair.corrupted))
     )
     clean_words, corrupted_words = (tuple(tokenizer.decode([i]) for i in ids) for ids in (clean, corrupted))
@@ -147,13 +157,16 @@ def encode_pair(
             f"prompts.align: got diff, which does not match the last tokens of {pair.place}clean and {pair.short}"
             f"corrupted, where the answer is read. Use prompts.align=end, or reword one.{shown}"
         )
-    answer = _single_token(tokenizer, f"{pair.place}answer", pair.answer, pair.clean, n_vocab)
-    distractor = _single_token(tokenizer, f"{pair.place}distractor", pair.distractor, pair.clean, n_vocab)
+    answer = _token_after_both(tokenizer, pair, "answer", n_vocab)
+    distractor = _token_after_both(tokenizer, pair, "distractor", n_vocab)
     if answer == distractor:
         raise InputError(
             f"{pair.place}distractor: got {pair.distractor!r}, the same token as {pair.short}answer {pair.answer!r}; "
             "the metric logit[answer] - logit[distractor] would be 0. Name another word."
         )
+    lead = leading_token(tokenizer, pair.bos, prepend_bos=prepend_bos)
+    words = (("answer", pair.answer), ("distractor", pair.distractor))
+    cautions = (unspaced(tokenizer, pair.place + name, word, pair.clean) for name, word in words)
     return TokenPair(
         clean=torch.tensor([clean], device=device),
         corrupted=torch.tensor([corrupted], device=device),
@@ -163,6 +176,9 @@ def encode_pair(
         min_gap=pair.min_gap,
         clean_words=clean_words,
         corrupted_words=corrupted_words,
+        bos=pair.bos,
+        leading=None if lead is None else tokenizer.decode([lead]),
+        cautions=tuple(filter(None, cautions)),
     )
 
 
@@ -179,77 +195,36 @@ def tokenize(model: "TransformerBridge", pair: PromptPair) -> TokenPair:
 
 
 def encode_prompt(
-    tokenizer: Any, text: str, *, prepend_bos: bool, item: str, n_ctx: int | None, n_vocab: int | None
+    tokenizer: Any,
+    text: str,
+    *,
+    prepend_bos: bool,
+    item: str,
+    n_ctx: int | None,
+    n_vocab: int | None,
+    bos: str = "auto",
 ) -> list[int]:
-    """Token ids of a prompt, BOS first where the model wants one. Raises ValueError naming `item`."""
-    ids = _known_ids(tokenizer, text, item)
-    if prepend_bos and tokenizer.bos_token_id is None:
-        raise InputError(
-            "model.name: got a tokenizer without a BOS token, which the model wants before every prompt. Save the "
-            "tokenizer with its bos_token."
-        )
-    if prepend_bos and ids[:1] != [tokenizer.bos_token_id]:
-        ids = [tokenizer.bos_token_id, *ids]
-    _check_vocabulary(ids, n_vocab, item)
+    """Token ids of a prompt, after the token that `leading_token` names. Raises ValueError naming `item`."""
+    ids = token_ids(tokenizer, text)
+    check_known(tokenizer, ids, text, item)
+    lead = leading_token(tokenizer, bos, prepend_bos=prepend_bos)
+    if lead is not None and ids[0] != lead:
+        ids = [lead, *ids]
+    check_vocabulary(ids, n_vocab, item)
     if n_ctx is not None and len(ids) > n_ctx:
         raise InputError(f"{item}: got {len(ids)} tokens, the model's context holds {n_ctx}. Shorten the prompt.")
     return ids
 
 
-def _known_ids(tokenizer: Any, text: str, item: str) -> list[int]:
-    # Tokenizers map a word they do not know to <unk> without a word. GPT-2's <unk> is its BOS, which text cannot give.
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if not ids:
+def _token_after_both(tokenizer: Any, pair: PromptPair, name: str, n_vocab: int | None) -> int:
+    item, word = f"{pair.place}{name}", getattr(pair, name)
+    clean, corrupted = (answer_token(tokenizer, item, word, text, n_vocab) for text in (pair.clean, pair.corrupted))
+    if clean != corrupted:
         raise InputError(
-            f"{item}: got no token for {text!r}, wanted words that the tokenizer knows. Check that the checkpoint's "
-            "folder has its tokenizer files."
+            f"{item}: got {word!r}, which is another token after {pair.short}corrupted than after {pair.short}clean. "
+            "Let the two prompts end alike."
         )
-    unknown = tokenizer.unk_token_id
-    if unknown is not None and unknown != tokenizer.bos_token_id and unknown in ids:
-        words = [w for w in text.replace(",", " ").replace(".", " ").split() if unknown in _ids(tokenizer, w)]
-        raise InputError(
-            f"{item}: the tokenizer does not know {', '.join(map(repr, words)) or 'a part of it'} (in {text!r}). "
-            "Use words of the model's vocabulary, or a model that knows them."
-        )
-    return ids
-
-
-def single_tokens(tokenizer: Any, words: Iterable[str]) -> list[str]:
-    """Those of the words that are one known token after a space."""
-    unknown = tokenizer.unk_token_id
-    ids = {word: _ids(tokenizer, f" {word}") for word in words}
-    return [word for word, found in ids.items() if len(found) == 1 and found != [unknown]]
-
-
-def _single_token(tokenizer: Any, item: str, word: str, prompt: str, n_vocab: int | None) -> int:
-    ids = _known_ids(tokenizer, word, item)
-    _check_vocabulary(ids, n_vocab, item)
-    spaced = _ids(tokenizer, f" {word}")
-    if not word[0].isspace() and prompt[-1].isalpha() and word[0].isalpha() and len(spaced) == 1 and spaced != ids:
-        raise InputError(
-            f"{item}: got {word!r} without a leading space, which would glue to the prompt "
-            f"({prompt.split()[-1] + word!r}). Write {' ' + word!r}, the token that continues it."
-        )
-    if len(ids) != 1:
-        parts = [tokenizer.decode([i]) for i in ids]
-        raise InputError(
-            f"{item}: got {word!r}, which is {len(ids)} tokens {parts}, wanted exactly 1. "
-            "Name a word that is one token of this model."
-        )
-    return ids[0]
-
-
-def _check_vocabulary(ids: list[int], n_vocab: int | None, item: str) -> None:
-    if n_vocab is not None and max(ids) >= n_vocab:
-        raise InputError(
-            f"{item}: got token {max(ids)}, but the model has {n_vocab} of them (0 to {n_vocab - 1}). Use the "
-            "tokenizer that the model was trained with."
-        )
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    return clean
 
 
 def _show(words: tuple[str, ...]) -> str:

@@ -122,6 +122,7 @@ def summarize(result: Result) -> Summary:
         "route/reason": result.why_route,
         **_prompts(result),
         "prompts/align": config.prompts.align,
+        "prompts/bos": result.tokens[0].leading or "none",
         "prompts/n_unmatched": sum(tokens.alignment.n_unmatched for tokens in result.tokens),
         "direction": config.direction,
         "baseline": config.baseline.kind,

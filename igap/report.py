@@ -45,6 +45,8 @@ def show(console: Console, result: Result, folder: Path) -> None:
     else:
         _show_pairs(console, result, result.spread)
     console.print(_agreement(result))
+    leading, bos = result.tokens[0].leading, result.config.prompts.bos
+    console.print(f"token before every prompt: {leading or 'none'} (prompts.bos={bos})", markup=False, highlight=False)
     if result.spread is not None:
         for site in SITES:
             r, low, high = map(_number, result.spread.pearson_mean(site, result.config.prompts.seed))

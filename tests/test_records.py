@@ -190,6 +190,7 @@ def test_generated_pairs_are_named_by_their_number_and_seed(many):
         "prompts/n": 5,
         "prompts/seed": 2,
         "prompts/align": "error",
+        "prompts/bos": "<|endoftext|>",
         "prompts/n_unmatched": 0,
     }
 

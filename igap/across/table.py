@@ -74,17 +74,20 @@ class Table:
         return text.getvalue()
 
     def notes(self) -> list[str]:
-        """What the table does not show by itself: that nothing differs, other versions, why a number is missing."""
+        """What the table does not show by itself: that nothing differs, other versions or tokens before prompts, why a
+        number is missing.
+        """
         known = [run for run in self.runs if run.settings]
         lines = []
         if len(self.runs) == 1:
             lines.append("One run: there is no other to set it beside.")
         elif len(known) > 1 and not self.settings:
             lines.append(f"No setting differs among the {len(known)} runs whose settings are known.")
-        for name in sorted({name for run in self.runs for name in run.summary if name.startswith("version/")}):
-            versions = sorted({str(run.summary.get(name, "unknown")) for run in self.runs})
-            if len(versions) > 1:
-                lines.append(f"{name} differs among the runs: {', '.join(versions)}.")
+        names = {name for run in self.runs for name in run.summary if name.startswith("version/")}
+        for name in [*sorted(names), "prompts/bos"]:
+            values = sorted({str(run.summary.get(name, "unknown")) for run in self.runs})
+            if len(values) > 1:
+                lines.append(f"{name} differs among the runs: {', '.join(values)}.")
         for name in self.metrics:
             missing = [run for run in self.runs if metric(run, name) is None]
             reasons = sorted({str(run.summary.get(f"{name}/reason", "not measured")) for run in missing})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _PAIR_KEYS = ("prompts.clean", "prompts.corrupted", "prompts.answer", "prompts.distractor")
 _TEXT_KEYS = (
     "output",
+    "prompts.bos",
     "baseline.prompt",
     "curves.components",
     "ablation.components",

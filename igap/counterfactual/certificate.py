@@ -88,6 +88,7 @@ def certify(search: Search, tried: Sequence[Tried]) -> Certificate:
         "best/trial": next(i for i, one in enumerate(tried) if one is winner),
         "best/source": winner.proposal.source,
         "best/edits": len(filled.changed(best)),
+        "prompts/bos": search.leading or "none",
         "by_hand/value": by_hand,
         "by_hand/own": (own * signs(own, objective.sign))[0, 0].item(),
         **_against_chance(tried),
@@ -103,7 +104,7 @@ def certify(search: Search, tried: Sequence[Tried]) -> Certificate:
         "single_edits/best": max(better, default=None),
     }
     pairs = tuple(
-        PromptPair(pair.clean, text, pair.answer, pair.distractor, pair.min_gap)
+        PromptPair(pair.clean, text, pair.answer, pair.distractor, pair.min_gap, bos=pair.bos)
         for pair, text in zip(filled.pairs, filled.texts(best), strict=True)
         if text != pair.clean
     )

@@ -143,6 +143,8 @@ class Search:
             pair, model.tokenizer, space=space, clean_n=clean_n, heldout_n=heldout_n, seed=seed,
             prepend_bos=prepend_bos, device=model.W_E.device,
         )  # fmt: skip
+        self.leading = tokenize(model, pair).leading
+        """The token before every prompt, as text; None: there is none."""
         pairs = _sound(model, prepared.pairs, objective.bounds.min_clean, clean_n + heldout_n)
         self.space, self.filled = prepared.space, prepared.fill(pairs[:clean_n])
         self.heldout = prepared.fill(pairs[clean_n:]) if heldout_n else None
@@ -157,6 +159,7 @@ class Search:
             "constraints": objective.bounds.model_dump(),
             "clean prompts": [list(one.texts) for one in self.filled.pairs],
             "seed": seed,
+            **({} if pair.bos == "auto" else {"bos": pair.bos}),
         }
         self.trials = Trials(storage, self.space, study, objective, name)
         self.remembered = self.remembering(self.filled)

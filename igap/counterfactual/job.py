@@ -349,4 +349,4 @@ def _log(folder: Path, settled: TrackingConfig) -> str | None:
 def _pair(config: SearchConfig) -> PromptPair:
     prompts = config.prompts
     clean, corrupted, answer, distractor = (str(getattr(prompts, name)) for name in TEXTS)
-    return PromptPair(clean, corrupted, answer, distractor, prompts.min_gap)
+    return PromptPair(clean, corrupted, answer, distractor, prompts.min_gap, bos=prompts.bos)

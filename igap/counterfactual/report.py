@@ -46,6 +46,7 @@ def show(console: Console, result: SearchResult, head: str, *, brief: bool = Fal
     console.print(f"\n[bold]clean[/]      {escape(best.clean)} [green]{escape(best.answer)}[/]", soft_wrap=True)
     console.print(f"[bold]corrupted[/]  {_marked(best.clean, best.corrupted)}", soft_wrap=True)
     console.print(f"rule: {summary['best/rule']}", markup=False, soft_wrap=True)
+    console.print(f"token before every prompt: {summary['prompts/bos']}", markup=False, highlight=False)
     asked, n = result.objective, len(result.clean)
     of_abs = f": here {summary['best/sign']}" if asked.sign != summary["best/sign"] else ""
     over = f"{asked.aggregate} over {n} clean prompts" if n > 1 else "one clean prompt"

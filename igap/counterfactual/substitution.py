@@ -3,14 +3,17 @@
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 
+from igap.counterfactual.places import encoded, fits, n_leading
 from igap.counterfactual.space import KEEP, Candidate, Filled, Slot, Space, filled
-from igap.counterfactual.templates import LISTS, fits
+from igap.counterfactual.templates import LISTS
 from igap.errors import InputError
-from igap.prompts import PromptPair, encode_prompt
+from igap.prompts import PromptPair
+from igap.tokenizing import continuation
 
 WORDS = "words"
 """In a vocabulary: every word of the tokenizer that is one token."""
@@ -32,7 +35,7 @@ def substitute(
     `vocabulary` holds words, names of lists, or `WORDS`. Raises InputError on positions that are no whole words, on
     words that are not one token, and on a space with fewer than two candidates.
     """
-    spans = _whole_words(pair.clean, tokenizer, prepend_bos=prepend_bos)
+    spans = _whole_words(pair, tokenizer, prepend_bos=prepend_bos)
     chosen = sorted(spans) if positions is None else list(positions)
     wrong = [position for position in chosen if position not in spans]
     if wrong or len(set(chosen)) < len(chosen):
@@ -44,7 +47,7 @@ def substitute(
     for position in chosen:
         start, _ = spans[position]
         # At the start of the text there is no space before a word, and for most tokenizers it is another token.
-        own = words if start else [word for word in words if fits(tokenizer, word, 1)]
+        own = words if start else [word for word in words if fits(tokenizer, "", word, 1)]
         slots.append(Slot(f"token{position}", (KEEP, *own), (position,)))
     left_out = {"not one known token": n_out}
     return Space("substitute", tuple(slots), max_edits=max_edits, left_out=left_out).check()
@@ -54,27 +57,26 @@ def fill_substitutes(
     space: Space, pairs: Sequence[PromptPair], tokenizer: Any, *, prepend_bos: bool, device: torch.device | str = "cpu"
 ) -> Filled:
     """The space for these clean prompts. Raises InputError where a position is no whole word in one of them."""
-    clean = torch.tensor([_encoded(tokenizer, pair.clean, "prompts.clean", prepend_bos) for pair in pairs])
-    spans = {pair.clean: _whole_words(pair.clean, tokenizer, prepend_bos=prepend_bos) for pair in pairs}
+    clean = torch.tensor([encoded(pair, tokenizer, prepend_bos=prepend_bos) for pair in pairs])
+    spans = {pair.clean: _whole_words(pair, tokenizer, prepend_bos=prepend_bos) for pair in pairs}
     for pair, slot in itertools.product(pairs, space.slots):
         if slot.positions[0] not in spans[pair.clean]:
             raise InputError(
                 f"search.space.positions: got position {slot.positions[0]}, which is no whole word in the clean prompt "
                 f"{pair.clean!r}. Take it out, or use clean.n=1 heldout.n=0."
             )
-    known: dict[str, int] = {}
 
-    def token(word: str, start: int) -> int:
-        text = f"{' ' * bool(start)}{word}"
-        if text not in known:
-            known[text] = _ids(tokenizer, text)[0]
-        return known[text]
+    @cache
+    def token(word: str, *, at_start: bool) -> int:
+        ids = _word_ids(tokenizer, word, at_start=at_start)
+        assert ids is not None, "substitute has seen to it"
+        return ids[0]
 
     tables = []
     for slot in space.slots:
         (position,) = slot.positions
         start = spans[pairs[0].clean][position][0]
-        others = torch.tensor([token(word, start) for word in slot.options[1:]], dtype=torch.long)
+        others = torch.tensor([token(word, at_start=start == 0) for word in slot.options[1:]], dtype=torch.long)
         tables.append(torch.cat([clean[:, position, None], others.expand(len(pairs), -1)], 1)[..., None].to(device))
 
     def write(pair: PromptPair, candidate: Candidate) -> str:
@@ -93,12 +95,12 @@ def listed(pair: PromptPair, prompts: Sequence[str], tokenizer: Any, *, prepend_
     What has another token length than the clean prompt, or unknown words, is left out and counted; so is a text that
     comes twice. Raises InputError on a space with fewer than two candidates.
     """
-    length = len(_encoded(tokenizer, pair.clean, "prompts.clean", prepend_bos))
+    length = len(encoded(pair, tokenizer, prepend_bos=prepend_bos))
     options: dict[str, None] = {}
     left_out = {"another token length": 0, "unknown words": 0, "twice": 0}
     for text in prompts:
         try:
-            ids = _encoded(tokenizer, text, "search.space.prompts", prepend_bos)
+            ids = encoded(pair, tokenizer, text, prepend_bos=prepend_bos, item="search.space.prompts")
         except InputError:
             left_out["unknown words"] += 1
             continue
@@ -108,7 +110,7 @@ def listed(pair: PromptPair, prompts: Sequence[str], tokenizer: Any, *, prepend_
             left_out["twice"] += 1
         else:
             options[text] = None
-    slot = Slot("prompt", tuple(options), tuple(range(int(prepend_bos), length)))
+    slot = Slot("prompt", tuple(options), tuple(range(n_leading(pair, tokenizer, prepend_bos=prepend_bos), length)))
     return Space("prompts", (slot,), left_out=left_out).check()
 
 
@@ -118,7 +120,7 @@ def fill_listed(
     """The space for these clean prompts: each candidate is the corrupted prompt of all of them."""
     (slot,) = space.slots
     clean, options = (
-        torch.tensor([_encoded(tokenizer, text, "prompts", prepend_bos) for text in texts], device=device)
+        torch.tensor([encoded(pairs[0], tokenizer, text, prepend_bos=prepend_bos) for text in texts], device=device)
         for texts in ([pair.clean for pair in pairs], slot.options)
     )
     table = options[None, :, list(slot.positions)].expand(len(pairs), -1, -1)
@@ -134,7 +136,7 @@ def _vocabulary(entries: Sequence[str], tokenizer: Any) -> tuple[list[str], int]
             found |= dict.fromkeys(_every_word(tokenizer))
         else:
             for word in LISTS.get(entry, (entry,)):
-                if fits(tokenizer, f" {word}", 1):
+                if fits(tokenizer, word, f" {word}", 1):
                     found[word] = None
                 elif entry in LISTS:
                     n_out += 1
@@ -151,28 +153,25 @@ def _every_word(tokenizer: Any) -> list[str]:
     special = set(tokenizer.all_special_ids)
     texts = [tokenizer.decode([i]) for i in range(len(tokenizer)) if i not in special]
     words = dict.fromkeys(text.strip() for text in texts if _LETTERS.fullmatch(text.strip()))
-    return [word for word in words if fits(tokenizer, f" {word}", 1)]
+    return [word for word in words if fits(tokenizer, word, f" {word}", 1)]
 
 
-def _whole_words(text: str, tokenizer: Any, *, prepend_bos: bool) -> Mapping[int, tuple[int, int]]:
-    """Token position to the characters of the word, of every token that is a whole word."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+def _whole_words(pair: PromptPair, tokenizer: Any, *, prepend_bos: bool) -> Mapping[int, tuple[int, int]]:
+    """Token position to the characters of the word, of every token of the clean prompt that is a whole word."""
+    text, first = pair.clean, n_leading(pair, tokenizer, prepend_bos=prepend_bos)
+    whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     found = {}
-    for i, (token, (start, end)) in enumerate(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)):
+    for i, (token, (start, end)) in enumerate(zip(whole["input_ids"], whole["offset_mapping"], strict=True)):
         start += len(text[start:end]) - len(text[start:end].lstrip())
         alone = start == 0 or text[start - 1] == " "
         if not alone or text[end : end + 1].isalpha() or not _LETTERS.fullmatch(text[start:end]):
             continue
         # A space that is a token of its own would become part of another word.
-        if _ids(tokenizer, f"{' ' * bool(start)}{text[start:end]}") == [token]:
-            found[i + int(prepend_bos)] = (start, end)
+        if _word_ids(tokenizer, text[start:end], at_start=start == 0) == [token]:
+            found[i + first] = (start, end)
     return found
 
 
-def _encoded(tokenizer: Any, text: str, item: str, prepend_bos: bool) -> list[int]:
-    return encode_prompt(tokenizer, text, prepend_bos=prepend_bos, item=item, n_ctx=None, n_vocab=None)
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+def _word_ids(tokenizer: Any, word: str, *, at_start: bool) -> list[int] | None:
+    """The word's tokens after another and a space, or at the start of the text."""
+    return continuation(tokenizer, "", word) if at_start else continuation(tokenizer, word, f" {word}")

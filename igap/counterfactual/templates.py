@@ -9,16 +9,17 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
-from string import Formatter
 from typing import Any
 
 import torch
 
+from igap.counterfactual.places import Place, encoded, in_pieces, n_leading, parsed, places_in
 from igap.counterfactual.space import KEEP, Candidate, Filled, Slot, Space, filled
 from igap.datasets import ioi
 from igap.datasets.words import ANIMALS, NAMES, OBJECTS, PLACES, VERBS
 from igap.errors import InputError
-from igap.prompts import PromptPair, encode_prompt, single_tokens
+from igap.prompts import PromptPair
+from igap.tokenizing import continuation, single_tokens, token_ids
 
 LISTS: Mapping[str, Sequence[str]] = {
     "names": NAMES,
@@ -91,9 +92,9 @@ def build(
             raise InputError(
                 f"search.space.slots.{name}: got {what}, wanted lists for exactly {', '.join(fills)}. {remedy}"
             )
-    pieces = [_ids(tokenizer, text) for _, text in _pieces(template, fills)]
-    whole = _ids(tokenizer, pair.clean)
-    if list(itertools.chain(*pieces)) != whole:
+    pieces = [continuation(tokenizer, before, text) for _, before, text in in_pieces(template, fills)]
+    whole = token_ids(tokenizer, pair.clean)
+    if None in pieces or list(itertools.chain(*filter(None, pieces))) != whole:
         shown = "|".join(tokenizer.decode([i]) for i in whole)
         raise InputError(
             f"search.space.template: got {template!r}, whose slots begin or end within tokens of {pair.clean!r} "
@@ -101,12 +102,13 @@ def build(
         )
     slots: list[Slot] = []
     left_out: dict[str, int] = {}
-    for slot, places in _places(template, fills, tokenizer, int(prepend_bos)).items():
-        width = len(places[0][1])
+    start = n_leading(pair, tokenizer, prepend_bos=prepend_bos)
+    for slot, places in places_in(template, fills, tokenizer, start).items():
+        width = len(places[0].positions)
         options, left_out[f"{slot}: not {width} known token{'s' * (width != 1)}"] = _options(
             slot, lists[slot], fills[slot], places, tokenizer
         )
-        slots.append(Slot(slot, options, tuple(itertools.chain(*(where for _, where in places)))))
+        slots.append(Slot(slot, options, tuple(itertools.chain(*(place.positions for place in places)))))
     chosen = tuple(one for one in slots if one.options != (KEEP,))
     return Space("slots", chosen, template, max_edits, left_out).check()
 
@@ -122,7 +124,7 @@ def fill(
     assert template is not None
     pools = {"fresh": single_tokens(tokenizer, NAMES), "animal": single_tokens(tokenizer, ANIMALS)}
     every = [_fills(template, pair.clean) or {} for pair in pairs]
-    places_of = _places(template, every[0], tokenizer, int(prepend_bos))
+    places_of = places_in(template, every[0], tokenizer, n_leading(pairs[0], tokenizer, prepend_bos=prepend_bos))
     tables = []
     for slot in space.slots:
         places = places_of[slot.name]
@@ -130,17 +132,17 @@ def fill(
             [_word(option, slot.name, fills, pair, pools) for option in slot.options]
             for fills, pair in zip(every, pairs, strict=True)
         ]
-        ids = {text: [_ids(tokenizer, lead + text) for lead, _ in places] for text in set(itertools.chain(*words))}
+        ids = {text: [place.ids(tokenizer, text) for place in places] for text in set(itertools.chain(*words))}
         for option, text in zip(slot.options * len(pairs), itertools.chain(*words), strict=True):
-            for found, (_, where) in zip(ids[text], places, strict=True):
-                if len(found) != len(where):
+            for found, place in zip(ids[text], places, strict=True):
+                if len(found) != len(place.positions):
                     raise InputError(
                         f"search.space.slots.{slot.name}: got {option}, which gives {text!r} ({len(found)} tokens) "
-                        f"where the prompt has {len(where)}. Take it out."
+                        f"where the prompt has {len(place.positions)}. Take it out."
                     )
         rows_of = [[list(itertools.chain(*ids[text])) for text in row] for row in words]
         tables.append(torch.tensor(rows_of, device=device))
-    rows = [_encoded(tokenizer, pair.clean, prepend_bos=prepend_bos) for pair in pairs]
+    rows = [encoded(pair, tokenizer, prepend_bos=prepend_bos) for pair in pairs]
 
     def write(pair: PromptPair, candidate: Candidate) -> str:
         fills = _fills(template, pair.clean) or {}
@@ -172,17 +174,15 @@ def clean_prompts(
             f"beside the one that does; the pair asks for {pair.answer!r} beside {pair.distractor!r}. Use clean.n=1 "
             "heldout.n=0."
         )
-    ids = cache(partial(_ids, tokenizer))  # few words in many prompts
+    ids = cache(partial(continuation, tokenizer))  # few words in many prompts
 
-    def widths_of(fills: Mapping[str, str]) -> list[int]:
-        return [len(ids(text)) for _, text in _pieces(template, fills)]
+    def pieces_of(fills: Mapping[str, str]) -> list[list[int]]:
+        return [ids(before, text) or [] for _, before, text in in_pieces(template, fills)]
 
-    widths = widths_of(fills)
-    places = _places(template, fills, tokenizer, 0)
+    widths = list(map(len, pieces_of(fills)))
+    places = places_in(template, fills, tokenizer, 0)
     words = {
-        slot: [
-            word for word in every if all(fits(tokenizer, lead + word, len(at)) for lead, at in places.get(slot, ()))
-        ]
+        slot: [word for word in every if all(place.fits(tokenizer, word) for place in places.get(slot, ()))]
         for slot, every in ioi.WORDS.items()
     }
     names = single_tokens(tokenizer, NAMES)
@@ -202,10 +202,12 @@ def clean_prompts(
     )
     for example in itertools.islice(stream, 200 * n if possible else 0):
         own = _fills(template, example.clean) or {}
-        known = all(tokenizer.unk_token_id not in ids(text) for _, text in _pieces(template, own))
-        if example.clean not in texts and known and widths == widths_of(own):
+        pieces = pieces_of(own)
+        known = all(piece and tokenizer.unk_token_id not in piece for piece in pieces)
+        if example.clean not in texts and known and widths == list(map(len, pieces)):
             texts.add(example.clean)
-            found.append(PromptPair(example.clean, example.corrupted, example.answer, example.distractor, pair.min_gap))
+            made = (example.clean, example.corrupted, example.answer, example.distractor)
+            found.append(PromptPair(*made, pair.min_gap, bos=pair.bos))
             if len(found) == min(n, n_most):
                 break
     if len(found) < (n if at_least is None else at_least):
@@ -223,25 +225,14 @@ def _other(fills: Mapping[str, str]) -> str:
 
 def slot_names(template: str) -> list[str]:
     """The names in braces, in order."""
-    return [name for _, name in _parsed(template) if name is not None]
-
-
-def fits(tokenizer: Any, text: str, width: int) -> bool:
-    """Whether a text is as many known tokens, and these tokens this text: a decode-encode round trip."""
-    ids = _ids(tokenizer, text)
-    known = tokenizer.unk_token_id is None or tokenizer.unk_token_id not in ids
-    return len(ids) == width and known and tokenizer.decode(ids).strip() == text.strip()
-
-
-def _encoded(tokenizer: Any, text: str, *, prepend_bos: bool) -> list[int]:
-    return encode_prompt(tokenizer, text, prepend_bos=prepend_bos, item="prompts.clean", n_ctx=None, n_vocab=None)
+    return [name for _, name in parsed(template) if name is not None]
 
 
 def _options(
-    name: str, offered: Sequence[str], clean: str, places: Sequence[tuple[str, range]], tokenizer: Any
+    name: str, offered: Sequence[str], clean: str, places: Sequence[Place], tokenizer: Any
 ) -> tuple[tuple[str, ...], int]:
     """The options of a slot, each once, and how many words of named lists it cannot hold."""
-    width = len(places[0][1])
+    width = len(places[0].positions)
     options: dict[str, None] = {}
     misfits: list[str] = []
     n_out = 0
@@ -255,7 +246,7 @@ def _options(
             )
         else:
             for word in LISTS.get(entry, (entry,)):
-                wrong = [lead for lead, where in places if not fits(tokenizer, lead + word, len(where))]
+                wrong = [place for place in places if not place.fits(tokenizer, word)]
                 if not wrong:
                     options[word] = None
                 elif entry in LISTS:
@@ -275,8 +266,8 @@ def _options(
     return tuple(options), n_out
 
 
-def _misfit(tokenizer: Any, lead: str, word: str) -> str:
-    ids = _ids(tokenizer, lead + word)
+def _misfit(tokenizer: Any, place: Place, word: str) -> str:
+    ids = place.ids(tokenizer, word)
     unknown = tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids
     return f"{word!r} ({'unknown' if unknown else f'{len(ids)} tokens'})"
 
@@ -309,51 +300,10 @@ def _fills(template: str, text: str) -> dict[str, str] | None:
     """What a prompt has in each slot of the template; None where it does not follow it."""
     parts = []
     seen: set[str] = set()
-    for literal, name in _parsed(template):
+    for literal, name in parsed(template):
         parts.append(re.escape(literal))
         if name is not None:
             parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>.+?)")
             seen.add(name)
     match = re.fullmatch("".join(parts), text)
     return None if match is None else match.groupdict()
-
-
-def _parsed(template: str) -> list[tuple[str, str | None]]:
-    """The texts between slots, each with the slot that follows it. Raises InputError on braces that are no slots."""
-    try:
-        parts = list(Formatter().parse(template))
-    except ValueError:
-        parts = [("", "", None, None)]
-    if any(name is not None and (not name.isidentifier() or spec or kind) for _, name, spec, kind in parts):
-        raise InputError(
-            f"search.space.template: got {template!r}, wanted each slot as a name in braces, such as {{subject}}. "
-            "Correct the braces."
-        )
-    return [(literal, name) for literal, name, _, _ in parts]
-
-
-def _pieces(template: str, fills: Mapping[str, str]) -> list[tuple[str | None, str]]:
-    """The prompt in pieces, a slot's name or None and its text; a space belongs to what follows it."""
-    texts: list[tuple[str | None, str]] = []
-    for literal, name in _parsed(template):
-        lead = " " if name is not None and literal.endswith(" ") else ""
-        texts.append((None, literal[: len(literal) - len(lead)]))
-        if name is not None:
-            texts.append((name, lead + fills[name]))
-    return [(name, text) for name, text in texts if text]
-
-
-def _places(template: str, fills: Mapping[str, str], tokenizer: Any, start: int) -> dict[str, list[tuple[str, range]]]:
-    """Of each slot the places where the template has it: the space before its word or none, and token positions."""
-    places: dict[str, list[tuple[str, range]]] = {}
-    for slot, text in _pieces(template, fills):
-        width = len(_ids(tokenizer, text))
-        if slot is not None:
-            places.setdefault(slot, []).append((text[: len(text) - len(fills[slot])], range(start, start + width)))
-        start += width
-    return places
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids

@@ -16,7 +16,7 @@ from igap.datasets.ioi import generate_ioi
 from igap.datasets.pair_files import read_rows
 from igap.datasets.words import NAMES
 from igap.errors import InputError
-from igap.prompts import single_tokens
+from igap.tokenizing import glued, single_tokens, token_ids
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Prompt:
     """With its leading space where the tokenizer cares."""
     distractor: str | None = None
     """None where a file has none: then there is no logit difference."""
+    bos: str = "auto"
+    """The token before it, as in a PromptPair."""
 
 
 def generated(n: int, seed: int, tokenizer: Any) -> list[Prompt]:
@@ -42,7 +44,7 @@ def generated(n: int, seed: int, tokenizer: Any) -> list[Prompt]:
             "single tokens of this model, wanted at least 2. Use ablation.file, or ablation=none."
         )
     drawn = [Prompt(one.clean, one.answer, one.distractor) for one in generate_ioi(2 * n, seed, names=names)]
-    lengths = [len(tokenizer(prompt.text, add_special_tokens=False)["input_ids"]) for prompt in drawn]
+    lengths = [len(token_ids(tokenizer, prompt.text)) for prompt in drawn]
     shared = {length for length, count in Counter(lengths[:n]).items() if count > 1}
     return [prompt for prompt, length in zip(drawn, lengths, strict=True) if length in shared][:n]
 
@@ -83,4 +85,4 @@ def write_prompts(file: str, prompts: Sequence[Prompt]) -> None:
 
 
 def _spaced(prompt: str, answer: str) -> str:
-    return f" {answer}" if prompt[-1].isalpha() and answer[0].isalpha() else answer
+    return f" {answer}" if glued(prompt, answer) else answer

@@ -1,6 +1,7 @@
 """The words that generated prompts are made of, one list a role.
 
-Common words only: most are single tokens of GPT-2 after a space, and all are in the embedded model's vocabulary.
+Common words only: all but SEVERAL_TOKENS are single tokens of GPT-2 after a space, and all are in the embedded model's
+vocabulary.
 """
 
 NAMES: tuple[str, ...] = tuple(
@@ -69,3 +70,12 @@ ANIMALS: tuple[str, ...] = tuple(
     """.split()
 )
 """Subjects that are no names: "the cat and the dog"."""
+
+SEVERAL_TOKENS = frozenset(
+    """
+    canteen carnival quay marina observatory planetarium vineyard orchard meadow
+    flute kite teapot vase
+    loaned bequeathed lobbed ferried auctioned dispensed chucked nudged wheeled
+    """.split()
+)
+"""Those of the words that GPT-2 cuts in two or more. Prompts may hold them; slots of one token leave them out."""

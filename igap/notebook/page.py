@@ -74,6 +74,7 @@ def page(result: Result, found: Study, folder: Path) -> str:
         prompts=[
             *zip(TEXTS, pair.texts, strict=True),
             ("second corrupted", result.beside["second-pair"].pairs[0].corrupted),
+            ("token before every prompt", result.tokens[0].leading or "none"),
         ],
         sections=list(filter(None, (_section(result, folder, *section) for section in _SECTIONS))),
         columns=COLUMNS,

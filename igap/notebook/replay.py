@@ -67,4 +67,5 @@ def padded(pair: PromptPair, pad: str, missing: int) -> PromptPair:
         answer=pair.answer,
         distractor=pair.distractor,
         min_gap=0.0,
+        bos=pair.bos,
     )

@@ -140,11 +140,12 @@ def test_the_notes_say_what_the_table_cannot():
     same = [run("a", {"x": 1}, gap=1.0), run("b", {"x": 1}, gap=1.0), run("unread", gap=2.0)]
     assert table.tabulate(same).notes() == ["No setting differs among the 2 runs whose settings are known."]
     runs = [
-        run("a", {"x": 1}, **{"version/torch": "2.6", "gap": None, "gap/reason": "too small"}),
+        run("a", {"x": 1}, **{"version/torch": "2.6", "prompts/bos": "<s>", "gap": None, "gap/reason": "too small"}),
         run("b", {"x": 2}, **{"version/torch": "2.13", "gap": 1.0}),
-        run("c", {"x": 3}, **{"version/torch": "2.13"}),
+        run("c", {"x": 3}, **{"version/torch": "2.13", "prompts/bos": "none"}),
     ]
     assert table.tabulate(runs).notes() == [
         "version/torch differs among the runs: 2.13, 2.6.",
+        "prompts/bos differs among the runs: <s>, none, unknown.",
         "gap: no number in 2 of 3 runs: not measured; too small.",
     ]

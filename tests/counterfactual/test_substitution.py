@@ -9,8 +9,8 @@ from searched import ABBA, BABA, PAIRS, subwords
 
 from igap import InputError, PromptPair
 from igap.counterfactual.config import SpaceConfig
+from igap.counterfactual.places import fits
 from igap.counterfactual.substitution import WORDS, fill_listed, fill_substitutes, listed, substitute
-from igap.counterfactual.templates import fits
 from igap.datasets.words import NAMES
 from igap.prompts import encode_prompt
 
@@ -87,7 +87,7 @@ def test_at_the_start_of_a_text_stand_words_that_are_one_token_without_a_space()
     first, third = space.slots
     assert first.options == ("=keep", "John", "Tom")
     assert third.options == ("=keep", "John", "dog", "Tom")
-    assert not fits(subwords(), "dog", 1)
+    assert not fits(subwords(), "", "dog", 1)
 
 
 def test_words_are_all_that_are_one_token_after_a_space():

@@ -12,7 +12,8 @@ from searched import ABBA, BABA, PAIRS, TEMPLATE, searched, subwords
 from tokenizers import normalizers
 
 from igap import InputError, PromptPair
-from igap.counterfactual import templates
+from igap.counterfactual import places, templates
+from igap.counterfactual.places import fits
 from igap.counterfactual.templates import (
     LISTS,
     OPERATORS,
@@ -20,7 +21,6 @@ from igap.counterfactual.templates import (
     build,
     clean_prompts,
     fill,
-    fits,
     matching_template,
     slot_names,
 )
@@ -147,7 +147,7 @@ def test_a_word_must_fit_in_every_place_of_its_slot(template):
     """Without a space before it "dog" takes several tokens: at the start of a text, and in quotation marks."""
     clean, corrupted = (template.format(first=name) for name in ("John", "Tom"))
     pair, lists = PromptPair(clean, corrupted, " Mary", " John"), {"first": ["=keep", "Tom", "dog"]}
-    assert fits(subwords(), " dog", 1)
+    assert fits(subwords(), "gave", " dog", 1)
     with pytest.raises(InputError, match=r"^search\.space\.slots\.first: got 'dog' \(\d tokens\), wanted words of 1 "):
         build(template, lists, pair, subwords(), prepend_bos=False)
 
@@ -350,7 +350,7 @@ def test_few_known_words_make_all_the_prompts_there_are_and_no_time_is_spent_on_
 
 def test_two_different_objects_of_a_template_count_as_such(ioi_mini, monkeypatch):
     objects = {"bottle of milk", "cup of tea", "glass of water"}
-    monkeypatch.setattr(templates, "fits", lambda _, text, width: text.strip() in {"store", "gave", *objects})
+    monkeypatch.setattr(places, "fits", lambda _, before, text, width: text.strip() in {"store", "gave", *objects})
     monkeypatch.setattr(templates, "single_tokens", lambda *_: ["John", "Mary"])
     fills = {"first": "John", "second": "Mary", "place": "store", "verb": "gave"}
     texts = {
@@ -380,13 +380,13 @@ def test_no_further_clean_prompt_has_a_word_that_the_tokenizer_does_not_know(wor
 
 
 def test_what_fits_decodes_to_what_it_was(words):
-    assert not fits(words, "<unk>", 1)
+    assert not fits(words, "", "<unk>", 1)
     lossy = copy.deepcopy(subwords())
     lossy.backend_tokenizer.normalizer = normalizers.Replace("Mary", "John")
-    assert fits(lossy, " John", 1)
-    assert not fits(lossy, " Mary", 1), "what the model reads is another word"
-    assert fits(subwords(), " cat", 1)
-    assert not fits(subwords(), " cats", 1)
-    assert not fits(subwords(), " cat", 2)
-    assert fits(subwords(), "John", 1)
-    assert not fits(subwords(), " Waved", 1)
+    assert fits(lossy, "gave", " John", 1)
+    assert not fits(lossy, "gave", " Mary", 1), "what the model reads is another word"
+    assert fits(subwords(), "gave", " cat", 1)
+    assert not fits(subwords(), "gave", " cats", 1)
+    assert not fits(subwords(), "gave", " cat", 2)
+    assert fits(subwords(), "", "John", 1)
+    assert not fits(subwords(), "gave", " Waved", 1)

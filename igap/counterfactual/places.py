@@ -1,0 +1,92 @@
+"""Where a template's slots are in a prompt, and the tokens that a word takes there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+from igap.errors import InputError
+from igap.prompts import PromptPair, encode_prompt
+from igap.tokenizing import continuation, token_ids
+
+
+def parsed(template: str) -> list[tuple[str, str | None]]:
+    """The texts between slots, each with the slot that follows it. Raises InputError on braces that are no slots."""
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError:
+        parts = [("", "", None, None)]
+    if any(name is not None and (not name.isidentifier() or spec or kind) for _, name, spec, kind in parts):
+        raise InputError(
+            f"search.space.template: got {template!r}, wanted each slot as a name in braces, such as {{subject}}. "
+            "Correct the braces."
+        )
+    return [(literal, name) for literal, name, _, _ in parts]
+
+
+def in_pieces(template: str, fills: Mapping[str, str]) -> list[tuple[str | None, str, str]]:
+    """The prompt in pieces: a slot's name or None, the piece before ("" at the start), the text.
+
+    A space belongs to what follows it.
+    """
+    texts: list[tuple[str | None, str]] = []
+    for literal, name in parsed(template):
+        lead = " " if name is not None and literal.endswith(" ") else ""
+        texts.append((None, literal[: len(literal) - len(lead)]))
+        if name is not None:
+            texts.append((name, lead + fills[name]))
+    pieces = [(name, text) for name, text in texts if text]
+    before = ["", *(text for _, text in pieces)]
+    return [(name, earlier, text) for earlier, (name, text) in zip(before, pieces, strict=False)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the template has a slot."""
+
+    before: str
+    """The piece of the prompt before it; "" at its start."""
+    lead: str
+    """The space before the slot's word, or none."""
+    positions: range
+    """Of tokens."""
+
+    def ids(self, tokenizer: Any, word: str) -> list[int]:
+        """The word's tokens there; none where it grows together with what is before."""
+        return continuation(tokenizer, self.before, self.lead + word) or []
+
+    def fits(self, tokenizer: Any, word: str) -> bool:
+        """Whether the word takes as many known tokens as the slot has."""
+        return fits(tokenizer, self.before, self.lead + word, len(self.positions))
+
+
+def places_in(template: str, fills: Mapping[str, str], tokenizer: Any, start: int) -> dict[str, list[Place]]:
+    """Of each slot the places where the template has it; the first token of the text is at `start`."""
+    places: dict[str, list[Place]] = {}
+    for slot, before, text in in_pieces(template, fills):
+        width = len(continuation(tokenizer, before, text) or [])
+        if slot is not None:
+            lead = text[: len(text) - len(fills[slot])]
+            places.setdefault(slot, []).append(Place(before, lead, range(start, start + width)))
+        start += width
+    return places
+
+
+def fits(tokenizer: Any, before: str, text: str, width: int) -> bool:
+    """Whether a text continues `before` by as many known tokens, and these are this text: they decode to it."""
+    ids = continuation(tokenizer, before, text)
+    known = ids is not None and (tokenizer.unk_token_id is None or tokenizer.unk_token_id not in ids)
+    return ids is not None and len(ids) == width and known and tokenizer.decode(ids).strip() == text.strip()
+
+
+def encoded(
+    pair: PromptPair, tokenizer: Any, text: str | None = None, *, prepend_bos: bool, item: str = "prompts.clean"
+) -> list[int]:
+    """Token ids of the clean prompt, or of another text in its place."""
+    text = pair.clean if text is None else text
+    return encode_prompt(tokenizer, text, prepend_bos=prepend_bos, bos=pair.bos, item=item, n_ctx=None, n_vocab=None)
+
+
+def n_leading(pair: PromptPair, tokenizer: Any, *, prepend_bos: bool) -> int:
+    """Tokens before those of the clean prompt's text: 1 or none."""
+    return len(encoded(pair, tokenizer, prepend_bos=prepend_bos)) - len(token_ids(tokenizer, pair.clean))

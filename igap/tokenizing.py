@@ -1,0 +1,144 @@
+"""What a tokenizer makes of a word that continues a prompt, and what stands before every prompt. Runs no model."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from igap.errors import InputError
+
+_CLOSING = ".,;:!?%)]}'"
+"""Characters that follow a word without a space."""
+
+
+def leading_token(tokenizer: Any, bos: str, *, prepend_bos: bool) -> int | None:
+    """Id of the token that is put before every prompt, None for none; `prepend_bos` is what bos="auto" means.
+
+    Raises InputError where `bos` is no text of one token, or the tokenizer has no BOS token to put there.
+    """
+    if bos == "none" or (bos == "auto" and not prepend_bos):
+        return None
+    if bos == "auto":
+        if tokenizer.bos_token_id is None:
+            raise InputError(
+                "model.name: got a tokenizer without a BOS token, which the model wants before every prompt. Set "
+                "prompts.bos=none to put none there or prompts.bos=TOKEN for another token, or save the tokenizer "
+                "with its bos_token."
+            )
+        return int(tokenizer.bos_token_id)
+    ids = token_ids(tokenizer, bos)
+    if len(ids) != 1 or tokenizer.decode(ids).strip() != bos.strip():
+        known = [str(token) for token in (tokenizer.bos_token, tokenizer.eos_token) if token is not None]
+        raise InputError(
+            f"prompts.bos: got {bos!r}, which is no single token of this model, wanted auto, none or the text of one"
+            f"{f' such as {known[0]}' if known else ''}. Correct it."
+        )
+    return ids[0]
+
+
+def continuation(tokenizer: Any, prompt: str, word: str) -> list[int] | None:
+    """The token ids that `word` adds to those of `prompt`; None where tokens would reach over the boundary.
+
+    They may differ from the tokens of the word alone: Llama 2's tokenizer puts a space of its own before any text.
+    A tokenizer that sees no spaces cannot put two words together, and takes them as two.
+    """
+    before = token_ids(tokenizer, prompt) if prompt else []
+    for text in (prompt + word, f"{prompt} {word}"):
+        whole = token_ids(tokenizer, text)
+        if whole[: len(before)] == before:
+            return whole[len(before) :]
+        if token_ids(tokenizer, f"{prompt} {word}") != token_ids(tokenizer, f"{prompt}  {word}"):
+            return None
+    return None
+
+
+def single_tokens(tokenizer: Any, words: Iterable[str]) -> list[str]:
+    """Those of the words that are one known token after a word and a space."""
+    return [word for word in words if _is_one_token(tokenizer, continuation(tokenizer, word, f" {word}"))]
+
+
+def answer_token(tokenizer: Any, item: str, word: str, prompt: str, n_vocab: int | None) -> int:
+    """The one token by which `word` continues `prompt`. Raises InputError, naming `item`, where it is not one."""
+    ids = continuation(tokenizer, prompt, word)
+    spaced = continuation(tokenizer, prompt, f" {word}") if glued(prompt, word) else ids
+    last = prompt.split()[-1]
+    if spaced != ids and _is_one_token(tokenizer, spaced):
+        raise InputError(
+            f"{item}: got {word!r} without a leading space, which would glue to the prompt ({last + word!r}). Write "
+            f"{' ' + word!r}, the token that continues it."
+        )
+    bare = prompt.rstrip(" ")
+    two = word[0] == " " and token_ids(tokenizer, bare + word) != token_ids(tokenizer, prompt + word)
+    if bare != prompt and (ids is None or two):
+        raise InputError(
+            f"{item}: got {word!r} after a prompt that ends in a space ({last + ' '!r}), which belongs to the token "
+            f"that follows. Take it off the prompt's end and write {' ' + word.lstrip()!r}."
+        )
+    if ids is None:
+        raise InputError(
+            f"{item}: got {word!r}, which grows together with the prompt's end: the tokens of {last + word!r} do not "
+            f"begin with those of {last!r}, so that no token of its own continues the prompt. Let the prompt end "
+            "elsewhere, or name another word."
+        )
+    check_known(tokenizer, ids, word, item)
+    check_vocabulary(ids, n_vocab, item)
+    if len(ids) != 1:
+        parts = [tokenizer.decode([i]) for i in ids]
+        raise InputError(
+            f"{item}: got {word!r}, which is {len(ids)} tokens {parts}, wanted exactly 1. "
+            "Name a word that is one token of this model."
+        )
+    return ids[0]
+
+
+def glued(prompt: str, word: str) -> bool:
+    """Whether the word would become a part of the prompt's last word; a number may be split, and so may "17th"."""
+    return prompt[-1].isalpha() and word[0].isalnum()
+
+
+def unspaced(tokenizer: Any, item: str, word: str, prompt: str) -> str:
+    """The warning that a space may have been forgotten before the word; empty where none can have been."""
+    splits_number = prompt[-1].isdigit() and word[0].isdigit()
+    if word[0].isspace() or prompt[-1].isspace() or splits_number or word[0] in _CLOSING:
+        return ""
+    spaced = continuation(tokenizer, prompt, f" {word}")
+    if not _is_one_token(tokenizer, spaced) or spaced == continuation(tokenizer, prompt, word):
+        return ""
+    return (
+        f"{item}: {word!r} continues the prompt without a space ({prompt.split()[-1] + word!r}); if one "
+        f"belongs there, write {' ' + word!r}, which is another token."
+    )
+
+
+def _is_one_token(tokenizer: Any, ids: list[int] | None) -> bool:
+    return ids is not None and len(ids) == 1 and ids[0] != tokenizer.unk_token_id
+
+
+def check_known(tokenizer: Any, ids: list[int], text: str, item: str) -> None:
+    """Raises InputError on a text that has no tokens, or a word the tokenizer does not know."""
+    # Tokenizers map a word they do not know to <unk> without a word. GPT-2's <unk> is its BOS, which text cannot give.
+    if not ids:
+        raise InputError(
+            f"{item}: got no token for {text!r}, wanted words that the tokenizer knows. Check that the checkpoint's "
+            "folder has its tokenizer files."
+        )
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown != tokenizer.bos_token_id and unknown in ids:
+        words = [w for w in text.replace(",", " ").replace(".", " ").split() if unknown in token_ids(tokenizer, w)]
+        raise InputError(
+            f"{item}: the tokenizer does not know {', '.join(map(repr, words)) or 'a part of it'} (in {text!r}). "
+            "Use words of the model's vocabulary, or a model that knows them."
+        )
+
+
+def check_vocabulary(ids: list[int], n_vocab: int | None, item: str) -> None:
+    """Raises InputError on a token that a model of `n_vocab` tokens does not have."""
+    if n_vocab is not None and max(ids) >= n_vocab:
+        raise InputError(
+            f"{item}: got token {max(ids)}, but the model has {n_vocab} of them (0 to {n_vocab - 1}). Use the "
+            "tokenizer that the model was trained with."
+        )
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """Of the text as it is, without BOS."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
