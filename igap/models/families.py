@@ -56,7 +56,7 @@ def n_neurons(config: Any) -> int | None:
         width = getattr(config, field, None)
         if width is not None:
             return width if isinstance(width, int) else None
-    return getattr(config, "expansion_ratio", 4) * config.hidden_size if hasattr(config, "hidden_size") else None
+    return 4 * config.hidden_size if hasattr(config, "hidden_size") else None
 
 
 def neurons_reason(config: Any) -> str | None:

@@ -72,14 +72,18 @@ def test_the_prompt_is_longer_than_a_sliding_window_and_not_than_the_model_allow
 
     sizes = {"hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}
     for window, n_ctx, length in [(40, 64, 48), (40, 44, 44), (4096, 8192, 24), (None, 8, 8)]:
-        config = MistralConfig(24, num_hidden_layers=1, sliding_window=window, max_position_embeddings=n_ctx, **sizes)
+        config = MistralConfig(
+            vocab_size=24, num_hidden_layers=1, sliding_window=window, max_position_embeddings=n_ctx, **sizes
+        )
         assert agreement.reference(MistralForCausalLM(config).eval(), n_ctx, "short").tokens.shape == (2, length)
 
 
 def test_a_model_that_looks_ahead_is_refused_when_it_runs():
     from transformers import BertConfig, BertLMHeadModel
 
-    config = BertConfig(24, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.3)
+    config = BertConfig(
+        vocab_size=24, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.3
+    )
     agreement.reference(BertLMHeadModel(BertConfig(**{**config.to_dict(), "is_decoder": True})).eval(), 24, "decoder")
     with pytest.raises(ValueError, match="whose logits depend on tokens that come later; wanted a causal decoder"):
         agreement.reference(BertLMHeadModel(config).eval(), 24, "encoder")

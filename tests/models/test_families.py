@@ -47,7 +47,7 @@ FAMILIES = {
         "attention_types": [[["global", "local"], 1]], "window_size": 8,
     },
     "gptj": {**GPT, "rotary_dim": 4, "n_inner": 48},
-    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "expansion_ratio": 2, "max_seq_len": 32},
+    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 32},
     "opt": {
         "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 32,
         "max_position_embeddings": 32,
@@ -96,6 +96,7 @@ def test_an_encoder_is_refused_by_command_line_and_python_alike_before_its_weigh
     wanted = rf"model\.name: got '{folder}' \(BertForMaskedLM\), an encoder, which also reads what comes after a token"
     with pytest.raises(ValueError, match=wanted) as refused:
         load_model(folder)
+    capsys.readouterr()  # what saving said
     assert main(["run", "model=hf", f"model.name={folder}"]) == 2
     assert capsys.readouterr().err == f"igap: {refused.value}\n"
 
