@@ -47,9 +47,10 @@ def reference(hf_model: Any, n_ctx: int | None, name: str) -> Reference:
     windows = [w for field in _WINDOWS if isinstance(w := getattr(config, field, None), int)]
     passed = [w + 8 for w in windows if w + 8 <= _LONGEST]
     length = min([n_ctx or _LONGEST, max([_SHORT, *passed])])
-    # A fixed sequence that meets small and large token ids alike.
-    ids = torch.arange(2 * length, device=embedding.weight.device) * 2_654_435_761 % embedding.num_embeddings
-    tokens = torch.stack([ids[:length], torch.cat([ids[: length - 1], ids[-1:]])])
+    # A fixed sequence that meets small and large token ids alike, and the same with another token at its end.
+    vocabulary = embedding.num_embeddings
+    ids = torch.arange(length, device=embedding.weight.device) * 2_654_435_761 % vocabulary
+    tokens = torch.stack([ids, torch.cat([ids[:-1], (ids[-1:] + 1) % vocabulary])])
     last_two = {"logits_to_keep": 2} if "logits_to_keep" in inspect.signature(hf_model.forward).parameters else {}
     with torch.no_grad():
         logits = hf_model(input_ids=tokens, use_cache=False, **last_two).logits[:, -2:].cpu().double()
