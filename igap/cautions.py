@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from igap.attribution.maps import AttributionMap, scores_exist
 from igap.config import RunConfig
-from igap.sites import SITES, Site
+from igap.sites import Site
 
 DELTA_TOLERANCE = 0.01
 """Share of a layer's effect above which its completeness delta is worth a warning."""
@@ -24,9 +24,9 @@ def cautions(
         "model.dtype: bfloat16 keeps 8 bits of a logit; effects and completeness deltas below some hundredths of a "
         "logit are rounding. Use model.dtype=float32 for numbers that count."
     )
-    found = [_small_gaps(config, gaps), rounding if coarse else ""]
-    found += ["" if coarse else _incomplete(config, site, maps[site]["ig"]) for site in SITES]
-    return tuple(filter(None, found))
+    texts = [_small_gaps(config, gaps), rounding if coarse else ""]
+    texts += ["" if coarse else _incomplete(config, site, found["ig"]) for site, found in maps.items()]
+    return tuple(filter(None, texts))
 
 
 def _small_gaps(config: RunConfig, gaps: Sequence[float]) -> str:

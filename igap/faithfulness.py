@@ -30,7 +30,7 @@ from igap.errors import InputError
 from igap.findings import Compared
 from igap.intervals import LEVEL, resample_counts
 from igap.rankings import RANDOM, Index, Kind, Ranking, places, sets, sizes_of
-from igap.sites import SITES, Site
+from igap.sites import Site, chosen
 
 Ablation = Literal["corrupted", "mean"]
 
@@ -161,16 +161,11 @@ def _race(sweep: Sweep, area: str) -> str:
     )
 
 
-def follow_up(compared: Compared, on_progress: Progress | None) -> Faithfulness | None:
-    """The curves of the sites that the config asks for, None where it asks for none."""
+def follow_up(compared: Compared, on_progress: Progress | None) -> Faithfulness:
+    """The curves of the sites that the config asks for."""
     config = compared.config
-    asked = {"none": (), "both": SITES}.get(config.faithfulness, (config.faithfulness,))
-    if not asked:
-        return None
     sweeps = []
-    for site in SITES:
-        if site not in asked:
-            continue
+    for site in chosen(config.faithfulness):
         maps = compared.maps[site]
         rankings = places(maps, config.direction, seed=config.seed)
         shape = maps["ap"].effect.shape

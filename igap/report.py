@@ -46,11 +46,11 @@ def show(console: Console, result: Result, folder: Path) -> None:
         _show_pairs(console, result, result.spread)
     console.print(_agreement(result))
     if result.spread is not None:
-        for site in SITES:
+        for site in result.maps:
             r, low, high = map(_number, result.spread.pearson_mean(site, result.config.prompts.seed))
             console.print(f"Pearson r of single pairs, {site}: mean {r} [95% over pairs: {low}, {high}]")
     console.print(_top(result))
-    for site in SITES:
+    for site in result.maps:
         names = result.comparisons[site].outliers(site)
         console.print(
             f"outliers among {site} (|AP - IG| > 1.96 SD): {len(names)}"
@@ -169,7 +169,8 @@ def show_job(console: Console, count: str, own: Sequence[str], standing: Standin
         text += f"failed: {reason or standing.detail}"
     else:
         summary = standing.run.summary
-        numbers = (f"{name} {_number(summary.get(name))}" for name in ("heads/pearson", "neurons/pearson"))
+        names = [name for site in SITES if (name := f"{site}/pearson") in summary]
+        numbers = (f"{name} {_number(summary[name])}" for name in names)
         text += f"{', '.join(numbers)} ({_number(summary.get('seconds/total'))} s)"
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -224,7 +225,7 @@ def _agreement(result: Result) -> Table:
         "max |delta|",
     ):
         table.add_column(column, justify="left" if column == "site" else "right")
-    for site in SITES:
+    for site in result.maps:
         numbers = result.comparisons[site].summary()
         delta = result.maps[site]["ig"].delta
         table.add_row(
@@ -249,9 +250,9 @@ def _top(result: Result) -> Table:
     if result.spread:
         unit = f"mean {unit}{' [95% over pairs]' if result.has_scores else ''}"
     table = Table(title=f"Top {_TOP} by |effect|, with {unit}", title_justify="left")
-    for column in ("rank", *(f"{site} {method}" for site in SITES for method in ("IG", "AP"))):
+    for column in ("rank", *(f"{site} {method}" for site in result.maps for method in ("IG", "AP"))):
         table.add_column(column, justify="right")
-    columns = [_ranked(result, site, method) for site in SITES for method in ("ig", "ap")]
+    columns = [_ranked(result, site, method) for site in result.maps for method in ("ig", "ap")]
     for rank, cells in enumerate(zip(*columns, strict=True), start=1):
         table.add_row(str(rank), *cells)
     return table

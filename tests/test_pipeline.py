@@ -142,7 +142,7 @@ def test_progress_is_told_for_every_site_and_method(config):
 
     pipeline.run(config("ig.n_steps=2"), Stage)
     methods = [f"{method} {site}" for method in METHODS for site in SITES]
-    assert opened == ["load model", *methods, *pipeline.FOLLOW_UPS]
+    assert opened == ["load model", *methods, "screening", "qk", "explain", "curves"]
     for name in methods:
         steps = [(done, total) for stage, done, total in told if stage == name]
         assert steps[-1][0] == steps[-1][1] > 0, name

@@ -113,7 +113,7 @@ def over_pairs(
     """
     pairs = listed(pair)
     found: dict[int, AttributionMap] = {}
-    with contrasts(model, pairs, baseline=baseline, direction=direction, route=route) as groups:
+    with contrasts(model, pairs, baseline=baseline, direction=direction, route=route, sites=(site,)) as groups:
         for indices, question in groups:
             in_all = question.n_layers * question.n_components(site)
 

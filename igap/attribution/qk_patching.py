@@ -54,7 +54,7 @@ def qk_patching(
     """
     pairs = listed(pair)
     found: dict[int, dict[Node, dict[str, AttributionMap]]] = {}
-    with contrasts(model, pairs, direction=direction) as groups:
+    with contrasts(model, pairs, direction=direction, sites=("heads",)) as groups:
         for indices, question in groups:
             found |= zip(indices, _of_group(question, batch_size, memory_gib), strict=True)
             if on_progress:

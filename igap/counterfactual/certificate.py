@@ -196,7 +196,7 @@ def _singly(
 ) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]:
     """AP effect of the component and gap in each pair, in logits, from the pairs' texts as any run has them."""
     effects, gaps = torch.zeros(len(pairs)), torch.zeros(len(pairs))
-    with contrasts(model, pairs, baseline=baseline) as groups, torch.no_grad():
+    with contrasts(model, pairs, baseline=baseline, sites=(target.site,)) as groups, torch.no_grad():
         for indices, question in groups:
             patched = question.patches(target.site, target.layer)(torch.tensor([target.index]))[:, 0]
             effects[list(indices)] = (patched - question.around.logit_diff).float().cpu()
