@@ -133,9 +133,7 @@ def _prompt(request: Request) -> Activations:
 
 def _for_each_pair(request: Request, one: Activations) -> Activations:
     """The activations of one prompt, `[1, pos, ...]`, as every pair's."""
-    return {
-        site: tuple(a.expand(len(request.pairs), *a.shape[1:]) for a in layers) for site, layers in one.items()
-    }
+    return {site: tuple(a.expand(len(request.pairs), *a.shape[1:]) for a in layers) for site, layers in one.items()}
 
 
 def same_length(ids: Sequence[int], pair: TokenPair) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -42,6 +43,11 @@ class ModelConfig(Frozen):
     circuit: Literal["ioi"] | None = None
     """The published circuit whose heads this model has."""
 
+    @property
+    def short_name(self) -> str:
+        """The last part of the name: of a folder or of a name on the hub."""
+        return os.path.basename(os.path.abspath(self.name))
+
 
 class PromptsConfig(Frozen):
     """The prompt pairs: one of four texts, those of a file, or generated ones."""
@@ -74,8 +80,8 @@ class PromptsConfig(Frozen):
     def _limit_is_of_a_file(self) -> "PromptsConfig":
         if self.limit is not None and self.file is None:
             raise ValueError(
-                f"prompts.limit: got {self.limit} without a file, wanted prompts.file, whose first pairs it takes. Leave "
-                "it out, or generate as many pairs with prompts.n."
+                f"prompts.limit: got {self.limit} without a file, wanted prompts.file, whose first pairs it takes. "
+                "Leave it out, or generate as many pairs with prompts.n."
             )
         return self
 

@@ -20,7 +20,7 @@ from igap.decoder import Decoder
 from igap.errors import InputError
 from igap.forward import Engine, Hooks, PatchFunction, Route, SiteFunction, Suffix, weights_or_reason
 from igap.memory import Rows, rows_a_pass
-from igap.prompts import PromptPair, TokenPair, tokenize
+from igap.prompts import PromptPair, TokenPair, least_gap, tokenize
 from igap.runs import Run, frozen, record
 from igap.sites import SITES, Site
 
@@ -53,6 +53,14 @@ class Contrast:
     def gap(self) -> Tensor:
         """D = F(clean) - F(corrupted) of each pair, in logits, whatever the direction and baseline."""
         return self.clean.logit_diff - self.corrupted.logit_diff
+
+    @property
+    def least_gaps(self) -> list[float]:
+        """Of each pair, the absolute gap, in logits, below which it has no scores."""
+        return [
+            least_gap(pair.min_gap, clean)
+            for pair, clean in zip(self.pairs, self.clean.logit_diff.tolist(), strict=True)
+        ]
 
     @property
     def n_layers(self) -> int:
@@ -159,9 +167,7 @@ def _contrasts(
     for indices in _groups(pairs):
         group = tuple(pairs[index] for index in indices)
         clean = record(model, torch.cat([pair.clean for pair in group]), group, name="clean", sites=sites)
-        corrupted = record(
-            model, torch.cat([pair.corrupted for pair in group]), group, name="corrupted", sites=sites
-        )
+        corrupted = record(model, torch.cat([pair.corrupted for pair in group]), group, name="corrupted", sites=sites)
         into_clean = _aligned(corrupted, clean, [pair.alignment.clean for pair in group])
         if direction == "noising":
             around = clean

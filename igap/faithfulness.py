@@ -29,6 +29,7 @@ from igap.component_sets import set_metrics
 from igap.errors import InputError
 from igap.findings import Compared
 from igap.intervals import LEVEL, resample_counts
+from igap.prompts import SCORED_SHARE, least_gap
 from igap.rankings import RANDOM, Index, Kind, Ranking, places, sets, sizes_of
 from igap.sites import Site, chosen
 
@@ -214,15 +215,16 @@ def sweep_of(
 ) -> Sweep:
     """The curves and areas from F of every set, in logits; set 0 keeps nothing, set 1 everything.
 
-    Undefined, with a reason, where F(clean) and F(all ablated) differ by less than `min_gap` logits.
+    Undefined, with a reason, where F(clean) and F(all ablated) differ by less than `least_gap`.
     """
     n_pairs, n = len(values), sizes[-1]
     means = values.mean(0)
     empty, full = float(means[0]), float(means[1])
-    if not scores_exist(full - empty, min_gap):
+    if not scores_exist(full - empty, least_gap(min_gap, full)):
         reason = (
             f"not defined, F(clean) is {full:.4g} and F(all ablated) {empty:.4g} logits; what lies between them is "
-            f"divided by, and has to be at least prompts.min_gap={min_gap}"
+            f"divided by, and has to be at least prompts.min_gap={min_gap} and "
+            f"{SCORED_SHARE:.0%} of |F(clean)|"
         )
         return Sweep(site, ablation, n, sizes, (), full, empty, reason)
     # Row 0 is what there is, the others are bootstrap samples of the pairs.

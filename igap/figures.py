@@ -112,6 +112,6 @@ def _title(result: Result) -> str:
     if result.spread:
         mean, pairs = "mean ", f"means over {describe(config.prompts, len(result.pairs))}\n"
     return (
-        f"{config.model.name}, {config.direction}, {mean}gap {result.gap:.3f} logits\n{pairs}"
+        f"{config.model.short_name}, {config.direction}, {mean}gap {result.gap:.3f} logits\n{pairs}"
         f"IG: {config.baseline.kind} baseline, {config.ig.path} path, {config.ig.n_steps} steps"
     )

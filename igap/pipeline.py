@@ -38,7 +38,7 @@ from igap.findings import Compared, Finding
 from igap.models.fingerprint import fingerprint
 from igap.models.load import EMBEDDED, Header, find_checkpoint, load_model, read_header
 from igap.performance import encode_prompts
-from igap.prompts import PromptPair, TokenPair, encode_prompt, tokenize
+from igap.prompts import PromptPair, TokenPair, encode_prompt, least_gap, tokenize
 from igap.replacements import check_donors, too_few_references
 from igap.sites import Site, locate
 from igap.spread import Spread, spread
@@ -130,7 +130,7 @@ class Result:
     @property
     def n_unscored(self) -> int:
         """Pairs whose gap is too small to divide by: they have effects, and no scores."""
-        return n_unscored(self.gaps, self.config)
+        return n_unscored(self.clean_logit_diffs, self.gaps, self.config.prompts.min_gap)
 
     @property
     def has_scores(self) -> bool:
@@ -311,13 +311,15 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
             memory_gib=config.memory_gib,
             on_progress=progress,
         )
+    least = [least_gap(pair.min_gap, x) for pair, x in zip(tokens, clean, strict=True)]
+    share = functools.partial(kept, direction=config.direction, pairs=tokens, least_gaps=least)
     for name, method in methods.items():
         since = time.perf_counter()
         for site in maps:
             with stage(f"{name} {site}") as progress:
                 compute = functools.partial(method, site, progress)
                 # The run's IG depends on baseline and steps; what the others depend on is in their arguments.
-                maps[site][name] = compute() if name == "ig" else kept(name, site, config.direction, tokens, compute)
+                maps[site][name] = compute() if name == "ig" else share(name, site, compute=compute)
         seconds[name] = time.perf_counter() - since
     comparisons = {site: compare(maps[site]["ig"], maps[site]["ap"]) for site in maps}
     since = time.perf_counter()
@@ -351,7 +353,7 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
         findings=findings,
         seconds=seconds,
         versions=versions(),
-        warnings=cautions(config, [x - y for x, y in zip(clean, corrupted, strict=True)], maps),
+        warnings=cautions(config, clean, [x - y for x, y in zip(clean, corrupted, strict=True)], maps),
     )
 
 

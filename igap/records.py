@@ -99,7 +99,7 @@ def summarize(result: Result) -> Summary:
         for name, number in {**comparison.summary(), "max_abs_delta": _delta(result, site)}.items():
             reason = comparison.reasons.get(name)
             if name in _IN_SCORES and not result.has_scores:
-                reason = "a score needs a gap of at least prompts.min_gap"
+                reason = "a score needs a gap of at least prompts.min_gap and a tenth of |F(clean)|"
             defined = reason is None and math.isfinite(number)
             summary[f"{site}/{name}"] = number if defined else None
             if not defined:

@@ -1,6 +1,7 @@
 """What a run says on the terminal: its progress while it works, and its numbers when it is done."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import stdev
@@ -23,9 +24,45 @@ from igap.sweep.plan import Plan
 _TOP = 5
 
 
+_SECONDS_BETWEEN = 60.0
+"""Of two lines of a log file about one stage."""
+
+
+def lines(
+    console: Console, name: str, *, clock: Callable[[], float] = time.monotonic, announced: bool = True
+) -> Callable[[int, int, str], None]:
+    """What a log file gets for one stage, in place of a bar: a line now, then about every minute how far it is.
+
+    What it gives takes what is done, of how much, and what else to say. `clock` gives seconds.
+    """
+    started = said = clock()
+    if announced:
+        console.print(name, markup=False, highlight=False, soft_wrap=True)
+
+    def tell(done: int, total: int, more: str = "") -> None:
+        nonlocal said
+        now = clock()
+        if now - said >= _SECONDS_BETWEEN:
+            said = now
+            left = f", about {_duration((now - started) * (total - done) / done)} left" if done else ""
+            text = f"{name}: {done} of {total} after {_duration(now - started)}{left}{more}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    return tell
+
+
 @contextmanager
-def stage(console: Console, name: str) -> Iterator[OnProgress]:
-    """A progress bar for one stage of work, gone when it is done."""
+def stage(
+    console: Console, name: str, *, clock: Callable[[], float] = time.monotonic, announced: bool = True
+) -> Iterator[OnProgress]:
+    """A progress bar for one stage of work, gone when it is done; lines where there is no terminal.
+
+    Without `announced` there the first line comes after a minute.
+    """
+    if not console.is_terminal:
+        tell = lines(console, name, clock=clock, announced=announced)
+        yield lambda done, total: tell(done, total, "")
+        return
     columns = (
         TextColumn("{task.description:<14}"),
         BarColumn(),
@@ -33,7 +70,7 @@ def stage(console: Console, name: str) -> Iterator[OnProgress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

@@ -50,10 +50,11 @@ def test_of_one_site_all_is_as_in_a_run_about_both_and_of_the_other_there_is_not
         summary = json.loads((folder / "summary.json").read_text())
         assert [name for name in summary if name.split("/")[0] == other] == []
         own = [name for name in names if f"{site}/" in name]
-        assert own and {name: summary[name] for name in own} == {name: names[name] for name in own}
+        assert own
+        assert {name: summary[name] for name in own} == {name: names[name] for name in own}
         files = {path.name for path in folder.rglob("*.*")}
         assert [name for name in files if name.startswith((other, f"faithfulness_{other}"))] == []
-        assert f"{site}.csv" in files and f"{site}_scatter.png" in files and f"faithfulness_{site}.png" in files
+        assert {f"{site}.csv", f"{site}_scatter.png", f"faithfulness_{site}.png"} <= files
         assert ({"qk.csv", "explanation.csv", "curves.csv"} <= files) == (site == "heads")
         assert f"pearson_{other}" not in pd.read_csv(folder / "pairs.csv")
         assert alone.key != both.key
@@ -74,16 +75,25 @@ def test_no_neuron_is_looked_at_for_heads(checkpoint, pair, monkeypatch):
     ("overrides", "message"),
     [
         (["sites=head"], "sites: got 'head', wanted one of 'both', 'heads' or 'neurons'. Try sites=both."),
-        (["sites=heads", "faithfulness=both"], "faithfulness: got both with sites=heads, wanted neurons among the sites."),
+        (
+            ["sites=heads", "faithfulness=both"],
+            "faithfulness: got both with sites=heads, wanted neurons among the sites.",
+        ),
         (["sites=neurons", "faithfulness=heads"], "faithfulness: got heads with sites=neurons, wanted heads among"),
         (["sites=neurons", "interactions='1.2'"], "interactions: got 1.2 with sites=neurons, wanted heads among"),
         (["sites=heads", "curves.components=L1.N3"], "curves.components: got L1.N3 with sites=heads, wanted neurons"),
-        (["sites=neurons", "ablation=zero"], "ablation.components: got outliers with sites=neurons, wanted heads among"),
+        (
+            ["sites=neurons", "ablation=zero"],
+            "ablation.components: got outliers with sites=neurons, wanted heads among",
+        ),
         (
             ["sites=heads", "ablation=mean", "ablation.components='0.1 L1.N3'"],
             "ablation.components: got 0.1 L1.N3 with sites=heads, wanted neurons among",
         ),
-        (["sites=heads", "experiment=notebook"], "study: got notebook with sites=heads, wanted neurons among the sites."),
+        (
+            ["sites=heads", "experiment=notebook"],
+            "study: got notebook with sites=heads, wanted neurons among the sites.",
+        ),
     ],
 )
 def test_what_is_about_a_site_that_is_left_out_is_refused(overrides, message):
@@ -114,6 +124,9 @@ def test_runs_about_different_sites_are_compared(tmp_path, capsys, monkeypatch):
     assert command.main(["runs", "metrics=heads/pearson,neurons/pearson"]) == 0
     captured = capsys.readouterr()
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in captured.out.splitlines() if "│" in line]
-    assert [[row[1], row[2] == "-", row[3] == "-"] for row in rows] == [["heads", False, True], ["neurons", True, False]]
+    assert [[row[1], row[2] == "-", row[3] == "-"] for row in rows] == [
+        ["heads", False, True],
+        ["neurons", True, False],
+    ]
     assert captured.err == "", "heads that were not asked for are not missed"
     assert "it was asked about neurons only (sites=neurons)" in (tmp_path / "compare.html").read_text()

@@ -32,7 +32,7 @@ class AttributionMap:
     gap: float
     """D = F(clean) - F(corrupted), in logits."""
     min_gap: float = 0.0
-    """Logits. Below this absolute gap scores are missing (NaN)."""
+    """Logits. Below this absolute gap scores are missing (NaN): `least_gap` of the pair."""
     delta: Float[Tensor, " layer"] | None = None
     """IG only. Completeness delta in logits: (sum of the layer's effects) - (F(all of the site replaced) - F(x)).
     For the single path, where each component has its own completeness, the one farthest from 0: IG_c - AP_c.

@@ -98,11 +98,9 @@ def _of_group(
         if n_layers > 1:
             dropped = torch.stack([first_order(zs, moves, layer).abs() for layer in range(n_layers)])
             effects["atp_star"] = dropped.sum(0) / (n_layers - 1)
-        for index, (pair, gap) in enumerate(zip(question.pairs, question.gap.tolist(), strict=True)):
+        for index, (least, gap) in enumerate(zip(question.least_gaps, question.gap.tolist(), strict=True)):
             maps[index][node] = {
-                method: AttributionMap(
-                    method, "heads", effect[index].cpu(), gap, pair.min_gap, signed=method != "atp_star"
-                )
+                method: AttributionMap(method, "heads", effect[index].cpu(), gap, least, signed=method != "atp_star")
                 for method, effect in effects.items()
             }
     return maps
