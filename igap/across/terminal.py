@@ -18,9 +18,15 @@ _Column = tuple[str, bool, list[str]]
 
 
 def shortened(texts: Sequence[str]) -> list[str]:
-    """Texts of one column in _MAX_TEXT characters each: "..." stands for what all begin with, and for what is cut."""
+    """Texts of one column in _MAX_TEXT characters each: "..." stands for what all begin with, and for what is cut.
+
+    Of a long path the last part is left, where that tells all of them apart.
+    """
     if max(map(len, texts)) <= _MAX_TEXT:
         return list(texts)
+    last = ["…/" + text.rpartition("/")[2] if len(text) > _MAX_TEXT and "/" in text else text for text in texts]
+    if not any(" " in text for text in texts) and len(set(last)) == len(set(texts)):
+        texts = last
     same = "".join(
         a for a, _ in itertools.takewhile(lambda ab: ab[0] == ab[1], zip(min(texts), max(texts), strict=False))
     )
