@@ -148,7 +148,7 @@ def test_long_texts_are_cut_to_where_they_differ():
         "…Anna gave a bottle of m…",
     ]
     assert shortened(["/models/tiny/one", "/models/tiny/another"]) == ["/models/tiny/one", "/models/tiny/another"]
-    assert shortened(["/a/long/folder/of/models/one", "/a/long/folder/of/models/two"]) == ["…/one", "…/two"]
+    assert shortened(["/a/long/folder/of/models/one", "/a/long/folder/of/models/two"]) == ["…one", "…two"]
     assert shortened(["gpt2", "/a/long/folder/of/models/mine"]) == ["gpt2", "…/mine"]
     assert shortened(["/a/long/folder/of/models/1/b", "/a/long/folder/of/models/2/b"]) == ["…1/b", "…2/b"]
     assert shortened([30 * "x", "y"]) == [23 * "x" + "…", "y"]
