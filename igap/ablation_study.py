@@ -157,11 +157,9 @@ def chosen(compared: Compared) -> Sequence[str]:
     return asked.components.split()
 
 
-def follow_up(compared: Compared, on_progress: Progress | None) -> AblationStudy | None:
-    """The ablations of every kind asked for, None where none is."""
+def follow_up(compared: Compared, on_progress: Progress | None) -> AblationStudy:
+    """The ablations of every kind asked for."""
     asked = compared.config.ablation
-    if asked.kind == "none":
-        return None
     names = list(chosen(compared))
     places = [parse_component(name) for name in names]
     ig, ap = (
@@ -190,5 +188,5 @@ def follow_up(compared: Compared, on_progress: Progress | None) -> AblationStudy
             batch_size=compared.config.batch_size,
             on_progress=advance,
         )
-    unit = compared.comparisons["heads"].unit
+    unit = next(iter(compared.comparisons.values())).unit
     return AblationStudy(found, scores, unit, compared.config.model.processing)

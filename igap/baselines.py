@@ -18,7 +18,7 @@ from igap.errors import InputError
 from igap.forward import replaced
 from igap.prompts import TokenPair, encode_prompt
 from igap.runs import Run, of_the_model, record
-from igap.sites import SITES, Site, hook_name
+from igap.sites import Site, hook_name
 from igap.store import sharing
 
 BaselineKind = Literal["corrupted", "zero", "zero_input", "mean", "prompt"]
@@ -75,7 +75,7 @@ def _corrupted(request: Request) -> Activations:
 
 
 def _zero(request: Request) -> Activations:
-    return {site: tuple(map(torch.zeros_like, request.clean.activations[site])) for site in SITES}
+    return {site: tuple(map(torch.zeros_like, layers)) for site, layers in request.clean.activations.items()}
 
 
 def _zero_input(request: Request) -> Activations:
@@ -84,7 +84,7 @@ def _zero_input(request: Request) -> Activations:
     The input is that of the norm before the MLP, whose bias counts: folded into b_in (processed) or not (raw).
     """
     model, neurons = request.model, []
-    for layer in range(len(request.clean.residual)):
+    for layer in range(len(request.clean.residual) if "neurons" in request.clean.activations else 0):
         post = hook_name("neurons", layer)
         # Blocks that run attention and MLP side by side may have one norm for both.
         norms = [f"blocks.{layer}.{name}.hook_in" for name in ("ln2", "ln1")]
@@ -97,28 +97,28 @@ def _zero_input(request: Request) -> Activations:
         with torch.no_grad(), replaced(model.hook_dict[norm], torch.zeros_like(request.clean.residual[layer])):
             _, cache = model.run_with_cache(request.clean.tokens, names_filter=[post])
         neurons.append(cache[post])
-    return {"heads": _zero(request)["heads"], "neurons": tuple(neurons)}
+    return {**_zero(request), **({"neurons": tuple(neurons)} if neurons else {})}
 
 
 def _mean(request: Request) -> Activations:
     prompts = reference_tokens(request)
-    layers = range(len(request.clean.residual))
+    sites, layers = tuple(request.clean.activations), range(len(request.clean.residual))
 
     def compute() -> Mapping[str, Tensor]:
         total: dict[str, Tensor] = {}
         with sharing(None):  # of the prompts themselves nothing is needed again
             for tokens in prompts:
-                run = record(request.model, tokens, request.pairs[:1], name="reference")
-                for site in SITES:
+                run = record(request.model, tokens, request.pairs[:1], name="reference", sites=sites)
+                for site in sites:
                     for layer, activation in enumerate(run.activations[site]):
                         name = hook_name(site, layer)
                         total[name] = total[name] + activation if name in total else activation
         return {name: activation / len(prompts) for name, activation in total.items()}
 
-    inputs = {"tokens": [tokens[0].tolist() for tokens in prompts]}
+    inputs = {"tokens": [tokens[0].tolist() for tokens in prompts], "sites": list(sites)}
     found = of_the_model("mean", inputs, compute, request.model)
     device = request.clean.tokens.device
-    mean = {site: tuple(found[hook_name(site, layer)].to(device) for layer in layers) for site in SITES}
+    mean = {site: tuple(found[hook_name(site, layer)].to(device) for layer in layers) for site in sites}
     return _for_each_pair(request, mean)
 
 
@@ -126,13 +126,14 @@ def _prompt(request: Request) -> Activations:
     assert request.baseline.prompt is not None
     tokens = _encode(request, request.baseline.prompt)
     same_length(tokens[0].tolist(), request.pairs[0])
-    run = record(request.model, tokens, request.pairs[:1], name="baseline.prompt")
+    sites = tuple(request.clean.activations)
+    run = record(request.model, tokens, request.pairs[:1], name="baseline.prompt", sites=sites)
     return _for_each_pair(request, run.activations)
 
 
 def _for_each_pair(request: Request, one: Activations) -> Activations:
     """The activations of one prompt, `[1, pos, ...]`, as every pair's."""
-    return {site: tuple(a.expand(len(request.pairs), *a.shape[1:]) for a in one[site]) for site in SITES}
+    return {site: tuple(a.expand(len(request.pairs), *a.shape[1:]) for a in layers) for site, layers in one.items()}
 
 
 def same_length(ids: Sequence[int], pair: TokenPair) -> None:

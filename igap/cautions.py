@@ -4,30 +4,33 @@ from collections.abc import Mapping, Sequence
 
 from igap.attribution.maps import AttributionMap, scores_exist
 from igap.config import RunConfig
-from igap.prompts import TokenPair
-from igap.sites import SITES, Site
+from igap.prompts import SCORED_SHARE, TokenPair, least_gap
+from igap.sites import Site
 
 DELTA_TOLERANCE = 0.01
 """Share of a layer's effect above which its completeness delta is worth a warning."""
 
 
-def n_unscored(gaps: Sequence[float], config: RunConfig) -> int:
-    """Pairs whose gap is too small to divide by."""
-    return sum(not scores_exist(gap, config.prompts.min_gap) for gap in gaps)
+def n_unscored(clean: Sequence[float], gaps: Sequence[float], min_gap: float) -> int:
+    """Pairs whose gap is too small to divide by, of their F(clean) and gaps in logits."""
+    return sum(not scores_exist(gap, least_gap(min_gap, x)) for x, gap in zip(clean, gaps, strict=True))
 
 
 def cautions(
-    config: RunConfig, gaps: Sequence[float], maps: Mapping[Site, Mapping[str, AttributionMap]]
+    config: RunConfig,
+    clean: Sequence[float],
+    gaps: Sequence[float],
+    maps: Mapping[Site, Mapping[str, AttributionMap]],
 ) -> tuple[str, ...]:
-    """The warnings of a run with these gaps, in logits, and these maps."""
+    """The warnings of a run with these F(clean) and gaps, in logits, and these maps."""
     coarse = config.model.dtype == "bfloat16"
     rounding = (
         "model.dtype: bfloat16 keeps 8 bits of a logit; effects and completeness deltas below some hundredths of a "
         "logit are rounding. Use model.dtype=float32 for numbers that count."
     )
-    found = [_small_gaps(config, gaps), rounding if coarse else ""]
-    found += ["" if coarse else _incomplete(config, site, maps[site]["ig"]) for site in SITES]
-    return tuple(filter(None, found))
+    texts = [_small_gaps(config.prompts.min_gap, clean, gaps), rounding if coarse else ""]
+    texts += ["" if coarse else _incomplete(config, site, found["ig"]) for site, found in maps.items()]
+    return tuple(filter(None, texts))
 
 
 def spacing(pairs: Sequence[TokenPair]) -> tuple[str, ...]:
@@ -37,16 +40,16 @@ def spacing(pairs: Sequence[TokenPair]) -> tuple[str, ...]:
     return (found[0] + more,) if found else ()
 
 
-def _small_gaps(config: RunConfig, gaps: Sequence[float]) -> str:
+def _small_gaps(min_gap: float, clean: Sequence[float], gaps: Sequence[float]) -> str:
     """The warning that scores are missing, of all pairs or of some; empty where none are."""
-    unscored, least = n_unscored(gaps, config), f"prompts.min_gap={config.prompts.min_gap}"
+    unscored = n_unscored(clean, gaps, min_gap)
     if not unscored:
         return ""
     if len(gaps) == 1:
-        what = f"the gap F(clean) - F(corrupted) is {gaps[0]:.4g} logits"
+        what = f"the gap F(clean) - F(corrupted) is {gaps[0]:.4g} logits, F(clean) {clean[0]:.4g}"
     else:
         what = f"the gap F(clean) - F(corrupted) of {unscored} of {len(gaps)} pairs is too small"
-    text = f"prompts: {what}, wanted at least {least}; "
+    text = f"prompts: {what}, wanted at least prompts.min_gap={min_gap} and {SCORED_SHARE:.0%} of |F(clean)|; "
     if unscored == len(gaps):
         return (
             f"{text}scores (effect / gap) would explode and are missing, effects in logits are kept. Choose prompts "

@@ -111,10 +111,8 @@ def check_shape(n_layers: int | None, n_heads: int | None) -> None:
         )
 
 
-def follow_up(compared: Compared, on_progress: Progress | None) -> Circuit | None:  # noqa: ARG001 - of every follow-up
-    """The circuit's retrieval by the run's maps, None where the model has no known circuit."""
-    if compared.config.model.circuit is None:
-        return None
+def follow_up(compared: Compared, on_progress: Progress | None) -> Circuit:  # noqa: ARG001 - of every follow-up
+    """The circuit's retrieval by the run's maps."""
     return retrieve(compared.maps["heads"].values())
 
 

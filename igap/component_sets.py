@@ -37,7 +37,7 @@ def set_metrics(
     found = torch.empty(len(pairs), len(kept), dtype=torch.float64)
     done = 0
     # By hooks in any case: the faster route knows one layer at a time.
-    with contrasts(model, pairs, baseline=baseline, route="hooks") as groups:
+    with contrasts(model, pairs, baseline=baseline, route="hooks", sites=(site,)) as groups:
         for indices, question in groups:
             rows = question.rows(batch_size, memory_gib, gradients=False)
             of_sets = partial(_with_sets, question, site, kept.to(question.around.tokens.device))

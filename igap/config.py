@@ -7,13 +7,14 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from igap.errors import InputError
-from igap.sites import is_component, parse_component
+from igap.sites import SITES, Site, chosen, is_component, parse_component, sites_of
 
 TEXTS = ("clean", "corrupted", "answer", "distractor")
 """What a prompt pair is made of."""
@@ -42,6 +43,11 @@ class ModelConfig(Frozen):
     circuit: Literal["ioi"] | None = None
     """The published circuit whose heads this model has."""
 
+    @property
+    def short_name(self) -> str:
+        """The last part of the name: of a folder or of a name on the hub."""
+        return os.path.basename(os.path.abspath(self.name))
+
 
 class PromptsConfig(Frozen):
     """The prompt pairs: one of four texts, those of a file, or generated ones."""
@@ -53,6 +59,8 @@ class PromptsConfig(Frozen):
     n: int | None = Field(None, ge=2, le=100_000, examples=[100])
     """Generated pairs."""
     file: str | None = Field(None, min_length=1, examples=["pairs.csv"])
+    limit: int | None = Field(None, ge=1, examples=[100])
+    """Pairs of the file that are taken at most: its first ones."""
     seed: int = Field(0, ge=0, examples=[0])
     """Of the generated pairs and of the bootstrap over several pairs."""
     min_gap: float = Field(0.1, ge=0, examples=[0.1])
@@ -69,6 +77,15 @@ class PromptsConfig(Frozen):
         if isinstance(values, Mapping) and not (values.get("n") is None and values.get("file") is None):
             return {**values, **dict.fromkeys(TEXTS)}
         return values
+
+    @model_validator(mode="after")
+    def _limit_is_of_a_file(self) -> "PromptsConfig":
+        if self.limit is not None and self.file is None:
+            raise ValueError(
+                f"prompts.limit: got {self.limit} without a file, wanted prompts.file, whose first pairs it takes. "
+                "Leave it out, or generate as many pairs with prompts.n."
+            )
+        return self
 
     @property
     def given(self) -> bool:
@@ -187,6 +204,8 @@ class RunConfig(Frozen):
     ablation: AblationConfig
     curves: CurvesConfig
     tracking: TrackingConfig
+    sites: Literal["both", "heads", "neurons"] = "both"
+    """What is attributed to, compared and shown."""
     direction: Literal["noising", "denoising"] = "noising"
     explain: bool = True
     interactions: str | None = Field(None, examples=["'9.6'"])  # 9.10 unquoted is a number in YAML
@@ -213,6 +232,34 @@ class RunConfig(Frozen):
         if name is not None and not (is_component(name) and parse_component(name)[0] == "heads"):
             raise ValueError("a head such as 9.6, or null")
         return name
+
+    @property
+    def asked_sites(self) -> tuple[Site, ...]:
+        """`sites` one by one."""
+        return chosen(self.sites)
+
+    @model_validator(mode="after")
+    def _sites_are_asked_for(self) -> "RunConfig":
+        curves, ablated = self.curves.components, self.ablation.components
+        ablates = self.ablation.kind != "none"
+        about = {
+            "study": (self.study, SITES if self.study else ()),
+            "faithfulness": (self.faithfulness, chosen(self.faithfulness)),
+            "interactions": (self.interactions, ("heads",) if self.interactions else ()),
+            "curves.components": (curves, sites_of(curves.split())),
+            "ablation.components": (
+                ablated,
+                () if not ablates else ("heads",) if ablated in ("outliers", "top") else sites_of(ablated.split()),
+            ),
+        }
+        for item, (got, sites) in about.items():
+            for site in sites:
+                if site not in self.asked_sites:
+                    raise ValueError(
+                        f"{item}: got {got} with sites={self.sites}, wanted {site} among the sites. Set sites=both, or "
+                        f"another {item}."
+                    )
+        return self
 
     @model_validator(mode="after")
     def _possible(self) -> "RunConfig":
@@ -257,6 +304,8 @@ class RunConfig(Frozen):
         for name in ("name", "revision"):
             del fields["model"][name]
         del fields["ablation"]["file"]
+        if self.sites == "both":  # as before there was a choice: a finished run's key stays what it was
+            del fields["sites"]
         used = {"prompt": {"prompt"}, "mean": {"n", "seed"}}.get(self.baseline.kind, set())
         prompts = self.prompts
         if len(pairs) == 1:

@@ -21,7 +21,7 @@ from igap.errors import InputError
 from igap.forward import Engine, Hooks, PatchFunction, Route, SiteFunction, Suffix, weights_or_reason
 from igap.memory import Rows, rows_a_pass
 from igap.models.families import check_neurons
-from igap.prompts import PromptPair, TokenPair, tokenize
+from igap.prompts import PromptPair, TokenPair, least_gap, tokenize
 from igap.runs import Run, frozen, record
 from igap.sites import SITES, Site
 
@@ -42,7 +42,7 @@ class Contrast:
     around: Run
     """The runs the site is changed in: clean when noising, corrupted when denoising."""
     replacement: Activations
-    """a' for every site, one tensor a layer, at all positions of `around`; a position without a partner keeps a."""
+    """a' for every site of the runs, one tensor a layer, at all positions of `around`; without a partner a stays."""
     first: int
     """The first position at which an activation changes."""
     engine: Engine
@@ -54,6 +54,14 @@ class Contrast:
     def gap(self) -> Tensor:
         """D = F(clean) - F(corrupted) of each pair, in logits, whatever the direction and baseline."""
         return self.clean.logit_diff - self.corrupted.logit_diff
+
+    @property
+    def least_gaps(self) -> list[float]:
+        """Of each pair, the absolute gap, in logits, below which it has no scores."""
+        return [
+            least_gap(pair.min_gap, clean)
+            for pair, clean in zip(self.pairs, self.clean.logit_diff.tolist(), strict=True)
+        ]
 
     @property
     def n_layers(self) -> int:
@@ -71,6 +79,11 @@ class Contrast:
         config = getattr(self.model.original_model, "config", None)
         if site == "neurons" and config is not None:
             check_neurons(config, self.n_components(site), self.model.cfg.model_name)
+
+    @property
+    def widths(self) -> dict[Site, int | None]:
+        """Components of each site in one layer, None of a site whose activations were not asked for."""
+        return {site: self.n_components(site) if site in self.around.activations else None for site in SITES}
 
     def function(self, site: Site, layer: int) -> SiteFunction:
         """F as a function of this site's activation in this layer, at the positions from `first` on."""
@@ -94,7 +107,7 @@ class Contrast:
     def rows(self, asked: int | None, memory_gib: float | None, *, gradients: bool) -> Rows:
         """How many rows a pass has, counting those of all pairs."""
         run, cfg = self.around, self.model.cfg
-        n_tokens, width = run.tokens.shape[1], self.n_components("neurons")
+        n_tokens, width = run.tokens.shape[1], cfg.d_mlp or 4 * cfg.d_model
         changed = n_tokens - self.first if self.route == "suffix" else n_tokens
         # What one block holds at its fullest; with gradients every block keeps about that much.
         numbers = changed * (10 * cfg.d_model + 4 * width) + 2 * n_tokens * (cfg.d_model + 2 * cfg.n_heads * changed)
@@ -112,12 +125,13 @@ def contrasts(
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
     route: Route | None = None,
+    sites: Sequence[Site] = SITES,
 ) -> Iterator[Iterator[tuple[tuple[int, ...], Contrast]]]:
     """(indices of the pairs, their Contrast), with the model frozen meanwhile and given back unchanged.
 
     Pairs of equal lengths and equal first differences come together. `direction="denoising"` is the mirror, clean
     activations into the corrupted run, and takes the `corrupted` baseline only. `route=None` chooses the faster one
-    that is right for this model.
+    that is right for this model. Questions can be asked about `sites` only.
     """
     baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
     if direction not in ("noising", "denoising"):
@@ -131,7 +145,7 @@ def contrasts(
         )
     tokens = [tokenize(model, pair) for pair in pairs]
     with frozen(model):
-        yield _contrasts(model, tokens, baseline, direction, route)
+        yield _contrasts(model, tokens, baseline, direction, route, sites)
 
 
 @contextmanager
@@ -142,20 +156,26 @@ def contrast(
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
     route: Route | None = None,
+    sites: Sequence[Site] = SITES,
 ) -> Iterator[Contrast]:
     """The contrast of one prompt pair; see `contrasts`."""
-    with contrasts(model, [pair], baseline=baseline, direction=direction, route=route) as groups:
+    with contrasts(model, [pair], baseline=baseline, direction=direction, route=route, sites=sites) as groups:
         yield next(groups)[1]
 
 
 def _contrasts(
-    model: TransformerBridge, pairs: list[TokenPair], baseline: Baseline, direction: Direction, route: Route | None
+    model: TransformerBridge,
+    pairs: list[TokenPair],
+    baseline: Baseline,
+    direction: Direction,
+    route: Route | None,
+    sites: Sequence[Site],
 ) -> Iterator[tuple[tuple[int, ...], Contrast]]:
     weights: Decoder | str | None = "asked for" if route == "hooks" else None
     for indices in _groups(pairs):
         group = tuple(pairs[index] for index in indices)
-        clean = record(model, torch.cat([pair.clean for pair in group]), group, name="clean")
-        corrupted = record(model, torch.cat([pair.corrupted for pair in group]), group, name="corrupted")
+        clean = record(model, torch.cat([pair.clean for pair in group]), group, name="clean", sites=sites)
+        corrupted = record(model, torch.cat([pair.corrupted for pair in group]), group, name="corrupted", sites=sites)
         into_clean = _aligned(corrupted, clean, [pair.alignment.clean for pair in group])
         if direction == "noising":
             around = clean
@@ -226,7 +246,7 @@ def _aligned(there: Run, here: Run, partners: Sequence[Partners]) -> Activations
         site: tuple(
             taken(own, others) for own, others in zip(*(run.activations[site] for run in (here, there)), strict=True)
         )
-        for site in SITES
+        for site in here.activations
     }
 
 
@@ -234,7 +254,7 @@ def _first_moved(here: Activations, there: Activations) -> int:
     """First position at which any activation of any pair differs; the last one when none does."""
     found = [
         (one != other).flatten(2).any(-1).any(0)
-        for site in SITES
+        for site in here
         for one, other in zip(here[site], there[site], strict=True)
     ]
     moved = torch.stack(found).any(0).nonzero()

@@ -25,7 +25,7 @@ from igap.findings import Compared
 from igap.forward import Route
 from igap.memory import Rows
 from igap.prompts import PromptPair
-from igap.sites import SITES, Site, component_names, locate
+from igap.sites import Site, component_names, locate, sites_of
 
 DEFAULT_ALPHAS: tuple[float, ...] = tuple(np.linspace(-1, 2, 61).round(2).tolist())
 _MOST_OUTLIERS = 8
@@ -163,10 +163,10 @@ def output_curve(
     baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
     pairs = listed(pair)
     found: dict[int, tuple[Tensor, Tensor]] = {}
-    with contrasts(model, pairs, baseline=baseline, direction=direction, route=route) as groups:
+    sites = sites_of(names)
+    with contrasts(model, pairs, baseline=baseline, direction=direction, route=route, sites=sites) as groups:
         for indices, question in groups:
-            widths = {site: question.n_components(site) for site in SITES}
-            places = [locate(name, question.n_layers, widths, item="curves.components") for name in names]
+            places = [locate(name, question.n_layers, question.widths, item="curves.components") for name in names]
             rows = question.rows(batch_size, memory_gib, gradients=False)
             along = [_along(question, *place, alphas, rows) for place in places]
             parts = (torch.stack(part, 1).double().cpu() for part in zip(*along, strict=True))
@@ -190,11 +190,9 @@ def output_curve(
     )
 
 
-def follow_up(compared: Compared, on_progress: Progress | None) -> OutputCurves | None:  # noqa: ARG001 - of every follow-up
+def follow_up(compared: Compared, on_progress: Progress | None) -> OutputCurves:  # noqa: ARG001 - of every follow-up
     """The curves that the run asks for, along the path to its baseline."""
     config, asked = compared.config, compared.config.curves
-    if asked.components == "none":
-        return None
     chosen, left_out = telling(compared) if asked.components == "default" else ({}, 0)
     curves = output_curve(
         compared.model,

@@ -144,11 +144,9 @@ class Explanation:
         )
 
 
-def follow_up(compared: Compared, on_progress: Progress | None) -> Explanation | None:
-    """The explanation of the run's heads, None where it is not asked for."""
+def follow_up(compared: Compared, on_progress: Progress | None) -> Explanation:
+    """The explanation of the run's heads."""
     config, maps = compared.config, compared.maps["heads"]
-    if not config.explain:
-        return None
     budget: Any = {"batch_size": config.batch_size, "memory_gib": config.memory_gib}
     chain = decompose(
         compared.model,

@@ -29,8 +29,9 @@ from igap.component_sets import set_metrics
 from igap.errors import InputError
 from igap.findings import Compared
 from igap.intervals import LEVEL, resample_counts
+from igap.prompts import SCORED_SHARE, least_gap
 from igap.rankings import RANDOM, Index, Kind, Ranking, places, sets, sizes_of
-from igap.sites import SITES, Site
+from igap.sites import Site, chosen
 
 Ablation = Literal["corrupted", "mean"]
 
@@ -161,16 +162,11 @@ def _race(sweep: Sweep, area: str) -> str:
     )
 
 
-def follow_up(compared: Compared, on_progress: Progress | None) -> Faithfulness | None:
-    """The curves of the sites that the config asks for, None where it asks for none."""
+def follow_up(compared: Compared, on_progress: Progress | None) -> Faithfulness:
+    """The curves of the sites that the config asks for."""
     config = compared.config
-    asked = {"none": (), "both": SITES}.get(config.faithfulness, (config.faithfulness,))
-    if not asked:
-        return None
     sweeps = []
-    for site in SITES:
-        if site not in asked:
-            continue
+    for site in chosen(config.faithfulness):
         maps = compared.maps[site]
         rankings = places(maps, config.direction, seed=config.seed)
         shape = maps["ap"].effect.shape
@@ -219,15 +215,16 @@ def sweep_of(
 ) -> Sweep:
     """The curves and areas from F of every set, in logits; set 0 keeps nothing, set 1 everything.
 
-    Undefined, with a reason, where F(clean) and F(all ablated) differ by less than `min_gap` logits.
+    Undefined, with a reason, where F(clean) and F(all ablated) differ by less than `least_gap`.
     """
     n_pairs, n = len(values), sizes[-1]
     means = values.mean(0)
     empty, full = float(means[0]), float(means[1])
-    if not scores_exist(full - empty, min_gap):
+    if not scores_exist(full - empty, least_gap(min_gap, full)):
         reason = (
             f"not defined, F(clean) is {full:.4g} and F(all ablated) {empty:.4g} logits; what lies between them is "
-            f"divided by, and has to be at least prompts.min_gap={min_gap}"
+            f"divided by, and has to be at least prompts.min_gap={min_gap} and "
+            f"{SCORED_SHARE:.0%} of |F(clean)|"
         )
         return Sweep(site, ablation, n, sizes, (), full, empty, reason)
     # Row 0 is what there is, the others are bootstrap samples of the pairs.

@@ -21,7 +21,7 @@ def figures(result: Result) -> dict[str, plots.Figure]:
     """The run's figures by file name (no suffix)."""
     whole, unit = _title(result), _unit(result)
     drawn = {}
-    for site in SITES:
+    for site in result.maps:
         title = f"{site} of {whole}"
         ig, ap = _values(result, site, "ig"), _values(result, site, "ap")
         comparison = result.comparisons[site]
@@ -38,10 +38,10 @@ def figures(result: Result) -> dict[str, plots.Figure]:
     for name, draw in _FINDINGS.items():
         if name in result.findings:
             drawn |= draw(result.findings[name], whole)
-    drawn["jaccard"] = plots.jaccard_curve({site: result.comparisons[site] for site in SITES}, title=whole)
+    drawn["jaccard"] = plots.jaccard_curve(dict(result.comparisons), title=whole)
     drawn["convergence_delta"] = plots.convergence_delta(
-        {site: _by_layer(result, site, "delta") for site in SITES},
-        {site: _by_layer(result, site, "layer_effect") for site in SITES},
+        {site: _by_layer(result, site, "delta") for site in result.maps},
+        {site: _by_layer(result, site, "layer_effect") for site in result.maps},
         tolerance=DELTA_TOLERANCE,
         title=whole + ("\nof each layer the pair with the largest |delta|" if result.spread else ""),
     )
@@ -112,6 +112,6 @@ def _title(result: Result) -> str:
     if result.spread:
         mean, pairs = "mean ", f"means over {describe(config.prompts, len(result.pairs))}\n"
     return (
-        f"{config.model.name}, {config.direction}, {mean}gap {result.gap:.3f} logits\n{pairs}"
+        f"{config.model.short_name}, {config.direction}, {mean}gap {result.gap:.3f} logits\n{pairs}"
         f"IG: {config.baseline.kind} baseline, {config.ig.path} path, {config.ig.n_steps} steps"
     )

@@ -32,6 +32,11 @@ class Finished:
         """Of the settings that determine the numbers."""
         return str(self.summary.get("key", self.folder.name))
 
+    @property
+    def has_heads(self) -> bool:
+        """Whether heads were asked for."""
+        return self.settings.get("sites") != "neurons"
+
 
 def find(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[Finished], list[str]]:
     """The finished runs in these folders, each a run's or one that holds runs, and a line for each that is unreadable.

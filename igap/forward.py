@@ -31,7 +31,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.decoder import Block, Decoder, read
 from igap.prompts import TokenPair
 from igap.runs import Run
-from igap.sites import SITES, Site, hook_name
+from igap.sites import Site, hook_name
 
 Route = Literal["suffix", "hooks"]
 SiteFunction = Callable[[Float[Tensor, "pair row pos *component"]], Float[Tensor, "pair row"]]
@@ -321,7 +321,7 @@ def weights_or_reason(
     # Float sums over d_model and the depth of the model: a thousand roundings of the metric's size.
     rounding = 1000 * torch.finfo(around.residual[0].dtype).eps
     suffix, hooks = Suffix(decoder, [pair], around, first), Hooks(model, [pair], around, first)
-    for site in SITES:
+    for site in around.activations:
         rows = torch.stack([a[:, first:] for a in (around.activations[site][0], others[site][0])], 1)
         with torch.no_grad():
             ours, theirs = suffix.function(site, 0)(rows), hooks.function(site, 0)(rows)

@@ -19,7 +19,7 @@ from igap.contrast import Contrast, Direction, contrasts
 from igap.forward import Route, swapped
 from igap.memory import Rows
 from igap.prompts import PromptPair
-from igap.sites import SITES, Site, component_name, locate
+from igap.sites import Site, component_name, locate, sites_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +59,10 @@ def interactions(
     """
     pairs = listed(pair)
     found: dict[int, Tensor] = {}
-    with contrasts(model, pairs, direction=direction, route=route) as groups, torch.no_grad():
+    sites = sites_of([component])
+    with contrasts(model, pairs, direction=direction, route=route, sites=sites) as groups, torch.no_grad():
         for indices, question in groups:
-            widths = {site: question.n_components(site) for site in SITES}
-            site, layer, index = locate(component, question.n_layers, widths, item="interactions")
+            site, layer, index = locate(component, question.n_layers, question.widths, item="interactions")
             rows = question.rows(batch_size, memory_gib, gradients=False)
             found.update(zip(indices, _excess(question, site, layer, index, rows).cpu(), strict=True))
     width = len(found[0])

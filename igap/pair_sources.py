@@ -21,7 +21,7 @@ def read(prompts: PromptsConfig, tokenizer: Any) -> tuple[PromptPair, ...]:
     if prompts.file is not None:
         return tuple(
             _pair([row[name] for name in TEXTS], prompts, f"{prompts.file}, row {index}: ")
-            for index, row in enumerate(read_pairs(prompts.file), start=1)
+            for index, row in enumerate(read_pairs(prompts.file)[: prompts.limit], start=1)
         )
     if prompts.n is None:
         return (_pair([getattr(prompts, name) for name in TEXTS], prompts, "prompts."),)

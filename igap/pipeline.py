@@ -38,9 +38,9 @@ from igap.findings import Compared, Finding
 from igap.models.fingerprint import fingerprint
 from igap.models.load import Header, check_sites, find_checkpoint, is_hub_name, load_model, read_header
 from igap.performance import encode_prompts
-from igap.prompts import PromptPair, TokenPair, encode_prompt, tokenize
+from igap.prompts import PromptPair, TokenPair, encode_prompt, least_gap, tokenize
 from igap.replacements import check_donors, too_few_references
-from igap.sites import SITES, Site, locate
+from igap.sites import Site, locate
 from igap.spread import Spread, spread
 from igap.store import Store, sharing
 from igap.versions import versions
@@ -54,16 +54,23 @@ def silent(name: str) -> AbstractContextManager[Progress | None]:  # noqa: ARG00
     return nullcontext()
 
 
-FOLLOW_UPS: Mapping[str, Callable[[Compared, Progress | None], Finding | None]] = {
-    "screening": screening.follow_up,
-    "qk": qk.follow_up,
-    "circuit": circuit.follow_up,
-    "explain": explanation.follow_up,
-    "curves": curves.follow_up,
-    "ablation": ablation_study.follow_up,
-    "faithfulness": faithfulness.follow_up,
+def _heads(config: RunConfig) -> bool:
+    return "heads" in config.asked_sites
+
+
+FOLLOW_UPS: Mapping[str, tuple[Callable[[RunConfig], bool], Callable[[Compared, Progress | None], Finding]]] = {
+    "screening": (lambda config: True, screening.follow_up),  # noqa: ARG005 - the interface of them all
+    "qk": (_heads, qk.follow_up),
+    "circuit": (lambda config: config.model.circuit is not None and _heads(config), circuit.follow_up),
+    "explain": (lambda config: config.explain and _heads(config), explanation.follow_up),
+    "curves": (
+        lambda config: config.curves.components != "none" and (config.curves.components != "default" or _heads(config)),
+        curves.follow_up,
+    ),
+    "ablation": (lambda config: config.ablation.kind != "none", ablation_study.follow_up),
+    "faithfulness": (lambda config: config.faithfulness != "none", faithfulness.follow_up),
 }
-"""What comes after the comparison, in this order; None where there is nothing to do."""
+"""What comes after the comparison, in this order: whether a run asks for it, and what does it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +130,7 @@ class Result:
     @property
     def n_unscored(self) -> int:
         """Pairs whose gap is too small to divide by: they have effects, and no scores."""
-        return n_unscored(self.gaps, self.config)
+        return n_unscored(self.clean_logit_diffs, self.gaps, self.config.prompts.min_gap)
 
     @property
     def has_scores(self) -> bool:
@@ -152,7 +159,7 @@ def check(config: RunConfig) -> Checked:
     check_quadrature(config.ig.method, config.ig.n_steps, config.ig.path)
     resolve_device(config.device)
     header = _header(config.model.name, config.model.revision)
-    check_sites(header, SITES, config.model.name)
+    check_sites(header, config.asked_sites, config.model.name)
     contents = {"checkpoint": fingerprint(header.folder)}
     if config.model.circuit is not None:
         circuit.check_shape(header.n_layers, header.n_heads)
@@ -258,17 +265,17 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
     baseline = configured(config.baseline)
     tokens = tuple(tokenize(model, pair) for pair in pairs)
     clean, corrupted = [0.0] * len(pairs), [0.0] * len(pairs)
-    with contrasts(model, pairs) as groups:
+    with contrasts(model, pairs, sites=config.asked_sites) as groups:
         for indices, question in groups:
             route, why = question.route, question.why
-            for site in SITES:
+            for site in config.asked_sites:
                 question.check(site)
             for index, x, y in zip(
                 indices, question.clean.logit_diff.tolist(), question.corrupted.logit_diff.tolist(), strict=True
             ):
                 clean[index], corrupted[index] = x, y
 
-    maps: dict[Site, dict[str, AttributionMap]] = {site: {} for site in SITES}
+    maps: dict[Site, dict[str, AttributionMap]] = {site: {} for site in config.asked_sites}
     methods: dict[str, Callable[[Site, Progress | None], AttributionMap]] = {
         "ig": lambda site, progress: integrated_gradients(
             model,
@@ -307,28 +314,30 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
             memory_gib=config.memory_gib,
             on_progress=progress,
         )
+    least = [least_gap(pair.min_gap, x) for pair, x in zip(tokens, clean, strict=True)]
+    share = functools.partial(kept, direction=config.direction, pairs=tokens, least_gaps=least)
     for name, method in methods.items():
         since = time.perf_counter()
-        for site in SITES:
+        for site in maps:
             with stage(f"{name} {site}") as progress:
                 compute = functools.partial(method, site, progress)
                 # The run's IG depends on baseline and steps; what the others depend on is in their arguments.
-                maps[site][name] = compute() if name == "ig" else kept(name, site, config.direction, tokens, compute)
+                maps[site][name] = compute() if name == "ig" else share(name, site, compute=compute)
         seconds[name] = time.perf_counter() - since
-    comparisons = {site: compare(maps[site]["ig"], maps[site]["ap"]) for site in SITES}
+    comparisons = {site: compare(maps[site]["ig"], maps[site]["ap"]) for site in maps}
     since = time.perf_counter()
     spreads = spread(maps, seed=config.prompts.seed) if len(pairs) > 1 else None
     if spreads:
         seconds["intervals"] = time.perf_counter() - since
     compared = Compared(config, model, pairs, maps, comparisons)
-    findings = {}
-    for name, follow_up in FOLLOW_UPS.items():
+    findings: dict[str, Finding] = {}
+    for name, (asked_for, follow_up) in FOLLOW_UPS.items():
+        if not asked_for(config):
+            continue
         since = time.perf_counter()
         with stage(name) as progress:
-            found = follow_up(compared, progress)
-        if found is not None:
-            findings[name] = found
-            seconds[name] = time.perf_counter() - since
+            findings[name] = follow_up(compared, progress)
+        seconds[name] = time.perf_counter() - since
     seconds["total"] = time.perf_counter() - started
     return Result(
         config=config,
@@ -347,7 +356,10 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
         findings=findings,
         seconds=seconds,
         versions=versions(),
-        warnings=(*spacing(tokens), *cautions(config, [x - y for x, y in zip(clean, corrupted, strict=True)], maps)),
+        warnings=(
+            *spacing(tokens),
+            *cautions(config, clean, [x - y for x, y in zip(clean, corrupted, strict=True)], maps),
+        ),
     )
 
 

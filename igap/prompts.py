@@ -30,7 +30,8 @@ class PromptPair:
     distractor: str
     """The word that continues the corrupted prompt."""
     min_gap: float = 0.1
-    """Logits. Below this absolute gap scores (effect / gap) are missing: they would explode."""
+    """Logits. Below this absolute gap, or a tenth of |F(clean)|, scores (effect / gap) are missing: they would explode.
+    0 for no bound."""
     align: Align = "error"
     """How prompts of different token length are matched; those of one length always are position by position."""
     bos: str = "auto"
@@ -65,6 +66,16 @@ class PromptPair:
     def short(self) -> str:
         """What stands before the names of the texts once the place is named."""
         return self.place.rpartition(": ")[2]
+
+
+SCORED_SHARE = 0.1
+"""Share of |F(clean)| that a gap has to have: at less, a component that takes away all of F(clean) has a |score| above
+10, and the scores of different pairs or searches say how small the gap is."""
+
+
+def least_gap(min_gap: float, clean_logit_diff: float) -> float:
+    """The absolute gap, in logits, below which there are no scores; 0 where `min_gap` is 0: every one is wanted."""
+    return max(min_gap, SCORED_SHARE * abs(clean_logit_diff)) if min_gap else 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from igap.finished import SCHEMA
 from igap.notebook.page import page
 from igap.notebook.study import Study
 from igap.pipeline import Result
-from igap.sites import SITES, Site, component_names
+from igap.sites import Site, component_names
 from igap.spread import Spread, by_pair
 
 TOP_NEURONS = 100
@@ -57,10 +57,9 @@ def write(result: Result, folder: Path) -> Summary:
         prepare(folder / name)
         write(other, folder / name)
     write_bytes(folder / "attributions.safetensors", save(_tensors(result)))
-    heads = table(result, "heads")
-    atomically(folder / "heads.csv", lambda path: heads.to_csv(path, index=False))
-    neurons = top_neurons(result)
-    atomically(folder / "neurons.csv", lambda path: neurons.to_csv(path, index=False))
+    for site in result.maps:
+        components = table(result, site) if site == "heads" else top_neurons(result)
+        atomically(folder / f"{site}.csv", partial(components.to_csv, index=False))
     aligned = alignment_table(result)
     if not aligned.empty:
         atomically(folder / "alignment.csv", lambda path: aligned.to_csv(path, index=False))
@@ -95,17 +94,18 @@ def summarize(result: Result) -> Summary:
     }
     if result.spread is not None:
         summary |= _over_pairs(result, result.spread)
-    for site in SITES:
+    for site in result.maps:
         comparison = result.comparisons[site]
         for name, number in {**comparison.summary(), "max_abs_delta": _delta(result, site)}.items():
             reason = comparison.reasons.get(name)
             if name in _IN_SCORES and not result.has_scores:
-                reason = "a score needs a gap of at least prompts.min_gap"
+                reason = "a score needs a gap of at least prompts.min_gap and a tenth of |F(clean)|"
             defined = reason is None and math.isfinite(number)
             summary[f"{site}/{name}"] = number if defined else None
             if not defined:
                 summary[f"{site}/{name}/reason"] = reason or "not finite"
-    summary["heads/outliers"] = " ".join(result.comparisons["heads"].outliers("heads"))
+    if "heads" in result.comparisons:
+        summary["heads/outliers"] = " ".join(result.comparisons["heads"].outliers("heads"))
     for finding in result.findings.values():
         summary |= finding.summary()
     summary |= {f"seconds/{name}": round(value, 3) for name, value in result.seconds.items()}
@@ -124,12 +124,13 @@ def summarize(result: Result) -> Summary:
         "prompts/align": config.prompts.align,
         "prompts/bos": result.tokens[0].leading or "none",
         "prompts/n_unmatched": sum(tokens.alignment.n_unmatched for tokens in result.tokens),
+        "sites": config.sites,
         "direction": config.direction,
         "baseline": config.baseline.kind,
         "ig/n_steps": config.ig.n_steps,
         "ig/method": config.ig.method,
         "ig/path": config.ig.path,
-        **{f"{site}/ig_n_steps": _steps(result, site) for site in SITES},
+        **{f"{site}/ig_n_steps": _steps(result, site) for site in result.maps},
         "warnings": "\n".join(result.warnings),
     }
     return summary | {f"version/{name}": version for name, version in result.versions.items()}
@@ -146,7 +147,7 @@ def _over_pairs(result: Result, spread: Spread) -> Summary:
         "gap_min": float(gaps.min()),
         "gap_max": float(gaps.max()),
     }
-    for site in SITES:
+    for site in result.maps:
         name = f"{site}/pearson_pairs_mean"
         numbers = spread.pearson_mean(site, result.config.prompts.seed)
         for end, number in zip(("", "_low", "_high"), numbers, strict=True):
@@ -212,7 +213,7 @@ def pair_table(result: Result, spread: Spread) -> pd.DataFrame:
         "corrupted_logit_diff": result.corrupted_logit_diffs,
         "gap": result.gaps,
     }
-    return pd.DataFrame({**columns, **{f"pearson_{site}": spread.pearson[site] for site in SITES}})
+    return pd.DataFrame({**columns, **{f"pearson_{site}": of_pairs for site, of_pairs in spread.pearson.items()}})
 
 
 def alignment_table(result: Result) -> pd.DataFrame:

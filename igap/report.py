@@ -1,6 +1,7 @@
 """What a run says on the terminal: its progress while it works, and its numbers when it is done."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import stdev
@@ -23,9 +24,45 @@ from igap.sweep.plan import Plan
 _TOP = 5
 
 
+_SECONDS_BETWEEN = 60.0
+"""Of two lines of a log file about one stage."""
+
+
+def lines(
+    console: Console, name: str, *, clock: Callable[[], float] = time.monotonic, announced: bool = True
+) -> Callable[[int, int, str], None]:
+    """What a log file gets for one stage, in place of a bar: a line now, then about every minute how far it is.
+
+    What it gives takes what is done, of how much, and what else to say. `clock` gives seconds.
+    """
+    started = said = clock()
+    if announced:
+        console.print(name, markup=False, highlight=False, soft_wrap=True)
+
+    def tell(done: int, total: int, more: str = "") -> None:
+        nonlocal said
+        now = clock()
+        if now - said >= _SECONDS_BETWEEN:
+            said = now
+            left = f", about {_duration((now - started) * (total - done) / done)} left" if done else ""
+            text = f"{name}: {done} of {total} after {_duration(now - started)}{left}{more}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    return tell
+
+
 @contextmanager
-def stage(console: Console, name: str) -> Iterator[OnProgress]:
-    """A progress bar for one stage of work, gone when it is done."""
+def stage(
+    console: Console, name: str, *, clock: Callable[[], float] = time.monotonic, announced: bool = True
+) -> Iterator[OnProgress]:
+    """A progress bar for one stage of work, gone when it is done; lines where there is no terminal.
+
+    Without `announced` there the first line comes after a minute.
+    """
+    if not console.is_terminal:
+        tell = lines(console, name, clock=clock, announced=announced)
+        yield lambda done, total: tell(done, total, "")
+        return
     columns = (
         TextColumn("{task.description:<14}"),
         BarColumn(),
@@ -33,7 +70,7 @@ def stage(console: Console, name: str) -> Iterator[OnProgress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -48,11 +85,11 @@ def show(console: Console, result: Result, folder: Path) -> None:
     leading, bos = result.tokens[0].leading, result.config.prompts.bos
     console.print(f"token before every prompt: {leading or 'none'} (prompts.bos={bos})", markup=False, highlight=False)
     if result.spread is not None:
-        for site in SITES:
+        for site in result.maps:
             r, low, high = map(_number, result.spread.pearson_mean(site, result.config.prompts.seed))
             console.print(f"Pearson r of single pairs, {site}: mean {r} [95% over pairs: {low}, {high}]")
     console.print(_top(result))
-    for site in SITES:
+    for site in result.maps:
         names = result.comparisons[site].outliers(site)
         console.print(
             f"outliers among {site} (|AP - IG| > 1.96 SD): {len(names)}"
@@ -171,7 +208,8 @@ def show_job(console: Console, count: str, own: Sequence[str], standing: Standin
         text += f"failed: {reason or standing.detail}"
     else:
         summary = standing.run.summary
-        numbers = (f"{name} {_number(summary.get(name))}" for name in ("heads/pearson", "neurons/pearson"))
+        names = [name for site in SITES if (name := f"{site}/pearson") in summary]
+        numbers = (f"{name} {_number(summary[name])}" for name in names)
         text += f"{', '.join(numbers)} ({_number(summary.get('seconds/total'))} s)"
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -226,7 +264,7 @@ def _agreement(result: Result) -> Table:
         "max |delta|",
     ):
         table.add_column(column, justify="left" if column == "site" else "right")
-    for site in SITES:
+    for site in result.maps:
         numbers = result.comparisons[site].summary()
         delta = result.maps[site]["ig"].delta
         table.add_row(
@@ -251,9 +289,9 @@ def _top(result: Result) -> Table:
     if result.spread:
         unit = f"mean {unit}{' [95% over pairs]' if result.has_scores else ''}"
     table = Table(title=f"Top {_TOP} by |effect|, with {unit}", title_justify="left")
-    for column in ("rank", *(f"{site} {method}" for site in SITES for method in ("IG", "AP"))):
+    for column in ("rank", *(f"{site} {method}" for site in result.maps for method in ("IG", "AP"))):
         table.add_column(column, justify="right")
-    columns = [_ranked(result, site, method) for site in SITES for method in ("ig", "ap")]
+    columns = [_ranked(result, site, method) for site in result.maps for method in ("ig", "ap")]
     for rank, cells in enumerate(zip(*columns, strict=True), start=1):
         table.add_row(str(rank), *cells)
     return table

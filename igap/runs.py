@@ -3,6 +3,7 @@
 `frozen` is how the model is borrowed: evaluation mode, no parameter gradients, and everything given back afterwards.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Run:
     residual: tuple[Float[Tensor, "pair pos d_model"], ...]
     """The input of each block."""
     activations: Mapping[Site, tuple[Tensor, ...]]
-    """One tensor a layer: `heads` `[pair, pos, head, d_head]`, `neurons` `[pair, pos, d_mlp]`."""
+    """One tensor a layer: `heads` `[pair, pos, head, d_head]`, always; `neurons` `[pair, pos, d_mlp]` if asked for."""
     logit_diff: Float[Tensor, " pair"]
     """F: logit[answer] - logit[distractor] at the last position, in logits."""
 
@@ -64,38 +65,50 @@ def frozen(model: TransformerBridge) -> Iterator[None]:
             module.training = True
 
 
-def record(model: TransformerBridge, tokens: Int[Tensor, "pair pos"], pairs: Sequence[TokenPair], *, name: str) -> Run:
-    """The run of `model` on `tokens`, one prompt a pair, all of one length.
+def record(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "pair pos"],
+    pairs: Sequence[TokenPair],
+    *,
+    name: str,
+    sites: Sequence[Site] = SITES,
+) -> Run:
+    """The run of `model` on `tokens`, one prompt a pair, all of one length, with the activations of `sites`.
 
-    Raises ValueError (naming `name` and the layer) on NaN or infinity.
+    Those of heads are kept in any case: what neurons add comes after them in a block. Raises ValueError (naming `name`
+    and the layer) on NaN or infinity.
     """
     n_layers = model.cfg.n_layers
     residual = [f"blocks.{layer}.hook_in" for layer in range(n_layers)]
-    sites = {site: [hook_name(site, layer) for layer in range(n_layers)] for site in SITES}
-    missing = [hook for hook in (*residual, *sites["heads"], *sites["neurons"]) if hook not in model.hook_dict]
+    hooks = {
+        site: [hook_name(site, layer) for layer in range(n_layers)]
+        for site in SITES
+        if site == "heads" or site in sites
+    }
+    every = [*residual, *itertools.chain(*hooks.values())]
+    missing = [hook for hook in every if hook not in model.hook_dict]
     if missing:
+        remedy = ", or sites=heads where its attention is plain" if ".mlp." in missing[0] else ""
         raise InputError(
-            f"model: {model.cfg.model_name} has no {missing[0]}, wanted attention and MLP hooks in every block. "
-            "Use a decoder model with plain attention and MLP blocks."
+            f"model: {model.cfg.model_name} has no {missing[0]}, wanted hooks of {' and '.join(hooks)} in every block. "
+            f"Use a decoder model with plain attention and MLP blocks{remedy}."
         )
     each, answer, distractor = range(len(pairs)), [p.answer for p in pairs], [p.distractor for p in pairs]
 
     def compute() -> Mapping[str, Tensor]:
         # no_grad and not inference_mode: Integrated Gradients differentiates with respect to copies of these tensors.
         with torch.no_grad():
-            logits, cache = model.run_with_cache(
-                tokens, names_filter=[*residual, *sites["heads"], *sites["neurons"]], logits_to_keep=1
-            )
-        tensors = {hook: cache[hook] for hook in (*residual, *sites["heads"], *sites["neurons"])}
+            logits, cache = model.run_with_cache(tokens, names_filter=every, logits_to_keep=1)
+        tensors = {hook: cache[hook] for hook in every}
         return tensors | {"logit_diff": logits[each, -1, answer] - logits[each, -1, distractor]}
 
-    inputs = {"tokens": tokens.tolist(), "answer": answer, "distractor": distractor}
+    inputs = {"tokens": tokens.tolist(), "answer": answer, "distractor": distractor, "sites": list(hooks)}
     found = of_the_model("run", inputs, compute, model)
     device = tokens.device
     run = Run(
         tokens=tokens,
         residual=tuple(found[hook].to(device) for hook in residual),
-        activations={site: tuple(found[hook].to(device) for hook in hooks) for site, hooks in sites.items()},
+        activations={site: tuple(found[hook].to(device) for hook in layers) for site, layers in hooks.items()},
         logit_diff=found["logit_diff"].to(device),
     )
     _check_finite(run, name)
@@ -105,8 +118,8 @@ def record(model: TransformerBridge, tokens: Int[Tensor, "pair pos"], pairs: Seq
 def _check_finite(run: Run, name: str) -> None:
     stages = [
         (f"layer {layer} ({what})", tensor)
-        for layer, tensors in enumerate(zip(run.residual, *(run.activations[site] for site in SITES), strict=True))
-        for what, tensor in zip(("block input", *SITES), tensors, strict=True)
+        for layer, tensors in enumerate(zip(run.residual, *run.activations.values(), strict=True))
+        for what, tensor in zip(("block input", *run.activations), tensors, strict=True)
     ]
     stages.append(("the logits", run.logit_diff))
     for where, tensor in stages:

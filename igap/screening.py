@@ -15,7 +15,7 @@ from scipy import stats
 from igap.attribution.maps import AttributionMap, Progress
 from igap.comparison import REPORTED_K, Comparison, compare, paired
 from igap.findings import Compared
-from igap.sites import SITES, Site
+from igap.sites import Site
 
 METHODS = ("ig", "atp", "atp_star")
 """The cheap ones: their cost does not grow with the number of components."""
@@ -119,11 +119,10 @@ def follow_up(compared: Compared, on_progress: Progress | None) -> Screening:  #
 def screen(maps: Mapping[Site, Mapping[str, AttributionMap]]) -> Screening:
     """The distance of every method of METHODS from AP, by site. Maps by site, then method."""
     found = []
-    for site in SITES:
-        ap = maps[site]["ap"]
+    for site, by_method in maps.items():
         for method in METHODS:
-            if method in maps[site]:
-                found.append(distance(maps[site][method], ap, of=site))
+            if method in by_method:
+                found.append(distance(by_method[method], by_method["ap"], of=site))
             else:
                 reason = "a mean over the other layers, of which this model has none"
                 found.append(Distance(method, site, None, {}, reason))

@@ -5,7 +5,7 @@ before the output projection) or MLP neurons (`hook_post`, after the nonlinearit
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from igap.errors import InputError
@@ -45,6 +45,17 @@ def parse_component(name: str) -> tuple[Site, int, int]:
 def is_component(name: str) -> bool:
     """Whether this is a component's name, of whatever model."""
     return _NAME.fullmatch(name) is not None
+
+
+def chosen(setting: str) -> tuple[Site, ...]:
+    """The sites that a setting names: none, heads, neurons or both."""
+    return tuple(site for site in SITES if setting in (site, "both"))
+
+
+def sites_of(names: Iterable[str]) -> tuple[Site, ...]:
+    """The sites that these components are of, each once, heads first; what is no component's name is of none."""
+    named = {parse_component(name)[0] for name in names if is_component(name)}
+    return tuple(site for site in SITES if site in named)
 
 
 def locate(name: str, n_layers: int | None, widths: Mapping[Site, int | None], *, item: str) -> tuple[Site, int, int]:

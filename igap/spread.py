@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 
 from igap.attribution.maps import AttributionMap
 from igap.intervals import Interval, bootstrap_means, row_correlations
-from igap.sites import SITES, Site
+from igap.sites import Site
 
 Kind = Literal["score", "effect"]
 
@@ -35,18 +35,18 @@ class Spread:
 
 def spread(maps: Mapping[Site, Mapping[str, AttributionMap]], *, seed: int) -> Spread:
     """The spread of maps that are means over the same pairs."""
-    gaps = np.array([one.gap for one in maps["heads"]["ap"].pairs])
+    gaps = np.array([one.gap for one in next(iter(maps.values()))["ap"].pairs])
     return Spread(
         intervals={
             site: {
-                name: bootstrap_means(_flat(by_pair(found, "score")), seed=seed) for name, found in maps[site].items()
+                name: bootstrap_means(_flat(by_pair(found, "score")), seed=seed) for name, found in by_method.items()
             }
-            for site in SITES
+            for site, by_method in maps.items()
         },
         gap=bootstrap_means(gaps[:, None], seed=seed),
         pearson={
-            site: row_correlations(*(_flat(by_pair(maps[site][name], "effect")) for name in ("ig", "ap")))
-            for site in SITES
+            site: row_correlations(*(_flat(by_pair(by_method[name], "effect")) for name in ("ig", "ap")))
+            for site, by_method in maps.items()
         },
     )
 

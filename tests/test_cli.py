@@ -217,15 +217,16 @@ def test_activations_that_are_not_finite_are_refused_by_layer(tiny, checkpoint, 
 def test_a_small_gap_keeps_the_effects_and_says_why_there_are_no_scores(tiny, capsys):
     assert cli.main(["run", *tiny, "prompts.min_gap=1e6"]) == 0
     out = capsys.readouterr().out
-    assert "wanted at least prompts.min_gap=1000000.0; scores (effect / gap) would explode and are missing" in " ".join(
-        out.split()
+    assert (
+        "wanted at least prompts.min_gap=1000000.0 and 10% of |F(clean)|; scores (effect / gap) would explode and are "
+        "missing" in " ".join(out.split())
     )
     saved = load_file(only_run() / "attributions.safetensors")
     assert saved["ap.heads"].isnan().all()
     assert saved["effect.ap.heads"].abs().max() > 0
     summary = json.loads((only_run() / "summary.json").read_text())
     assert summary["heads/bias"] is None
-    assert summary["heads/bias/reason"] == "a score needs a gap of at least prompts.min_gap"
+    assert summary["heads/bias/reason"] == "a score needs a gap of at least prompts.min_gap and a tenth of |F(clean)|"
     assert summary["heads/pearson"] is not None, "correlations do not change with the unit"
 
 

@@ -260,3 +260,10 @@ def test_interactions_need_an_explanation_on_the_joint_path(default):
 def test_alphas_are_numbers_in_order_or_none(default):
     assert changed(default, "curves.alphas", [-1, 0.5, 2]).curves.alphas == (-1.0, 0.5, 2.0)
     assert changed(default, "curves.alphas", None).curves.alphas is None
+
+
+@pytest.mark.parametrize(
+    ("name", "short"), [("gpt2", "gpt2"), ("HuggingFaceTB/SmolLM2-135M", "SmolLM2-135M"), ("/a/b/tiny/", "tiny")]
+)
+def test_a_models_short_name_is_the_last_part(default, name, short):
+    assert changed(default, "model.name", name).model.short_name == short

@@ -169,5 +169,3 @@ def test_a_run_draws_the_curves_it_is_asked_for(ioi_mini, pair):
     expected = output_curve(ioi_mini, pair, ["0.5", "L1.N3"], alphas=[0, 0.5, 3])
     np.testing.assert_array_equal(found.by_pair, expected.by_pair)
     assert found.roles == ()
-    config = compose_one(["curves.components=none"]).config
-    assert follow_up(Compared(config, ioi_mini, (pair,), {}, {}), None) is None

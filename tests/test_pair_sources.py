@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from igap.cli.compose import compose_one
 from igap.config import PromptsConfig
 from igap.datasets.ioi import generate_ioi
 from igap.datasets.words import NAMES
@@ -98,3 +99,27 @@ def test_the_first_bad_pair_of_a_file_is_named_by_its_row(checkpoint, tmp_path, 
 def test_the_description_names_the_number_and_the_source():
     assert describe(PromptsConfig(n=100, seed=4), 100) == "100 pairs (generated, seed 4)"
     assert describe(PromptsConfig(file="some/where/pairs.csv"), 12) == "12 pairs (pairs.csv)"
+
+
+def test_a_limit_takes_a_files_first_pairs_and_at_most_all_of_them(pair_file):
+    every = read(PromptsConfig(file=str(pair_file)), None)
+    for limit in (1, 3, 5, 100):
+        assert read(PromptsConfig(file=str(pair_file), limit=limit), None) == every[:limit]
+
+
+@pytest.mark.parametrize("overrides", [["prompts.limit=5"], ["prompts.n=9", "prompts.limit=5"]])
+def test_a_limit_without_a_file_is_refused_in_one_line(overrides):
+    with pytest.raises(
+        ValueError, match=r"^prompts\.limit: got 5 without a file, wanted prompts\.file, .*prompts\.n\.$"
+    ):
+        compose_one(overrides)
+
+
+def test_the_key_of_a_limited_file_is_that_of_a_file_with_those_pairs(pair_file, tmp_path):
+    first = tmp_path / "three.csv"
+    first.write_text("".join(pair_file.read_text().splitlines(keepends=True)[:4]))
+    keys = []
+    for overrides in ([f"prompts.file={pair_file}", "prompts.limit=3"], [f"prompts.file={first}"]):
+        config = compose_one(overrides).config
+        keys.append(config.key_of([pair.texts for pair in read(config.prompts, None)], {}))
+    assert keys[0] == keys[1]

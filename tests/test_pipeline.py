@@ -142,7 +142,7 @@ def test_progress_is_told_for_every_site_and_method(config):
 
     pipeline.run(config("ig.n_steps=2"), Stage)
     methods = [f"{method} {site}" for method in METHODS for site in SITES]
-    assert opened == ["load model", *methods, *pipeline.FOLLOW_UPS]
+    assert opened == ["load model", *methods, "screening", "qk", "explain", "curves"]
     for name in methods:
         steps = [(done, total) for stage, done, total in told if stage == name]
         assert steps[-1][0] == steps[-1][1] > 0, name
@@ -207,7 +207,8 @@ def test_numbers_of_several_pairs_are_means_and_one_pair_has_no_spread(many, res
 
 def test_pairs_without_a_score_are_warned_about(many, config, pair_file):
     assert many.warnings == (
-        "prompts: the gap F(clean) - F(corrupted) of 1 of 5 pairs is too small, wanted at least prompts.min_gap=0.2; "
+        "prompts: the gap F(clean) - F(corrupted) of 1 of 5 pairs is too small, wanted at least prompts.min_gap=0.2 "
+        "and 10% of |F(clean)|; "
         "they have no scores (effect / gap), which would explode, and mean scores and their intervals leave them out; "
         "mean effects in logits do not. pairs.csv lists every gap.",
     )

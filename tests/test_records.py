@@ -148,7 +148,10 @@ def test_scores_that_are_missing_are_missing_on_disk_and_effects_are_not(result,
     summary = records.write(dataclasses.replace(result, config=config, maps=maps), tmp_path)
     for name in ("bias", "limits_low", "limits_high"):
         assert summary[f"neurons/{name}"] is None
-        assert summary[f"neurons/{name}/reason"] == "a score needs a gap of at least prompts.min_gap"
+        assert (
+            summary[f"neurons/{name}/reason"]
+            == "a score needs a gap of at least prompts.min_gap and a tenth of |F(clean)|"
+        )
     heads = pd.read_csv(tmp_path / "heads.csv")
     assert heads[["ig", "ap", "atp", "atp_star", "difference"]].isna().all(axis=None)
     assert heads["effect_ap"].notna().all()

@@ -90,11 +90,28 @@ def test_a_plan_says_how_long_it_takes_where_that_is_known(console, result, tmp_
     assert said in text(console)
 
 
-def test_progress_is_quiet_where_nobody_watches():
-    console = Console(file=io.StringIO(), force_terminal=False)
-    with report.stage(console, "ig heads") as progress:
-        progress(1, 2)
-    assert console.file.getvalue() == ""
+def test_in_a_log_file_a_stage_is_a_line_and_then_about_one_a_minute(console):
+    now = [100.0]
+    with report.stage(console, "ig heads", clock=lambda: now[0]) as progress:
+        assert text(console) == "ig heads\n"
+        for second, done in ((30, 1), (59, 2), (61, 3), (90, 4), (125, 5)):
+            now[0] = 100.0 + second
+            progress(done, 20)
+    assert text(console).splitlines() == [
+        "ig heads",
+        "ig heads: 3 of 20 after 61 s, about 6 min left",  # 61 s * 17 / 3 is 346 s
+        "ig heads: 5 of 20 after 2 min, about 6 min left",  # 125 s * 15 / 5 is 375 s
+    ]
+
+
+def test_a_stage_that_is_not_announced_is_silent_for_a_minute(console):
+    now = [0.0]
+    with report.stage(console, "check jobs", clock=lambda: now[0], announced=False) as progress:
+        progress(1, 3)
+        assert text(console) == ""
+        now[0] = 60.0
+        progress(2, 3)
+    assert text(console) == "check jobs: 2 of 3 after 60 s, about 30 s left\n"
 
 
 def test_progress_on_a_terminal_shows_the_stage_and_its_counts():

@@ -120,7 +120,7 @@ def _collect(asked: _Asked) -> tuple[list[Finished], dict[Path, Heads], list[str
     runs, troubles = find(asked.folders) if asked.folders else ([], [])
     maps: dict[Path, Heads] = {}
     for run in runs:
-        one, trouble = heads.read(run.folder)
+        one, trouble = heads.read(run.folder) if run.has_heads else (None, None)
         troubles += [trouble] if trouble else []
         if one is not None:
             maps[run.folder] = one

@@ -97,7 +97,7 @@ def _packed(heads: Heads) -> dict[str, object]:
 def _why(run: Finished, maps: Mapping[Path, Heads]) -> str:
     if run.folder in maps:
         return f"left out: the maps of the runs above it take {MAX_MAPS / 1e6:.0f} MB already. Compare fewer runs."
-    return "its heads could not be read"
+    return "its heads could not be read" if run.has_heads else "it was asked about neurons only (sites=neurons)"
 
 
 def _steps(run: Finished) -> int | None:

@@ -98,7 +98,7 @@ function drawMaps() {
   const largest = (...lists) => Math.max(0, ...spread([].concat(...lists.map((list) => Array.from(list, Math.abs)))).filter(Number.isFinite));
   const [both, third] = [largest(heads.ig, heads.ap), largest(difference)];
   const panels = [["IG", heads.ig, both], ["AP", heads.ap, both], ["AP - IG", difference, third]];
-  const notes = heads.unit === "effect" ? [make("p", { class: "empty" }, "No score of this run is defined (no gap of at least prompts.min_gap): effects in logits are shown.")] : [];
+  const notes = heads.unit === "effect" ? [make("p", { class: "empty" }, "No score of this run is defined (no gap of at least prompts.min_gap and a tenth of |F(clean)|): effects in logits are shown.")] : [];
   $("maps").replaceChildren(...notes, ...panels.map((panel) => heatmap(heads, ...panel, difference)));
 }
 

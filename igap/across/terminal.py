@@ -1,5 +1,6 @@
 """The table over runs on a terminal: in as many parts as its width asks for, so that no number is cut or folded."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
@@ -10,10 +11,28 @@ from rich.table import Table as Shown
 from igap.across.table import Table
 
 _MAX_TEXT = 24
-"""Characters of a run's name or a setting on one line; longer ones are folded."""
+"""Characters of a run's name or a setting on one line; longer names are folded, longer settings cut."""
 
 _Column = tuple[str, bool, list[str]]
 """Heading, whether it holds numbers, cells."""
+
+
+def shortened(texts: Sequence[str]) -> list[str]:
+    """Texts of one column in _MAX_TEXT characters each: "..." stands for what all begin with, and for what is cut.
+
+    Of a long path the last part is left, where that tells all of them apart.
+    """
+    if max(map(len, texts)) <= _MAX_TEXT:
+        return list(texts)
+    last = ["…/" + text.rpartition("/")[2] if len(text) > _MAX_TEXT and "/" in text else text for text in texts]
+    if not any(" " in text for text in texts) and len(set(last)) == len(set(texts)):
+        texts = last
+    same = "".join(
+        a for a, _ in itertools.takewhile(lambda ab: ab[0] == ab[1], zip(min(texts), max(texts), strict=False))
+    )
+    start = max(same.rfind(" "), same.rfind("/")) + 1
+    rest = ["…" + text[start:] for text in texts] if start > 1 else texts
+    return [text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…" for text in rest]
 
 
 def show(found: Table) -> None:
@@ -23,6 +42,8 @@ def show(found: Table) -> None:
         console.width = 1_000_000
     title = f"{len(found.runs)} finished run{'s' if len(found.runs) > 1 else ''}"
     label, *columns = _columns(found)
+    if console.is_terminal:
+        columns = [(name, numbers, cells if numbers else shortened(cells)) for name, numbers, cells in columns]
     for part in _parts(columns, console.width - _width(label, console), console):
         shown = Shown(title=title, title_justify="left")
         for name, numbers, _ in (label, *part):

@@ -40,7 +40,7 @@ def fetch_runs(project: str) -> tuple[list[Finished], dict[Path, Heads], list[st
             troubles += [trouble] if trouble else []
             if run is not None:
                 runs.append(run)
-                found, trouble = _heads(run.folder, logged)
+                found, trouble = _heads(run.folder, logged) if run.has_heads else (None, None)
                 maps |= {} if found is None else {run.folder: found}
                 troubles += [trouble] if trouble else []
     except (wandb.errors.Error, OSError, ValueError) as error:

@@ -53,8 +53,8 @@ def activation_patching(
                 effect[:, layer].masked_fill_(~moved, 0)
                 advance((layer + 1) * width)
         return [
-            AttributionMap("ap", site, of_pair.cpu(), gap=gap, min_gap=pair.min_gap)
-            for of_pair, gap, pair in zip(effect, question.gap.tolist(), question.pairs, strict=True)
+            AttributionMap("ap", site, of_pair.cpu(), gap=gap, min_gap=least)
+            for of_pair, gap, least in zip(effect, question.gap.tolist(), question.least_gaps, strict=True)
         ]
 
     return over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)

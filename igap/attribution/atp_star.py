@@ -57,8 +57,10 @@ def atp_star(
                 total[few] += effects.abs()
             advance((dropped + 1) * question.n_components(site))
         return [
-            AttributionMap("atp_star", site, effect.cpu(), gap=gap, min_gap=pair.min_gap, signed=False)
-            for effect, gap, pair in zip(total / (n_layers - 1), question.gap.tolist(), question.pairs, strict=True)
+            AttributionMap("atp_star", site, effect.cpu(), gap=gap, min_gap=least, signed=False)
+            for effect, gap, least in zip(
+                total / (n_layers - 1), question.gap.tolist(), question.least_gaps, strict=True
+            )
         ]
 
     check_layers(model.cfg.n_layers)

@@ -52,10 +52,10 @@ def attribution_patching(
                 site,
                 effects[index].sum(1),
                 gap=gap,
-                min_gap=pair.min_gap,
+                min_gap=least,
                 effect_by_position=None if whole is None else whole[index],
             )
-            for index, (gap, pair) in enumerate(zip(question.gap.tolist(), question.pairs, strict=True))
+            for index, (gap, least) in enumerate(zip(question.gap.tolist(), question.least_gaps, strict=True))
         ]
 
     return over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)

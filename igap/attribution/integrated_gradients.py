@@ -88,14 +88,14 @@ def integrated_gradients(
                 site,
                 effects[index].sum(1),
                 gap=gap,
-                min_gap=pair.min_gap,
+                min_gap=least,
                 delta=deltas[index],
                 layer_effect=layer_effects[index],
                 n_steps=torch.tensor(nodes),
                 converged=None if converged is None else converged[index],
                 effect_by_position=None if whole is None else whole[index],
             )
-            for index, (gap, pair) in enumerate(zip(question.gap.tolist(), question.pairs, strict=True))
+            for index, (gap, least) in enumerate(zip(question.gap.tolist(), question.least_gaps, strict=True))
         ]
 
     return over_pairs(of_pairs, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)

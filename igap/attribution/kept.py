@@ -16,11 +16,13 @@ def kept(
     site: Site,
     direction: Direction,
     pairs: Sequence[TokenPair],
+    least_gaps: Sequence[float],
     compute: Callable[[], AttributionMap],
 ) -> AttributionMap:
     """The map that `compute` gives, from the store around this call where it has been computed before.
 
     Bit for bit the same either way: of every pair its effects and its gap are kept, and the mean is taken anew.
+    `least_gaps` are those of the pairs below which there are no scores, in logits.
     """
     found = shared(
         method,
@@ -29,8 +31,8 @@ def kept(
     )
     signed = bool(found["signed"])
     maps = [
-        AttributionMap(method, site, effect, gap, min_gap=pair.min_gap, signed=signed)
-        for effect, gap, pair in zip(found["effect"], found["gap"].tolist(), pairs, strict=True)
+        AttributionMap(method, site, effect, gap, min_gap=least, signed=signed)
+        for effect, gap, least in zip(found["effect"], found["gap"].tolist(), least_gaps, strict=True)
     ]
     return mean(maps)
 

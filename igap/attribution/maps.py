@@ -32,7 +32,7 @@ class AttributionMap:
     gap: float
     """D = F(clean) - F(corrupted), in logits."""
     min_gap: float = 0.0
-    """Logits. Below this absolute gap scores are missing (NaN)."""
+    """Logits. Below this absolute gap scores are missing (NaN): `least_gap` of the pair."""
     delta: Float[Tensor, " layer"] | None = None
     """IG only. Completeness delta in logits: (sum of the layer's effects) - (F(all of the site replaced) - F(x)).
     For the single path, where each component has its own completeness, the one farthest from 0: IG_c - AP_c.
@@ -113,7 +113,7 @@ def over_pairs(
     """
     pairs = listed(pair)
     found: dict[int, AttributionMap] = {}
-    with contrasts(model, pairs, baseline=baseline, direction=direction, route=route) as groups:
+    with contrasts(model, pairs, baseline=baseline, direction=direction, route=route, sites=(site,)) as groups:
         for indices, question in groups:
             in_all = question.n_layers * question.n_components(site)
 

@@ -56,7 +56,7 @@ def qk_patching(
     """
     pairs = listed(pair)
     found: dict[int, dict[Node, dict[str, AttributionMap]]] = {}
-    with contrasts(model, pairs, direction=direction) as groups:
+    with contrasts(model, pairs, direction=direction, sites=("heads",)) as groups:
         for indices, question in groups:
             found |= zip(indices, _of_group(question, batch_size, memory_gib), strict=True)
             if on_progress:
@@ -105,11 +105,9 @@ def _of_group(
         if n_layers > 1:
             dropped = torch.stack([first_order(zs, moves, n_nodes, layer).abs() for layer in range(n_layers)])
             effects["atp_star"] = dropped.sum(0) / (n_layers - 1)
-        for index, (pair, gap) in enumerate(zip(question.pairs, question.gap.tolist(), strict=True)):
+        for index, (least, gap) in enumerate(zip(question.least_gaps, question.gap.tolist(), strict=True)):
             maps[index][node] = {
-                method: AttributionMap(
-                    method, "heads", effect[index].cpu(), gap, pair.min_gap, signed=method != "atp_star"
-                )
+                method: AttributionMap(method, "heads", effect[index].cpu(), gap, least, signed=method != "atp_star")
                 for method, effect in effects.items()
             }
     return maps

@@ -126,7 +126,8 @@ class Worker:
                 count = f"{numbers[job.key]}/{len(numbers)}"
                 report.show_job(out, count, job.own, self.folder.standing(job.key), outcome.reason)
 
-        stage = (lambda name: report.stage(progress, name)) if self.shown else pipeline.silent
+        lines = not progress.is_terminal  # in a log no bar gets in the way of another
+        stage = (lambda name: report.stage(progress, name)) if lines or self.shown else pipeline.silent
         pack = self.packs[HydraConfig.get().job.num]
         return do_all(pack, self.folder, stage, told, wait=self.wait, threads=self.threads)
 

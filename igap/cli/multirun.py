@@ -153,7 +153,7 @@ def _planned(asked: Asked) -> "tuple[Plan, Launcher]":
         return checked.key, len(checked.pairs)
 
     folder = SweepFolder(Path(str(launcher.config.hydra.sweep.dir)))
-    with report.stage(Console(stderr=True), "check jobs") as progress:
+    with report.stage(Console(stderr=True), "check jobs", announced=False) as progress:
         found = plan(folder, composed, check_one, progress)
     going = [one.config.keep_going for one in composed if not isinstance(one, Refused)]
     if found.refused and not (going and all(going)):

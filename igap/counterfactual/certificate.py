@@ -194,15 +194,16 @@ def _as_text(search: Search, filled: Filled, best: Candidate) -> dict[str, Numbe
 
 def _singly(
     model: TransformerBridge, pairs: Sequence[PromptPair], target: Target, baseline: BaselineKind = "corrupted"
-) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]:
-    """AP effect of the component and gap in each pair, in logits, from the pairs' texts as any run has them."""
-    effects, gaps = torch.zeros(len(pairs)), torch.zeros(len(pairs))
-    with contrasts(model, pairs, baseline=baseline) as groups, torch.no_grad():
+) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"], Float[Tensor, " pair"]]:
+    """AP effect, gap, and the least gap that gives a score, of each pair, in logits, from its texts as in any run."""
+    effects, gaps, least = torch.zeros(3, len(pairs))
+    with contrasts(model, pairs, baseline=baseline, sites=(target.site,)) as groups, torch.no_grad():
         for indices, question in groups:
             patched = question.patches(target.site, target.layer)(torch.tensor([target.index]))[:, 0]
             effects[list(indices)] = (patched - question.around.logit_diff).float().cpu()
             gaps[list(indices)] = question.gap.float().cpu()
-    return effects, gaps
+            least[list(indices)] = torch.tensor(question.least_gaps)
+    return effects, gaps, least
 
 
 def _as_runs_have_it(
@@ -217,10 +218,9 @@ def _as_runs_have_it(
     found: dict[str, Number] = {}
     grids = {}
     for name, pairs in (("by_hand", by_hand), ("best", best)):
-        effects, gaps = _singly(model, pairs, target)
-        scores = [
-            e / g for e, g in zip(effects.tolist(), gaps.tolist(), strict=True) if scores_exist(g, pairs[0].min_gap)
-        ]
+        effects, gaps, least = _singly(model, pairs, target)
+        each = zip(effects.tolist(), gaps.tolist(), least.tolist(), strict=True)
+        scores = [effect / gap for effect, gap, enough in each if scores_exist(gap, enough)]
         grids[name] = activation_patching(model, list(pairs), "heads").effect
         found |= {
             f"{name}/ap": effects.mean().item(),

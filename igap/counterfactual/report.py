@@ -14,7 +14,7 @@ from rich.table import Table
 from igap.counterfactual.beside import Number
 from igap.counterfactual.exploration import OnProgress, Progress
 from igap.counterfactual.search import SearchResult
-from igap.report import stage, terminal
+from igap.report import lines, stage, terminal
 
 __all__ = ["searching", "show", "show_paths", "show_scan", "stage", "terminal"]
 
@@ -23,7 +23,11 @@ _TOP = 5
 
 @contextmanager
 def searching(console: Console) -> Iterator[OnProgress]:
-    """A progress bar with the best value so far and evaluations a second, gone when it is done."""
+    """A progress bar with the best value so far and evaluations a second, gone when it is done; lines in a log file."""
+    if not console.is_terminal:
+        said = lines(console, "search")
+        yield lambda now: said(now.n, now.until, f"; best {now.best:.3f}")
+        return
     columns = (
         TextColumn("search"),
         BarColumn(),
@@ -31,7 +35,7 @@ def searching(console: Console) -> Iterator[OnProgress]:
         TextColumn("best {task.fields[best]:.3f}, {task.fields[rate]:.0f} a second"),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("search", total=None, best=float("nan"), rate=0.0)
 
         def tell(now: Progress) -> None:

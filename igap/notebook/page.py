@@ -70,7 +70,7 @@ def page(result: Result, found: Study, folder: Path) -> str:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     (pair,) = result.pairs
     return environment.get_template("page.html").render(
-        model=result.config.model.name,
+        model=result.config.model.short_name,
         prompts=[
             *zip(TEXTS, pair.texts, strict=True),
             ("second corrupted", result.beside["second-pair"].pairs[0].corrupted),

@@ -256,7 +256,7 @@ def _second_pair(model: TransformerBridge, first: Result, second: Result, compar
     tokens = second.tokens[0]
     missing = tokens.corrupted.shape[1] - tokens.clean.shape[1]
     padded = replay.padded(second.pairs[0], model.tokenizer.eos_token, missing)
-    with contrast(model, padded) as question:
+    with contrast(model, padded, sites=("heads",)) as question:
         clean, corrupted = float(question.clean.logit_diff), float(question.corrupted.logit_diff)
         n_tokens = question.clean.tokens.shape[1]
     effect = float(activation_patching(model, padded, "heads").effect[layer, index])

@@ -128,14 +128,15 @@ class _Rate(NamedTuple):
     n_pairs: float
 
 
-_KIND = ("model.name", "model.processing", "study", "faithfulness", "ablation.kind")
+_KIND = ("model.name", "model.processing", "sites", "study", "faithfulness", "ablation.kind")
 """Settings that decide what is done; others how long it takes."""
 
 
 def _rates(run: Finished, config: RunConfig) -> _Rate | None:
     """What a finished run of this job's kind took; None of another kind, or where its summary does not say."""
     asked, summary = dict(flat(config.model_dump(mode="json"))), run.summary
-    same = all(run.settings.get(name) == asked[name] for name in _KIND)
+    settings = {"sites": "both"} | dict(run.settings)  # as runs from before there was a choice had them
+    same = all(settings.get(name) == asked[name] for name in _KIND)
     numbers = [
         summary.get(name) for name in ("seconds/ig", "seconds/total", "seconds/files", "seconds/model", "n_pairs")
     ]

@@ -257,6 +257,7 @@ def choices(config: RunConfig) -> list[str]:
         "ig": f"{config.ig.method} {config.ig.path}",
         "ablation": config.ablation.kind,
         "direction": config.direction,
+        "sites": config.sites,
     }
     return [f"{name}={value}"[:64] for name, value in chosen.items()]
 

@@ -10,6 +10,7 @@ import pytest
 from finished_runs import make
 
 from igap.across import command
+from igap.across.terminal import shortened
 from igap.errors import InputError
 
 
@@ -138,3 +139,28 @@ def test_neither_help_nor_a_table_imports_anything_heavy(arguments, runs):
     command_line = [sys.executable, "-c", code, *(argument.replace("RUNS", str(runs)) for argument in arguments)]
     done = subprocess.run(command_line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_long_texts_are_cut_to_where_they_differ():
+    long = "After John and Mary went to the store, {} gave a bottle of milk to"
+    assert shortened([long.format("Mary"), long.format("Anna")]) == [
+        "…Mary gave a bottle of m…",
+        "…Anna gave a bottle of m…",
+    ]
+    assert shortened(["/models/tiny/one", "/models/tiny/another"]) == ["/models/tiny/one", "/models/tiny/another"]
+    assert shortened(["/a/long/folder/of/models/one", "/a/long/folder/of/models/two"]) == ["…one", "…two"]
+    assert shortened(["gpt2", "/a/long/folder/of/models/mine"]) == ["gpt2", "…/mine"]
+    assert shortened(["/a/long/folder/of/models/1/b", "/a/long/folder/of/models/2/b"]) == ["…1/b", "…2/b"]
+    assert shortened([30 * "x", "y"]) == [23 * "x" + "…", "y"]
+    assert max(map(len, shortened([f"{word} {60 * 'z'}" for word in "ab"]))) == 24
+
+
+def test_on_a_terminal_a_long_prompt_takes_one_line(runs, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    for word in ("Mary", "Anna"):
+        make(runs / word, settings={"prompts.clean": f"After John and {word} went to the store, they gave a bottle to"})
+    assert command.main([str(runs), "metrics=gap", "output=out"]) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert len([line for line in lines if line.startswith("│")]) == 5, "a line a run"
+    assert max(map(len, lines[:12])) <= 80

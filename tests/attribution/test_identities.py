@@ -242,3 +242,18 @@ def test_bad_arguments_are_refused_by_their_message(small, pair, arguments, mess
 def test_a_pair_without_a_difference_is_refused_rather_than_scored(pair):
     with pytest.raises(ValueError, match=r"prompts\.corrupted: got the same text as prompts\.clean"):
         PromptPair(pair.clean, pair.clean, pair.answer, pair.distractor)
+
+
+def test_a_gap_that_is_small_beside_the_clean_logit_difference_gives_no_scores(small, pair):
+    """The bound is a tenth of |F(clean)| where that is above `min_gap`, and none where `min_gap` is 0."""
+    model = small("ioi-mini")
+    with contrast(model, pair) as question:
+        clean, gap = question.clean.logit_diff.item(), question.gap.item()
+    assert abs(gap) > 0.1 * abs(clean) > 0.2
+    assert torch.isfinite(activation_patching(model, replace(pair, min_gap=0.1)).score).all()
+    other = replace(pair, corrupted=pair.clean.replace("store", "shop"), min_gap=0.1)
+    for least, scored in ((0.1, False), (1e-9, False), (0.0, True)):
+        found = activation_patching(model, replace(other, min_gap=least))
+        assert 0 < abs(found.gap) < 0.1 * abs(clean), "the second pair changes nothing that matters"
+        assert bool(torch.isfinite(found.score).all()) == bool(torch.isfinite(found.score).any()) == scored
+        assert torch.isfinite(found.effect).all()

@@ -21,6 +21,7 @@ def test_a_kept_map_is_the_computed_one_bit_for_bit(small, pair, tmp_path, n_pai
     tokens = [tokenize(model, one) for one in pairs]
     asked = pairs if n_pairs > 1 else pair
     computed = method(model, asked, "neurons")
+    least = [one.min_gap for one in computed.pairs or [computed]]
     calls = []
 
     def compute():
@@ -29,7 +30,7 @@ def test_a_kept_map_is_the_computed_one_bit_for_bit(small, pair, tmp_path, n_pai
 
     for _ in range(2):
         with sharing(Store(tmp_path, {})):
-            found = kept(name, "neurons", "noising", tokens, compute)
+            found = kept(name, "neurons", "noising", tokens, least, compute)
         assert calls == [1]
         for one, same in zip((found, *found.pairs), (computed, *computed.pairs), strict=True):
             assert torch.equal(one.effect, same.effect)
@@ -48,7 +49,7 @@ def test_another_question_is_another_map(small, pair, tmp_path, change):
     with sharing(Store(tmp_path, {})):
         for _ in range(2):
             compute = functools.partial(activation_patching, model, asked, site, direction=direction)
-            found = kept("ap", site, direction, [tokenize(model, asked)], compute)
+            found = kept("ap", site, direction, [tokenize(model, asked)], [0.0], compute)
             assert torch.equal(found.effect, compute().effect)
             if change == "site":
                 site = "neurons"

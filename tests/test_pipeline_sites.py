@@ -1,0 +1,132 @@
+"""A run about one site: that site's numbers as in a run about both, and nothing about the other, anywhere."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from finished_runs import make
+from safetensors.torch import load_file
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap import activation_patching, load_model, pipeline, records
+from igap.across import command
+from igap.cli.compose import compose_jobs, compose_one
+from igap.errors import InputError
+from igap.sites import SITES
+
+
+@pytest.fixture(autouse=True)
+def _no_model_kept():
+    yield
+    pipeline._cached_model.cache_clear()
+
+
+@pytest.fixture
+def run(checkpoint, pair_file, tmp_path):
+    def make(*overrides):
+        name = f"model.name={checkpoint('gpt2')}"
+        settings = ["model=hf", name, f"prompts.file={pair_file}", "prompts.min_gap=0", "ig.n_steps=3", "device=cpu"]
+        found = pipeline.run(compose_one([*settings, *overrides]).config, store=tmp_path / "store")
+        folder = tmp_path / found.key
+        records.prepare(folder)
+        records.write(found, folder)
+        return found, folder
+
+    return make
+
+
+def test_of_one_site_all_is_as_in_a_run_about_both_and_of_the_other_there_is_nothing(run):
+    both, whole = run("baseline=zero_input", "faithfulness=both", "prompts.limit=3")
+    names = json.loads((whole / "summary.json").read_text())
+    tensors = load_file(whole / "attributions.safetensors")
+    for site, other in (SITES, reversed(SITES)):
+        alone, folder = run("baseline=zero_input", f"sites={site}", f"faithfulness={site}", "prompts.limit=3")
+        assert list(alone.maps) == list(alone.comparisons) == list(alone.spread.intervals) == [site]
+        kept = load_file(folder / "attributions.safetensors")
+        assert set(kept) == {name for name in tensors if name.endswith(f".{site}")}
+        for name, tensor in kept.items():
+            torch.testing.assert_close(tensor, tensors[name], atol=0, rtol=0, equal_nan=True)
+        summary = json.loads((folder / "summary.json").read_text())
+        assert [name for name in summary if name.split("/")[0] == other] == []
+        own = [name for name in names if f"{site}/" in name]
+        assert own
+        assert {name: summary[name] for name in own} == {name: names[name] for name in own}
+        files = {path.name for path in folder.rglob("*.*")}
+        assert [name for name in files if name.startswith((other, f"faithfulness_{other}"))] == []
+        assert {f"{site}.csv", f"{site}_scatter.png", f"faithfulness_{site}.png"} <= files
+        assert ({"qk.csv", "explanation.csv", "curves.csv"} <= files) == (site == "heads")
+        assert f"pearson_{other}" not in pd.read_csv(folder / "pairs.csv")
+        assert alone.key != both.key
+
+
+def test_no_neuron_is_looked_at_for_heads(checkpoint, pair, monkeypatch):
+    """As in a mixture of experts, whose MLP has no one hidden activation."""
+    expected = activation_patching(load_model(str(checkpoint("gpt2"))), pair, "heads").effect
+    model, every = load_model(str(checkpoint("gpt2"))), TransformerBridge.hook_dict.fget
+    left = property(lambda self: {name: point for name, point in every(self).items() if ".mlp." not in name})
+    monkeypatch.setattr(TransformerBridge, "hook_dict", left)
+    assert torch.equal(activation_patching(model, pair, "heads").effect, expected)
+    with pytest.raises(InputError, match=r"has no blocks\.0\.mlp\.hook_post, .* or sites=heads where its attention is"):
+        activation_patching(model, pair, "neurons")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sites=head"], "sites: got 'head', wanted one of 'both', 'heads' or 'neurons'. Try sites=both."),
+        (
+            ["sites=heads", "faithfulness=both"],
+            "faithfulness: got both with sites=heads, wanted neurons among the sites.",
+        ),
+        (["sites=neurons", "faithfulness=heads"], "faithfulness: got heads with sites=neurons, wanted heads among"),
+        (["sites=neurons", "interactions='1.2'"], "interactions: got 1.2 with sites=neurons, wanted heads among"),
+        (["sites=heads", "curves.components=L1.N3"], "curves.components: got L1.N3 with sites=heads, wanted neurons"),
+        (
+            ["sites=neurons", "ablation=zero"],
+            "ablation.components: got outliers with sites=neurons, wanted heads among",
+        ),
+        (
+            ["sites=heads", "ablation=mean", "ablation.components='0.1 L1.N3'"],
+            "ablation.components: got 0.1 L1.N3 with sites=heads, wanted neurons among",
+        ),
+        (
+            ["sites=heads", "experiment=notebook"],
+            "study: got notebook with sites=heads, wanted neurons among the sites.",
+        ),
+    ],
+)
+def test_what_is_about_a_site_that_is_left_out_is_refused(overrides, message):
+    with pytest.raises(InputError) as refused:
+        compose_one(overrides)
+    assert str(refused.value).startswith(message)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_about_a_site_that_is_asked_for_is_taken():
+    asked = ["sites=neurons", "faithfulness=neurons", "ablation=zero", "ablation.components=L1.N3"]
+    assert compose_one([*asked, "curves.components=L1.N3"]).config.asked_sites == ("neurons",)
+
+
+def test_a_multirun_goes_over_the_sites():
+    jobs = compose_jobs(["sites=heads,neurons"])
+    assert [job.config.asked_sites for job in jobs] == [("heads",), ("neurons",)]
+
+
+def test_runs_about_different_sites_are_compared(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "runs" / "a", settings={"sites": "heads"})
+    folder = make(tmp_path / "runs" / "b", settings={"sites": "neurons"}, summary={"neurons/pearson": 0.5})
+    (folder / "heads.csv").unlink()
+    summary = json.loads((folder / "summary.json").read_text())
+    text = json.dumps({name: value for name, value in summary.items() if not name.startswith("heads/")})
+    (folder / "summary.json").write_text(text)
+    assert command.main(["runs", "metrics=heads/pearson,neurons/pearson"]) == 0
+    captured = capsys.readouterr()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in captured.out.splitlines() if "│" in line]
+    assert [[row[1], row[2] == "-", row[3] == "-"] for row in rows] == [
+        ["heads", False, True],
+        ["neurons", True, False],
+    ]
+    assert captured.err == "", "heads that were not asked for are not missed"
+    assert "it was asked about neurons only (sites=neurons)" in (tmp_path / "compare.html").read_text()
