@@ -171,6 +171,7 @@ def follow_up(compared: Compared, on_progress: Progress | None) -> AblationStudy
     kinds = list(dict.fromkeys((asked.kind, *asked.also))) if names else []
     prompts = prompts_of(asked, compared.model.tokenizer, compared.config.prompts.bos) if names else []
     for index, kind in enumerate(kinds):
+        assert kind != "none", "the pipeline does not call for no ablation"
 
         def advance(done: int, total: int, before: int = index) -> None:
             if on_progress:
