@@ -169,7 +169,7 @@ def follow_up(compared: Compared, on_progress: Progress | None) -> AblationStudy
     )
     scores = dict(zip(AGAINST, (ig, ap, tuple(y - x for x, y in zip(ig, ap, strict=True))), strict=True))
     found: dict[str, Ablations] = {}
-    kinds = list(dict.fromkeys((asked.kind, *asked.also))) if names else []
+    kinds = [kind for kind in dict.fromkeys((asked.kind, *asked.also)) if kind != "none"] if names else []
     prompts = prompts_of(asked, compared.model.tokenizer) if names else []
     for index, kind in enumerate(kinds):
 

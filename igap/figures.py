@@ -38,7 +38,9 @@ def figures(result: Result) -> dict[str, plots.Figure]:
     for name, draw in _FINDINGS.items():
         if name in result.findings:
             drawn |= draw(result.findings[name], whole)
-    drawn["jaccard"] = plots.jaccard_curve(dict(result.comparisons), title=whole)
+    drawn["jaccard"] = plots.jaccard_curve(
+        {str(site): found for site, found in result.comparisons.items()}, title=whole
+    )
     drawn["convergence_delta"] = plots.convergence_delta(
         {site: _by_layer(result, site, "delta") for site in result.maps},
         {site: _by_layer(result, site, "layer_effect") for site in result.maps},
