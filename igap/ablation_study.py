@@ -168,10 +168,9 @@ def follow_up(compared: Compared, on_progress: Progress | None) -> AblationStudy
     )
     scores = dict(zip(AGAINST, (ig, ap, tuple(y - x for x, y in zip(ig, ap, strict=True))), strict=True))
     found: dict[str, Ablations] = {}
-    kinds = list(dict.fromkeys((asked.kind, *asked.also))) if names else []
+    kinds = [kind for kind in dict.fromkeys((asked.kind, *asked.also)) if kind != "none"] if names else []
     prompts = prompts_of(asked, compared.model.tokenizer, compared.config.prompts.bos) if names else []
     for index, kind in enumerate(kinds):
-        assert kind != "none", "the pipeline does not call for no ablation"
 
         def advance(done: int, total: int, before: int = index) -> None:
             if on_progress:

@@ -80,7 +80,7 @@ def test_examples_are_accepted_by_the_schema(default):
         assert name == key
         if text not in ("None", "VALUE") and field_at(tuple(key.split("."))).annotation in (int, int | None, str):
             value = int(text) if text.isdigit() else text.strip("'")
-            changed(default, key, value)
+            changed(changed(default, "prompts.file", "a.csv") if key == "prompts.limit" else default, key, value)
 
 
 @pytest.mark.parametrize(
