@@ -84,7 +84,7 @@ class Evaluator:
         """Position from which corrupted prompts, also those made by hand, may differ from the clean ones."""
         self.clean: Run = record(model, filled.clean, self._pairs, name="clean")
         first, n_pairs = self.first, len(filled.pairs)
-        one = self.clean.of_pair(0)
+        one = self.clean.of_pairs([0])
         other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted")
         found = "asked for" if hooks else weights_or_reason(model, self._pairs[0], one, other.activations, first)
         self.route: Literal["hooks", "suffix"] = "hooks" if isinstance(found, str) else "suffix"
