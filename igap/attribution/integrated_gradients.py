@@ -84,7 +84,8 @@ def integrated_gradients(
                 layers.append(_one_by_one(question, site, layer, n_steps, method, rows))
             advance((layer + 1) * question.n_components(site))
         effects, deltas, layer_effects, *auto = (torch.stack(parts, 1).cpu() for parts in zip(*layers, strict=True))
-        nodes, converged = auto or (torch.full(deltas.shape, n_steps), None)
+        nodes = auto[0] if auto else torch.full(deltas.shape, int(n_steps))
+        converged = auto[1] if auto else None
         whole = functional.pad(effects, (0, 0, question.first, 0)) if per_position else None
         return [
             AttributionMap(
@@ -187,7 +188,7 @@ def _together(
         function, start, end = question.path(site, layer, few)
         return per_component(along_path(function, start[:, None], end[:, None], nodes, method, rows)[:, 0], site)
 
-    auto: tuple[Tensor, ...] = ()
+    auto: list[Tensor] = []
     if n_steps == "auto":
         bound = completeness_bound(layer_effect if of == "layer" else question.gap, rounding, tolerance)
         effect, *auto = _doubled(along, layer_effect, bound, rounding)
