@@ -82,7 +82,7 @@ def _incomplete(config: RunConfig, site: Site, ig: AttributionMap) -> str:
         f"layer{'s' * (len(named) > 1)} {', '.join(map(str, named))} ({in_pairs}worst: {delta:+.3g} of "
         f"{effect:+.3g} logits in layer {layer}{of_pair}). "
         + (
-            "No number of steps tried was enough: the path has a kink there."
+            "No number of steps tried was enough: the path has a kink or a jump there."
             if config.ig.n_steps == "auto"
             else f"Use more steps: ig.n_steps={4 * config.ig.n_steps}, or ig.n_steps=auto."
         )

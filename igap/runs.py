@@ -32,14 +32,14 @@ class Run:
     logit_diff: Float[Tensor, " pair"]
     """F: logit[answer] - logit[distractor] at the last position, in logits."""
 
-    def of_pair(self, index: int) -> "Run":
-        """The run of one pair alone."""
-        one = slice(index, index + 1)
+    def of_pairs(self, few: Sequence[int]) -> "Run":
+        """The run of these pairs alone."""
+        index = list(few)
         return Run(
-            tokens=self.tokens[one],
-            residual=tuple(stream[one] for stream in self.residual),
-            activations={site: tuple(a[one] for a in layers) for site, layers in self.activations.items()},
-            logit_diff=self.logit_diff[one],
+            tokens=self.tokens[index],
+            residual=tuple(stream[index] for stream in self.residual),
+            activations={site: tuple(a[index] for a in layers) for site, layers in self.activations.items()},
+            logit_diff=self.logit_diff[index],
         )
 
 

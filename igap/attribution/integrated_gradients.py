@@ -37,6 +37,8 @@ Whole = Literal["layer", "gap"]
 _MOST_NODES = 2000
 _FIRST_NODES, _LAST_NODES = 3, 768
 _LAST_NODES_BFLOAT16 = 48  # beyond, bfloat16 rounds more than nodes err, and no delta gets smaller
+_UNCHANGED = 2
+"""Doublings in a row that change nothing after which more nodes are not tried."""
 
 
 def integrated_gradients(
@@ -62,25 +64,28 @@ def integrated_gradients(
     `path="joint"` moves all components of a layer together; their effects sum to F(all replaced) - F(x). With
     `path="single"` only the component moves: by completeness that is activation patching. Each of the `n_steps`
     quadrature nodes costs a forward and a backward pass a layer (joint) or a component (single). `n_steps="auto"`
-    (joint) doubles the nodes of a layer, from 3 to at most 768 (48 in bfloat16), until its delta is below `tolerance`
-    of the layer's effect, or of the gap, and no component moved by more than that at the last doubling; `converged`
-    says where the most were not enough. Of several pairs, the mean.
+    (joint) doubles the nodes of a layer, for the pairs that need it, from 3 to at most 768 (48 in bfloat16), until its
+    delta is below `tolerance` of the layer's effect, or of the gap, or below F's rounding, and no component moved by
+    more than that at the last doubling; or until two doublings changed nothing beyond rounding. `converged` says where
+    the nodes were not enough. Of several pairs, the mean.
     """
     check_quadrature(method, n_steps, path, tolerance)
 
     def of_pairs(question: Contrast, advance: Advance) -> list[AttributionMap]:
         rows = question.rows(batch_size, memory_gib, gradients=True)
+        rounding = question.rounding(site, rows)
         layers = []
         for layer in range(question.n_layers):
             if path == "joint":
-                layers.append(_together(question, site, layer, n_steps, (tolerance, tolerance_of), method, rows))
+                asked = n_steps, tolerance, tolerance_of
+                layers.append(_together(question, site, layer, asked, rounding[:, layer], method, rows))
             else:
                 assert isinstance(n_steps, int)
-                layers.append((*_one_by_one(question, site, layer, n_steps, method, rows), n_steps, None))
+                layers.append(_one_by_one(question, site, layer, n_steps, method, rows))
             advance((layer + 1) * question.n_components(site))
-        *tensors, nodes, enough = zip(*layers, strict=True)
-        effects, deltas, layer_effects = (torch.stack(parts, 1).cpu() for parts in tensors)
-        converged = torch.stack(enough, 1).cpu() if n_steps == "auto" else None
+        effects, deltas, layer_effects, *auto = (torch.stack(parts, 1).cpu() for parts in zip(*layers, strict=True))
+        nodes = auto[0] if auto else torch.full(deltas.shape, int(n_steps))
+        converged = auto[1] if auto else None
         whole = functional.pad(effects, (0, 0, question.first, 0)) if per_position else None
         return [
             AttributionMap(
@@ -91,7 +96,8 @@ def integrated_gradients(
                 min_gap=least,
                 delta=deltas[index],
                 layer_effect=layer_effects[index],
-                n_steps=torch.tensor(nodes),
+                rounding=rounding[index].cpu(),
+                n_steps=nodes[index],
                 converged=None if converged is None else converged[index],
                 effect_by_position=None if whole is None else whole[index],
             )
@@ -163,49 +169,60 @@ def _together(
     question: Contrast,
     site: Site,
     layer: int,
-    n_steps: Steps,
-    tolerance: tuple[float, Whole],
+    asked: tuple[Steps, float, Whole],
+    rounding: Tensor,
     method: Quadrature,
     rows: Rows,
-) -> tuple[Tensor, Tensor, Tensor, int, Tensor | None]:
-    """Joint-path effects `[pair, pos, component]` of a layer, each pair's delta and layer effect, the nodes used.
+) -> tuple[Tensor, ...]:
+    """Joint-path effects `[pair, pos, component]` of a layer, each pair's delta and layer effect.
 
-    Last, of n_steps=auto, whether they were enough for each pair.
+    Of n_steps=auto also each pair's nodes, and whether they were enough for it.
     """
-    function = question.function(site, layer)
-    start, end = (ends[:, None] for ends in question.ends(site, layer))
+    n_steps, tolerance, of = asked
+    everyone = list(range(len(question.pairs)))
+    function, start, end = question.path(site, layer, everyone)
     with torch.no_grad():
-        layer_effect = (function(end) - function(start))[:, 0]
-    share, of = tolerance
-    bound = completeness_bound(layer_effect if of == "layer" else question.gap, question.gap, share)
+        layer_effect = (function(end[:, None]) - function(start[:, None]))[:, 0]
 
-    def along(nodes: int) -> Tensor:
-        return per_component(along_path(function, start, end, nodes, method, rows)[:, 0], site)
+    def along(nodes: int, few: list[int]) -> Tensor:
+        function, start, end = question.path(site, layer, few)
+        return per_component(along_path(function, start[:, None], end[:, None], nodes, method, rows)[:, 0], site)
 
+    auto: list[Tensor] = []
     if n_steps == "auto":
-        effect, nodes, enough = _doubled(along, layer_effect, bound)
+        bound = completeness_bound(layer_effect if of == "layer" else question.gap, rounding, tolerance)
+        effect, *auto = _doubled(along, layer_effect, bound, rounding)
     else:
-        effect, nodes, enough = along(n_steps), n_steps, None
-    return effect, effect.sum((1, 2)) - layer_effect, layer_effect, nodes, enough
+        effect = along(n_steps, everyone)
+    return effect, effect.sum((1, 2)) - layer_effect, layer_effect, *auto
 
 
-def _doubled(along: Callable[[int], Tensor], layer_effect: Tensor, bound: Tensor) -> tuple[Tensor, int, Tensor]:
-    """`along` (nodes to `[pair, pos, component]`) with enough nodes for every pair, their number, and whether enough.
+def _doubled(
+    along: Callable[[int, list[int]], Tensor], layer_effect: Tensor, bound: Tensor, rounding: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`along` (nodes and pairs to `[pair, pos, component]`) with enough nodes, their number, and whether enough.
 
     Enough is when the effects sum to `layer_effect` within `bound`, and no component moved by more at the last
-    doubling: errors of two components may cancel in the sum.
+    doubling: errors of two components may cancel in the sum. A pair is given up when doublings move neither its sum
+    nor a component beyond `rounding`.
     """
-    nodes = _FIRST_NODES
-    effect = along(nodes)
-    enough = torch.zeros_like(bound, dtype=torch.bool)
     most = _LAST_NODES_BFLOAT16 if layer_effect.dtype == torch.bfloat16 else _LAST_NODES
-    while nodes < most and not enough.all():
-        nodes, before = 2 * nodes, effect
-        effect = along(nodes)
-        delta = effect.sum((1, 2)) - layer_effect
-        moved = (effect - before).sum(1).abs().amax(1)
-        enough = torch.maximum(delta.abs(), moved) <= bound
-    return effect, nodes, enough
+    todo = list(range(len(bound)))
+    nodes = _FIRST_NODES
+    effect = along(nodes, todo)
+    used, unchanged = (torch.zeros_like(bound, dtype=torch.int64) for _ in range(2))
+    enough = torch.zeros_like(bound, dtype=torch.bool)
+    while nodes < most and todo:
+        nodes *= 2
+        now = along(nodes, todo)
+        change = (now - effect[todo]).sum(1)
+        moved, in_sum = change.abs().amax(1), change.sum(1).abs()
+        effect[todo], used[todo] = now, nodes
+        delta = now.sum((1, 2)) - layer_effect[todo]
+        enough[todo] = torch.maximum(delta.abs(), moved) <= bound[todo]
+        unchanged[todo] = torch.where(torch.maximum(moved, in_sum) <= rounding[todo], unchanged[todo] + 1, 0)
+        todo = [pair for pair in todo if not enough[pair] and unchanged[pair] < _UNCHANGED]
+    return effect, used, enough
 
 
 def _one_by_one(

@@ -39,6 +39,8 @@ class AttributionMap:
     Of several pairs, the one farthest from 0."""
     layer_effect: Float[Tensor, " layer"] | None = None
     """IG only. F(all of the site replaced) - F(x), in logits; of delta's component and pair where those are chosen."""
+    rounding: Float[Tensor, " layer"] | None = None
+    """IG only. How far F's rounding alone may put delta from 0, in logits; of delta's pair. See `Contrast.rounding`."""
     n_steps: Int[Tensor, " layer"] | None = None
     """IG only. Quadrature nodes of the numbers given, the most of any pair."""
     converged: Bool[Tensor, " layer"] | None = None
@@ -67,9 +69,9 @@ class AttributionMap:
         """Layers whose |delta| is above `tolerance` times |layer_effect| and above rounding; empty without a delta."""
         if self.pairs:
             return sorted({layer for one in self.pairs for layer in one.incomplete_layers(tolerance)})
-        if self.delta is None or self.layer_effect is None:
+        if self.delta is None or self.layer_effect is None or self.rounding is None:
             return []
-        bound = completeness_bound(self.layer_effect, torch.tensor(self.gap), tolerance)
+        bound = completeness_bound(self.layer_effect, self.rounding, tolerance)
         return [int(layer) for layer in (self.delta.abs() > bound).nonzero().flatten()]
 
 
@@ -78,11 +80,9 @@ def scores_exist(gap: float, min_gap: float) -> bool:
     return gap != 0 and abs(gap) >= min_gap
 
 
-def completeness_bound(layer_effect: Tensor, gap: Tensor, tolerance: float) -> Tensor:
-    """How far a completeness delta may be from 0, in logits: a share of the layer's effect, or rounding."""
-    # Captum's nodes and weights are float32 whatever the model's dtype.
-    rounding = 100 * torch.finfo(torch.float32).eps * gap.abs().clamp(min=1.0)
-    return torch.maximum(tolerance * layer_effect.abs(), rounding)
+def completeness_bound(whole: Tensor, rounding: Tensor, tolerance: float) -> Tensor:
+    """How far a completeness delta may be from 0, in logits: a share of the whole, or F's rounding."""
+    return torch.maximum(tolerance * whole.abs(), rounding)
 
 
 def per_component(attributions: Tensor, site: Site) -> Float[Tensor, "*rows pos component"]:
@@ -139,11 +139,11 @@ def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
     if len(maps) == 1:
         return maps[0]
     one = maps[0]
-    delta = layer_effect = n_steps = converged = None
-    if one.delta is not None and one.layer_effect is not None:
-        deltas, layer_effects = (torch.stack([getattr(m, name) for m in maps]) for name in ("delta", "layer_effect"))
-        worst = deltas.abs().argmax(0, keepdim=True)
-        delta, layer_effect = deltas.gather(0, worst)[0], layer_effects.gather(0, worst)[0]
+    delta = layer_effect = rounding = n_steps = converged = None
+    if one.delta is not None:
+        each = [torch.stack([getattr(m, name) for m in maps]) for name in ("delta", "layer_effect", "rounding")]
+        worst = each[0].abs().argmax(0, keepdim=True)
+        delta, layer_effect, rounding = (of_pairs.gather(0, worst)[0] for of_pairs in each)
     if one.n_steps is not None:
         n_steps = torch.stack([m.n_steps for m in maps if m.n_steps is not None]).amax(0)
     if one.converged is not None:
@@ -156,6 +156,7 @@ def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
         min_gap=one.min_gap,
         delta=delta,
         layer_effect=layer_effect,
+        rounding=rounding,
         n_steps=n_steps,
         signed=one.signed,
         converged=converged,

@@ -89,7 +89,7 @@ class Evaluator:
         if target.site == "neurons":
             check_neurons(model.original_model.config, n_neurons, model.cfg.model_name)
         first, n_pairs = self.first, len(filled.pairs)
-        one = self.clean.of_pair(0)
+        one = self.clean.of_pairs([0])
         other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted")
         found = "asked for" if hooks else weights_or_reason(model, self._pairs[0], one, other.activations, first)
         self.route: Literal["hooks", "suffix"] = "hooks" if isinstance(found, str) else "suffix"

@@ -1,6 +1,6 @@
 """The engine beside a notebook's loop, batched hooks, Captum and this machine's matrix-multiply limit.
 
-    python tests/benchmarks/engine.py [--quick] [--device cuda] [--json FILE] [--only SECTION ...]
+    python tests/benchmarks/engine.py [--quick] [--device cuda] [--json FILE] [--only SECTION ...] [--smollm2 FOLDER]
 
 Every repetition measures all contenders one after the other; ratios are taken within a repetition, and medians are
 reported. Contenders that would take an hour run a sample, stated in the table, and are extrapolated. Run it on an idle
@@ -23,8 +23,10 @@ from typing import Any
 import captum.attr
 import torch
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.patching import get_act_patch_attn_head_out_all_pos
 
-from igap import PromptPair, activation_patching, integrated_gradients, load_model
+from igap import PromptPair, activation_patching, integrated_gradients, load_model, pipeline
+from igap.cli.compose import compose_one
 from igap.contrast import contrast
 from igap.datasets.ioi import ioi_stream
 from igap.decoder import Linear
@@ -50,6 +52,7 @@ class Bench:
         self.quick: bool = options.quick
         self.device: str = options.device
         self.repeats: int = options.repeats or (1 if options.quick else 3)
+        self.smollm2: Path | None = options.smollm2
 
     def seconds(self, work: Callable[[], object]) -> float:
         """Seconds of one call, the card's work included."""
@@ -85,6 +88,20 @@ def gpt2_small(bench: Bench, folder: Path, dtype: str = "float32", **shape: int)
     return load_model(str(folder), device=bench.device, dtype=dtype)
 
 
+def smollm2_shapes(bench: Bench, folder: Path) -> Path:
+    """SmolLM2's own checkpoint where it was given, or one of its shapes with random weights, made in `folder`."""
+    if bench.smollm2:
+        return bench.smollm2
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
+    config = LlamaConfig(num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True, **sizes)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(find_checkpoint("ioi-mini")).save_pretrained(folder)
+    return folder
+
+
 class Hooked:
     """What a notebook does: the whole model with a hook, all logits of all positions, one component a row."""
 
@@ -114,13 +131,24 @@ def patching(bench: Bench) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         model = gpt2_small(bench, Path(folder))
         tiny = gpt2_small(bench, Path(folder, "tiny"), "float64", n_embd=32, n_layer=3, n_head=4, n_inner=48)
+    report = patching_of(bench, model, "GPT-2-small shapes")
+    exact, plain = (activation_patching(tiny, PAIR, "neurons", route=route).effect for route in ("suffix", "hooks"))
+    name = "largest difference to hooks, float64, small model, logits"
+    report[name] = (exact - plain).abs().max().item()
+    line(name, f"{report[name]:10.1e}")
+    return report
+
+
+def patching_of(bench: Bench, model: TransformerBridge, title: str) -> Report:
+    """All neurons and heads of a model, beside the notebook's loop, batched hooks and the matrix-multiply limit."""
     with contrast(model, PAIR) as question:
         n_tokens, first = question.clean.tokens.shape[1], question.first
     hooked = Hooked(model, PAIR)
     n_layers, cfg = model.cfg.n_layers, model.cfg
-    n_all = n_layers * (cfg.n_heads + 4 * cfg.d_model)
+    n_all = n_layers * (cfg.n_heads + cfg.d_mlp)
     layers = list(range(n_layers))[:: 4 if bench.quick else 1]
-    sample = [("neurons", layer, 101 * layer % 3072) for layer in layers] + [("heads", layer, 5) for layer in layers]
+    sample = [("neurons", layer, 101 * layer % cfg.d_mlp) for layer in layers]
+    sample += [("heads", layer, 5) for layer in layers]
     a_pass = 100
     found: dict[tuple[Site, int, int], float] = {}
 
@@ -170,9 +198,7 @@ def patching(bench: Bench) -> Report:
         report["largest difference to hooks, float32, logits"] = max(
             abs(maps[site].effect[layer, c].item() - (value - unpatched)) for (site, layer, c), value in found.items()
         )
-    exact, plain = (activation_patching(tiny, PAIR, "neurons", route=route).effect for route in ("suffix", "hooks"))
-    report["largest difference to hooks, float64, small model, logits"] = (exact - plain).abs().max().item()
-    print(f"Activation patching, GPT-2-small shapes, {n_tokens} tokens, first difference {first}, {n_all} components")
+    print(f"\nActivation patching, {title}, {n_tokens} tokens, first difference {first}, {n_all} components")
     for name, values in seconds.items():
         how = "" if name == "igap" and maps else " (extrapolated)"
         line(f"{name}{how}", f"{statistics.median(values):10.1f} s")
@@ -200,14 +226,13 @@ class Limit:
     """The four products of a block, at the rows of one pass."""
 
     def __init__(self, bench: Bench, model: TransformerBridge, rows: int) -> None:
-        d = model.cfg.d_model
         self._bench = bench
         self._products = []
-        for d_in, d_out in ((d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)):
+        for d_in, d_out in products(model.cfg):
             weight, x = torch.randn(d_out, d_in, device=bench.device), torch.randn(rows, d_in, device=bench.device)
             self._products.append((Linear(weight, None), x))
         self._times = 20
-        self.flop = self._times * 24 * rows * d * d
+        self.flop = self._times * 2 * rows * sum(d_in * d_out for d_in, d_out in products(model.cfg))
 
     def work(self) -> None:
         """Each product, as the engine multiplies."""
@@ -227,31 +252,44 @@ class Limit:
         return self.flop / statistics.median(self._bench.rounds({"": work})[""])
 
 
+def products(cfg: Any) -> list[tuple[int, int]]:
+    """Inputs and outputs of a block's four products: queries, keys and values; W_O; W_in (and W_gate); W_out."""
+    d, heads, width = cfg.d_model, cfg.n_heads * cfg.d_head, cfg.d_mlp
+    keys_values = 2 * (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head
+    return [(d, heads + keys_values), (heads, d), (d, (1 + bool(cfg.gated_mlp)) * width), (width, d)]
+
+
 def flop_needed(cfg: Any, n_layers: int, changed: int) -> int:
     """Floating-point operations in matrices to patch all neurons and heads, with shared keys and values.
 
-    After layer L: n - 2 - L whole blocks of 24 d^2 a changed position, and the last block's keys and values of every
-    changed position (4 d^2), query, output projection (4 d^2) and MLP (16 d^2) of one. A head's own block adds its
-    output projection and the MLP.
+    After layer L: n - 2 - L whole blocks a changed position, and the last block's keys and values of every changed
+    position, query, output projection and MLP of one. A head's own block adds its output projection and the MLP.
     """
-    d, total = cfg.d_model, 0
+    qkv, out, up, down = (2 * d_in * d_out for d_in, d_out in products(cfg))
+    keys_values = qkv - out
+    whole, total = qkv + out + up + down, 0
     for layer in range(n_layers):
         last = layer == n_layers - 1
-        after = 0 if last else (n_layers - 2 - layer) * 24 * d * d * changed + 4 * d * d * changed + 20 * d * d
-        positions = 1 if last else changed
-        own = 2 * cfg.d_head * d * positions + 16 * d * d * positions
-        total += 4 * d * after + cfg.n_heads * (after + own)
+        after = 0 if last else ((n_layers - 2 - layer) * whole + keys_values) * changed + whole - keys_values
+        own = (out // cfg.n_heads + up + down) * (1 if last else changed)
+        total += cfg.d_mlp * after + cfg.n_heads * (after + own)
     return total
 
 
 def gradients(bench: Bench) -> Report:
-    """Joint IG with 50 nodes, heads and neurons: Captum's layer class, igap, and igap with n_steps=auto."""
+    """Joint IG of a GPT-2-small-sized model."""
     with tempfile.TemporaryDirectory() as folder:
         model = gpt2_small(bench, Path(folder))
+    return gradients_of(bench, model, "GPT-2-small shapes")
+
+
+def gradients_of(bench: Bench, model: TransformerBridge, title: str) -> Report:
+    """Joint IG with 50 nodes, heads and neurons: Captum's layer class, igap, and igap with n_steps=auto."""
     with contrast(model, PAIR) as question:
         clean, corrupted, pair = question.clean.tokens, question.corrupted.tokens, question.pairs[0]
     model.requires_grad_(False)
-    layers = (0, 6, 11) if bench.quick else (0, 3, 6, 9, 11)
+    last = model.cfg.n_layers - 1
+    layers = [round(share * last) for share in ((0, 0.5, 1) if bench.quick else (0, 0.25, 0.5, 0.75, 1))]
     theirs: dict[tuple[Site, int], torch.Tensor] = {}
 
     def metric(tokens: torch.Tensor) -> torch.Tensor:
@@ -266,7 +304,7 @@ def gradients(bench: Bench) -> Report:
         theirs[site, layer] = found.reshape(*found.shape[:2], width, -1).sum((0, 1, 3))
 
     report: Report = {"layers of Captum": len(layers), "seconds": {}, "n_steps of auto": {}, "largest difference": {}}
-    print(f"\nJoint IG, 50 nodes, GPT-2-small shapes, {clean.shape[1]} tokens; Captum on {len(layers)} layers a site")
+    print(f"\nJoint IG, 50 nodes, {title}, {clean.shape[1]} tokens; Captum on {len(layers)} layers a site")
     total: dict[str, list[float]] = {}
     for site in SITES:
         maps = {}
@@ -390,6 +428,60 @@ def embedded(bench: Bench) -> Report:
     return {"seconds": rounds, "times faster than the notebook loop": faster, "largest difference, logits": difference}
 
 
+def smollm2(bench: Bench) -> Report:
+    """SmolLM2's shapes: 30 layers of 9 heads with 3 key-value heads and 1,536 neurons; and a whole default run."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = smollm2_shapes(bench, Path(folder))
+        model = load_model(str(checkpoint), device=bench.device)
+        title = "SmolLM2" if bench.smollm2 else "SmolLM2's shapes"
+        return {
+            "heads": heads_beside_transformer_lens(bench, model, title),
+            "gradients": gradients_of(bench, model, title),
+            "patching": patching_of(bench, model, title),
+            "default run, seconds": {} if bench.quick else default_run(bench, checkpoint, title),
+        }
+
+
+def heads_beside_transformer_lens(bench: Bench, model: TransformerBridge, title: str) -> Report:
+    """All heads at all positions, clean into corrupted, by TransformerLens' own function and by igap."""
+    with contrast(model, PAIR, direction="denoising") as question:
+        clean, corrupted, pair = question.clean.tokens, question.corrupted.tokens, question.pairs[0]
+        start = question.corrupted.logit_diff.item()
+
+    def metric(logits: torch.Tensor) -> torch.Tensor:
+        return logits[0, -1, pair.answer] - logits[0, -1, pair.distractor]
+
+    found: dict[str, torch.Tensor] = {}
+
+    def theirs() -> None:
+        with torch.no_grad():
+            _, cache = model.run_with_cache(clean)
+            patched = get_act_patch_attn_head_out_all_pos(model, corrupted, cache, metric)
+        found["theirs"] = patched.cpu() - start
+
+    def ours() -> None:
+        found["ours"] = activation_patching(model, PAIR, "heads", direction="denoising").effect
+
+    seconds = bench.rounds({"TransformerLens": theirs, "igap": ours}, warm=["TransformerLens"])
+    print(f"\n{title}, {found['ours'].numel()} heads, clean into corrupted")
+    for name, values in seconds.items():
+        line(name, f"{statistics.median(values):10.2f} s")
+    faster, difference = ratio(seconds, "TransformerLens"), (found["ours"] - found["theirs"]).abs().max().item()
+    line("times faster than TransformerLens", f"{statistics.median(faster):10.1f}")
+    line("largest difference", f"{difference:10.1e} logits")
+    return {"seconds": seconds, "times faster than TransformerLens": faster, "largest difference, logits": difference}
+
+
+def default_run(bench: Bench, checkpoint: Path, title: str) -> dict[str, float]:
+    """Seconds of a default run's stages, without its files."""
+    overrides = ["model=hf", f"model.name={checkpoint}", "prompts.min_gap=0", f"device={bench.device}"]
+    seconds = dict(pipeline.run(compose_one(overrides).config).seconds)
+    print(f"\n{title}, a default run")
+    for name, value in seconds.items():
+        line(name, f"{value:10.1f} s")
+    return seconds
+
+
 def long_pair(n_tokens: int, first: int) -> PromptPair:
     """A pair of so many tokens (BOS among them) that differ at `first` and nowhere else."""
     words = ["and", "the", "a", "of"]
@@ -434,6 +526,7 @@ SECTIONS: dict[str, Callable[[Bench], Report]] = {
     "gradients": gradients,
     "growth": growth,
     "ioi-mini": embedded,
+    "smollm2": smollm2,
 }
 
 
@@ -445,6 +538,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--json", type=Path, help="file for all repetitions")
+    parser.add_argument("--smollm2", type=Path, help="SmolLM2's checkpoint folder; random weights without")
     options = parser.parse_args()
     bench = Bench(options)
     machine = {
