@@ -3,6 +3,7 @@
 The table is for tests and for the page docs/families.md. Nothing here is of igap, and importing it loads no library.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,10 +43,12 @@ class Family:
     """Values of its config; a function is called with the sizes."""
     off: Mapping[str, Any] = field(default_factory=dict)
     """For the settings that can be switched off with the same weights: the value that does it."""
-    full_heads: bool = False
-    """Every head has keys and values of its own."""
-    refused: str = ""
-    """What igap says instead of loading it; empty where it is accepted."""
+    sites: tuple[str, ...] = ("heads", "neurons")
+    """What igap takes apart; experts have no neurons that are the same at every position."""
+    dtype: str = "float64"
+    """In which it is compared; float32 where transformers itself does no float64."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """By `model.processing`, why igap does not take it; empty where it does."""
 
 
 def _alternating(sizes: Sizes) -> list[str]:
@@ -56,6 +59,10 @@ def _alternating(sizes: Sizes) -> list[str]:
 def _rope(rope_type: str = "default", **settings: Any) -> dict[str, Any]:
     """Rotary positions whose slowest pair still turns by half a radian over a short prompt."""
     return {"rope_parameters": {"rope_theta": 100.0, "rope_type": rope_type, **settings}}
+
+
+def _everywhere(why: str) -> dict[str, str]:
+    return {"raw": why, "processed": why}
 
 
 _PLAIN_ROPE = _rope()["rope_parameters"]
@@ -75,62 +82,85 @@ _GRANITE = {
 }
 _YARN = {"factor": 4.0, "original_max_position_embeddings": 6}
 
+_FULL = {"num_key_value_heads": lambda sizes: sizes.n_heads}
+_LATENT = {
+    "head_dim": 4,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 6,
+    "v_head_dim": 12,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+}
+_NO_ADAPTER = _everywhere("TransformerLens has no adapter for it")
+
 FAMILIES: dict[str, Family] = {
-    "GPT-2": Family("gpt2", full_heads=True),
+    "GPT-2": Family("gpt2"),
     "GPT-2, attention scaled by layer": Family(
-        "gpt2", {"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_by_inverse_layer_idx": False}, full_heads=True
+        "gpt2", {"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_by_inverse_layer_idx": False}
     ),
     "GPT-2, attention not scaled": Family(
-        "gpt2", {"scale_attn_weights": False}, {"scale_attn_weights": True}, full_heads=True
+        "gpt2",
+        {"scale_attn_weights": False},
+        {"scale_attn_weights": True},
+        refused=_everywhere("TransformerLens scales its attention"),
+    ),
+    "GPT-2, reordered (Stanford's)": Family(
+        "gpt2", {"reorder_and_upcast_attn": True, "scale_attn_by_inverse_layer_idx": True}, dtype="float32"
     ),
     "GPT-Neo": Family(
         "gpt_neo",
-        {"attention_types": lambda sizes: [[["local", "global"], sizes.n_layers // 2], [["local"], sizes.n_layers % 2]],
-         "window_size": WINDOW},
+        {
+            "attention_types": lambda sizes: [
+                [["local", "global"], sizes.n_layers // 2],
+                [["local"], sizes.n_layers % 2],
+            ],
+            "window_size": WINDOW,
+        },
         {"window_size": 1000},
-        full_heads=True,
     ),
-    "GPT-J": Family("gptj", {"rotary_dim": lambda sizes: sizes.d_head // 2}, full_heads=True),
-    "CodeGen": Family("codegen", {"rotary_dim": lambda sizes: sizes.d_head // 2}, full_heads=True),
-    "GPT-NeoX": Family(
-        "gpt_neox", _PARTIAL, {"use_parallel_residual": False, **_WHOLE}, full_heads=True
-    ),
+    "GPT-J": Family("gptj", {"rotary_dim": lambda sizes: sizes.d_head // 2}),
+    "CodeGen": Family("codegen", {"rotary_dim": lambda sizes: sizes.d_head // 2}),
+    "GPT-NeoX": Family("gpt_neox", _PARTIAL, {"use_parallel_residual": False, **_WHOLE}),
     "GPT-NeoX, sequential": Family(
-        "gpt_neox",
-        {"use_parallel_residual": False, **_PARTIAL},
-        {"use_parallel_residual": True, **_WHOLE},
-        full_heads=True,
+        "gpt_neox", {"use_parallel_residual": False, **_PARTIAL}, {"use_parallel_residual": True, **_WHOLE}
     ),
-    "GPTBigCode (multi-query)": Family("gpt_bigcode"),
-    "OPT": Family("opt", off={"do_layer_norm_before": False}, full_heads=True),
+    "GPTBigCode (multi-query)": Family("gpt_bigcode", {"num_key_value_heads": 1}),
+    "OPT": Family("opt", off={"do_layer_norm_before": False}),
     "OPT, norms after (350m)": Family(
-        "opt", {"do_layer_norm_before": False}, {"do_layer_norm_before": True}, full_heads=True
+        "opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 16}, {"do_layer_norm_before": True}
     ),
-    "BLOOM": Family("bloom", full_heads=True),
+    "BLOOM": Family("bloom"),
     "MPT": Family(
         "mpt",
         {"attn_config": {"clip_qkv": 1.5, "softmax_scale": 0.7, "alibi": True}},
         {"attn_config": {"clip_qkv": None, "softmax_scale": 0.7, "alibi": True}},
-        full_heads=True,
     ),
-    "XGLM": Family("xglm", off={"scale_embedding": False}, full_heads=True),
+    "XGLM": Family("xglm", off={"scale_embedding": False}, dtype="float32"),
     "Falcon": Family("falcon", {"multi_query": True, "parallel_attn": True, **_rope()}, {"parallel_attn": False}),
     "Falcon, new decoder": Family(
-        "falcon", {"new_decoder_architecture": True, "num_kv_heads": lambda sizes: sizes.n_key_value_heads, **_rope()}
+        "falcon",
+        {"new_decoder_architecture": True, **_rope()},
+        refused=_everywhere("TransformerLens splits its queries, keys and values wrongly"),
     ),
     "Falcon, alibi (RW)": Family(
         "falcon",
-        {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
+        {
+            "alibi": True,
+            "multi_query": False,
+            "parallel_attn": False,
+            "bias": True,
+            "num_kv_heads": lambda sizes: sizes.n_heads,
+        },
         {"alibi": False},
-        full_heads=True,
     ),
-    "Llama 2": Family("llama", _rope(), full_heads=True),
+    "Llama 2": Family("llama", {**_FULL, **_rope()}),
     "Llama 3": Family("llama", _rope("llama3", **_LLAMA3), {"rope_parameters": _PLAIN_ROPE}),
     "Llama, linear rope": Family("llama", _rope("linear", factor=4.0), {"rope_parameters": _PLAIN_ROPE}),
     "Llama, yarn rope": Family("llama", _rope("yarn", **_YARN), {"rope_parameters": _PLAIN_ROPE}),
+    "Llama, dynamic rope": Family("llama", _rope("dynamic", factor=4.0)),
     "Llama, biases": Family("llama", {"attention_bias": True, "mlp_bias": True, **_rope()}),
     "Mistral": Family("mistral", {"sliding_window": WINDOW, **_rope()}, {"sliding_window": None}),
-    "Ministral": Family("ministral", {**_SLIDING, **_rope()}, _NO_WINDOW),
+    "Ministral": Family("ministral", {**_SLIDING, **_rope()}, _NO_WINDOW, refused=_NO_ADAPTER),
     "Ministral 3": Family(
         "ministral3",
         _rope("yarn", **_YARN, llama_4_scaling_beta=0.7),
@@ -142,10 +172,11 @@ FAMILIES: dict[str, Family] = {
         {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1, **_rope()},
         {"use_sliding_window": False},
     ),
-    "Qwen3": Family("qwen3", _rope()),
-    "Gemma": Family("gemma", _rope()),
-    "Gemma 2": Family("gemma2", {**_CAPS, **_SCALAR, **_SLIDING, **_rope()},
-                      {**_NO_CAPS, **_NO_WINDOW, "query_pre_attn_scalar": 8}),
+    "Qwen3": Family("qwen3", {"head_dim": lambda sizes: 2 * sizes.d_head, **_rope()}),
+    "Gemma": Family("gemma", {"head_dim": lambda sizes: 2 * sizes.d_head, **_rope()}),
+    "Gemma 2": Family(
+        "gemma2", {**_CAPS, **_SCALAR, **_SLIDING, **_rope()}, {**_NO_CAPS, **_NO_WINDOW, "query_pre_attn_scalar": 8}
+    ),
     "Gemma 3": Family(
         "gemma3_text",
         {
@@ -162,9 +193,13 @@ FAMILIES: dict[str, Family] = {
             "rope_parameters": {"sliding_attention": _PLAIN_ROPE, "full_attention": _PLAIN_ROPE},
         },
     ),
-    "VaultGemma": Family("vaultgemma", {**_CAPS, **_SCALAR, **_SLIDING, **_rope()},
-                         {**_NO_CAPS, **_NO_WINDOW, "query_pre_attn_scalar": 8}),
-    "Phi": Family("phi", _PARTIAL, _WHOLE, full_heads=True),
+    "VaultGemma": Family(
+        "vaultgemma",
+        {**_CAPS, **_SCALAR, **_SLIDING, **_rope()},
+        {**_NO_CAPS, **_NO_WINDOW, "query_pre_attn_scalar": 8},
+        refused={"processed": "TransformerLens cannot process its weights"},
+    ),
+    "Phi": Family("phi", {**_FULL, **_PARTIAL}, _WHOLE),
     "Phi-3": Family("phi3", {"sliding_window": WINDOW, **_PARTIAL}, {"sliding_window": None}),
     "Phi-3, long rope": Family(
         "phi3",
@@ -219,52 +254,56 @@ FAMILIES: dict[str, Family] = {
     "ERNIE 4.5": Family("ernie4_5", {"use_bias": True, **_rope()}),
     "Seed-OSS": Family("seed_oss", {"attention_bias": True, **_rope()}),
     "Arcee": Family("arcee", _rope()),
-    "BitNet": Family("bitnet", _rope()),
+    "BitNet": Family("bitnet", _rope(), refused={"processed": "TransformerLens processes its weights wrongly"}),
     "Jais 2": Family("jais2", _rope()),
     "nanochat": Family("nanochat", {"final_logit_softcapping": 1.5, **_rope()}, {"final_logit_softcapping": 1000.0}),
-    "GPT-1": Family("openai-gpt", full_heads=True),
-    "ModernBERT decoder": Family("modernbert-decoder", {"local_attention": 2 * WINDOW}, {"local_attention": 1000},
-                                 full_heads=True),
-}  # fmt: skip
+    "Youtu (latent attention)": Family(
+        "youtu",
+        {**_FULL, **_LATENT, **_rope()},
+        refused=_everywhere("TransformerLens cuts what all its heads give in pieces of the rotated width"),
+    ),
+    "Helium": Family("helium", _rope(), refused=_NO_ADAPTER),
+    "Persimmon": Family("persimmon", _PARTIAL, refused=_NO_ADAPTER),
+    "BioGPT": Family("biogpt", refused=_NO_ADAPTER),
+    "Mixtral (experts)": Family("mixtral", {"num_local_experts": 4, **_rope()}, sites=("heads",), dtype="float32"),
+    "Qwen2 (experts)": Family(
+        "qwen2_moe",
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 32,
+            **_rope(),
+        },
+        sites=("heads",),
+        dtype="float32",
+        refused={"processed": "TransformerLens processes its weights wrongly"},
+    ),
+    "GPT-1": Family("openai-gpt"),
+    "ModernBERT decoder": Family("modernbert-decoder", {"local_attention": 2 * WINDOW}, {"local_attention": 1000}),
+}
 
-_GPT = ("gpt2", "gptj", "gpt_bigcode", "codegen", "openai-gpt")
+_NAMES = {
+    "d_model": ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"),
+    "n_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    "n_heads": ("num_attention_heads", "n_head", "num_heads", "attention_heads", "n_heads"),
+    "n_key_value_heads": ("num_key_value_heads", "num_kv_heads"),
+    "d_head": ("head_dim",),
+    "d_mlp": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
+    "n_ctx": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
+}
+"""What transformers' configs call each size."""
 
 
-def config_settings(family: Family, sizes: Sizes = Sizes(), **changed: Any) -> dict[str, Any]:
-    """What the constructor of the family's config takes."""
-    n_kv = sizes.n_heads if family.full_heads else sizes.n_key_value_heads
-    if family.model_type in _GPT:
-        shape = {"n_embd": sizes.d_model, "n_layer": sizes.n_layers, "n_head": sizes.n_heads}
-        shape |= {"n_positions": sizes.n_ctx, "n_inner": sizes.d_mlp}
-    elif family.model_type == "gpt_neo":
-        shape = {"hidden_size": sizes.d_model, "num_layers": sizes.n_layers, "num_heads": sizes.n_heads}
-        shape |= {"max_position_embeddings": sizes.n_ctx, "intermediate_size": sizes.d_mlp}
-    elif family.model_type == "bloom":
-        shape = {"hidden_size": sizes.d_model, "n_layer": sizes.n_layers, "n_head": sizes.n_heads}
-    elif family.model_type == "mpt":
-        shape = {"d_model": sizes.d_model, "n_layers": sizes.n_layers, "n_heads": sizes.n_heads}
-        shape |= {"max_seq_len": sizes.n_ctx, "expansion_ratio": 2}
-    elif family.model_type == "xglm":
-        shape = {"d_model": sizes.d_model, "num_layers": sizes.n_layers, "attention_heads": sizes.n_heads}
-        shape |= {"ffn_dim": sizes.d_mlp, "max_position_embeddings": sizes.n_ctx}
-    else:
-        shape = {
-            "hidden_size": sizes.d_model,
-            "num_hidden_layers": sizes.n_layers,
-            "num_attention_heads": sizes.n_heads,
-            "num_key_value_heads": n_kv,
-            "head_dim": sizes.d_head,
-            "max_position_embeddings": sizes.n_ctx,
-            "intermediate_size": sizes.d_mlp,
-        }
-        if family.model_type == "opt":
-            shape |= {"ffn_dim": sizes.d_mlp, "word_embed_proj_dim": sizes.d_model}
-        if family.model_type == "falcon":
-            shape |= {"ffn_hidden_size": sizes.d_mlp}
-        if family.full_heads or family.model_type in ("gpt_neox", "opt", "falcon", "phi"):
-            del shape["num_key_value_heads"], shape["head_dim"]
+def make_config(family: Family, sizes: Sizes = Sizes(), **changed: Any) -> Any:
+    """The family's config of transformers, with these settings changed."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = CONFIG_MAPPING[family.model_type]
+    known = kind().to_dict()
+    shape = {name: getattr(sizes, size) for size, names in _NAMES.items() for name in names if name in known}
     tokens = {"vocab_size": len(WORDS), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
-    return shape | tokens | _resolved({**family.settings, **changed}, sizes)
+    return kind(**shape | tokens | _resolved({**family.settings, **changed}, sizes))
 
 
 def _resolved(settings: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
@@ -278,10 +317,9 @@ def build(family: Family, sizes: Sizes = Sizes(), **changed: Any) -> Any:
     """The family's model of Hugging Face with random weights, each piece of which matters to the logits."""
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     torch.manual_seed(0)
-    config = CONFIG_MAPPING[family.model_type](**config_settings(family, sizes, **changed))
+    config = make_config(family, sizes, **changed)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -297,6 +335,9 @@ def save(family: Family, folder: Path, sizes: Sizes = Sizes(), **changed: Any) -
     """A checkpoint of the family, with a tokenizer of a few words."""
     build(family, sizes, **changed).save_pretrained(folder)
     save_tokenizer(folder)
+    if family.model_type == "qwen2":  # transformers reads every Qwen2 tokenizer as a byte-level one, but for this
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoTokenizer": ["none", "none"]}}))
 
 
 def save_tokenizer(folder: Path) -> None:
