@@ -313,8 +313,11 @@ def _resolved(settings: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def build(family: Family, sizes: Sizes = Sizes(), **changed: Any) -> Any:
-    """The family's model of Hugging Face with random weights, each piece of which matters to the logits."""
+def build(family: Family, sizes: Sizes = Sizes(), gain: float = 1.5, **changed: Any) -> Any:
+    """The family's model of Hugging Face with random weights, each piece of which matters to the logits.
+
+    `gain`: about how much larger a matrix makes what it is multiplied with.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -327,13 +330,13 @@ def build(family: Family, sizes: Sizes = Sizes(), **changed: Any) -> Any:
             if parameter.ndim == 1:  # norms, which begin at 0 or 1, and biases, at 0: they would hide mistakes
                 parameter.add_(0.3 * noise)
             else:
-                parameter.copy_(1.5 * noise / min(parameter.shape) ** 0.5)
+                parameter.copy_(gain * noise / min(parameter.shape) ** 0.5)
     return model
 
 
-def save(family: Family, folder: Path, sizes: Sizes = Sizes(), **changed: Any) -> None:
+def save(family: Family, folder: Path, sizes: Sizes = Sizes(), gain: float = 1.5) -> None:
     """A checkpoint of the family, with a tokenizer of a few words."""
-    build(family, sizes, **changed).save_pretrained(folder)
+    build(family, sizes, gain).save_pretrained(folder)
     save_tokenizer(folder)
     if family.model_type == "qwen2":  # transformers reads every Qwen2 tokenizer as a byte-level one, but for this
         path = folder / "tokenizer_config.json"
