@@ -1,10 +1,12 @@
 """A model's weights as the engine multiplies with them, and the one place that says which models have such a form.
 
-`read` gives a Decoder for plain pre-norm decoders whose attention is causal and whole: GPT-2 (learned positions),
-GPT-NeoX/Pythia and Llama (rotary positions). What it does not know it does not guess: the reason is given instead.
+A family is what its blocks have beyond attention and MLP, each with a norm before it: `Block` has a field for each such
+piece (norms after, norms of queries and keys, rotary positions in some layers, windows, caps, factors), and `_block`
+reads them from the model. `ARCHITECTURES` are those that were tried beside plain Hugging Face modules. What `read` does
+not know it does not guess: the reason is given instead.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -14,16 +16,53 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components import JointQKVAttentionBridge
 
-ARCHITECTURES = ("GPT2LMHeadModel", "GPTNeoXForCausalLM", "LlamaForCausalLM")
+ARCHITECTURES = (
+    "ArceeForCausalLM",
+    "Cohere2ForCausalLM",
+    "CohereForCausalLM",
+    "Ernie4_5ForCausalLM",
+    "GPT2LMHeadModel",
+    "GPTBigCodeForCausalLM",
+    "GPTNeoForCausalLM",
+    "GPTNeoXForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "GemmaForCausalLM",
+    "Glm4ForCausalLM",
+    "GlmForCausalLM",
+    "GraniteForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "NemotronForCausalLM",
+    "OPTForCausalLM",
+    "Olmo2ForCausalLM",
+    "Olmo3ForCausalLM",
+    "OlmoForCausalLM",
+    "Phi3ForCausalLM",
+    "PhiForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "SeedOssForCausalLM",
+    "SmolLM3ForCausalLM",
+    "StableLmForCausalLM",
+    "Starcoder2ForCausalLM",
+)
+_UNKNOWN = ("reorder_and_upcast_attn", "add_cross_attention", "clip_qkv", "use_bidirectional_attention", "qk_layernorm")
+"""Settings of a config that change what the blocks compute, and that the engine has no form for."""
+_TURNED_WHERE_SLIDING = ("Cohere2ForCausalLM",)
+"""Only layers with a sliding window have positions."""
+_SCALES = {"GPTNeoForCausalLM": 1.0}
+"""Of attention scores, where the model's module does not say it."""
 
 
 @dataclass(frozen=True)
 class Activation:
-    """A nonlinearity, and its name in oneDNN, which applies it while a product is still in the cache."""
+    """A nonlinearity, and its name in oneDNN, which applies it while a product is still in the cache, if it has one."""
 
     function: Callable[[Tensor], Tensor]
-    onednn: tuple[str, str]
+    onednn: tuple[str, str] | None = None
 
 
 ACTIVATIONS = {
@@ -31,6 +70,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": Activation(partial(functional.gelu, approximate="tanh"), ("gelu", "tanh")),
     "gelu": Activation(functional.gelu, ("gelu", "none")),
     "relu": Activation(functional.relu, ("relu", "")),
+    "relu2": Activation(lambda x: functional.relu(x).square()),
     "silu": Activation(functional.silu, ("swish", "")),
 }
 
@@ -52,8 +92,9 @@ class Linear:
 
     def __call__(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         """The product of `[..., d_in]`, after the activation if there is one."""
-        if self._onednn and not (torch.is_grad_enabled() and x.requires_grad):
-            return _multiply(x, self.packed, self.bias, *(activation.onednn if activation else ()))
+        fused = activation is None or activation.onednn is not None
+        if self._onednn and fused and not (torch.is_grad_enabled() and x.requires_grad):
+            return _multiply(x, self.packed, self.bias, *((activation and activation.onednn) or ()))
         differentiable: Callable[..., Tensor] = _Differentiable.apply
         product = differentiable(x, self) if self._onednn else functional.linear(x, self.weight, self.bias)
         return activation.function(product) if activation else product
@@ -97,16 +138,60 @@ def _multiply(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str = 
     return product
 
 
+Norm = Callable[[Tensor], Tensor]
+"""The residual stream, or queries and keys, normalised over the last axis."""
+
+
+def keep(x: Tensor) -> Tensor:
+    """The norm of a block that has none there."""
+    return x
+
+
+@dataclass(frozen=True, eq=False)
+class Rotary:
+    """Rotary positions of some layers, by the model's own module."""
+
+    module: nn.Module
+    layer_type: str | None
+    """What the module is asked for where layers of two types have frequencies of their own (Gemma 3)."""
+    adjacent: bool
+    """Whether the dimensions that turn together are neighbours (Cohere, GLM), not half of the width apart.
+
+    The models that do so turn in float32, whatever their dtype.
+    """
+    repeated: bool
+    """Whether the module gives the angles for dimensions half of the width apart although they are neighbours (GLM)."""
+
+    def tables(self, stream: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of every position, each `[pos, 1, d_rotary]`; `stream` gives their dtype and device."""
+        kind = {} if self.layer_type is None else {"layer_type": self.layer_type}
+        cos, sin = (part[0, :, None] for part in self.module(stream, positions[None], **kind))
+        if self.repeated:
+            cos, sin = (part.chunk(2, -1)[0].repeat_interleave(2, -1) for part in (cos, sin))
+        return cos, sin
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Queries or keys `[..., pos, head, d_head]`, rotated; dimensions beyond d_rotary stay as they are."""
+        turned, kept = x.split([cos.shape[-1], x.shape[-1] - cos.shape[-1]], -1)
+        if self.adjacent:
+            turned = turned.float()
+            across = torch.stack([-turned[..., 1::2], turned[..., ::2]], -1).flatten(-2)
+        else:
+            low, high = turned.chunk(2, -1)
+            across = torch.cat([-high, low], -1)
+        return torch.cat([(turned * cos + across * sin).to(x.dtype), kept], -1)
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One pre-norm block: attention, then MLP, or both of one input (`parallel`)."""
+    """One block: attention, then MLP, or both of one input (`parallel`), each with a norm before, after or both."""
 
-    norm1: nn.Module
+    norm1: Norm
     qkv: Linear
     """Queries, keys and values of all heads, one below the other."""
     out: Linear
     """W_O: heads side by side to the residual stream."""
-    norm2: nn.Module
+    norm2: Norm
     up: Linear
     """W_in, for gated MLPs below W_gate."""
     down: Linear
@@ -115,13 +200,40 @@ class Block:
     gated: bool
     parallel: bool
     n_heads: int
-    n_key_value_heads: int
     d_head: int
     scale: float
+    post1: Norm = keep
+    """Of what attention writes (Gemma 2 and 3, OLMo 2)."""
+    post2: Norm = keep
+    """Of what the MLP writes."""
+    query_norm: Norm = keep
+    key_norm: Norm = keep
+    norm_by_head: bool = True
+    """Whether the norms of queries and keys are over d_head (Qwen 3, Gemma 3), not over all heads at once (OLMo 2)."""
+    rotary: Rotary | None = None
+    window: int | None = None
+    """How many positions a query sees, its own among them; None: all before it."""
+    softmax: torch.dtype | None = None
+    """What the model takes its softmax in, whatever its own dtype; None: in that."""
+    score_cap: float | None = None
+    """c of Gemma 2's c tanh(score / c)."""
+    residual_scale: float = 1.0
+    """Factor of what attention and MLP add to the residual stream (Granite)."""
+
+    def attention_adds(self, written: Tensor) -> Tensor:
+        """What the residual stream gets of attention's output `[..., d_model]`."""
+        return self._scaled(self.post1(written))
+
+    def mlp_adds(self, written: Tensor) -> Tensor:
+        """What the residual stream gets of the MLP's output `[..., d_model]`."""
+        return self._scaled(self.post2(written))
+
+    def _scaled(self, added: Tensor) -> Tensor:
+        return added if self.residual_scale == 1 else self.residual_scale * added
 
     def mlp(self, residual: Tensor) -> Tensor:
-        """What the MLP writes to the residual stream `[..., d_model]` that it reads."""
-        return self.down(self.neurons(residual))
+        """What the MLP adds to the residual stream `[..., d_model]` that it reads."""
+        return self.mlp_adds(self.down(self.neurons(residual)))
 
     def neurons(self, residual: Tensor) -> Tensor:
         """The MLP's activations `[..., d_mlp]` after the nonlinearity."""
@@ -130,12 +242,20 @@ class Block:
         gate, linear = self.up(self.norm2(residual)).chunk(2, -1)
         return self.activation.function(gate) * linear
 
-    def heads(self, projected: Tensor, kind: str) -> Tensor:
-        """Queries (`q`), or keys and values (`kv`), side by side to one a head: `[..., head, d_head]`."""
-        split: Tensor = projected.unflatten(
-            -1, (self.n_heads if kind == "q" else 2 * self.n_key_value_heads, self.d_head)
-        )
-        return split
+    def queries(self, projected: Tensor) -> Tensor:
+        """Queries side by side to one a head, normalised: `[..., head, d_head]`."""
+        return self._heads(projected, self.query_norm)
+
+    def keys_values(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values side by side to one a head, keys normalised: each `[..., head, d_head]`."""
+        keys, values = projected.chunk(2, -1)
+        return self._heads(keys, self.key_norm), self._heads(values, keep)
+
+    def _heads(self, projected: Tensor, norm: Norm) -> Tensor:
+        if not self.norm_by_head:
+            projected = norm(projected)
+        by_head: Tensor = projected.unflatten(-1, (-1, self.d_head))
+        return norm(by_head) if self.norm_by_head else by_head
 
     @property
     def d_query(self) -> int:
@@ -153,52 +273,93 @@ class Decoder:
     """The blocks, the final norm and the unembedding."""
 
     blocks: Sequence[Block]
-    norm: nn.Module
+    norm: Norm
     unembed: Float[Tensor, "d_model d_vocab"]
     """W_U."""
     unembed_bias: Float[Tensor, " d_vocab"]
-    rotary: nn.Module | None
-    """Residual stream and position ids to the cosines and sines of every position; None without rotary positions."""
+    logit_scale: float
+    """Factor of the logits (Cohere, Granite)."""
+    logit_cap: float | None
+    """c of Gemma 2's c tanh(logit / c)."""
 
 
 def read(model: TransformerBridge) -> Decoder | str:
     """The model's weights, shared with it, or in a few words why the engine has no form for them."""
-    cfg = model.cfg
+    cfg, hf = model.cfg, model.original_model.config
     if cfg.architecture not in ARCHITECTURES:
-        return f"{cfg.architecture} is none of {', '.join(ARCHITECTURES)}"
-    hf = model.original_model.config
-    if getattr(hf, "reorder_and_upcast_attn", False) or getattr(hf, "add_cross_attention", False):
-        return "its attention is not the plain one"
+        return f"the engine has no form for {cfg.architecture}"
     if cfg.act_fn not in ACTIVATIONS:
         return f"its activation {cfg.act_fn} is none of {', '.join(ACTIVATIONS)}"
+    for setting in _UNKNOWN:
+        if getattr(hf, setting, None):
+            return f"the engine has no form for its {setting}={getattr(hf, setting)}"
+    if not getattr(hf, "do_layer_norm_before", True):
+        return "its blocks norm the residual stream after they add to it"
+    rotaries = _rotaries(model)
     return Decoder(
-        blocks=[_block(block, cfg) for block in model.blocks],
-        norm=model.ln_final.original_component,
+        blocks=[_block(model, layer, rotaries) for layer in range(cfg.n_layers)],
+        norm=_norm(model.ln_final),
         unembed=model.W_U,
         unembed_bias=model.b_U,
-        rotary=model.rotary_emb.original_component if cfg.positional_embedding_type == "rotary" else None,
+        # TransformerLens may have folded logit_scale into W_U; the model's attribute is 1 then, its config's is not.
+        logit_scale=getattr(model.original_model, "logit_scale", 1.0) / getattr(hf, "logits_scaling", 1.0),
+        logit_cap=getattr(hf, "final_logit_softcapping", None),
     )
 
 
-def _block(block: Any, cfg: Any) -> Block:
+def _rotaries(model: TransformerBridge) -> Mapping[str | None, Rotary]:
+    """The rotary positions of each type of layer that has its own, or of all (None); empty without rotary positions."""
+    cfg = model.cfg
+    if cfg.positional_embedding_type != "rotary":
+        return {}
+    module = model.rotary_emb.original_component
+    repeated = bool(getattr(cfg, "rotary_adjacent_pairs", False))
+    adjacent = repeated or bool(getattr(cfg, "rotary_interleaved_cos_sin", False))
+    kinds: Sequence[str | None] = getattr(module, "layer_types", None) or [None]
+    return {kind: Rotary(module, kind, adjacent, repeated) for kind in kinds}
+
+
+def _block(model: TransformerBridge, layer: int, rotaries: Mapping[str | None, Rotary]) -> Block:
+    cfg, hf, block = model.cfg, model.original_model.config, model.blocks[layer]
     attention, mlp = block.attn, block.mlp
-    gated = bool(cfg.gated_mlp)
-    keys = _affine(attention.k)[0]
+    inner = attention.original_component
+    gated, parallel = bool(cfg.gated_mlp), bool(cfg.parallel_attn_mlp)
+    query_norm = getattr(attention, "q_norm", None)
+    # Configs without types of layers have one window for all, or none at all.
+    types = getattr(hf, "layer_types", None) or getattr(hf, "attention_layers", None)
+    kind = types[layer] if types else None
+    slides = kind in (None, "sliding_attention", "local")
+    window = getattr(hf, "sliding_window", getattr(hf, "window_size", None)) if slides else None
+    turned = slides if cfg.architecture in _TURNED_WHERE_SLIDING else getattr(inner, "use_rope", True)
     return Block(
-        norm1=block.ln1.original_component,
+        norm1=_norm(getattr(block, "ln1", None)),
         qkv=_fused([attention.q, attention.k, attention.v]),
         out=_fused([attention.o]),
-        norm2=block.ln2.original_component,
+        # Blocks whose attention and MLP read one input may have one norm for both.
+        norm2=_norm(getattr(block, "ln2", block.ln1 if parallel else None)),
         up=_fused([mlp.gate, getattr(mlp, "in")] if gated else [getattr(mlp, "in")]),
         down=_fused([mlp.out]),
         activation=ACTIVATIONS[cfg.act_fn],
         gated=gated,
-        parallel=bool(cfg.parallel_attn_mlp),
+        parallel=parallel,
         n_heads=cfg.n_heads,
-        n_key_value_heads=len(keys) // cfg.d_head,
         d_head=cfg.d_head,
-        scale=attention.original_component.scaling,
+        scale=inner.scaling if hasattr(inner, "scaling") else _SCALES[str(cfg.architecture)],
+        post1=_norm(getattr(block, "ln1_post", None)),
+        post2=_norm(getattr(block, "ln2_post", None)),
+        query_norm=_norm(query_norm),
+        key_norm=_norm(getattr(attention, "k_norm", None)),
+        norm_by_head=query_norm is None or query_norm.original_component.weight.shape[-1] == cfg.d_head,
+        rotary=(rotaries.get(kind) or rotaries.get(None)) if turned else None,
+        window=window,
+        softmax=None if isinstance(attention, JointQKVAttentionBridge) else torch.float32,
+        score_cap=getattr(inner, "attn_logit_softcapping", None),
+        residual_scale=getattr(hf, "residual_multiplier", 1.0),
     )
+
+
+def _norm(norm: Any) -> Norm:
+    return keep if norm is None else norm.original_component
 
 
 def _fused(projections: Sequence[Any]) -> Linear:

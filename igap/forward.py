@@ -106,16 +106,21 @@ class Suffix:
 
     def __init__(self, decoder: Decoder, pairs: Sequence[TokenPair], around: Run, first: int) -> None:
         """As Hooks; the keys and values that all rows share are computed here."""
-        self._blocks, self._norm = decoder.blocks, decoder.norm
+        self._decoder, self._blocks = decoder, decoder.blocks
         self._around, self._first = around, first
-        answer, distractor = _answers(pairs, around)
-        self._direction = (decoder.unembed[:, answer] - decoder.unembed[:, distractor]).detach().T
-        self._offset = (decoder.unembed_bias[answer] - decoder.unembed_bias[distractor]).detach()[:, None]
+        self._metric = _metric(decoder, *_answers(pairs, around))
         positions = torch.arange(around.tokens.shape[1], device=around.tokens.device)
-        self._seen = positions <= positions[first:, None]  # [query, key]
+        behind = positions[first:, None] - positions  # [query, key]
+        self._seen = {  # by how far back a block sees
+            window: (behind >= 0) if window is None else (behind >= 0) & (behind < window)
+            for window in {block.window for block in self._blocks}
+        }
         with torch.no_grad():
-            rotary = decoder.rotary and decoder.rotary(around.residual[0], positions[None])
-            self._rotary = rotary and tuple(part[0, :, None] for part in rotary)  # each [pos, 1, d_rotary]
+            self._turns = {
+                rotary: rotary.tables(around.residual[0], positions)
+                for rotary in {block.rotary for block in self._blocks}
+                if rotary is not None
+            }
             self._shared = [self._prefix(block, run) for block, run in zip(self._blocks, around.residual, strict=True)]
 
     def function(self, site: Site, layer: int) -> SiteFunction:
@@ -172,35 +177,35 @@ class Suffix:
             if site == "heads":
                 by_head: Tensor = z.unflatten(-1, (block.n_heads, block.d_head))
                 return by_head
-            return block.neurons(stream if block.parallel else stream + block.out(z))
+            return block.neurons(stream if block.parallel else stream + block.attention_adds(block.out(z)))
 
         return activations
 
     def _write(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
-        """Activations of the site to what it adds to the residual stream, at the positions that are read later."""
+        """Activations of the site to what its layer writes, at the positions that are read later."""
         linear = self._blocks[layer].out if site == "heads" else self._blocks[layer].down
         late = slice(-1 if layer == len(self._blocks) - 1 else None, None)
         return lambda rows: linear(rows[:, :, late].flatten(3) if site == "heads" else rows[:, :, late])
 
     def _after(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
-        """What the site adds to the residual stream, to F."""
+        """What the site's layer writes, before a norm that may follow, to F."""
         block = self._blocks[layer]
         late = slice(-1 if layer == len(self._blocks) - 1 else self._first, None)
         with torch.no_grad():
             carrier = self._around.residual[layer][:, None, late]
             if site == "neurons":
-                carrier = carrier + block.out(self._around.activations["heads"][layer][:, None, late].flatten(3))
+                z = self._around.activations["heads"][layer][:, None, late]
+                carrier = carrier + block.attention_adds(block.out(z.flatten(3)))
             elif block.parallel:
                 carrier = carrier + block.mlp(carrier)
 
         def metric(written: Tensor) -> Tensor:
-            stream = carrier + written
+            stream = carrier + (block.attention_adds if site == "heads" else block.mlp_adds)(written)
             if site == "heads" and not block.parallel:
                 stream = stream + block.mlp(stream)
             for later in range(layer + 1, len(self._blocks)):
                 stream = self._through(later, stream)
-            value: Tensor = (self._norm(stream[:, :, -1]) * self._direction[:, None]).sum(-1) + self._offset
-            return value
+            return self._metric(self._decoder.norm(stream[:, :, -1]))
 
         return metric
 
@@ -214,21 +219,21 @@ class Suffix:
             stream = stream[:, :, -1:]
         else:
             queries, keys_values = block.qkv(normed).tensor_split([block.d_query], -1)
-        attended = stream + block.out(self._attention(layer, queries, keys_values))
+        attended = stream + block.attention_adds(block.out(self._attention(layer, queries, keys_values)))
         return attended + block.mlp(stream if block.parallel else attended)
 
     def _attention(self, layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
         """z of every head, side by side: `[pair, row, query, head * d_head]`."""
         block = self._blocks[layer]
-        seen = self._seen[-queries.shape[2] :]
-        q = self._rotated(block.heads(queries, "q")).transpose(2, 3)
-        k, v = block.heads(keys_values, "kv").chunk(2, -2)
-        k, v = self._rotated(k).transpose(2, 3), v.transpose(2, 3)
+        seen = self._seen[block.window][-queries.shape[2] :]
+        k, v = block.keys_values(keys_values)
+        q, k = (self._rotated(block, x).transpose(2, 3) for x in (block.queries(queries), k))
+        v = v.transpose(2, 3)
         shared = self._shared[layer]
         n_pairs, n_rows = q.shape[:2]
         # Copies of few shared keys cost less than two products; copies of many cost more than the blocks' matrices.
-        if self._first > 2 * k.shape[3]:
-            z = _two_part_attention(q * block.scale, shared, (k, v), seen[:, self._first :])
+        if self._first > 2 * k.shape[3] or block.score_cap is not None or (block.softmax or q.dtype) != q.dtype:
+            z = _two_part_attention(block, q, shared, (k, v), seen)
         else:
             k, v = (
                 torch.cat([old.expand(-1, n_rows, -1, -1, -1), new], 3) for old, new in zip(shared, (k, v), strict=True)
@@ -239,42 +244,60 @@ class Suffix:
                 v.flatten(0, 1),
                 attn_mask=seen,
                 scale=block.scale,
-                enable_gqa=block.n_key_value_heads != block.n_heads,
+                enable_gqa=k.shape[2] != q.shape[2],
             ).unflatten(0, (n_pairs, n_rows))
         return z.transpose(2, 3).flatten(3)
 
     def _prefix(self, block: Block, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values before the first change, each `[pair, 1, head, pos, d_head]`."""
         keys_values = block.qkv(block.norm1(residual[:, None, : self._first]))[..., block.d_query :]
-        k, v = block.heads(keys_values, "kv").chunk(2, -2)
-        return self._rotated(k, slice(self._first)).transpose(2, 3), v.transpose(2, 3)
+        k, v = block.keys_values(keys_values)
+        return self._rotated(block, k, slice(self._first)).transpose(2, 3), v.transpose(2, 3)
 
-    def _rotated(self, x: Tensor, where: slice | None = None) -> Tensor:
+    def _rotated(self, block: Block, x: Tensor, where: slice | None = None) -> Tensor:
         """Queries or keys `[pair, row, pos, head, d_head]`, at the last positions unless told `where`, rotated."""
-        if not self._rotary:
+        if block.rotary is None:
             return x
-        cos, sin = (part[where or slice(len(part) - x.shape[2], None)] for part in self._rotary)
-        turned, kept = x.split([cos.shape[-1], x.shape[-1] - cos.shape[-1]], -1)
-        low, high = turned.chunk(2, -1)
-        return torch.cat([turned * cos + torch.cat([-high, low], -1) * sin, kept], -1)
+        cos, sin = (part[where or slice(len(part) - x.shape[2], None)] for part in self._turns[block.rotary])
+        return block.rotary.rotate(x, cos, sin)
 
 
 Engine = Suffix | Hooks
 """One of the two routes, for the pairs and the run around the site that it was made for."""
 
 
+def _metric(decoder: Decoder, answer: Tensor, distractor: Tensor) -> Callable[[Tensor], Tensor]:
+    """The final norm's output `[pair, row, d_model]` to F `[pair, row]`, for these tokens, one of each a pair."""
+    scale, cap = decoder.logit_scale, decoder.logit_cap
+    weights = [decoder.unembed[:, token].T.detach() for token in (answer, distractor)]
+    biases = [decoder.unembed_bias[token].detach() for token in (answer, distractor)]
+    if cap is None:
+        direction, offset = scale * (weights[0] - weights[1]), scale * (biases[0] - biases[1])
+        return lambda last: (last * direction[:, None]).sum(-1) + offset[:, None]
+
+    def capped(last: Tensor) -> Tensor:
+        logits = (scale * ((last * w[:, None]).sum(-1) + b[:, None]) for w, b in zip(weights, biases, strict=True))
+        first, second = (cap * torch.tanh(logit / cap) for logit in logits)
+        return first - second
+
+    return capped
+
+
 def _two_part_attention(
-    q: Tensor, shared: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], seen: Tensor
+    block: Block, q: Tensor, shared: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], seen: Tensor
 ) -> Float[Tensor, "pair row head query d_head"]:
     """Softmax attention to shared keys (one product for all rows) and to each row's own keys."""
     n_groups = q.shape[2] // new[0].shape[2]
     if n_groups > 1:
         shared, new = ((k.repeat_interleave(n_groups, 2), v.repeat_interleave(n_groups, 2)) for k, v in (shared, new))
     (shared_k, shared_v), (k, v) = shared, new
+    q = q * block.scale
     by_head = q.transpose(1, 2)  # [pair, head, row, query, d_head]
     old_scores = (by_head.flatten(2, 3) @ shared_k[:, 0].mT).unflatten(2, by_head.shape[2:4])
-    new_scores = (q @ k.mT).transpose(1, 2).masked_fill(~seen, float("-inf"))
-    pattern = torch.cat([old_scores, new_scores], -1).softmax(-1)
+    scores = torch.cat([old_scores, (q @ k.mT).transpose(1, 2)], -1)
+    if block.score_cap is not None:
+        scores = block.score_cap * torch.tanh(scores / block.score_cap)
+    pattern = scores.masked_fill_(~seen, float("-inf")).softmax(-1, dtype=block.softmax).to(q.dtype)
     old, own = pattern.split([shared_k.shape[3], k.shape[3]], -1)
     from_shared = (old.flatten(2, 3) @ shared_v[:, 0]).unflatten(2, old.shape[2:4]).transpose(1, 2)
     z: Tensor = from_shared + own.transpose(1, 2) @ v

@@ -1,4 +1,4 @@
-"""The follow-up on queries and keys: a table of every head's q and k, and how far cheap methods are from AP there.
+"""The follow-up on queries, keys and values: a table of all of them, and how far cheap methods are from AP there.
 
 What is computed, and what the QK fix is, is told in `attribution.qk_patching`.
 """
@@ -14,27 +14,30 @@ from igap.findings import Compared
 from igap.screening import Screening, distance
 from igap.sites import component_names
 
-KINDS: Mapping[Node, str] = {"q": "queries", "k": "keys"}
+KINDS: Mapping[Node, str] = {"q": "queries", "k": "keys", "v": "values"}
 
 
 @dataclass(frozen=True, eq=False)
 class QueriesAndKeys:
-    """The maps of queries and of keys, and their distances from AP; no map, and a reason, where they are not had."""
+    """The maps of queries, keys and values, and their distances from AP; no map but a reason where there are none."""
 
     maps: Mapping[Node, Mapping[str, AttributionMap]]
     """By node, then method of `attribution.qk_patching.METHODS`. Of several pairs the mean."""
     distances: Screening
-    """`of` queries and keys."""
+    """`of` queries, keys and values."""
     reason: str = ""
 
     def summary(self) -> dict[str, float | int | str | None]:
-        """`queries/METHOD/NAME` and `keys/METHOD/NAME`, the names those of `screening`; `qk/reason` where none."""
+        """`queries/METHOD/NAME`, then keys and values, with the names of `screening`; `qk/reason` where none."""
         if self.reason:
             return {"qk": None, "qk/reason": self.reason}
         return self.distances.summary()
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """One row a head and node: scores by each method, then effects in logits. Those of atp_star are magnitudes."""
+        """One row a head (of keys and values: a key-value head): scores by each method, then effects in logits.
+
+        Those of atp_star are magnitudes.
+        """
         if self.reason:
             return {}
         frames = []
@@ -49,7 +52,7 @@ class QueriesAndKeys:
 
     def sentences(self) -> tuple[str, ...]:
         """One line a node and cheap method, or the reason why there is none."""
-        return (f"queries and keys: not patched, {self.reason}",) if self.reason else self.distances.sentences()
+        return (f"queries, keys and values: not patched, {self.reason}",) if self.reason else self.distances.sentences()
 
 
 def follow_up(compared: Compared, on_progress: Progress | None) -> QueriesAndKeys:

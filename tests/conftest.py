@@ -47,7 +47,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The folder of a random 4-head model, 3 layers unless told otherwise: gpt2, gptj, llama, gpt_neox or opt."""
+    """The folder of a random 4-head model, 3 layers unless told otherwise."""
     made: dict[tuple[str, int], Path] = {}
 
     def make(architecture: str, n_layers: int = 3) -> Path:
@@ -79,6 +79,8 @@ def save_checkpoint(architecture: str, n_layers: int, folder: Path, **settings: 
         "gptj": {**gpt, "rotary_dim": 4},
         "llama": {**later, "intermediate_size": 48},
         "gpt_neox": {**later, "intermediate_size": 48},
+        "gemma": {**later, "intermediate_size": 48, "head_dim": 8, "num_key_value_heads": 2},
+        "bloom": {"hidden_size": 32, "n_layer": n_layers, "n_head": 4},
         "opt": {**later, "ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3},
     }[architecture]
     config = CONFIG_MAPPING[architecture](

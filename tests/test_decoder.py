@@ -57,9 +57,9 @@ def test_float32_on_the_cpu_takes_the_packed_weights_and_float64_does_not():
 @pytest.mark.parametrize(
     ("architecture", "settings", "why"),
     [
-        ("gpt2", {"reorder_and_upcast_attn": True}, "its attention is not the plain one"),
+        ("gpt2", {"reorder_and_upcast_attn": True}, "the engine has no form for its reorder_and_upcast_attn=True"),
         ("gpt2", {"activation_function": "gelu_fast"}, "its activation gelu_fast is none of gelu_new,"),
-        ("opt", {}, "OPTForCausalLM is none of GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM"),
+        ("gptj", {}, "the engine has no form for GPTJForCausalLM"),
     ],
 )
 def test_what_is_not_known_is_not_guessed(tmp_path, architecture, settings, why):

@@ -16,11 +16,10 @@ from igap.sites import SITES
     ("architecture", "route", "why"),
     [
         ("gpt2", "suffix", "the weights alone give what the whole model gives"),
-        # transformers computes Llama's norms in float32 also in a float64 model, and its softmax.
-        ("llama", "hooks", r"its weights alone give F off by [\de.-]+ logits"),
+        ("llama", "suffix", "the weights alone give what the whole model gives"),
         ("gpt_neox", "suffix", "the weights alone give what the whole model gives"),
-        ("opt", "hooks", "OPTForCausalLM is none of GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM"),
-        ("gptj", "hooks", "GPTJForCausalLM is none of GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM"),
+        ("opt", "suffix", "the weights alone give what the whole model gives"),
+        ("gptj", "hooks", "the engine has no form for GPTJForCausalLM"),
     ],
 )
 def test_the_route_is_the_faster_one_that_is_right_and_the_reason_is_given(small, pair, architecture, route, why):
@@ -45,9 +44,8 @@ VARIANTS = {
 @pytest.mark.parametrize("processing", ["processed", "raw"])
 def test_every_architecture_with_a_fast_route_gives_what_plain_hooks_give(tmp_path, pair, variant, processing):
     settings = {"architecture": variant, **VARIANTS[variant]}
-    rounds = settings["architecture"] == "llama"  # in float32 inside a float64 model: float32 shows no less
     save_checkpoint(settings.pop("architecture"), 3, tmp_path, **settings)
-    model = load_model(str(tmp_path), processing=processing, dtype="float32" if rounds else "float64")
+    model = load_model(str(tmp_path), processing=processing, dtype="float64")
     # A difference in the middle (the shared keys are copied) and one near the end (they are multiplied once for all).
     for asked in (pair, replace(pair, corrupted=pair.clean.replace("milk", "cat"))):
         with contrast(model, asked) as question:
@@ -55,7 +53,7 @@ def test_every_architecture_with_a_fast_route_gives_what_plain_hooks_give(tmp_pa
         for site, method in itertools.product(SITES, (activation_patching, attribution_patching)):
             fast, slow = (method(model, asked, site, route=route) for route in ("suffix", "hooks"))
             assert slow.effect.abs().max() > 1e-3
-            torch.testing.assert_close(fast.effect, slow.effect, atol=1e-5 if rounds else 1e-12, rtol=0)
+            torch.testing.assert_close(fast.effect, slow.effect, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -63,10 +61,9 @@ def test_every_architecture_with_a_fast_route_gives_what_plain_hooks_give(tmp_pa
 def test_a_site_is_a_function_of_the_embeddings_and_f_of_one_component(tmp_path, pair, variant, processing):
     """The corrupted prompt's embeddings give its activations; its activation in one component gives that one's AP."""
     settings = {"architecture": variant, **VARIANTS[variant]}
-    rounds = settings["architecture"] == "llama"
     save_checkpoint(settings.pop("architecture"), 3, tmp_path, **settings)
-    model = load_model(str(tmp_path), processing=processing, dtype="float32" if rounds else "float64")
-    tolerance = {"atol": 1e-5 if rounds else 1e-12, "rtol": 0}
+    model = load_model(str(tmp_path), processing=processing, dtype="float64")
+    tolerance = {"atol": 1e-12, "rtol": 0}
     for site, layer, route in itertools.product(SITES, range(3), ("suffix", "hooks")):
         effects = activation_patching(model, pair, site).effect[layer]
         with contrast(model, pair, route=route) as question, torch.no_grad():
@@ -92,9 +89,11 @@ def test_float32_differs_from_plain_hooks_by_rounding(checkpoint, pair, architec
 
 
 def test_a_route_that_the_model_does_not_have_is_refused_with_the_reason(small, pair):
-    message = r"route: got suffix, which this model does not have: OPTForCausalLM is none of .*\. Use route=hooks\."
+    message = (
+        r"route: got suffix, which this model does not have: the engine has no form for GPTJ.*\. Use route=hooks\."
+    )
     with pytest.raises(ValueError, match=message):
-        activation_patching(small("opt"), pair, route="suffix")
+        activation_patching(small("gptj"), pair, route="suffix")
     with contrast(small("gpt2"), pair, route="hooks") as question:
         assert (question.route, question.why) == ("hooks", "asked for")
 

@@ -1,4 +1,4 @@
-"""The follow-up on queries and keys: its table, numbers and sentences, and the reason where there are none."""
+"""The follow-up on queries, keys and values: its table, numbers and sentences, and the reason where there are none."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import save_checkpoint
 
-from igap import compare, load_model
+from igap import PromptPair, compare, load_model
 from igap.findings import Compared
 from igap.qk import follow_up
 from igap.sites import component_names
@@ -15,10 +15,10 @@ from igap.sites import component_names
 
 def test_a_run_writes_a_row_a_head_and_node_with_scores_and_effects(result, written):
     table = pd.read_csv(written / "qk.csv", dtype={"name": str})
-    assert list(table["name"]) == 2 * component_names("heads", 3, 4)
-    assert list(table["node"]) == ["q"] * 12 + ["k"] * 12
+    assert list(table["name"]) == 3 * component_names("heads", 3, 4)
+    assert list(table["node"]) == ["q"] * 12 + ["k"] * 12 + ["v"] * 12
     found = result.findings["qk"]
-    for node in ("q", "k"):
+    for node in ("q", "k", "v"):
         rows = table[table["node"] == node]
         for method, one in found.maps[node].items():
             np.testing.assert_allclose(rows[method], one.score.flatten(), rtol=1e-6)
@@ -30,7 +30,7 @@ def test_a_run_writes_a_row_a_head_and_node_with_scores_and_effects(result, writ
 def test_the_summary_says_how_far_each_cheap_method_is_from_ap(result):
     found = result.findings["qk"]
     summary = found.summary()
-    for node, kind in (("q", "queries"), ("k", "keys")):
+    for node, kind in (("q", "queries"), ("k", "keys"), ("v", "values")):
         for method in ("atp", "atp_qk", "atp_star"):
             comparison = compare(found.maps[node][method], found.maps[node]["ap"])
             assert summary[f"{kind}/{method}/pearson"] == comparison.pearson
@@ -38,17 +38,30 @@ def test_the_summary_says_how_far_each_cheap_method_is_from_ap(result):
     assert [line.split(":")[0] for line in found.sentences()] == [
         "queries, ATP against AP", "queries, ATP_QK against AP", "queries, ATP_STAR against |AP|",
         "keys, ATP against AP", "keys, ATP_QK against AP", "keys, ATP_STAR against |AP|",
+        "values, ATP against AP", "values, ATP_QK against AP", "values, ATP_STAR against |AP|",
     ]  # fmt: skip
 
 
-def test_a_model_whose_heads_share_keys_has_no_table_and_says_why(result, tmp_path):
+def test_heads_that_share_keys_have_one_row_a_key_value_head(result, tmp_path):
     save_checkpoint("llama", 2, tmp_path, num_key_value_heads=2)
     model = load_model(str(tmp_path))
-    found = follow_up(Compared(result.config, model, result.pairs, result.maps, result.comparisons), None)
-    reason = "keys have the shape [2, 8] and heads [4, 8]: heads share them"
+    table = follow_up(Compared(result.config, model, result.pairs, result.maps, result.comparisons), None).tables()[
+        "qk"
+    ]
+    assert list(table["node"]) == ["q"] * 8 + ["k"] * 4 + ["v"] * 4
+    assert list(table["name"][8:12]) == component_names("heads", 2, 2)
+
+
+def test_pairs_of_two_lengths_have_no_table_and_say_why(result, small):
+    pair = PromptPair(
+        "John and Mary went to the store, Mary gave it to",
+        "After John and Mary went to the store, John gave it to", " John", " Mary", min_gap=0.0, align="end",
+    )  # fmt: skip
+    found = follow_up(Compared(result.config, small(), (pair,), result.maps, result.comparisons), None)
+    reason = "prompts of different lengths have no query for every query"
     assert found.summary() == {"qk": None, "qk/reason": reason}
     assert found.tables() == {}
-    assert found.sentences() == (f"queries and keys: not patched, {reason}",)
+    assert found.sentences() == (f"queries, keys and values: not patched, {reason}",)
 
 
 def test_a_model_of_one_layer_has_every_method_but_atp_star(result, checkpoint):

@@ -1,11 +1,13 @@
-"""Queries and keys as nodes: activation patching of a head's q or k, and how near cheap methods come to it.
+"""Queries, keys and values as nodes: activation patching of q, k or v, and how near cheap methods come to it.
 
-A head's query (or key) is replaced at all positions; what it does it does through the head's z, which is had exactly
-from one hooked pass: q of every head replaced, z read, and the clean z handed on, so that later layers see none of it.
-So the exact effect is the engine's, with another end for z.
+A head's query (or key, or value) is replaced at all positions; what it does it does through the head's z, which is had
+exactly from one hooked pass: q of every head replaced, z read, and the clean z handed on, so that later layers see none
+of it. So the exact effect is the engine's, with another end for z. Where heads share keys and values (grouped-query
+attention), a key is that of a key-value head, and acts through z of all heads that share it.
 
 - `ap`: F with that z, minus F.  `atp`: (q' - q) . dF/dq, to first order through the softmax too.
-- `atp_qk`: the QK fix, (z(q') - z) . dF/dz: the pattern exactly, the rest to first order.
+- `atp_qk`: the QK fix, (z(q') - z) . dF/dz: the pattern exactly, the rest to first order. Values leave the pattern as
+  it is, so that it is `atp` there.
 - `atp_star`: the QK fix with GradDrop, a magnitude; see `atp_star`.
 
 Source: Kramar et al. 2024 (arXiv 2403.00745), whose nodes are single positions.
@@ -24,11 +26,12 @@ from igap.attribution.atp_star import gradients
 from igap.attribution.maps import AttributionMap, Progress, listed, mean
 from igap.contrast import Contrast, Direction, contrasts
 from igap.errors import InputError
+from igap.forward import SiteFunction, swapped
 from igap.hooking import Change, changed, metric
 from igap.prompts import PromptPair
 from igap.sites import hook_name
 
-Node = Literal["q", "k"]
+Node = Literal["q", "k", "v"]
 METHODS = ("ap", "atp", "atp_qk", "atp_star")
 """In models of one layer there is no atp_star."""
 
@@ -46,11 +49,10 @@ def qk_patching(
     memory_gib: float | None = None,
     on_progress: Progress | None = None,
 ) -> dict[Node, dict[str, AttributionMap]]:
-    """The maps `[layer, head]` of every method of METHODS, of queries and of keys, in logits.
+    """The maps of every method of METHODS, of queries `[layer, head]`, keys and values `[layer, kv_head]`, in logits.
 
-    Towards the corrupted q and k when noising, the clean ones when denoising. Of several pairs, means. Raises
-    NoNodesError where heads share keys, where prompts are not aligned position by position, or where z is not what
-    the hooked q, k and v give.
+    Towards the corrupted q, k and v when noising, the clean ones when denoising. Of several pairs, means. Raises
+    NoNodesError where prompts are not aligned position by position, or where z is not what the hooked q, k and v give.
     """
     pairs = listed(pair)
     found: dict[int, dict[Node, dict[str, AttributionMap]]] = {}
@@ -76,27 +78,32 @@ def _of_group(
     start = question.around.activations["heads"]
     zs = [hook_name("heads", layer) for layer in range(n_layers)]
 
-    def first_order(names: Sequence[str], moves: Sequence[Tensor], dropped: int | None = None) -> Tensor:
-        """Sum over positions and d_head of move . gradient, `[pair, layer, head]`."""
+    def first_order(
+        names: Sequence[str], moves: Sequence[Tensor], n_nodes: int, dropped: int | None = None
+    ) -> Float[Tensor, "pair layer node"]:
+        """Sum over positions, d_head and the heads of a node of move . gradient."""
 
         def of_pairs(few: Tensor) -> Tensor:
             both = zip(gradients(question, names, few, dropped), moves, strict=True)
-            return torch.stack([(move[few] * gradient).sum((1, 3)) for gradient, move in both], 1)
+            by_head = torch.stack([(move[few] * gradient).sum((1, 3)) for gradient, move in both], 1)
+            by_node: Tensor = by_head.unflatten(2, (n_nodes, -1)).sum(3)
+            return by_node
 
         return torch.cat([effects for _, effects in rows.each(of_pairs, every)])
 
     maps: list[dict[Node, dict[str, AttributionMap]]] = [{} for _ in question.pairs]
     for node in get_args(Node):
         names = [_name(node, layer) for layer in range(n_layers)]
+        n_nodes = here[names[0]].shape[2]
         ends = _z(question, {name: there[name] for name in names})
         moves = [end - own for end, own in zip(ends, start, strict=True)]
         effects = {
-            "ap": _exact(question, ends, batch_size, memory_gib),
-            "atp": first_order(names, [there[name] - here[name] for name in names]),
-            "atp_qk": first_order(zs, moves),
+            "ap": _exact(question, ends, n_nodes, batch_size, memory_gib),
+            "atp": first_order(names, [there[name] - here[name] for name in names], n_nodes),
+            "atp_qk": first_order(zs, moves, n_nodes),
         }
         if n_layers > 1:
-            dropped = torch.stack([first_order(zs, moves, layer).abs() for layer in range(n_layers)])
+            dropped = torch.stack([first_order(zs, moves, n_nodes, layer).abs() for layer in range(n_layers)])
             effects["atp_star"] = dropped.sum(0) / (n_layers - 1)
         for index, (pair, gap) in enumerate(zip(question.pairs, question.gap.tolist(), strict=True)):
             maps[index][node] = {
@@ -109,19 +116,29 @@ def _of_group(
 
 
 def _exact(
-    question: Contrast, ends: Sequence[Tensor], batch_size: int | None, memory_gib: float | None
-) -> Float[Tensor, "pair layer head"]:
-    """F with one head's z replaced, minus F."""
+    question: Contrast, ends: Sequence[Tensor], n_nodes: int, batch_size: int | None, memory_gib: float | None
+) -> Float[Tensor, "pair layer node"]:
+    """F with z of one node's heads replaced, minus F."""
     rows = question.rows(batch_size, memory_gib, gradients=False)
-    found = question.around.residual[0].new_zeros(len(question.pairs), len(ends), question.n_components("heads"))
+    effects = question.around.residual[0].new_zeros(len(question.pairs), len(ends), n_nodes)
     with torch.no_grad():
         for layer, whole in enumerate(ends):
             start, end = question.around.activations["heads"][layer][:, question.first :], whole[:, question.first :]
-            unpatched = question.function("heads", layer)(start[:, None])
-            patches = question.engine.patches("heads", layer, start, end)
-            for heads, patched in rows.each(patches, torch.arange(found.shape[2]), len(found)):
-                found[:, layer, heads] = patched - unpatched
-    return found
+            function = question.function("heads", layer)
+            unpatched = function(start[:, None])
+            if start.shape[2] == n_nodes:
+                patches = question.engine.patches("heads", layer, start, end)
+            else:
+                shared = [z.unflatten(2, (n_nodes, -1)) for z in (start, end)]
+                patches = partial(_together, function, *shared)
+            for nodes, patched in rows.each(patches, torch.arange(n_nodes), len(effects)):
+                effects[:, layer, nodes] = patched - unpatched
+    return effects
+
+
+def _together(function: SiteFunction, start: Tensor, end: Tensor, nodes: Tensor) -> Float[Tensor, "pair row"]:
+    """F with each of these nodes, alone, moved: z are `[pair, pos, node, head, d_head]`."""
+    return function(swapped(start, end, nodes).flatten(3, 4))
 
 
 def _name(kind: str, layer: int) -> str:
@@ -141,9 +158,13 @@ def _projections(question: Contrast) -> tuple[Mapping[str, Tensor], Mapping[str,
         {name: cache[name] for name in names}
         for cache in (model.run_with_cache(run.tokens, names_filter=names)[1] for run in (around, other))
     )
-    z, k = around.activations["heads"][0], here[_name("k", 0)]
-    if k.shape != z.shape or here[_name("q", 0)].shape != z.shape:
-        raise NoNodesError(f"keys have the shape {list(k.shape[2:])} and heads {list(z.shape[2:])}: heads share them")
+    z = around.activations["heads"][0]
+    shapes = {kind: list(here[_name(kind, 0)].shape[2:]) for kind in "qkv"}
+    n_heads, d_head = z.shape[2:]
+    if shapes["q"] != [n_heads, d_head] or shapes["k"] != shapes["v"] or n_heads % shapes["k"][0]:
+        raise NoNodesError(
+            f"queries, keys and values have the shapes {list(shapes.values())}, heads {[n_heads, d_head]}"
+        )
     # Attention must be what lies between q, k, v and z, and the hooks must reach it: those of the other run give its z.
     for found, own in zip(_z(question, there), other.activations["heads"], strict=True):
         tolerance = 1000 * torch.finfo(own.dtype).eps * max(1.0, own.abs().max().item())

@@ -80,7 +80,9 @@ def test_ap_is_activation_patching_of_each_pair(small, kind, n_pairs, hooks, tar
     close(found.effects(candidates), table(found.filled, candidates, ap))
 
 
-@pytest.mark.parametrize(("architecture", "processing"), [("gpt2", "raw"), ("gpt_neox", "processed"), ("opt", "raw")])
+@pytest.mark.parametrize(
+    ("architecture", "processing"), [("gpt2", "raw"), ("gpt_neox", "processed"), ("opt", "raw"), ("gemma", "processed")]
+)
 def test_ap_and_ig_are_what_plain_hooks_give(small, architecture, processing):
     model = small(architecture, processing)
     for target in (HEAD, NEURON):
@@ -420,6 +422,12 @@ def test_a_model_with_many_words_costs_its_embeddings_no_copy(tmp_path):
     one, other = gains(torch.tensor([1.0, 0.0])), gains(torch.tensor([0.0, 1.0]))
     for left, right, both in zip(one, other, gains(torch.tensor([1.0, 1.0])), strict=True):
         torch.testing.assert_close(left + right, both, atol=1e-12, rtol=0)
+
+
+def test_a_model_that_does_more_with_embeddings_than_look_them_up_is_refused(small):
+    """BLOOM norms them."""
+    with pytest.raises(InputError, match=r"whose tokens' embeddings are more than rows of a table, wanted a model of"):
+        evaluated(small("bloom", "raw"), HEAD)
 
 
 def test_prompts_of_two_lengths_are_refused_whatever_aligns_them_in_a_run(small):
