@@ -20,6 +20,7 @@ from igap.decoder import Decoder
 from igap.errors import InputError
 from igap.forward import Engine, Hooks, PatchFunction, Route, SiteFunction, Suffix, weights_or_reason
 from igap.memory import Rows, rows_a_pass
+from igap.models.families import check_neurons
 from igap.prompts import PromptPair, TokenPair, tokenize
 from igap.runs import Run, frozen, record
 from igap.sites import SITES, Site
@@ -65,6 +66,12 @@ class Contrast:
             raise InputError(f"site: got {site!r}, wanted one of {', '.join(SITES)}.")
         return self.around.activations[site][0].shape[2]
 
+    def check(self, site: Site) -> None:
+        """Raises InputError where the site's columns are not the model's components."""
+        config = getattr(self.model.original_model, "config", None)
+        if site == "neurons" and config is not None:
+            check_neurons(config, self.n_components(site), self.model.cfg.model_name)
+
     def function(self, site: Site, layer: int) -> SiteFunction:
         """F as a function of this site's activation in this layer, at the positions from `first` on."""
         return self.engine.function(site, layer)
@@ -75,6 +82,7 @@ class Contrast:
 
     def ends(self, site: Site, layer: int) -> tuple[Tensor, Tensor]:
         """The path's start a (in the run) and end a' (its replacement), each `[pair, pos, ...]` from `first` on."""
+        self.check(site)
         start, end = self.around.activations[site][layer], self.replacement[site][layer]
         return start[:, self.first :], end[:, self.first :]
 

@@ -36,7 +36,7 @@ from igap.contrast import contrasts
 from igap.errors import InputError
 from igap.findings import Compared, Finding
 from igap.models.fingerprint import fingerprint
-from igap.models.load import EMBEDDED, Header, find_checkpoint, load_model, read_header
+from igap.models.load import Header, check_sites, find_checkpoint, is_hub_name, load_model, read_header
 from igap.performance import encode_prompts
 from igap.prompts import PromptPair, TokenPair, encode_prompt, tokenize
 from igap.replacements import check_donors, too_few_references
@@ -152,6 +152,7 @@ def check(config: RunConfig) -> Checked:
     check_quadrature(config.ig.method, config.ig.n_steps, config.ig.path)
     resolve_device(config.device)
     header = _header(config.model.name, config.model.revision)
+    check_sites(header, SITES, config.model.name)
     contents = {"checkpoint": fingerprint(header.folder)}
     if config.model.circuit is not None:
         circuit.check_shape(header.n_layers, header.n_heads)
@@ -203,7 +204,7 @@ def _header(name: str, revision: str | None) -> Header:
 
 
 def _folder(name: str, revision: str | None) -> Path:
-    return find_checkpoint(name) if name == EMBEDDED or Path(name).expanduser().is_dir() else _from_hub(name, revision)
+    return _from_hub(name, revision) if is_hub_name(name) else find_checkpoint(name)
 
 
 _from_hub = functools.lru_cache(maxsize=16)(find_checkpoint)
@@ -260,6 +261,8 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
     with contrasts(model, pairs) as groups:
         for indices, question in groups:
             route, why = question.route, question.why
+            for site in SITES:
+                question.check(site)
             for index, x, y in zip(
                 indices, question.clean.logit_diff.tolist(), question.corrupted.logit_diff.tolist(), strict=True
             ):

@@ -24,6 +24,7 @@ from igap.errors import InputError
 from igap.forward import Engine, Hooks, SiteFunction, Suffix, weights_or_reason
 from igap.hooking import changed
 from igap.memory import Rows, rows_a_pass
+from igap.models.families import check_neurons
 from igap.prompts import tokenize
 from igap.runs import Run, record
 from igap.sites import Site, hook_name
@@ -84,6 +85,9 @@ class Evaluator:
         self.first = min([filled.first, *(pair.first_difference for pair in self._pairs)])
         """Position from which corrupted prompts, also those made by hand, may differ from the clean ones."""
         self.clean: Run = record(model, filled.clean, self._pairs, name="clean")
+        n_neurons = self.clean.activations["neurons"][0].shape[2]
+        if target.site == "neurons":
+            check_neurons(model.original_model.config, n_neurons, model.cfg.model_name)
         first, n_pairs = self.first, len(filled.pairs)
         one = self.clean.of_pair(0)
         other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted")
@@ -105,7 +109,6 @@ class Evaluator:
         self._clean_embedded = self._embed[filled.clean[: filled.given, first:]][:, None]
         cfg, n_pos = model.cfg, filled.clean.shape[1]
         changing = n_pos - first
-        n_neurons = self.clean.activations["neurons"][0].shape[2]
         size = changing * (10 * cfg.d_model + 4 * n_neurons) * self._embed.element_size()
         device = self._embed.device
         self._rows = rows_a_pass(size, 1, device, batch_size, memory_gib)

@@ -27,7 +27,7 @@ from igap.counterfactual.search import SearchResult, concluded
 from igap.counterfactual.study import only_study, storage_of
 from igap.errors import InputError
 from igap.models.fingerprint import fingerprint
-from igap.models.load import Header, read_header
+from igap.models.load import Header, check_sites, read_header
 from igap.prompts import PromptPair
 from igap.runs import frozen
 from igap.sites import Site, component_names, locate
@@ -293,7 +293,8 @@ def _check(config: SearchConfig, header: Header) -> int:
     """The size of the space, once all is refused that can be before the weights load. Raises InputError."""
     pipeline.resolve_device(config.device)
     widths: dict[Site, int | None] = {"heads": header.n_heads, "neurons": header.n_neurons}
-    locate(config.head, header.n_layers, widths, item="head")
+    site, _, _ = locate(config.head, header.n_layers, widths, item="head")
+    check_sites(header, [site], config.model.name)
     refused = None
     # Whether the model wants a BOS token, which shifts positions, only the model itself knows.
     for prepend_bos in (True, False) if header.tokenizer.bos_token_id is not None else (False,):

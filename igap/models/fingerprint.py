@@ -4,14 +4,20 @@ import functools
 import hashlib
 from pathlib import Path
 
+DEQUANTISED = "dequantised"
+"""The folder in igap's cache whose folders are named by the SHA-256 of the GGUF file they came from."""
+
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 def fingerprint(folder: Path) -> str:
     """16 hex digits of the weights, config and tokenizer files in a folder; `hub:` and the commit of a hub snapshot.
 
-    The hub's cache names a snapshot's folder by its commit, so that its gigabytes need not be read.
+    The hub's cache names a snapshot's folder by its commit, so that its gigabytes need not be read; igap's own cache
+    names what it dequantised by the hash of the GGUF file (`gguf:`).
     """
+    if folder.parent.name == DEQUANTISED:
+        return f"gguf:{folder.name[:16]}"
     if folder.parent.name == "snapshots" and len(folder.name) == 40:
         return f"hub:{folder.name[:16]}"
     files = sorted({path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()})

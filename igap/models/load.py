@@ -1,12 +1,10 @@
-"""One loader for the embedded model, a local folder and a hub name: all three end as a folder of safetensors.
+"""One loader for the embedded model, a local folder, a GGUF file and a hub name: all end as a folder of safetensors.
 
 Nothing is unpickled and no remote code runs. A hub name is looked for in the local cache before the network is asked.
 """
 
-import contextlib
 import json
-import logging
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +13,10 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.errors import InputError
+from igap.models import agreement, gguf_files
+from igap.models.families import check_family, n_neurons, neurons_reason, refuse_neurons
+from igap.models.quiet import line, quiet
+from igap.sites import Site
 
 Processing = Literal["processed", "raw"]
 DTypeName = Literal["float32", "float64", "bfloat16"]
@@ -22,7 +24,7 @@ DTypeName = Literal["float32", "float64", "bfloat16"]
 EMBEDDED = "ioi-mini"
 _EMBEDDED_FOLDER = Path(__file__).parent / "ioi_mini"
 _HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model"]
-_CHOICES = f"Use model={EMBEDDED}, model=gpt2-small, or model=hf model.name=NAME_OR_FOLDER."
+_CHOICES = f"Use model={EMBEDDED}, model=gpt2-small, model=smollm2, or model=hf model.name=NAME_OR_FOLDER_OR_GGUF."
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,29 @@ class Header:
     n_layers: int | None
     n_heads: int | None
     n_neurons: int | None
+    neurons_reason: str | None
+    """Why it has no neurons to compare; None if it has."""
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a checkpoint of this name lies on the hub or in its cache, where it does not change, and not here."""
+    return name != EMBEDDED and name not in gguf_files.PACKAGED and not Path(name).expanduser().exists()
 
 
 def find_checkpoint(name: str, revision: str | None = None) -> Path:
-    """The folder that holds the checkpoint `name`: embedded model, existing folder, or hub name (cached or fetched).
+    """The folder that holds the checkpoint `name`: embedded model, folder, GGUF file, or hub name (cached or fetched).
 
     Raises ValueError naming the remedy when there is none, or when it has no safetensors.
     """
     if name == EMBEDDED:
         return _EMBEDDED_FOLDER
+    if name in gguf_files.PACKAGED:
+        return gguf_files.dequantised(gguf_files.packaged(name), name)
     path = Path(name).expanduser()
     if path.is_dir():
         folder = path
+    elif path.is_file():
+        return gguf_files.dequantised(path, name)
     elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"model.name: got {name!r}, which is no folder. {_CHOICES}")
     else:
@@ -74,7 +87,8 @@ def read_header(name: str, revision: str | None = None) -> Header:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"model.name: got {name!r}, which cannot be read as a checkpoint: {_line(error)}") from error
+        raise InputError(f"model.name: got {name!r}, which cannot be read as a checkpoint: {line(error)}") from error
+    check_family(config, name)
 
     def size(field: str) -> int | None:
         return getattr(config, field, None)
@@ -86,13 +100,15 @@ def read_header(name: str, revision: str | None = None) -> Header:
         n_vocab=size("vocab_size"),
         n_layers=size("num_hidden_layers"),
         n_heads=size("num_attention_heads"),
-        n_neurons=size("intermediate_size") or size("ffn_dim") or _n_inner(config),
+        n_neurons=n_neurons(config),
+        neurons_reason=neurons_reason(config),
     )
 
 
-def _n_inner(config: Any) -> int | None:
-    """MLP neurons a layer where it is called n_inner, whose null means four times the residual stream."""
-    return (config.n_inner or 4 * config.hidden_size) if hasattr(config, "n_inner") else None
+def check_sites(header: Header, sites: Collection[Site], name: str) -> None:
+    """Raises InputError where neurons are among the sites asked for and the checkpoint has none to compare."""
+    if "neurons" in sites and header.neurons_reason is not None:
+        raise refuse_neurons(name, header.neurons_reason)
 
 
 def load_model(
@@ -108,47 +124,68 @@ def load_model(
     `processing="processed"` folds layer norms and value biases and centres the weights (the numerics of
     TransformerLens' older HookedTransformer); `raw` keeps the checkpoint's. Logit differences and patching agree;
     zero ablation and zero baselines of heads do not. Raises ValueError when the checkpoint cannot be had or is
-    incomplete.
+    incomplete, and when the bridge's logits are not those of the Hugging Face model.
     """
-    from transformers import AutoModelForCausalLM
-
     if processing not in ("processed", "raw"):
         raise InputError(f"model.processing: got {processing!r}, wanted processed or raw.")
     if dtype not in get_args(DTypeName):
         raise InputError(f"model.dtype: got {dtype!r}, wanted one of {', '.join(get_args(DTypeName))}.")
     header = read_header(name, revision)
     torch_dtype: torch.dtype = getattr(torch, dtype)
-    with _quiet():
+    with quiet():
+        hf_model = _weights(header, name, torch_dtype).to(device).eval()
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                header.folder,
-                dtype=torch_dtype,
-                attn_implementation="eager",
-                output_loading_info=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-            hf_model, info = loaded
-        except Exception as error:  # safetensors, transformers and torch each raise their own
-            raise InputError(f"model.name: got {name!r}, whose weights cannot be read: {_line(error)}") from error
-        # transformers fills what a checkpoint lacks with random numbers and only logs it.
-        wrong = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
-        if wrong:
+            wanted = agreement.reference(hf_model, header.n_ctx, name)
+        except InputError:
+            raise
+        except Exception as error:  # whatever torch and the model's own code raise
             raise InputError(
-                f"model.name: got {name!r}, a checkpoint without {len(wrong)} of the model's weights "
-                f"({wrong[0]}, ...), wanted all of them. Save the model again, with its language-model head."
+                f"model.name: got {name!r}, which does not run in {dtype} on {device} ({line(error)}). Use another "
+                "model.dtype or another model."
+            ) from error
+        try:
+            model = TransformerBridge.boot_transformers(
+                str(header.folder), hf_model=hf_model, tokenizer=header.tokenizer, device=device, dtype=torch_dtype
             )
-        model = TransformerBridge.boot_transformers(
-            str(header.folder),
-            hf_model=hf_model.to(device).eval(),
-            tokenizer=header.tokenizer,
-            device=device,
-            dtype=torch_dtype,
-        )
-        if processing == "processed":
-            model.enable_compatibility_mode()
-    model.eval()
+            if processing == "processed":
+                model.enable_compatibility_mode()
+            model.eval()
+            agreement.check(model, wanted, name, processing)
+        except InputError:
+            raise
+        except Exception as error:  # as above, from TransformerLens
+            remedy = "Try model.processing=raw, or use" if processing == "processed" else "Use"
+            raise InputError(
+                f"model.name: got {name!r}, which TransformerLens' bridge cannot wrap ({processing}: {line(error)}). "
+                f"{remedy} another model."
+            ) from error
     return model
+
+
+def _weights(header: Header, name: str, dtype: torch.dtype) -> Any:
+    """The Hugging Face model, with every weight from the checkpoint."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            header.folder,
+            dtype=dtype,
+            attn_implementation="eager",
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        hf_model, info = loaded
+    except Exception as error:  # safetensors, transformers and torch each raise their own
+        raise InputError(f"model.name: got {name!r}, whose weights cannot be read: {line(error)}") from error
+    # transformers fills what a checkpoint lacks with random numbers and only logs it.
+    wrong = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
+    if wrong:
+        raise InputError(
+            f"model.name: got {name!r}, a checkpoint without {len(wrong)} of the model's weights "
+            f"({wrong[0]}, ...), wanted all of them. Save the model again, with its language-model head."
+        )
+    return hf_model
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -172,23 +209,3 @@ def _from_hub(name: str, revision: str | None) -> Path:
         f"from the hub ({reason}). Check the name and the network; without a network, copy the checkpoint here and "
         f"use model=hf model.name=FOLDER, or use model={EMBEDDED}."
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No weight-loading bars and no advice meant for others on the terminal."""
-    from transformers.utils import logging as hf_logging
-
-    bars, level = hf_logging.is_progress_bar_enabled(), logging.root.manager.disable
-    hf_logging.disable_progress_bar()
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(level)
-        if bars:
-            hf_logging.enable_progress_bar()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

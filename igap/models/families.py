@@ -1,0 +1,81 @@
+"""What a checkpoint's config says of its family: whether igap takes it, and how wide its MLPs are. Reads no weights."""
+
+from typing import Any
+
+from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config
+from transformer_lens.utilities.architectures import (
+    MASKED_LM_ARCHITECTURES,
+    classify_architecture,
+    classify_model_config,
+)
+
+from igap.errors import InputError
+
+_KINDS = {
+    "seq2seq": "an encoder and a decoder",
+    "masked_lm": "an encoder, which also reads what comes after a token",
+    "multimodal": "a model of more than text",
+    "audio": "a model of sounds",
+    "vision": "a model of images",
+}
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+def check_family(config: Any, name: str) -> None:
+    """Raises InputError on a config whose model is no causal decoder, or one that TransformerLens cannot wrap."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    declared = " ".join(config.architectures or ()) or config.model_type
+    kind, architecture = classify_model_config(config), None
+    try:
+        architecture = determine_architecture_from_hf_config(config)  # type: ignore[no-untyped-call]
+    except ValueError:  # it has no adapter
+        pass
+    else:
+        encoders = {SUPPORTED_ARCHITECTURES[each] for each in MASKED_LM_ARCHITECTURES & SUPPORTED_ARCHITECTURES.keys()}
+        if kind == "causal_lm":
+            kind = classify_architecture(architecture)
+        if SUPPORTED_ARCHITECTURES[architecture] in encoders:
+            kind = "causal_lm" if config.is_decoder and kind == "causal_lm" else "masked_lm"
+    if kind != "causal_lm" or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(
+            f"model.name: got {name!r} ({declared}), {_KINDS.get(kind, 'no language model')}; wanted a causal decoder, "
+            "which predicts the next token. Use one such as GPT-2, Llama or Qwen."
+        )
+    if architecture is None:
+        raise InputError(
+            f"model.name: got {name!r} ({declared}), wanted an architecture that TransformerLens' TransformerBridge "
+            "has. Use one such as GPT-2, Llama or Qwen."
+        )
+
+
+def n_neurons(config: Any) -> int | None:
+    """MLP neurons a layer; None where layers differ. A width that a config leaves out is four times the stream's."""
+    for field in ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner"):
+        width = getattr(config, field, None)
+        if width is not None:
+            return width if isinstance(width, int) else None
+    return getattr(config, "expansion_ratio", 4) * config.hidden_size if hasattr(config, "hidden_size") else None
+
+
+def neurons_reason(config: Any) -> str | None:
+    """Why this model's MLPs have no neurons as igap understands them; None if they have."""
+    experts = next((n for field in _EXPERTS if (n := getattr(config, field, None))), None)
+    if experts is None:
+        return None
+    return f"an MLP of it is a mixture of {experts} experts, and which of their neurons there are depends on the token"
+
+
+def refuse_neurons(name: str, reason: str) -> InputError:
+    """The error for neurons asked of a model that has none to offer."""
+    return InputError(f'model.name: got {name}, whose neurons have no effects: {reason}. Use sites=heads ("heads").')
+
+
+def check_neurons(config: Any, width: int, name: str) -> None:
+    """Raises InputError where `width` activations a position at the site are not the neurons of the config's MLP."""
+    reason, wanted = neurons_reason(config), n_neurons(config)
+    if reason is None and wanted is not None and width != wanted:
+        reason = f"TransformerLens' hook_post has {width} columns, but an MLP of it has {wanted} neurons"
+    if reason is not None:
+        raise refuse_neurons(name, reason)

