@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +11,25 @@ from igap.errors import InputError
 from igap.models.load import read_header
 
 TAKEN = [name for name, family in FAMILIES.items() if len(family.refused) < 2]
-REFUSED = [(name, processing) for name, family in FAMILIES.items() for processing in family.refused]
+NOT_YET = [pytest.mark.xfail(strict=True, reason="its 4 heads come as 12 pieces, which the logits do not show")]
+REFUSED = [
+    pytest.param(name, processing, marks=NOT_YET if (name, processing) == ("Youtu (latent attention)", "raw") else [])
+    for name, family in FAMILIES.items()
+    for processing in family.refused
+]
 SWITCHES = [(name, setting) for name, family in FAMILIES.items() for setting in family.off]
 UNROTATED = ("opt", "xglm", "biogpt")
 """Models in which one vector added to all keys moves no softmax: their keys' biases do nothing."""
+
+
+@pytest.fixture(scope="module")
+def page():
+    """The cells of each row of docs/families.md, by family and, for what is refused, processing."""
+    text = (Path(__file__).parents[1] / "docs" / "families.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return [
+        [first.removesuffix(" *"), *others] for first, *others in rows if first in FAMILIES or first[:-2] in FAMILIES
+    ]
 
 
 def f(model):
@@ -26,11 +42,13 @@ def f(model):
 
 @pytest.mark.filterwarnings("ignore:.* does not support (fold_ln|center_writing_weights):UserWarning")
 @pytest.mark.parametrize("name", TAKEN)
-def test_effects_of_both_sites_are_those_of_plain_modules_by_every_route(name, tmp_path, pair):
+def test_effects_of_both_sites_are_those_of_plain_modules_by_every_route(name, tmp_path, pair, page):
     family = FAMILIES[name]
     with precisely(family):
         of_both = agreements(family, tmp_path, pair)
+    route = next(row[6] for row in page if row[0] == name)
     for agreement in of_both.values():
+        assert agreement.route == route
         for site in family.sites:
             assert agreement.plain[site, "ap"].abs().max() > 0.01
             for method in METHODS:
@@ -41,7 +59,7 @@ def test_effects_of_both_sites_are_those_of_plain_modules_by_every_route(name, t
         if "neurons" in family.sites:
             width = agreement.plain["neurons", "ap"].shape[1]  # columns that the MLP's last matrix reads
             assert agreement.ours[agreement.route]["neurons", "ap"].shape == (3, width)
-            assert read_header(str(tmp_path)).n_neurons in (width, None)
+            assert read_header(str(tmp_path)).n_neurons == width
 
 
 @pytest.mark.parametrize(("name", "processing"), REFUSED)
@@ -83,3 +101,9 @@ def test_each_norm_and_bias_of_a_family_matters(name):
         model.load_state_dict({each: plain[each] for each in names}, strict=False)
         assert abs(f(model) - with_all) > 1e-3, names
         model.load_state_dict(randomised)
+
+
+def test_the_page_lists_the_families_that_are_taken_and_what_is_refused(page):
+    assert [row[0] for row in page if row[1] not in ("raw", "processed")] == TAKEN
+    refused = [(name, *why) for name, family in FAMILIES.items() for why in family.refused.items()]
+    assert [tuple(row) for row in page if row[1] in ("raw", "processed")] == refused
