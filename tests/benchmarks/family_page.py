@@ -93,10 +93,13 @@ def main() -> None:
 
 def row(name: str, family: Family, repeats: int) -> str:
     """The family's row of the page."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the models are so small that a second thread only waits
     with tempfile.TemporaryDirectory() as folder:
         with precisely(family):
             agreement = agreements(family, Path(folder), PAIR)
         as_run, route = in_float32(family, Path(folder), agreement)
+    torch.set_num_threads(threads)
     cells = [name if family.dtype == "float64" else f"{name} *"]
     for method in METHODS:
         for site in SITES:
