@@ -10,10 +10,13 @@ from igap import activation_patching, load_model
 from igap.errors import InputError
 from igap.models.load import read_header
 
+# As an error it would look like a refusal.
+pytestmark = pytest.mark.filterwarnings("ignore:.* does not support (fold_ln|center_writing_weights):UserWarning")
+
 TAKEN = [name for name, family in FAMILIES.items() if len(family.refused) < 2]
 NOT_YET = [pytest.mark.xfail(strict=True, reason="its 4 heads come as 12 pieces, which the logits do not show")]
 REFUSED = [
-    pytest.param(name, processing, marks=NOT_YET if (name, processing) == ("Youtu (latent attention)", "raw") else [])
+    pytest.param(name, processing, marks=NOT_YET if name == "Youtu (latent attention)" else [])
     for name, family in FAMILIES.items()
     for processing in family.refused
 ]
@@ -40,7 +43,6 @@ def f(model):
     return (logits[WORDS.index("John")] - logits[WORDS.index("Mary")]).item()
 
 
-@pytest.mark.filterwarnings("ignore:.* does not support (fold_ln|center_writing_weights):UserWarning")
 @pytest.mark.parametrize("name", TAKEN)
 def test_effects_of_both_sites_are_those_of_plain_modules_by_every_route(name, tmp_path, pair, page):
     family = FAMILIES[name]
