@@ -22,7 +22,7 @@ from igap.decoder import Decoder
 from igap.errors import InputError
 from igap.forward import Engine, Hooks, PatchFunction, Route, SiteFunction, Suffix, weights_or_reason
 from igap.memory import Rows, rows_a_pass
-from igap.models.families import check_neurons
+from igap.models.families import check_heads, check_neurons
 from igap.prompts import PromptPair, TokenPair, least_gap, tokenize
 from igap.runs import Run, frozen, record
 from igap.sites import SITES, Site
@@ -88,8 +88,9 @@ class Contrast:
     def check(self, site: Site) -> None:
         """Raises InputError where the site's columns are not the model's components."""
         config = getattr(self.model.original_model, "config", None)
-        if site == "neurons" and config is not None:
-            check_neurons(config, self.n_components(site), self.model.cfg.model_name)
+        if config is not None:
+            check_columns = check_heads if site == "heads" else check_neurons
+            check_columns(config, self.n_components(site), self.model.cfg.model_name)
 
     @property
     def widths(self) -> dict[Site, int | None]:

@@ -10,16 +10,8 @@ from igap import activation_patching, load_model
 from igap.errors import InputError
 from igap.models.load import read_header
 
-# As an error it would look like a refusal.
-pytestmark = pytest.mark.filterwarnings("ignore:.* does not support (fold_ln|center_writing_weights):UserWarning")
-
 TAKEN = [name for name, family in FAMILIES.items() if len(family.refused) < 2]
-NOT_YET = [pytest.mark.xfail(strict=True, reason="its 4 heads come as 12 pieces, which the logits do not show")]
-REFUSED = [
-    pytest.param(name, processing, marks=NOT_YET if name == "Youtu (latent attention)" else [])
-    for name, family in FAMILIES.items()
-    for processing in family.refused
-]
+REFUSED = [(name, processing) for name, family in FAMILIES.items() for processing in family.refused]
 SWITCHES = [(name, setting) for name, family in FAMILIES.items() for setting in family.off]
 UNROTATED = ("opt", "xglm", "biogpt")
 """Models in which one vector added to all keys moves no softmax: their keys' biases do nothing."""

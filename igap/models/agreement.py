@@ -13,6 +13,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.errors import InputError
+from igap.models.families import check_heads
+from igap.sites import hook_name
 
 _SHORT = 24
 _LONGEST = 600
@@ -67,11 +69,18 @@ def reference(hf_model: Any, n_ctx: int | None, name: str) -> Reference:
 
 
 def check(model: TransformerBridge, wanted: Reference, name: str, processing: str) -> None:
-    """Raises InputError where differences between the bridge's logits are not those of the model itself."""
+    """Raises InputError where differences between the bridge's logits are not those of the model itself.
+
+    And where its heads are not the model's, which the logits do not show.
+    """
     if not wanted.logits.isfinite().all():
         return  # the run says where it becomes infinite
     with torch.no_grad():
-        logits = model(wanted.tokens, logits_to_keep=1)[:, -1].cpu().double()
+        point = hook_name("heads", 0)
+        output, cache = model.run_with_cache(wanted.tokens, names_filter=[point], logits_to_keep=1)
+    if point in cache:
+        check_heads(model.original_model.config, cache[point].shape[2], name)
+    logits = output[:, -1].cpu().double()
     # One number added to all logits, as centring the unembedding does, changes no difference of two.
     difference = logits - wanted.logits
     size = _rms(difference - difference.mean(-1, keepdim=True))

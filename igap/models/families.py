@@ -72,6 +72,16 @@ def refuse_neurons(name: str, reason: str) -> InputError:
     return InputError(f'model.name: got {name}, whose neurons have no effects: {reason}. Use sites=heads ("heads").')
 
 
+def check_heads(config: Any, width: int, name: str) -> None:
+    """Raises InputError where TransformerLens' hook_z does not have one column a head, as with latent attention."""
+    wanted = getattr(config, "num_attention_heads", None)
+    if isinstance(wanted, int) and width != wanted:
+        raise InputError(
+            f"model.name: got {name}, whose {wanted} heads come as {width} pieces in TransformerLens' hook_z, wanted "
+            "one a head. Use a model with plain attention, such as GPT-2, Llama or Qwen."
+        )
+
+
 def check_neurons(config: Any, width: int, name: str) -> None:
     """Raises InputError where `width` activations a position at the site are not the neurons of the config's MLP."""
     reason, wanted = neurons_reason(config), n_neurons(config)

@@ -2,19 +2,26 @@
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No weight-loading bars and no advice meant for others on the terminal."""
+    """No weight-loading bars and no advice meant for others on the terminal.
+
+    TransformerLens warns of what it leaves out of its processing for some families: whether what it makes is still the
+    model is checked afterwards.
+    """
     from transformers.utils import logging as hf_logging
 
     bars, level = hf_logging.is_progress_bar_enabled(), logging.root.manager.disable
     hf_logging.disable_progress_bar()
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* does not support (fold_ln|center_writing_weights)", UserWarning)
+            yield
     finally:
         logging.disable(level)
         if bars:
