@@ -8,7 +8,7 @@ not know it does not guess: the reason is given instead.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,12 +78,13 @@ ACTIVATIONS = {
 class Linear:
     """x W^T + b with frozen weights: W `[d_out, d_in]`, b `[d_out]` or None.
 
-    On the CPU in float32 oneDNN multiplies, with W packed once: torch takes MKL there, which leaves AMD processors
-    at less than half of their rate. Results differ by rounding only.
+    On the CPU in float32 oneDNN multiplies: torch takes MKL there, which leaves AMD processors at less than half of
+    their rate. Results differ by rounding only. W is not packed for it: that is a second copy of the model, a third
+    for gradients, and gains 5% in passes of hundreds of rows, less than a call spends on packing.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """The weights are shared, not copied, until a product asks for them packed."""
+        """The weights are shared, not copied."""
         self.weight = weight.detach()
         self.bias = None if bias is None else bias.detach()
         self._onednn = (
@@ -94,24 +95,10 @@ class Linear:
         """The product of `[..., d_in]`, after the activation if there is one."""
         fused = activation is None or activation.onednn is not None
         if self._onednn and fused and not (torch.is_grad_enabled() and x.requires_grad):
-            return _multiply(x, self.packed, self.bias, *((activation and activation.onednn) or ()))
+            return _multiply(x, self.weight, self.bias, *((activation and activation.onednn) or ()))
         differentiable: Callable[..., Tensor] = _Differentiable.apply
         product = differentiable(x, self) if self._onednn else functional.linear(x, self.weight, self.bias)
         return activation.function(product) if activation else product
-
-    @cached_property
-    def packed(self) -> Tensor:
-        """W as oneDNN reads it; not a matrix for anybody else."""
-        return _pack(self.weight)
-
-    @cached_property
-    def packed_transpose(self) -> Tensor:
-        """W^T as oneDNN reads it, for gradients."""
-        return _pack(self.weight.T.contiguous())
-
-    def rows(self, start: int, stop: int) -> "Linear":
-        """The outputs `start` to `stop` alone."""
-        return Linear(self.weight[start:stop].contiguous(), None if self.bias is None else self.bias[start:stop])
 
 
 class _Differentiable(torch.autograd.Function):
@@ -120,21 +107,16 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, linear: Linear) -> Tensor:
         ctx.linear = linear
-        return _multiply(x, linear.packed, linear.bias)
+        return _multiply(x, linear.weight, linear.bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _multiply(gradients[0], ctx.linear.packed_transpose, None), None
+        return _multiply(gradients[0], ctx.linear.weight.T, None), None
 
 
-def _pack(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
-    return packed
-
-
-def _multiply(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str = "none", variant: str = "") -> Tensor:
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none", variant: str = "") -> Tensor:
     operator = torch.ops.mkldnn._linear_pointwise
-    product: Tensor = operator(x.contiguous(), packed, bias, activation, [], variant)
+    product: Tensor = operator(x.contiguous(), weight, bias, activation, [], variant)
     return product
 
 
@@ -187,19 +169,21 @@ class Block:
     """One block: attention, then MLP, or both of one input (`parallel`), each with a norm before, after or both."""
 
     norm1: Norm
-    qkv: Linear
-    """Queries, keys and values of all heads, one below the other."""
+    query: Linear
+    """W_Q of all heads, one below the other; `key` and `value` as well."""
+    key: Linear
+    value: Linear
     out: Linear
     """W_O: heads side by side to the residual stream."""
     norm2: Norm
+    gate: Linear | None
+    """W_gate; None in an MLP that is not gated."""
     up: Linear
-    """W_in, for gated MLPs below W_gate."""
+    """W_in."""
     down: Linear
     """W_out: neurons to the residual stream."""
     activation: Activation
-    gated: bool
     parallel: bool
-    n_heads: int
     d_head: int
     scale: float
     post1: Norm = keep
@@ -237,35 +221,24 @@ class Block:
 
     def neurons(self, residual: Tensor) -> Tensor:
         """The MLP's activations `[..., d_mlp]` after the nonlinearity."""
-        if not self.gated:
-            return self.up(self.norm2(residual), self.activation)
-        gate, linear = self.up(self.norm2(residual)).chunk(2, -1)
-        return self.activation.function(gate) * linear
+        normed = self.norm2(residual)
+        if self.gate is None:
+            return self.up(normed, self.activation)
+        return self.gate(normed, self.activation) * self.up(normed)
 
-    def queries(self, projected: Tensor) -> Tensor:
-        """Queries side by side to one a head, normalised: `[..., head, d_head]`."""
-        return self._heads(projected, self.query_norm)
+    def queries(self, normed: Tensor) -> Tensor:
+        """Queries of a normed residual stream, normalised, before they are rotated: `[..., head, d_head]`."""
+        return self._heads(self.query(normed), self.query_norm)
 
-    def keys_values(self, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values side by side to one a head, keys normalised: each `[..., head, d_head]`."""
-        keys, values = projected.chunk(2, -1)
-        return self._heads(keys, self.key_norm), self._heads(values, keep)
+    def keys_values(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, normalised, before they are rotated, and values: each `[..., kv_head, d_head]`."""
+        return self._heads(self.key(normed), self.key_norm), self._heads(self.value(normed), keep)
 
     def _heads(self, projected: Tensor, norm: Norm) -> Tensor:
         if not self.norm_by_head:
             projected = norm(projected)
         by_head: Tensor = projected.unflatten(-1, (-1, self.d_head))
         return norm(by_head) if self.norm_by_head else by_head
-
-    @property
-    def d_query(self) -> int:
-        """Outputs of `qkv` that are queries; keys and values follow."""
-        return self.n_heads * self.d_head
-
-    @cached_property
-    def split(self) -> tuple[Linear, Linear]:
-        """Queries alone; keys and values alone."""
-        return self.qkv.rows(0, self.d_query), self.qkv.rows(self.d_query, len(self.qkv.weight))
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,7 +296,7 @@ def _block(model: TransformerBridge, layer: int, rotaries: Mapping[str | None, R
     cfg, hf, block = model.cfg, model.original_model.config, model.blocks[layer]
     attention, mlp = block.attn, block.mlp
     inner = attention.original_component
-    gated, parallel = bool(cfg.gated_mlp), bool(cfg.parallel_attn_mlp)
+    parallel = bool(cfg.parallel_attn_mlp)
     query_norm = getattr(attention, "q_norm", None)
     # Configs without types of layers have one window for all, or none at all.
     types = getattr(hf, "layer_types", None) or getattr(hf, "attention_layers", None)
@@ -333,16 +306,17 @@ def _block(model: TransformerBridge, layer: int, rotaries: Mapping[str | None, R
     turned = slides if cfg.architecture in _TURNED_WHERE_SLIDING else getattr(inner, "use_rope", True)
     return Block(
         norm1=_norm(getattr(block, "ln1", None)),
-        qkv=_fused([attention.q, attention.k, attention.v]),
-        out=_fused([attention.o]),
+        query=_linear(attention.q),
+        key=_linear(attention.k),
+        value=_linear(attention.v),
+        out=_linear(attention.o),
         # Blocks whose attention and MLP read one input may have one norm for both.
         norm2=_norm(getattr(block, "ln2", block.ln1 if parallel else None)),
-        up=_fused([mlp.gate, getattr(mlp, "in")] if gated else [getattr(mlp, "in")]),
-        down=_fused([mlp.out]),
+        gate=_linear(mlp.gate) if cfg.gated_mlp else None,
+        up=_linear(getattr(mlp, "in")),
+        down=_linear(mlp.out),
         activation=ACTIVATIONS[cfg.act_fn],
-        gated=gated,
         parallel=parallel,
-        n_heads=cfg.n_heads,
         d_head=cfg.d_head,
         scale=inner.scaling if hasattr(inner, "scaling") else _SCALES[str(cfg.architecture)],
         post1=_norm(getattr(block, "ln1_post", None)),
@@ -362,18 +336,7 @@ def _norm(norm: Any) -> Norm:
     return keep if norm is None else norm.original_component
 
 
-def _fused(projections: Sequence[Any]) -> Linear:
-    if len(projections) == 1:
-        return Linear(*_affine(projections[0]))
-    weights, biases = zip(*map(_affine, projections), strict=True)
-    weight = torch.cat(weights)
-    if all(bias is None for bias in biases):
-        return Linear(weight, None)
-    filled = [weight.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)]
-    return Linear(weight, torch.cat(filled))
-
-
-def _affine(projection: Any) -> tuple[Tensor, Tensor | None]:
-    """W `[d_out, d_in]` and b of a projection, whichever way round its module keeps W."""
+def _linear(projection: Any) -> Linear:
+    """A projection, whichever way round its module keeps W."""
     module = projection.original_component
-    return (module.weight if isinstance(module, nn.Linear) else module.weight.T), module.bias
+    return Linear(module.weight if isinstance(module, nn.Linear) else module.weight.T, module.bias)

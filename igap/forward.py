@@ -172,10 +172,9 @@ class Suffix:
             stream = self._around.residual[0][:, None, self._first :] + changes
             for earlier in range(layer):
                 stream = self._through(earlier, stream)
-            queries, keys_values = block.qkv(block.norm1(stream)).tensor_split([block.d_query], -1)
-            z = self._attention(layer, queries, keys_values)
+            z = self._attention(layer, block.norm1(stream))
             if site == "heads":
-                by_head: Tensor = z.unflatten(-1, (block.n_heads, block.d_head))
+                by_head: Tensor = z.unflatten(-1, (-1, block.d_head))
                 return by_head
             return block.neurons(stream if block.parallel else stream + block.attention_adds(block.out(z)))
 
@@ -212,22 +211,20 @@ class Suffix:
     def _through(self, layer: int, stream: Tensor) -> Tensor:
         """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, the last position only."""
         block = self._blocks[layer]
-        normed = block.norm1(stream)
-        if layer == len(self._blocks) - 1:
-            to_queries, to_keys_values = block.split
-            queries, keys_values = to_queries(normed[:, :, -1:]), to_keys_values(normed)
+        last = layer == len(self._blocks) - 1
+        z = self._attention(layer, block.norm1(stream), n_queries=1 if last else None)
+        if last:
             stream = stream[:, :, -1:]
-        else:
-            queries, keys_values = block.qkv(normed).tensor_split([block.d_query], -1)
-        attended = stream + block.attention_adds(block.out(self._attention(layer, queries, keys_values)))
+        attended = stream + block.attention_adds(block.out(z))
         return attended + block.mlp(stream if block.parallel else attended)
 
-    def _attention(self, layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
-        """z of every head, side by side: `[pair, row, query, head * d_head]`."""
+    def _attention(self, layer: int, normed: Tensor, n_queries: int | None = None) -> Tensor:
+        """z of every head, side by side, `[pair, row, query, head * d_head]`, for the last `n_queries` positions."""
         block = self._blocks[layer]
-        seen = self._seen[block.window][-queries.shape[2] :]
-        k, v = block.keys_values(keys_values)
-        q, k = (self._rotated(block, x).transpose(2, 3) for x in (block.queries(queries), k))
+        asked = normed if n_queries is None else normed[:, :, -n_queries:]
+        seen = self._seen[block.window][-asked.shape[2] :]
+        k, v = block.keys_values(normed)
+        q, k = (self._rotated(block, x).transpose(2, 3) for x in (block.queries(asked), k))
         v = v.transpose(2, 3)
         shared = self._shared[layer]
         n_pairs, n_rows = q.shape[:2]
@@ -250,8 +247,7 @@ class Suffix:
 
     def _prefix(self, block: Block, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values before the first change, each `[pair, 1, head, pos, d_head]`."""
-        keys_values = block.qkv(block.norm1(residual[:, None, : self._first]))[..., block.d_query :]
-        k, v = block.keys_values(keys_values)
+        k, v = block.keys_values(block.norm1(residual[:, None, : self._first]))
         return self._rotated(block, k, slice(self._first)).transpose(2, 3), v.transpose(2, 3)
 
     def _rotated(self, block: Block, x: Tensor, where: slice | None = None) -> Tensor:

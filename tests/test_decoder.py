@@ -30,8 +30,6 @@ def test_products_and_their_gradients_are_torchs(dtype, bias, transposed):
         (product.tanh() * outer).sum().backward()
         assert x.grad is not None
     torch.testing.assert_close(ours.grad, theirs.grad, **close)
-    part = linear.rows(8, 20)
-    torch.testing.assert_close(part(rows), functional.linear(rows, weight, shift)[..., 8:20], **close)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -46,12 +44,15 @@ def test_an_activation_in_the_product_is_the_one_after_it(dtype, name):
     torch.testing.assert_close(linear(rows.requires_grad_(), ACTIVATIONS[name]), expected, **close)
 
 
-def test_float32_on_the_cpu_takes_the_packed_weights_and_float64_does_not():
-    single, double = (Linear(torch.randn(4, 6, dtype=t), None) for t in (torch.float32, torch.float64))
-    for linear in (single, double):
-        linear(torch.randn(2, 6, dtype=linear.weight.dtype))
-    assert "packed" in vars(single)
-    assert "packed" not in vars(double)
+@pytest.mark.parametrize("processing", ["processed", "raw"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_weights_are_the_models_own_and_no_copies(checkpoint, architecture, processing):
+    """A model of two billion parameters fits into memory once."""
+    model = load_model(str(checkpoint(architecture)), processing=processing)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    for block in read(model).blocks:
+        for linear in (block.query, block.key, block.value, block.out, block.gate or block.up, block.up, block.down):
+            assert linear.weight.untyped_storage().data_ptr() in own
 
 
 @pytest.mark.parametrize(
