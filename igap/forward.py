@@ -29,6 +29,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.decoder import Block, Decoder, read
+from igap.memory import stage
 from igap.prompts import TokenPair
 from igap.runs import Run
 from igap.sites import Site, hook_name
@@ -203,7 +204,7 @@ class Suffix:
             if site == "heads" and not block.parallel:
                 stream = stream + block.mlp(stream)
             for later in range(layer + 1, len(self._blocks)):
-                stream = self._through(later, stream)
+                stream = stage(self._through, later, stream)
             return self._metric(self._decoder.norm(stream[:, :, -1]))
 
         return metric

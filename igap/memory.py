@@ -2,10 +2,14 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from igap.errors import InputError
 
@@ -14,15 +18,37 @@ _MOST_MIB = {"cpu": 100, "cuda": 8192}
 _DEFAULT_GIB = 2.0
 _CARD_SHARE = 0.5
 
+_recomputed: ContextVar[bool] = ContextVar("recomputed", default=False)
+
 log = logging.getLogger("igap")
+
+
+@contextmanager
+def _recomputing(wanted: bool) -> Iterator[None]:
+    token = _recomputed.set(wanted)
+    try:
+        yield
+    finally:
+        _recomputed.reset(token)
+
+
+def stage(compute: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """What `compute` makes of its inputs; in a pass of `Rows` that recompute, its activations are not kept.
+
+    A backward pass computes them again then: a third more time, and one block's memory instead of all blocks'.
+    """
+    if not (_recomputed.get() and torch.is_grad_enabled()):
+        return compute(*inputs)
+    made: Tensor = checkpoint(compute, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return made
 
 
 class Rows:
     """The number of rows of a pass; it halves, once and for all that follows, when memory runs out."""
 
-    def __init__(self, number: int) -> None:
-        """At least 1."""
-        self.number = number
+    def __init__(self, number: int, *, recompute: bool = False) -> None:
+        """At least 1. `recompute` where not even one row has room for the activations of all blocks; see `stage`."""
+        self.number, self.recompute = number, recompute
         self._told = False
 
     def each(
@@ -39,7 +65,8 @@ class Rows:
     def attempt(self, compute: Callable[[], Tensor], used: int, smallest: int = 1) -> Tensor | None:
         """What `compute` makes, or None when it ran out of memory: then `number` is half of the rows it used."""
         try:
-            return compute()
+            with _recomputing(self.recompute):
+                return compute()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _out_of_memory(error) or used <= smallest:
                 raise
@@ -65,6 +92,7 @@ def rows_a_pass(
     """As many rows as asked, or as `memory_gib` holds (2 on a CPU, half of what is free on a card).
 
     A row takes `bytes_a_block` in each block, and `blocks_kept` of them are held at once (one, or all for gradients).
+    Where that is more than there is for a single row, blocks are computed again instead of held.
     Raises ValueError on a batch or a budget of nothing.
     """
     if asked is not None and asked < 1:
@@ -80,7 +108,10 @@ def rows_a_pass(
     else:
         budget = _DEFAULT_GIB * 2**30
     most = _MOST_MIB["cpu" if device.type == "cpu" else "cuda"] * 2**20
-    return Rows(max(1, int(min(budget / blocks_kept, most) // bytes_a_block)))
+    recompute = bytes_a_block * blocks_kept > budget
+    return Rows(
+        max(1, int(min(budget / (1 if recompute else blocks_kept), most) // bytes_a_block)), recompute=recompute
+    )
 
 
 def _out_of_memory(error: BaseException) -> bool:

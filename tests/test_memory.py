@@ -101,6 +101,26 @@ def test_a_smaller_budget_makes_smaller_passes_and_gradients_and_hooks_need_more
         assert slow.rows(None, tiny, gradients=False).number < number
 
 
+def test_where_no_row_fits_with_all_its_blocks_they_are_computed_again(small, pair):
+    """As with prompts of thousands of tokens: the same gradients, with one block's activations held at a time."""
+    model, held = small(), {}
+    with contrast(model, pair) as question:
+        start, _ = question.ends("heads", 0)
+        for budget in (1e-3, 1e-4):  # GiB; a row takes 0.2 MiB in a block
+            rows, sizes = question.rows(None, budget, gradients=True), []
+            leaf = start[:, None].clone().requires_grad_()
+            keep = torch.autograd.graph.saved_tensors_hooks(
+                lambda kept, sizes=sizes: sizes.append(kept.numel()) or kept, lambda x: x
+            )
+            with torch.enable_grad(), keep:
+                value = rows.attempt(lambda leaf=leaf: question.function("heads", 0)(leaf).sum(), 1)
+            held[rows.recompute] = sum(sizes), torch.autograd.grad(value, leaf)[0]
+    assert held[True][0] < held[False][0] / 2
+    torch.testing.assert_close(held[True][1], held[False][1], atol=1e-14, rtol=0)
+    whole, parts = (integrated_gradients(model, pair, "heads", memory_gib=budget) for budget in (1.0, 1e-4))
+    torch.testing.assert_close(parts.effect, whole.effect, atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("method", [activation_patching, integrated_gradients], ids=lambda m: m.__name__)
 def test_a_budget_of_nothing_is_refused(small, pair, method):
     with pytest.raises(ValueError, match=r"memory_gib: got 0\.0, wanted more than 0\. Try memory_gib=2\."):
