@@ -207,8 +207,8 @@ def test_activations_that_are_not_finite_are_refused_by_layer(tiny, checkpoint, 
     assert cli.main(["run", *tiny, f"model.name={folder}"]) == 2
     captured = capsys.readouterr()
     assert captured.err == (
-        "igap: clean run: got NaN or infinity in layer 1 (neurons), wanted finite activations. Check the checkpoint, "
-        "or use model.dtype=float32.\n"
+        "load model\nigap: clean run: got NaN or infinity in layer 1 (neurons), wanted finite activations. Check the "
+        "checkpoint, or use model.dtype=float32.\n"
     )
     assert captured.out == ""
     assert not (only_run() / "summary.json").exists()

@@ -1,6 +1,7 @@
 """A run's figures show that run's numbers under the right names."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,7 +62,9 @@ def test_the_heatmaps_are_ig_ap_and_their_difference(result, drawn):
 def test_titles_say_site_model_baseline_steps_and_gap(result, drawn):
     for site in SITES:
         title = " ".join(drawn[f"{site}_scatter"].get_suptitle().split())
-        assert title.startswith(f"{site} of {result.config.model.name}, noising, gap {result.gap:.3f} logits")
+        assert title.startswith(
+            f"{site} of {Path(result.config.model.name).name}, noising, gap {result.gap:.3f} logits"
+        )
         assert title.endswith("IG: corrupted baseline, joint path, 50 steps")
 
 

@@ -144,8 +144,8 @@ def test_neither_help_nor_a_table_imports_anything_heavy(arguments, runs):
 def test_long_texts_are_cut_to_where_they_differ():
     long = "After John and Mary went to the store, {} gave a bottle of milk to"
     assert shortened([long.format("Mary"), long.format("Anna")]) == [
-        "…Mary gave a bottle of m…",
-        "…Anna gave a bottle of m…",
+        "…Mary gave a bottle of …",
+        "…Anna gave a bottle of …",
     ]
     assert shortened(["/models/tiny/one", "/models/tiny/another"]) == ["/models/tiny/one", "/models/tiny/another"]
     assert shortened(["/a/long/folder/of/models/one", "/a/long/folder/of/models/two"]) == ["…one", "…two"]

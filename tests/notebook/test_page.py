@@ -28,7 +28,7 @@ def found(tmp_path_factory):
     names, prompts = ("John", "Mary", "Tom", "Anna"), folder / "ioi_dataset.json"
     texts = [(f"{a} and {b} went to the store and {b} gave it to", a) for a in names for b in names if a != b]
     prompts.write_text(json.dumps([{"prompt": text, "answer": answer} for text, answer in texts]))
-    save_checkpoint("gpt2", 12, checkpoint, n_head=12, n_embd=48)
+    save_checkpoint("gpt2", 12, checkpoint, n_head=12, n_embd=48, n_inner=64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "_cached_model", pipeline._cached_model.__wrapped__)
         overrides = [
