@@ -78,33 +78,38 @@ def _of_group(
     start = question.around.activations["heads"]
     zs = [hook_name("heads", layer) for layer in range(n_layers)]
 
+    names = {node: [_name(node, layer) for layer in range(n_layers)] for node in get_args(Node)}
+    widths = {node: here[own[0]].shape[2] for node, own in names.items()}
+    ends = {node: _z(question, {name: there[name] for name in own}) for node, own in names.items()}
+    moves = {node: [end - own for end, own in zip(ends[node], start, strict=True)] for node in names}
+
     def first_order(
-        names: Sequence[str], moves: Sequence[Tensor], n_nodes: int, dropped: int | None = None
-    ) -> Float[Tensor, "pair layer node"]:
-        """Sum over positions, d_head and the heads of a node of move . gradient."""
+        at: Sequence[str], moves: Mapping[Node, Sequence[Tensor]], dropped: int | None = None
+    ) -> Mapping[Node, Float[Tensor, "pair layer node"]]:
+        """Sum over positions, d_head and a node's heads of move . gradient; one gradient serves all nodes."""
 
         def of_pairs(few: Tensor) -> Tensor:
-            both = zip(gradients(question, names, few, dropped), moves, strict=True)
-            by_head = torch.stack([(move[few] * gradient).sum((1, 3)) for gradient, move in both], 1)
-            by_node: Tensor = by_head.unflatten(2, (n_nodes, -1)).sum(3)
-            return by_node
+            slopes = gradients(question, at, few, dropped)
+            by_node = []
+            for node, own in moves.items():
+                by_head = [(move[few] * slope).sum((1, 3)) for slope, move in zip(slopes, own, strict=True)]
+                by_node.append(torch.stack(by_head, 1).unflatten(2, (widths[node], -1)).sum(3))
+            return torch.cat(by_node, 2)
 
-        return torch.cat([effects for _, effects in rows.each(of_pairs, every)])
+        effects = torch.cat([effects for _, effects in rows.each(of_pairs, every)])
+        return dict(zip(moves, effects.split([widths[node] for node in moves], 2), strict=True))
 
+    qk_fix = first_order(zs, moves)
+    dropped = [first_order(zs, moves, layer) for layer in range(n_layers)] if n_layers > 1 else []
     maps: list[dict[Node, dict[str, AttributionMap]]] = [{} for _ in question.pairs]
-    for node in get_args(Node):
-        names = [_name(node, layer) for layer in range(n_layers)]
-        n_nodes = here[names[0]].shape[2]
-        ends = _z(question, {name: there[name] for name in names})
-        moves = [end - own for end, own in zip(ends, start, strict=True)]
+    for node, own in names.items():
         effects = {
-            "ap": _exact(question, ends, n_nodes, batch_size, memory_gib),
-            "atp": first_order(names, [there[name] - here[name] for name in names], n_nodes),
-            "atp_qk": first_order(zs, moves, n_nodes),
+            "ap": _exact(question, ends[node], widths[node], batch_size, memory_gib),
+            "atp": first_order(own, {node: [there[name] - here[name] for name in own]})[node],
+            "atp_qk": qk_fix[node],
         }
-        if n_layers > 1:
-            dropped = torch.stack([first_order(zs, moves, n_nodes, layer).abs() for layer in range(n_layers)])
-            effects["atp_star"] = dropped.sum(0) / (n_layers - 1)
+        if dropped:
+            effects["atp_star"] = torch.stack([each[node].abs() for each in dropped]).sum(0) / (n_layers - 1)
         for index, (least, gap) in enumerate(zip(question.least_gaps, question.gap.tolist(), strict=True)):
             maps[index][node] = {
                 method: AttributionMap(method, "heads", effect[index].cpu(), gap, least, signed=method != "atp_star")
