@@ -34,6 +34,9 @@ from igap.prompts import TokenPair
 from igap.runs import Run
 from igap.sites import Site, hook_name
 
+_LONG = 256
+"""Tokens from which a whole model's pass over one prompt fills the machine."""
+
 Route = Literal["suffix", "hooks"]
 SiteFunction = Callable[[Float[Tensor, "pair row pos *component"]], Float[Tensor, "pair row"]]
 """Activations of a site at the positions from f on to F, in logits. Differentiable."""
@@ -321,7 +324,10 @@ def weights_or_reason(
     for site in around.activations:
         rows = torch.stack([a[:, first:] for a in (around.activations[site][0], others[site][0])], 1)
         with torch.no_grad():
-            ours, theirs = suffix.function(site, 0)(rows), hooks.function(site, 0)(rows)
+            ours = suffix.function(site, 0)(rows)
+            # Whole models hold [query, key] scores of every head: long prompts go one by one.
+            few = rows.split(1 if around.tokens.shape[1] > _LONG else 2, 1)
+            theirs = torch.cat([hooks.function(site, 0)(part) for part in few], 1)
         difference = (ours - theirs).abs().max().item()
         if not difference <= rounding * max(1.0, theirs.abs().max().item()):
             return f"its weights alone give F off by {difference:.2g} logits"
