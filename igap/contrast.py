@@ -83,6 +83,8 @@ class Contrast:
         """Components of the site in one layer. Raises ValueError on a site that there is not."""
         if site not in SITES:
             raise InputError(f"site: got {site!r}, wanted one of {', '.join(SITES)}.")
+        if site not in self.around.activations:
+            raise InputError(f"site: got {site!r}, wanted one that was asked for. Add it to sites.")
         return self.around.activations[site][0].shape[2]
 
     def check(self, site: Site) -> None:
@@ -141,25 +143,27 @@ class Contrast:
             return function(start[:, None] + shares.view(-1, *[1] * (start.ndim - 1)) * (end - start)[:, None])
 
         with torch.no_grad():
-            values = torch.cat([found for _, found in rows.each(near, nudges, len(self.pairs))], 1).double()
-        line = torch.stack([torch.ones_like(nudges), nudges / nudges[-1]], 1).double()
+            values = torch.cat([found for _, found in rows.each(near, nudges, len(self.pairs))], 1).cpu().double()
+        line = torch.stack([torch.ones_like(_NUDGES), _NUDGES / _NUDGES[-1]], 1).double()
         off = values.T - line @ (torch.linalg.pinv(line) @ values.T)
         deviation = (off.square().sum(0) / (len(nudges) - 2)).sqrt()
-        left = 1 - torch.arange(self.n_layers, device=start.device) / self.n_layers
-        least = 10 * torch.finfo(torch.float32).eps * self.gap.abs().clamp(min=1.0)
-        return torch.maximum(8 * deviation[:, None] * left.sqrt(), least.double()[:, None]).to(start.dtype)
+        left = 1 - torch.arange(self.n_layers).double() / self.n_layers
+        least = 10 * torch.finfo(torch.float32).eps * self.gap.abs().clamp(min=1.0).cpu().double()
+        return torch.maximum(8 * deviation[:, None] * left.sqrt(), least[:, None]).to(start)
 
-    def rows(self, asked: int | None, memory_gib: float | None, *, gradients: bool) -> Rows:
-        """How many rows a pass has, counting those of all pairs."""
+    def rows(self, asked: int | None, memory_gib: float | None, *, gradients: bool, whole: bool = False) -> Rows:
+        """How many rows a pass has, counting those of all pairs; `whole` where it is of the whole model, hooked."""
         run, cfg = self.around, self.model.cfg
         n_tokens, width = run.tokens.shape[1], cfg.d_mlp or 4 * cfg.d_model
-        changed = n_tokens - self.first if self.route == "suffix" else n_tokens
+        whole = whole or self.route == "hooks"
+        changed = n_tokens if whole else n_tokens - self.first
         # What one block holds at its fullest; with gradients every block keeps about that much.
         numbers = changed * (10 * cfg.d_model + 4 * width) + 2 * n_tokens * (cfg.d_model + 2 * cfg.n_heads * changed)
-        if self.route == "hooks":
+        if whole:
             numbers += cfg.d_vocab
         kept = self.n_layers if gradients else 1
-        return rows_a_pass(numbers * run.residual[0].element_size(), kept, run.tokens.device, asked, memory_gib)
+        size, device = numbers * run.residual[0].element_size(), run.tokens.device
+        return rows_a_pass(size, kept, device, asked, memory_gib, recomputes=gradients and not whole)
 
 
 @contextmanager

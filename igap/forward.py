@@ -309,9 +309,9 @@ def weights_or_reason(
 ) -> Decoder | str:
     """The weights that the `suffix` route may use, or in a few words why the model takes the `hooks` route.
 
-    What `decoder.read` knows is still tried against the whole model, on both sites of layer 0 with the activations of
-    the run and `others` (of one pair): the neurons' rows go through the attention of every block, the heads' through
-    every MLP. So what is not in the weights (a cap on the logits, a hook somebody left) is noticed.
+    What `decoder.read` knows is still tried against the whole model, on the sites of the run in layer 0, with its
+    activations and `others` (of one pair): the neurons' rows go through the attention of every later block, the heads'
+    through every MLP. So what is not in the weights (a cap on the logits, a hook somebody left) is noticed.
     """
     if around.residual[0].dtype == torch.bfloat16:
         return "bfloat16 rounds too much to compare it with the whole model"

@@ -88,11 +88,14 @@ def rows_a_pass(
     device: torch.device,
     asked: int | None = None,
     memory_gib: float | None = None,
+    *,
+    recomputes: bool = False,
 ) -> Rows:
     """As many rows as asked, or as `memory_gib` holds (2 on a CPU, half of what is free on a card).
 
     A row takes `bytes_a_block` in each block, and `blocks_kept` of them are held at once (one, or all for gradients).
-    Where that is more than there is for a single row, blocks are computed again instead of held.
+    Where that is more than there is for a single row, blocks are computed again instead of held, if the pass
+    `recomputes`: goes through `stage`.
     Raises ValueError on a batch or a budget of nothing.
     """
     if asked is not None and asked < 1:
@@ -108,7 +111,7 @@ def rows_a_pass(
     else:
         budget = _DEFAULT_GIB * 2**30
     most = _MOST_MIB["cpu" if device.type == "cpu" else "cuda"] * 2**20
-    recompute = bytes_a_block * blocks_kept > budget
+    recompute = recomputes and bytes_a_block * blocks_kept > budget
     return Rows(
         max(1, int(min(budget / (1 if recompute else blocks_kept), most) // bytes_a_block)), recompute=recompute
     )

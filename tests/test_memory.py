@@ -121,6 +121,18 @@ def test_where_no_row_fits_with_all_its_blocks_they_are_computed_again(small, pa
     torch.testing.assert_close(parts.effect, whole.effect, atol=1e-12, rtol=0)
 
 
+def test_a_pass_that_holds_all_blocks_is_sized_for_all_of_them(small, pair):
+    """Those of the whole model with hooks do, on either route: `stage` is in the engine."""
+    with contrast(small(), pair) as fast, contrast(small(), pair, route="hooks") as slow:
+        tiny = 1e-4  # GiB
+        assert fast.rows(None, tiny, gradients=True).recompute
+        whole, hooked = fast.rows(None, tiny, gradients=True, whole=True), slow.rows(None, tiny, gradients=True)
+        assert (whole.number, whole.recompute) == (hooked.number, hooked.recompute) == (1, False)
+        room = 1e-2
+        number = fast.rows(None, room, gradients=True, whole=True).number
+        assert number == slow.rows(None, room, gradients=True).number < fast.rows(None, room, gradients=True).number
+
+
 @pytest.mark.parametrize("method", [activation_patching, integrated_gradients], ids=lambda m: m.__name__)
 def test_a_budget_of_nothing_is_refused(small, pair, method):
     with pytest.raises(ValueError, match=r"memory_gib: got 0\.0, wanted more than 0\. Try memory_gib=2\."):

@@ -32,7 +32,8 @@ def shortened(texts: Sequence[str]) -> list[str]:
     )
     start = max(same.rfind(" "), same.rfind("/")) + 1
     rest = ["…" + text[start:] for text in texts] if start > 1 else texts
-    return [text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…" for text in rest]
+    cut = [text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…" for text in rest]
+    return cut if len(set(cut)) == len(set(texts)) else list(texts)  # they differ later; the column folds
 
 
 def show(found: Table) -> None:

@@ -73,7 +73,7 @@ def _of_group(
     """Of each pair its maps."""
     n_layers, n_pairs = question.n_layers, len(question.pairs)
     here, there = _projections(question)
-    rows = question.rows(batch_size, memory_gib, gradients=True)
+    rows = question.rows(batch_size, memory_gib, gradients=True, whole=True)
     every = torch.arange(n_pairs, device=question.around.tokens.device)
     start = question.around.activations["heads"]
     zs = [hook_name("heads", layer) for layer in range(n_layers)]

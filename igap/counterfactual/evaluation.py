@@ -84,13 +84,14 @@ class Evaluator:
         self._pairs = [tokenize(model, pair) for pair in filled.pairs]
         self.first = min([filled.first, *(pair.first_difference for pair in self._pairs)])
         """Position from which corrupted prompts, also those made by hand, may differ from the clean ones."""
-        self.clean: Run = record(model, filled.clean, self._pairs, name="clean")
-        n_neurons = self.clean.activations["neurons"][0].shape[2]
+        sites = (target.site,)
+        self.clean: Run = record(model, filled.clean, self._pairs, name="clean", sites=sites)
         if target.site == "neurons":
-            check_neurons(model.original_model.config, n_neurons, model.cfg.model_name)
+            width = self.clean.activations["neurons"][0].shape[2]
+            check_neurons(model.original_model.config, width, model.cfg.model_name)
         first, n_pairs = self.first, len(filled.pairs)
         one = self.clean.of_pairs([0])
-        other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted")
+        other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted", sites=sites)
         found = "asked for" if hooks else weights_or_reason(model, self._pairs[0], one, other.activations, first)
         self.route: Literal["hooks", "suffix"] = "hooks" if isinstance(found, str) else "suffix"
 
@@ -108,6 +109,7 @@ class Evaluator:
         self._embed = _embeddings(model, one.tokens)
         self._clean_embedded = self._embed[filled.clean[: filled.given, first:]][:, None]
         cfg, n_pos = model.cfg, filled.clean.shape[1]
+        n_neurons = cfg.d_mlp or 4 * cfg.d_model
         changing = n_pos - first
         size = changing * (10 * cfg.d_model + 4 * n_neurons) * self._embed.element_size()
         device = self._embed.device

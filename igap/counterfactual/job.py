@@ -324,6 +324,8 @@ def _run_of_the_best(
         "model": config.model, "prompts": prompts, "tracking": config.tracking, "device": config.device,
         "memory_gib": config.memory_gib,
     }  # fmt: skip
+    if read_header(config.model.name, config.model.revision).neurons_reason is not None:
+        settings["sites"] = "heads"
     asked = defaults.model_copy(update=settings)
     place = study.folder / RUNS / pipeline.check(asked).key
     if (place / "summary.json").exists():

@@ -69,7 +69,7 @@ def neurons_reason(config: Any) -> str | None:
 
 def refuse_neurons(name: str, reason: str) -> InputError:
     """The error for neurons asked of a model that has none to offer."""
-    return InputError(f'model.name: got {name}, whose neurons have no effects: {reason}. Use sites=heads ("heads").')
+    return InputError(f"model.name: got {name}, whose neurons have no effects: {reason}. Use sites=heads, or heads.")
 
 
 def check_heads(config: Any, width: int, name: str) -> None:

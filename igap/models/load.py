@@ -3,7 +3,6 @@
 Nothing is unpickled and no remote code runs. A hub name is looked for in the local cache before the network is asked.
 """
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +85,7 @@ def read_header(name: str, revision: str | None = None) -> Header:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except Exception as error:  # tokenizers, sentencepiece and transformers each raise their own
         raise InputError(f"model.name: got {name!r}, which cannot be read as a checkpoint: {line(error)}") from error
     check_family(config, name)
 
@@ -119,7 +118,7 @@ def load_model(
     dtype: DTypeName = "float32",
     revision: str | None = None,
 ) -> TransformerBridge:
-    """A TransformerBridge in evaluation mode: the embedded model, a local folder, or a hub name.
+    """A TransformerBridge in evaluation mode: the embedded model, a local folder, a GGUF file, or a hub name.
 
     `processing="processed"` folds layer norms and value biases and centres the weights (the numerics of
     TransformerLens' older HookedTransformer); `raw` keeps the checkpoint's. Logit differences and patching agree;

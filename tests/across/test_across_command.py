@@ -151,6 +151,8 @@ def test_long_texts_are_cut_to_where_they_differ():
     assert shortened(["/a/long/folder/of/models/one", "/a/long/folder/of/models/two"]) == ["…one", "…two"]
     assert shortened(["gpt2", "/a/long/folder/of/models/mine"]) == ["gpt2", "…/mine"]
     assert shortened(["/a/long/folder/of/models/1/b", "/a/long/folder/of/models/2/b"]) == ["…1/b", "…2/b"]
+    late = ["The quick brown fox jumps over it A", "The quick brown fox jumps over it B", "Zebra"]
+    assert shortened(late) == late, "cut, two would be the same"
     assert shortened([30 * "x", "y"]) == [23 * "x" + "…", "y"]
     assert max(map(len, shortened([f"{word} {60 * 'z'}" for word in "ab"]))) == 24
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import save_checkpoint
+from families import FAMILIES, save
 from reference import HOOKS, Reference
 from searched import ABBA, PAIRS, TEMPLATE, searched
 
@@ -422,6 +423,20 @@ def test_a_model_with_many_words_costs_its_embeddings_no_copy(tmp_path):
     one, other = gains(torch.tensor([1.0, 0.0])), gains(torch.tensor([0.0, 1.0]))
     for left, right, both in zip(one, other, gains(torch.tensor([1.0, 1.0])), strict=True):
         torch.testing.assert_close(left + right, both, atol=1e-12, rtol=0)
+
+
+def test_a_head_of_a_mixture_of_experts_can_be_searched(tmp_path):
+    """It has no neurons to record, and its heads need none."""
+    save(FAMILIES["Mixtral (experts)"], tmp_path)
+    model = load_model(str(tmp_path), processing="raw")
+    found = evaluated(model, HEAD)
+    assert list(found.clean.activations) == ["heads"]
+    candidates = some(found.filled.space)
+
+    def ap(pair):
+        return activation_patching(model, pair, "heads").effect[HEAD.layer, HEAD.index].item()
+
+    close(found.effects(candidates).double(), table(found.filled, candidates, ap), atol=1e-5)
 
 
 def test_a_model_that_does_more_with_embeddings_than_look_them_up_is_refused(small):

@@ -52,6 +52,26 @@ def test_a_softcap_or_a_scale_too_many_is_seen_and_a_constant_is_none(reference_
     assert not edited(reference_and_model, lambda logits: logits)
 
 
+def test_what_all_logits_have_in_common_loosens_nothing(checkpoint, reference_and_model):
+    """As those of GPT-2, which are tens of logits below 0."""
+    own = AutoModelForCausalLM.from_pretrained(checkpoint("llama"), attn_implementation="eager").eval()
+    own.lm_head.register_forward_hook(lambda module, inputs, logits: logits + 40)
+    lifted, (wanted, _) = agreement.reference(own, 24, "lifted"), reference_and_model
+    # One rounding of a number below 64 in float32.
+    assert (lifted.bound < wanted.bound + 64 * torch.finfo(torch.float32).eps).all()
+
+
+def test_columns_that_are_infinite_in_both_are_left_out_and_the_others_compared(checkpoint, reference_and_model):
+    def padded(logits):
+        return torch.cat([logits[..., :1], torch.full_like(logits[..., 1:2], -torch.inf), logits[..., 2:]], -1)
+
+    own = AutoModelForCausalLM.from_pretrained(checkpoint("llama"), attn_implementation="eager").eval()
+    own.lm_head.register_forward_hook(lambda module, inputs, logits: padded(logits))
+    model = agreement.reference(own, 24, "padded"), reference_and_model[1]
+    assert not edited(model, padded)
+    assert edited(model, lambda logits: padded(1.001 * logits))
+
+
 def test_logits_that_are_not_finite_are_no_agreement(reference_and_model):
     assert edited(reference_and_model, lambda logits: logits / 0)
 
