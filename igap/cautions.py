@@ -35,9 +35,9 @@ def cautions(
 
 def spacing(pairs: Sequence[TokenPair]) -> tuple[str, ...]:
     """The warning that a space may be missing before answers or distractors, with the first of them."""
-    found = [caution for pair in pairs for caution in pair.cautions]
-    more = f" The same may hold for {len(found) - 1} more." if len(found) > 1 else ""
-    return (found[0] + more,) if found else ()
+    texts = [caution for pair in pairs for caution in pair.cautions]
+    more = f" The same may hold for {len(texts) - 1} more." if len(texts) > 1 else ""
+    return (texts[0] + more,) if texts else ()
 
 
 def _small_gaps(min_gap: float, clean: Sequence[float], gaps: Sequence[float]) -> str:

@@ -68,7 +68,7 @@ class Contrast:
 
     @property
     def least_gaps(self) -> list[float]:
-        """Of each pair, the absolute gap, in logits, below which it has no scores."""
+        """The absolute gap, in logits, below which each pair has no scores."""
         return [
             least_gap(pair.min_gap, clean)
             for pair, clean in zip(self.pairs, self.clean.logit_diff.tolist(), strict=True)

@@ -54,7 +54,7 @@ _UNKNOWN = ("reorder_and_upcast_attn", "add_cross_attention", "clip_qkv", "use_b
 _TURNED_WHERE_SLIDING = ("Cohere2ForCausalLM",)
 """Only layers with a sliding window have positions."""
 _SCALES = {"GPTNeoForCausalLM": 1.0}
-"""Of attention scores, where the model's module does not say it."""
+"""The factor of attention scores, where the model's module does not say it."""
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,9 @@ class Block:
     d_head: int
     scale: float
     post1: Norm = keep
-    """Of what attention writes (Gemma 2 and 3, OLMo 2)."""
+    """The norm of what attention writes (Gemma 2 and 3, OLMo 2)."""
     post2: Norm = keep
-    """Of what the MLP writes."""
+    """The norm of what the MLP writes."""
     query_norm: Norm = keep
     key_norm: Norm = keep
     norm_by_head: bool = True

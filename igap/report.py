@@ -25,7 +25,7 @@ _TOP = 5
 
 
 _SECONDS_BETWEEN = 60.0
-"""Of two lines of a log file about one stage."""
+"""Least time between two lines of a log file about one stage."""
 
 
 def lines(

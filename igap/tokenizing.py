@@ -139,6 +139,6 @@ def check_vocabulary(ids: list[int], n_vocab: int | None, item: str) -> None:
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
-    """Of the text as it is, without BOS."""
+    """The ids of the text as it is, without BOS."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids

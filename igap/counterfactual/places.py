@@ -49,7 +49,7 @@ class Place:
     lead: str
     """The space before the slot's word, or none."""
     positions: range
-    """Of tokens."""
+    """The tokens that the slot fills."""
 
     def ids(self, tokenizer: Any, word: str) -> list[int]:
         """The word's tokens there; none where it grows together with what is before."""
@@ -61,7 +61,7 @@ class Place:
 
 
 def places_in(template: str, fills: Mapping[str, str], tokenizer: Any, start: int) -> dict[str, list[Place]]:
-    """Of each slot the places where the template has it; the first token of the text is at `start`."""
+    """The places where the template has each slot; the first token of the text is at `start`."""
     places: dict[str, list[Place]] = {}
     for slot, before, text in in_pieces(template, fills):
         width = len(continuation(tokenizer, before, text) or [])
