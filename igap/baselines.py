@@ -24,6 +24,9 @@ from igap.store import sharing
 BaselineKind = Literal["corrupted", "zero", "zero_input", "mean", "prompt"]
 Activations = Mapping[Site, tuple[Tensor, ...]]
 
+_TOKENS_A_PASS = 512
+"""Of reference prompts: their activations at every site are held together."""
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -107,12 +110,12 @@ def _mean(request: Request) -> Activations:
     def compute() -> Mapping[str, Tensor]:
         total: dict[str, Tensor] = {}
         with sharing(None):  # of the prompts themselves nothing is needed again
-            for tokens in prompts:
-                run = record(request.model, tokens, request.pairs[:1], name="reference", sites=sites)
+            for tokens in torch.cat(prompts).split(max(1, _TOKENS_A_PASS // prompts[0].shape[1])):
+                run = record(request.model, tokens, [request.pairs[0]] * len(tokens), name="reference", sites=sites)
                 for site in sites:
                     for layer, activation in enumerate(run.activations[site]):
-                        name = hook_name(site, layer)
-                        total[name] = total[name] + activation if name in total else activation
+                        name, added = hook_name(site, layer), activation.sum(0, keepdim=True)
+                        total[name] = total[name] + added if name in total else added
         return {name: activation / len(prompts) for name, activation in total.items()}
 
     inputs = {"tokens": [tokens[0].tolist() for tokens in prompts], "sites": list(sites)}

@@ -254,6 +254,12 @@ def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> 
         return _run(config, checked, device, stage, started)
 
 
+def _named(
+    name: str, method: Callable[[Site, Progress | None], AttributionMap], site: Site, progress: Progress | None
+) -> dict[str, AttributionMap]:
+    return {name: method(site, progress)}
+
+
 def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started: float) -> Result:
     pairs = checked.pairs
     # One pair is asked for as one: its map is no mean.
@@ -320,9 +326,9 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
         since = time.perf_counter()
         for site in maps:
             with stage(f"{name} {site}") as progress:
-                compute = functools.partial(method, site, progress)
+                compute = functools.partial(_named, name, method, site, progress)
                 # The run's IG depends on baseline and steps; what the others depend on is in their arguments.
-                maps[site][name] = compute() if name == "ig" else share(name, site, compute=compute)
+                maps[site] |= compute() if name == "ig" else share(name, site, compute=compute)
         seconds[name] = time.perf_counter() - since
     comparisons = {site: compare(maps[site]["ig"], maps[site]["ap"]) for site in maps}
     since = time.perf_counter()

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from igap.attribution.kept import kept
 from igap.attribution.maps import AttributionMap, Progress
 from igap.attribution.qk_patching import METHODS, Node, NoNodesError, qk_patching
 from igap.findings import Compared
+from igap.prompts import tokenize
 from igap.screening import Screening, distance
 from igap.sites import component_names
 
@@ -58,8 +60,9 @@ class QueriesAndKeys:
 def follow_up(compared: Compared, on_progress: Progress | None) -> QueriesAndKeys:
     """The maps of the run's pairs, and their distances."""
     config = compared.config
-    try:
-        maps = qk_patching(
+
+    def compute() -> dict[str, AttributionMap]:
+        found = qk_patching(
             compared.model,
             compared.pairs,
             direction=config.direction,
@@ -67,8 +70,18 @@ def follow_up(compared: Compared, on_progress: Progress | None) -> QueriesAndKey
             memory_gib=config.memory_gib,
             on_progress=on_progress,
         )
+        return {f"{node}.{method}": one for node, by_method in found.items() for method, one in by_method.items()}
+
+    ap = compared.maps["heads"]["ap"]
+    tokens = [tokenize(compared.model, pair) for pair in compared.pairs]
+    least_gaps = [one.min_gap for one in ap.pairs or [ap]]
+    try:
+        named = kept("qk", "heads", config.direction, tokens, least_gaps, compute)
     except NoNodesError as error:
         return QueriesAndKeys({}, Screening(()), str(error))
+    maps: dict[Node, dict[str, AttributionMap]] = {
+        node: {method: named[f"{node}.{method}"] for method in METHODS if f"{node}.{method}" in named} for node in KINDS
+    }
     distances = [
         distance(by_method[method], by_method["ap"], of=KINDS[node])
         for node, by_method in maps.items()

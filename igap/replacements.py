@@ -37,8 +37,8 @@ def by_place(names: Sequence[str] | Iterator[str]) -> Places:
     return {place: tuple(sorted(indices)) for place, indices in sorted(places.items())}
 
 
-Replacement = Callable[[Batch, Place], Tensor]
-"""A batch and a place to what replaces its components: `[prompt, pos, component, ...]`, or what expands to that."""
+Replacement = Callable[[Batch, Sequence[Place]], Mapping[Place, Tensor]]
+"""A batch and places to what replaces their components: `[prompt, pos, component, ...]`, or what expands to that."""
 
 
 def replacement(
@@ -52,20 +52,20 @@ def replacement(
 ) -> Replacement:
     """What this kind puts in a component's place."""
     if kind == "zero":
-        return lambda *_: torch.zeros(())
+        return lambda _, asked: dict.fromkeys(asked, torch.zeros(()))
     if kind == "resample":
         donors = _donors(made, rng)
 
-        def another(batch: Batch, place: Place) -> Tensor:
+        def another(batch: Batch, asked: Sequence[Place]) -> Mapping[Place, Tensor]:
             prompts = donors[batch.indices]
             # Where a continuation has grown, that of the prompt itself.
-            return _recorded(model, torch.cat([prompts, batch.tokens[:, prompts.shape[1] :]], 1), [place])[place]
+            return _recorded(model, torch.cat([prompts, batch.tokens[:, prompts.shape[1] :]], 1), asked)
 
         return another
     means = _means(model, made, places, reference_n=reference_n, rng=rng)
     if kind == "mean":
         overall = {place: total.sum(0) / count.sum() for place, (total, count) in means.items()}
-        return lambda _, place: overall[place][None, None]
+        return lambda _, asked: {place: overall[place][None, None] for place in asked}
     _, count = next(iter(means.values()))
     if bool((count == 0).any()):
         first = int((count == 0).nonzero()[0])
@@ -74,10 +74,13 @@ def replacement(
             f"longest prompt ({len(count)} tokens), wanted one at every position. Use more, or ablation=mean."
         )
     positional = {place: total / count.view(-1, *[1] * (total.ndim - 1)) for place, (total, _) in means.items()}
-    # A continuation that outgrows the reference prompts keeps the mean of their last position.
-    return lambda batch, place: positional[place][
-        torch.arange(batch.tokens.shape[1]).clamp(max=len(count) - 1).to(count.device)
-    ][None]
+
+    def by_position(batch: Batch, asked: Sequence[Place]) -> Mapping[Place, Tensor]:
+        # A continuation that outgrows the reference prompts keeps the mean of their last position.
+        at = torch.arange(batch.tokens.shape[1]).clamp(max=len(count) - 1).to(count.device)
+        return {place: positional[place][at][None] for place in asked}
+
+    return by_position
 
 
 def _means(
@@ -132,7 +135,8 @@ def edit(model: TransformerBridge, places: Places, values: Replacement) -> Edit:
     @contextmanager
     def changed_on(batch: Batch) -> Iterator[None]:
         # Before any hook is there: resample runs the model.
-        changes = {hook_name(*place): _put(list(indices), values(batch, place)) for place, indices in places.items()}
+        given = values(batch, list(places))
+        changes = {hook_name(*place): _put(list(indices), given[place]) for place, indices in places.items()}
         with changed(model, changes):
             yield
 

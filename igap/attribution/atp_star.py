@@ -9,7 +9,8 @@ Source: Kramar et al. 2024 (arXiv 2403.00745). Of its two changes to attribution
   difference a' - a is exact already and the fix has nothing to do. It matters to queries and keys: see `qk_patching`.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -48,23 +49,33 @@ def atp_star(
     """
 
     def method(question: Contrast, advance: Advance) -> list[AttributionMap]:
-        n_layers, n_pairs = question.n_layers, len(question.pairs)
-        rows = question.rows(batch_size, memory_gib, gradients=True)
-        total = question.around.residual[0].new_zeros(n_pairs, n_layers, question.n_components(site))
-        for dropped in range(n_layers):
-            of_pairs = partial(_first_order, question, site, dropped)
-            for few, effects in rows.each(of_pairs, torch.arange(n_pairs, device=total.device)):
-                total[few] += effects.abs()
-            advance((dropped + 1) * question.n_components(site))
-        return [
-            AttributionMap("atp_star", site, effect.cpu(), gap=gap, min_gap=least, signed=False)
-            for effect, gap, least in zip(
-                total / (n_layers - 1), question.gap.tolist(), question.least_gaps, strict=True
-            )
-        ]
+        names = [hook_name(site, layer) for layer in range(question.n_layers)]
+        moves = [e - s for s, e in zip(question.around.activations[site], question.replacement[site], strict=True)]
+
+        in_all = question.n_layers * question.n_components(site)
+        maps: list[AttributionMap] = []
+
+        def first_order(few: Tensor, slopes: Sequence[Tensor]) -> Float[Tensor, "pair layer component"]:
+            return torch.stack([per_component(m[few] * g, site).sum(1) for m, g in zip(moves, slopes, strict=True)], 1)
+
+        def magnitudes(few: Tensor) -> Float[Tensor, "pair layer component"]:
+            total = question.gap.new_zeros(())
+            for done, slopes in enumerate(itertools.islice(gradients(question, names, few), 1, None), start=1):
+                total = total + first_order(few, slopes).abs()
+                share = (len(maps) + len(few) * done / question.n_layers) / len(question.pairs)
+                advance(round(share * in_all))
+            return total / (question.n_layers - 1)
+
+        rows = question.rows(batch_size, memory_gib, gradients=True, whole=True)
+        for few, effects in rows.each(magnitudes, torch.arange(len(question.pairs), device=moves[0].device)):
+            maps += [
+                AttributionMap("atp_star", site, effect, gap, question.least_gaps[pair], signed=False)
+                for pair, effect, gap in zip(few.tolist(), effects.cpu(), question.gap[few].tolist(), strict=True)
+            ]
+        return maps
 
     check_layers(model.cfg.n_layers)
-    return over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route="hooks")
+    return over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route=None)
 
 
 def check_layers(n_layers: int) -> None:
@@ -76,37 +87,49 @@ def check_layers(n_layers: int) -> None:
         )
 
 
-def _first_order(question: Contrast, site: Site, dropped: int, few: Tensor) -> Float[Tensor, "pair layer component"]:
-    """First-order effects of these pairs with no gradient through what layer `dropped` writes, in logits."""
-    around = question.around
-    names = [hook_name(site, layer) for layer in range(question.n_layers)]
-    moves = zip(around.activations[site], question.replacement[site], strict=True)
-    return torch.stack(
-        [
-            per_component((end[few] - start[few]) * gradient, site).sum(1)
-            for gradient, (start, end) in zip(gradients(question, names, few, dropped), moves, strict=True)
-        ],
-        1,
-    )
-
-
 def gradients(
-    question: Contrast, names: Sequence[str], few: Tensor, dropped: int | None = None
-) -> tuple[Float[Tensor, "pair pos *component"], ...]:
-    """dF/da of these pairs at each of these hook points, from one backward pass through the whole model.
+    question: Contrast, names: Sequence[str], few: Tensor
+) -> Iterator[tuple[Float[Tensor, "pair pos *component"], ...]]:
+    """dF/da of these pairs at the hook points, one a layer: first as it is, then without what goes through layer 0's
+    output to the residual stream, then without what goes through layer 1's, ...
 
-    None of it goes through what layer `dropped` writes to the residual stream, if one is named.
+    One forward pass serves them all. Where the fast route is right, later blocks see a layer through the residual
+    stream alone: then what comes after the layer that is dropped is taken from the first pass.
     """
     leaves: dict[str, Tensor] = {}
+    streams: dict[int, Tensor] = {}
+    dropped: int | None = None
 
     def add_zeros(name: str, activation: Tensor) -> Tensor:
         leaves[name] = torch.zeros_like(activation).requires_grad_()
         return activation + leaves[name]
 
+    def keep(layer: int, stream: Tensor) -> Tensor:
+        streams[layer] = stream
+        return stream
+
+    def drop(layer: int, written: Tensor) -> Tensor:
+        if not written.requires_grad:
+            return written
+        written = written.view_as(written)
+        written.register_hook(lambda gradient: torch.zeros_like(gradient) if layer == dropped else None)
+        return written
+
+    layers = range(question.n_layers)
     changes: dict[str, Change] = {name: partial(add_zeros, name) for name in names}
-    if dropped is not None:
-        changes |= {f"blocks.{dropped}.{writer}": torch.detach for writer in WRITERS}
-    pairs = [question.pairs[index] for index in few.tolist()]
+    changes |= {f"blocks.{layer}.{writer}": partial(drop, layer) for layer in layers for writer in WRITERS}
+    if question.route == "suffix":
+        changes |= {f"blocks.{layer}.hook_in": partial(keep, layer) for layer in layers[1:]}
     with torch.enable_grad(), changed(question.model, changes):
+        pairs = [question.pairs[index] for index in few.tolist()]
         value = metric(question.model, question.around.tokens[few][:, None], pairs).sum()
-    return torch.autograd.grad(value, [leaves[name] for name in names], materialize_grads=True)
+    at = [leaves[name] for name in names]
+    whole = torch.autograd.grad(value, [*at, *streams.values()], retain_graph=True, materialize_grads=True)
+    of_names, of_streams = whole[: len(at)], dict(zip(streams, whole[len(at) :], strict=True))
+    yield of_names
+    for dropped in layers:
+        after = streams.get(dropped + 1, value)
+        found = torch.autograd.grad(
+            after, at, of_streams.get(dropped + 1), retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        yield found if after is value else (*found[: dropped + 1], *of_names[dropped + 1 :])

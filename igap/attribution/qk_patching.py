@@ -13,7 +13,8 @@ attention), a key is that of a key-value head, and acts through z of all heads t
 Source: Kramar et al. 2024 (arXiv 2403.00745), whose nodes are single positions.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, get_args
 
@@ -26,8 +27,9 @@ from igap.attribution.atp_star import gradients
 from igap.attribution.maps import AttributionMap, Progress, listed, mean
 from igap.contrast import Contrast, Direction, contrasts
 from igap.errors import InputError
-from igap.forward import SiteFunction, swapped
+from igap.forward import swapped
 from igap.hooking import Change, changed, metric
+from igap.memory import Rows
 from igap.prompts import PromptPair
 from igap.sites import hook_name
 
@@ -83,33 +85,37 @@ def _of_group(
     ends = {node: _z(question, {name: there[name] for name in own}) for node, own in names.items()}
     moves = {node: [end - own for end, own in zip(ends[node], start, strict=True)] for node in names}
 
-    def first_order(
-        at: Sequence[str], moves: Mapping[Node, Sequence[Tensor]], dropped: int | None = None
-    ) -> Mapping[Node, Float[Tensor, "pair layer node"]]:
-        """Sum over positions, d_head and a node's heads of move . gradient; one gradient serves all nodes."""
+    def first_order(few: Tensor) -> Float[Tensor, "pass pair layer node"]:
+        """Sum over positions, d_head and a node's heads of move . gradient, the nodes of q, k and v side by side.
 
-        def of_pairs(few: Tensor) -> Tensor:
-            slopes = gradients(question, at, few, dropped)
-            by_node = []
-            for node, own in moves.items():
-                by_head = [(move[few] * slope).sum((1, 3)) for slope, move in zip(slopes, own, strict=True)]
-                by_node.append(torch.stack(by_head, 1).unflatten(2, (widths[node], -1)).sum(3))
-            return torch.cat(by_node, 2)
+        First to first order through the softmax, then with the QK fix, then that with each layer's gradient dropped.
+        """
 
-        effects = torch.cat([effects for _, effects in rows.each(of_pairs, every)])
-        return dict(zip(moves, effects.split([widths[node] for node in moves], 2), strict=True))
+        def summed(node: Node, moves: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
+            by_head = [(move[few] * slope).sum((1, 3)) for move, slope in zip(moves, slopes, strict=True)]
+            effects: Tensor = torch.stack(by_head, 1).unflatten(2, (widths[node], -1)).sum(3)
+            return effects
 
-    qk_fix = first_order(zs, moves)
-    dropped = [first_order(zs, moves, layer) for layer in range(n_layers)] if n_layers > 1 else []
+        plain = [
+            summed(node, [there[name] - here[name] for name in own], next(gradients(question, own, few)))
+            for node, own in names.items()
+        ]
+        fixed = ([summed(node, moves[node], slopes) for node in names] for slopes in gradients(question, zs, few))
+        return torch.stack([torch.cat(of_nodes, 2) for of_nodes in (plain, *fixed)])
+
+    passes = torch.cat([effects for _, effects in rows.each(first_order, every)], 1)
+    by_node = dict(zip(names, passes.split([widths[node] for node in names], 3), strict=True))
+    exact = _exact(question, ends, widths, question.rows(batch_size, memory_gib, gradients=False))
     maps: list[dict[Node, dict[str, AttributionMap]]] = [{} for _ in question.pairs]
-    for node, own in names.items():
+    for node in names:
+        atp, atp_qk, *dropped = by_node[node]
         effects = {
-            "ap": _exact(question, ends[node], widths[node], batch_size, memory_gib),
-            "atp": first_order(own, {node: [there[name] - here[name] for name in own]})[node],
-            "atp_qk": qk_fix[node],
+            "ap": exact[node],
+            "atp": atp,
+            "atp_qk": atp_qk,
         }
-        if dropped:
-            effects["atp_star"] = torch.stack([each[node].abs() for each in dropped]).sum(0) / (n_layers - 1)
+        if n_layers > 1:
+            effects["atp_star"] = torch.stack(dropped).abs().sum(0) / (n_layers - 1)
         for index, (least, gap) in enumerate(zip(question.least_gaps, question.gap.tolist(), strict=True)):
             maps[index][node] = {
                 method: AttributionMap(method, "heads", effect[index].cpu(), gap, least, signed=method != "atp_star")
@@ -119,29 +125,38 @@ def _of_group(
 
 
 def _exact(
-    question: Contrast, ends: Sequence[Tensor], n_nodes: int, batch_size: int | None, memory_gib: float | None
-) -> Float[Tensor, "pair layer node"]:
-    """F with z of one node's heads replaced, minus F."""
-    rows = question.rows(batch_size, memory_gib, gradients=False)
-    effects = question.around.residual[0].new_zeros(len(question.pairs), len(ends), n_nodes)
+    question: Contrast, ends: Mapping[Node, Sequence[Tensor]], widths: Mapping[Node, int], rows: Rows
+) -> Mapping[Node, Float[Tensor, "pair layer node"]]:
+    """F with z of each node's heads, alone, replaced, minus F. All nodes of a layer share its passes."""
+    counts = [1, *widths.values()]  # first the run itself
+    every, n_pairs = torch.arange(sum(counts)), len(question.pairs)
+    effects = question.around.residual[0].new_zeros(n_pairs, question.n_layers, len(every))
+
+    def patches(layer: int) -> Callable[[Tensor], Float[Tensor, "pair row"]]:
+        start = question.around.activations["heads"][layer][:, question.first :]
+        moved = [start, *(of_layers[layer][:, question.first :] for of_layers in ends.values())]
+        function = question.function("heads", layer)
+
+        def patched(few: Tensor) -> Tensor:
+            z = [
+                _replaced(start, end, few[(few >= before) & (few < before + count)] - before, count)
+                for end, count, before in zip(moved, counts, itertools.accumulate(counts, initial=0), strict=False)
+            ]
+            return function(torch.cat(z, 1))
+
+        return patched
+
     with torch.no_grad():
-        for layer, whole in enumerate(ends):
-            start, end = question.around.activations["heads"][layer][:, question.first :], whole[:, question.first :]
-            function = question.function("heads", layer)
-            unpatched = function(start[:, None])
-            if start.shape[2] == n_nodes:
-                patches = question.engine.patches("heads", layer, start, end)
-            else:
-                shared = [z.unflatten(2, (n_nodes, -1)) for z in (start, end)]
-                patches = partial(_together, function, *shared)
-            for nodes, patched in rows.each(patches, torch.arange(n_nodes), len(effects)):
-                effects[:, layer, nodes] = patched - unpatched
-    return effects
+        for layer in range(question.n_layers):
+            for few, values in rows.each(patches(layer), every, n_pairs):
+                effects[:, layer, few] = values
+    unpatched, *of_nodes = effects.split(counts, 2)
+    return {node: values - unpatched for node, values in zip(ends, of_nodes, strict=True)}
 
 
-def _together(function: SiteFunction, start: Tensor, end: Tensor, nodes: Tensor) -> Float[Tensor, "pair row"]:
-    """F with each of these nodes, alone, moved: z are `[pair, pos, node, head, d_head]`."""
-    return function(swapped(start, end, nodes).flatten(3, 4))
+def _replaced(start: Tensor, end: Tensor, nodes: Tensor, n_nodes: int) -> Float[Tensor, "pair row pos head d_head"]:
+    """z, `start` but for the heads of one node a row, which are from `end`."""
+    return swapped(start.unflatten(2, (n_nodes, -1)), end.unflatten(2, (n_nodes, -1)), nodes).flatten(3, 4)
 
 
 def _name(kind: str, layer: int) -> str:

@@ -26,11 +26,11 @@ def test_a_kept_map_is_the_computed_one_bit_for_bit(small, pair, tmp_path, n_pai
 
     def compute():
         calls.append(1)
-        return method(model, asked, "neurons")
+        return {f"part.{name}": method(model, asked, "neurons")}
 
     for _ in range(2):
         with sharing(Store(tmp_path, {})):
-            found = kept(name, "neurons", "noising", tokens, least, compute)
+            (found,) = kept("kind", "neurons", "noising", tokens, least, compute).values()
         assert calls == [1]
         for one, same in zip((found, *found.pairs), (computed, *computed.pairs), strict=True):
             assert torch.equal(one.effect, same.effect)
@@ -48,9 +48,10 @@ def test_another_question_is_another_map(small, pair, tmp_path, change):
     site, direction, asked = "heads", "noising", pair
     with sharing(Store(tmp_path, {})):
         for _ in range(2):
-            compute = functools.partial(activation_patching, model, asked, site, direction=direction)
+            computed = activation_patching(model, asked, site, direction=direction)
+            compute = functools.partial(dict, ap=computed)
             found = kept("ap", site, direction, [tokenize(model, asked)], [0.0], compute)
-            assert torch.equal(found.effect, compute().effect)
+            assert torch.equal(found["ap"].effect, computed.effect)
             if change == "site":
                 site = "neurons"
             elif change == "direction":
