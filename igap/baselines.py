@@ -15,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.config import BaselineConfig
 from igap.datasets.ioi import ioi_stream
 from igap.errors import InputError
-from igap.forward import replaced
+from igap.hooking import replaced
 from igap.prompts import TokenPair, encode_prompt
 from igap.runs import Run, of_the_model, record
 from igap.sites import Site, hook_name
@@ -97,7 +97,7 @@ def _zero_input(request: Request) -> Activations:
                 f"baseline: got zero_input, but {model.cfg.model_name} has no norm before its MLP whose input could "
                 "be 0. Use baseline=zero."
             )
-        with torch.no_grad(), replaced(model.hook_dict[norm], torch.zeros_like(request.clean.residual[layer])):
+        with torch.no_grad(), replaced(model, norm, torch.zeros_like(request.clean.residual[layer])):
             _, cache = model.run_with_cache(request.clean.tokens, names_filter=[post])
         neurons.append(cache[post])
     return {**_zero(request), **({"neurons": tuple(neurons)} if neurons else {})}

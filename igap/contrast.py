@@ -20,7 +20,8 @@ from igap.alignment import Partners
 from igap.baselines import Activations, Baseline, BaselineKind
 from igap.decoder import Decoder
 from igap.errors import InputError
-from igap.forward import Engine, Hooks, PatchFunction, Route, SiteFunction, Suffix, weights_or_reason
+from igap.forward import Engine, Route, Suffix, weights_or_reason
+from igap.hooking import Gradients, Hooks, PatchFunction, SiteFunction
 from igap.memory import Rows, rows_a_pass
 from igap.models.families import check_heads, check_neurons
 from igap.prompts import PromptPair, TokenPair, least_gap, tokenize
@@ -123,8 +124,16 @@ class Contrast:
         start, end = self.ends(site, layer)
         if len(few) == len(self.pairs):
             return self.function(site, layer), start, end
-        engine = self.engine_of([self.pairs[pair] for pair in few], self.around.of_pairs(few), self.first)
-        return engine.function(site, layer), start[few], end[few]
+        return self._engine(few).function(site, layer), start[few], end[few]
+
+    def gradients(self, site: Site, few: list[int], *, dropping: bool = False) -> Gradients:
+        """dF/da of some of the pairs, where they are, layer by layer in any order; see `Hooks.gradients`."""
+        return self._engine(few).gradients(site, dropping=dropping)
+
+    def _engine(self, few: list[int]) -> Engine:
+        if len(few) == len(self.pairs):
+            return self.engine
+        return self.engine_of([self.pairs[pair] for pair in few], self.around.of_pairs(few), self.first)
 
     def rounding(self, site: Site, rows: Rows) -> Float[Tensor, "pair layer"]:
         """How far rounding alone may put F(end) - F(start), or a sum that should be equal to it, in logits.

@@ -17,92 +17,26 @@ Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass
 `suffix` does the above with the model's weights, `hooks` runs the whole model with the site replaced.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
-from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.decoder import Block, Decoder, read
+from igap.hooking import EmbeddingFunction, Gradients, Hooks, PatchFunction, SiteFunction
 from igap.memory import stage
 from igap.prompts import TokenPair
 from igap.runs import Run
-from igap.sites import Site, hook_name
+from igap.sites import Site
 
 _LONG = 256
 """Tokens from which a whole model's pass over one prompt fills the machine."""
 
 Route = Literal["suffix", "hooks"]
-SiteFunction = Callable[[Float[Tensor, "pair row pos *component"]], Float[Tensor, "pair row"]]
-"""Activations of a site at the positions from f on to F, in logits. Differentiable."""
-EmbeddingFunction = Callable[[Float[Tensor, "pair row pos d_model"]], Float[Tensor, "pair row pos *component"]]
-"""Changes of the tokens' embeddings from f on to a site's activations there. Differentiable."""
-PatchFunction = Callable[[Tensor], Float[Tensor, "pair row"]]
-"""Indices of components to F with each of them, alone, replaced: one row a component."""
-
-
-class Hooks:
-    """The whole model, with the site replaced by a hook: any architecture, slowly."""
-
-    def __init__(self, model: TransformerBridge, pairs: Sequence[TokenPair], around: Run, first: int) -> None:
-        """`around` is the run of the pairs that the site is changed in, `first` the position it changes from."""
-        self._model, self._around, self._first = model, around, first
-        self._answer, self._distractor = _answers(pairs, around)
-
-    def function(self, site: Site, layer: int) -> SiteFunction:
-        """F as a function of this site's activation in this layer."""
-        point = self._model.hook_dict[hook_name(site, layer)]
-        before = self._around.activations[site][layer][:, None, : self._first]
-
-        def metric(rows: Tensor) -> Tensor:
-            n_pairs, n_rows = rows.shape[:2]
-            whole = torch.cat([before.expand(-1, n_rows, *before.shape[2:]), rows], 2)
-            tokens = self._around.tokens[:, None].expand(-1, n_rows, -1)
-            with replaced(point, whole.flatten(0, 1)):
-                logits = self._model(tokens.flatten(0, 1), logits_to_keep=1)[:, -1].unflatten(0, (n_pairs, n_rows))
-            each = torch.arange(n_pairs, device=rows.device)
-            value: Tensor = logits[each, :, self._answer] - logits[each, :, self._distractor]
-            return value
-
-        return metric
-
-    def patches(self, site: Site, layer: int, start: Tensor, end: Tensor) -> PatchFunction:
-        """F with single components moved from `start` to `end`, each `[pair, pos, ...]`."""
-        function = self.function(site, layer)
-        return lambda components: function(swapped(start, end, components))
-
-    def single(self, site: Site, layer: int, index: int) -> SiteFunction:
-        """F as a function of one component's activation `[pair, row, pos, ...]`, the others as they are in the run."""
-        function = self.function(site, layer)
-        start = self._around.activations[site][layer][:, None, self._first :]
-
-        def metric(rows: Tensor) -> Tensor:
-            whole = start.expand(-1, rows.shape[1], *start.shape[2:])
-            before, after = whole[:, :, :, :index], whole[:, :, :, index + 1 :]
-            return function(torch.cat([before, rows[:, :, :, None], after], 3))
-
-        return metric
-
-    def embedded(self, site: Site, layer: int) -> EmbeddingFunction:
-        """This site's activations as a function of the tokens' embeddings."""
-        point, embeddings = self._model.hook_dict[hook_name(site, layer)], self._model.hook_dict["hook_embed"]
-
-        def activations(changes: Tensor) -> Tensor:
-            n_pairs, n_rows = changes.shape[:2]
-            whole = functional.pad(changes, (0, 0, self._first, 0)).flatten(0, 1)
-            tokens = self._around.tokens[:, None].expand(-1, n_rows, -1).flatten(0, 1)
-            found: list[Tensor] = []
-            with changed(embeddings, lambda embedded: embedded + whole), changed(point, found.append):
-                self._model(tokens, logits_to_keep=1)
-            whole_site: Tensor = found[0].unflatten(0, (n_pairs, n_rows))
-            return whole_site[:, :, self._first :]
-
-        return activations
 
 
 class Suffix:
@@ -178,11 +112,36 @@ class Suffix:
                 stream = self._through(earlier, stream)
             z = self._attention(layer, block.norm1(stream))
             if site == "heads":
-                by_head: Tensor = z.unflatten(-1, (-1, block.d_head))
-                return by_head
+                return self._by_head(layer, z)
             return block.neurons(stream if block.parallel else stream + block.attention_adds(block.out(z)))
 
         return activations
+
+    def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
+        """As Hooks: block by block from the last, so that one block's activations are held at a time."""
+        last = len(self._blocks) - 1
+        with torch.no_grad():
+            top = self._through(last, self._around.residual[last][:, None, self._first :])
+        slopes: dict[int | None, Tensor] = {None: _slope(lambda x: self._metric(self._decoder.norm(x[:, :, -1])), top)}
+        for layer in range(last, -1, -1):
+            stream = self._around.residual[layer][:, None, self._first :].detach().requires_grad_()
+            width = (self._blocks[layer].out if site == "heads" else self._blocks[layer].down).weight.shape[1]
+            zeros = stream.new_zeros(*slopes[None].shape[:-1], width, requires_grad=True)
+            with torch.enable_grad():
+                after = self._through(layer, stream, add=(site, zeros))
+            below: dict[int | None, Tensor] = {}
+            for dropped, slope in slopes.items():
+                below[dropped], here = torch.autograd.grad(after, [stream, zeros], slope, retain_graph=True)
+                gradient = functional.pad(here[:, 0], (0, 0, stream.shape[2] - zeros.shape[2], 0))
+                yield layer, dropped, self._by_head(layer, gradient) if site == "heads" else gradient
+            if dropping:
+                below[layer] = functional.pad(slopes[None], (0, 0, stream.shape[2] - zeros.shape[2], 0))
+            slopes = below
+
+    def _by_head(self, layer: int, z: Tensor) -> Tensor:
+        """Heads side by side, as `[..., head, d_head]`."""
+        by_head: Tensor = z.unflatten(-1, (-1, self._blocks[layer].d_head))
+        return by_head
 
     def _write(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
         """Activations of the site to what its layer writes, at the positions that are read later."""
@@ -212,15 +171,20 @@ class Suffix:
 
         return metric
 
-    def _through(self, layer: int, stream: Tensor) -> Tensor:
-        """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, the last position only."""
+    def _through(self, layer: int, stream: Tensor, add: tuple[Site, Tensor] | None = None) -> Tensor:
+        """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, the last position only.
+
+        `add` is a change of one site's activations, its components side by side.
+        """
+        site, change = add or (None, 0)
         block = self._blocks[layer]
         last = layer == len(self._blocks) - 1
         z = self._attention(layer, block.norm1(stream), n_queries=1 if last else None)
         if last:
             stream = stream[:, :, -1:]
-        attended = stream + block.attention_adds(block.out(z))
-        return attended + block.mlp(stream if block.parallel else attended)
+        attended = stream + block.attention_adds(block.out(z + change if site == "heads" else z))
+        neurons = block.neurons(stream if block.parallel else attended)
+        return attended + block.mlp_adds(block.down(neurons + change if site == "neurons" else neurons))
 
     def _attention(self, layer: int, normed: Tensor, n_queries: int | None = None) -> Tensor:
         """z of every head, side by side, `[pair, row, query, head * d_head]`, for the last `n_queries` positions."""
@@ -264,6 +228,14 @@ class Suffix:
 
 Engine = Suffix | Hooks
 """One of the two routes, for the pairs and the run around the site that it was made for."""
+
+
+def _slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """The gradient of the sum of what the function gives, at this point."""
+    at = at.detach().requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(function(at).sum(), at)
+    return slope
 
 
 def _metric(decoder: Decoder, answer: Tensor, distractor: Tensor) -> Callable[[Tensor], Tensor]:
@@ -332,30 +304,6 @@ def weights_or_reason(
         if not difference <= rounding * max(1.0, theirs.abs().max().item()):
             return f"its weights alone give F off by {difference:.2g} logits"
     return decoder
-
-
-def swapped(start: Tensor, end: Tensor, components: Tensor) -> Float[Tensor, "pair row pos *component"]:
-    """One row a component: `start` `[pair, pos, component, ...]` with that component, at all positions, from `end`."""
-    rows = start[:, None].repeat(1, len(components), *[1] * (start.ndim - 1))
-    index = torch.arange(len(components), device=start.device)
-    rows[:, index, :, components] = end[:, :, components].movedim(2, 0)
-    return rows
-
-
-def replaced(point: HookPoint, rows: Tensor) -> AbstractContextManager[None]:
-    """A block in which the hook point gives `rows`; other hooks of the model stay as they are."""
-    return changed(point, lambda _: rows)
-
-
-@contextmanager
-def changed(point: HookPoint, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """A block in which the hook point gives what `change` makes of its activation; None leaves it as it is."""
-    handle = point.add_hook(lambda activation, hook: change(activation))  # noqa: ARG005 - `hook` comes by name
-    try:
-        yield
-    finally:
-        handle.hook.remove()
-        point.fwd_hooks.remove(handle)
 
 
 def _answers(pairs: Sequence[TokenPair], around: Run) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.maps import listed
 from igap.contrast import Contrast, Direction, contrasts
-from igap.forward import Route, swapped
+from igap.forward import Route
+from igap.hooking import swapped
 from igap.memory import Rows
 from igap.prompts import PromptPair
 from igap.sites import Site, component_name, locate, sites_of

@@ -8,7 +8,8 @@ from conftest import save_checkpoint
 
 from igap import Baseline, activation_patching, attribution_patching, load_model
 from igap.contrast import contrast
-from igap.forward import replaced, weights_or_reason
+from igap.forward import weights_or_reason
+from igap.hooking import replaced
 from igap.sites import SITES
 
 
@@ -162,10 +163,11 @@ def test_gradients_are_those_of_finite_differences(small, pair, site):
 
 
 def test_a_replaced_hook_is_gone_after_an_error_and_others_stay(small):
-    point = small("gpt2").hook_dict["blocks.0.attn.hook_z"]
+    model, name = small("gpt2"), "blocks.0.attn.hook_z"
+    point = model.hook_dict[name]
     mine = point.add_hook(lambda activation, hook: None)
     try:
-        with pytest.raises(KeyError), replaced(point, torch.zeros(1)):
+        with pytest.raises(KeyError), replaced(model, name, torch.zeros(1)):
             assert len(point.fwd_hooks) == 2
             raise KeyError
         assert point.fwd_hooks == [mine]

@@ -10,8 +10,7 @@ Source: Kramar et al. 2024 (arXiv 2403.00745). Of its two changes to attribution
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -22,12 +21,8 @@ from igap.attribution.maps import Advance, AttributionMap, Progress, over_pairs,
 from igap.baselines import Baseline, BaselineKind
 from igap.contrast import Contrast, Direction
 from igap.errors import InputError
-from igap.hooking import Change, changed, metric
 from igap.prompts import PromptPair
-from igap.sites import Site, hook_name
-
-WRITERS = ("attn.hook_out", "mlp.hook_out")
-"""The hook points of a block that give what it adds to the residual stream."""
+from igap.sites import Site
 
 
 def atp_star(
@@ -49,25 +44,22 @@ def atp_star(
     """
 
     def method(question: Contrast, advance: Advance) -> list[AttributionMap]:
-        names = [hook_name(site, layer) for layer in range(question.n_layers)]
-        moves = [e - s for s, e in zip(question.around.activations[site], question.replacement[site], strict=True)]
-
-        in_all = question.n_layers * question.n_components(site)
+        rows = question.rows(batch_size, memory_gib, gradients=True)
+        every = torch.arange(len(question.pairs))
         maps: list[AttributionMap] = []
 
-        def first_order(few: Tensor, slopes: Sequence[Tensor]) -> Float[Tensor, "pair layer component"]:
-            return torch.stack([per_component(m[few] * g, site).sum(1) for m, g in zip(moves, slopes, strict=True)], 1)
-
         def magnitudes(few: Tensor) -> Float[Tensor, "pair layer component"]:
-            total = question.gap.new_zeros(())
-            for done, slopes in enumerate(itertools.islice(gradients(question, names, few), 1, None), start=1):
-                total = total + first_order(few, slopes).abs()
-                share = (len(maps) + len(few) * done / question.n_layers) / len(question.pairs)
-                advance(round(share * in_all))
-            return total / (question.n_layers - 1)
+            def effect(layer: int, gradient: Tensor) -> Tensor:
+                start, end = question.ends(site, layer)
+                return per_component((end - start)[few] * gradient, site).sum(1)
 
-        rows = question.rows(batch_size, memory_gib, gradients=True, whole=True)
-        for few, effects in rows.each(magnitudes, torch.arange(len(question.pairs), device=moves[0].device)):
+            def told(share: float) -> None:
+                in_all = question.n_layers * question.n_components(site)
+                advance(int(in_all * (len(maps) + len(few) * share) / len(question.pairs)))
+
+            return first_order(question, site, few.tolist(), effect, told)[1]
+
+        for few, effects in rows.each(magnitudes, every):
             maps += [
                 AttributionMap("atp_star", site, effect, gap, question.least_gaps[pair], signed=False)
                 for pair, effect, gap in zip(few.tolist(), effects.cpu(), question.gap[few].tolist(), strict=True)
@@ -87,49 +79,28 @@ def check_layers(n_layers: int) -> None:
         )
 
 
-def gradients(
-    question: Contrast, names: Sequence[str], few: Tensor
-) -> Iterator[tuple[Float[Tensor, "pair pos *component"], ...]]:
-    """dF/da of these pairs at the hook points, one a layer: first as it is, then without what goes through layer 0's
-    output to the residual stream, then without what goes through layer 1's, ...
+def first_order(
+    question: Contrast,
+    site: Site,
+    few: list[int],
+    effect: Callable[[int, Tensor], Tensor],
+    told: Callable[[float], None] | None = None,
+) -> Float[Tensor, "2 pair layer node"]:
+    """What `effect` makes of a layer and dF/da of the site in it, `[pair, node]`; and its mean magnitude by GradDrop.
 
-    One forward pass serves them all. Where the fast route is right, later blocks see a layer through the residual
-    stream alone: then what comes after the layer that is dropped is taken from the first pass.
+    `told` is told the share of the passes that are done. In models of one layer the mean is 0.
     """
-    leaves: dict[str, Tensor] = {}
-    streams: dict[int, Tensor] = {}
-    dropped: int | None = None
-
-    def add_zeros(name: str, activation: Tensor) -> Tensor:
-        leaves[name] = torch.zeros_like(activation).requires_grad_()
-        return activation + leaves[name]
-
-    def keep(layer: int, stream: Tensor) -> Tensor:
-        streams[layer] = stream
-        return stream
-
-    def drop(layer: int, written: Tensor) -> Tensor:
-        if not written.requires_grad:
-            return written
-        written = written.view_as(written)
-        written.register_hook(lambda gradient: torch.zeros_like(gradient) if layer == dropped else None)
-        return written
-
-    layers = range(question.n_layers)
-    changes: dict[str, Change] = {name: partial(add_zeros, name) for name in names}
-    changes |= {f"blocks.{layer}.{writer}": partial(drop, layer) for layer in layers for writer in WRITERS}
-    if question.route == "suffix":
-        changes |= {f"blocks.{layer}.hook_in": partial(keep, layer) for layer in layers[1:]}
-    with torch.enable_grad(), changed(question.model, changes):
-        pairs = [question.pairs[index] for index in few.tolist()]
-        value = metric(question.model, question.around.tokens[few][:, None], pairs).sum()
-    at = [leaves[name] for name in names]
-    whole = torch.autograd.grad(value, [*at, *streams.values()], retain_graph=True, materialize_grads=True)
-    of_names, of_streams = whole[: len(at)], dict(zip(streams, whole[len(at) :], strict=True))
-    yield of_names
-    for dropped in layers:
-        after = streams.get(dropped + 1, value)
-        found = torch.autograd.grad(
-            after, at, of_streams.get(dropped + 1), retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        yield found if after is value else (*found[: dropped + 1], *of_names[dropped + 1 :])
+    n_layers = question.n_layers
+    whole: dict[int, Tensor] = {}
+    magnitudes = [question.gap.new_zeros(()) for _ in range(n_layers)]
+    passes = itertools.count(1)
+    for layer, dropped, gradient in question.gradients(site, few, dropping=n_layers > 1):
+        effects = effect(layer, gradient)
+        if dropped is None:
+            whole[layer] = effects
+        # What is dropped before a layer makes no difference to it.
+        magnitudes[layer] = magnitudes[layer] + (layer if dropped is None else 1) * effects.abs()
+        if told:
+            told(2 * next(passes) / (n_layers * (n_layers + 1)))
+    mean = torch.stack(magnitudes, 1) / max(1, n_layers - 1)
+    return torch.stack([torch.stack([whole[layer] for layer in range(n_layers)], 1), mean])

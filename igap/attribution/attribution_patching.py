@@ -1,4 +1,4 @@
-"""Attribution patching: activation patching to first order, one backward pass a layer.
+"""Attribution patching: activation patching to first order, one backward pass.
 
 Kramar et al. 2024 (arXiv 2403.00745).
 """
@@ -6,6 +6,8 @@ Kramar et al. 2024 (arXiv 2403.00745).
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -13,6 +15,7 @@ from igap.attribution.maps import Advance, AttributionMap, Progress, over_pairs,
 from igap.baselines import Baseline, BaselineKind
 from igap.contrast import Contrast, Direction
 from igap.forward import Route
+from igap.hooking import Gradients
 from igap.prompts import PromptPair
 from igap.sites import Site
 
@@ -36,15 +39,19 @@ def attribution_patching(
     """
 
     def method(question: Contrast, advance: Advance) -> list[AttributionMap]:
-        by_position = []
-        for layer in range(question.n_layers):
-            start, end = question.ends(site, layer)
-            leaf = (start + at * (end - start))[:, None].requires_grad_()
-            with torch.enable_grad():
-                (gradient,) = torch.autograd.grad(question.function(site, layer)(leaf).sum(), leaf)
-            by_position.append(per_component((end - start) * gradient[:, 0], site))
-            advance((layer + 1) * question.n_components(site))
-        effects = torch.stack(by_position, 1).cpu()
+        rows = question.rows(None, None, gradients=True)
+
+        def by_position(few: Tensor) -> Float[Tensor, "pair layer pos component"]:
+            pairs = few.tolist()
+            slopes = _slopes(question, site, pairs, at) if at else question.gradients(site, pairs)
+            found: dict[int, Tensor] = {}
+            for layer, _, slope in slopes:
+                start, end = question.ends(site, layer)
+                found[layer] = per_component((end - start)[few] * slope, site)
+            return torch.stack([found[layer] for layer in range(question.n_layers)], 1)
+
+        effects = torch.cat([each for _, each in rows.each(by_position, torch.arange(len(question.pairs)))]).cpu()
+        advance(question.n_layers * question.n_components(site))
         whole = functional.pad(effects, (0, 0, question.first, 0)) if per_position else None
         return [
             AttributionMap(
@@ -59,3 +66,13 @@ def attribution_patching(
         ]
 
     return over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)
+
+
+def _slopes(question: Contrast, site: Site, few: list[int], at: float) -> Gradients:
+    """The gradient at that share of each layer's own path."""
+    for layer in range(question.n_layers):
+        function, start, end = question.path(site, layer, few)
+        leaf = (start + at * (end - start))[:, None].requires_grad_()
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(function(leaf).sum(), leaf)
+        yield layer, None, slope[:, 0]

@@ -24,7 +24,8 @@ from igap.attribution.maps import (
 from igap.baselines import Baseline, BaselineKind
 from igap.contrast import Contrast, Direction
 from igap.errors import InputError
-from igap.forward import Route, SiteFunction, swapped
+from igap.forward import Route
+from igap.hooking import SiteFunction, swapped
 from igap.memory import Rows
 from igap.prompts import PromptPair
 from igap.sites import Site

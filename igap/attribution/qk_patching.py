@@ -21,14 +21,14 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.attribution.atp_star import gradients
+from igap.attribution.atp_star import first_order
 from igap.attribution.maps import AttributionMap, Progress, listed, mean
 from igap.contrast import Contrast, Direction, contrasts
 from igap.errors import InputError
-from igap.forward import swapped
-from igap.hooking import Change, changed, metric
+from igap.hooking import Change, changed, metric, swapped
 from igap.memory import Rows
 from igap.prompts import PromptPair
 from igap.sites import hook_name
@@ -75,53 +75,76 @@ def _of_group(
     """Of each pair its maps."""
     n_layers, n_pairs = question.n_layers, len(question.pairs)
     here, there = _projections(question)
-    rows = question.rows(batch_size, memory_gib, gradients=True, whole=True)
-    every = torch.arange(n_pairs, device=question.around.tokens.device)
     start = question.around.activations["heads"]
-    zs = [hook_name("heads", layer) for layer in range(n_layers)]
-
     names = {node: [_name(node, layer) for layer in range(n_layers)] for node in get_args(Node)}
     widths = {node: here[own[0]].shape[2] for node, own in names.items()}
     ends = {node: _z(question, {name: there[name] for name in own}) for node, own in names.items()}
     moves = {node: [end - own for end, own in zip(ends[node], start, strict=True)] for node in names}
 
-    def first_order(few: Tensor) -> Float[Tensor, "pass pair layer node"]:
-        """Sum over positions, d_head and a node's heads of move . gradient, the nodes of q, k and v side by side.
+    def summed(node: Node, move: Tensor, slope: Tensor) -> Float[Tensor, "pair node"]:
+        """Over positions, d_head and the node's heads."""
+        by_head = (move * slope).sum((1, 3))
+        effects: Tensor = by_head.unflatten(1, (widths[node], -1)).sum(2)
+        return effects
 
-        First to first order through the softmax, then with the QK fix, then that with each layer's gradient dropped.
-        """
+    def estimates(few: Tensor) -> Float[Tensor, "3 pair layer node"]:
+        """To first order, with the QK fix, and that with GradDrop: the nodes of q, k and v side by side."""
+        slopes: dict[int, Tensor] = {}
 
-        def summed(node: Node, moves: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
-            by_head = [(move[few] * slope).sum((1, 3)) for move, slope in zip(moves, slopes, strict=True)]
-            effects: Tensor = torch.stack(by_head, 1).unflatten(2, (widths[node], -1)).sum(3)
-            return effects
+        def fixed(layer: int, slope: Tensor) -> Tensor:
+            slopes.setdefault(layer, functional.pad(slope, (0, 0, 0, 0, question.first, 0)))
+            return torch.cat([summed(node, moves[node][layer][few, question.first :], slope) for node in names], 1)
 
-        plain = [
-            summed(node, [there[name] - here[name] for name in own], next(gradients(question, own, few)))
-            for node, own in names.items()
-        ]
-        fixed = ([summed(node, moves[node], slopes) for node in names] for slopes in gradients(question, zs, few))
-        return torch.stack([torch.cat(of_nodes, 2) for of_nodes in (plain, *fixed)])
+        atp_qk, atp_star = first_order(question, "heads", few.tolist(), fixed)
+        through: dict[int, Tensor] = {}
+        for layer, of_nodes in _through_attention(question, few.tolist(), slopes).items():
+            each = [
+                summed(node, (there[_name(node, layer)] - here[_name(node, layer)])[few], slope)
+                for node, slope in of_nodes.items()
+            ]
+            through[layer] = torch.cat(each, 1)
+        return torch.stack([torch.stack([through[layer] for layer in range(n_layers)], 1), atp_qk, atp_star])
 
-    passes = torch.cat([effects for _, effects in rows.each(first_order, every)], 1)
-    by_node = dict(zip(names, passes.split([widths[node] for node in names], 3), strict=True))
+    rows = question.rows(batch_size, memory_gib, gradients=True)
+    found = torch.cat([of_few for _, of_few in rows.each(estimates, torch.arange(n_pairs))], 1)
+    cheap = found.split([widths[node] for node in names], 3)
     exact = _exact(question, ends, widths, question.rows(batch_size, memory_gib, gradients=False))
+    methods = METHODS if n_layers > 1 else METHODS[:-1]
     maps: list[dict[Node, dict[str, AttributionMap]]] = [{} for _ in question.pairs]
-    for node in names:
-        atp, atp_qk, *dropped = by_node[node]
-        effects = {
-            "ap": exact[node],
-            "atp": atp,
-            "atp_qk": atp_qk,
-        }
-        if n_layers > 1:
-            effects["atp_star"] = torch.stack(dropped).abs().sum(0) / (n_layers - 1)
+    for node, of_node in zip(names, cheap, strict=True):
+        effects = dict(zip(methods, (exact[node], *of_node), strict=False))
         for index, (least, gap) in enumerate(zip(question.least_gaps, question.gap.tolist(), strict=True)):
             maps[index][node] = {
                 method: AttributionMap(method, "heads", effect[index].cpu(), gap, least, signed=method != "atp_star")
                 for method, effect in effects.items()
             }
     return maps
+
+
+def _through_attention(
+    question: Contrast, few: list[int], slopes: Mapping[int, Tensor]
+) -> Mapping[int, Mapping[Node, Tensor]]:
+    """By layer dF/dq, dF/dk and dF/dv of these pairs, from dF/dz. One layer's attention is held at a time."""
+    leaves: dict[str, Tensor] = {}
+    found: dict[int, Mapping[Node, Tensor]] = {}
+
+    def cut(name: str, activation: Tensor) -> Tensor:
+        leaves[name] = activation.detach().requires_grad_()
+        return leaves[name]
+
+    def read(layer: int, z: Tensor) -> Tensor:
+        at = {node: leaves.pop(_name(node, layer)) for node in get_args(Node)}
+        found[layer] = dict(zip(at, torch.autograd.grad(z, list(at.values()), slopes[layer]), strict=True))
+        return z.detach()
+
+    layers = range(question.n_layers)
+    changes: dict[str, Change] = {
+        name: partial(cut, name) for layer in layers for name in (_name(node, layer) for node in get_args(Node))
+    }
+    changes |= {hook_name("heads", layer): partial(read, layer) for layer in layers}
+    with torch.enable_grad(), changed(question.model, changes):
+        metric(question.model, question.around.tokens[few][:, None], [question.pairs[pair] for pair in few])
+    return found
 
 
 def _exact(

@@ -21,8 +21,8 @@ from igap.attribution.integrated_gradients import along_path
 from igap.attribution.maps import per_component
 from igap.counterfactual.space import Candidate, Filled
 from igap.errors import InputError
-from igap.forward import Engine, Hooks, SiteFunction, Suffix, weights_or_reason
-from igap.hooking import changed
+from igap.forward import Engine, Suffix, weights_or_reason
+from igap.hooking import Hooks, SiteFunction, changed
 from igap.memory import Rows, rows_a_pass
 from igap.models.families import check_neurons
 from igap.prompts import tokenize

@@ -6,7 +6,7 @@ from captum.attr import IntegratedGradients
 
 from igap import activation_patching, integrated_gradients
 from igap.contrast import contrast
-from igap.forward import replaced
+from igap.hooking import replaced
 from igap.notebook import replay
 from igap.prompts import tokenize
 from igap.runs import frozen
@@ -18,10 +18,10 @@ def captum_as_in_the_notebook(model, pair, site, layer, baseline, reads):
     tokens = tokenize(model, pair)
     with contrast(model, pair, baseline=baseline) as question:
         clean, end = question.around.activations[site][layer], question.replacement[site][layer]
-    point = model.hook_dict[hook_name(site, layer)]
+    name = hook_name(site, layer)
 
     def forward(x):
-        with replaced(point, x):
+        with replaced(model, name, x):
             logits = model(tokens.clean.expand(len(x), -1))
         return reads(logits[:, -1, tokens.answer] - logits[:, -1, tokens.distractor])[None]
 
