@@ -7,6 +7,7 @@ from families import FAMILIES, WORDS, build, make_config, save
 from family_agreement import METHODS, agreements, precisely
 
 from igap import activation_patching, load_model
+from igap.contrast import contrast
 from igap.errors import InputError
 from igap.models.load import read_header
 
@@ -17,14 +18,21 @@ UNROTATED = ("opt", "xglm", "biogpt")
 """Models in which one vector added to all keys moves no softmax: their keys' biases do nothing."""
 
 
-@pytest.fixture(scope="module")
-def page():
+def rows_of_the_page():
     """The cells of each row of docs/families.md, by family and, for what is refused, processing."""
     text = (Path(__file__).parents[1] / "docs" / "families.md").read_text()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     return [
         [first.removesuffix(" *"), *others] for first, *others in rows if first in FAMILIES or first[:-2] in FAMILIES
     ]
+
+
+FAST = [row[0] for row in rows_of_the_page() if row[-2] == "suffix"]
+
+
+@pytest.fixture(scope="module")
+def page():
+    return rows_of_the_page()
 
 
 def f(model):
@@ -54,6 +62,26 @@ def test_effects_of_both_sites_are_those_of_plain_modules_by_every_route(name, t
             width = agreement.plain["neurons", "ap"].shape[1]  # columns that the MLP's last matrix reads
             assert agreement.ours[agreement.route]["neurons", "ap"].shape == (3, width)
             assert read_header(str(tmp_path)).n_neurons == width
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_gradients_block_by_block_are_those_of_the_whole_model_whatever_layer_is_dropped(name, tmp_path, pair):
+    family = FAMILIES[name]
+    save(family, tmp_path)
+    with precisely(family):
+        model = load_model(str(tmp_path), processing="raw", dtype=family.dtype)
+        for site in family.sites:
+            by_route = []
+            for route in ("suffix", "hooks"):
+                with contrast(model, pair, route=route, sites=[site]) as question:
+                    found = question.gradients(site, [0], dropping=True)
+                    by_route.append({(layer, dropped): gradient for layer, dropped, gradient in found})
+            ours, whole = by_route
+            assert set(ours) == set(whole) == {(0, None), (0, 1), (0, 2), (1, None), (1, 2), (2, None)}
+            for place, gradient in whole.items():
+                assert gradient.abs().max() > 1e-6
+                torch.testing.assert_close(ours[place], gradient, rtol=0, atol=1e-12 + 1e-10 * gradient.abs().max())
+            assert not torch.allclose(whole[0, None], whole[0, 2])
 
 
 @pytest.mark.parametrize(("name", "processing"), REFUSED)

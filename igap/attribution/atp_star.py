@@ -40,12 +40,11 @@ def atp_star(
 
     `[layer, component]`, at least 0: effect and score are magnitudes and have no sign. A component's own layer leaves
     it no gradient, hence layers - 1. In the last layer it is |attribution patching|. Of several pairs, the mean of
-    the magnitudes. Each layer costs a forward and a backward pass. Raises ValueError on a model of one layer.
+    the magnitudes. Each layer costs a backward pass through those before it. Raises ValueError on a model of one layer.
     """
 
     def method(question: Contrast, advance: Advance) -> list[AttributionMap]:
         rows = question.rows(batch_size, memory_gib, gradients=True)
-        every = torch.arange(len(question.pairs))
         maps: list[AttributionMap] = []
 
         def magnitudes(few: Tensor) -> Float[Tensor, "pair layer component"]:
@@ -59,7 +58,7 @@ def atp_star(
 
             return first_order(question, site, few.tolist(), effect, told)[1]
 
-        for few, effects in rows.each(magnitudes, every):
+        for few, effects in rows.each(magnitudes, torch.arange(len(question.pairs))):
             maps += [
                 AttributionMap("atp_star", site, effect, gap, question.least_gaps[pair], signed=False)
                 for pair, effect, gap in zip(few.tolist(), effects.cpu(), question.gap[few].tolist(), strict=True)
