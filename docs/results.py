@@ -9,98 +9,48 @@ it does not hold, the page is not written, and the sentence that has to be writt
 
 import argparse
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from safetensors.numpy import load_file
-from scipy import stats
+from results_runs import TERMS, Bends, Task, r_over_pairs, read_bends, read_tasks, spearman_over_pairs
+from results_tables import (
+    draw_agreement,
+    draw_bends,
+    interval,
+    of_ablations,
+    of_agreement,
+    of_nodes,
+    of_outliers,
+    of_prompts,
+    of_rankings,
+    of_screening,
+    of_searches,
+    of_tasks,
+    of_terms,
+    span,
+)
 
-import igap
-from igap import finished
-from igap.comparison import Comparison, compare_values
 from igap.disk import atomically, write_text
-from igap.intervals import LEVEL, bootstrap_means, resample_counts, row_correlations
-from igap.models.load import load_model
-from igap.plots.canvas import PALETTE, figure, styled
 
-PAGE = Path(__file__).with_suffix(".md")
-PICTURES = Path(__file__).with_suffix("")
-
-TASKS = {
-    "generated": "IOI, generated",
-    "capital-country": "capital, country",
-    "gendered-pronoun": "gendered pronoun",
-    "subject-verb": "subject, verb",
-}
-"""prompts= to what the page calls it."""
-METHODS = {"ig": "IG", "atp": "AtP", "atp_star": "AtP*"}
-N_BENT = 12
-"""Pairs of generated IOI whose heads all get an output curve."""
-ALPHAS = np.linspace(0, 1, 11)
-TOLD = 8
-"""Rows of a table of heads."""
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """The runs of one task, IG from the corrupted prompt and from zero."""
-
-    title: str
-    corrupted: finished.Finished
-    zero: finished.Finished
-
-    @cached_property
-    def maps(self) -> Mapping[str, np.ndarray]:
-        """Scores of the pairs that have some, `[pair, head]`: ap, ig, atp, atp_star, and ig_zero."""
-        runs = {name: load_file(run.folder / "attributions.safetensors") for name, run in self.runs.items()}
-        found = {name: runs["corrupted"][f"pairs.{name}.heads"] for name in ("ap", "ig", "atp", "atp_star")}
-        found["ig_zero"] = runs["zero"]["pairs.ig.heads"]
-        flat = {name: values.reshape(len(values), -1).astype(np.float64) for name, values in found.items()}
-        scored = ~np.isnan(np.stack([*flat.values()])).any((0, 2))
-        return {name: values[scored] for name, values in flat.items()}
-
-    @property
-    def runs(self) -> Mapping[str, finished.Finished]:
-        """By baseline."""
-        return {"corrupted": self.corrupted, "zero": self.zero}
-
-    def table(self, name: str) -> pd.DataFrame:
-        """A CSV file of the run from the corrupted baseline."""
-        return pd.read_csv(self.corrupted.folder / f"{name}.csv", dtype={"name": str, "part": str, "components": str})
-
-    def number(self, name: str, baseline: str = "corrupted") -> float:
-        """A number of summary.json."""
-        return float(self.runs[baseline].summary[name])  # type: ignore[arg-type]
-
-    def compared(self, ig: str) -> Comparison:
-        """The mean scores of IG and AP over pairs."""
-        return compare_values(self.maps[ig].mean(0)[None], self.maps["ap"].mean(0)[None], names=("IG", "AP"))
-
-
-@dataclass(frozen=True, eq=False)
-class Bends:
-    """Of the first pairs of a run every head's output curve between clean and corrupted, each `[pair, head]`."""
-
-    bend: np.ndarray
-    """In logits: the largest signed distance from the chord."""
-    beyond: np.ndarray
-    """In logits: how far F leaves the range between its ends; 0 for a monotone curve."""
-    off: Mapping[str, np.ndarray]
-    """|AP - IG| and |AP - AtP|, in logits, by ig and atp."""
+Says = Callable[[bool, str], str]
+"""A condition and a sentence that is true where it holds, to the sentence."""
 
 
 def main() -> None:
     """Runs what is missing and writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", default="runs", help="folder of the runs")
-    parser.add_argument("--searches", default="searches", help="folder of the searches")
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--output", default="runs", type=Path, help="folder of the runs")
+    parser.add_argument("--searches", default="searches", type=Path, help="folder of the searches")
+    parser.add_argument("--page", default=Path(__file__).with_suffix(".md"), type=Path, help="the file to write")
+    parser.add_argument("--draft", action="store_true", help="mark sentences that do not hold, and write the page")
     asked = parser.parse_args()
     sweep = ["sweep=results", f"output={asked.output}", "tracking=disabled"]
     for command in (
@@ -110,355 +60,179 @@ def main() -> None:
     ):
         if subprocess.run([sys.executable, "-m", "igap.cli", *command], check=False).returncode:
             sys.exit(f"igap {' '.join(command)} failed; the page is not written. The same command again goes on.")
-    folder = Path(asked.output) / "results"
-    tasks = read_tasks(folder)
-    bends = read_bends(tasks["generated"], folder)
-    searches = {
-        path.parent.name: json.loads(path.read_text())
-        for path in sorted(Path(asked.searches, "results").glob("*/search_summary.json"))
-    }
-    PICTURES.mkdir(exist_ok=True)
-    draw("agreement", draw_agreement(tasks))
-    draw("bends", draw_bends(tasks["generated"], bends))
-    write_text(PAGE, page(tasks, bends, searches))
-    print(f"written: {PAGE}, {PICTURES}/agreement.png, {PICTURES}/bends.png")
+    write(asked.output / "results", asked.searches / "results", asked.page, draft=asked.draft)
 
 
-def read_tasks(folder: Path) -> dict[str, Task]:
-    """The finished runs by task."""
-    runs, troubles = finished.find([folder])
-    for trouble in troubles:
-        print(trouble, file=sys.stderr)
-    by_name: dict[tuple[str, str], finished.Finished] = {}
-    for run in runs:
-        settings = run.settings
-        by_name[str(settings["prompts.file"] or "generated"), str(settings["baseline.kind"])] = run
-    return {name: Task(title, by_name[name, "corrupted"], by_name[name, "zero"]) for name, title in TASKS.items()}
+def write(runs: Path, searches: Path, page: Path, *, draft: bool) -> None:
+    """The page and, in a folder of its name, its pictures. Raises SystemExit where a sentence no longer holds."""
+    tasks = read_tasks(runs)
+    bends = read_bends(next(iter(tasks.values())), runs)
+    found = [json.loads(file.read_text()) for file in sorted(searches.glob("**/search_summary.json"))]
+    written = text(tasks, bends, found, partial(says, draft=draft))
+    pictures = page.with_suffix("")
+    pictures.mkdir(exist_ok=True)
+    for name, picture in (("agreement", draw_agreement(tasks)), ("bends", draw_bends(tasks, bends))):
+        atomically(pictures / f"{name}.png", partial(picture.savefig, format="png", dpi=110))
+    write_text(page, written)
+    print(f"written: {page} and {pictures}{os.sep}")
 
 
-def read_bends(task: Task, folder: Path) -> Bends:
-    """The curves of every head on the run's first pairs, computed once for a run."""
-    file = folder / f"bends-{task.corrupted.key}.npz"
-    if not file.exists():
-        pairs = [
-            igap.PromptPair(
-                row.clean, row.corrupted, f" {row.answer.strip()}", f" {row.distractor.strip()}", min_gap=0.0
-            )
-            for row in task.table("pairs").head(N_BENT).itertuples()
-        ]
-        print(f"output curves of every head, {N_BENT} pairs: some minutes")
-        model = load_model(str(task.corrupted.settings["model.name"]))
-        curves = igap.output_curve(model, pairs, list(task.table("heads")["name"]), alphas=ALPHAS.tolist())
-        atomically(file, lambda path: np.savez(path, values=curves.by_pair))
-    values = np.load(file)["values"]
-    ends = values[..., [0, -1]]
-    off = values - (ends[..., :1] + ALPHAS * (ends[..., 1:] - ends[..., :1]))
-    bend = np.take_along_axis(off, np.abs(off).argmax(-1)[..., None], -1)[..., 0]
-    beyond = np.maximum(values.max(-1) - ends.max(-1), ends.min(-1) - values.min(-1))
-    maps = load_file(task.corrupted.folder / "attributions.safetensors")
-    effects = {
-        name: maps[f"pairs.effect.{name}.heads"][: len(bend)].reshape(bend.shape) for name in ("ap", "ig", "atp")
-    }
-    return Bends(bend, beyond, {name: np.abs(effects["ap"] - effects[name]) for name in ("ig", "atp")})
+def says(condition: bool, sentence: str, *, draft: bool) -> str:
+    """The sentence. Where it does not hold, SystemExit, or the sentence marked in a draft."""
+    if condition:
+        return sentence
+    if not draft:
+        sys.exit(f"This sentence of the page no longer holds; write it again: {sentence}")
+    return f"**(does not hold: {sentence})**"
 
 
-def holds(condition: bool, sentence: str) -> str:
-    """The sentence, which is true of these numbers. Raises SystemExit where it is not."""
-    if not condition:
-        sys.exit(f"a sentence of the page no longer holds, write it again: {sentence}")
-    return sentence
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown, numbers to the right."""
-    lines = [
-        "| " + " | ".join(columns) + " |",
-        "|" + "|".join(" --- " if not i else " ---: " for i in range(len(columns))) + "|",
-    ]
-    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
-
-
-def n(value: object, digits: int = 3) -> str:
-    """A number of the page."""
-    return "-" if value is None else f"{float(str(value)):.{digits}f}"
-
-
-def interval(value: object, low: object, high: object, digits: int = 3) -> str:
-    """A number and its interval."""
-    return f"{n(value, digits)} [{n(low, digits)}, {n(high, digits)}]"
-
-
-def r_over_pairs(task: Task, method: str) -> tuple[float, float, float]:
-    """Pearson r of the mean scores with AP's, and the ends of its 95% bootstrap interval over pairs."""
-    x, y = task.maps[method], task.maps["ap"]
-    counts = resample_counts(len(x), seed=0) / len(x)
-    drawn = row_correlations(counts @ x, counts @ y)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(row_correlations(x.mean(0)[None], y.mean(0)[None])[0]), float(low), float(high)
-
-
-def of_tasks(tasks: Mapping[str, Task]) -> str:
-    """What the tasks are and how well the model does them."""
-    rows = []
-    for task in tasks.values():
-        summary, ablation = task.corrupted.summary, task.table("ablation").iloc[0]
-        rows.append(
-            [
-                task.title,
-                summary["n_pairs"],
-                len(task.maps["ap"]),
-                n(summary["clean_logit_diff"], 2),
-                n(summary["corrupted_logit_diff"], 2),
-                interval(summary["gap"], summary["gap_low"], summary["gap_high"], 2),
-                f"{ablation['share']:.0%}",
-            ]
-        )
-    return table(["task", "pairs", "with scores", "F clean", "F corrupted", "gap", "greedy token is the answer"], rows)
-
-
-def of_agreement(tasks: Mapping[str, Task]) -> str:
-    """How far the methods agree, by task and baseline."""
-    rows = []
-    for name, title in (("ig", "corrupted"), ("ig_zero", "zero")):
-        for task in tasks.values():
-            compared, each = task.compared(name), row_correlations(task.maps[name], task.maps["ap"])
-            ends = bootstrap_means(each[:, None], seed=0)
-            rows.append(
-                [
-                    title,
-                    task.title,
-                    interval(*r_over_pairs(task, name)),
-                    interval(each.mean(), ends.low[0], ends.high[0]),
-                    n(compared.spearman),
-                    f"{compared.sign_agreement:.0%}",
-                    n(compared.jaccard_at(10), 2),
-                    n(compared.jaccard_at(30), 2),
-                ]
-            )
-    return table(
-        ["IG from", "task", "r of the means", "mean r of a pair", "Spearman", "same sign", "Jaccard@10", "Jaccard@30"],
-        rows,
-    )
-
-
-def of_terms(tasks: Mapping[str, Task]) -> str:
-    """The mean magnitude over heads of each term, in scores."""
-    rows = []
-    for task in tasks.values():
-        terms = task.table("explanation")
-        baseline = task.maps["ig"].mean(0) - task.maps["ig_zero"].mean(0)
-        rows.append(
-            [
-                task.title,
-                *(
-                    n(terms[name].abs().mean(), 4)
-                    for name in ("ap", "curvature", "quadrature", "interaction", "direction")
-                ),
-                n(np.abs(baseline).mean(), 4),
-            ]
-        )
-    names = ["AP itself", "curvature", "quadrature", "interaction", "direction", "baseline (from zero)"]
-    return table(["mean magnitude over heads", *names], rows)
-
-
-def of_outliers(tasks: Mapping[str, Task]) -> str:
-    """The heads on which the methods differ most."""
-    rows = []
-    for task in tasks.values():
-        terms = task.table("explanation")
-        terms = terms.assign(off=(terms["ap"] - terms["ig"]).abs()).sort_values("off", ascending=False).head(4)
-        rows += [
-            [task.title, row.name, *(f"{value:+.3f}" for value in (row.ap, row.ig, row.ap - row.ig, row.interaction))]
-            for row in terms.drop(columns=[]).itertuples(index=False)
-        ]
-    return table(["task", "head", "AP", "IG", "AP - IG", "of it interaction"], rows)
-
-
-def of_ablations(tasks: Mapping[str, Task]) -> str:
-    """Performance without the heads on which the methods disagree."""
-    rows = []
-    for task in tasks.values():
-        found = task.table("ablation").set_index("name")
-        controls = found[found.index.str.startswith("control")]
-        together = found.loc["all"]
-        rows.append(
-            [
-                task.title,
-                together["n_prompts"],
-                f"{len(str(together['components']).split())} ",
-                f"{found.loc['none', 'share']:.0%}",
-                f"{together['share']:.0%}",
-                f"{controls['share'].mean():.0%}",
-                interval(together["logit_diff_change"], together["logit_diff_low"], together["logit_diff_high"], 2),
-                n(controls["logit_diff_change"].mean(), 2),
-                *(
-                    n(task.corrupted.summary[f"ablation/mean/pearson/{name}"], 2)
-                    for name in ("ig", "ap", "difference")
-                    if f"ablation/mean/pearson/{name}" in task.corrupted.summary
-                ),
-            ]
-        )
-    return table(
-        [
-            "task", "prompts", "outliers", "correct", "without them", "without as many others",
-            "change of F without them", "without others", "r of change with IG", "with AP", "with AP - IG",
-        ],
-        rows,
-    )  # fmt: skip
-
-
-def of_screening(tasks: Mapping[str, Task]) -> str:
-    """How far cheap methods are from AP."""
-    rows = []
-    for task in tasks.values():
-        for method, title in METHODS.items():
-            found = task.table("screening").set_index(["of", "method"]).loc["heads", method]
-            rows.append(
-                [
-                    task.title,
-                    title,
-                    interval(*r_over_pairs(task, method)) if method != "atp_star" else n(found["pearson"]),
-                    n(found["spearman"]),
-                    *(found[f"missed@{k}"] for k in (10, 30)),
-                    *(found[f"needed@{k}"] for k in (10, 30)),
-                    n(task.number(f"seconds/{method}") / task.number("seconds/ap"), 1),
-                ]
-            )
-    return table(
-        [
-            "task",
-            "method",
-            "r with AP",
-            "Spearman",
-            "misses of AP's 10",
-            "of 30",
-            "needs for the 10",
-            "for the 30",
-            "time / AP's",
-        ],
-        rows,
-    )
-
-
-def of_nodes(task: Task) -> str:
-    """Queries, keys and values."""
-    found = task.table("screening")
-    titles = {"atp": "AtP", "atp_qk": "AtP with the QK fix", "atp_star": "AtP*"}
-    return table(
-        ["of", "method", "r with AP", "Spearman", "misses of AP's 10", "of 30"],
-        [
-            [
-                row["of"],
-                titles[row["method"]],
-                n(row["pearson"]),
-                n(row["spearman"]),
-                row["missed@10"],
-                row["missed@30"],
-            ]
-            for _, row in found[found["of"] != "heads"].iterrows()
-        ],
-    )
-
-
-def of_rankings(tasks: Mapping[str, Task]) -> str:
-    """CPR and CMD."""
-    rows = []
-    for task in tasks.values():
-        for area in ("cpr", "cmd"):
-            start = "faithfulness/heads/corrupted"
-            values = task.corrupted.summary
-            rows.append(
-                [
-                    task.title,
-                    f"{area.upper()}, {'larger' if area == 'cpr' else 'smaller'} is better",
-                    *(
-                        interval(*(values[f"{start}/{method}/{area}{end}"] for end in ("", "_low", "_high")), 2)
-                        for method in ("ap", *METHODS, "random")
-                    ),
-                ]
-            )
-    return table(["task", "area", "AP", *METHODS.values(), "random"], rows)
-
-
-def of_searches(searches: Mapping[str, Mapping[str, Any]]) -> str:
-    """What the searches found."""
-    rows = []
-    for name, found in searches.items():
-        rows.append(
-            [
-                name.removesuffix("-ap"),
-                n(found["by_hand/value"], 2),
-                n(found["random/best"], 2),
-                n(found["best/value"], 2),
-                interval(found["heldout/mean"], found["heldout/low"], found["heldout/high"], 2),
-                n(found["heldout/by_hand"], 2),
-                f"{found['single_edits/better']} of {found['single_edits/n']}",
-                n(found["deletion/ap"], 2),
-                "injection" if found["deletion/writes_in"] else "deletion",
-            ]
-        )
-    return table(
-        [
-            "head", "by hand", "best of random", "found", "found, held out", "by hand, held out",
-            "one-word changes that are better", "effect of its mean", "so it is",
-        ],
-        rows,
-    )  # fmt: skip
-
-
-@styled
-def draw_agreement(tasks: Mapping[str, Task]) -> Any:
-    """IG against AP, a column a task and a row a baseline."""
-    fig, axes = figure(11, 5.6, 2, len(tasks), "")
-    for i, (name, baseline) in enumerate((("ig", "corrupted"), ("ig_zero", "zero"))):
-        for ax, task in zip(axes[i * len(tasks) :], tasks.values(), strict=False):
-            x, y = task.maps[name].mean(0), task.maps["ap"].mean(0)
-            ax.axline((0, 0), slope=1, color="0.6", linestyle="--", linewidth=1)
-            ax.plot(x, y, "o", markersize=3, color=PALETTE[0], alpha=0.7)
-            names = task.table("heads")["name"]
-            for j in np.argsort(-np.abs(y))[:3]:
-                ax.annotate(names[j], (x[j], y[j]), xytext=(4, 3), textcoords="offset points", fontsize=7)
-            ax.set_title(f"{task.title}: r = {row_correlations(x[None], y[None])[0]:.3f}", fontsize=9)
-            ax.set(xlabel=f"IG from {baseline}, score")
-            if ax is axes[i * len(tasks)]:
-                ax.set_ylabel("AP, score")
-    return fig
-
-
-@styled
-def draw_bends(task: Task, bends: Bends) -> Any:
-    """|AP - AtP| and |AP - IG| against |bend|, means over pairs, one point a head."""
-    fig, axes = figure(9, 4.2, 1, 2, f"{len(bends.bend)} pairs of {task.title}, means over pairs, one point a head")
-    names, bend = task.table("heads")["name"], np.abs(bends.bend).mean(0)
-    for ax, (name, title) in zip(axes, (("atp", "|AP - AtP|"), ("ig", "|AP - IG|")), strict=True):
-        off = bends.off[name].mean(0)
-        ax.loglog(bend, off, "o", markersize=3, color=PALETTE[0], alpha=0.7)
-        for j in np.argsort(-off)[:6]:
-            ax.annotate(names[j], (bend[j], off[j]), xytext=(4, 3), textcoords="offset points", fontsize=7)
-        ax.set(xlabel="|bend| of the head's output curve, logits", ylabel=f"{title}, logits")
-        ax.set_title(f"Spearman {stats.spearmanr(bend, off).statistic:.2f}")
-    return fig
-
-
-def draw(name: str, fig: Any) -> None:
-    """The picture as a file."""
-    atomically(PICTURES / f"{name}.png", lambda path: fig.savefig(path, format="png", dpi=110))
-
-
-def page(tasks: Mapping[str, Task], bends: Bends, searches: Mapping[str, Mapping[str, Any]]) -> str:
+def text(tasks: Mapping[str, Task], bends: Bends, searches: Sequence[Mapping[str, Any]], says: Says) -> str:
     """The page."""
-    parts = [
-        of_tasks(tasks),
-        of_agreement(tasks),
-        of_terms(tasks),
-        of_outliers(tasks),
-        of_ablations(tasks),
-        of_screening(tasks),
-        of_nodes(tasks["generated"]),
-        of_rankings(tasks),
-        of_searches(searches),
-    ]
-    return "\n\n".join(parts) + "\n"
+    first, every = next(iter(tasks.values())), [*tasks.values()]
+    about = first.corrupted.summary
+    versions = ", ".join(f"{name} {about[f'version/{name}']}" for name in ("torch", "transformers", "transformer-lens"))
+    r = {name: [r_over_pairs(task, name)[0] for task in every] for name in ("ig", "ig_zero", "atp")}
+    explained = [task.table("explanation") for task in every]
+    size = {name: [float(each[name].abs().mean()) for each in explained] for name in (*TERMS, "ap")}
+    interaction = size["interaction"]
+    baseline = [float(np.abs(t.maps["ig"].mean(0) - t.maps["ig_zero"].mean(0)).mean()) for t in every]
+    in_order = zip(interaction, size["curvature"], size["direction"], strict=True)
+    bend = {name: spearman_over_pairs(bends, name) for name in ("atp", "ig")}
+    inner = bends.beyond > np.maximum(0.02, 0.1 * np.abs(bends.effect))
+    names = first.table("heads")["name"]
+    often = [f"{names[i]} ({inner[:, i].sum()})" for i in np.argsort(-inner.sum(0), kind="stable")[:6]]
+    agree = says(
+        min(r["ig"]) > 0.99,
+        f"Moving to the corrupted prompt, as AP does, IG agrees with AP in every task: r {span(r['ig'])}.",
+    )
+    zero = says(
+        max(r["ig_zero"]) < min(r["ig"]),
+        f"Moving to zero it agrees less in every task, r {span(r['ig_zero'])}: it then answers another question (what "
+        "the head gives at all, not what it gives for this answer), and disagreement says nothing about the method.",
+    )
+    quadrature = says(
+        max(size["quadrature"]) < 1e-3 * min(size["ap"]),
+        "With nodes chosen by `auto` there is no quadrature error to speak of.",
+    )
+    shares = says(
+        max(x / y for x, y in zip(interaction, size["ap"], strict=True)) < 0.5,
+        f"It is {span((100 * x / y for x, y in zip(interaction, size['ap'], strict=True)), 0)}% of the size of AP's "
+        "own scores.",
+    )
+    order = says(
+        all(i < c < d for i, c, d in in_order),
+        "In every task curvature, which AtP leaves out, is larger, and the direction of patching (noising or "
+        "denoising) is larger still: which of the two a study takes matters more than whether it takes IG or AP.",
+    )
+    of_zero = says(
+        all(x > 2 * y for x, y in zip(baseline, interaction, strict=True)),
+        f"Zero adds {span((x / y for x, y in zip(baseline, interaction, strict=True)), 0)} times the interaction.",
+    )
+    bent = says(bend["atp"][1] > bend["ig"][2], "For AtP they are, for IG less.")
+    return f"""# Results: IG and activation patching on a real language model
+
+`python docs/results.py` makes this page: the sweeps `results` and `results_zero` ({2 * len(every)} runs), the
+search `results_search` ({len(searches)} heads), every number, every picture. About two hours on two cores. A sentence
+that says what is larger is checked against the numbers each time.
+
+SmolLM2-135M-Instruct is a Llama of 30 layers of 9 heads, here as llama.cpp's users run it (4 bits a weight, dequantised
+to float32). 270 heads, `sites=heads ig.n_steps=auto`, {versions}, igap's source {about["version/source"]}.
+Scores are effect / gap, without unit: 0 no effect, -1 the head alone carries the model to the corrupted answer.
+Brackets hold 95% bootstrap intervals over pairs. How to read the rest: [README](../README.md#how-to-read-the-numbers).
+
+{of_tasks(tasks)}
+
+F is in logits. The greedy token is that of the whole vocabulary, on the prompts of the ablation below.
+
+## How far do IG and AP agree?
+
+{of_agreement(tasks)}
+
+![IG against AP in four tasks, from the corrupted prompt and from zero](results/agreement.png)
+
+{agree}
+{zero}
+
+## Where do they differ, and why?
+
+Mean magnitude over heads of each term of the chain AtP -curvature-> IG -quadrature-> IG converged -interaction-> AP
+-direction-> AP of the other direction, as scores. Beside it the term that zero adds: IG from the corrupted prompt minus
+IG from zero.
+
+{of_terms(tasks)}
+
+{quadrature}
+All that is left between IG and AP from one baseline is interaction: IG moves the nine heads of a layer together, AP
+one.
+{shares}
+{order}
+{of_zero}
+
+The heads on which IG from the corrupted prompt and AP differ most:
+
+{of_outliers(tasks)}
+
+## Are these the heads whose output curve bends?
+
+F along each head's path from its clean to its corrupted activation, all 270 heads of the first {len(bends.bend)}
+{first.title} pairs. Bend is the largest distance from the chord, in logits.
+
+![|AP - AtP| and |AP - IG| against the bend of each head's curve](results/bends.png)
+
+{bent} Over heads, |bend| goes with |AP - AtP| by a Spearman correlation of {interval(*bend["atp"], 2)}, and with
+|AP - IG| by {interval(*bend["ig"], 2)} (means over pairs). A curve that bends is what AtP cannot see; IG integrates
+over it, and differs from AP only by what the other heads of the layer do meanwhile. Peaks or troughs inside the path
+(beyond both ends by 0.02 logits and a tenth of the effect): {inner.mean():.1%} of all
+curves, most often, with the number of pairs: {", ".join(often)}.
+
+## Does the model need the heads on which they differ?
+
+Every head that is an outlier (|AP - IG| > 1.96 SD) is replaced by its mean over 30 prompts, in the task's own prompts
+(500 generated ones for IOI); beside it ten random sets of as many other heads.
+
+{of_ablations(tasks)}
+
+## Which cheap method finds what AP finds?
+
+AP's 10 and 30 largest heads. *Needs*: how far down its own ranking one has to go to have them all. Times are those of
+these runs.
+
+{of_screening(tasks)}
+
+Queries, keys and values, {first.title}, against patching them exactly:
+
+{of_nodes(first)}
+
+## Which method ranks better?
+
+Heads are kept in the order of each method, the others replaced by their corrupted activations. CPR: area under
+faithfulness, by signed contribution. CMD: area between it and 1, by magnitude. Random: ten rankings, mean and 95%
+range.
+
+{of_rankings(tasks)}
+
+## Which counterfactual makes a head stand out?
+
+The three strongest heads of the pair by hand, AP over 4 clean prompts, 320 trials, in logits. *Held out*: 32 clean
+prompts that the search never saw. *Effect of its mean*: of replacing the head by its mean over ordinary prompts;
+where the effect found is over twice as large, or of the other sign, the prompt writes something in.
+
+{of_searches(searches)}
+
+The prompts, changes in bold:
+
+{of_prompts(searches)}
+
+## What this cannot show
+
+- One model of 135 million parameters, quantised to 4 bits, tuned for chat and asked without its chat format. What holds
+  for GPT-2 or a model of billions is open; the sweeps take `model=gpt2-small` where it can be had.
+- Four tasks with short prompts of one shape each. IOI pairs are drawn from 20 templates; intervals are over such pairs.
+- The greater-than task is missing: this tokenizer writes numbers digit by digit.
+- Heads only, all positions at once. Neurons of one pair: `igap run model=smollm2`.
+- "Agree" is about rankings and sizes of effects on F, a difference of two logits. None of it says what a head does.
+- A search's best prompt is the best found. Held-out prompts are of the clean prompt's own template.
+"""
 
 
 if __name__ == "__main__":

@@ -120,6 +120,20 @@ def test_resample_takes_another_prompt_of_the_same_length_the_same_for_all_compo
     assert len(set(donors)) == len(PROMPTS)
 
 
+def test_however_many_layers_are_resampled_their_donors_run_once(small):
+    model, passes = small(), []
+    handle = model.original_model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        counts = []
+        for components in (["0.0", "0.1"], ["0.0", "2.1"]):
+            passes.clear()
+            ablate(model, LONG, components, "resample", controls=0)
+            counts.append(len(passes))
+    finally:
+        handle.remove()
+    assert counts == [7, 7]  # the whole model's, and of each of three sets the donors' and its own
+
+
 def test_reference_prompts_are_as_many_as_asked_and_drawn_with_the_seed(small):
     model = small("gpt2")
 

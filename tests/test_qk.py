@@ -5,12 +5,15 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import save_checkpoint
 
-from igap import PromptPair, compare, load_model
+from igap import PromptPair, compare, load_model, qk
+from igap.attribution.qk_patching import qk_patching
 from igap.findings import Compared
 from igap.qk import follow_up
 from igap.sites import component_names
+from igap.store import Store, sharing
 
 
 def test_a_run_writes_a_row_a_head_and_node_with_scores_and_effects(result, written):
@@ -50,6 +53,24 @@ def test_heads_that_share_keys_have_one_row_a_key_value_head(result, tmp_path):
     ]
     assert list(table["node"]) == ["q"] * 8 + ["k"] * 4 + ["v"] * 4
     assert list(table["name"][8:12]) == component_names("heads", 2, 2)
+
+
+def test_jobs_of_a_sweep_share_the_maps_bit_for_bit(result, small, tmp_path, monkeypatch):
+    compared = Compared(result.config, small(), result.pairs, result.maps, result.comparisons)
+    calls = []
+    monkeypatch.setattr(qk, "qk_patching", lambda *given, **asked: calls.append(1) or qk_patching(*given, **asked))
+    with sharing(Store(tmp_path, {})):
+        first, again = (follow_up(compared, None) for _ in range(2))
+    assert calls == [1]
+    for node, by_method in first.maps.items():
+        for method, one in by_method.items():
+            same = again.maps[node][method]
+            assert torch.equal(one.effect, same.effect)
+            assert (
+                (one.method, one.gap, one.signed)
+                == (same.method, same.gap, same.signed)
+                == (method, one.gap, method != "atp_star")
+            )
 
 
 def test_pairs_of_two_lengths_have_no_table_and_say_why(result, small):

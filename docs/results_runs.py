@@ -1,0 +1,142 @@
+"""What docs/results.py reads: finished runs by task, and the output curves of every head."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file, save_file
+from scipy import stats
+
+import igap
+from igap import finished
+from igap.comparison import Comparison, compare_values
+from igap.disk import atomically
+from igap.intervals import LEVEL, bootstrap_means, resample_counts, row_correlations
+from igap.models.load import load_model
+
+TASKS = {
+    "generated": "IOI, generated",
+    "capital-country": "capital, country",
+    "gendered-pronoun": "gendered pronoun",
+    "subject-verb": "subject, verb",
+}
+"""prompts= to what the page calls it."""
+METHODS = {"ig": "IG", "atp": "AtP", "atp_star": "AtP*"}
+TERMS = ("curvature", "quadrature", "interaction", "direction")
+N_BENT = 12
+"""Pairs of generated IOI whose heads all get an output curve."""
+ALPHAS = np.linspace(0, 1, 11)
+TOLD = 8
+"""Rows of a table of heads."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """The runs of one task, IG from the corrupted prompt and from zero."""
+
+    title: str
+    corrupted: finished.Finished
+    zero: finished.Finished
+
+    @cached_property
+    def maps(self) -> Mapping[str, np.ndarray]:
+        """Scores of the pairs that have some, `[pair, head]`: ap, ig, atp, atp_star, and ig_zero."""
+        runs = {name: load_file(run.folder / "attributions.safetensors") for name, run in self.runs.items()}
+        found = {name: runs["corrupted"][f"pairs.{name}.heads"] for name in ("ap", "ig", "atp", "atp_star")}
+        found["ig_zero"] = runs["zero"]["pairs.ig.heads"]
+        flat = {name: values.reshape(len(values), -1).astype(np.float64) for name, values in found.items()}
+        scored = ~np.isnan(np.stack([*flat.values()])).any((0, 2))
+        return {name: values[scored] for name, values in flat.items()}
+
+    @property
+    def runs(self) -> Mapping[str, finished.Finished]:
+        """By baseline."""
+        return {"corrupted": self.corrupted, "zero": self.zero}
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A CSV file of the run from the corrupted baseline."""
+        return pd.read_csv(self.corrupted.folder / f"{name}.csv", dtype={"name": str, "part": str, "components": str})
+
+    def number(self, name: str, baseline: str = "corrupted") -> float:
+        """A number of summary.json."""
+        return float(self.runs[baseline].summary[name])  # type: ignore[arg-type]
+
+    def compared(self, ig: str) -> Comparison:
+        """The mean scores of IG and AP over pairs."""
+        return compare_values(self.maps[ig].mean(0)[None], self.maps["ap"].mean(0)[None], names=("IG", "AP"))
+
+
+@dataclass(frozen=True, eq=False)
+class Bends:
+    """Of the first pairs of a run every head's output curve between clean and corrupted, each `[pair, head]`."""
+
+    bend: np.ndarray
+    """In logits: the largest signed distance from the chord."""
+    beyond: np.ndarray
+    """In logits: how far F leaves the range between its ends; 0 for a monotone curve."""
+    effect: np.ndarray
+    """AP, in logits."""
+    off: Mapping[str, np.ndarray]
+    """|AP - IG| and |AP - AtP|, in logits, by ig and atp."""
+
+
+def read_tasks(folder: Path) -> dict[str, Task]:
+    """The finished runs by task."""
+    runs, troubles = finished.find([folder])
+    for trouble in troubles:
+        print(trouble, file=sys.stderr)
+    by_name: dict[tuple[str, str], finished.Finished] = {}
+    for run in runs:
+        settings = run.settings
+        by_name[str(settings["prompts.file"] or "generated"), str(settings["baseline.kind"])] = run
+    whole = [name for name in TASKS if {(name, "corrupted"), (name, "zero")} <= set(by_name)]
+    return {name: Task(TASKS[name], by_name[name, "corrupted"], by_name[name, "zero"]) for name in whole}
+
+
+def read_bends(task: Task, folder: Path) -> Bends:
+    """The curves of every head on the run's first pairs, computed once for a run."""
+    file = folder / f"curves-{task.corrupted.key}.safetensors"
+    if not file.exists():
+        pairs = [
+            igap.PromptPair(row.clean, row.corrupted, row.answer, row.distractor, min_gap=0.0)
+            for row in task.table("pairs").head(N_BENT).itertuples()
+        ]
+        print(f"output curves of every head, {len(pairs)} pairs: some minutes")
+        model = load_model(str(task.corrupted.settings["model.name"]))
+        curves = igap.output_curve(model, pairs, list(task.table("heads")["name"]), alphas=ALPHAS.tolist())
+        atomically(file, lambda path: save_file({"F": curves.by_pair}, path))
+    bend, beyond = departures(load_file(file)["F"])
+    maps = load_file(task.corrupted.folder / "attributions.safetensors")
+    effects = {
+        name: maps[f"pairs.effect.{name}.heads"][: len(bend)].reshape(bend.shape) for name in ("ap", "ig", "atp")
+    }
+    return Bends(bend, beyond, effects["ap"], {name: np.abs(effects["ap"] - effects[name]) for name in ("ig", "atp")})
+
+
+def departures(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The largest signed distance of curves `[..., alpha]` at ALPHAS from the chord; how far they leave its range."""
+    start, end = curves[..., :1], curves[..., -1:]
+    off = curves - (start + ALPHAS * (end - start))
+    bend = np.take_along_axis(off, np.abs(off).argmax(-1)[..., None], -1)[..., 0]
+    ends = np.concatenate([start, end], -1)
+    return bend, np.maximum(curves.max(-1) - ends.max(-1), ends.min(-1) - curves.min(-1))
+
+
+def r_over_pairs(task: Task, method: str) -> tuple[float, float, float]:
+    """Pearson r of the mean scores with AP's, and the ends of its 95% bootstrap interval over pairs."""
+    x, y = task.maps[method], task.maps["ap"]
+    counts = resample_counts(len(x), seed=0) / len(x)
+    drawn = row_correlations(counts @ x, counts @ y)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(row_correlations(x.mean(0)[None], y.mean(0)[None])[0]), float(low), float(high)
+
+
+def spearman_over_pairs(bends: Bends, name: str) -> tuple[float, float, float]:
+    """Mean over pairs of the Spearman correlation over heads of |bend| with |AP - IG| or |AP - AtP|; its interval."""
+    each = np.array([stats.spearmanr(np.abs(x), y).statistic for x, y in zip(bends.bend, bends.off[name], strict=True)])
+    ends = bootstrap_means(each[:, None], seed=0)
+    return float(each.mean()), float(ends.low[0]), float(ends.high[0])
