@@ -1,4 +1,4 @@
-"""F of the clean run with any set of a site's components, in all layers at once, replaced: the whole model, hooked.
+"""F of the clean run with any set of a site's components, in all layers at once, replaced.
 
 Components that are kept are recomputed from what the replaced ones before them give.
 """
@@ -14,9 +14,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.attribution.maps import Progress
 from igap.baselines import Baseline
 from igap.contrast import Contrast, contrasts
-from igap.hooking import changed, metric
 from igap.prompts import PromptPair
-from igap.sites import Site, hook_name
+from igap.sites import Site
 
 
 def set_metrics(
@@ -36,8 +35,7 @@ def set_metrics(
     """
     found = torch.empty(len(pairs), len(kept), dtype=torch.float64)
     done = 0
-    # By hooks in any case: the faster route knows one layer at a time.
-    with contrasts(model, pairs, baseline=baseline, route="hooks", sites=(site,)) as groups:
+    with contrasts(model, pairs, baseline=baseline, sites=(site,)) as groups:
         for indices, question in groups:
             rows = question.rows(batch_size, memory_gib, gradients=False)
             of_sets = partial(_with_sets, question, site, kept.to(question.around.tokens.device))
@@ -51,14 +49,10 @@ def set_metrics(
 
 def _with_sets(question: Contrast, site: Site, kept: Bool[Tensor, "set layer component"], few: Tensor) -> Tensor:
     """F with each of these sets, `[pair, set]`."""
-    n_pairs, n_sets = len(question.pairs), len(few)
 
-    def change(layer: int, activation: Tensor) -> Tensor:
-        own = activation.unflatten(0, (n_pairs, n_sets))
-        keep = kept[few, layer].reshape(1, n_sets, 1, -1, *[1] * (own.ndim - 4))
-        return torch.where(keep, own, question.replacement[site][layer][:, None]).flatten(0, 1)
+    def change(layer: int, own: Tensor) -> Tensor:
+        keep = kept[few, layer].reshape(1, len(few), 1, -1, *[1] * (own.ndim - 4))
+        return torch.where(keep, own, question.replacement[site][layer][:, None, -own.shape[2] :])
 
-    tokens = question.around.tokens[:, None].expand(-1, n_sets, -1)
-    changes = {hook_name(site, layer): partial(change, layer) for layer in range(question.n_layers)}
-    with torch.no_grad(), changed(question.model, changes):
-        return metric(question.model, tokens, question.pairs)
+    with torch.no_grad():
+        return question.engine.with_changes(site, change, len(few))

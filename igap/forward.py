@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.decoder import Block, Decoder, read
-from igap.hooking import EmbeddingFunction, Gradients, Hooks, PatchFunction, SiteFunction
+from igap.decoder import Block, Decoder, keep, read
+from igap.hooking import EmbeddingFunction, Gradients, Hooks, PatchFunction, SiteChange, SiteFunction
 from igap.memory import stage
 from igap.prompts import TokenPair
 from igap.runs import Run
@@ -117,6 +117,19 @@ class Suffix:
 
         return activations
 
+    def with_changes(self, site: Site, change: SiteChange, n_rows: int) -> Float[Tensor, "pair row"]:
+        """As Hooks."""
+        stream = self._around.residual[0][:, None, self._first :].expand(-1, n_rows, -1, -1)
+        for layer in range(len(self._blocks)):
+
+            def edit(activation: Tensor, layer: int = layer) -> Tensor:
+                if site == "neurons":
+                    return change(layer, activation)
+                return change(layer, self._by_head(layer, activation)).flatten(3)
+
+            stream = self._through(layer, stream, (site, edit))
+        return self._metric(self._decoder.norm(stream[:, :, -1]))
+
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
         """As Hooks: block by block from the last, so that one block's activations are held at a time."""
         last = len(self._blocks) - 1
@@ -128,7 +141,7 @@ class Suffix:
             width = (self._blocks[layer].out if site == "heads" else self._blocks[layer].down).weight.shape[1]
             zeros = stream.new_zeros(*slopes[None].shape[:-1], width, requires_grad=True)
             with torch.enable_grad():
-                after = self._through(layer, stream, add=(site, zeros))
+                after = self._through(layer, stream, (site, zeros.__add__))
             below: dict[int | None, Tensor] = {}
             for dropped, slope in slopes.items():
                 below[dropped], here = torch.autograd.grad(after, [stream, zeros], slope, retain_graph=True)
@@ -171,20 +184,22 @@ class Suffix:
 
         return metric
 
-    def _through(self, layer: int, stream: Tensor, add: tuple[Site, Tensor] | None = None) -> Tensor:
+    def _through(
+        self, layer: int, stream: Tensor, change: tuple[Site, Callable[[Tensor], Tensor]] | None = None
+    ) -> Tensor:
         """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, the last position only.
 
-        `add` is a change of one site's activations, its components side by side.
+        `change` is one of a site's activations, its components side by side.
         """
-        site, change = add or (None, 0)
+        site, edit = change or (None, keep)
         block = self._blocks[layer]
         last = layer == len(self._blocks) - 1
         z = self._attention(layer, block.norm1(stream), n_queries=1 if last else None)
         if last:
             stream = stream[:, :, -1:]
-        attended = stream + block.attention_adds(block.out(z + change if site == "heads" else z))
+        attended = stream + block.attention_adds(block.out(edit(z) if site == "heads" else z))
         neurons = block.neurons(stream if block.parallel else attended)
-        return attended + block.mlp_adds(block.down(neurons + change if site == "neurons" else neurons))
+        return attended + block.mlp_adds(block.down(edit(neurons) if site == "neurons" else neurons))
 
     def _attention(self, layer: int, normed: Tensor, n_queries: int | None = None) -> Tensor:
         """z of every head, side by side, `[pair, row, query, head * d_head]`, for the last `n_queries` positions."""

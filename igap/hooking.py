@@ -27,6 +27,8 @@ EmbeddingFunction = Callable[[Float[Tensor, "pair row pos d_model"]], Float[Tens
 """Changes of the tokens' embeddings from f on to a site's activations there. Differentiable."""
 PatchFunction = Callable[[Tensor], Float[Tensor, "pair row"]]
 """Indices of components to F with each of them, alone, replaced: one row a component."""
+SiteChange = Callable[[int, Float[Tensor, "pair row pos *component"]], Float[Tensor, "pair row pos *component"]]
+"""A layer and a site's activation there, at the last positions (at least one), to what it becomes."""
 Gradients = Iterator[tuple[int, int | None, Float[Tensor, "pair pos *component"]]]
 """A layer, the layer whose output to the residual stream passes no gradient on, or None, and dF/da there."""
 
@@ -143,6 +145,19 @@ class Hooks:
             return whole_site[:, :, self._first :]
 
         return activations
+
+    def with_changes(self, site: Site, change: SiteChange, n_rows: int) -> Float[Tensor, "pair row"]:
+        """F with a site changed in every layer, each one's activations being what the changes before it give."""
+
+        def edit(layer: int, activation: Tensor) -> Tensor:
+            rows = activation.unflatten(0, (-1, n_rows))
+            return torch.cat([rows[:, :, : self._first], change(layer, rows[:, :, self._first :])], 2).flatten(0, 1)
+
+        changes: dict[str, Change] = {
+            hook_name(site, layer): partial(edit, layer) for layer in range(len(self._around.residual))
+        }
+        with changed(self._model, changes):
+            return metric(self._model, self._around.tokens[:, None].expand(-1, n_rows, -1), self._pairs)
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
         """dF/da of the site as it is in the run, in every layer, from `first` on.

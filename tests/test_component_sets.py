@@ -6,6 +6,7 @@ from reference import HOOKS, Reference
 
 from igap import Baseline, PromptPair, activation_patching
 from igap.component_sets import set_metrics
+from igap.forward import Suffix
 from igap.sites import SITES
 
 MODELS = [("gpt2", "processed"), ("gpt2", "raw"), ("gptj", "processed"), ("ioi-mini", "processed")]
@@ -56,7 +57,7 @@ def test_ablating_nothing_is_the_clean_run_and_ablating_one_is_activation_patchi
     torch.testing.assert_close(found[:n] - clean, effect.flatten()[:n], atol=EXACT, rtol=0)
 
 
-def test_every_pair_is_ablated_by_its_own_activations_however_rows_are_batched(small, pair):
+def test_every_pair_is_ablated_by_its_own_activations_however_rows_are_batched(small, pair, monkeypatch):
     model = small()
     others = [
         ("Then Tom and Anna went to the store, Anna gave it to", "Then Tom and Anna went to the store, Tom gave it to"),
@@ -69,7 +70,14 @@ def test_every_pair_is_ablated_by_its_own_activations_however_rows_are_batched(s
     together = set_metrics(
         model, pairs, "heads", kept, baseline=CORRUPTED, on_progress=lambda done, total: told.append((done, total))
     )
-    with model.hooks(fwd_hooks=[(HOOKS["heads"].format(0), lambda z, hook: batches.append(len(z)) or z)]):
+
+    def counted(engine, site, change, n_rows, computed=Suffix.with_changes):
+        values = computed(engine, site, change, n_rows)
+        batches.append(values.numel())
+        return values
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Suffix, "with_changes", counted)
         in_small_passes = set_metrics(model, pairs, "heads", kept, baseline=CORRUPTED, batch_size=4)
     alone = torch.cat([set_metrics(model, [one], "heads", kept, baseline=CORRUPTED) for one in pairs])
     torch.testing.assert_close(together, alone, atol=EXACT, rtol=0)

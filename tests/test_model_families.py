@@ -1,4 +1,5 @@
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -64,24 +65,35 @@ def test_effects_of_both_sites_are_those_of_plain_modules_by_every_route(name, t
             assert read_header(str(tmp_path)).n_neurons == width
 
 
+def bent(weights, layer, activation):
+    """The site's activations, each layer's and row's changed in another way."""
+    weights = weights.view(1, -1, *[1] * (activation.ndim - 2))
+    return activation + weights * torch.sin(activation + layer)
+
+
 @pytest.mark.parametrize("name", FAST)
-def test_gradients_block_by_block_are_those_of_the_whole_model_whatever_layer_is_dropped(name, tmp_path, pair):
+def test_block_by_block_gradients_and_changes_of_all_layers_are_those_of_the_whole_model(name, tmp_path, pair):
     family = FAMILIES[name]
     save(family, tmp_path)
     with precisely(family):
         model = load_model(str(tmp_path), processing="raw", dtype=family.dtype)
         for site in family.sites:
-            by_route = []
+            by_route, changed = [], []
             for route in ("suffix", "hooks"):
                 with contrast(model, pair, route=route, sites=[site]) as question:
                     found = question.gradients(site, [0], dropping=True)
                     by_route.append({(layer, dropped): gradient for layer, dropped, gradient in found})
+                    weights = torch.linspace(-1, 2, 3, dtype=next(model.parameters()).dtype)[None, :, None, None]
+                    with torch.no_grad():
+                        changed.append(question.engine.with_changes(site, partial(bent, weights), 3))
             ours, whole = by_route
             assert set(ours) == set(whole) == {(0, None), (0, 1), (0, 2), (1, None), (1, 2), (2, None)}
             for place, gradient in whole.items():
                 assert gradient.abs().max() > 1e-6
                 torch.testing.assert_close(ours[place], gradient, rtol=0, atol=1e-12 + 1e-10 * gradient.abs().max())
             assert not torch.allclose(whole[0, None], whole[0, 2])
+            torch.testing.assert_close(*changed, rtol=0, atol=1e-10)
+            assert changed[0].std() > 1e-3
 
 
 @pytest.mark.parametrize(("name", "processing"), REFUSED)
