@@ -14,6 +14,7 @@ the model is whole; k is what there is in components, so that the curves start a
 corrupted activation (as there), and by the mean over generated prompts.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -165,41 +166,48 @@ def _race(sweep: Sweep, area: str) -> str:
 def follow_up(compared: Compared, on_progress: Progress | None) -> Faithfulness:
     """The curves of the sites that the config asks for."""
     config = compared.config
-    sweeps = []
+    ranked = []
     for site in chosen(config.faithfulness):
         maps = compared.maps[site]
-        rankings = places(maps, config.direction, seed=config.seed)
-        shape = maps["ap"].effect.shape
-        sizes = sizes_of(shape.numel())
-        kept, index = sets(rankings, sizes)
-        for ablation in get_args(Ablation):
-            try:
-                values = set_metrics(
-                    compared.model,
-                    compared.pairs,
-                    site,
-                    torch.from_numpy(kept).view(-1, *shape),
-                    baseline=Baseline(ablation, n=config.baseline.n, seed=config.baseline.seed),
-                    batch_size=config.batch_size,
-                    memory_gib=config.memory_gib,
-                    on_progress=on_progress,
-                )
-            except InputError as error:
-                if ablation == "corrupted":
-                    raise
-                sweeps.append(Sweep(site, ablation, shape.numel(), sizes, (), None, None, str(error)))
-                continue
-            sweeps.append(
-                sweep_of(
-                    values.numpy(),
-                    index,
-                    site=site,
-                    ablation=ablation,
-                    sizes=sizes,
-                    min_gap=config.prompts.min_gap,
-                    seed=config.prompts.seed,
-                )
+        n = maps["ap"].effect.numel()
+        ranked.append((site, n, *sets(places(maps, config.direction, seed=config.seed), sizes_of(n))))
+    jobs = [(*of_site, ablation) for of_site in ranked for ablation in get_args(Ablation)]
+    costs = [len(compared.pairs) * len(kept) for _, _, kept, _, _ in jobs]
+    sweeps = []
+    for (site, n, kept, index, ablation), before in zip(jobs, itertools.accumulate(costs, initial=0), strict=False):
+
+        def told(done: int, _: int, before: int = before) -> None:
+            if on_progress:
+                on_progress(before + done, sum(costs))
+
+        try:
+            values = set_metrics(
+                compared.model,
+                compared.pairs,
+                site,
+                torch.from_numpy(kept).view(-1, *compared.maps[site]["ap"].effect.shape),
+                baseline=Baseline(ablation, n=config.baseline.n, seed=config.baseline.seed),
+                batch_size=config.batch_size,
+                memory_gib=config.memory_gib,
+                on_progress=told,
             )
+        except InputError as error:
+            if ablation == "corrupted":
+                raise
+            told(len(compared.pairs) * len(kept), 0)
+            sweeps.append(Sweep(site, ablation, n, sizes_of(n), (), None, None, str(error)))
+            continue
+        sweeps.append(
+            sweep_of(
+                values.numpy(),
+                index,
+                site=site,
+                ablation=ablation,
+                sizes=sizes_of(n),
+                min_gap=config.prompts.min_gap,
+                seed=config.prompts.seed,
+            )
+        )
     return Faithfulness(tuple(sweeps))
 
 

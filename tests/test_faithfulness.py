@@ -196,11 +196,17 @@ def test_the_mean_of_generated_prompts_is_the_other_ablation(run_with):
 
 
 def test_both_sites_of_several_pairs_have_intervals_and_the_same_seed_the_same_numbers(many, small):
+    told = []
+
     def found(**settings):
         config = many.config.model_copy(update={"faithfulness": "both", **settings})
-        return follow_up(Compared(config, small(), many.pairs, many.maps, many.comparisons), None)
+        compared = Compared(config, small(), many.pairs, many.maps, many.comparisons)
+        return follow_up(compared, lambda done, total: told.append((done, total)))
 
-    first, again, other = found(), found(), found(seed=1)
+    first = found()
+    assert told == sorted(told)
+    assert told[-1] == (told[0][1], told[0][1])
+    again, other = found(), found(seed=1)
     assert [sweep.site for sweep in first.sweeps] == ["heads", "heads", "neurons", "neurons"]
     summary = first.summary()
     assert summary == again.summary()
