@@ -213,7 +213,7 @@ range.
 
 ## Which counterfactual makes a head stand out?
 
-The three strongest heads of the pair by hand, AP over 4 clean prompts, 320 trials, in logits. *Held out*: 32 clean
+The three strongest heads of the pair by hand, AP over 4 clean prompts, 160 trials, in logits. *Held out*: 32 clean
 prompts that the search never saw. *Effect of its mean*: of replacing the head by its mean over ordinary prompts;
 where the effect found is over twice as large, or of the other sign, the prompt writes something in.
 

@@ -27,7 +27,7 @@ TASKS = {
 """prompts= to what the page calls it."""
 METHODS = {"ig": "IG", "atp": "AtP", "atp_star": "AtP*"}
 TERMS = ("curvature", "quadrature", "interaction", "direction")
-N_BENT = 12
+N_BENT = 8
 """Pairs of generated IOI whose heads all get an output curve."""
 ALPHAS = np.linspace(0, 1, 11)
 TOLD = 8
