@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results_runs import TERMS, Bends, Task, r_over_pairs, read_bends, read_tasks, spearman_over_pairs
+from results_runs import N_ZERO, TASKS, TERMS, Bends, Task, r_over_pairs, read_bends, read_tasks, spearman_over_pairs
 from results_tables import (
     draw_agreement,
     draw_bends,
@@ -53,9 +53,11 @@ def main() -> None:
     parser.add_argument("--draft", action="store_true", help="mark sentences that do not hold, and write the page")
     asked = parser.parse_args()
     sweep = ["sweep=results", f"output={asked.output}", "tracking=disabled"]
+    generated, *files = TASKS
     for command in (
         ["sweep", "results", *sweep],
-        ["sweep", "results_zero", *sweep],
+        ["sweep", "results_zero", *sweep, f"prompts={generated}", f"prompts.n={N_ZERO}"],
+        ["sweep", "results_zero", *sweep, f"prompts={','.join(files)}", f"prompts.limit={N_ZERO}"],
         ["search", "results_search", f"output={asked.searches}", "tracking=disabled"],
     ):
         if subprocess.run([sys.executable, "-m", "igap.cli", *command], check=False).returncode:
@@ -91,23 +93,25 @@ def text(tasks: Mapping[str, Task], bends: Bends, searches: Sequence[Mapping[str
     first, every = next(iter(tasks.values())), [*tasks.values()]
     about = first.corrupted.summary
     versions = ", ".join(f"{name} {about[f'version/{name}']}" for name in ("torch", "transformers", "transformer-lens"))
-    r = {name: [r_over_pairs(task, name)[0] for task in every] for name in ("ig", "ig_zero", "atp")}
+    r = [r_over_pairs(task.maps["ig"], task.maps["ap"])[0] for task in every]
+    r_zero = [r_over_pairs(task.zero_maps["ig"], task.zero_maps["ap"])[0] for task in every]
     explained = [task.table("explanation") for task in every]
     size = {name: [float(each[name].abs().mean()) for each in explained] for name in (*TERMS, "ap")}
     interaction = size["interaction"]
-    baseline = [float(np.abs(t.maps["ig"].mean(0) - t.maps["ig_zero"].mean(0)).mean()) for t in every]
+    both = [(task.zero_maps["ig_corrupted"].mean(0), task.zero_maps["ig"].mean(0)) for task in every]
+    baseline = [float(np.abs(corrupted - zero).mean()) for corrupted, zero in both]
     in_order = zip(interaction, size["curvature"], size["direction"], strict=True)
     bend = {name: spearman_over_pairs(bends, name) for name in ("atp", "ig")}
     inner = bends.beyond > np.maximum(0.02, 0.1 * np.abs(bends.effect))
     names = first.table("heads")["name"]
     often = [f"{names[i]} ({inner[:, i].sum()})" for i in np.argsort(-inner.sum(0), kind="stable")[:6]]
     agree = says(
-        min(r["ig"]) > 0.99,
-        f"Moving to the corrupted prompt, as AP does, IG agrees with AP in every task: r {span(r['ig'])}.",
+        min(r) > 0.99,
+        f"Moving to the corrupted prompt, as AP does, IG agrees with AP in every task: r {span(r)}.",
     )
     zero = says(
-        max(r["ig_zero"]) < min(r["ig"]),
-        f"Moving to zero it agrees less in every task, r {span(r['ig_zero'])}: it then answers another question (what "
+        max(r_zero) < min(r),
+        f"Moving to zero it agrees less in every task, r {span(r_zero)}: it then answers another question (what "
         "the head gives at all, not what it gives for this answer), and disagreement says nothing about the method.",
     )
     quadrature = says(

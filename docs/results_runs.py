@@ -1,7 +1,7 @@
 """What docs/results.py reads: finished runs by task, and the output curves of every head."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,6 @@ from scipy import stats
 
 import igap
 from igap import finished
-from igap.comparison import Comparison, compare_values
 from igap.disk import atomically
 from igap.intervals import LEVEL, bootstrap_means, resample_counts, row_correlations
 from igap.models.load import load_model
@@ -27,6 +26,10 @@ TASKS = {
 """prompts= to what the page calls it."""
 METHODS = {"ig": "IG", "atp": "AtP", "atp_star": "AtP*"}
 TERMS = ("curvature", "quadrature", "interaction", "direction")
+Maps = Mapping[str, np.ndarray]
+"""By name scores `[pair, head]`."""
+N_ZERO = 10
+"""Pairs of each task from zero."""
 N_BENT = 8
 """Pairs of generated IOI whose heads all get an output curve."""
 ALPHAS = np.linspace(0, 1, 11)
@@ -43,31 +46,30 @@ class Task:
     zero: finished.Finished
 
     @cached_property
-    def maps(self) -> Mapping[str, np.ndarray]:
-        """Scores of the pairs that have some, `[pair, head]`: ap, ig, atp, atp_star, and ig_zero."""
-        runs = {name: load_file(run.folder / "attributions.safetensors") for name, run in self.runs.items()}
-        found = {name: runs["corrupted"][f"pairs.{name}.heads"] for name in ("ap", "ig", "atp", "atp_star")}
-        found["ig_zero"] = runs["zero"]["pairs.ig.heads"]
-        flat = {name: values.reshape(len(values), -1).astype(np.float64) for name, values in found.items()}
-        scored = ~np.isnan(np.stack([*flat.values()])).any((0, 2))
-        return {name: values[scored] for name, values in flat.items()}
+    def maps(self) -> Maps:
+        """Scores of the pairs that have some: ap, ig, atp, atp_star."""
+        return _scores(self.corrupted, ("ap", "ig", "atp", "atp_star"))
 
-    @property
-    def runs(self) -> Mapping[str, finished.Finished]:
-        """By baseline."""
-        return {"corrupted": self.corrupted, "zero": self.zero}
+    @cached_property
+    def zero_maps(self) -> Maps:
+        """The same of the pairs of which there is IG from zero: ap, ig, and ig_corrupted, from the corrupted prompt."""
+        pairs, texts = self.table("pairs"), ["clean", "corrupted", "answer", "distractor"]
+        ours = pd.read_csv(self.zero.folder / "pairs.csv")[texts].apply(tuple, axis=1)
+        places = [pairs[texts].apply(tuple, axis=1).tolist().index(texts) for texts in ours]
+        beside = load_file(self.corrupted.folder / "attributions.safetensors")["pairs.ig.heads"][places]
+        return _scores(self.zero, ("ap", "ig"), ig_corrupted=beside)
 
     def table(self, name: str) -> pd.DataFrame:
         """A CSV file of the run from the corrupted baseline."""
         return pd.read_csv(self.corrupted.folder / f"{name}.csv", dtype={"name": str, "part": str, "components": str})
 
-    def number(self, name: str, baseline: str = "corrupted") -> float:
-        """A number of summary.json."""
-        return float(self.runs[baseline].summary[name])  # type: ignore[arg-type]
 
-    def compared(self, ig: str) -> Comparison:
-        """The mean scores of IG and AP over pairs."""
-        return compare_values(self.maps[ig].mean(0)[None], self.maps["ap"].mean(0)[None], names=("IG", "AP"))
+def _scores(run: finished.Finished, names: Sequence[str], **more: np.ndarray) -> Maps:
+    stored = load_file(run.folder / "attributions.safetensors")
+    found = {name: stored[f"pairs.{name}.heads"] for name in names} | more
+    flat = {name: values.reshape(len(values), -1).astype(np.float64) for name, values in found.items()}
+    scored = ~np.isnan(np.stack([*flat.values()])).any((0, 2))
+    return {name: values[scored] for name, values in flat.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +128,8 @@ def departures(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return bend, np.maximum(curves.max(-1) - ends.max(-1), ends.min(-1) - curves.min(-1))
 
 
-def r_over_pairs(task: Task, method: str) -> tuple[float, float, float]:
-    """Pearson r of the mean scores with AP's, and the ends of its 95% bootstrap interval over pairs."""
-    x, y = task.maps[method], task.maps["ap"]
+def r_over_pairs(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Pearson r of the mean scores of two methods, and the ends of its 95% bootstrap interval over pairs."""
     counts = resample_counts(len(x), seed=0) / len(x)
     drawn = row_correlations(counts @ x, counts @ y)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

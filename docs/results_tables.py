@@ -7,6 +7,7 @@ import numpy as np
 from results_runs import METHODS, TERMS, Bends, Task, r_over_pairs
 from scipy import stats
 
+from igap.comparison import compare_values
 from igap.intervals import bootstrap_means, row_correlations
 from igap.plots.canvas import PALETTE, figure, styled
 
@@ -52,15 +53,19 @@ def of_tasks(tasks: Mapping[str, Task]) -> str:
 def of_agreement(tasks: Mapping[str, Task]) -> str:
     """How far the methods agree, by task and baseline."""
     rows = []
-    for name, title in (("ig", "corrupted"), ("ig_zero", "zero")):
+    for title, maps_of in (("corrupted", lambda task: task.maps), ("zero", lambda task: task.zero_maps)):
         for task in tasks.values():
-            compared, each = task.compared(name), row_correlations(task.maps[name], task.maps["ap"])
+            maps = maps_of(task)
+            ig, ap = maps["ig"], maps["ap"]
+            compared = compare_values(ig.mean(0)[None], ap.mean(0)[None])
+            each = row_correlations(ig, ap)
             ends = bootstrap_means(each[:, None], seed=0)
             rows.append(
                 [
                     title,
                     task.title,
-                    interval(*r_over_pairs(task, name)),
+                    len(ig),
+                    interval(*r_over_pairs(ig, ap)),
                     interval(each.mean(), ends.low[0], ends.high[0]),
                     n(compared.spearman),
                     f"{compared.sign_agreement:.0%}",
@@ -69,9 +74,12 @@ def of_agreement(tasks: Mapping[str, Task]) -> str:
                 ]
             )
     return table(
-        ["IG from", "task", "r of the means", "mean r of a pair", "Spearman", "same sign", "Jaccard@10", "Jaccard@30"],
+        [
+            "IG from", "task", "pairs", "r of the means", "mean r of a pair", "Spearman", "same sign", "Jaccard@10",
+            "Jaccard@30",
+        ],
         rows,
-    )
+    )  # fmt: skip
 
 
 def of_terms(tasks: Mapping[str, Task]) -> str:
@@ -79,7 +87,7 @@ def of_terms(tasks: Mapping[str, Task]) -> str:
     rows = []
     for task in tasks.values():
         terms = task.table("explanation")
-        baseline = task.maps["ig"].mean(0) - task.maps["ig_zero"].mean(0)
+        baseline = task.zero_maps["ig_corrupted"].mean(0) - task.zero_maps["ig"].mean(0)
         rows.append(
             [
                 task.title,
@@ -150,11 +158,13 @@ def of_screening(tasks: Mapping[str, Task]) -> str:
                 [
                     task.title,
                     title,
-                    interval(*r_over_pairs(task, method)) if method != "atp_star" else n(found["pearson"]),
+                    interval(*r_over_pairs(task.maps[method], task.maps["ap"]))
+                    if method != "atp_star"
+                    else n(found["pearson"]),
                     n(found["spearman"]),
                     *(found[f"missed@{k}"] for k in (10, 30)),
                     *(found[f"needed@{k}"] for k in (10, 30)),
-                    n(task.number(f"seconds/{method}") / task.number("seconds/ap"), 1),
+                    n(task.corrupted.summary[f"seconds/{method}"] / task.corrupted.summary["seconds/ap"], 1),
                 ]
             )
     return table(
@@ -260,9 +270,10 @@ def span(values: Iterable[float], digits: int = 3) -> str:
 def draw_agreement(tasks: Mapping[str, Task]) -> Any:
     """IG against AP, a column a task and a row a baseline."""
     fig, axes = figure(11.0, 5.6, 2, len(tasks), "")
-    for i, (name, baseline) in enumerate((("ig", "corrupted"), ("ig_zero", "zero"))):
+    for i, baseline in enumerate(("corrupted", "zero")):
         for ax, task in zip(axes[i * len(tasks) :], tasks.values(), strict=False):
-            x, y = task.maps[name].mean(0), task.maps["ap"].mean(0)
+            maps = task.zero_maps if i else task.maps
+            x, y = maps["ig"].mean(0), maps["ap"].mean(0)
             ax.axline((0, 0), slope=1, color="0.6", linestyle="--", linewidth=1)
             ax.plot(x, y, "o", markersize=3, color=PALETTE[0], alpha=0.7)
             names = task.table("heads")["name"]
