@@ -96,10 +96,9 @@ def text(tasks: Mapping[str, Task], bends: Bends, searches: Sequence[Mapping[str
     r = [r_over_pairs(task.maps["ig"], task.maps["ap"])[0] for task in every]
     r_zero = [r_over_pairs(task.zero_maps["ig"], task.zero_maps["ap"])[0] for task in every]
     explained = [task.table("explanation") for task in every]
-    size = {name: [float(each[name].abs().mean()) for each in explained] for name in (*TERMS, "ap")}
+    size = {name: [float(each[f"effect_{name}"].abs().mean()) for each in explained] for name in (*TERMS, "ap")}
     interaction = size["interaction"]
-    both = [(task.zero_maps["ig_corrupted"].mean(0), task.zero_maps["ig"].mean(0)) for task in every]
-    baseline = [float(np.abs(corrupted - zero).mean()) for corrupted, zero in both]
+    baseline = [float(np.abs(task.baseline_term).mean()) for task in every]
     in_order = zip(interaction, size["curvature"], size["direction"], strict=True)
     bend = {name: spearman_over_pairs(bends, name) for name in ("atp", "ig")}
     inner = bends.beyond > np.maximum(0.02, 0.1 * np.abs(bends.effect))
@@ -124,9 +123,9 @@ def text(tasks: Mapping[str, Task], bends: Bends, searches: Sequence[Mapping[str
         "own scores.",
     )
     order = says(
-        all(i < c < d for i, c, d in in_order),
-        "In every task curvature, which AtP leaves out, is larger, and the direction of patching (noising or "
-        "denoising) is larger still: which of the two a study takes matters more than whether it takes IG or AP.",
+        all(i < min(c, d) for i, c, d in in_order),
+        "In every task that is less than curvature, which AtP leaves out, and less than direction: whether one patches "
+        "clean into corrupted or corrupted into clean matters more than whether one takes IG or AP.",
     )
     of_zero = says(
         all(x > 2 * y for x, y in zip(baseline, interaction, strict=True)),
@@ -160,7 +159,7 @@ F is in logits. The greedy token is that of the whole vocabulary, on the prompts
 ## Where do they differ, and why?
 
 Mean magnitude over heads of each term of the chain AtP -curvature-> IG -quadrature-> IG converged -interaction-> AP
--direction-> AP of the other direction, as scores. Beside it the term that zero adds: IG from the corrupted prompt minus
+-direction-> AP of the other direction. Beside it the term that zero adds: IG from the corrupted prompt minus
 IG from zero.
 
 {of_terms(tasks)}
@@ -198,8 +197,8 @@ Every head that is an outlier (|AP - IG| > 1.96 SD) is replaced by its mean over
 
 ## Which cheap method finds what AP finds?
 
-AP's 10 and 30 largest heads. *Needs*: how far down its own ranking one has to go to have them all. Times are those of
-these runs.
+AP's 10 and 30 largest heads. *Needs*: how far down its own ranking one has to go to have them all. What each costs:
+[speed.md](speed.md).
 
 {of_screening(tasks)}
 

@@ -52,21 +52,32 @@ class Task:
 
     @cached_property
     def zero_maps(self) -> Maps:
-        """The same of the pairs of which there is IG from zero: ap, ig, and ig_corrupted, from the corrupted prompt."""
-        pairs, texts = self.table("pairs"), ["clean", "corrupted", "answer", "distractor"]
-        ours = pd.read_csv(self.zero.folder / "pairs.csv")[texts].apply(tuple, axis=1)
-        places = [pairs[texts].apply(tuple, axis=1).tolist().index(texts) for texts in ours]
-        beside = load_file(self.corrupted.folder / "attributions.safetensors")["pairs.ig.heads"][places]
-        return _scores(self.zero, ("ap", "ig"), ig_corrupted=beside)
+        """The same of the pairs of which there is IG from zero: ap, ig."""
+        return _scores(self.zero, ("ap", "ig"))
+
+    @cached_property
+    def baseline_term(self) -> np.ndarray:
+        """IG from the corrupted prompt minus IG from zero, `[head]` in logits, the mean over pairs that have both."""
+        texts = ["clean", "corrupted", "answer", "distractor"]
+        theirs, ours = (
+            pd.read_csv(run.folder / "pairs.csv")[texts].apply(tuple, axis=1).tolist()
+            for run in (self.corrupted, self.zero)
+        )
+        effects = [
+            load_file(run.folder / "attributions.safetensors")["pairs.effect.ig.heads"]
+            for run in (self.corrupted, self.zero)
+        ]
+        moved = effects[0][[theirs.index(pair) for pair in ours]] - effects[1]
+        return moved.mean(0).ravel().astype(np.float64)
 
     def table(self, name: str) -> pd.DataFrame:
         """A CSV file of the run from the corrupted baseline."""
         return pd.read_csv(self.corrupted.folder / f"{name}.csv", dtype={"name": str, "part": str, "components": str})
 
 
-def _scores(run: finished.Finished, names: Sequence[str], **more: np.ndarray) -> Maps:
+def _scores(run: finished.Finished, names: Sequence[str]) -> Maps:
     stored = load_file(run.folder / "attributions.safetensors")
-    found = {name: stored[f"pairs.{name}.heads"] for name in names} | more
+    found = {name: stored[f"pairs.{name}.heads"] for name in names}
     flat = {name: values.reshape(len(values), -1).astype(np.float64) for name, values in found.items()}
     scored = ~np.isnan(np.stack([*flat.values()])).any((0, 2))
     return {name: values[scored] for name, values in flat.items()}

@@ -83,23 +83,13 @@ def of_agreement(tasks: Mapping[str, Task]) -> str:
 
 
 def of_terms(tasks: Mapping[str, Task]) -> str:
-    """The mean magnitude over heads of each term, in scores."""
+    """The mean magnitude over heads of each term, in logits."""
     rows = []
     for task in tasks.values():
         terms = task.table("explanation")
-        baseline = task.zero_maps["ig_corrupted"].mean(0) - task.zero_maps["ig"].mean(0)
-        rows.append(
-            [
-                task.title,
-                *(
-                    n(terms[name].abs().mean(), 4)
-                    for name in ("ap", "curvature", "quadrature", "interaction", "direction")
-                ),
-                n(np.abs(baseline).mean(), 4),
-            ]
-        )
-    names = ["AP itself", *TERMS, "baseline (from zero)"]
-    return table(["mean magnitude over heads", *names], rows)
+        sizes = [terms[f"effect_{name}"].abs().mean() for name in ("ap", *TERMS)]
+        rows.append([task.title, *(n(size, 4) for size in (*sizes, np.abs(task.baseline_term).mean()))])
+    return table(["mean magnitude, logits", "AP itself", *TERMS, "baseline (from zero)"], rows)
 
 
 def of_outliers(tasks: Mapping[str, Task]) -> str:
@@ -134,7 +124,7 @@ def of_ablations(tasks: Mapping[str, Task]) -> str:
                 n(controls["logit_diff_change"].mean(), 2),
                 *(
                     n(task.corrupted.summary[f"ablation/mean/pearson/{name}"], 2)
-                    for name in ("ig", "ap", "difference")
+                    for name in ("ig", "ap", "ap - ig")
                     if f"ablation/mean/pearson/{name}" in task.corrupted.summary
                 ),
             ]
@@ -162,9 +152,7 @@ def of_screening(tasks: Mapping[str, Task]) -> str:
                     if method != "atp_star"
                     else n(found["pearson"]),
                     n(found["spearman"]),
-                    *(found[f"missed@{k}"] for k in (10, 30)),
-                    *(found[f"needed@{k}"] for k in (10, 30)),
-                    n(task.corrupted.summary[f"seconds/{method}"] / task.corrupted.summary["seconds/ap"], 1),
+                    *(int(found[f"{what}@{k}"]) for what in ("missed", "needed") for k in (10, 30)),
                 ]
             )
     return table(
@@ -177,7 +165,6 @@ def of_screening(tasks: Mapping[str, Task]) -> str:
             "of 30",
             "needs for the 10",
             "for the 30",
-            "time / AP's",
         ],
         rows,
     )
@@ -185,22 +172,20 @@ def of_screening(tasks: Mapping[str, Task]) -> str:
 
 def of_nodes(task: Task) -> str:
     """Queries, keys and values."""
-    found = task.table("screening")
     titles = {"atp": "AtP", "atp_qk": "AtP with the QK fix", "atp_star": "AtP*"}
-    return table(
-        ["of", "method", "r with AP", "Spearman", "misses of AP's 10", "of 30"],
+    numbers = task.corrupted.summary
+    rows = [
         [
-            [
-                row["of"],
-                titles[row["method"]],
-                n(row["pearson"]),
-                n(row["spearman"]),
-                row["missed@10"],
-                row["missed@30"],
-            ]
-            for _, row in found[found["of"] != "heads"].iterrows()
-        ],
-    )
+            kind,
+            title,
+            *(n(numbers[f"{kind}/{method}/{name}"]) for name in ("pearson", "spearman")),
+            *(numbers[f"{kind}/{method}/missed@{k}"] for k in (10, 30)),
+        ]
+        for kind in ("queries", "keys", "values")
+        for method, title in titles.items()
+        if (kind, method) != ("values", "atp_qk")  # the same as AtP
+    ]
+    return table(["of", "method", "r with AP", "Spearman", "misses of AP's 10", "of 30"], rows)
 
 
 def of_rankings(tasks: Mapping[str, Task]) -> str:

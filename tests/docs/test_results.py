@@ -57,12 +57,12 @@ def test_the_page_says_what_the_runs_hold(results, done, page):
     agreement = rows(text, "corrupted") + rows(text, "zero")
     for run, cells in zip((corrupted, zero), agreement, strict=True):
         assert cells[1] == "IOI, generated"
-        r, low, high = map(float, re.findall(r"-?\d\.\d+", cells[2]))
+        r, low, high = map(float, re.findall(r"-?\d\.\d+", cells[3]))
         assert r == pytest.approx(run.summary["heads/pearson"], abs=1e-3)
         assert low <= r <= high
         of_pairs = [run.summary[f"heads/pearson_pairs_mean{end}"] for end in ("", "_low", "_high")]
-        assert [float(x) for x in re.findall(r"-?\d\.\d+", cells[3])] == pytest.approx(of_pairs, abs=1e-3)
-        assert float(cells[4]) == pytest.approx(run.summary["heads/spearman"], abs=1e-3)
+        assert [float(x) for x in re.findall(r"-?\d\.\d+", cells[4])] == pytest.approx(of_pairs, abs=1e-3)
+        assert float(cells[5]) == pytest.approx(run.summary["heads/spearman"], abs=1e-3)
     task = results.read_tasks(done / "runs" / "results")["generated"]
     assert compare_values(task.maps["ig"].mean(0)[None], task.maps["ap"].mean(0)[None]).pearson == pytest.approx(
         corrupted.summary["heads/pearson"], abs=1e-6
