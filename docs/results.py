@@ -18,11 +18,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results_runs import N_ZERO, TASKS, TERMS, Bends, Task, r_over_pairs, read_bends, read_tasks, spearman_over_pairs
+from results_runs import (
+    AREAS,
+    METHODS,
+    N_ZERO,
+    TASKS,
+    TERMS,
+    Bends,
+    Task,
+    r_over_pairs,
+    read_bends,
+    read_tasks,
+    spearman_over_pairs,
+)
 from results_tables import (
     draw_agreement,
     draw_bends,
     interval,
+    n,
     of_ablations,
     of_agreement,
     of_nodes,
@@ -37,6 +50,7 @@ from results_tables import (
 )
 
 from igap.disk import atomically, write_text
+from igap.sites import parse_component
 
 Says = Callable[[bool, str], str]
 """A condition and a sentence that is true where it holds, to the sentence."""
@@ -93,13 +107,15 @@ def text(tasks: Mapping[str, Task], bends: Bends, searches: Sequence[Mapping[str
     first, every = next(iter(tasks.values())), [*tasks.values()]
     about = first.corrupted.summary
     versions = ", ".join(f"{name} {about[f'version/{name}']}" for name in ("torch", "transformers", "transformer-lens"))
+    sources = ", ".join(
+        sorted({str(run.summary["version/source"]) for task in every for run in (task.corrupted, task.zero)})
+    )
     r = [r_over_pairs(task.maps["ig"], task.maps["ap"])[0] for task in every]
     r_zero = [r_over_pairs(task.zero_maps["ig"], task.zero_maps["ap"])[0] for task in every]
     explained = [task.table("explanation") for task in every]
     size = {name: [float(each[f"effect_{name}"].abs().mean()) for each in explained] for name in (*TERMS, "ap")}
     interaction = size["interaction"]
     baseline = [float(np.abs(task.baseline_term).mean()) for task in every]
-    in_order = zip(interaction, size["curvature"], size["direction"], strict=True)
     bend = {name: spearman_over_pairs(bends, name) for name in ("atp", "ig")}
     inner = bends.beyond > np.maximum(0.02, 0.1 * np.abs(bends.effect))
     names = first.table("heads")["name"]
@@ -113,6 +129,18 @@ def text(tasks: Mapping[str, Task], bends: Bends, searches: Sequence[Mapping[str
         f"Moving to zero it agrees less in every task, r {span(r_zero)}: it then answers another question (what "
         "the head gives at all, not what it gives for this answer), and disagreement says nothing about the method.",
     )
+    r_complete = [
+        r_over_pairs(task.zero_maps["ig"][:, task.complete], task.zero_maps["ap"][:, task.complete])[0]
+        for task in every
+    ]
+    short = sorted({parse_component(names[i])[1] for task in every for i in np.flatnonzero(~task.complete)})
+    nodes = says(
+        max(r_complete) < min(r),
+        f"In layer {', '.join(map(str, short)) or 'none'} the {first.zero.settings['ig.n_steps']} nodes are not enough "
+        f"(completeness delta above 5% of the layer's effect for some pair); without those layers r is "
+        f"{span(r_complete)}.",
+    )
+    injected = sum(bool(found["deletion/writes_in"]) for found in searches)
     quadrature = says(
         max(size["quadrature"]) < 1e-3 * min(size["ap"]),
         "With nodes chosen by `auto` there is no quadrature error to speak of.",
@@ -123,13 +151,50 @@ def text(tasks: Mapping[str, Task], bends: Bends, searches: Sequence[Mapping[str
         "own scores.",
     )
     order = says(
-        all(i < min(c, d) for i, c, d in in_order),
-        "In every task that is less than curvature, which AtP leaves out, and less than direction: whether one patches "
-        "clean into corrupted or corrupted into clean matters more than whether one takes IG or AP.",
+        all(i < c for i, c in zip(interaction, size["curvature"], strict=True)),
+        "In every task that is less than curvature, which AtP leaves out.",
+    )
+    one_way = [(d, i) for d, i in zip(size["direction"], interaction, strict=True) if d > 1e-4]
+    direction = says(
+        all(d > i for d, i in one_way),
+        "Direction is 0 in the files that hold every pair both ways, whose means cancel; elsewhere whether one patches "
+        "clean into corrupted or corrupted into clean makes more difference than whether one takes IG or AP.",
     )
     of_zero = says(
         all(x > 2 * y for x, y in zip(baseline, interaction, strict=True)),
         f"Zero adds {span((x / y for x, y in zip(baseline, interaction, strict=True)), 0)} times the interaction.",
+    )
+    area = {
+        (method, kind): [
+            float(task.corrupted.summary[f"faithfulness/heads/corrupted/{method}/{kind}"]) for task in every
+        ]
+        for method in ("ap", *METHODS)
+        for kind in ("cpr", "cmd")
+    }
+    off = {kind: max(abs(x - y) for x, y in zip(area["ig", kind], area["ap", kind], strict=True)) for kind in AREAS}
+    ranked = says(
+        max(off.values()) < 0.05,
+        f"IG's ranking is as good as AP's own: CPR within {n(off['cpr'], 2)} of it in every task, CMD within "
+        f"{n(off['cmd'], 2)}.",
+    )
+    star = span(area["atp_star", "cpr"], 2)
+    unsigned = says(
+        max(area["atp_star", "cpr"]) < 1 < min(area["ig", "cpr"]),
+        f"AtP* has no sign and cannot rank what works against the answer last: its CPR stays below 1 ({star}).",
+    )
+    missed = {
+        (method, k): [
+            int(task.table("screening").set_index(["of", "method"]).loc[("heads", method), f"missed@{k}"])
+            for task in every
+        ]
+        for method in ("atp", "atp_star")
+        for k in (10, 30)
+    }
+    most = {which: max(counts) for which, counts in missed.items()}
+    cheap = says(
+        most["atp", 10] <= 1 and sum(missed["atp", 30]) < sum(missed["atp_star", 30]),
+        f"AtP misses at most {most['atp', 10]} of AP's ten and {most['atp', 30]} of its thirty, AtP* up to "
+        f"{most['atp_star', 10]} and {most['atp_star', 30]}.",
     )
     bent = says(bend["atp"][1] > bend["ig"][2], "For AtP they are, for IG less.")
     return f"""# Results: IG and activation patching on a real language model
@@ -139,13 +204,15 @@ search `results_search` ({len(searches)} heads), every number, every picture. Ab
 that says what is larger is checked against the numbers each time.
 
 SmolLM2-135M-Instruct is a Llama of 30 layers of 9 heads, here as llama.cpp's users run it (4 bits a weight, dequantised
-to float32). 270 heads, `sites=heads ig.n_steps=auto`, {versions}, igap's source {about["version/source"]}.
+to float32). 270 heads, `sites=heads ig.n_steps=auto`, {versions}, igap's
+source {sources}.
 Scores are effect / gap, without unit: 0 no effect, -1 the head alone carries the model to the corrupted answer.
 Brackets hold 95% bootstrap intervals over pairs. How to read the rest: [README](../README.md#how-to-read-the-numbers).
 
 {of_tasks(tasks)}
 
-F is in logits. The greedy token is that of the whole vocabulary, on the prompts of the ablation below.
+F is in logits, and compares the answer with the distractor alone. The greedy token is that of the whole vocabulary, on
+the prompts of the ablation below: the model seldom says the answer first.
 
 ## How far do IG and AP agree?
 
@@ -154,21 +221,20 @@ F is in logits. The greedy token is that of the whole vocabulary, on the prompts
 ![IG against AP in four tasks, from the corrupted prompt and from zero](results/agreement.png)
 
 {agree}
-{zero}
+{zero} {nodes}
 
 ## Where do they differ, and why?
 
 Mean magnitude over heads of each term of the chain AtP -curvature-> IG -quadrature-> IG converged -interaction-> AP
 -direction-> AP of the other direction. Beside it the term that zero adds: IG from the corrupted prompt minus
-IG from zero.
+IG from zero, of the layers in which its nodes are enough.
 
 {of_terms(tasks)}
 
 {quadrature}
 All that is left between IG and AP from one baseline is interaction: IG moves the nine heads of a layer together, AP
 one.
-{shares}
-{order}
+{shares} {order} {direction}
 {of_zero}
 
 The heads on which IG from the corrupted prompt and AP differ most:
@@ -195,12 +261,17 @@ Every head that is an outlier (|AP - IG| > 1.96 SD) is replaced by its mean over
 
 {of_ablations(tasks)}
 
+Outliers are for the most part strong heads, whose differences are larger: that F falls without them says that they
+matter, not that the difference does.
+
 ## Which cheap method finds what AP finds?
 
 AP's 10 and 30 largest heads. *Needs*: how far down its own ranking one has to go to have them all. What each costs:
 [speed.md](speed.md).
 
 {of_screening(tasks)}
+
+{cheap}
 
 Queries, keys and values, {first.title}, against patching them exactly:
 
@@ -214,6 +285,8 @@ range.
 
 {of_rankings(tasks)}
 
+{ranked} {unsigned}
+
 ## Which counterfactual makes a head stand out?
 
 The three strongest heads of the pair by hand, AP over 4 clean prompts, 160 trials, in logits. *Held out*: 32 clean
@@ -222,7 +295,8 @@ where the effect found is over twice as large, or of the other sign, the prompt 
 
 {of_searches(searches)}
 
-The prompts, changes in bold:
+{injected} of {len(searches)} are injections: the head then does more, or other things, than it does in ordinary
+prompts. What the change by hand does on prompts it was not made for stands beside it. The prompts, changes in bold:
 
 {of_prompts(searches)}
 

@@ -25,12 +25,13 @@ TASKS = {
 }
 """prompts= to what the page calls it."""
 METHODS = {"ig": "IG", "atp": "AtP", "atp_star": "AtP*"}
+AREAS = ("cpr", "cmd")
 TERMS = ("curvature", "quadrature", "interaction", "direction")
 Maps = Mapping[str, np.ndarray]
 """By name scores `[pair, head]`."""
 N_ZERO = 10
 """Pairs of each task from zero."""
-N_BENT = 8
+N_BENT = 6
 """Pairs of generated IOI whose heads all get an output curve."""
 ALPHAS = np.linspace(0, 1, 11)
 TOLD = 8
@@ -56,8 +57,18 @@ class Task:
         return _scores(self.zero, ("ap", "ig"))
 
     @cached_property
+    def complete(self) -> np.ndarray:
+        """Whether IG from zero is complete to 5% in the head's layer, `[head]`, for every pair."""
+        maps = load_file(self.zero.folder / "attributions.safetensors")
+        layers = np.abs(maps["delta.ig.heads"]) <= 0.05 * np.abs(maps["layer_effect.ig.heads"])
+        return layers.repeat(self.zero_maps["ig"].shape[1] // len(layers))
+
+    @cached_property
     def baseline_term(self) -> np.ndarray:
-        """IG from the corrupted prompt minus IG from zero, `[head]` in logits, the mean over pairs that have both."""
+        """IG from the corrupted prompt minus IG from zero, in logits, the mean over pairs that have both.
+
+        Of the heads whose layer is `complete`.
+        """
         texts = ["clean", "corrupted", "answer", "distractor"]
         theirs, ours = (
             pd.read_csv(run.folder / "pairs.csv")[texts].apply(tuple, axis=1).tolist()
@@ -68,7 +79,7 @@ class Task:
             for run in (self.corrupted, self.zero)
         ]
         moved = effects[0][[theirs.index(pair) for pair in ours]] - effects[1]
-        return moved.mean(0).ravel().astype(np.float64)
+        return moved.mean(0).ravel()[self.complete].astype(np.float64)
 
     def table(self, name: str) -> pd.DataFrame:
         """A CSV file of the run from the corrupted baseline."""
@@ -120,13 +131,17 @@ def read_bends(task: Task, folder: Path) -> Bends:
         ]
         print(f"output curves of every head, {len(pairs)} pairs: some minutes")
         model = load_model(str(task.corrupted.settings["model.name"]))
-        curves = igap.output_curve(model, pairs, list(task.table("heads")["name"]), alphas=ALPHAS.tolist())
-        atomically(file, lambda path: save_file({"F": curves.by_pair}, path))
-    bend, beyond = departures(load_file(file)["F"])
+        computed = igap.output_curve(model, pairs, list(task.table("heads")["name"]), alphas=ALPHAS.tolist())
+        atomically(file, lambda path: save_file({"F": np.ascontiguousarray(computed.by_pair)}, path))
+    curves = load_file(file)["F"]
+    bend, beyond = departures(curves)
     maps = load_file(task.corrupted.folder / "attributions.safetensors")
     effects = {
         name: maps[f"pairs.effect.{name}.heads"][: len(bend)].reshape(bend.shape) for name in ("ap", "ig", "atp")
     }
+    off = np.abs(curves[..., -1] - curves[..., 0] - effects["ap"]).max()
+    if off > 1e-3:
+        sys.exit(f"{file}: its curves end {off:.2g} logits away from AP of the same heads; remove it.")
     return Bends(bend, beyond, effects["ap"], {name: np.abs(effects["ap"] - effects[name]) for name in ("ig", "atp")})
 
 

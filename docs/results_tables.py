@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from results_runs import METHODS, TERMS, Bends, Task, r_over_pairs
+from results_runs import AREAS, METHODS, TERMS, Bends, Task, r_over_pairs
 from scipy import stats
 
 from igap.comparison import compare_values
@@ -99,10 +99,10 @@ def of_outliers(tasks: Mapping[str, Task]) -> str:
         terms = task.table("explanation")
         terms = terms.assign(off=(terms["ap"] - terms["ig"]).abs()).sort_values("off", ascending=False).head(4)
         rows += [
-            [task.title, row.name, *(f"{value:+.3f}" for value in (row.ap, row.ig, row.ap - row.ig, row.interaction))]
-            for row in terms.drop(columns=[]).itertuples(index=False)
+            [task.title, row.name, *(f"{value:+.3f}" for value in (row.ap, row.ig, row.ap - row.ig))]
+            for row in terms.itertuples(index=False)
         ]
-    return table(["task", "head", "AP", "IG", "AP - IG", "of it interaction"], rows)
+    return table(["task", "head", "AP", "IG", "AP - IG"], rows)
 
 
 def of_ablations(tasks: Mapping[str, Task]) -> str:
@@ -192,7 +192,7 @@ def of_rankings(tasks: Mapping[str, Task]) -> str:
     """CPR and CMD."""
     rows = []
     for task in tasks.values():
-        for area in ("cpr", "cmd"):
+        for area in AREAS:
             start = "faithfulness/heads/corrupted"
             values = task.corrupted.summary
             rows.append(

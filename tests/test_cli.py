@@ -89,7 +89,7 @@ BAD = [
     (["run", "prompts=generated", "prompts.n=null"], "prompts.clean: got nothing, wanted a text. Try prompts.clean='W"),
     (["run", "ig.n_steps"], "ig.n_steps: got 'ig.n_steps', which is no override"),
     (["sweep", "basslines"], "sweep: got 'basslines', wanted one of ablations, baselines, head_curves, ig_steps, "
-                             "notebook, prompts. Did you mean baselines?"),
+                             "notebook, prompts, results, results_zero. Did you mean baselines?"),
 ]  # fmt: skip
 
 

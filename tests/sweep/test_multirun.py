@@ -235,11 +235,11 @@ def test_a_checkpoint_that_changes_meanwhile_is_noticed(sweep, checkpoint, monke
 def test_the_shared_results_are_listed_and_pruned(sweep, capsys):
     sweep("ig.n_steps=2")
     files = sorted(Path("runs/multirun/.store").glob("*.safetensors"))
-    assert {path.name.partition("-")[0] for path in files} == {"ap", "atp", "atp_star", "run"}
-    assert load_file(files[0])["effect"].shape[0] == 1, "one pair"
+    assert {path.name.partition("-")[0] for path in files} == {"ap", "atp", "atp_star", "qk", "run"}
+    assert load_file(files[0])["effect/ap"].shape[0] == 1, "one pair"
     assert cli.main(["store", "runs"]) == 0
     # Of each prompt the run as heads need it, and as neurons do.
-    assert capsys.readouterr().out.count("sound") == len(files) == 10
+    assert capsys.readouterr().out.count("sound") == len(files) == 11
     files[0].write_bytes(files[0].read_bytes()[:-1])
     assert cli.main(["store", "runs/multirun"]) == 1
     assert "cannot be read" in capsys.readouterr().out
