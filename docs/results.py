@@ -295,6 +295,7 @@ where the effect found is over twice as large, or of the other sign, the prompt 
 
 {of_searches(searches)}
 
+One-word changes that are better say that 160 trials have not reached a local optimum: the search goes on with more.
 {injected} of {len(searches)} are injections: the head then does more, or other things, than it does in ordinary
 prompts. What the change by hand does on prompts it was not made for stands beside it. The prompts, changes in bold:
 

@@ -74,7 +74,8 @@ BAD = [
     (["head=1.2,x"], "head: got '1.2,x', wanted a head such as 9.6"),
     (["head=all,1.2"], "head: got 'all,1.2', wanted a head such as 9.6"),
     (["search.until=5"], "head: got nothing, wanted a value. Add head=9.6."),
-    (["serch_mini"], "search: got 'serch_mini', wanted one of head_scan, results_search, search_9_6, search_mini, or KEY=VALUE."),
+    (["serch_mini"], "search: got 'serch_mini', wanted one of head_scan, results_search, search_9_6, "
+                     "search_mini, or KEY=VALUE."),
     (["head=1.2", "--fast"], "option: got --fast, which igap search does not have."),
     (["head=1.2", "objectiv=ap"], "objectiv: got a key that no search has (in 'objectiv=ap'). Did you mean objective?"),
     (["head=1.2", "search.untl=3"], "search.untl: got a key that no search has (in 'search.untl=3'). Did you mean sea"),
