@@ -13,8 +13,7 @@ attention), a key is that of a key-value head, and acts through z of all heads t
 Source: Kramar et al. 2024 (arXiv 2403.00745), whose nodes are single positions.
 """
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal, get_args
 
@@ -28,7 +27,7 @@ from igap.attribution.atp_star import first_order
 from igap.attribution.maps import AttributionMap, Progress, listed, mean
 from igap.contrast import Contrast, Direction, contrasts
 from igap.errors import InputError
-from igap.hooking import Change, changed, metric, swapped
+from igap.hooking import Change, SiteFunction, changed, metric, swapped
 from igap.memory import Rows
 from igap.prompts import PromptPair
 from igap.sites import hook_name
@@ -150,36 +149,30 @@ def _through_attention(
 def _exact(
     question: Contrast, ends: Mapping[Node, Sequence[Tensor]], widths: Mapping[Node, int], rows: Rows
 ) -> Mapping[Node, Float[Tensor, "pair layer node"]]:
-    """F with z of each node's heads, alone, replaced, minus F. All nodes of a layer share its passes."""
-    counts = [1, *widths.values()]  # first the run itself
-    every, n_pairs = torch.arange(sum(counts)), len(question.pairs)
-    effects = question.around.residual[0].new_zeros(n_pairs, question.n_layers, len(every))
-
-    def patches(layer: int) -> Callable[[Tensor], Float[Tensor, "pair row"]]:
-        start = question.around.activations["heads"][layer][:, question.first :]
-        moved = [start, *(of_layers[layer][:, question.first :] for of_layers in ends.values())]
-        function = question.function("heads", layer)
-
-        def patched(few: Tensor) -> Tensor:
-            z = [
-                _replaced(start, end, few[(few >= before) & (few < before + count)] - before, count)
-                for end, count, before in zip(moved, counts, itertools.accumulate(counts, initial=0), strict=False)
-            ]
-            return function(torch.cat(z, 1))
-
-        return patched
-
+    """F with z of each node's heads, alone, replaced, minus F."""
+    n_pairs = len(question.pairs)
+    effects = {node: question.gap.new_zeros(n_pairs, question.n_layers, width) for node, width in widths.items()}
     with torch.no_grad():
         for layer in range(question.n_layers):
-            for few, values in rows.each(patches(layer), every, n_pairs):
-                effects[:, layer, few] = values
-    unpatched, *of_nodes = effects.split(counts, 2)
-    return {node: values - unpatched for node, values in zip(ends, of_nodes, strict=True)}
+            start = question.around.activations["heads"][layer][:, question.first :]
+            function = question.function("heads", layer)
+            unpatched = function(start[:, None])
+            for node, of_layers in ends.items():
+                end, width = of_layers[layer][:, question.first :], widths[node]
+                if start.shape[2] == width:
+                    # By differences, which round less than whole rows.
+                    patches = question.engine.patches("heads", layer, start, end)
+                else:
+                    shared = [z.unflatten(2, (width, -1)) for z in (start, end)]
+                    patches = partial(_together, function, *shared)
+                for nodes, patched in rows.each(patches, torch.arange(width), n_pairs):
+                    effects[node][:, layer, nodes] = patched - unpatched
+    return effects
 
 
-def _replaced(start: Tensor, end: Tensor, nodes: Tensor, n_nodes: int) -> Float[Tensor, "pair row pos head d_head"]:
-    """z, `start` but for the heads of one node a row, which are from `end`."""
-    return swapped(start.unflatten(2, (n_nodes, -1)), end.unflatten(2, (n_nodes, -1)), nodes).flatten(3, 4)
+def _together(function: SiteFunction, start: Tensor, end: Tensor, nodes: Tensor) -> Float[Tensor, "pair row"]:
+    """F with each of these nodes, alone, moved: z are `[pair, pos, node, head, d_head]`."""
+    return function(swapped(start, end, nodes).flatten(3, 4))
 
 
 def _name(kind: str, layer: int) -> str:
