@@ -6,7 +6,7 @@ Each kind is one function from a Request to one activation a layer, for every si
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from igap.store import sharing
 
 BaselineKind = Literal["corrupted", "zero", "zero_input", "mean", "prompt"]
 Activations = Mapping[Site, tuple[Tensor, ...]]
+
+_DRAWN = 300
+"""Prompts drawn at most for each reference prompt."""
 
 _TOKENS_A_PASS = 512
 """Of reference prompts: their activations at every site are held together."""
@@ -149,36 +152,49 @@ def same_length(ids: Sequence[int], pair: TokenPair) -> None:
 
 
 def reference_tokens(request: Request) -> list[Tensor]:
-    """`baseline.n` generated prompts `[1, pos]` of the clean prompt's token length.
+    """`baseline.n` generated prompts `[1, pos]` of the clean prompt's token length. Raises as `reference_ids` does."""
+    n_tokens, device = request.clean.tokens.shape[1], request.clean.tokens.device
+    found = reference_ids(request.model.tokenizer, request.baseline, n_tokens, **_known(request))
+    return [torch.tensor([ids], device=device) for ids in found]
 
-    Raises ValueError when the generator has too few prompts of that length for this tokenizer.
+
+def reference_ids(
+    tokenizer: Any, baseline: Baseline, n_tokens: int, *, first: int | None = None, **known: Any
+) -> list[list[int]]:
+    """`baseline.n` generated prompts of this token length, or its `first`; `known` is what `encode_prompt` takes.
+
+    Raises InputError when the generator has too few prompts of that length for this tokenizer.
     """
-    wanted, n_tokens = request.baseline.n, request.clean.tokens.shape[1]
-    found: list[Tensor] = []
-    for example in itertools.islice(ioi_stream(request.baseline.seed), 300 * wanted):
-        tokens = _encode(request, example.clean)
-        if tokens.shape[1] == n_tokens:
-            found.append(tokens)
+    found: list[list[int]] = []
+    wanted = min(baseline.n, first or baseline.n)
+    for drawn, example in enumerate(itertools.islice(ioi_stream(baseline.seed), _DRAWN * baseline.n)):
+        ids = encode_prompt(tokenizer, example.clean, item=f"baseline={baseline.kind}", **known)
+        if len(ids) == n_tokens:
+            found.append(ids)
         if len(found) == wanted:
             return found
+        if drawn > 100 * _DRAWN and drawn > 3 * _DRAWN * len(found):  # many more would be needed than are drawn
+            break
     raise InputError(
-        f"baseline.n: got {wanted}, found {len(found)} generated prompts of {n_tokens} tokens, the length of "
+        f"baseline.n: got {baseline.n}, found {len(found)} generated prompts of {n_tokens} tokens, the length of "
         "prompts.clean. Use a smaller baseline.n, a prompt of a generated shape, or baseline=corrupted."
     )
 
 
 def _encode(request: Request, text: str) -> Tensor:
-    cfg = request.model.cfg
-    ids = encode_prompt(
-        request.model.tokenizer,
-        text,
-        prepend_bos=bool(cfg.default_prepend_bos),
-        bos=request.pairs[0].bos,
-        item="baseline.prompt" if request.baseline.kind == "prompt" else f"baseline={request.baseline.kind}",
-        n_ctx=cfg.n_ctx,
-        n_vocab=cfg.d_vocab,
-    )
+    ids = encode_prompt(request.model.tokenizer, text, item="baseline.prompt", **_known(request))
     return torch.tensor([ids], device=request.clean.tokens.device)
+
+
+def _known(request: Request) -> dict[str, Any]:
+    """What `encode_prompt` takes, of the model and the pairs."""
+    cfg = request.model.cfg
+    return {
+        "prepend_bos": bool(cfg.default_prepend_bos),
+        "bos": request.pairs[0].bos,
+        "n_ctx": cfg.n_ctx,
+        "n_vocab": cfg.d_vocab,
+    }
 
 
 KINDS: dict[BaselineKind, Callable[[Request], Activations]] = {

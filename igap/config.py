@@ -6,15 +6,14 @@ This module reads no file and imports no heavy library.
 import hashlib
 import itertools
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from igap.errors import InputError
-from igap.sites import SITES, Site, chosen, is_component, parse_component, sites_of
+from igap.sites import SITES, Site, are_components, chosen, is_component, parse_component, sites_of
 
 TEXTS = ("clean", "corrupted", "answer", "distractor")
 """What a prompt pair is made of."""
@@ -22,6 +21,13 @@ TEXTS = ("clean", "corrupted", "answer", "distractor")
 
 BESIDE_THE_NUMBERS = ("tracking", "output", "sweep", "stale", "keep_going", "device", "batch_size", "memory_gib")
 """Keys that say where and how a run is done, and not what it finds."""
+
+
+FARTHEST = 1_000_000
+"""Size of an alpha: models still compute with an activation that is moved so many times as far as the baseline."""
+MOST_ALPHAS = 10_000
+ALPHAS = f"3 to {MOST_ALPHAS} numbers from {-FARTHEST} to {FARTHEST}"
+LARGEST_SEED = 2**63 - 1
 
 
 class Frozen(BaseModel):
@@ -61,9 +67,9 @@ class PromptsConfig(Frozen):
     file: str | None = Field(None, min_length=1, examples=["pairs.csv"])
     limit: int | None = Field(None, ge=1, examples=[100])
     """Pairs of the file that are taken at most: its first ones."""
-    seed: int = Field(0, ge=0, examples=[0])
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, examples=[0])
     """Of the generated pairs and of the bootstrap over several pairs."""
-    min_gap: float = Field(0.1, ge=0, examples=[0.1])
+    min_gap: Annotated[float, AfterValidator(abs)] = Field(0.1, ge=0, examples=[0.1])  # -0.0 is 0
     """Logits."""
     align: Literal["error", "end", "diff"] = "error"
     """Of prompts whose lengths differ."""
@@ -100,7 +106,7 @@ class BaselineConfig(Frozen):
     prompt: str | None = Field(None, examples=["'When Tom and Anna met, Tom waved to'"])
     n: int = Field(100, ge=1, le=100_000, examples=[100])
     """Reference prompts of `mean`."""
-    seed: int = Field(0, ge=0, examples=[0])
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, examples=[0])
 
 
 class IGConfig(Frozen):
@@ -143,7 +149,7 @@ class AblationConfig(Frozen):
     n: int | None = Field(None, ge=2, le=1_000_000, examples=[1000])
     """Prompts."""
     file: str | None = Field(None, min_length=1, examples=["prompts.json"])
-    seed: int = Field(0, ge=0, examples=[0])
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, examples=[0])
     reference_n: int = Field(100, ge=1, le=100_000)
     """Prompts that means are over."""
     controls: int = Field(10, ge=0, le=1000)
@@ -153,6 +159,13 @@ class AblationConfig(Frozen):
     @classmethod
     def _listed(cls, also: object) -> object:
         return tuple(also) if isinstance(also, list) else also  # YAML has no tuples
+
+    @field_validator("components")
+    @classmethod
+    def _named(cls, components: str) -> str:
+        if components not in ("outliers", "top") and not are_components(components.split()):
+            raise ValueError("outliers, top, or names such as '9.6 L5.N1234', each once")
+        return components
 
 
 class CurvesConfig(Frozen):
@@ -165,10 +178,7 @@ class CurvesConfig(Frozen):
     @field_validator("components")
     @classmethod
     def _named(cls, components: str) -> str:
-        if components in ("default", "none"):
-            return components
-        names = components.split()
-        if not names or len(set(names)) < len(names) or not all(map(is_component, names)):
+        if components not in ("default", "none") and not are_components(components.split()):
             raise ValueError("default, none, or names such as '9.6 L5.N1234', each once")
         return components
 
@@ -178,9 +188,9 @@ class CurvesConfig(Frozen):
         if alphas is None:
             return None
         numbers = list(alphas) if isinstance(alphas, list | tuple) else []
-        if len(numbers) < 3 or not ascending(numbers):
-            raise ValueError("at least 3 finite numbers, each above the last")
-        return tuple(map(float, numbers))  # YAML has no tuples
+        if not 3 <= len(numbers) <= MOST_ALPHAS or not ascending(numbers):
+            raise ValueError(f"{ALPHAS}, each above the last")
+        return tuple(float(number) + 0.0 for number in numbers)  # YAML has no tuples; and -0.0 is 0
 
 
 class TrackingConfig(Frozen):
@@ -213,8 +223,8 @@ class RunConfig(Frozen):
     faithfulness: Literal["none", "heads", "neurons", "both"] = "none"
     study: Literal["notebook"] | None = None
     """Several runs that belong together."""
-    seed: int = Field(0, ge=0, examples=[0])
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", examples=["cpu"])
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, examples=[0])
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?|mps)$", examples=["cpu"])
     batch_size: int | None = Field(None, ge=1, le=1_000_000, examples=[64])
     memory_gib: float | None = Field(None, gt=0, examples=[2])
     """GiB of one pass, beyond the model."""
@@ -287,6 +297,12 @@ class RunConfig(Frozen):
                 f"prompts.file: got {prompts.file!r} together with prompts.n={prompts.n}, wanted one of the two: pairs "
                 "come from a file or are generated. Leave one out."
             )
+        replayed = {"zero", "mean"} <= {self.ablation.kind, *self.ablation.also}
+        if self.study is not None and replayed and not self.ablation.generate:
+            raise ValueError(
+                f"ablation.generate: got false with study={self.study}, wanted true: it compares what the notebook's "
+                "criterion says of zero and mean ablation. Set ablation.generate=true."
+            )
         for name in TEXTS if prompts.given else ():
             if getattr(prompts, name) is None:
                 raise ValueError(f"prompts.{name}: got nothing, wanted a text. Try {example(('prompts', name))}.")
@@ -343,8 +359,8 @@ def checked(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
 
 
 def ascending(numbers: Sequence[object]) -> bool:
-    """Whether these are finite numbers, each above the last."""
-    known = [x for x in numbers if isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)]
+    """Whether these are numbers of at most FARTHEST in size, each above the last."""
+    known = [x for x in numbers if isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= FARTHEST]
     return len(known) == len(numbers) and all(one < other for one, other in itertools.pairwise(known))
 
 

@@ -17,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.maps import Progress, listed
 from igap.baselines import Baseline, BaselineKind
-from igap.config import ascending
+from igap.config import ALPHAS, MOST_ALPHAS, ascending
 from igap.contrast import Contrast, Direction, contrasts
 from igap.errors import InputError
 from igap.extrema import Extremum, find_extrema
@@ -228,10 +228,10 @@ def telling(compared: Compared) -> tuple[dict[str, str], int]:
 
 
 def check_alphas(alphas: Sequence[float | int]) -> None:
-    """Raises InputError when the alphas are not at least 3 finite numbers, each above the last."""
-    if len(alphas) < 3 or not ascending(alphas):
+    """Raises InputError when the alphas are too few, too many or too far from the run, or do not ascend."""
+    if not 3 <= len(alphas) <= MOST_ALPHAS or not ascending(alphas):
         raise InputError(
-            f"curves.alphas: got {list(alphas)}, wanted at least 3 finite numbers, each above the last. Try "
+            f"curves.alphas: got {list(alphas)}, wanted {ALPHAS}, each above the last. Try "
             "curves.alphas=[-1,0,0.5,1,2]."
         )
 

@@ -11,15 +11,21 @@ _SPACE = 8 * 2**20
 
 
 def atomically(path: Path, write_to: Callable[[Path], object]) -> None:
-    """The file at `path`, as `write_to` writes it; what was there before stays until then. Raises OSError."""
+    """The file at `path`, as `write_to` writes it; what was there before stays until then.
+
+    Raises OSError, which names the file.
+    """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
-        write_to(unfinished)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        try:
+            write_to(unfinished)
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,6 +1,7 @@
 """Which figures a run has: the plots of `igap.plots`, fed from its result."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,29 +18,42 @@ from igap.sites import SITES, Site, component_names
 _MOST_OUTLIERS = 20
 
 
+Draw = Callable[[], Mapping[str, plots.Figure]]
+"""Gives figures by file name (no suffix)."""
+
+
 def figures(result: Result) -> dict[str, plots.Figure]:
     """The run's figures by file name (no suffix)."""
+    return {name: figure for draw in drawings(result).values() for name, figure in draw().items()}
+
+
+def drawings(result: Result) -> dict[str, Draw]:
+    """What draws the run's figures: each by its file name, those of a finding together by the finding's."""
     whole, unit = _title(result), _unit(result)
-    drawn = {}
+    drawn: dict[str, Draw] = {}
+
+    def add(name: str, draw: Callable[..., plots.Figure], *values: Any, **options: Any) -> None:
+        drawn[name] = lambda: {name: draw(*values, **options)}
+
     for site in result.maps:
         title = f"{site} of {whole}"
         ig, ap = _values(result, site, "ig"), _values(result, site, "ap")
         comparison = result.comparisons[site]
         names = component_names(site, *ig.shape)
         heatmaps = plots.head_heatmaps if site == "heads" else plots.neuron_heatmaps
-        drawn[f"{site}_heatmap"] = heatmaps(ig, ap, unit=unit, title=title)
-        drawn[f"{site}_scatter"] = plots.scatter(
-            ig, ap, names=names, outliers=comparison.outlier_abs, comparison=comparison, unit=unit, title=title
-        )
-        drawn[f"{site}_mean_difference"] = plots.mean_difference(
-            ig, ap, names=names, comparison=comparison, unit=unit, title=title
-        )
-        drawn[f"{site}_difference"] = plots.difference_heatmaps(ig, ap, site=site, unit=unit, title=title)
+        add(f"{site}_heatmap", heatmaps, ig, ap, unit=unit, title=title)
+        outliers = comparison.outlier_abs
+        points: dict[str, Any] = {"names": names, "comparison": comparison, "unit": unit, "title": title}
+        add(f"{site}_scatter", plots.scatter, ig, ap, outliers=outliers, **points)
+        add(f"{site}_mean_difference", plots.mean_difference, ig, ap, **points)
+        add(f"{site}_difference", plots.difference_heatmaps, ig, ap, site=site, unit=unit, title=title)
     for name, draw in _FINDINGS.items():
         if name in result.findings:
-            drawn |= draw(result.findings[name], whole)
-    drawn["jaccard"] = plots.jaccard_curve({str(site): it for site, it in result.comparisons.items()}, title=whole)
-    drawn["convergence_delta"] = plots.convergence_delta(
+            drawn[name] = partial(draw, result.findings[name], whole)
+    add("jaccard", plots.jaccard_curve, {str(site): it for site, it in result.comparisons.items()}, title=whole)
+    add(
+        "convergence_delta",
+        plots.convergence_delta,
         {site: _by_layer(result, site, "delta") for site in result.maps},
         {site: _by_layer(result, site, "layer_effect") for site in result.maps},
         tolerance=DELTA_TOLERANCE,

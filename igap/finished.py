@@ -38,6 +38,11 @@ class Finished:
         return self.settings.get("sites") != "neurons"
 
 
+def failures_of(summary: Mapping[str, Any]) -> dict[str, str]:
+    """What of a run failed, with its reason: follow-ups and figures that it was finished without."""
+    return {name: str(summary.get(f"{name}/reason", "")) for name in str(summary.get("failed", "")).split()}
+
+
 def find(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[Finished], list[str]]:
     """The finished runs in these folders, each a run's or one that holds runs, and a line for each that is unreadable.
 

@@ -28,12 +28,13 @@ from igap.attribution import (
 from igap.attribution.integrated_gradients import check_quadrature
 from igap.attribution.kept import kept
 from igap.attribution.maps import Progress
-from igap.baselines import configured, same_length
+from igap.baselines import Baseline, configured, reference_ids, same_length
 from igap.cautions import cautions, n_unscored, spacing
 from igap.comparison import Comparison, compare
 from igap.config import ModelConfig, RunConfig
 from igap.contrast import contrasts
 from igap.errors import InputError
+from igap.failures import Failure, surviving
 from igap.findings import Compared, Finding
 from igap.models.fingerprint import fingerprint
 from igap.models.load import Header, check_sites, find_checkpoint, is_hub_name, load_model, read_header
@@ -52,6 +53,10 @@ Stage = Callable[[str], AbstractContextManager[Progress | None]]
 def silent(name: str) -> AbstractContextManager[Progress | None]:  # noqa: ARG001 - the interface of a Stage
     """A stage that tells nobody."""
     return nullcontext()
+
+
+_REFERENCES = 20
+"""Of a mean baseline's prompts, those that are looked for before the model loads: where they are, there are more."""
 
 
 def _heads(config: RunConfig) -> bool:
@@ -106,6 +111,8 @@ class Result:
     warnings: tuple[str, ...]
     beside: Mapping[str, "Result"] = field(default_factory=dict)
     """The other runs of a study, by folder name."""
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    """Of the follow-ups that failed, by their names: they have no finding."""
 
     @property
     def clean_logit_diff(self) -> float:
@@ -171,6 +178,12 @@ def check(config: RunConfig) -> Checked:
         if config.ablation.components not in ("outliers", "top"):
             for name in config.ablation.components.split():
                 locate(name, header.n_layers, widths, item="ablation.components")
+        n_heads = (header.n_layers or 0) * (header.n_heads or 0)
+        if config.ablation.components == "top" and 0 < n_heads < config.ablation.top:
+            raise InputError(
+                f"ablation.top: got {config.ablation.top}, but the model has {n_heads} heads. Use fewer, or name some "
+                "in ablation.components."
+            )
         prompts = ablation_study.prompts_of(config.ablation, header.tokenizer, config.prompts.bos)
         limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
         encoded_prompts = encode_prompts(prompts, header.tokenizer, item=config.ablation.file or "ablation.n", **limits)
@@ -185,7 +198,13 @@ def check(config: RunConfig) -> Checked:
     known: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
     pairs = pair_sources.read(config.prompts, header.tokenizer)
     tokens = pair_sources.encode(config.prompts, pairs, header.tokenizer, **known)
-    other = configured(config.baseline).prompt
+    baseline = configured(config.baseline)
+    if baseline.kind == "mean":
+        # Whether the model wants a BOS token only the model itself knows; a pair that has one is left to it.
+        own = header.tokenizer.bos_token_id if config.prompts.bos == "auto" else None
+        for n_tokens in {pair.clean.shape[1] for pair in tokens if int(pair.clean[0, 0]) != own}:
+            _check_references(header.tokenizer, baseline, n_tokens, bos=config.prompts.bos, **known)
+    other = baseline.prompt
     if other is not None:
         ids = encode_prompt(header.tokenizer, other, item="baseline.prompt", bos=config.prompts.bos, **known)
         for pair, encoded in zip(pairs, tokens, strict=True):
@@ -198,6 +217,12 @@ def check(config: RunConfig) -> Checked:
     contents["tokens"] = _digest([pair.identity for pair in tokens])
     key = config.key_of([pair.texts for pair in pairs], contents)
     return Checked(pairs, tuple(tokens), contents["checkpoint"], key)
+
+
+@functools.lru_cache(maxsize=64)
+def _check_references(tokenizer: Any, baseline: Baseline, n_tokens: int, **known: Any) -> None:
+    """Raises InputError where the generator has too few prompts of the pairs' length for a mean over them."""
+    reference_ids(tokenizer, baseline, n_tokens, first=_REFERENCES, **known)
 
 
 def _digest(values: object) -> str:
@@ -337,12 +362,16 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
         seconds["intervals"] = time.perf_counter() - since
     compared = Compared(config, model, pairs, maps, comparisons)
     findings: dict[str, Finding] = {}
+    failures: dict[str, Failure] = {}
     for name, (asked_for, follow_up) in FOLLOW_UPS.items():
         if not asked_for(config):
             continue
         since = time.perf_counter()
-        with stage(name) as progress:
-            findings[name] = follow_up(compared, progress)
+        with surviving(name, failures), stage(name) as progress:
+            finding = follow_up(compared, progress)
+            # Computed when they are asked for: a mistake in them costs this finding, and not the run.
+            finding.summary(), finding.tables(), finding.sentences()
+            findings[name] = finding
         seconds[name] = time.perf_counter() - since
     seconds["total"] = time.perf_counter() - started
     return Result(
@@ -366,6 +395,7 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
             *spacing(tokens),
             *cautions(config, clean, [x - y for x, y in zip(clean, corrupted, strict=True)], maps),
         ),
+        failures=failures,
     )
 
 

@@ -7,6 +7,8 @@ run. Safetensors, CSV, JSON and PNG only.
 import json
 import math
 import time
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from igap.circuit import CLASS_OF
 from igap.config import TEXTS
 from igap.disk import atomically, check_writable, write_bytes, write_text
 from igap.errors import InputError
-from igap.figures import figures
-from igap.finished import SCHEMA
+from igap.failures import Failure, surviving
+from igap.figures import drawings
+from igap.finished import SCHEMA, failures_of
 from igap.notebook.page import page
 from igap.notebook.study import Study
 from igap.pipeline import Result
@@ -51,11 +54,17 @@ def check_unfinished(folder: Path) -> None:
 
 
 def write(result: Result, folder: Path) -> Summary:
-    """The summary, after all files of the run, and of those beside it, are in `folder`."""
+    """The summary, after all files of the run, and of those beside it, are in `folder`.
+
+    A figure that fails costs itself only and is named in the summary, as the follow-ups that failed are. Raises OSError
+    where another file cannot be written: then there is no summary, and the run is not finished.
+    """
     started = time.perf_counter()
+    failures = dict(result.failures)
     for name, other in result.beside.items():
         prepare(folder / name)
-        write(other, folder / name)
+        of_other = failures_of(write(other, folder / name))
+        failures |= {f"{name}/{part}": Failure(reason, "") for part, reason in of_other.items()}
     write_bytes(folder / "attributions.safetensors", save(_tensors(result)))
     for site in result.maps:
         components = table(result, site) if site == "heads" else top_neurons(result)
@@ -69,15 +78,22 @@ def write(result: Result, folder: Path) -> Summary:
     for finding in result.findings.values():
         for name, frame in finding.tables().items():
             atomically(folder / f"{name}.csv", partial(frame.to_csv, index=False))
-    for name, figure in figures(result).items():
-        atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+    for group, draw in drawings(result).items():
+        with surviving(f"plots/{group}", failures):
+            for name, figure in draw().items():
+                atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
     found = result.findings.get("notebook")
     if isinstance(found, Study):
-        whole = page(result, found, folder)
-        write_text(folder / "page.html", whole)
+        with surviving("page", failures):
+            write_text(folder / "page.html", page(result, found, folder))
+    stories = "\n".join(f"{name}: {failure.story or failure.reason}" for name, failure in failures.items())
+    if stories:
+        with suppress(OSError):  # the reasons are in the summary
+            write_text(folder / "failure.log", stories)
     config = json.dumps(result.config.model_dump(mode="json"), indent=2)
     write_text(folder / "config.json", config + "\n")
-    summary = summarize(result) | {"seconds/files": round(time.perf_counter() - started, 3)}
+    summary = summarize(replace(result, failures=failures))
+    summary |= {"seconds/files": round(time.perf_counter() - started, 3)}
     text = json.dumps(summary, indent=2, allow_nan=False)
     write_text(folder / "summary.json", text + "\n")
     return summary
@@ -107,7 +123,13 @@ def summarize(result: Result) -> Summary:
     if "heads" in result.comparisons:
         summary["heads/outliers"] = " ".join(result.comparisons["heads"].outliers("heads"))
     for finding in result.findings.values():
-        summary |= finding.summary()
+        for name, value in finding.summary().items():
+            finite = not isinstance(value, float) or math.isfinite(value)
+            summary |= {name: value} if finite else {name: None, f"{name}/reason": "not finite"}
+    for name, failure in result.failures.items():
+        summary |= {name: None, f"{name}/reason": failure.reason}
+    if result.failures:
+        summary["failed"] = " ".join(result.failures)
     summary |= {f"seconds/{name}": round(value, 3) for name, value in result.seconds.items()}
     summary |= {
         "schema": SCHEMA,

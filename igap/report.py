@@ -75,8 +75,14 @@ def stage(
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def show(console: Console, result: Result, folder: Path) -> None:
-    """Pairs, logit differences, agreement a site, top heads and neurons by each method, outliers, paths written."""
+def show(
+    console: Console, result: Result, folder: Path | None = None, failures: Mapping[str, str] | None = None
+) -> None:
+    """Pairs, logit differences, agreement a site, top heads and neurons by each method, outliers, failures, warnings.
+
+    Then the files in `folder`; None is for a result that could not be written. `failures` (None: of the result alone)
+    are reasons by name.
+    """
     if result.spread is None:
         _show_pair(console, result)
     else:
@@ -98,8 +104,14 @@ def show(console: Console, result: Result, folder: Path) -> None:
     for finding in result.findings.values():
         for sentence in finding.sentences():
             console.print(sentence, markup=False)
+    if failures is None:
+        failures = {name: failure.reason for name, failure in result.failures.items()}
+    for name, reason in failures.items():
+        console.print(f"[red]failed:[/] {escape(name)}: {escape(reason)}", highlight=False, soft_wrap=True)
     for warning in result.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
+    if folder is None:
+        return
     console.print(f"\nwritten to {folder}", markup=False, soft_wrap=True)
     for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".csv", ".safetensors", ".png", ".html")):
         if "wandb" not in path.relative_to(folder).parts:
@@ -203,14 +215,15 @@ def show_plan(console: Console, plan: Plan, seconds: float | None, n_measured: i
 
 def show_job(console: Console, count: str, own: Sequence[str], standing: Standing, reason: str = "") -> None:
     """One line for a job that has ended: its key numbers, or why there are none."""
-    text = f"[{count}] {standing.key} {' '.join(own)}: "
-    if standing.run is None:
-        text += f"failed: {reason or standing.detail}"
-    else:
+    said = []
+    if standing.run is not None:
         summary = standing.run.summary
         names = [name for site in SITES if (name := f"{site}/pearson") in summary]
         numbers = (f"{name} {_number(summary[name])}" for name in names)
-        text += f"{', '.join(numbers)} ({_number(summary.get('seconds/total'))} s)"
+        said.append(f"{', '.join(numbers)} ({_number(summary.get('seconds/total'))} s)")
+    if not standing.finished:
+        said.append(f"failed: {reason or standing.detail}")
+    text = f"[{count}] {standing.key} {' '.join(own)}: {'; '.join(said)}"
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -226,7 +239,7 @@ def show_plan_end(console: Console, plan: Plan, reasons: Mapping[str, str]) -> N
         numbers: list[str] = [standing.state] * len(names)
         if standing.run is not None:
             numbers = [_number(standing.run.summary.get(name)) for name in names]
-            n_finished += 1
+        n_finished += standing.finished
         table.add_row(job.key, escape(" ".join(job.own)), *numbers)
     console.print(table)
     if reasons:

@@ -5,7 +5,7 @@ before the output projection) or MLP neurons (`hook_post`, after the nonlinearit
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from igap.errors import InputError
@@ -14,7 +14,10 @@ Site = Literal["heads", "neurons"]
 SITES: tuple[Site, ...] = ("heads", "neurons")
 
 _HOOKS: dict[Site, str] = {"heads": "blocks.{layer}.attn.hook_z", "neurons": "blocks.{layer}.mlp.hook_post"}
-_NAME = re.compile(r"(?P<head_layer>\d+)\.(?P<head>\d+)|L(?P<neuron_layer>\d+)\.N(?P<neuron>\d+)")
+_NUMBER = "0|[1-9][0-9]{0,8}"  # one way to write it, so that a component has one name
+_NAME = re.compile(
+    rf"(?P<head_layer>{_NUMBER})\.(?P<head>{_NUMBER})|L(?P<neuron_layer>{_NUMBER})\.N(?P<neuron>{_NUMBER})"
+)
 
 
 def hook_name(site: Site, layer: int) -> str:
@@ -45,6 +48,11 @@ def parse_component(name: str) -> tuple[Site, int, int]:
 def is_component(name: str) -> bool:
     """Whether this is a component's name, of whatever model."""
     return _NAME.fullmatch(name) is not None
+
+
+def are_components(names: Sequence[str]) -> bool:
+    """Whether these are names of components, at least one, each once."""
+    return bool(names) and len(set(names)) == len(names) and all(map(is_component, names))
 
 
 def chosen(setting: str) -> tuple[Site, ...]:

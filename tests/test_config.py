@@ -114,7 +114,7 @@ def test_examples_are_accepted_by_the_schema(default):
             (
                 "curves.alphas",
                 alphas,
-                r"curves\.alphas: got .*, wanted at least 3 finite numbers, each above the last\. "
+                r"curves\.alphas: got .*, wanted 3 to 10000 numbers from -1000000 to 1000000, each above the last\. "
                 r"Try curves\.alphas=\[-1,0,0\.5,1,2\]\.",
             )
             for alphas in (

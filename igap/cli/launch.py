@@ -165,11 +165,11 @@ def launch(plan: Plan, launcher: Launcher) -> dict[str, str]:
             standing = folder.standing(job.key)
             if standing.state == "failed":
                 reasons[job.key] = standing.detail
-            elif standing.run is None and job.key not in reasons and folder.died(job.key):
+            elif not standing.finished and job.key not in reasons and folder.died(job.key):
                 deaths[job.key] += 1
                 if deaths[job.key] == _TRIES:
                     reasons[job.key] = f"its process ended without a word {_TRIES} times: killed, or out of memory"
-        left = [job for job in left if job.key not in reasons and folder.standing(job.key).run is None]
+        left = [job for job in left if job.key not in reasons and not folder.standing(job.key).finished]
         n_idle = n_idle + 1 if (len(left), deaths.total()) == before else 0
         if n_idle == _TRIES:
             reasons |= {job.key: f"it was not started {_TRIES} times: {trouble or 'no process came'}" for job in left}
@@ -226,7 +226,7 @@ def _watched(jobs: Sequence[Job], folder: SweepFolder, *, quiet: bool) -> Iterat
     def look() -> None:
         for job in jobs:
             standing = folder.standing(job.key) if job.key not in told else None
-            if standing is not None and (standing.run is not None or standing.state == "failed"):
+            if standing is not None and (standing.finished or standing.state == "failed"):
                 told.add(job.key)
                 report.show_job(out, f"{len(told)}/{len(jobs)}", job.own, standing)
 

@@ -137,6 +137,7 @@ def _hydra_main(arguments: list[str]) -> int:
 
     decorated = hydra.main(version_base="1.3", config_path=str(data_folder("conf")), config_name="config")(task)
     program, sys.argv = sys.argv, ["igap run", *arguments]
+    logging.raiseExceptions = False  # a log file on a full disk costs its own lines, and no traceback beside each
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what goes wrong, where it would print it and exit
     try:
         decorated()
@@ -148,11 +149,16 @@ def _hydra_main(arguments: list[str]) -> int:
 
 
 def _job(config: "DictConfig") -> int:
-    """The exit code of one run: compute, write to disk, log, show. Never raises but on interruption."""
+    """The exit code of one run: compute, write to disk, log, show. Never raises but on interruption.
+
+    What was computed is shown, also where it cannot be written.
+    """
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
 
     from igap import pipeline, records, report, tracking
+    from igap.failures import reason_of
+    from igap.finished import failures_of
     from igap.notebook import jobs
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -162,7 +168,6 @@ def _job(config: "DictConfig") -> int:
         progress = Console(stderr=True)
         work = jobs.run if run.study else pipeline.run
         result = work(run, lambda name: report.stage(progress, name))
-        records.write(result, folder)
     except InputError as error:
         log.error("%s", error)
         return 2
@@ -170,7 +175,16 @@ def _job(config: "DictConfig") -> int:
         log.exception("the run in %s failed", folder)
         return 1
     console = report.terminal()
-    report.show(console, result, folder)
+    try:
+        failures = failures_of(records.write(result, folder))
+    except Exception as error:
+        report.show(console, result)
+        if not isinstance(error, OSError):
+            log.exception("the run in %s was not written", folder)
+        else:
+            log.error("%s; the numbers above are in no finished run. Make room and run again.", reason_of(error))
+        return 1
+    report.show(console, result, folder, failures)
     try:
         settled, said = tracking.decided(run.tracking)
         if said:
@@ -180,4 +194,4 @@ def _job(config: "DictConfig") -> int:
         log.warning("W&B did not take the run (%s: %s); everything is in %s", type(error).__name__, error, folder)
     else:
         console.print(f"W&B run: {tracked}" if tracked else "W&B: disabled", markup=False, soft_wrap=True)
-    return 0
+    return 1 if failures else 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from igap import pipeline
 from igap.config import TEXTS, RunConfig
+from igap.failures import surviving
 from igap.notebook.published import OUTLIERS, SECOND
 from igap.notebook.study import study
 from igap.pipeline import Result, Stage, silent
@@ -25,17 +26,26 @@ def configs(config: RunConfig) -> Mapping[str, RunConfig]:
 
 
 def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> Result:
-    """The run's result, the study among its findings, the other runs beside it. Raises ValueError as `pipeline.run`."""
+    """The run's result, the study among its findings, the other runs beside it. Raises ValueError as `pipeline.run`.
+
+    Of the study what fails costs its own result only.
+    """
     started, key = time.perf_counter(), pipeline.check(config).key
     if config.model.circuit == "ioi" and config.ablation.components == "outliers":
         # What the notebook published is about its own outliers, also where this run finds others.
         config = _changed(config, {"ablation": {"components": " ".join(OUTLIERS)}}, study=config.study)
     first = pipeline.run(config, stage, store)
-    beside = {name: pipeline.run(other, stage, store) for name, other in configs(config).items()}
-    with stage("notebook"):
-        found = study(pipeline.model_of(config), first, beside["zero-baseline"], beside["second-pair"])
+    findings, failures, beside = dict(first.findings), dict(first.failures), {}
+    for name, other in configs(config).items():
+        with surviving(name, failures):
+            beside[name] = pipeline.run(other, stage, store)
+    if not failures.keys() & configs(config).keys():
+        with surviving("notebook", failures), stage("notebook"):
+            findings["notebook"] = study(
+                pipeline.model_of(config), first, beside["zero-baseline"], beside["second-pair"]
+            )
     seconds = {**first.seconds, "total": time.perf_counter() - started}
-    return replace(first, key=key, findings={**first.findings, "notebook": found}, beside=beside, seconds=seconds)
+    return replace(first, key=key, findings=findings, beside=beside, failures=failures, seconds=seconds)
 
 
 def _changed(config: RunConfig, groups: Mapping[str, Mapping[str, str]], study: str | None = None) -> RunConfig:

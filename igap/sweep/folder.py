@@ -19,7 +19,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from igap import disk, versions
-from igap.finished import Finished, read
+from igap.finished import Finished, failures_of, read
 
 PLAN = "sweep.json"
 SCHEMA = 1
@@ -48,7 +48,12 @@ class Standing:
     detail: str = ""
     """Why it failed, where it runs, what made it stale; empty where there is nothing to say."""
     run: Finished | None = None
-    """Of a finished one."""
+    """Of a finished one, and of one that is to be done again because something in it failed."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.state in ("done", "stale")
 
 
 @dataclass(frozen=True)
@@ -68,21 +73,25 @@ class SweepFolder:
     def standing(self, key: str) -> Standing:
         """How a job stands, from the disk alone."""
         folder = self.run(key)
-        trouble = None
+        trouble, before = None, None
         if (folder / "summary.json").exists():
             run, trouble = read(folder)
-            if run is not None and run.key == key:
+            if run is not None and run.key == key and failures_of(run.summary):
+                before = run
+            elif run is not None and run.key == key:
                 changes = [trouble] if trouble else versions.changed(run.summary)
                 return Standing(key, "stale" if changes else "done", ", ".join(changes), run)
-            trouble = trouble or f"{folder}: its summary is of another run ({run.key if run else ''})"
+            else:
+                trouble = trouble or f"{folder}: its summary is of another run ({run.key if run else ''})"
         holder = self.holder(key)
         if holder is not None:
-            return Standing(key, "running", f"{holder['host']}, process {holder['pid']}, since {holder['since']}")
+            who = f"{holder['host']}, process {holder['pid']}, since {holder['since']}"
+            return Standing(key, "running", who, before)
         failure = _json(folder / "failure.json")
         if failure is not None:
-            return Standing(key, "failed", str(failure.get("reason", "")))
+            return Standing(key, "failed", str(failure.get("reason", "")), before)
         started = "was interrupted before" if (self._locks / f"{key}.json").exists() else ""
-        return Standing(key, "planned", trouble or started)
+        return Standing(key, "planned", trouble or started, before)
 
     @contextmanager
     def claimed(self, key: str, *, wait: bool) -> Iterator[bool]:

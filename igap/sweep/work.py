@@ -3,16 +3,19 @@
 import logging
 import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 
-from igap import pipeline, records, store, tracking
+from igap import pipeline, records, report, store, tracking
 from igap.disk import check_writable
+from igap.failures import reason_of
+from igap.finished import failures_of
 from igap.notebook import jobs
-from igap.pipeline import Stage
+from igap.pipeline import Result, Stage
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Job
 
@@ -35,7 +38,7 @@ def do(job: Job, folder: SweepFolder, stage: Stage, *, wait: bool) -> Outcome:
         with folder.claimed(job.key, wait=wait) as mine:
             if not mine:
                 return Outcome(job.key, "busy")
-            if folder.standing(job.key).run is not None:  # meanwhile, by another process
+            if folder.standing(job.key).finished:  # meanwhile, by another process
                 return Outcome(job.key, "before")
             return _do(job, folder, stage)
     except OSError as error:  # the folder is gone, or the disk is full
@@ -46,14 +49,10 @@ def do(job: Job, folder: SweepFolder, stage: Stage, *, wait: bool) -> Outcome:
 def _do(job: Job, folder: SweepFolder, stage: Stage) -> Outcome:
     config, place = job.composed.config, folder.run(job.key)
     try:
-        check_writable(place)
+        check_writable(place / "plots")
         folder.forget_failure(job.key)
-        # Of no finished run, as `standing` has found; those inside are of a study that was killed before its own.
-        for summary in (*place.glob("summary.json"), *place.glob("*/summary.json")):
-            os.replace(summary, summary.with_name("summary.broken.json"))
         for left in place.rglob("*.unfinished"):  # by a process that was killed
             left.unlink(missing_ok=True)
-        records.prepare(place)
         run = jobs.run if config.study else pipeline.run
         result = run(config, stage, folder.path / store.FOLDER)
         if result.key != job.key:
@@ -61,17 +60,40 @@ def _do(job: Job, folder: SweepFolder, stage: Stage) -> Outcome:
                 f"the run's key is {result.key}, the plan's {job.key}: a file or the checkpoint has changed since the "
                 "plan was made. Start the sweep again."
             )
-        records.write(result, place)
+        summary = _write(result, place)
     except Exception as error:
-        reason = " ".join(f"{'' if isinstance(error, ValueError) else type(error).__name__ + ': '}{error}".split())
-        log.error("%s (%s) failed: %s", job.key, " ".join(job.own), reason)
-        folder.fail(job.key, reason, traceback.format_exc())
-        return Outcome(job.key, "failed", reason)
+        return _failed(job, folder, reason_of(error), traceback.format_exc())
     try:
         tracking.log(place, job.tracking)
     except Exception as error:
         log.warning("W&B did not take %s (%s: %s); everything is in %s", job.key, type(error).__name__, error, place)
+    failures = failures_of(summary)
+    if failures:
+        reason, story = "; ".join(f"{name}: {why}" for name, why in failures.items()), place / "failure.log"
+        return _failed(job, folder, reason, story.read_text(encoding="utf-8") if story.exists() else reason)
     return Outcome(job.key, "done")
+
+
+def _write(result: Result, place: Path) -> Mapping[str, object]:
+    """The summary; a result that cannot be written is shown, and the error raised."""
+    # Of no finished run, as `standing` has found: broken, or of one in which something failed; those inside are of such
+    # a study, or of one that was killed before its own.
+    for summary in (*place.glob("summary.json"), *place.glob("*/summary.json")):
+        os.replace(summary, summary.with_name("summary.broken.json"))
+    try:
+        return records.write(result, place)
+    except Exception:
+        report.show(report.terminal(), result)
+        raise
+
+
+def _failed(job: Job, folder: SweepFolder, reason: str, story: str) -> Outcome:
+    log.error("%s (%s) failed: %s", job.key, " ".join(job.own), reason)
+    try:
+        folder.fail(job.key, reason, story)
+    except OSError as error:  # the disk that the run did not fit on
+        log.error("%s", reason_of(error))
+    return Outcome(job.key, "failed", reason)
 
 
 def do_all(

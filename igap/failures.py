@@ -1,0 +1,36 @@
+"""What failed beside what did not: why, in one line, and the whole story."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why something failed."""
+
+    reason: str
+    """One line."""
+    story: str
+    """The traceback."""
+
+
+@contextmanager
+def surviving(name: str, failures: dict[str, Failure]) -> Iterator[None]:
+    """A block whose failure, whatever it is, costs its own result only, and is put into `failures` under this name.
+
+    An interruption is none.
+    """
+    try:
+        yield
+    except Exception as error:
+        failures[name] = Failure(reason_of(error), traceback.format_exc())
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line: with its kind where that is no ValueError, with the file where it is of one."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename} cannot be written or read ({error.strerror})"
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split()).removesuffix(":")
