@@ -135,6 +135,11 @@ def _all(found: Ablations) -> tuple[Ablated, ...]:
 def prompts_of(asked: AblationConfig, tokenizer: Any, bos: str) -> list[Prompt]:
     """The prompts that performance is measured on. Raises InputError where there are fewer than asked for."""
     made = generated(asked.n or DEFAULT_N, asked.seed, tokenizer) if asked.file is None else read_prompts(asked.file)
+    if not made:
+        raise InputError(
+            f"ablation.n: got {asked.n}, wanted more: no two of so few generated prompts have one token length. Try "
+            "ablation.n=100."
+        )
     prompts = [replace(prompt, bos=bos) for prompt in made]
     if asked.file is not None and asked.n is not None and asked.n > len(prompts):
         raise InputError(

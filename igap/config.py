@@ -39,10 +39,26 @@ class Frozen(BaseModel):
 Schema = TypeVar("Schema", bound=Frozen)
 
 
+def _possible(path: str) -> str:
+    try:
+        parts = os.fsencode(path).split(b"/")
+    except UnicodeEncodeError:
+        parts = [b"\0"]
+    if any(b"\0" in part or len(part) > _LONGEST_NAME for part in parts):
+        raise ValueError(f"a path that can be: no name in it longer than {_LONGEST_NAME} bytes, no NUL")
+    return path
+
+
+_LONGEST_NAME = 255
+_MOST_SHOWN = 100
+PathText = Annotated[str, AfterValidator(_possible)]
+"""A path that a file system may have."""
+
+
 class ModelConfig(Frozen):
     """Which weights, and in which numerics."""
 
-    name: str = Field(min_length=1, examples=["gpt2"])
+    name: PathText = Field(min_length=1, examples=["gpt2"])
     processing: Literal["processed", "raw"] = "processed"
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     revision: str | None = Field(None, examples=["main"])
@@ -64,7 +80,7 @@ class PromptsConfig(Frozen):
     distractor: str | None = Field(None, min_length=1, examples=["' Mary'"])
     n: int | None = Field(None, ge=2, le=100_000, examples=[100])
     """Generated pairs."""
-    file: str | None = Field(None, min_length=1, examples=["pairs.csv"])
+    file: PathText | None = Field(None, min_length=1, examples=["pairs.csv"])
     limit: int | None = Field(None, ge=1, examples=[100])
     """Pairs of the file that are taken at most: its first ones."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED, examples=[0])
@@ -148,7 +164,7 @@ class AblationConfig(Frozen):
     by: Literal["ig", "ap", "atp"] = "ap"
     n: int | None = Field(None, ge=2, le=1_000_000, examples=[1000])
     """Prompts."""
-    file: str | None = Field(None, min_length=1, examples=["prompts.json"])
+    file: PathText | None = Field(None, min_length=1, examples=["prompts.json"])
     seed: int = Field(0, ge=0, le=LARGEST_SEED, examples=[0])
     reference_n: int = Field(100, ge=1, le=100_000)
     """Prompts that means are over."""
@@ -228,8 +244,8 @@ class RunConfig(Frozen):
     batch_size: int | None = Field(None, ge=1, le=1_000_000, examples=[64])
     memory_gib: float | None = Field(None, gt=0, examples=[2])
     """GiB of one pass, beyond the model."""
-    output: str = Field("runs", min_length=1, examples=["runs"])
-    sweep: str = Field("multirun", pattern=r"^[\w][\w.-]*$", examples=["multirun"])
+    output: PathText = Field("runs", min_length=1, examples=["runs"])
+    sweep: PathText = Field("multirun", pattern=r"^[\w][\w.-]*$", examples=["multirun"])
     """The folder in `output` that a multirun's runs go to."""
     stale: Literal["keep", "redo"] = "keep"
     """Finished runs that other versions of the code made."""
@@ -439,4 +455,6 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
         }.get(item, "another text"),
         "value_error": str(details.get("error")),
     }.get(kind, error["msg"])
-    return f"{item}: got {'nothing' if kind == 'missing' else repr(got)}, wanted {wanted}. Try {example(path, schema)}."
+    shown = "nothing" if kind == "missing" else repr(got)
+    shown = shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}..."
+    return f"{item}: got {shown}, wanted {wanted}. Try {example(path, schema)}."

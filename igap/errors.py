@@ -11,6 +11,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
+        """The whole message; "\\n" begins another line."""
         super().__init__("\n".join(map(_readable, message.split("\n"))))
 
 

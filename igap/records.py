@@ -6,7 +6,9 @@ run. Safetensors, CSV, JSON and PNG only.
 
 import json
 import math
+import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -27,6 +29,7 @@ from igap.finished import SCHEMA, failures_of
 from igap.notebook.page import page
 from igap.notebook.study import Study
 from igap.pipeline import Result
+from igap.plots import Figure
 from igap.sites import Site, component_names
 from igap.spread import Spread, by_pair
 
@@ -51,6 +54,15 @@ def check_unfinished(folder: Path) -> None:
             f"output: got {folder}, which holds a finished run (summary.json), wanted another folder. Set another "
             "one, or move that run away."
         )
+
+
+def unfinish(folder: Path) -> None:
+    """Takes the mark of a finished run off the folder and those in it; what else is there stays until it is replaced.
+
+    For a run that is done again: one that cannot be read, or in which something failed.
+    """
+    for summary in (*folder.glob("summary.json"), *folder.glob("*/summary.json")):
+        os.replace(summary, summary.with_name("summary.broken.json"))
 
 
 def write(result: Result, folder: Path) -> Summary:
@@ -79,8 +91,11 @@ def write(result: Result, folder: Path) -> Summary:
         for name, frame in finding.tables().items():
             atomically(folder / f"{name}.csv", partial(frame.to_csv, index=False))
     for group, draw in drawings(result).items():
+        drawn: Mapping[str, Figure] = {}
         with surviving(f"plots/{group}", failures):
-            for name, figure in draw().items():
+            drawn = draw()
+        for name, figure in drawn.items():
+            with surviving(f"plots/{name}", failures):
                 atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
     found = result.findings.get("notebook")
     if isinstance(found, Study):

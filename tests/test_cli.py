@@ -13,8 +13,9 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file, save_file
+from small_disk import no_file_above
 
-from igap import cli, pipeline
+from igap import cli, pipeline, records
 from igap.baselines import configured
 from igap.cli import compose, multirun
 from igap.datasets.ioi import generate_ioi
@@ -320,6 +321,77 @@ def test_a_failed_job_costs_no_other_job(tiny, monkeypatch, capsys):
     (story,) = only_run().glob("*/failure.log")
     assert "Traceback" in story.read_text()
     assert "Traceback" not in captured.err, "that is for the log"
+
+
+@pytest.fixture
+def uneven(tmp_path) -> list[str]:
+    """An ablation that is found to be impossible by the prompts it draws: one of seven is longer than the others."""
+    names = ["John", "Mary", "Tom", "Anna"]
+    rows = [f"After {name} and John went to the store {name} gave a bottle to,Mary" for name in names[1:]] * 2
+    file = tmp_path / "uneven.csv"
+    file.write_text(
+        "\n".join(["prompt,answer", *rows, "Then John and Tom and Mary went to the store and Tom gave it to,John"])
+    )
+    wanted = ["ablation=mean_positional", f"ablation.file={file}", "ablation.components=0.0", "ablation.reference_n=1"]
+    return [*wanted, "ablation.also=[zero]", "ig.n_steps=2", "sites=heads"]
+
+
+WHY = "ablation.reference_n: got 1 reference prompts, none of which reaches position"
+
+
+def test_a_failed_follow_up_costs_no_other_finding_and_exit_code_1(tiny, uneven, capsys):
+    assert cli.main(["run", *tiny, *uneven]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.count(f"failed: ablation: {WHY}") == 1
+    assert "How far IG and AP agree" in captured.out
+    assert "Traceback" not in captured.out + captured.err
+    summary = json.loads((only_run() / "summary.json").read_text())
+    assert (summary["failed"], summary["ablation"]) == ("ablation", None)
+    assert summary["ablation/reason"].startswith(WHY)
+    assert summary["heads/pearson"] is not None
+    assert summary["curves/components"]
+    assert "Traceback" in (only_run() / "failure.log").read_text()
+
+
+def test_a_job_with_a_failed_follow_up_is_failed_shown_with_its_numbers_and_tried_again(tiny, uneven, capsys):
+    for _ in range(2):
+        assert cli.main(["run", "-m", *tiny, *uneven]) == 1
+        out = " ".join(capsys.readouterr().out.split())
+        assert f"s); failed: ablation: {WHY}" in out
+        assert "0 of 1 jobs finished" in out
+    assert cli.main(["status", "runs/multirun"]) == 1
+    assert "1 job: 1 failed" in capsys.readouterr().out
+    assert cli.main(["compare", "runs/multirun"]) == 0
+    (folder,) = Path("runs/multirun").glob("*/summary.json")
+    assert json.loads(folder.read_text())["heads/pearson"] is not None
+
+
+def test_a_disk_that_fills_while_a_run_is_written_is_one_line_and_the_numbers_are_shown(tiny, monkeypatch, capsys):
+    write = records.write
+
+    def on_a_small_disk(result, folder):
+        with no_file_above(3000):
+            return write(result, folder)
+
+    monkeypatch.setattr(records, "write", on_a_small_disk)
+    assert cli.main(["run", *tiny, "ig.n_steps=2", "sites=heads", "explain=false"]) == 1
+    captured = capsys.readouterr()
+    assert "How far IG and AP agree" in captured.out
+    assert "outliers among heads" in captured.out
+    said = [line for line in captured.err.splitlines() if line.startswith("igap: ")]
+    assert len(said) == 1
+    assert "heads.csv cannot be written or read (File too large); the numbers above are in no finished run." in said[0]
+    assert "Traceback" not in captured.err
+    assert not list(Path("runs").rglob("summary.json*"))
+
+
+def test_what_the_operating_system_refuses_is_one_line(monkeypatch, capsys):
+    def refused(arguments):
+        raise OSError(28, "No space left on device", "sweep.json")
+
+    monkeypatch.setattr("igap.sweep.status.main", refused)
+    assert cli.main(["status", "runs"]) == 1
+    assert capsys.readouterr().err == "igap: sweep.json cannot be written or read (No space left on device)\n"
 
 
 def test_sweeps_are_multiruns_whose_keys_can_be_replaced(tiny):

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from igap import pipeline
 from igap.cli.compose import compose_one
 from igap.config import TEXTS, RunConfig, example, field_at, keys, parse
+from igap.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,34 @@ def test_examples_are_accepted_by_the_schema(default):
             changed(changed(default, "prompts.file", "a.csv") if key == "prompts.limit" else default, key, value)
 
 
+HOSTILE = [
+    None, True, False, 0, -1, 1, 1.5, -0.0, 1e308, -1e308, 1e-320, float("nan"), float("inf"), 2**31, 2**63, 10**400,
+    "", " ", "x" * 5000, "\0", "\ud800", "\n", "é木🙂", "1", "null", "0.0 0.0", "00.1", "\u0660.\u0660",
+    "9" * 5000 + ".0", "99.0", "L0.N999999999", "../..", [], {}, [1], ["a"], [None, 1, 2], [0, 1, 10**400], [-1e308, 0, 1e308],
+    [0, 0, 1], [[0], 1, 2], list(range(20_000)), ("mean", 1), b"x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{}, {"ablation.kind": "mean", "ablation.n": 20}, {"baseline.kind": "mean"}])
+@pytest.mark.parametrize("group", sorted({key.partition(".")[0] for key in keys()}))
+def test_whatever_a_key_is_set_to_it_is_taken_or_refused_in_readable_lines_before_the_weights_load(
+    default, monkeypatch, group, more
+):
+    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    start = default.model_copy(update={"device": "cpu"})
+    for key, value in more.items():
+        start = changed(start, key, value)
+    for key in (key for key in keys() if key.partition(".")[0] == group):
+        for value in HOSTILE:
+            try:
+                config = changed(start, key, value)
+                pipeline.check(config)
+            except InputError as error:
+                text = str(error)
+                assert max(map(len, text.split("\n"))) < 1300, (key, value)
+                assert "\n" not in text.partition("\n  clean: ")[0].strip(), (key, value, text)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -91,6 +121,30 @@ def test_examples_are_accepted_by_the_schema(default):
             0,
             r"ig\.n_steps: got 0, wanted a whole number from 1 to 1000000, or auto\. Try ig\.n_steps=50\.",
         ),
+        (
+            "ablation.components",
+            "0.0 0.0",
+            r"ablation\.components: got '0\.0 0\.0', wanted outliers, top, or names such",
+        ),
+        ("ablation.components", "00.1", r"ablation\.components: got '00\.1', wanted outliers, top, or names such as"),
+        (
+            "curves.components",
+            "\u0660.\u0660",
+            r"curves\.components: got .{5}, wanted default, none, or names such as '9\.6",
+        ),
+        (
+            "interactions",
+            "9" * 5000 + ".0",
+            r"interactions: got '9{99}\.\.\., wanted a head such as 9\.6, or null\. Try",
+        ),
+        ("seed", 2**63, r"seed: got 9223372036854775808, wanted at most 9223372036854775807\. Try seed=0\."),
+        ("device", "cuda:\u0663", r"device: got 'cuda:.', wanted auto, cpu, cuda, cuda:N or mps"),
+        (
+            "ablation.file",
+            "a\0.csv",
+            r"ablation\.file: got 'a\\x00\.csv', wanted a path that can be: no name in it longer",
+        ),
+        ("output", "x" * 256, r"output: got 'x{99}\.\.\., wanted a path that can be"),
         ("ig.n_steps", "50", r"ig\.n_steps: got '50', wanted a whole number"),
         ("ig.n_steps", True, r"ig\.n_steps: got True, wanted a whole number"),
         ("ig.tolerance", 0.0, r"ig\.tolerance: got 0\.0, wanted more than 0\. Try ig\.tolerance=0\.001\."),

@@ -299,3 +299,69 @@ def test_progress_counts_the_components_of_all_pairs(config, pair_file):
     for method in METHODS:
         assert told[f"{method} heads"] == (5 * 3 * 4, 5 * 3 * 4)
         assert told[f"{method} neurons"] == (5 * 3 * 48, 5 * 3 * 48)
+
+
+class Silent:
+    """A finding that says nothing."""
+
+    def summary(self):
+        return {}
+
+    def tables(self):
+        return {}
+
+    def sentences(self):
+        return ()
+
+
+class Broken(Silent):
+    """A finding whose table cannot be made."""
+
+    def tables(self):
+        raise IndexError("no row")
+
+
+FAILING = {
+    "runs out": (torch.OutOfMemoryError("CUDA out of memory"), "OutOfMemoryError: CUDA out of memory"),
+    "runs out on a CPU": (MemoryError(), "MemoryError"),
+    "refuses": (InputError("curves.alphas: got 5, wanted 6."), "curves.alphas: got 5, wanted 6."),
+    "breaks": (RuntimeError("two\nlines"), "RuntimeError: two lines"),
+    "loses its disk": (OSError(28, "No space left", "x.csv"), "x.csv cannot be written or read (No space left)"),
+}
+
+
+def test_a_follow_up_that_fails_costs_its_own_result_only(config, monkeypatch):
+    def failing(error):
+        def follow_up(compared, progress):
+            raise error
+
+        return (lambda config: True), follow_up
+
+    mended = {"first": (lambda config: True, lambda *_: Silent()), "last": (lambda config: True, lambda *_: Silent())}
+    broken = {"tells badly": (lambda config: True, lambda *_: Broken())}
+    follow_ups = {name: failing(error) for name, (error, _) in FAILING.items()}
+    monkeypatch.setattr(pipeline, "FOLLOW_UPS", {"first": mended["first"], **follow_ups, **broken, **mended})
+    found = pipeline.run(config("ig.n_steps=2", "sites=heads"))
+    assert list(found.findings) == ["first", "last"]
+    reasons = {name: failure.reason for name, failure in found.failures.items()}
+    assert reasons == {name: reason for name, (_, reason) in FAILING.items()} | {"tells badly": "IndexError: no row"}
+    assert all("Traceback" in failure.story for failure in found.failures.values())
+    assert found.comparisons["heads"].pearson == compare(*(found.maps["heads"][name] for name in ("ig", "ap"))).pearson
+    monkeypatch.setattr(pipeline, "FOLLOW_UPS", {"stopped": failing(KeyboardInterrupt())})
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(config("ig.n_steps=2", "sites=heads"))
+
+
+def test_a_mean_over_prompts_that_the_generator_does_not_have_is_refused_before_the_model_loads(config, monkeypatch):
+    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    texts = ["prompts.clean=John went to", "prompts.corrupted=Mary went to"]
+    with pytest.raises(InputError, match=r"baseline\.n: got 2, found 0 generated prompts of 3 tokens, the length of"):
+        check(config("baseline=mean", "baseline.n=2", "model.name=ioi-mini", *texts))
+
+
+def test_more_top_heads_than_the_model_has_are_refused_before_it_loads(config, monkeypatch):
+    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    asked = ["ablation=zero", "ablation.components=top", "ablation.n=2", "model.name=ioi-mini"]
+    check(config(*asked, "ablation.top=32"))
+    with pytest.raises(InputError, match=r"ablation\.top: got 33, but the model has 32 heads\."):
+        check(config(*asked, "ablation.top=33"))

@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import imread
 from safetensors.torch import load_file
+from small_disk import no_file_above
 
-from igap import records
+from igap import plots, records
+from igap.failures import Failure
+from igap.finished import failures_of
 from igap.intervals import bootstrap_means
 from igap.models.load import read_header
 from igap.prompts import encode_pair
@@ -121,12 +125,82 @@ def test_neurons_csv_holds_the_top_neurons_of_either_method(result, monkeypatch)
 
 def test_a_failure_while_writing_leaves_no_mark_of_a_finished_run_and_keeps_the_numbers(result, tmp_path, monkeypatch):
     records.prepare(tmp_path)
-    monkeypatch.setattr(records, "figures", lambda _: 1 / 0)
+    monkeypatch.setattr(records, "alignment_table", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         records.write(result, tmp_path)
     assert (tmp_path / "attributions.safetensors").exists()
     assert (tmp_path / "heads.csv").exists()
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_no_file_that_does_not_fit_is_there_in_part_and_the_error_names_it(result, written, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "drawings", lambda _: {})
+    sizes = {path.name: path.stat().st_size for path in written.iterdir() if path.is_file()}
+    assert {"attributions.safetensors", "heads.csv", "curves.csv", "config.json", "summary.json"} <= sizes.keys()
+    for limit in {size // 2 for size in sizes.values()}:
+        folder = tmp_path / str(limit)
+        records.prepare(folder)
+        with no_file_above(limit), pytest.raises(OSError, match="File too large") as refused:
+            records.write(result, folder)
+        assert sizes[Path(refused.value.filename).name] > limit
+        assert not (folder / "summary.json").exists()
+        for path in folder.iterdir():
+            assert path.name == "plots" or path.stat().st_size == sizes[path.name] <= limit
+
+
+def test_figures_that_do_not_fit_cost_themselves_only(result, written, tmp_path):
+    sizes = {path.stem: path.stat().st_size for path in (written / "plots").glob("*.png")}
+    limit = sorted(sizes.values())[len(sizes) // 2]
+    records.prepare(tmp_path)
+    with no_file_above(limit):
+        summary = records.write(result, tmp_path)
+    too_large = {f"plots/{name}" for name, size in sizes.items() if size > limit}
+    failures = failures_of(summary)
+    assert failures.keys() == too_large != set()
+    for name, reason in failures.items():
+        assert reason == f"{tmp_path / name}.png cannot be written or read (File too large)"
+    assert {f"plots/{path.stem}" for path in (tmp_path / "plots").iterdir()} == {
+        f"plots/{n}" for n in sizes
+    } - too_large
+
+
+def test_a_figure_that_cannot_be_drawn_costs_itself_only_and_its_story_is_kept(result, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "scatter", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(plots, "output_curves", lambda *_, **__: 1 / 0)
+    records.prepare(tmp_path)
+    summary = records.write(result, tmp_path)
+    assert summary["failed"] == "plots/heads_scatter plots/neurons_scatter plots/curves"
+    assert summary["plots/curves/reason"] == "ZeroDivisionError: division by zero"
+    assert summary["plots/curves"] is None
+    assert len(list((tmp_path / "plots").glob("*.png"))) == len(PLOTS) - 3
+    assert "in <lambda>" in (tmp_path / "failure.log").read_text()
+
+
+def test_a_follow_up_that_failed_is_named_in_the_summary_with_its_reason(result, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "drawings", lambda _: {})
+    findings = {name: finding for name, finding in result.findings.items() if name != "curves"}
+    failed = dataclasses.replace(result, findings=findings, failures={"curves": Failure("a flat tyre", "the story")})
+    records.prepare(tmp_path)
+    summary = records.write(failed, tmp_path)
+    assert (summary["failed"], summary["curves"], summary["curves/reason"]) == ("curves", None, "a flat tyre")
+    assert failures_of(json.loads((tmp_path / "summary.json").read_text())) == {"curves": "a flat tyre"}
+    assert (tmp_path / "failure.log").read_text() == "curves: the story"
+    assert not (tmp_path / "curves.csv").exists()
+    assert (tmp_path / "heads.csv").exists()
+
+
+def test_a_run_in_which_nothing_failed_says_nothing_of_it(result, written):
+    assert "failed" not in records.summarize(result)
+    assert not (written / "failure.log").exists()
+
+
+def test_a_number_of_a_finding_that_is_not_finite_is_missing_with_a_reason(result):
+    class Wild:
+        def summary(self):
+            return {"wild/number": float("inf"), "wild/other": 1.5}
+
+    summary = records.summarize(dataclasses.replace(result, findings={"wild": Wild()}))
+    assert (summary["wild/number"], summary["wild/number/reason"], summary["wild/other"]) == (None, "not finite", 1.5)
 
 
 def test_a_finished_run_is_not_written_over(tmp_path):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from igap.errors import InputError
+from igap.failures import reason_of
 
 USAGE = """\
 igap: when do Integrated Gradients and activation patching agree about which heads and neurons matter, and why not?
@@ -76,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"igap: {error}\n")
         return 2
+    except OSError as error:
+        sys.stderr.write(f"igap: {reason_of(error)}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("igap: interrupted; a run without summary.json is not finished.\n")
         return 130

@@ -26,6 +26,8 @@ from igap.counterfactual.records import write
 from igap.counterfactual.search import SearchResult, concluded
 from igap.counterfactual.study import only_study, storage_of
 from igap.errors import InputError
+from igap.failures import reason_of
+from igap.finished import failures_of, read
 from igap.models.fingerprint import fingerprint
 from igap.models.load import Header, check_sites, read_header
 from igap.prompts import PromptPair
@@ -328,16 +330,21 @@ def _run_of_the_best(
         settings["sites"] = "heads"
     asked = defaults.model_copy(update=settings)
     place = study.folder / RUNS / pipeline.check(asked).key
-    if (place / "summary.json").exists():
+    before = read(place)[0]
+    if before is not None and not failures_of(before.summary):
         return 0
     try:
-        records.prepare(place)
-        records.write(pipeline.run(asked, lambda name: report.stage(progress, name)), place)
+        disk.check_writable(place / "plots")
+        found = pipeline.run(asked, lambda name: report.stage(progress, name))
+        records.unfinish(place)
+        failures = failures_of(records.write(found, place))
     except Exception as error:
-        log.error("the run of the best pair, in %s, failed: %s", place, error)
+        log.error("the run of the best pair, in %s, failed: %s", place, reason_of(error))
         return 1
+    for name, reason in failures.items():
+        log.error("of the run of the best pair, in %s, %s failed: %s", place, name, reason)
     _log(place, settled)
-    return 0
+    return 1 if failures else 0
 
 
 def _log(folder: Path, settled: TrackingConfig) -> str | None:

@@ -1,7 +1,6 @@
 """The work of one job of a sweep, in whatever process it lands: claim it, compute, write to disk, log, show."""
 
 import logging
-import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,10 +75,7 @@ def _do(job: Job, folder: SweepFolder, stage: Stage) -> Outcome:
 
 def _write(result: Result, place: Path) -> Mapping[str, object]:
     """The summary; a result that cannot be written is shown, and the error raised."""
-    # Of no finished run, as `standing` has found: broken, or of one in which something failed; those inside are of such
-    # a study, or of one that was killed before its own.
-    for summary in (*place.glob("summary.json"), *place.glob("*/summary.json")):
-        os.replace(summary, summary.with_name("summary.broken.json"))
+    records.unfinish(place)  # `standing` has found that it is to be done again
     try:
         return records.write(result, place)
     except Exception:

@@ -1,11 +1,14 @@
 """The work of one job where it lands: what another process has done or is doing is left to it."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
+from small_disk import no_file_above
 
 from igap import pipeline
+from igap.failures import Failure
 from igap.sweep import work
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Composed, Job
@@ -45,7 +48,7 @@ def test_a_study_killed_before_its_own_summary_is_done_again(job, folder, result
     for left in (place / "heads.csv.77.unfinished", place / "second-pair" / ".space.77.unfinished"):
         left.write_text("")
     monkeypatch.setattr(pipeline, "run", lambda *_: result)
-    monkeypatch.setattr(work.records, "figures", lambda result: {})
+    monkeypatch.setattr(work.records, "drawings", lambda result: {})
     assert work.do(job, folder, pipeline.silent, wait=False).end == "done"
     assert (place / "second-pair" / "summary.broken.json").exists()
     assert not list(place.rglob("*.unfinished")), "what killed processes leave behind"
@@ -56,9 +59,58 @@ def test_a_failure_of_wandb_costs_no_run(job, folder, result, monkeypatch, caplo
         raise OSError("no sink")
 
     monkeypatch.setattr(pipeline, "run", lambda *_: result)
-    monkeypatch.setattr(work.records, "figures", lambda result: {})
+    monkeypatch.setattr(work.records, "drawings", lambda result: {})
     monkeypatch.setattr(work.tracking, "log", lost)
     assert work.do(job, folder, pipeline.silent, wait=False) == work.Outcome(job.key, "done")
     assert "W&B did not take " in caplog.text
     assert json.loads((folder.run(job.key) / "summary.json").read_text())["key"] == job.key
     assert folder.holder(job.key) is None
+
+
+@pytest.fixture
+def untracked(job):
+    return dataclasses.replace(job, tracking=job.tracking.model_copy(update={"mode": "disabled"}))
+
+
+def test_a_run_with_a_failed_follow_up_is_kept_and_done_again(untracked, folder, result, monkeypatch):
+    """What was found counts until the next try has found more: also when that try fails altogether."""
+    job, key = untracked, untracked.key
+    lame = dataclasses.replace(result, failures={"ablation": Failure("a flat tyre", "the story")})
+    monkeypatch.setattr(work.records, "drawings", lambda result: {})
+    monkeypatch.setattr(pipeline, "run", lambda *_: lame)
+    assert work.do(job, folder, pipeline.silent, wait=False) == work.Outcome(key, "failed", "ablation: a flat tyre")
+    for _ in range(2):
+        standing = folder.standing(key)
+        assert (standing.state, standing.finished) == ("failed", False)
+        assert standing.run.summary["ablation/reason"] == "a flat tyre"
+        assert standing.run.summary["heads/pearson"] is not None
+        folder.forget_failure(key)
+        assert (folder.standing(key).state, folder.standing(key).finished) == ("planned", False)
+        monkeypatch.setattr(pipeline, "run", lambda *_: 1 / 0)
+        assert work.do(job, folder, pipeline.silent, wait=False).reason == "ZeroDivisionError: division by zero"
+    monkeypatch.setattr(pipeline, "run", lambda *_: result)
+    assert work.do(job, folder, pipeline.silent, wait=False) == work.Outcome(key, "done")
+    assert folder.standing(key).finished
+    assert "failed" not in folder.standing(key).run.summary
+    assert not (folder.run(key) / "failure.json").exists()
+
+
+def test_a_disk_too_small_for_a_run_is_one_line_and_its_numbers_are_shown(
+    untracked, folder, result, monkeypatch, capsys, caplog
+):
+    write = work.records.write
+
+    def on_a_small_disk(result, place):
+        with no_file_above(2000):
+            return write(result, place)
+
+    monkeypatch.setattr(pipeline, "run", lambda *_: result)
+    monkeypatch.setattr(work.records, "write", on_a_small_disk)
+    outcome = work.do(untracked, folder, pipeline.silent, wait=False)
+    assert outcome.end == "failed"
+    file = folder.run(untracked.key) / "attributions.safetensors"
+    assert outcome.reason == f"{file} cannot be written or read (File too large)"
+    assert "How far IG and AP agree" in capsys.readouterr().out
+    assert [line for line in caplog.text.splitlines() if "failed" in line and "Traceback" not in line]
+    assert "Traceback" not in caplog.text
+    assert folder.standing(untracked.key).run is None
