@@ -38,6 +38,12 @@ class Finding(Protocol):
         ...
 
 
+def complete(finding: Finding) -> Finding:
+    """The finding, once all that it says has been computed: a mistake in that is its own, and not of who asks later."""
+    finding.summary(), finding.tables(), finding.sentences()
+    return finding
+
+
 @dataclass(frozen=True, eq=False)
 class Compared:
     """A run after IG and AP were compared."""

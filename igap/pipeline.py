@@ -35,7 +35,7 @@ from igap.config import ModelConfig, RunConfig
 from igap.contrast import contrasts
 from igap.errors import InputError
 from igap.failures import Failure, surviving
-from igap.findings import Compared, Finding
+from igap.findings import Compared, Finding, complete
 from igap.models.fingerprint import fingerprint
 from igap.models.load import Header, check_sites, find_checkpoint, is_hub_name, load_model, read_header
 from igap.performance import encode_prompts
@@ -368,10 +368,7 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
             continue
         since = time.perf_counter()
         with surviving(name, failures), stage(name) as progress:
-            finding = follow_up(compared, progress)
-            # Computed when they are asked for: a mistake in them costs this finding, and not the run.
-            finding.summary(), finding.tables(), finding.sentences()
-            findings[name] = finding
+            findings[name] = complete(follow_up(compared, progress))
         seconds[name] = time.perf_counter() - since
     seconds["total"] = time.perf_counter() - started
     return Result(

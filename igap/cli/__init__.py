@@ -6,6 +6,7 @@ costs one line and no time.
 
 import importlib
 import importlib.metadata
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of one command: 0 done, 1 something failed, 2 bad input, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command = arguments[0] if arguments else "--help"
+    logging.raiseExceptions = False  # a log file on a full disk costs its own lines, and no traceback beside each
     try:
         if command in ("-h", "--help", "help"):
             sys.stdout.write(USAGE)

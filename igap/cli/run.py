@@ -137,7 +137,6 @@ def _hydra_main(arguments: list[str]) -> int:
 
     decorated = hydra.main(version_base="1.3", config_path=str(data_folder("conf")), config_name="config")(task)
     program, sys.argv = sys.argv, ["igap run", *arguments]
-    logging.raiseExceptions = False  # a log file on a full disk costs its own lines, and no traceback beside each
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what goes wrong, where it would print it and exit
     try:
         decorated()
@@ -182,7 +181,7 @@ def _job(config: "DictConfig") -> int:
         if not isinstance(error, OSError):
             log.exception("the run in %s was not written", folder)
         else:
-            log.error("%s; the numbers above are in no finished run. Make room and run again.", reason_of(error))
+            log.error("%s; what is above is not all written. Make room, or set output=FOLDER.", reason_of(error))
         return 1
     report.show(console, result, folder, failures)
     try:

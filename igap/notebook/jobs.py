@@ -8,6 +8,7 @@ from pathlib import Path
 from igap import pipeline
 from igap.config import TEXTS, RunConfig
 from igap.failures import surviving
+from igap.findings import complete
 from igap.notebook.published import OUTLIERS, SECOND
 from igap.notebook.study import study
 from igap.pipeline import Result, Stage, silent
@@ -41,9 +42,8 @@ def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> 
             beside[name] = pipeline.run(other, stage, store)
     if not failures.keys() & configs(config).keys():
         with surviving("notebook", failures), stage("notebook"):
-            findings["notebook"] = study(
-                pipeline.model_of(config), first, beside["zero-baseline"], beside["second-pair"]
-            )
+            model = pipeline.model_of(config)
+            findings["notebook"] = complete(study(model, first, beside["zero-baseline"], beside["second-pair"]))
     seconds = {**first.seconds, "total": time.perf_counter() - started}
     return replace(first, key=key, findings=findings, beside=beside, failures=failures, seconds=seconds)
 

@@ -104,6 +104,7 @@ def do_all(
     """What became of each job of a pack, which shares a process and so a loaded model; `told` hears of each."""
     if threads is not None:
         torch.set_num_threads(threads)
+    logging.raiseExceptions = False  # as in `cli.main`: in the processes of a launcher
     outcomes = []
     for job in pack:
         outcome = do(job, folder, stage, wait=wait)
