@@ -5,6 +5,7 @@ For the tests and for programs. Nothing here is of igap, and importing it loads 
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,24 @@ JSON_FILES = (
     "vocab.json",
     "model.safetensors.index.json",
 )
+
+ADDED: Mapping[str, str] = {
+    "config.json": (
+        "auto_map transformers_weights quantization_config attn_implementation _attn_implementation torch_dtype "
+        "text_config pruned_heads id2label num_labels tokenizer_class rope_scaling rope_theta sliding_window "
+        "layer_types attn_config experts_implementation fusion_config kernel_config distributed_config "
+        "base_model_tp_plan output_attentions return_dict is_decoder is_encoder_decoder problem_type "
+        "chunk_size_feed_forward gguf_file _commit_hash _name_or_path attribute_map n_ctx sub_configs"
+    ),
+    "tokenizer_config.json": (
+        "auto_map added_tokens_decoder chat_template additional_special_tokens extra_special_tokens add_bos_token "
+        "add_prefix_space clean_up_tokenization_spaces legacy from_slow tokenizer_file vocab_file model_input_names "
+        "padding_side processor_class name_or_path split_special_tokens tokenizer_type fix_mistral_regex use_fast "
+        "gguf_file trust_remote_code local_files_only subfolder tokenizer_object"
+    ),
+    "generation_config.json": "max_length temperature transformers_version custom_generate cache_implementation",
+}
+"""Fields that the files of a small checkpoint lack, and that libraries look for."""
 
 LISTS = ("vocab", "merges", "weight_map")
 
@@ -209,3 +228,43 @@ def damaged_weights(path: Path) -> Iterator[str]:
     write_tensors(path, json.dumps(fewer).encode(), data)
     yield f"{name}: a hole in its place"
     path.write_bytes(whole)
+
+
+def damaged_json(path: Path, values: Mapping[str, str] = VALUES) -> Iterator[str]:
+    """Descriptions, at each of which the JSON file at `path` has one of the values in one of its places."""
+    whole = path.read_bytes()
+    value = json.loads(whole)
+    for place in places(value):
+        for what, text in values.items():
+            path.write_text(replaced(value, place, text), "utf-8")
+            yield f"{'.'.join(map(str, place)) or 'all of it'}: {what}"
+    for field in ADDED.get(path.name, "").split():
+        for what, text in values.items():
+            path.write_text(replaced({**value, field: None}, (field,), text), "utf-8")
+            yield f"{field}, added: {what}"
+    path.write_bytes(whole)
+
+
+def damaged_checkpoints(folder: Path, work: Path, values: Mapping[str, str] = VALUES) -> Iterator[tuple[str, Path]]:
+    """Copies of the checkpoint in `folder`, one after the other in `work`, each with one file damaged or replaced.
+
+    With each comes what was done to it, which begins with the file's name.
+    """
+    copy = work / "copy"
+    for path in sorted(folder.iterdir()):
+        for kind in (*KINDS, "missing"):
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(folder, copy)
+            if kind == "missing":
+                (copy / path.name).unlink()
+            else:
+                make_kind(copy / path.name, kind)
+            yield f"{path.name}: {kind}", copy
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder, copy)
+    for path in sorted(folder.iterdir()):
+        damages = damaged_weights(copy / path.name) if path.suffix == ".safetensors" else iter(())
+        if path.name in JSON_FILES:
+            damages = damaged_json(copy / path.name, values)
+        for what in damages:
+            yield f"{path.name}: {what}", copy

@@ -48,12 +48,12 @@ def check_family(config: Any, name: str) -> None:
     if kind != "causal_lm" or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(
             f"model.name: got {name!r} ({declared}), {_KINDS.get(kind, 'no language model')}; wanted a causal decoder, "
-            "which predicts the next token. Use one such as GPT-2, Llama or Qwen."
+            "which predicts the next token. Use one such as GPT-2, Llama or Qwen, with its own config.json."
         )
     if architecture is None:
         raise InputError(
             f"model.name: got {name!r} ({declared}), wanted an architecture that TransformerLens' TransformerBridge "
-            "has. Use one such as GPT-2, Llama or Qwen."
+            "has. Use one such as GPT-2, Llama or Qwen, with its own config.json."
         )
 
 

@@ -66,21 +66,21 @@ def check_files(folder: Path, name: str) -> None:
             raise unreadable(name, path.name, error.strerror or line(error)) from error
 
 
-def read_stored(folder: Path, name: str) -> dict[str, Stored]:
+def read_stored(folder: Path, name: str, chosen: str | None = None) -> dict[str, Stored]:
     """The tensors of the weights, by name, as the headers of their files have them.
 
-    Raises InputError on a file that safetensors does not open, and on an index that names other files than those of
-    the folder.
+    `chosen`: the file of weights, or their index, that config.json names. Raises InputError on a file that safetensors
+    does not open, and on one that is not in the folder, whose content no fingerprint has.
     """
     from safetensors import safe_open
 
-    files = sorted(path.name for path in folder.glob("*.safetensors"))
-    if _SINGLE in files:
-        files = [_SINGLE]
-    elif (folder / _INDEX).exists():
-        files = _indexed(folder, files, name)
+    here = [path.name for pattern in ("*.safetensors", "*.safetensors.index.json") for path in folder.glob(pattern)]
+    start = chosen or next((file for file in (_SINGLE, _INDEX) if file in here), None)
+    if start not in here:
+        why = f"it names {chosen!r:.100}, no file here" if chosen else f"there is none, and no {_INDEX}"
+        raise unreadable(name, "config.json" if chosen else _SINGLE, why)
     stored = {}
-    for file in files:
+    for file in _indexed(folder, start, here, name) if start.endswith(".json") else [start]:
         with (
             refusing(lambda why, file=file: unreadable(name, file, why)),  # type: ignore[misc]
             safe_open(folder / file, framework="pt") as tensors,
@@ -91,15 +91,15 @@ def read_stored(folder: Path, name: str) -> dict[str, Stored]:
     return stored
 
 
-def _indexed(folder: Path, files: list[str], name: str) -> list[str]:
-    index = read_object(folder, _INDEX, name)
-    named = index.get("weight_map")
-    if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
-        raise unreadable(name, _INDEX, "its weight_map is no object of tensors' names and files' names")
-    missing = sorted(set(named.values()) - set(files))
-    if missing or not named:
-        raise unreadable(name, _INDEX, f"it names {missing[0]!r:.100}, no file here" if missing else "it names no file")
-    return sorted(set(named.values()))
+def _indexed(folder: Path, file: str, here: list[str], name: str) -> list[str]:
+    """The files that an index names."""
+    index = read_object(folder, file, name).get("weight_map")
+    if not isinstance(index, dict) or not all(isinstance(each, str) for each in index.values()):
+        raise unreadable(name, file, "its weight_map is no object of tensors' names and files' names")
+    missing = sorted(set(index.values()).difference(here))
+    if missing or not index:
+        raise unreadable(name, file, f"it names {missing[0]!a:.100}, no file here" if missing else "it names no file")
+    return sorted(set(index.values()))
 
 
 def read_object(folder: Path, file: str, name: str) -> dict[str, Any]:
@@ -182,4 +182,6 @@ def blame(folder: Path, name: str, why: str, read: Callable[[Path], object]) -> 
             with refusing(InputError):
                 read(Path(other))
             return unreadable(name, file, why)
-    return unreadable(name, " or ".join(there) or "tokenizer.json", why)
+    if "tokenizer.json" not in there:
+        return unreadable(name, "tokenizer.json", f"there is none. {why}")
+    return unreadable(name, " or ".join(there), why)

@@ -86,7 +86,7 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
 def read_header(name: str, revision: str | None = None) -> Header:
     """Tokenizer, config and context length of a checkpoint, without its weights.
 
-    Raises ValueError as `find_checkpoint`, on a damaged file, which it names, and on sizes that the weights cannot have.
+    Raises ValueError as `find_checkpoint`, on a damaged file, which it names, and on sizes that no weights can have.
     """
     from transformers import AutoConfig
 
@@ -98,7 +98,7 @@ def read_header(name: str, revision: str | None = None) -> Header:
         n_layers, n_heads, n_vocab = (
             _size(config, field, name) for field in ("num_hidden_layers", "num_attention_heads", "vocab_size")
         )
-    stored = files.read_stored(folder, name)
+    stored = files.read_stored(folder, name, getattr(config, "transformers_weights", None))
     if n_layers is not None and n_layers > len(stored):
         why = f"it says {n_layers} layers, but the weights are {len(stored)} tensors"
         raise files.unreadable(name, "config.json", why)
@@ -216,8 +216,9 @@ def _weights(header: Header, name: str, dtype: torch.dtype) -> Any:
     hf_model, info = loaded
     for key, there, wanted in sorted(info["mismatched_keys"], key=str):
         raise InputError(
-            f"model.name: got {name!r}, whose weights are not those of its config.json: {key} is {list(there)}, and "
-            f"config.json says {list(wanted)}. Save the model again, with its config."
+            f"model.name: got {name!r}, whose weights are not those of its config.json: {key} is {list(there)}"
+            f"{f' in {header.stored[key].file}' if key in header.stored else ''}, and config.json says {list(wanted)}. "
+            "Save the model again, with its config."
         )
     # transformers fills what a checkpoint lacks with random numbers and only logs it.
     missing = sorted(map(str, info["missing_keys"]))
