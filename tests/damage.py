@@ -251,20 +251,22 @@ def damaged_checkpoints(folder: Path, work: Path, values: Mapping[str, str] = VA
     With each comes what was done to it, which begins with the file's name.
     """
     copy = work / "copy"
-    for path in sorted(folder.iterdir()):
-        for kind in (*KINDS, "missing"):
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(folder, copy)
-            if kind == "missing":
-                (copy / path.name).unlink()
-            else:
-                make_kind(copy / path.name, kind)
-            yield f"{path.name}: {kind}", copy
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(folder, copy)
     for path in sorted(folder.iterdir()):
-        damages = damaged_weights(copy / path.name) if path.suffix == ".safetensors" else iter(())
+        damaged = copy / path.name
+        for kind in (*KINDS, "missing"):
+            if kind == "missing":
+                damaged.unlink()
+            else:
+                make_kind(damaged, kind)
+            yield f"{path.name}: {kind}", copy
+            if damaged.is_dir():
+                damaged.rmdir()
+            damaged.unlink(missing_ok=True)
+            shutil.copy(path, damaged)
+        damages = damaged_weights(damaged) if path.suffix == ".safetensors" else iter(())
         if path.name in JSON_FILES:
-            damages = damaged_json(copy / path.name, values)
+            damages = damaged_json(damaged, values)
         for what in damages:
             yield f"{path.name}: {what}", copy

@@ -66,7 +66,7 @@ def check_files(folder: Path, name: str) -> None:
             raise unreadable(name, path.name, error.strerror or line(error)) from error
 
 
-def read_stored(folder: Path, name: str, chosen: str | None = None) -> dict[str, Stored]:
+def read_stored(folder: Path, name: str, chosen: Any = None) -> dict[str, Stored]:
     """The tensors of the weights, by name, as the headers of their files have them.
 
     `chosen`: the file of weights, or their index, that config.json names. Raises InputError on a file that safetensors

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from igap.models.files import unreadable
 
-_SECONDS = 12
-"""That a pattern may take for _TEXTS, and the process for its start; an ordinary pattern takes microseconds."""
+_SECONDS = 5.0
+"""Of a processor, for all patterns on _TEXTS and the start of their process; an ordinary one takes microseconds."""
 
 _TEXTS = (
     "After John and Mary went to the store, Mary gave a bottle of milk to",
@@ -38,7 +38,8 @@ KNOWN = frozenset(
 """Patterns of known models, which end: what is tried costs a fifth of a second."""
 
 _TRIAL = """
-import json, sys
+import json, signal, sys
+signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))  # by default its signal ends the process
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 patterns, texts = json.load(sys.stdin)
 for pattern in patterns:
@@ -76,18 +77,12 @@ def _endless(patterns: frozenset[str]) -> str | None:
     """The first of the patterns that is not through with _TEXTS in time; None if all are."""
     if not patterns:
         return None
-    command = [sys.executable, "-P", "-c", _TRIAL]  # -P: no module of the working folder, which may be the checkpoint's
+    # -P: no module of the working folder, which may be the checkpoint's.
+    command = [sys.executable, "-P", "-c", _TRIAL, str(_SECONDS)]
     asked = json.dumps([sorted(patterns), _TEXTS]).encode()
     with tempfile.TemporaryFile() as said:
-        try:
-            trial = subprocess.run(
-                command, input=asked, stdout=said, stderr=subprocess.DEVNULL, timeout=_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            pass
-        else:
-            if trial.returncode == 0:
-                return None
+        if subprocess.run(command, input=asked, stdout=said, stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            return None
         said.seek(0)
         tried: list[str] = [json.loads(pattern) for pattern in said]
     if not tried:
