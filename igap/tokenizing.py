@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from igap.errors import InputError
+from igap.models.quiet import refusing
 
 _CLOSING = ".,;:!?%)]}'"
 """Characters that follow a word without a space."""
@@ -139,6 +140,11 @@ def check_vocabulary(ids: list[int], n_vocab: int | None, item: str) -> None:
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
-    """The ids of the text as it is, without BOS."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    """The ids of the text as it is, without BOS. Raises InputError where the tokenizer fails on it."""
+    with refusing(
+        lambda why: InputError(
+            f"model.name: got a tokenizer that fails on {text[:60]!r}: tokenizer.json: {why}. Save the tokenizer again."
+        )
+    ):
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids

@@ -11,6 +11,7 @@ from transformer_lens.utilities.architectures import (
 )
 
 from igap.errors import InputError
+from igap.models.quiet import shown
 
 _KINDS = {
     "seq2seq": "an encoder and a decoder",
@@ -26,7 +27,13 @@ def check_family(config: Any, name: str) -> None:
     """Raises InputError on a config whose model is no causal decoder, or one that TransformerLens cannot wrap."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    declared = " ".join(config.architectures or ()) or config.model_type
+    named = config.architectures or ()
+    if not isinstance(named, list | tuple) or not all(isinstance(each, str) for each in named):
+        raise InputError(
+            f"model.name: got {name!r}, which cannot be read as a checkpoint: config.json: architectures is "
+            f"{str(named)!r:.60}, wanted a list of names"
+        )
+    declared = shown(" ".join(named) or config.model_type, 60)
     kind, architecture = classify_model_config(config), None
     try:
         architecture = determine_architecture_from_hf_config(config)  # type: ignore[no-untyped-call]
@@ -41,12 +48,12 @@ def check_family(config: Any, name: str) -> None:
     if kind != "causal_lm" or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(
             f"model.name: got {name!r} ({declared}), {_KINDS.get(kind, 'no language model')}; wanted a causal decoder, "
-            "which predicts the next token. Use one such as GPT-2, Llama or Qwen."
+            "which predicts the next token. Use one such as GPT-2, Llama or Qwen, with its own config.json."
         )
     if architecture is None:
         raise InputError(
             f"model.name: got {name!r} ({declared}), wanted an architecture that TransformerLens' TransformerBridge "
-            "has. Use one such as GPT-2, Llama or Qwen."
+            "has. Use one such as GPT-2, Llama or Qwen, with its own config.json."
         )
 
 

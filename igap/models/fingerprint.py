@@ -7,7 +7,8 @@ from pathlib import Path
 DEQUANTISED = "dequantised"
 """The folder in igap's cache whose folders are named by the SHA-256 of the GGUF file they came from."""
 
-_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""Names of the files that a checkpoint is."""
 
 
 def fingerprint(folder: Path) -> str:
@@ -20,7 +21,7 @@ def fingerprint(folder: Path) -> str:
         return f"gguf:{folder.name[:16]}"
     if folder.parent.name == "snapshots" and len(folder.name) == 40:
         return f"hub:{folder.name[:16]}"
-    files = sorted({path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()})
+    files = sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()})
     return _of(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 

@@ -3,7 +3,7 @@
 Nothing is unpickled and no remote code runs. A hub name is looked for in the local cache before the network is asked.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,9 +12,10 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.errors import InputError
-from igap.models import agreement, gguf_files
+from igap.models import agreement, files, gguf_files
 from igap.models.families import check_family, n_neurons, neurons_reason, refuse_neurons
-from igap.models.quiet import line, quiet
+from igap.models.patterns import check_patterns
+from igap.models.quiet import hushed, quiet, refusing
 from igap.sites import Site
 
 Processing = Literal["processed", "raw"]
@@ -32,6 +33,10 @@ class Header:
 
     folder: Path
     tokenizer: Any
+    config: Any
+    """As transformers reads it."""
+    stored: Mapping[str, files.Stored]
+    """The tensors of the weights, by name."""
     n_ctx: int | None
     n_vocab: int | None
     n_layers: int | None
@@ -64,6 +69,7 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
         raise InputError(f"model.name: got {name!r}, which is no folder. {_CHOICES}")
     else:
         folder = _from_hub(name, revision)
+    files.check_files(folder, name)
     if not (folder / "config.json").is_file():
         raise InputError(
             f"model.name: got {name!r}, a folder without config.json, wanted a Hugging Face checkpoint "
@@ -78,30 +84,73 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
 
 
 def read_header(name: str, revision: str | None = None) -> Header:
-    """Tokenizer and context length of a checkpoint, without its weights. Raises ValueError as `find_checkpoint`."""
-    from transformers import AutoConfig, AutoTokenizer
+    """Tokenizer, config and context length of a checkpoint, without its weights.
+
+    Raises ValueError as `find_checkpoint`, on a damaged file, which it names, and on sizes that no weights can have.
+    """
+    from transformers import AutoConfig
 
     folder = find_checkpoint(name, revision)
-    try:
+    files.check_sizes(files.read_object(folder, "config.json", name), name)
+    with refusing(lambda why: files.unreadable(name, "config.json", why)):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # tokenizers, sentencepiece and transformers each raise their own
-        raise InputError(f"model.name: got {name!r}, which cannot be read as a checkpoint: {line(error)}") from error
-    check_family(config, name)
-
-    def size(field: str) -> int | None:
-        return getattr(config, field, None)
-
+        check_family(config, name)
+        n_layers, n_heads, n_vocab = (
+            _size(config, field, name) for field in ("num_hidden_layers", "num_attention_heads", "vocab_size")
+        )
+    stored = files.read_stored(folder, name, getattr(config, "transformers_weights", None))
+    if n_layers is not None and n_layers > len(stored):
+        why = f"it says {n_layers} layers, but the weights are {len(stored)} tensors"
+        raise files.unreadable(name, "config.json", why)
+    if n_vocab is not None and not any(n_vocab in tensor.shape for tensor in stored.values()):
+        raise files.unreadable(
+            name, "config.json", f"it says {n_vocab} tokens, but no tensor of the weights has as many"
+        )
+    check_patterns(folder, name)
+    try:
+        with refusing(InputError):
+            tokenizer = _tokenizer(folder)
+    except InputError as error:
+        with hushed():
+            raise files.blame(folder, name, str(error), _tokenizer) from error
+    dropout = getattr(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), "dropout", None)
+    if dropout:
+        why = f"its dropout is {dropout:.3g}, with which a text has other tokens each time, wanted null"
+        raise files.unreadable(name, "tokenizer.json", why)
     return Header(
         folder,
         tokenizer,
-        n_ctx=size("max_position_embeddings"),
-        n_vocab=size("vocab_size"),
-        n_layers=size("num_hidden_layers"),
-        n_heads=size("num_attention_heads"),
+        config,
+        stored,
+        n_ctx=_size(config, "max_position_embeddings", name),
+        n_vocab=n_vocab,
+        n_layers=n_layers,
+        n_heads=n_heads,
         n_neurons=n_neurons(config),
         neurons_reason=neurons_reason(config),
     )
+
+
+def _size(config: Any, field: str, name: str) -> int | None:
+    """A size of the config; None where it has none of this name. Raises InputError where it is no size."""
+    size = getattr(config, field, None)
+    if size is not None and (not isinstance(size, int) or size < 1):
+        own = getattr(config, "attribute_map", {}).get(field, field)
+        raise files.unreadable(name, "config.json", f"{own} is {size!r:.40}, wanted a whole number from 1 on")
+    return size
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer, after it has made tokens of a text and named those that stand for no text."""
+    from transformers import AutoTokenizer
+
+    with hushed():
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        ids = tokenizer(files.SOME_TEXT, add_special_tokens=False)["input_ids"]
+        tokenizer.decode(ids)
+        for kind in ("bos", "eos", "unk"):
+            getattr(tokenizer, f"{kind}_token_id")
+    return tokenizer
 
 
 def check_sites(header: Header, sites: Collection[Site], name: str) -> None:
@@ -133,16 +182,12 @@ def load_model(
     torch_dtype: torch.dtype = getattr(torch, dtype)
     with quiet():
         hf_model = _weights(header, name, torch_dtype).to(device).eval()
-        try:
+        ran = f"model.name: got {name!r}, which does not run in {dtype} on {device}"
+        with refusing(lambda why: InputError(f"{ran} ({why}). Check its config.json, or use another model.dtype.")):
             wanted = agreement.reference(hf_model, header.n_ctx, name)
-        except InputError:
-            raise
-        except Exception as error:  # whatever torch and the model's own code raise
-            raise InputError(
-                f"model.name: got {name!r}, which does not run in {dtype} on {device} ({line(error)}). Use another "
-                "model.dtype or another model."
-            ) from error
-        try:
+        remedy = "Try model.processing=raw, or use" if processing == "processed" else "Use"
+        wrapped = f"model.name: got {name!r}, which TransformerLens' bridge cannot wrap ({processing}"
+        with refusing(lambda why: InputError(f"{wrapped}: {why}). {remedy} another model, or check its config.json.")):
             model = TransformerBridge.boot_transformers(
                 str(header.folder), hf_model=hf_model, tokenizer=header.tokenizer, device=device, dtype=torch_dtype
             )
@@ -150,14 +195,6 @@ def load_model(
                 model.enable_compatibility_mode()
             model.eval()
             agreement.check(model, wanted, name, processing)
-        except InputError:
-            raise
-        except Exception as error:  # as above, from TransformerLens
-            remedy = "Try model.processing=raw, or use" if processing == "processed" else "Use"
-            raise InputError(
-                f"model.name: got {name!r}, which TransformerLens' bridge cannot wrap ({processing}: {line(error)}). "
-                f"{remedy} another model."
-            ) from error
     return model
 
 
@@ -165,26 +202,48 @@ def _weights(header: Header, name: str, dtype: torch.dtype) -> Any:
     """The Hugging Face model, with every weight from the checkpoint."""
     from transformers import AutoModelForCausalLM
 
-    try:
+    files.check_allocation(header.config, header.stored, name)
+    with refusing(lambda why: _unread(header.folder, name, why)):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             header.folder,
             dtype=dtype,
             attn_implementation="eager",
             output_loading_info=True,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with both shapes
             trust_remote_code=False,
         )
-        hf_model, info = loaded
-    except Exception as error:  # safetensors, transformers and torch each raise their own
-        raise InputError(f"model.name: got {name!r}, whose weights cannot be read: {line(error)}") from error
-    # transformers fills what a checkpoint lacks with random numbers and only logs it.
-    wrong = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
-    if wrong:
+    hf_model, info = loaded
+    for key, there, wanted in sorted(info["mismatched_keys"], key=str):
         raise InputError(
-            f"model.name: got {name!r}, a checkpoint without {len(wrong)} of the model's weights "
-            f"({wrong[0]}, ...), wanted all of them. Save the model again, with its language-model head."
+            f"model.name: got {name!r}, whose weights are not those of its config.json: {key} is {list(there)}"
+            f"{f' in {header.stored[key].file}' if key in header.stored else ''}, and config.json says {list(wanted)}. "
+            "Save the model again, with its config."
         )
+    # transformers fills what a checkpoint lacks with random numbers and only logs it.
+    missing = sorted(map(str, info["missing_keys"]))
+    if missing:
+        raise InputError(
+            f"model.name: got {name!r}, a checkpoint without {len(missing)} of the model's weights "
+            f"({missing[0]}, ...), wanted all that its config.json asks for. Save the model again, with its "
+            "language-model head."
+        )
+    files.check_dtypes(hf_model, header.stored, name)
     return hf_model
+
+
+def _unread(folder: Path, name: str, why: str) -> InputError:
+    """The error for weights whose headers are well, and which are not read: what else is read with them."""
+    from transformers import GenerationConfig
+
+    file = "config.json"
+    if (folder / "generation_config.json").exists():
+        try:
+            with refusing(InputError):
+                GenerationConfig.from_pretrained(folder)
+        except InputError:
+            file = "generation_config.json"
+    return InputError(f"model.name: got {name!r}, whose weights cannot be read: {file}: {why}")
 
 
 def _from_hub(name: str, revision: str | None) -> Path:

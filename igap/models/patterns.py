@@ -1,0 +1,90 @@
+"""Patterns of a tokenizer that never end: those that are not of a known model are tried in a process of their own.
+
+A backtracking engine can take longer than any run over a sentence, and what it does cannot be interrupted from Python.
+"""
+
+import functools
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from igap.models.files import unreadable
+
+_SECONDS = 5.0
+"""Of a processor, for all patterns on _TEXTS and the start of their process; an ordinary one takes microseconds."""
+
+_TEXTS = (
+    "After John and Mary went to the store, Mary gave a bottle of milk to",
+    "The war lasted from the year 1732 to the year 17. \"It's what they'd said\" (in 2,048 words)!\n\n\tThen: end?",
+    *(character * 40 for character in "aZ0 .\nx_-"),
+    "aB 1." * 12,
+)
+_PATTERN = re.compile(rb'"Regex"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+_LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+KNOWN = frozenset(
+    {
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",  # GPT-2
+        rf"{_LETTERS}\p{{N}}{{1,3}}{_REST}",  # Llama 3
+        rf"{_LETTERS}\p{{N}}{_REST}",  # Qwen 2
+        r" {2,}",
+        r"\s+",
+    }
+)
+"""Patterns of known models, which end: what is tried costs a fifth of a second."""
+
+_TRIAL = """
+import json, signal, sys
+signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))  # by default its signal ends the process
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+patterns, texts = json.load(sys.stdin)
+for pattern in patterns:
+    print(json.dumps(pattern), flush=True)
+    try:
+        regex = Regex(pattern)
+    except Exception:
+        continue
+    for text in texts:
+        normalizers.Replace(regex, "y").normalize_str(text)
+        pre_tokenizers.Split(regex, "isolated").pre_tokenize_str(text)
+"""
+
+
+def check_patterns(folder: Path, name: str) -> None:
+    """Raises InputError on a pattern in tokenizer.json that does not end, or fails, on ordinary texts."""
+    try:
+        content = (folder / "tokenizer.json").read_bytes()
+    except FileNotFoundError:
+        return  # other files make the tokenizer, and have no patterns
+    patterns = set()
+    for text in _PATTERN.findall(content):
+        try:
+            patterns.add(json.loads(text))
+        except ValueError:  # as no JSON the file is refused where it is read
+            continue
+    bad = _endless(frozenset(patterns - KNOWN))
+    if bad is not None:
+        shown = bad if len(bad) <= 80 else f"{bad[:80]}..."
+        raise unreadable(name, "tokenizer.json", f"its pattern {shown!a} does not end on ordinary texts, or fails")
+
+
+@functools.lru_cache(maxsize=16)
+def _endless(patterns: frozenset[str]) -> str | None:
+    """The first of the patterns that is not through with _TEXTS in time; None if all are."""
+    if not patterns:
+        return None
+    # -P: no module of the working folder, which may be the checkpoint's.
+    command = [sys.executable, "-P", "-c", _TRIAL, str(_SECONDS)]
+    asked = json.dumps([sorted(patterns), _TEXTS]).encode()
+    with tempfile.TemporaryFile() as said:
+        if subprocess.run(command, input=asked, stdout=said, stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            return None
+        said.seek(0)
+        tried: list[str] = [json.loads(pattern) for pattern in said]
+    if not tried:
+        raise RuntimeError(f"{sys.executable} does not start, or has no package tokenizers")
+    return tried[-1]
