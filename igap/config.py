@@ -9,11 +9,11 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from igap.errors import InputError
+from igap.errors import InputError, shown
 from igap.sites import SITES, Site, chosen, is_component, parse_component, sites_of
 
 TEXTS = ("clean", "corrupted", "answer", "distractor")
@@ -22,6 +22,20 @@ TEXTS = ("clean", "corrupted", "answer", "distractor")
 
 BESIDE_THE_NUMBERS = ("tracking", "output", "sweep", "stale", "keep_going", "device", "batch_size", "memory_gib")
 """Keys that say where and how a run is done, and not what it finds."""
+
+
+def _not_too_long(path: str) -> str:
+    """The path, if file systems take it."""
+    if len(os.fsencode(path)) > 2000 or any(len(os.fsencode(part)) > 255 for part in path.split(os.sep)):
+        raise ValueError("a path of at most 2000 bytes, 255 a name")
+    return path
+
+
+PathText = Annotated[str, AfterValidator(_not_too_long)]
+"""A path as a setting."""
+
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""What every generator takes: torch's, numpy's, Python's."""
 
 
 class Frozen(BaseModel):
@@ -36,10 +50,10 @@ Schema = TypeVar("Schema", bound=Frozen)
 class ModelConfig(Frozen):
     """Which weights, and in which numerics."""
 
-    name: str = Field(min_length=1, examples=["gpt2"])
+    name: PathText = Field(min_length=1, examples=["gpt2"])
     processing: Literal["processed", "raw"] = "processed"
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    revision: str | None = Field(None, examples=["main"])
+    revision: str | None = Field(None, max_length=255, examples=["main"])
     circuit: Literal["ioi"] | None = None
     """The published circuit whose heads this model has."""
 
@@ -58,10 +72,10 @@ class PromptsConfig(Frozen):
     distractor: str | None = Field(None, min_length=1, examples=["' Mary'"])
     n: int | None = Field(None, ge=2, le=100_000, examples=[100])
     """Generated pairs."""
-    file: str | None = Field(None, min_length=1, examples=["pairs.csv"])
-    limit: int | None = Field(None, ge=1, examples=[100])
+    file: PathText | None = Field(None, min_length=1, examples=["pairs.csv"])
+    limit: int | None = Field(None, ge=1, le=10_000_000, examples=[100])
     """Pairs of the file that are taken at most: its first ones."""
-    seed: int = Field(0, ge=0, examples=[0])
+    seed: Seed = Field(0, examples=[0])
     """Of the generated pairs and of the bootstrap over several pairs."""
     min_gap: float = Field(0.1, ge=0, examples=[0.1])
     """Logits."""
@@ -100,7 +114,7 @@ class BaselineConfig(Frozen):
     prompt: str | None = Field(None, examples=["'When Tom and Anna met, Tom waved to'"])
     n: int = Field(100, ge=1, le=100_000, examples=[100])
     """Reference prompts of `mean`."""
-    seed: int = Field(0, ge=0, examples=[0])
+    seed: Seed = Field(0, examples=[0])
 
 
 class IGConfig(Frozen):
@@ -140,10 +154,10 @@ class AblationConfig(Frozen):
     """outliers, top, or names."""
     top: int = Field(6, ge=1, le=10_000)
     by: Literal["ig", "ap", "atp"] = "ap"
-    n: int | None = Field(None, ge=2, le=1_000_000, examples=[1000])
+    n: int | None = Field(None, ge=2, le=100_000, examples=[1000])
     """Prompts."""
-    file: str | None = Field(None, min_length=1, examples=["prompts.json"])
-    seed: int = Field(0, ge=0, examples=[0])
+    file: PathText | None = Field(None, min_length=1, examples=["prompts.json"])
+    seed: Seed = Field(0, examples=[0])
     reference_n: int = Field(100, ge=1, le=100_000)
     """Prompts that means are over."""
     controls: int = Field(10, ge=0, le=1000)
@@ -187,9 +201,9 @@ class TrackingConfig(Frozen):
     """Where W&B logs to."""
 
     mode: Literal["offline", "online", "auto", "disabled"] = "offline"
-    project: str = Field("igap", min_length=1, examples=["igap"])
-    entity: str | None = Field(None, examples=["my-team"])
-    group: str | None = Field(None, examples=["baselines"])
+    project: str = Field("igap", min_length=1, max_length=128, examples=["igap"])
+    entity: str | None = Field(None, max_length=128, examples=["my-team"])
+    group: str | None = Field(None, max_length=128, examples=["baselines"])
     timeout: float = Field(60.0, gt=0, le=3600, examples=[60])
     """Seconds that a run may take online."""
 
@@ -213,13 +227,13 @@ class RunConfig(Frozen):
     faithfulness: Literal["none", "heads", "neurons", "both"] = "none"
     study: Literal["notebook"] | None = None
     """Several runs that belong together."""
-    seed: int = Field(0, ge=0, examples=[0])
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", examples=["cpu"])
+    seed: Seed = Field(0, examples=[0])
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,4})?|mps)$", examples=["cpu"])
     batch_size: int | None = Field(None, ge=1, le=1_000_000, examples=[64])
-    memory_gib: float | None = Field(None, gt=0, examples=[2])
+    memory_gib: float | None = Field(None, gt=0, le=1_000_000, examples=[2])
     """GiB of one pass, beyond the model."""
-    output: str = Field("runs", min_length=1, examples=["runs"])
-    sweep: str = Field("multirun", pattern=r"^[\w][\w.-]*$", examples=["multirun"])
+    output: PathText = Field("runs", min_length=1, examples=["runs"])
+    sweep: PathText = Field("multirun", pattern=r"^[\w][\w.-]*$", examples=["multirun"])
     """The folder in `output` that a multirun's runs go to."""
     stale: Literal["keep", "redo"] = "keep"
     """Finished runs that other versions of the code made."""
@@ -397,7 +411,8 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
         known = ", ".join(keys(schema))
         return f"{item}: got a key that no {noun(schema)} has, wanted one of {known}. Remove it or correct the name."
     if kind == "model_type" and isinstance(got, str):
-        return f"{item}: got {got!r}, wanted settings of this group. Choose an option of it: {'/'.join(path)}={got}."
+        option = f"{'/'.join(path)}={got}"
+        return f"{item}: got {shown(got)}, wanted settings of this group. Choose an option of it: {option}."
     wanted = {
         "missing": "a value",
         "bool_type": "true or false",
@@ -406,6 +421,7 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
         "float_type": "a number",
         "string_type": "a text",
         "string_too_short": "a text that is not empty",
+        "string_too_long": f"at most {details.get('max_length')} characters",
         "too_short": "at least one entry",
         "tuple_type": "a list, [A,B]",
         "greater_than_equal": f"at least {details.get('ge')}",
@@ -423,4 +439,6 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
         }.get(item, "another text"),
         "value_error": str(details.get("error")),
     }.get(kind, error["msg"])
-    return f"{item}: got {'nothing' if kind == 'missing' else repr(got)}, wanted {wanted}. Try {example(path, schema)}."
+    return (
+        f"{item}: got {'nothing' if kind == 'missing' else shown(got)}, wanted {wanted}. Try {example(path, schema)}."
+    )

@@ -1,5 +1,28 @@
-"""The one exception meant for users."""
+"""The one exception meant for users, and how it shows what they gave."""
+
+import re
+
+_LONG = re.compile(r"[^\s|]{300,}")
+"""A word that is no word. What | parts are tokens, which stay whole."""
+_MOST = 4000
+"""Characters of a message."""
 
 
 class InputError(ValueError):
     """Something the user gave cannot be used. One line: which item, what was got, what is wanted, the remedy."""
+
+    def __init__(self, message: str) -> None:
+        """The message, with what is too long to be read cut short."""
+        message = _LONG.sub(lambda word: f"{word[0][:100]}...{word[0][-20:]}", message)
+        super().__init__(message if len(message) <= _MOST else f"{message[: _MOST - 1000]} ... {message[-900:]}")
+
+
+def shown(value: object) -> str:
+    """What was got as a message shows it: a value as Python writes it, cut short."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:150]}...{text[-30:]}"
+
+
+def named(file: str) -> str:
+    """A file's name as a message shows it: as it is, unless line breaks or other control characters are in it."""
+    return file if file.isprintable() else repr(file)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from igap.cli.compose import compose_one, data_folder, one_line, parse_config, quote_text
+from igap.cli.compose import compose_one, data_folder, one_line, parse_config
+from igap.cli.texts import quote_text
 from igap.errors import InputError
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from igap.cli.compose import compose_multirun, compose_one, compose_searches, data_folder, nearest, quote_text
+from igap.cli.compose import compose_multirun, compose_one, compose_searches, data_folder, nearest
+from igap.cli.texts import quote_text
 from igap.errors import InputError
 
 if TYPE_CHECKING:
