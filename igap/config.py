@@ -435,7 +435,6 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
             "sweep": "a folder's name (letters, digits, dots, dashes)",
             "name": "a folder's name (letters, digits, dots, dashes)",
             "search.storage.address": "HOST:PORT",
-            "output": "a folder without ?, { or } in its name",
         }.get(item, "another text"),
         "value_error": str(details.get("error")),
     }.get(kind, error["msg"])

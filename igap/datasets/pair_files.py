@@ -118,7 +118,7 @@ _Shapes = Sequence[Sequence[str]]
 
 
 def _json(text: str, name: str, item: str, shapes: _Shapes) -> _Rows:
-    rows = _parsed(text, name, item, "Correct it, or name a file with one object a line .jsonl.")
+    rows = _parsed(text, name, item, "Correct it. A file with one object a line is named .jsonl.")
     if not isinstance(rows, list):
         lists = [key for key, value in rows.items() if isinstance(value, list)] if isinstance(rows, dict) else []
         remedy = "Put them in brackets, or write one object a line and name the file .jsonl."

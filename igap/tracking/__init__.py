@@ -156,7 +156,6 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
     search each trial as a step. Jobs of a sweep are a group of its name, unless `tracking.group` names another. Raises
     whatever W&B raises.
     """
-    import pandas as pd
     import wandb
 
     folder = folder.resolve()
