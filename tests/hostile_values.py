@@ -33,10 +33,10 @@ GRID_OVERRIDES = (
     "seed=nope(1)", "seed=[1,2", "seed=1]", "seed={1", "seed='1", "seed=${nope}", "seed=${oc.env:NOPE_}", "seed=${",
     "seed=" + "[" * 5000, "seed=" + "1," * 20_000 + "1", "baseline=glob(nope*)", "baseline=interval(0,1)",
     "baseline=nope",
-    "baseline=null", "output=a,b", "sweep=a,b", "nope=1", "nope/a=b", "=1", "ig..n_steps=1", "~ig.n_steps", "+seed=1",
+    "baseline=null", "sweep=a,b", "nope=1", "nope/a=b", "=1", "ig..n_steps=1", "~ig.n_steps", "+seed=1",
     "hydra/launcher=nope", "hydra.launcher=null", "hydra.launcher=5", "hydra.launcher._target_=nope.Nope",
     "hydra.launcher._target_=os.system", "hydra.launcher._target_=null", "hydra.sweeper._target_=nope.Nope",
-    "hydra/sweeper=nope", "hydra.sweep.dir=[1]", "hydra.nope=5", "hydra=5", "hydra.searchpath=5",
+    "hydra/sweeper=nope", "hydra.nope=5", "hydra=5", "hydra.searchpath=5",
     "hydra.searchpath=[nope]", "hydra.job.chdir=perhaps",
 )  # fmt: skip
 """Of a multirun: grids that are too large, that are none, and settings of Hydra's that cannot be."""

@@ -4,6 +4,7 @@ import difflib
 import itertools
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,10 +229,8 @@ def compose_multirun(
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
     from hydra.types import RunMode
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     with initialize_config_dir(str(data_folder("conf")), version_base="1.3", job_name="igap"):
         instance = GlobalHydra.instance().hydra
@@ -242,13 +241,15 @@ def compose_multirun(
             if (plugins_own := registered.pop(file.name, None)) is not None:
                 launcher_schemas[plugins_own.node._target_] = plugins_own.node
         try:
-            config = instance.compose_config(
-                config_name or "config",
-                [*_beside(config_dir, sweep), "hydra/hydra_logging=none", *overrides],
-                run_mode=RunMode.MULTIRUN,
-            )
-            OmegaConf.resolve(config.hydra.sweep)
-        except (HydraException, OmegaConfBaseException) as error:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "provider=hydra.searchpath")  # a folder that is not there
+                config = instance.compose_config(
+                    config_name or "config",
+                    [*_beside(config_dir, sweep), "hydra/hydra_logging=none", *overrides],
+                    run_mode=RunMode.MULTIRUN,
+                )
+            OmegaConf.to_container(config.hydra.sweep, resolve=True)  # raises on what cannot be
+        except Exception as error:  # of settings of its own Hydra raises whatever it stumbles over
             raise InputError(f"hydra: {one_line(error)}") from error
         return config, instance.config_loader
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from igap.cli.compose import compose_one, data_folder, one_line, parse_config
+from igap.cli.compose import compose_multirun, compose_one, data_folder, one_line, parse_config
 from igap.cli.texts import quote_text
 from igap.errors import InputError
 
@@ -78,6 +78,8 @@ def main(arguments: list[str]) -> int:
             return multirun(_asked(parsed))
         if not parsed.multirun:
             job = compose_one(parsed.overrides, parsed.config_name, parsed.config_dir)
+            if own := [text for text in parsed.overrides if text.lstrip("+~").startswith("hydra")]:
+                compose_multirun(own, parsed.config_name, parsed.config_dir)  # refuses what Hydra cannot take
             if not parsed.cfg:
                 _check(job.config, parsed.overrides)
     return _hydra_main(arguments)

@@ -61,8 +61,10 @@ def quote_text(argument: str, *, separated: bool = False) -> str:
         return f"{key}={quoted(value)}"
     function = _FUNCTION.fullmatch(value)
     if function is not None:
-        plain = function[1] in ("choice", "shuffle") and function[2]
-        return f"{key}={function[1]}({_quoted_values(function[2], kind)})" if plain else argument
+        values = _quoted_values(function[2], kind)
+        if function[1] == "choice" and kind.null and "null" in values.split(","):  # which Hydra's choice() refuses
+            return f"{key}={values}"
+        return f"{key}={function[1]}({values})" if function[1] in ("choice", "shuffle") and values else argument
     if (separated or name in _SEPARATED) and "," in value:
         return f"{key}={_quoted_values(value, kind)}"
     return f"{key}={quoted(value.strip() if separated else value)}"

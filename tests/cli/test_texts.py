@@ -114,7 +114,7 @@ def test_any_name_of_a_file_works_in_every_key_that_takes_a_path(key, tmp_path):
             assert arrived(quote_text(f"{key}={file}")) == file
 
 
-@pytest.mark.parametrize("name", ["a, b=c", "{[a]}", "it's", "${x}#%d", "-\n\\", "choice(a,b)", "e\u0301🙂"])
+@pytest.mark.parametrize("name", ["a, b=[c]", "${x}#%d {y}", "-\n\\it's 🙂"])
 def test_files_of_any_name_are_read_by_runs_sweeps_and_searches(name, tmp_path, capsys):
     pairs = tmp_path / f"{name}.csv"
     pairs.write_bytes(b"clean,corrupted,answer,distractor\nJohn gave it to,Mary gave it to, Mary, John\n")
@@ -139,7 +139,9 @@ def test_commas_part_the_values_of_a_multirun_unless_a_file_has_them_in_its_name
 
 def test_a_choice_of_texts_is_of_texts():
     jobs = compose_jobs([quote_text("prompts.answer=choice(5,007,null,'a, b')")])
-    assert [job.reason if hasattr(job, "reason") else job.config.prompts.answer for job in jobs][:2] == ["5", "007"]
+    assert [job.config.prompts.answer for job in jobs[:2]] == ["5", "007"]
+    assert "got nothing, wanted a text" in jobs[2].reason
+    assert jobs[3].config.prompts.answer == "a, b"
 
 
 def test_texts_of_a_sweep_file_stand_as_in_the_file(tmp_path, monkeypatch):
