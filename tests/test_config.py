@@ -239,7 +239,7 @@ def test_of_several_pairs_the_key_holds_every_text_their_order_and_the_seed():
 
 def test_a_heads_name_that_reads_as_a_number_stays_a_name():
     """Unquoted, 9.10 would be read as the number 9.1, which is another head."""
-    from igap.cli.compose import quote_text
+    from igap.cli.texts import quote_text
 
     for key in ("interactions", "curves.components"):
         config = compose_one([quote_text(f"{key}=9.10")]).config

@@ -61,7 +61,7 @@ def named(arguments: Sequence[str]) -> Asked:
     typed = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)["hydra"]["sweeper"]["params"]
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
     lines = [_line(str(key), values, typed.get(str(key))) for key, values in grid.items() if str(key) not in given]
-    place = [] if "sweep" in given else [f"sweep={name}"]
+    place = [] if "sweep" in given else [quote_text(f"sweep={name}")]
     return Asked((*place, *lines, *map(quote_text, overrides)), sweep=name)
 
 

@@ -125,7 +125,7 @@ def test_files_of_any_name_are_read_by_runs_sweeps_and_searches(name, tmp_path, 
     assert cli.main(["check", f"prompts.file={pairs.name}", "prompts.min_gap=0"]) == 0
     assert cli.main(["check", "sweep", "ig_steps", f"prompts.file={pairs.name}", f"output=o{name}"]) == 0
     searched = [f"search.space.file={prompts.name}", "search/space=prompts", "clean.n=1", "heldout.n=0", "head=1.2"]
-    assert cli.main(["check", "search", *searched, "output=o"]) == 0
+    assert cli.main(["check", "search", *searched, f"output=s{name}"]) == 0
     assert capsys.readouterr().err.replace("check jobs\n", "") == ""
 
 
@@ -152,7 +152,7 @@ def test_texts_of_a_sweep_file_stand_as_in_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr("igap.cli.multirun.data_folder", lambda name: tmp_path / name)
     monkeypatch.setattr("igap.cli.search.data_folder", lambda name: tmp_path / name)
     assert named(["mine"]).overrides == (
-        "sweep=mine", "model.revision='007'", "prompts.answer='1e5',' John'", "ig.n_steps=2,3", "prompts.file=null",
+        "sweep='mine'", "model.revision='007'", "prompts.answer='1e5',' John'", "ig.n_steps=2,3", "prompts.file=null",
     )  # fmt: skip
 
 
