@@ -45,5 +45,5 @@ def _texts(frame: "pd.DataFrame", change: Callable[[str], str]) -> "pd.DataFrame
     for place, (_, column) in enumerate(frame.items()):
         if pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column):
             cells = [change(cell) if isinstance(cell, str) else cell for cell in column]
-            changed.isetitem(place, pd.Series(cells, index=column.index, dtype=column.dtype))
+            changed.isetitem(place, pd.Series(cells, dtype=column.dtype).array)
     return changed

@@ -10,7 +10,7 @@ TEXTS = (
     "yes",
     "no", "on", "Null", "~", "None", "2024-01-31", "12:30", "a, b", "a=b", "[a]", "[", "]", "{a: b}", "{", "}", "(",
     "a)",
-    "a: b", "# no comment", "a #b", "%d %s", "$HOME", "${seed}", "${nope}", "${oc.env:HOME}", "it's",
+    "a: b", "# no comment", "a #b", "%d %s", "$HOME", "${seed}", "\\${seed}", "${nope}", "${oc.env:HOME}", "it's",
     'say "so"', "'", '"',
     "\\", "a\\", "a\\'b", "choice(a", "nope(1)", "range(1,3)", "interval(0,1)", "a\nb", "a\tb", " a", "a ", "-m",
     "--help",

@@ -107,12 +107,14 @@ def _asked(parsed: "Namespace") -> "Asked":
 
 def _check(config: "RunConfig", overrides: list[str]) -> None:
     """Raises InputError on a job that the tokenizer, the device, W&B or the output folder refuses."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     from igap import disk, pipeline, records, tracking
     from igap.notebook.jobs import configs
 
-    for key, _, folder in (override.partition("=") for override in overrides):
-        if key == "hydra.run.dir":  # before Hydra writes its config over that of a finished run
-            records.check_unfinished(Path(folder))
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.key_or_group == "hydra.run.dir":  # before Hydra writes its config over that of a finished run
+            records.check_unfinished(Path(str(override.value())))
     pipeline.check(config)
     for other in configs(config).values() if config.study else ():
         pipeline.check(other)

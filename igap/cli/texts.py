@@ -25,7 +25,7 @@ _SEPARATED = ("model.name", "model.revision", "prompts.file", "ablation.file", "
 _FOLDERS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir")
 
 _QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
-_ELEMENT = re.compile(rf"\s*({_QUOTED})\s*(?:,|$)|([^,]*)(?:,|$)", re.DOTALL)
+_ELEMENT = re.compile(rf"\s*({_QUOTED})\s*(?:,|\Z)|([^,]*)(?:,|\Z)", re.DOTALL)
 _FUNCTION = re.compile(r"(choice|shuffle|sort|tag|glob)\((.*)\)", re.DOTALL)
 
 
@@ -72,8 +72,10 @@ def quote_text(argument: str, *, separated: bool = False) -> str:
 
 def quoted(text: str, *, literal: bool = True) -> str:
     """The text in quotes, as Hydra's grammar reads them; unless `literal` with its interpolations, ${...}, as such."""
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text.replace("${", r"\${") if literal else text)
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    if literal:
+        text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    escaped = re.sub(r"(\\+)\Z", r"\1\1", escaped)
     return f"'{escaped}'"
 
 
