@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from igap.errors import InputError
+from igap.errors import InputError, shown
 from igap.sites import SITES, Site, are_components, chosen, is_component, parse_component, sites_of
 
 TEXTS = ("clean", "corrupted", "answer", "distractor")
@@ -27,7 +27,9 @@ FARTHEST = 1_000_000
 """Size of an alpha: models still compute with an activation that is moved so many times as far as the baseline."""
 MOST_ALPHAS = 10_000
 ALPHAS = f"3 to {MOST_ALPHAS} numbers from {-FARTHEST} to {FARTHEST}"
-LARGEST_SEED = 2**63 - 1
+
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""What every generator takes: torch's, numpy's, Python's."""
 
 
 class Frozen(BaseModel):
@@ -40,17 +42,16 @@ Schema = TypeVar("Schema", bound=Frozen)
 
 
 def _possible(path: str) -> str:
+    """The path, if file systems take it."""
     try:
-        parts = os.fsencode(path).split(b"/")
+        whole = os.fsencode(path)
     except UnicodeEncodeError:
-        parts = [b"\0"]
-    if any(b"\0" in part or len(part) > _LONGEST_NAME for part in parts):
-        raise ValueError(f"a path that can be: no name in it longer than {_LONGEST_NAME} bytes, no NUL")
+        whole = b"\0"
+    if b"\0" in whole or len(whole) > 2000 or any(len(part) > 255 for part in whole.split(b"/")):
+        raise ValueError("a path of at most 2000 bytes, 255 a name, without NUL")
     return path
 
 
-_LONGEST_NAME = 255
-_MOST_SHOWN = 100
 PathText = Annotated[str, AfterValidator(_possible)]
 """A path that a file system may have."""
 
@@ -61,7 +62,7 @@ class ModelConfig(Frozen):
     name: PathText = Field(min_length=1, examples=["gpt2"])
     processing: Literal["processed", "raw"] = "processed"
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    revision: str | None = Field(None, examples=["main"])
+    revision: str | None = Field(None, max_length=255, examples=["main"])
     circuit: Literal["ioi"] | None = None
     """The published circuit whose heads this model has."""
 
@@ -81,9 +82,9 @@ class PromptsConfig(Frozen):
     n: int | None = Field(None, ge=2, le=100_000, examples=[100])
     """Generated pairs."""
     file: PathText | None = Field(None, min_length=1, examples=["pairs.csv"])
-    limit: int | None = Field(None, ge=1, examples=[100])
+    limit: int | None = Field(None, ge=1, le=10_000_000, examples=[100])
     """Pairs of the file that are taken at most: its first ones."""
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, examples=[0])
+    seed: Seed = Field(0, examples=[0])
     """Of the generated pairs and of the bootstrap over several pairs."""
     min_gap: Annotated[float, AfterValidator(abs)] = Field(0.1, ge=0, examples=[0.1])  # -0.0 is 0
     """Logits."""
@@ -122,7 +123,7 @@ class BaselineConfig(Frozen):
     prompt: str | None = Field(None, examples=["'When Tom and Anna met, Tom waved to'"])
     n: int = Field(100, ge=1, le=100_000, examples=[100])
     """Reference prompts of `mean`."""
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, examples=[0])
+    seed: Seed = Field(0, examples=[0])
 
 
 class IGConfig(Frozen):
@@ -162,10 +163,10 @@ class AblationConfig(Frozen):
     """outliers, top, or names."""
     top: int = Field(6, ge=1, le=10_000)
     by: Literal["ig", "ap", "atp"] = "ap"
-    n: int | None = Field(None, ge=2, le=1_000_000, examples=[1000])
+    n: int | None = Field(None, ge=2, le=100_000, examples=[1000])
     """Prompts."""
     file: PathText | None = Field(None, min_length=1, examples=["prompts.json"])
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, examples=[0])
+    seed: Seed = Field(0, examples=[0])
     reference_n: int = Field(100, ge=1, le=100_000)
     """Prompts that means are over."""
     controls: int = Field(10, ge=0, le=1000)
@@ -213,9 +214,9 @@ class TrackingConfig(Frozen):
     """Where W&B logs to."""
 
     mode: Literal["offline", "online", "auto", "disabled"] = "offline"
-    project: str = Field("igap", min_length=1, examples=["igap"])
-    entity: str | None = Field(None, examples=["my-team"])
-    group: str | None = Field(None, examples=["baselines"])
+    project: str = Field("igap", min_length=1, max_length=128, examples=["igap"])
+    entity: str | None = Field(None, max_length=128, examples=["my-team"])
+    group: str | None = Field(None, max_length=128, examples=["baselines"])
     timeout: float = Field(60.0, gt=0, le=3600, examples=[60])
     """Seconds that a run may take online."""
 
@@ -239,10 +240,10 @@ class RunConfig(Frozen):
     faithfulness: Literal["none", "heads", "neurons", "both"] = "none"
     study: Literal["notebook"] | None = None
     """Several runs that belong together."""
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, examples=[0])
+    seed: Seed = Field(0, examples=[0])
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?|mps)$", examples=["cpu"])
     batch_size: int | None = Field(None, ge=1, le=1_000_000, examples=[64])
-    memory_gib: float | None = Field(None, gt=0, examples=[2])
+    memory_gib: float | None = Field(None, gt=0, le=1_000_000, examples=[2])
     """GiB of one pass, beyond the model."""
     output: PathText = Field("runs", min_length=1, examples=["runs"])
     sweep: PathText = Field("multirun", pattern=r"^[\w][\w.-]*$", examples=["multirun"])
@@ -429,7 +430,8 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
         known = ", ".join(keys(schema))
         return f"{item}: got a key that no {noun(schema)} has, wanted one of {known}. Remove it or correct the name."
     if kind == "model_type" and isinstance(got, str):
-        return f"{item}: got {got!r}, wanted settings of this group. Choose an option of it: {'/'.join(path)}={got}."
+        option = f"{'/'.join(path)}={got}"
+        return f"{item}: got {shown(got)}, wanted settings of this group. Choose an option of it: {option}."
     wanted = {
         "missing": "a value",
         "bool_type": "true or false",
@@ -438,6 +440,7 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
         "float_type": "a number",
         "string_type": "a text",
         "string_too_short": "a text that is not empty",
+        "string_too_long": f"at most {details.get('max_length')} characters",
         "too_short": "at least one entry",
         "tuple_type": "a list, [A,B]",
         "greater_than_equal": f"at least {details.get('ge')}",
@@ -451,10 +454,9 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
             "sweep": "a folder's name (letters, digits, dots, dashes)",
             "name": "a folder's name (letters, digits, dots, dashes)",
             "search.storage.address": "HOST:PORT",
-            "output": "a folder without ?, { or } in its name",
         }.get(item, "another text"),
         "value_error": str(details.get("error")),
     }.get(kind, error["msg"])
-    shown = "nothing" if kind == "missing" else repr(got)
-    shown = shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}..."
-    return f"{item}: got {shown}, wanted {wanted}. Try {example(path, schema)}."
+    return (
+        f"{item}: got {'nothing' if kind == 'missing' else shown(got)}, wanted {wanted}. Try {example(path, schema)}."
+    )

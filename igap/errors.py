@@ -1,20 +1,28 @@
-"""The one exception meant for users."""
+"""The one exception meant for users, and how it shows what they gave."""
 
-_LONGEST = 1200
-"""Characters of a line: what was got may be as long as a prompt."""
+import re
+
+_LONG = re.compile(r"[^\s|]{300,}")
+"""A word that is no word. What | parts are tokens, which stay whole."""
+_MOST = 4000
+"""Characters of a message."""
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used. One line: which item, what was got, what is wanted, the remedy.
-
-    A line that is too long to read loses its middle.
-    """
+    """Something the user gave cannot be used. One line: which item, what was got, what is wanted, the remedy."""
 
     def __init__(self, message: str) -> None:
-        """The whole message; "\\n" begins another line."""
-        super().__init__("\n".join(map(_readable, message.split("\n"))))
+        """The message, with what is too long to be read cut short."""
+        message = _LONG.sub(lambda word: f"{word[0][:100]}...{word[0][-20:]}", message)
+        super().__init__(message if len(message) <= _MOST else f"{message[: _MOST - 1000]} ... {message[-900:]}")
 
 
-def _readable(line: str) -> str:
-    half = _LONGEST // 2
-    return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
+def shown(value: object) -> str:
+    """What was got as a message shows it: a value as Python writes it, cut short."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:150]}...{text[-30:]}"
+
+
+def named(file: str) -> str:
+    """A file's name as a message shows it: as it is, unless line breaks or other control characters are in it."""
+    return file if file.isprintable() else repr(file)

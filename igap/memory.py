@@ -1,6 +1,7 @@
 """How many rows make one pass: what the budget holds, no more than the caches like, and half after running out."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -30,6 +31,19 @@ def _recomputing(wanted: bool) -> Iterator[None]:
         yield
     finally:
         _recomputed.reset(token)
+
+
+def most_processes() -> int:
+    """Processes with a model each that this machine is asked to run side by side: no more than four a core."""
+    return 4 * (os.cpu_count() or 1)
+
+
+def machine_bytes() -> int | None:
+    """Of this machine's memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
 
 
 def stage(compute: Callable[..., Tensor], *inputs: Any) -> Tensor:

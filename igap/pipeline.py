@@ -36,6 +36,7 @@ from igap.contrast import contrasts
 from igap.errors import InputError
 from igap.failures import Failure, surviving
 from igap.findings import Compared, Finding, complete
+from igap.memory import machine_bytes
 from igap.models.fingerprint import fingerprint
 from igap.models.load import Header, check_sites, find_checkpoint, is_hub_name, load_model, read_header
 from igap.performance import encode_prompts
@@ -197,6 +198,7 @@ def check(config: RunConfig) -> Checked:
         locate(config.interactions, header.n_layers, widths, item="interactions")
     known: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
     pairs = pair_sources.read(config.prompts, header.tokenizer)
+    _check_memory(config, len(pairs), header)
     tokens = pair_sources.encode(config.prompts, pairs, header.tokenizer, **known)
     baseline = configured(config.baseline)
     if baseline.kind == "mean":
@@ -223,6 +225,24 @@ def check(config: RunConfig) -> Checked:
 def _check_references(tokenizer: Any, baseline: Baseline, n_tokens: int, **known: Any) -> None:
     """Raises InputError where the generator has too few prompts of the pairs' length for a mean over them."""
     reference_ids(tokenizer, baseline, n_tokens, first=_REFERENCES, **known)
+
+
+def _check_memory(config: RunConfig, n_pairs: int, header: Header) -> None:
+    """Raises InputError on more pairs than this machine's memory holds the maps of, at their least.
+
+    Of each pair and method (ig, ap, atp) the effects are kept; they and the scores are there twice while the tensors
+    are written.
+    """
+    widths: dict[Site, int | None] = {"heads": header.n_heads, "neurons": header.n_neurons}
+    known = [header.n_layers * width for site in config.asked_sites if header.n_layers and (width := widths[site])]
+    numbers = n_pairs * sum(known) * 3 * 5
+    size, memory = numbers * getattr(torch, config.model.dtype).itemsize, machine_bytes()
+    if n_pairs > 1 and memory is not None and size > memory:
+        raise InputError(
+            f"prompts: got {n_pairs} pairs, whose maps of {sum(known)} components take {size / 2**30:.0f} GiB, wanted "
+            f"what this machine's memory holds ({memory / 2**30:.0f} GiB). Use fewer (prompts.n, prompts.limit), or "
+            "sites=heads."
+        )
 
 
 def _digest(values: object) -> str:

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save
 
+from igap import tables
 from igap.circuit import CLASS_OF
 from igap.config import TEXTS
 from igap.disk import atomically, check_writable, write_bytes, write_text
@@ -80,16 +81,16 @@ def write(result: Result, folder: Path) -> Summary:
     write_bytes(folder / "attributions.safetensors", save(_tensors(result)))
     for site in result.maps:
         components = table(result, site) if site == "heads" else top_neurons(result)
-        atomically(folder / f"{site}.csv", partial(components.to_csv, index=False))
+        atomically(folder / f"{site}.csv", partial(tables.write, frame=components))
     aligned = alignment_table(result)
     if not aligned.empty:
-        atomically(folder / "alignment.csv", lambda path: aligned.to_csv(path, index=False))
+        atomically(folder / "alignment.csv", partial(tables.write, frame=aligned))
     if result.spread is not None:
         pairs = pair_table(result, result.spread)
-        atomically(folder / "pairs.csv", lambda path: pairs.to_csv(path, index=False))
+        atomically(folder / "pairs.csv", partial(tables.write, frame=pairs))
     for finding in result.findings.values():
         for name, frame in finding.tables().items():
-            atomically(folder / f"{name}.csv", partial(frame.to_csv, index=False))
+            atomically(folder / f"{name}.csv", partial(tables.write, frame=frame))
     for group, draw in drawings(result).items():
         drawn: Mapping[str, Figure] = {}
         with surviving(f"plots/{group}", failures):

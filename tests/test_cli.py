@@ -18,6 +18,7 @@ from small_disk import no_file_above
 from igap import cli, pipeline, records
 from igap.baselines import configured
 from igap.cli import compose, multirun
+from igap.cli.texts import quote_text
 from igap.datasets.ioi import generate_ioi
 
 PAIR_OF_ANIMALS = "After the cat and the dog went to the store, Mary gave a bottle of milk to"
@@ -241,7 +242,7 @@ def test_texts_with_commas_and_spaces_arrive_as_they_are(tiny):
 
 @pytest.mark.parametrize("text", ["it's [a], {b}=c", "a\\", "${seed} $HOME", "null and void", "é 木 🙂", "-m x=1,2"])
 def test_any_text_reaches_the_config_as_it_was_typed(text):
-    config = compose.compose_one([compose.quote_text(f"prompts.clean={text}")]).config
+    config = compose.compose_one([quote_text(f"prompts.clean={text}")]).config
     assert config.prompts.clean == text
 
 
@@ -281,7 +282,7 @@ def test_baseline_kinds_can_be_swept_together_whatever_each_of_them_needs(tiny):
     other = "After Tom and Anna went to the store, Anna gave a bottle of milk to"
     overrides = ["ig.n_steps=2", "baseline=corrupted,zero", f"baseline.prompt={other}"]
     assert cli.main(["run", "-m", *tiny, *overrides]) == 0
-    jobs = compose.compose_jobs([*tiny, "baseline=corrupted,prompt", compose.quote_text(overrides[-1])])
+    jobs = compose.compose_jobs([*tiny, "baseline=corrupted,prompt", quote_text(overrides[-1])])
     assert [(job.config.baseline.kind, configured(job.config.baseline).prompt) for job in jobs] == [
         ("corrupted", None), ("prompt", other),
     ]  # fmt: skip

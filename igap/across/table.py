@@ -13,6 +13,7 @@ from typing import TypeGuard
 from igap.config import BESIDE_THE_NUMBERS
 from igap.errors import InputError
 from igap.finished import Finished, Value
+from igap.tables import guarded
 
 DEFAULT = (
     "gap",
@@ -61,13 +62,13 @@ class Table:
         """Folder, key, differing settings and every metric of each run, numbers in full; empty where there is none."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["folder", "key", *self.settings, *self.every_metric])
+        writer.writerow(["folder", "key", *map(guarded, (*self.settings, *self.every_metric))])
         for run in self.runs:
             writer.writerow(
                 [
-                    str(run.folder),
-                    run.key,
-                    *(setting(run, key) for key in self.settings),
+                    guarded(str(run.folder)),
+                    guarded(run.key),
+                    *(_cell(run, key) for key in self.settings),
                     *(metric(run, name) for name in self.every_metric),
                 ]
             )
@@ -166,6 +167,12 @@ def metric(run: Finished, name: str) -> int | float | None:
 def setting(run: Finished, key: str) -> str:
     """A setting as text; ABSENT where the run has none."""
     return shown(run.settings[key]) if key in run.settings else ABSENT
+
+
+def _cell(run: Finished, key: str) -> str:
+    """A setting as compare.csv has it: a text guarded against spreadsheets, a number as it is."""
+    text = setting(run, key)
+    return guarded(text) if isinstance(run.settings.get(key), str) else text
 
 
 def shown(value: Value) -> str:

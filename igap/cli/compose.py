@@ -2,12 +2,15 @@
 
 import difflib
 import itertools
+import math
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igap.errors import InputError
+from igap.cli.texts import SHARED, grammar_length, quoted
+from igap.errors import InputError, shown
 from igap.sweep.plan import Composed, Refused
 
 if TYPE_CHECKING:
@@ -18,20 +21,12 @@ if TYPE_CHECKING:
     from igap.counterfactual.config import SearchConfig
 
 _PAIR_KEYS = ("prompts.clean", "prompts.corrupted", "prompts.answer", "prompts.distractor")
-_TEXT_KEYS = (
-    "output",
-    "prompts.bos",
-    "baseline.prompt",
-    "curves.components",
-    "ablation.components",
-    "interactions",
-    "head",
-    "search.space.template",
-    "search.space.file",
-    *_PAIR_KEYS,
-)
-_SHARED = ("output", "sweep")
-"""Keys that are a multirun's, so that all its jobs have them in common."""
+_MOST_JOBS = 10_000
+"""Of a multirun: composing them takes minutes."""
+_MOST_GRAMMAR = 10_000
+"""Characters of an override outside quotes: Hydra reads a list in seconds that grow with the square of its length."""
+launcher_schemas: "dict[str, DictConfig]" = {}
+"""What the plugins of Hydra's launchers say of their settings, by target."""
 _PACKAGE = Path(__file__).parent.parent
 
 
@@ -146,27 +141,30 @@ def _choices(
 ) -> list[list[str]]:
     """The values of each override, one or several; what is Hydra's is the multirun's and is left out.
 
-    Raises InputError on what no job can have.
+    Raises InputError on what no job can have, and on more than _MOST_JOBS jobs.
     """
     choices: list[list[str]] = []
     for text in overrides:
         override = _parsed(parser, text)
-        if override.is_sweep_override():
-            values = list(override.sweep_string_iterator())
+        values = _swept(override, text)
+        if values is not None:
             choices.append([f"{override.get_key_element()}={value!s}" for value in values])
-            if not values or override.key_or_group.startswith("hydra") or override.key_or_group in _SHARED:
+            if not values or override.key_or_group.startswith("hydra") or override.key_or_group in SHARED:
                 raise InputError(
-                    f"{override.key_or_group}: got {text!r}, wanted "
+                    f"{override.key_or_group}: got {shown(text)}, wanted "
                     + ("at least one value." if not values else "one value: all jobs of a multirun share it.")
                 )
             if not multirun:
                 raise InputError(
-                    f"{override.key_or_group}: got {len(values)} values ({', '.join(values)}), wanted one. "
-                    "Add -m to run each of them, or quote a text that holds a comma."
+                    f"{override.key_or_group}: got {len(values)} values ({', '.join(values[:10])}"
+                    f"{', ...' if len(values) > 10 else ''}), wanted one. Add -m to run each of them, or quote a text "
+                    "that holds a comma."
                 )
         elif not override.key_or_group.startswith("hydra"):
             choices.append([text])
-        _check_override(override, text, groups, schema)
+        _check_override(override, text, values, groups, schema)
+    if (n_jobs := math.prod(map(len, choices))) > _MOST_JOBS:
+        raise _too_many(f"{n_jobs} jobs, " + " times ".join(str(len(values)) for values in choices if len(values) > 1))
     return choices
 
 
@@ -174,14 +172,54 @@ def _parsed(parser: Any, text: str) -> Any:
     """Hydra's reading of an override. Raises InputError on what is none."""
     from hydra.errors import HydraException
 
-    try:
-        return parser.parse_override(text)
-    except HydraException as error:
-        reason = str(error).splitlines()[0]
+    if grammar_length(text) > _MOST_GRAMMAR:
         raise InputError(
-            f"{text.partition('=')[0]}: got {text!r}, which is no override ({reason}), wanted KEY=VALUE. "
+            f"{text.partition('=')[0]}: got {len(text)} characters, wanted at most {_MOST_GRAMMAR} outside quotes. Put "
+            "long lists into a file of conf/ or sweeps/."
+        )
+    try:
+        override = parser.parse_override(text)
+    except (HydraException, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise InputError(
+            f"{text.partition('=')[0]}: got {shown(text)}, which is no override ({reason}), wanted KEY=VALUE. "
             "Quote values with special characters: KEY='\"some, text\"'."
         ) from None
+    override.config_loader = parser.config_loader  # which knows what a glob's pattern is to match
+    return override
+
+
+def _swept(override: Any, text: str) -> list[str] | None:
+    """The values of an override with several, as Hydra writes them; None of a plain one.
+
+    Raises InputError on a sweep without values to list (an interval), and on one of more than _MOST_JOBS.
+    """
+    from hydra.core.override_parser.types import RangeSweep
+    from hydra.errors import HydraException
+
+    if not override.is_sweep_override():
+        return None
+    n, values = 0, list[str]()
+    try:
+        if isinstance(override._value, RangeSweep):  # a shuffled one Hydra lists as a whole
+            n = sum(1 for _ in itertools.islice(override._value.range(), _MOST_JOBS + 1))
+        if n <= _MOST_JOBS:
+            values = [str(value) for value in override.sweep_string_iterator()]
+    except (HydraException, ArithmeticError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{override.key_or_group}: got {shown(text)}, whose values cannot be listed ({one_line(error)}). Name "
+            "them: A,B."
+        ) from None
+    if max(n, len(values)) > _MOST_JOBS:
+        raise _too_many(f"more than {_MOST_JOBS} values of {override.key_or_group}")
+    return values
+
+
+def _too_many(got: str) -> InputError:
+    return InputError(
+        f"multirun: got {got}, wanted at most {_MOST_JOBS}. Take it in parts: each is a multirun of its own, and all "
+        "can share the folder of one sweep=NAME."
+    )
 
 
 def compose_multirun(
@@ -191,10 +229,8 @@ def compose_multirun(
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
     from hydra.types import RunMode
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     with initialize_config_dir(str(data_folder("conf")), version_base="1.3", job_name="igap"):
         instance = GlobalHydra.instance().hydra
@@ -202,15 +238,18 @@ def compose_multirun(
         # A launcher's plugin registers a schema under the name of our file, and Hydra would hold it to that: no `pack`.
         registered = ConfigStore.instance().repo["hydra"]["launcher"]
         for file in (data_folder("conf") / "hydra" / "launcher").glob("*.yaml"):
-            registered.pop(file.name, None)
+            if (plugins_own := registered.pop(file.name, None)) is not None:
+                launcher_schemas[plugins_own.node._target_] = plugins_own.node
         try:
-            config = instance.compose_config(
-                config_name or "config",
-                [*_beside(config_dir, sweep), "hydra/hydra_logging=none", *overrides],
-                run_mode=RunMode.MULTIRUN,
-            )
-            OmegaConf.resolve(config.hydra.sweep)
-        except (HydraException, OmegaConfBaseException) as error:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "provider=hydra.searchpath")  # a folder that is not there
+                config = instance.compose_config(
+                    config_name or "config",
+                    [*_beside(config_dir, sweep), "hydra/hydra_logging=none", *overrides],
+                    run_mode=RunMode.MULTIRUN,
+                )
+            OmegaConf.to_container(config.hydra.sweep, resolve=True)  # raises on what cannot be
+        except Exception as error:  # of settings of its own Hydra raises whatever it stumbles over
             raise InputError(f"hydra: {one_line(error)}") from error
         return config, instance.config_loader
 
@@ -219,9 +258,9 @@ def _beside(config_dir: str | None, sweep: str | None) -> list[str]:
     """Overrides for configs from elsewhere: a folder of groups, and a file of sweeps/, which may set any key."""
     places = [str(Path(config_dir).resolve())] if config_dir else []
     if sweep is None:
-        return [f"hydra.searchpath=[{_quoted(places[0])}]"] if places else []
+        return [f"hydra.searchpath=[{quoted(places[0])}]"] if places else []
     places.append(str(data_folder("sweeps").parent))
-    return [f"hydra.searchpath=[{','.join(map(_quoted, places))}]", f"+sweeps@_global_={sweep}"]
+    return [f"hydra.searchpath=[{','.join(map(quoted, places))}]", f"+sweeps@_global_={sweep}"]
 
 
 def _check_source(config: "RunConfig", overrides: Sequence[str]) -> None:
@@ -236,7 +275,11 @@ def _check_source(config: "RunConfig", overrides: Sequence[str]) -> None:
 
 
 def _check_override(
-    override: Any, text: str, groups: dict[str, set[str]], schema: "type[Frozen] | None" = None
+    override: Any,
+    text: str,
+    values: list[str] | None,
+    groups: dict[str, set[str]],
+    schema: "type[Frozen] | None" = None,
 ) -> None:
     """Raises InputError on a group option or a key that does not exist; `schema` None is a run's."""
     from igap.config import RunConfig, field_at, keys, noun
@@ -244,28 +287,29 @@ def _check_override(
     schema = schema or RunConfig
     what, key = noun(schema), override.key_or_group
     if override.is_delete() and not _is_entry(key, schema):
-        raise InputError(f"{key}: got a deletion ({text!r}); a {what} needs every key. Set another value: {key}=VALUE.")
+        raise InputError(
+            f"{key}: got a deletion ({shown(text)}); a {what} needs every key. Set another value: {key}=VALUE."
+        )
     if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
         return
     if key in groups:
-        asked = [*override.sweep_string_iterator()] if override.is_sweep_override() else [override.value()]
-        for option in asked:
+        for option in [override.value()] if values is None else values:
             if key == "experiment" and option is None:
                 continue
             if str(option) not in groups[key]:
                 wanted = sorted(groups[key])
                 raise InputError(
-                    f"{key}: got {option!r}, wanted one of {', '.join(wanted)}.{nearest(str(option), wanted)} "
+                    f"{key}: got {shown(option)}, wanted one of {', '.join(wanted)}.{nearest(str(option), wanted)} "
                     f"igap {what} --help lists every group."
                 )
     elif not _is_key(key, schema):
         raise InputError(
-            f"{key}: got a key that no {what} has (in {text!r}).{nearest(key, [*keys(schema), *groups])} "
+            f"{key}: got a key that no {what} has (in {shown(text)}).{nearest(key, [*keys(schema), *groups])} "
             f"igap {what} --help lists every key."
         )
     if override.is_add() and field_at(tuple(key.split(".")), schema) is not None:
         raise InputError(
-            f"{key}: got {text!r}, but every {what} has that key. Write {text.lstrip('+')!r} without the +."
+            f"{key}: got {shown(text)}, but every {what} has that key. Write {text.lstrip('+')!r} without the +."
         )
 
 
@@ -308,33 +352,6 @@ def checked_config(config: "DictConfig", schema: "type[Schema]") -> "Schema":
         ) from None
     assert isinstance(values, dict)
     return checked(schema, {str(key): value for key, value in values.items()})
-
-
-def quote_text(argument: str) -> str:
-    """The override with a free text quoted for Hydra, whose grammar gives commas, brackets and edge spaces a meaning.
-
-    Texts already quoted, and functions such as choice(...), stay as they are.
-    """
-    key, equals, value = argument.partition("=")
-    if not equals or key.lstrip("+") not in _TEXT_KEYS or re.match(r"null$|(choice|shuffle|sort|tag|glob)\(", value):
-        return argument
-    if value[:1] in ("'", '"'):
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-        from hydra.errors import HydraException
-
-        try:
-            OverridesParser.create().parse_override(argument)
-            return argument
-        except HydraException:
-            pass
-    return f"{key}={_quoted(value)}"
-
-
-def _quoted(text: str) -> str:
-    """The text in quotes, as Hydra's grammar reads them."""
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text.replace("${", r"\${"))
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    return f"'{escaped}'"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from igap.cli.compose import compose_jobs, compose_multirun, data_folder, nearest, one_line, quote_text
+from igap.cli.compose import compose_jobs, compose_multirun, data_folder, nearest, one_line
 from igap.cli.search import is_preset
+from igap.cli.texts import kind_of, quote_text
 from igap.errors import InputError
 from igap.finished import find
 
@@ -38,9 +39,9 @@ def named(arguments: Sequence[str]) -> Asked:
 
     Raises InputError on an unknown name, an option, or a file without a grid.
     """
+    import yaml  # type: ignore[import-untyped]
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError  # type: ignore[import-untyped]
 
     name, *overrides = arguments
     options = [override for override in overrides if override.startswith("-")]
@@ -52,15 +53,25 @@ def named(arguments: Sequence[str]) -> Asked:
     file = data_folder("sweeps") / f"{name}.yaml"
     try:
         found = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params")
-    except (OmegaConfBaseException, YAMLError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"sweep: got {file}, which is no YAML ({one_line(error)}). Correct it.") from error
     grid = OmegaConf.to_container(found) if OmegaConf.is_dict(found) else None
     if not isinstance(grid, dict) or not grid:
         raise InputError(f"sweep: got {file}, without a grid, wanted KEY: VALUE,VALUE under hydra.sweeper.params.")
+    typed = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)["hydra"]["sweeper"]["params"]
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
-    lines = [f"{key!s}={_values(key, values)}" for key, values in grid.items() if str(key) not in given]
-    place = [] if "sweep" in given else [f"sweep={name}"]
+    lines = [_line(str(key), values, typed.get(str(key))) for key, values in grid.items() if str(key) not in given]
+    place = [] if "sweep" in given else [quote_text(f"sweep={name}")]
     return Asked((*place, *lines, *map(quote_text, overrides)), sweep=name)
+
+
+def _line(key: str, values: object, typed: object) -> str:
+    """A line of the grid as an override; a text's values as they stand in the file, 007 and not 7."""
+    if kind_of(key) is None or values is None:
+        return f"{key}={_values(key, values)}"
+    if isinstance(typed, list):
+        return f"{key}={','.join(quote_text(f'{key}={text}').partition('=')[2] for text in typed)}"
+    return quote_text(f"{key}={_values(key, typed)}", separated=True)
 
 
 def _values(key: object, values: object) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from igap.cli.compose import compose_one, data_folder, one_line, parse_config, quote_text
+from igap.cli.compose import compose_multirun, compose_one, data_folder, one_line, parse_config
+from igap.cli.texts import quote_text
 from igap.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def main(arguments: list[str]) -> int:
             return multirun(_asked(parsed))
         if not parsed.multirun:
             job = compose_one(parsed.overrides, parsed.config_name, parsed.config_dir)
+            if own := [text for text in parsed.overrides if text.lstrip("+~").startswith("hydra")]:
+                compose_multirun(own, parsed.config_name, parsed.config_dir)  # refuses what Hydra cannot take
             if not parsed.cfg:
                 _check(job.config, parsed.overrides)
     return _hydra_main(arguments)
@@ -104,12 +107,14 @@ def _asked(parsed: "Namespace") -> "Asked":
 
 def _check(config: "RunConfig", overrides: list[str]) -> None:
     """Raises InputError on a job that the tokenizer, the device, W&B or the output folder refuses."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     from igap import disk, pipeline, records, tracking
     from igap.notebook.jobs import configs
 
-    for key, _, folder in (override.partition("=") for override in overrides):
-        if key == "hydra.run.dir":  # before Hydra writes its config over that of a finished run
-            records.check_unfinished(Path(folder))
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.key_or_group == "hydra.run.dir":  # before Hydra writes its config over that of a finished run
+            records.check_unfinished(Path(str(override.value())))
     pipeline.check(config)
     for other in configs(config).values() if config.study else ():
         pipeline.check(other)

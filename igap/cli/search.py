@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from igap.cli.compose import compose_multirun, compose_one, compose_searches, data_folder, nearest, quote_text
+from igap.cli.compose import compose_multirun, compose_one, compose_searches, data_folder, nearest
+from igap.cli.texts import quote_text, quoted
 from igap.errors import InputError
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _launcher(studies: "Sequence[Study]", workers: "Sequence[SearchConfig]", hyd
     """What starts the workers. Raises InputError on settings of Hydra's that cannot be, or that nothing would use."""
     from igap.cli.launch import launcher_of
 
-    found = launcher_of(*compose_multirun([f"output={workers[0].output}", "sweep=.workers", *hydra]))
+    found = launcher_of(*compose_multirun([f"output={quoted(workers[0].output)}", "sweep=.workers", *hydra]))
     if len(workers) == len(studies) and not found.in_this_process:
         raise InputError(
             "hydra/launcher: got one, but it starts workers only, and no study has several. Add -m "

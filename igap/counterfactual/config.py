@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from igap.config import Frozen, ModelConfig, PromptsConfig, TrackingConfig
+from igap.config import Frozen, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
 from igap.sites import component_name, is_component, parse_component
 
 Sampler = Literal["auto", "hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "epo", "gp", "random", "brute"]
@@ -31,9 +31,9 @@ class SpaceConfig(Frozen):
     slots: dict[str, tuple[str, ...]] = Field(default={})
     positions: tuple[int, ...] | None = Field(default=None, min_length=1, examples=["[2,4,10]"])
     vocabulary: tuple[str, ...] = Field(default=("words",), min_length=1)
-    max_edits: int | None = Field(default=None, ge=1, examples=[3])
+    max_edits: int | None = Field(default=None, ge=1, le=1_000_000, examples=[3])
     prompts: tuple[str, ...] = ()
-    file: str | None = Field(default=None, min_length=1, examples=["prompts.txt"])
+    file: PathText | None = Field(default=None, min_length=1, examples=["prompts.txt"])
 
     @field_validator("slots", mode="before")
     @classmethod
@@ -68,7 +68,7 @@ class StudyConfig(Frozen):
     space: SpaceConfig
     storage: StorageConfig
     sampler: Sampler = "auto"
-    until: int = Field(300, ge=1, le=10_000_000)
+    until: int = Field(300, ge=1, le=1_000_000)
     batch: int = Field(16, ge=1, le=100_000)
     control: int = Field(60, ge=0, le=1_000_000)
     workers: int = Field(1, ge=1, le=1000)
@@ -123,11 +123,11 @@ class SearchConfig(Frozen):
     aggregate: Literal["mean", "cvar", "min"] = "mean"
     penalty: float = Field(1.0, ge=0)
     full_run: bool = True
-    name: str | None = Field(None, pattern=r"^[\w][\w.-]*$", examples=["my-search"])
-    seed: int = Field(0, ge=0, examples=[0])
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", examples=["cpu"])
-    memory_gib: float | None = Field(None, gt=0, examples=[2])
-    output: str = Field("searches", min_length=1, pattern=r"^[^?{}]*$", examples=["searches"])  # in a database's URL
+    name: PathText | None = Field(None, pattern=r"^[\w][\w.-]*$", examples=["my-search"])
+    seed: Seed = Field(0, examples=[0])
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,4})?|mps)$", examples=["cpu"])
+    memory_gib: float | None = Field(None, gt=0, le=1_000_000, examples=[2])
+    output: PathText = Field("searches", min_length=1, examples=["searches"])
 
     @field_validator("head", mode="before")
     @classmethod

@@ -1,5 +1,6 @@
 """A study on a model: proposals, evaluations and trials, round after round."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,8 @@ from igap.counterfactual.space import Candidate, Filled, Space
 from igap.counterfactual.study import Trials, Tried
 from igap.counterfactual.substitution import fill_listed, fill_substitutes, listed, substitute
 from igap.counterfactual.templates import SLOTS, build, clean_prompts, fill, matching_template
-from igap.errors import InputError
+from igap.datasets.pair_files import read_text
+from igap.errors import InputError, named
 from igap.prompts import PromptPair, encode_pair, tokenize
 from igap.sites import Site, locate
 
@@ -87,14 +89,8 @@ def _tuples(lists: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
 def _prompts(asked: SpaceConfig) -> Sequence[str]:
     if asked.file is None:
         return asked.prompts
-    try:
-        lines = Path(asked.file).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"search.space.file: got {asked.file}, which cannot be read ({error}). Name a text file with one prompt a "
-            "line."
-        ) from error
-    return [line for line in lines if line.strip()]
+    text = read_text(Path(os.path.expanduser(asked.file)), named(asked.file), item="search.space.file")
+    return [line for line in text.splitlines() if line.strip()]
 
 
 @dataclass(frozen=True)

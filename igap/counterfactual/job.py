@@ -28,6 +28,7 @@ from igap.counterfactual.study import only_study, storage_of
 from igap.errors import InputError
 from igap.failures import reason_of
 from igap.finished import failures_of, read
+from igap.memory import most_processes
 from igap.models.fingerprint import fingerprint
 from igap.models.load import Header, check_sites, read_header
 from igap.prompts import PromptPair
@@ -80,6 +81,12 @@ def planned(searches: Sequence[SearchConfig]) -> tuple[list[Study], list[SearchC
                     "(head=0.6,1.2), sweep search.worker only, or give each search a name."
                 )
             workers.append(config)
+    asked_for, most = max(config.search.workers for config in workers), most_processes()
+    if asked_for > most:
+        raise InputError(
+            f"search.workers: got {asked_for}, wanted at most {most}, four a core: each is a process with a model of "
+            "its own. Use fewer, or search.worker='range(N)' with a cluster's launcher."
+        )
     shared = [config.search.storage.kind for config in workers if config.search.workers > 1]
     if "memory" in shared or (len(workers) > len(studies) and workers[0].search.storage.kind == "memory"):
         raise InputError(

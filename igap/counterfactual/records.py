@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from igap import tables
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.study import SCHEMA
@@ -18,22 +19,22 @@ Summary = dict[str, float | int | str | None]
 
 def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
     """The summary, after all other files are in `folder`. Raises OSError."""
-    tables = {"trials": trials(result)} | {
+    frames = {"trials": trials(result)} | {
         name: pd.DataFrame(list(rows)) for name, rows in result.certificate.tables.items() if rows
     }
-    for name, table in tables.items():
-        atomically(folder / f"{name}.csv", partial(table.to_csv, index=False))
+    for name, frame in frames.items():
+        atomically(folder / f"{name}.csv", partial(tables.write, frame=frame))
     (folder / "plots").mkdir(exist_ok=True)
     summary, head, terms = result.certificate.summary, config.head, result.objective.terms
     plots = {
-        "history": search_history(tables["trials"], summary, head, terms[0]),
-        "heads": search_heads(tables["heads"], head),
+        "history": search_history(frames["trials"], summary, head, terms[0]),
+        "heads": search_heads(frames["heads"], head),
         "curves": search_curves(result.certificate.curves, head),
     }
-    if "single_edits" in tables:
-        plots["single_edits"] = search_single_edits(tables["single_edits"], summary, head)
+    if "single_edits" in frames:
+        plots["single_edits"] = search_single_edits(frames["single_edits"], summary, head)
     if len(terms) > 1:
-        plots["front"] = search_front(tables["trials"], tables["front"], terms, head)
+        plots["front"] = search_front(frames["trials"], frames["front"], terms, head)
     for name, figure in plots.items():
         atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
     write_text(folder / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from igap import tables
 from igap.counterfactual.search import SearchResult
 from igap.disk import atomically, write_text
 from igap.plots import search_matrix, search_scan
@@ -23,14 +24,14 @@ _COLUMNS = (
 
 def write(results: Results, folder: Path) -> None:
     """`scan.csv`, `matrix.csv` and their pictures in the folder of the searches. Raises OSError."""
-    tables = {"scan": table(results), "matrix": matrix(results)}
-    for name, rows in tables.items():
-        atomically(folder / f"{name}.csv", partial(rows.to_csv, index=name == "matrix"))
+    frames = {"scan": table(results), "matrix": matrix(results)}
+    for name, rows in frames.items():
+        atomically(folder / f"{name}.csv", partial(tables.write, frame=rows, index=name == "matrix"))
     (folder / "plots").mkdir(exist_ok=True)
-    pictures = {"matrix": search_matrix(tables["matrix"])}
+    pictures = {"matrix": search_matrix(frames["matrix"])}
     heads = [row["name"] for row in results[0][1].certificate.tables["heads"]]
     if any(name in heads for name, _ in results):
-        pictures["scan"] = search_scan(tables["scan"], [str(name) for name in heads])
+        pictures["scan"] = search_scan(frames["scan"], [str(name) for name in heads])
     for name, figure in pictures.items():
         atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
     write_text(folder / "scan.json", json.dumps([name for name, _ in results]) + "\n")

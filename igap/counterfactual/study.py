@@ -24,6 +24,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import optuna
+import sqlalchemy
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -237,7 +238,7 @@ def storage_of(kind: str, folder: Path, address: str = "") -> BaseStorage:
             connection.execute("BEGIN IMMEDIATE")  # a file that another program holds is told now, not in the middle
             connection.execute("ROLLBACK")
         # Another worker may hold the file while it writes a batch.
-        storage = _database(f"sqlite:///{file}", {"connect_args": {"timeout": 60}})
+        storage = _database(_url(file), {"connect_args": {"timeout": 60}})
     except InputError:
         raise
     except Exception as error:
@@ -247,6 +248,12 @@ def storage_of(kind: str, folder: Path, address: str = "") -> BaseStorage:
             "that holds it, remove a damaged file, or use another: search/storage=journal, name=NAME."
         ) from None
     return storage
+
+
+def _url(file: Path) -> str:
+    """SQLAlchemy's URL of a database file of whatever name, its braces doubled for Optuna, which formats it."""
+    url = sqlalchemy.URL.create("sqlite", database=str(file)).render_as_string(hide_password=False)
+    return url.replace("{", "{{").replace("}", "}}")
 
 
 def _postgres() -> BaseStorage:

@@ -5,6 +5,7 @@ A file has the notebook's fields (`prompt`, `answer`) or those of a prompt pair,
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def write_prompts(file: str, prompts: Sequence[Prompt]) -> None:
         {"prompt": one.text, "answer": one.answer} | ({"distractor": str(one.distractor)} if whole else {})
         for one in prompts
     ]
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))
     if path.suffix == ".csv":
         with path.open("w", newline="", encoding="utf-8") as out:
             writer = csv.DictWriter(out, list(rows[0]))

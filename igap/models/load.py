@@ -3,6 +3,7 @@
 Nothing is unpickled and no remote code runs. A hub name is looked for in the local cache before the network is asked.
 """
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class Header:
 
 def is_hub_name(name: str) -> bool:
     """Whether a checkpoint of this name lies on the hub or in its cache, where it does not change, and not here."""
-    return name != EMBEDDED and name not in gguf_files.PACKAGED and not Path(name).expanduser().exists()
+    return name != EMBEDDED and name not in gguf_files.PACKAGED and not os.path.exists(os.path.expanduser(name))
 
 
 def find_checkpoint(name: str, revision: str | None = None) -> Path:
@@ -60,7 +61,7 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
         return _EMBEDDED_FOLDER
     if name in gguf_files.PACKAGED:
         return gguf_files.dequantised(gguf_files.packaged(name), name)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         folder = path
     elif path.is_file():

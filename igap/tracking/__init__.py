@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from igap import tables
 from igap.config import RunConfig, TrackingConfig, parse
 from igap.disk import write_text
 from igap.errors import InputError
@@ -155,7 +156,6 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
     search each trial as a step. Jobs of a sweep are a group of its name, unless `tracking.group` names another. Raises
     whatever W&B raises.
     """
-    import pandas as pd
     import wandb
 
     folder = folder.resolve()
@@ -191,8 +191,8 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
             f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / "plots").glob("*.png"))
         }
         names = [path.stem for path in sorted(folder.glob("*.csv"))]
-        tables = {name: wandb.Table(dataframe=pd.read_csv(folder / f"{name}.csv", dtype=_TEXTS)) for name in names}
-        run.log({**media, **{f"tables/{name}": table for name, table in tables.items()}})
+        shown = {name: wandb.Table(dataframe=tables.read(folder / f"{name}.csv", _TEXTS)) for name in names}
+        run.log({**media, **{f"tables/{name}": table for name, table in shown.items()}})
         artifact = wandb.Artifact(f"{kept.artifact}-{key}", type=kept.artifact)
         for name in (*kept.files, *(f"{name}.csv" for name in names)):
             artifact.add_file(str(folder / name))

@@ -106,7 +106,6 @@ BAD = [
     (["head=1.2", "objective=[ap,ap]"], "objective: got ap, ap, one of them twice."),
     (["head=1.2", "objective=[edits,ap]"], "objective: got edits, ap, whose first says nothing of the head; the best "
      "prompt is the best by the first. Write objective=[ap,edits]."),
-    (["head=1.2", "output=a?b"], "output: got 'a?b', wanted a folder without ?, { or } in its name."),
     (["head=1.2", "constraints.min_corrupted=5", "constraints.max_corrupted=1"],
      "constraints.min_corrupted: got 5, above constraints.max_corrupted=1; nothing is between them. Swap them."),
     (["head=1.2", "search.storage=journal"],

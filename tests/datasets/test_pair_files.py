@@ -2,11 +2,14 @@
 
 import csv
 import json
+import os
 
+import hostile_values
 import pytest
 
 from igap.config import TEXTS
 from igap.datasets.pair_files import read_pairs
+from igap.errors import InputError
 
 ROWS = [
     {"clean": 'Then, "John" and é went', "corrupted": "Then\nMary went", "answer": " John", "distractor": " Mary"},
@@ -56,19 +59,19 @@ BAD = [
     ("a.json", "[" * 100_000, r"a\.json, which is no JSON \("),
     ("a.json", json.dumps(GOOD), r"a\.json, whose JSON is \{.*\.\.\., wanted a list of objects\. Put them in brackets"),
     ("a.json", json.dumps([GOOD, "x"]), r"^.*a\.json, row 2: got \"x\", wanted the fields clean, corrupted, "),
-    ("a.jsonl", json.dumps(GOOD) + "\n\n{", r"prompts\.file: got .*a\.jsonl, row 2, which is no JSON \("),
-    ("a.jsonl", json.dumps({**GOOD, "answer": 3}), r"a\.jsonl, row 1: answer: got 3, wanted a text with words\. Fill"),
+    ("a.jsonl", json.dumps(GOOD) + "\n\n{", r"prompts\.file: got .*a\.jsonl, row 2 \(line 3\), which is no JSON \("),
+    ("a.jsonl", json.dumps({**GOOD, "answer": 3}), r"a\.jsonl, row 1 \(line 1\): answer: got 3, wanted a text .*Put"),
     ("a.json", json.dumps([{**GOOD, "clean": None}]), r"a\.json, row 1: clean: got null, wanted a text with words"),
-    ("a.csv", f"{HEADER}\na,b,c,d\na,b, ,d", r"a\.csv, row 2: answer: got \" \", wanted a text with words"),
-    ("a.csv", f"{HEADER}\na,b,c", r"a\.csv, row 1: got 3 cells, wanted 4, one for each of clean, corrupted, "),
-    ("a.csv", f"{HEADER}\na,b,c,d\na, b,c,d,e", r"a\.csv, row 2: got 5 cells, .*Put a text that holds a comma in"),
-    ("a.csv", f'{HEADER}\n"a,b,c,d', r"prompts\.file: got .*a\.csv, which is no CSV \(.*\)\. Correct it\."),
+    ("a.csv", f"{HEADER}\na,b,c,d\na,b, ,d", r"a\.csv, row 2 \(line 3\): answer: got \" \", wanted a text with words"),
+    ("a.csv", f"{HEADER}\na,b,c", r"a\.csv, row 1 \(line 2\): got 3 cells, wanted 4, one for each of clean, "),
+    ("a.csv", f"{HEADER}\na,b,c,d\na, b,c,d,e", r"a\.csv, row 2 \(line 3\): got 5 cells, .*Put a text that holds"),
+    ("a.csv", f'{HEADER}\n"a,b,c,d', r"prompts\.file: got .*a\.csv, which is no CSV: a quote that line 2 opens"),
     ("a.csv", f"{HEADER},note\na,b,c,d,e",
-     r"a\.csv, row 1: got the fields .*note, wanted exactly clean, corrupted, answer, distractor\. Remove note\.$"),
-    ("a.csv", "clean,corrupted,answer\na,b,c", r"a\.csv, row 1: .*, wanted exactly .*\. Add distractor\.$"),
-    ("a.csv", "clean,corrupted,answer,distracter\na,b,c,d", r"row 1: .*\. Rename distracter to distractor\.$"),
-    ("a.csv", "clean,clean,answer,distractor\na,b,c,d", r"a\.csv: got the field clean twice, wanted each once\. "),
-    ("a.jsonl", '{"clean": "a", "clean": "b"}', r"a\.jsonl, row 1: got the field clean twice"),
+     r"a\.csv, row 1 \(line 2\): got the fields .*note, wanted exactly clean, .*, distractor\. Remove note\.$"),
+    ("a.csv", "clean,corrupted,answer\na,b,c", r"a\.csv, row 1 \(line 2\): .*, wanted exactly .*\. Add distractor\.$"),
+    ("a.csv", "clean,corrupted,answer,distracter\na,b,c,d", r"\(line 2\): .*\. Rename distracter to distractor\.$"),
+    ("a.csv", "clean,clean,answer,distractor\na,b,c,d", r"a\.csv, line 1: got the field clean twice, wanted "),
+    ("a.jsonl", '{"clean": "a", "clean": "b"}', r"a\.jsonl, row 1 \(line 1\): got the field clean twice"),
     ("a.json", "[{}]", r"a\.json, row 1: got the fields none, wanted exactly"),
 ]  # fmt: skip
 
@@ -88,3 +91,39 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(ValueError, match=r"folder\.csv, which cannot be read \(Is a directory\)"):
         read_pairs(str(tmp_path / "folder.csv"))
+
+
+@pytest.mark.parametrize("kind", hostile_values.PROMPT_FILES)
+def test_what_people_save_by_mistake_is_told_for_what_it_is(kind, tmp_path):
+    suffix, content, message = hostile_values.PROMPT_FILES[kind]
+    with pytest.raises(InputError, match=message) as told:
+        read_pairs(save(tmp_path, f"pairs{suffix}", content))
+    assert "\n" not in str(told.value)
+    assert len(str(told.value)) < 600
+
+
+@pytest.mark.parametrize("text", [' "quoted"', ' "', '"', "a, b", "'=1", "a\nb", " ''"])
+def test_texts_with_quotes_and_blanks_of_their_own_are_read_as_they_are(text, tmp_path):
+    row = {"clean": text, "corrupted": "b", "answer": text, "distractor": text}
+    assert read_pairs(save(tmp_path, "a.csv", csv_text(tmp_path, [row]))) == [row]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_any_end_of_line_and_the_mark_of_utf_8_are_read(ending, mark, tmp_path):
+    text = mark + ending.join([HEADER, "a,b,c,d", ""])
+    assert read_pairs(save(tmp_path, "a.csv", text.encode())) == [GOOD]
+
+
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    for name in ("pipe.csv", "zero.csv"):
+        with pytest.raises(InputError, match=rf"{name}, a pipe or a device, wanted a file"):
+            read_pairs(str(tmp_path / name))
+
+
+def test_a_name_with_a_line_break_is_shown_in_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"a\\nb\.csv', which holds no row") as told:
+        read_pairs(save(tmp_path, "a\nb.csv", ""))
+    assert "\n" not in str(told.value)

@@ -224,8 +224,13 @@ def test_a_number_of_processes_that_is_none_is_refused_in_one_line():
         launch.launcher_of(*compose_multirun(["hydra/launcher=joblib", "hydra.launcher.n_jobs=abc"]))
 
 
-def test_a_setting_that_the_launcher_refuses_is_the_reason_of_every_job(plan):
-    wrong = launch.launcher_of(*compose_multirun(["hydra/launcher=submitit_local", "++hydra.launcher.nonsense=3"]))
-    reasons = launch.launch(plan, wrong)
+def test_a_setting_that_the_launcher_does_not_have_is_refused_before_any_job_starts():
+    with pytest.raises(InputError, match=r"hydra\.launcher\.nonsense: got 3, which the launcher does not take"):
+        launch.launcher_of(*compose_multirun(["hydra/launcher=submitit_local", "++hydra.launcher.nonsense=3"]))
+
+
+@pytest.mark.skipif(shutil.which("srun") is not None, reason="there is a SLURM here")
+def test_a_launcher_that_cannot_start_is_the_reason_of_every_job(plan):
+    reasons = launch.launch(plan, launch.launcher_of(*compose_multirun(["hydra/launcher=submitit_slurm"])))
     assert set(reasons) == {"aa", "bb", "cc"}
-    assert "it was not started 3 times: NameError: Unknown argument 'nonsense'" in reasons["aa"]
+    assert 'it was not started 3 times: RuntimeError: Could not detect "srun"' in reasons["aa"]

@@ -253,7 +253,7 @@ def test_the_shared_results_are_listed_and_pruned(sweep, capsys):
 BAD = [
     (["run", "-m", "ig.n_steps=range(5,5)"], "ig.n_steps: got 'ig.n_steps=range(5,5)', wanted at least one value."),
     (["run", "-m", "hydra/launcher=basic,joblib"], "hydra/launcher: got 'hydra/launcher=basic,joblib', wanted one"),
-    (["run", "-m", "sweep=a,b"], "sweep: got 'sweep=a,b', wanted one value: all jobs of a multirun share it."),
+    (["run", "-m", "sweep=a,b"], "sweep: got 'a,b', wanted a folder's name (letters, digits, dots, dashes)."),
     (["run", "-m", "output=choice(a,b)"], "output: got 'output=choice(a,b)', wanted one value"),
     (["run", "-m", "hydra/launcher=joblib", "++hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs: got 0, wanted a"),
     (["run", "-m", "sweep=a/b"], "sweep: got 'a/b', wanted a folder's name"),
@@ -317,7 +317,7 @@ def test_a_sweep_file_that_is_none_is_refused_in_one_line(sweep_file, text, said
 
 def test_zero_and_one_in_a_sweep_file_are_numbers(sweep_file):
     sweep_file("# @package _global_\nhydra: {sweeper: {params: {seed: [0, 1], explain: [true, false]}}}")
-    assert multirun.named(["mine"]).overrides == ("sweep=mine", "seed=0,1", "explain=true,false")
+    assert multirun.named(["mine"]).overrides == ("sweep='mine'", "seed=0,1", "explain=true,false")
     assert cli.main(["check", "sweep", "mine"]) == 0
 
 
