@@ -163,7 +163,8 @@ def _of_table(path: Path) -> dict[str, Callable[[Path], object]]:
         tables[f"the column {name} is missing"] = [row[:column] + row[column + 1 :] for row in rows]
         tables[f"the column {name} is there twice"] = [[*row, row[column]] for row in rows]
         tables[f"the column {name} has another name"] = [
-            [*rows[0][:column], "\x1b[31m", *rows[0][column + 1 :]], *rows[1:]
+            [*rows[0][:column], "\x1b[31m", *rows[0][column + 1 :]],
+            *rows[1:],
         ]
     tables |= {
         "a row is there twice": [*rows, rows[-1]],
@@ -191,7 +192,7 @@ def _of_tensors(path: Path) -> dict[str, Callable[[Path], object]]:
         "a changed number": content[:-1] + bytes([content[-1] ^ 1]),
         "no tensors": _tensors(b"{}", b""),
         "a header of an unknown type": _tensors(header.replace(b'"F32"', b'"F8_E8M0"'), data),
-        "a tensor beyond the end": _tensors(header.replace(b'"data_offsets":[0,', b'"data_offsets":[999999999999,'), data),
+        "a tensor beyond the end": _tensors(header.replace(b'offsets":[0,', b'offsets":[999999999999,'), data),
     }  # fmt: skip
     return {name: partial(_rewrite_bytes, content=changed) for name, changed in heads.items()}
 
