@@ -1,18 +1,24 @@
 """Finished runs on disk: their numbers and settings, read back from what `records` wrote. Imports nothing heavy."""
 
-import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from igap.errors import InputError
+from igap.untrusted import is_text, printable, read_names
 
 SCHEMA = 1
 """Of summary.json and config.json; another number means that names or units have changed."""
 
 SUMMARIES = ("summary.json", "search_summary.json")
 """A file that is written last: of a run, of a search."""
+
+_MOST_NUMBERS = 100_000
+_MOST_SETTINGS = 1_000
+"""Names in a summary, and in a config: far more than any has."""
 
 Value = float | int | str | bool | None | tuple[Any, ...]
 
@@ -54,9 +60,11 @@ def find(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[Finis
     troubles: list[str] = []
     asked = list(folders)
     for folder in asked:
-        if not folder.is_dir():
-            raise InputError(f"folder: got {folder}, which is none, wanted a run's folder or one that holds runs.")
-        for place in _run_folders(folder, set(), troubles, SUMMARIES if searches else SUMMARIES[:1]):
+        if not os.path.isdir(folder):
+            raise InputError(
+                f"folder: got {printable(folder)}, which is none, wanted a run's folder or one that holds runs."
+            )
+        for place in _run_folders(folder, troubles, SUMMARIES if searches else SUMMARIES[:1]):
             if place.resolve() not in runs:
                 run, trouble = read(place)
                 troubles += [trouble] if trouble else []
@@ -64,34 +72,52 @@ def find(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[Finis
                     runs[place.resolve()] = run
     if not runs and not troubles:
         raise InputError(
-            f"folder: got {', '.join(map(str, asked))}, without a finished run in it (no summary.json), wanted a run's "
-            "folder or one that holds runs. Start some with igap run or igap sweep."
+            f"folder: got {', '.join(map(printable, asked))}, without a finished run in it (no summary.json), wanted a "
+            "run's folder or one that holds runs. Start some with igap run or igap sweep."
         )
     return list(runs.values()), troubles
 
 
 def read(folder: Path) -> tuple[Finished | None, str | None]:
     """The run in a folder, None where its summary cannot be read; and what is wrong with it, None where nothing is."""
-    file = next((name for name in SUMMARIES if (folder / name).exists()), SUMMARIES[0])
+    file = next((name for name in SUMMARIES if os.path.lexists(folder / name)), SUMMARIES[0])
+    place = printable(folder)
     try:
-        summary = json.loads((folder / file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return None, f"{folder}: left out: {file} cannot be read ({error})."
-    if not isinstance(summary, dict):
-        return None, f"{folder}: left out: {file} holds {type(summary).__name__}, wanted names and numbers."
+        summary = _summary(folder / file)
+    except ValueError as error:
+        return None, f"{place}: left out: {file} cannot be read ({error})."
     schema = summary.get("schema")
     if schema != SCHEMA:
         return Finished(folder, summary, {}), (
-            f"{folder}: its schema is {'none' if schema is None else schema}, this igap knows {SCHEMA}: its numbers "
-            "are shown under their names, its settings are not."
+            f"{place}: its schema is {'none' if schema is None else printable(schema, 60)}, this igap knows {SCHEMA}: "
+            "its numbers are shown under their names, its settings are not."
         )
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return Finished(folder, summary, {}), f"{folder}: its settings cannot be read ({error})."
-    if not isinstance(config, dict):
-        return Finished(folder, summary, {}), f"{folder}: its settings cannot be read (config.json holds no names)."
-    return Finished(folder, summary, dict(flat(config))), None
+        settings = dict(flat(read_names(folder / "config.json")))
+        if len(settings) > _MOST_SETTINGS:
+            raise ValueError(f"it holds {len(settings):,} settings, more than {_MOST_SETTINGS:,}")
+    except ValueError as error:
+        return Finished(folder, summary, {}), f"{place}: its settings cannot be read (config.json: {error})."
+    return Finished(folder, summary, settings), None
+
+
+def _summary(file: Path) -> dict[str, float | int | str | None]:
+    """Names and numbers of a summary. Raises ValueError on one that igap has not written."""
+    summary = read_names(file)
+    if len(summary) > _MOST_NUMBERS:
+        raise ValueError(f"it holds {len(summary):,} names, more than {_MOST_NUMBERS:,}")
+    for name, value in summary.items():
+        if isinstance(value, bool | list | dict):
+            raise ValueError(f"{printable(name, 60)} holds {type(value).__name__}, wanted a number, a text or null")
+    key = summary.get("key", "none")
+    if not (isinstance(key, str) and is_key(key)):
+        raise ValueError(f"key holds {printable(repr(key), 60)}, wanted letters and digits")
+    return summary
+
+
+def is_key(text: str) -> bool:
+    """Whether a text can be a run's key: its folder's name in a sweep, its id in W&B."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text) is not None
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Value]]:
@@ -103,21 +129,31 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Val
             yield prefix + name, tuple(value) if isinstance(value, list) else value
 
 
-def _run_folders(folder: Path, visited: set[Path], troubles: list[str], files: Sequence[str]) -> Iterator[Path]:
+def _run_folders(above: Path, troubles: list[str], files: Sequence[str]) -> Iterator[Path]:
     """Folders with one of the files, and none inside a run's; hidden ones hold no runs. Links are followed once."""
-    if folder.resolve() in visited:
-        return
-    visited.add(folder.resolve())
-    try:
-        found = [name for name in files if (folder / name).is_file()]
-        if found:
+    visited: set[Path] = set()
+    waiting = [above]
+    while waiting:
+        folder = waiting.pop()
+        if folder.resolve() in visited:
+            continue
+        visited.add(folder.resolve())
+        if not is_text(folder):
+            troubles.append(f"{printable(folder)}: left out: its name is no UTF-8 text. Rename it.")
+            continue
+        try:
+            there = {place.name: place for place in folder.iterdir()}
+        except OSError as error:
+            troubles.append(f"{printable(folder)}: left out: it cannot be read ({error.strerror}).")
+            continue
+        if there.keys() & set(files):
             yield folder
-        if "summary.json" in found:
-            return
-        inside = sorted(inner for inner in folder.iterdir() if inner.is_dir())
-    except OSError as error:
-        troubles.append(f"{folder}: left out: it cannot be read ({error.strerror}).")
-        return
-    for inner in inside:
-        if not inner.name.startswith(".") and inner.name not in ("wandb", "plots"):
-            yield from _run_folders(inner, visited, troubles, files)
+        if "summary.json" in there:
+            continue
+        inside = [there[name] for name in sorted(there) if not name.startswith(".") and name not in ("wandb", "plots")]
+        troubles += [
+            f"{printable(place)}: left out: a link to nothing."
+            for place in inside
+            if place.is_symlink() and not os.path.exists(place)
+        ]
+        waiting += [place for place in reversed(inside) if os.path.isdir(place) and place.name not in files]

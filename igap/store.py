@@ -8,6 +8,7 @@ same result at once compute it once.
 import hashlib
 import json
 import logging
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,12 +23,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from igap.disk import write_bytes
+from igap.untrusted import check_file, printable
 
 FOLDER = ".store"
 """Its name in a sweep's folder."""
 
 LARGEST = 256 * 2**20
 """Bytes. A larger result is computed where it is needed: reading it back takes about as long."""
+
+_LARGEST_HEADER = 100_000_000
+"""Bytes. What safetensors takes for one at most."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -93,7 +98,7 @@ def inputs_of(path: Path) -> str:
 
 
 def _load(path: Path, asked: str, *, said: bool = True) -> Tensors | None:
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
         kept, tensors = _read(path)
@@ -109,12 +114,13 @@ def _load(path: Path, asked: str, *, said: bool = True) -> Tensors | None:
 def _read(path: Path) -> tuple[str, Tensors]:
     """The inputs and the numbers of a file. Raises ValueError on one that is not as it was written."""
     try:
+        check_file(path, LARGEST + _LARGEST_HEADER)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         asked, digest = metadata["asked"], metadata["sha256"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ValueError(f"it cannot be read ({' '.join(str(error).split())})") from error
+    except (OSError, ValueError, SafetensorError, KeyError) as error:
+        raise ValueError(f"it cannot be read ({printable(error)})") from error
     if digest != _digest(asked, tensors):
         raise ValueError("its numbers do not agree with its hash")
     return asked, tensors

@@ -145,7 +145,7 @@ def test_whatever_a_key_is_set_to_it_is_taken_or_refused_in_readable_lines_befor
             "a\0.csv",
             r"ablation\.file: got 'a\\x00\.csv', wanted a path of at most 2000 bytes, 255 a name",
         ),
-        ("output", "x" * 256, r"output: got 'x{99}\.\.\., wanted a path of at most"),
+        ("output", "x" * 256, r"output: got 'x{149}\.\.\.x{29}', wanted a path of at most"),
         ("ig.n_steps", "50", r"ig\.n_steps: got '50', wanted a whole number"),
         ("ig.n_steps", True, r"ig\.n_steps: got True, wanted a whole number"),
         ("ig.tolerance", 0.0, r"ig\.tolerance: got 0\.0, wanted more than 0\. Try ig\.tolerance=0\.001\."),

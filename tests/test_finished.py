@@ -43,7 +43,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_read(written, tmp_path):
     assert all(run.summary["gap"] == summary["gap"] for run in runs)
     said = [line.removeprefix(f"{tmp_path}/").partition(" (")[0] for line in troubles]
     assert said == [
-        "list: left out: summary.json holds list, wanted names and numbers.",
+        "list: left out: summary.json cannot be read",
         "old: its schema is 99, this igap knows 1: its numbers are shown under their names, its settings are not.",
         "text: left out: summary.json cannot be read",
         "unlisted: its settings cannot be read",

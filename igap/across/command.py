@@ -10,6 +10,7 @@ from pathlib import Path
 from igap.across import heads, table
 from igap.across.heads import Heads
 from igap.across.table import Table
+from igap.disk import write_text
 from igap.errors import InputError
 from igap.finished import Finished, find
 
@@ -138,7 +139,7 @@ def _write(folder: Path, found: Table, maps: dict[Path, Heads], troubles: Sequen
     texts = {"compare.csv": found.csv(), "compare.html": page(found, maps, troubles)}
     try:
         for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            write_text(folder / name, text)
     except OSError as error:
         raise InputError(f"output: {folder} does not take the files ({error.strerror}). Set output=FOLDER.") from error
     return [folder / name for name in texts]

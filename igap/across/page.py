@@ -84,7 +84,10 @@ def _data(table: Table, maps: Mapping[Path, Heads]) -> dict[str, object]:
 def _packed(heads: Heads) -> dict[str, object]:
     """IG, then AP, as little-endian floats in base64: exact, shorter than digits. Four bytes each where that does."""
     numbers = heads.ig + heads.ap
-    four = struct.pack(f"<{len(numbers)}f", *numbers)
+    try:
+        four = struct.pack(f"<{len(numbers)}f", *numbers)
+    except OverflowError:  # too large for four bytes
+        four = bytes(4 * len(numbers))
     exact = all(a == b or math.isnan(a) for a, b in zip(numbers, struct.unpack(f"<{len(numbers)}f", four), strict=True))
     return {
         "unit": heads.unit,

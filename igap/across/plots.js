@@ -27,6 +27,8 @@ function spread(values) {
 // Round numbers from low to high, about n of them; on a log axis powers of ten, or 1, 2, 5 of them where those are few.
 function ticks([low, high], n, log) {
   const found = [];
+  // Of ends that no step leads between, or that are not finite, there are none.
+  if (!Number.isFinite(high - low) || high - low <= 1e-12 * Math.max(Math.abs(low), Math.abs(high))) return found;
   if (log) {
     const few = Math.log10(high / low) < 3;
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {

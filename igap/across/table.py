@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
@@ -14,6 +15,7 @@ from igap.config import BESIDE_THE_NUMBERS
 from igap.errors import InputError
 from igap.finished import Finished, Value
 from igap.tables import guarded
+from igap.untrusted import printable
 
 DEFAULT = (
     "gap",
@@ -29,6 +31,9 @@ DEFAULT = (
 
 ABSENT = ""
 """Text of a setting that a run does not have, or whose settings could not be read."""
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that end a line or a cell for some readers of a CSV file though nothing quotes them, or are no text."""
 
 _NOT_METRICS = ("schema", "seed", "ig/n_steps", "prompts/n", "prompts/seed")
 """Numbers of a summary that repeat a setting, or say how it is written."""
@@ -72,7 +77,7 @@ class Table:
                     *(metric(run, name) for name in self.every_metric),
                 ]
             )
-        return text.getvalue()
+        return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text.getvalue())
 
     def notes(self) -> list[str]:
         """What the table does not show by itself: that nothing differs, other versions or tokens before prompts, why a
@@ -91,10 +96,10 @@ class Table:
                 lines.append(f"{name} differs among the runs: {', '.join(values)}.")
         for name in self.metrics:
             missing = [run for run in self.runs if metric(run, name) is None]
-            reasons = sorted({str(run.summary.get(f"{name}/reason", "not measured")) for run in missing})
+            reasons = sorted({_why_missing(run, name) for run in missing})
             if missing:
                 lines.append(f"{name}: no number in {len(missing)} of {len(self.runs)} runs: {'; '.join(reasons)}.")
-        return lines
+        return [printable(line, 2000) for line in lines]
 
 
 def tabulate(runs: Iterable[Finished], *, metrics: Sequence[str] | None = None, sort: str | None = None) -> Table:
@@ -162,6 +167,12 @@ def metric(run: Finished, name: str) -> int | float | None:
     """A number of the run's summary; None where it is not there, not defined or not finite."""
     value = run.summary.get(name)
     return value if _number(value) and math.isfinite(value) else None
+
+
+def _why_missing(run: Finished, name: str) -> str:
+    if isinstance(run.summary.get(name), str):
+        return "a text in its place"
+    return str(run.summary.get(f"{name}/reason", "not measured"))
 
 
 def setting(run: Finished, key: str) -> str:

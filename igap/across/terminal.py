@@ -9,9 +9,13 @@ from rich.markup import escape
 from rich.table import Table as Shown
 
 from igap.across.table import Table
+from igap.untrusted import printable
 
 _MAX_TEXT = 24
 """Characters of a run's name or a setting on one line; longer names are folded, longer settings cut."""
+
+_LONGEST = 2000
+"""Characters of which more are cut in any case."""
 
 _Column = tuple[str, bool, list[str]]
 """Heading, whether it holds numbers, cells."""
@@ -59,11 +63,11 @@ def show(found: Table) -> None:
 
 
 def _columns(found: Table) -> list[_Column]:
-    heads = ["run", *(key.replace(".", ".\n") for key in found.settings)]
+    heads = ["run", *(printable(key).replace(".", ".\n") for key in found.settings)]
     rows = found.rows
-    texts = [(name, False, [str(row[i]) or "-" for row in rows]) for i, name in enumerate(heads)]
+    texts = [(name, False, [printable(row[i], _LONGEST) or "-" for row in rows]) for i, name in enumerate(heads)]
     numbers = [
-        (name.replace("/", "/\n"), True, ["-" if row[i] is None else f"{row[i]:.5g}" for row in rows])
+        (printable(name).replace("/", "/\n"), True, ["-" if row[i] is None else f"{row[i]:.5g}" for row in rows])
         for i, name in enumerate(found.metrics, len(heads))
     ]
     return texts + numbers

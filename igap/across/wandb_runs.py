@@ -2,7 +2,6 @@
 what is written to W&B is in `tracking`.
 """
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from igap.across import heads
 from igap.across.heads import Heads
 from igap.errors import InputError
 from igap.finished import SCHEMA, Finished, flat
+from igap.untrusted import parse
 
 TIMEOUT = 5
 """Seconds that one request may take."""
@@ -81,7 +81,7 @@ def _heads(place: Path, logged: Any) -> tuple[Heads | None, str | None]:
         if not name.startswith("media/table/") or ".." in name:
             raise ValueError(f"its table is at {name!r}")
         with tempfile.TemporaryDirectory() as folder, logged.file(name).download(root=folder) as file:
-            table = json.load(file)
+            table = parse(file.read())
         return heads.from_rows(dict(zip(table["columns"], row, strict=True)) for row in table["data"]), None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return None, f"{place}: its heads cannot be read (tables/heads: {type(error).__name__}: {error})."

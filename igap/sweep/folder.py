@@ -19,7 +19,8 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from igap import disk, versions
-from igap.finished import Finished, failures_of, read
+from igap.finished import Finished, failures_of, is_key, read
+from igap.untrusted import printable, read_names
 
 PLAN = "sweep.json"
 SCHEMA = 1
@@ -74,23 +75,23 @@ class SweepFolder:
         """How a job stands, from the disk alone."""
         folder = self.run(key)
         trouble, before = None, None
-        if (folder / "summary.json").exists():
+        if os.path.lexists(folder / "summary.json"):
             run, trouble = read(folder)
             if run is not None and run.key == key and failures_of(run.summary):
                 before = run
             elif run is not None and run.key == key:
                 changes = [trouble] if trouble else versions.changed(run.summary)
-                return Standing(key, "stale" if changes else "done", ", ".join(changes), run)
+                return Standing(key, "stale" if changes else "done", printable(", ".join(changes), 1000), run)
             else:
-                trouble = trouble or f"{folder}: its summary is of another run ({run.key if run else ''})"
+                trouble = trouble or f"{printable(folder)}: its summary is of another run ({run.key if run else ''})"
         holder = self.holder(key)
         if holder is not None:
-            who = f"{holder['host']}, process {holder['pid']}, since {holder['since']}"
-            return Standing(key, "running", who, before)
+            where = f"{holder['host']}, process {holder['pid']}, since {holder['since']}"
+            return Standing(key, "running", printable(where), before)
         failure = _json(folder / "failure.json")
         if failure is not None:
-            return Standing(key, "failed", str(failure.get("reason", "")), before)
-        started = "was interrupted before" if (self._locks / f"{key}.json").exists() else ""
+            return Standing(key, "failed", printable(failure.get("reason", ""), 2000), before)
+        started = "was interrupted before" if os.path.exists(self._locks / f"{key}.json") else ""
         return Standing(key, "planned", trouble or started, before)
 
     @contextmanager
@@ -126,6 +127,8 @@ class SweepFolder:
             if found is None and not os.access(self._locks / f"{key}.lock", os.W_OK):
                 return None
             return {name: (found or {}).get(name, "?") for name in ("host", "pid", "since")}
+        except OSError:  # no file that anybody could hold
+            return None
 
     def died(self, key: str) -> bool:
         """Whether a process that worked on this job ended without a word; asked once, the next time it is not."""
@@ -179,18 +182,32 @@ class SweepFolder:
 
     def plan(self) -> list[Planned] | None:
         """The jobs of the plan last started here, None where there is none that can be read."""
-        found = _json(self.path / PLAN)
-        if found is None or found.get("schema") != SCHEMA:
-            return None
         try:
-            return [Planned(str(job["key"]), tuple(map(str, job["overrides"]))) for job in found["jobs"]]
-        except (KeyError, TypeError):
+            return self.read_plan()
+        except ValueError:
             return None
+
+    def read_plan(self) -> list[Planned]:
+        """The jobs of the plan last started here. Raises ValueError, whose text says why it cannot be read."""
+        plan = read_names(self.path / PLAN)
+        if plan.get("schema") != SCHEMA:
+            raise ValueError(f"its schema is {printable(plan.get('schema', 'none'), 60)}, this igap knows {SCHEMA}")
+        jobs = plan.get("jobs")
+        if not (isinstance(jobs, list) and all(map(_is_job, jobs))):
+            raise ValueError("its jobs are no list of keys and overrides")
+        return [Planned(job["key"], tuple(job["overrides"])) for job in jobs]
+
+
+def _is_job(job: object) -> bool:
+    """Whether this is a job as a plan has it."""
+    match job:
+        case {"key": str(key), "overrides": [*texts]}:
+            return is_key(key) and all(isinstance(text, str) for text in texts)
+    return False
 
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_names(path)
+    except ValueError:
         return None
-    return found if isinstance(found, dict) else None

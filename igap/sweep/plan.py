@@ -132,17 +132,20 @@ _KIND = ("model.name", "model.processing", "sites", "study", "faithfulness", "ab
 """Settings that decide what is done; others how long it takes."""
 
 
+_MOST = 1e9
+"""Seconds, or pairs, that no run has."""
+
+
 def _rates(run: Finished, config: RunConfig) -> _Rate | None:
     """What a finished run of this job's kind took; None of another kind, or where its summary does not say."""
     asked, summary = dict(flat(config.model_dump(mode="json"))), run.summary
     settings = {"sites": "both"} | dict(run.settings)  # as runs from before there was a choice had them
     same = all(settings.get(name) == asked[name] for name in _KIND)
-    numbers = [
-        summary.get(name) for name in ("seconds/ig", "seconds/total", "seconds/files", "seconds/model", "n_pairs")
-    ]
-    if not same or not all(isinstance(number, int | float) for number in numbers):
+    names = ("seconds/ig", "seconds/total", "seconds/files", "seconds/model", "n_pairs")
+    numbers = [number for name in names if isinstance(number := summary.get(name), int | float) and 0 <= number < _MOST]
+    if not same or len(numbers) < len(names) or not summary["n_pairs"]:
         return None
-    ig, whole, files, model, n_pairs = (float(str(number)) for number in numbers)
+    ig, whole, files, model, n_pairs = numbers
     steps = summary.get("ig/n_steps")
-    node = ig / n_pairs / (steps if isinstance(steps, int) else 50)
-    return _Rate(node, (whole - model - ig) / n_pairs, files, n_pairs)
+    node = ig / n_pairs / (steps if isinstance(steps, int) and steps > 0 else 50)
+    return _Rate(node, max(0.0, whole - model - ig) / n_pairs, files, int(n_pairs))

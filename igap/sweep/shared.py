@@ -1,6 +1,5 @@
 """`igap store DIR...`: what the jobs of each sweep share on disk, checked; `--prune` removes what no job can use."""
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from igap.errors import InputError
+from igap.untrusted import parse, printable
 
 USAGE = """\
 usage: igap store DIR... [--prune | --prune=all]
@@ -47,38 +47,52 @@ def _stores(text: str) -> Iterator[Path]:
 
 
 def _one(console: Console, folder: Path, options: set[str]) -> int:
-    from igap.store import inputs_of
     from igap.versions import versions
 
-    table = Table(title=escape(str(folder)), title_justify="left")
+    table = Table(title=escape(printable(folder)), title_justify="left")
     for column in ("file", "what", "MiB", "state"):
         table.add_column(column, overflow="fold", justify="right" if column == "MiB" else "left")
     broken = 0
+    now = dict(versions())
     for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size / 2**20
+        size = f"{path.lstat().st_size / 2**20:.2f}"
         try:
-            asked = json.loads(inputs_of(path))
-            what = " ".join(str(part) for part in (asked["kind"], asked["inputs"].get("site", "")) if part)
-            state = "sound" if asked["versions"] == dict(versions()) else "other versions of the code"
+            what, made_by = _about(path)
+            state = "sound" if made_by == now else "other versions of the code"
         except ValueError as error:
             what, state = "?", str(error)
         if "--prune=all" in options or ("--prune" in options and state != "sound"):
-            broken |= not _removed(path, path.with_suffix(".lock"))
-            state += ", removed" if not path.exists() else ", cannot be removed"
+            gone = _removed(path, path.with_suffix(".lock"))
+            broken |= not gone
+            state += ", removed" if gone else ", cannot be removed"
         elif what == "?":
             broken = 1
-        table.add_row(path.name, what, f"{size:.2f}", escape(state))
+        table.add_row(*(escape(printable(cell)) for cell in (path.name, what, size, state)))
     if options:
         _removed(*folder.glob("*.unfinished"))  # of processes that were killed
     console.print(table)
     return broken
 
 
+def _about(path: Path) -> tuple[str, object]:
+    """What a file of a store holds, in words, and the versions that made it. Raises ValueError on a broken one."""
+    from igap.store import inputs_of
+
+    asked = parse(inputs_of(path))
+    match asked:
+        case {"kind": str(kind), "inputs": {**inputs}, "versions": made_by}:
+            return f"{kind} {inputs.get('site', '')}".strip(), made_by
+    raise ValueError("what it was computed from cannot be read")
+
+
 def _removed(*paths: Path) -> bool:
-    """Whether these files are gone."""
+    """Whether these files, or empty folders in their place, are gone."""
     for path in paths:
         try:
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
         except OSError:
             return False
     return True

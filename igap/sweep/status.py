@@ -1,5 +1,6 @@
 """`igap status DIR...`: how the jobs of each sweep stand, from the disk alone."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from rich.table import Table
 from igap.errors import InputError
 from igap.finished import read
 from igap.sweep.folder import PLAN, STATES, Planned, Standing, SweepFolder
+from igap.untrusted import is_text, printable
 
 USAGE = """\
 usage: igap status DIR... [--watch]
@@ -37,15 +39,17 @@ def main(arguments: list[str]) -> int:
     if not console.is_terminal:
         console.width = 160
     if "--watch" not in arguments:
-        shown, states = _show(folders)
+        shown, states, troubles = _show(folders)
+        for trouble in troubles:
+            sys.stderr.write(f"igap: {trouble}\n")
         console.print(shown)
-        return 1 if "failed" in states else 0
+        return 1 if "failed" in states or troubles else 0
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            shown, states = _show(folders)
-            live.update(shown, refresh=True)
+            shown, states, troubles = _show(folders)
+            live.update(Group(*map(escape, troubles), shown), refresh=True)
             if not {"running", "planned"} & states:
-                return 1 if "failed" in states else 0
+                return 1 if "failed" in states or troubles else 0
             time.sleep(_LOOK_EVERY)
 
 
@@ -54,47 +58,64 @@ def _sweeps(text: str) -> Iterator[Path]:
     folder = Path(text)
     if text.startswith("-"):
         raise InputError(f"option: got {text}, wanted --watch or --help.")
-    if not folder.is_dir():
-        raise InputError(f"folder: got {text}, which is none, wanted a sweep's folder or one that holds sweeps.")
-    found = [folder] if (folder / PLAN).is_file() else sorted(path.parent for path in folder.glob(f"*/{PLAN}"))
-    if not found:
+    if not os.path.isdir(folder):
         raise InputError(
-            f"folder: got {text}, without a sweep in it (no {PLAN}), wanted the folder of one. Start one with igap "
-            "sweep NAME; igap compare shows single runs."
+            f"folder: got {printable(text)}, which is none, wanted a sweep's folder or one that holds sweeps."
         )
-    yield from found
+    try:
+        sweeps = sorted(path for path in folder.iterdir() if os.path.lexists(path / PLAN))
+    except OSError as error:
+        raise InputError(f"folder: got {printable(text)}, which cannot be read ({error.strerror}).") from None
+    if os.path.lexists(folder / PLAN):
+        sweeps = [folder]
+    if not sweeps:
+        raise InputError(
+            f"folder: got {printable(text)}, without a sweep in it (no {PLAN}), wanted the folder of one. Start one "
+            "with igap sweep NAME; igap compare shows single runs."
+        )
+    yield from sweeps
 
 
-def _show(folders: list[SweepFolder]) -> tuple[RenderableType, set[str]]:
-    """A table a sweep, and the states that occur in any."""
+def _show(folders: list[SweepFolder]) -> tuple[Group, set[str], list[str]]:
+    """A table a sweep, the states that occur in any, and a line a sweep that is left out.
+
+    Raises InputError where that is the only one.
+    """
     parts: list[RenderableType] = []
     states: set[str] = set()
+    troubles: list[str] = []
     for folder in folders:
-        jobs = folder.plan()
-        if jobs is None:
-            raise InputError(
-                f"{folder.path / PLAN}: got a plan of another igap, or a broken one. Start the sweep again."
-            )
+        if not is_text(folder.path):
+            troubles.append(f"{printable(folder.path)}: left out: its name is no UTF-8 text. Rename it.")
+            continue
+        try:
+            jobs = folder.read_plan()
+        except ValueError as error:
+            troubles.append(f"{printable(folder.path / PLAN)}: left out: {error}. Start the sweep again.")
+            continue
         standings = [folder.standing(job.key) for job in jobs]
         states |= {one.state for one in standings}
         parts.append(_table(folder, jobs, standings))
         others = _others(folder, {job.key for job in jobs})
         if others:
             parts.append(f"{others} finished runs beside this grid, of grids started here before")
-    return Group(*parts), states
+    if len(troubles) == len(folders) == 1:
+        raise InputError(troubles[0])
+    return Group(*parts), states, troubles
 
 
 def _table(folder: SweepFolder, jobs: list[Planned], standings: list[Standing]) -> Table:
     counts = {state: sum(one.state == state for one in standings) for state in STATES}
     title = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     table = Table(
-        title=escape(f"{folder.path}: {len(jobs)} job{'s' * (len(jobs) != 1)}: {title}"), title_justify="left"
+        title=escape(f"{printable(folder.path)}: {len(jobs)} job{'s' * (len(jobs) != 1)}: {title}"),
+        title_justify="left",
     )
     more = ("detail",) if any(one.detail for one in standings) else ()
     for column in ("folder", "overrides", "state", *more):
         table.add_column(column, overflow="fold")
     for job, one in zip(jobs, standings, strict=True):
-        cells = (job.key, escape(" ".join(job.overrides)), one.state, escape(one.detail))
+        cells = (job.key, escape(printable(" ".join(job.overrides), 2000)), one.state, escape(one.detail))
         table.add_row(*cells[: 3 + len(more)])
     return table
 

@@ -24,12 +24,16 @@ from igap import tables
 from igap.config import RunConfig, TrackingConfig, parse
 from igap.disk import write_text
 from igap.errors import InputError
+from igap.untrusted import check_file, read_names
 
 PROBE_SECONDS = 3.0
 """That W&B's server has to answer anything at all."""
 
 MARK = Path("wandb") / "logged.json"
 """In a run's folder: that W&B's files beside it are whole, and where they are."""
+
+_LARGEST = 8 * 2**30
+"""Bytes of a file that W&B is given."""
 
 _TEXTS = dict.fromkeys(("name", "part", "components"), str)
 """Columns of components' names: read as a number, head 9.10 would be 9.1, another head."""
@@ -124,11 +128,21 @@ def log(folder: Path, tracking: TrackingConfig) -> str | None:
 def logged(folder: Path) -> Logged | None:
     """What W&B has of a run; None where nothing is, or where the process that logged was killed meanwhile."""
     try:
-        mark = json.loads((folder / MARK).read_text())
-        found = Logged(mark["mode"], mark["place"])
-    except (OSError, ValueError, KeyError, TypeError):
+        mark = read_names(folder / MARK)
+    except ValueError:
         return None
-    return found if found.mode == "online" or (folder / found.place).is_dir() else None
+    match mark:
+        case {"mode": "online", "place": str(place)}:
+            return Logged("online", place)
+        case {"mode": "offline", "place": str(place)} if _is_inside(place) and os.path.isdir(folder / place):
+            return Logged("offline", place)
+    return None
+
+
+def _is_inside(place: str) -> bool:
+    """Whether a path is one in W&B's folder of a run: what a mark says is uploaded, or removed."""
+    parts = Path(place).parts
+    return len(parts) > 1 and parts[0] == MARK.parent.name and ".." not in parts
 
 
 @dataclass(frozen=True)
@@ -159,6 +173,7 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
     import wandb
 
     folder = folder.resolve()
+    _check_files(folder)
     kept = _of_search(folder) if (folder / SEARCH).exists() else _of_run(folder)
     key = kept.summary["key"]
     (folder / MARK).unlink(missing_ok=True)
@@ -204,11 +219,21 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
     return found
 
 
+def _check_files(folder: Path) -> None:
+    """Raises InputError on what W&B would wait for, or read without end, among the files that it is given."""
+    for pattern in ("*.csv", "*.safetensors", "plots/*.png"):
+        for path in sorted(folder.glob(pattern)):
+            try:
+                check_file(path, _LARGEST)
+            except ValueError as error:
+                raise InputError(f"{path.relative_to(folder)}: {error}") from None
+
+
 def _of_run(folder: Path) -> _Kept:
-    config = parse(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    config = parse(read_names(folder / "config.json"))
     sweep = folder.parent.name if (folder.parent / "sweep.json").exists() else None
     return _Kept(
-        summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")),
+        summary=read_names(folder / "summary.json"),
         config=config.model_dump(mode="json", exclude={"tracking"}),
         name=f"{sweep}/{folder.name}" if sweep else folder.name,
         group=sweep,
@@ -223,8 +248,8 @@ def _of_search(folder: Path) -> _Kept:
     """A study: a step a trial, with its terms, whether it counts and the best first term so far."""
     import pandas as pd
 
-    summary = json.loads((folder / SEARCH).read_text(encoding="utf-8"))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    summary = read_names(folder / SEARCH)
+    config = read_names(folder / "config.json")
     config.pop("tracking")
     terms = summary["objective"].split(",")
     trials = pd.read_csv(folder / "trials.csv")

@@ -12,6 +12,7 @@ from rich.table import Table
 from igap.config import TrackingConfig
 from igap.errors import InputError
 from igap.finished import Finished, find
+from igap.untrusted import printable
 
 USAGE = """\
 usage: igap sync DIR... [project=NAME] [entity=NAME]
@@ -62,7 +63,7 @@ def main(arguments: list[str]) -> int:
     for run in runs:
         end = _one(run, given, online=settled.mode == "online")
         ends.append(end)
-        table.add_row(escape(str(run.folder)), escape(end.what))
+        table.add_row(escape(printable(run.folder)), escape(printable(end.what)))
     console.print(table)
     waiting = sum(end.waits for end in ends)
     if waiting:
@@ -81,8 +82,8 @@ def _one(run: Finished, given: dict[str, str], *, online: bool) -> _Done:
         return _Done("left out: its settings cannot be read", failed=True)
     if found is None:
         settings = {name: run.settings.get(f"tracking.{name}") for name in ("project", "entity", "group", "timeout")}
-        wanted = TrackingConfig.model_validate({**settings, **given, "mode": "online" if online else "offline"})
         try:
+            wanted = TrackingConfig.model_validate({**settings, **given, "mode": "online" if online else "offline"})
             place = tracking.log(run.folder, wanted)
         except Exception as error:
             return _Done(f"W&B did not take it: {type(error).__name__}: {error}", failed=True)

@@ -1,6 +1,5 @@
 """`igap verify DIR...`: W&B's offline runs, read back with W&B's own reader, against what is on disk."""
 
-import json
 import math
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from igap.errors import InputError
 from igap.finished import Finished, find, flat
+from igap.untrusted import check_file, parse, printable
 
 USAGE = """\
 usage: igap verify DIR...
@@ -23,6 +23,9 @@ with (search_)summary.json and config.json, number by number. Exit code 1 where 
 """
 
 _SHOWN = 3
+
+_READER_SECONDS = 120.0
+"""That W&B's reader may take for one run."""
 
 
 def main(arguments: list[str]) -> int:
@@ -46,7 +49,7 @@ def main(arguments: list[str]) -> int:
     for run in runs:
         differs, said = _one(run)
         bad += differs
-        table.add_row(escape(str(run.folder)), escape(said))
+        table.add_row(escape(printable(run.folder)), escape(printable(said, 1000)))
     console.print(table)
     console.print(f"{len(runs) - bad} of {len(runs)} runs are in W&B's files as they are on disk")
     return 1 if bad or troubles else 0
@@ -61,19 +64,37 @@ def _one(run: Finished) -> tuple[bool, str]:
         return True, "missing: nothing was logged, or not to the end. igap sync logs it from disk"
     if found.mode == "online":
         return False, f"online, not compared: {found.place}"
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", str(run.folder / found.place), "--json", "--summary"]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     try:
-        read = json.loads(done.stdout)
-    except ValueError:
-        return True, f"unreadable: {(done.stderr.strip().splitlines() or ['no reason given'])[-1][:200]}"
-    differing = [*_differing(run.summary, read.get("summary", {}), "")]
+        read = _read_back(run.folder / found.place)
+    except ValueError as error:
+        return True, f"unreadable: {error}"
+    differing = [*_differing(run.summary, read.get("summary") or {}, "")]
     settings = {name: value for name, value in run.settings.items() if not name.startswith("tracking.")}
-    differing += _differing(settings, dict(flat(read.get("config", {}))), "config ")
+    differing += _differing(settings, dict(flat(read.get("config") or {})), "config ")
     if not differing:
         return False, f"equal: {len(run.summary)} numbers and texts, {len(settings)} settings"
     more = f", and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
     return True, f"differs: {'; '.join(differing[:_SHOWN])}{more}"
+
+
+def _read_back(offline: Path) -> Mapping[str, Any]:
+    """What W&B's own reader finds in an offline run. Raises ValueError, whose text says why it cannot be read."""
+    for path in offline.glob("*.wandb"):
+        check_file(path)  # the reader would wait for a pipe
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", str(offline), "--json", "--summary"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False, timeout=_READER_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"W&B's reader did not end within {_READER_SECONDS:.0f} s") from None
+    try:
+        read = parse(done.stdout)
+    except ValueError:
+        raise ValueError((done.stderr.strip().splitlines() or ["no reason given"])[-1][:200]) from None
+    if not isinstance(read, dict):
+        raise ValueError(f"W&B's reader gave {type(read).__name__}")
+    return read
 
 
 def _differing(disk: Mapping[str, Any], wandb: Mapping[str, Any], what: str) -> Iterator[str]:
@@ -81,7 +102,7 @@ def _differing(disk: Mapping[str, Any], wandb: Mapping[str, Any], what: str) -> 
     for name, value in disk.items():
         other = wandb.get(name)
         if not _equal(value, other):
-            yield f"{what}{name}: disk {value!r}, W&B {other!r}"
+            yield f"{what}{name}: disk {printable(repr(value), 100)}, W&B {printable(repr(other), 100)}"
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -3,6 +3,7 @@
 wandb-workspaces is an extra and is imported here only.
 """
 
+import errno
 import importlib
 import importlib.util
 import json
@@ -46,6 +47,8 @@ def main(arguments: list[str]) -> int:
     file = Path(next((text.partition("=")[2] for text in arguments if text.startswith("output=")), "workspace.json"))
     workspace = build(*places[0].split("/"))
     try:
+        if file.exists() and not file.is_file():  # a device would be replaced
+            raise OSError(errno.EEXIST, "it is no file")
         write_text(file, definition(workspace) + "\n")
     except OSError as error:
         raise InputError(f"output: got {file}, which cannot be written ({error.strerror}). Set output=FILE.") from error

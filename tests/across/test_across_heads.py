@@ -41,11 +41,11 @@ def test_a_missing_score_among_others_is_nan():
     ("text", "reason"),
     [
         (None, "No such file or directory"),
-        ("layer,head,ig\n0,0,1\n", "KeyError: 'ap'"),
-        ("layer,head,ig,ap,effect_ig,effect_ap\n", "ValueError: 0 rows are no grid of layers and heads"),
-        ("layer,head,ig,ap,effect_ig,effect_ap\n0,1,1,1,1,1\n", "ValueError: 1 rows are no grid of layers and heads"),
-        ("layer,head,ig,ap,effect_ig,effect_ap\n0,0,1,x,1,1\n", "ValueError: could not convert string to float: 'x'"),
-        (2 * "0,0,1,1,1,1\n", "ValueError: head 0.0 is there twice"),
+        ("layer,head,ig\n0,0,1\n", "no column 'ap'"),
+        ("layer,head,ig,ap,effect_ig,effect_ap\n", "0 rows are no grid of layers and heads"),
+        ("layer,head,ig,ap,effect_ig,effect_ap\n0,1,1,1,1,1\n", "1 rows are no grid of layers and heads"),
+        ("layer,head,ig,ap,effect_ig,effect_ap\n0,0,1,x,1,1\n", "could not convert string to float: 'x'"),
+        (2 * "0,0,1,1,1,1\n", "head 0.0 is there twice"),
     ],
 )
 def test_what_is_no_table_of_heads_is_said(text, reason, tmp_path):
