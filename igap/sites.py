@@ -8,13 +8,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from igap.errors import InputError
+from igap.errors import InputError, shown
 
 Site = Literal["heads", "neurons"]
 SITES: tuple[Site, ...] = ("heads", "neurons")
 
 _HOOKS: dict[Site, str] = {"heads": "blocks.{layer}.attn.hook_z", "neurons": "blocks.{layer}.mlp.hook_post"}
-_NAME = re.compile(r"(?P<head_layer>\d+)\.(?P<head>\d+)|L(?P<neuron_layer>\d+)\.N(?P<neuron>\d+)")
+_NAME = re.compile(
+    r"(?P<head_layer>\d{1,9})\.(?P<head>\d{1,9})|L(?P<neuron_layer>\d{1,9})\.N(?P<neuron>\d{1,9})", re.ASCII
+)
 
 
 def hook_name(site: Site, layer: int) -> str:
@@ -64,7 +66,7 @@ def locate(name: str, n_layers: int | None, widths: Mapping[Site, int | None], *
     Raises InputError, naming `item`, when it is no component's name or the model has no such component.
     """
     if not is_component(name):
-        raise InputError(f"{item}: got {name!r}, wanted a head such as 9.6 or a neuron such as L5.N1234.")
+        raise InputError(f"{item}: got {shown(name)}, wanted a head such as 9.6 or a neuron such as L5.N1234.")
     site, layer, index = parse_component(name)
     for what, got, n in (("layers", layer, n_layers), (site, index, widths[site])):
         if n is not None and got >= n:
