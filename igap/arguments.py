@@ -128,7 +128,7 @@ def _taken(hint: Any, value: Any) -> Any:
     elif hint is str:
         fits = isinstance(value, str)
         if fits and not _writable(value):
-            raise _RefusedError(value, "a text without NUL and halves of characters")
+            raise _RefusedError(value, "a text without NUL and lone surrogates")
     elif hint is Path:
         fits = isinstance(value, str | os.PathLike) and _writable(os.fspath(value))
         value = Path(value) if fits else value
@@ -144,14 +144,14 @@ def _taken(hint: Any, value: Any) -> Any:
 
 
 def _taken_by_one(hint: Any, parts: tuple[Any, ...], value: Any) -> Any:
-    """As the first of the annotations that names it; refused for its entry where one names all but that."""
-    inside = None
+    """As the first of the annotations that names it; where one names all but a part of it, refused for that."""
+    nearly = None
     for part in parts:
         try:
             return _taken(part, value)
         except _RefusedError as refused:
-            inside = refused if refused.where else inside
-    raise inside or _RefusedError(value, _wanted(hint))
+            nearly = refused if refused.where or refused.wanted != _wanted(part) else nearly
+    raise nearly or _RefusedError(value, _wanted(hint))
 
 
 def _inside(hint: Any, value: Any, where: str) -> Any:
@@ -162,7 +162,7 @@ def _inside(hint: Any, value: Any, where: str) -> Any:
 
 
 def _writable(text: object) -> bool:
-    """Whether a text has no NUL and no half of a character, which tokenizers, files and databases do not take."""
+    """Whether a text has no NUL and no lone surrogate, which tokenizers, files and databases do not take."""
     try:
         return isinstance(text, str) and b"\0" not in text.encode()
     except UnicodeEncodeError:

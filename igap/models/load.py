@@ -209,7 +209,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
                 snapshot_download(name, revision=revision, local_files_only=local_only, allow_patterns=_HUB_FILES)
             )
         except (OSError, HFValidationError, HfHubHTTPError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
+            reason = str(error).splitlines()[0][:200].rstrip(".")
         else:
             # A cached snapshot may hold only the few files that another program asked for.
             if any(folder.glob("*.safetensors")) or not local_only:
