@@ -120,7 +120,8 @@ def _taken(hint: Any, value: Any) -> Any:
     elif origin is collections.abc.Mapping:
         fits = isinstance(value, Mapping)
         if fits:
-            return {_inside(parts[0], key, ""): _inside(parts[1], each, f"[{key!r}]") for key, each in value.items()}
+            key, entry = parts
+            return {_inside(key, k, ", a key"): _inside(entry, each, f"[{k!r}]") for k, each in value.items()}
     elif origin is Literal:
         fits = isinstance(value, str) and value in parts
     elif origin is collections.abc.Callable:

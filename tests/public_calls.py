@@ -33,17 +33,17 @@ class Call:
 
 def public() -> dict[str, tuple[str, ...]]:
     """Every public function, class and method that takes arguments, with their names; no exceptions."""
-    found = {}
+    callables = {}
     for name in igap.__all__:
         thing = getattr(igap, name)
         if inspect.isclass(thing) and issubclass(thing, Exception):
             continue
-        found[name] = thing
+        callables[name] = thing
         if inspect.isclass(thing):
             for method, function in vars(thing).items():
                 if inspect.isfunction(function) and not method.startswith("_"):
-                    found[f"{name}.{method}"] = function
-    named = {name: tuple(inspect.signature(each).parameters) for name, each in found.items()}
+                    callables[f"{name}.{method}"] = function
+    named = {name: tuple(inspect.signature(each).parameters) for name, each in callables.items()}
     own = {name: tuple(each for each in parameters if each != "self") for name, parameters in named.items()}
     return {name: parameters for name, parameters in own.items() if parameters}
 

@@ -68,10 +68,10 @@ def attribution_patching(
             for index, (gap, least) in enumerate(zip(question.gap.tolist(), question.least_gaps, strict=True))
         ]
 
-    found = over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)
-    if at and not found.effect.isfinite().all():
+    attributed = over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)
+    if at and not attributed.effect.isfinite().all():
         raise InputError(f"at: got {at:g}, where dF/da is not finite, wanted less. Take 0 to 1, which is on the path.")
-    return found
+    return attributed
 
 
 def _slopes(question: Contrast, site: Site, few: list[int], at: float) -> Gradients:
