@@ -6,7 +6,7 @@ Zero ablation of heads differs between processed and raw weights, whose value bi
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from jaxtyping import Float64
 from scipy import stats
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap.arguments import Count, Range, Seed, checks_arguments
 from igap.attribution.maps import Progress
 from igap.datasets.answered import Prompt
 from igap.errors import InputError
 from igap.intervals import bootstrap_means
 from igap.performance import Edit, Performance, batches, performance
 from igap.replacements import AblationKind, by_place, edit, replacement
-from igap.runs import frozen
+from igap.runs import Model, frozen
 from igap.sites import Site, component_name, locate, parse_component
 
 
@@ -51,6 +52,7 @@ class Ablated:
     """Share by the notebook's criterion, only where asked for."""
 
 
+@checks_arguments
 @dataclass(frozen=True, eq=False)
 class Ablations:
     """One kind of ablation of one list of components."""
@@ -74,17 +76,18 @@ class Ablations:
     """As many others of the same sites at random, all together, repeated; empty where the model has too few others."""
 
 
+@checks_arguments
 def ablate(
-    model: TransformerBridge,
+    model: Model,
     prompts: Sequence[Prompt],
     components: Sequence[str],
     kind: AblationKind = "zero",
     *,
-    reference_n: int = 100,
-    seed: int = 0,
-    controls: int = 10,
+    reference_n: Count = 100,
+    seed: Seed = 0,
+    controls: Annotated[int, Range(0, 1000)] = 10,
     generate: bool = False,
-    batch_size: int | None = None,
+    batch_size: Count | None = None,
     on_progress: Progress | None = None,
 ) -> Ablations:
     """Performance on `prompts` without each of `components` ("9.6", "L5.N1234"), without all, and without random ones.
@@ -92,8 +95,8 @@ def ablate(
     The reference set of the means is `reference_n` of the prompts, drawn with the seed. Raises InputError on a
     component that the model does not have, an unknown kind, and a reference set that the prompts cannot give.
     """
-    if kind not in get_args(AblationKind):
-        raise InputError(f"ablation: got {kind!r}, wanted one of {', '.join(get_args(AblationKind))}.")
+    if not prompts:
+        raise InputError("prompts: got none, wanted at least one. Make some with igap.Prompt.")
     if not components or len(set(components)) < len(components):
         raise InputError(f"ablation.components: got {' '.join(components) or 'none'}, wanted different components.")
     widths: dict[Site, int | None] = {"heads": model.cfg.n_heads, "neurons": model.cfg.d_mlp}

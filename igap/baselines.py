@@ -6,15 +6,16 @@ Each kind is one function from a Request to one activation a layer, for every si
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap.arguments import Range, Seed, checks_arguments
 from igap.config import BaselineConfig
 from igap.datasets.ioi import ioi_stream
-from igap.errors import InputError
+from igap.errors import InputError, shown
 from igap.hooking import replaced
 from igap.prompts import TokenPair, encode_prompt
 from igap.runs import Run, of_the_model, record
@@ -31,6 +32,7 @@ _TOKENS_A_PASS = 512
 """Of reference prompts: their activations at every site are held together."""
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Baseline:
     """A baseline kind and what it needs."""
@@ -38,18 +40,16 @@ class Baseline:
     kind: BaselineKind = "corrupted"
     prompt: str | None = None
     """The other prompt of kind `prompt`."""
-    n: int = 100
+    n: Annotated[int, Range(least=1, most=100_000)] = 100
     """How many reference prompts kind `mean` averages over."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of those prompts."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"baseline: got {self.kind!r}, wanted one of {', '.join(KINDS)}.")
         if (self.kind == "prompt") != (self.prompt is not None):
             raise InputError(
-                f"baseline.prompt: got {self.prompt!r} with baseline={self.kind}; baseline=prompt needs a text and no "
-                "other kind takes one. Set baseline=prompt baseline.prompt='...'."
+                f"baseline.prompt: got {shown(self.prompt)} with baseline={self.kind}; baseline=prompt needs a text "
+                "and no other kind takes one. Set baseline=prompt baseline.prompt='...'."
             )
 
 

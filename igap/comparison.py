@@ -10,13 +10,16 @@ Sources: Bland & Altman 1986 (limits of agreement), Fisher 1921 (z transform), B
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Bool, Float64, Int64
 from scipy import stats
 
+from igap.arguments import Range, checks_arguments
 from igap.attribution.maps import AttributionMap
+from igap.errors import InputError
 from igap.sites import Site, component_names
 
 WIDTH = 1.96
@@ -31,6 +34,7 @@ _ROUNDING = 1e-13  # values that differ by less than this share of the largest m
 _LARGEST = 1e150  # the squares of larger scores overflow float64
 
 
+@checks_arguments
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Agreement of an IG (or other) map and an AP map of one site. NaN where undefined; `reasons` says why."""
@@ -92,19 +96,19 @@ class Comparison:
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Statistic -> why it is NaN, by the names of `summary`; `jaccard@k` for every k of `jaccard_k` and for 10, 30."""
 
-    def jaccard_at(self, k: int) -> float:
+    @checks_arguments
+    def jaccard_at(self, k: Annotated[int, Range(1)]) -> float:
         """Jaccard index, [0, 1], of the k largest |scores| of each map, for any k >= 1.
 
         Equal |scores| at the cut go to the lower index, row by row. NaN where the top k is undefined: k above n, or a
         map with fewer than k non-zero components (which of its zeros are on top would be an accident).
         """
-        if k < 1:
-            raise ValueError(f"k is {k}; a top-k set needs k >= 1. Pass a positive k.")
         if k > self.n_nonzero:
             return float("nan")
         shared = int(np.searchsorted(self.shared_from, k, side="right"))
         return shared / (2 * k - shared)
 
+    @checks_arguments
     def outliers(self, site: Site) -> list[str]:
         """Names of the components whose |AP - IG| is above 1.96 SD of all, farthest first; of maps of this site."""
         names = component_names(site, *self.difference.shape)
@@ -133,12 +137,12 @@ def compare_values(
     """Agreement of two `[layer, component]` maps in one unit (score); every difference is second minus first, AP - IG.
 
     Degenerate maps give NaN and a reason, which calls the maps by `names`. "Constant" means equal up to rounding: a
-    spread below 1e-13 of the largest magnitude. Raises ValueError on different shapes, on no component, and on NaN,
+    spread below 1e-13 of the largest magnitude. Raises InputError on different shapes, on no component, and on NaN,
     infinity or a magnitude >= 1e150.
     """
     ig_map, ap_map = _checked("ig", ig), _checked("ap", ap)
     if ig_map.shape != ap_map.shape:
-        raise ValueError(
+        raise InputError(
             f"ap has shape {ap_map.shape}, ig {ig_map.shape}; a comparison needs two maps of one site of one model. "
             "Pass maps of the same site and model."
         )
@@ -199,14 +203,14 @@ def expected_jaccard(n: int, k: int) -> float:
 def _checked(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or array.size == 0:
-        raise ValueError(
+        raise InputError(
             f"{name} has shape {array.shape}; a map is [layer, component] with at least one component. "
             "Reshape it, or pass the map of a whole site."
         )
     bad = ~(np.abs(array) < _LARGEST)
     if bad.any():
         layer, index = (int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
+        raise InputError(
             f"{name} has {int(bad.sum())} values that cannot be compared, the first {array[layer, index]} at "
             f"[{layer}, {index}]; every score must be finite and below {_LARGEST:g} in magnitude. "
             "Check the gap the effects were divided by, and the model's precision."
@@ -313,10 +317,11 @@ def _curve_ks(n: int) -> npt.NDArray[np.int64]:
     return np.unique(np.concatenate([spaced, np.array(REPORTED_K, dtype=np.int64)]))
 
 
+@checks_arguments
 def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
     """Agreement of two maps of one site, in the numbers of `paired`; `Comparison.unit` says which.
 
-    Raises ValueError when the maps are of different sites or shapes.
+    Raises InputError when the maps are of different sites or shapes.
     """
     unit, *values = paired(ig, ap)
     return compare_values(*values, unit=unit, names=(ig.method.upper(), ap.method.upper()))
@@ -327,12 +332,12 @@ def paired(
 ) -> tuple[str, Float64[np.ndarray, "layer component"], Float64[np.ndarray, "layer component"]]:
     """`score` and the scores of both maps, or where those are missing (small gap) `logits` and the effects.
 
-    With a map that has no sign, the magnitudes of both. Raises ValueError when the maps are of different sites.
+    With a map that has no sign, the magnitudes of both. Raises InputError when the maps are of different sites.
     """
     if one.site != ap.site:
-        raise ValueError(f"ap is a map of {ap.site}, {one.method} of {one.site}; compare two maps of one site.")
+        raise InputError(f"ap is a map of {ap.site}, {one.method} of {one.site}; compare two maps of one site.")
     in_scores = bool(one.score.isfinite().all() and ap.score.isfinite().all())
-    x, y = ((m.score if in_scores else m.effect).double().numpy() for m in (one, ap))
+    x, y = ((m.score if in_scores else m.effect).detach().double().cpu().numpy() for m in (one, ap))
     if not (one.signed and ap.signed):
         x, y = np.abs(x), np.abs(y)
     return "score" if in_scores else "logits", x, y

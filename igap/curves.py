@@ -13,24 +13,26 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn import functional
-from transformer_lens.model_bridge import TransformerBridge
 
+from igap.arguments import Count, Finite, Positive, checks_arguments
 from igap.attribution.maps import Progress, listed
 from igap.baselines import Baseline, BaselineKind
 from igap.config import ALPHAS, MOST_ALPHAS, ascending
 from igap.contrast import Contrast, Direction, contrasts
-from igap.errors import InputError
+from igap.errors import InputError, shown
 from igap.extrema import Extremum, find_extrema
 from igap.findings import Compared
 from igap.forward import Route
 from igap.memory import Rows
 from igap.prompts import PromptPair
+from igap.runs import Model
 from igap.sites import Site, component_names, locate, sites_of
 
 DEFAULT_ALPHAS: tuple[float, ...] = tuple(np.linspace(-1, 2, 61).round(2).tolist())
 _MOST_OUTLIERS = 8
 
 
+@checks_arguments
 @dataclass(frozen=True, eq=False)
 class OutputCurves:
     """F along the paths of some components, on one prompt pair or on several."""
@@ -78,8 +80,11 @@ class OutputCurves:
         off = self.values[:, within] - line
         return np.take_along_axis(off, np.abs(off).argmax(1)[:, None], axis=1)[:, 0]
 
+    @checks_arguments
     def extrema(self, index: int) -> tuple[Extremum, ...]:
-        """Peaks and troughs of one component's (mean) curve, by ascending alpha."""
+        """Peaks and troughs of one component's (mean) curve, by ascending alpha; `index` counts from 0."""
+        if not 0 <= index < len(self.names):
+            raise InputError(f"index: got {shown(index)}, wanted one of {len(self.names)} components. Try index=0.")
         return find_extrema(self.alphas, self.values[index], self.rounding)
 
     def summary(self) -> dict[str, float | int | str | None]:
@@ -140,16 +145,17 @@ class OutputCurves:
         return ("; ".join(said),)
 
 
+@checks_arguments
 def output_curve(
-    model: TransformerBridge,
+    model: Model,
     pair: PromptPair | Sequence[PromptPair],
     components: str | Sequence[str],
     *,
-    alphas: Sequence[float | int] | None = None,
+    alphas: Sequence[Finite] | None = None,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
-    batch_size: int | None = None,
-    memory_gib: float | None = None,
+    batch_size: Count | None = None,
+    memory_gib: Positive | None = None,
     route: Route | None = None,
 ) -> OutputCurves:
     """F, in logits, with each of the components (`9.6`, `L5.N1234`), alone, at a + alpha (a' - a) at all positions.
@@ -163,6 +169,8 @@ def output_curve(
     baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
     pairs = listed(pair)
     found: dict[int, tuple[Tensor, Tensor]] = {}
+    if not names:
+        raise InputError("curves.components: got none, wanted at least one. Name heads such as 9.6, or neurons.")
     sites = sites_of(names)
     with contrasts(model, pairs, baseline=baseline, direction=direction, route=route, sites=sites) as groups:
         for indices, question in groups:

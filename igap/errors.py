@@ -1,6 +1,7 @@
 """The one exception meant for users, and how it shows what they gave."""
 
 import re
+from typing import Any
 
 _LONG = re.compile(r"[^\s|]{300,}")
 """A word that is no word. What | parts are tokens, which stay whole."""
@@ -18,8 +19,14 @@ class InputError(ValueError):
 
 
 def shown(value: object) -> str:
-    """What was got as a message shows it: a value as Python writes it, cut short."""
-    text = repr(value)
+    """What was got as a message shows it: as Python writes it, on one line and cut short; an array by its shape."""
+    try:
+        if type(value).__module__ in ("numpy", "torch") and hasattr(value, "dtype"):
+            array: Any = value
+            return f"{type(value).__name__} of shape {tuple(array.shape)} and type {array.dtype}"
+        text = re.sub(r"\s*\n\s*", " ", repr(value))
+    except Exception:  # whatever the object's own code raises; Python itself on a number of 5000 digits
+        text = f"a value of type {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:150]}...{text[-30:]}"
 
 

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from igap.errors import InputError
-
 # More rows in a pass gain nothing: weights are reused enough, and on a CPU activations leave the caches.
 _MOST_MIB = {"cpu": 100, "cuda": 8192}
 _DEFAULT_GIB = 2.0
@@ -110,12 +108,7 @@ def rows_a_pass(
     A row takes `bytes_a_block` in each block, and `blocks_kept` of them are held at once (one, or all for gradients).
     Where that is more than there is for a single row, blocks are computed again instead of held, if the pass
     `recomputes`: goes through `stage`.
-    Raises ValueError on a batch or a budget of nothing.
     """
-    if asked is not None and asked < 1:
-        raise InputError(f"batch_size: got {asked}, wanted at least 1. Try batch_size=64.")
-    if memory_gib is not None and not memory_gib > 0:
-        raise InputError(f"memory_gib: got {memory_gib}, wanted more than 0. Try memory_gib=2.")
     if asked is not None:
         return Rows(asked)
     if memory_gib is not None:

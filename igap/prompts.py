@@ -5,13 +5,14 @@ Nothing here runs a model. `encode_pair` needs a tokenizer only, so that a bad p
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from igap.alignment import Align, Alignment, Partners, align, first_moved
+from igap.arguments import NotNegative, checks_arguments
 from igap.errors import InputError
 from igap.tokenizing import answer_token, check_known, check_vocabulary, leading_token, token_ids, unspaced
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class PromptPair:
     """A clean and a corrupted prompt, and the two tokens whose logits are compared after them."""
@@ -29,7 +31,7 @@ class PromptPair:
     """The word that continues the clean prompt, with its leading space where the tokenizer cares (" John")."""
     distractor: str
     """The word that continues the corrupted prompt."""
-    min_gap: float = 0.1
+    min_gap: NotNegative = 0.1
     """Logits. Below this absolute gap, or a tenth of |F(clean)|, scores (effect / gap) are missing: they would explode.
     0 for no bound."""
     align: Align = "error"
@@ -54,8 +56,6 @@ class PromptPair:
                 f"{self.place}distractor: got {self.distractor!r}, the same word as {self.short}answer; the metric "
                 "logit[answer] - logit[distractor] would be 0. Name another word."
             )
-        if self.align not in get_args(Align):
-            raise InputError(f"prompts.align: got {self.align!r}, wanted one of {', '.join(get_args(Align))}.")
 
     @property
     def texts(self) -> tuple[str, str, str, str]:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,23 @@ from igap.errors import InputError
 from igap.prompts import TokenPair
 from igap.sites import SITES, Site, hook_name
 from igap.store import Tensors, shared
+
+
+class _Whole:
+    """What a bridge needs; one may have been made without a tokenizer, or moved to the meta device."""
+
+    def __contains__(self, model: TransformerBridge) -> bool:
+        try:
+            return model.tokenizer is not None and not any(each.is_meta for each in model.parameters())
+        except AttributeError:  # of one that was never initialised
+            return False
+
+    def __repr__(self) -> str:
+        return "with its weights and a tokenizer"
+
+
+Model = Annotated[TransformerBridge, _Whole()]
+"""What public functions take."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from igap.errors import InputError
+from igap.errors import InputError, shown
 
 Site = Literal["heads", "neurons"]
 SITES: tuple[Site, ...] = ("heads", "neurons")
@@ -72,7 +72,7 @@ def locate(name: str, n_layers: int | None, widths: Mapping[Site, int | None], *
     Raises InputError, naming `item`, when it is no component's name or the model has no such component.
     """
     if not is_component(name):
-        raise InputError(f"{item}: got {name!r}, wanted a head such as 9.6 or a neuron such as L5.N1234.")
+        raise InputError(f"{item}: got {shown(name)}, wanted a head such as 9.6 or a neuron such as L5.N1234.")
     site, layer, index = parse_component(name)
     for what, got, n in (("layers", layer, n_layers), (site, index, widths[site])):
         if n is not None and got >= n:

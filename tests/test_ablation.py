@@ -231,7 +231,7 @@ def test_components_are_grouped_by_site_and_layer():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "noise"}, r"ablation: got 'noise', wanted one of zero, mean, mean_positional, resample"),
+        ({"kind": "noise"}, r"kind: got 'noise', wanted one of zero, mean, mean_positional, resample"),
         ({"components": ["3.0"]}, r"ablation\.components: got 3\.0, but the model has 3 layers"),
         ({"components": []}, r"ablation\.components: got none, wanted different components"),
         ({"components": ["1.2", "1.2"]}, r"ablation\.components: got 1\.2 1\.2, wanted different components"),

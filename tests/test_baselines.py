@@ -105,7 +105,7 @@ def test_the_other_prompt_has_the_clean_prompts_length(small, pair):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "zeros"}, r"baseline: got 'zeros', wanted one of corrupted, zero, zero_input, mean, prompt\."),
+        ({"kind": "zeros"}, r"kind: got 'zeros', wanted one of corrupted, zero, zero_input, mean, prompt\."),
         ({"kind": "prompt"}, r"baseline\.prompt: got None with baseline=prompt; baseline=prompt needs a text"),
         ({"kind": "zero", "prompt": "a"}, r"baseline\.prompt: got 'a' with baseline=zero; baseline=prompt needs"),
     ],

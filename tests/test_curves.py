@@ -112,7 +112,7 @@ def test_without_an_alpha_on_the_path_the_bend_is_missing_with_its_reason(small,
 
 @pytest.mark.parametrize("alphas", [[0, 1], [0, 1, 1], [1, 0.5, 0], [0, "a", 1], [0, float("nan"), 1], [0, True, 2]])
 def test_alphas_that_are_not_ascending_numbers_are_refused(small, pair, unchecked, alphas):
-    with pytest.raises(InputError, match=r"^curves\.alphas: got .* wanted 3 to 10000 numbers from -1000000"):
+    with pytest.raises(InputError, match=r"alphas.*: got .* wanted (3 to 10000 numbers from -10{6}|a number, finite)"):
         output_curve(small(), pair, "0.0", alphas=alphas)
 
 

@@ -6,25 +6,27 @@ Heimersheim & Nanda 2024 (arXiv 2404.15255), Zhang & Nanda 2023 (2309.16042).
 from collections.abc import Sequence
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
 
+from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.maps import Advance, AttributionMap, Progress, over_pairs
 from igap.baselines import Baseline, BaselineKind
 from igap.contrast import Contrast, Direction
 from igap.forward import Route
 from igap.prompts import PromptPair
+from igap.runs import Model
 from igap.sites import Site
 
 
+@checks_arguments
 def activation_patching(
-    model: TransformerBridge,
+    model: Model,
     pair: PromptPair | Sequence[PromptPair],
     site: Site = "heads",
     *,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
-    batch_size: int | None = None,
-    memory_gib: float | None = None,
+    batch_size: Count | None = None,
+    memory_gib: Positive | None = None,
     route: Route | None = None,
     on_progress: Progress | None = None,
 ) -> AttributionMap:

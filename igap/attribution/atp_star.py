@@ -15,25 +15,27 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
+from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.maps import Advance, AttributionMap, Progress, over_pairs, per_component
 from igap.baselines import Baseline, BaselineKind
 from igap.contrast import Contrast, Direction
 from igap.errors import InputError
 from igap.prompts import PromptPair
+from igap.runs import Model
 from igap.sites import Site
 
 
+@checks_arguments
 def atp_star(
-    model: TransformerBridge,
+    model: Model,
     pair: PromptPair | Sequence[PromptPair],
     site: Site = "heads",
     *,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
-    batch_size: int | None = None,
-    memory_gib: float | None = None,
+    batch_size: Count | None = None,
+    memory_gib: Positive | None = None,
     on_progress: Progress | None = None,
 ) -> AttributionMap:
     """Sum over layers l of |(a' - a) . dF/da without the gradient through l's output| / (layers - 1), in logits.

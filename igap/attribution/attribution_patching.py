@@ -9,25 +9,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
-from transformer_lens.model_bridge import TransformerBridge
 
+from igap.arguments import Finite, checks_arguments
 from igap.attribution.maps import Advance, AttributionMap, Progress, over_pairs, per_component
 from igap.baselines import Baseline, BaselineKind
 from igap.contrast import Contrast, Direction
+from igap.errors import InputError
 from igap.forward import Route
 from igap.hooking import Gradients
 from igap.prompts import PromptPair
+from igap.runs import Model
 from igap.sites import Site
 
 
+@checks_arguments
 def attribution_patching(
-    model: TransformerBridge,
+    model: Model,
     pair: PromptPair | Sequence[PromptPair],
     site: Site = "heads",
     *,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
-    at: float = 0.0,
+    at: Finite = 0.0,
     per_position: bool = False,
     route: Route | None = None,
     on_progress: Progress | None = None,
@@ -65,7 +68,10 @@ def attribution_patching(
             for index, (gap, least) in enumerate(zip(question.gap.tolist(), question.least_gaps, strict=True))
         ]
 
-    return over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)
+    attributed = over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)
+    if at and not attributed.effect.isfinite().all():
+        raise InputError(f"at: got {at:g}, where dF/da is not finite, wanted less. Take 0 to 1, which is on the path.")
+    return attributed
 
 
 def _slopes(question: Contrast, site: Site, few: list[int], at: float) -> Gradients:

@@ -5,14 +5,14 @@ path's start: here it starts at the run's activation and ends at the baseline's,
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
 from torch.nn import functional
-from transformer_lens.model_bridge import TransformerBridge
 
+from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.maps import (
     Advance,
     AttributionMap,
@@ -28,11 +28,13 @@ from igap.forward import Route
 from igap.hooking import SiteFunction, swapped
 from igap.memory import Rows
 from igap.prompts import PromptPair
+from igap.runs import Model
 from igap.sites import Site
 
 Path = Literal["joint", "single"]
 Quadrature = Literal["gausslegendre", "riemann_left", "riemann_middle", "riemann_right"]
-Steps = int | Literal["auto"]
+"""Not Captum's trapezoid: its weights sum to (n_steps - 1) / n_steps, and every attribution comes out too small."""
+Steps = Count | Literal["auto"]
 Whole = Literal["layer", "gap"]
 
 _MOST_NODES = 2000
@@ -42,21 +44,22 @@ _UNCHANGED = 2
 """Doublings in a row that change nothing after which more nodes are not tried."""
 
 
+@checks_arguments
 def integrated_gradients(
-    model: TransformerBridge,
+    model: Model,
     pair: PromptPair | Sequence[PromptPair],
     site: Site = "heads",
     *,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
     n_steps: Steps = 50,
-    tolerance: float = 1e-3,
+    tolerance: Positive = 1e-3,
     tolerance_of: Whole = "layer",
     method: Quadrature = "gausslegendre",
     path: Path = "joint",
     per_position: bool = False,
-    batch_size: int | None = None,
-    memory_gib: float | None = None,
+    batch_size: Count | None = None,
+    memory_gib: Positive | None = None,
     route: Route | None = None,
     on_progress: Progress | None = None,
 ) -> AttributionMap:
@@ -70,7 +73,7 @@ def integrated_gradients(
     more than that at the last doubling; or until two doublings changed nothing beyond rounding. `converged` says where
     the nodes were not enough. Of several pairs, the mean.
     """
-    check_quadrature(method, n_steps, path, tolerance)
+    check_quadrature(method, n_steps, path)
 
     def of_pairs(question: Contrast, advance: Advance) -> list[AttributionMap]:
         rows = question.rows(batch_size, memory_gib, gradients=True)
@@ -108,25 +111,12 @@ def integrated_gradients(
     return over_pairs(of_pairs, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)
 
 
-def check_quadrature(method: str, n_steps: Steps, path: str = "joint", tolerance: float = 1e-3) -> None:
-    """Raises ValueError on an unknown or biased quadrature method, or a number of steps that it cannot have."""
-    if path not in get_args(Path):
-        raise InputError(f"ig.path: got {path!r}, wanted joint or single.")
-    if method == "riemann_trapezoid":
-        raise InputError(
-            "ig.method: got 'riemann_trapezoid', whose weights in Captum sum to (n_steps - 1) / n_steps: every "
-            "attribution comes out that much too small. Use ig.method=gausslegendre."
-        )
-    if method not in get_args(Quadrature):
-        raise InputError(f"ig.method: got {method!r}, wanted one of {', '.join(get_args(Quadrature))}.")
+def check_quadrature(method: Quadrature, n_steps: Steps, path: Path) -> None:
+    """Raises InputError on a number of steps that the method or the path cannot have."""
     if n_steps == "auto":
         if path != "joint":
             raise InputError("ig.n_steps: got auto with ig.path=single, wanted a number there. Try ig.n_steps=50.")
-        if not tolerance > 0:
-            raise InputError(f"ig.tolerance: got {tolerance}, wanted more than 0. Try ig.tolerance=0.001.")
         return
-    if not isinstance(n_steps, int) or n_steps < 1:
-        raise InputError(f"ig.n_steps: got {n_steps}, wanted a whole number of at least 1, or auto. Try ig.n_steps=50.")
     if n_steps == 1 and method.startswith("riemann"):
         raise InputError(f"ig.n_steps: got 1, wanted at least 2 with ig.method={method}. Try ig.n_steps=50.")
     if n_steps > _MOST_NODES and method == "gausslegendre":

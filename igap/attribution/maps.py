@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap.arguments import Finite, NotNegative, checks_arguments
 from igap.baselines import Baseline, BaselineKind
 from igap.contrast import Contrast, Direction, contrasts
 from igap.errors import InputError
@@ -19,6 +20,7 @@ Progress = Callable[[int, int], None]
 """Called with (components done, components in all), over all pairs."""
 
 
+@checks_arguments
 @dataclass(frozen=True, eq=False)
 class AttributionMap:
     """What one method says about every component of one site, on one prompt pair or in the mean over several."""
@@ -29,9 +31,9 @@ class AttributionMap:
     effect: Float[Tensor, "layer component"]
     """Logits. Negative: moving the component to the baseline lowers F = logit[answer] - logit[distractor].
     Without a sign (`signed`), how far it moves F either way, at least 0."""
-    gap: float
+    gap: Finite
     """D = F(clean) - F(corrupted), in logits."""
-    min_gap: float = 0.0
+    min_gap: NotNegative = 0.0
     """Logits. Below this absolute gap scores are missing (NaN): `least_gap` of the pair."""
     delta: Float[Tensor, " layer"] | None = None
     """IG only. Completeness delta in logits: (sum of the layer's effects) - (F(all of the site replaced) - F(x)).
@@ -65,7 +67,8 @@ class AttributionMap:
             return torch.full_like(self.effect, float("nan"))
         return self.effect / (self.gap if self.signed else abs(self.gap))
 
-    def incomplete_layers(self, tolerance: float = 0.01) -> list[int]:
+    @checks_arguments
+    def incomplete_layers(self, tolerance: NotNegative = 0.01) -> list[int]:
         """Layers whose |delta| is above `tolerance` times |layer_effect| and above rounding; empty without a delta."""
         if self.pairs:
             return sorted({layer for one in self.pairs for layer in one.incomplete_layers(tolerance)})

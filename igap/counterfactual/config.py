@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from igap.config import Frozen, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
+from igap.errors import InputError
 from igap.sites import component_name, is_component, parse_component
 
 Sampler = Literal["auto", "hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "epo", "gp", "random", "brute"]
@@ -160,23 +161,23 @@ class SearchConfig(Frozen):
 
 
 def check_terms(terms: tuple[str, ...], sampler: str) -> None:
-    """Raises ValueError on objectives that make no search together, or that the sampler cannot serve."""
+    """Raises InputError on objectives that make no search together, or that the sampler cannot serve."""
     if len(set(terms)) < len(terms):
-        raise ValueError(f"objective: got {', '.join(terms)}, one of them twice. Name each once.")
+        raise InputError(f"objective: got {', '.join(terms)}, one of them twice. Name each once.")
     if set(terms) <= set(BESIDE):
-        raise ValueError(
+        raise InputError(
             f"objective: got {', '.join(terms)}, which says nothing of the head. Put ap, ig, disagreement, selectivity "
             "or curve beside it: objective=[ap,fluency]."
         )
     if terms[0] in BESIDE:
-        raise ValueError(
+        raise InputError(
             f"objective: got {', '.join(terms)}, whose first says nothing of the head; the best prompt is the best by "
             f"the first. Write objective=[{','.join(sorted(terms, key=BESIDE.__contains__))}]."
         )
     known = SINGLE_SAMPLERS if len(terms) == 1 else PARETO_SAMPLERS
     if sampler not in ("auto", *known):
         what = "one objective" if len(terms) == 1 else "several objectives"
-        raise ValueError(
+        raise InputError(
             f"search.sampler: got {sampler!r} for {what}, wanted one of auto, {', '.join(known)}. Use "
             "search.sampler=auto."
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap.config import checked
 from igap.counterfactual.config import PARETO_SAMPLERS, SINGLE_SAMPLERS, Bounds, SpaceConfig
 from igap.counterfactual.evaluation import Evaluator, Target
 from igap.counterfactual.objectives import Objective
@@ -61,15 +62,16 @@ def prepare(
             f"prompts.corrupted: got {tokens.corrupted.shape[1]} tokens, prompts.clean has {tokens.clean.shape[1]}; a "
             "search needs prompts of one length. Reword one of them."
         )
-    asked = space if isinstance(space, SpaceConfig) else SpaceConfig(slots=_tuples(SLOTS if space is None else space))
-    if asked.kind == "slots":
-        found = build(asked.template, asked.slots, pair, tokenizer, prepend_bos=prepend_bos, max_edits=asked.max_edits)
+    if not isinstance(space, SpaceConfig):
+        space = checked(SpaceConfig, {"slots": _tuples(SLOTS if space is None else space)})
+    if space.kind == "slots":
+        found = build(space.template, space.slots, pair, tokenizer, prepend_bos=prepend_bos, max_edits=space.max_edits)
         fills = fill
-    elif asked.kind == "substitute":
-        found = substitute(pair, asked.positions, asked.vocabulary, asked.max_edits, tokenizer, prepend_bos=prepend_bos)
+    elif space.kind == "substitute":
+        found = substitute(pair, space.positions, space.vocabulary, space.max_edits, tokenizer, prepend_bos=prepend_bos)
         fills = fill_substitutes
     else:
-        found = listed(pair, _prompts(asked), tokenizer, prepend_bos=prepend_bos)
+        found = listed(pair, _prompts(space), tokenizer, prepend_bos=prepend_bos)
         fills = fill_listed
     template = found.template or matching_template(pair.clean)
     n = clean_n + heldout_n

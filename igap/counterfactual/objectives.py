@@ -6,13 +6,14 @@ in the thousands for effects below one logit.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from igap.arguments import NotNegative, checks_arguments
 from igap.counterfactual.config import Bounds, Term
 from igap.counterfactual.evaluation import Evaluator, Number
 from igap.counterfactual.proposals import Floats
@@ -37,6 +38,7 @@ Measured = Mapping[str, Float[Tensor, "candidate pair"]]
 """The evaluator's numbers, and `edits`: slots in which the corrupted prompt differs from the clean one."""
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Objective:
     """What is searched for: one term, or several for a Pareto study."""
@@ -44,18 +46,9 @@ class Objective:
     terms: tuple[Term, ...] = ("ap",)
     sign: Sign = "abs"
     aggregate: Aggregate = "mean"
-    penalty: float = 1.0
+    penalty: NotNegative = 1.0
     """Of `selectivity`: logits of effect that a logit of mean |AtP| of the other heads takes away."""
     bounds: Bounds = field(default_factory=Bounds)
-
-    def __post_init__(self) -> None:
-        """Raises ValueError on a sign or an aggregate that there is not."""
-        for item, got, known in (
-            ("sign", self.sign, get_args(Sign)),
-            ("aggregate", self.aggregate, get_args(Aggregate)),
-        ):
-            if got not in known:
-                raise ValueError(f"{item}: got {got!r}, wanted one of {', '.join(known)}.")
 
     @property
     def needs(self) -> list[Number]:

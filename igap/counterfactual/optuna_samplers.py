@@ -29,7 +29,7 @@ class OptunaSampler:
         """A name in SAMPLERS."""
         self._name, self._space, self._known = name, space, 0
         with experimental():
-            self._study = optuna.create_study(directions=["maximize"] * n_terms, sampler=SAMPLERS[name](seed))
+            self._study = optuna.create_study(directions=["maximize"] * n_terms, sampler=SAMPLERS[name](seed % 2**32))
         self._distributions: dict[str, BaseDistribution] = {
             slot.name: CategoricalDistribution(tuple(range(len(slot.options)))) for slot in space.slots
         }

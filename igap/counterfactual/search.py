@@ -1,26 +1,31 @@
 """The search: a study explored until its target, and the certificate of its best."""
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
+from optuna.storages import BaseStorage
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap.arguments import NotNegative, Positive, Range, Seed, checks_arguments
 from igap.counterfactual.certificate import Certificate, certify
-from igap.counterfactual.config import Bounds, SpaceConfig, Term, check_terms
+from igap.counterfactual.config import Bounds, Sampler, SpaceConfig, Term, check_terms
 from igap.counterfactual.exploration import OnProgress, Search
 from igap.counterfactual.objectives import Aggregate, Objective, Sign
 from igap.counterfactual.space import Space
 from igap.counterfactual.study import Tried, storage_of
+from igap.errors import InputError, shown
 from igap.prompts import PromptPair
-from igap.runs import frozen
+from igap.runs import Model, frozen
 
 
+@checks_arguments
 @dataclass(frozen=True, eq=False)
 class SearchResult:
     """What a search found."""
@@ -56,8 +61,9 @@ class SearchResult:
         return float(str(self.certificate.summary["best/value"]))
 
 
+@checks_arguments
 def search(
-    model: TransformerBridge,
+    model: Model,
     pair: PromptPair,
     head: str,
     *,
@@ -65,20 +71,20 @@ def search(
     objective: Term | Sequence[Term] = "ap",
     sign: Sign = "abs",
     aggregate: Aggregate = "mean",
-    penalty: float = 1.0,
+    penalty: NotNegative = 1.0,
     constraints: Bounds | None = None,
-    until: int = 300,
-    sampler: str = "auto",
-    batch: int = 16,
-    control: int = 60,
-    clean_n: int = 8,
-    heldout_n: int = 32,
-    seed: int = 0,
-    storage: Any = None,
+    until: Annotated[int, Range(1, 1_000_000)] = 300,
+    sampler: Sampler = "auto",
+    batch: Annotated[int, Range(1, 100_000)] = 16,
+    control: Annotated[int, Range(0, 1_000_000)] = 60,
+    clean_n: Annotated[int, Range(1, 500)] = 8,
+    heldout_n: Annotated[int, Range(0, 500)] = 32,
+    seed: Seed = 0,
+    storage: BaseStorage | None = None,
     name: str = "igap",
     identity: Mapping[str, object] | None = None,
-    remember: Path | None = None,
-    memory_gib: float | None = None,
+    remember: str | Path | None = None,
+    memory_gib: Positive | None = None,
     on_progress: OnProgress | None = None,
 ) -> SearchResult:
     """The corrupted prompts, of a space of words and rules, for which a component's effect is largest.
@@ -92,6 +98,7 @@ def search(
     """
     terms: tuple[Term, ...] = (objective,) if isinstance(objective, str) else tuple(objective)
     check_terms(terms, sampler)
+    _check_json(identity)
     wanted = Objective(terms, sign, aggregate, penalty, constraints or Bounds())
     since = time.perf_counter()
     with frozen(model):
@@ -107,7 +114,7 @@ def search(
             storage=storage_of("memory", Path()) if storage is None else storage,
             name=name,
             identity=identity or (_weights(model) if storage is not None or remember is not None else {}),
-            remember=remember,
+            remember=None if remember is None else Path(remember).expanduser(),
             memory_gib=memory_gib,
         )
         interrupted = False
@@ -118,6 +125,17 @@ def search(
             if not opened.trials.tried():
                 raise
         return concluded(opened, since, interrupted=interrupted)
+
+
+def _check_json(identity: Mapping[str, object] | None) -> None:
+    """Raises InputError on what is not written as JSON, as storages have it."""
+    try:
+        json.dumps(identity)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"identity: got {shown(identity)}, which is no JSON ({error}), wanted texts and numbers by names. Leave it "
+            "out: then it is a hash of the model's weights."
+        ) from None
 
 
 def _weights(model: TransformerBridge) -> dict[str, str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from igap.arguments import checks_arguments
 from igap.config import TEXTS
 from igap.datasets.ioi import generate_ioi
 from igap.datasets.pair_files import read_rows
@@ -20,6 +21,7 @@ from igap.errors import InputError
 from igap.tokenizing import glued, single_tokens, token_ids
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Prompt:
     """A prompt, the word that should follow it, and the word it is compared with."""
@@ -31,6 +33,11 @@ class Prompt:
     """None where a file has none: then there is no logit difference."""
     bos: str = "auto"
     """The token before it, as in a PromptPair."""
+
+    def __post_init__(self) -> None:
+        for name, text in (("text", self.text.strip()), ("answer", self.answer), ("distractor", self.distractor)):
+            if text == "":
+                raise InputError(f"{name}: got an empty text, wanted words. Fill it in.")
 
 
 def generated(n: int, seed: int, tokenizer: Any) -> list[Prompt]:

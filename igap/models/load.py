@@ -7,12 +7,13 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.errors import InputError
+from igap.arguments import checks_arguments
+from igap.errors import InputError, shown
 from igap.models import agreement, files, gguf_files
 from igap.models.families import check_family, n_neurons, neurons_reason, refuse_neurons
 from igap.models.patterns import check_patterns
@@ -62,12 +63,12 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
     if name in gguf_files.PACKAGED:
         return gguf_files.dequantised(gguf_files.packaged(name), name)
     path = Path(os.path.expanduser(name))
-    if path.is_dir():
+    if os.path.isdir(path):  # as os.path has it: what is too long for a path is none
         folder = path
-    elif path.is_file():
+    elif os.path.isfile(path):
         return gguf_files.dequantised(path, name)
-    elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"model.name: got {name!r}, which is no folder. {_CHOICES}")
+    elif os.path.exists(path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"model.name: got {shown(name)}, which is no folder. {_CHOICES}")
     else:
         folder = _from_hub(name, revision)
     files.check_files(folder, name)
@@ -160,11 +161,12 @@ def check_sites(header: Header, sites: Collection[Site], name: str) -> None:
         raise refuse_neurons(name, header.neurons_reason)
 
 
+@checks_arguments
 def load_model(
-    name: str = EMBEDDED,
+    name: str | Path = EMBEDDED,
     *,
     processing: Processing = "processed",
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     dtype: DTypeName = "float32",
     revision: str | None = None,
 ) -> TransformerBridge:
@@ -175,10 +177,8 @@ def load_model(
     zero ablation and zero baselines of heads do not. Raises ValueError when the checkpoint cannot be had or is
     incomplete, and when the bridge's logits are not those of the Hugging Face model.
     """
-    if processing not in ("processed", "raw"):
-        raise InputError(f"model.processing: got {processing!r}, wanted processed or raw.")
-    if dtype not in get_args(DTypeName):
-        raise InputError(f"model.dtype: got {dtype!r}, wanted one of {', '.join(get_args(DTypeName))}.")
+    name = str(name)
+    _check_device(device)
     header = read_header(name, revision)
     torch_dtype: torch.dtype = getattr(torch, dtype)
     with quiet():
@@ -197,6 +197,16 @@ def load_model(
             model.eval()
             agreement.check(model, wanted, name, processing)
     return model
+
+
+def _check_device(device: str | torch.device) -> None:
+    """Raises InputError where torch has no such device here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device: got {shown(str(device))}, which this machine does not have ({line(error)}). Try device='cpu'."
+        ) from None
 
 
 def _weights(header: Header, name: str, dtype: torch.dtype) -> Any:
@@ -258,13 +268,13 @@ def _from_hub(name: str, revision: str | None) -> Path:
                 snapshot_download(name, revision=revision, local_files_only=local_only, allow_patterns=_HUB_FILES)
             )
         except (OSError, HFValidationError, HfHubHTTPError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
+            reason = str(error).splitlines()[0][:200].rstrip(".")
         else:
             # A cached snapshot may hold only the few files that another program asked for.
             if any(folder.glob("*.safetensors")) or not local_only:
                 return folder
     raise InputError(
-        f"model.name: got {name!r}, which is no folder here, is not in the local Hugging Face cache, and did not come "
-        f"from the hub ({reason}). Check the name and the network; without a network, copy the checkpoint here and "
-        f"use model=hf model.name=FOLDER, or use model={EMBEDDED}."
+        f"model.name: got {shown(name)}, which is no folder here, is not in the local Hugging Face cache, and did not "
+        f"come from the hub ({reason}). Check the name and the network; without a network, copy the checkpoint here "
+        f"and use model=hf model.name=FOLDER, or use model={EMBEDDED}."
     )

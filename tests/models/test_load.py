@@ -125,7 +125,7 @@ def test_a_folder_with_an_unknown_architecture_is_refused_in_one_line(copied):
 
 
 def test_unknown_processing_is_refused(checkpoint, unchecked):
-    with pytest.raises(ValueError, match=r"model\.processing: got 'cooked', wanted processed or raw\."):
+    with pytest.raises(ValueError, match=r"^processing: got 'cooked', wanted processed or raw\."):
         load_model(str(checkpoint("gpt2")), processing="cooked")
 
 

@@ -1,0 +1,198 @@
+"""What public functions take: their annotations, checked when a user calls.
+
+`@checks_arguments` is all that a public function or class needs: its annotations say the rest, with `Range` for what
+types cannot say. numpy's scalars, and its arrays where a list is wanted, come in as Python's own numbers. A missing or
+an unknown argument stays Python's own TypeError.
+"""
+
+import collections.abc
+import functools
+import inspect
+import itertools
+import math
+import os
+import sys
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+from jaxtyping import jaxtyped
+
+from igap.errors import InputError, shown
+
+Public = TypeVar("Public", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, repr=False)
+class Range:
+    """Which numbers there are, in the annotation of an int or a float; NaN and infinity never are."""
+
+    least: int | float = -math.inf
+    most: int | float = math.inf
+    above: int | float = -math.inf
+
+    def __contains__(self, number: int | float) -> bool:
+        return self.least <= number <= self.most and self.above < number < math.inf
+
+    def __repr__(self) -> str:
+        limits = (("at least", self.least), ("above", self.above), ("at most", self.most))
+        return " and ".join(f"{words} {limit}" for words, limit in limits if math.isfinite(limit)) or "finite"
+
+
+Finite = Annotated[float, Range()]
+NotNegative = Annotated[float, Range(least=0)]
+Positive = Annotated[float, Range(above=0)]
+Count = Annotated[int, Range(least=1, most=1_000_000)]
+Seed = Annotated[int, Range(least=0, most=2**63 - 1)]
+"""Of numpy's and of torch's generators."""
+
+
+def checks_arguments(public: Public) -> Public:
+    """The function, or the class, which raises InputError on an argument that its annotation does not name."""
+    if isinstance(public, type):
+        public.__init__ = _checking(public.__init__, public)  # type: ignore[misc]
+        return public
+    return _checking(public, public)  # type: ignore[no-any-return]
+
+
+def _checking(function: Any, annotated: Callable[..., Any]) -> Any:
+    parameters = inspect.signature(function).parameters
+    by_place = [name for name, each in parameters.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
+
+    @functools.cache
+    def hints() -> dict[str, Any]:  # at the first call: a class may name itself before it is there
+        return get_type_hints(annotated, include_extras=True)
+
+    def take(name: str, value: object) -> object:
+        if name not in hints():
+            return value
+        try:
+            return _taken(hints()[name], value)
+        except _RefusedError as refused:
+            default = parameters[name].default
+            remedy = "Leave it out." if default is None else f"Try {name}={default!r}."
+            if not isinstance(default, str | int | float | None):
+                remedy = f"help(igap.{annotated.__qualname__}) says what it is."
+            raise InputError(
+                f"{name}{refused.where}: got {shown(refused.got)}, wanted {refused.wanted}. {remedy}"
+            ) from None
+
+    @functools.wraps(function)
+    def checking(*args: Any, **given: Any) -> Any:
+        with jaxtyped("context"):  # an axis has one length in all arguments, whatever it has where the call is
+            placed = itertools.chain(map(take, by_place, args), args[len(by_place) :])
+            args, given = tuple(placed), {name: take(name, value) for name, value in given.items()}
+        return function(*args, **given)
+
+    return checking
+
+
+class _RefusedError(Exception):
+    """A value that is not what is wanted, and where in the argument: "[2]"."""
+
+    def __init__(self, got: object, wanted: str, where: str = "") -> None:
+        self.got, self.wanted, self.where = got, wanted, where
+
+
+def _taken(hint: Any, value: Any) -> Any:
+    """The value, as the annotation has it. Raises _RefusedError on one that it does not name."""
+    origin, parts = get_origin(hint), get_args(hint)
+    value = value.item() if isinstance(value, np.generic) else value
+    if origin is Annotated:
+        try:
+            taken = _taken(parts[0], value)
+        except _RefusedError:
+            fits = False
+        else:
+            fits = taken in parts[1]
+            value = taken if fits else value
+    elif origin in (Union, types.UnionType):
+        return _taken_by_one(hint, parts, value)
+    elif origin in (collections.abc.Sequence, tuple):
+        value = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
+        fits = isinstance(value, collections.abc.Sequence) and not isinstance(value, str | bytes | bytearray)
+        if fits:
+            entries = (_inside(parts[0], each, f"[{place}]") for place, each in enumerate(value))
+            return tuple(entries) if origin is tuple else list(entries)
+    elif origin is collections.abc.Mapping:
+        fits = isinstance(value, Mapping)
+        if fits:
+            key, entry = parts
+            return {_inside(key, k, ", a key"): _inside(entry, each, f"[{k!r}]") for k, each in value.items()}
+    elif origin is Literal:
+        fits = isinstance(value, str) and value in parts
+    elif origin is collections.abc.Callable:
+        fits = callable(value)
+    elif hint is str:
+        fits = isinstance(value, str)
+        if fits and not _writable(value):
+            raise _RefusedError(value, "a text without NUL and lone surrogates")
+    elif hint is Path:
+        fits = isinstance(value, str | os.PathLike) and _writable(os.fspath(value))
+        value = Path(value) if fits else value
+    elif hint in (int, float):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        fits = whole if hint is int else isinstance(value, float) or (whole and abs(value) <= sys.float_info.max)
+        value = hint(value) if fits else value
+    else:
+        fits = hint in (Any, object) or isinstance(value, types.NoneType if hint is None else hint)
+    if not fits:
+        raise _RefusedError(value, _wanted(hint))
+    return value
+
+
+def _taken_by_one(hint: Any, parts: tuple[Any, ...], value: Any) -> Any:
+    """As the first of the annotations that names it; where one names all but a part of it, refused for that."""
+    nearly = None
+    for part in parts:
+        try:
+            return _taken(part, value)
+        except _RefusedError as refused:
+            nearly = refused if refused.where or refused.wanted != _wanted(part) else nearly
+    raise nearly or _RefusedError(value, _wanted(hint))
+
+
+def _inside(hint: Any, value: Any, where: str) -> Any:
+    try:
+        return _taken(hint, value)
+    except _RefusedError as refused:
+        raise _RefusedError(refused.got, refused.wanted, where + refused.where) from None
+
+
+def _writable(text: object) -> bool:
+    """Whether a text has no NUL and no lone surrogate, which tokenizers, files and databases do not take."""
+    try:
+        return isinstance(text, str) and b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _wanted(hint: Any) -> str:
+    """What an annotation names, in words."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return f"{_wanted(parts[0])}, {parts[1]}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_wanted, parts))
+    if origin in (collections.abc.Sequence, tuple):
+        return f"a list, each entry {_wanted(parts[0])}"
+    if origin is collections.abc.Mapping:
+        return f"a mapping from {_wanted(parts[0])} to {_wanted(parts[1])}"
+    if origin is Literal:
+        return f"one of {', '.join(parts)}" if len(parts) > 2 else " or ".join(parts)
+    if origin is collections.abc.Callable:
+        return "a function"
+    return _WORDS.get(hint) or f"{'an' if hint.__name__[0] in 'AEIOU' else 'a'} {hint.__name__}"
+
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a text",
+    Path: "a path",
+    types.NoneType: "None",
+}
