@@ -87,15 +87,21 @@ def test_examples_are_accepted_by_the_schema(default):
 
 HOSTILE = [
     None, True, False, 0, -1, 1, 1.5, -0.0, 1e308, -1e308, 1e-320, float("nan"), float("inf"), 2**31, 2**63, 10**400,
-    "", " ", "x" * 5000, "\0", "\ud800", "\n", "é木🙂", "1", "null", "0.0 0.0", "00.1", "\u0660.\u0660",
+    "", " ", "x" * 5000, "\0", "\ud800", "\t", "é木🙂", "1", "null", "0.0 0.0", "00.1", "\u0660.\u0660",
     "9" * 5000 + ".0", "99.0", "L0.N999999999", "../..", [], {}, [1], ["a"], [None, 1, 2],
     [0, 1, 10**400], [-1e308, 0, 1e308],
     [0, 0, 1], [[0], 1, 2], list(range(20_000)), ("mean", 1), b"x",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("more", [{}, {"ablation.kind": "mean", "ablation.n": 20}, {"baseline.kind": "mean"}])
-@pytest.mark.parametrize("group", sorted({key.partition(".")[0] for key in keys()}))
+@pytest.mark.parametrize(
+    ("group", "more"),
+    [
+        *((group, {}) for group in sorted({key.partition(".")[0] for key in keys()})),
+        ("ablation", {"ablation.kind": "mean", "ablation.n": 20, "ablation.reference_n": 5}),
+        ("baseline", {"baseline.kind": "mean"}),
+    ],
+)
 def test_whatever_a_key_is_set_to_it_is_taken_or_refused_in_readable_lines_before_the_weights_load(
     default, monkeypatch, group, more
 ):
