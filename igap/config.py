@@ -371,8 +371,10 @@ def checked(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
         # A key that takes its value from one of the same name at the top is wrong where that is.
         at_top = {(one["loc"], one["type"], repr(one["input"])) for one in told if len(one["loc"]) == 1}
         told = [o for o in told if len(o["loc"]) < 2 or (o["loc"][-1:], o["type"], repr(o["input"])) not in at_top]
-        lines = {_path(one): _explain(one, schema) for one in reversed(told)}  # of a list its first bad entry
-        raise InputError("\n".join(reversed(lines.values()))) from None
+        lines: dict[tuple[str, ...], str] = {}
+        for one in told:
+            lines.setdefault(_path(one), _explain(one, schema))  # of a list its first bad entry
+        raise InputError("\n".join(lines.values())) from None
 
 
 def ascending(numbers: Sequence[object]) -> bool:

@@ -24,7 +24,7 @@ from igap.config import TEXTS
 from igap.disk import atomically, check_writable, write_bytes, write_text
 from igap.errors import InputError
 from igap.failures import Failure, surviving
-from igap.figures import drawings
+from igap.figures import figures
 from igap.finished import SCHEMA, failures_of
 from igap.notebook.page import page
 from igap.notebook.study import Study
@@ -90,7 +90,7 @@ def write(result: Result, folder: Path) -> Summary:
     for finding in result.findings.values():
         for name, frame in finding.tables().items():
             atomically(folder / f"{name}.csv", partial(frame.to_csv, index=False))
-    for group, draw in drawings(result).items():
+    for group, draw in figures(result).items():
         drawn: Mapping[str, Figure] = {}
         with surviving(f"plots/{group}", failures):
             drawn = draw()
