@@ -140,6 +140,11 @@ def test_whatever_a_key_is_set_to_it_is_taken_or_refused_in_readable_lines_befor
             r"curves\.components: got .{5}, wanted default, none, or names such as '9\.6",
         ),
         (
+            "curves.alphas",
+            [-1e308, 0, 1e308],
+            r"curves\.alphas: got \[-1e\+308, 0, 1e\+308\], wanted 3 to 10000 numbers",
+        ),
+        (
             "interactions",
             "9" * 5000 + ".0",
             r"interactions: got '9{99}\.\.\., wanted a head such as 9\.6, or null\. Try",
@@ -328,3 +333,18 @@ def test_alphas_are_numbers_in_order_or_none(default):
 )
 def test_a_models_short_name_is_the_last_part(default, name, short):
     assert changed(default, "model.name", name).model.short_name == short
+
+
+def test_a_study_of_zero_and_mean_ablation_needs_the_notebooks_criterion():
+    with pytest.raises(InputError, match=r"^ablation\.generate: got false with study=notebook, wanted true"):
+        compose_one(["experiment=notebook", "ablation.generate=false"])
+    compose_one(["experiment=notebook", "ablation.generate=false", "ablation.also=[]"])
+
+
+def test_a_list_with_many_bad_entries_is_one_line_and_minus_zero_is_zero(default):
+    with pytest.raises(InputError) as refused:
+        changed(default, "ablation.also", [0, 1, 2])
+    assert str(refused.value).startswith("ablation.also: got 0, wanted one of 'zero', ")
+    assert "\n" not in str(refused.value)
+    minus = changed(changed(default, "prompts.min_gap", -0.0), "curves.alphas", [-0.0, 0.5, 1])
+    assert key_of(minus) == key_of(changed(changed(default, "prompts.min_gap", 0.0), "curves.alphas", [0, 0.5, 1]))
