@@ -372,7 +372,10 @@ def checked(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
         # A key that takes its value from one of the same name at the top is wrong where that is.
         at_top = {(one["loc"], one["type"], repr(one["input"])) for one in told if len(one["loc"]) == 1}
         told = [o for o in told if len(o["loc"]) < 2 or (o["loc"][-1:], o["type"], repr(o["input"])) not in at_top]
-        raise InputError("\n".join(_explain(one, schema) for one in told)) from None
+        lines: dict[tuple[str, ...], str] = {}
+        for one in told:
+            lines.setdefault(_path(one), _explain(one, schema))  # of a list its first bad entry
+        raise InputError("\n".join(lines.values())) from None
 
 
 def ascending(numbers: Sequence[object]) -> bool:
@@ -419,8 +422,13 @@ def keys(schema: type[Frozen] = RunConfig) -> list[str]:
     return names
 
 
+def _path(error: dict[str, Any]) -> tuple[str, ...]:
+    """The dotted key, without places in a list."""
+    return tuple(part for part in error["loc"] if isinstance(part, str))
+
+
 def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
-    path = tuple(part for part in error["loc"] if isinstance(part, str))  # without places in a list
+    path = _path(error)
     item, got, kind, details = ".".join(path), error["input"], error["type"], error.get("ctx", {})
     group = getattr(field_at(path, schema), "annotation", None) if kind == "value_error" else None
     if not path or (isinstance(group, type) and issubclass(group, Frozen)):

@@ -22,18 +22,18 @@ Draw = Callable[[], Mapping[str, plots.Figure]]
 """Gives figures by file name (no suffix)."""
 
 
-def figures(result: Result) -> dict[str, plots.Figure]:
-    """The run's figures by file name (no suffix)."""
-    return {name: figure for draw in drawings(result).values() for name, figure in draw().items()}
+def drawn(result: Result) -> dict[str, plots.Figure]:
+    """All figures of the run by file name (no suffix)."""
+    return {name: figure for draw in figures(result).values() for name, figure in draw().items()}
 
 
-def drawings(result: Result) -> dict[str, Draw]:
+def figures(result: Result) -> dict[str, Draw]:
     """What draws the run's figures: each by its file name, those of a finding together by the finding's."""
     whole, unit = _title(result), _unit(result)
-    drawn: dict[str, Draw] = {}
+    found: dict[str, Draw] = {}
 
     def add(name: str, draw: Callable[..., plots.Figure], *values: Any, **options: Any) -> None:
-        drawn[name] = lambda: {name: draw(*values, **options)}
+        found[name] = lambda: {name: draw(*values, **options)}
 
     for site in result.maps:
         title = f"{site} of {whole}"
@@ -49,7 +49,7 @@ def drawings(result: Result) -> dict[str, Draw]:
         add(f"{site}_difference", plots.difference_heatmaps, ig, ap, site=site, unit=unit, title=title)
     for name, draw in _FINDINGS.items():
         if name in result.findings:
-            drawn[name] = partial(draw, result.findings[name], whole)
+            found[name] = partial(draw, result.findings[name], whole)
     add("jaccard", plots.jaccard_curve, {str(site): it for site, it in result.comparisons.items()}, title=whole)
     add(
         "convergence_delta",
@@ -59,7 +59,7 @@ def drawings(result: Result) -> dict[str, Draw]:
         tolerance=DELTA_TOLERANCE,
         title=whole + ("\nof each layer the pair with the largest |delta|" if result.spread else ""),
     )
-    return drawn
+    return found
 
 
 _FINDINGS: Mapping[str, Callable[[Any, str], Mapping[str, plots.Figure]]] = {

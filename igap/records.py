@@ -25,7 +25,7 @@ from igap.config import TEXTS
 from igap.disk import atomically, check_writable, write_bytes, write_text
 from igap.errors import InputError
 from igap.failures import Failure, surviving
-from igap.figures import drawings
+from igap.figures import figures
 from igap.finished import SCHEMA, failures_of
 from igap.notebook.page import page
 from igap.notebook.study import Study
@@ -91,7 +91,7 @@ def write(result: Result, folder: Path) -> Summary:
     for finding in result.findings.values():
         for name, frame in finding.tables().items():
             atomically(folder / f"{name}.csv", partial(tables.write, frame=frame))
-    for group, draw in drawings(result).items():
+    for group, draw in figures(result).items():
         drawn: Mapping[str, Figure] = {}
         with surviving(f"plots/{group}", failures):
             drawn = draw()

@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from igap import pipeline
+from igap import figures, pipeline
 from igap.ablation_study import AGAINST
 from igap.cli.compose import compose_one
-from igap.figures import figures
 
 
 def run(checkpoint, *overrides):
@@ -115,7 +114,7 @@ def test_bars_stand_at_the_shares_and_the_line_at_the_whole_model(found):
         for one, share in zip(given.kinds["mean"].single, numbers, strict=True)
     )
     study = dataclasses.replace(given.kinds["mean"], single=singles, share=0.8)
-    drawn = figures(
+    drawn = figures.drawn(
         dataclasses.replace(found, findings={"ablation": dataclasses.replace(given, kinds={"mean": study})})
     )
     (ax,) = drawn["ablation_mean"].axes

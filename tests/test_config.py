@@ -87,15 +87,21 @@ def test_examples_are_accepted_by_the_schema(default):
 
 HOSTILE = [
     None, True, False, 0, -1, 1, 1.5, -0.0, 1e308, -1e308, 1e-320, float("nan"), float("inf"), 2**31, 2**63, 10**400,
-    "", " ", "x" * 5000, "\0", "\ud800", "\n", "é木🙂", "1", "null", "0.0 0.0", "00.1", "\u0660.\u0660",
+    "", " ", "x" * 5000, "\0", "\ud800", "\t", "é木🙂", "1", "null", "0.0 0.0", "00.1", "\u0660.\u0660",
     "9" * 5000 + ".0", "99.0", "L0.N999999999", "../..", [], {}, [1], ["a"], [None, 1, 2],
     [0, 1, 10**400], [-1e308, 0, 1e308],
     [0, 0, 1], [[0], 1, 2], list(range(20_000)), ("mean", 1), b"x",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("more", [{}, {"ablation.kind": "mean", "ablation.n": 20}, {"baseline.kind": "mean"}])
-@pytest.mark.parametrize("group", sorted({key.partition(".")[0] for key in keys()}))
+@pytest.mark.parametrize(
+    ("group", "more"),
+    [
+        *((group, {}) for group in sorted({key.partition(".")[0] for key in keys()})),
+        ("ablation", {"ablation.kind": "mean", "ablation.n": 20, "ablation.reference_n": 5}),
+        ("baseline", {"baseline.kind": "mean"}),
+    ],
+)
 def test_whatever_a_key_is_set_to_it_is_taken_or_refused_in_readable_lines_before_the_weights_load(
     default, monkeypatch, group, more
 ):
@@ -132,6 +138,11 @@ def test_whatever_a_key_is_set_to_it_is_taken_or_refused_in_readable_lines_befor
             "curves.components",
             "\u0660.\u0660",
             r"curves\.components: got .{5}, wanted default, none, or names such as '9\.6",
+        ),
+        (
+            "curves.alphas",
+            [-1e308, 0, 1e308],
+            r"curves\.alphas: got \[-1e\+308, 0, 1e\+308\], wanted 3 to 10000 numbers",
         ),
         (
             "interactions",
@@ -322,3 +333,18 @@ def test_alphas_are_numbers_in_order_or_none(default):
 )
 def test_a_models_short_name_is_the_last_part(default, name, short):
     assert changed(default, "model.name", name).model.short_name == short
+
+
+def test_a_study_of_zero_and_mean_ablation_needs_the_notebooks_criterion():
+    with pytest.raises(InputError, match=r"^ablation\.generate: got false with study=notebook, wanted true"):
+        compose_one(["experiment=notebook", "ablation.generate=false"])
+    compose_one(["experiment=notebook", "ablation.generate=false", "ablation.also=[]"])
+
+
+def test_a_list_with_many_bad_entries_is_one_line_and_minus_zero_is_zero(default):
+    with pytest.raises(InputError) as refused:
+        changed(default, "ablation.also", [0, 1, 2])
+    assert str(refused.value).startswith("ablation.also: got 0, wanted one of 'zero', ")
+    assert "\n" not in str(refused.value)
+    minus = changed(changed(default, "prompts.min_gap", -0.0), "curves.alphas", [-0.0, 0.5, 1])
+    assert key_of(minus) == key_of(changed(changed(default, "prompts.min_gap", 0.0), "curves.alphas", [0, 0.5, 1]))

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from matplotlib.text import Annotation
 
-from igap.figures import figures
+from igap import figures
 from igap.sites import SITES, parse_component
 
 
 @pytest.fixture(scope="module")
 def drawn(result):
-    return figures(result)
+    return figures.drawn(result)
 
 
 def labelled(ax):
@@ -71,7 +71,7 @@ def test_titles_say_site_model_baseline_steps_and_gap(result, drawn):
 def test_below_the_smallest_gap_effects_are_drawn_and_called_logits(result):
     prompts = result.config.prompts.model_copy(update={"min_gap": 1e6})
     gapless = dataclasses.replace(result, config=result.config.model_copy(update={"prompts": prompts}))
-    (ax,) = figures(gapless)["heads_scatter"].axes
+    (ax,) = figures.drawn(gapless)["heads_scatter"].axes
     assert ax.get_xlabel() == "IG, effect (logits)"
     effect = result.maps["heads"]["ig"].effect
     for name, (x, _) in labelled(ax).items():
@@ -80,7 +80,7 @@ def test_below_the_smallest_gap_effects_are_drawn_and_called_logits(result):
 
 
 def test_titles_of_several_pairs_say_how_many_and_from_where_and_axes_that_scores_are_means(many):
-    drawn = figures(many)
+    drawn = figures.drawn(many)
     for name, figure in drawn.items():
         title = figure.get_suptitle()
         assert f"mean gap {many.gap:.3f} logits" in " ".join(title.split()), name

@@ -365,3 +365,9 @@ def test_more_top_heads_than_the_model_has_are_refused_before_it_loads(config, m
     check(config(*asked, "ablation.top=32"))
     with pytest.raises(InputError, match=r"ablation\.top: got 33, but the model has 32 heads\."):
         check(config(*asked, "ablation.top=33"))
+
+
+def test_so_few_prompts_that_none_is_left_are_refused_before_the_model_loads(config, monkeypatch):
+    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    with pytest.raises(InputError, match=r"ablation\.n: got 2, wanted more: no two of so few generated prompts"):
+        check(config("ablation=zero", "ablation.n=2", "model.name=ioi-mini"))

@@ -3,6 +3,7 @@
 import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -85,10 +86,8 @@ def _write(result: Result, place: Path) -> Mapping[str, object]:
 
 def _failed(job: Job, folder: SweepFolder, reason: str, story: str) -> Outcome:
     log.error("%s (%s) failed: %s", job.key, " ".join(job.own), reason)
-    try:
+    with suppress(OSError):  # a disk that the run did not fit on
         folder.fail(job.key, reason, story)
-    except OSError as error:  # the disk that the run did not fit on
-        log.error("%s", reason_of(error))
     return Outcome(job.key, "failed", reason)
 
 

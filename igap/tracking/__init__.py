@@ -122,7 +122,8 @@ def log(folder: Path, tracking: TrackingConfig) -> str | None:
             assert found is not None
             return found.place
         log_messages.warning("%s: %s; logged offline. Upload it later: igap sync %s", folder, trouble, folder)
-    return write(folder, tracking, "offline").place
+    with contextlib.redirect_stderr(io.StringIO()):  # where W&B prints the traceback of what the caller is told of
+        return write(folder, tracking, "offline").place
 
 
 def logged(folder: Path) -> Logged | None:

@@ -48,7 +48,7 @@ def test_a_study_killed_before_its_own_summary_is_done_again(job, folder, result
     for left in (place / "heads.csv.77.unfinished", place / "second-pair" / ".space.77.unfinished"):
         left.write_text("")
     monkeypatch.setattr(pipeline, "run", lambda *_: result)
-    monkeypatch.setattr(work.records, "drawings", lambda result: {})
+    monkeypatch.setattr(work.records, "figures", lambda result: {})
     assert work.do(job, folder, pipeline.silent, wait=False).end == "done"
     assert (place / "second-pair" / "summary.broken.json").exists()
     assert not list(place.rglob("*.unfinished")), "what killed processes leave behind"
@@ -59,7 +59,7 @@ def test_a_failure_of_wandb_costs_no_run(job, folder, result, monkeypatch, caplo
         raise OSError("no sink")
 
     monkeypatch.setattr(pipeline, "run", lambda *_: result)
-    monkeypatch.setattr(work.records, "drawings", lambda result: {})
+    monkeypatch.setattr(work.records, "figures", lambda result: {})
     monkeypatch.setattr(work.tracking, "log", lost)
     assert work.do(job, folder, pipeline.silent, wait=False) == work.Outcome(job.key, "done")
     assert "W&B did not take " in caplog.text
@@ -76,7 +76,7 @@ def test_a_run_with_a_failed_follow_up_is_kept_and_done_again(untracked, folder,
     """What was found counts until the next try has found more: also when that try fails altogether."""
     job, key = untracked, untracked.key
     lame = dataclasses.replace(result, failures={"ablation": Failure("a flat tyre", "the story")})
-    monkeypatch.setattr(work.records, "drawings", lambda result: {})
+    monkeypatch.setattr(work.records, "figures", lambda result: {})
     monkeypatch.setattr(pipeline, "run", lambda *_: lame)
     assert work.do(job, folder, pipeline.silent, wait=False) == work.Outcome(key, "failed", "ablation: a flat tyre")
     for _ in range(2):
