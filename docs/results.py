@@ -8,7 +8,6 @@ it does not hold, the page is not written, and the sentence that has to be writt
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from results_runs import (
     read_bends,
     read_tasks,
     spearman_over_pairs,
+    whole,
 )
 from results_tables import (
     draw_agreement,
@@ -51,6 +51,7 @@ from results_tables import (
 
 from igap.disk import atomically, write_text
 from igap.sites import parse_component
+from igap.untrusted import read_names
 
 Says = Callable[[bool, str], str]
 """A condition and a sentence that is true where it holds, to the sentence."""
@@ -83,7 +84,7 @@ def write(runs: Path, searches: Path, page: Path, *, draft: bool) -> None:
     """The page and, in a folder of its name, its pictures. Raises SystemExit where a sentence no longer holds."""
     tasks = read_tasks(runs)
     bends = read_bends(next(iter(tasks.values())), runs)
-    found = [json.loads(file.read_text()) for file in sorted(searches.glob("**/search_summary.json"))]
+    found = [whole(read_names, file) for file in sorted(searches.glob("**/search_summary.json"))]
     written = text(tasks, bends, found, partial(says, draft=draft))
     pictures = page.with_suffix("")
     pictures.mkdir(exist_ok=True)

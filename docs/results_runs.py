@@ -1,13 +1,15 @@
 """What docs/results.py reads: finished runs by task, and the output curves of every head."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import stats
 
@@ -16,6 +18,7 @@ from igap import finished
 from igap.disk import atomically
 from igap.intervals import LEVEL, bootstrap_means, resample_counts, row_correlations
 from igap.models.load import load_model
+from igap.untrusted import check_file, printable
 
 TASKS = {
     "generated": "IOI, generated",
@@ -36,6 +39,18 @@ N_BENT = 6
 ALPHAS = np.linspace(0, 1, 11)
 TOLD = 8
 """Rows of a table of heads."""
+
+
+T = TypeVar("T")
+
+
+def whole(read: Callable[[Path], T], file: Path) -> T:
+    """What `read` makes of a file of results. Raises SystemExit, with a line, on one that is damaged."""
+    try:
+        check_file(file)
+        return read(file)
+    except (OSError, ValueError, SafetensorError) as error:
+        sys.exit(f"{file}: it cannot be read ({printable(error)}); the page is not written.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +74,7 @@ class Task:
     @cached_property
     def complete(self) -> np.ndarray:
         """Whether IG from zero is complete to 5% in the head's layer, `[head]`, for every pair."""
-        maps = load_file(self.zero.folder / "attributions.safetensors")
+        maps = whole(load_file, self.zero.folder / "attributions.safetensors")
         layers = np.abs(maps["delta.ig.heads"]) <= 0.05 * np.abs(maps["layer_effect.ig.heads"])
         return layers.repeat(self.zero_maps["ig"].shape[1] // len(layers))
 
@@ -71,11 +86,11 @@ class Task:
         """
         texts = ["clean", "corrupted", "answer", "distractor"]
         theirs, ours = (
-            pd.read_csv(run.folder / "pairs.csv")[texts].apply(tuple, axis=1).tolist()
+            whole(pd.read_csv, run.folder / "pairs.csv")[texts].apply(tuple, axis=1).tolist()
             for run in (self.corrupted, self.zero)
         )
         effects = [
-            load_file(run.folder / "attributions.safetensors")["pairs.effect.ig.heads"]
+            whole(load_file, run.folder / "attributions.safetensors")["pairs.effect.ig.heads"]
             for run in (self.corrupted, self.zero)
         ]
         moved = effects[0][[theirs.index(pair) for pair in ours]] - effects[1]
@@ -83,11 +98,12 @@ class Task:
 
     def table(self, name: str) -> pd.DataFrame:
         """A CSV file of the run from the corrupted baseline."""
-        return pd.read_csv(self.corrupted.folder / f"{name}.csv", dtype={"name": str, "part": str, "components": str})
+        texts = {"name": str, "part": str, "components": str}
+        return whole(partial(pd.read_csv, dtype=texts), self.corrupted.folder / f"{name}.csv")
 
 
 def _scores(run: finished.Finished, names: Sequence[str]) -> Maps:
-    stored = load_file(run.folder / "attributions.safetensors")
+    stored = whole(load_file, run.folder / "attributions.safetensors")
     found = {name: stored[f"pairs.{name}.heads"] for name in names}
     flat = {name: values.reshape(len(values), -1).astype(np.float64) for name, values in found.items()}
     scored = ~np.isnan(np.stack([*flat.values()])).any((0, 2))
@@ -116,6 +132,8 @@ def read_tasks(folder: Path) -> dict[str, Task]:
     by_name: dict[tuple[str, str], finished.Finished] = {}
     for run in runs:
         settings = run.settings
+        if not settings:  # told above
+            continue
         by_name[str(settings["prompts.file"] or "generated"), str(settings["baseline.kind"])] = run
     whole = [name for name in TASKS if {(name, "corrupted"), (name, "zero")} <= set(by_name)]
     return {name: Task(TASKS[name], by_name[name, "corrupted"], by_name[name, "zero"]) for name in whole}
@@ -133,9 +151,9 @@ def read_bends(task: Task, folder: Path) -> Bends:
         model = load_model(str(task.corrupted.settings["model.name"]))
         computed = igap.output_curve(model, pairs, list(task.table("heads")["name"]), alphas=ALPHAS.tolist())
         atomically(file, lambda path: save_file({"F": np.ascontiguousarray(computed.by_pair)}, path))
-    curves = load_file(file)["F"]
+    curves = whole(load_file, file)["F"]
     bend, beyond = departures(curves)
-    maps = load_file(task.corrupted.folder / "attributions.safetensors")
+    maps = whole(load_file, task.corrupted.folder / "attributions.safetensors")
     effects = {
         name: maps[f"pairs.effect.{name}.heads"][: len(bend)].reshape(bend.shape) for name in ("ap", "ig", "atp")
     }

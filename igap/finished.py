@@ -16,7 +16,7 @@ SCHEMA = 1
 SUMMARIES = ("summary.json", "search_summary.json")
 """A file that is written last: of a run, of a search."""
 
-_MOST_NUMBERS = 100_000
+_MOST_NUMBERS = 10_000
 _MOST_SETTINGS = 1_000
 """Names in a summary, and in a config: far more than any has."""
 
@@ -56,7 +56,7 @@ def find(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[Finis
     to that one. With `searches` also finished searches, each before the runs in its folder. Raises InputError on what
     is no folder, and where there is no run at all.
     """
-    runs: dict[Path, Finished] = {}
+    runs: dict[tuple[int, int], Finished] = {}
     troubles: list[str] = []
     asked = list(folders)
     for folder in asked:
@@ -64,12 +64,12 @@ def find(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[Finis
             raise InputError(
                 f"folder: got {printable(folder)}, which is none, wanted a run's folder or one that holds runs."
             )
-        for place in _run_folders(folder, troubles, SUMMARIES if searches else SUMMARIES[:1]):
-            if place.resolve() not in runs:
+        for identity, place in _run_folders(folder, troubles, SUMMARIES if searches else SUMMARIES[:1]):
+            if identity not in runs:
                 run, trouble = read(place)
                 troubles += [trouble] if trouble else []
                 if run is not None:
-                    runs[place.resolve()] = run
+                    runs[identity] = run
     if not runs and not troubles:
         raise InputError(
             f"folder: got {', '.join(map(printable, asked))}, without a finished run in it (no summary.json), wanted a "
@@ -129,25 +129,30 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Val
             yield prefix + name, tuple(value) if isinstance(value, list) else value
 
 
-def _run_folders(above: Path, troubles: list[str], files: Sequence[str]) -> Iterator[Path]:
-    """Folders with one of the files, and none inside a run's; hidden ones hold no runs. Links are followed once."""
-    visited: set[Path] = set()
+def _run_folders(above: Path, troubles: list[str], files: Sequence[str]) -> Iterator[tuple[tuple[int, int], Path]]:
+    """Folders with one of the files, and none inside a run's, each with its number on its disk.
+
+    Hidden ones hold no runs. Links are followed once.
+    """
+    visited: set[tuple[int, int]] = set()
     waiting = [above]
     while waiting:
         folder = waiting.pop()
-        if folder.resolve() in visited:
-            continue
-        visited.add(folder.resolve())
         if not is_text(folder):
             troubles.append(f"{printable(folder)}: left out: its name is no UTF-8 text. Rename it.")
             continue
         try:
+            status = folder.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in visited:
+                continue
+            visited.add(identity)
             there = {place.name: place for place in folder.iterdir()}
         except OSError as error:
             troubles.append(f"{printable(folder)}: left out: it cannot be read ({error.strerror}).")
             continue
         if there.keys() & set(files):
-            yield folder
+            yield identity, folder
         if "summary.json" in there:
             continue
         inside = [there[name] for name in sorted(there) if not name.startswith(".") and name not in ("wandb", "plots")]

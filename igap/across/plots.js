@@ -45,14 +45,14 @@ function ticks([low, high], n, log) {
 }
 
 function scale([low, high], [from, to], log) {
-  const f = log ? Math.log10 : (x) => x;
+  const f = log ? Math.log10 : (x) => x / 2; // the distance of the two largest numbers is none
   return (value) => from + ((f(value) - f(low)) / (f(high) - f(low) || 1)) * (to - from);
 }
 
 function padded([low, high], log) {
-  if (log) return [low / 1.25, high * 1.25];
-  const margin = 0.06 * (high - low) || Math.abs(high) * 0.1 || 1;
-  return [low - margin, high + margin];
+  if (log) return [low / 1.25, Math.min(high * 1.25, Number.MAX_VALUE)];
+  const margin = 0.12 * (high / 2 - low / 2) || Math.abs(high) * 0.1 || 1;
+  return [Math.max(low - margin, -Number.MAX_VALUE), Math.min(high + margin, Number.MAX_VALUE)];
 }
 
 // Texts for an axis: 15 characters, from where they begin to differ if that is late.

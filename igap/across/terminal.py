@@ -14,7 +14,7 @@ from igap.untrusted import printable
 _MAX_TEXT = 24
 """Characters of a run's name or a setting on one line; longer names are folded, longer settings cut."""
 
-_LONGEST = 2000
+_LONGEST = 500
 """Characters of which more are cut in any case."""
 
 _Column = tuple[str, bool, list[str]]

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from igap import disk, versions
+from igap.errors import InputError
 from igap.finished import Finished, failures_of, is_key, read
 from igap.untrusted import printable, read_names
 
@@ -165,13 +166,22 @@ class SweepFolder:
             (self.run(key) / name).unlink(missing_ok=True)
 
     def write_plan(self, jobs: Sequence[Planned]) -> str | None:
-        """Writes the plan; a sentence where another one was there, whose runs stay and are shared where keys agree."""
+        """Writes the plan; a sentence where another one was there, whose runs stay and are shared where keys agree.
+
+        Raises InputError where it cannot be written.
+        """
         before = self.plan()
         text = [{"key": job.key, "overrides": list(job.overrides)} for job in jobs]
         grid = hashlib.sha256(json.dumps(sorted(job.key for job in jobs)).encode()).hexdigest()[:12]
-        self.path.mkdir(parents=True, exist_ok=True)
         plan = {"schema": SCHEMA, "grid": grid, "jobs": text}
-        disk.write_text(self.path / PLAN, json.dumps(plan, indent=1) + "\n")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            disk.write_text(self.path / PLAN, json.dumps(plan, indent=1) + "\n")
+        except OSError as error:
+            raise InputError(
+                f"output: got {self.path}, whose {PLAN} cannot be written ({error.strerror}). Remove what is there, or "
+                "set sweep=NAME."
+            ) from error
         if before is None or {job.key for job in before} == {job.key for job in jobs}:
             return None
         shared = len({job.key for job in before} & {job.key for job in jobs})

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -84,6 +85,10 @@ def _one(run: Finished, given: dict[str, str], *, online: bool) -> _Done:
         settings = {name: run.settings.get(f"tracking.{name}") for name in ("project", "entity", "group", "timeout")}
         try:
             wanted = TrackingConfig.model_validate({**settings, **given, "mode": "online" if online else "offline"})
+        except ValidationError as error:
+            names = ", ".join(f"tracking.{part['loc'][0]}" for part in error.errors())
+            return _Done(f"left out: config.json: {names} cannot be used", failed=True)
+        try:
             place = tracking.log(run.folder, wanted)
         except Exception as error:
             return _Done(f"W&B did not take it: {type(error).__name__}: {error}", failed=True)

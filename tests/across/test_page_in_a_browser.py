@@ -251,3 +251,18 @@ def test_a_prompt_with_markup_stays_a_text(opened, tmp_path):
     place = page.evaluate("(({ x, y }) => [x, y])(scatter.points[0])")
     page.locator("#scatter canvas").hover(position={"x": place[0], "y": place[1]})
     assert evil in page.locator("#linked").inner_text()
+
+
+def test_hostile_texts_and_numbers_leave_the_page_whole(opened, tmp_path):
+    text = "</script><img src=x onerror=document.title='broken'>\x1b[31m\u202e\x00" + "word " * 2000
+    for name, kind, gap in (("a", text, 1.7e308), ("b", "zero", -1.7e308), ("c", "x" * 10_000, 1.0)):
+        make(tmp_path / "runs" / name, settings={"baseline.kind": kind}, summary={"gap": gap, "model": text})
+    heads = tmp_path / "runs" / "c" / "heads.csv"
+    heads.write_text(heads.read_text().replace("0.0,0,0,", "0.0,0,0,1e308,-1e308,0,0,0\r\n#", 1).replace("#", "", 1))
+    lines = heads.read_text().splitlines()
+    heads.write_text("\n".join([lines[0], *(line for line in lines[1:] if line.count(",") == 7)]) + "\n")
+    page = opened(tmp_path / "runs")
+    assert page.title() == "igap: runs side by side"
+    assert page.locator("#runs tbody tr").count() == 3
+    page.locator("#runs tbody tr").nth(2).click()
+    assert page.locator("#maps svg").count() == 3

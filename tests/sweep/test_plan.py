@@ -97,3 +97,11 @@ def test_pairs_of_a_file_are_counted(tmp_path):
     (job,) = planned([composed("ig.n_steps=50")], tmp_path, check=lambda config: ("x", 300)).jobs
     assert job.n_pairs == 300
     assert estimate([job], [finished()], 1) == pytest.approx(300 * (5 + 3) + 1)
+
+
+def test_runs_with_impossible_numbers_give_no_estimate_or_a_time(tmp_path):
+    jobs = jobs_of(tmp_path, ["ig.n_steps=50"])
+    for name in ("seconds__ig", "seconds__total", "seconds__files", "seconds__model", "n_pairs", "ig__n_steps"):
+        for value in (0, -1, 0.5, 1e300, 10**300, "x", None):
+            seconds = estimate(jobs, [finished(**{name: value})], 1)
+            assert seconds is None or 0 <= seconds < 1e12, (name, value)
