@@ -353,7 +353,10 @@ def checked(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
         # A key that takes its value from one of the same name at the top is wrong where that is.
         at_top = {(one["loc"], one["type"], repr(one["input"])) for one in told if len(one["loc"]) == 1}
         told = [o for o in told if len(o["loc"]) < 2 or (o["loc"][-1:], o["type"], repr(o["input"])) not in at_top]
-        raise InputError("\n".join(_explain(one, schema) for one in told)) from None
+        first: dict[tuple[str, ...], dict[str, Any]] = {}  # of a list's wrong entries the first is told
+        for one in told:
+            first.setdefault(tuple(part for part in one["loc"] if isinstance(part, str)), one)
+        raise InputError("\n".join(_explain(one, schema) for one in first.values())) from None
 
 
 def ascending(numbers: Sequence[object]) -> bool:
