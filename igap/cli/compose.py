@@ -260,7 +260,7 @@ def _beside(config_dir: str | None, sweep: str | None) -> list[str]:
     if sweep is None:
         return [f"hydra.searchpath=[{quoted(places[0])}]"] if places else []
     places.append(str(data_folder("sweeps").parent))
-    return [f"hydra.searchpath=[{','.join(map(quoted, places))}]", f"+sweeps@_global_={sweep}"]
+    return [f"hydra.searchpath=[{','.join(map(quoted, places))}]", f"+sweeps@_global_={quoted(sweep)}"]
 
 
 def _check_source(config: "RunConfig", overrides: Sequence[str]) -> None:

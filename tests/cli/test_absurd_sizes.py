@@ -113,3 +113,7 @@ def test_a_long_list_is_refused_by_its_length(capsys):
         "ablation.also=[" + "zero," * 10_000 + "]",
     ):
         assert "wanted at most 10000 outside quotes" in refused(["check", override], capsys)
+
+
+def test_of_a_list_with_many_wrong_entries_the_first_is_told(capsys):
+    assert "ablation.also: got 'no', wanted" in refused(["check", f"ablation.also=[{'no,' * 500}no]"], capsys)
