@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def search(
             storage=storage_of("memory", Path()) if storage is None else storage,
             name=name,
             identity=identity or (_weights(model) if storage is not None or remember is not None else {}),
-            remember=None if remember is None else Path(remember).expanduser(),
+            remember=None if remember is None else Path(os.path.expanduser(remember)),
             memory_gib=memory_gib,
         )
         interrupted = False
