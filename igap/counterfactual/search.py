@@ -16,7 +16,8 @@ from igap.counterfactual.config import Bounds, SpaceConfig, Term, check_terms
 from igap.counterfactual.exploration import OnProgress, Search
 from igap.counterfactual.objectives import Aggregate, Objective, Sign
 from igap.counterfactual.space import Space
-from igap.counterfactual.study import Tried, storage_of
+from igap.counterfactual.storages import storage_of
+from igap.counterfactual.study import Tried
 from igap.prompts import PromptPair
 from igap.runs import frozen
 
