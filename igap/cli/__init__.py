@@ -60,7 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nowhere = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
         sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     try:
-        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        try:
+            code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        except SystemExit as end:  # Hydra's, after its help
+            if not isinstance(end.code, int):
+                raise
+            code = end.code
         sys.stdout.flush()
         return code
     except InputError as error:

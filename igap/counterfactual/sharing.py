@@ -65,16 +65,14 @@ class Journal(JournalStorage):
 
         Raises ValueError on one that is damaged, TimeoutError on one that another program holds.
         """
+        if file.exists():
+            for line in file.read_bytes().splitlines(keepends=True):  # as long as nothing has been changed
+                if line.endswith(b"\n"):
+                    json.loads(line)["op_code"]
         self.lock = JournalLock(file)
         self.lock.patience, usual = patience, self.lock.patience
         super().__init__(_Batches(str(file), self.lock))
-        self.lock.acquire()
-        try:
-            for line in file.read_bytes().splitlines()[-1:]:
-                json.loads(line)  # Optuna reads on without it, until a line follows
-        finally:
-            self.lock.release()
-            self.lock.patience = usual
+        self.lock.patience = usual
 
 
 class _Batches(JournalFileBackend):

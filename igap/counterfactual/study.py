@@ -86,9 +86,12 @@ class Trials:
         self._read: dict[int, Tried] = {}
         wanted = {"schema": SCHEMA, "space": space.digest, **identity}
         with told(*_READ):
-            self.study = optuna.create_study(
-                storage=storage, study_name=name, directions=self.directions, load_if_exists=True
-            )
+            if name in optuna.get_all_study_names(storage):
+                self.study = optuna.load_study(study_name=name, storage=storage)
+            else:
+                self.study = optuna.create_study(
+                    storage=storage, study_name=name, directions=self.directions, load_if_exists=True
+                )
             with alone(storage, name):
                 kept = self._kept(wanted, objective)
             attributes = self.study.user_attrs

@@ -13,8 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from programs.search_survival import alive
-from programs.survival import descendants
+from programs.kills import alive, descendants
 
 from igap import cli
 from igap.counterfactual.storages import storage_of

@@ -133,7 +133,7 @@ def survive(make: Callable[[int], Command], *, kills: int, seed: int, alone: boo
                 _strike(process, number, whom, below, rng)
                 tally["kills"] += 1
                 tally[number.name] += 1
-                tally[f"of the {whom}"] += whom != "all"
+                tally[f"of {'all' if whom == 'all' else f'the {whom}'}"] += 1
             code = process.wait(timeout=PATIENCE)
             _check_end(command, code, number, whom)
             command.check()
