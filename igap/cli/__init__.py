@@ -4,9 +4,11 @@ Hydra composes and launches; before it does, every job is composed, validated an
 costs one line and no time.
 """
 
+import contextlib
 import importlib
 import importlib.metadata
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -56,32 +58,63 @@ _COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of one command: 0 done, 1 something failed, 2 bad input, 130 interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    command = arguments[0] if arguments else "--help"
+    if sys.stdout is None or sys.stderr is None:  # closed by the caller
+        nowhere = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     logging.raiseExceptions = False  # a log file on a full disk costs its own lines, and no traceback beside each
     try:
-        if command in ("-h", "--help", "help"):
-            sys.stdout.write(USAGE)
-            return 0
-        if command == "--version":
-            sys.stdout.write(f"igap {importlib.metadata.version('igap')}\n")
-            return 0
-        if command not in _COMMANDS:
-            from igap.cli.compose import nearest
-
-            raise InputError(
-                f"command: got {command!r}, wanted one of {', '.join(_COMMANDS)}."
-                f"{nearest(command, list(_COMMANDS))} igap --help shows them."
-            )
-        module, _, function = _COMMANDS[command].partition(":")
-        code: int = getattr(importlib.import_module(module), function)(arguments[1:])
+        try:
+            code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        except SystemExit as end:  # Hydra's, after its help
+            if not isinstance(end.code, int):
+                raise
+            code = end.code
+        sys.stdout.flush()
         return code
     except InputError as error:
-        sys.stderr.write(f"igap: {error}\n")
+        _tell(str(error))
         return 2
-    except OSError as error:
-        sys.stderr.write(f"igap: {reason_of(error)}\n")
-        return 1
     except KeyboardInterrupt:
-        sys.stderr.write("igap: interrupted; a run without summary.json is not finished.\n")
+        _tell("interrupted; a run without summary.json is not finished.")
         return 130
+    except BrokenPipeError:  # whoever reads has seen enough
+        _tell("")
+        return 1
+    except OSError as error:
+        _tell(reason_of(error))
+        return 1
+    except MemoryError:
+        _tell("memory is used up. Free some, or ask for less: memory_gib=1.")
+        return 1
+
+
+def _tell(line: str) -> None:
+    """Writes a line where errors go, if it can; what cannot be written is forgotten, also at the process's end."""
+    for stream, text in ((sys.stderr, line and f"igap: {line}\n"), (sys.stdout, "")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError):  # no stream of the process, but of a test
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code of one command. Raises InputError."""
+    command = arguments[0] if arguments else "--help"
+    if command in ("-h", "--help", "help"):
+        sys.stdout.write(USAGE)
+        return 0
+    if command == "--version":
+        sys.stdout.write(f"igap {importlib.metadata.version('igap')}\n")
+        return 0
+    if command not in _COMMANDS:
+        from igap.cli.compose import nearest
+
+        raise InputError(
+            f"command: got {command!r}, wanted one of {', '.join(_COMMANDS)}."
+            f"{nearest(command, list(_COMMANDS))} igap --help shows them."
+        )
+    module, _, function = _COMMANDS[command].partition(":")
+    code: int = getattr(importlib.import_module(module), function)(arguments[1:])
+    return code

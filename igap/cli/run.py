@@ -146,6 +146,8 @@ def _hydra_main(arguments: list[str]) -> int:
     try:
         decorated()
     except (HydraException, OmegaConfBaseException, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None:  # the output's, not a folder's
+            raise
         raise InputError(f"hydra: {one_line(error)}") from error
     finally:
         sys.argv = program

@@ -24,7 +24,7 @@ from igap.counterfactual.exploration import OnProgress, Progress, Search, prepar
 from igap.counterfactual.objectives import Objective
 from igap.counterfactual.records import write
 from igap.counterfactual.search import SearchResult, concluded
-from igap.counterfactual.study import only_study, storage_of
+from igap.counterfactual.storages import only_study, storage_of
 from igap.errors import InputError
 from igap.failures import reason_of
 from igap.finished import failures_of, read

@@ -10,7 +10,7 @@ from optuna.trial import TrialState, create_trial
 
 from igap.counterfactual.proposals import Floats, Gains, History, Proposal, within
 from igap.counterfactual.space import Candidate, Space
-from igap.counterfactual.study import experimental
+from igap.counterfactual.storages import experimental
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed),

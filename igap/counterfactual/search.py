@@ -20,7 +20,8 @@ from igap.counterfactual.config import Bounds, Sampler, SpaceConfig, Term, check
 from igap.counterfactual.exploration import OnProgress, Search
 from igap.counterfactual.objectives import Aggregate, Objective, Sign
 from igap.counterfactual.space import Space
-from igap.counterfactual.study import Tried, storage_of
+from igap.counterfactual.storages import storage_of
+from igap.counterfactual.study import Tried
 from igap.errors import InputError, shown
 from igap.prompts import PromptPair
 from igap.runs import Model, frozen

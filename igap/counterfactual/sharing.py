@@ -1,14 +1,24 @@
 """Several workers, one storage: what one of them writes at once, the others see as a whole and never in between."""
 
+import contextlib
+import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+_LINE = b'{"op_code":'
+"""What every line of a journal begins with."""
+
+_LOOK_EVERY = 0.005
+"""Seconds between two tries for a lock."""
 
 
 @contextmanager
@@ -50,10 +60,31 @@ def _transaction(storage: RDBStorage, study: str) -> Iterator[None]:
 class Journal(JournalStorage):
     """A log that only grows, in a file, with a lock that outlives nobody."""
 
-    def __init__(self, file: Path) -> None:
-        """Reads the file, or makes it. Raises ValueError on one that is damaged."""
+    def __init__(self, file: Path, patience: float = 60.0) -> None:
+        """Reads the file, or makes it, once it is free: within `patience` seconds.
+
+        Raises ValueError on one that is damaged, TimeoutError on one that another program holds.
+        """
+        if file.exists():
+            for line in file.read_bytes().splitlines(keepends=True):  # as long as nothing has been changed
+                if line.endswith(b"\n"):
+                    json.loads(line)["op_code"]
         self.lock = JournalLock(file)
-        super().__init__(JournalFileBackend(str(file), self.lock))
+        self.lock.patience, usual = patience, self.lock.patience
+        super().__init__(_Batches(str(file), self.lock))
+        self.lock.patience = usual
+
+
+class _Batches(JournalFileBackend):
+    """A journal's lines, read while nobody writes: a batch that its writer did not live to finish was never there."""
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """The lines from this one on."""
+        self._lock.acquire()
+        try:
+            return iter(list(super().read_logs(log_number_from)))
+        finally:
+            self._lock.release()
 
 
 class JournalLock(JournalFileOpenLock):
@@ -67,48 +98,85 @@ class JournalLock(JournalFileOpenLock):
         """Of the journal in `file`."""
         super().__init__(str(file))
         self._file, self._depth = file, 0
-        self._held: IO[bytes] | None = None
+        self.patience = 60.0
+        """Seconds to wait for another worker that writes a batch."""
+        self._held: FileIO | None = None
 
     def acquire(self) -> bool:
-        """True, once the lock is held."""
+        """True, once the lock is held. Raises TimeoutError where another program does not give it back."""
         if not self._depth:
-            self._held = _locked(self._file.with_suffix(".lock"))
+            self._held = _locked(self._file.with_suffix(".lock"), self.patience)
             if self._held is None:
                 super().acquire()
-            _cut(self._file)
+            try:
+                if self._held is not None:
+                    _undo(self._file, self._held)
+                _cut(self._file)
+                if self._held is not None:
+                    self._held.write(str(self._file.stat().st_size).encode())
+            except BaseException:
+                self._give_back()
+                raise
         self._depth += 1
         return True
 
     def release(self) -> None:
         """Gives it back, the last time it is called."""
         self._depth -= 1
-        if self._depth:
-            return
+        if not self._depth:
+            self._give_back()
+
+    def _give_back(self) -> None:
         if self._held is None:
             super().release()
         else:
+            with contextlib.suppress(OSError):  # what a full disk did not take
+                self._held.truncate(0)
             self._held.close()
 
 
-def _locked(file: Path) -> IO[bytes] | None:
-    """The file, open and locked; None where there are no such locks."""
-    opened = file.open("ab")
-    try:
-        import fcntl  # not on every system
+def _locked(file: Path, patience: float) -> FileIO | None:
+    """The file, open and locked; None where there are no such locks. Raises TimeoutError after `patience` seconds."""
+    opened, deadline = file.open("a+b", buffering=0), time.monotonic() + patience
+    while True:
+        try:
+            import fcntl  # not on every system
 
-        fcntl.flock(opened, fcntl.LOCK_EX)
-    except (ImportError, OSError):
-        opened.close()
-        return None
-    return opened
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return opened
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                opened.close()
+                raise TimeoutError(f"{file.name} is held by another program") from None
+            time.sleep(_LOOK_EVERY)
+        except (ImportError, OSError):
+            opened.close()
+            return None
+
+
+def _undo(file: Path, lock: FileIO) -> None:
+    """Takes away what was written under a lock that was never given back, which has the file's size before that."""
+    lock.seek(0)
+    size = lock.read(20)
+    if size.isdigit() and int(size) < file.stat().st_size:
+        os.truncate(file, int(size))
+    lock.truncate(0)
 
 
 def _cut(file: Path) -> None:
-    """Takes away a line without an end, which its writer did not live to finish: the next would make it unreadable."""
+    """Takes away a line without an end, which its writer did not live to finish: the next would make it unreadable.
+
+    Raises ValueError where it is no line of a journal.
+    """
     with file.open("r+b") as journal:
         if not journal.seek(0, os.SEEK_END):
             return
         journal.seek(-1, os.SEEK_END)
-        if journal.read() != b"\n":
-            journal.seek(0)
-            journal.truncate(journal.read().rfind(b"\n") + 1)
+        if journal.read() == b"\n":
+            return
+        journal.seek(0)
+        content = journal.read()
+        end = content.rfind(b"\n") + 1
+        if not content[end:].startswith(_LINE[: len(content) - end]):
+            raise ValueError(f"{file.name} is no journal, or damaged: its end is none of a line")
+        journal.truncate(end)

@@ -25,7 +25,7 @@ from igap.counterfactual.exploration import Search
 from igap.counterfactual.objectives import Objective
 from igap.counterfactual.pareto import hypervolume
 from igap.counterfactual.space import Candidate
-from igap.counterfactual.study import storage_of
+from igap.counterfactual.storages import storage_of
 from igap.runs import frozen
 
 PAIR = PromptPair(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_searches import SPACE, candidates, opened
 
-from igap.counterfactual.study import storage_of
+from igap.counterfactual.storages import storage_of
 from igap.errors import InputError
 from igap.runs import frozen
 

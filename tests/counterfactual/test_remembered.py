@@ -16,7 +16,7 @@ from igap.counterfactual.config import Bounds, SpaceConfig
 from igap.counterfactual.evaluation import NUMBERS, Evaluator, Target
 from igap.counterfactual.objectives import Objective
 from igap.counterfactual.remembered import FILE, Remembered
-from igap.counterfactual.study import storage_of
+from igap.counterfactual.storages import storage_of
 from igap.errors import InputError
 from igap.runs import frozen
 

@@ -12,7 +12,8 @@ from igap import PromptPair
 from igap.counterfactual.objectives import Objective
 from igap.counterfactual.proposals import Proposal
 from igap.counterfactual.space import KEEP, Slot, Space
-from igap.counterfactual.study import SCHEMA, Trials, Tried, storage_of
+from igap.counterfactual.storages import storage_of
+from igap.counterfactual.study import SCHEMA, Trials, Tried
 from igap.errors import InputError
 from igap.runs import frozen
 

@@ -13,11 +13,10 @@ from pathlib import Path
 import optuna
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from programs.search_survival import alive
-from programs.survival import descendants
+from programs.kills import alive, descendants
 
 from igap import cli
-from igap.counterfactual.study import storage_of
+from igap.counterfactual.storages import storage_of
 
 QUIET = [
     "head=1.2", "name=few", "tracking=disabled", "full_run=false", "device=cpu", "clean.n=1", "heldout.n=2",

@@ -16,11 +16,12 @@ import pytest
 import sqlalchemy
 from programs.search_survival import postgres
 
-from igap.counterfactual import study
+from igap.counterfactual import storages
 from igap.counterfactual.proposals import Proposal
 from igap.counterfactual.sharing import Journal, alone
 from igap.counterfactual.space import Slot, Space
-from igap.counterfactual.study import URL, Trials, Tried, storage_of
+from igap.counterfactual.storages import URL, storage_of
+from igap.counterfactual.study import Trials, Tried
 from igap.errors import InputError
 
 SPACE = Space("slots", tuple(Slot(f"s{i}", tuple(f"w{o}" for o in range(9)), (i,)) for i in range(3)))
@@ -40,8 +41,8 @@ def free_port():
 @pytest.fixture
 def impatient(monkeypatch):
     """Storages get 2 seconds to answer: as little as libpq knows."""
-    assert study.REACH == 5.0
-    monkeypatch.setattr(study, "REACH", 2.0)
+    assert storages.REACH == 5.0
+    monkeypatch.setattr(storages, "REACH", 2.0)
 
 
 def refused(kind, folder, *, within, **settings):
@@ -100,7 +101,7 @@ def test_a_postgres_server_that_does_not_answer_is_refused_in_time_and_without_t
 )
 @pytest.mark.parametrize("scheme", ["postgresql+psycopg", "postgres", "nothing"])
 def test_no_piece_of_a_password_is_in_an_error_however_the_url_is_read(tmp_path, monkeypatch, password, scheme):
-    monkeypatch.setattr(study, "REACH", 2.0)
+    monkeypatch.setattr(storages, "REACH", 2.0)
     monkeypatch.setenv(URL, f"{scheme}://igap:{password}@127.0.0.1:{free_port()}/igap")
     said = refused("postgres", tmp_path, within=10)
     assert "hunter2" not in said
@@ -164,7 +165,8 @@ def test_a_postgres_server_on_loopback_keeps_trials_of_several_workers(tmp_path,
 
 def worker(kind, folder, own, begin):
     """Adds the same 40 candidates as the others do, in an order and batches of its own, up to a total of 40."""
-    from igap.counterfactual.study import Trials, storage_of
+    from igap.counterfactual.storages import storage_of
+    from igap.counterfactual.study import Trials
 
     begin.wait()
     trials = Trials(storage_of(kind, folder), SPACE, {})

@@ -1,25 +1,23 @@
-"""Does a search lose anything? Starts searches of several workers, kills them at random moments, starts them again.
+"""Does a search lose anything? Starts searches, kills them at drawn moments, starts the same command again, compares.
 
-    python tests/programs/search_survival.py [--kills 6] [--storage sqlite,journal,postgres] [--workers 3] [--seed 0]
+    python tests/programs/search_survival.py [--kills 6] [--storage sqlite,journal,postgres] [--workers 1,2] [--seed 0]
 
-Says what it did, and ends with exit code 1 on the first thing that is not as it must be. A program and not a test: six
-kills on each storage take about 4 minutes. tests/counterfactual/test_search_survival.py runs a short version.
-PostgreSQL is a server of its own on loopback, from Debian's package (apt-get install postgresql).
+SIGKILL, SIGTERM and SIGINT by turns. Says what it did, and ends with exit code 1 on the first thing that is not as it
+must be. A program and not a test: six kills of each kind take about 10 minutes.
+tests/counterfactual/test_search_survival.py runs a short version. PostgreSQL is a server of its own on loopback, from
+Debian's package (apt-get install postgresql).
 """
 
 import argparse
 import contextlib
 import json
 import os
-import random
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,43 +25,47 @@ import optuna
 from optuna.trial import TrialState
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from programs.survival import PATIENCE, descendants, kill, wait_for
+from programs import kills
+from programs.kills import PATIENCE, Command
 
-from igap.counterfactual.study import URL, storage_of
+from igap.counterfactual.storages import URL, storage_of
 
 UNTIL, BATCH = 96, 8
+APART = 1e-5
+"""Logits that a candidate's value may be off where another worker evaluated it, in another batch of candidates."""
+COSTS = {"seconds", "forward_equivalents", "n_from_disk", "key"}
 QUIET = ["tracking=disabled", "full_run=false", "device=cpu", "clean.n=1", "heldout.n=2", "search.control=8"]
 
 
-class Searching:
+class Searching(Command):
     """One search in a folder of its own: the command, and its trials as the storage has them."""
 
-    def __init__(self, folder: Path, storage: str, workers: int = 3, until: int = UNTIL) -> None:
-        """A search that writes into `folder`/searches; the folder's name is the study's."""
-        self.folder, self.storage, self.until = folder, storage, until
-        folder.mkdir()
-        self.place = folder / "searches" / folder.name
-        self.arguments = [
-            "search", "head=1.2", f"name={folder.name}", f"search/storage={storage}", f"search.until={until}",
+    def __init__(
+        self, folder: Path, storage: str, workers: int = 2, until: int = UNTIL, reference: "Searching | None" = None
+    ) -> None:
+        """A search that writes into `folder`/searches; the folder's name is the study's.
+
+        `reference` is one that nobody disturbed.
+        """
+        name, self.storage, self.workers, self.until = folder.name, storage, workers, until
+        self.place, self.reference = folder / "searches" / name, reference
+        arguments = [
+            "search", "head=1.2", f"name={name}", f"search/storage={storage}", f"search.until={until}",
             f"search.batch={BATCH}", f"search.workers={workers}", *QUIET,
         ]  # fmt: skip
+        super().__init__(folder, arguments)
 
-    def start(self) -> "subprocess.Popen[str]":
-        """The command, in a process group of its own; its paths are relative, as a user's are."""
-        with (self.folder / "said").open("a") as said:
-            return subprocess.Popen(
-                [sys.executable, "-m", "igap.cli", *self.arguments],
-                cwd=self.folder,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
+    def progress(self) -> int:
+        """Finished batches."""
+        return len(self.trials()) // BATCH
 
-    def said(self) -> str:
-        """The output of all commands so far."""
-        return (self.folder / "said").read_text()
+    def works(self, since: float) -> bool:
+        """Whether there is a study; which batch is being evaluated cannot be seen."""
+        return self.storage == "postgres" or any(self.place.glob("study.*"))
+
+    def writes(self) -> bool:
+        """Whether a batch is being put into the file of a database."""
+        return any(self.place.glob("study.db-journal"))
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         """What is in the storage; none before there is a study."""
@@ -75,8 +77,8 @@ class Searching:
             return []
         return study.get_trials(deepcopy=False)
 
-    def check(self) -> int:
-        """How many trials there are: each finished and whole, no candidate twice, no more than asked for."""
+    def check(self) -> None:
+        """Each trial is finished and whole, no candidate is there twice, nor more of them than asked for."""
         trials = self.trials()
         assert all(trial.state == TrialState.COMPLETE for trial in trials), {trial.state.name for trial in trials}
         assert all({"source", "lineage", "rule", "effects"} <= set(trial.user_attrs) for trial in trials)
@@ -84,71 +86,58 @@ class Searching:
         assert len(set(candidates)) == len(candidates), "a candidate twice"
         assert [trial.number for trial in trials] == list(range(len(trials)))
         assert len(trials) <= self.until, len(trials)
-        return len(trials)
 
     def finished(self) -> None:
-        """Checks that the search has come to its end: all trials, and a report of them."""
-        assert self.check() == self.until, "not the number that was asked for"
+        """Checks that the search has come to its end: all trials, a report of them, and the reference's numbers."""
+        self.check()
+        trials = self.trials()
+        assert len(trials) == self.until, "not the number that was asked for"
         summary = json.loads((self.place / "search_summary.json").read_text())
         assert summary["n_trials"] == self.until
         assert (self.place / "trials.csv").read_text().count("\n") == self.until + 1
+        if self.reference is None:
+            return
+        if self.workers == 1:
+            assert self.results() == self.reference.results(), "other results than undisturbed"
+        values = {tuple(trial.params.values()): trial.value or 0.0 for trial in self.reference.trials()}
+        both = [(trial.value or 0.0, values.get(tuple(trial.params.values()))) for trial in trials]
+        self.apart = max(abs(value - other) for value, other in both if other is not None)
+        assert self.apart <= APART, self.apart
+
+    def results(self) -> dict[str, object]:
+        """All that must not depend on interruptions: the tables' bytes, and the summary but for what it cost."""
+        summary = json.loads((self.place / "search_summary.json").read_text())
+        numbers = {name: value for name, value in summary.items() if name not in COSTS}
+        return numbers | {path.name: path.read_bytes() for path in self.place.glob("*.csv")}
 
 
-def alive(below: list[int]) -> list[int]:
-    """Those of the workers that have outlived their parent: they go on until there are all trials."""
-    found = []
-    for pid in below:
-        with contextlib.suppress(OSError):
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+def survive(folder: Path, storage: str, *, kills_: int, workers: int, seed: int = 0) -> str:
+    """What was done: searches killed so often in all, each carried on until it has all its trials, and compared."""
+    reference = Searching(folder / f"{storage}{workers}_undisturbed", storage, 1)
+    assert reference.to_the_end() == 0, reference.said()
+    reference.finished()
+    searches = []
 
+    def make(number: int) -> Searching:
+        searches.append(Searching(folder / f"{storage}{workers}_{number}", storage, workers, reference=reference))
+        return searches[-1]
 
-def survive(folder: Path, storage: str, *, kills: int, workers: int = 3, until: int = UNTIL, seed: int = 0) -> str:
-    """What was done: searches killed `kills` times in all, each carried on until it has all its trials."""
-    rng, n_kills, n_searches, longest = random.Random(seed), 0, 0, 0.0
-    hows: dict[str, int] = {}
-    while n_kills < kills:
-        search = Searching(folder / f"{storage}{n_searches}", storage, workers, until)
-        n_searches += 1
-        n_before, code = 0, None
-        orphans: list[int] = []
-        while code != 0:
-            process = search.start()
-            below: list[int] = []
-            if n_kills < kills:
-                least = n_before + rng.randrange(0, 2 * BATCH)
-                wait_for(lambda s=search, n=least: len(s.trials()) > n, process, PATIENCE)
-                time.sleep(rng.uniform(0, 0.3))
-                below, how = descendants(process.pid), rng.choice(["parent", "worker", "all"])
-                if process.poll() is None and kill(process, how, rng):
-                    n_kills += 1
-                    hows[how] = hows.get(how, 0) + 1
-                    if how == "worker":  # the parent goes on, with the other workers
-                        time.sleep(rng.uniform(0, 2))
-                        kill(process, rng.choice(["parent", "all"]), rng)
-            since = time.monotonic()
-            code = process.wait(timeout=PATIENCE)
-            longest = max(longest, time.monotonic() - since)
-            orphans += below
-            if rng.random() < 0.5:  # or else they work beside the next ones
-                for pid in alive(orphans):
-                    os.kill(pid, signal.SIGKILL)
-            assert code in (0, -signal.SIGKILL), search.said()
-            n = search.check()
-            assert n >= n_before, "a trial is gone"
-            n_before = n
-        deadline = time.monotonic() + PATIENCE
-        while alive(orphans):
-            assert time.monotonic() < deadline, "a worker does not end"
-            time.sleep(0.1)
-        search.finished()
-    told = ", ".join(f"{n} of {'the ' if how != 'all' else ''}{how}" for how, n in sorted(hows.items()))
+    said = kills.survive(make, kills=kills_, seed=seed, alone=workers == 1)
+    same = "every table bit for bit that of an undisturbed search, " if workers == 1 else ""
     return (
-        f"{storage}: {n_kills} kills ({told}) in {n_searches} searches of {workers} workers and {until} trials: each "
-        f"ended with exactly {until} finished trials, no candidate twice, none running, and its report; the longest "
-        f"command after a kill took {longest:.0f} s"
+        f"{storage}, {workers} workers: {said} of {UNTIL} trials: exactly as many in the end, no candidate twice, none "
+        f"running, {same}a candidate's value off by at most {max(one.apart for one in searches):.1g} logits"
     )
+
+
+def two_at_once(folder: Path, storage: str) -> str:
+    """What two identical searches in one folder do, started together."""
+    search = Searching(folder / f"{storage}_two", storage, 1)
+    processes = [search.start(), search.start()]
+    ends = [process.wait(timeout=PATIENCE) for process in processes]
+    assert ends == [0, 0], search.said()
+    search.finished()
+    return f"{storage}, two identical searches at once: both end with 0, and {UNTIL} trials in all"
 
 
 @contextlib.contextmanager
@@ -189,40 +178,40 @@ def postgres(folder: Path) -> Iterator[str]:
         do("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
 
 
-def on_postgres(folder: Path, **settings: int) -> str:
-    """`survive` on a server of its own; its password must be in no file that a search wrote."""
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[None]:
+    """A block with a server of its own; its password must be in no file that a search wrote."""
     with postgres(folder / "server") as url:
         os.environ[URL] = url
         try:
-            said = survive(folder, "postgres", **settings)
+            yield
         finally:
             del os.environ[URL]
     password = url.split("igap:")[1].split("@")[0].encode()
     written = [path for path in folder.glob("postgres*/**/*") if path.is_file()]
     assert written
     assert not [path for path in written if password in path.read_bytes()], "the password is in a file"
-    return f"{said}; its password in none of {len(written)} files"
 
 
 def main() -> int:
     """The exit code: 0 when nothing was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=6)
+    parser.add_argument("--kills", type=int, default=6, help="of each storage and number of workers")
     parser.add_argument("--storage", default="sqlite,journal,postgres")
-    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--workers", default="1,2")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    settings = {name: getattr(options, name) for name in ("kills", "workers", "seed")}
     with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         for storage in options.storage.split(","):
             try:
-                if storage == "postgres":
-                    said = on_postgres(Path(name), **settings)
-                else:
-                    said = survive(Path(name), storage, **settings)
+                with served(folder) if storage == "postgres" else contextlib.nullcontext():
+                    for workers in map(int, options.workers.split(",")):
+                        said = survive(folder, storage, kills_=options.kills, workers=workers, seed=options.seed)
+                        print(said, flush=True)
+                    print(two_at_once(folder, storage), flush=True)
             except PermissionError as error:
-                said = f"{storage}: skipped: {error}"
-            print(said, flush=True)
+                print(f"{storage}: skipped: {error}", flush=True)
     return 0
 
 

@@ -1,10 +1,11 @@
-"""Does a sweep lose anything? Starts sweeps, kills them at random moments, starts the same command again, compares.
+"""Does a sweep lose anything? Starts sweeps, kills them at drawn moments, starts the same command again, compares.
 
-    python tests/programs/survival.py [--kills 20] [--launcher basic|joblib|submitit_local] [--tracking offline]
-    python tests/programs/survival.py --only full_disk,read_only,two_at_once,ctrl_c
+    python tests/programs/survival.py [--kills 12] [--launcher basic,joblib,submitit_local] [--tracking offline]
+    python tests/programs/survival.py --only apart,full_disk,read_only,two_at_once
 
-Says what it did, and ends with exit code 1 on the first thing that is not as it must be. A program and not a test:
-20 kills take about 5 minutes. tests/sweep/test_survival.py runs a short version.
+SIGKILL, SIGTERM and SIGINT by turns, to the command, one of its workers or all. Says what it did, and ends with exit
+code 1 on the first thing that is not as it must be. A program and not a test: 12 kills take about 5 minutes.
+tests/sweep/test_survival.py runs a short version.
 """
 
 import argparse
@@ -12,9 +13,6 @@ import contextlib
 import csv
 import hashlib
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,46 +22,41 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from programs import kills
+from programs.kills import Command
+
 from igap import cli
 
 GRID = {12: ["ig.n_steps=2,3,4,5,6,7", "baseline=corrupted,zero"], 3: ["ig.n_steps=2,3,4"]}
 """By the number of jobs."""
 QUIET = ["curves.components=none", "explain=false", "device=cpu"]
-PATIENCE = 300.0
-"""Seconds after which something hangs."""
+LAUNCHERS = {
+    "basic": [],
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "submitit_local": ["hydra/launcher=submitit_local", "hydra.launcher.pack=3"],
+}
+APART = {"effect": 1e-5, "delta": 1e-5, "score": 1e-6, "pearson": 1e-6, "spearman": 1e-4}
+"""How far the same sweep may be off where it ran with another launcher, or other threads: the last digits of float32
+numbers of up to 10 logits, and of ranks where neighbours swap places."""
 
 
-class Sweep:
+class Sweep(Command):
     """One sweep in a folder of its own: the command, and everything that was ever seen finished."""
 
-    def __init__(self, folder: Path, launcher: str = "basic", tracking: str = "disabled", n_jobs: int = 12) -> None:
-        """A sweep that writes into `folder`/runs."""
-        self.folder, self.runs, self.n_jobs = folder, folder / "runs" / "multirun", n_jobs
-        folder.mkdir(exist_ok=True)
-        processes = [] if launcher == "basic" else [f"hydra/launcher={launcher}"]
-        processes += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-        processes += ["hydra.launcher.pack=3"] if launcher == "submitit_local" else []
-        self.arguments = ["run", "-m", *GRID[n_jobs], *QUIET, f"tracking={tracking}", *processes]
+    def __init__(
+        self, folder: Path, launcher: str = "basic", tracking: str = "disabled", n_jobs: int = 12, threads: int = 1,
+        reference: dict[str, object] | None = None,
+    ) -> None:  # fmt: skip
+        """A sweep that writes into `folder`/runs, and what must be there in the end."""
+        arguments = ["run", "-m", *GRID[n_jobs], *QUIET, f"tracking={tracking}", *LAUNCHERS[launcher]]
+        super().__init__(folder, arguments, threads=threads)
+        self.runs, self.n_jobs, self.reference = folder / "runs" / "multirun", n_jobs, reference
         self.seen: dict[str, tuple[int, str]] = {}
-        self.n_checks = 0
 
-    def start(self) -> "subprocess.Popen[str]":
-        """The command, in a process group of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "igap.cli", *self.arguments],
-            cwd=self.folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def to_the_end(self) -> tuple[int, str]:
-        """Exit code and output of the command, undisturbed."""
-        process = self.start()
-        said, _ = process.communicate(timeout=PATIENCE)
-        return process.returncode, said
+    def progress(self) -> int:
+        """Finished runs."""
+        return len(list(self.runs.glob("*/summary.json")))
 
     def writes(self) -> bool:
         """Whether a file is being written at this moment."""
@@ -85,7 +78,14 @@ class Sweep:
             assert self.seen.setdefault(key, now) == now, f"{key} was finished and has been done again"
             whole(path.parent)
         assert set(self.seen) <= set(finished), "a finished run is gone"
-        self.n_checks += 1
+
+    def finished(self) -> None:
+        """Raises where the results are not those of a sweep that nobody disturbed."""
+        self.check()
+        assert len(self.seen) == self.n_jobs
+        assert self.reference is None or self.results() == self.reference, "other results than undisturbed"
+        with contextlib.redirect_stdout(None):
+            assert cli.main(["store", str(self.runs)]) == 0, "a shared file is broken"
 
     def results(self) -> dict[str, object]:
         """All that must not depend on interruptions: numbers without seconds, and the bytes of tables and tensors."""
@@ -112,99 +112,56 @@ def whole(folder: Path) -> None:
         assert path.read_bytes().endswith(b"IEND\xaeB`\x82"), f"{path} is cut short"
 
 
-def descendants(pid: int) -> list[int]:
-    """Processes below this one, nearest first."""
-    found = []
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found += [int(child), *descendants(int(child))]
-    return found
-
-
-def kill(process: "subprocess.Popen[str]", how: str, rng: random.Random) -> bool:
-    """Kills the parent, one of its workers, or all; False where there was nothing to kill."""
-    below = descendants(process.pid)
-    chosen = {"parent": [process.pid], "worker": [rng.choice(below)] if below else [], "all": [process.pid, *below]}[
-        how
-    ]
-    for pid in chosen:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return bool(chosen)
-
-
-def wait_for(condition, process: "subprocess.Popen[str]", seconds: float) -> bool:
-    """Whether the condition came true before the process ended and the time was over."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        if condition():
-            return True
-        time.sleep(0.002)
-    return False
-
-
 def survive(
-    folder: Path,
-    reference: dict[str, object],
-    *,
-    kills: int,
-    launcher: str = "basic",
-    tracking: str = "disabled",
-    seed: int = 0,
-    n_jobs: int = 12,
+    folder: Path, kills_: int, launcher: str = "basic", tracking: str = "disabled", seed: int = 0, n_jobs: int = 12
 ) -> str:
-    """What was done: sweeps killed `kills` times in all, each carried on until it is done, and compared."""
-    rng, n_kills, n_sweeps, in_writes = random.Random(seed), 0, 0, 0
-    hows = ["parent"] if launcher == "basic" else ["parent", "worker", "all"]
-    n_checks = 0
-    while n_kills < kills:
-        sweep = Sweep(folder / f"sweep{n_sweeps}", launcher, tracking, n_jobs)
-        n_sweeps += 1
-        while True:
-            if n_kills >= kills:
-                code, said = sweep.to_the_end()
-                assert code == 0, said
-                break
-            before = time.time()
-            process = sweep.start()
-            busy = wait_for(lambda s=sweep, b=before: s.works(since=b), process, PATIENCE)
-            writing = rng.random() < 0.5
-            if busy and writing:
-                writing = wait_for(sweep.writes, process, rng.uniform(1, 6))
-            elif busy:
-                wait_for(lambda: False, process, rng.uniform(0, 5))
-            how = rng.choice(hows)
-            if process.poll() is None and kill(process, how, rng):
-                n_kills += 1
-                in_writes += busy and writing
-                if how == "worker":  # the parent goes on by itself, for a while
-                    wait_for(lambda: False, process, rng.uniform(2, 15))
-                if process.poll() is None:
-                    kill(process, "all", rng)
-            said, _ = process.communicate(timeout=PATIENCE)
-            sweep.check()
-            if process.returncode == 0:
-                break
-        sweep.check()
-        assert sweep.results() == reference, "the results are not those of an uninterrupted sweep"
-        assert cli.main(["store", str(sweep.runs)]) == 0, "a shared file is broken"
-        n_checks += sweep.n_checks
+    """What was done: sweeps killed so often in all, each carried on until it is done, and compared."""
+    reference = undisturbed(folder / f"{launcher}_undisturbed", launcher, n_jobs=n_jobs).results()
+
+    def make(number: int) -> Sweep:
+        return Sweep(folder / f"{launcher}{number}", launcher, tracking, n_jobs, reference=reference)
+
+    said = kills.survive(make, kills=kills_, seed=seed, alone=launcher == "basic")
     return (
-        f"{launcher}, tracking={tracking}: {n_kills} kills ({in_writes} while a file was written) in {n_sweeps} sweeps "
-        f"of {n_jobs} jobs, looked at {n_checks} times: every finished run whole, none done twice, all results bit for "
-        "bit those of an uninterrupted sweep"
+        f"{launcher}, tracking={tracking}: {said} of {n_jobs} jobs: every finished run whole, none done twice, "
+        f"{len(reference)} files bit for bit those of an undisturbed sweep of this launcher"
     )
 
 
-def reference_of(folder: Path, n_jobs: int = 12) -> dict[str, object]:
-    """The results of a sweep that nobody disturbs."""
-    sweep = Sweep(folder / "reference", n_jobs=n_jobs)
-    code, said = sweep.to_the_end()
-    assert code == 0, said
-    sweep.check()
-    assert len(sweep.seen) == n_jobs
-    return sweep.results()
+def undisturbed(folder: Path, launcher: str = "basic", *, n_jobs: int = 12, threads: int = 1) -> Sweep:
+    """A sweep that nobody disturbs, at its end."""
+    sweep = Sweep(folder, launcher, n_jobs=n_jobs, threads=threads)
+    assert sweep.to_the_end() == 0, sweep.said()
+    sweep.finished()
+    return sweep
+
+
+def apart(folder: Path) -> str:
+    """How far sweeps of other launchers and numbers of threads are from one process with one thread."""
+    here = undisturbed(folder / "one_thread", n_jobs=3)
+    others = {f"{n} threads": undisturbed(folder / f"threads{n}", n_jobs=3, threads=n) for n in (2, 4)}
+    others |= {name: undisturbed(folder / f"apart_{name}", name, n_jobs=3) for name in LAUNCHERS if name != "basic"}
+    told = []
+    for name, other in others.items():
+        furthest = dict.fromkeys(APART, 0.0)
+        for run in here.seen:
+            for what, far in _differences(here.runs / run, other.runs / run):
+                furthest[what] = max(furthest[what], far)
+        assert all(furthest[what] <= APART[what] for what in APART), (name, furthest)
+        told.append(f"{name}: " + ", ".join(f"{what} {far:.1g}" for what, far in furthest.items()))
+    return "off one process with one thread by at most: " + "; ".join(told)
+
+
+def _differences(one: Path, other: Path) -> Iterator[tuple[str, float]]:
+    """What two runs of one key differ by: effects in logits, scores, correlations of heads and of neurons."""
+    maps, others = (load_file(run / "attributions.safetensors") for run in (one, other))
+    for name, tensor in maps.items():
+        kind = name.partition(".")[0]
+        yield kind if kind in APART else "score", float((tensor - others[name]).abs().max())
+    summary, again = (json.loads((run / "summary.json").read_text()) for run in (one, other))
+    for site in ("heads", "neurons"):
+        for what in ("pearson", "spearman"):
+            yield what, abs(summary[f"{site}/{what}"] - again[f"{site}/{what}"])
 
 
 @contextlib.contextmanager
@@ -225,106 +182,72 @@ def small_disk(folder: Path, mib: int) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def full_disk(folder: Path, reference: dict[str, object]) -> str:
+def full_disk(folder: Path) -> str:
     """What a sweep does on a disk that fills up, and once there is room."""
-    place = folder / "full"
+    place, reference = folder / "full", undisturbed(folder / "full_undisturbed").results()
     with small_disk(place, 14):
-        sweep = Sweep(place)
-        code, said = sweep.to_the_end()
-        assert code == 1, said
-        assert "No space left on device" in said
-        assert "Traceback" not in said
+        sweep = Sweep(place, reference=reference)
+        assert sweep.to_the_end() == 1, sweep.said()
+        assert "No space left on device" in sweep.said()
+        assert "Traceback" not in sweep.said()
         sweep.check()
         n_before = len(sweep.seen)
         assert 0 < n_before < sweep.n_jobs, n_before
         subprocess.run(["mount", "-o", "remount,size=200m", str(place)], check=True)
-        code, said = sweep.to_the_end()
-        assert code == 0, said
-        sweep.check()
-        assert sweep.results() == reference
+        assert sweep.to_the_end() == 0, sweep.said()
+        sweep.finished()
     return f"full disk: {n_before} jobs finished, the others failed for lack of space; with room the rest was done"
 
 
-def read_only(folder: Path, reference: dict[str, object]) -> str:
+def read_only(folder: Path) -> str:
     """What a sweep does in a folder that takes nothing."""
     place = folder / "read_only"
     with small_disk(place, 50):
+        sweep = Sweep(place / "sweep")
         subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
-        code, said = Sweep(place).to_the_end()
-    assert code == 2, said
-    lines = [line for line in said.splitlines() if line.startswith("igap: ")]
-    assert len(lines) == 1, said
+        done = subprocess.run(
+            [sys.executable, "-m", "igap.cli", *sweep.arguments],
+            cwd=sweep.folder, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    lines = [line for line in done.stderr.splitlines() if line.startswith("igap: ")]
+    assert (done.returncode, len(lines)) == (2, 1), done
     assert "Read-only file system" in lines[0]
-    assert "Traceback" not in said
+    assert "Traceback" not in done.stderr
     return f"read-only folder: {lines[0]}"
 
 
-def two_at_once(folder: Path, reference: dict[str, object]) -> str:
+def two_at_once(folder: Path) -> str:
     """What two sweeps of the same jobs in one folder do, started together."""
-    sweep = Sweep(folder / "two")
+    sweep = Sweep(folder / "two", reference=undisturbed(folder / "two_undisturbed").results())
     processes = [sweep.start(), sweep.start()]
     while any(process.poll() is None for process in processes):
         sweep.check()
         time.sleep(0.5)
-    said = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    sweep.check()
-    assert sweep.results() == reference
-    here = [sum(line.startswith("[") for line in text.splitlines()) for text in said]
-    return f"two identical sweeps at once: both end with 0, each job done once, {here[0]} and {here[1]} told by each"
+    assert [process.returncode for process in processes] == [0, 0], sweep.said()
+    sweep.finished()
+    return "two identical sweeps at once: both end with 0, each job done once"
 
 
-def ctrl_c(folder: Path, reference: dict[str, object], launcher: str = "basic") -> str:
-    """What Ctrl-C leaves, and the same command after it."""
-    sweep = Sweep(folder / f"ctrl_c_{launcher}", launcher)
-    process = sweep.start()
-    assert wait_for(lambda: any(sweep.runs.glob("*/summary.json")), process, PATIENCE)
-    time.sleep(1)
-    os.killpg(process.pid, signal.SIGINT)
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130, (process.returncode, said)
-    assert "igap: interrupted" in said, said
-    assert "Traceback" not in said, said
-    assert "the same command again does the rest" in said, said
-    sweep.check()
-    n_before = len(sweep.seen)
-    code, said = sweep.to_the_end()
-    assert code == 0, said
-    assert f"{n_before} done already" in said, said
-    sweep.check()
-    assert sweep.results() == reference
-    return f"Ctrl-C, {launcher}: exit code 130, {n_before} finished jobs kept, the rest done by the same command"
-
-
-def ctrl_c_joblib(folder: Path, reference: dict[str, object]) -> str:
-    """`ctrl_c` with two worker processes."""
-    return ctrl_c(folder, reference, "joblib")
-
-
-OTHERS = (full_disk, read_only, two_at_once, ctrl_c, ctrl_c_joblib)
+OTHERS = (apart, full_disk, read_only, two_at_once)
 
 
 def main() -> int:
     """The exit code: 0 when nothing was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--launcher", choices=["basic", "joblib", "submitit_local"], default="basic")
+    parser.add_argument("--kills", type=int, default=12, help="with each launcher")
+    parser.add_argument("--launcher", default="basic,joblib,submitit_local")
     parser.add_argument("--tracking", choices=["disabled", "offline"], default="disabled")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help=f"of kills, {', '.join(one.__name__ for one in OTHERS)}")
     options = parser.parse_args()
     wanted = options.only.split(",") if options.only else ["kills", *(one.__name__ for one in OTHERS)]
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        reference = reference_of(folder)
-        print(f"reference: {len(reference)} files to compare", flush=True)
-        if "kills" in wanted:
-            settings = {name: getattr(options, name) for name in ("kills", "launcher", "tracking", "seed")}
-            print(survive(folder, reference, **settings), flush=True)
+        for launcher in options.launcher.split(",") if "kills" in wanted else ():
+            print(survive(Path(name), options.kills, launcher, options.tracking, options.seed), flush=True)
         for one in OTHERS:
             if one.__name__ in wanted:
                 try:
-                    print(one(folder, reference), flush=True)
+                    print(one(Path(name)), flush=True)
                 except PermissionError as error:
                     print(f"{one.__name__}: skipped: {error}", flush=True)
     return 0
