@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell("")
         return 1
     except OSError as error:
-        _tell(reason_of(error))
+        _tell(f"output: {error.strerror}." if error.strerror and not error.filename else reason_of(error))
         return 1
     except MemoryError:
         _tell("memory is used up. Free some, or ask for less: memory_gib=1.")

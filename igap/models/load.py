@@ -17,7 +17,7 @@ from igap.errors import InputError, shown
 from igap.models import agreement, files, gguf_files
 from igap.models.families import check_family, n_neurons, neurons_reason, refuse_neurons
 from igap.models.patterns import check_patterns
-from igap.models.quiet import hushed, quiet, refusing
+from igap.models.quiet import hushed, line, quiet, refusing
 from igap.sites import Site
 
 Processing = Literal["processed", "raw"]
