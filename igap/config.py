@@ -31,7 +31,7 @@ def _not_too_long(path: str) -> str:
     return path
 
 
-PathText = Annotated[str, AfterValidator(_not_too_long)]
+PathText = Annotated[str, Field(min_length=1), AfterValidator(_not_too_long)]
 """A path as a setting."""
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -50,7 +50,7 @@ Schema = TypeVar("Schema", bound=Frozen)
 class ModelConfig(Frozen):
     """Which weights, and in which numerics."""
 
-    name: PathText = Field(min_length=1, examples=["gpt2"])
+    name: PathText = Field(examples=["gpt2"])
     processing: Literal["processed", "raw"] = "processed"
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     revision: str | None = Field(None, max_length=255, examples=["main"])
@@ -72,7 +72,7 @@ class PromptsConfig(Frozen):
     distractor: str | None = Field(None, min_length=1, examples=["' Mary'"])
     n: int | None = Field(None, ge=2, le=100_000, examples=[100])
     """Generated pairs."""
-    file: PathText | None = Field(None, min_length=1, examples=["pairs.csv"])
+    file: PathText | None = Field(None, examples=["pairs.csv"])
     limit: int | None = Field(None, ge=1, le=10_000_000, examples=[100])
     """Pairs of the file that are taken at most: its first ones."""
     seed: Seed = Field(0, examples=[0])
@@ -156,7 +156,7 @@ class AblationConfig(Frozen):
     by: Literal["ig", "ap", "atp"] = "ap"
     n: int | None = Field(None, ge=2, le=100_000, examples=[1000])
     """Prompts."""
-    file: PathText | None = Field(None, min_length=1, examples=["prompts.json"])
+    file: PathText | None = Field(None, examples=["prompts.json"])
     seed: Seed = Field(0, examples=[0])
     reference_n: int = Field(100, ge=1, le=100_000)
     """Prompts that means are over."""
@@ -232,7 +232,7 @@ class RunConfig(Frozen):
     batch_size: int | None = Field(None, ge=1, le=1_000_000, examples=[64])
     memory_gib: float | None = Field(None, gt=0, le=1_000_000, examples=[2])
     """GiB of one pass, beyond the model."""
-    output: PathText = Field("runs", min_length=1, examples=["runs"])
+    output: PathText = Field("runs", examples=["runs"])
     sweep: PathText = Field("multirun", pattern=r"^[\w][\w.-]*$", examples=["multirun"])
     """The folder in `output` that a multirun's runs go to."""
     stale: Literal["keep", "redo"] = "keep"

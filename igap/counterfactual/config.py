@@ -33,7 +33,7 @@ class SpaceConfig(Frozen):
     vocabulary: tuple[str, ...] = Field(default=("words",), min_length=1)
     max_edits: int | None = Field(default=None, ge=1, le=1_000_000, examples=[3])
     prompts: tuple[str, ...] = ()
-    file: PathText | None = Field(default=None, min_length=1, examples=["prompts.txt"])
+    file: PathText | None = Field(default=None, examples=["prompts.txt"])
 
     @field_validator("slots", mode="before")
     @classmethod
@@ -127,7 +127,7 @@ class SearchConfig(Frozen):
     seed: Seed = Field(0, examples=[0])
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,4})?|mps)$", examples=["cpu"])
     memory_gib: float | None = Field(None, gt=0, le=1_000_000, examples=[2])
-    output: PathText = Field("searches", min_length=1, examples=["searches"])
+    output: PathText = Field("searches", examples=["searches"])
 
     @field_validator("head", mode="before")
     @classmethod
