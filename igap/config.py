@@ -253,6 +253,13 @@ class RunConfig(Frozen):
     keep_going: bool = False
     """Whether impossible jobs are dropped."""
 
+    @field_validator("output")
+    @classmethod
+    def _no_interpolation(cls, output: str) -> str:
+        if "${" in output:  # Hydra, which logs there, would resolve it
+            raise ValueError("a folder without ${ in its name")
+        return output
+
     @field_validator("interactions")
     @classmethod
     def _a_head(cls, name: str | None) -> str | None:

@@ -29,8 +29,8 @@ def surviving(name: str, failures: dict[str, Failure]) -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """What an error says, in one line: with its kind where that is no ValueError, with the file where it is of one."""
+    """What an error says, in one line: with its kind unless that says nothing, with the file it is of."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename} cannot be written or read ({error.strerror})"
-    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
     return " ".join(f"{kind}{error}".split()).removesuffix(":")

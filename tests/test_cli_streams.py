@@ -96,7 +96,7 @@ def test_errors_that_cannot_be_written_leave_the_exit_code(full, kept):
             OSError(errno.ENOSPC, "No space left on device", "runs/x"),
             "igap: runs/x cannot be written or read (No space left on device)\n",
         ),
-        (OSError("search.storage: no room."), "igap: OSError: search.storage: no room.\n"),
+        (OSError("search.storage: no room."), "igap: search.storage: no room.\n"),
         (MemoryError(), "igap: memory is used up. Free some, or ask for less: memory_gib=1.\n"),
     ],
 )

@@ -69,7 +69,7 @@ def test_a_number_or_a_name_beyond_all_measure_is_refused_in_every_key(schema):
         *groups, name = key.split(".")
         if key in LISTS or name in PROMPTS or key == "ablation.components":  # of no ablation: nobody reads them
             continue
-        for absurd in (10**400, float("1e308"), "9" * 5000):
+        for absurd in (10**400, float("1e308"), "9" * 5000, "a b " * 1000):
             values = composed.model_dump()
             functools.reduce(dict.__getitem__, groups, values)[name] = absurd
             free = name in ("penalty", "min_gap") or groups[:1] == ["constraints"]

@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
 from igap import cli, pipeline, records, tracking
+from igap import tables as tables_of
 from igap.cli import launch
 from igap.counterfactual import job
 
@@ -234,7 +235,7 @@ def test_a_search_leaves_its_files_and_the_summary_last_as_finite_json(done):
     last = (done / "search_summary.json").stat().st_mtime_ns
     assert all((done / name).stat().st_mtime_ns <= last for name in (*(f"{t}.csv" for t in tables), *pictures))
     summary = summary_of(done)
-    trials = pd.read_csv(done / "trials.csv")
+    trials = tables_of.read(done / "trials.csv")
     assert (summary["n_trials"], summary["n_clean"], summary["heldout/n"]) == (len(trials), 2, 3) == (20, 2, 3)
     assert trials["ap"].max() == pytest.approx(summary["best/value"], rel=1e-5)
     assert (trials["ap"] - trials[["effect/0", "effect/1"]].mean(axis=1).abs()).abs().max() < 1e-6

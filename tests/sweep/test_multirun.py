@@ -254,7 +254,7 @@ BAD = [
     (["run", "-m", "ig.n_steps=range(5,5)"], "ig.n_steps: got 'ig.n_steps=range(5,5)', wanted at least one value."),
     (["run", "-m", "hydra/launcher=basic,joblib"], "hydra/launcher: got 'hydra/launcher=basic,joblib', wanted one"),
     (["run", "-m", "sweep=a,b"], "sweep: got 'a,b', wanted a folder's name (letters, digits, dots, dashes)."),
-    (["run", "-m", "output=choice(a,b)"], "output: got 'output=choice(a,b)', wanted one value"),
+    (["run", "-m", "output=choice(a,b)"], "output: got \"output=choice('a','b')\", wanted one value"),
     (["run", "-m", "hydra/launcher=joblib", "++hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs: got 0, wanted a"),
     (["run", "-m", "sweep=a/b"], "sweep: got 'a/b', wanted a folder's name"),
     (["run", "-m", "stale=maybe"], "stale: got 'maybe', wanted one of 'keep' or 'redo'."),
