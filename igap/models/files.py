@@ -93,7 +93,10 @@ def read_stored(folder: Path, name: str, chosen: Any = None) -> dict[str, Stored
 
 def _indexed(folder: Path, file: str, here: list[str], name: str) -> list[str]:
     """The files that an index names."""
-    index = read_object(folder, file, name).get("weight_map")
+    whole = read_object(folder, file, name)
+    if not isinstance(whole.get("metadata", {}), dict):
+        raise unreadable(name, file, "its metadata is no object")
+    index = whole.get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(each, str) for each in index.values()):
         raise unreadable(name, file, "its weight_map is no object of tensors' names and files' names")
     missing = sorted(set(index.values()).difference(here))
@@ -111,26 +114,33 @@ def read_object(folder: Path, file: str, name: str) -> dict[str, Any]:
     return value
 
 
-def check_sizes(config: Mapping[str, Any], name: str) -> None:
-    """Raises InputError where config.json has a number to which no library should count."""
+def check_sizes(config: Mapping[str, Any], name: str, file: str = "config.json") -> None:
+    """Raises InputError where the file's settings have a number to which no library should count."""
     for field, value in _whole_numbers(config):
         if value > _LARGEST and not any(part in field for part in _UNBOUNDED):
-            raise unreadable(name, "config.json", f"{field} is {value!s:.40}, wanted a size that weights can have")
+            raise unreadable(name, file, f"{field} is {value!s:.40}, wanted a size that weights can have")
 
 
-def check_allocation(config: Any, stored: Mapping[str, Stored], name: str) -> None:
+def check_layers(config: Any, stored: Mapping[str, Stored], name: str, file: str = "config.json") -> None:
+    """Raises InputError where the config has more layers than there are tensors: none of them is ever made."""
+    n_layers = getattr(config, "num_hidden_layers", None)
+    if n_layers is not None and n_layers > len(stored):
+        raise unreadable(name, file, f"it says {n_layers} layers, but the weights are {len(stored)} tensors")
+
+
+def check_allocation(config: Any, stored: Mapping[str, Stored], name: str, file: str = "config.json") -> None:
     """Raises InputError where the model of this config is several times the weights, before memory is taken for it."""
     from transformers import AutoModelForCausalLM
 
     largest = max((side for tensor in stored.values() for side in tensor.shape), default=0)
     if all(value <= 4 * largest for _, value in _whole_numbers(config.to_dict())):
         return  # no need to build it twice
-    with refusing(lambda why: unreadable(name, "config.json", why)), torch.device("meta"):
+    with refusing(lambda why: unreadable(name, file, why)), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     wanted = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     there = sum(math.prod(tensor.shape) for tensor in stored.values())
     if wanted > 4 * there + 2**26:
-        raise unreadable(name, "config.json", f"its sizes ask for {wanted} numbers, but the weights have {there}")
+        raise unreadable(name, file, f"its sizes ask for {wanted} numbers, but the weights have {there}")
 
 
 def check_dtypes(model: torch.nn.Module, stored: Mapping[str, Stored], name: str) -> None:

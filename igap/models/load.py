@@ -94,16 +94,14 @@ def read_header(name: str, revision: str | None = None) -> Header:
 
     folder = find_checkpoint(name, revision)
     files.check_sizes(files.read_object(folder, "config.json", name), name)
-    with refusing(lambda why: files.unreadable(name, "config.json", why)):
+    with refusing(lambda why: files.unreadable(name, "config.json", why)), hushed():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         check_family(config, name)
         n_layers, n_heads, n_vocab = (
             _size(config, field, name) for field in ("num_hidden_layers", "num_attention_heads", "vocab_size")
         )
     stored = files.read_stored(folder, name, getattr(config, "transformers_weights", None))
-    if n_layers is not None and n_layers > len(stored):
-        why = f"it says {n_layers} layers, but the weights are {len(stored)} tensors"
-        raise files.unreadable(name, "config.json", why)
+    files.check_layers(config, stored, name)
     if n_vocab is not None and not any(n_vocab in tensor.shape for tensor in stored.values()):
         raise files.unreadable(
             name, "config.json", f"it says {n_vocab} tokens, but no tensor of the weights has as many"
@@ -150,8 +148,10 @@ def _tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         ids = tokenizer(files.SOME_TEXT, add_special_tokens=False)["input_ids"]
         tokenizer.decode(ids)
-        for kind in ("bos", "eos", "unk"):
-            getattr(tokenizer, f"{kind}_token_id")
+        for kind in ("bos", "eos", "unk", "pad"):
+            number = getattr(tokenizer, f"{kind}_token_id")
+            if number is not None and not isinstance(number, int):
+                raise InputError(f"the {kind}_token's id is {number!r:.40}, wanted a whole number")
     return tokenizer
 
 
@@ -187,8 +187,9 @@ def load_model(
         with refusing(lambda why: InputError(f"{ran} ({why}). Check its config.json, or use another model.dtype.")):
             wanted = agreement.reference(hf_model, header.n_ctx, name)
         remedy = "Try model.processing=raw, or use" if processing == "processed" else "Use"
+        checked = "check its config.json and tokenizer_config.json"
         wrapped = f"model.name: got {name!r}, which TransformerLens' bridge cannot wrap ({processing}"
-        with refusing(lambda why: InputError(f"{wrapped}: {why}). {remedy} another model, or check its config.json.")):
+        with refusing(lambda why: InputError(f"{wrapped}: {why}). {remedy} another model, or {checked}.")):
             model = TransformerBridge.boot_transformers(
                 str(header.folder), hf_model=hf_model, tokenizer=header.tokenizer, device=device, dtype=torch_dtype
             )

@@ -1,6 +1,7 @@
 """Damaged checkpoints: one line that names the file, before anything is waited for or counted to the end."""
 
 import json
+import os
 import random
 import shutil
 import warnings
@@ -27,7 +28,7 @@ from igap.cli import main
 from igap.models import files, patterns
 from igap.models.load import read_header
 from igap.models.patterns import check_patterns
-from igap.models.quiet import quiet, refusing
+from igap.models.quiet import hushed, quiet, refusing
 from igap.tokenizing import token_ids
 
 LLAMA_3 = next(each for each in patterns.KNOWN if "{1,3}" in each)
@@ -88,7 +89,7 @@ def test_any_value_of_any_field_is_taken_or_refused_in_one_line_that_names_the_f
     values = {file: json.loads((whole / file).read_text()) for file in JSON_FILES if (whole / file).exists()}
     cases = [(file, place, what) for file in values for place in places(values[file]) for what in VALUES]
     seen = {"taken": 0, "refused": 0}
-    for file, place, what in random.Random(0).sample(cases, 60):
+    for file, place, what in random.Random(0).sample(cases, 80):
         (copied / file).write_text(replaced(values[file], place, VALUES[what]), "utf-8")
         try:
             read_header(str(copied))
@@ -199,6 +200,11 @@ def test_an_index_of_other_files_than_those_of_the_folder_is_refused(copied, tex
     assert f": model.safetensors.index.json: {said}" in refusal(read_header, str(copied))
 
 
+def test_an_index_described_by_a_number_is_refused(copied):
+    set_to(copied, "model.safetensors.index.json", ("metadata",), "5")
+    assert ": model.safetensors.index.json: its metadata is no object" in refusal(read_header, str(copied))
+
+
 def test_weights_that_the_config_names_are_those_of_the_folder_or_refused(copied):
     set_to(copied, "config.json", ("transformers_weights",), '"model-00001-of-00001.safetensors"')
     assert {each.file for each in read_header(str(copied)).stored.values()} == {"model-00001-of-00001.safetensors"}
@@ -267,6 +273,19 @@ def test_the_command_line_prints_one_line_also_where_rust_panics(copied, capfd):
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 1
     assert said[0].startswith(f"igap: model.name: got '{copied}', which cannot be read as a checkpoint: tokenizer.json")
+
+
+def test_a_library_that_prints_a_whole_config_where_it_fails_is_not_heard(copied, capfd):
+    set_to(copied, "config.json", ("sub_configs",), "5")
+    assert ": config.json: " in refusal(read_header, str(copied))
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_said_where_nothing_fails_is_heard(capfd):
+    with hushed():
+        os.write(2, b"advice\n")
+        assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err == "advice\n"
 
 
 def test_an_error_is_shown_without_what_a_terminal_cannot_show():

@@ -167,6 +167,26 @@ def test_a_file_cut_short_is_refused(tiny, tmp_path, share, own_cache):
     assert not [*own_cache.glob("*/*.unfinished")]
 
 
+@pytest.mark.parametrize(
+    ("after", "skipped", "number", "message"),
+    [
+        (b"llama.block_count", 4, 10**9, "tiny.gguf: llama.block_count is 1000000000, wanted a size that weights"),
+        (b"llama.block_count", 4, 10**6, "tiny.gguf: it says 1000000 layers, but the weights are 21 tensors"),
+        (b"llama.feed_forward_length", 4, 10**9, "tiny.gguf: its sizes ask for "),
+        (b"blk.0.attn_q.weight", 24, 2**64 - 32, "cannot read (overflow encountered"),
+        (b"blk.0.attn_q.weight", 4, 2**62, "cannot read ("),
+    ],
+)
+def test_numbers_that_no_model_has_are_refused_before_a_library_counts_to_them(
+    tiny, tmp_path, after, skipped, number, message
+):
+    content, path = bytearray(tiny[1].read_bytes()), tmp_path / "tiny.gguf"
+    start, size = content.index(after) + len(after) + skipped, 8 if number >= 2**32 else 4
+    content[start : start + size] = number.to_bytes(size, "little")
+    path.write_bytes(content)
+    assert message in refusal(path)
+
+
 def test_an_architecture_that_transformers_cannot_read_is_refused(tmp_path):
     path = write(llama(), tmp_path / "other.gguf", architecture="plamo")
     assert "cannot read (GGUF model with architecture plamo is not supported yet.)" in refusal(path)
