@@ -51,14 +51,14 @@ def _possible(path: str) -> str:
 
 _LONGEST_NAME = 255
 _MOST_SHOWN = 100
-PathText = Annotated[str, AfterValidator(_possible)]
+PathText = Annotated[str, Field(min_length=1), AfterValidator(_possible)]
 """A path that a file system may have."""
 
 
 class ModelConfig(Frozen):
     """Which weights, and in which numerics."""
 
-    name: PathText = Field(min_length=1, examples=["gpt2"])
+    name: PathText = Field(examples=["gpt2"])
     processing: Literal["processed", "raw"] = "processed"
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     revision: str | None = Field(None, examples=["main"])
@@ -80,7 +80,7 @@ class PromptsConfig(Frozen):
     distractor: str | None = Field(None, min_length=1, examples=["' Mary'"])
     n: int | None = Field(None, ge=2, le=100_000, examples=[100])
     """Generated pairs."""
-    file: PathText | None = Field(None, min_length=1, examples=["pairs.csv"])
+    file: PathText | None = Field(None, examples=["pairs.csv"])
     limit: int | None = Field(None, ge=1, examples=[100])
     """Pairs of the file that are taken at most: its first ones."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED, examples=[0])
@@ -164,7 +164,7 @@ class AblationConfig(Frozen):
     by: Literal["ig", "ap", "atp"] = "ap"
     n: int | None = Field(None, ge=2, le=1_000_000, examples=[1000])
     """Prompts."""
-    file: PathText | None = Field(None, min_length=1, examples=["prompts.json"])
+    file: PathText | None = Field(None, examples=["prompts.json"])
     seed: int = Field(0, ge=0, le=LARGEST_SEED, examples=[0])
     reference_n: int = Field(100, ge=1, le=100_000)
     """Prompts that means are over."""
@@ -244,7 +244,7 @@ class RunConfig(Frozen):
     batch_size: int | None = Field(None, ge=1, le=1_000_000, examples=[64])
     memory_gib: float | None = Field(None, gt=0, examples=[2])
     """GiB of one pass, beyond the model."""
-    output: PathText = Field("runs", min_length=1, examples=["runs"])
+    output: PathText = Field("runs", examples=["runs"])
     sweep: PathText = Field("multirun", pattern=r"^[\w][\w.-]*$", examples=["multirun"])
     """The folder in `output` that a multirun's runs go to."""
     stale: Literal["keep", "redo"] = "keep"
