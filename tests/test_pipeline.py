@@ -361,7 +361,7 @@ def test_a_mean_over_prompts_that_the_generator_does_not_have_is_refused_before_
 
 def test_more_top_heads_than_the_model_has_are_refused_before_it_loads(config, monkeypatch):
     monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
-    asked = ["ablation=zero", "ablation.components=top", "ablation.n=2", "model.name=ioi-mini"]
+    asked = ["ablation=zero", "ablation.components=top", "ablation.n=20", "model.name=ioi-mini"]
     check(config(*asked, "ablation.top=32"))
     with pytest.raises(InputError, match=r"ablation\.top: got 33, but the model has 32 heads\."):
         check(config(*asked, "ablation.top=33"))

@@ -199,6 +199,12 @@ def test_a_number_of_a_finding_that_is_not_finite_is_missing_with_a_reason(resul
         def summary(self):
             return {"wild/number": float("inf"), "wild/other": 1.5}
 
+        def tables(self):
+            return {}
+
+        def sentences(self):
+            return ()
+
     summary = records.summarize(dataclasses.replace(result, findings={"wild": Wild()}))
     assert (summary["wild/number"], summary["wild/number/reason"], summary["wild/other"]) == (None, "not finite", 1.5)
 
