@@ -66,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             code = _run(list(sys.argv[1:] if arguments is None else arguments))
         except SystemExit as end:  # Hydra's, after its help
-            if not isinstance(end.code, int):
+            if not isinstance(end.code, int | None):
                 raise
-            code = end.code
+            code = end.code or 0
         sys.stdout.flush()
         return code
     except InputError as error:

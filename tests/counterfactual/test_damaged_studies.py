@@ -99,6 +99,13 @@ def test_a_file_of_something_else_is_refused(file, kind, content):
     refused(kind, file)
 
 
+@pytest.mark.parametrize("line", [b"garbage\n", b"null\n", b"{}\n", b"\n", b"garbage"])
+def test_a_journals_last_line_that_is_none_is_refused_before_another_follows(whole_studies, tmp_path, line):
+    file = Path(shutil.copy(whole_studies["journal"] / FILES["journal"], tmp_path))
+    file.write_bytes(file.read_bytes() + line)
+    refused("journal", file)
+
+
 def test_another_programs_database_is_refused(tmp_path):
     file = tmp_path / FILES["sqlite"]
     with closing(sqlite3.connect(file)) as connection:
