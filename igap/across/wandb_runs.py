@@ -13,6 +13,7 @@ from igap.across import heads
 from igap.across.heads import Heads
 from igap.errors import InputError
 from igap.finished import SCHEMA, Finished, flat
+from igap.tracking import places
 
 TIMEOUT = 5
 """Seconds that one request may take."""
@@ -24,6 +25,11 @@ def fetch_runs(project: str) -> tuple[list[Finished], dict[Path, Heads], list[st
     A run's folder is entity/project/NAME (ID), which is on no disk. Raises InputError without a key, and where the
     server or the project cannot be reached.
     """
+    with places.no_cache():
+        return _fetched(project)
+
+
+def _fetched(project: str) -> tuple[list[Finished], dict[Path, Heads], list[str]]:
     import wandb
 
     os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(TIMEOUT))  # what login waits for; it takes no argument for that

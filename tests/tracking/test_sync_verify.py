@@ -9,7 +9,7 @@ from igap import tracking
 from igap.errors import InputError
 from igap.finished import find
 from igap.models.load import EMBEDDED
-from igap.tracking import sync, verify
+from igap.tracking import places, sync, verify
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +28,16 @@ def copy(logged, tmp_path, name="run"):
     return shutil.copytree(logged, tmp_path / name, symlinks=True)
 
 
-def test_a_run_whose_offline_folder_was_lost_is_logged_again_from_disk(logged, tmp_path, capsys):
-    whole, lost = copy(logged, tmp_path, "whole"), copy(logged, tmp_path, "lost")
+@pytest.fixture
+def whole(written, tmp_path, result):
+    """A run logged where it is."""
+    folder = shutil.copytree(written, tmp_path / "whole")
+    tracking.log(folder, result.config.tracking)
+    return folder
+
+
+def test_a_run_whose_offline_folder_was_lost_is_logged_again_from_disk(logged, whole, tmp_path, capsys):
+    lost = copy(logged, tmp_path, "lost")
     shutil.rmtree(lost / "wandb")
     before = sorted(whole.rglob("*"))
     assert sync.main([str(tmp_path)]) == 0
@@ -75,8 +83,8 @@ def test_a_relative_folder_as_the_hint_names_it_will_do(logged, tmp_path, monkey
     assert tracking.logged(lost).mode == "offline"
 
 
-def test_waiting_runs_are_uploaded_once_the_server_is_there(logged, tmp_path, monkeypatch, capsys):
-    folder = copy(logged, tmp_path)
+def test_waiting_runs_are_uploaded_once_the_server_is_there(whole, monkeypatch, capsys):
+    folder = whole
     monkeypatch.setattr(tracking, "has_key", lambda: True)
     monkeypatch.setattr(tracking, "answers", lambda: True)
     commands = []
@@ -84,7 +92,9 @@ def test_waiting_runs_are_uploaded_once_the_server_is_there(logged, tmp_path, mo
     def run(command, **options):
         commands.append(command)
         if len(commands) > 1:
-            (folder / tracking.logged(folder).place / "run-x.wandb.synced").write_text("")
+            place = folder / tracking.logged(folder).place
+            (place / "run-x.wandb.synced").write_text("")
+            shutil.rmtree(place / places.STAGED)
         return sync.subprocess.CompletedProcess(command, 0, "", "no such server")
 
     monkeypatch.setattr(sync.subprocess, "run", run)
