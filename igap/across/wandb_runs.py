@@ -31,6 +31,7 @@ def fetch_runs(project: str) -> tuple[list[Finished], dict[Path, Heads], list[st
 
 def _fetched(project: str) -> tuple[list[Finished], dict[Path, Heads], list[str]]:
     import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(TIMEOUT))  # what login waits for; it takes no argument for that
     runs: list[Finished] = []
@@ -49,7 +50,7 @@ def _fetched(project: str) -> tuple[list[Finished], dict[Path, Heads], list[str]
                 found, trouble = _heads(run.folder, logged) if run.has_heads else (None, None)
                 maps |= {} if found is None else {run.folder: found}
                 troubles += [trouble] if trouble else []
-    except (wandb.errors.Error, OSError, ValueError) as error:
+    except (wandb.errors.Error, WandbApiFailedError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         reason = " ".join(str(error).split())

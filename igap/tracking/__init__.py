@@ -221,8 +221,11 @@ def _running(**settings: Any) -> Iterator[Any]:
         run = wandb.init(**settings)
         yield run
         run.finish()
+        at = Path(run.dir).parent
         if run.offline:
-            places.settle(Path(run.dir).parent)
+            places.settle(at)
+        elif refused := places.refused(at / "logs"):
+            raise RuntimeError(f"the server did not take all of it: {refused}")
     except BaseException:
         with contextlib.suppress(Exception):
             if wandb.run is not None:
@@ -297,7 +300,7 @@ def _in_a_child(folder: Path, tracking: TrackingConfig) -> str | None:
     altogether, and a sweep must go on.
     """
     command = [sys.executable, "-m", "igap.tracking.online", str(folder.resolve()), tracking.model_dump_json()]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {**places.apart(), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         done = subprocess.run(  # what kills the child kills W&B's own process: it ends with the one that it serves
             command,

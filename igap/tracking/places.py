@@ -1,6 +1,7 @@
 """Where W&B keeps its own files: all that a run needs is in the run's folder, nothing is left in the home folder."""
 
 import contextlib
+import json
 import os
 import struct
 import tempfile
@@ -15,6 +16,9 @@ SETTLED_SECONDS = 10.0
 
 STAGED = Path("artifacts") / "staging"
 """In the folder of W&B's run: copies of what goes into artifacts."""
+
+_LOST = ("sender: failed to log artifact", "file transfer:", "filestream:", "runfiles:")
+"""How W&B's messages begin that say so. Others, of a question to the server that failed, cost nothing."""
 
 _BLOCK, _HEAD = 32 * 1024, 7
 
@@ -109,9 +113,27 @@ def whole(folder: Path, place: Path) -> bool:
         return False
 
 
-def sent(place: Path) -> bool:
+def sent(folder: Path, place: Path) -> bool:
     """Whether `wandb sync` has uploaded the offline run in `place`.
 
-    It says so even where it did not find an artifact's files; those that it finds it removes.
+    It says so even where it did not find the files of an artifact, as after a move. Once all is uploaded, igap removes
+    their copies.
     """
-    return any(place.glob("*.synced")) and not any((place / STAGED).glob("*"))
+    return any(place.glob("*.synced")) and (not any((place / STAGED).glob("*")) or whole(folder, place))
+
+
+def refused(logs: Path) -> str | None:
+    """The first thing that W&B's server did not take, None where there is none: W&B tells it to its own log alone."""
+    for file in sorted(logs.glob("*.log")):
+        for line in file.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError, TypeError):
+                told = dict(json.loads(line))
+                message = str(told.get("msg"))
+                if str(told.get("level")).startswith("ERROR") and message.startswith(_LOST):
+                    return " ".join(message.split())[:200]
+    return None
+
+
+def apart() -> dict[str, str]:
+    """The environment for a process that starts a W&B process of its own, which ends with it."""
+    return {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}

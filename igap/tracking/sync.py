@@ -1,7 +1,9 @@
 """`igap sync DIR...`: finished runs to W&B from disk, also those that a kill or a dead network kept out."""
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +82,7 @@ def _one(run: Finished, given: dict[str, str], *, online: bool) -> _Done:
     if found is not None and found.mode == "online":
         return _Done("there already")
     folder = run.folder.resolve()
-    if found is not None and places.sent(folder / found.place):
+    if found is not None and places.sent(folder, folder / found.place):
         return _Done("uploaded already")
     if not run.settings:
         return _Done("left out: its settings cannot be read", failed=True)
@@ -101,19 +103,25 @@ def _one(run: Finished, given: dict[str, str], *, online: bool) -> _Done:
 def _upload(offline: Path, given: dict[str, str]) -> _Done:
     """`wandb sync` of one offline run."""
     options = [part for name, value in given.items() for part in (f"--{name}", value)]
-    try:
-        with places.no_cache():
+    with tempfile.TemporaryDirectory() as own:
+        try:
             done = subprocess.run(
                 [sys.executable, "-m", "wandb", "sync", "--yes", *options, str(offline)],
+                env={**places.apart(), "WANDB_DIR": own, "WANDB_CACHE_DIR": own},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 timeout=UPLOAD_SECONDS,
                 check=False,
             )
-    except subprocess.TimeoutExpired:
-        return _Done(f"wandb sync did not end within {UPLOAD_SECONDS:.0f} s", waits=True, failed=True)
-    if done.returncode or not any(offline.glob("*.synced")):
-        lines = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()
+        except subprocess.TimeoutExpired:
+            return _Done(f"wandb sync did not end within {UPLOAD_SECONDS:.0f} s", waits=True, failed=True)
+        refused = places.refused(Path(own) / "wandb" / "logs")
+    marks = list(offline.glob("*.synced"))
+    if done.returncode or refused or not marks:
+        for mark in marks:
+            mark.unlink()  # W&B sets it whatever its server took
+        lines = (refused or done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()
         return _Done(f"wandb sync failed: {lines[-1][:200]}", waits=True, failed=True)
+    shutil.rmtree(offline / places.STAGED, ignore_errors=True)
     return _Done("uploaded")

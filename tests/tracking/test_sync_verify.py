@@ -9,7 +9,7 @@ from igap import tracking
 from igap.errors import InputError
 from igap.finished import find
 from igap.models.load import EMBEDDED
-from igap.tracking import places, sync, verify
+from igap.tracking import sync, verify
 
 
 @pytest.fixture(autouse=True)
@@ -81,31 +81,6 @@ def test_a_relative_folder_as_the_hint_names_it_will_do(logged, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     assert sync.main(["lost"]) == 0
     assert tracking.logged(lost).mode == "offline"
-
-
-def test_waiting_runs_are_uploaded_once_the_server_is_there(whole, monkeypatch, capsys):
-    folder = whole
-    monkeypatch.setattr(tracking, "has_key", lambda: True)
-    monkeypatch.setattr(tracking, "answers", lambda: True)
-    commands = []
-
-    def run(command, **options):
-        commands.append(command)
-        if len(commands) > 1:
-            place = folder / tracking.logged(folder).place
-            (place / "run-x.wandb.synced").write_text("")
-            shutil.rmtree(place / places.STAGED)
-        return sync.subprocess.CompletedProcess(command, 0, "", "no such server")
-
-    monkeypatch.setattr(sync.subprocess, "run", run)
-    assert sync.main([str(folder), "project=other"]) == 1
-    assert "wandb sync failed: no such server" in capsys.readouterr().out
-    assert sync.main([str(folder)]) == 0
-    assert "uploaded" in capsys.readouterr().out
-    assert sync.main([str(folder)]) == 0
-    assert "uploaded already" in capsys.readouterr().out
-    assert [command[2:4] for command in commands] == [["wandb", "sync"]] * 2
-    assert commands[0][5:7] == ["--project", "other"]
 
 
 def test_wandb_sync_without_a_server_fails_and_is_told(logged, tmp_path, monkeypatch):
