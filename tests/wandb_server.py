@@ -5,10 +5,10 @@ stream (summary, history, end of a run), uploads to signed addresses with artifa
 of `wandb.Api` behind `igap compare --wandb`. An operation that it does not know is answered with an error, as the real
 one does, and noted in `unknown`.
 
-Assumed, from the client's source, not seen at a real server: what a field may be left out; a second upload of a run
-under the same name replaces its history; the digest of a file that was uploaded is checked (a real store compares
-Content-MD5); who has a key of 40 characters may do everything; no request is too large; no limit on their rate, no
-aliases, no filters, no pages, no features that a server may announce.
+Assumed, from the client's source, not seen at a real server: which fields may be left out; that a line of history whose
+step is there already takes its place (a client that uploads a run twice sends its lines twice, as further ones); that
+what a file holds is checked against its digest when its artifact is committed; that who has any key may do everything.
+There are no limits, pages, filters, aliases, older versions of an artifact, and no features for a server to announce.
 """
 
 import base64
@@ -43,7 +43,7 @@ class Run:
     config: Json = field(default_factory=dict)
     summary: Json = field(default_factory=dict)
     history: dict[int, Json] = field(default_factory=dict)
-    """By line."""
+    """By step."""
     files: dict[str, bytes] = field(default_factory=dict)
     state: str = "running"
 
@@ -183,7 +183,7 @@ def _stream(run: Run, body: Json) -> None:
     for name, part in body.get("files", {}).items():
         lines = [json.loads(line) for line in part["content"]] if name.endswith((".jsonl", ".json")) else []
         if name == "wandb-history.jsonl":
-            run.history |= dict(enumerate(lines, part["offset"]))
+            run.history |= {line["_step"]: line for line in lines}
         elif name == "wandb-summary.json":
             run.summary = lines[-1]
     if body.get("complete"):
