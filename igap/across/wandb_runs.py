@@ -12,6 +12,7 @@ from igap.across import heads
 from igap.across.heads import Heads
 from igap.errors import InputError
 from igap.finished import SCHEMA, Finished, flat
+from igap.tracking import places
 from igap.untrusted import parse
 
 TIMEOUT = 5
@@ -24,7 +25,13 @@ def fetch_runs(project: str) -> tuple[list[Finished], dict[Path, Heads], list[st
     A run's folder is entity/project/NAME (ID), which is on no disk. Raises InputError without a key, and where the
     server or the project cannot be reached.
     """
+    with places.no_cache():
+        return _fetched(project)
+
+
+def _fetched(project: str) -> tuple[list[Finished], dict[Path, Heads], list[str]]:
     import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(TIMEOUT))  # what login waits for; it takes no argument for that
     runs: list[Finished] = []
@@ -43,7 +50,7 @@ def fetch_runs(project: str) -> tuple[list[Finished], dict[Path, Heads], list[st
                 found, trouble = _heads(run.folder, logged) if run.has_heads else (None, None)
                 maps |= {} if found is None else {run.folder: found}
                 troubles += [trouble] if trouble else []
-    except (wandb.errors.Error, OSError, ValueError) as error:
+    except (wandb.errors.Error, WandbApiFailedError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         reason = " ".join(str(error).split())

@@ -15,8 +15,9 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from igap import tables
 from igap.config import RunConfig, TrackingConfig, parse
 from igap.disk import write_text
 from igap.errors import InputError
+from igap.tracking import places
 from igap.untrusted import check_file, read_names
 
 PROBE_SECONDS = 3.0
@@ -87,9 +89,9 @@ def has_key() -> bool:
 
 def answers() -> bool:
     """Whether W&B's server says anything within PROBE_SECONDS."""
-    import wandb
+    from wandb.sdk import wandb_setup
 
-    url, heard = wandb.setup().settings.base_url, threading.Event()
+    url, heard = wandb_setup.singleton().settings.base_url, threading.Event()  # wandb.setup() starts its service
 
     def ask() -> None:
         try:
@@ -97,7 +99,7 @@ def answers() -> bool:
                 heard.set()
         except urllib.error.HTTPError:  # an answer too
             heard.set()
-        except (OSError, ValueError):
+        except (OSError, ValueError, HTTPException):  # the last: no server of W&B's
             pass
 
     asking = threading.Thread(target=ask, daemon=True)  # a name server may take longer than any time limit of a socket
@@ -188,19 +190,25 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
         disable_git=True,
         save_code=False,
     )
-    with wandb.init(
-        project=tracking.project,
-        entity=tracking.entity,
-        id=key,
-        group=tracking.group or kept.group,
-        name=kept.name,
-        job_type=kept.job_type,
-        tags=kept.tags,
-        mode=mode,
-        dir=folder,
-        config={**kept.config, "key": key},
-        settings=settings,
-    ) as run:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(places.no_cache())
+        run = stack.enter_context(
+            _running(
+                project=tracking.project,
+                entity=tracking.entity,
+                id=key,
+                group=tracking.group or kept.group,
+                name=kept.name,
+                job_type=kept.job_type,
+                tags=kept.tags,
+                mode=mode,
+                dir=folder,
+                config={**kept.config, "key": key},
+                settings=settings,
+            )
+        )
+        at = Path(run.dir).parent
+        stack.enter_context(places.variables(WANDB_DATA_DIR=str(at)))  # read when a file is added to an artifact
         for row in kept.steps:
             run.log(dict(row))
         media: dict[str, Any] = {
@@ -214,7 +222,7 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
             artifact.add_file(str(folder / name))
         run.log_artifact(artifact)
         run.summary.update(kept.summary)
-        place = str(Path(run.dir).parent.relative_to(folder)) if mode == "offline" else str(run.url)
+        place = str(at.relative_to(folder)) if mode == "offline" else str(run.url)
     found = Logged(mode, place)
     write_text(folder / MARK, json.dumps({"mode": found.mode, "place": found.place}) + "\n")
     return found
@@ -228,6 +236,29 @@ def _check_files(folder: Path) -> None:
                 check_file(path, _LARGEST)
             except ValueError as error:
                 raise InputError(f"{path.relative_to(folder)}: {error}") from None
+
+
+@contextlib.contextmanager
+def _running(**settings: Any) -> Iterator[Any]:
+    """A run of W&B, finished at the end. After an error W&B starts anew next time: its process may be dead."""
+    import wandb
+
+    try:
+        run = wandb.init(**settings)
+        yield run
+        run.finish()
+        at = Path(run.dir).parent
+        if run.offline:
+            places.settle(at)
+        elif refused := places.refused(at / "logs"):
+            raise RuntimeError(f"the server did not take all of it: {refused}")
+    except BaseException:
+        with contextlib.suppress(Exception):
+            if wandb.run is not None:
+                wandb.run.finish(exit_code=1)
+        with contextlib.suppress(Exception, SystemExit):
+            wandb.teardown()
+        raise
 
 
 def _of_run(folder: Path) -> _Kept:
@@ -295,7 +326,7 @@ def _in_a_child(folder: Path, tracking: TrackingConfig) -> str | None:
     altogether, and a sweep must go on.
     """
     command = [sys.executable, "-m", "igap.tracking.online", str(folder.resolve()), tracking.model_dump_json()]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {**places.apart(), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         done = subprocess.run(  # what kills the child kills W&B's own process: it ends with the one that it serves
             command,

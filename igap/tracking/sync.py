@@ -1,7 +1,9 @@
 """`igap sync DIR...`: finished runs to W&B from disk, also those that a kill or a dead network kept out."""
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from rich.table import Table
 from igap.config import TrackingConfig
 from igap.errors import InputError
 from igap.finished import Finished, find
+from igap.tracking import places
 from igap.untrusted import printable
 
 USAGE = """\
@@ -20,7 +23,8 @@ usage: igap sync DIR... [project=NAME] [entity=NAME]
 
 Logs every finished run and search in these folders to W&B, from what is on disk, under its key: online where there is
 a key and the server answers, offline into the run's folder where not. Runs logged offline before are uploaded with
-wandb sync. What is in W&B already is left alone; the same command again does the rest.
+wandb sync, or logged from disk again where the folder was moved since or lacks a file. What is in W&B already is left
+alone; the same command again does the rest.
 """
 
 UPLOAD_SECONDS = 600.0
@@ -79,9 +83,12 @@ def _one(run: Finished, given: dict[str, str], *, online: bool) -> _Done:
     found = tracking.logged(run.folder)
     if found is not None and found.mode == "online":
         return _Done("there already")
+    folder = run.folder.resolve()
+    if found is not None and places.sent(folder, folder / found.place):
+        return _Done("uploaded already")
     if not run.settings:
         return _Done("left out: its settings cannot be read", failed=True)
-    if found is None:
+    if found is None or not places.whole(folder, folder / found.place):
         settings = {name: run.settings.get(f"tracking.{name}") for name in ("project", "entity", "group", "timeout")}
         try:
             wanted = TrackingConfig.model_validate({**settings, **given, "mode": "online" if online else "offline"})
@@ -96,26 +103,31 @@ def _one(run: Finished, given: dict[str, str], *, online: bool) -> _Done:
         if found is None or found.mode == "offline":
             return _Done("logged offline from disk", waits=True, failed=online)
         return _Done(f"logged from disk: {place}")
-    if any((run.folder / found.place).glob("*.synced")):
-        return _Done("uploaded already")
-    return _upload(run.folder / found.place, given) if online else _Done("logged offline", waits=True)
+    return _upload(folder / found.place, given) if online else _Done("logged offline", waits=True)
 
 
 def _upload(offline: Path, given: dict[str, str]) -> _Done:
     """`wandb sync` of one offline run."""
     options = [part for name, value in given.items() for part in (f"--{name}", value)]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", "--yes", *options, str(offline)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=UPLOAD_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return _Done(f"wandb sync did not end within {UPLOAD_SECONDS:.0f} s", waits=True, failed=True)
-    if done.returncode or not any(offline.glob("*.synced")):
-        lines = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()
+    with tempfile.TemporaryDirectory() as own:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "wandb", "sync", "--yes", *options, str(offline)],
+                env={**places.apart(), "WANDB_DIR": own, "WANDB_CACHE_DIR": own},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=UPLOAD_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return _Done(f"wandb sync did not end within {UPLOAD_SECONDS:.0f} s", waits=True, failed=True)
+        refused = places.refused(Path(own) / "wandb" / "logs")
+    marks = list(offline.glob("*.synced"))
+    if done.returncode or refused or not marks:
+        for mark in marks:
+            mark.unlink()  # W&B sets it whatever its server took
+        lines = (refused or done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()
         return _Done(f"wandb sync failed: {lines[-1][:200]}", waits=True, failed=True)
+    shutil.rmtree(offline / places.STAGED, ignore_errors=True)
     return _Done("uploaded")

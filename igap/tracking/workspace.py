@@ -14,6 +14,7 @@ from typing import Any
 
 from igap.disk import write_text
 from igap.errors import InputError
+from igap.tracking.places import no_cache
 
 USAGE = """\
 usage: igap workspace ENTITY/PROJECT [output=FILE] [--upload]
@@ -59,7 +60,8 @@ def main(arguments: list[str]) -> int:
         if not tracking.has_key():
             raise InputError("--upload: W&B has no key for this machine. Run wandb login, or set WANDB_API_KEY.")
         try:
-            workspace.save()
+            with no_cache():
+                workspace.save()
         except Exception as error:  # wandb, its network layer and its server each have their own
             sys.stderr.write(f"igap: W&B did not take the workspace ({type(error).__name__}: {error})\n")
             return 1

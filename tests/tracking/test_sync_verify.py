@@ -28,8 +28,16 @@ def copy(logged, tmp_path, name="run"):
     return shutil.copytree(logged, tmp_path / name, symlinks=True)
 
 
-def test_a_run_whose_offline_folder_was_lost_is_logged_again_from_disk(logged, tmp_path, capsys):
-    whole, lost = copy(logged, tmp_path, "whole"), copy(logged, tmp_path, "lost")
+@pytest.fixture
+def whole(written, tmp_path, result):
+    """A run logged where it is."""
+    folder = shutil.copytree(written, tmp_path / "whole")
+    tracking.log(folder, result.config.tracking)
+    return folder
+
+
+def test_a_run_whose_offline_folder_was_lost_is_logged_again_from_disk(logged, whole, tmp_path, capsys):
+    lost = copy(logged, tmp_path, "lost")
     shutil.rmtree(lost / "wandb")
     before = sorted(whole.rglob("*"))
     assert sync.main([str(tmp_path)]) == 0
@@ -73,29 +81,6 @@ def test_a_relative_folder_as_the_hint_names_it_will_do(logged, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     assert sync.main(["lost"]) == 0
     assert tracking.logged(lost).mode == "offline"
-
-
-def test_waiting_runs_are_uploaded_once_the_server_is_there(logged, tmp_path, monkeypatch, capsys):
-    folder = copy(logged, tmp_path)
-    monkeypatch.setattr(tracking, "has_key", lambda: True)
-    monkeypatch.setattr(tracking, "answers", lambda: True)
-    commands = []
-
-    def run(command, **options):
-        commands.append(command)
-        if len(commands) > 1:
-            (folder / tracking.logged(folder).place / "run-x.wandb.synced").write_text("")
-        return sync.subprocess.CompletedProcess(command, 0, "", "no such server")
-
-    monkeypatch.setattr(sync.subprocess, "run", run)
-    assert sync.main([str(folder), "project=other"]) == 1
-    assert "wandb sync failed: no such server" in capsys.readouterr().out
-    assert sync.main([str(folder)]) == 0
-    assert "uploaded" in capsys.readouterr().out
-    assert sync.main([str(folder)]) == 0
-    assert "uploaded already" in capsys.readouterr().out
-    assert [command[2:4] for command in commands] == [["wandb", "sync"]] * 2
-    assert commands[0][5:7] == ["--project", "other"]
 
 
 def test_wandb_sync_without_a_server_fails_and_is_told(logged, tmp_path, monkeypatch):
