@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from igap import cli
 
 FORK = multiprocessing.get_context("fork")
+LITTLE = "igap: memory is used up. Free some, or ask for less: memory_gib=1.\n"
 COMMANDS = [["--help"], ["--version"], *([name, "--help"] for name in cli._COMMANDS)]
 
 
@@ -97,7 +98,10 @@ def test_errors_that_cannot_be_written_leave_the_exit_code(full, kept):
             "igap: runs/x cannot be written or read (No space left on device)\n",
         ),
         (OSError("search.storage: no room."), "igap: search.storage: no room.\n"),
-        (MemoryError(), "igap: memory is used up. Free some, or ask for less: memory_gib=1.\n"),
+        (MemoryError(), LITTLE),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), LITTLE),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), LITTLE),
+        (RuntimeError("could not create a primitive"), LITTLE),
     ],
 )
 def test_what_the_machine_lacks_is_one_line_and_exit_code_1(error, line, monkeypatch, capsys):

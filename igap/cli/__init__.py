@@ -56,6 +56,10 @@ _COMMANDS = {
 """Name to the function that takes the arguments after it and gives the exit code; imported when it is asked for."""
 
 
+_WITHOUT_MEMORY = ("failed to map segment", "can't allocate memory", "could not create a primitive")
+"""What the loader of libraries, torch and its oneDNN say where memory is used up."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of one command: 0 done, 1 something failed, 2 bad input, 130 interrupted."""
     if sys.stdout is None or sys.stderr is None:  # closed by the caller
@@ -83,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         _tell(f"output: {error.strerror}." if error.strerror and not error.filename else reason_of(error))
         return 1
-    except MemoryError:
+    except (MemoryError, ImportError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in _WITHOUT_MEMORY):
+            raise
         _tell("memory is used up. Free some, or ask for less: memory_gib=1.")
         return 1
 

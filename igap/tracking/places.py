@@ -75,7 +75,7 @@ def needed(place: Path) -> set[Path]:
     (file,) = place.glob("*.wandb")
     needs, ended = {file}, False
     for record in records(file):
-        needs |= {Path(entry.local_path) for entry in record.artifact.manifest.contents}
+        needs |= {Path(entry.local_path) for entry in record.artifact.manifest.contents if entry.local_path}
         needs |= {place / "files" / entry.path for entry in record.files.files}
         ended = ended or record.HasField("exit")
     if not ended:
