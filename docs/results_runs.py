@@ -16,9 +16,10 @@ from scipy import stats
 import igap
 from igap import finished
 from igap.disk import atomically
+from igap.errors import printable
 from igap.intervals import LEVEL, bootstrap_means, resample_counts, row_correlations
 from igap.models.load import load_model
-from igap.untrusted import check_file, printable
+from igap.untrusted import check_file
 
 TASKS = {
     "generated": "IOI, generated",

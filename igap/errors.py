@@ -30,6 +30,18 @@ def shown(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:150]}...{text[-30:]}"
 
 
-def named(file: str) -> str:
-    """A file's name as a message shows it: as it is, unless line breaks or other control characters are in it."""
-    return file if file.isprintable() else repr(file)
+def printable(text: object, most: int = 300) -> str:
+    """A text in one line: what moves a cursor, colours or turns a terminal's text is written out, as `\\x1b`.
+
+    Of more than `most` characters the first are left.
+    """
+    whole = str(text)
+    cut = whole if len(whole) <= most else whole[: most - 1] + "…"
+    if cut.isprintable():
+        return cut
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
+def one_line(error: BaseException, most: int = 500) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return printable(" ".join(str(error).split()) or type(error).__name__, most)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from igap.errors import one_line
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -33,4 +35,4 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename} cannot be written or read ({error.strerror})"
     kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
-    return " ".join(f"{kind}{error}".split()).removesuffix(":")
+    return f"{kind}{one_line(error, 1000)}" if str(error).strip() else type(error).__name__

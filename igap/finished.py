@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from igap.errors import InputError
-from igap.untrusted import is_text, printable, read_names
+from igap.errors import InputError, printable
+from igap.untrusted import is_text, read_names
 
 SCHEMA = 1
 """Of summary.json and config.json; another number means that names or units have changed."""

@@ -23,7 +23,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from igap.disk import write_bytes
-from igap.untrusted import check_file, printable
+from igap.errors import printable
+from igap.untrusted import check_file
 
 FOLDER = ".store"
 """Its name in a sweep's folder."""

@@ -1,4 +1,4 @@
-"""What may not be as igap wrote it: files read back with bounds, JSON as plain values, text as a terminal can show it.
+"""What may not be as igap wrote it: files read back with bounds, JSON as plain values.
 
 A disk that was full, a copy that was cut, another program or another user may have left anything in a folder of
 results. Whatever reads results reads them through here. Imports nothing heavy.
@@ -13,6 +13,8 @@ from math import isfinite
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+from igap.errors import printable
 
 LARGEST = 64 * 2**20
 """Bytes of a file of text that is read: far more than any has."""
@@ -113,18 +115,6 @@ def _inside(value: object) -> Iterable[Any]:
     if isinstance(value, str):
         value.encode()
     return value if isinstance(value, list) else ()
-
-
-def printable(text: object, most: int = 300) -> str:
-    """A text in one line: what moves a cursor, colours or turns a terminal's text is written out, as `\\x1b`.
-
-    Of more than `most` characters the first are left.
-    """
-    whole = str(text)
-    cut = whole if len(whole) <= most else whole[: most - 1] + "…"
-    if cut.isprintable():
-        return cut
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
 def is_text(path: Path) -> bool:

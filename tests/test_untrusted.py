@@ -7,7 +7,8 @@ import pytest
 from damaged_results import HUGE, NAMES, VALUES
 
 from igap import untrusted
-from igap.untrusted import check_file, is_text, parse, printable, read_names, read_text
+from igap.errors import printable
+from igap.untrusted import check_file, is_text, parse, read_names, read_text
 
 NO_VALUES = (
     "400 digits", "5,000 digits", "1e999", "NaN", "-Infinity", "a lone surrogate", "nested 100,000 deep",

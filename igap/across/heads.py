@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from igap.untrusted import printable, read_text
+from igap.errors import printable
+from igap.untrusted import read_text
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from igap.config import BESIDE_THE_NUMBERS
-from igap.errors import InputError
+from igap.errors import InputError, printable
 from igap.finished import Finished, Value
 from igap.tables import guarded
-from igap.untrusted import printable
 
 DEFAULT = (
     "gap",

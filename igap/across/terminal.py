@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table as Shown
 
 from igap.across.table import Table
-from igap.untrusted import printable
+from igap.errors import printable
 
 _MAX_TEXT = 24
 """Characters of a run's name or a setting on one line; longer names are folded, longer settings cut."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igap.cli.texts import SHARED, grammar_length, quoted
-from igap.errors import InputError, shown
+from igap.errors import InputError, one_line, shown
 from igap.sweep.plan import Composed, Refused
 
 if TYPE_CHECKING:
@@ -358,8 +358,3 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """ " Did you mean NAME?" with the known name that looks most like this one; empty where none does."""
     found = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {found[0]}?" if found else ""
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, without line breaks."""
-    return " ".join(str(error).split())

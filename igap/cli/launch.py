@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from igap import report
-from igap.cli.compose import launcher_schemas, one_line
+from igap.cli.compose import launcher_schemas
 from igap.cli.texts import quoted
 from igap.disk import write_text
-from igap.errors import InputError, shown
+from igap.errors import InputError, one_line, shown
 from igap.memory import most_processes
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Job, Plan
@@ -248,7 +248,7 @@ def one_round(task: "Callable[[DictConfig], Any]", n: int, launcher: Launcher) -
             warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
             ends = found.launch([[] for _ in range(n)], initial_job_idx=0)
     except Exception as error:  # joblib, submitit and SLURM each have their own for a process that died
-        trouble = f"{type(error).__name__}: {one_line(error)[:300]}"
+        trouble = f"{type(error).__name__}: {one_line(error, 300)}"
         log.warning("%s", trouble)
         return [], trouble
     finally:
@@ -261,7 +261,7 @@ def one_round(task: "Callable[[DictConfig], Any]", n: int, launcher: Launcher) -
             try:
                 end.return_value  # noqa: B018 - raises what went wrong
             except Exception as error:
-                log.warning("a process failed: %s: %s", type(error).__name__, one_line(error)[:300])
+                log.warning("a process failed: %s: %s", type(error).__name__, one_line(error, 300))
     return [end.return_value for end in ends if end.status == JobStatus.COMPLETED], ""
 
 

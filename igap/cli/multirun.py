@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from igap.cli.compose import compose_jobs, compose_multirun, data_folder, nearest, one_line
+from igap.cli.compose import compose_jobs, compose_multirun, data_folder, nearest
 from igap.cli.search import is_preset
 from igap.cli.texts import kind_of, quote_text
-from igap.errors import InputError
+from igap.errors import InputError, one_line
 from igap.finished import find
 
 if TYPE_CHECKING:

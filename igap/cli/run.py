@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from igap.cli.compose import compose_multirun, compose_one, data_folder, one_line, parse_config
+from igap.cli.compose import compose_multirun, compose_one, data_folder, parse_config
 from igap.cli.texts import quote_text
-from igap.errors import InputError
+from igap.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from argparse import Namespace

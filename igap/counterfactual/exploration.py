@@ -26,7 +26,7 @@ from igap.counterfactual.study import Trials, Tried
 from igap.counterfactual.substitution import fill_listed, fill_substitutes, listed, substitute
 from igap.counterfactual.templates import SLOTS, build, clean_prompts, fill, matching_template
 from igap.datasets.pair_files import read_text
-from igap.errors import InputError, named
+from igap.errors import InputError, printable
 from igap.prompts import PromptPair, encode_pair, tokenize
 from igap.sites import Site, locate
 
@@ -91,7 +91,7 @@ def _tuples(lists: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
 def _prompts(asked: SpaceConfig) -> Sequence[str]:
     if asked.file is None:
         return asked.prompts
-    text = read_text(Path(os.path.expanduser(asked.file)), named(asked.file), item="search.space.file")
+    text = read_text(Path(os.path.expanduser(asked.file)), printable(asked.file), item="search.space.file")
     return [line for line in text.splitlines() if line.strip()]
 
 

@@ -5,12 +5,12 @@ import difflib
 import io
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from igap.config import TEXTS
-from igap.errors import InputError, named
+from igap.errors import InputError, printable
+from igap.untrusted import check_file
 
 _TASKS = Path(__file__).parent / "tasks"
 _MOST_BYTES = 2**30
@@ -33,7 +33,7 @@ def read_rows(file: str, shapes: Sequence[Sequence[str]], *, item: str) -> list[
     Rows count from 1, without a CSV's header and without empty lines. Raises InputError naming file, row and line;
     `item` is the key that names the file.
     """
-    name = named(file)
+    name = printable(file)
     path = _TASKS / f"{file}.csv" if file in tasks() else Path(os.path.expanduser(file))
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -57,18 +57,9 @@ def read_text(path: Path, name: str, *, item: str) -> str:
     A pipe or a device, which would be waited for, is refused.
     """
     try:
-        about = path.stat()
-        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
-            raise InputError(f"{item}: got {name}, a pipe or a device, wanted a file. Save the texts in one.")
-        if about.st_size > _MOST_BYTES:
-            raise InputError(
-                f"{item}: got {name} of {about.st_size / 2**30:.1f} GiB, wanted at most {_MOST_BYTES / 2**30:.0f} GiB. "
-                "Take fewer texts."
-            )
+        check_file(path, _MOST_BYTES)
         content = path.read_bytes()
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # the second: a NUL in the name
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{item}: got {name}, which cannot be read ({reason}). Correct the path.") from None
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -10,8 +10,7 @@ from transformer_lens.utilities.architectures import (
     classify_model_config,
 )
 
-from igap.errors import InputError
-from igap.models.quiet import shown
+from igap.errors import InputError, printable
 
 _KINDS = {
     "seq2seq": "an encoder and a decoder",
@@ -33,7 +32,7 @@ def check_family(config: Any, name: str) -> None:
             f"model.name: got {name!r}, which cannot be read as a checkpoint: config.json: architectures is "
             f"{str(named)!r:.60}, wanted a list of names"
         )
-    declared = shown(" ".join(named) or config.model_type, 60)
+    declared = printable(" ".join(named) or config.model_type, 60)
     kind, architecture = classify_model_config(config), None
     try:
         architecture = determine_architecture_from_hf_config(config)  # type: ignore[no-untyped-call]

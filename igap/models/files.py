@@ -6,7 +6,6 @@ Reads the headers of the weights, not the weights.
 import contextlib
 import json
 import math
-import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from typing import Any
 
 import torch
 
-from igap.errors import InputError
+from igap.errors import InputError, one_line
 from igap.models.fingerprint import FILES
-from igap.models.quiet import line, quiet, refusing
+from igap.models.quiet import quiet, refusing
+from igap.untrusted import check_file
 
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 _MOST_BYTES = 2**27
 """Of a file that is no safetensors file. The longest tokenizer.json of a known model has a quarter of it."""
 _LARGEST = 2**24
@@ -55,15 +54,12 @@ def check_files(folder: Path, name: str) -> None:
         raise InputError(f"model.name: got {name!r}, a folder that cannot be read ({error.strerror}).") from error
     for path in paths:
         try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
-                raise unreadable(name, path.name, f"it is {kind}, wanted a file")
-            if status.st_size > _MOST_BYTES and path.suffix != ".safetensors":
-                raise unreadable(name, path.name, f"it has {status.st_size} bytes, wanted at most {_MOST_BYTES}")
+            check_file(path, None if path.suffix == ".safetensors" else _MOST_BYTES)
             path.open("rb").close()
         except OSError as error:
-            raise unreadable(name, path.name, error.strerror or line(error)) from error
+            raise unreadable(name, path.name, error.strerror or one_line(error, 200)) from error
+        except ValueError as error:
+            raise unreadable(name, path.name, str(error)) from None
 
 
 def read_stored(folder: Path, name: str, chosen: Any = None) -> dict[str, Stored]:

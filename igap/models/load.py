@@ -13,11 +13,11 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import checks_arguments
-from igap.errors import InputError, shown
+from igap.errors import InputError, one_line, shown
 from igap.models import agreement, files, gguf_files
 from igap.models.families import check_family, n_neurons, neurons_reason, refuse_neurons
 from igap.models.patterns import check_patterns
-from igap.models.quiet import hushed, line, quiet, refusing
+from igap.models.quiet import hushed, quiet, refusing
 from igap.sites import Site
 
 Processing = Literal["processed", "raw"]
@@ -206,7 +206,7 @@ def _check_device(device: str | torch.device) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"device: got {shown(str(device))}, which this machine does not have ({line(error)}). Try device='cpu'."
+            f"device: got {shown(str(device))}, which this machine does not have ({one_line(error)}). Try device='cpu'."
         ) from None
 
 

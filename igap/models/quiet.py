@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 
-from igap.errors import InputError
+from igap.errors import InputError, one_line
 
 
 @contextlib.contextmanager
@@ -69,14 +69,4 @@ def refusing(tell: Callable[[str], InputError]) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise tell(line(error)) from error
-
-
-def line(error: BaseException) -> str:
-    """An error's text as one line of at most 200 characters that a terminal can show; its type where it has none."""
-    return shown(" ".join(str(error).split()) or type(error).__name__, 200)
-
-
-def shown(text: str, most: int) -> str:
-    """The text's first `most` characters, with those that no terminal shows written as Python writes them."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:most])[:most]
+        raise tell(one_line(error, 200)) from error

@@ -19,9 +19,9 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from igap import disk, versions
-from igap.errors import InputError
+from igap.errors import InputError, printable
 from igap.finished import Finished, failures_of, is_key, read
-from igap.untrusted import printable, read_names
+from igap.untrusted import read_names
 
 PLAN = "sweep.json"
 SCHEMA = 1

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from igap.errors import InputError
-from igap.untrusted import parse, printable
+from igap.errors import InputError, printable
+from igap.untrusted import parse
 
 USAGE = """\
 usage: igap store DIR... [--prune | --prune=all]

@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from igap.errors import InputError
+from igap.errors import InputError, printable
 from igap.finished import read
 from igap.sweep.folder import PLAN, STATES, Planned, Standing, SweepFolder
-from igap.untrusted import is_text, printable
+from igap.untrusted import is_text
 
 USAGE = """\
 usage: igap status DIR... [--watch]

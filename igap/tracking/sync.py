@@ -13,10 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from igap.config import TrackingConfig
-from igap.errors import InputError
+from igap.errors import InputError, printable
 from igap.finished import Finished, find
 from igap.tracking import places
-from igap.untrusted import printable
 
 USAGE = """\
 usage: igap sync DIR... [project=NAME] [entity=NAME]

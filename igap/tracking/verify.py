@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from igap.errors import InputError
+from igap.errors import InputError, printable
 from igap.finished import Finished, find, flat
-from igap.untrusted import check_file, parse, printable
+from igap.untrusted import check_file, parse
 
 USAGE = """\
 usage: igap verify DIR...
