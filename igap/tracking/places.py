@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SETTLED_SECONDS = 10.0
+SETTLED_SECONDS = 60.0
 """That W&B's process may take to write the end of an offline run after it was told to."""
 
 STAGED = Path("artifacts") / "staging"

@@ -76,7 +76,7 @@ def started(until):
 
     process = multiprocessing.get_context("fork").Process(target=command)
     process.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not _at_work(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     return process
@@ -88,7 +88,7 @@ def test_two_workers_of_one_command_end_by_ctrl_c_with_a_report_and_the_command_
     below = descendants(process.pid)
     assert len(alive(below)) == 1, "the second worker"
     os.killpg(process.pid, signal.SIGINT)
-    process.join(timeout=60)
+    process.join(timeout=300)
     assert process.exitcode == 130
     assert not alive(below)
     n = len(finished())  # the report's number is the storage's
@@ -106,8 +106,8 @@ def test_workers_end_with_the_command_that_started_them(how):
     below = descendants(process.pid)
     assert len(alive(below)) == 1, "the second worker"
     os.kill(process.pid, how)
-    process.join(timeout=60)
-    deadline = time.monotonic() + 60
+    process.join(timeout=300)
+    deadline = time.monotonic() + 300
     while alive(below) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(below)
