@@ -28,6 +28,7 @@ FARTHEST = 1_000_000
 MOST_ALPHAS = 10_000
 ALPHAS = f"3 to {MOST_ALPHAS} numbers from {-FARTHEST} to {FARTHEST}"
 
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?|mps)$")]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """What every generator takes: torch's, numpy's, Python's."""
 
@@ -163,7 +164,7 @@ class AblationConfig(Frozen):
     """outliers, top, or names."""
     top: int = Field(6, ge=1, le=10_000)
     by: Literal["ig", "ap", "atp"] = "ap"
-    n: int | None = Field(None, ge=2, le=100_000, examples=[1000])
+    n: int | None = Field(None, ge=2, le=1_000_000, examples=[1000])
     """Prompts."""
     file: PathText | None = Field(None, examples=["prompts.json"])
     seed: Seed = Field(0, examples=[0])
@@ -241,7 +242,7 @@ class RunConfig(Frozen):
     study: Literal["notebook"] | None = None
     """Several runs that belong together."""
     seed: Seed = Field(0, examples=[0])
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?|mps)$", examples=["cpu"])
+    device: Device = Field("auto", examples=["cpu"])
     batch_size: int | None = Field(None, ge=1, le=1_000_000, examples=[64])
     memory_gib: float | None = Field(None, gt=0, le=1_000_000, examples=[2])
     """GiB of one pass, beyond the model."""

@@ -1,7 +1,7 @@
 """What failed beside what did not: why, in one line, and the whole story."""
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,6 +28,12 @@ def surviving(name: str, failures: dict[str, Failure]) -> Iterator[None]:
         yield
     except Exception as error:
         failures[name] = Failure(reason_of(error), traceback.format_exc())
+
+
+def recorded(failures: Mapping[str, Failure]) -> dict[str, str | None]:
+    """The failures as a summary has them; `finished.failures_of` reads them back."""
+    reasons = {f"{name}/reason": failure.reason for name, failure in failures.items()}
+    return {**dict.fromkeys(failures), **reasons, **({"failed": " ".join(failures)} if failures else {})}
 
 
 def reason_of(error: Exception) -> str:

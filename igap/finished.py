@@ -44,6 +44,15 @@ class Finished:
         return self.settings.get("sites") != "neurons"
 
 
+def lost_findings(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Of what failed the findings, which another try may find; figures and pages are drawn from what there is."""
+    return {
+        name: reason
+        for name, reason in failures_of(summary).items()
+        if not (name.startswith("plots/") or "/plots/" in name or name.rpartition("/")[2] == "page")
+    }
+
+
 def failures_of(summary: Mapping[str, Any]) -> dict[str, str]:
     """What of a run failed, with its reason: follow-ups and figures that it was finished without."""
     return {name: str(summary.get(f"{name}/reason", "")) for name in str(summary.get("failed", "")).split()}

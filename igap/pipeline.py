@@ -31,7 +31,7 @@ from igap.attribution.maps import Progress
 from igap.baselines import Baseline, configured, reference_ids, same_length
 from igap.cautions import cautions, n_unscored, spacing
 from igap.comparison import Comparison, compare
-from igap.config import ModelConfig, RunConfig
+from igap.config import AblationConfig, ModelConfig, RunConfig
 from igap.contrast import contrasts
 from igap.errors import InputError
 from igap.failures import Failure, surviving
@@ -180,7 +180,8 @@ def check(config: RunConfig) -> Checked:
             for name in config.ablation.components.split():
                 locate(name, header.n_layers, widths, item="ablation.components")
         n_heads = (header.n_layers or 0) * (header.n_heads or 0)
-        if config.ablation.components == "top" and 0 < n_heads < config.ablation.top:
+        asked_for = config.ablation.top != AblationConfig.model_fields["top"].default
+        if config.ablation.components == "top" and asked_for and 0 < n_heads < config.ablation.top:
             raise InputError(
                 f"ablation.top: got {config.ablation.top}, but the model has {n_heads} heads. Use fewer, or name some "
                 "in ablation.components."

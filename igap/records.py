@@ -24,9 +24,9 @@ from igap.circuit import CLASS_OF
 from igap.config import TEXTS
 from igap.disk import atomically, check_writable, write_bytes, write_text
 from igap.errors import InputError
-from igap.failures import Failure, surviving
+from igap.failures import Failure, recorded, surviving
 from igap.figures import figures
-from igap.finished import SCHEMA, failures_of
+from igap.finished import SCHEMA, failures_of, read
 from igap.notebook.page import page
 from igap.notebook.study import Study
 from igap.pipeline import Result
@@ -58,10 +58,12 @@ def check_unfinished(folder: Path) -> None:
 
 
 def unfinish(folder: Path) -> None:
-    """Takes the mark of a finished run off the folder and those in it; what else is there stays until it is replaced.
+    """Takes the mark of a finished run off the folder and those in it, unless it can be read.
 
-    For a run that is done again: one that cannot be read, or in which something failed.
+    For a run that is done again. One in which something failed counts until what replaces it is written.
     """
+    if read(folder)[0] is not None:
+        return
     for summary in (*folder.glob("summary.json"), *folder.glob("*/summary.json")):
         os.replace(summary, summary.with_name("summary.broken.json"))
 
@@ -70,12 +72,13 @@ def write(result: Result, folder: Path) -> Summary:
     """The summary, after all files of the run, and of those beside it, are in `folder`.
 
     A figure that fails costs itself only and is named in the summary, as the follow-ups that failed are. Raises OSError
-    where another file cannot be written: then there is no summary, and the run is not finished.
+    where another file cannot be written, InputError where the folder of another run cannot: then there is no new
+    summary. One that was there before is replaced last.
     """
     started = time.perf_counter()
     failures = dict(result.failures)
     for name, other in result.beside.items():
-        prepare(folder / name)
+        check_writable(folder / name / "plots")
         of_other = failures_of(write(other, folder / name))
         failures |= {f"{name}/{part}": Failure(reason, "") for part, reason in of_other.items()}
     write_bytes(folder / "attributions.safetensors", save(_tensors(result)))
@@ -142,10 +145,7 @@ def summarize(result: Result) -> Summary:
         for name, value in finding.summary().items():
             finite = not isinstance(value, float) or math.isfinite(value)
             summary |= {name: value} if finite else {name: None, f"{name}/reason": "not finite"}
-    for name, failure in result.failures.items():
-        summary |= {name: None, f"{name}/reason": failure.reason}
-    if result.failures:
-        summary["failed"] = " ".join(result.failures)
+    summary |= recorded(result.failures)
     summary |= {f"seconds/{name}": round(value, 3) for name, value in result.seconds.items()}
     summary |= {
         "schema": SCHEMA,

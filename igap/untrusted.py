@@ -66,14 +66,15 @@ def read_names(path: Path) -> dict[str, Any]:
     return read
 
 
-def parse(text: str) -> Any:
-    """What a JSON text holds.
+def parse(text: str, *, holes: bool = False) -> Any:
+    """What a JSON text holds; `holes`: NaN stands for nothing, as W&B writes an empty cell.
 
     Raises ValueError on what is no JSON, a name that is there twice, a number that no float holds (NaN, infinity, 400
     digits), text that is no Unicode (half a surrogate pair), and lists or names more than 50 deep.
     """
+    constant = (lambda name: None if name == "NaN" else _finite(name)) if holes else _finite
     try:
-        read = json.loads(text, object_pairs_hook=_once, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+        read = json.loads(text, object_pairs_hook=_once, parse_int=_whole, parse_float=_finite, parse_constant=constant)
         level = [read]
         for _ in range(_DEEPEST):
             level = [inner for value in level for inner in _inside(value)]

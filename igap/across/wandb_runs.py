@@ -88,7 +88,7 @@ def _heads(place: Path, logged: Any) -> tuple[Heads | None, str | None]:
         if not name.startswith("media/table/") or ".." in name:
             raise ValueError(f"its table is at {name!r}")
         with tempfile.TemporaryDirectory() as folder, logged.file(name).download(root=folder) as file:
-            table = parse(file.read())
+            table = parse(file.read(), holes=True)
         return heads.from_rows(dict(zip(table["columns"], row, strict=True)) for row in table["data"]), None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return None, f"{place}: its heads cannot be read (tables/heads: {type(error).__name__}: {error})."

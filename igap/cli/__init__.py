@@ -56,7 +56,7 @@ _COMMANDS = {
 """Name to the function that takes the arguments after it and gives the exit code; imported when it is asked for."""
 
 
-_WITHOUT_MEMORY = ("failed to map segment", "can't allocate memory", "could not create a primitive")
+_WITHOUT_MEMORY = ("out of memory", "failed to map segment", "can't allocate memory", "could not create a primitive")
 """What the loader of libraries, torch and its oneDNN say where memory is used up."""
 
 

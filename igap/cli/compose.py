@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igap.cli.texts import SHARED, grammar_length, quoted
+from igap.cli.texts import SHARED, grammar_length, kind_of, quoted
 from igap.errors import InputError, one_line, shown
 from igap.sweep.plan import Composed, Refused
 
@@ -205,6 +205,8 @@ def _swept(override: Any, text: str) -> list[str] | None:
             n = sum(1 for _ in itertools.islice(override._value.range(), _MOST_JOBS + 1))
         if n <= _MOST_JOBS:
             values = [str(value) for value in override.sweep_string_iterator()]
+            if kind_of(override.key_or_group) is not None:  # a shuffled list loses its quotes
+                values = [text if text == "null" or text[:1] in ("'", '"') else quoted(text) for text in values]
     except (HydraException, ArithmeticError, ValueError, TypeError) as error:
         raise InputError(
             f"{override.key_or_group}: got {shown(text)}, whose values cannot be listed ({one_line(error)}). Name "

@@ -1,9 +1,10 @@
 """`igap run -m`, `igap sweep NAME` and `igap check`: plan all jobs first, then launch those that are not done."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from igap.cli.compose import compose_jobs, compose_multirun, data_folder, nearest
 from igap.cli.search import is_preset
@@ -14,6 +15,10 @@ from igap.finished import find
 if TYPE_CHECKING:
     from igap.cli.launch import Launcher
     from igap.sweep.plan import Job, Plan
+
+
+_GRID = "hydra.sweeper.params"
+"""Where a file of sweeps/ has its grid."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +57,32 @@ def named(arguments: Sequence[str]) -> Asked:
         raise InputError(f"sweep: got {name!r}, wanted one of {', '.join(names)}.{nearest(name, names)}")
     file = data_folder("sweeps") / f"{name}.yaml"
     try:
-        found = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params")
+        found = OmegaConf.select(OmegaConf.load(file), _GRID)
     except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"sweep: got {file}, which is no YAML ({one_line(error)}). Correct it.") from error
     grid = OmegaConf.to_container(found) if OmegaConf.is_dict(found) else None
     if not isinstance(grid, dict) or not grid:
         raise InputError(f"sweep: got {file}, without a grid, wanted KEY: VALUE,VALUE under hydra.sweeper.params.")
-    typed = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)["hydra"]["sweeper"]["params"]
+    written = OmegaConf.select(OmegaConf.create(yaml.load(file.read_text(encoding="utf-8"), _as_written())), _GRID)
+    typed = OmegaConf.to_container(written)
+    assert isinstance(typed, dict)
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
-    lines = [_line(str(key), values, typed.get(str(key))) for key, values in grid.items() if str(key) not in given]
+    texts = {str(key): values for key, values in typed.items()}
+    lines = [_line(str(key), values, texts[str(key)]) for key, values in grid.items() if str(key) not in given]
     place = [] if "sweep" in given else [quote_text(f"sweep={name}")]
     return Asked((*place, *lines, *map(quote_text, overrides)), sweep=name)
+
+
+@functools.cache
+def _as_written() -> Any:
+    """A YAML loader that reads null and merges, and every other scalar as the text that it is: 007, 1e5, yes."""
+    import yaml
+
+    known = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return type("AsWritten", (yaml.SafeLoader,), {"yaml_implicit_resolvers": known})
 
 
 def _line(key: str, values: object, typed: object) -> str:
@@ -70,7 +90,8 @@ def _line(key: str, values: object, typed: object) -> str:
     if kind_of(key) is None or values is None:
         return f"{key}={_values(key, values)}"
     if isinstance(typed, list):
-        return f"{key}={','.join(quote_text(f'{key}={text}').partition('=')[2] for text in typed)}"
+        texts = ["null" if text is None else quote_text(f"{key}={text}").partition("=")[2] for text in typed]
+        return f"{key}={','.join(texts)}"
     return quote_text(f"{key}={_values(key, typed)}", separated=True)
 
 

@@ -185,7 +185,7 @@ def _job(config: "DictConfig") -> int:
         failures = failures_of(records.write(result, folder))
     except Exception as error:
         report.show(console, result)
-        if not isinstance(error, OSError):
+        if not isinstance(error, OSError | InputError):
             log.exception("the run in %s was not written", folder)
         else:
             log.error("%s; what is above is not all written. Make room, or set output=FOLDER.", reason_of(error))

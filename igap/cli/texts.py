@@ -62,9 +62,9 @@ def quote_text(argument: str, *, separated: bool = False) -> str:
     function = _FUNCTION.fullmatch(value)
     if function is not None:
         values = _quoted_values(function[2], kind)
-        if function[1] == "choice" and kind.null and "null" in values.split(","):  # which Hydra's choice() refuses
+        if function[1] == "choice" and values:  # which refuses null, and loses quotes
             return f"{key}={values}"
-        return f"{key}={function[1]}({values})" if function[1] in ("choice", "shuffle") and values else argument
+        return f"{key}=shuffle({values})" if function[1] == "shuffle" and values else argument
     if (separated or name in _SEPARATED) and "," in value:
         return f"{key}={_quoted_values(value, kind)}"
     return f"{key}={quoted(value.strip() if separated else value)}"
@@ -118,7 +118,8 @@ def _is_utf8(text: str) -> bool:
 
 def _is_quoted(argument: str, name: str, value: str) -> bool:
     """Whether the value is in quotes that Hydra reads, and not a file's name with quotes in it."""
-    if value[:1] not in ("'", '"') or _is_there(name, value):
+    several = name in _SEPARATED and sum(1 for _ in _elements(value)) > 1
+    if value[:1] not in ("'", '"') or several or _is_there(name, value):
         return False
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException

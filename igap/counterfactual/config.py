@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from igap.config import Frozen, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
+from igap.config import Device, Frozen, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
 from igap.errors import InputError
 from igap.sites import component_name, is_component, parse_component
 
@@ -69,7 +69,7 @@ class StudyConfig(Frozen):
     space: SpaceConfig
     storage: StorageConfig
     sampler: Sampler = "auto"
-    until: int = Field(300, ge=1, le=1_000_000)
+    until: int = Field(300, ge=1, le=10_000_000)
     batch: int = Field(16, ge=1, le=100_000)
     control: int = Field(60, ge=0, le=1_000_000)
     workers: int = Field(1, ge=1, le=1000)
@@ -126,7 +126,7 @@ class SearchConfig(Frozen):
     full_run: bool = True
     name: PathText | None = Field(None, pattern=r"^[\w][\w.-]*$", examples=["my-search"])
     seed: Seed = Field(0, examples=[0])
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,4})?|mps)$", examples=["cpu"])
+    device: Device = Field("auto", examples=["cpu"])
     memory_gib: float | None = Field(None, gt=0, le=1_000_000, examples=[2])
     output: PathText = Field("searches", examples=["searches"])
 

@@ -27,7 +27,7 @@ from igap.counterfactual.search import SearchResult, concluded
 from igap.counterfactual.storages import only_study, storage_of
 from igap.errors import InputError
 from igap.failures import reason_of
-from igap.finished import failures_of, read
+from igap.finished import failures_of, lost_findings, read
 from igap.memory import most_processes
 from igap.models.fingerprint import fingerprint
 from igap.models.load import Header, check_sites, read_header
@@ -135,8 +135,17 @@ def run(
                 raise
             code = INTERRUPTED
             break
-        write(result, study.config, study.folder)
+        failures: dict[str, str] = {}
+        try:
+            failures = failures_of(write(result, study.config, study.folder))
+        except OSError as error:  # what was found is shown all the same
+            failures = {"": reason_of(error)}
         report.show(out, result, study.config.head, brief=len(studies) > 1)
+        for name, reason in failures.items():
+            log.error("%s", ": ".join(filter(None, (study.config.head, name, reason))))
+            code = 1
+        if "" in failures:
+            continue
         if study.config.full_run and not result.interrupted:
             code = max(code, _run_of_the_best(result, study, defaults, settled, progress))
         tracked = _log(study.folder, settled)
@@ -173,6 +182,15 @@ def explore(config: SearchConfig, threads: int | None = None, parent: int | None
     model = pipeline.loaded(config.model, config.device, study.checkpoint)
     with frozen(model):
         _explored(_opened(study, model, storage), config, None if parent is None else partial(_go_on, parent))
+
+
+def _explore_beside(config: SearchConfig, threads: int, parent: int) -> None:
+    """A worker of this command: what ends it early is one line, and the command does its part."""
+    try:
+        explore(config, threads, parent)
+    except (InputError, OSError, MemoryError) as error:
+        log.error("worker %d: %s", config.search.worker, reason_of(error))
+        sys.exit(1)
 
 
 def _go_on(parent: int, progress: Progress) -> None:  # noqa: ARG001 - the interface of OnProgress
@@ -234,7 +252,7 @@ def _workers(config: SearchConfig) -> "list[multiprocessing.process.BaseProcess]
             own_search = config.search.model_copy(update={"worker": worker, "workers": 1})
             own = config.model_copy(update={"search": own_search})
             child = multiprocessing.get_context("spawn").Process(
-                target=explore, args=(own, threads, os.getpid()), daemon=True
+                target=_explore_beside, args=(own, threads, os.getpid()), daemon=True
             )
             child.start()
             children.append(child)
@@ -338,12 +356,13 @@ def _run_of_the_best(
     asked = defaults.model_copy(update=settings)
     place = study.folder / RUNS / pipeline.check(asked).key
     before = read(place)[0]
-    if before is not None and not failures_of(before.summary):
+    if before is not None and not lost_findings(before.summary):
         return 0
     try:
         disk.check_writable(place / "plots")
         found = pipeline.run(asked, lambda name: report.stage(progress, name))
         records.unfinish(place)
+        (place / tracking.MARK).unlink(missing_ok=True)
         failures = failures_of(records.write(found, place))
     except Exception as error:
         log.error("the run of the best pair, in %s, failed: %s", place, reason_of(error))

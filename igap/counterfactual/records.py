@@ -1,6 +1,7 @@
 """A search's folder: trials and certificate as CSV and JSON, plots; `search_summary.json` comes last."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,14 +12,15 @@ from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.study import SCHEMA
 from igap.disk import atomically, write_text
-from igap.plots import search_curves, search_front, search_heads, search_history, search_single_edits
+from igap.failures import Failure, recorded, surviving
+from igap.plots import Figure, search_curves, search_front, search_heads, search_history, search_single_edits
 from igap.versions import versions
 
 Summary = dict[str, float | int | str | None]
 
 
 def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
-    """The summary, after all other files are in `folder`. Raises OSError."""
+    """The summary, after all other files are in `folder`; a figure that fails costs itself only. Raises OSError."""
     frames = {"trials": trials(result)} | {
         name: pd.DataFrame(list(rows)) for name, rows in result.certificate.tables.items() if rows
     }
@@ -26,19 +28,21 @@ def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
         atomically(folder / f"{name}.csv", partial(tables.write, frame=frame))
     (folder / "plots").mkdir(exist_ok=True)
     summary, head, terms = result.certificate.summary, config.head, result.objective.terms
-    plots = {
-        "history": search_history(frames["trials"], summary, head, terms[0]),
-        "heads": search_heads(frames["heads"], head),
-        "curves": search_curves(result.certificate.curves, head),
+    plots: dict[str, Callable[[], Figure]] = {
+        "history": lambda: search_history(frames["trials"], summary, head, terms[0]),
+        "heads": lambda: search_heads(frames["heads"], head),
+        "curves": lambda: search_curves(result.certificate.curves, head),
     }
     if "single_edits" in frames:
-        plots["single_edits"] = search_single_edits(frames["single_edits"], summary, head)
+        plots["single_edits"] = lambda: search_single_edits(frames["single_edits"], summary, head)
     if len(terms) > 1:
-        plots["front"] = search_front(frames["trials"], frames["front"], terms, head)
-    for name, figure in plots.items():
-        atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+        plots["front"] = lambda: search_front(frames["trials"], frames["front"], terms, head)
+    failures: dict[str, Failure] = {}
+    for name, draw in plots.items():
+        with surviving(f"plots/{name}", failures):
+            atomically(folder / "plots" / f"{name}.png", partial(draw().savefig, format="png", dpi=150))
     write_text(folder / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-    found = summarize(result, config)
+    found = summarize(result, config) | recorded(failures)
     write_text(folder / "search_summary.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
     return found
 

@@ -30,6 +30,9 @@ URL = "IGAP_STORAGE_URL"
 REACH = 5.0
 """Seconds that a storage has to answer."""
 
+FREE = 30.0
+"""Seconds that a file may be held by another worker, which reads or writes it whole."""
+
 FILES = {"sqlite": "study.db", "journal": "study.journal"}
 """In a search's folder."""
 
@@ -61,7 +64,7 @@ def told(what: str, remedy: str) -> Iterator[None]:
     try:
         with uninterrupted():
             yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:
         if _without_room(error):
@@ -93,8 +96,8 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if held:
-        before(signal.SIGINT, None)
+        if held:
+            before(signal.SIGINT, None)
 
 
 def only_study(storage: BaseStorage) -> str | None:
@@ -107,7 +110,8 @@ def only_study(storage: BaseStorage) -> str | None:
 def storage_of(kind: str, folder: Path, address: str = "") -> BaseStorage:
     """The storage of a search.
 
-    Raises InputError where it cannot be used, or does not answer within REACH seconds, OSError where there is no room.
+    Raises InputError where it cannot be used, does not answer within REACH seconds or is not free within FREE; OSError
+    where there is no room.
     """
     if kind == "memory":
         return InMemoryStorage()
@@ -125,7 +129,7 @@ def storage_of(kind: str, folder: Path, address: str = "") -> BaseStorage:
         _check_file(file)
         if kind == "journal":
             with experimental():
-                return Journal(file, REACH)
+                return Journal(file, FREE)
         _check_database(file)
         # Another worker may hold the file while it writes a batch.
         return _database(_url(file), {"connect_args": {"timeout": 60}})
@@ -141,11 +145,11 @@ def _check_file(file: Path) -> None:
 
 def _check_database(file: Path) -> None:
     """Raises ValueError or sqlite3.Error on a file that another program holds, is damaged, or is another program's."""
-    with closing(sqlite3.connect(file, timeout=REACH, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(file, timeout=FREE, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")  # a file that another program holds is told now, not in the middle
+        connection.execute("ROLLBACK")
         trouble = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        connection.execute("ROLLBACK")
     if trouble != "ok":
         raise ValueError(f"{file.name} is damaged ({trouble})")
     if tables and "studies" not in tables:

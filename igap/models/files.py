@@ -6,6 +6,7 @@ Reads the headers of the weights, not the weights.
 import contextlib
 import json
 import math
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from typing import Any
 import torch
 
 from igap.errors import InputError, one_line
-from igap.models.fingerprint import FILES
 from igap.models.quiet import quiet, refusing
 from igap.untrusted import check_file
 
@@ -23,11 +23,15 @@ _MOST_BYTES = 2**27
 """Of a file that is no safetensors file. The longest tokenizer.json of a known model has a quarter of it."""
 _LARGEST = 2**24
 """Lists and loops of this length take a second; a vocabulary or a width is far below."""
-_UNBOUNDED = ("theta", "seed", "token", "position", "length", "window", "context", "ctx")
+_SIZE = re.compile(r"^n_|^num_|size|dim|layer|head|embd|embed|inner|hidden|expert|label|rank|width|vocab|ffn")
+_UNBOUNDED = ("param", "step", "theta", "seed", "token", "position", "length", "window", "context", "ctx")
 """Parts of the names of numbers that give nothing its size, or that only learned positions have among the weights."""
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-SOME_TEXT = "Then, a text."
-"""What a tokenizer can make tokens of, known or not."""
+_READ = (
+    *("*config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
+    *("*.safetensors", "*.safetensors.index.json", "*.model"),
+)
+"""Names of the files that libraries read; a fingerprint leaves out what is no file."""
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -49,7 +53,7 @@ def unreadable(name: str, file: str, why: str) -> InputError:
 def check_files(folder: Path, name: str) -> None:
     """Raises InputError on what bears the name of a checkpoint's file and is none that can be read to its end."""
     try:
-        paths = sorted(path for path in folder.iterdir() if any(path.match(pattern) for pattern in FILES))
+        paths = sorted(path for path in folder.iterdir() if any(path.match(pattern) for pattern in _READ))
     except OSError as error:
         raise InputError(f"model.name: got {name!r}, a folder that cannot be read ({error.strerror}).") from error
     for path in paths:
@@ -113,7 +117,7 @@ def read_object(folder: Path, file: str, name: str) -> dict[str, Any]:
 def check_sizes(config: Mapping[str, Any], name: str, file: str = "config.json") -> None:
     """Raises InputError where the file's settings have a number to which no library should count."""
     for field, value in _whole_numbers(config):
-        if value > _LARGEST and not any(part in field for part in _UNBOUNDED):
+        if value > _LARGEST and _SIZE.search(field) and not any(part in field for part in _UNBOUNDED):
             raise unreadable(name, file, f"{field} is {value!s:.40}, wanted a size that weights can have")
 
 
@@ -129,10 +133,11 @@ def check_allocation(config: Any, stored: Mapping[str, Stored], name: str, file:
     from transformers import AutoModelForCausalLM
 
     largest = max((side for tensor in stored.values() for side in tensor.shape), default=0)
-    if all(value <= 4 * largest for _, value in _whole_numbers(config.to_dict())):
+    sizes = (size for field, size in _whole_numbers(config.to_dict()) if not any(part in field for part in _UNBOUNDED))
+    if all(size <= 4 * largest for size in sizes):
         return  # no need to build it twice
     with refusing(lambda why: unreadable(name, file, why)), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="eager")
     wanted = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     there = sum(math.prod(tensor.shape) for tensor in stored.values())
     if wanted > 4 * there + 2**26:
@@ -177,7 +182,8 @@ def blame(folder: Path, name: str, why: str, read: Callable[[Path], object]) -> 
     if "tokenizer.json" in there:
         try:
             with refusing(lambda why: unreadable(name, "tokenizer.json", why)):
-                Tokenizer.from_file(str(folder / "tokenizer.json")).encode(SOME_TEXT)
+                own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+                own.encode(own.decode([0, 1, 2]))
         except InputError as error:
             return error
     for file in there[1:]:

@@ -85,6 +85,6 @@ def _endless(patterns: frozenset[str]) -> str | None:
             return None
         said.seek(0)
         tried: list[str] = [json.loads(pattern) for pattern in said]
-    if not tried:
-        raise RuntimeError(f"{sys.executable} does not start, or has no package tokenizers")
+    if not tried:  # the machine is at fault: without memory, say
+        raise OSError(f"{sys.executable}, which was to try the patterns of a tokenizer, did not start")
     return tried[-1]

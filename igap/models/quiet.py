@@ -48,12 +48,14 @@ def hushed() -> Iterator[None]:
         try:
             yield
         finally:
-            if sys.stderr is not None:
-                sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                if sys.stderr is not None:
+                    sys.stderr.flush()
             os.dup2(terminal, 2)
             os.close(terminal)
         said.seek(0)
-        os.write(2, said.read())
+        with contextlib.suppress(OSError):  # nobody takes it
+            os.write(2, said.read())
 
 
 @contextlib.contextmanager
@@ -67,6 +69,8 @@ def refusing(tell: Callable[[str], InputError]) -> Iterator[None]:
     except InputError:
         raise
     except BaseException as error:
+        if isinstance(error, MemoryError):  # the machine is at fault
+            raise
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise tell(one_line(error, 200)) from error

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from igap import disk, versions
 from igap.errors import InputError, printable
-from igap.finished import Finished, failures_of, is_key, read
+from igap.finished import Finished, is_key, lost_findings, read
 from igap.untrusted import read_names
 
 PLAN = "sweep.json"
@@ -78,7 +78,7 @@ class SweepFolder:
         trouble, before = None, None
         if os.path.lexists(folder / "summary.json"):
             run, trouble = read(folder)
-            if run is not None and run.key == key and failures_of(run.summary):
+            if run is not None and run.key == key and lost_findings(run.summary):
                 before = run
             elif run is not None and run.key == key:
                 changes = [trouble] if trouble else versions.changed(run.summary)

@@ -60,6 +60,7 @@ def _do(job: Job, folder: SweepFolder, stage: Stage) -> Outcome:
                 f"the run's key is {result.key}, the plan's {job.key}: a file or the checkpoint has changed since the "
                 "plan was made. Start the sweep again."
             )
+        (place / tracking.MARK).unlink(missing_ok=True)  # W&B has what is replaced
         summary = _write(result, place)
     except Exception as error:
         return _failed(job, folder, reason_of(error), traceback.format_exc())
@@ -76,7 +77,7 @@ def _do(job: Job, folder: SweepFolder, stage: Stage) -> Outcome:
 
 def _write(result: Result, place: Path) -> Mapping[str, object]:
     """The summary; a result that cannot be written is shown, and the error raised."""
-    records.unfinish(place)  # `standing` has found that it is to be done again
+    records.unfinish(place)
     try:
         return records.write(result, place)
     except Exception:

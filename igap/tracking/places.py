@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from igap.untrusted import check_file
+
 SETTLED_SECONDS = 60.0
 """That W&B's process may take to write the end of an offline run after it was told to."""
 
@@ -21,6 +23,8 @@ _LOST = ("sender: failed to log artifact", "file transfer:", "filestream:", "run
 """How W&B's messages begin that say so. Others, of a question to the server that failed, cost nothing."""
 
 _BLOCK, _HEAD = 32 * 1024, 7
+_MOST = 2**31
+"""Bytes of a .wandb file."""
 
 
 @contextlib.contextmanager
@@ -51,6 +55,7 @@ def records(file: Path) -> Iterator[Any]:
     from wandb.proto import wandb_internal_pb2
 
     messages: Any = wandb_internal_pb2  # generated, without types
+    check_file(file, _MOST)
     data, at, parts = file.read_bytes(), _HEAD, b""
     if not data.startswith(b":W&B"):
         raise ValueError(f"{file}: not a file of W&B's")

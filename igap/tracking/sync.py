@@ -108,7 +108,7 @@ def _one(run: Finished, given: dict[str, str], *, online: bool) -> _Done:
 def _upload(offline: Path, given: dict[str, str]) -> _Done:
     """`wandb sync` of one offline run."""
     options = [part for name, value in given.items() for part in (f"--{name}", value)]
-    with tempfile.TemporaryDirectory() as own:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "wandb", "sync", "--yes", *options, str(offline)],

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import finished_runs
 import pandas as pd
 import pytest
 import wandb
@@ -108,3 +109,18 @@ def test_a_server_that_does_not_answer_is_one_line(monkeypatch):
     monkeypatch.setattr(wandb, "Api", unreachable)
     with pytest.raises(InputError, match=r"^--wandb: me/igap cannot be read \(CommError: no answer\)\. Check its name"):
         wandb_runs.fetch_runs("me/igap")
+
+
+@pytest.mark.parametrize("gap", [4.0, None])
+def test_empty_cells_are_read_as_wandb_writes_them(gap, server, tmp_path):
+    """As NaN, which is no JSON: those of a class that few heads have, and all scores of a gap that is too small."""
+    folder = finished_runs.make(tmp_path / "run", gap=gap)
+    frame = pd.read_csv(folder / "heads.csv", dtype={"name": str}).assign(
+        **{"class": [None, "name mover", *[None] * 4]}
+    )
+    frame.to_csv(folder / "heads.csv", index=False)
+    server.append(logged(folder))
+    (run,), maps, problems = wandb_runs.fetch_runs("me/igap")
+    assert problems == []
+    wanted, _ = heads.read(folder)
+    assert (maps[run.folder].unit, maps[run.folder].ig, maps[run.folder].ap) == (wanted.unit, wanted.ig, wanted.ap)

@@ -149,16 +149,42 @@ def test_a_choice_of_texts_is_of_texts():
     assert jobs[3].config.prompts.answer == "a, b"
 
 
-def test_texts_of_a_sweep_file_stand_as_in_the_file(tmp_path, monkeypatch):
-    grid = "hydra:\n  sweeper:\n    params:\n      model.revision: 007\n      prompts.answer: [1e5, ' John']\n"
+@pytest.mark.parametrize(
+    "asked", ["model.revision=choice(007,1e5)", "model.revision='007',1e5", "model.revision=shuffle(007,1e5)"]
+)
+def test_every_way_to_name_several_texts_gives_the_texts_that_were_typed(asked):
+    assert {job.config.model.revision for job in compose_jobs([quote_text(asked)])} == {"007", "1e5"}
+
+
+GRIDS = {
+    "texts": (
+        "hydra: {sweeper: {params: {model.revision: 007, prompts.answer: [1e5, ' John'], ig.n_steps: [2, 3]}}}",
+        ("model.revision='007'", "prompts.answer='1e5',' John'", "ig.n_steps=2,3"),
+    ),
+    "none": (
+        "hydra: {sweeper: {params: {baseline.prompt: [~, 'x y'], prompts.file: null}}}",
+        ("baseline.prompt=null,'x y'", "prompts.file=null"),
+    ),
+    "a merge": (
+        "b: &b {model.revision: main}\nhydra: {sweeper: {params: {<<: *b, seed: '1,2'}}}",
+        ("model.revision='main'", "seed=1,2"),
+    ),
+    "another place": (
+        "grid: {model.name: gpt2, seed: '1,2'}\nhydra: {sweeper: {params: '${grid}'}}",
+        ("model.name='gpt2'", "seed=1,2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GRIDS)
+def test_texts_of_a_sweep_file_stand_as_in_the_file(kind, tmp_path, monkeypatch):
+    text, lines = GRIDS[kind]
     folder = tmp_path / "sweeps"
     folder.mkdir()
-    (folder / "mine.yaml").write_text(grid + "      ig.n_steps: [2, 3]\n      prompts.file: null\n")
+    (folder / "mine.yaml").write_text(text)
     monkeypatch.setattr("igap.cli.multirun.data_folder", lambda name: tmp_path / name)
     monkeypatch.setattr("igap.cli.search.data_folder", lambda name: tmp_path / name)
-    assert named(["mine"]).overrides == (
-        "sweep='mine'", "model.revision='007'", "prompts.answer='1e5',' John'", "ig.n_steps=2,3", "prompts.file=null",
-    )  # fmt: skip
+    assert named(["mine"]).overrides == ("sweep='mine'", *lines)
 
 
 def test_bytes_that_are_no_text_are_refused_in_one_line():

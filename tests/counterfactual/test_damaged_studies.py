@@ -184,7 +184,7 @@ def test_hostile_values_of_any_key_of_any_line_are_one_line_or_a_study_that_can_
 
 def test_a_journal_that_is_held_for_ever_is_refused(whole_studies, tmp_path, monkeypatch):
     file = Path(shutil.copy(whole_studies["journal"] / FILES["journal"], tmp_path))
-    monkeypatch.setattr(storages, "REACH", 0.2)
+    monkeypatch.setattr(storages, "FREE", 0.2)
     with alone(storage_of("journal", tmp_path), "igap"):
         said = refused("journal", file)
     assert "study.lock is held by another program. Start it, end the program that holds it" in said
@@ -272,3 +272,9 @@ def test_of_a_batch_whose_writer_died_in_its_middle_a_journal_has_nothing(whole_
     assert reader.tried() == batch(0, 3), "also for those who read before"
     reader.add(batch(2, 2))
     assert opened("journal", tmp_path) == batch(0, 3) + batch(2, 2)
+
+
+def test_ctrl_c_is_not_lost_where_the_storage_fails_too():
+    with pytest.raises(KeyboardInterrupt), storages.told("a study", "Mend it."):
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("a wreck")

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
+from small_disk import no_file_above
 
 from igap import cli, pipeline, records, tracking
 from igap import tables as tables_of
@@ -300,6 +301,31 @@ def test_wandb_has_the_summary_a_step_a_trial_tables_and_pictures(done):
     assert '"job_type":"search"' in text
     steps = [line for line in text.splitlines() if '"trial"' in line and '"history"' in line]
     assert len(steps) == 20
+
+
+def test_a_disk_too_small_for_a_search_costs_no_certificate_and_a_figure_itself_only(
+    tmp_path, monkeypatch, capsys, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    write, asked = job.write, ("search.until=20", "full_run=false", "tracking=disabled")
+
+    def on_a_small_disk(*given):
+        with no_file_above(500):
+            return write(*given)
+
+    monkeypatch.setattr(job, "write", on_a_small_disk)
+    assert search(*asked, where=tmp_path) == 1
+    said = capsys.readouterr()
+    assert "trials.csv cannot be written or read (File too large)" in caplog.text
+    assert "Traceback" not in said.err + caplog.text
+    assert "by hand" in said.out
+    assert not list(tmp_path.rglob("search_summary.json"))
+    monkeypatch.setattr(job, "write", write)
+    monkeypatch.setattr("igap.counterfactual.records.search_heads", lambda *_: 1 / 0)
+    assert search(*asked, where=tmp_path) == 1
+    (summary,) = tmp_path.rglob("search_summary.json")
+    assert json.loads(summary.read_text())["failed"] == "plots/heads"
+    assert "plots/heads: ZeroDivisionError: division by zero" in caplog.text
 
 
 def test_disabled_tracking_writes_nothing_of_wandb(tmp_path):

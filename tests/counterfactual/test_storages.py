@@ -43,6 +43,7 @@ def impatient(monkeypatch):
     """Storages get 2 seconds to answer: as little as libpq knows."""
     assert storages.REACH == 5.0
     monkeypatch.setattr(storages, "REACH", 2.0)
+    monkeypatch.setattr(storages, "FREE", 2.0)
 
 
 def refused(kind, folder, **settings):

@@ -22,6 +22,7 @@ from damage import (
 )
 from tokenizer_kinds import tokenizer
 from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from igap import InputError, load_model
 from igap.cli import main
@@ -312,3 +313,41 @@ def test_a_model_is_not_built_twice_where_its_sizes_are_like_those_of_the_weight
     before = torch.random.get_rng_state()
     files.check_allocation(header.config, header.stored, "whole")
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_params", 124_439_808), ("total_flos", 10**18), ("attn_implementation", "flash_attention_2")],
+)
+def test_settings_that_give_nothing_its_size_may_be_anything(copied, field, value):
+    set_to(copied, "config.json", (field,), json.dumps(value))
+    set_to(copied, "config.json", ("rope_theta",), "1000000")
+    assert load_model(copied).cfg.n_layers == 1
+
+
+def test_files_that_no_library_reads_may_be_anything(copied):
+    with (copied / "train.txt").open("wb") as file:
+        file.truncate(2**28)
+    (copied / "eval.json").mkdir()
+    (copied / "README.txt").symlink_to("nowhere")
+    assert read_header(str(copied)).n_layers == 1
+
+
+def test_a_vocabulary_without_a_token_for_unknown_words_is_one(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("gpt2"), tmp_path / "copy")
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({character: i for i, character in enumerate("0123456789+=")}))
+    ).save_pretrained(folder)
+    assert token_ids(read_header(str(folder)).tokenizer, "7") == [7]
+
+
+@pytest.mark.parametrize("stream", ["full", "closed"])
+def test_a_terminal_that_takes_nothing_damages_no_checkpoint(stream):
+    before = os.dup(2)
+    target = os.open("/dev/full", os.O_WRONLY) if stream == "full" else os.pipe()[1]
+    os.dup2(target, 2)
+    try:
+        with hushed():
+            os.write(2, b"a warning")
+    finally:
+        os.dup2(before, 2)

@@ -143,7 +143,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.is_symlink()
+        if path.is_file() and not path.is_symlink() and "wandb" not in path.parts
     }
 
 
@@ -178,10 +178,12 @@ def settings(scratch: Path, rng: random.Random) -> Iterator[Case]:
         given = f"{key}={value}"
         if program == "run":
             base = [entry for entry in QUICK if entry.partition("=")[0] != key]
-            yield command(*(("run",) if rng.random() < 0.5 else ("check",)), *base, given, long=True)
+            begins = ("run",) if rng.random() < 0.5 else ("check",)
+            yield command(*begins, *base, given, long=begins[0] == "run")
         else:
             base = [entry for entry in SMALL_SEARCH if entry.partition("=")[0] != key]
-            yield command(*(("search",) if rng.random() < 0.5 else ("check", "search")), *base, given, long=True)
+            begins = ("search",) if rng.random() < 0.5 else ("check", "search")
+            yield command(*begins, *base, given, long=begins[0] == "search")
 
 
 def grids(scratch: Path, rng: random.Random) -> Iterator[Case]:
@@ -194,7 +196,8 @@ def grids(scratch: Path, rng: random.Random) -> Iterator[Case]:
         for before in (("check", "-m"), ("run", "-m"), ("search", "-m")):
             base = SMALL_SEARCH if before[0] == "search" else QUICK
             key = override.partition("=")[0]
-            yield command(*before, *(entry for entry in base if entry.partition("=")[0] != key), override, long=True)
+            others = [entry for entry in base if entry.partition("=")[0] != key]
+            yield command(*before, *others, override, long=before[0] != "check")
 
 
 def prompt_files(scratch: Path, rng: random.Random) -> Iterator[Case]:
@@ -275,7 +278,11 @@ def studies(scratch: Path, rng: random.Random) -> Iterator[Case]:
 
                 shutil.copytree(whole, ".", dirs_exist_ok=True, symlinks=True)
                 damage(file)
-                return cli.main(["search", *SMALL_SEARCH, f"search/storage={storage}", "search.until=24"])
+                study = next(Path("searches").rglob("study.[dj]*"), None)
+                before = study.read_bytes() if study is not None and study.is_file() and file != study else None
+                code = cli.main(["search", *SMALL_SEARCH, f"search/storage={storage}", "search.until=24"])
+                assert code == 0 or before is None or study.read_bytes()[: len(before)] == before, "overwritten"
+                return code
 
             yield Case(f"search of 8 more trials after {file} was {what}", act)
 
@@ -361,7 +368,7 @@ def calls(scratch: Path, rng: random.Random) -> Iterator[Case]:
             sys.stdout.write("\n".join(wrong))
             return 70 if wrong else 0
 
-        yield Case(f"{name}({parameter}=...)", act, long=True)
+        yield Case(f"{name}({parameter}=...)", act)
 
 
 KINDS: dict[str, Callable[[Path, random.Random], Iterator[Case]]] = {

@@ -95,6 +95,35 @@ def test_a_run_with_a_failed_follow_up_is_kept_and_done_again(untracked, folder,
     assert not (folder.run(key) / "failure.json").exists()
 
 
+def test_a_retry_that_cannot_be_written_leaves_what_was_found_before(untracked, folder, result, monkeypatch):
+    lame = dataclasses.replace(result, failures={"ablation": Failure("a flat tyre", "the story")})
+    monkeypatch.setattr(work.records, "figures", lambda result: {})
+    monkeypatch.setattr(pipeline, "run", lambda *_: lame)
+    work.do(untracked, folder, pipeline.silent, wait=False)
+    mark = folder.run(untracked.key) / work.tracking.MARK
+    mark.parent.mkdir(exist_ok=True)
+    mark.write_text("{}")
+    write = work.records.write
+
+    def on_a_small_disk(result, place):
+        with no_file_above(2000):
+            return write(result, place)
+
+    monkeypatch.setattr(work.records, "write", on_a_small_disk)
+    assert "File too large" in work.do(untracked, folder, pipeline.silent, wait=False).reason
+    assert folder.standing(untracked.key).run.summary["ablation/reason"] == "a flat tyre"
+    assert not mark.exists(), "what W&B has is replaced as well"
+
+
+def test_a_figure_that_cannot_be_drawn_is_told_once_and_its_run_is_done(untracked, folder, result, monkeypatch):
+    monkeypatch.setattr(work.records, "figures", lambda result: {"jaccard": lambda: 1 / 0})
+    monkeypatch.setattr(pipeline, "run", lambda *_: result)
+    outcome = work.do(untracked, folder, pipeline.silent, wait=False)
+    assert (outcome.end, outcome.reason) == ("failed", "plots/jaccard: ZeroDivisionError: division by zero")
+    assert folder.standing(untracked.key).state == "done"
+    assert work.do(untracked, folder, pipeline.silent, wait=False).end == "before"
+
+
 def test_a_disk_too_small_for_a_run_is_one_line_and_its_numbers_are_shown(
     untracked, folder, result, monkeypatch, capsys, caplog
 ):

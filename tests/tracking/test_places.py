@@ -158,3 +158,9 @@ def test_a_death_of_wandbs_process_is_one_exception_and_the_next_run_is_logged(
     assert tracking.logged(folder) is None
     assert tracking.log(folder, OFFLINE) == tracking.logged(folder).place
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()])
+def test_what_is_no_file_is_not_whole_and_is_not_waited_for(make, tmp_path):
+    make(tmp_path / "run-abc.wandb")
+    assert not places.whole(tmp_path, tmp_path)
