@@ -14,7 +14,7 @@ Site = Literal["heads", "neurons"]
 SITES: tuple[Site, ...] = ("heads", "neurons")
 
 _HOOKS: dict[Site, str] = {"heads": "blocks.{layer}.attn.hook_z", "neurons": "blocks.{layer}.mlp.hook_post"}
-_NUMBER = "0|[1-9][0-9]{0,8}"  # one way to write it, so that a component has one name
+_NUMBER = "[0-9]{1,9}"
 _NAME = re.compile(
     rf"(?P<head_layer>{_NUMBER})\.(?P<head>{_NUMBER})|L(?P<neuron_layer>{_NUMBER})\.N(?P<neuron>{_NUMBER})"
 )
@@ -52,7 +52,7 @@ def is_component(name: str) -> bool:
 
 def are_components(names: Sequence[str]) -> bool:
     """Whether these are names of components, at least one, each once."""
-    return bool(names) and len(set(names)) == len(names) and all(map(is_component, names))
+    return bool(names) and all(map(is_component, names)) and len(set(map(parse_component, names))) == len(names)
 
 
 def chosen(setting: str) -> tuple[Site, ...]:

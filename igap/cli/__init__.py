@@ -5,12 +5,14 @@ costs one line and no time.
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from igap.errors import InputError
 from igap.failures import reason_of
@@ -63,8 +65,7 @@ _WITHOUT_MEMORY = ("out of memory", "failed to map segment", "can't allocate mem
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of one command: 0 done, 1 something failed, 2 bad input, 130 interrupted."""
     if sys.stdout is None or sys.stderr is None:  # closed by the caller
-        nowhere = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
-        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+        sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     logging.raiseExceptions = False  # a log file on a full disk costs its own lines, and no traceback beside each
     try:
         try:
@@ -92,6 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _tell("memory is used up. Free some, or ask for less: memory_gib=1.")
         return 1
+
+
+@functools.cache
+def _nowhere() -> TextIO:
+    """What takes the place of a closed stream, until the process ends."""
+    return open(os.devnull, "w")
 
 
 def _tell(line: str) -> None:

@@ -147,7 +147,7 @@ def _tokenizer(folder: Path) -> Any:
     with hushed():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         # A text of its own: not every vocabulary has a token for words that it does not know.
-        own = [number for number in range(len(tokenizer)) if number not in tokenizer.all_special_ids][:3]
+        own = [number for number in range(len(tokenizer)) if number not in tokenizer.all_special_ids][:1]
         tokenizer.decode(tokenizer(tokenizer.decode(own), add_special_tokens=False)["input_ids"])
         for kind in ("bos", "eos", "unk", "pad"):
             number = getattr(tokenizer, f"{kind}_token_id")

@@ -89,7 +89,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     ):
         read_pairs("no.csv")
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(ValueError, match=r"folder\.csv, which cannot be read \(Is a directory\)"):
+    with pytest.raises(ValueError, match=r"folder\.csv, which cannot be read \(it is a folder, no file\)"):
         read_pairs(str(tmp_path / "folder.csv"))
 
 
@@ -124,6 +124,6 @@ def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path):
 
 
 def test_a_name_with_a_line_break_is_shown_in_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"a\\nb\.csv', which holds no row") as told:
+    with pytest.raises(InputError, match=r"a\\nb\.csv, which holds no row") as told:
         read_pairs(save(tmp_path, "a\nb.csv", ""))
     assert "\n" not in str(told.value)

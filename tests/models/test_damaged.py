@@ -135,7 +135,7 @@ def test_what_is_no_whole_file_is_refused_and_not_waited_for(copied, whole, kind
 def test_a_file_without_an_end_that_memory_holds_is_refused(copied):
     with (copied / "tokenizer_config.json").open("r+b") as file:
         file.truncate(2**40)  # takes no place on the disk
-    assert "tokenizer_config.json: it has 1099511627776 bytes, wanted at most" in refusal(read_header, str(copied))
+    assert "tokenizer_config.json: it has 1,099,511,627,776 bytes, more than" in refusal(read_header, str(copied))
 
 
 def test_damaged_headers_of_weights_are_refused_and_the_file_is_named(whole, copied):
@@ -292,7 +292,7 @@ def test_what_is_said_where_nothing_fails_is_heard(capfd):
 def test_an_error_is_shown_without_what_a_terminal_cannot_show():
     with pytest.raises(InputError) as refused, refusing(InputError):
         raise ValueError("a\ud800\n \x1b[31mb" + "c" * 1000)
-    assert str(refused.value) == (r"a\ud800 \x1b[31mb" + "c" * 1000)[:200]
+    assert str(refused.value) == r"a\ud800 \x1b[31mb" + "c" * (199 - len("a\ud800 \x1b[31mb")) + "…"
     with pytest.raises(KeyboardInterrupt), refusing(InputError):
         raise KeyboardInterrupt
 
