@@ -135,16 +135,16 @@ def run(
                 raise
             code = INTERRUPTED
             break
-        failures: dict[str, str] = {}
+        failures, unwritten = dict[str, str](), None
         try:
             failures = failures_of(write(result, study.config, study.folder))
         except OSError as error:  # what was found is shown all the same
-            failures = {"": reason_of(error)}
+            unwritten = reason_of(error)
         report.show(out, result, study.config.head, brief=len(studies) > 1)
-        for name, reason in failures.items():
-            log.error("%s", ": ".join(filter(None, (study.config.head, name, reason))))
+        for reason in [*(f"{name}: {why}" for name, why in failures.items()), *filter(None, [unwritten])]:
+            log.error("%s: %s", study.config.head, reason)
             code = 1
-        if "" in failures:
+        if unwritten:
             continue
         if study.config.full_run and not result.interrupted:
             code = max(code, _run_of_the_best(result, study, defaults, settled, progress))
