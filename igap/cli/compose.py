@@ -205,7 +205,7 @@ def _swept(override: Any, text: str) -> list[str] | None:
             n = sum(1 for _ in itertools.islice(override._value.range(), _MOST_JOBS + 1))
         if n <= _MOST_JOBS:
             values = [str(value) for value in override.sweep_string_iterator()]
-            if kind_of(override.key_or_group) is not None:  # a shuffled list loses its quotes
+            if kind_of(override.key_or_group) is not None:  # a list in choice() or shuffle() loses its quotes
                 values = [text if text == "null" or text[:1] in ("'", '"') else quoted(text) for text in values]
     except (HydraException, ArithmeticError, ValueError, TypeError) as error:
         raise InputError(

@@ -62,9 +62,9 @@ def quote_text(argument: str, *, separated: bool = False) -> str:
     function = _FUNCTION.fullmatch(value)
     if function is not None:
         values = _quoted_values(function[2], kind)
-        if function[1] == "choice" and values:  # which refuses null, and loses quotes
+        if function[1] == "choice" and kind.null and "null" in values.split(","):  # which Hydra's choice() refuses
             return f"{key}={values}"
-        return f"{key}=shuffle({values})" if function[1] == "shuffle" and values else argument
+        return f"{key}={function[1]}({values})" if function[1] in ("choice", "shuffle") and values else argument
     if (separated or name in _SEPARATED) and "," in value:
         return f"{key}={_quoted_values(value, kind)}"
     return f"{key}={quoted(value.strip() if separated else value)}"

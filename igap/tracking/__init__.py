@@ -258,6 +258,10 @@ def _running(**settings: Any) -> Iterator[Any]:
                 wandb.run.finish(exit_code=1)
         with contextlib.suppress(Exception, SystemExit):
             wandb.teardown()
+        logger = logging.getLogger("wandb")
+        for handler in [each for each in logger.handlers if isinstance(each, logging.FileHandler)]:
+            logger.removeHandler(handler)  # of this run's log: the next one would fail where that is gone
+            handler.close()
         raise
 
 

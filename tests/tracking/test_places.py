@@ -156,6 +156,7 @@ def test_a_death_of_wandbs_process_is_one_exception_and_the_next_run_is_logged(
     with pytest.raises((ConnectionError, MailboxClosedError)):
         tracking.log(folder, OFFLINE)
     assert tracking.logged(folder) is None
+    shutil.rmtree(folder / "wandb")
     assert tracking.log(folder, OFFLINE) == tracking.logged(folder).place
     assert capfd.readouterr().err == ""
 
