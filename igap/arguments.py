@@ -47,7 +47,7 @@ NotNegative = Annotated[float, Range(least=0)]
 Positive = Annotated[float, Range(above=0)]
 Count = Annotated[int, Range(least=1, most=1_000_000)]
 Seed = Annotated[int, Range(least=0, most=2**63 - 1)]
-"""Of numpy's and of torch's generators."""
+"""A seed that numpy's and torch's generators take."""
 
 
 def checks_arguments(public: Public) -> Public:

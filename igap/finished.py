@@ -45,7 +45,7 @@ class Finished:
 
 
 def lost_findings(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Of what failed the findings, which another try may find; figures and pages are drawn from what there is."""
+    """The findings that failed, with their reasons. Another try may find them; figures and pages are left out."""
     return {
         name: reason
         for name, reason in failures_of(summary).items()

@@ -37,7 +37,7 @@ def most_processes() -> int:
 
 
 def machine_bytes() -> int | None:
-    """Of this machine's memory; None where the system does not say."""
+    """Bytes of this machine's memory; None where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on Windows

@@ -57,7 +57,7 @@ def silent(name: str) -> AbstractContextManager[Progress | None]:  # noqa: ARG00
 
 
 _REFERENCES = 20
-"""Of a mean baseline's prompts, those that are looked for before the model loads: where they are, there are more."""
+"""Prompts of a mean baseline that are looked for before the model loads: where they are, there are more."""
 
 
 def _heads(config: RunConfig) -> bool:
@@ -113,7 +113,7 @@ class Result:
     beside: Mapping[str, "Result"] = field(default_factory=dict)
     """The other runs of a study, by folder name."""
     failures: Mapping[str, Failure] = field(default_factory=dict)
-    """Of the follow-ups that failed, by their names: they have no finding."""
+    """Why follow-ups failed, by their names: they have no finding."""
 
     @property
     def clean_logit_diff(self) -> float:

@@ -121,6 +121,12 @@ def test_alphas_beyond_what_the_model_can_compute_are_refused(ioi_mini, pair):
         output_curve(ioi_mini, pair, "L0.N3", alphas=[0, 1, 1e38])
 
 
+def test_an_output_that_is_not_finite_is_refused_whatever_the_alphas_may_be(ioi_mini, pair, monkeypatch):
+    monkeypatch.setattr("igap.curves.check_alphas", lambda alphas: None)  # weights could be as large as this alpha
+    with pytest.raises(InputError, match=r"^curves\.alphas: got 0 to 1e\+38, where F is not finite"):
+        output_curve(ioi_mini, pair, "L0.N3", alphas=[0, 1, 1e38])
+
+
 @pytest.mark.parametrize("name", ["3.0", "0.4", "L0.N48", "nine"])
 def test_a_component_that_the_model_does_not_have_is_refused(small, pair, name):
     with pytest.raises(InputError, match=r"^curves\.components: got"):

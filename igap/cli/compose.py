@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _PAIR_KEYS = ("prompts.clean", "prompts.corrupted", "prompts.answer", "prompts.distractor")
 _MOST_JOBS = 10_000
-"""Of a multirun: composing them takes minutes."""
+"""Jobs that a multirun may have: composing so many takes minutes."""
 _MOST_GRAMMAR = 10_000
 """Characters of an override outside quotes: Hydra reads a list in seconds that grow with the square of its length."""
 launcher_schemas: "dict[str, DictConfig]" = {}

@@ -14,7 +14,7 @@ from igap.untrusted import check_file
 
 _TASKS = Path(__file__).parent / "tasks"
 _MOST_BYTES = 2**30
-"""Of a file of texts."""
+"""The largest file of texts that is read."""
 
 
 def tasks() -> list[str]:

@@ -20,7 +20,7 @@ from igap.models.quiet import quiet, refusing
 from igap.untrusted import check_file
 
 _MOST_BYTES = 2**27
-"""Of a file that is no safetensors file. The longest tokenizer.json of a known model has a quarter of it."""
+"""The size of a file that is no safetensors file. The longest tokenizer.json of a known model has a quarter of it."""
 _LARGEST = 2**24
 """Lists and loops of this length take a second; a vocabulary or a width is far below."""
 _SIZE = re.compile(r"^n_|^num_|size|dim|layer|block|head|embd|embed|inner|hidden|expert|label|rank|width|vocab|ffn")

@@ -14,7 +14,7 @@ from pathlib import Path
 from igap.models.files import unreadable
 
 _SECONDS = 5.0
-"""Of a processor, for all patterns on _TEXTS and the start of their process; an ordinary one takes microseconds."""
+"""Processor time for all patterns on _TEXTS and the start of their process; an ordinary one takes microseconds."""
 
 _TEXTS = (
     "After John and Mary went to the store, Mary gave a bottle of milk to",

@@ -50,7 +50,7 @@ class Standing:
     detail: str = ""
     """Why it failed, where it runs, what made it stale; empty where there is nothing to say."""
     run: Finished | None = None
-    """Of a finished one, and of one that is to be done again because something in it failed."""
+    """The run, where it is finished, or is to be done again because something in it failed."""
 
     @property
     def finished(self) -> bool:
