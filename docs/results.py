@@ -49,9 +49,9 @@ from results_tables import (
     span,
 )
 
-from igap.disk import atomically, write_text
-from igap.sites import parse_component
-from igap.untrusted import read_names
+from igap.components import parse_component
+from igap.storage.atomic import atomically, write_text
+from igap.storage.untrusted import read_names
 
 Says = Callable[[bool, str], str]
 """A condition and a sentence that is true where it holds, to the sentence."""

@@ -14,12 +14,12 @@ from safetensors.numpy import load_file, save_file
 from scipy import stats
 
 import igap
-from igap import finished
-from igap.disk import atomically
 from igap.errors import printable
-from igap.intervals import LEVEL, bootstrap_means, resample_counts, row_correlations
 from igap.models.load import load_model
-from igap.untrusted import check_file
+from igap.statistics.bootstrap import LEVEL, bootstrap_means, resample_counts, row_correlations
+from igap.storage import finished
+from igap.storage.atomic import atomically
+from igap.storage.untrusted import check_file
 
 TASKS = {
     "generated": "IOI, generated",

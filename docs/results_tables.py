@@ -7,9 +7,9 @@ import numpy as np
 from results_runs import AREAS, METHODS, TERMS, Bends, Task, r_over_pairs
 from scipy import stats
 
-from igap.comparison import compare_values
-from igap.intervals import bootstrap_means, row_correlations
 from igap.plots.canvas import PALETTE, figure, styled
+from igap.statistics.bootstrap import bootstrap_means, row_correlations
+from igap.statistics.comparison import compare_values
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

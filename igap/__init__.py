@@ -4,39 +4,39 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from igap.ablation import Ablations, ablate
+    from igap.analyses.ablation.ablate import Ablations, ablate
+    from igap.analyses.output_curves import OutputCurves, output_curve
     from igap.attribution.activation_patching import activation_patching
     from igap.attribution.atp_star import atp_star
     from igap.attribution.attribution_patching import attribution_patching
     from igap.attribution.integrated_gradients import integrated_gradients
     from igap.attribution.maps import AttributionMap
-    from igap.baselines import Baseline
-    from igap.comparison import Comparison, compare
     from igap.counterfactual.search import SearchResult, search
-    from igap.curves import OutputCurves, output_curve
-    from igap.datasets.answered import Prompt
+    from igap.engine.baselines import Baseline
     from igap.errors import InputError
+    from igap.inputs.labelled_prompts import Prompt
+    from igap.inputs.prompts import PromptPair
     from igap.models.load import load_model
-    from igap.prompts import PromptPair
+    from igap.statistics.comparison import Comparison, compare
 
 _HOMES = {
-    "Ablations": "igap.ablation",
-    "Prompt": "igap.datasets.answered",
-    "ablate": "igap.ablation",
+    "Ablations": "igap.analyses.ablation.ablate",
+    "Prompt": "igap.inputs.labelled_prompts",
+    "ablate": "igap.analyses.ablation.ablate",
     "AttributionMap": "igap.attribution",
     "InputError": "igap.errors",
-    "Baseline": "igap.baselines",
-    "Comparison": "igap.comparison",
-    "OutputCurves": "igap.curves",
-    "PromptPair": "igap.prompts",
+    "Baseline": "igap.engine.baselines",
+    "Comparison": "igap.statistics.comparison",
+    "OutputCurves": "igap.analyses.output_curves",
+    "PromptPair": "igap.inputs.prompts",
     "SearchResult": "igap.counterfactual.search",
     "activation_patching": "igap.attribution",
     "atp_star": "igap.attribution",
     "attribution_patching": "igap.attribution",
-    "compare": "igap.comparison",
+    "compare": "igap.statistics.comparison",
     "integrated_gradients": "igap.attribution",
     "load_model": "igap.models.load",
-    "output_curve": "igap.curves",
+    "output_curve": "igap.analyses.output_curves",
     "search": "igap.counterfactual.search",
 }
 

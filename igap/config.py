@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from igap.components import SITES, Site, are_components, chosen, is_component, parse_component, sites_of
 from igap.errors import InputError, shown
-from igap.sites import SITES, Site, are_components, chosen, is_component, parse_component, sites_of
 
 TEXTS = ("clean", "corrupted", "answer", "distractor")
 """What a prompt pair is made of."""

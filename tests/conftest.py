@@ -17,16 +17,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, a proce
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch  # noqa: E402 - the import hook comes before anything that imports igap
+from helpers.checkpoints import save_checkpoint  # noqa: E402
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
-from igap import PromptPair, load_model, pipeline, records  # noqa: E402
+from igap import PromptPair, load_model, pipeline  # noqa: E402
 from igap.cli.compose import compose_one  # noqa: E402
+from igap.models import cached  # noqa: E402
 from igap.models.load import EMBEDDED  # noqa: E402
+from igap.output import disk  # noqa: E402
 from igap.pipeline import Result  # noqa: E402
-
-WORDS = (
-    "<|endoftext|> <unk> After Then John Mary Tom Anna and went to the store , gave a bottle of milk cat dog . it"
-).split()
 
 
 @pytest.fixture(autouse=True)
@@ -58,42 +57,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return make
-
-
-def save_checkpoint(architecture: str, n_layers: int, folder: Path, **settings: object) -> None:
-    """A random checkpoint of this architecture, with these settings of its transformers config."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    end = WORDS[0]
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token=end, eos_token=end, pad_token=end, unk_token="<unk>"
-    )
-    gpt = {"n_embd": 32, "n_layer": n_layers, "n_head": 4, "n_inner": 48, "n_positions": 24}
-    later = {"hidden_size": 32, "num_hidden_layers": n_layers, "num_attention_heads": 4, "max_position_embeddings": 24}
-    shape = {
-        "gpt2": gpt,
-        "gptj": {**gpt, "rotary_dim": 4},
-        "llama": {**later, "intermediate_size": 48},
-        "gpt_neox": {**later, "intermediate_size": 48},
-        "gemma": {**later, "intermediate_size": 48, "head_dim": 8, "num_key_value_heads": 2},
-        "bloom": {"hidden_size": 32, "n_layer": n_layers, "n_head": 4},
-        "opt": {**later, "ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3},
-    }[architecture]
-    config = CONFIG_MAPPING[architecture](
-        vocab_size=len(WORDS), bos_token_id=0, eos_token_id=0, **{"initializer_range": 0.3, **shape, **settings}
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:  # biases and norms, which start at 0 and 1 and would hide mistakes
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +96,7 @@ def pair() -> PromptPair:
 def result(checkpoint: Callable[..., Path]) -> Result:
     """A finished run of the random GPT-2, before anything is written."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_cached_model", pipeline._cached_model.__wrapped__)
+        patch.setattr(cached, "_cached_model", cached._cached_model.__wrapped__)
         name = f"model.name={checkpoint('gpt2')}"
         config = compose_one(["model=hf", name, "prompts.min_gap=0", "device=cpu", "seed=7"]).config
         return pipeline.run(config)
@@ -143,8 +106,8 @@ def result(checkpoint: Callable[..., Path]) -> Result:
 def written(result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of that run."""
     folder = tmp_path_factory.mktemp("written")
-    records.prepare(folder)
-    records.write(result, folder)
+    disk.prepare(folder)
+    disk.write(result, folder)
     return folder
 
 
@@ -170,7 +133,7 @@ def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def many(checkpoint: Callable[..., Path], pair_file: Path) -> Result:
     """A finished run of the random GPT-2 on those pairs, one of which has too small a gap for scores."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_cached_model", pipeline._cached_model.__wrapped__)
+        patch.setattr(cached, "_cached_model", cached._cached_model.__wrapped__)
         overrides = ["model=hf", f"model.name={checkpoint('gpt2')}", "device=cpu", f"prompts.file={pair_file}"]
         config = compose_one([*overrides, "prompts.min_gap=0.2"]).config
         return pipeline.run(config)
@@ -180,8 +143,8 @@ def many(checkpoint: Callable[..., Path], pair_file: Path) -> Result:
 def many_written(many: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of that run."""
     folder = tmp_path_factory.mktemp("many")
-    records.prepare(folder)
-    records.write(many, folder)
+    disk.prepare(folder)
+    disk.write(many, folder)
     return folder
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import handmade
 import numpy as np
 import pytest
 import torch
-from handmade import PAIR
+from helpers import handmade
+from helpers.handmade import PAIR
+from helpers.public_calls import RESULTS, Call, calls, hostile, public, takes
 from jaxtyping import Float
-from public_calls import RESULTS, Call, calls, hostile, public, takes
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM

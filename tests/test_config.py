@@ -57,8 +57,8 @@ def test_the_yaml_files_give_every_key_of_the_schema(default):
 
 def test_the_schemas_choices_are_those_of_the_methods():
     from igap.attribution.integrated_gradients import Path, Quadrature
-    from igap.baselines import BaselineKind
-    from igap.contrast import Direction
+    from igap.engine.baselines import BaselineKind
+    from igap.engine.contrast import Direction
     from igap.models.load import DTypeName, Processing
 
     for key, choices in {

@@ -11,11 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGED = (
-    "across/page.html",
-    "across/views.js",
-    "notebook/page.html",
+    "output/dashboard/page.html",
+    "output/dashboard/views.js",
+    "replication/page.html",
     "conf/hydra/launcher/joblib.yaml",
-    "datasets/tasks/greater-than.csv",
+    "inputs/tasks/greater-than.csv",
     "conf/prompts/greater-than.yaml",
 )
 

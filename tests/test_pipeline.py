@@ -10,11 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from igap import activation_patching, atp_star, attribution_patching, integrated_gradients, load_model, pipeline
 from igap.cli.compose import compose_one
-from igap.comparison import compare, compare_values
-from igap.contrast import contrast
+from igap.components import SITES
+from igap.engine.contrast import contrast
 from igap.errors import InputError
-from igap.pipeline import check, resolve_device
-from igap.sites import SITES
+from igap.models import cached
+from igap.models.cached import resolve_device
+from igap.pipeline import check
+from igap.statistics.comparison import compare, compare_values
 
 METHODS = ("ig", "ap", "atp", "atp_star")
 
@@ -22,7 +24,7 @@ METHODS = ("ig", "ap", "atp", "atp_star")
 @pytest.fixture(autouse=True)
 def _no_model_kept():
     yield
-    pipeline._cached_model.cache_clear()
+    cached._cached_model.cache_clear()
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_a_checkpoint_saved_again_is_another_model_also_in_one_process(config, c
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     after = pipeline.run(asked, store=tmp_path / "store")
     assert after.checkpoint != before.checkpoint
-    pipeline._cached_model.cache_clear()
+    cached._cached_model.cache_clear()
     alone = pipeline.run(asked)
     assert after.clean_logit_diffs == alone.clean_logit_diffs != before.clean_logit_diffs
     assert torch.equal(after.maps["heads"]["ap"].effect, alone.maps["heads"]["ap"].effect)
@@ -108,7 +110,7 @@ def test_a_checkpoint_saved_again_is_another_model_also_in_one_process(config, c
 def test_a_checkpoint_that_changes_while_it_is_read_is_refused(config, checkpoint, tmp_path, monkeypatch):
     folder = shutil.copytree(checkpoint("gpt2"), tmp_path / "mine")
     asked = config(f"model.name={folder}")
-    load = pipeline.load_model
+    load = cached.load_model
 
     def changing(*arguments, **options):
         (folder / "generation_config.json").write_text("{}")

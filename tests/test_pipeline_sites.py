@@ -5,21 +5,23 @@ import json
 import pandas as pd
 import pytest
 import torch
-from finished_runs import make
+from helpers.finished_runs import make
 from safetensors.torch import load_file
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap import activation_patching, load_model, pipeline, records
-from igap.across import command
+from igap import activation_patching, load_model, pipeline
 from igap.cli.compose import compose_jobs, compose_one
+from igap.components import SITES
 from igap.errors import InputError
-from igap.sites import SITES
+from igap.models import cached
+from igap.output import disk
+from igap.output.dashboard import command
 
 
 @pytest.fixture(autouse=True)
 def _no_model_kept():
     yield
-    pipeline._cached_model.cache_clear()
+    cached._cached_model.cache_clear()
 
 
 @pytest.fixture
@@ -29,8 +31,8 @@ def run(checkpoint, pair_file, tmp_path):
         settings = ["model=hf", name, f"prompts.file={pair_file}", "prompts.min_gap=0", "ig.n_steps=3", "device=cpu"]
         found = pipeline.run(compose_one([*settings, *overrides]).config, store=tmp_path / "store")
         folder = tmp_path / found.key
-        records.prepare(folder)
-        records.write(found, folder)
+        disk.prepare(folder)
+        disk.write(found, folder)
         return found, folder
 
     return make

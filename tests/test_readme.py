@@ -25,7 +25,7 @@ def test_its_links_and_paths_exist():
 
 def test_its_file_of_pairs_is_one_and_the_embedded_model_tells_them_apart(ioi_mini, tmp_path):
     from igap import PromptPair, attribution_patching
-    from igap.datasets.pair_files import read_pairs
+    from igap.inputs.files import read_pairs
 
     (lines,) = re.findall(r"```\n(clean,corrupted.*?)```", README, flags=re.DOTALL)
     (tmp_path / "pairs.csv").write_text(lines)

@@ -9,12 +9,12 @@ import torch
 
 from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.maps import Advance, AttributionMap, Progress, over_pairs
-from igap.baselines import Baseline, BaselineKind
-from igap.contrast import Contrast, Direction
-from igap.forward import Route
-from igap.prompts import PromptPair
-from igap.runs import Model
-from igap.sites import Site
+from igap.components import Site
+from igap.engine.activations import Model
+from igap.engine.baselines import Baseline, BaselineKind
+from igap.engine.contrast import Contrast, Direction
+from igap.engine.forward import Route
+from igap.inputs.prompts import PromptPair
 
 
 @checks_arguments

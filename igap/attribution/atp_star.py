@@ -18,12 +18,12 @@ from torch import Tensor
 
 from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.maps import Advance, AttributionMap, Progress, over_pairs, per_component
-from igap.baselines import Baseline, BaselineKind
-from igap.contrast import Contrast, Direction
+from igap.components import Site
+from igap.engine.activations import Model
+from igap.engine.baselines import Baseline, BaselineKind
+from igap.engine.contrast import Contrast, Direction
 from igap.errors import InputError
-from igap.prompts import PromptPair
-from igap.runs import Model
-from igap.sites import Site
+from igap.inputs.prompts import PromptPair
 
 
 @checks_arguments

@@ -12,14 +12,14 @@ from torch.nn import functional
 
 from igap.arguments import Finite, checks_arguments
 from igap.attribution.maps import Advance, AttributionMap, Progress, over_pairs, per_component
-from igap.baselines import Baseline, BaselineKind
-from igap.contrast import Contrast, Direction
+from igap.components import Site
+from igap.engine.activations import Model
+from igap.engine.baselines import Baseline, BaselineKind
+from igap.engine.contrast import Contrast, Direction
+from igap.engine.forward import Route
+from igap.engine.hooks import Gradients
 from igap.errors import InputError
-from igap.forward import Route
-from igap.hooking import Gradients
-from igap.prompts import PromptPair
-from igap.runs import Model
-from igap.sites import Site
+from igap.inputs.prompts import PromptPair
 
 
 @checks_arguments

@@ -20,10 +20,10 @@ from igap.attribution.activation_patching import activation_patching
 from igap.attribution.attribution_patching import attribution_patching
 from igap.attribution.integrated_gradients import Path, integrated_gradients
 from igap.attribution.maps import AttributionMap, Progress
-from igap.baselines import Baseline, BaselineKind
-from igap.contrast import Direction
-from igap.forward import Route
-from igap.prompts import PromptPair
+from igap.engine.baselines import Baseline, BaselineKind
+from igap.engine.contrast import Direction
+from igap.engine.forward import Route
+from igap.inputs.prompts import PromptPair
 
 Point = Literal["atp", "ig", "ig_converged", "ig_corrupted", "ap", "ap_mirrored"]
 POINTS: tuple[Point, ...] = get_args(Point)

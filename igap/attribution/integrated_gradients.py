@@ -13,23 +13,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from igap.arguments import Count, Positive, checks_arguments
-from igap.attribution.maps import (
-    Advance,
-    AttributionMap,
-    Progress,
-    completeness_bound,
-    over_pairs,
-    per_component,
-)
-from igap.baselines import Baseline, BaselineKind
-from igap.contrast import Contrast, Direction
+from igap.attribution.maps import Advance, AttributionMap, Progress, completeness_bound, over_pairs, per_component
+from igap.components import Site
+from igap.engine.activations import Model
+from igap.engine.baselines import Baseline, BaselineKind
+from igap.engine.batching import Rows
+from igap.engine.contrast import Contrast, Direction
+from igap.engine.forward import Route
+from igap.engine.hooks import SiteFunction, swapped
 from igap.errors import InputError
-from igap.forward import Route
-from igap.hooking import SiteFunction, swapped
-from igap.memory import Rows
-from igap.prompts import PromptPair
-from igap.runs import Model
-from igap.sites import Site
+from igap.inputs.prompts import PromptPair
 
 Path = Literal["joint", "single"]
 Quadrature = Literal["gausslegendre", "riemann_left", "riemann_middle", "riemann_right"]

@@ -9,12 +9,12 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import Finite, NotNegative, checks_arguments
-from igap.baselines import Baseline, BaselineKind
-from igap.contrast import Contrast, Direction, contrasts
+from igap.components import Site
+from igap.engine.baselines import Baseline, BaselineKind
+from igap.engine.contrast import Contrast, Direction, contrasts
+from igap.engine.forward import Route
 from igap.errors import InputError
-from igap.forward import Route
-from igap.prompts import PromptPair
-from igap.sites import Site
+from igap.inputs.prompts import PromptPair
 
 Progress = Callable[[int, int], None]
 """Called with (components done, components in all), over all pairs."""

@@ -25,12 +25,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.atp_star import first_order
 from igap.attribution.maps import AttributionMap, Progress, listed, mean
-from igap.contrast import Contrast, Direction, contrasts
+from igap.components import hook_name
+from igap.engine.batching import Rows
+from igap.engine.contrast import Contrast, Direction, contrasts
+from igap.engine.hooks import Change, SiteFunction, changed, metric, swapped
 from igap.errors import InputError
-from igap.hooking import Change, SiteFunction, changed, metric, swapped
-from igap.memory import Rows
-from igap.prompts import PromptPair
-from igap.sites import hook_name
+from igap.inputs.prompts import PromptPair
 
 Node = Literal["q", "k", "v"]
 METHODS = ("ap", "atp", "atp_qk", "atp_star")

@@ -49,11 +49,11 @@ _COMMANDS = {
     "search": "igap.cli.search:main",
     "check": "igap.cli.run:check",
     "status": "igap.sweep.status:main",
-    "compare": "igap.across.command:main",
-    "sync": "igap.tracking.sync:main",
-    "verify": "igap.tracking.verify:main",
-    "workspace": "igap.tracking.workspace:main",
-    "store": "igap.sweep.shared:main",
+    "compare": "igap.output.dashboard.command:main",
+    "sync": "igap.output.tracking.sync:main",
+    "verify": "igap.output.tracking.verify:main",
+    "workspace": "igap.output.tracking.workspace:main",
+    "store": "igap.sweep.cache_command:main",
 }
 """Name to the function that takes the arguments after it and gives the exit code; imported when it is asked for."""
 

@@ -15,20 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from igap import report
 from igap.cli.compose import launcher_schemas
 from igap.cli.texts import quoted
-from igap.disk import write_text
+from igap.console import show_stage, terminal_console
+from igap.engine.batching import most_processes
 from igap.errors import InputError, one_line, shown
-from igap.memory import most_processes
+from igap.storage.atomic import write_text
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Job, Plan
+from igap.sweep.terminal import show_job
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from omegaconf import DictConfig
 
-    from igap.sweep.work import Outcome
+    from igap.sweep.worker import Outcome
 
 _TRIES = 3
 """A job is started again when its process died, at most this often in all."""
@@ -167,18 +168,18 @@ class Worker:
         from hydra.core.hydra_config import HydraConfig
 
         from igap import pipeline
-        from igap.sweep.work import do_all
+        from igap.sweep.worker import do_all
 
-        progress, out = Console(stderr=True), report.terminal()
+        progress, out = Console(stderr=True), terminal_console()
         numbers = {job.key: index for index, job in enumerate((job for pack in self.packs for job in pack), start=1)}
 
         def told(job: Job, outcome: "Outcome") -> None:
             if self.shown and outcome.end != "busy":
                 count = f"{numbers[job.key]}/{len(numbers)}"
-                report.show_job(out, count, job.own, self.folder.standing(job.key), outcome.reason)
+                show_job(out, count, job.own, self.folder.standing(job.key), outcome.reason)
 
         lines = not progress.is_terminal  # in a log no bar gets in the way of another
-        stage = (lambda name: report.stage(progress, name)) if lines or self.shown else pipeline.silent
+        stage = (lambda name: show_stage(progress, name)) if lines or self.shown else pipeline.silent
         pack = self.packs[HydraConfig.get().job.num]
         return do_all(pack, self.folder, stage, told, wait=self.wait, threads=self.threads)
 
@@ -271,7 +272,7 @@ def _watched(jobs: Sequence[Job], folder: SweepFolder, *, quiet: bool) -> Iterat
     if quiet:
         yield
         return
-    over, out = threading.Event(), report.terminal()
+    over, out = threading.Event(), terminal_console()
     told: set[str] = set()
 
     def look() -> None:
@@ -279,7 +280,7 @@ def _watched(jobs: Sequence[Job], folder: SweepFolder, *, quiet: bool) -> Iterat
             standing = folder.standing(job.key) if job.key not in told else None
             if standing is not None and (standing.finished or standing.state == "failed"):
                 told.add(job.key)
-                report.show_job(out, f"{len(told)}/{len(jobs)}", job.own, standing)
+                show_job(out, f"{len(told)}/{len(jobs)}", job.own, standing)
 
     def watch() -> None:
         while not over.wait(_LOOK_EVERY):

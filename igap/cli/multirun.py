@@ -10,7 +10,7 @@ from igap.cli.compose import compose_jobs, compose_multirun, data_folder, neares
 from igap.cli.search import is_preset
 from igap.cli.texts import kind_of, quote_text
 from igap.errors import InputError, one_line
-from igap.finished import find
+from igap.storage.finished import find
 
 if TYPE_CHECKING:
     from igap.cli.launch import Launcher
@@ -116,18 +116,21 @@ def check(asked: Asked) -> int:
 
 def multirun(asked: Asked) -> int:
     """The exit code: 0 all jobs finished, 1 some failed. Raises InputError before the first when one cannot be."""
-    from igap import disk, report, tracking
     from igap.cli.launch import launch
+    from igap.console import terminal_console
+    from igap.output.tracking import wandb_run
+    from igap.storage import atomic
     from igap.sweep.folder import Planned
+    from igap.sweep.terminal import show_plan_end
 
     plan, launcher = _planned(asked)
-    out = report.terminal()
-    disk.check_writable(plan.folder.path)
+    out = terminal_console()
+    atomic.check_writable(plan.folder.path)
     said = plan.folder.write_plan([Planned(job.key, job.own) for job in plan.jobs])
     if said:
         out.print(said, markup=False, highlight=False)
     trackings = {job.tracking.mode: job.tracking for job in plan.to_do}
-    settled = {mode: tracking.decided(one) for mode, one in trackings.items()}  # once for all jobs
+    settled = {mode: wandb_run.decided(one) for mode, one in trackings.items()}  # once for all jobs
     for _, sentence in settled.values():
         if sentence:
             out.print(sentence, markup=False)
@@ -142,9 +145,9 @@ def multirun(asked: Asked) -> int:
         if plan.to_do:
             reasons = launch(plan, launcher)
     finally:  # also when interrupted
-        report.show_plan_end(out, plan, reasons)
+        show_plan_end(out, plan, reasons)
         done = [job for job in plan.jobs if plan.folder.standing(job.key).run and job.tracking.mode != "disabled"]
-        n_lost = sum(tracking.logged(plan.folder.run(job.key)) is None for job in done)
+        n_lost = sum(wandb_run.logged(plan.folder.run(job.key)) is None for job in done)
         if n_lost:
             out.print(f"W&B lacks {n_lost} of the finished runs: igap sync {plan.folder.path}", markup=False)
     return 1 if reasons else 0
@@ -160,12 +163,15 @@ def _planned(asked: Asked) -> "tuple[Plan, Launcher]":
     """The plan and its launcher, told on the terminal. Raises InputError when a job cannot be (but for keep_going)."""
     from rich.console import Console
 
-    from igap import pipeline, report, tracking
+    from igap import pipeline
     from igap.cli.launch import launcher_of
     from igap.config import RunConfig, TrackingConfig
-    from igap.notebook.jobs import configs
+    from igap.console import show_stage, terminal_console
+    from igap.output.tracking import wandb_run
+    from igap.replication.jobs import configs
     from igap.sweep.folder import SweepFolder
     from igap.sweep.plan import Refused, estimate, plan
+    from igap.sweep.terminal import show_plan
 
     composed = compose_jobs(
         asked.overrides, config_name=asked.config_name, config_dir=asked.config_dir, sweep=asked.sweep
@@ -181,11 +187,11 @@ def _planned(asked: Asked) -> "tuple[Plan, Launcher]":
             pipeline.check(other)
         if config.tracking not in trackings:
             trackings.append(config.tracking)
-            tracking.check(config.tracking)
+            wandb_run.check(config.tracking)
         return checked.key, len(checked.pairs)
 
     folder = SweepFolder(Path(str(launcher.config.hydra.sweep.dir)))
-    with report.stage(Console(stderr=True), "check jobs", announced=False) as progress:
+    with show_stage(Console(stderr=True), "check jobs", announced=False) as progress:
         found = plan(folder, composed, check_one, progress)
     going = [one.config.keep_going for one in composed if not isinstance(one, Refused)]
     if found.refused and not (going and all(going)):
@@ -205,5 +211,5 @@ def _planned(asked: Asked) -> "tuple[Plan, Launcher]":
         runs = []
     at_once = min(launcher.at_once, max(1, len(found.to_do)))
     seconds = estimate(found.to_do, runs, at_once)
-    report.show_plan(report.terminal(), found, seconds, len(runs), single=asked.single)
+    show_plan(terminal_console(), found, seconds, len(runs), single=asked.single)
     return found, launcher

@@ -109,17 +109,20 @@ def _check(config: "RunConfig", overrides: list[str]) -> None:
     """Raises InputError on a job that the tokenizer, the device, W&B or the output folder refuses."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from igap import disk, pipeline, records, tracking
-    from igap.notebook.jobs import configs
+    from igap import pipeline
+    from igap.output import disk
+    from igap.output.tracking import wandb_run
+    from igap.replication.jobs import configs
+    from igap.storage import atomic
 
     for override in OverridesParser.create().parse_overrides(overrides):
         if override.key_or_group == "hydra.run.dir":  # before Hydra writes its config over that of a finished run
-            records.check_unfinished(Path(str(override.value())))
+            disk.check_unfinished(Path(str(override.value())))
     pipeline.check(config)
     for other in configs(config).values() if config.study else ():
         pipeline.check(other)
-    tracking.check(config.tracking)
-    disk.check_writable(Path(config.output))
+    wandb_run.check(config.tracking)
+    atomic.check_writable(Path(config.output))
 
 
 @dataclass
@@ -162,40 +165,43 @@ def _job(config: "DictConfig") -> int:
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
 
-    from igap import pipeline, records, report, tracking
+    from igap import pipeline
+    from igap.console import show_stage, terminal_console
     from igap.failures import reason_of
-    from igap.finished import failures_of
-    from igap.notebook import jobs
+    from igap.output import disk, terminal
+    from igap.output.tracking import wandb_run
+    from igap.replication import jobs
+    from igap.storage.finished import failures_of
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         run = parse_config(config)
-        records.prepare(folder)
+        disk.prepare(folder)
         progress = Console(stderr=True)
         work = jobs.run if run.study else pipeline.run
-        result = work(run, lambda name: report.stage(progress, name))
+        result = work(run, lambda name: show_stage(progress, name))
     except InputError as error:
         log.error("%s", error)
         return 2
     except Exception:
         log.exception("the run in %s failed", folder)
         return 1
-    console = report.terminal()
+    console = terminal_console()
     try:
-        failures = failures_of(records.write(result, folder))
+        failures = failures_of(disk.write(result, folder))
     except Exception as error:
-        report.show(console, result)
+        terminal.show(console, result)
         if not isinstance(error, OSError | InputError):
             log.exception("the run in %s was not written", folder)
         else:
             log.error("%s; what is above is not all written. Make room, or set output=FOLDER.", reason_of(error))
         return 1
-    report.show(console, result, folder, failures)
+    terminal.show(console, result, folder, failures)
     try:
-        settled, said = tracking.decided(run.tracking)
+        settled, said = wandb_run.decided(run.tracking)
         if said:
             console.print(said, markup=False)
-        tracked = tracking.log(folder, settled)
+        tracked = wandb_run.log(folder, settled)
     except Exception as error:
         log.warning("W&B did not take the run (%s: %s); everything is in %s", type(error).__name__, error, folder)
     else:

@@ -78,11 +78,12 @@ def main(arguments: list[str]) -> int:
 
     from rich.console import Console
 
-    from igap import report, tracking
     from igap.cli.launch import one_round
+    from igap.console import terminal_console
     from igap.counterfactual import job
+    from igap.output.tracking import wandb_run
 
-    tracking.check(searches[0].tracking)
+    wandb_run.check(searches[0].tracking)
     studies, workers = job.planned(searches)
     launcher, interrupted = _launcher(studies, workers, hydra), False
     if len(workers) > len(studies):
@@ -91,19 +92,19 @@ def main(arguments: list[str]) -> int:
             one_round(Task(tuple(workers), launcher.threads), len(workers), launcher)
         except KeyboardInterrupt:
             interrupted = True
-    return job.run(studies, compose_one([]).config, report.terminal(), Console(stderr=True), interrupted=interrupted)
+    return job.run(studies, compose_one([]).config, terminal_console(), Console(stderr=True), interrupted=interrupted)
 
 
 def check(arguments: Sequence[str]) -> int:
     """The exit code of `igap check search`: says what the searches would be; computes nothing."""
-    from igap import report
+    from igap.console import terminal_console
     from igap.counterfactual import job
 
     searches, hydra = _asked(arguments)
     studies, workers = job.planned(searches)
     _launcher(studies, workers, hydra)
     for study in studies:
-        report.terminal().print(job.described(study), markup=False, soft_wrap=True)
+        terminal_console().print(job.described(study), markup=False, soft_wrap=True)
     return 0
 
 

@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap.analyses.output_curves import OutputCurves, output_curve
 from igap.attribution.activation_patching import activation_patching
 from igap.attribution.maps import scores_exist
-from igap.baselines import BaselineKind
-from igap.contrast import contrasts
+from igap.components import component_name
 from igap.counterfactual.beside import LOOKED_AT, ROUNDING, Number, Row, ladder, simplest, single_edits
 from igap.counterfactual.config import Bounds
 from igap.counterfactual.evaluation import Target
@@ -28,11 +28,11 @@ from igap.counterfactual.proposals import Floats, History, draw
 from igap.counterfactual.space import KEEP, Candidate, Filled
 from igap.counterfactual.study import Tried
 from igap.counterfactual.templates import build, fill, slot_names
-from igap.curves import OutputCurves, output_curve
+from igap.engine.baselines import BaselineKind
+from igap.engine.contrast import contrasts
 from igap.errors import InputError
-from igap.intervals import bootstrap_means
-from igap.prompts import PromptPair, tokenize
-from igap.sites import component_name
+from igap.inputs.prompts import PromptPair, tokenize
+from igap.statistics.bootstrap import bootstrap_means
 
 NEUTRAL = 64
 """Neutral edits that are drawn."""

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from igap.components import component_name, is_component, parse_component
 from igap.config import Device, Frozen, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
 from igap.errors import InputError
-from igap.sites import component_name, is_component, parse_component
 
 Sampler = Literal["auto", "hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "epo", "gp", "random", "brute"]
 SINGLE_SAMPLERS = ("hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "gp", "random", "brute")

@@ -19,15 +19,15 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.integrated_gradients import along_path
 from igap.attribution.maps import per_component
+from igap.components import Site, hook_name
 from igap.counterfactual.space import Candidate, Filled
+from igap.engine.activations import Run, record
+from igap.engine.batching import Rows, rows_a_pass
+from igap.engine.forward import Engine, Suffix, weights_or_reason
+from igap.engine.hooks import Hooks, SiteFunction, changed
 from igap.errors import InputError
-from igap.forward import Engine, Suffix, weights_or_reason
-from igap.hooking import Hooks, SiteFunction, changed
-from igap.memory import Rows, rows_a_pass
+from igap.inputs.prompts import tokenize
 from igap.models.families import check_neurons
-from igap.prompts import tokenize
-from igap.runs import Run, record
-from igap.sites import Site, hook_name
 
 Number = Literal["ap", "ig", "curve", "others", "fluency", "corrupted"]
 """What is computed of a candidate in each clean prompt's run:

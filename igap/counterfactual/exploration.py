@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap.components import Site, locate
 from igap.config import checked
 from igap.counterfactual.config import PARETO_SAMPLERS, SINGLE_SAMPLERS, Bounds, SpaceConfig
 from igap.counterfactual.evaluation import Evaluator, Target
@@ -25,10 +26,9 @@ from igap.counterfactual.space import Candidate, Filled, Space
 from igap.counterfactual.study import Trials, Tried
 from igap.counterfactual.substitution import fill_listed, fill_substitutes, listed, substitute
 from igap.counterfactual.templates import SLOTS, build, clean_prompts, fill, matching_template
-from igap.datasets.pair_files import read_text
 from igap.errors import InputError, printable
-from igap.prompts import PromptPair, encode_pair, tokenize
-from igap.sites import Site, locate
+from igap.inputs.files import read_text
+from igap.inputs.prompts import PromptPair, encode_pair, tokenize
 
 _ORDINARY = 200
 """Ordinary prompts that activations are compared with."""

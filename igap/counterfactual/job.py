@@ -16,8 +16,10 @@ import torch
 from rich.console import Console
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap import disk, pipeline, records, tracking
+from igap import pipeline
+from igap.components import Site, component_names, locate
 from igap.config import TEXTS, RunConfig, TrackingConfig
+from igap.console import show_stage
 from igap.counterfactual import remembered, report, scan
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.exploration import OnProgress, Progress, Search, prepare
@@ -25,15 +27,18 @@ from igap.counterfactual.objectives import Objective
 from igap.counterfactual.records import write
 from igap.counterfactual.search import SearchResult, concluded
 from igap.counterfactual.storages import only_study, storage_of
+from igap.engine.activations import frozen
+from igap.engine.batching import most_processes
 from igap.errors import InputError
 from igap.failures import reason_of
-from igap.finished import failures_of, lost_findings, read
-from igap.memory import most_processes
+from igap.inputs.prompts import PromptPair
+from igap.models import cached
 from igap.models.fingerprint import fingerprint
 from igap.models.load import Header, check_sites, read_header
-from igap.prompts import PromptPair
-from igap.runs import frozen
-from igap.sites import Site, component_names, locate
+from igap.output import disk
+from igap.output.tracking import wandb_run
+from igap.storage import atomic
+from igap.storage.finished import failures_of, lost_findings, read
 
 INTERRUPTED = 130
 """The exit code of a search that Ctrl-C has ended."""
@@ -114,11 +119,11 @@ def run(
     can be.
     """
     code, results = 0, list[tuple[str, SearchResult]]()
-    settled, said = tracking.decided(studies[0].config.tracking)
+    settled, said = wandb_run.decided(studies[0].config.tracking)
     if said:
         out.print(said, markup=False)
     for study in studies:
-        disk.check_writable(study.folder)
+        atomic.check_writable(study.folder)
     for number, study in enumerate(studies, start=1):
         if len(studies) > 1:
             out.print(f"\n{number}/{len(studies)}  {described(study)}", markup=False, soft_wrap=True)
@@ -179,7 +184,7 @@ def explore(config: SearchConfig, threads: int | None = None, parent: int | None
     (study,), _ = planned([config])
     study.folder.mkdir(parents=True, exist_ok=True)
     storage = _storage(study)
-    model = pipeline.loaded(config.model, config.device, study.checkpoint)
+    model = cached.loaded(config.model, config.device, study.checkpoint)
     with frozen(model):
         _explored(_opened(study, model, storage), config, None if parent is None else partial(_go_on, parent))
 
@@ -208,8 +213,8 @@ def _one(study: Study, progress: Console, *, interrupted: bool) -> SearchResult:
     children = [] if interrupted else _workers(config)
     since = time.perf_counter()
     try:
-        with report.stage(progress, "load model"):
-            model = pipeline.loaded(config.model, config.device, study.checkpoint)
+        with show_stage(progress, "load model"):
+            model = cached.loaded(config.model, config.device, study.checkpoint)
         with frozen(model):
             opened = _opened(study, model, storage)
             if interrupted:
@@ -225,7 +230,7 @@ def _one(study: Study, progress: Console, *, interrupted: bool) -> SearchResult:
                 _end(children)  # the report is of what there is now
             if interrupted and not opened.trials.tried():
                 raise KeyboardInterrupt
-            with report.stage(progress, "certificate"):
+            with show_stage(progress, "certificate"):
                 return concluded(opened, since, interrupted=interrupted)
     finally:
         _end(children)
@@ -318,7 +323,7 @@ def _single(config: SearchConfig, header: Header) -> list[tuple[SearchConfig, Pa
 
 def _check(config: SearchConfig, header: Header) -> int:
     """The size of the space, once all is refused that can be before the weights load. Raises InputError."""
-    pipeline.resolve_device(config.device)
+    cached.resolve_device(config.device)
     widths: dict[Site, int | None] = {"heads": header.n_heads, "neurons": header.n_neurons}
     site, _, _ = locate(config.head, header.n_layers, widths, item="head")
     check_sites(header, [site], config.model.name)
@@ -359,11 +364,11 @@ def _run_of_the_best(
     if before is not None and not lost_findings(before.summary):
         return 0
     try:
-        disk.check_writable(place / "plots")
-        found = pipeline.run(asked, lambda name: report.stage(progress, name))
-        records.unfinish(place)
-        (place / tracking.MARK).unlink(missing_ok=True)
-        failures = failures_of(records.write(found, place))
+        atomic.check_writable(place / "plots")
+        found = pipeline.run(asked, lambda name: show_stage(progress, name))
+        disk.unfinish(place)
+        (place / wandb_run.MARK).unlink(missing_ok=True)
+        failures = failures_of(disk.write(found, place))
     except Exception as error:
         log.error("the run of the best pair, in %s, failed: %s", place, reason_of(error))
         return 1
@@ -376,7 +381,7 @@ def _run_of_the_best(
 def _log(folder: Path, settled: TrackingConfig) -> str | None:
     """Where W&B keeps what is in the folder; what W&B does costs no result."""
     try:
-        return tracking.log(folder, settled)
+        return wandb_run.log(folder, settled)
     except Exception as error:
         log.warning("W&B did not take it (%s: %s); everything is in %s", type(error).__name__, error, folder)
         return None

@@ -6,8 +6,8 @@ from string import Formatter
 from typing import Any
 
 from igap.errors import InputError
-from igap.prompts import PromptPair, encode_prompt
-from igap.tokenizing import continuation, token_ids
+from igap.inputs.prompts import PromptPair, encode_prompt
+from igap.inputs.tokenizing import continuation, token_ids
 
 
 def parsed(template: str) -> list[tuple[str, str | None]]:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from igap import tables
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.study import SCHEMA
-from igap.disk import atomically, write_text
 from igap.failures import Failure, recorded, surviving
 from igap.plots import Figure, search_curves, search_front, search_heads, search_history, search_single_edits
-from igap.versions import versions
+from igap.storage import tables
+from igap.storage.atomic import atomically, write_text
+from igap.storage.versions import versions
 
 Summary = dict[str, float | int | str | None]
 

@@ -21,7 +21,7 @@ from igap.counterfactual.evaluation import Evaluator, Number, Numbers
 from igap.counterfactual.objectives import Measured, Objective
 from igap.counterfactual.ordinary import Ordinary
 from igap.counterfactual.proposals import Floats
-from igap.versions import versions
+from igap.storage.versions import versions
 
 FILE = ".evaluations.sqlite"
 """Its name in a folder of searches."""

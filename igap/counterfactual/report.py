@@ -11,12 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from igap.console import log_progress
 from igap.counterfactual.beside import Number
 from igap.counterfactual.exploration import OnProgress, Progress
 from igap.counterfactual.search import SearchResult
-from igap.report import lines, stage, terminal
-
-__all__ = ["searching", "show", "show_paths", "show_scan", "stage", "terminal"]
 
 _TOP = 5
 
@@ -25,7 +23,7 @@ _TOP = 5
 def searching(console: Console) -> Iterator[OnProgress]:
     """A progress bar with the best value so far and evaluations a second, gone when it is done; lines in a log file."""
     if not console.is_terminal:
-        said = lines(console, "search")
+        said = log_progress(console, "search")
         yield lambda now: said(now.n, now.until, f"; best {now.best:.3f}")
         return
     columns = (

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from igap import tables
 from igap.counterfactual.search import SearchResult
-from igap.disk import atomically, write_text
 from igap.plots import search_matrix, search_scan
+from igap.storage import tables
+from igap.storage.atomic import atomically, write_text
 
 Results = Sequence[tuple[str, SearchResult]]
 """Component's name and its search, in the order they were asked for."""

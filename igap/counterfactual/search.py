@@ -22,9 +22,9 @@ from igap.counterfactual.objectives import Aggregate, Objective, Sign
 from igap.counterfactual.space import Space
 from igap.counterfactual.storages import storage_of
 from igap.counterfactual.study import Tried
+from igap.engine.activations import Model, frozen
 from igap.errors import InputError, shown
-from igap.prompts import PromptPair
-from igap.runs import Model, frozen
+from igap.inputs.prompts import PromptPair
 
 
 @checks_arguments

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from igap.errors import InputError
-from igap.prompts import PromptPair
+from igap.inputs.prompts import PromptPair
 
 KEEP = "=keep"
 """What the slot has in the clean prompt."""

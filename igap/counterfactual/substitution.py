@@ -12,8 +12,8 @@ from igap.counterfactual.places import encoded, fits, n_leading
 from igap.counterfactual.space import KEEP, Candidate, Filled, Slot, Space, filled
 from igap.counterfactual.templates import LISTS
 from igap.errors import InputError
-from igap.prompts import PromptPair
-from igap.tokenizing import continuation
+from igap.inputs.prompts import PromptPair
+from igap.inputs.tokenizing import continuation
 
 WORDS = "words"
 """In a vocabulary: every word of the tokenizer that is one token."""

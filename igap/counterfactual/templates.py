@@ -15,11 +15,11 @@ import torch
 
 from igap.counterfactual.places import Place, encoded, in_pieces, n_leading, parsed, places_in
 from igap.counterfactual.space import KEEP, Candidate, Filled, Slot, Space, filled
-from igap.datasets import ioi
-from igap.datasets.words import ANIMALS, NAMES, OBJECTS, PLACES, VERBS
 from igap.errors import InputError
-from igap.prompts import PromptPair
-from igap.tokenizing import continuation, single_tokens, token_ids
+from igap.inputs import ioi
+from igap.inputs.prompts import PromptPair
+from igap.inputs.tokenizing import continuation, single_tokens, token_ids
+from igap.inputs.words import ANIMALS, NAMES, OBJECTS, PLACES, VERBS
 
 LISTS: Mapping[str, Sequence[str]] = {
     "names": NAMES,

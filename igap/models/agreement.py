@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap.components import hook_name
 from igap.errors import InputError
 from igap.models.families import check_heads
-from igap.sites import hook_name
 
 _SHORT = 24
 _LONGEST = 600

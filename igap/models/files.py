@@ -17,7 +17,7 @@ import torch
 
 from igap.errors import InputError, one_line
 from igap.models.quiet import quiet, refusing
-from igap.untrusted import check_file
+from igap.storage.untrusted import check_file
 
 _MOST_BYTES = 2**27
 """The size of a file that is no safetensors file. The longest tokenizer.json of a known model has a quarter of it."""

@@ -13,12 +13,12 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import checks_arguments
+from igap.components import Site
 from igap.errors import InputError, one_line, shown
 from igap.models import agreement, files, gguf_files
 from igap.models.families import check_family, n_neurons, neurons_reason, refuse_neurons
 from igap.models.patterns import check_patterns
 from igap.models.quiet import hushed, quiet, refusing
-from igap.sites import Site
 
 Processing = Literal["processed", "raw"]
 DTypeName = Literal["float32", "float64", "bfloat16"]

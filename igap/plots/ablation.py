@@ -4,8 +4,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from igap.ablation import Ablations
-from igap.ablation_study import AGAINST, FEW, AblationStudy
+from igap.analyses.ablation.ablate import Ablations
+from igap.analyses.ablation.analysis import AGAINST, FEW, AblationStudy
 from igap.plots.canvas import PALETTE, blank, figure, styled
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from igap.circuit import Retrieval
+from igap.analyses.circuit_recovery import Retrieval
 from igap.plots.canvas import PALETTE, figure, styled
 
 

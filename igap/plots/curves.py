@@ -9,8 +9,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from igap.comparison import REPORTED_K, Comparison
 from igap.plots.canvas import PALETTE, blank, figure, styled, ticks
+from igap.statistics.comparison import REPORTED_K, Comparison
 
 Layers = Float[np.ndarray, " layer"]
 

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from igap.faithfulness import AREAS, Curve, Sweep
+from igap.analyses.faithfulness.analysis import AREAS, Curve, Sweep
+from igap.analyses.faithfulness.rankings import METHODS, RANDOM
 from igap.plots.canvas import PALETTE, blank, figure, styled
-from igap.rankings import METHODS, RANDOM
 
 _PANELS = {
     "cpr": ("kept: the first by contribution", "CPR, larger is better"),

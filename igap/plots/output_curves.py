@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from igap.curves import OutputCurves
+from igap.analyses.output_curves import OutputCurves
 from igap.plots.canvas import PALETTE, figure, styled
 
 _COLUMNS = 4

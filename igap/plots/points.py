@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy import stats
 
-from igap.comparison import Comparison
 from igap.plots.canvas import PALETTE, Flat, Map, blank, figure, finite, styled
+from igap.statistics.comparison import Comparison
 
 Flags = Bool[np.ndarray, "layer component"]
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from igap.curves import OutputCurves
+from igap.analyses.output_curves import OutputCurves
 from igap.plots.canvas import PALETTE, blank, figure, styled, ticks
 from igap.plots.heatmaps import COLOURS, two_heatmaps
 

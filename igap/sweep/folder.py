@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from igap import disk, versions
 from igap.errors import InputError, printable
-from igap.finished import Finished, is_key, lost_findings, read
-from igap.untrusted import read_names
+from igap.storage import atomic, versions
+from igap.storage.finished import Finished, is_key, lost_findings, read
+from igap.storage.untrusted import read_names
 
 PLAN = "sweep.json"
 SCHEMA = 1
@@ -110,7 +110,7 @@ class SweepFolder:
             return
         try:
             since = datetime.now().astimezone().isoformat(timespec="seconds")
-            disk.write_text(info, json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}))
+            atomic.write_text(info, json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}))
             yield True
             info.unlink(missing_ok=True)
         finally:
@@ -156,8 +156,8 @@ class SweepFolder:
         """The file with the whole story of a failure; its reason is what `standing` says. Raises OSError."""
         story = self.run(key) / "failure.log"
         story.parent.mkdir(parents=True, exist_ok=True)
-        disk.write_text(story, log)
-        disk.write_text(self.run(key) / "failure.json", json.dumps({"reason": reason, "log": str(story)}) + "\n")
+        atomic.write_text(story, log)
+        atomic.write_text(self.run(key) / "failure.json", json.dumps({"reason": reason, "log": str(story)}) + "\n")
         return story
 
     def forget_failure(self, key: str) -> None:
@@ -176,7 +176,7 @@ class SweepFolder:
         plan = {"schema": SCHEMA, "grid": grid, "jobs": text}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            disk.write_text(self.path / PLAN, json.dumps(plan, indent=1) + "\n")
+            atomic.write_text(self.path / PLAN, json.dumps(plan, indent=1) + "\n")
         except OSError as error:
             raise InputError(
                 f"output: got {self.path}, whose {PLAN} cannot be written ({error.strerror}). Remove what is there, or "

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from igap.config import RunConfig, TrackingConfig
 from igap.errors import InputError
-from igap.finished import Finished, flat
+from igap.storage.finished import Finished, flat
 from igap.sweep.folder import Standing, SweepFolder
 
 

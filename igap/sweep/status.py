@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from igap.errors import InputError, printable
-from igap.finished import read
+from igap.storage.finished import read
+from igap.storage.untrusted import is_text
 from igap.sweep.folder import PLAN, STATES, Planned, Standing, SweepFolder
-from igap.untrusted import is_text
 
 USAGE = """\
 usage: igap status DIR... [--watch]

@@ -3,12 +3,12 @@
 import captum.attr
 import pytest
 import torch
-from reference import HOOKS, Reference
+from helpers.reference import HOOKS, Reference
 from transformer_lens import patching
 from transformer_lens.tools.analysis.attribution_patching import attribution_patch
 
 from igap import activation_patching, attribution_patching, integrated_gradients
-from igap.sites import SITES
+from igap.components import SITES
 
 MODELS = [
     ("gpt2", "processed"),

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from reference import HOOKS, Reference
+from helpers.reference import HOOKS, Reference
 from scipy import optimize
 
 from igap import Baseline, InputError, PromptPair, atp_star, attribution_patching, load_model
-from igap.hooking import WRITERS
-from igap.sites import SITES
+from igap.components import SITES
+from igap.engine.hooks import WRITERS
 
 # float64 sums over a few hundred terms of size 1; transformers computes Llama's RMS norms in float32.
 MODELS = [("gpt2", "processed", 1e-12), ("gpt2", "raw", 1e-12), ("llama", "processed", 1e-5), ("gptj", "raw", 1e-12)]

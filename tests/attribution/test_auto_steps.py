@@ -7,11 +7,11 @@ import torch
 
 from igap import integrated_gradients, load_model
 from igap.attribution.integrated_gradients import _doubled, along_path
-from igap.contrast import contrast
-from igap.decoder import read
-from igap.forward import Suffix
-from igap.memory import Rows
-from igap.sites import SITES
+from igap.components import SITES
+from igap.engine.batching import Rows
+from igap.engine.contrast import contrast
+from igap.engine.decoder import read
+from igap.engine.forward import Suffix
 
 
 def doubled(function, bound=1e-3):

@@ -1,9 +1,9 @@
 """The chain from AtP to AP: worked by hand, zero in a linear model, and against a plain loop."""
 
-import handmade
 import pytest
 import torch
-from reference import HOOKS, Reference
+from helpers import handmade
+from helpers.reference import HOOKS, Reference
 
 from igap import activation_patching, attribution_patching, integrated_gradients
 from igap.attribution.decomposition import BETWEEN, POINTS, TERMS, decompose

@@ -7,9 +7,9 @@ import torch
 
 from igap import PromptPair, activation_patching, attribution_patching, integrated_gradients
 from igap.attribution.integrated_gradients import along_path
-from igap.contrast import contrast
-from igap.memory import Rows
-from igap.sites import SITES
+from igap.components import SITES
+from igap.engine.batching import Rows
+from igap.engine.contrast import contrast
 
 MODELS = [
     ("gpt2", "processed"),

@@ -5,18 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import save_checkpoint
+from helpers.checkpoints import save_checkpoint
 
-from igap import (
-    Baseline,
-    PromptPair,
-    activation_patching,
-    attribution_patching,
-    integrated_gradients,
-    load_model,
-)
-from igap.contrast import contrasts
-from igap.sites import SITES
+from igap import Baseline, PromptPair, activation_patching, attribution_patching, integrated_gradients, load_model
+from igap.components import SITES
+from igap.engine.contrast import contrasts
 
 METHODS = [activation_patching, attribution_patching, integrated_gradients]
 EXACT = 1e-12

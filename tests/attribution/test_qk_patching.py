@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import save_checkpoint
-from reference import Reference
+from helpers.checkpoints import save_checkpoint
+from helpers.reference import Reference
 
 from igap import PromptPair, load_model
 from igap.attribution.qk_patching import NoNodesError, qk_patching

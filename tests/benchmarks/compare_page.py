@@ -19,10 +19,10 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from igap.across import command
+from igap.output.dashboard import command
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from finished_runs import make
+from helpers.finished_runs import make
 
 OPTIONS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 METRICS = 260

@@ -27,11 +27,11 @@ from transformer_lens.patching import get_act_patch_attn_head_out_all_pos
 
 from igap import PromptPair, activation_patching, integrated_gradients, load_model, pipeline
 from igap.cli.compose import compose_one
-from igap.contrast import contrast
-from igap.datasets.ioi import ioi_stream
-from igap.decoder import Linear
+from igap.components import SITES, Site, hook_name
+from igap.engine.contrast import contrast
+from igap.engine.decoder import Linear
+from igap.inputs.ioi import ioi_stream
 from igap.models.load import find_checkpoint
-from igap.sites import SITES, Site, hook_name
 
 PAIR = PromptPair(
     clean="After John and Mary went to the store, Mary gave a bottle of milk to",

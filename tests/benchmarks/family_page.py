@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 
 from igap import PromptPair, load_model
-from igap.contrast import Contrast, contrast
-from igap.sites import SITES
+from igap.components import SITES
+from igap.engine.contrast import Contrast, contrast
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from families import FAMILIES, Family, Sizes, save
-from family_agreement import METHODS, Agreement, agreements, effects, precisely
+from helpers.families import FAMILIES, Family, Sizes, save
+from helpers.family_agreement import METHODS, Agreement, agreements, effects, precisely
 
 PAIR = PromptPair(
     clean="After John and Mary went to the store, Mary gave a bottle of milk to",

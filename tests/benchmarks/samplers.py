@@ -26,7 +26,7 @@ from igap.counterfactual.objectives import Objective
 from igap.counterfactual.pareto import hypervolume
 from igap.counterfactual.space import Candidate
 from igap.counterfactual.storages import storage_of
-from igap.runs import frozen
+from igap.engine.activations import frozen
 
 PAIR = PromptPair(
     "After John and Mary went to the store, Mary gave a bottle of milk to",

@@ -24,8 +24,8 @@ from igap.counterfactual.evaluation import Evaluator, Target
 from igap.counterfactual.exploration import prepare
 from igap.counterfactual.proposals import History, draw
 from igap.counterfactual.space import Candidate, Filled
-from igap.prompts import tokenize
-from igap.runs import frozen
+from igap.engine.activations import frozen
+from igap.inputs.prompts import tokenize
 
 TARGET = Target("heads", 9, 6)
 HOOK = "blocks.9.attn.hook_z"

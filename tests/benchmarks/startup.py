@@ -24,9 +24,10 @@ import torch; lap("import torch")
 import transformers; lap("import transformers")
 import transformer_lens.model_bridge; lap("import transformer_lens")
 import captum.attr; lap("import captum")
+from igap.models import cached
 from igap import pipeline; from igap.cli.compose import compose_one; lap("import igap.pipeline")
 config = compose_one([]).config; lap("compose the config (Hydra)")
-model = pipeline.model_of(config); lap("load the model")
+model = cached.model_of(config); lap("load the model")
 from igap.contrast import contrast
 with contrast(model, pipeline.check(config).pairs[0]) as question:
     question.gap.item()

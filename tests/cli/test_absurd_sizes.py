@@ -2,8 +2,8 @@
 
 import functools
 
-import hostile_values
 import pytest
+from helpers import hostile_values
 from hydra.core.global_hydra import GlobalHydra
 
 from igap import cli, pipeline

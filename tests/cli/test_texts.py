@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-import hostile_values
 import pytest
+from helpers import hostile_values
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings

@@ -8,8 +8,8 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 import torch
-from reference import HOOKS, Reference
-from small_searches import opened
+from helpers.reference import HOOKS, Reference
+from helpers.small_searches import opened
 
 import igap
 from igap import PromptPair, activation_patching
@@ -22,10 +22,10 @@ from igap.counterfactual.importance import variance_shares
 from igap.counterfactual.proposals import Proposal
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.study import Tried
+from igap.engine.activations import frozen
 from igap.errors import InputError
-from igap.intervals import bootstrap_means
 from igap.models.load import EMBEDDED
-from igap.runs import frozen
+from igap.statistics.bootstrap import bootstrap_means
 
 SPACE = {
     "first": ["=keep", "=N2", "Tom"],

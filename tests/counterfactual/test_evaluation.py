@@ -4,14 +4,14 @@ import functools
 import itertools
 from dataclasses import replace
 
-import handmade
 import numpy as np
 import pytest
 import torch
-from conftest import save_checkpoint
-from families import FAMILIES, save
-from reference import HOOKS, Reference
-from searched import ABBA, PAIRS, TEMPLATE, searched
+from helpers import handmade
+from helpers.checkpoints import save_checkpoint
+from helpers.families import FAMILIES, save
+from helpers.reference import HOOKS, Reference
+from helpers.searched import ABBA, PAIRS, TEMPLATE, searched
 
 from igap import (
     InputError,
@@ -23,11 +23,11 @@ from igap import (
     output_curve,
     search,
 )
+from igap.components import component_name, hook_name
 from igap.counterfactual import evaluation
 from igap.counterfactual.evaluation import NUMBERS, Evaluator, Target
 from igap.counterfactual.templates import SLOTS, build, clean_prompts, fill
-from igap.runs import frozen
-from igap.sites import component_name, hook_name
+from igap.engine.activations import frozen
 
 HEAD, NEURON = Target("heads", 1, 2), Target("neurons", 0, 5)
 KINDS = [("rules", 3), ("rules", 1), ("words", 3), ("substitute", 3), ("prompts", 3)]

@@ -5,11 +5,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from small_searches import SPACE, candidates, opened
+from helpers.small_searches import SPACE, candidates, opened
 
 from igap.counterfactual.storages import storage_of
+from igap.engine.activations import frozen
 from igap.errors import InputError
-from igap.runs import frozen
 
 AFTER = {"hybrid": range(8, 48, 8), "gradient": [24], "evolution": [32], "thompson": [24], "random": [16]}
 """Trials after which a search with this sampler is interrupted."""

@@ -1,17 +1,17 @@
 """From numbers in several clean prompts to one a term, by hand; and why none of them is divided by the gap."""
 
-import handmade
 import numpy as np
 import pytest
 import torch
-from searched import ABBA, PAIRS, TEMPLATE, searched
+from helpers import handmade
+from helpers.searched import ABBA, PAIRS, TEMPLATE, searched
 
 from igap.counterfactual.config import Bounds
 from igap.counterfactual.evaluation import Evaluator, Target
 from igap.counterfactual.objectives import Objective, aggregated, signs
 from igap.counterfactual.space import Space
 from igap.counterfactual.templates import SLOTS, build, clean_prompts, fill
-from igap.runs import frozen
+from igap.engine.activations import frozen
 
 MEASURED = {
     "ap": torch.tensor([[1.0, 3.0, -2.0, 6.0], [-4.0, 1.0, -1.0, -2.0]]),

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from helpers.searched import ABBA, PAIRS, TEMPLATE, searched
 from scipy.spatial.distance import mahalanobis
-from searched import ABBA, PAIRS, TEMPLATE, searched
 
+from igap.components import hook_name
 from igap.counterfactual.evaluation import Evaluator, Target
 from igap.counterfactual.ordinary import LEAST, ordinary
 from igap.counterfactual.templates import build, fill
-from igap.runs import frozen
-from igap.sites import hook_name
+from igap.engine.activations import frozen
 
 KNOWN = "John Mary Tom Anna cat dog it".split()
 
@@ -107,7 +107,7 @@ def test_of_too_few_prompts_nothing_is_said(small):
 
 
 def test_a_component_that_is_the_same_on_all_prompts_has_a_distance(tmp_path):
-    import handmade
+    from helpers import handmade
 
     model = handmade.one_still_head(tmp_path)
     with frozen(model):

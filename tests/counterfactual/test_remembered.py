@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from searched import ABBA, PAIRS, searched
+from helpers.searched import ABBA, PAIRS, searched
 
 from igap import search
 from igap.counterfactual.config import Bounds, SpaceConfig
@@ -17,8 +17,8 @@ from igap.counterfactual.evaluation import NUMBERS, Evaluator, Target
 from igap.counterfactual.objectives import Objective
 from igap.counterfactual.remembered import FILE, Remembered
 from igap.counterfactual.storages import storage_of
+from igap.engine.activations import frozen
 from igap.errors import InputError
-from igap.runs import frozen
 
 HEAD = Target("heads", 1, 2)
 IDENTITY = {"model": "abc", "dtype": "float64"}

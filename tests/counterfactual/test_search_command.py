@@ -12,14 +12,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers.small_disk import no_file_above
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
-from small_disk import no_file_above
 
-from igap import cli, pipeline, records, tracking
-from igap import tables as tables_of
+from igap import cli, pipeline
 from igap.cli import launch
 from igap.counterfactual import job
+from igap.models import cached
+from igap.output import disk
+from igap.output.tracking import wandb_run
+from igap.storage import tables as tables_of
 
 TEMPLATE = "After {first} and {second} went to the {place}, {subject} {verb} a {object} to"
 SPACE = [
@@ -35,10 +38,10 @@ VARYING = {"seconds", "forward_equivalents", "n_from_disk"}
 
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch):
-    monkeypatch.setattr(records, "figures", lambda result: {})  # of the full run
+    monkeypatch.setattr(disk, "figures", lambda result: {})  # of the full run
     yield
     GlobalHydra.instance().clear()
-    pipeline._cached_model.cache_clear()
+    cached._cached_model.cache_clear()
 
 
 def search(*overrides, where):
@@ -55,7 +58,7 @@ def done(tmp_path_factory):
     """The folder of a search that is finished and logged offline."""
     where = tmp_path_factory.mktemp("searched")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "figures", lambda result: {})
+        patch.setattr(disk, "figures", lambda result: {})
         assert search("search.until=20", "name=one", where=where) == 0
     return where / "searches" / "one"
 
@@ -288,7 +291,7 @@ def inspect(place, *options):
 
 
 def test_wandb_has_the_summary_a_step_a_trial_tables_and_pictures(done):
-    place = done / tracking.logged(done).place
+    place = done / wandb_run.logged(done).place
     read = json.loads(inspect(place, "--summary"))
     for name, value in summary_of(done).items():
         if isinstance(value, float):

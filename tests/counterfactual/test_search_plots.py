@@ -6,7 +6,7 @@ import pytest
 from matplotlib.text import Text
 
 from igap import plots
-from igap.curves import OutputCurves
+from igap.analyses.output_curves import OutputCurves
 
 TRIALS = pd.DataFrame(
     {

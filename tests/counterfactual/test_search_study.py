@@ -6,7 +6,7 @@ import sqlite3
 import optuna
 import pytest
 import sqlalchemy
-from small_searches import SPACE, opened
+from helpers.small_searches import SPACE, opened
 
 from igap import PromptPair
 from igap.counterfactual.objectives import Objective
@@ -14,8 +14,8 @@ from igap.counterfactual.proposals import Proposal
 from igap.counterfactual.space import KEEP, Slot, Space
 from igap.counterfactual.storages import storage_of
 from igap.counterfactual.study import SCHEMA, Trials, Tried
+from igap.engine.activations import frozen
 from igap.errors import InputError
-from igap.runs import frozen
 
 SLOTS = (Slot("first", (KEEP, "Tom", "Anna"), (2,)), Slot("second", ("Tom", "Mary"), (4,)))
 TWO = Space("slots", SLOTS)

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.searched import ABBA, BABA
 from hypothesis import given
 from hypothesis import strategies as st
-from searched import ABBA, BABA
 
 from igap import InputError
 from igap.counterfactual.space import Slot, Space, filled

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from searched import ABBA, BABA, PAIRS, subwords
+from helpers.searched import ABBA, BABA, PAIRS, subwords
 
 from igap import InputError, PromptPair
 from igap.counterfactual.config import SpaceConfig
 from igap.counterfactual.places import fits
 from igap.counterfactual.substitution import WORDS, fill_listed, fill_substitutes, listed, substitute
-from igap.datasets.words import NAMES
-from igap.prompts import encode_prompt
+from igap.inputs.prompts import encode_prompt
+from igap.inputs.words import NAMES
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from searched import ABBA, BABA, PAIRS, TEMPLATE, searched, subwords
+from helpers.searched import ABBA, BABA, PAIRS, TEMPLATE, searched, subwords
 from tokenizers import normalizers
 
 from igap import InputError, PromptPair
@@ -24,11 +24,11 @@ from igap.counterfactual.templates import (
     matching_template,
     slot_names,
 )
-from igap.datasets import ioi
-from igap.datasets.ioi import TEMPLATES, generate_ioi
-from igap.datasets.words import NAMES, PLACES
+from igap.inputs import ioi
+from igap.inputs.ioi import TEMPLATES, generate_ioi
+from igap.inputs.prompts import encode_prompt
+from igap.inputs.words import NAMES, PLACES
 from igap.models.load import EMBEDDED
-from igap.prompts import encode_prompt
 
 CONF = Path(__file__).parents[2] / "conf" / "search" / "space"
 KEPT = {name: ["=keep"] for name in slot_names(TEMPLATE)}

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from igap import cli, finished
-from igap.comparison import compare_values
+from igap import cli
+from igap.statistics.comparison import compare_values
+from igap.storage import finished
 
 DOCS = Path(__file__).parents[2] / "docs"
 

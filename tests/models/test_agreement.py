@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import save_checkpoint
+from helpers.checkpoints import save_checkpoint
 from transformers import AutoModelForCausalLM
 
 from igap import load_model

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from damage import (
+from helpers.damage import (
     JSON_FILES,
     KINDS,
     VALUES,
@@ -20,17 +20,17 @@ from damage import (
     replaced,
     write_tensors,
 )
-from tokenizer_kinds import tokenizer
+from helpers.tokenizer_kinds import tokenizer
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from igap import InputError, load_model
 from igap.cli import main
+from igap.inputs.tokenizing import token_ids
 from igap.models import files, patterns
 from igap.models.load import read_header
 from igap.models.patterns import check_patterns
 from igap.models.quiet import hushed, quiet, refusing
-from igap.tokenizing import token_ids
 
 LLAMA_3 = next(each for each in patterns.KNOWN if "{1,3}" in each)
 

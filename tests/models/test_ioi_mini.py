@@ -6,11 +6,11 @@ import torch
 
 import igap.models.ioi_mini
 from igap import activation_patching, integrated_gradients
-from igap.comparison import compare
-from igap.datasets.words import ANIMALS, NAMES, OBJECTS, PLACES, VERBS
+from igap.inputs.prompts import tokenize
+from igap.inputs.words import ANIMALS, NAMES, OBJECTS, PLACES, VERBS
 from igap.models.ioi_mini.evaluate import accuracy, examples
 from igap.models.ioi_mini.train import make_tokenizer
-from igap.prompts import tokenize
+from igap.statistics.comparison import compare
 
 FOLDER = Path(igap.models.ioi_mini.__file__).parent
 

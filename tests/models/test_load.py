@@ -6,13 +6,13 @@ import shutil
 import huggingface_hub
 import pytest
 import torch
-from conftest import save_checkpoint
+from helpers.checkpoints import save_checkpoint
 from safetensors.torch import load_file, save_file
 
 from igap import load_model
+from igap.inputs.prompts import tokenize
 from igap.models import load
 from igap.models.load import read_header
-from igap.prompts import tokenize
 
 FLOAT32 = 5e-6  # some tens of roundings of numbers near 1
 

@@ -165,7 +165,7 @@ SMALL_SEARCH = ("head=1.2", "device=cpu", "tracking=disabled", "search.until=16"
 
 def settings(scratch: Path, rng: random.Random) -> Iterator[Case]:
     """Each key of a run and of a search with each value, first checked, then run as well."""
-    from hostile_values import NUMBERS, TEXTS
+    from helpers.hostile_values import NUMBERS, TEXTS
 
     from igap.config import RunConfig, keys
     from igap.counterfactual.config import SearchConfig
@@ -188,7 +188,7 @@ def settings(scratch: Path, rng: random.Random) -> Iterator[Case]:
 
 def grids(scratch: Path, rng: random.Random) -> Iterator[Case]:
     """Sweeps of absurd size, Hydra's sweep syntax, launchers that are not there."""
-    from hostile_values import GRID_OVERRIDES
+    from helpers.hostile_values import GRID_OVERRIDES
 
     cases = list(GRID_OVERRIDES)
     rng.shuffle(cases)
@@ -202,7 +202,7 @@ def grids(scratch: Path, rng: random.Random) -> Iterator[Case]:
 
 def prompt_files(scratch: Path, rng: random.Random) -> Iterator[Case]:
     """Prompt files that a spreadsheet, pandas or a mistake has made, under names that shells and parsers stumble on."""
-    from hostile_values import FILE_NAMES, PROMPT_FILES
+    from helpers.hostile_values import FILE_NAMES, PROMPT_FILES
 
     cases = list(itertools.product(PROMPT_FILES.items(), FILE_NAMES))
     rng.shuffle(cases)
@@ -219,8 +219,8 @@ def prompt_files(scratch: Path, rng: random.Random) -> Iterator[Case]:
 
 def checkpoints(scratch: Path, rng: random.Random) -> Iterator[Case]:
     """Every field of a checkpoint's files with every value: two families, a run of each."""
-    from conftest import save_checkpoint
-    from damage import damaged_checkpoints
+    from helpers.checkpoints import save_checkpoint
+    from helpers.damage import damaged_checkpoints
 
     for architecture in rng.sample(("gpt2", "llama", "gpt_neox"), 3):
         whole = made_by(lambda name=architecture: save_checkpoint(name, 1, Path()), scratch / architecture)
@@ -241,7 +241,7 @@ def checkpoints(scratch: Path, rng: random.Random) -> Iterator[Case]:
 
 def results(scratch: Path, rng: random.Random) -> Iterator[Case]:
     """Finished runs, files of one of which are damaged, read by every command that reads them."""
-    from damaged_results import damaged, damages
+    from helpers.damaged_results import damaged, damages
 
     grid = [entry for entry in QUICK if not entry.startswith("ig.n_steps=")]
     finished = made(scratch / "finished", ["run", "-m", *grid, "ig.n_steps=2,3", "sweep=few"]) / "runs"
@@ -338,7 +338,7 @@ def made_by(act: Callable[[], object], folder: Path) -> Path:
 
 def calls(scratch: Path, rng: random.Random) -> Iterator[Case]:
     """Every parameter of every public function with every value: taken, or refused with an InputError of one line."""
-    from public_calls import RESULTS, public
+    from helpers.public_calls import RESULTS, public
 
     # Results are what igap makes and a user only reads: the tests check the types of their fields.
     cases = [
@@ -348,8 +348,7 @@ def calls(scratch: Path, rng: random.Random) -> Iterator[Case]:
     for name, parameter in cases:
 
         def act(name: str = name, parameter: str = parameter) -> int:
-            import handmade
-            import public_calls
+            from helpers import handmade, public_calls
             from transformers import AutoModelForCausalLM
 
             import igap

@@ -44,8 +44,8 @@ def check(file: Path) -> int:
     from transformers import AutoModelForCausalLM
 
     from igap import PromptPair, integrated_gradients, load_model
-    from igap.contrast import contrast
-    from igap.prompts import tokenize
+    from igap.engine.contrast import contrast
+    from igap.inputs.prompts import tokenize
 
     started = time.perf_counter()
     pair = PromptPair(

@@ -6,7 +6,7 @@ import pytest
 
 from igap.cli.compose import compose_one
 from igap.errors import InputError
-from igap.finished import Finished
+from igap.storage.finished import Finished
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Refused, estimate, plan
 

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from igap import versions
+from igap.storage import versions
 from igap.sweep.folder import PLAN, Planned, SweepFolder
 
 KEY = "0123456789ab"

@@ -9,11 +9,11 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution import activation_patching, integrated_gradients
-from igap.comparison import compare
-from igap.datasets.ioi import HELD_OUT_TEMPLATE, TEMPLATES, IOIExample, generate_ioi, held_out
+from igap.components import SITES, component_names
+from igap.inputs.ioi import HELD_OUT_TEMPLATE, TEMPLATES, IOIExample, generate_ioi, held_out
+from igap.inputs.prompts import PromptPair
 from igap.models.load import EMBEDDED, load_model
-from igap.prompts import PromptPair
-from igap.sites import SITES, component_names
+from igap.statistics.comparison import compare
 
 log = logging.getLogger(__name__)
 

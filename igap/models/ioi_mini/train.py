@@ -19,8 +19,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from igap.datasets.ioi import HELD_OUT_TEMPLATE, TEMPLATES, generate_animals, generate_ioi, held_out
-from igap.datasets.words import ANIMALS, NAMES, OBJECTS, PLACES, VERBS
+from igap.inputs.ioi import HELD_OUT_TEMPLATE, TEMPLATES, generate_animals, generate_ioi, held_out
+from igap.inputs.words import ANIMALS, NAMES, OBJECTS, PLACES, VERBS
 
 N_HEADS = 8
 BOS, UNKNOWN = "<|endoftext|>", "<unk>"

@@ -1,0 +1,1 @@
+"""Components are ablated, and the model's accuracy is measured."""

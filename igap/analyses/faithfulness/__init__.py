@@ -1,0 +1,1 @@
+"""Circuits of each method's best components: how much of the effect they keep."""

@@ -1,0 +1,58 @@
+"""F of the clean run with any set of a site's components, in all layers at once, replaced.
+
+Components that are kept are recomputed from what the replaced ones before them give.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.attribution.maps import Progress
+from igap.components import Site
+from igap.engine.baselines import Baseline
+from igap.engine.contrast import Contrast, contrasts
+from igap.inputs.prompts import PromptPair
+
+
+def set_metrics(
+    model: TransformerBridge,
+    pairs: Sequence[PromptPair],
+    site: Site,
+    kept: Bool[Tensor, "set layer component"],
+    *,
+    baseline: Baseline,
+    batch_size: int | None = None,
+    memory_gib: float | None = None,
+    on_progress: Progress | None = None,
+) -> Float[Tensor, "pair set"]:
+    """F of each clean prompt with the components of the site that a set does not keep moved to the baseline, in logits.
+
+    They are moved at all positions, those of every layer in one run. Raises ValueError as the baseline does.
+    """
+    found = torch.empty(len(pairs), len(kept), dtype=torch.float64)
+    done = 0
+    with contrasts(model, pairs, baseline=baseline, sites=(site,)) as groups:
+        for indices, question in groups:
+            rows = question.rows(batch_size, memory_gib, gradients=False)
+            of_sets = partial(_with_sets, question, site, kept.to(question.around.tokens.device))
+            for few, values in rows.each(of_sets, torch.arange(len(kept)), len(indices)):
+                found[torch.tensor(indices)[:, None], few] = values.double().cpu()
+                done += values.numel()
+                if on_progress:
+                    on_progress(done, found.numel())
+    return found
+
+
+def _with_sets(question: Contrast, site: Site, kept: Bool[Tensor, "set layer component"], few: Tensor) -> Tensor:
+    """F with each of these sets, `[pair, set]`."""
+
+    def change(layer: int, own: Tensor) -> Tensor:
+        keep = kept[few, layer].reshape(1, len(few), 1, -1, *[1] * (own.ndim - 4))
+        return torch.where(keep, own, question.replacement[site][layer][:, None, -own.shape[2] :])
+
+    with torch.no_grad():
+        return question.engine.with_changes(site, change, len(few))

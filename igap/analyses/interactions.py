@@ -1,0 +1,92 @@
+"""Which components of its layer one component interacts with: pairs of them replaced together, exactly.
+
+    I(c, d) = F(c and d replaced) - F(c replaced) - F(d replaced) + F(run)
+
+On IG's joint path every component of the layer moves with c, and where F is quadratic in the layer's activations
+AP_c - IG_c = -1/2 sum over d of I(c, d): half of each interaction is c's. What is left over is of higher order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.attribution.maps import listed
+from igap.components import Site, component_name, locate, sites_of
+from igap.engine.batching import Rows
+from igap.engine.contrast import Contrast, Direction, contrasts
+from igap.engine.forward import Route
+from igap.engine.hooks import swapped
+from igap.inputs.prompts import PromptPair
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """What one component and each other one of its layer do together and not apart."""
+
+    component: str
+    others: tuple[str, ...]
+    by_pair: Float[Tensor, "pair other"]
+    """I(c, d) in logits, of each prompt pair. Negative: together they lower F by more than one by one."""
+
+    @property
+    def effect(self) -> Float[Tensor, " other"]:
+        """I(c, d) in logits; of several prompt pairs the mean."""
+        return self.by_pair.mean(0)
+
+    @property
+    def shares(self) -> Float[Tensor, " other"]:
+        """-1/2 I(c, d): what each of them contributes to AP - IG of c, in logits, in the sign of AP - IG."""
+        return -self.effect / 2
+
+
+def interactions(
+    model: TransformerBridge,
+    pair: PromptPair | Sequence[PromptPair],
+    component: str,
+    *,
+    direction: Direction = "noising",
+    batch_size: int | None = None,
+    memory_gib: float | None = None,
+    route: Route | None = None,
+) -> Interactions:
+    """I(c, d) of a head `9.6` or a neuron `L5.N1234` with every other one of its layer, corrupted activations in.
+
+    `denoising` is the mirror, as in activation patching. A component that is equal in both runs interacts with none:
+    exactly 0. Raises ValueError on a name that the model does not have.
+    """
+    pairs = listed(pair)
+    found: dict[int, Tensor] = {}
+    sites = sites_of([component])
+    with contrasts(model, pairs, direction=direction, route=route, sites=sites) as groups, torch.no_grad():
+        for indices, question in groups:
+            site, layer, index = locate(component, question.n_layers, question.widths, item="interactions")
+            rows = question.rows(batch_size, memory_gib, gradients=False)
+            found.update(zip(indices, _excess(question, site, layer, index, rows).cpu(), strict=True))
+    width = len(found[0])
+    others = [other for other in range(width) if other != index]
+    return Interactions(
+        component=component,
+        others=tuple(component_name(site, layer, other) for other in others),
+        by_pair=torch.stack([found[i] for i in range(len(pairs))])[:, others],
+    )
+
+
+def _excess(question: Contrast, site: Site, layer: int, index: int, rows: Rows) -> Float[Tensor, "pair component"]:
+    """I(c, d) of component `index` with every one of its layer: with itself it means nothing."""
+    start, end = question.ends(site, layer)
+    function, moved = question.function(site, layer), question.moved(site, layer)
+    with_c = swapped(start, end, torch.tensor([index], device=start.device))[:, 0]
+    apart, together = question.patches(site, layer), question.engine.patches(site, layer, with_c, end)
+    unpatched, patched = function(start[:, None]), function(with_c[:, None])
+    excess = start.new_zeros(len(start), start.shape[2])
+
+    def beyond(others: Tensor) -> Tensor:
+        return (together(others) - patched) - (apart(others) - unpatched)
+
+    for others, found in rows.each(beyond, moved.any(0).nonzero().flatten(), len(start)):
+        excess[:, others] = found
+    return excess.masked_fill_(~(moved & moved[:, [index]]), 0)

@@ -1,0 +1,266 @@
+"""F along the path of one component: where it bends, and its peaks and troughs inside and outside of the path.
+
+At alpha the component is at a + alpha (a' - a), all else at the run: 0 is the run, 1 the baseline, and F(1) - F(0) is
+what activation patching with that baseline measures. The slope at 0 is attribution patching.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torch.nn import functional
+
+from igap.analyses.base import Compared
+from igap.arguments import Count, Finite, Positive, checks_arguments
+from igap.attribution.maps import Progress, listed
+from igap.components import Site, component_names, locate, sites_of
+from igap.config import ALPHAS, MOST_ALPHAS, ascending
+from igap.engine.activations import Model
+from igap.engine.baselines import Baseline, BaselineKind
+from igap.engine.batching import Rows
+from igap.engine.contrast import Contrast, Direction, contrasts
+from igap.engine.forward import Route
+from igap.errors import InputError, shown
+from igap.inputs.prompts import PromptPair
+from igap.statistics.extrema import Extremum, find_extrema
+
+DEFAULT_ALPHAS: tuple[float, ...] = tuple(np.linspace(-1, 2, 61).round(2).tolist())
+_MOST_OUTLIERS = 8
+
+
+@checks_arguments
+@dataclass(frozen=True, eq=False)
+class OutputCurves:
+    """F along the paths of some components, on one prompt pair or on several."""
+
+    names: tuple[str, ...]
+    alphas: Float64[np.ndarray, " alpha"]
+    """Ascending; 0 the run, 1 the baseline."""
+    by_pair: Float64[np.ndarray, "pair component alpha"]
+    """F in logits, of every prompt pair."""
+    ends: Float64[np.ndarray, "component end"]
+    """F at alpha 0 and 1, in logits, whether or not these are among the alphas; of several pairs the mean."""
+    slopes: Float64[np.ndarray, " component"]
+    """dF/dalpha at 0, in logits: attribution patching; of several pairs the mean."""
+    rounding: float
+    """Logits. What F may be off by; extrema that stand out by less are not reported."""
+    baseline: str
+    """The kind of the end at alpha 1."""
+    direction: str
+    roles: tuple[str, ...] = ()
+    """Why each component was chosen, where a run chose it."""
+    left_out: int = 0
+    """Outliers that were not chosen because there are too many."""
+
+    @property
+    def values(self) -> Float64[np.ndarray, "component alpha"]:
+        """F in logits; of several pairs the mean."""
+        return np.asarray(self.by_pair.mean(0))
+
+    @property
+    def effects(self) -> Float64[np.ndarray, " component"]:
+        """F(1) - F(0), in logits: activation patching with this baseline."""
+        return np.asarray(self.ends[:, 1] - self.ends[:, 0])
+
+    @property
+    def bends(self) -> Float64[np.ndarray, " component"]:
+        """The curvature number: where the curve on [0, 1] is farthest from the straight line F(0) to F(1), F - line.
+
+        In logits; 0 for a straight line, positive where the curve lies above, of a parabola -1/8 of its second
+        derivative. Taken at the alphas: NaN when none of them is strictly between 0 and 1.
+        """
+        within = (self.alphas > 0) & (self.alphas < 1)
+        if not within.any():
+            return np.full(len(self.names), np.nan)
+        line = self.ends[:, :1] + self.alphas[within] * self.effects[:, None]
+        off = self.values[:, within] - line
+        return np.take_along_axis(off, np.abs(off).argmax(1)[:, None], axis=1)[:, 0]
+
+    @checks_arguments
+    def extrema(self, index: int) -> tuple[Extremum, ...]:
+        """Peaks and troughs of one component's (mean) curve, by ascending alpha; `index` counts from 0."""
+        if not 0 <= index < len(self.names):
+            raise InputError(f"index: got {shown(index)}, wanted one of {len(self.names)} components. Try index=0.")
+        return find_extrema(self.alphas, self.values[index], self.rounding)
+
+    def summary(self) -> dict[str, float | int | str | None]:
+        """`curves/...`: the components, how far the farthest of them bends, and how many extrema there are."""
+        bends, extrema = self.bends, [one for i in range(len(self.names)) for one in self.extrema(i)]
+        known = bool(np.isfinite(bends).all())
+        return {
+            "curves/components": " ".join(self.names),
+            "curves/max_abs_bend": float(np.abs(bends).max()) if known else None,
+            **({} if known else {"curves/max_abs_bend/reason": "no alpha is strictly between 0 and 1"}),
+            "curves/n_extrema_inside": sum(one.inside for one in extrema),
+            "curves/n_extrema_outside": sum(not one.inside for one in extrema),
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The curves, one row a component and alpha; their numbers, one row a component; their extrema."""
+        each = list(zip(self.names, self.roles or [""] * len(self.names), strict=True))
+        points = pd.DataFrame(
+            {
+                "name": np.repeat(self.names, len(self.alphas)),
+                "alpha": np.tile(self.alphas, len(self.names)),
+                "logit_diff": self.values.ravel(),
+            }
+        )
+        if len(self.by_pair) > 1:
+            points["logit_diff_sd"] = self.by_pair.std(0, ddof=1).ravel()
+        numbers = pd.DataFrame(each, columns=["name", "role"])
+        numbers["logit_diff_0"], numbers["logit_diff_1"] = self.ends.T
+        numbers["effect"], numbers["slope_0"], numbers["bend"] = self.effects, self.slopes, self.bends
+        extrema = [
+            (name, one.kind, one.alpha, one.inside, one.value, one.prominence)
+            for i, name in enumerate(self.names)
+            for one in self.extrema(i)
+        ]
+        columns = ["name", "kind", "alpha", "inside", "logit_diff", "prominence"]
+        return {
+            "curves": points,
+            "curves_components": numbers,
+            "curves_extrema": pd.DataFrame(extrema, columns=columns),
+        }
+
+    def sentences(self) -> tuple[str, ...]:
+        """How far the curves bend, and every component with a peak or trough on its path."""
+        counts = {role: self.roles.count(role) for role in dict.fromkeys(self.roles)}
+        chosen = ", ".join(f"{n} {role}" for role, n in counts.items())
+        beyond = f", {self.left_out} outliers left out" if self.left_out else ""
+        said = [f"output curves: {len(self.names)} components" + (f" ({chosen}{beyond})" if chosen else "")]
+        if np.isfinite(self.bends).all():
+            far = int(np.abs(self.bends).argmax())
+            said.append(f"farthest from a straight line on [0, 1]: {self.names[far]}, {self.bends[far]:+.3f} logits")
+        inside = [
+            f"{name} {one.kind} at alpha {one.alpha:.2f} ({one.value:+.3f} logits)"
+            for i, name in enumerate(self.names)
+            for one in self.extrema(i)
+            if one.inside
+        ]
+        said.append(f"inside [0, 1]: {', '.join(inside)}" if inside else "no peak or trough inside [0, 1]")
+        return ("; ".join(said),)
+
+
+@checks_arguments
+def output_curve(
+    model: Model,
+    pair: PromptPair | Sequence[PromptPair],
+    components: str | Sequence[str],
+    *,
+    alphas: Sequence[Finite] | None = None,
+    baseline: BaselineKind | Baseline = "corrupted",
+    direction: Direction = "noising",
+    batch_size: Count | None = None,
+    memory_gib: Positive | None = None,
+    route: Route | None = None,
+) -> OutputCurves:
+    """F, in logits, with each of the components (`9.6`, `L5.N1234`), alone, at a + alpha (a' - a) at all positions.
+
+    Alphas may leave [0, 1]; None is 61 of them from -1 to 2. Raises ValueError on a name that is no component of the
+    model, and on alphas that are not ascending numbers.
+    """
+    names = (components,) if isinstance(components, str) else tuple(components)
+    alphas = DEFAULT_ALPHAS if alphas is None else alphas
+    check_alphas(alphas)
+    baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
+    pairs = listed(pair)
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    if not names:
+        raise InputError("curves.components: got none, wanted at least one. Name heads such as 9.6, or neurons.")
+    sites = sites_of(names)
+    with contrasts(model, pairs, baseline=baseline, direction=direction, route=route, sites=sites) as groups:
+        for indices, question in groups:
+            places = [locate(name, question.n_layers, question.widths, item="curves.components") for name in names]
+            rows = question.rows(batch_size, memory_gib, gradients=False)
+            along = [_along(question, *place, alphas, rows) for place in places]
+            parts = (torch.stack(part, 1).double().cpu() for part in zip(*along, strict=True))
+            found.update(zip(indices, zip(*parts, strict=True), strict=True))
+            eps = torch.finfo(question.around.residual[0].dtype).eps
+    values, slopes = (torch.stack([found[i][k] for i in range(len(pairs))]).numpy() for k in (0, 1))
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"curves.alphas: got {alphas[0]:g} to {alphas[-1]:g}, where F is not finite, wanted numbers that the model "
+            "can compute with. Use a smaller range."
+        )
+    return OutputCurves(
+        names=names,
+        alphas=np.array(alphas, dtype=np.float64),
+        by_pair=values[..., 2:],
+        ends=values[..., :2].mean(0),
+        slopes=slopes.mean(0),
+        rounding=100 * eps * max(1.0, float(np.abs(values).max())),
+        baseline=baseline.kind,
+        direction=direction,
+    )
+
+
+def follow_up(compared: Compared, on_progress: Progress | None) -> OutputCurves:  # noqa: ARG001 - of every follow-up
+    """The curves that the run asks for, along the path to its baseline."""
+    config, asked = compared.config, compared.config.curves
+    chosen, left_out = telling(compared) if asked.components == "default" else ({}, 0)
+    curves = output_curve(
+        compared.model,
+        compared.asked,
+        list(chosen) or asked.components.split(),
+        alphas=asked.alphas,
+        baseline=compared.baseline,
+        direction=config.direction,
+        batch_size=config.batch_size,
+        memory_gib=config.memory_gib,
+    )
+    return replace(curves, roles=tuple(chosen.values()), left_out=left_out)
+
+
+def telling(compared: Compared) -> tuple[dict[str, str], int]:
+    """Heads worth a curve, name to role, and the number of outliers left out.
+
+    Outliers: the 8 with the largest |AP - IG|. Agreeing: of the rest, the 2 with the largest
+    min(|AP|, |IG|) - |AP - IG|. Null: of the rest, the 2 with the smallest max(|AP|, |IG|).
+    """
+    outliers = compared.outliers("heads")
+    ig, ap = (compared.values("heads", method) for method in ("ig", "ap"))
+    names = component_names("heads", *ap.shape)
+    chosen = dict.fromkeys(outliers[:_MOST_OUTLIERS], "outlier")
+    size = np.abs(np.stack([ig, ap])).reshape(2, -1)
+    for role, rank in (
+        ("agreeing", size.min(0) - np.abs(ap - ig).ravel()),
+        ("null", -size.max(0)),
+    ):
+        rest = [i for i in np.argsort(-rank, kind="stable") if names[i] not in outliers and names[i] not in chosen]
+        chosen |= dict.fromkeys((names[i] for i in rest[:2]), role)
+    return chosen, max(0, len(outliers) - _MOST_OUTLIERS)
+
+
+def check_alphas(alphas: Sequence[float | int]) -> None:
+    """Raises InputError when the alphas are too few, too many or too far from the run, or do not ascend."""
+    if not 3 <= len(alphas) <= MOST_ALPHAS or not ascending(alphas):
+        raise InputError(
+            f"curves.alphas: got {list(alphas)}, wanted {ALPHAS}, each above the last. Try "
+            "curves.alphas=[-1,0,0.5,1,2]."
+        )
+
+
+def _along(
+    question: Contrast, site: Site, layer: int, index: int, alphas: Sequence[float | int], rows: Rows
+) -> tuple[Float[Tensor, "pair alpha"], Float[Tensor, " pair"]]:
+    """F at 0, at 1 and at the alphas, and its slope at 0, in logits."""
+    start, end = question.ends(site, layer)
+    function = question.function(site, layer)
+    only = functional.one_hot(torch.tensor(index, device=start.device), start.shape[2]).to(start)
+
+    def metric(at: Tensor) -> Tensor:  # [pair or 1, row] to [pair, row]
+        # lerp gives exactly the start where its weight is 0, and exactly the end where it is 1.
+        weight = (at[..., None] * only)[:, :, None, :].reshape(*at.shape, 1, -1, *[1] * (start.ndim - 3))
+        return function(torch.lerp(start[:, None], end[:, None], weight))
+
+    everywhere = torch.tensor([0.0, 1.0, *alphas], dtype=start.dtype, device=start.device)
+    with torch.no_grad():
+        curve = torch.cat([f for _, f in rows.each(lambda at: metric(at[None]), everywhere, len(start))], 1)
+    still = start.new_zeros(len(start), 1, requires_grad=True)
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(metric(still).sum(), still)
+    return curve, slope[:, 0]

@@ -1,0 +1,81 @@
+"""The terminal: how wide it is, and what shows the progress of long work."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from igap.attribution.maps import Progress as OnProgress
+
+
+def terminal_console() -> Console:
+    """The console for results."""
+    console = Console()
+    if not console.is_terminal:  # a log file has no width to fold tables to
+        console.width = 160
+    return console
+
+
+_SECONDS_BETWEEN = 60.0
+"""Least time between two lines of a log file about one stage."""
+
+
+def log_progress(
+    console: Console, name: str, *, clock: Callable[[], float] = time.monotonic, announced: bool = True
+) -> Callable[[int, int, str], None]:
+    """What a log file gets for one stage, in place of a bar: a line now, then about every minute how far it is.
+
+    What it gives takes what is done, of how much, and what else to say. `clock` gives seconds.
+    """
+    started = said = clock()
+    if announced:
+        console.print(name, markup=False, highlight=False, soft_wrap=True)
+
+    def tell(done: int, total: int, more: str = "") -> None:
+        nonlocal said
+        now = clock()
+        if now - said >= _SECONDS_BETWEEN:
+            said = now
+            left = f", about {duration((now - started) * (total - done) / done)} left" if done else ""
+            text = f"{name}: {done} of {total} after {duration(now - started)}{left}{more}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    return tell
+
+
+@contextmanager
+def show_stage(
+    console: Console, name: str, *, clock: Callable[[], float] = time.monotonic, announced: bool = True
+) -> Iterator[OnProgress]:
+    """A progress bar for one stage of work, gone when it is done; lines where there is no terminal.
+
+    Without `announced` there the first line comes after a minute.
+    """
+    if not console.is_terminal:
+        tell = log_progress(console, name, clock=clock, announced=announced)
+        yield lambda done, total: tell(done, total, "")
+        return
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as one reads them: "90 s", "12 min"."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def number(value: float | int | str | None) -> str:
+    """A number as tables show it; a dash where it is not defined."""
+    if not isinstance(value, float | int) or value != value:
+        return "-"
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.3f}"

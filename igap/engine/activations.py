@@ -1,0 +1,147 @@
+"""One run of the model on one prompt of each pair, kept whole: the activations of every site, and the metric.
+
+`frozen` is how the model is borrowed: evaluation mode, no parameter gradients, and everything given back afterwards.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.components import SITES, Site, hook_name
+from igap.errors import InputError
+from igap.inputs.prompts import TokenPair
+from igap.storage.cache import Tensors, shared
+
+
+class _Whole:
+    """What a bridge needs; one may have been made without a tokenizer, or moved to the meta device."""
+
+    def __contains__(self, model: TransformerBridge) -> bool:
+        try:
+            return model.tokenizer is not None and not any(each.is_meta for each in model.parameters())
+        except AttributeError:  # of one that was never initialised
+            return False
+
+    def __repr__(self) -> str:
+        return "with its weights and a tokenizer"
+
+
+Model = Annotated[TransformerBridge, _Whole()]
+"""What public functions take."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A forward pass on one prompt of each pair: what a patch starts from, and what it takes from."""
+
+    tokens: Int[Tensor, "pair pos"]
+    residual: tuple[Float[Tensor, "pair pos d_model"], ...]
+    """The input of each block."""
+    activations: Mapping[Site, tuple[Tensor, ...]]
+    """One tensor a layer: `heads` `[pair, pos, head, d_head]`, always; `neurons` `[pair, pos, d_mlp]` if asked for."""
+    logit_diff: Float[Tensor, " pair"]
+    """F: logit[answer] - logit[distractor] at the last position, in logits."""
+
+    def of_pairs(self, few: Sequence[int]) -> "Run":
+        """The run of these pairs alone."""
+        index = list(few)
+        return Run(
+            tokens=self.tokens[index],
+            residual=tuple(stream[index] for stream in self.residual),
+            activations={site: tuple(a[index] for a in layers) for site, layers in self.activations.items()},
+            logit_diff=self.logit_diff[index],
+        )
+
+
+def of_the_model(kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors], model: Any) -> Tensors:
+    """What `compute` gives, as `store.shared`; a model with hooks on it is not the one that jobs share."""
+    return compute() if any(point.fwd_hooks for point in model.hook_dict.values()) else shared(kind, inputs, compute)
+
+
+@contextmanager
+def frozen(model: TransformerBridge) -> Iterator[None]:
+    """The model in evaluation mode without parameter gradients; modes and flags come back, also after an error."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    training = [m for m in model.modules() if m.training]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        model.eval()
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        for module in training:
+            module.training = True
+
+
+def record(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "pair pos"],
+    pairs: Sequence[TokenPair],
+    *,
+    name: str,
+    sites: Sequence[Site] = SITES,
+) -> Run:
+    """The run of `model` on `tokens`, one prompt a pair, all of one length, with the activations of `sites`.
+
+    Those of heads are kept in any case: what neurons add comes after them in a block. Raises ValueError (naming `name`
+    and the layer) on NaN or infinity.
+    """
+    n_layers = model.cfg.n_layers
+    residual = [f"blocks.{layer}.hook_in" for layer in range(n_layers)]
+    hooks = {
+        site: [hook_name(site, layer) for layer in range(n_layers)]
+        for site in SITES
+        if site == "heads" or site in sites
+    }
+    every = [*residual, *itertools.chain(*hooks.values())]
+    missing = [hook for hook in every if hook not in model.hook_dict]
+    if missing:
+        remedy = ", or sites=heads where its attention is plain" if ".mlp." in missing[0] else ""
+        raise InputError(
+            f"model: {model.cfg.model_name} has no {missing[0]}, wanted hooks of {' and '.join(hooks)} in every block. "
+            f"Use a decoder model with plain attention and MLP blocks{remedy}."
+        )
+    each, answer, distractor = range(len(pairs)), [p.answer for p in pairs], [p.distractor for p in pairs]
+
+    def compute() -> Mapping[str, Tensor]:
+        # no_grad and not inference_mode: Integrated Gradients differentiates with respect to copies of these tensors.
+        with torch.no_grad():
+            logits, cache = model.run_with_cache(tokens, names_filter=every, logits_to_keep=1)
+        tensors = {hook: cache[hook] for hook in every}
+        return tensors | {"logit_diff": logits[each, -1, answer] - logits[each, -1, distractor]}
+
+    inputs = {"tokens": tokens.tolist(), "answer": answer, "distractor": distractor, "sites": list(hooks)}
+    found = of_the_model("run", inputs, compute, model)
+    device = tokens.device
+    run = Run(
+        tokens=tokens,
+        residual=tuple(found[hook].to(device) for hook in residual),
+        activations={site: tuple(found[hook].to(device) for hook in layers) for site, layers in hooks.items()},
+        logit_diff=found["logit_diff"].to(device),
+    )
+    _check_finite(run, name)
+    return run
+
+
+def _check_finite(run: Run, name: str) -> None:
+    stages = [
+        (f"layer {layer} ({what})", tensor)
+        for layer, tensors in enumerate(zip(run.residual, *run.activations.values(), strict=True))
+        for what, tensor in zip(("block input", *run.activations), tensors, strict=True)
+    ]
+    stages.append(("the logits", run.logit_diff))
+    for where, tensor in stages:
+        if not tensor.isfinite().all():
+            raise InputError(
+                f"{name} run: got NaN or infinity in {where}, wanted finite activations. Check the checkpoint, or "
+                "use model.dtype=float32."
+            )

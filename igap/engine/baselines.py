@@ -1,0 +1,206 @@
+"""Baseline kinds: what a site's activation is moved to.
+
+Each kind is one function from a Request to one activation a layer, for every site, shaped like the run around it.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.arguments import Range, Seed, checks_arguments
+from igap.components import Site, hook_name
+from igap.config import BaselineConfig
+from igap.engine.activations import Run, of_the_model, record
+from igap.engine.hooks import replaced
+from igap.errors import InputError, shown
+from igap.inputs.ioi import ioi_stream
+from igap.inputs.prompts import TokenPair, encode_prompt
+from igap.storage.cache import sharing
+
+BaselineKind = Literal["corrupted", "zero", "zero_input", "mean", "prompt"]
+Activations = Mapping[Site, tuple[Tensor, ...]]
+
+_DRAWN = 300
+"""Prompts drawn at most for each reference prompt."""
+
+_TOKENS_A_PASS = 512
+"""Of reference prompts: their activations at every site are held together."""
+
+
+@checks_arguments
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline kind and what it needs."""
+
+    kind: BaselineKind = "corrupted"
+    prompt: str | None = None
+    """The other prompt of kind `prompt`."""
+    n: Annotated[int, Range(least=1, most=100_000)] = 100
+    """How many reference prompts kind `mean` averages over."""
+    seed: Seed = 0
+    """Seed of those prompts."""
+
+    def __post_init__(self) -> None:
+        if (self.kind == "prompt") != (self.prompt is not None):
+            raise InputError(
+                f"baseline.prompt: got {shown(self.prompt)} with baseline={self.kind}; baseline=prompt needs a text "
+                "and no other kind takes one. Set baseline=prompt baseline.prompt='...'."
+            )
+
+
+def configured(asked: BaselineConfig) -> Baseline:
+    """The config's baseline; a prompt that its kind does not use is left out, so that kinds can be swept."""
+    return Baseline(asked.kind, asked.prompt if asked.kind == "prompt" else None, asked.n, asked.seed)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a baseline is made from."""
+
+    model: TransformerBridge
+    pairs: Sequence[TokenPair]
+    """Pairs of one token length."""
+    clean: Run
+    corrupted: Activations
+    """Of the corrupted run, at the positions of the clean one."""
+    baseline: Baseline
+
+
+def activations(request: Request) -> Activations:
+    """a' of every site and layer, shaped like the clean run's. Raises ValueError when the kind cannot be had."""
+    return KINDS[request.baseline.kind](request)
+
+
+def _corrupted(request: Request) -> Activations:
+    return request.corrupted
+
+
+def _zero(request: Request) -> Activations:
+    return {site: tuple(map(torch.zeros_like, layers)) for site, layers in request.clean.activations.items()}
+
+
+def _zero_input(request: Request) -> Activations:
+    """What the site gives when its layer's input is 0: nothing for heads, act(b_in) for neurons.
+
+    The input is that of the norm before the MLP, whose bias counts: folded into b_in (processed) or not (raw).
+    """
+    model, neurons = request.model, []
+    for layer in range(len(request.clean.residual) if "neurons" in request.clean.activations else 0):
+        post = hook_name("neurons", layer)
+        # Blocks that run attention and MLP side by side may have one norm for both.
+        norms = [f"blocks.{layer}.{name}.hook_in" for name in ("ln2", "ln1")]
+        norm = next((name for name in norms if name in model.hook_dict), None)
+        if norm is None:
+            raise InputError(
+                f"baseline: got zero_input, but {model.cfg.model_name} has no norm before its MLP whose input could "
+                "be 0. Use baseline=zero."
+            )
+        with torch.no_grad(), replaced(model, norm, torch.zeros_like(request.clean.residual[layer])):
+            _, cache = model.run_with_cache(request.clean.tokens, names_filter=[post])
+        neurons.append(cache[post])
+    return {**_zero(request), **({"neurons": tuple(neurons)} if neurons else {})}
+
+
+def _mean(request: Request) -> Activations:
+    prompts = reference_tokens(request)
+    sites, layers = tuple(request.clean.activations), range(len(request.clean.residual))
+
+    def compute() -> Mapping[str, Tensor]:
+        total: dict[str, Tensor] = {}
+        with sharing(None):  # of the prompts themselves nothing is needed again
+            for tokens in torch.cat(prompts).split(max(1, _TOKENS_A_PASS // prompts[0].shape[1])):
+                run = record(request.model, tokens, [request.pairs[0]] * len(tokens), name="reference", sites=sites)
+                for site in sites:
+                    for layer, activation in enumerate(run.activations[site]):
+                        name, added = hook_name(site, layer), activation.sum(0, keepdim=True)
+                        total[name] = total[name] + added if name in total else added
+        return {name: activation / len(prompts) for name, activation in total.items()}
+
+    inputs = {"tokens": [tokens[0].tolist() for tokens in prompts], "sites": list(sites)}
+    found = of_the_model("mean", inputs, compute, request.model)
+    device = request.clean.tokens.device
+    mean = {site: tuple(found[hook_name(site, layer)].to(device) for layer in layers) for site in sites}
+    return _for_each_pair(request, mean)
+
+
+def _prompt(request: Request) -> Activations:
+    assert request.baseline.prompt is not None
+    tokens = _encode(request, request.baseline.prompt)
+    same_length(tokens[0].tolist(), request.pairs[0])
+    sites = tuple(request.clean.activations)
+    run = record(request.model, tokens, request.pairs[:1], name="baseline.prompt", sites=sites)
+    return _for_each_pair(request, run.activations)
+
+
+def _for_each_pair(request: Request, one: Activations) -> Activations:
+    """The activations of one prompt, `[1, pos, ...]`, as every pair's."""
+    return {site: tuple(a.expand(len(request.pairs), *a.shape[1:]) for a in layers) for site, layers in one.items()}
+
+
+def same_length(ids: Sequence[int], pair: TokenPair) -> None:
+    """Raises ValueError when the baseline's prompt has another token length than the pair."""
+    if len(ids) != pair.clean.shape[1]:
+        raise InputError(
+            f"baseline.prompt: got {len(ids)} tokens, prompts.clean has {pair.clean.shape[1]}; the two need one "
+            "length. Reword it."
+        )
+
+
+def reference_tokens(request: Request) -> list[Tensor]:
+    """`baseline.n` generated prompts `[1, pos]` of the clean prompt's token length. Raises as `reference_ids` does."""
+    n_tokens, device = request.clean.tokens.shape[1], request.clean.tokens.device
+    found = reference_ids(request.model.tokenizer, request.baseline, n_tokens, **_known(request))
+    return [torch.tensor([ids], device=device) for ids in found]
+
+
+def reference_ids(
+    tokenizer: Any, baseline: Baseline, n_tokens: int, *, first: int | None = None, **known: Any
+) -> list[list[int]]:
+    """`baseline.n` generated prompts of this token length, or its `first`; `known` is what `encode_prompt` takes.
+
+    Raises InputError when the generator has too few prompts of that length for this tokenizer.
+    """
+    found: list[list[int]] = []
+    wanted = min(baseline.n, first or baseline.n)
+    for drawn, example in enumerate(itertools.islice(ioi_stream(baseline.seed), _DRAWN * baseline.n)):
+        ids = encode_prompt(tokenizer, example.clean, item=f"baseline={baseline.kind}", **known)
+        if len(ids) == n_tokens:
+            found.append(ids)
+        if len(found) == wanted:
+            return found
+        if drawn > 100 * _DRAWN and drawn > 3 * _DRAWN * len(found):  # many more would be needed than are drawn
+            break
+    raise InputError(
+        f"baseline.n: got {baseline.n}, found {len(found)} generated prompts of {n_tokens} tokens, the length of "
+        "prompts.clean. Use a smaller baseline.n, a prompt of a generated shape, or baseline=corrupted."
+    )
+
+
+def _encode(request: Request, text: str) -> Tensor:
+    ids = encode_prompt(request.model.tokenizer, text, item="baseline.prompt", **_known(request))
+    return torch.tensor([ids], device=request.clean.tokens.device)
+
+
+def _known(request: Request) -> dict[str, Any]:
+    """What `encode_prompt` takes, of the model and the pairs."""
+    cfg = request.model.cfg
+    return {
+        "prepend_bos": bool(cfg.default_prepend_bos),
+        "bos": request.pairs[0].bos,
+        "n_ctx": cfg.n_ctx,
+        "n_vocab": cfg.d_vocab,
+    }
+
+
+KINDS: dict[BaselineKind, Callable[[Request], Activations]] = {
+    "corrupted": _corrupted,
+    "zero": _zero,
+    "zero_input": _zero_input,
+    "mean": _mean,
+    "prompt": _prompt,
+}

@@ -1,0 +1,330 @@
+"""The engine: the metric F as a function of one site's activation.
+
+Everything before the site stays at the run it belongs to, everything after it is recomputed. What is recomputed, when
+a site of block L changes from position f on:
+
+    position      0 .. f-1              f .. S-1
+    block < L     -                     -
+    block L       -                     from the site on: W_O, MLP (heads) or W_out (neurons)
+    block > L     keys, values: shared  whole block, one row a patch
+    last block    keys, values: shared  keys, values; query, MLP and metric of S-1 only
+
+`-` is read from the run. Positions before f are equal in all rows, so that attention reads their keys and values from
+one copy. Of the unembedding the difference of two columns is left. A patch of one component changes what its site
+writes to the residual stream by (a'_c - a_c) W_c, so it needs no product with the other components' weights.
+
+Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass. Two routes give the same numbers:
+`suffix` does the above with the model's weights, `hooks` runs the whole model with the site replaced.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.components import Site
+from igap.engine.activations import Run
+from igap.engine.batching import stage
+from igap.engine.decoder import Block, Decoder, keep, read
+from igap.engine.hooks import EmbeddingFunction, Gradients, Hooks, PatchFunction, SiteChange, SiteFunction
+from igap.inputs.prompts import TokenPair
+
+_LONG = 256
+"""Tokens from which a whole model's pass over one prompt fills the machine."""
+
+Route = Literal["suffix", "hooks"]
+
+
+class Suffix:
+    """What comes after the site and from position `first` on, with the model's weights."""
+
+    def __init__(self, decoder: Decoder, pairs: Sequence[TokenPair], around: Run, first: int) -> None:
+        """As Hooks; the keys and values that all rows share are computed here."""
+        self._decoder, self._blocks = decoder, decoder.blocks
+        self._around, self._first = around, first
+        self._metric = _metric(decoder, *_answers(pairs, around))
+        positions = torch.arange(around.tokens.shape[1], device=around.tokens.device)
+        behind = positions[first:, None] - positions  # [query, key]
+        self._seen = {  # by how far back a block sees
+            window: (behind >= 0) if window is None else (behind >= 0) & (behind < window)
+            for window in {block.window for block in self._blocks}
+        }
+        with torch.no_grad():
+            self._turns = {
+                rotary: rotary.tables(around.residual[0], positions)
+                for rotary in {block.rotary for block in self._blocks}
+                if rotary is not None
+            }
+            self._shared = [self._prefix(block, run) for block, run in zip(self._blocks, around.residual, strict=True)]
+
+    def function(self, site: Site, layer: int) -> SiteFunction:
+        """As Hooks."""
+        write, after = self._write(site, layer), self._after(site, layer)
+        return lambda rows: after(write(rows))
+
+    def patches(self, site: Site, layer: int, start: Tensor, end: Tensor) -> PatchFunction:
+        """As Hooks."""
+        block, after = self._blocks[layer], self._after(site, layer)
+        unpatched = self._write(site, layer)(start[:, None])
+        moved = end - start
+        if layer == len(self._blocks) - 1:
+            moved = moved[:, -1:]
+        # One matrix a component: [component, d_head, d_model], for neurons with d_head = 1.
+        weights = (
+            (block.out if site == "heads" else block.down).weight.T.unflatten(0, (start.shape[2], -1)).contiguous()
+        )
+        moved = moved.flatten(2).unflatten(2, weights.shape[:2])
+
+        def metric(components: Tensor) -> Tensor:
+            # Of an outer product, matmul makes a slow loop; a broadcast product is one pass over the result.
+            rows, by = moved[:, :, components].transpose(1, 2), weights[components]
+            written = rows * by if by.shape[1] == 1 else rows @ by
+            return after(unpatched + written)
+
+        return metric
+
+    def single(self, site: Site, layer: int, index: int) -> SiteFunction:
+        """As Hooks."""
+        block, after = self._blocks[layer], self._after(site, layer)
+        late = slice(-1 if layer == len(self._blocks) - 1 else None, None)
+        start = self._around.activations[site][layer][:, None, self._first :]
+        unpatched = self._write(site, layer)(start)
+        own = start[:, :, late, index]
+        columns = (block.out if site == "heads" else block.down).weight.T.unflatten(0, (start.shape[3], -1))[index]
+
+        def metric(rows: Tensor) -> Tensor:
+            moved = rows[:, :, late] - own
+            return after(unpatched + (moved if site == "heads" else moved[..., None]) @ columns)
+
+        return metric
+
+    def embedded(self, site: Site, layer: int) -> EmbeddingFunction:
+        """As Hooks."""
+        block = self._blocks[layer]
+
+        def activations(changes: Tensor) -> Tensor:
+            stream = self._around.residual[0][:, None, self._first :] + changes
+            for earlier in range(layer):
+                stream = self._through(earlier, stream)
+            z = self._attention(layer, block.norm1(stream))
+            if site == "heads":
+                return self._by_head(layer, z)
+            return block.neurons(stream if block.parallel else stream + block.attention_adds(block.out(z)))
+
+        return activations
+
+    def with_changes(self, site: Site, change: SiteChange, n_rows: int) -> Float[Tensor, "pair row"]:
+        """As Hooks."""
+        stream = self._around.residual[0][:, None, self._first :].expand(-1, n_rows, -1, -1)
+        for layer in range(len(self._blocks)):
+
+            def edit(activation: Tensor, layer: int = layer) -> Tensor:
+                if site == "neurons":
+                    return change(layer, activation)
+                return change(layer, self._by_head(layer, activation)).flatten(3)
+
+            stream = self._through(layer, stream, (site, edit))
+        return self._metric(self._decoder.norm(stream[:, :, -1]))
+
+    def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
+        """As Hooks: block by block from the last, so that one block's activations are held at a time."""
+        last = len(self._blocks) - 1
+        with torch.no_grad():
+            top = self._through(last, self._around.residual[last][:, None, self._first :])
+        slopes: dict[int | None, Tensor] = {None: _slope(lambda x: self._metric(self._decoder.norm(x[:, :, -1])), top)}
+        for layer in range(last, -1, -1):
+            stream = self._around.residual[layer][:, None, self._first :].detach().requires_grad_()
+            width = (self._blocks[layer].out if site == "heads" else self._blocks[layer].down).weight.shape[1]
+            zeros = stream.new_zeros(*slopes[None].shape[:-1], width, requires_grad=True)
+            with torch.enable_grad():
+                after = self._through(layer, stream, (site, zeros.__add__))
+            below: dict[int | None, Tensor] = {}
+            for dropped, slope in slopes.items():
+                below[dropped], here = torch.autograd.grad(after, [stream, zeros], slope, retain_graph=True)
+                gradient = functional.pad(here[:, 0], (0, 0, stream.shape[2] - zeros.shape[2], 0))
+                yield layer, dropped, self._by_head(layer, gradient) if site == "heads" else gradient
+            if dropping:
+                below[layer] = functional.pad(slopes[None], (0, 0, stream.shape[2] - zeros.shape[2], 0))
+            slopes = below
+
+    def _by_head(self, layer: int, z: Tensor) -> Tensor:
+        """Heads side by side, as `[..., head, d_head]`."""
+        by_head: Tensor = z.unflatten(-1, (-1, self._blocks[layer].d_head))
+        return by_head
+
+    def _write(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
+        """Activations of the site to what its layer writes, at the positions that are read later."""
+        linear = self._blocks[layer].out if site == "heads" else self._blocks[layer].down
+        late = slice(-1 if layer == len(self._blocks) - 1 else None, None)
+        return lambda rows: linear(rows[:, :, late].flatten(3) if site == "heads" else rows[:, :, late])
+
+    def _after(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
+        """What the site's layer writes, before a norm that may follow, to F."""
+        block = self._blocks[layer]
+        late = slice(-1 if layer == len(self._blocks) - 1 else self._first, None)
+        with torch.no_grad():
+            carrier = self._around.residual[layer][:, None, late]
+            if site == "neurons":
+                z = self._around.activations["heads"][layer][:, None, late]
+                carrier = carrier + block.attention_adds(block.out(z.flatten(3)))
+            elif block.parallel:
+                carrier = carrier + block.mlp(carrier)
+
+        def metric(written: Tensor) -> Tensor:
+            stream = carrier + (block.attention_adds if site == "heads" else block.mlp_adds)(written)
+            if site == "heads" and not block.parallel:
+                stream = stream + block.mlp(stream)
+            for later in range(layer + 1, len(self._blocks)):
+                stream = stage(self._through, later, stream)
+            return self._metric(self._decoder.norm(stream[:, :, -1]))
+
+        return metric
+
+    def _through(
+        self, layer: int, stream: Tensor, change: tuple[Site, Callable[[Tensor], Tensor]] | None = None
+    ) -> Tensor:
+        """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, the last position only.
+
+        `change` is one of a site's activations, its components side by side.
+        """
+        site, edit = change or (None, keep)
+        block = self._blocks[layer]
+        last = layer == len(self._blocks) - 1
+        z = self._attention(layer, block.norm1(stream), n_queries=1 if last else None)
+        if last:
+            stream = stream[:, :, -1:]
+        attended = stream + block.attention_adds(block.out(edit(z) if site == "heads" else z))
+        neurons = block.neurons(stream if block.parallel else attended)
+        return attended + block.mlp_adds(block.down(edit(neurons) if site == "neurons" else neurons))
+
+    def _attention(self, layer: int, normed: Tensor, n_queries: int | None = None) -> Tensor:
+        """z of every head, side by side, `[pair, row, query, head * d_head]`, for the last `n_queries` positions."""
+        block = self._blocks[layer]
+        asked = normed if n_queries is None else normed[:, :, -n_queries:]
+        seen = self._seen[block.window][-asked.shape[2] :]
+        k, v = block.keys_values(normed)
+        q, k = (self._rotated(block, x).transpose(2, 3) for x in (block.queries(asked), k))
+        v = v.transpose(2, 3)
+        shared = self._shared[layer]
+        n_pairs, n_rows = q.shape[:2]
+        # Copies of few shared keys cost less than two products; copies of many cost more than the blocks' matrices.
+        if self._first > 2 * k.shape[3] or block.score_cap is not None or (block.softmax or q.dtype) != q.dtype:
+            z = _two_part_attention(block, q, shared, (k, v), seen)
+        else:
+            k, v = (
+                torch.cat([old.expand(-1, n_rows, -1, -1, -1), new], 3) for old, new in zip(shared, (k, v), strict=True)
+            )
+            z = functional.scaled_dot_product_attention(
+                q.flatten(0, 1),
+                k.flatten(0, 1),
+                v.flatten(0, 1),
+                attn_mask=seen,
+                scale=block.scale,
+                enable_gqa=k.shape[2] != q.shape[2],
+            ).unflatten(0, (n_pairs, n_rows))
+        return z.transpose(2, 3).flatten(3)
+
+    def _prefix(self, block: Block, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values before the first change, each `[pair, 1, head, pos, d_head]`."""
+        k, v = block.keys_values(block.norm1(residual[:, None, : self._first]))
+        return self._rotated(block, k, slice(self._first)).transpose(2, 3), v.transpose(2, 3)
+
+    def _rotated(self, block: Block, x: Tensor, where: slice | None = None) -> Tensor:
+        """Queries or keys `[pair, row, pos, head, d_head]`, at the last positions unless told `where`, rotated."""
+        if block.rotary is None:
+            return x
+        cos, sin = (part[where or slice(len(part) - x.shape[2], None)] for part in self._turns[block.rotary])
+        return block.rotary.rotate(x, cos, sin)
+
+
+Engine = Suffix | Hooks
+"""One of the two routes, for the pairs and the run around the site that it was made for."""
+
+
+def _slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """The gradient of the sum of what the function gives, at this point."""
+    at = at.detach().requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(function(at).sum(), at)
+    return slope
+
+
+def _metric(decoder: Decoder, answer: Tensor, distractor: Tensor) -> Callable[[Tensor], Tensor]:
+    """The final norm's output `[pair, row, d_model]` to F `[pair, row]`, for these tokens, one of each a pair."""
+    scale, cap = decoder.logit_scale, decoder.logit_cap
+    weights = [decoder.unembed[:, token].T.detach() for token in (answer, distractor)]
+    biases = [decoder.unembed_bias[token].detach() for token in (answer, distractor)]
+    if cap is None:
+        direction, offset = scale * (weights[0] - weights[1]), scale * (biases[0] - biases[1])
+        return lambda last: (last * direction[:, None]).sum(-1) + offset[:, None]
+
+    def capped(last: Tensor) -> Tensor:
+        logits = (scale * ((last * w[:, None]).sum(-1) + b[:, None]) for w, b in zip(weights, biases, strict=True))
+        first, second = (cap * torch.tanh(logit / cap) for logit in logits)
+        return first - second
+
+    return capped
+
+
+def _two_part_attention(
+    block: Block, q: Tensor, shared: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], seen: Tensor
+) -> Float[Tensor, "pair row head query d_head"]:
+    """Softmax attention to shared keys (one product for all rows) and to each row's own keys."""
+    n_groups = q.shape[2] // new[0].shape[2]
+    if n_groups > 1:
+        shared, new = ((k.repeat_interleave(n_groups, 2), v.repeat_interleave(n_groups, 2)) for k, v in (shared, new))
+    (shared_k, shared_v), (k, v) = shared, new
+    q = q * block.scale
+    by_head = q.transpose(1, 2)  # [pair, head, row, query, d_head]
+    old_scores = (by_head.flatten(2, 3) @ shared_k[:, 0].mT).unflatten(2, by_head.shape[2:4])
+    scores = torch.cat([old_scores, (q @ k.mT).transpose(1, 2)], -1)
+    if block.score_cap is not None:
+        scores = block.score_cap * torch.tanh(scores / block.score_cap)
+    pattern = scores.masked_fill_(~seen, float("-inf")).softmax(-1, dtype=block.softmax).to(q.dtype)
+    old, own = pattern.split([shared_k.shape[3], k.shape[3]], -1)
+    from_shared = (old.flatten(2, 3) @ shared_v[:, 0]).unflatten(2, old.shape[2:4]).transpose(1, 2)
+    z: Tensor = from_shared + own.transpose(1, 2) @ v
+    return z
+
+
+def weights_or_reason(
+    model: TransformerBridge, pair: TokenPair, around: Run, others: Mapping[Site, Sequence[Tensor]], first: int
+) -> Decoder | str:
+    """The weights that the `suffix` route may use, or in a few words why the model takes the `hooks` route.
+
+    What `decoder.read` knows is still tried against the whole model, on the sites of the run in layer 0, with its
+    activations and `others` (of one pair): the neurons' rows go through the attention of every later block, the heads'
+    through every MLP. So what is not in the weights (a cap on the logits, a hook somebody left) is noticed.
+    """
+    if around.residual[0].dtype == torch.bfloat16:
+        return "bfloat16 rounds too much to compare it with the whole model"
+    decoder = read(model)
+    if isinstance(decoder, str):
+        return decoder
+    # Float sums over d_model and the depth of the model: a thousand roundings of the metric's size.
+    rounding = 1000 * torch.finfo(around.residual[0].dtype).eps
+    suffix, hooks = Suffix(decoder, [pair], around, first), Hooks(model, [pair], around, first)
+    for site in around.activations:
+        rows = torch.stack([a[:, first:] for a in (around.activations[site][0], others[site][0])], 1)
+        with torch.no_grad():
+            ours = suffix.function(site, 0)(rows)
+            # Whole models hold [query, key] scores of every head: long prompts go one by one.
+            few = rows.split(1 if around.tokens.shape[1] > _LONG else 2, 1)
+            theirs = torch.cat([hooks.function(site, 0)(part) for part in few], 1)
+        difference = (ours - theirs).abs().max().item()
+        if not difference <= rounding * max(1.0, theirs.abs().max().item()):
+            return f"its weights alone give F off by {difference:.2g} logits"
+    return decoder
+
+
+def _answers(pairs: Sequence[TokenPair], around: Run) -> tuple[Tensor, Tensor]:
+    """Answer and distractor of each pair."""
+    device = around.tokens.device
+    return (
+        torch.tensor([pair.answer for pair in pairs], device=device),
+        torch.tensor([pair.distractor for pair in pairs], device=device),
+    )

@@ -1,0 +1,194 @@
+"""The whole model with several hook points changed at once, and the metric read from it: any architecture, no engine.
+
+For questions about more than one site and layer; what is about one of them is in `forward`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.components import Site, hook_name
+from igap.engine.activations import Run
+from igap.inputs.prompts import TokenPair
+
+Change = Callable[[Tensor], Tensor | None]
+"""A hook point's activation to what it becomes; None leaves it as it is."""
+
+SiteFunction = Callable[[Float[Tensor, "pair row pos *component"]], Float[Tensor, "pair row"]]
+"""Activations of a site at the positions from f on to F, in logits. Differentiable."""
+EmbeddingFunction = Callable[[Float[Tensor, "pair row pos d_model"]], Float[Tensor, "pair row pos *component"]]
+"""Changes of the tokens' embeddings from f on to a site's activations there. Differentiable."""
+PatchFunction = Callable[[Tensor], Float[Tensor, "pair row"]]
+"""Indices of components to F with each of them, alone, replaced: one row a component."""
+SiteChange = Callable[[int, Float[Tensor, "pair row pos *component"]], Float[Tensor, "pair row pos *component"]]
+"""A layer and a site's activation there, at the last positions (at least one), to what it becomes."""
+Gradients = Iterator[tuple[int, int | None, Float[Tensor, "pair pos *component"]]]
+"""A layer, the layer whose output to the residual stream passes no gradient on, or None, and dF/da there."""
+
+WRITERS = ("attn.hook_out", "mlp.hook_out")
+"""The hook points of a block that give what it adds to the residual stream."""
+
+
+@contextmanager
+def changed(model: TransformerBridge, changes: Mapping[str, Change]) -> Iterator[None]:
+    """A block in which each named hook point gives what its change makes of it; other hooks stay as they are.
+
+    Two names of one hook point, or a name that the model lacks, are a mistake of the caller: KeyError, AssertionError.
+    """
+    points = {name: model.hook_dict[name] for name in changes}
+    assert len({id(point) for point in points.values()}) == len(points)
+    with ExitStack() as stack:
+        for name, change in changes.items():
+            stack.enter_context(_one(points[name], change))
+        yield
+
+
+@contextmanager
+def _one(point: HookPoint, change: Change) -> Iterator[None]:
+    handle = point.add_hook(lambda activation, hook: change(activation))  # noqa: ARG005 - TransformerLens passes `hook`
+    try:
+        yield
+    finally:
+        handle.hook.remove()
+        point.fwd_hooks.remove(handle)
+
+
+def metric(
+    model: TransformerBridge, tokens: Int[Tensor, "pair row pos"], pairs: Sequence[TokenPair]
+) -> Float[Tensor, "pair row"]:
+    """F of every row: logit[answer] - logit[distractor] of its pair at the last position, in logits. Differentiable.
+
+    The model sees rows as one batch, pair by pair: `[pair * row, pos]`.
+    """
+    logits = model(tokens.flatten(0, 1), logits_to_keep=1)[:, -1].unflatten(0, tokens.shape[:2])
+    each = torch.arange(len(pairs), device=tokens.device)
+    answer, distractor = (
+        torch.tensor([getattr(pair, word) for pair in pairs], device=tokens.device) for word in ("answer", "distractor")
+    )
+    value: Tensor = logits[each, :, answer] - logits[each, :, distractor]
+    return value
+
+
+def replaced(model: TransformerBridge, name: str, rows: Tensor) -> AbstractContextManager[None]:
+    """A block in which the hook point gives `rows`."""
+    return changed(model, {name: lambda _: rows})
+
+
+def swapped(start: Tensor, end: Tensor, components: Tensor) -> Float[Tensor, "pair row pos *component"]:
+    """One row a component: `start` `[pair, pos, component, ...]` with that component, at all positions, from `end`."""
+    rows = start[:, None].repeat(1, len(components), *[1] * (start.ndim - 1))
+    index = torch.arange(len(components), device=start.device)
+    rows[:, index, :, components] = end[:, :, components].movedim(2, 0)
+    return rows
+
+
+class Hooks:
+    """The whole model, with the site replaced by a hook: any architecture, slowly."""
+
+    def __init__(self, model: TransformerBridge, pairs: Sequence[TokenPair], around: Run, first: int) -> None:
+        """`around` is the run of the pairs that the site is changed in, `first` the position it changes from."""
+        self._model, self._pairs, self._around, self._first = model, pairs, around, first
+
+    def function(self, site: Site, layer: int) -> SiteFunction:
+        """F as a function of this site's activation in this layer."""
+        name = hook_name(site, layer)
+        before = self._around.activations[site][layer][:, None, : self._first]
+
+        def of_rows(rows: Tensor) -> Tensor:
+            n_rows = rows.shape[1]
+            whole = torch.cat([before.expand(-1, n_rows, *before.shape[2:]), rows], 2)
+            tokens = self._around.tokens[:, None].expand(-1, n_rows, -1)
+            with replaced(self._model, name, whole.flatten(0, 1)):
+                return metric(self._model, tokens, self._pairs)
+
+        return of_rows
+
+    def patches(self, site: Site, layer: int, start: Tensor, end: Tensor) -> PatchFunction:
+        """F with single components moved from `start` to `end`, each `[pair, pos, ...]`."""
+        function = self.function(site, layer)
+        return lambda components: function(swapped(start, end, components))
+
+    def single(self, site: Site, layer: int, index: int) -> SiteFunction:
+        """F as a function of one component's activation `[pair, row, pos, ...]`, the others as they are in the run."""
+        function = self.function(site, layer)
+        start = self._around.activations[site][layer][:, None, self._first :]
+
+        def of_rows(rows: Tensor) -> Tensor:
+            whole = start.expand(-1, rows.shape[1], *start.shape[2:])
+            before, after = whole[:, :, :, :index], whole[:, :, :, index + 1 :]
+            return function(torch.cat([before, rows[:, :, :, None], after], 3))
+
+        return of_rows
+
+    def embedded(self, site: Site, layer: int) -> EmbeddingFunction:
+        """This site's activations as a function of the tokens' embeddings."""
+
+        def activations(changes: Tensor) -> Tensor:
+            n_pairs, n_rows = changes.shape[:2]
+            whole = functional.pad(changes, (0, 0, self._first, 0)).flatten(0, 1)
+            tokens = self._around.tokens[:, None].expand(-1, n_rows, -1).flatten(0, 1)
+            found: list[Tensor] = []
+            hooks: dict[str, Change] = {
+                "hook_embed": lambda embedded: embedded + whole,
+                hook_name(site, layer): found.append,
+            }
+            with changed(self._model, hooks):
+                self._model(tokens, logits_to_keep=1)
+            whole_site: Tensor = found[0].unflatten(0, (n_pairs, n_rows))
+            return whole_site[:, :, self._first :]
+
+        return activations
+
+    def with_changes(self, site: Site, change: SiteChange, n_rows: int) -> Float[Tensor, "pair row"]:
+        """F with a site changed in every layer, each one's activations being what the changes before it give."""
+
+        def edit(layer: int, activation: Tensor) -> Tensor:
+            rows = activation.unflatten(0, (-1, n_rows))
+            return torch.cat([rows[:, :, : self._first], change(layer, rows[:, :, self._first :])], 2).flatten(0, 1)
+
+        changes: dict[str, Change] = {
+            hook_name(site, layer): partial(edit, layer) for layer in range(len(self._around.residual))
+        }
+        with changed(self._model, changes):
+            return metric(self._model, self._around.tokens[:, None].expand(-1, n_rows, -1), self._pairs)
+
+    def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
+        """dF/da of the site as it is in the run, in every layer, from `first` on.
+
+        With `dropping` then also without what goes through the output of each later layer: that of an earlier one makes
+        no difference, and without the layer's own there is none.
+        """
+        layers = range(len(self._around.residual))
+        leaves: dict[int, Tensor] = {}
+        dropped: int | None = None
+
+        def add_zeros(layer: int, activation: Tensor) -> Tensor:
+            leaves[layer] = torch.zeros_like(activation).requires_grad_()
+            return activation + leaves[layer]
+
+        def drop(layer: int, written: Tensor) -> Tensor:
+            if not written.requires_grad:
+                return written
+            written = written.view_as(written)
+            written.register_hook(lambda gradient: torch.zeros_like(gradient) if layer == dropped else None)
+            return written
+
+        changes: dict[str, Change] = {hook_name(site, layer): partial(add_zeros, layer) for layer in layers}
+        if dropping:
+            changes |= {f"blocks.{layer}.{writer}": partial(drop, layer) for layer in layers for writer in WRITERS}
+        with torch.enable_grad(), changed(self._model, changes):
+            value = metric(self._model, self._around.tokens[:, None], self._pairs).sum()
+        for dropped in (None, *layers[1:]) if dropping else (None,):
+            below = layers[:dropped]
+            found = torch.autograd.grad(
+                value, [leaves[layer] for layer in below], retain_graph=dropping, materialize_grads=True
+            )
+            for layer, gradient in zip(below, found, strict=True):
+                yield layer, dropped, gradient[:, self._first :]

@@ -1,0 +1,245 @@
+"""Files of prompt pairs: a JSON list, JSON lines or CSV, read as texts; what they say is checked elsewhere."""
+
+import csv
+import difflib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from igap.config import TEXTS
+from igap.errors import InputError, printable
+from igap.storage.untrusted import check_file
+
+_TASKS = Path(__file__).parent / "tasks"
+_MOST_BYTES = 2**30
+"""The largest file of texts that is read."""
+
+
+def tasks() -> list[str]:
+    """Names of the tasks that igap brings as files of pairs, for models of the hub."""
+    return sorted(path.stem for path in _TASKS.glob("*.csv"))
+
+
+def read_pairs(file: str) -> list[dict[str, str]]:
+    """The prompt pairs of a file, each with exactly TEXTS. Raises InputError as `read_rows` does."""
+    return read_rows(file, (TEXTS,), item="prompts.file")
+
+
+def read_rows(file: str, shapes: Sequence[Sequence[str]], *, item: str) -> list[dict[str, str]]:
+    """The rows of a .json, .jsonl or .csv file, in its order, each with exactly the fields of one of `shapes`.
+
+    Rows count from 1, without a CSV's header and without empty lines. Raises InputError naming file, row and line;
+    `item` is the key that names the file.
+    """
+    name = printable(file)
+    path = _TASKS / f"{file}.csv" if file in tasks() else Path(os.path.expanduser(file))
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"{item}: got {name}, wanted a name that ends in {', '.join(_READERS)}, or one of igap's own tasks "
+            f"({', '.join(tasks())}). Rename it after its content."
+        )
+    text = read_text(path, name, item=item)
+    rows = [
+        _checked(row, shapes, f"{name}, row {index}" + (f" (line {line})" if line else ""))
+        for index, (line, row) in enumerate(reader(text, name, item, shapes), start=1)
+    ]
+    if not rows:
+        raise InputError(f"{item}: got {name}, which holds no row, wanted at least one. Add some.")
+    return rows
+
+
+def read_text(path: Path, name: str, *, item: str) -> str:
+    """The text of a file in UTF-8, with or without its mark. Raises InputError on what is no such file, or too large.
+
+    A pipe or a device, which would be waited for, is refused.
+    """
+    try:
+        check_file(path, _MOST_BYTES)
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{item}: got {name}, which cannot be read ({reason}). Correct the path.") from None
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{item}: got {name}, which is no UTF-8 text (its mark says UTF-16). Save it as UTF-8.")
+    place = content.find(b"\0")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place, byte = error.start, f"byte 0x{content[error.start]:02x}"
+    else:
+        if place < 0:
+            return text
+        byte = "a NUL byte"
+    line = content[:place].count(b"\n") + 1
+    raise InputError(f"{item}: got {name}, which is no UTF-8 text ({byte} in line {line}). Save it as UTF-8.")
+
+
+def _checked(row: object, shapes: Sequence[Sequence[str]], place: str) -> dict[str, str]:
+    # Of several shapes that which shares most fields: its missing ones are what was forgotten.
+    names = max(shapes, key=lambda shape: len(set(shape) & set(row if isinstance(row, Mapping) else ())))
+    wanted = " or ".join(", ".join(shape) for shape in shapes)
+    if not isinstance(row, Mapping):
+        raise InputError(f"{place}: got {_short(row)}, wanted the fields {wanted}. Write an object.")
+    missing = [name for name in names if name not in row]
+    unknown = [name for name in row if name not in names]
+    if missing or unknown:
+        near = difflib.get_close_matches(str(unknown[0]), missing, n=1) if unknown else []
+        remedy = f"Rename {unknown[0]} to {near[0]}." if near else f"Add {', '.join(missing)}."
+        if not missing:
+            remedy = f"Remove {', '.join(map(str, unknown))}."
+        raise InputError(
+            f"{place}: got the fields {', '.join(map(str, row)) or 'none'}, wanted exactly {wanted}. {remedy}"
+        )
+    for name in names:
+        value = row[name]
+        if not isinstance(value, str) or not value.strip():
+            remedy = "Put it in quotes" if isinstance(value, int | float) else "Fill it in"
+            raise InputError(f"{place}: {name}: got {_short(value)}, wanted a text with words. {remedy}.")
+        if not value.isascii() and value.encode(errors="replace").decode() != value:
+            raise InputError(f"{place}: {name}: got {_short(value)}, half of a character, wanted a text. Correct it.")
+    return {name: row[name] for name in names}
+
+
+_Rows = Iterator[tuple[int | None, object]]
+"""The line that a row begins in, where that is known, and the row."""
+_Shapes = Sequence[Sequence[str]]
+
+
+def _json(text: str, name: str, item: str, shapes: _Shapes) -> _Rows:
+    rows = _parsed(text, name, item, "Correct it. A file with one object a line is named .jsonl.")
+    if not isinstance(rows, list):
+        lists = [key for key, value in rows.items() if isinstance(value, list)] if isinstance(rows, dict) else []
+        remedy = "Put them in brackets, or write one object a line and name the file .jsonl."
+        if isinstance(rows, dict) and all(isinstance(value, dict | list) for value in rows.values()):
+            columns = any(key in rows for shape in shapes for key in shape)
+            remedy = "Save it row by row (pandas: orient='records')." if columns else remedy
+            remedy = f"Save the list {lists[0]} alone." if len(lists) == 1 and not columns else remedy
+        raise InputError(f"{item}: got {name}, whose JSON is {_short(rows)}, wanted a list of objects. {remedy}")
+    yield from ((None, row) for row in rows)
+
+
+def _json_lines(text: str, name: str, item: str, shapes: _Shapes) -> _Rows:  # noqa: ARG001 - as the other readers
+    row = 0
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines would also cut at U+2028 within a text
+        if line.strip():
+            row += 1
+            yield number, _parsed(line, f"{name}, row {row} (line {number})", item, "Write one whole object a line.")
+
+
+def _parsed(text: str, place: str, item: str, remedy: str) -> object:
+    try:
+        return json.loads(text, object_pairs_hook=lambda fields: _once(fields, place))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; too many brackets
+        raise InputError(f"{item}: got {place}, which is no JSON ({error}). {remedy}") from None
+
+
+def _once(fields: list[tuple[str, object]], place: str) -> dict[str, object]:
+    _no_name_twice([name for name, _ in fields], place)
+    return dict(fields)
+
+
+def _csv(text: str, name: str, item: str, shapes: _Shapes) -> _Rows:
+    records = _records(text, name, item)
+    line, header = next(records, (1, []))
+    header = [field.strip() for field in header]
+    _check_header(header, f"{name}, line {line}", shapes)
+    for index, (line, row) in enumerate(records, start=1):
+        place = f"{name}, row {index} (line {line})"
+        if len(row) != len(header):
+            raise InputError(
+                f"{place}: got {len(row)} cells, wanted {len(header)}, one for each of {', '.join(header)}. Put a text "
+                "that holds a comma in double quotes."
+            )
+        yield line, dict(zip(header, row, strict=True))
+
+
+def _records(text: str, name: str, item: str) -> Iterator[tuple[int, list[str]]]:
+    """The records with a cell that is not blank, each with the line it begins in."""
+    lines = io.StringIO(text, newline="").readlines()
+    reader, done = csv.reader(lines, strict=True), 0
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            last = reader.line_num
+            reason = {
+                "unexpected end of data": f"a quote that line {done + 1} opens is never closed. Close it",
+                "',' expected after '\"'": f"text after the closing quote in line {last}. Double a quote within a text",
+            }.get(str(error), f"{error}, in line {last}. Correct it")
+            raise InputError(f"{item}: got {name}, which is no CSV: {reason}.") from None
+        _no_blank_before_a_quote(row, lines[done : reader.line_num], f"{name}, line {done + 1}")
+        if any(map(str.strip, row)):
+            yield done + 1, row
+        done = reader.line_num
+
+
+def _no_blank_before_a_quote(row: list[str], lines: list[str], place: str) -> None:
+    """Raises InputError on , "text": the blank makes the quotes, and commas between them, a part of the text."""
+    suspects = [index for index, cell in enumerate(row) if cell[:1] in (" ", "\t") and cell.lstrip()[:1] == '"']
+    if not suspects:
+        return
+    try:
+        meant = next(csv.reader([line.replace("\t", " ") for line in lines], skipinitialspace=True))
+    except csv.Error:
+        meant = []
+    # A text whose quotes and blank are its own stands in quotes, and is read alike either way.
+    if len(meant) != len(row) or any(meant[index] != row[index].replace("\t", " ") for index in suspects):
+        raise InputError(
+            f"{place}: got a blank between a comma and a quote ({row[suspects[0]][:40]}), wanted none: the quote would "
+            'count as text. Write ,"text" and not , "text".'
+        )
+
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def _check_header(header: list[str], place: str, shapes: _Shapes) -> None:
+    """Raises InputError on names that are no columns' of a comma-separated file."""
+    known = {name for shape in shapes for name in shape}
+    for separator, what in _SEPARATORS.items():
+        if len(header) == 1 and len(known.intersection(map(str.strip, header[0].split(separator)))) > 1:
+            raise InputError(
+                f"{place}: got columns separated by {what}, wanted commas. Save it comma-separated, with texts that "
+                "hold a comma in double quotes."
+            )
+    if header and header[0].startswith("sep="):
+        raise InputError(f"{place}: got {_short(header[0])}, wanted the columns' names. Remove the line.")
+    if "" in header:
+        raise InputError(
+            f"{place}: got a column without a name (number {header.index('') + 1}; pandas writes its index so), wanted "
+            f"{' or '.join(', '.join(shape) for shape in shapes)}. Save it without (index=False), or remove it."
+        )
+    if header and not known & set(header) and not difflib.get_close_matches(header[0].lower(), known):
+        raise InputError(
+            f"{place}: got {_short(', '.join(header))}, wanted the columns' names, "
+            f"{' or '.join(','.join(shape) for shape in shapes)}. Add them as the first line."
+        )
+    _no_name_twice(header, place)
+
+
+def _no_name_twice(names: list[str], place: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{place}: got the field {twice[0]} twice, wanted each once. Remove one.")
+
+
+def _short(value: object) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=isinstance(value, str) and not value.isprintable())
+    except RecursionError:
+        text = f"a {type(value).__name__} of many brackets"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_READERS: dict[str, Callable[[str, str, str, _Shapes], _Rows]] = {
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".csv": _csv,
+}

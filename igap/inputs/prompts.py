@@ -1,0 +1,242 @@
+"""Prompt pairs: text in, checked token ids out.
+
+Nothing here runs a model. `encode_pair` needs a tokenizer only, so that a bad pair is refused before weights load.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from igap.arguments import NotNegative, checks_arguments
+from igap.errors import InputError
+from igap.inputs.alignment import Align, Alignment, Partners, align, first_moved
+from igap.inputs.tokenizing import answer_token, check_known, check_vocabulary, leading_token, token_ids, unspaced
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+@checks_arguments
+@dataclass(frozen=True)
+class PromptPair:
+    """A clean and a corrupted prompt, and the two tokens whose logits are compared after them."""
+
+    clean: str
+    corrupted: str
+    answer: str
+    """The word that continues the clean prompt, with its leading space where the tokenizer cares (" John")."""
+    distractor: str
+    """The word that continues the corrupted prompt."""
+    min_gap: NotNegative = 0.1
+    """Logits. Below this absolute gap, or a tenth of |F(clean)|, scores (effect / gap) are missing: they would explode.
+    0 for no bound."""
+    align: Align = "error"
+    """How prompts of different token length are matched; those of one length always are position by position."""
+    bos: str = "auto"
+    """The token before both prompts: "auto", as the model's settings say; "none"; or a token's text ("<s>")."""
+
+    place: str = field(default="prompts.", compare=False, repr=False)
+    """What an error puts before the names of the texts: "prompts." or "pairs.csv, row 3: "."""
+
+    def __post_init__(self) -> None:
+        for name in ("clean", "corrupted", "answer", "distractor", "bos"):
+            if not getattr(self, name).strip():
+                raise InputError(f"{self.place}{name}: got an empty text, wanted words. Fill it in.")
+        if self.clean == self.corrupted:
+            raise InputError(
+                f"{self.place}corrupted: got the same text as {self.short}clean ({self.clean!r}), wanted a different "
+                "prompt: every effect would be 0. Change a word of it."
+            )
+        if self.answer.strip() == self.distractor.strip():
+            raise InputError(
+                f"{self.place}distractor: got {self.distractor!r}, the same word as {self.short}answer; the metric "
+                "logit[answer] - logit[distractor] would be 0. Name another word."
+            )
+
+    @property
+    def texts(self) -> tuple[str, str, str, str]:
+        """Clean, corrupted, answer, distractor."""
+        return self.clean, self.corrupted, self.answer, self.distractor
+
+    @property
+    def short(self) -> str:
+        """What stands before the names of the texts once the place is named."""
+        return self.place.rpartition(": ")[2]
+
+
+SCORED_SHARE = 0.1
+"""Share of |F(clean)| that a gap has to have: at less, a component that takes away all of F(clean) has a |score| above
+10, and the scores of different pairs or searches say how small the gap is."""
+
+
+def least_gap(min_gap: float, clean_logit_diff: float) -> float:
+    """The absolute gap, in logits, below which there are no scores; 0 where `min_gap` is 0: every one is wanted."""
+    return max(min_gap, SCORED_SHARE * abs(clean_logit_diff)) if min_gap else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPair:
+    """A prompt pair as token ids of one model."""
+
+    clean: Int[Tensor, "1 pos"]
+    corrupted: Int[Tensor, "1 corrupted_pos"]
+    alignment: Alignment
+    answer: int
+    distractor: int
+    min_gap: float
+    """Logits; see PromptPair."""
+    clean_words: tuple[str, ...]
+    """The clean prompt, one string a token."""
+    corrupted_words: tuple[str, ...]
+    bos: str = "auto"
+    """See PromptPair."""
+    leading: str | None = None
+    """The token that is before both prompts, as text; None: there is none."""
+    cautions: tuple[str, ...] = ()
+    """What may be wrong with the spaces before answer and distractor."""
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """All that a result on this pair depends on, as JSON values: token ids, their matching, answer, distractor."""
+        return {
+            "clean": self.clean[0].tolist(),
+            "corrupted": self.corrupted[0].tolist(),
+            "partners": [list(self.alignment.clean), list(self.alignment.corrupted)],
+            "answer": self.answer,
+            "distractor": self.distractor,
+        }
+
+    @cached_property
+    def first_difference(self) -> int:
+        """Index of the first clean position whose activations the corrupted run changes; 0 is the first token.
+
+        Of prompts of one length the first at which they differ.
+        """
+        return self._first(self.alignment.clean, self.clean, self.corrupted)
+
+    @cached_property
+    def first_difference_in_corrupted(self) -> int:
+        """The same of the corrupted prompt, whose activations the clean run changes."""
+        return self._first(self.alignment.corrupted, self.corrupted, self.clean)
+
+    @staticmethod
+    def _first(partners: Partners, here: Tensor, there: Tensor) -> int:
+        found = first_moved(partners, here[0].tolist(), there[0].tolist())
+        assert found is not None, "encode_pair refuses a pair in which nothing changes"
+        return found
+
+
+def encode_pair(
+    pair: PromptPair,
+    tokenizer: Any,
+    *,
+    prepend_bos: bool,
+    n_ctx: int | None,
+    n_vocab: int | None,
+    device: str | torch.device = "cpu",
+) -> TokenPair:
+    """The pair as token ids, every condition checked.
+
+    Raises ValueError when the prompts cannot be aligned, exceed the context of `n_ctx` tokens, hold a word that the
+    tokenizer or the model (`n_vocab` tokens) does not know, or when answer or distractor does not continue both prompts
+    by exactly one token.
+    """
+    known: Any = {"prepend_bos": prepend_bos, "bos": pair.bos, "n_ctx": n_ctx, "n_vocab": n_vocab}
+    clean, corrupted = (
+        encode_prompt(tokenizer, text, item=pair.place + item, **known)
+        for item, text in (("clean", pair.clean), ("corrupted", pair.corrupted))
+    )
+    clean_words, corrupted_words = (tuple(tokenizer.decode([i]) for i in ids) for ids in (clean, corrupted))
+    shown = f"\n  clean:     {_show(clean_words)}\n  corrupted: {_show(corrupted_words)}"
+    if len(clean) != len(corrupted) and pair.align == "error":
+        raise InputError(
+            f"{pair.place}corrupted: got {len(corrupted)} tokens, {pair.short}clean has {len(clean)}; patching needs "
+            f"prompts of one length. Reword one of them, or set prompts.align=end or prompts.align=diff.{shown}"
+        )
+    if clean == corrupted:
+        raise InputError(
+            f"{pair.place}corrupted: got the same tokens as {pair.short}clean ({_show(clean_words)}), wanted a "
+            "different prompt: every effect would be 0. Change a word of it."
+        )
+    alignment = align(clean, corrupted, pair.align)
+    if alignment.clean[-1] != len(corrupted) - 1:
+        raise InputError(
+            f"prompts.align: got diff, which does not match the last tokens of {pair.place}clean and {pair.short}"
+            f"corrupted, where the answer is read. Use prompts.align=end, or reword one.{shown}"
+        )
+    answer = _token_after_both(tokenizer, pair, "answer", n_vocab)
+    distractor = _token_after_both(tokenizer, pair, "distractor", n_vocab)
+    if answer == distractor:
+        raise InputError(
+            f"{pair.place}distractor: got {pair.distractor!r}, the same token as {pair.short}answer {pair.answer!r}; "
+            "the metric logit[answer] - logit[distractor] would be 0. Name another word."
+        )
+    lead = leading_token(tokenizer, pair.bos, prepend_bos=prepend_bos)
+    words = (("answer", pair.answer), ("distractor", pair.distractor))
+    cautions = (unspaced(tokenizer, pair.place + name, word, pair.clean) for name, word in words)
+    return TokenPair(
+        clean=torch.tensor([clean], device=device),
+        corrupted=torch.tensor([corrupted], device=device),
+        alignment=alignment,
+        answer=answer,
+        distractor=distractor,
+        min_gap=pair.min_gap,
+        clean_words=clean_words,
+        corrupted_words=corrupted_words,
+        bos=pair.bos,
+        leading=None if lead is None else tokenizer.decode([lead]),
+        cautions=tuple(filter(None, cautions)),
+    )
+
+
+def tokenize(model: "TransformerBridge", pair: PromptPair) -> TokenPair:
+    """The pair as token ids of this model, on its device. Raises ValueError as `encode_pair` does."""
+    return encode_pair(
+        pair,
+        model.tokenizer,
+        prepend_bos=bool(model.cfg.default_prepend_bos),
+        n_ctx=model.cfg.n_ctx,
+        n_vocab=model.cfg.d_vocab,
+        device=next(model.parameters()).device,
+    )
+
+
+def encode_prompt(
+    tokenizer: Any,
+    text: str,
+    *,
+    prepend_bos: bool,
+    item: str,
+    n_ctx: int | None,
+    n_vocab: int | None,
+    bos: str = "auto",
+) -> list[int]:
+    """Token ids of a prompt, after the token that `leading_token` names. Raises ValueError naming `item`."""
+    ids = token_ids(tokenizer, text)
+    check_known(tokenizer, ids, text, item)
+    lead = leading_token(tokenizer, bos, prepend_bos=prepend_bos)
+    if lead is not None and ids[0] != lead:
+        ids = [lead, *ids]
+    check_vocabulary(ids, n_vocab, item)
+    if n_ctx is not None and len(ids) > n_ctx:
+        raise InputError(f"{item}: got {len(ids)} tokens, the model's context holds {n_ctx}. Shorten the prompt.")
+    return ids
+
+
+def _token_after_both(tokenizer: Any, pair: PromptPair, name: str, n_vocab: int | None) -> int:
+    item, word = f"{pair.place}{name}", getattr(pair, name)
+    clean, corrupted = (answer_token(tokenizer, item, word, text, n_vocab) for text in (pair.clean, pair.corrupted))
+    if clean != corrupted:
+        raise InputError(
+            f"{item}: got {word!r}, which is another token after {pair.short}corrupted than after {pair.short}clean. "
+            "Let the two prompts end alike."
+        )
+    return clean
+
+
+def _show(words: tuple[str, ...]) -> str:
+    return "|".join(words)

@@ -1,0 +1,64 @@
+"""Where the prompt pairs of a run come from: the config's four texts, a file, or the IOI generator.
+
+A tokenizer is needed, because generated names have to be single tokens; no model is.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from igap.config import TEXTS, PromptsConfig
+from igap.errors import InputError
+from igap.inputs.files import read_pairs
+from igap.inputs.ioi import generate_ioi
+from igap.inputs.prompts import PromptPair, TokenPair, encode_pair
+from igap.inputs.tokenizing import single_tokens
+from igap.inputs.words import NAMES
+
+
+def read(prompts: PromptsConfig, tokenizer: Any) -> tuple[PromptPair, ...]:
+    """The pairs, in their order; each knows what an error calls it. Raises InputError on the first without sense."""
+    if prompts.file is not None:
+        return tuple(
+            _pair([row[name] for name in TEXTS], prompts, f"{prompts.file}, row {index}: ")
+            for index, row in enumerate(read_pairs(prompts.file)[: prompts.limit], start=1)
+        )
+    if prompts.n is None:
+        return (_pair([getattr(prompts, name) for name in TEXTS], prompts, "prompts."),)
+    names = single_tokens(tokenizer, NAMES)
+    if len(names) < 2:
+        raise InputError(
+            f"prompts.n: got {prompts.n}, but only {len(names)} of the generator's {len(NAMES)} names "
+            f"({', '.join(NAMES[:3])}, ...) are single tokens of this model, wanted at least 2. Use prompts.file with "
+            "words that the model knows, or another model."
+        )
+    return tuple(
+        _pair([one.clean, one.corrupted, one.answer, one.distractor], prompts, f"generated pair {index}: ")
+        for index, one in enumerate(generate_ioi(prompts.n, prompts.seed, names=names))
+    )
+
+
+def _pair(texts: Sequence[str], prompts: PromptsConfig, place: str) -> PromptPair:
+    clean, corrupted, answer, distractor = texts
+    return PromptPair(clean, corrupted, answer, distractor, prompts.min_gap, prompts.align, prompts.bos, place)
+
+
+def encode(prompts: PromptsConfig, pairs: tuple[PromptPair, ...], tokenizer: Any, **known: Any) -> list[TokenPair]:
+    """The pairs as token ids; `known` is what `encode_pair` takes. Raises InputError on the first that is refused."""
+    if prompts.n is None:
+        return [encode_pair(pair, tokenizer, **known) for pair in pairs]
+    try:
+        return [encode_pair(pair, tokenizer, **known) for pair in pairs]
+    except InputError as error:
+        # What is wrong, without the prompt it is in and without the remedy, which is for prompts people write.
+        reason = str(error).partition(" (in '")[0].partition(". ")[0]
+        raise InputError(
+            f"prompts.n: got {prompts.n}, whose generated prompts this model cannot take ({reason}). Use prompts.file "
+            "with words that the model knows, or another model."
+        ) from None
+
+
+def describe(prompts: PromptsConfig, n: int) -> str:
+    """How many pairs and from where: "100 pairs (generated, seed 0)" or "12 pairs (pairs.csv)"."""
+    source = f"generated, seed {prompts.seed}" if prompts.file is None else Path(prompts.file).name
+    return f"{n} pairs ({source})"

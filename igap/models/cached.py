@@ -1,0 +1,71 @@
+"""Checkpoints read once: the header of each by its content, and the model of the jobs that follow each other."""
+
+import functools
+from pathlib import Path
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.config import ModelConfig, RunConfig
+from igap.errors import InputError
+from igap.models.fingerprint import fingerprint
+from igap.models.load import Header, find_checkpoint, is_hub_name, load_model, read_header
+
+
+def header_of(name: str, revision: str | None) -> Header:
+    """The checkpoint's header, read again when its files have changed."""
+    folder = _folder(name, revision)
+    return _read(name, revision, fingerprint(folder))
+
+
+def _folder(name: str, revision: str | None) -> Path:
+    return _from_hub(name, revision) if is_hub_name(name) else find_checkpoint(name)
+
+
+_from_hub = functools.lru_cache(maxsize=16)(find_checkpoint)
+"""The hub is asked once for a name."""
+
+
+@functools.lru_cache(maxsize=4)
+def _read(name: str, revision: str | None, content: str) -> Header:  # noqa: ARG001 - the content is a key only
+    return read_header(name, revision)
+
+
+def resolve_device(device: str) -> str:
+    """`auto` as cuda or cpu, any other device as it is. Raises ValueError for one this machine lacks."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind, _, index = device.partition(":")
+    if not available[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
+        raise InputError(f"device: got {device}, which this machine does not have. Use device=cpu or device=auto.")
+    return device
+
+
+def model_of(config: RunConfig, checkpoint: str | None = None) -> TransformerBridge:
+    """The run's model; see `loaded`."""
+    return loaded(config.model, config.device, checkpoint)
+
+
+def loaded(model: ModelConfig, device: str, checkpoint: str | None = None) -> TransformerBridge:
+    """The model, loaded once for runs and searches of one model that follow each other.
+
+    Raises InputError where its files are not those of the fingerprint `checkpoint` (None: whatever they are now), or
+    change while they are read: numbers of one checkpoint must not be kept under another's name.
+    """
+    folder = _folder(model.name, model.revision)
+    checkpoint = checkpoint or fingerprint(folder)
+    found = _cached_model(model, resolve_device(device), checkpoint)
+    if fingerprint(folder) != checkpoint:
+        _cached_model.cache_clear()
+        raise InputError(
+            f"model.name: got {model.name}, whose files have changed since the run was planned. Start it again."
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _cached_model(model: ModelConfig, device: str, content: str) -> TransformerBridge:  # noqa: ARG001 - as in _read
+    return load_model(
+        model.name, processing=model.processing, device=device, dtype=model.dtype, revision=model.revision
+    )

@@ -1,0 +1,1 @@
+"""What users see of a run: files, terminal, figures, W&B, the dashboard."""

@@ -1,0 +1,118 @@
+"""All runs as one HTML file: the data as one JSON block, drawn by the page's own script. Needs no other file."""
+
+import base64
+import hashlib
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from igap.output.dashboard.head_maps import Heads
+from igap.output.dashboard.table import Table, differing, metric, setting
+from igap.storage.finished import Finished
+
+MAX_MAPS = 7_000_000
+"""Characters of IG and AP over all runs; what comes after is left out, so that the page stays below 10 MB."""
+_HERE = Path(__file__).parent
+_SCRIPTS = ("page.js", "plots.js", "views.js")
+
+
+def page(table: Table, maps: Mapping[Path, Heads], troubles: Sequence[str] = ()) -> str:
+    """The page of these runs, in the table's order; `troubles` are quoted on it."""
+    script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":"), "ensure_ascii": False}
+    return environment.get_template("page.html").render(
+        data=_data(table, maps),
+        notes=[*table.notes(), *troubles],
+        script=Markup(script),
+        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _data(table: Table, maps: Mapping[Path, Heads]) -> dict[str, object]:
+    """Column by column, a value a run."""
+    runs, size = table.runs, 0
+    drawn: list[dict[str, object] | None] = []
+    for run in runs:
+        found = _packed(maps[run.folder]) if run.folder in maps else None
+        size += 0 if found is None else len(str(found["numbers"]))
+        drawn.append(found if size <= MAX_MAPS else None)
+    keys = differing(runs, all_keys=True)
+    return {
+        "runs": [
+            {
+                "label": label,
+                "key": run.key,
+                "model": str(run.summary.get("model", "")),
+                "known": bool(run.settings),
+                "n_steps": _steps(run),
+                "heads": found,
+                "no_heads": "" if found is not None else _why(run, maps),
+            }
+            for run, label, found in zip(runs, table.labels, drawn, strict=True)
+        ],
+        "settings": [
+            {
+                "name": key,
+                "shown": key in table.settings,
+                "numeric": all(_is_number(run.settings[key]) for run in runs if key in run.settings),
+                "values": [setting(run, key) if key in run.settings else None for run in runs],
+            }
+            for key in keys
+        ],
+        "metrics": [
+            {
+                "name": name,
+                "shown": name in table.metrics,
+                "values": [_rounded(metric(run, name)) for run in runs],
+                "reasons": {
+                    index: str(run.summary[f"{name}/reason"])
+                    for index, run in enumerate(runs)
+                    if metric(run, name) is None and f"{name}/reason" in run.summary
+                },
+            }
+            for name in dict.fromkeys([*table.metrics, *table.every_metric])
+        ],
+    }
+
+
+def _packed(heads: Heads) -> dict[str, object]:
+    """IG, then AP, as little-endian floats in base64: exact, shorter than digits. Four bytes each where that does."""
+    numbers = heads.ig + heads.ap
+    try:
+        four = struct.pack(f"<{len(numbers)}f", *numbers)
+    except OverflowError:  # too large for four bytes
+        four = bytes(4 * len(numbers))
+    exact = all(a == b or math.isnan(a) for a, b in zip(numbers, struct.unpack(f"<{len(numbers)}f", four), strict=True))
+    return {
+        "unit": heads.unit,
+        "shape": [heads.n_layers, heads.n_heads],
+        "bytes": 4 if exact else 8,
+        "numbers": base64.b64encode(four if exact else struct.pack(f"<{len(numbers)}d", *numbers)).decode(),
+    }
+
+
+def _why(run: Finished, maps: Mapping[Path, Heads]) -> str:
+    if run.folder in maps:
+        return f"left out: the maps of the runs above it take {MAX_MAPS / 1e6:.0f} MB already. Compare fewer runs."
+    return "its heads could not be read" if run.has_heads else "it was asked about neurons only (sites=neurons)"
+
+
+def _steps(run: Finished) -> int | None:
+    """ig.n_steps where it is a number: of auto each layer has its own."""
+    value = run.settings.get("ig.n_steps")
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _rounded(number: int | float | None) -> int | float | None:
+    """To 7 digits: the CSV has them in full."""
+    return number if number is None or isinstance(number, int) else float(f"{number:.7g}")

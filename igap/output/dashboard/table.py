@@ -1,0 +1,214 @@
+"""The table over runs: the settings that differ, the metrics, the order. Pure: reads and writes nothing."""
+
+import csv
+import difflib
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from igap.config import BESIDE_THE_NUMBERS
+from igap.errors import InputError, printable
+from igap.storage.finished import Finished, Value
+from igap.storage.tables import guarded
+
+DEFAULT = (
+    "gap",
+    "heads/pearson",
+    "heads/spearman",
+    "heads/jaccard@10",
+    "heads/max_abs_delta",
+    "neurons/pearson",
+    "neurons/jaccard@30",
+    "heads/n_outliers",
+)
+"""The metrics that are shown unless others are asked for, where a summary has them."""
+
+ABSENT = ""
+"""Text of a setting that a run does not have, or whose settings could not be read."""
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that end a line or a cell for some readers of a CSV file though nothing quotes them, or are no text."""
+
+_NOT_METRICS = ("schema", "seed", "ig/n_steps", "prompts/n", "prompts/seed")
+"""Numbers of a summary that repeat a setting, or say how it is written."""
+_NOT_SHOWN = frozenset(BESIDE_THE_NUMBERS) - {"device"}
+"""Keys and groups that say where and how a run is done; the device, whose rounding may differ, is shown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Runs in the order they are shown in, and what is shown of each."""
+
+    runs: Sequence[Finished]
+    labels: Sequence[str]
+    """The runs' folders, without what all of them share."""
+    settings: Sequence[str]
+    """Dotted keys that differ among the runs whose settings are known, in the config's order."""
+    metrics: Sequence[str]
+    """The chosen ones."""
+    every_metric: Sequence[str]
+    """Names that hold a number in a run's summary at least, in the order of the summaries."""
+
+    @property
+    def rows(self) -> list[list[str | int | float | None]]:
+        """One a run: label, settings as texts, chosen metrics (None: not defined, or not measured)."""
+        return [
+            [label, *(setting(run, key) for key in self.settings), *(metric(run, name) for name in self.metrics)]
+            for run, label in zip(self.runs, self.labels, strict=True)
+        ]
+
+    def csv(self) -> str:
+        """Folder, key, differing settings and every metric of each run, numbers in full; empty where there is none."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["folder", "key", *map(guarded, (*self.settings, *self.every_metric))])
+        for run in self.runs:
+            writer.writerow(
+                [
+                    guarded(str(run.folder)),
+                    guarded(run.key),
+                    *(_cell(run, key) for key in self.settings),
+                    *(metric(run, name) for name in self.every_metric),
+                ]
+            )
+        return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text.getvalue())
+
+    def notes(self) -> list[str]:
+        """What the table does not show by itself: that nothing differs, other versions or tokens before prompts, why a
+        number is missing.
+        """
+        known = [run for run in self.runs if run.settings]
+        lines = []
+        if len(self.runs) == 1:
+            lines.append("One run: there is no other to set it beside.")
+        elif len(known) > 1 and not self.settings:
+            lines.append(f"No setting differs among the {len(known)} runs whose settings are known.")
+        names = {name for run in self.runs for name in run.summary if name.startswith("version/")}
+        for name in [*sorted(names), "prompts/bos"]:
+            values = sorted({str(run.summary.get(name, "unknown")) for run in self.runs})
+            if len(values) > 1:
+                lines.append(f"{name} differs among the runs: {', '.join(values)}.")
+        for name in self.metrics:
+            missing = [run for run in self.runs if metric(run, name) is None]
+            reasons = sorted({_why_missing(run, name) for run in missing})
+            if missing:
+                lines.append(f"{name}: no number in {len(missing)} of {len(self.runs)} runs: {'; '.join(reasons)}.")
+        return [printable(line, 2000) for line in lines]
+
+
+def tabulate(runs: Iterable[Finished], *, metrics: Sequence[str] | None = None, sort: str | None = None) -> Table:
+    """The table of these runs, at least one; in their order, or by the column `sort` ("-gap": largest first).
+
+    A column is folder, key, a setting or a metric. Rows without a value come last either way; equal ones stay as they
+    are. Raises InputError on a metric that no summary has, and on a column that there is not.
+    """
+    runs = list(runs)
+    assert runs
+    every = every_metric(runs)
+    for name in metrics or ():
+        if name not in every:
+            raise InputError(f"metrics: got {name!r}, which no run's summary has.{_nearest(name, every)}")
+    chosen = list(dict.fromkeys(metrics)) if metrics else [name for name in DEFAULT if name in every]
+    if sort is not None:
+        runs = _sorted(runs, sort.removeprefix("-"), every, largest_first=sort.startswith("-"))
+    with_number = [name for name in every if any(metric(run, name) is not None for run in runs)]
+    return Table(runs, labels(runs), differing(runs), chosen, with_number)
+
+
+def _sorted(runs: list[Finished], name: str, metrics: Sequence[str], *, largest_first: bool) -> list[Finished]:
+    keys = list(dict.fromkeys(key for run in runs for key in run.settings))
+    if name not in (columns := ["folder", "key", *keys, *metrics]):
+        raise InputError(f"sort: got {name!r}, which is no column.{_nearest(name, columns)}")
+
+    def value(run: Finished) -> Value:
+        if name in ("folder", "key"):
+            return str(run.folder) if name == "folder" else run.key
+        return metric(run, name) if name in metrics else run.settings.get(name)
+
+    def rank(run: Finished) -> tuple[bool, float, str]:
+        found = value(run)
+        number = float(found) if isinstance(found, int | float) else math.inf
+        return isinstance(found, str | tuple), number, shown(found)
+
+    some = [run for run in runs if value(run) is not None]
+    return sorted(some, key=rank, reverse=largest_first) + [run for run in runs if value(run) is None]
+
+
+def differing(runs: Iterable[Finished], *, all_keys: bool = False) -> list[str]:
+    """Keys whose value is not the same in all runs whose settings are known, in the config's order.
+
+    A key that only some runs have differs. Where and how a run is done is left out unless `all_keys`.
+    """
+    known = [run for run in runs if run.settings]
+    keys = dict.fromkeys(key for run in known for key in run.settings)
+    return [
+        key
+        for key in keys
+        if (all_keys or key.partition(".")[0] not in _NOT_SHOWN)
+        and len({_identity(run.settings, key) for run in known}) > 1
+    ]
+
+
+def every_metric(runs: Iterable[Finished]) -> list[str]:
+    """Names whose value is a number, or None for one that is not defined, in some run's summary."""
+    names = dict.fromkeys(
+        name for run in runs for name, value in run.summary.items() if value is None or _number(value)
+    )
+    return [name for name in names if name not in _NOT_METRICS]
+
+
+def metric(run: Finished, name: str) -> int | float | None:
+    """A number of the run's summary; None where it is not there, not defined or not finite."""
+    value = run.summary.get(name)
+    return value if _number(value) and math.isfinite(value) else None
+
+
+def _why_missing(run: Finished, name: str) -> str:
+    if isinstance(run.summary.get(name), str):
+        return "a text in its place"
+    return str(run.summary.get(f"{name}/reason", "not measured"))
+
+
+def setting(run: Finished, key: str) -> str:
+    """A setting as text; ABSENT where the run has none."""
+    return shown(run.settings[key]) if key in run.settings else ABSENT
+
+
+def _cell(run: Finished, key: str) -> str:
+    """A setting as compare.csv has it: a text guarded against spreadsheets, a number as it is."""
+    text = setting(run, key)
+    return guarded(text) if isinstance(run.settings.get(key), str) else text
+
+
+def shown(value: Value) -> str:
+    """A setting as one types it: text as it is, null, true, [a, b]."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def labels(runs: Sequence[Finished]) -> list[str]:
+    """The folders' paths below the deepest folder that holds all runs; of one run its folder's name."""
+    paths = [os.path.abspath(run.folder) for run in runs]
+    above = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [os.path.relpath(path, above) for path in paths]
+
+
+def _identity(settings: Mapping[str, Value], key: str) -> str | None:
+    """A text that two values share if they are equal; 1 and 1.0 are (W&B gives back either), 1 and "1" are not."""
+    if key not in settings:
+        return None
+    value = settings[key]
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(name, known, n=3)
+    return f" Did you mean {' or '.join(found)}?" if found else f" There are {', '.join(known)}."

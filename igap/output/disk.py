@@ -1,0 +1,308 @@
+"""A run's folder: the files a result is kept in, written so that a half-written one never looks finished.
+
+Every file is written beside its place and renamed into it; `summary.json` comes last and is the mark of a finished
+run. Safetensors, CSV, JSON and PNG only.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save
+
+from igap.analyses.circuit_recovery import CLASS_OF
+from igap.components import Site, component_names
+from igap.config import TEXTS
+from igap.errors import InputError
+from igap.failures import Failure, recorded, surviving
+from igap.output.figures import figures
+from igap.pipeline import Result
+from igap.plots import Figure
+from igap.replication.page import page
+from igap.replication.study import Study
+from igap.statistics.across_pairs import Spread, by_pair
+from igap.storage import tables
+from igap.storage.atomic import atomically, check_writable, write_bytes, write_text
+from igap.storage.finished import SCHEMA, failures_of, read
+
+TOP_NEURONS = 100
+"""Rows that each method puts into neurons.csv."""
+
+_IN_SCORES = ("bias", "limits_low", "limits_high")
+
+Summary = dict[str, float | int | str | None]
+
+
+def prepare(folder: Path) -> None:
+    """A writable folder. Raises InputError where there can be none, or where a finished run lies already."""
+    check_unfinished(folder)
+    check_writable(folder / "plots")
+
+
+def check_unfinished(folder: Path) -> None:
+    """Raises InputError where the folder, or one in it (a multirun's), holds a finished run."""
+    if any(folder.glob("summary.json")) or any(folder.glob("*/summary.json")):
+        raise InputError(
+            f"output: got {folder}, which holds a finished run (summary.json), wanted another folder. Set another "
+            "one, or move that run away."
+        )
+
+
+def unfinish(folder: Path) -> None:
+    """Takes the mark of a finished run off the folder and those in it, unless it can be read.
+
+    For a run that is done again. One in which something failed counts until what replaces it is written.
+    """
+    if read(folder)[0] is not None:
+        return
+    for summary in (*folder.glob("summary.json"), *folder.glob("*/summary.json")):
+        os.replace(summary, summary.with_name("summary.broken.json"))
+
+
+def write(result: Result, folder: Path) -> Summary:
+    """The summary, after all files of the run, and of those beside it, are in `folder`.
+
+    A figure that fails costs itself only and is named in the summary, as the follow-ups that failed are. Raises OSError
+    where another file cannot be written, InputError where the folder of another run cannot: then there is no new
+    summary. One that was there before is replaced last.
+    """
+    started = time.perf_counter()
+    failures = dict(result.failures)
+    for name, other in result.beside.items():
+        check_writable(folder / name / "plots")
+        of_other = failures_of(write(other, folder / name))
+        failures |= {f"{name}/{part}": Failure(reason, "") for part, reason in of_other.items()}
+    write_bytes(folder / "attributions.safetensors", save(_tensors(result)))
+    for site in result.maps:
+        components = table(result, site) if site == "heads" else top_neurons(result)
+        atomically(folder / f"{site}.csv", partial(tables.write, frame=components))
+    aligned = alignment_table(result)
+    if not aligned.empty:
+        atomically(folder / "alignment.csv", partial(tables.write, frame=aligned))
+    if result.spread is not None:
+        pairs = pair_table(result, result.spread)
+        atomically(folder / "pairs.csv", partial(tables.write, frame=pairs))
+    for finding in result.findings.values():
+        for name, frame in finding.tables().items():
+            atomically(folder / f"{name}.csv", partial(tables.write, frame=frame))
+    for group, draw in figures(result).items():
+        drawn: Mapping[str, Figure] = {}
+        with surviving(f"plots/{group}", failures):
+            drawn = draw()
+        for name, figure in drawn.items():
+            with surviving(f"plots/{name}", failures):
+                atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+    found = result.findings.get("notebook")
+    if isinstance(found, Study):
+        with surviving("page", failures):
+            write_text(folder / "page.html", page(result, found, folder))
+    stories = "\n".join(f"{name}: {failure.story or failure.reason}" for name, failure in failures.items())
+    if stories:
+        with suppress(OSError):  # the reasons are in the summary
+            write_text(folder / "failure.log", stories)
+    config = json.dumps(result.config.model_dump(mode="json"), indent=2)
+    write_text(folder / "config.json", config + "\n")
+    summary = summarize(replace(result, failures=failures))
+    summary |= {"seconds/files": round(time.perf_counter() - started, 3)}
+    text = json.dumps(summary, indent=2, allow_nan=False)
+    write_text(folder / "summary.json", text + "\n")
+    return summary
+
+
+def summarize(result: Result) -> Summary:
+    """Flat names to numbers and strings; a number that is not defined is None, with its reason under NAME/reason."""
+    config = result.config
+    summary: Summary = {
+        "clean_logit_diff": result.clean_logit_diff,
+        "corrupted_logit_diff": result.corrupted_logit_diff,
+        "gap": result.gap,
+        "n_pairs": len(result.pairs),
+    }
+    if result.spread is not None:
+        summary |= _over_pairs(result, result.spread)
+    for site in result.maps:
+        comparison = result.comparisons[site]
+        for name, number in {**comparison.summary(), "max_abs_delta": _delta(result, site)}.items():
+            reason = comparison.reasons.get(name)
+            if name in _IN_SCORES and not result.has_scores:
+                reason = "a score needs a gap of at least prompts.min_gap and a tenth of |F(clean)|"
+            defined = reason is None and math.isfinite(number)
+            summary[f"{site}/{name}"] = number if defined else None
+            if not defined:
+                summary[f"{site}/{name}/reason"] = reason or "not finite"
+    if "heads" in result.comparisons:
+        summary["heads/outliers"] = " ".join(result.comparisons["heads"].outliers("heads"))
+    for finding in result.findings.values():
+        for name, value in finding.summary().items():
+            finite = not isinstance(value, float) or math.isfinite(value)
+            summary |= {name: value} if finite else {name: None, f"{name}/reason": "not finite"}
+    summary |= recorded(result.failures)
+    summary |= {f"seconds/{name}": round(value, 3) for name, value in result.seconds.items()}
+    summary |= {
+        "schema": SCHEMA,
+        "key": result.key,
+        "seed": config.seed,
+        "model": config.model.name,
+        "model/fingerprint": result.checkpoint,
+        "model/processing": config.model.processing,
+        "model/dtype": config.model.dtype,
+        "device": result.device,
+        "route": result.route,
+        "route/reason": result.why_route,
+        **_prompts(result),
+        "prompts/align": config.prompts.align,
+        "prompts/bos": result.tokens[0].leading or "none",
+        "prompts/n_unmatched": sum(tokens.alignment.n_unmatched for tokens in result.tokens),
+        "sites": config.sites,
+        "direction": config.direction,
+        "baseline": config.baseline.kind,
+        "ig/n_steps": config.ig.n_steps,
+        "ig/method": config.ig.method,
+        "ig/path": config.ig.path,
+        **{f"{site}/ig_n_steps": _steps(result, site) for site in result.maps},
+        "warnings": "\n".join(result.warnings),
+    }
+    return summary | {f"version/{name}": version for name, version in result.versions.items()}
+
+
+def _over_pairs(result: Result, spread: Spread) -> Summary:
+    """The spread of the gap, and the agreement of IG and AP pair by pair."""
+    gaps = np.array(result.gaps)
+    summary: Summary = {
+        "n_unscored": result.n_unscored,
+        "gap_low": float(spread.gap.low[0]),
+        "gap_high": float(spread.gap.high[0]),
+        "gap_sd": float(gaps.std(ddof=1)),
+        "gap_min": float(gaps.min()),
+        "gap_max": float(gaps.max()),
+    }
+    for site in result.maps:
+        name = f"{site}/pearson_pairs_mean"
+        numbers = spread.pearson_mean(site, result.config.prompts.seed)
+        for end, number in zip(("", "_low", "_high"), numbers, strict=True):
+            defined = math.isfinite(number)
+            summary[name + end] = number if defined else None
+            if not defined:
+                known = int(np.isfinite(spread.pearson[site]).sum())
+                summary[f"{name}{end}/reason"] = f"r is defined for {known} of {len(gaps)} pairs"
+    return summary
+
+
+def _prompts(result: Result) -> Summary:
+    """The text of one pair; of several, where they come from: pairs.csv holds their texts."""
+    prompts = result.config.prompts
+    source: Summary = {} if prompts.file is None else {"prompts/file": prompts.file}
+    if prompts.n is not None:
+        source = {"prompts/n": prompts.n}
+    if len(result.pairs) > 1:
+        return {**source, "prompts/seed": prompts.seed}
+    (pair,), (tokens,) = result.pairs, result.tokens
+    return {
+        **source,
+        **{f"prompts/{name}": text for name, text in zip(TEXTS, pair.texts, strict=True)},
+        "n_tokens": tokens.clean.shape[1],
+        "n_tokens_corrupted": tokens.corrupted.shape[1],
+        "first_difference": tokens.first_difference,
+    }
+
+
+def table(result: Result, site: Site) -> pd.DataFrame:
+    """One row a component: its scores by each method, AP - IG, effects in logits, and whether it is an outlier.
+
+    Of several pairs these are means, and the ends of the intervals of IG's and AP's mean scores come last.
+    """
+    maps, comparison = result.maps[site], result.comparisons[site]
+    n_layers, width = comparison.difference.shape
+    layer, index = np.indices((n_layers, width))
+    columns = {"layer": layer, "head" if site == "heads" else "neuron": index}
+    columns |= {method: maps[method].score.double().numpy() for method in maps}
+    columns["difference"] = columns["ap"] - columns["ig"]
+    columns |= {f"effect_{method}": maps[method].effect.double().numpy() for method in maps}
+    columns |= {"outlier_abs": comparison.outlier_abs, "outlier_limits": comparison.outlier_limits}
+    if result.spread is not None:
+        for method in ("ig", "ap"):
+            ends = result.spread.intervals[site][method]
+            columns |= {f"{method}_low": ends.low, f"{method}_high": ends.high}
+    frame = pd.DataFrame({name: column.ravel() for name, column in columns.items()})
+    frame.insert(0, "name", component_names(site, n_layers, width))
+    if site == "heads" and result.config.model.circuit == "ioi":
+        frame["class"] = frame["name"].map(CLASS_OF)
+    return frame
+
+
+def pair_table(result: Result, spread: Spread) -> pd.DataFrame:
+    """One row a pair, in the order of axis `pair` of the tensors: texts, tokens, F, gap, and Pearson r of IG and AP."""
+    columns: dict[str, object] = {"index": range(len(result.pairs))}
+    columns |= {name: [pair.texts[i] for pair in result.pairs] for i, name in enumerate(TEXTS)}
+    columns |= {
+        "n_tokens": [tokens.clean.shape[1] for tokens in result.tokens],
+        "n_tokens_corrupted": [tokens.corrupted.shape[1] for tokens in result.tokens],
+        "first_difference": [tokens.first_difference for tokens in result.tokens],
+        "clean_logit_diff": result.clean_logit_diffs,
+        "corrupted_logit_diff": result.corrupted_logit_diffs,
+        "gap": result.gaps,
+    }
+    return pd.DataFrame({**columns, **{f"pearson_{site}": of_pairs for site, of_pairs in spread.pearson.items()}})
+
+
+def alignment_table(result: Result) -> pd.DataFrame:
+    """One row a position of the clean and of the corrupted prompt, of every pair that is not matched one to one.
+
+    Positions without a partner stand alone: they keep their value.
+    """
+    columns = ["pair", "clean_position", "clean_token", "corrupted_position", "corrupted_token"]
+    rows = [
+        (index, i, "" if i is None else tokens.clean_words[i], j, "" if j is None else tokens.corrupted_words[j])
+        for index, tokens in enumerate(result.tokens)
+        if not tokens.alignment.is_plain
+        for i, j in tokens.alignment.rows
+    ]
+    return pd.DataFrame(rows, columns=columns).astype({"clean_position": "Int64", "corrupted_position": "Int64"})
+
+
+def top_neurons(result: Result) -> pd.DataFrame:
+    """The rows of the neurons that either method ranks among its first TOP_NEURONS by |effect|, AP's order first."""
+    frame = table(result, "neurons")
+    ranks = frame[["effect_ig", "effect_ap"]].abs().rank(ascending=False, method="first")
+    chosen = frame[(ranks <= TOP_NEURONS).any(axis=1)]
+    return chosen.loc[chosen["effect_ap"].abs().sort_values(ascending=False, kind="stable").index]
+
+
+def _delta(result: Result, site: Site) -> float:
+    delta = result.maps[site]["ig"].delta
+    assert delta is not None
+    return float(delta.abs().max())
+
+
+def _steps(result: Result, site: Site) -> str:
+    """Quadrature nodes of each layer, first to last."""
+    n_steps = result.maps[site]["ig"].n_steps
+    assert n_steps is not None
+    return " ".join(map(str, n_steps.tolist()))
+
+
+def _tensors(result: Result) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for site, maps in result.maps.items():
+        for method, found in maps.items():
+            tensors[f"{method}.{site}"] = found.score
+            tensors[f"effect.{method}.{site}"] = found.effect
+            if found.delta is not None and found.layer_effect is not None:
+                tensors[f"delta.{method}.{site}"] = found.delta
+                tensors[f"layer_effect.{method}.{site}"] = found.layer_effect
+            if result.spread is not None:
+                ends = result.spread.intervals[site][method]
+                for name, end in (("low", ends.low), ("high", ends.high)):
+                    tensors[f"{name}.{method}.{site}"] = torch.from_numpy(end).to(found.score).view_as(found.score)
+                tensors[f"pairs.{method}.{site}"] = by_pair(found, "score")
+                tensors[f"pairs.effect.{method}.{site}"] = by_pair(found, "effect")
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}

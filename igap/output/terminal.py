@@ -1,0 +1,182 @@
+"""What a run says on the terminal: its progress while it works, and its numbers when it is done."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import stdev
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from igap.components import component_name
+from igap.console import number
+from igap.inputs.prompts import TokenPair
+from igap.inputs.sources import describe
+from igap.pipeline import Result
+from igap.statistics.across_pairs import Spread
+
+_TOP = 5
+
+
+def show(
+    console: Console, result: Result, folder: Path | None = None, failures: Mapping[str, str] | None = None
+) -> None:
+    """Pairs, logit differences, agreement a site, top heads and neurons by each method, outliers, failures, warnings.
+
+    Then the files in `folder`; None is for a result that could not be written. `failures` (None: of the result alone)
+    are reasons by name.
+    """
+    if result.spread is None:
+        _show_pair(console, result)
+    else:
+        _show_pairs(console, result, result.spread)
+    console.print(_agreement(result))
+    leading, bos = result.tokens[0].leading, result.config.prompts.bos
+    console.print(f"token before every prompt: {leading or 'none'} (prompts.bos={bos})", markup=False, highlight=False)
+    if result.spread is not None:
+        for site in result.maps:
+            r, low, high = map(number, result.spread.pearson_mean(site, result.config.prompts.seed))
+            console.print(f"Pearson r of single pairs, {site}: mean {r} [95% over pairs: {low}, {high}]")
+    console.print(_top(result))
+    for site in result.maps:
+        names = result.comparisons[site].outliers(site)
+        console.print(
+            f"outliers among {site} (|AP - IG| > 1.96 SD): {len(names)}"
+            + (f": {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}" if names else "")
+        )
+    for finding in result.findings.values():
+        for sentence in finding.sentences():
+            console.print(sentence, markup=False)
+    if failures is None:
+        failures = {name: failure.reason for name, failure in result.failures.items()}
+    for name, reason in failures.items():
+        console.print(f"[red]failed:[/] {escape(name)}: {escape(reason)}", highlight=False, soft_wrap=True)
+    for warning in result.warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
+    if folder is None:
+        return
+    console.print(f"\nwritten to {folder}", markup=False, soft_wrap=True)
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".csv", ".safetensors", ".png", ".html")):
+        if "wandb" not in path.relative_to(folder).parts:
+            console.print(f"  {path.relative_to(folder)}", highlight=False)
+
+
+def _show_pair(console: Console, result: Result) -> None:
+    (pair,) = result.pairs
+    console.print(f"\n[bold]clean[/]      {escape(pair.clean)} [green]{escape(pair.answer)}[/]")
+    console.print(f"[bold]corrupted[/]  {escape(pair.corrupted)} [green]{escape(pair.distractor)}[/]")
+    console.print(
+        f"logit difference {escape(pair.answer.strip())} - {escape(pair.distractor.strip())}: clean "
+        f"{result.clean_logit_diff:+.3f}, corrupted {result.corrupted_logit_diff:+.3f}, gap {result.gap:+.3f} logits"
+    )
+    (tokens,) = result.tokens
+    if not tokens.alignment.is_plain:
+        _show_alignment(console, tokens)
+
+
+def _show_alignment(console: Console, tokens: TokenPair) -> None:
+    """The two prompts token below token, in lines that fit; a position without a partner has none above or below it."""
+    cells = [(_word(tokens.clean_words, i), _word(tokens.corrupted_words, j)) for i, j in tokens.alignment.rows]
+    widths = [max(len(word) for word in cell) for cell in cells]
+    console.print(
+        f"alignment: {tokens.clean.shape[1]} and {tokens.corrupted.shape[1]} tokens, {tokens.alignment.n_unmatched} of "
+        "them without a partner, which take nothing from the other prompt"
+    )
+    line: list[int] = []
+    for index in range(len(cells) + 1):
+        full = sum(widths[i] + 1 for i in line) + (widths[index] if index < len(cells) else 0) > console.width - 14
+        if line and (full or index == len(cells)):
+            for name, side in (("clean", 0), ("corrupted", 1)):
+                words = " ".join(cells[i][side].ljust(widths[i]) for i in line)
+                console.print(f"  {name:<10}{words}", markup=False, highlight=False, soft_wrap=True)
+            line = []
+        line.append(index)
+
+
+def _word(words: Sequence[str], position: int | None) -> str:
+    """A token as it is shown, a line break as '\\n'; "-" where there is none."""
+    return "-" if position is None else words[position].strip() or repr(words[position])
+
+
+def _show_pairs(console: Console, result: Result, spread: Spread) -> None:
+    gaps = result.gaps
+    console.print(f"\n[bold]prompts[/]  {escape(describe(result.config.prompts, len(gaps)))}")
+    console.print(
+        f"logit difference answer - distractor, mean over pairs: clean {result.clean_logit_diff:+.3f}, corrupted "
+        f"{result.corrupted_logit_diff:+.3f}, gap {result.gap:+.3f} logits"
+    )
+    console.print(
+        f"gap: [95% over pairs: {spread.gap.low[0]:+.3f}, {spread.gap.high[0]:+.3f}], SD {stdev(gaps):.3f}, from "
+        f"{min(gaps):+.3f} to {max(gaps):+.3f} logits"
+    )
+    aligned = [tokens.alignment for tokens in result.tokens if not tokens.alignment.is_plain]
+    if aligned:
+        n_tokens = sum(len(one.clean) + len(one.corrupted) for one in aligned)
+        n_unmatched = sum(one.n_unmatched for one in aligned)
+        console.print(
+            f"alignment ({result.config.prompts.align}): {len(aligned)} of {len(gaps)} pairs have prompts of two "
+            f"lengths; of their {n_tokens} tokens {n_unmatched} have no partner and take nothing from the other prompt "
+            "(alignment.csv)"
+        )
+
+
+def _agreement(result: Result) -> Table:
+    maps = "the mean maps of IG and AP" if result.spread else "IG and AP"
+    table = Table(title=f"How far {maps} agree", title_justify="left")
+    for column in (
+        "site",
+        "n",
+        "Pearson r [95%]",
+        "Spearman [95%]",
+        "same sign",
+        "Jaccard@10",
+        "Jaccard@30",
+        "max |delta|",
+    ):
+        table.add_column(column, justify="left" if column == "site" else "right")
+    for site in result.maps:
+        numbers = result.comparisons[site].summary()
+        delta = result.maps[site]["ig"].delta
+        table.add_row(
+            site,
+            f"{numbers['n_components']}",
+            *(
+                f"{number(numbers[r])} [{number(numbers[f'{r}_low'])}, {number(numbers[f'{r}_high'])}]"
+                for r in ("pearson", "spearman")
+            ),
+            number(numbers["sign_agreement"]),
+            *(f"{number(numbers[f'jaccard@{k}'])} (chance {number(numbers[f'jaccard_chance@{k}'])})" for k in (10, 30)),
+            "-" if delta is None else f"{float(delta.abs().max()):.1e}",
+        )
+    return table
+
+
+def _top(result: Result) -> Table:
+    unit = "score" if result.has_scores else "logits"
+    if result.spread:
+        unit = f"mean {unit}{' [95% over pairs]' if result.has_scores else ''}"
+    table = Table(title=f"Top {_TOP} by |effect|, with {unit}", title_justify="left")
+    for column in ("rank", *(f"{site} {method}" for site in result.maps for method in ("IG", "AP"))):
+        table.add_column(column, justify="right")
+    columns = [_ranked(result, site, method) for site in result.maps for method in ("ig", "ap")]
+    for rank, cells in enumerate(zip(*columns, strict=True), start=1):
+        table.add_row(str(rank), *cells)
+    return table
+
+
+def _ranked(result: Result, site: str, method: str) -> list[str]:
+    found = result.maps[site][method]  # type: ignore[index]
+    values = found.score if result.has_scores else found.effect
+    order = torch.argsort(found.effect.abs().flatten(), descending=True, stable=True)[:_TOP]
+    width = values.shape[1]
+    named = [
+        f"{component_name(found.site, int(i) // width, int(i) % width):>8} {float(values.flatten()[i]):+.3f}"
+        for i in order
+    ]
+    if result.spread is None or not result.has_scores:
+        return named
+    ends = result.spread.intervals[found.site][method]
+    return [
+        f"{text} \\[{ends.low[i]:+.3f}, {ends.high[i]:+.3f}]" for text, i in zip(named, order.tolist(), strict=True)
+    ]

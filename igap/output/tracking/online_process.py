@@ -1,0 +1,10 @@
+"""The process that logs one finished run online: `python -m igap.tracking.online FOLDER TRACKING`, TRACKING as JSON."""
+
+import sys
+from pathlib import Path
+
+from igap.config import TrackingConfig
+from igap.output.tracking.wandb_run import write
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), TrackingConfig.model_validate_json(sys.argv[2]), "online")

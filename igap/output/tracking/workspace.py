@@ -1,0 +1,121 @@
+"""`igap workspace ENTITY/PROJECT`: a saved W&B workspace for comparing runs, built offline; uploading it is optional.
+
+wandb-workspaces is an extra and is imported here only.
+"""
+
+import errno
+import importlib
+import importlib.util
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from igap.errors import InputError
+from igap.output.tracking.places import no_cache
+from igap.storage.atomic import write_text
+
+USAGE = """\
+usage: igap workspace ENTITY/PROJECT [output=FILE] [--upload]
+
+Writes workspace.json: the definition of a W&B workspace with agreement of IG and AP by baseline and by steps,
+completeness deltas, overlap of the largest components, and plots side by side. --upload saves it as a view of the
+project (needs a key). Needs pip install -e ".[workspace]" -c constraints.txt
+"""
+
+SECTIONS = {
+    "Agreement of IG and AP": ("heads/pearson", "neurons/pearson", "heads/spearman", "heads/sign_agreement"),
+    "Largest components": ("heads/jaccard@10", "neurons/jaccard@30", "heads/n_outliers", "neurons/n_outliers"),
+    "Completeness": ("heads/max_abs_delta", "neurons/max_abs_delta"),
+}
+"""Bars by the baseline, a panel a number of the summary."""
+AGAINST_STEPS = ("heads/max_abs_delta", "heads/pearson")
+PLOTS = ("plots/heads_heatmap", "plots/heads_scatter", "plots/heads_mean_difference")
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code of `igap workspace`. Raises InputError without a project, the extra, or (to upload) a key."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        sys.stdout.write(USAGE)
+        return 0 if arguments else 2
+    places = [text for text in arguments if not text.startswith(("-", "output="))]
+    options = {text for text in arguments if text.startswith("-")}
+    if options - {"--upload"}:
+        raise InputError(f"option: got {min(options - {'--upload'})}, wanted --upload or --help.")
+    if len(places) != 1 or places[0].count("/") != 1 or not all(places[0].split("/")):
+        raise InputError(f"project: got {' '.join(places) or 'nothing'}, wanted one ENTITY/PROJECT.")
+    file = Path(next((text.partition("=")[2] for text in arguments if text.startswith("output=")), "workspace.json"))
+    workspace = build(*places[0].split("/"))
+    try:
+        if file.exists() and not file.is_file():  # a device would be replaced
+            raise OSError(errno.EEXIST, "it is no file")
+        write_text(file, definition(workspace) + "\n")
+    except OSError as error:
+        raise InputError(f"output: got {file}, which cannot be written ({error.strerror}). Set output=FILE.") from error
+    sys.stdout.write(f"written to {file}\n")
+    if options:
+        from igap.output.tracking import wandb_run
+
+        if not wandb_run.has_key():
+            raise InputError("--upload: W&B has no key for this machine. Run wandb login, or set WANDB_API_KEY.")
+        try:
+            with no_cache():
+                workspace.save()
+        except Exception as error:  # wandb, its network layer and its server each have their own
+            sys.stderr.write(f"igap: W&B did not take the workspace ({type(error).__name__}: {error})\n")
+            return 1
+        sys.stdout.write(f"saved as {workspace.url}\n")
+    return 0
+
+
+def build(entity: str, project: str) -> Any:
+    """The workspace, not saved anywhere. Raises InputError where the extra is not installed."""
+    if importlib.util.find_spec("wandb_workspaces") is None:
+        raise InputError(
+            "workspace: the package wandb-workspaces is not installed. pip install -e '.[workspace]' -c constraints.txt"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # its pydantic models are of an older kind
+        reports: Any = importlib.import_module("wandb_workspaces.reports.v2")
+        workspaces: Any = importlib.import_module("wandb_workspaces.workspaces")
+
+        sections = [
+            workspaces.Section(
+                name=name,
+                panels=[
+                    reports.BarPlot(title=metric, metrics=[metric], groupby="config.baseline.kind")
+                    for metric in metrics
+                ],
+                is_open=True,
+            )
+            for name, metrics in SECTIONS.items()
+        ]
+        convergence = [
+            reports.ScatterPlot(
+                title=f"{metric} against steps",
+                x=reports.Config("ig.n_steps"),
+                y=reports.SummaryMetric(metric),
+                log_x=True,
+                log_y=metric.endswith("delta"),
+            )
+            for metric in AGAINST_STEPS
+        ]
+        sections.append(workspaces.Section(name="Convergence", panels=convergence, is_open=True))
+        pictures = [reports.MediaBrowser(title=name, media_keys=[name]) for name in PLOTS]
+        sections.append(workspaces.Section(name="Plots", panels=pictures))
+        return workspaces.Workspace(
+            entity=entity,
+            project=project,
+            name="igap: IG against AP",
+            sections=sections,
+            runset_settings=workspaces.RunsetSettings(groupby=[workspaces.Metric("Group")]),
+        )
+
+
+def definition(workspace: Any) -> str:
+    """The workspace as JSON: what W&B would be sent."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        text = workspace._to_model().model_dump_json(by_alias=True, exclude_none=True)
+    return json.dumps(json.loads(text), indent=1)

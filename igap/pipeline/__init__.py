@@ -1,0 +1,7 @@
+"""A run, from its config to its result."""
+
+from igap.pipeline.prepare import check
+from igap.pipeline.result import Result
+from igap.pipeline.run import Stage, run, silent
+
+__all__ = ["Result", "Stage", "check", "run", "silent"]

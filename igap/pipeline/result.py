@@ -1,0 +1,82 @@
+"""What a run found out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from igap.analyses.base import Finding
+from igap.attribution import AttributionMap
+from igap.components import Site
+from igap.config import RunConfig
+from igap.failures import Failure
+from igap.inputs.prompts import PromptPair, TokenPair
+from igap.statistics.across_pairs import Spread
+from igap.statistics.comparison import Comparison
+from igap.statistics.warnings import n_unscored
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Everything a run found out."""
+
+    config: RunConfig
+    key: str
+    """12 hex digits of what determines the numbers: see RunConfig.key_of."""
+    checkpoint: str
+    """The model's fingerprint."""
+    device: str
+    pairs: tuple[PromptPair, ...]
+    tokens: tuple[TokenPair, ...]
+    """Of each pair, as the model takes it."""
+    clean_logit_diffs: tuple[float, ...]
+    """F(x) of each pair, in logits."""
+    corrupted_logit_diffs: tuple[float, ...]
+    """F(x') of each pair, in logits."""
+    route: str
+    """How the engine ran the model: what comes after the site (`suffix`) or whole with hooks (`hooks`)."""
+    why_route: str
+    maps: Mapping[Site, Mapping[str, AttributionMap]]
+    """By site, then method: ig, ap, atp, and atp_star in models of several layers. Of several pairs the mean."""
+    comparisons: Mapping[Site, Comparison]
+    """IG against AP, by site. Of several pairs, of the mean maps."""
+    spread: Spread | None
+    """None for one pair."""
+    findings: Mapping[str, Finding]
+    """Of the follow-ups that had something to do, by their names."""
+    seconds: Mapping[str, float]
+    versions: Mapping[str, str]
+    warnings: tuple[str, ...]
+    beside: Mapping[str, "Result"] = field(default_factory=dict)
+    """The other runs of a study, by folder name."""
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    """Why follow-ups failed, by their names: they have no finding."""
+
+    @property
+    def clean_logit_diff(self) -> float:
+        """F(x), in logits; the mean over pairs."""
+        return fmean(self.clean_logit_diffs)
+
+    @property
+    def corrupted_logit_diff(self) -> float:
+        """F(x'), in logits; the mean over pairs."""
+        return fmean(self.corrupted_logit_diffs)
+
+    @property
+    def gaps(self) -> tuple[float, ...]:
+        """D = F(x) - F(x') of each pair, in logits."""
+        return tuple(x - y for x, y in zip(self.clean_logit_diffs, self.corrupted_logit_diffs, strict=True))
+
+    @property
+    def gap(self) -> float:
+        """D = F(x) - F(x'), in logits; the mean over pairs."""
+        return fmean(self.gaps)
+
+    @property
+    def n_unscored(self) -> int:
+        """Pairs whose gap is too small to divide by: they have effects, and no scores."""
+        return n_unscored(self.clean_logit_diffs, self.gaps, self.config.prompts.min_gap)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether there is a gap that is large enough to divide by."""
+        return self.n_unscored < len(self.gaps)

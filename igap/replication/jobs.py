@@ -1,0 +1,54 @@
+"""The runs of the notebook's study, and the study of their results."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from igap import pipeline
+from igap.analyses.base import complete
+from igap.config import TEXTS, RunConfig
+from igap.failures import surviving
+from igap.models import cached
+from igap.pipeline import Result, Stage, silent
+from igap.replication.published import OUTLIERS, SECOND
+from igap.replication.study import study
+
+
+def configs(config: RunConfig) -> Mapping[str, RunConfig]:
+    """Beside the run itself, by folder name: the zero baseline, and the second pair with its own alignment.
+
+    The notebook's zero baseline is 0 for a head's output and for the input of an MLP, which is `zero_input`.
+    """
+    second = {**dict(zip(TEXTS, SECOND, strict=True)), "align": "diff"}
+    return {
+        "zero-baseline": _changed(config, {"baseline": {"kind": "zero_input"}, "ablation": {"kind": "none"}}),
+        "second-pair": _changed(config, {"prompts": second, "ablation": {"kind": "none"}}),
+    }
+
+
+def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> Result:
+    """The run's result, the study among its findings, the other runs beside it. Raises ValueError as `pipeline.run`.
+
+    Of the study what fails costs its own result only.
+    """
+    started, key = time.perf_counter(), pipeline.check(config).key
+    if config.model.circuit == "ioi" and config.ablation.components == "outliers":
+        # What the notebook published is about its own outliers, also where this run finds others.
+        config = _changed(config, {"ablation": {"components": " ".join(OUTLIERS)}}, study=config.study)
+    first = pipeline.run(config, stage, store)
+    findings, failures, beside = dict(first.findings), dict(first.failures), {}
+    for name, other in configs(config).items():
+        with surviving(name, failures):
+            beside[name] = pipeline.run(other, stage, store)
+    if not failures.keys() & configs(config).keys():
+        with surviving("notebook", failures), stage("notebook"):
+            model = cached.model_of(config)
+            findings["notebook"] = complete(study(model, first, beside["zero-baseline"], beside["second-pair"]))
+    seconds = {**first.seconds, "total": time.perf_counter() - started}
+    return replace(first, key=key, findings=findings, beside=beside, failures=failures, seconds=seconds)
+
+
+def _changed(config: RunConfig, groups: Mapping[str, Mapping[str, str]], study: str | None = None) -> RunConfig:
+    changed = {name: getattr(config, name).model_copy(update=dict(values)) for name, values in groups.items()}
+    return config.model_copy(update=changed | {"study": study})

@@ -1,0 +1,1 @@
+"""Two maps to numbers: agreement, bootstrap, spread over pairs."""

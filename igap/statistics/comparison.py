@@ -1,0 +1,343 @@
+"""Statistics of two attribution maps of one site: how far a method and AP agree, component by component.
+
+Pure: two arrays in, one `Comparison` out. Plots are in `plots/`.
+
+Components of one model are not independent samples. Every interval here describes this set of components under the
+usual formula, and no more: it says nothing about another model, another prompt pair, or a population of components.
+
+Sources: Bland & Altman 1986 (limits of agreement), Fisher 1921 (z transform), Bonett & Wright 2000 (Spearman interval).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Bool, Float64, Int64
+from scipy import stats
+
+from igap.arguments import Range, checks_arguments
+from igap.attribution.maps import AttributionMap
+from igap.components import Site, component_names
+from igap.errors import InputError
+
+WIDTH = 1.96
+"""Half-width of the limits of agreement and the outlier threshold, in standard deviations."""
+
+REPORTED_K = (10, 30)
+"""The k whose Jaccard index `Comparison.summary` reports."""
+
+_EVERY_K_UP_TO = 200  # `jaccard_k` holds every k for at most this many components, and about _CURVE_POINTS beyond
+_CURVE_POINTS = 60
+_ROUNDING = 1e-13  # values that differ by less than this share of the largest magnitude are rounding: constant
+_LARGEST = 1e150  # the squares of larger scores overflow float64
+
+
+@checks_arguments
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Agreement of an IG (or other) map and an AP map of one site. NaN where undefined; `reasons` says why."""
+
+    unit: str
+    """What the maps were in: `score` (effect / gap) or `logits` (effects)."""
+    n: int
+    """Components compared: layers x components a layer."""
+    pearson: float
+    """Pearson r of the scores, [-1, 1]; the same if the maps are swapped."""
+    pearson_low: float
+    """Lower end of the 95% Fisher z interval of `pearson`, [-1, 1]. Needs n >= 4; equals r where |r| = 1."""
+    pearson_high: float
+    """Upper end of the same interval."""
+    spearman: float
+    """Spearman rank correlation of the scores (ties take their mean rank), [-1, 1]."""
+    spearman_low: float
+    """Lower end of its 95% Fisher z interval with standard error sqrt((1 + r^2/2) / (n - 3)), [-1, 1]."""
+    spearman_high: float
+    """Upper end of the same interval."""
+    sign_agreement: float
+    """Share of the components non-zero in either map whose signs are equal, [0, 1]; zero against non-zero disagrees."""
+    jaccard_k: Int64[np.ndarray, " k"]
+    """Ascending k of the Jaccard curve: every k of 1..n up to n = 200, log-spaced with 10, 30 and n beyond."""
+    jaccard: Float64[np.ndarray, " k"]
+    """Jaccard index, [0, 1], of the k largest |scores| of each map. Always 1 at k = n: read it with the chance."""
+    jaccard_chance: Float64[np.ndarray, " k"]
+    """Expected Jaccard index, [0, 1], of two independent uniformly random k-subsets of the n components."""
+    bias: float
+    """Mean of AP - IG, in the unit of the maps."""
+    sd: float
+    """Standard deviation of AP - IG in the unit of the maps, >= 0, dividing by n (ddof=0) as the notebook does."""
+    limits_low: float
+    """Lower limit of agreement, bias - 1.96 sd, in the unit of the maps."""
+    limits_high: float
+    """Upper limit of agreement, bias + 1.96 sd, in the unit of the maps."""
+    slope: float
+    """Proportional bias: least-squares slope of AP - IG on their mean, no unit, any sign.
+
+    0 if the difference does not grow with the score; above 0 if AP spreads wider than IG. Swapping the maps flips it.
+    """
+    slope_low: float
+    """Lower end of the 95% Student t interval of `slope`. Needs n >= 4, as the other intervals do."""
+    slope_high: float
+    """Upper end of the same interval."""
+    difference: Float64[np.ndarray, "layer component"]
+    """AP - IG, in the unit of the maps."""
+    outlier_abs: Bool[np.ndarray, "layer component"]
+    """The notebook's rule: |difference| > 1.96 SD (ddof=0) of |difference|, not centred on its mean.
+
+    Where all |differences| are equal up to rounding no component stands out, and none is an outlier.
+    """
+    outlier_limits: Bool[np.ndarray, "layer component"]
+    """Bland and Altman's rule: difference outside the limits. None where all differences are equal up to rounding."""
+    shared_from: Int64[np.ndarray, " n"]
+    """Ascending, each component once: the smallest k, 1..n, at which it is in the top k of both maps."""
+    n_nonzero: int
+    """Non-zero components in the map that has fewer of them, 0..n: the largest k with a defined top k in both maps."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Statistic -> why it is NaN, by the names of `summary`; `jaccard@k` for every k of `jaccard_k` and for 10, 30."""
+
+    @checks_arguments
+    def jaccard_at(self, k: Annotated[int, Range(1)]) -> float:
+        """Jaccard index, [0, 1], of the k largest |scores| of each map, for any k >= 1.
+
+        Equal |scores| at the cut go to the lower index, row by row. NaN where the top k is undefined: k above n, or a
+        map with fewer than k non-zero components (which of its zeros are on top would be an accident).
+        """
+        if k > self.n_nonzero:
+            return float("nan")
+        shared = int(np.searchsorted(self.shared_from, k, side="right"))
+        return shared / (2 * k - shared)
+
+    @checks_arguments
+    def outliers(self, site: Site) -> list[str]:
+        """Names of the components whose |AP - IG| is above 1.96 SD of all, farthest first; of maps of this site."""
+        names = component_names(site, *self.difference.shape)
+        order = np.argsort(-np.abs(self.difference).ravel(), kind="stable")
+        return [names[i] for i in order if self.outlier_abs.ravel()[i]]
+
+    def summary(self) -> dict[str, float | int]:
+        """Flat statistics by the names of `summary.json`, no site prefix; `n_outliers` is the notebook's rule."""
+        flat: dict[str, float | int] = {"n_components": self.n}
+        for name in ("pearson", "spearman", "slope"):
+            for end in ("", "_low", "_high"):
+                flat[name + end] = getattr(self, name + end)
+        for name in ("sign_agreement", "bias", "limits_low", "limits_high"):
+            flat[name] = getattr(self, name)
+        for k in REPORTED_K:
+            flat[f"jaccard@{k}"] = self.jaccard_at(k)
+            flat[f"jaccard_chance@{k}"] = expected_jaccard(self.n, k)
+        flat["n_outliers"] = int(self.outlier_abs.sum())
+        flat["n_outliers_limits"] = int(self.outlier_limits.sum())
+        return flat
+
+
+def compare_values(
+    ig: npt.ArrayLike, ap: npt.ArrayLike, *, unit: str = "score", names: tuple[str, str] = ("IG", "AP")
+) -> Comparison:
+    """Agreement of two `[layer, component]` maps in one unit (score); every difference is second minus first, AP - IG.
+
+    Degenerate maps give NaN and a reason, which calls the maps by `names`. "Constant" means equal up to rounding: a
+    spread below 1e-13 of the largest magnitude. Raises InputError on different shapes, on no component, and on NaN,
+    infinity or a magnitude >= 1e150.
+    """
+    ig_map, ap_map = _checked("ig", ig), _checked("ap", ap)
+    if ig_map.shape != ap_map.shape:
+        raise InputError(
+            f"ap has shape {ap_map.shape}, ig {ig_map.shape}; a comparison needs two maps of one site of one model. "
+            "Pass maps of the same site and model."
+        )
+    x, y = ig_map.ravel(), ap_map.ravel()
+    n = x.size
+    scale = _power_of_two(max(np.abs(x).max(), np.abs(y).max()))  # squares of tiny scores must not vanish
+    difference, mean = y / scale - x / scale, (y / scale + x / scale) / 2
+
+    reasons: dict[str, str] = {}
+    pearson = _correlations(x, y, names, reasons)
+    spread = _limits(difference, scale, reasons)
+    slope = _slope(mean, difference, names, reasons)
+    signed = (x != 0) | (y != 0)
+    if not signed.any():
+        reasons["sign_agreement"] = "both maps are zero everywhere"
+    shared_from = np.sort(np.maximum(_ranks_by_magnitude(x), _ranks_by_magnitude(y)))
+    n_nonzero = int(min(np.count_nonzero(x), np.count_nonzero(y)))
+    ks = _curve_ks(n)
+    reasons |= _jaccard_reasons({*ks.tolist(), *REPORTED_K}, n, n_nonzero)
+    shared = np.searchsorted(shared_from, ks, side="right")
+    outside = np.abs(difference - difference.mean()) > WIDTH * difference.std()
+    magnitude = np.abs(difference)
+    large = magnitude > WIDTH * magnitude.std()
+    return Comparison(
+        unit=unit,
+        n=n,
+        **pearson,
+        **spread,
+        **slope,
+        sign_agreement=float(np.mean(np.sign(x[signed]) == np.sign(y[signed]))) if signed.any() else float("nan"),
+        jaccard_k=ks,
+        jaccard=np.where(ks <= n_nonzero, shared / (2 * ks - shared), np.nan),
+        jaccard_chance=np.array([expected_jaccard(n, k) for k in ks.tolist()]),
+        difference=(difference * scale).reshape(ig_map.shape),
+        outlier_abs=(large & (not _constant(magnitude, 1.0))).reshape(ig_map.shape),
+        outlier_limits=(outside & (not _constant(difference, 1.0))).reshape(ig_map.shape),
+        shared_from=shared_from,
+        n_nonzero=n_nonzero,
+        reasons=reasons,
+    )
+
+
+def expected_jaccard(n: int, k: int) -> float:
+    """Expected Jaccard index, [0, 1], of two independent uniformly random k-subsets of n; NaN if k > n.
+
+    E[I / (2k - I)], where the overlap I is hypergeometric with mean k^2 / n. Exact up to rounding.
+    """
+    if not 1 <= k <= n:
+        return float("nan")
+    overlap = np.arange(max(0, 2 * k - n), k + 1, dtype=np.float64)
+    below = overlap[:-1]  # log P(I + 1) - log P(I), summed from the smallest overlap; P is normalised at the end
+    steps = 2 * np.log(k - below) - np.log(below + 1) - np.log(n - 2 * k + below + 1)
+    log_p = np.concatenate([[0.0], np.cumsum(steps)])
+    p = np.exp(log_p - log_p.max())
+    return float(np.sum(p * overlap / (2 * k - overlap)) / np.sum(p))
+
+
+def _checked(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or array.size == 0:
+        raise InputError(
+            f"{name} has shape {array.shape}; a map is [layer, component] with at least one component. "
+            "Reshape it, or pass the map of a whole site."
+        )
+    bad = ~(np.abs(array) < _LARGEST)
+    if bad.any():
+        layer, index = (int(i) for i in np.argwhere(bad)[0])
+        raise InputError(
+            f"{name} has {int(bad.sum())} values that cannot be compared, the first {array[layer, index]} at "
+            f"[{layer}, {index}]; every score must be finite and below {_LARGEST:g} in magnitude. "
+            "Check the gap the effects were divided by, and the model's precision."
+        )
+    return array
+
+
+def _power_of_two(largest: float) -> float:
+    """The power of two just above `largest`, or 1.0 for 0: dividing by it is exact and brings it to [0.5, 1)."""
+    return float(np.ldexp(1.0, int(np.frexp(largest)[1]))) if largest > 0 else 1.0
+
+
+def _constant(x: npt.NDArray[np.float64], largest: float) -> bool:
+    return bool(np.ptp(x) <= _ROUNDING * largest)
+
+
+def _correlations(
+    x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], names: tuple[str, str], reasons: dict[str, str]
+) -> dict[str, float]:
+    """Pearson and Spearman with their intervals; every reason for a NaN goes into `reasons`."""
+    out = dict.fromkeys((a + b for a in ("pearson", "spearman") for b in ("", "_low", "_high")), float("nan"))
+    constant = [
+        name for name, values in zip(names, (x, y), strict=True) if _constant(values, float(np.abs(values).max()))
+    ]
+    if constant:
+        why = "there is one component only" if x.size == 1 else f"{' and '.join(constant)} scores are constant"
+        reasons.update(dict.fromkeys(out, why))
+        return out
+    for name, u, v in (("pearson", x, y), ("spearman", stats.rankdata(x), stats.rankdata(y))):
+        r = out[name] = _pearson(u, v)
+        if x.size <= 3:
+            reasons[f"{name}_low"] = reasons[f"{name}_high"] = _few(x.size)
+            continue
+        variance = (1 + r**2 / 2 if name == "spearman" else 1.0) / (x.size - 3)
+        half = float(stats.norm.ppf(0.975)) * np.sqrt(variance)
+        centre = np.arctanh(r) if abs(r) < 1 else r * np.inf
+        out[f"{name}_low"], out[f"{name}_high"] = float(np.tanh(centre - half)), float(np.tanh(centre + half))
+    return out
+
+
+def _pearson(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    """Pearson r of two arrays that are not constant, each brought to its own scale first; clipped to [-1, 1]."""
+    u, v = (a / _power_of_two(np.abs(a).max()) for a in (x, y))
+    u, v = u - u.mean(), v - v.mean()
+    return float(np.clip(np.dot(u / np.linalg.norm(u), v / np.linalg.norm(v)), -1, 1))
+
+
+def _limits(difference: npt.NDArray[np.float64], scale: float, reasons: dict[str, str]) -> dict[str, float]:
+    """Bias, SD and limits of agreement, times `scale`."""
+    bias, sd = float(difference.mean()) * scale, float(difference.std()) * scale
+    if difference.size == 1:
+        sd = float("nan")
+        reasons.update(dict.fromkeys(("sd", "limits_low", "limits_high"), "one component has no spread"))
+    return {"bias": bias, "sd": sd, "limits_low": bias - WIDTH * sd, "limits_high": bias + WIDTH * sd}
+
+
+def _slope(
+    mean: npt.NDArray[np.float64],
+    difference: npt.NDArray[np.float64],
+    names: tuple[str, str],
+    reasons: dict[str, str],
+) -> dict[str, float]:
+    """Slope of difference on mean, with its interval."""
+    out = dict.fromkeys(("slope", "slope_low", "slope_high"), float("nan"))
+    if _constant(mean, 1.0):
+        why = "there is one component only" if mean.size == 1 else f"the means of {' and '.join(names)} are constant"
+        reasons.update(dict.fromkeys(out, why))
+        return out
+    u, v = mean - mean.mean(), difference - difference.mean()
+    slope = out["slope"] = float(np.dot(u, v) / np.dot(u, u))
+    if mean.size <= 3:
+        reasons["slope_low"] = reasons["slope_high"] = _few(mean.size)
+        return out
+    stderr = float(np.linalg.norm(v - slope * u) / np.linalg.norm(u) / np.sqrt(mean.size - 2))
+    half = float(stats.t.ppf(0.975, mean.size - 2)) * stderr
+    return {"slope": slope, "slope_low": slope - half, "slope_high": slope + half}
+
+
+def _jaccard_reasons(ks: set[int], n: int, n_nonzero: int) -> dict[str, str]:
+    reasons = {}
+    for k in sorted(ks):
+        if k > n:
+            reasons[f"jaccard@{k}"] = reasons[f"jaccard_chance@{k}"] = f"k = {k} is more than the {n} components"
+        elif k > n_nonzero:
+            reasons[f"jaccard@{k}"] = f"a map has only {n_nonzero} non-zero components, fewer than k = {k}"
+    return reasons
+
+
+def _few(n: int) -> str:
+    return f"{n} components; an interval needs at least 4"
+
+
+def _ranks_by_magnitude(x: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Rank 1..n of each value by falling magnitude; equal magnitudes in order of index."""
+    ranks = np.empty(x.size, dtype=np.int64)
+    ranks[np.argsort(-np.abs(x), kind="stable")] = np.arange(1, x.size + 1)
+    return ranks
+
+
+def _curve_ks(n: int) -> npt.NDArray[np.int64]:
+    if n <= _EVERY_K_UP_TO:
+        return np.arange(1, n + 1, dtype=np.int64)
+    spaced = np.geomspace(1, n, _CURVE_POINTS).round().astype(np.int64)
+    return np.unique(np.concatenate([spaced, np.array(REPORTED_K, dtype=np.int64)]))
+
+
+@checks_arguments
+def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
+    """Agreement of two maps of one site, in the numbers of `paired`; `Comparison.unit` says which.
+
+    Raises InputError when the maps are of different sites or shapes.
+    """
+    unit, *values = paired(ig, ap)
+    return compare_values(*values, unit=unit, names=(ig.method.upper(), ap.method.upper()))
+
+
+def paired(
+    one: AttributionMap, ap: AttributionMap
+) -> tuple[str, Float64[np.ndarray, "layer component"], Float64[np.ndarray, "layer component"]]:
+    """`score` and the scores of both maps, or where those are missing (small gap) `logits` and the effects.
+
+    With a map that has no sign, the magnitudes of both. Raises InputError when the maps are of different sites.
+    """
+    if one.site != ap.site:
+        raise InputError(f"ap is a map of {ap.site}, {one.method} of {one.site}; compare two maps of one site.")
+    in_scores = bool(one.score.isfinite().all() and ap.score.isfinite().all())
+    x, y = ((m.score if in_scores else m.effect).detach().double().cpu().numpy() for m in (one, ap))
+    if not (one.signed and ap.signed):
+        x, y = np.abs(x), np.abs(y)
+    return "score" if in_scores else "logits", x, y

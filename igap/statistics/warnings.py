@@ -1,0 +1,89 @@
+"""What a run cannot carry, one warning each with its remedy: missing scores, rounding, incomplete integrals."""
+
+from collections.abc import Mapping, Sequence
+
+from igap.attribution.maps import AttributionMap, scores_exist
+from igap.components import Site
+from igap.config import RunConfig
+from igap.inputs.prompts import SCORED_SHARE, TokenPair, least_gap
+
+DELTA_TOLERANCE = 0.01
+"""Share of a layer's effect above which its completeness delta is worth a warning."""
+
+
+def n_unscored(clean: Sequence[float], gaps: Sequence[float], min_gap: float) -> int:
+    """Pairs whose gap is too small to divide by, of their F(clean) and gaps in logits."""
+    return sum(not scores_exist(gap, least_gap(min_gap, x)) for x, gap in zip(clean, gaps, strict=True))
+
+
+def cautions(
+    config: RunConfig,
+    clean: Sequence[float],
+    gaps: Sequence[float],
+    maps: Mapping[Site, Mapping[str, AttributionMap]],
+) -> tuple[str, ...]:
+    """The warnings of a run with these F(clean) and gaps, in logits, and these maps."""
+    coarse = config.model.dtype == "bfloat16"
+    rounding = (
+        "model.dtype: bfloat16 keeps 8 bits of a logit; effects and completeness deltas below some hundredths of a "
+        "logit are rounding. Use model.dtype=float32 for numbers that count."
+    )
+    texts = [_small_gaps(config.prompts.min_gap, clean, gaps), rounding if coarse else ""]
+    texts += ["" if coarse else _incomplete(config, site, found["ig"]) for site, found in maps.items()]
+    return tuple(filter(None, texts))
+
+
+def spacing(pairs: Sequence[TokenPair]) -> tuple[str, ...]:
+    """The warning that a space may be missing before answers or distractors, with the first of them."""
+    texts = [caution for pair in pairs for caution in pair.cautions]
+    more = f" The same may hold for {len(texts) - 1} more." if len(texts) > 1 else ""
+    return (texts[0] + more,) if texts else ()
+
+
+def _small_gaps(min_gap: float, clean: Sequence[float], gaps: Sequence[float]) -> str:
+    """The warning that scores are missing, of all pairs or of some; empty where none are."""
+    unscored = n_unscored(clean, gaps, min_gap)
+    if not unscored:
+        return ""
+    if len(gaps) == 1:
+        what = f"the gap F(clean) - F(corrupted) is {gaps[0]:.4g} logits, F(clean) {clean[0]:.4g}"
+    else:
+        what = f"the gap F(clean) - F(corrupted) of {unscored} of {len(gaps)} pairs is too small"
+    text = f"prompts: {what}, wanted at least prompts.min_gap={min_gap} and {SCORED_SHARE:.0%} of |F(clean)|; "
+    if unscored == len(gaps):
+        return (
+            f"{text}scores (effect / gap) would explode and are missing, effects in logits are kept. Choose prompts "
+            "that the model tells apart."
+        )
+    return (
+        f"{text}they have no scores (effect / gap), which would explode, and mean scores and their intervals leave "
+        "them out; mean effects in logits do not. pairs.csv lists every gap."
+    )
+
+
+def _incomplete(config: RunConfig, site: Site, ig: AttributionMap) -> str:
+    """The warning that a completeness delta is too large, with the worst layer (and pair); empty where none is."""
+    each = ig.pairs or (ig,)
+    layers = [one.incomplete_layers(DELTA_TOLERANCE) for one in each]
+    found = [
+        (abs(float(one.delta[layer])), float(one.delta[layer]), float(one.layer_effect[layer]), layer, index)
+        for index, one in enumerate(each)
+        if one.delta is not None and one.layer_effect is not None
+        for layer in layers[index]
+    ]
+    if not found:
+        return ""
+    _, delta, effect, layer, index = max(found)
+    named = sorted({layer for _, _, _, layer, _ in found})
+    in_pairs = f"in {sum(map(bool, layers))} of {len(each)} pairs; " if ig.pairs else ""
+    of_pair = f" of pair {index}" if ig.pairs else ""
+    return (
+        f"ig: the completeness delta of {site} is above {DELTA_TOLERANCE:.0%} of the layer's effect in "
+        f"layer{'s' * (len(named) > 1)} {', '.join(map(str, named))} ({in_pairs}worst: {delta:+.3g} of "
+        f"{effect:+.3g} logits in layer {layer}{of_pair}). "
+        + (
+            "No number of steps tried was enough: the path has a kink or a jump there."
+            if config.ig.n_steps == "auto"
+            else f"Use more steps: ig.n_steps={4 * config.ig.n_steps}, or ig.n_steps=auto."
+        )
+    )

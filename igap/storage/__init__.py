@@ -1,0 +1,1 @@
+"""Files: written whole, read with distrust, kept between runs."""

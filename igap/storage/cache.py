@@ -1,0 +1,146 @@
+"""Results that jobs of a sweep share: computed once, kept under the hash of all they depend on, checked when loaded.
+
+A file is a safetensors file `KIND-DIGEST.safetensors`. Its name is never believed: it holds the inputs it was computed
+from and a hash of its numbers, and whatever does not agree is reported and computed again. Two processes that need the
+same result at once compute it once.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from igap.errors import printable
+from igap.storage.atomic import write_bytes
+from igap.storage.untrusted import check_file
+
+FOLDER = ".store"
+"""Its name in a sweep's folder."""
+
+LARGEST = 256 * 2**20
+"""Bytes. A larger result is computed where it is needed: reading it back takes about as long."""
+
+_LARGEST_HEADER = 100_000_000
+"""Bytes. What safetensors takes for one at most."""
+
+Tensors = Mapping[str, Tensor]
+
+log = logging.getLogger("igap")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of shared results and what all of them depend on."""
+
+    folder: Path
+    common: Mapping[str, object]
+    """Model, numerics, versions: JSON values."""
+
+    def shared(self, kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors]) -> Tensors:
+        """What `compute` gives, from the folder if it is there; a file that is not what it should be is replaced."""
+        asked = json.dumps({"kind": kind, **self.common, "inputs": inputs}, sort_keys=True)
+        path = self.folder / f"{kind}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}.safetensors"
+        found = _load(path, asked, said=False)  # once, with the lock
+        if found is not None:
+            return found
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path.with_suffix(".lock")).acquire()
+        except OSError as error:
+            log.warning("%s: nothing can be shared there (%s); computing what is needed", self.folder, error.strerror)
+            return compute()
+        with lock:
+            found = _load(path, asked)  # kept by another process, while this one waited
+            if found is not None:
+                return found
+            tensors = compute()
+            if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) <= LARGEST:
+                _keep(path, asked, tensors)
+            return tensors
+
+
+_active: ContextVar[Store | None] = ContextVar("store", default=None)
+
+
+@contextmanager
+def sharing(store: Store | None) -> Iterator[None]:
+    """A block in which `shared` keeps results in this store; None keeps nothing."""
+    token = _active.set(store)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def shared(kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors]) -> Tensors:
+    """What `compute` gives, kept in the store around this call, if there is one.
+
+    `inputs` are all that the result depends on beyond model, numerics and versions, as JSON values.
+    """
+    store = _active.get()
+    return compute() if store is None else store.shared(kind, inputs, compute)
+
+
+def inputs_of(path: Path) -> str:
+    """What a file of a store was computed from, as JSON. Raises ValueError on a file that is not as it was written."""
+    return _read(path)[0]
+
+
+def _load(path: Path, asked: str, *, said: bool = True) -> Tensors | None:
+    if not os.path.lexists(path):
+        return None
+    try:
+        kept, tensors = _read(path)
+        if kept != asked:
+            raise ValueError("it holds what other inputs gave")
+    except ValueError as error:
+        if said:
+            log.warning("%s: %s; computing it again", path, error)
+        return None
+    return tensors
+
+
+def _read(path: Path) -> tuple[str, Tensors]:
+    """The inputs and the numbers of a file. Raises ValueError on one that is not as it was written."""
+    try:
+        check_file(path, LARGEST + _LARGEST_HEADER)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        asked, digest = metadata["asked"], metadata["sha256"]
+    except (OSError, ValueError, SafetensorError, KeyError) as error:
+        raise ValueError(f"it cannot be read ({printable(error)})") from error
+    if digest != _digest(asked, tensors):
+        raise ValueError("its numbers do not agree with its hash")
+    return asked, tensors
+
+
+def _keep(path: Path, asked: str, tensors: Tensors) -> None:
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        write_bytes(path, save(plain, metadata={"asked": asked, "sha256": _digest(asked, plain)}))
+    except OSError as error:
+        log.warning("%s: cannot be kept for other jobs (%s)", path, error.strerror)
+
+
+def _digest(asked: str, tensors: Tensors) -> str:
+    """Of the inputs, and of names, types, shapes and bytes of the tensors."""
+    digest = hashlib.sha256(asked.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        head = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+        digest.update(struct.pack("<q", len(head)) + head)
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

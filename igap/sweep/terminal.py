@@ -1,0 +1,86 @@
+"""What the terminal says of a plan and of each of its jobs."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from igap.components import SITES
+from igap.console import duration, number
+from igap.sweep.folder import Standing
+from igap.sweep.plan import Plan
+
+
+def show_plan(console: Console, plan: Plan, seconds: float | None, n_measured: int, *, single: bool = False) -> None:
+    """How many jobs a multirun has, how they stand, how long those to do take, and which cannot be; or a single run."""
+    counts = {state: len(plan.in_state(state)) for state in ("done", "stale", "running", "failed")}
+    said = [f"{counts['done']} done already"] if counts["done"] else []
+    said += [f"{counts['running']} running in another process"] if counts["running"] else []
+    said += [f"{counts['failed']} failed before"] if counts["failed"] else []
+    said += [f"{plan.n_duplicates} duplicate{'s' * (plan.n_duplicates != 1)} left out"] if plan.n_duplicates else []
+    n = len(plan.jobs)
+    text = f"{n} job{'s' * (n != 1)} in {plan.folder.path}, {len(plan.to_do)} to do" + "".join(f", {x}" for x in said)
+    if single:
+        text = f"1 run, key {plan.jobs[0].key}, which can be done"
+    console.print(text, markup=False, soft_wrap=True)
+    if counts["stale"]:
+        stale = plan.in_state("stale")
+        done = "done again" if stale[0] in plan.to_do else "kept; stale=redo does them again"
+        console.print(
+            f"{counts['stale']} stale, made by other code ({plan.standings[stale[0].key].detail}): {done}", markup=False
+        )
+    for one in plan.refused:
+        console.print(f"[yellow]dropped[/] {escape(' '.join(one.overrides))}: {escape(one.reason)}")
+    if plan.to_do:
+        took = "nothing of this kind has run here to tell how long it takes"
+        if seconds is not None:
+            runs = f"{n_measured} finished run{'s' * (n_measured != 1)}"
+            took = f"about {duration(seconds)}, going by {runs} in {plan.folder.path.parent}"
+        console.print(took, markup=False, soft_wrap=True)
+
+
+def show_job(console: Console, count: str, own: Sequence[str], standing: Standing, reason: str = "") -> None:
+    """One line for a job that has ended: its key numbers, or why there are none."""
+    said = []
+    if standing.run is not None:
+        summary = standing.run.summary
+        names = [name for site in SITES if (name := f"{site}/pearson") in summary]
+        numbers = (f"{name} {number(summary[name])}" for name in names)
+        said.append(f"{', '.join(numbers)} ({number(summary.get('seconds/total'))} s)")
+    if not standing.finished:
+        said.append(f"failed: {reason or standing.detail}")
+    text = f"[{count}] {standing.key} {' '.join(own)}: {'; '.join(said)}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_plan_end(console: Console, plan: Plan, reasons: Mapping[str, str]) -> None:
+    """A line a finished job, a table of those that failed with their reasons and logs, and where everything is."""
+    names = ("gap", "heads/pearson", "heads/jaccard@10", "heads/max_abs_delta", "neurons/pearson", "neurons/jaccard@30")
+    table = Table(title="Jobs", title_justify="left")
+    for column in ("folder", "overrides", *names):
+        table.add_column(column, justify="right" if column in names else "left", overflow="fold")
+    n_finished = 0
+    for job in plan.jobs:
+        standing = plan.folder.standing(job.key)
+        numbers: list[str] = [standing.state] * len(names)
+        if standing.run is not None:
+            numbers = [number(standing.run.summary.get(name)) for name in names]
+        n_finished += standing.finished
+        table.add_row(job.key, escape(" ".join(job.own)), *numbers)
+    console.print(table)
+    if reasons:
+        failures = Table(title="Failed", title_justify="left")
+        for column in ("folder", "overrides", "reason", "log"):
+            failures.add_column(column, overflow="fold")
+        for job in plan.jobs:
+            if job.key in reasons:
+                story = plan.folder.run(job.key) / "failure.log"
+                output = next((p for p in (plan.folder.path / n for n in (".submitit", ".launch")) if p.exists()), "-")
+                log = str(story) if story.exists() else str(output)
+                failures.add_row(job.key, escape(" ".join(job.own)), escape(reasons[job.key]), escape(log))
+        console.print(failures)
+    n = len(plan.jobs)
+    console.print(f"{n_finished} of {n} jobs finished in {plan.folder.path}", markup=False, soft_wrap=True)
+    if n_finished < n:
+        console.print("the same command again does the rest", markup=False)

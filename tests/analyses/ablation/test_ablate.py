@@ -1,0 +1,246 @@
+"""Ablation against one prompt at a time with plain hooks, and its statistics by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from igap.analyses.ablation.ablate import Ablations, ablate, mcnemar
+from igap.analyses.ablation.replacements import by_place
+from igap.components import hook_name, parse_component
+from igap.inputs.labelled_prompts import Prompt
+
+REST = "gave a bottle of milk to"
+NAMES = ("John", "Mary", "Tom", "Anna")
+LONG = [
+    Prompt(f"After {a} and {b} went to the store, {b} {REST}", f" {a}", f" {b}")
+    for a, b in itertools.permutations(NAMES, 2)
+]
+SHORT = [Prompt(f"Then {a} and {b} gave it to", f" {a}", f" {b}") for a, b in itertools.permutations(NAMES, 2)]
+PROMPTS = [prompt for two in zip(LONG, SHORT, strict=True) for prompt in two]
+COMPONENTS = ("1.2", "0.3", "L1.N7")
+SEED_OF_A_SHORT_ONE = next(seed for seed in range(9) if np.random.default_rng(seed).permutation(24)[0] % 2)
+
+
+def token(model, word):
+    return int(model.to_tokens(word, prepend_bos=False)[0, 0])
+
+
+def activations(model, text, name):
+    """Of the unchanged model: `[pos, component, ...]` of the component's site and layer."""
+    site, layer, _ = parse_component(name)
+    with torch.no_grad():
+        return model.run_with_cache(model.to_tokens(text))[1][hook_name(site, layer)][0]
+
+
+def without(model, prompt, names, value):
+    """Logits of one prompt with each component replaced by `value(name)`, `[pos, ...]` or what expands to that."""
+    given = {name: value(name) for name in names}
+
+    def hook_of(name):
+        index = parse_component(name)[2]
+
+        def hook(activation, hook):
+            activation = activation.clone()
+            activation[:, :, index] = given[name]
+            return activation
+
+        return hook
+
+    hooks = [(hook_name(*parse_component(name)[:2]), hook_of(name)) for name in names]
+    with torch.no_grad():
+        return model.run_with_hooks(model.to_tokens(prompt.text), fwd_hooks=hooks)[0, -1]
+
+
+def agrees(model, one, value_of):
+    """Whether an Ablated is what plain hooks give, prompt by prompt."""
+    for index, prompt in enumerate(PROMPTS):
+        logits = without(model, prompt, one.components, lambda name: value_of(name, prompt))  # noqa: B023
+        difference = float(logits[token(model, prompt.answer)] - logits[token(model, prompt.distractor)])
+        assert one.performance.logit_diff[index] == pytest.approx(difference, abs=1e-10)
+        assert one.performance.correct[index] == (int(logits.argmax()) == token(model, prompt.answer))
+
+
+def reference_mean(model, name, by_position):
+    """Of all prompts: the mean over prompts and positions, or of each position over the prompts that reach it."""
+    index = parse_component(name)[2]
+    each = [activations(model, prompt.text, name)[:, index] for prompt in PROMPTS]
+    if not by_position:
+        return torch.cat(each).mean(0)
+    return torch.stack([torch.stack([a[i] for a in each if len(a) > i]).mean(0) for i in range(max(map(len, each)))])
+
+
+@pytest.fixture(scope="module")
+def zero(small) -> Ablations:
+    return ablate(small("gpt2"), PROMPTS, COMPONENTS, "zero", controls=3, seed=5)
+
+
+def test_zero_puts_0_at_every_position(small, zero):
+    for one in (*zero.single, zero.together, *zero.controls):
+        agrees(small("gpt2"), one, lambda name, prompt: 0.0)
+
+
+def test_mean_is_over_the_tokens_of_the_reference_prompts(small):
+    model = small("gpt2")
+    found = ablate(model, PROMPTS, COMPONENTS, "mean", reference_n=len(PROMPTS), controls=0, batch_size=5)
+    means = {name: reference_mean(model, name, by_position=False) for name in COMPONENTS}
+    for one in (*found.single, found.together):
+        agrees(model, one, lambda name, prompt: means[name])
+
+
+def test_mean_positional_is_the_mean_of_each_position_counted_from_the_start(small):
+    model = small("gpt2")
+    found = ablate(model, PROMPTS, COMPONENTS, "mean_positional", reference_n=len(PROMPTS), controls=0, batch_size=5)
+    means = {name: reference_mean(model, name, by_position=True) for name in COMPONENTS}
+    for one in (*found.single, found.together):
+        agrees(model, one, lambda name, prompt: means[name][: model.to_tokens(prompt.text).shape[1]])
+
+
+def test_resample_takes_another_prompt_of_the_same_length_the_same_for_all_components_and_never_itself(small):
+    """Which donor is found by trying all: exactly one other prompt explains each number, each serves once."""
+    model = small("gpt2")
+    found = ablate(model, PROMPTS, COMPONENTS[:2], "resample", controls=0, seed=3, batch_size=5)
+    donors = []
+    for index, prompt in enumerate(PROMPTS):
+        group = LONG if prompt in LONG else SHORT
+        fits = []
+        for donor in group:
+            given = {name: activations(model, donor.text, name)[:, parse_component(name)[2]] for name in COMPONENTS[:2]}
+            ok = []
+            for one in (*found.single, found.together):
+                logits = without(model, prompt, one.components, given.get)
+                difference = float(logits[token(model, prompt.answer)] - logits[token(model, prompt.distractor)])
+                ok.append(abs(difference - one.performance.logit_diff[index]) < 1e-10)
+            fits += [donor] if all(ok) else []
+        assert len(fits) == 1
+        assert fits[0] != prompt
+        donors += fits
+    assert len(set(donors)) == len(PROMPTS)
+
+
+def test_however_many_layers_are_resampled_their_donors_run_once(small):
+    model, passes = small(), []
+    handle = model.original_model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        counts = []
+        for components in (["0.0", "0.1"], ["0.0", "2.1"]):
+            passes.clear()
+            ablate(model, LONG, components, "resample", controls=0)
+            counts.append(len(passes))
+    finally:
+        handle.remove()
+    assert counts == [7, 7]  # the whole model's, and of each of three sets the donors' and its own
+
+
+def test_reference_prompts_are_as_many_as_asked_and_drawn_with_the_seed(small):
+    model = small("gpt2")
+
+    def share(seed, n):
+        return ablate(model, PROMPTS, ["1.2"], "mean", reference_n=n, controls=0, seed=seed).single[0].logit_diff
+
+    whole = share(0, len(PROMPTS))
+    assert share(1, len(PROMPTS)) == pytest.approx(whole, abs=1e-12)
+    assert share(0, 4) == share(0, 4)
+    assert len({round(share(seed, 4), 12) for seed in range(4)}) > 1
+
+
+def test_the_model_is_as_before(small, zero):
+    model = small("gpt2")
+    with torch.no_grad():
+        before = model(model.to_tokens(PROMPTS[0].text))
+        ablate(model, PROMPTS, COMPONENTS, "resample", controls=1)
+        assert torch.equal(before, model(model.to_tokens(PROMPTS[0].text)))
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+def test_changes_are_paired_and_relative_to_the_whole_model(zero):
+    whole = zero.unablated
+    assert zero.share == whole.correct.mean()
+    for one in (*zero.single, zero.together, *zero.controls):
+        change = one.performance.correct.astype(float) - whole.correct
+        assert one.change == pytest.approx(change.mean())
+        assert one.change == pytest.approx(one.share - zero.share)
+        assert one.change_low <= one.change <= one.change_high
+        moved = one.performance.logit_diff - whole.logit_diff
+        assert one.logit_diff_change == pytest.approx(moved.mean())
+        # Percentile bootstrap of a mean of 24 numbers: about the normal interval with the standard error by n.
+        half = 1.96 * moved.std() / np.sqrt(len(moved))
+        assert one.logit_diff_high - one.logit_diff_low == pytest.approx(2 * half, rel=0.15)
+        assert one.p == mcnemar(whole.correct, one.performance.correct)
+
+
+def test_a_model_that_loses_answers_has_a_negative_change(small):
+    """The answers are what the whole model says: nothing can be won."""
+    model = small("gpt2")
+    with torch.no_grad():
+        said = [model.tokenizer.decode([int(model(model.to_tokens(one.text))[0, -1].argmax())]) for one in PROMPTS]
+    known = [(one, word) for one, word in zip(PROMPTS, said, strict=True) if word not in ("<unk>", "")]
+    prompts = [Prompt(one.text, word, one.distractor) for one, word in known]
+    found = ablate(model, prompts, ["0.0", "0.1", "0.2", "0.3", "1.0", "1.1"], "zero", controls=0)
+    assert (found.share, found.share_low, found.share_high) == (1.0, 1.0, 1.0)
+    one = found.together
+    lost = int((~one.performance.correct).sum())
+    assert lost > 5
+    assert one.change == pytest.approx(-lost / len(prompts))
+    assert one.change_low < one.change < one.change_high or lost == len(prompts)
+    assert one.p == pytest.approx(2 * 0.5**lost)
+
+
+def test_controls_are_other_components_as_many_of_each_site(zero):
+    assert [one.name for one in zero.controls] == ["control 1", "control 2", "control 3"]
+    for one in zero.controls:
+        sites = [parse_component(name)[0] for name in one.components]
+        assert (sites.count("heads"), sites.count("neurons")) == (2, 1)
+        assert not set(one.components) & set(COMPONENTS)
+        assert len(set(one.components)) == 3
+    assert len({one.components for one in zero.controls}) > 1
+
+
+def test_a_model_with_too_few_others_has_no_controls(small):
+    names = [f"{layer}.{head}" for layer in range(3) for head in range(4)][:7]
+    assert ablate(small("gpt2"), PROMPTS[:4], names, "zero").controls == ()
+
+
+def test_one_component_has_no_all(small):
+    found = ablate(small("gpt2"), PROMPTS, ["1.2"], "zero", controls=1)
+    assert found.together is None
+    assert [one.name for one in found.controls] == ["control 1"]
+    assert len(found.single) == 1
+    assert len(found.controls[0].components) == 1
+
+
+def test_mcnemars_p_is_that_of_the_binomial_on_outcomes_that_changed():
+    before = np.array([True] * 9 + [False] * 3 + [True] * 20)
+    after = np.array([False] * 9 + [True] * 3 + [True] * 20)
+    # Two-sided: twice P(at most 3 of 12 heads) = 2 (1 + 12 + 66 + 220) / 4096.
+    assert mcnemar(before, after) == pytest.approx(2 * 299 / 4096)
+    assert mcnemar(before, after) == pytest.approx(stats.binomtest(9, 12).pvalue)
+    assert mcnemar(before, before) == 1.0
+
+
+def test_components_are_grouped_by_site_and_layer():
+    assert by_place(["1.2", "L0.N5", "1.0", "0.3"]) == {
+        ("heads", 0): (3,),
+        ("heads", 1): (0, 2),
+        ("neurons", 0): (5,),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "noise"}, r"kind: got 'noise', wanted one of zero, mean, mean_positional, resample"),
+        ({"components": ["3.0"]}, r"ablation\.components: got 3\.0, but the model has 3 layers"),
+        ({"components": []}, r"ablation\.components: got none, wanted different components"),
+        ({"components": ["1.2", "1.2"]}, r"ablation\.components: got 1\.2 1\.2, wanted different components"),
+        ({"kind": "mean", "reference_n": 99}, r"ablation\.reference_n: got 99, but there are only 24 prompts"),
+        ({"kind": "mean_positional", "reference_n": 1, "seed": SEED_OF_A_SHORT_ONE, "controls": 0}, r"ablation\.reference_n: got 1 reference prompts, none of which reaches position 8 of the longest prompt \(17 tokens\)"),  # noqa: E501
+        ({"kind": "resample", "prompts": [*LONG, SHORT[0]]}, r"ablation: got resample, but only one of the prompts has 8 tokens"),  # noqa: E501
+    ],
+)  # fmt: skip
+def test_what_cannot_be_ablated_is_refused(small, unchecked, arguments, message):
+    given = {"prompts": PROMPTS, "components": ["1.2"], "kind": "zero", **arguments}
+    with pytest.raises(ValueError, match=message):
+        ablate(small("gpt2"), given.pop("prompts"), given.pop("components"), given.pop("kind"), **given)

@@ -1,0 +1,99 @@
+"""F of sets of components against plain hooks on every layer, against AP, and against the unchanged run."""
+
+import pytest
+import torch
+from helpers.reference import HOOKS, Reference
+
+from igap import Baseline, PromptPair, activation_patching
+from igap.analyses.faithfulness.ablated_sets import set_metrics
+from igap.components import SITES
+from igap.engine.forward import Suffix
+
+MODELS = [("gpt2", "processed"), ("gpt2", "raw"), ("gptj", "processed"), ("ioi-mini", "processed")]
+EXACT = 1e-11  # float64 sums over a few thousand terms of size 1 to 10
+CORRUPTED = Baseline("corrupted")
+
+
+@pytest.fixture(params=MODELS, ids=lambda m: "-".join(m), scope="module")
+def model(request, small):
+    return small(*request.param)
+
+
+def by_hooks(model, pair, site, kept):
+    """F with every component that is not kept taken from the corrupted run, one plain hook a layer."""
+    reference = Reference(model, *pair.texts)
+
+    def replace(activation, hook):
+        layer = int(hook.name.split(".")[1])
+        out = activation.clone()
+        out[:, :, ~kept[layer]] = reference.cache["corrupted"][hook.name][:, :, ~kept[layer]]
+        return out
+
+    hooks = [(HOOKS[site].format(layer), replace) for layer in range(model.cfg.n_layers)]
+    with torch.no_grad():
+        return reference.metric(model.run_with_hooks(reference.tokens["clean"], fwd_hooks=hooks))
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_set_is_what_plain_hooks_on_every_layer_give(model, pair, site):
+    shape = activation_patching(model, pair, site).effect.shape
+    kept = torch.rand(4, *shape) < torch.tensor([0.0, 0.3, 0.7, 1.0])[:, None, None]
+    found = set_metrics(model, [pair], site, kept, baseline=CORRUPTED)
+    expected = torch.stack([by_hooks(model, pair, site, one) for one in kept])
+    assert expected.std() > 1e-2
+    torch.testing.assert_close(found[0], expected, atol=EXACT, rtol=0)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_ablating_nothing_is_the_clean_run_and_ablating_one_is_activation_patching(model, pair, site):
+    effect = activation_patching(model, pair, site).effect
+    n = min(effect.numel(), 40)
+    kept = torch.ones(n + 1, effect.numel(), dtype=torch.bool)
+    kept[range(n), range(n)] = False
+    found = set_metrics(model, [pair], site, kept.view(-1, *effect.shape), baseline=CORRUPTED)[0]
+    with torch.no_grad():
+        clean = Reference(model, *pair.texts).f("clean")
+    torch.testing.assert_close(found[-1], clean, atol=EXACT, rtol=0)
+    torch.testing.assert_close(found[:n] - clean, effect.flatten()[:n], atol=EXACT, rtol=0)
+
+
+def test_every_pair_is_ablated_by_its_own_activations_however_rows_are_batched(small, pair, monkeypatch):
+    model = small()
+    others = [
+        ("Then Tom and Anna went to the store, Anna gave it to", "Then Tom and Anna went to the store, Tom gave it to"),
+        ("After Anna and Tom went to the store, Tom gave a bottle of milk to",
+         "After Anna and Tom went to the store, Anna gave a bottle of milk to"),
+    ]  # fmt: skip
+    pairs = [pair, *(PromptPair(*texts, " Tom", " Anna", min_gap=0.0) for texts in others), pair]
+    kept = torch.rand(7, 3, 4) < 0.5
+    told, batches = [], []
+    together = set_metrics(
+        model, pairs, "heads", kept, baseline=CORRUPTED, on_progress=lambda done, total: told.append((done, total))
+    )
+
+    def counted(engine, site, change, n_rows, computed=Suffix.with_changes):
+        values = computed(engine, site, change, n_rows)
+        batches.append(values.numel())
+        return values
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Suffix, "with_changes", counted)
+        in_small_passes = set_metrics(model, pairs, "heads", kept, baseline=CORRUPTED, batch_size=4)
+    alone = torch.cat([set_metrics(model, [one], "heads", kept, baseline=CORRUPTED) for one in pairs])
+    torch.testing.assert_close(together, alone, atol=EXACT, rtol=0)
+    torch.testing.assert_close(in_small_passes, alone, atol=EXACT, rtol=0)
+    assert told[-1] == (28, 28)
+    assert max(batches) == 4, "of three pairs one set at a time, of one pair four"
+    assert len({round(value, 6) for value in alone[:, 0].tolist()}) == 3, "one pair comes twice"
+
+
+def test_the_baseline_reaches_all_positions(small, pair):
+    model = small()
+    kept = torch.zeros(1, 3, 4, dtype=torch.bool)
+    found = set_metrics(model, [pair], "heads", kept, baseline=Baseline("zero"))
+    hooks = [(HOOKS["heads"].format(layer), lambda z, hook: torch.zeros_like(z)) for layer in range(3)]
+    reference = Reference(model, *pair.texts)
+    with torch.no_grad():
+        expected = reference.metric(model.run_with_hooks(reference.tokens["clean"], fwd_hooks=hooks))
+    torch.testing.assert_close(found[0, 0], expected, atol=EXACT, rtol=0)
+    assert not any(model.hook_dict[HOOKS["heads"].format(layer)].fwd_hooks for layer in range(3))

@@ -1,0 +1,340 @@
+"""A multirun as a user meets it: planned first, resumed by the same command, its work shared, its failures told."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import load_file
+
+from igap import cli, pipeline
+from igap.cli import compose, multirun
+from igap.models import cached
+from igap.sweep import worker
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(worker.records, "figures", lambda result: {})  # half of a tiny run's time
+    yield
+    GlobalHydra.instance().clear()
+    cached._cached_model.cache_clear()
+
+
+@pytest.fixture
+def sweep(checkpoint, capsys):
+    """Runs a multirun of the random GPT-2; its exit code, and what it said."""
+
+    def run(*overrides, command=("run", "-m")):
+        quiet = ["tracking=disabled", "prompts.min_gap=0", "device=cpu", "curves.components=none", "explain=false"]
+        code = cli.main([*command, "model=hf", f"model.name={checkpoint('gpt2')}", *quiet, *overrides])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """What has been computed, in order: "ap heads", "ig neurons", ..."""
+    calls = []
+
+    def counted(name, method):
+        def call(model, pair, site, **options):
+            calls.append(f"{name} {site}")
+            return method(model, pair, site, **options)
+
+        return call
+
+    for name, function in (("ap", "activation_patching"), ("atp", "attribution_patching"),
+                           ("ig", "integrated_gradients"), ("atp_star", "atp_star")):  # fmt: skip
+        monkeypatch.setattr(pipeline, function, counted(name, getattr(pipeline, function)))
+    return calls
+
+
+def summaries(folder="runs/multirun"):
+    return {path.parent.name: json.loads(path.read_text()) for path in Path(folder).glob("*/summary.json")}
+
+
+def content(folder="runs/multirun"):
+    """Every byte of the finished runs' results but for their seconds."""
+    files = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(Path(folder).glob("[0-9a-f]*/*"))
+        if path.suffix in (".csv", ".safetensors")
+    }
+    numbers = {
+        key: {name: value for name, value in one.items() if not name.startswith("seconds/")}
+        for key, one in summaries(folder).items()
+    }
+    return files, numbers
+
+
+def test_the_same_command_again_does_nothing_twice_and_a_larger_grid_only_what_is_new(sweep, computed):
+    code, out, _ = sweep("ig.n_steps=2,3")
+    assert code == 0
+    assert "2 jobs in runs/multirun, 2 to do" in out
+    assert "nothing of this kind has run here" in out
+    first = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path("runs").glob("*/*/summary.json")}
+    assert {path.parent.name for path in first} == {one["key"] for one in summaries().values()}
+    done = list(computed)
+    code, out, _ = sweep("ig.n_steps=3,2", "tracking.project=other", "hydra.job.name=x", "memory_gib=1")
+    assert code == 0
+    assert "2 jobs in runs/multirun, 0 to do, 2 done already" in out
+    assert "2 of 2 jobs finished" in out
+    assert computed == done
+    code, out, _ = sweep("ig.n_steps=2,3,4", "baseline=corrupted,zero")
+    assert code == 0
+    assert "6 jobs in runs/multirun, 4 to do, 2 done already" in out
+    assert "going by 2 finished runs" in out
+    assert "had another grid, of 2 jobs; 2 of them are in this one too" in out
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in first} == first
+    assert computed.count("ig heads") == 6
+
+
+def test_a_grid_of_baselines_and_steps_computes_what_depends_on_neither_once(sweep, computed, tmp_path):
+    assert sweep("ig.n_steps=2,3", "baseline=corrupted,zero")[0] == 0
+    assert [
+        computed.count(f"{name} {site}") for name in ("ap", "atp", "atp_star") for site in ("heads", "neurons")
+    ] == [1] * 6
+    assert computed.count("ig heads") == 4
+    shared = content()
+    shutil.rmtree("runs")
+    for overrides in (("ig.n_steps=2",), ("ig.n_steps=3",), ("ig.n_steps=2", "baseline=zero")):
+        sweep(*overrides)
+        shutil.rmtree("runs/multirun/.store")
+    sweep("ig.n_steps=3", "baseline=zero")
+    assert computed.count("ap heads") == 5, "each of the four alone"
+    assert content() == shared, "shared or not, every byte is the same"
+
+
+def test_runs_keep_the_config_as_a_single_run_does(sweep):
+    sweep("ig.n_steps=2")
+    (folder,) = Path("runs/multirun").glob("[0-9a-f]*")
+    assert "- ig.n_steps=2\n" in (folder / ".hydra" / "overrides.yaml").read_text().replace('"', "")
+    assert "n_steps: 2\n" in (folder / ".hydra" / "config.yaml").read_text()
+    assert json.loads((folder / "config.json").read_text())["ig"]["n_steps"] == 2
+
+
+def test_settings_that_no_number_depends_on_are_duplicates(sweep):
+    code, out, _ = sweep("ig.n_steps=2", "baseline.seed=0,1,2", command=("check", "-m"))
+    assert code == 0
+    assert "1 job in runs/multirun, 1 to do, 2 duplicates left out" in out
+    assert not Path("runs").exists(), "a check writes nothing"
+
+
+def test_a_check_of_a_single_run_says_whether_it_can_be_done(sweep):
+    code, out, _ = sweep("ig.n_steps=2", command=("check",))
+    assert code == 0
+    assert out.startswith("1 run, key ")
+    assert not Path("runs").exists()
+
+
+def test_one_impossible_job_stops_the_sweep_before_the_first(sweep, computed):
+    code, out, err = sweep("ig.n_steps=2,0,3")
+    assert code == 2
+    assert err.startswith("igap: job 2 of 3 (")
+    assert "ig.n_steps: got 0, wanted a whole number" in err
+    assert "1 of the jobs cannot be; keep_going=true drops them." in err
+    assert (out, computed) == ("", [])
+    assert not Path("runs").exists()
+
+
+def test_keep_going_drops_what_cannot_be_and_says_so(sweep):
+    code, out, _ = sweep("keep_going=true", "ig.n_steps=2", "prompts.answer=' John',' Zebulon'")
+    assert code == 0
+    assert "1 job in runs/multirun, 1 to do" in out
+    assert "the tokenizer does not know 'Zebulon'" in " ".join(out.split())
+    assert len(summaries()) == 1
+
+
+def test_of_jobs_none_of_which_can_be_the_first_is_explained(sweep):
+    code, _, err = sweep("keep_going=true", "ig.n_steps=2", "prompts.answer=' Zebulon',' Zebulo'")
+    assert code == 2
+    assert "none of its 2 jobs can be. The first: prompts.answer: the tokenizer does not know 'Zebulon'" in err
+
+
+def test_runs_of_other_code_are_listed_and_done_again_only_when_asked(sweep, computed):
+    sweep("ig.n_steps=2")
+    ((key, before),) = summaries().items()
+    path = Path("runs/multirun") / key / "summary.json"
+    path.write_text(json.dumps(before | {"version/torch": "0.1", "gap": 77.0}))
+    done = list(computed)
+    code, out, _ = sweep("ig.n_steps=2")
+    assert code == 0
+    assert "1 stale, made by other code (torch 0.1 -> " in out
+    assert "kept; stale=redo does them again" in " ".join(out.split())
+    assert computed == done
+    assert summaries()[key]["gap"] == 77.0
+    code, out, _ = sweep("ig.n_steps=2", "stale=redo")
+    assert code == 0
+    assert "1 stale runs moved to runs/multirun/.stale and done again" in " ".join(out.split())
+    assert summaries()[key]["gap"] == before["gap"]
+    (aside,) = Path("runs/multirun/.stale").glob("*/summary.json")
+    assert json.loads(aside.read_text())["gap"] == 77.0, "nothing computed is lost"
+
+
+def test_a_run_cut_short_is_done_again_and_comes_out_the_same(sweep, computed):
+    sweep("ig.n_steps=2,3")
+    whole = content()
+    cut, broken = (Path("runs/multirun") / key for key in summaries())
+    (cut / "summary.json").unlink()
+    (cut / "heads.csv").write_text("half a f")
+    (broken / "summary.json").write_text('{"key": ')
+    code, out, _ = sweep("ig.n_steps=2,3")
+    assert code == 0
+    assert "2 to do" in out
+    assert content() == whole
+    assert (broken / "summary.broken.json").exists()
+
+
+def test_a_failed_job_is_told_with_its_log_and_tried_again_next_time(sweep, monkeypatch, capsys):
+    run = pipeline.run
+
+    def storm(config, stage, store):
+        if config.ig.n_steps == 2:
+            raise RuntimeError("a passing storm")
+        return run(config, stage, store)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "run", storm)
+        code, out, err = sweep("ig.n_steps=2,3")
+    assert code == 1
+    assert "RuntimeError: a passing storm" in out
+    assert "failure.log" in out.replace("\n", "").replace(" ", "")
+    assert "Traceback" not in err
+    assert "1 of 2 jobs finished" in out
+    assert cli.main(["status", "runs"]) == 1
+    said = capsys.readouterr().out
+    assert "2 jobs: 1 done, 1 failed" in said
+    assert "a passing storm" in said
+    code, out, _ = sweep("ig.n_steps=2,3")
+    assert code == 0
+    assert "1 to do, 1 done already, 1 failed before" in out
+    assert not list(Path("runs").glob("*/*/failure.*"))
+    assert cli.main(["status", "runs/multirun"]) == 0
+
+
+def test_a_checkpoint_that_changes_meanwhile_is_noticed(sweep, checkpoint, monkeypatch, tmp_path):
+    """The plan's key is that of the content at its time; what runs must be that."""
+    copy = shutil.copytree(checkpoint("gpt2"), tmp_path / "copy")
+    run = pipeline.run
+
+    def edited(config, stage, store):
+        (copy / "generation_config.json").write_text("{}")
+        return run(config, stage, store)
+
+    monkeypatch.setattr(pipeline, "run", edited)
+    code, out, _ = sweep("ig.n_steps=2", f"model.name={copy}")
+    assert code == 1
+    assert "a file or the checkpoint has changed since the plan was made" in " ".join(out.replace("│", " ").split())
+    assert not summaries()
+
+
+def test_the_shared_results_are_listed_and_pruned(sweep, capsys):
+    sweep("ig.n_steps=2")
+    files = sorted(Path("runs/multirun/.store").glob("*.safetensors"))
+    assert {path.name.partition("-")[0] for path in files} == {"ap", "atp", "atp_star", "qk", "run"}
+    assert load_file(files[0])["effect/ap"].shape[0] == 1, "one pair"
+    assert cli.main(["store", "runs"]) == 0
+    # Of each prompt the run as heads need it, and as neurons do.
+    assert capsys.readouterr().out.count("sound") == len(files) == 11
+    files[0].write_bytes(files[0].read_bytes()[:-1])
+    assert cli.main(["store", "runs/multirun"]) == 1
+    assert "cannot be read" in capsys.readouterr().out
+    assert cli.main(["store", "runs", "--prune"]) == 0
+    assert sorted(Path("runs/multirun/.store").glob("*.safetensors")) == files[1:]
+    (Path("runs/multirun/.store") / "run-1.safetensors.77.unfinished").write_text("of a killed process")
+    assert cli.main(["store", "runs", "--prune=all"]) == 0
+    assert [path.suffix for path in Path("runs/multirun/.store").iterdir() if path.suffix != ".lock"] == []
+
+
+BAD = [
+    (["run", "-m", "ig.n_steps=range(5,5)"], "ig.n_steps: got 'ig.n_steps=range(5,5)', wanted at least one value."),
+    (["run", "-m", "hydra/launcher=basic,joblib"], "hydra/launcher: got 'hydra/launcher=basic,joblib', wanted one"),
+    (["run", "-m", "sweep=a,b"], "sweep: got 'a,b', wanted a folder's name (letters, digits, dots, dashes)."),
+    (["run", "-m", "output=choice(a,b)"], "output: got \"output=choice('a','b')\", wanted one value"),
+    (["run", "-m", "hydra/launcher=joblib", "++hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs: got 0, wanted a"),
+    (["run", "-m", "sweep=a/b"], "sweep: got 'a/b', wanted a folder's name"),
+    (["run", "-m", "stale=maybe"], "stale: got 'maybe', wanted one of 'keep' or 'redo'."),
+    (["run", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs: got 0, wanted a"),
+    (["run", "-m", "hydra/launcher=joblib", "hydra.launcher.pack=0"], "hydra.launcher.pack: got 0, wanted a whole"),
+    (["run", "-m", "hydra/launcher=nope"], "hydra: "),
+    (["check", "sweep"], "sweep: got no name, wanted one of ablations, baselines,"),
+    (["check", "sweep", "nope"], "sweep: got 'nope', wanted one of ablations, baselines,"),
+    (["check", "prompts.answer= Zebulon"], "prompts.answer: the tokenizer does not know 'Zebulon'"),
+    (["status", "nowhere"], "folder: got nowhere, which is none, wanted a sweep's folder"),
+    (["status", "."], "folder: got ., without a sweep in it (no sweep.json)"),
+    (["status", "--wath", "."], "option: got --wath, wanted --watch or --help."),
+    (["status", "--watch"], "folder: got none, wanted the folder of a sweep."),
+    (["store", "."], "folder: got ., without a store in it"),
+    (["store", ".", "--prun"], "option: got --prun, wanted --prune, --prune=all or --help."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_bad_input_is_one_clear_line_and_exit_code_2(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"igap: {message}") or f": {message}" in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not Path("runs").exists()
+
+
+@pytest.fixture
+def sweep_file(tmp_path, monkeypatch):
+    """Writes sweeps/mine.yaml, in a folder whose name Hydra's grammar would read as more than one."""
+    home = tmp_path / "a (1), b's"
+
+    def write(text):
+        (home / "sweeps").mkdir(parents=True)
+        (home / "sweeps" / "mine.yaml").write_text(text)
+        folder = compose.data_folder
+        for module in (multirun, compose):
+            monkeypatch.setattr(module, "data_folder", lambda name: home / name if name == "sweeps" else folder(name))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("hydra: {sweeper: {params: {}}}", "without a grid, wanted KEY: VALUE,VALUE under hydra.sweeper.params."),
+        ("hydra: {sweeper: {params: 3}}", "without a grid, wanted KEY: VALUE,VALUE under hydra.sweeper.params."),
+        ("hydra: {sweeper: {params: ", "which is no YAML (while parsing"),
+        ("hydra: {sweeper: {params: {ig: {n_steps: 3}}}}", "ig: got a mapping in the sweep's grid"),
+    ],
+)
+def test_a_sweep_file_that_is_none_is_refused_in_one_line(sweep_file, text, said, capsys):
+    sweep_file(text)
+    assert cli.main(["sweep", "mine"]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_zero_and_one_in_a_sweep_file_are_numbers(sweep_file):
+    sweep_file("# @package _global_\nhydra: {sweeper: {params: {seed: [0, 1], explain: [true, false]}}}")
+    assert multirun.named(["mine"]).overrides == ("sweep='mine'", "seed=0,1", "explain=true,false")
+    assert cli.main(["check", "sweep", "mine"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "refused"),
+    [("baselines", 16, 0), ("ig_steps", 14, 0), ("prompts", 4, 4), ("ablations", 8, 0), ("notebook", 2, 0),
+     ("head_curves", 32, 0)],
+)  # fmt: skip
+def test_the_shipped_sweeps_can_all_be_done_by_the_embedded_model(name, n, refused, capsys):
+    assert cli.main(["check", "sweep", name]) == 0
+    out = capsys.readouterr().out
+    assert f"{n} jobs in runs/{name}, {n} to do\n" in out
+    assert out.count("dropped") == refused
+
+
+def test_watching_ends_when_nothing_is_left_to_wait_for(sweep, capsys):
+    sweep("ig.n_steps=2")
+    assert cli.main(["status", "runs", "--watch"]) == 0
+    assert "1 job: 1 done" in capsys.readouterr().out

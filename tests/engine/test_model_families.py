@@ -1,0 +1,143 @@
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.families import FAMILIES, WORDS, build, make_config, save
+from helpers.family_agreement import METHODS, agreements, precisely
+
+from igap import activation_patching, load_model
+from igap.engine.contrast import contrast
+from igap.errors import InputError
+from igap.models.load import read_header
+
+TAKEN = [name for name, family in FAMILIES.items() if len(family.refused) < 2]
+REFUSED = [(name, processing) for name, family in FAMILIES.items() for processing in family.refused]
+SWITCHES = [(name, setting) for name, family in FAMILIES.items() for setting in family.off]
+UNROTATED = ("opt", "xglm", "biogpt")
+"""Models in which one vector added to all keys moves no softmax: their keys' biases do nothing."""
+
+
+def rows_of_the_page():
+    """The cells of each row of docs/families.md, by family and, for what is refused, processing."""
+    text = (Path(__file__).parents[2] / "docs" / "families.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return [
+        [first.removesuffix(" *"), *others] for first, *others in rows if first in FAMILIES or first[:-2] in FAMILIES
+    ]
+
+
+FAST = [row[0] for row in rows_of_the_page() if row[-2] == "suffix"]
+
+
+@pytest.fixture(scope="module")
+def page():
+    return rows_of_the_page()
+
+
+def f(model):
+    """Logit John - logit Mary after a prompt of 14 tokens; the two runs of a test differ in the model alone."""
+    words = "After John and Mary went to the store , Mary gave a bottle to".split()
+    with torch.no_grad():
+        logits = model(torch.tensor([[WORDS.index(word) for word in words]])).logits[0, -1]
+    return (logits[WORDS.index("John")] - logits[WORDS.index("Mary")]).item()
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_effects_of_both_sites_are_those_of_plain_modules_by_every_route(name, tmp_path, pair, page):
+    family = FAMILIES[name]
+    with precisely(family):
+        of_both = agreements(family, tmp_path, pair)
+    route = next(row[6] for row in page if row[0] == name)
+    for agreement in of_both.values():
+        assert agreement.route == route
+        for site in family.sites:
+            assert agreement.plain[site, "ap"].abs().max() > 0.01
+            for method in METHODS:
+                size = max(1.0, agreement.plain[site, method].abs().max().item())
+                # Thousands of roundings of logits of size 1; Captum keeps its weights in float32, which rounds by 6e-8.
+                rounding = 2e-5 if family.dtype == "float32" else 1e-12 if method == "ap" else 1e-7
+                assert agreement.off(site, method) < rounding * size
+        if "neurons" in family.sites:
+            width = agreement.plain["neurons", "ap"].shape[1]  # columns that the MLP's last matrix reads
+            assert agreement.ours[agreement.route]["neurons", "ap"].shape == (3, width)
+            assert read_header(str(tmp_path)).n_neurons == width
+
+
+def bent(weights, layer, activation):
+    """The site's activations, each layer's and row's changed in another way."""
+    weights = weights.view(1, -1, *[1] * (activation.ndim - 2))
+    return activation + weights * torch.sin(activation + layer)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_block_by_block_gradients_and_changes_of_all_layers_are_those_of_the_whole_model(name, tmp_path, pair):
+    family = FAMILIES[name]
+    save(family, tmp_path)
+    with precisely(family):
+        model = load_model(str(tmp_path), processing="raw", dtype=family.dtype)
+        for site in family.sites:
+            by_route, changed = [], []
+            for route in ("suffix", "hooks"):
+                with contrast(model, pair, route=route, sites=[site]) as question:
+                    found = question.gradients(site, [0], dropping=True)
+                    by_route.append({(layer, dropped): gradient for layer, dropped, gradient in found})
+                    weights = torch.linspace(-1, 2, 3, dtype=next(model.parameters()).dtype)[None, :, None, None]
+                    with torch.no_grad():
+                        changed.append(question.engine.with_changes(site, partial(bent, weights), 3))
+            ours, whole = by_route
+            assert set(ours) == set(whole) == {(0, None), (0, 1), (0, 2), (1, None), (1, 2), (2, None)}
+            for place, gradient in whole.items():
+                assert gradient.abs().max() > 1e-6
+                torch.testing.assert_close(ours[place], gradient, rtol=0, atol=1e-12 + 1e-10 * gradient.abs().max())
+            assert not torch.allclose(whole[0, None], whole[0, 2])
+            torch.testing.assert_close(*changed, rtol=0, atol=1e-10)
+            assert changed[0].std() > 1e-3
+
+
+@pytest.mark.parametrize(("name", "processing"), REFUSED)
+def test_what_is_not_taken_is_refused_in_one_line(name, processing, tmp_path):
+    save(FAMILIES[name], tmp_path)
+    with pytest.raises(InputError, match=r"^model\.[^\n]+\.$"):
+        load_model(str(tmp_path), processing=processing, dtype=FAMILIES[name].dtype)
+
+
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.sites == ("heads",)])
+def test_neurons_of_experts_are_refused_in_one_line(name, tmp_path, pair):
+    save(FAMILIES[name], tmp_path)
+    model = load_model(str(tmp_path), processing="raw")
+    with pytest.raises(InputError, match=r"^model\.name: [^\n]*experts[^\n]*\.$"):
+        activation_patching(model, pair, "neurons")
+
+
+@pytest.mark.parametrize(("name", "setting"), SWITCHES)
+def test_each_setting_that_makes_a_family_matters(name, setting):
+    family = FAMILIES[name]
+    model, without = (build(family, **changed) for changed in ({}, {setting: family.off[setting]}))
+    without.load_state_dict(model.state_dict(), strict=False)  # without a norm there are fewer weights
+    assert abs(f(model) - f(without)) > 0.01
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_norm_and_bias_of_a_family_matters(name):
+    from transformers import AutoModelForCausalLM
+
+    family = FAMILIES[name]
+    model = build(family)
+    plain = dict(AutoModelForCausalLM.from_config(make_config(family)).named_parameters())
+    kinds: dict[str, list[str]] = {}
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.ndim == 1 and not (family.model_type in UNROTATED and parameter_name.endswith("k_proj.bias")):
+            kinds.setdefault(re.sub(r"\.\d+\.", ".*.", parameter_name), []).append(parameter_name)
+    with_all, randomised = f(model), {key: value.clone() for key, value in model.state_dict().items()}
+    for names in kinds.values():
+        model.load_state_dict({each: plain[each] for each in names}, strict=False)
+        assert abs(f(model) - with_all) > 1e-3, names
+        model.load_state_dict(randomised)
+
+
+def test_the_page_lists_the_families_that_are_taken_and_what_is_refused(page):
+    assert [row[0] for row in page if row[1] not in ("raw", "processed")] == TAKEN
+    refused = [(name, *why) for name, family in FAMILIES.items() for why in family.refused.items()]
+    assert [tuple(row) for row in page if row[1] in ("raw", "processed")] == refused

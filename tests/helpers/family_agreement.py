@@ -1,0 +1,91 @@
+"""How far igap is from plain Hugging Face modules, on a random checkpoint of one family."""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from helpers.families import Family, save
+from helpers.plain import Plain, Whole
+from igap import PromptPair, activation_patching, integrated_gradients, load_model
+from igap.engine.contrast import contrast
+from igap.inputs.prompts import tokenize
+
+N_STEPS = 8
+"""Quadrature nodes. Both sides take the same, so that few do."""
+
+METHODS = ("ap", "ig")
+
+Effects = dict[tuple[str, str], Tensor]
+"""By site (heads, neurons) and method (ap, ig): `[layer, component]`, in logits."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """igap beside plain modules in one processing of the weights."""
+
+    route: str
+    """The route that igap takes by itself."""
+    ours: dict[str, Effects]
+    """By route: each that the model has."""
+    plain: Effects
+
+    def off(self, site: str, method: str) -> float:
+        """Largest difference from plain modules, in logits, by whatever route."""
+        return max((ours[site, method] - self.plain[site, method]).abs().max().item() for ours in self.ours.values())
+
+
+def precisely(family: Family) -> contextlib.AbstractContextManager[Any]:
+    """A block in which both sides compute in float64 throughout, where transformers can."""
+    return Whole() if family.dtype == "float64" else contextlib.nullcontext()
+
+
+def agreements(family: Family, folder: Path, pair: PromptPair) -> dict[str, Agreement]:
+    """By `model.processing`, for those in which the family is accepted."""
+    save(family, folder)
+    plain: Effects = {}
+    result = {}
+    for processing in ("raw", "processed"):
+        if processing in family.refused:
+            continue
+        model = load_model(str(folder), processing=processing, dtype=family.dtype)
+        plain = plain or plain_effects(family, folder, model, pair)
+        with contrast(model, pair) as question:
+            route = question.route
+        # Whatever the weights, the slower route is the same code.
+        routes = {route, "hooks"} if processing == "raw" else {route}
+        ours = {each: effects(family, model, pair, each) for each in routes}
+        result[processing] = Agreement(route, ours, plain)
+    return result
+
+
+def effects(family: Family, model: Any, pair: PromptPair, route: str | None) -> Effects:
+    """What igap says by this route."""
+    return {
+        (site, method): method_of(model, pair, site, route=route, **settings).effect
+        for site in family.sites
+        for method, method_of, settings in (
+            ("ap", activation_patching, {}),
+            ("ig", integrated_gradients, {"n_steps": N_STEPS}),
+        )
+    }
+
+
+def plain_effects(family: Family, folder: Path, model: Any, pair: PromptPair) -> Effects:
+    """What plain modules say of the same tokens."""
+    from transformers import AutoModelForCausalLM
+
+    hf_model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, family.dtype), attn_implementation="eager"
+    )
+    tokens = tokenize(model, pair)
+    plain = Plain(
+        hf_model.eval().requires_grad_(False), tokens.clean, tokens.corrupted, tokens.answer, tokens.distractor
+    )
+    found: Effects = {}
+    for site in family.sites:
+        found[site, "ap"], found[site, "ig"] = plain.effects(site, N_STEPS)
+    return found

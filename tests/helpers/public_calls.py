@@ -1,0 +1,251 @@
+"""A valid call of everything public that takes arguments, and hostile values for each of those.
+
+A hostile value has a name. `takes` says which of them a parameter takes all the same.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+import igap
+from helpers.handmade import PAIR
+from helpers.searched import ABBA
+from helpers.small_searches import SPACE
+from igap.counterfactual.config import Bounds
+
+
+@dataclass(frozen=True)
+class Call:
+    """A public function, class or bound method, and an argument that fits for every one of its parameters."""
+
+    function: Callable[..., object]
+    arguments: Mapping[str, object]
+
+    def changed(self, **arguments: object) -> object:
+        return self.function(**{**self.arguments, **arguments})
+
+
+def public() -> dict[str, tuple[str, ...]]:
+    """Every public function, class and method that takes arguments, with their names; no exceptions."""
+    callables = {}
+    for name in igap.__all__:
+        thing = getattr(igap, name)
+        if inspect.isclass(thing) and issubclass(thing, Exception):
+            continue
+        callables[name] = thing
+        if inspect.isclass(thing):
+            for method, function in vars(thing).items():
+                if inspect.isfunction(function) and not method.startswith("_"):
+                    callables[f"{name}.{method}"] = function
+    named = {name: tuple(inspect.signature(each).parameters) for name, each in callables.items()}
+    own = {name: tuple(each for each in parameters if each != "self") for name, parameters in named.items()}
+    return {name: parameters for name, parameters in own.items() if parameters}
+
+
+def calls(model: TransformerBridge, checkpoint: Path, scratch: Path) -> dict[str, Call]:
+    """The calls by the names that `public` has; `model` has at least two layers of four heads."""
+    ig = igap.integrated_gradients(model, PAIR, n_steps=3)
+    ap = igap.activation_patching(model, PAIR)
+    compared = igap.compare(ig, ap)
+    curves = igap.output_curve(model, PAIR, ["0.1", "1.2"])
+    prompts = [igap.Prompt(PAIR.clean, PAIR.answer, PAIR.distractor), igap.Prompt(PAIR.corrupted, PAIR.distractor)]
+    ablating = {
+        "model": model, "prompts": prompts, "components": ["0.1", "1.2"], "kind": "mean", "reference_n": 2, "seed": 1,
+        "controls": 1, "generate": False, "batch_size": 2, "on_progress": None,
+    }  # fmt: skip
+    searching = {
+        "model": model, "pair": ABBA, "head": "1.2", "space": SPACE, "objective": "ap", "sign": "abs",
+        "aggregate": "mean", "penalty": 1.0, "constraints": Bounds(min_clean=None), "until": 4, "sampler": "random",
+        "batch": 4, "control": 1, "clean_n": 1, "heldout_n": 0, "seed": 0, "storage": None, "name": "study",
+        "identity": {"weights": "these"}, "remember": scratch / "numbers.sqlite", "memory_gib": 1.0,
+        "on_progress": None,
+    }  # fmt: skip
+    asking = {
+        "model": model, "pair": PAIR, "site": "heads", "baseline": "corrupted", "direction": "noising",
+        "batch_size": 4, "memory_gib": 1.0, "route": "hooks", "on_progress": None,
+    }  # fmt: skip
+
+    def ask(*without: str, **more: object) -> dict[str, object]:
+        return {name: value for name, value in (asking | more).items() if name not in without}
+
+    integrating = {
+        "n_steps": 3, "tolerance": 0.01, "tolerance_of": "gap", "method": "riemann_left", "path": "joint",
+        "per_position": True,
+    }  # fmt: skip
+    made = {
+        "PromptPair": _fields(PAIR),
+        "Prompt": _fields(prompts[0]),
+        "Baseline": _fields(igap.Baseline("mean", n=3)),
+        "AttributionMap": _fields(ig),
+        "Comparison": _fields(compared),
+        "OutputCurves": _fields(curves),
+        "Ablations": _fields(igap.ablate(**ablating)),
+        "SearchResult": _fields(igap.search(**searching)),
+        "activation_patching": ask(),
+        "atp_star": ask("route"),
+        "attribution_patching": ask("batch_size", "memory_gib", at=0.5, per_position=False),
+        "integrated_gradients": ask(**integrating),
+        "compare": {"ig": ig, "ap": ap},
+        "ablate": ablating,
+        "output_curve": ask("site", "on_progress", components=["0.1"], alphas=[0.0, 0.5, 1.0]),
+        "search": searching,
+        "load_model": {
+            "name": str(checkpoint), "processing": "raw", "device": "cpu", "dtype": "float32", "revision": None
+        },
+        "AttributionMap.incomplete_layers": {"tolerance": 0.01},
+        "Comparison.jaccard_at": {"k": 2},
+        "Comparison.outliers": {"site": "heads"},
+        "OutputCurves.extrema": {"index": 1},
+    }  # fmt: skip
+    objects = {"AttributionMap": ig, "Comparison": compared, "OutputCurves": curves}
+    return {name: Call(_bound(name, objects), arguments) for name, arguments in made.items()}
+
+
+def _fields(made: object) -> dict[str, object]:
+    return {field.name: getattr(made, field.name) for field in fields(made)}
+
+
+def _bound(name: str, objects: Mapping[str, object]) -> Callable[..., object]:
+    owner, _, method = name.partition(".")
+    return getattr(objects[owner], method) if method else getattr(igap, name)
+
+
+class Unspeakable:
+    """An object that does not even tell its name."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+def _endless() -> list[object]:
+    holds_itself: list[object] = []
+    holds_itself.append(holds_itself)
+    return holds_itself
+
+
+def _none_left() -> Iterator[object]:
+    yield from ()
+
+
+def hostile(hf_model: object) -> dict[str, object]:
+    """Values that are wrong for most parameters; a plain Hugging Face model is among them."""
+    return {
+        "None": None,
+        "True": True,
+        "numpy True": np.bool_(True),
+        "0": 0,
+        "-1": -1,
+        "5": 5,
+        "numpy 5": np.int64(5),
+        "10**400": 10**400,
+        "10**5000": 10**5000,
+        "1.5": 1.5,
+        "numpy 1.5": np.float32(1.5),
+        "1e308": 1e308,
+        "nan": float("nan"),
+        "numpy nan": np.float64("nan"),
+        "inf": float("inf"),
+        "-inf": float("-inf"),
+        "complex": 1j,
+        "bytes": b"heads",
+        "empty text": "",
+        "text": "no such thing",
+        "half a character": "\ud800",
+        "zero character": "a\0b",
+        "long text": "John " * 20_000,
+        "path": Path("no/such/place"),
+        "empty list": [],
+        "list of numbers": [0, 5],
+        "list of texts": ["no", "such"],
+        "list of None": [None],
+        "list with itself": _endless(),
+        "tuple of texts": PAIR.texts,
+        "set": {"heads"},
+        "empty mapping": {},
+        "mapping": {"slot": ["word"]},
+        "mapping of numbers": {1: 2},
+        "generator": _none_left(),
+        "array": np.array([0.0, 0.5, 1.0]),
+        "array of texts": np.array(["0.1", "1.2"]),
+        "matrix": np.zeros((2, 2)),
+        "tensor": torch.tensor(0.5),
+        "tensor of numbers": torch.tensor([0.0, 0.5, 1.0]),
+        "function": lambda *_: None,
+        "class": igap.PromptPair,
+        "object": object(),
+        "unspeakable object": Unspeakable(),
+        "namespace": SimpleNamespace(cfg=None, site="heads"),
+        "pair": PAIR,
+        "baseline": igap.Baseline(),
+        "plain model": hf_model,
+    }
+
+
+_COUNTS = {"5", "numpy 5"}
+_NUMBERS = {"0", "-1", *_COUNTS, "1.5", "numpy 1.5", "1e308"}
+_NOT_NEGATIVE = _NUMBERS - {"-1"}
+_POSITIVE = _NOT_NEGATIVE - {"0"}
+_BOOLS = {"True", "numpy True"}
+_TEXTS = {"text", "long text"}
+
+TAKES: Mapping[str, set[str]] = {
+    "batch_size": {"None", *_COUNTS},
+    "memory_gib": {"None", *_POSITIVE},
+    "route": {"None"},
+    "on_progress": {"None", "function", "class", "plain model"},
+    "pair": {"pair"},
+    "baseline": {"baseline"},
+    "at": _NUMBERS,
+    "per_position": _BOOLS,
+    "n_steps": _COUNTS,
+    "tolerance": _POSITIVE,
+    "generate": _BOOLS,
+    "seed": {"0", *_COUNTS},
+    "ablate controls": {"0", *_COUNTS},
+    "components": {"array of texts"},
+    "alphas": {"None", "array"},
+    "revision": {"None", "empty text", *_TEXTS},
+    "search pair": set(),
+    "space": {"None"},
+    "penalty": _NOT_NEGATIVE,
+    "until": _COUNTS,
+    "batch": _COUNTS,
+    "control": {"0", *_COUNTS},
+    "clean_n": _COUNTS,
+    "heldout_n": {"0", *_COUNTS},
+    "storage": {"None"},
+    "search name": {"empty text", *_TEXTS},
+    "identity": {"None", "empty mapping", "mapping"},
+    "remember": {"None", "path", "empty text", *_TEXTS},
+    # Texts that no model knows are refused by the first that meets them.
+    **dict.fromkeys(("clean", "corrupted", "answer", "distractor", "PromptPair bos", "Prompt text"), _TEXTS),
+    "Prompt distractor": {"None", *_TEXTS},
+    **{key: {"empty text", *_TEXTS} for key in ("Prompt bos", "place", "method")},
+    "integrated_gradients method": set(),
+    "min_gap": _NOT_NEGATIVE,
+    "prompt": {"None"},
+    "n": _COUNTS,
+    "gap": _NUMBERS,
+    "signed": _BOOLS,
+    **{key: {"None"} for key in ("delta", "layer_effect", "rounding", "converged", "effect_by_position")},
+    "AttributionMap n_steps": {"None"},
+    "pairs": {"empty list"},
+    "AttributionMap.incomplete_layers tolerance": _NOT_NEGATIVE,
+    "k": {*_COUNTS, "10**400", "10**5000"},
+    "index": {"0"},
+}
+"""Of a parameter of any function, or of one function."""
+
+RESULTS = ("Ablations", "Comparison", "OutputCurves", "SearchResult")
+"""What igap makes and a user only reads: of their fields the types are checked."""
+
+
+def takes(function: str, parameter: str) -> set[str]:
+    """The names of the hostile values that this parameter takes."""
+    return TAKES.get(f"{function} {parameter}", TAKES.get(parameter, set()))

@@ -1,0 +1,128 @@
+"""What is in the page's file: its data, its size, and that no text of a run becomes markup."""
+
+import base64
+import json
+import re
+import struct
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers.finished_runs import make
+
+from igap.output.dashboard import head_maps, table
+from igap.output.dashboard import page as pages
+from igap.output.dashboard.page import page
+from igap.storage.finished import find
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u2028'\""
+
+
+def build(folder, **options):
+    runs, troubles = find([folder])
+    maps = {run.folder: found for run in runs if (found := head_maps.read(run.folder)[0]) is not None}
+    return page(table.tabulate(runs, **options), maps, troubles)
+
+
+def data(text):
+    (block,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    return json.loads(block)
+
+
+class Tags(HTMLParser):
+    """Every tag of a page, with its attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def test_ig_and_ap_come_back_exactly(written):
+    (run,) = data(build(written))["runs"]
+    frame = pd.read_csv(written / "heads.csv")
+    numbers = struct.unpack(f"<{2 * len(frame)}f", base64.b64decode(run["heads"]["numbers"]))
+    assert (run["heads"]["shape"], run["heads"]["bytes"], run["heads"]["unit"]) == ([3, 4], 4, "score")
+    assert numbers == tuple(frame["ig"]) + tuple(frame["ap"])
+
+
+def test_numbers_that_four_bytes_cannot_hold_take_eight(tmp_path):
+    (run,) = data(build(make(tmp_path / "double")))["runs"]
+    frame = pd.read_csv(tmp_path / "double" / "heads.csv")
+    numbers = struct.unpack(f"<{2 * len(frame)}d", base64.b64decode(run["heads"]["numbers"]))
+    assert run["heads"]["bytes"] == 8
+    assert numbers == tuple(frame["ig"]) + tuple(frame["ap"])
+
+
+def test_settings_and_metrics_are_columns_in_the_tables_order(tmp_path):
+    for name, steps, gap in (("a", 5, 1 / 3), ("b", "auto", None), ("c", 20, 2.0)):
+        reason = {"gap": gap} if gap else {"gap": None, "gap/reason": "too small"}
+        make(tmp_path / name, settings={"ig.n_steps": steps, "output": name}, summary=reason)
+    found = data(build(tmp_path, metrics=["gap"], sort="-gap"))
+    assert [run["label"] for run in found["runs"]] == ["c", "a", "b"]
+    assert [run["n_steps"] for run in found["runs"]] == [20, 5, None]
+    steps, output = found["settings"]
+    assert (steps["name"], steps["values"], steps["numeric"], steps["shown"]) == (
+        "ig.n_steps", ["20", "5", "auto"], False, True
+    )  # fmt: skip
+    assert (output["name"], output["shown"]) == ("output", False)
+    gap = found["metrics"][0]
+    assert (gap["name"], gap["values"], gap["reasons"]) == ("gap", [2.0, 0.3333333, None], {"2": "too small"})
+    assert [one["name"] for one in found["metrics"] if one["shown"]] == ["gap"]
+    assert "heads/pearson" in [one["name"] for one in found["metrics"]]
+
+
+def test_no_text_of_a_run_becomes_markup(tmp_path):
+    plain = build(make(tmp_path / "plain" / "a").parent)
+    make(tmp_path / "evil" / "a", settings={"prompts.clean": EVIL}, summary={"heads/pearson": None, "model": EVIL})
+    make(
+        tmp_path / "evil" / "b <b>",
+        settings={EVIL: EVIL},
+        summary={"heads/pearson": None, "heads/pearson/reason": EVIL, EVIL: 1.0},
+    )
+    (tmp_path / "evil" / "b <b>" / "config.json").write_text("{")
+    text = build(tmp_path / "evil")
+
+    def tags(whole):
+        return [found for found in Tags(whole).found if found[0] not in ("ul", "li")]
+
+    assert tags(text) == tags(plain)
+    assert data(text)["runs"][0]["model"] == EVIL
+    assert "onerror" in text
+
+
+def test_the_page_asks_for_no_other_file(written):
+    text = build(written)
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+    sources = [(tag, value) for tag, attrs in Tags(text).found for k, value in attrs.items() if k in ("src", "href")]
+    assert sources == [("link", "data:,")]
+
+
+def test_maps_beyond_the_limit_are_left_out_and_said(tmp_path, monkeypatch):
+    for i in range(20):
+        make(tmp_path / f"{i:02}", settings={"prompts.seed": i}, shape=(48, 25), seed=i)
+    monkeypatch.setattr(pages, "MAX_MAPS", pages.MAX_MAPS // 40)
+    text = build(tmp_path)
+    found = data(text)["runs"]
+    held = [run for run in found if run["heads"]]
+    assert 0 < sum(len(run["heads"]["numbers"]) for run in held) <= pages.MAX_MAPS
+    assert held == found[: len(held)]
+    assert found[-1]["no_heads"].startswith("left out: the maps of the runs above it take ")
+
+
+def test_200_runs_stay_below_10_mb(tmp_path, written):
+    summary = json.loads((written / "summary.json").read_text())
+    numbers = {name: value for name, value in summary.items() if isinstance(value, float)}
+    for i in range(200):
+        make(tmp_path / f"{i:03}", settings={"prompts.seed": i}, shape=(12, 12), seed=i, summary=numbers)
+    assert len(build(tmp_path).encode()) < 10_000_000
+
+
+@pytest.mark.parametrize("name", ["page.js", "plots.js", "views.js"])
+def test_the_script_sets_no_markup(name):
+    text = (Path(pages.__file__).parent / name).read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", text)

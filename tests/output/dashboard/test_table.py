@@ -1,0 +1,151 @@
+"""The table: which settings it shows, which numbers, in which order."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from igap.errors import InputError
+from igap.output.dashboard import table
+from igap.storage.finished import Finished, find
+
+
+def run(name, settings=None, **summary):
+    return Finished(Path("/runs", name), {"key": name, **summary}, settings or {})
+
+
+def folders(found):
+    return [one.folder.name for one in found.runs]
+
+
+def test_only_settings_that_differ_are_shown_and_never_where_or_how_a_run_is_done():
+    same = {"model.name": "gpt2", "ig.tolerance": 0.001}
+    runs = [
+        run("a", {**same, "ig.n_steps": 5, "output": "x", "tracking.mode": "offline", "also": (), "device": "cpu"}),
+        run("b", {**same, "ig.n_steps": 50, "output": "y", "sweep": "z", "also": ("zero",), "device": "cuda"}),
+    ]
+    found = table.tabulate(runs)
+    assert list(found.settings) == ["ig.n_steps", "also", "device"]
+    assert found.rows == [["a", "5", "[]", "cpu"], ["b", "50", '["zero"]', "cuda"]]
+    assert set(table.differing(runs, all_keys=True)) == {
+        "ig.n_steps",
+        "also",
+        "device",
+        "output",
+        "tracking.mode",
+        "sweep",
+    }
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "differ"),
+    [(1, 1.0, False), (1, True, True), (1, "1", True), (None, "null", True), ((1,), (1,), False), ((1,), (2,), True)],
+)
+def test_values_are_equal_as_numbers_and_texts_are(first, second, differ):
+    assert table.differing([run("a", {"x": first}), run("b", {"x": second})]) == (["x"] if differ else [])
+
+
+def test_a_key_that_one_run_lacks_differs_and_a_run_without_settings_makes_nothing_differ():
+    runs = [run("a", {"x": 1, "new": None}), run("b", {"x": 1}), run("unread")]
+    found = table.tabulate(runs)
+    assert found.rows == [["a", "null"], ["b", table.ABSENT], ["unread", table.ABSENT]]
+
+
+def test_default_metrics_are_those_that_the_summaries_have():
+    found = table.tabulate([run("a", gap=1.0, other=2.0), run("b", **{"gap": 2.0, "heads/pearson": None})])
+    assert found.metrics == ["gap", "heads/pearson"]
+    assert found.rows == [["a", 1.0, None], ["b", 2.0, None]]
+    assert list(found.every_metric) == ["gap", "other"]
+
+
+def test_what_repeats_a_setting_or_is_no_number_is_no_metric():
+    summary = {"gap": 1.0, "schema": 1, "seed": 0, "ig/n_steps": 50, "model": "gpt2", "flag": True, "list": [1]}
+    assert table.every_metric([run("a", **summary)]) == ["gap"]
+
+
+def test_a_number_that_is_not_finite_is_missing():
+    assert [table.metric(run("a", gap=value), "gap") for value in (float("nan"), float("inf"), "3", True, 0)] == [
+        None, None, None, None, 0
+    ]  # fmt: skip
+
+
+def test_an_unknown_metric_is_refused_with_its_neighbours():
+    runs = [run("a", **{"gap": 1.0, "heads/pearson": 0.5, "heads/pearson_low": 0.1, "route": 2})]
+    with pytest.raises(InputError, match=r"metrics: got 'heads/pearsn', which no run's summary has\. Did you mean hea"):
+        table.tabulate(runs, metrics=["gap", "heads/pearsn"])
+
+
+@pytest.mark.parametrize(
+    ("column", "order"),
+    [
+        ("gap", ["c", "a", "b", "none"]),
+        ("-gap", ["b", "a", "c", "none"]),
+        ("ig.n_steps", ["a", "b", "none", "c"]),
+        ("-ig.n_steps", ["c", "none", "b", "a"]),
+        ("-folder", ["none", "c", "b", "a"]),
+    ],
+)
+def test_rows_sort_as_numbers_and_missing_ones_come_last_either_way(column, order):
+    runs = [
+        run("b", {"ig.n_steps": 20}, gap=10.0),
+        run("none", {"ig.n_steps": 100}, gap=None),
+        run("c", {"ig.n_steps": "auto"}, gap=-3.0),
+        run("a", {"ig.n_steps": 5}, gap=9.5),
+    ]
+    assert folders(table.tabulate(runs, sort=column)) == order
+
+
+def test_equal_rows_stay_as_they_are_either_way():
+    runs = [run(name, {"x": 1}, gap=1.0) for name in "cab"]
+    assert folders(table.tabulate(runs, sort="gap")) == folders(table.tabulate(runs, sort="-gap")) == list("cab")
+
+
+def test_an_unknown_column_is_refused():
+    with pytest.raises(InputError, match=r"sort: got 'gapp', which is no column\. Did you mean gap\?"):
+        table.tabulate([run("a", gap=1.0)], sort="-gapp")
+
+
+def test_the_csv_holds_every_number_in_full_and_texts_as_they_are(written, many_written):
+    runs, _ = find([written, many_written])
+    found = table.tabulate(runs, metrics=["gap"])
+    frame = pd.read_csv(io.StringIO(found.csv()), dtype={"key": str})
+    assert list(frame["folder"]) == [str(written), str(many_written)]
+    assert list(frame["key"]) == [one.key for one in runs]
+    for row, folder in enumerate((written, many_written)):
+        summary = json.loads((folder / "summary.json").read_text())
+        for name in ("gap", "heads/pearson", "neurons/jaccard@30", "seconds/total"):
+            assert (frame[name][row] == summary[name]) or (summary[name] is None and pd.isna(frame[name][row])), name
+
+
+def test_a_setting_keeps_its_text_in_the_csv():
+    text = 'a, "b"\nc'
+    runs = [run("a", {"prompts.clean": text, "curves.components": "9.10"}), run("b", {"prompts.clean": "x"})]
+    rows = list(csv.DictReader(io.StringIO(table.tabulate(runs).csv())))
+    assert (rows[0]["prompts.clean"], rows[0]["curves.components"]) == (text, "9.10")
+
+
+def test_labels_are_the_folders_below_what_they_share(tmp_path):
+    places = [tmp_path / "monday" / "0", tmp_path / "monday" / "1", tmp_path / "tuesday"]
+    runs = [Finished(place, {}, {}) for place in places]
+    assert table.labels(runs) == ["monday/0", "monday/1", "tuesday"]
+    assert table.labels(runs[:2]) == ["0", "1"]
+    assert table.labels(runs[:1]) == ["0"]
+
+
+def test_the_notes_say_what_the_table_cannot():
+    assert table.tabulate([run("a", {"x": 1})]).notes() == ["One run: there is no other to set it beside."]
+    same = [run("a", {"x": 1}, gap=1.0), run("b", {"x": 1}, gap=1.0), run("unread", gap=2.0)]
+    assert table.tabulate(same).notes() == ["No setting differs among the 2 runs whose settings are known."]
+    runs = [
+        run("a", {"x": 1}, **{"version/torch": "2.6", "prompts/bos": "<s>", "gap": None, "gap/reason": "too small"}),
+        run("b", {"x": 2}, **{"version/torch": "2.13", "gap": 1.0}),
+        run("c", {"x": 3}, **{"version/torch": "2.13", "prompts/bos": "none"}),
+    ]
+    assert table.tabulate(runs).notes() == [
+        "version/torch differs among the runs: 2.13, 2.6.",
+        "prompts/bos differs among the runs: <s>, none, unknown.",
+        "gap: no number in 2 of 3 runs: not measured; too small.",
+    ]

@@ -1,0 +1,137 @@
+"""igap sync and igap verify: what is on disk gets to W&B's files, once, and is compared with them."""
+
+import json
+import shutil
+
+import pytest
+
+from igap.errors import InputError
+from igap.models.load import EMBEDDED
+from igap.output.tracking import sync, verify, wandb_run
+from igap.storage.finished import find
+
+
+@pytest.fixture(autouse=True)
+def _no_key(no_key):
+    pass
+
+
+@pytest.fixture(scope="module")
+def logged(result, written, tmp_path_factory):
+    folder = shutil.copytree(written, tmp_path_factory.mktemp("synced") / "run")
+    wandb_run.log(folder, result.config.tracking)
+    return folder
+
+
+def copy(logged, tmp_path, name="run"):
+    return shutil.copytree(logged, tmp_path / name, symlinks=True)
+
+
+@pytest.fixture
+def whole(written, tmp_path, result):
+    """A run logged where it is."""
+    folder = shutil.copytree(written, tmp_path / "whole")
+    wandb_run.log(folder, result.config.tracking)
+    return folder
+
+
+def test_a_run_whose_offline_folder_was_lost_is_logged_again_from_disk(logged, whole, tmp_path, capsys):
+    lost = copy(logged, tmp_path, "lost")
+    shutil.rmtree(lost / "wandb")
+    before = sorted(whole.rglob("*"))
+    assert sync.main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "W&B: offline (W&B's server does not answer within 3 s)" in said
+    assert "logged offline from disk" in said
+    assert "2 of 2 runs wait on this machine" in said
+    assert sorted(whole.rglob("*")) == before
+    assert verify.main([str(tmp_path)]) == 0
+    assert "2 of 2 runs are in W&B's files as they are on disk" in capsys.readouterr().out
+    assert sync.main([str(tmp_path)]) == 0
+    assert "from disk" not in capsys.readouterr().out, "the second time there is nothing to do"
+
+
+def test_searches_are_logged_and_compared_as_the_runs_in_them_are(logged, small, pair, tmp_path, capsys):
+    from igap.cli.compose import compose_searches
+    from igap.counterfactual import search
+    from igap.counterfactual.records import write as write_search
+
+    (config,) = compose_searches(["head='0.4'", "name=found"])
+    words = {"first": ["=keep", "Tom", "Anna"]} | {
+        n: ["=keep"] for n in ("second", "subject", "place", "verb", "object")
+    }
+    free = config.constraints.model_copy(update={"min_clean": None})
+    result = search.search(small(EMBEDDED), pair, "0.4", space=words, constraints=free, clean_n=1, heldout_n=0)
+    folder = tmp_path / "searches" / "found"
+    folder.mkdir(parents=True)
+    write_search(result, config, folder)
+    copy(logged, folder / "runs", "a")
+    assert verify.main([str(tmp_path)]) == 1
+    assert "1 of 2 runs are in W&B's files" in capsys.readouterr().out
+    assert sync.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("logged offline") == 2
+    assert verify.main([str(tmp_path)]) == 0
+    assert [run.folder for run in find([tmp_path])[0]] == [folder / "runs" / "a"], "compare and status read runs"
+
+
+def test_a_relative_folder_as_the_hint_names_it_will_do(logged, tmp_path, monkeypatch):
+    lost = copy(logged, tmp_path, "lost")
+    shutil.rmtree(lost / "wandb")
+    monkeypatch.chdir(tmp_path)
+    assert sync.main(["lost"]) == 0
+    assert wandb_run.logged(lost).mode == "offline"
+
+
+def test_wandb_sync_without_a_server_fails_and_is_told(logged, tmp_path, monkeypatch):
+    """The real command, against a closed port."""
+    folder = copy(logged, tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(sync, "UPLOAD_SECONDS", 8.0)
+    end = sync._upload(folder / wandb_run.logged(folder).place, {})
+    assert end.failed
+    assert end.waits
+    assert "wandb sync" in end.what
+
+
+def test_a_number_or_setting_that_differs_is_named_with_both_values(logged, tmp_path, capsys):
+    folder = copy(logged, tmp_path)
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps(summary | {"gap": summary["gap"] * (1 + 1e-9), "heads/new": 1}))
+    config = json.loads((folder / "config.json").read_text())
+    config["ig"]["n_steps"] = 77
+    (folder / "config.json").write_text(json.dumps(config))
+    assert verify.main([str(folder)]) == 1
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"gap: disk {summary['gap'] * (1 + 1e-9)!r}" in said
+    assert "heads/new: disk 1, W&B None" in said
+    assert "config ig.n_steps: disk 77, W&B 50" in said
+    assert "0 of 1 runs" in said
+
+
+def test_a_run_that_was_not_logged_or_cannot_be_read_back_is_told(logged, tmp_path, capsys):
+    missing, broken = copy(logged, tmp_path, "missing"), copy(logged, tmp_path, "broken")
+    (missing / wandb_run.MARK).unlink()
+    (binary,) = broken.glob("wandb/offline-run-*/*.wandb")
+    binary.write_bytes(b"")
+    assert verify.main([str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "missing: nothing was logged" in said
+    assert "unreadable" in said or "differs" in said
+    assert "0 of 2 runs" in said
+
+
+@pytest.mark.parametrize(("main", "name"), [(sync.main, "sync"), (verify.main, "verify")])
+def test_bad_input_is_one_line(main, name, tmp_path):
+    with pytest.raises(InputError, match=r"without a finished run in it"):
+        main([str(tmp_path)])
+    with pytest.raises(InputError, match=r"got --nope, wanted"):
+        main([str(tmp_path), "--nope"])
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+
+
+def test_sync_without_a_folder_says_that_one_is_wanted():
+    with pytest.raises(InputError, match=r"folder: got none, wanted .* Name one: igap sync runs\."):
+        sync.main(["project=other"])

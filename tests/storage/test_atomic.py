@@ -1,0 +1,41 @@
+"""Files are there whole or not at all, and a folder that takes none is refused before anything is computed."""
+
+import pytest
+
+from igap.errors import InputError
+from igap.storage import atomic
+
+
+def test_a_file_half_written_never_takes_the_place_of_a_whole_one(tmp_path):
+    path = tmp_path / "heads.csv"
+    path.write_text("whole")
+
+    def interrupted(unfinished):
+        unfinished.write_text("ha")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        atomic.atomically(path, interrupted)
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_takes_files_is_left_as_it_was(tmp_path):
+    atomic.check_writable(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_what_a_killed_process_tried_the_space_with_is_taken_away(tmp_path):
+    (tmp_path / ".space.77.unfinished").write_bytes(b"0")
+    atomic.check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_refused_by_name(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(InputError, match=r"output: got .*, wanted a folder .* \(No space left on device\)"):
+        atomic.check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,76 @@
+"""Runs read back from disk: what can be read is, and what cannot is said."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from igap.errors import InputError
+from igap.storage import finished
+
+
+def test_a_run_comes_back_with_its_numbers_and_settings(result, written):
+    (run,), troubles = finished.find([written])
+    assert troubles == []
+    assert run.summary == json.loads((written / "summary.json").read_text())
+    assert run.key == result.key
+    assert run.settings["ig.n_steps"] == result.config.ig.n_steps
+    assert run.settings["baseline.kind"] == "corrupted"
+    assert run.settings["ablation.also"] == ()
+    assert {"model", "ig"} & set(run.settings) == set()
+
+
+def test_runs_are_found_once_and_those_of_a_study_belong_to_it(written, tmp_path):
+    for place in ("b", "a/deep", "b/second-pair", "b/plots", ".stale/c"):
+        shutil.copytree(written, tmp_path / place, dirs_exist_ok=True)
+    runs, _ = finished.find([tmp_path / "b", tmp_path, tmp_path / "a" / ".." / "b"])
+    assert [str(run.folder.relative_to(tmp_path)) for run in runs] == ["b", "a/deep"]
+
+
+def test_what_cannot_be_read_is_said_and_the_rest_is_read(written, tmp_path):
+    for name in ("good", "text", "list", "old", "unlisted", "unset"):
+        shutil.copytree(written, tmp_path / name)
+    (tmp_path / "text" / "summary.json").write_text("gap: 3")
+    (tmp_path / "list" / "summary.json").write_text("[1]")
+    summary = json.loads((written / "summary.json").read_text())
+    (tmp_path / "old" / "summary.json").write_text(json.dumps(summary | {"schema": 99}))
+    (tmp_path / "unlisted" / "config.json").write_text("[]")
+    (tmp_path / "unset" / "config.json").write_text("{")
+    runs, troubles = finished.find([tmp_path])
+    with_settings = {run.folder.name: bool(run.settings) for run in runs}
+    assert with_settings == {"good": True, "old": False, "unlisted": False, "unset": False}
+    assert all(run.summary["gap"] == summary["gap"] for run in runs)
+    said = [line.removeprefix(f"{tmp_path}/").partition(" (")[0] for line in troubles]
+    assert said == [
+        "list: left out: summary.json cannot be read",
+        "old: its schema is 99, this igap knows 1: its numbers are shown under their names, its settings are not.",
+        "text: left out: summary.json cannot be read",
+        "unlisted: its settings cannot be read",
+        "unset: its settings cannot be read",
+    ]
+
+
+def test_a_folder_that_cannot_be_read_is_said_and_links_end(written, tmp_path, monkeypatch):
+    shutil.copytree(written, tmp_path / "deep" / "good")
+    (tmp_path / "closed").mkdir()
+    for name in ("up", "again"):
+        (tmp_path / "deep" / name).symlink_to("..")
+    listed = Path.iterdir
+
+    def iterdir(path):
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    runs, troubles = finished.find([tmp_path])
+    assert [run.folder.name for run in runs] == ["good"]
+    assert troubles == [f"{tmp_path}/closed: left out: it cannot be read (Permission denied)."]
+
+
+def test_no_folder_and_no_run_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"folder: got .*/no, which is none"):
+        finished.find([tmp_path / "no"])
+    with pytest.raises(InputError, match=r"without a finished run in it \(no summary\.json\)"):
+        finished.find([tmp_path])

@@ -1,0 +1,145 @@
+"""The work of one job where it lands: what another process has done or is doing is left to it."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+from helpers.small_disk import no_file_above
+
+from igap import pipeline
+from igap.failures import Failure
+from igap.sweep import worker
+from igap.sweep.folder import SweepFolder
+from igap.sweep.plan import Composed, Job
+
+
+@pytest.fixture
+def job(result):
+    return Job(result.key, (), Composed((), result.config, ""), 1, result.config.tracking)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "run", lambda *_: pytest.fail("computed"))
+    return SweepFolder(tmp_path)
+
+
+def test_what_another_process_has_finished_meanwhile_is_not_done_again(job, folder, written):
+    shutil.copytree(written, folder.run(job.key))
+    assert worker.do(job, folder, pipeline.silent, wait=False) == worker.Outcome(job.key, "before")
+
+
+def test_what_another_process_is_at_is_left_to_it(job, folder):
+    with folder.claimed(job.key, wait=False):
+        assert worker.do(job, folder, pipeline.silent, wait=False) == worker.Outcome(job.key, "busy")
+
+
+def test_a_folder_that_is_gone_is_a_failure_with_its_reason_and_no_traceback(job, tmp_path):
+    (tmp_path / "file").write_text("")
+    outcome = worker.do(job, SweepFolder(tmp_path / "file"), pipeline.silent, wait=False)
+    assert outcome.end == "failed"
+    assert "Not a directory" in outcome.reason
+
+
+def test_a_study_killed_before_its_own_summary_is_done_again(job, folder, result, written, monkeypatch):
+    place = folder.run(job.key)
+    shutil.copytree(written, place / "second-pair")
+    for left in (place / "heads.csv.77.unfinished", place / "second-pair" / ".space.77.unfinished"):
+        left.write_text("")
+    monkeypatch.setattr(pipeline, "run", lambda *_: result)
+    monkeypatch.setattr(worker.records, "figures", lambda result: {})
+    assert worker.do(job, folder, pipeline.silent, wait=False).end == "done"
+    assert (place / "second-pair" / "summary.broken.json").exists()
+    assert not list(place.rglob("*.unfinished")), "what killed processes leave behind"
+
+
+def test_a_failure_of_wandb_costs_no_run(job, folder, result, monkeypatch, caplog):
+    def lost(place, tracking):
+        raise OSError("no sink")
+
+    monkeypatch.setattr(pipeline, "run", lambda *_: result)
+    monkeypatch.setattr(worker.records, "figures", lambda result: {})
+    monkeypatch.setattr(worker.tracking, "log", lost)
+    assert worker.do(job, folder, pipeline.silent, wait=False) == worker.Outcome(job.key, "done")
+    assert "W&B did not take " in caplog.text
+    assert json.loads((folder.run(job.key) / "summary.json").read_text())["key"] == job.key
+    assert folder.holder(job.key) is None
+
+
+@pytest.fixture
+def untracked(job):
+    return dataclasses.replace(job, tracking=job.tracking.model_copy(update={"mode": "disabled"}))
+
+
+def test_a_run_with_a_failed_follow_up_is_kept_and_done_again(untracked, folder, result, monkeypatch):
+    """What was found counts until the next try has found more: also when that try fails altogether."""
+    job, key = untracked, untracked.key
+    lame = dataclasses.replace(result, failures={"ablation": Failure("a flat tyre", "the story")})
+    monkeypatch.setattr(worker.records, "figures", lambda result: {})
+    monkeypatch.setattr(pipeline, "run", lambda *_: lame)
+    assert worker.do(job, folder, pipeline.silent, wait=False) == worker.Outcome(key, "failed", "ablation: a flat tyre")
+    for _ in range(2):
+        standing = folder.standing(key)
+        assert (standing.state, standing.finished) == ("failed", False)
+        assert standing.run.summary["ablation/reason"] == "a flat tyre"
+        assert standing.run.summary["heads/pearson"] is not None
+        folder.forget_failure(key)
+        assert (folder.standing(key).state, folder.standing(key).finished) == ("planned", False)
+        monkeypatch.setattr(pipeline, "run", lambda *_: 1 / 0)
+        assert worker.do(job, folder, pipeline.silent, wait=False).reason == "ZeroDivisionError: division by zero"
+    monkeypatch.setattr(pipeline, "run", lambda *_: result)
+    assert worker.do(job, folder, pipeline.silent, wait=False) == worker.Outcome(key, "done")
+    assert folder.standing(key).finished
+    assert "failed" not in folder.standing(key).run.summary
+    assert not (folder.run(key) / "failure.json").exists()
+
+
+def test_a_retry_that_cannot_be_written_leaves_what_was_found_before(untracked, folder, result, monkeypatch):
+    lame = dataclasses.replace(result, failures={"ablation": Failure("a flat tyre", "the story")})
+    monkeypatch.setattr(worker.records, "figures", lambda result: {})
+    monkeypatch.setattr(pipeline, "run", lambda *_: lame)
+    worker.do(untracked, folder, pipeline.silent, wait=False)
+    mark = folder.run(untracked.key) / worker.tracking.MARK
+    mark.parent.mkdir(exist_ok=True)
+    mark.write_text("{}")
+    write = worker.records.write
+
+    def on_a_small_disk(result, place):
+        with no_file_above(2000):
+            return write(result, place)
+
+    monkeypatch.setattr(worker.records, "write", on_a_small_disk)
+    assert "File too large" in worker.do(untracked, folder, pipeline.silent, wait=False).reason
+    assert folder.standing(untracked.key).run.summary["ablation/reason"] == "a flat tyre"
+    assert not mark.exists(), "what W&B has is replaced as well"
+
+
+def test_a_figure_that_cannot_be_drawn_is_told_once_and_its_run_is_done(untracked, folder, result, monkeypatch):
+    monkeypatch.setattr(worker.records, "figures", lambda result: {"jaccard": lambda: 1 / 0})
+    monkeypatch.setattr(pipeline, "run", lambda *_: result)
+    outcome = worker.do(untracked, folder, pipeline.silent, wait=False)
+    assert (outcome.end, outcome.reason) == ("failed", "plots/jaccard: ZeroDivisionError: division by zero")
+    assert folder.standing(untracked.key).state == "done"
+    assert worker.do(untracked, folder, pipeline.silent, wait=False).end == "before"
+
+
+def test_a_disk_too_small_for_a_run_is_one_line_and_its_numbers_are_shown(
+    untracked, folder, result, monkeypatch, capsys, caplog
+):
+    write = worker.records.write
+
+    def on_a_small_disk(result, place):
+        with no_file_above(2000):
+            return write(result, place)
+
+    monkeypatch.setattr(pipeline, "run", lambda *_: result)
+    monkeypatch.setattr(worker.records, "write", on_a_small_disk)
+    outcome = worker.do(untracked, folder, pipeline.silent, wait=False)
+    assert outcome.end == "failed"
+    file = folder.run(untracked.key) / "attributions.safetensors"
+    assert outcome.reason == f"{file} cannot be written or read (File too large)"
+    assert "How far IG and AP agree" in capsys.readouterr().out
+    assert [line for line in caplog.text.splitlines() if "failed" in line and "Traceback" not in line]
+    assert "Traceback" not in caplog.text
+    assert folder.standing(untracked.key).run is None

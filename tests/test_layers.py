@@ -1,0 +1,69 @@
+"""The order of the house: a module imports from its own floor or a lower one, and never in a circle."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import igap
+
+PACKAGE = Path(igap.__file__).parent
+FLOORS = (
+    "errors failures", "arguments components", "config storage", "models", "inputs", "engine", "attribution",
+    "statistics", "plots", "analyses", "pipeline", "replication", "console", "output", "sweep", "counterfactual", "cli",
+)  # fmt: skip
+PROGRAMS = {"igap.models.ioi_mini.train", "igap.models.ioi_mini.evaluate"}
+"""Started by hand; nothing imports them."""
+
+
+def modules():
+    """The file of every module by its name."""
+    names = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = ("igap", *path.relative_to(PACKAGE).with_suffix("").parts)
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+def imports(path, known):
+    """The modules of igap that a file imports, also inside its functions."""
+    wanted = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            wanted |= {f"{node.module}.{alias.name}" for alias in node.names} & known or {node.module}
+        elif isinstance(node, ast.Import):
+            wanted |= {alias.name for alias in node.names}
+    return wanted & known
+
+
+KNOWN = modules()
+GRAPH = {name: imports(path, set(KNOWN)) for name, path in KNOWN.items() if name != "igap"}
+
+
+def floor_of(name):
+    """How high the room of a module lies."""
+    (room,) = (i for i, floor in enumerate(FLOORS) if name.split(".")[1] in floor.split())
+    return room
+
+
+def test_every_room_has_a_floor_and_every_floor_is_there():
+    rooms = {name.split(".")[1] for name in GRAPH}
+    assert rooms == set(" ".join(FLOORS).split())
+
+
+@pytest.mark.parametrize("name", sorted(GRAPH.keys() - PROGRAMS))
+def test_nothing_is_imported_from_above(name):
+    above = {other for other in GRAPH[name] - {"igap"} if floor_of(other) > floor_of(name)}
+    assert not above
+
+
+def test_nothing_imports_what_is_started_by_hand():
+    assert not PROGRAMS & set().union(*GRAPH.values())
+
+
+def test_no_import_goes_in_a_circle():
+    left = {name: wanted & GRAPH.keys() for name, wanted in GRAPH.items()}
+    while free := [name for name, wanted in left.items() if not wanted & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left
