@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import jaxtyped
 
 from igap.errors import InputError, shown
+from igap.vocabulary import LARGEST_SEED, MOST_COUNT
 
 Public = TypeVar("Public", bound=Callable[..., Any])
 
@@ -45,8 +46,8 @@ class Range:
 Finite = Annotated[float, Range()]
 NotNegative = Annotated[float, Range(least=0)]
 Positive = Annotated[float, Range(above=0)]
-Count = Annotated[int, Range(least=1, most=1_000_000)]
-Seed = Annotated[int, Range(least=0, most=2**63 - 1)]
+Count = Annotated[int, Range(least=1, most=MOST_COUNT)]
+Seed = Annotated[int, Range(least=0, most=LARGEST_SEED)]
 """A seed that numpy's and torch's generators take."""
 
 

@@ -4,7 +4,6 @@ This module reads no file and imports no heavy library.
 """
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,24 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from igap.components import SITES, Site, are_components, chosen, is_component, parse_component, sites_of
 from igap.errors import InputError, shown
+from igap.vocabulary import (
+    ALPHAS,
+    LARGEST_SEED,
+    MOST_COUNT,
+    AblationKind,
+    Align,
+    BaselineKind,
+    Direction,
+    DTypeName,
+    IGPath,
+    Method,
+    Processing,
+    Quadrature,
+    SitesSetting,
+    TrackingMode,
+    are_alphas,
+    denoising_problem,
+)
 
 TEXTS = ("clean", "corrupted", "answer", "distractor")
 """What a prompt pair is made of."""
@@ -23,13 +40,8 @@ BESIDE_THE_NUMBERS = ("tracking", "output", "sweep", "stale", "keep_going", "dev
 """Keys that say where and how a run is done, and not what it finds."""
 
 
-FARTHEST = 1_000_000
-"""Size of an alpha: models still compute with an activation that is moved so many times as far as the baseline."""
-MOST_ALPHAS = 10_000
-ALPHAS = f"3 to {MOST_ALPHAS} numbers from {-FARTHEST} to {FARTHEST}"
-
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?|mps)$")]
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 """What every generator takes: torch's, numpy's, Python's."""
 
 
@@ -57,12 +69,23 @@ PathText = Annotated[str, Field(min_length=1), AfterValidator(_possible)]
 """A path that a file system may have."""
 
 
+def _names_or(*words: str) -> AfterValidator:
+    """Accepts one of these words, or names of components."""
+
+    def check(components: str) -> str:
+        if components not in words and not are_components(components.split()):
+            raise ValueError(f"{', '.join(words)}, or names such as '9.6 L5.N1234', each once")
+        return components
+
+    return AfterValidator(check)
+
+
 class ModelConfig(Frozen):
     """Which weights, and in which numerics."""
 
     name: PathText = Field(examples=["gpt2"])
-    processing: Literal["processed", "raw"] = "processed"
-    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    processing: Processing = "processed"
+    dtype: DTypeName = "float32"
     revision: str | None = Field(None, max_length=255, examples=["main"])
     circuit: Literal["ioi"] | None = None
     """The published circuit whose heads this model has."""
@@ -89,7 +112,7 @@ class PromptsConfig(Frozen):
     """Of the generated pairs and of the bootstrap over several pairs."""
     min_gap: Annotated[float, AfterValidator(abs)] = Field(0.1, ge=0, examples=[0.1])  # -0.0 is 0
     """Logits."""
-    align: Literal["error", "end", "diff"] = "error"
+    align: Align = "error"
     """Of prompts whose lengths differ."""
     bos: str = Field("auto", min_length=1, examples=["none"])
     """The token before every prompt: auto, none, or its text."""
@@ -120,7 +143,7 @@ class PromptsConfig(Frozen):
 class BaselineConfig(Frozen):
     """What activations are moved to."""
 
-    kind: Literal["corrupted", "zero", "zero_input", "mean", "prompt"] = "corrupted"
+    kind: BaselineKind = "corrupted"
     prompt: str | None = Field(None, examples=["'When Tom and Anna met, Tom waved to'"])
     n: int = Field(100, ge=1, le=100_000, examples=[100])
     """Reference prompts of `mean`."""
@@ -133,14 +156,14 @@ class IGConfig(Frozen):
     n_steps: int | Literal["auto"] = 50
     tolerance: float = Field(1e-3, gt=0, lt=1, examples=[0.001])
     """Of n_steps=auto: share of a layer's effect."""
-    method: Literal["gausslegendre", "riemann_left", "riemann_middle", "riemann_right"] = "gausslegendre"
-    path: Literal["joint", "single"] = "joint"
+    method: Quadrature = "gausslegendre"
+    path: IGPath = "joint"
 
     @field_validator("n_steps", mode="before")
     @classmethod
     def _count(cls, n_steps: object) -> object:
-        if n_steps != "auto" and (type(n_steps) is not int or not 1 <= n_steps <= 1_000_000):
-            raise ValueError("a whole number from 1 to 1000000, or auto")
+        if n_steps != "auto" and (type(n_steps) is not int or not 1 <= n_steps <= MOST_COUNT):
+            raise ValueError(f"a whole number from 1 to {MOST_COUNT}, or auto")
         return n_steps
 
     @field_validator("method", mode="before")
@@ -157,13 +180,15 @@ class IGConfig(Frozen):
 class AblationConfig(Frozen):
     """What is ablated after the comparison."""
 
-    kind: Literal["none", "zero", "mean", "mean_positional", "resample"] = "none"
-    also: tuple[Literal["zero", "mean", "mean_positional", "resample"], ...] = ()
+    kind: Literal["none", AblationKind] = "none"
+    also: tuple[AblationKind, ...] = ()
     """Further kinds, of the same components."""
-    components: str = Field("outliers", min_length=1, examples=["'9.6 L5.N1234'"])
+    components: Annotated[str, _names_or("outliers", "top")] = Field(
+        "outliers", min_length=1, examples=["'9.6 L5.N1234'"]
+    )
     """outliers, top, or names."""
     top: int = Field(6, ge=1, le=10_000)
-    by: Literal["ig", "ap", "atp"] = "ap"
+    by: Method = "ap"
     n: int | None = Field(None, ge=2, le=1_000_000, examples=[1000])
     """Prompts."""
     file: PathText | None = Field(None, examples=["prompts.json"])
@@ -178,27 +203,15 @@ class AblationConfig(Frozen):
     def _listed(cls, also: object) -> object:
         return tuple(also) if isinstance(also, list) else also  # YAML has no tuples
 
-    @field_validator("components")
-    @classmethod
-    def _named(cls, components: str) -> str:
-        if components not in ("outliers", "top") and not are_components(components.split()):
-            raise ValueError("outliers, top, or names such as '9.6 L5.N1234', each once")
-        return components
-
 
 class CurvesConfig(Frozen):
     """F along the path of single components."""
 
-    components: str = Field("default", min_length=1, examples=["'9.6 L5.N1234'"])
+    components: Annotated[str, _names_or("default", "none")] = Field(
+        "default", min_length=1, examples=["'9.6 L5.N1234'"]
+    )
     """default, none, or names."""
     alphas: tuple[float, ...] | None = Field(None, examples=["[-1,0,0.5,1,2]"])
-
-    @field_validator("components")
-    @classmethod
-    def _named(cls, components: str) -> str:
-        if components not in ("default", "none") and not are_components(components.split()):
-            raise ValueError("default, none, or names such as '9.6 L5.N1234', each once")
-        return components
 
     @field_validator("alphas", mode="before")
     @classmethod
@@ -206,15 +219,15 @@ class CurvesConfig(Frozen):
         if alphas is None:
             return None
         numbers = list(alphas) if isinstance(alphas, list | tuple) else []
-        if not 3 <= len(numbers) <= MOST_ALPHAS or not ascending(numbers):
-            raise ValueError(f"{ALPHAS}, each above the last")
+        if not are_alphas(numbers):
+            raise ValueError(ALPHAS)
         return tuple(float(number) + 0.0 for number in numbers)  # YAML has no tuples; and -0.0 is 0
 
 
 class TrackingConfig(Frozen):
     """Where W&B logs to."""
 
-    mode: Literal["offline", "online", "auto", "disabled"] = "offline"
+    mode: TrackingMode = "offline"
     project: str = Field("igap", min_length=1, max_length=128, examples=["igap"])
     entity: str | None = Field(None, max_length=128, examples=["my-team"])
     group: str | None = Field(None, max_length=128, examples=["baselines"])
@@ -232,9 +245,9 @@ class RunConfig(Frozen):
     ablation: AblationConfig
     curves: CurvesConfig
     tracking: TrackingConfig
-    sites: Literal["both", "heads", "neurons"] = "both"
+    sites: SitesSetting = "both"
     """What is attributed to, compared and shown."""
-    direction: Literal["noising", "denoising"] = "noising"
+    direction: Direction = "noising"
     explain: bool = True
     interactions: str | None = Field(None, examples=["'9.6'"])  # 9.10 unquoted is a number in YAML
     """The head whose interactions with its layer are listed; needs explain."""
@@ -298,11 +311,8 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _possible(self) -> "RunConfig":
-        if self.direction == "denoising" and self.baseline.kind != "corrupted":
-            raise ValueError(
-                f"baseline: got {self.baseline.kind} with direction=denoising, wanted corrupted, the only path that "
-                "direction has. Use baseline=corrupted or direction=noising."
-            )
+        if problem := denoising_problem(self.direction, self.baseline.kind):
+            raise ValueError(problem)
         if self.interactions is not None and not (self.explain and self.ig.path == "joint"):
             raise ValueError(
                 f"interactions: got {self.interactions} with explain={str(self.explain).lower()} and "
@@ -384,12 +394,6 @@ def checked(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
         for one in told:
             lines.setdefault(_path(one), _explain(one, schema))  # of a list its first bad entry
         raise InputError("\n".join(lines.values())) from None
-
-
-def ascending(numbers: Sequence[object]) -> bool:
-    """Whether these are numbers of at most FARTHEST in size, each above the last."""
-    known = [x for x in numbers if isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= FARTHEST]
-    return len(known) == len(numbers) and all(one < other for one, other in itertools.pairwise(known))
 
 
 def field_at(path: tuple[str, ...], schema: type[Frozen] = RunConfig) -> Any | None:

@@ -1,9 +1,10 @@
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import igap
 from igap import pipeline
 from igap.cli.compose import compose_one
 from igap.config import TEXTS, RunConfig, example, field_at, keys, parse
@@ -57,20 +58,17 @@ def test_the_yaml_files_give_every_key_of_the_schema(default):
 
 
 def test_the_schemas_choices_are_those_of_the_methods():
-    from igap.attribution.integrated_gradients import Path, Quadrature
-    from igap.engine.baselines import BaselineKind
-    from igap.engine.contrast import Direction
-    from igap.models.load import DTypeName, Processing
-
-    for key, choices in {
-        "ig.path": Path,
-        "ig.method": Quadrature,
-        "baseline.kind": BaselineKind,
-        "direction": Direction,
-        "model.dtype": DTypeName,
-        "model.processing": Processing,
-    }.items():
-        assert set(get_args(field_at(tuple(key.split("."))).annotation)) == set(get_args(choices)), key
+    for key, method, argument in [
+        ("ig.path", igap.integrated_gradients, "path"),
+        ("ig.method", igap.integrated_gradients, "method"),
+        ("direction", igap.integrated_gradients, "direction"),
+        ("baseline.kind", igap.Baseline, "kind"),
+        ("prompts.align", igap.PromptPair, "align"),
+        ("model.dtype", igap.load_model, "dtype"),
+        ("model.processing", igap.load_model, "processing"),
+    ]:
+        choices = get_args(get_type_hints(method)[argument])
+        assert set(get_args(field_at(tuple(key.split("."))).annotation)) == set(choices), key
 
 
 def test_a_config_survives_the_round_trip_through_plain_values(default):

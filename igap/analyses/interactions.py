@@ -17,10 +17,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.attribution.maps import listed
 from igap.components import Site, component_name, locate, sites_of
 from igap.engine.batching import Rows
-from igap.engine.contrast import Contrast, Direction, contrasts
+from igap.engine.contrast import Contrast, contrasts
 from igap.engine.forward import Route
 from igap.engine.hooks import swapped
 from igap.inputs.prompts import PromptPair
+from igap.vocabulary import Direction
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,11 @@ from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.maps import Advance, AttributionMap, Progress, over_pairs
 from igap.components import Site
 from igap.engine.activations import Model
-from igap.engine.baselines import Baseline, BaselineKind
-from igap.engine.contrast import Contrast, Direction
+from igap.engine.baselines import Baseline
+from igap.engine.contrast import Contrast
 from igap.engine.forward import Route
 from igap.inputs.prompts import PromptPair
+from igap.vocabulary import BaselineKind, Direction
 
 
 @checks_arguments

@@ -14,12 +14,13 @@ from igap.arguments import Finite, checks_arguments
 from igap.attribution.maps import Advance, AttributionMap, Progress, over_pairs, per_component
 from igap.components import Site
 from igap.engine.activations import Model
-from igap.engine.baselines import Baseline, BaselineKind
-from igap.engine.contrast import Contrast, Direction
+from igap.engine.baselines import Baseline
+from igap.engine.contrast import Contrast
 from igap.engine.forward import Route
 from igap.engine.hooks import Gradients
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
+from igap.vocabulary import BaselineKind, Direction
 
 
 @checks_arguments

@@ -6,9 +6,9 @@ import torch
 
 from igap.attribution.maps import AttributionMap, mean
 from igap.components import Site
-from igap.engine.contrast import Direction
 from igap.inputs.prompts import TokenPair
 from igap.storage.cache import Tensors, shared
+from igap.vocabulary import Direction
 
 
 def kept(

@@ -18,12 +18,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.activation_patching import activation_patching
 from igap.attribution.attribution_patching import attribution_patching
-from igap.attribution.integrated_gradients import Path, integrated_gradients
+from igap.attribution.integrated_gradients import integrated_gradients
 from igap.attribution.maps import AttributionMap, Progress
-from igap.engine.baselines import Baseline, BaselineKind
-from igap.engine.contrast import Direction
+from igap.engine.baselines import Baseline
 from igap.engine.forward import Route
 from igap.inputs.prompts import PromptPair
+from igap.vocabulary import BaselineKind, Direction, IGPath
 
 Point = Literal["atp", "ig", "ig_converged", "ig_corrupted", "ap", "ap_mirrored"]
 POINTS: tuple[Point, ...] = get_args(Point)
@@ -77,7 +77,7 @@ def decompose(
     atp: AttributionMap | None = None,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
-    path: Path = "joint",
+    path: IGPath = "joint",
     batch_size: int | None = None,
     memory_gib: float | None = None,
     route: Route | None = None,

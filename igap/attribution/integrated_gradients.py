@@ -16,17 +16,15 @@ from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.maps import Advance, AttributionMap, Progress, completeness_bound, over_pairs, per_component
 from igap.components import Site
 from igap.engine.activations import Model
-from igap.engine.baselines import Baseline, BaselineKind
+from igap.engine.baselines import Baseline
 from igap.engine.batching import Rows
-from igap.engine.contrast import Contrast, Direction
+from igap.engine.contrast import Contrast
 from igap.engine.forward import Route
 from igap.engine.hooks import SiteFunction, swapped
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
+from igap.vocabulary import BaselineKind, Direction, IGPath, Quadrature
 
-Path = Literal["joint", "single"]
-Quadrature = Literal["gausslegendre", "riemann_left", "riemann_middle", "riemann_right"]
-"""Not Captum's trapezoid: its weights sum to (n_steps - 1) / n_steps, and every attribution comes out too small."""
 Steps = Count | Literal["auto"]
 Whole = Literal["layer", "gap"]
 
@@ -49,7 +47,7 @@ def integrated_gradients(
     tolerance: Positive = 1e-3,
     tolerance_of: Whole = "layer",
     method: Quadrature = "gausslegendre",
-    path: Path = "joint",
+    path: IGPath = "joint",
     per_position: bool = False,
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
@@ -104,7 +102,7 @@ def integrated_gradients(
     return over_pairs(of_pairs, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)
 
 
-def check_quadrature(method: Quadrature, n_steps: Steps, path: Path) -> None:
+def check_quadrature(method: Quadrature, n_steps: Steps, path: IGPath) -> None:
     """Raises InputError on a number of steps that the method or the path cannot have."""
     if n_steps == "auto":
         if path != "joint":

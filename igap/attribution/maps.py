@@ -10,11 +10,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import Finite, NotNegative, checks_arguments
 from igap.components import Site
-from igap.engine.baselines import Baseline, BaselineKind
-from igap.engine.contrast import Contrast, Direction, contrasts
+from igap.engine.baselines import Baseline
+from igap.engine.contrast import Contrast, contrasts
 from igap.engine.forward import Route
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
+from igap.vocabulary import BaselineKind, Direction
 
 Progress = Callable[[int, int], None]
 """Called with (components done, components in all), over all pairs."""

@@ -27,10 +27,11 @@ from igap.attribution.atp_star import first_order
 from igap.attribution.maps import AttributionMap, Progress, listed, mean
 from igap.components import hook_name
 from igap.engine.batching import Rows
-from igap.engine.contrast import Contrast, Direction, contrasts
+from igap.engine.contrast import Contrast, contrasts
 from igap.engine.hooks import Change, SiteFunction, changed, metric, swapped
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
+from igap.vocabulary import Direction
 
 Node = Literal["q", "k", "v"]
 METHODS = ("ap", "atp", "atp_qk", "atp_star")

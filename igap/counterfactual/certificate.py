@@ -28,11 +28,11 @@ from igap.counterfactual.proposals import Floats, History, draw
 from igap.counterfactual.space import KEEP, Candidate, Filled
 from igap.counterfactual.study import Tried
 from igap.counterfactual.templates import build, fill, slot_names
-from igap.engine.baselines import BaselineKind
 from igap.engine.contrast import contrasts
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, tokenize
 from igap.statistics.bootstrap import bootstrap_means
+from igap.vocabulary import BaselineKind
 
 NEUTRAL = 64
 """Neutral edits that are drawn."""

@@ -17,6 +17,10 @@ PARETO_SAMPLERS = ("epo", "nsga2", "tpe", "random", "brute")
 Term = Literal["ap", "ig", "disagreement", "selectivity", "curve", "fluency", "edits"]
 BESIDE = ("fluency", "edits")
 """Terms that no search can have alone."""
+Sign = Literal["drop", "raise", "abs"]
+"""Whether the patch should lower F, raise it, or either."""
+Aggregate = Literal["mean", "cvar", "min"]
+"""Over clean prompts: the mean, the mean of the worst quarter, the worst."""
 
 
 def _listed(value: object) -> object:
@@ -120,8 +124,8 @@ class SearchConfig(Frozen):
     constraints: Bounds
     head: str = Field(examples=["9.6"])
     objective: tuple[Term, ...] = Field(("ap",), min_length=1, examples=["ap"])
-    sign: Literal["drop", "raise", "abs"] = "abs"
-    aggregate: Literal["mean", "cvar", "min"] = "mean"
+    sign: Sign = "abs"
+    aggregate: Aggregate = "mean"
     penalty: float = Field(1.0, ge=0)
     full_run: bool = True
     name: PathText | None = Field(None, pattern=r"^[\w][\w.-]*$", examples=["my-search"])

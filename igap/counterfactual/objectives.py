@@ -14,15 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from igap.arguments import NotNegative, checks_arguments
-from igap.counterfactual.config import Bounds, Term
+from igap.counterfactual.config import Aggregate, Bounds, Sign, Term
 from igap.counterfactual.evaluation import Evaluator, Number
 from igap.counterfactual.proposals import Floats
 from igap.counterfactual.space import Candidate
-
-Sign = Literal["drop", "raise", "abs"]
-"""Whether the patch should lower F, raise it, or either."""
-Aggregate = Literal["mean", "cvar", "min"]
-"""Over clean prompts: the mean, the mean of the worst quarter, the worst."""
 
 _TAIL = 0.25
 _NEEDS: Mapping[Term, tuple[Number, ...]] = {

@@ -16,9 +16,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import NotNegative, Positive, Range, Seed, checks_arguments
 from igap.counterfactual.certificate import Certificate, certify
-from igap.counterfactual.config import Bounds, Sampler, SpaceConfig, Term, check_terms
+from igap.counterfactual.config import Aggregate, Bounds, Sampler, Sign, SpaceConfig, Term, check_terms
 from igap.counterfactual.exploration import OnProgress, Search
-from igap.counterfactual.objectives import Aggregate, Objective, Sign
+from igap.counterfactual.objectives import Objective
 from igap.counterfactual.space import Space
 from igap.counterfactual.storages import storage_of
 from igap.counterfactual.study import Tried

@@ -6,7 +6,7 @@ Each kind is one function from a Request to one activation a layer, for every si
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ from igap.errors import InputError, shown
 from igap.inputs.ioi import ioi_stream
 from igap.inputs.prompts import TokenPair, encode_prompt
 from igap.storage.cache import sharing
+from igap.vocabulary import BaselineKind
 
-BaselineKind = Literal["corrupted", "zero", "zero_input", "mean", "prompt"]
 Activations = Mapping[Site, tuple[Tensor, ...]]
 
 _DRAWN = 300

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -18,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.components import SITES, Site
 from igap.engine import baselines
 from igap.engine.activations import Run, frozen, record
-from igap.engine.baselines import Activations, Baseline, BaselineKind
+from igap.engine.baselines import Activations, Baseline
 from igap.engine.batching import Rows, rows_a_pass
 from igap.engine.decoder import Decoder
 from igap.engine.forward import Engine, Route, Suffix, weights_or_reason
@@ -27,8 +26,7 @@ from igap.errors import InputError
 from igap.inputs.alignment import Partners
 from igap.inputs.prompts import PromptPair, TokenPair, least_gap, tokenize
 from igap.models.families import check_heads, check_neurons
-
-Direction = Literal["noising", "denoising"]
+from igap.vocabulary import BaselineKind, Direction, denoising_problem
 
 EngineOf = Callable[[Sequence[TokenPair], Run, int], Engine]
 """Pairs, the run around the site and the first position that changes, to their engine."""
@@ -190,11 +188,8 @@ def contrasts(
     that is right for this model. Questions can be asked about `sites` only.
     """
     baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
-    if direction == "denoising" and baseline.kind != "corrupted":
-        raise InputError(
-            f"baseline: got {baseline.kind!r} with direction=denoising, which moves the corrupted run towards "
-            "the clean one and takes no other end. Use baseline=corrupted or direction=noising."
-        )
+    if problem := denoising_problem(direction, baseline.kind):
+        raise InputError(problem)
     tokens = [tokenize(model, pair) for pair in pairs]
     with frozen(model):
         yield _contrasts(model, tokens, baseline, direction, route, sites)

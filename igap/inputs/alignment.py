@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import takewhile
-from typing import Literal
 
-Align = Literal["error", "end", "diff"]
-"""Prompts of different length: refused (error); matched from the end backwards; or by a diff of the tokens."""
+from igap.vocabulary import Align
 
 Partners = tuple[int | None, ...]
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from igap.arguments import NotNegative, checks_arguments
 from igap.errors import InputError
-from igap.inputs.alignment import Align, Alignment, Partners, align, first_moved
+from igap.inputs.alignment import Alignment, Partners, align, first_moved
 from igap.inputs.tokenizing import answer_token, check_known, check_vocabulary, leading_token, token_ids, unspaced
+from igap.vocabulary import Align
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -19,9 +19,7 @@ from igap.models import agreement, files, gguf_files
 from igap.models.families import check_family, n_neurons, neurons_reason, refuse_neurons
 from igap.models.patterns import check_patterns
 from igap.models.quiet import hushed, quiet, refusing
-
-Processing = Literal["processed", "raw"]
-DTypeName = Literal["float32", "float64", "bfloat16"]
+from igap.vocabulary import DTypeName, Processing
 
 EMBEDDED = "ioi-mini"
 _EMBEDDED_FOLDER = Path(__file__).parent / "ioi_mini"

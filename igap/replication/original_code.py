@@ -11,8 +11,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution import AttributionMap, attribution_patching
 from igap.components import Site
-from igap.engine.baselines import BaselineKind
 from igap.inputs.prompts import PromptPair
+from igap.vocabulary import BaselineKind
 
 N_STEPS = 50
 

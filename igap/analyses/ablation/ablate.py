@@ -15,7 +15,7 @@ from scipy import stats
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.analyses.ablation.accuracy import Edit, Performance, batches, performance
-from igap.analyses.ablation.replacements import AblationKind, by_place, edit, replacement
+from igap.analyses.ablation.replacements import by_place, edit, replacement
 from igap.arguments import Count, Range, Seed, checks_arguments
 from igap.attribution.maps import Progress
 from igap.components import Site, component_name, locate, parse_component
@@ -23,6 +23,7 @@ from igap.engine.activations import Model, frozen
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
 from igap.statistics.bootstrap import bootstrap_means
+from igap.vocabulary import AblationKind
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,8 +18,7 @@ from igap.analyses.ablation.accuracy import Batch, Edit
 from igap.components import Site, hook_name, parse_component
 from igap.engine.hooks import Change, changed
 from igap.errors import InputError
-
-AblationKind = Literal["zero", "mean", "mean_positional", "resample"]
+from igap.vocabulary import AblationKind
 
 Place = tuple[Site, int]
 """Site and layer."""

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from igap.attribution.maps import AttributionMap
-from igap.engine.contrast import Direction
+from igap.vocabulary import Direction
 
 Ranking = Literal["contribution", "magnitude"]
 Kind = Literal["insertion", "deletion"]
