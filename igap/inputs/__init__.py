@@ -1,1 +1,1 @@
-"""Prompt data sets, generated or read from files: plain Python, no model and no tokenizer."""
+"""Prompts and prompt pairs: generated or read from files, tokenised, aligned. Nothing here runs a model."""

@@ -1,6 +1,6 @@
-"""Which position of the corrupted prompt belongs to which position of the clean one. Pure, on token ids.
+"""Alignment of two prompts: which corrupted position belongs to which clean one. Pure functions of token ids.
 
-Each prompt is run alone at its own length: nothing is padded. A position without a partner keeps its value.
+Each prompt runs alone at its own length; nothing is padded. A position without a partner keeps its activation.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ Partners = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Alignment:
-    """The positions of two prompts that are matched, one to one and in order."""
+    """The matched positions of two prompts, one to one and in order."""
 
     clean: Partners
-    """For every clean position the corrupted one it is matched with, or None."""
+    """For every clean position its corrupted partner, or None."""
     corrupted: Partners
-    """The same seen from the corrupted prompt."""
+    """For every corrupted position its clean partner, or None."""
 
     @property
     def is_plain(self) -> bool:
@@ -29,12 +29,12 @@ class Alignment:
 
     @property
     def n_unmatched(self) -> int:
-        """Positions of either prompt that keep their value."""
+        """Number of positions, of both prompts together, that have no partner."""
         return self.clean.count(None) + self.corrupted.count(None)
 
     @property
     def rows(self) -> tuple[tuple[int | None, int | None], ...]:
-        """(clean position, corrupted position) from left to right, one of the two None where there is no partner."""
+        """Pairs (clean position, corrupted position) from left to right; None stands for a missing partner."""
         rows: list[tuple[int | None, int | None]] = []
         after = 0
         for i, j in enumerate(self.clean):
@@ -46,11 +46,11 @@ class Alignment:
 
 
 def align(clean: Sequence[int], corrupted: Sequence[int], how: Align) -> Alignment:
-    """The alignment of two token lists. Lists of one length are matched position by position, whatever is asked.
+    """Align two token lists. Lists of equal length are matched position by position, whatever `how` says.
 
-    `end` matches positions counted from the end. `diff` matches the tokens at which both end, then those with which
-    both begin, and in between common blocks and, one to one, replacements of equal size. So a token in front of both
-    (a BOS) changes nothing, and where both end with one token these two are matched.
+    `end` matches positions counted from the end. `diff` matches the common suffix, then the common prefix, and between
+    them common blocks and, one to one, replacements of equal size. A BOS token in front of both therefore changes
+    nothing, and two equal last tokens are always matched.
     """
     shift = len(corrupted) - len(clean)
     if shift == 0 or how == "end":
@@ -66,8 +66,8 @@ def align(clean: Sequence[int], corrupted: Sequence[int], how: Align) -> Alignme
 
 
 def _by_diff(clean: Sequence[int], corrupted: Sequence[int]) -> list[int | None]:
-    # SequenceMatcher takes the longest common block first, wherever it is: of repeated tokens it would match a later
-    # copy and leave the ends, which are the same, without partners.
+    # SequenceMatcher takes the longest common block first, wherever it is. With repeated tokens it would match a later
+    # copy and leave the equal ends without partners.
     at_end = _n_common(clean[::-1], corrupted[::-1])
     inner, other = clean[: len(clean) - at_end], corrupted[: len(corrupted) - at_end]
     at_start = _n_common(inner, other)
@@ -81,15 +81,15 @@ def _by_diff(clean: Sequence[int], corrupted: Sequence[int]) -> list[int | None]
     return partners
 
 
-def _n_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """With how many equal tokens both begin."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+def _n_common(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the common prefix."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
 
 
 def first_moved(partners: Partners, here: Sequence[int], there: Sequence[int]) -> int | None:
-    """The first position of `here` that takes an activation which differs from its own; None where there is none.
+    """The first position of `here` whose partner has another activation; None if there is none.
 
-    Activations depend on the tokens up to their position: they are equal where the partner has the same index and no
+    An activation depends on the tokens up to its position: two are equal where the partner has the same index and no
     token differs up to there.
     """
     for position, partner in enumerate(partners):

@@ -1,4 +1,4 @@
-"""Files of prompt pairs: a JSON list, JSON lines or CSV, read as texts; what they say is checked elsewhere."""
+"""Files of prompt pairs: a JSON list, JSON lines or CSV. Fields are checked here, their texts where they are used."""
 
 import csv
 import difflib
@@ -17,33 +17,33 @@ _MOST_BYTES = 2**30
 """The largest file of texts that is read."""
 
 
-def tasks() -> list[str]:
-    """Names of the tasks that igap brings as files of pairs, for models of the hub."""
+def task_names() -> list[str]:
+    """Names of the tasks that igap ships as files of pairs, for models from the hub."""
     return sorted(path.stem for path in _TASKS.glob("*.csv"))
 
 
 def read_pairs(file: str) -> list[dict[str, str]]:
-    """The prompt pairs of a file, each with exactly TEXTS. Raises InputError as `read_rows` does."""
+    """Read the prompt pairs of a file, each with exactly the fields TEXTS. Raises InputError as `read_rows` does."""
     return read_rows(file, (TEXTS,), item="prompts.file")
 
 
 def read_rows(file: str, shapes: Sequence[Sequence[str]], *, item: str) -> list[dict[str, str]]:
-    """The rows of a .json, .jsonl or .csv file, in its order, each with exactly the fields of one of `shapes`.
+    """Read the rows of a .json, .jsonl or .csv file in order, each with exactly the fields of one of `shapes`.
 
-    Rows count from 1, without a CSV's header and without empty lines. Raises InputError naming file, row and line;
-    `item` is the key that names the file.
+    Rows are numbered from 1; a CSV header and empty lines do not count. Raises InputError naming file, row and line.
+    `item` is the configuration key that named the file.
     """
     name = printable(file)
-    path = _TASKS / f"{file}.csv" if file in tasks() else Path(os.path.expanduser(file))
+    path = _TASKS / f"{file}.csv" if file in task_names() else Path(os.path.expanduser(file))
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(
             f"{item}: got {name}, wanted a name that ends in {', '.join(_READERS)}, or one of igap's own tasks "
-            f"({', '.join(tasks())}). Rename it after its content."
+            f"({', '.join(task_names())}). Rename it after its content."
         )
     text = read_text(path, name, item=item)
     rows = [
-        _checked(row, shapes, f"{name}, row {index}" + (f" (line {line})" if line else ""))
+        _check_row(row, shapes, f"{name}, row {index}" + (f" (line {line})" if line else ""))
         for index, (line, row) in enumerate(reader(text, name, item, shapes), start=1)
     ]
     if not rows:
@@ -52,9 +52,9 @@ def read_rows(file: str, shapes: Sequence[Sequence[str]], *, item: str) -> list[
 
 
 def read_text(path: Path, name: str, *, item: str) -> str:
-    """The text of a file in UTF-8, with or without its mark. Raises InputError on what is no such file, or too large.
+    """Read a UTF-8 file, with or without byte order mark. Raises InputError on another encoding or too large a file.
 
-    A pipe or a device, which would be waited for, is refused.
+    Pipes and devices are rejected: reading one could wait for ever.
     """
     try:
         check_file(path, _MOST_BYTES)
@@ -77,12 +77,12 @@ def read_text(path: Path, name: str, *, item: str) -> str:
     raise InputError(f"{item}: got {name}, which is no UTF-8 text ({byte} in line {line}). Save it as UTF-8.")
 
 
-def _checked(row: object, shapes: Sequence[Sequence[str]], place: str) -> dict[str, str]:
-    # Of several shapes that which shares most fields: its missing ones are what was forgotten.
+def _check_row(row: object, shapes: Sequence[Sequence[str]], place: str) -> dict[str, str]:
+    # The shape that shares most fields with the row is the one that was meant.
     names = max(shapes, key=lambda shape: len(set(shape) & set(row if isinstance(row, Mapping) else ())))
     wanted = " or ".join(", ".join(shape) for shape in shapes)
     if not isinstance(row, Mapping):
-        raise InputError(f"{place}: got {_short(row)}, wanted the fields {wanted}. Write an object.")
+        raise InputError(f"{place}: got {_shorten(row)}, wanted the fields {wanted}. Write an object.")
     missing = [name for name in names if name not in row]
     unknown = [name for name in row if name not in names]
     if missing or unknown:
@@ -97,19 +97,19 @@ def _checked(row: object, shapes: Sequence[Sequence[str]], place: str) -> dict[s
         value = row[name]
         if not isinstance(value, str) or not value.strip():
             remedy = "Put it in quotes" if isinstance(value, int | float) else "Fill it in"
-            raise InputError(f"{place}: {name}: got {_short(value)}, wanted a text with words. {remedy}.")
+            raise InputError(f"{place}: {name}: got {_shorten(value)}, wanted a text with words. {remedy}.")
         if not value.isascii() and value.encode(errors="replace").decode() != value:
-            raise InputError(f"{place}: {name}: got {_short(value)}, half of a character, wanted a text. Correct it.")
+            raise InputError(f"{place}: {name}: got {_shorten(value)}, half of a character, wanted a text. Correct it.")
     return {name: row[name] for name in names}
 
 
 _Rows = Iterator[tuple[int | None, object]]
-"""The line that a row begins in, where that is known, and the row."""
+"""Each row with the line it begins in, None where that is unknown."""
 _Shapes = Sequence[Sequence[str]]
 
 
 def _json(text: str, name: str, item: str, shapes: _Shapes) -> _Rows:
-    rows = _parsed(text, name, item, "Correct it. A file with one object a line is named .jsonl.")
+    rows = _parse(text, name, item, "Correct it. A file with one object a line is named .jsonl.")
     if not isinstance(rows, list):
         lists = [key for key, value in rows.items() if isinstance(value, list)] if isinstance(rows, dict) else []
         remedy = "Put them in brackets, or write one object a line and name the file .jsonl."
@@ -117,7 +117,7 @@ def _json(text: str, name: str, item: str, shapes: _Shapes) -> _Rows:
             columns = any(key in rows for shape in shapes for key in shape)
             remedy = "Save it row by row (pandas: orient='records')." if columns else remedy
             remedy = f"Save the list {lists[0]} alone." if len(lists) == 1 and not columns else remedy
-        raise InputError(f"{item}: got {name}, whose JSON is {_short(rows)}, wanted a list of objects. {remedy}")
+        raise InputError(f"{item}: got {name}, whose JSON is {_shorten(rows)}, wanted a list of objects. {remedy}")
     yield from ((None, row) for row in rows)
 
 
@@ -126,20 +126,20 @@ def _json_lines(text: str, name: str, item: str, shapes: _Shapes) -> _Rows:  # n
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines would also cut at U+2028 within a text
         if line.strip():
             row += 1
-            yield number, _parsed(line, f"{name}, row {row} (line {number})", item, "Write one whole object a line.")
+            yield number, _parse(line, f"{name}, row {row} (line {number})", item, "Write one whole object a line.")
 
 
-def _parsed(text: str, place: str, item: str, remedy: str) -> object:
+def _parse(text: str, place: str, item: str, remedy: str) -> object:
     try:
-        return json.loads(text, object_pairs_hook=lambda fields: _once(fields, place))
+        return json.loads(text, object_pairs_hook=lambda fields: _unique_fields(fields, place))
     except InputError:
         raise
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; too many brackets
+    except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets
         raise InputError(f"{item}: got {place}, which is no JSON ({error}). {remedy}") from None
 
 
-def _once(fields: list[tuple[str, object]], place: str) -> dict[str, object]:
-    _no_name_twice([name for name, _ in fields], place)
+def _unique_fields(fields: list[tuple[str, object]], place: str) -> dict[str, object]:
+    _check_unique([name for name, _ in fields], place)
     return dict(fields)
 
 
@@ -159,7 +159,7 @@ def _csv(text: str, name: str, item: str, shapes: _Shapes) -> _Rows:
 
 
 def _records(text: str, name: str, item: str) -> Iterator[tuple[int, list[str]]]:
-    """The records with a cell that is not blank, each with the line it begins in."""
+    """The records that are not blank, each with the line it begins in."""
     lines = io.StringIO(text, newline="").readlines()
     reader, done = csv.reader(lines, strict=True), 0
     while True:
@@ -174,14 +174,14 @@ def _records(text: str, name: str, item: str) -> Iterator[tuple[int, list[str]]]
                 "',' expected after '\"'": f"text after the closing quote in line {last}. Double a quote within a text",
             }.get(str(error), f"{error}, in line {last}. Correct it")
             raise InputError(f"{item}: got {name}, which is no CSV: {reason}.") from None
-        _no_blank_before_a_quote(row, lines[done : reader.line_num], f"{name}, line {done + 1}")
+        _check_quotes(row, lines[done : reader.line_num], f"{name}, line {done + 1}")
         if any(map(str.strip, row)):
             yield done + 1, row
         done = reader.line_num
 
 
-def _no_blank_before_a_quote(row: list[str], lines: list[str], place: str) -> None:
-    """Raises InputError on , "text": the blank makes the quotes, and commas between them, a part of the text."""
+def _check_quotes(row: list[str], lines: list[str], place: str) -> None:
+    """Raises InputError on `, "text"`: after a blank the quotes, and commas between them, count as text."""
     suspects = [index for index, cell in enumerate(row) if cell[:1] in (" ", "\t") and cell.lstrip()[:1] == '"']
     if not suspects:
         return
@@ -189,7 +189,7 @@ def _no_blank_before_a_quote(row: list[str], lines: list[str], place: str) -> No
         meant = next(csv.reader([line.replace("\t", " ") for line in lines], skipinitialspace=True))
     except csv.Error:
         meant = []
-    # A text whose quotes and blank are its own stands in quotes, and is read alike either way.
+    # A text with quotes and a blank of its own stands in quotes, and reads the same either way.
     if len(meant) != len(row) or any(meant[index] != row[index].replace("\t", " ") for index in suspects):
         raise InputError(
             f"{place}: got a blank between a comma and a quote ({row[suspects[0]][:40]}), wanted none: the quote would "
@@ -201,7 +201,7 @@ _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def _check_header(header: list[str], place: str, shapes: _Shapes) -> None:
-    """Raises InputError on names that are no columns' of a comma-separated file."""
+    """Raises InputError on a header that is not that of a comma-separated file with these columns."""
     known = {name for shape in shapes for name in shape}
     for separator, what in _SEPARATORS.items():
         if len(header) == 1 and len(known.intersection(map(str.strip, header[0].split(separator)))) > 1:
@@ -210,7 +210,7 @@ def _check_header(header: list[str], place: str, shapes: _Shapes) -> None:
                 "hold a comma in double quotes."
             )
     if header and header[0].startswith("sep="):
-        raise InputError(f"{place}: got {_short(header[0])}, wanted the columns' names. Remove the line.")
+        raise InputError(f"{place}: got {_shorten(header[0])}, wanted the columns' names. Remove the line.")
     if "" in header:
         raise InputError(
             f"{place}: got a column without a name (number {header.index('') + 1}; pandas writes its index so), wanted "
@@ -218,19 +218,19 @@ def _check_header(header: list[str], place: str, shapes: _Shapes) -> None:
         )
     if header and not known & set(header) and not difflib.get_close_matches(header[0].lower(), known):
         raise InputError(
-            f"{place}: got {_short(', '.join(header))}, wanted the columns' names, "
+            f"{place}: got {_shorten(', '.join(header))}, wanted the columns' names, "
             f"{' or '.join(','.join(shape) for shape in shapes)}. Add them as the first line."
         )
-    _no_name_twice(header, place)
+    _check_unique(header, place)
 
 
-def _no_name_twice(names: list[str], place: str) -> None:
+def _check_unique(names: list[str], place: str) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{place}: got the field {twice[0]} twice, wanted each once. Remove one.")
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
     try:
         text = json.dumps(value, ensure_ascii=isinstance(value, str) and not value.isprintable())
     except RecursionError:

@@ -40,7 +40,7 @@ TEMPLATES: tuple[str, ...] = (
 """The first is the notebook's."""
 
 WORDS: Mapping[str, Sequence[str]] = {"place": PLACES, "verb": VERBS, "object": OBJECTS}
-"""What slots are filled with, beside names."""
+"""The words for the slots that hold no names."""
 
 HELD_OUT_TEMPLATE = 11
 """Index of the template that the embedded model was never trained on."""
@@ -70,7 +70,7 @@ def generate_ioi(
     names: Sequence[str] = NAMES,
     orders: Sequence[Order] = get_args(Order),
 ) -> list[IOIExample]:
-    """`n` examples, the same ones for the same arguments; words are drawn with repetition.
+    """Generate `n` examples, the same ones for the same arguments; words are drawn with repetition.
 
     Raises ValueError on n < 1, an unknown template, fewer than two different names, or no order.
     """
@@ -87,9 +87,9 @@ def ioi_stream(
     orders: Sequence[Order] = get_args(Order),
     words: Mapping[str, Sequence[str]] = WORDS,
 ) -> Iterator[IOIExample]:
-    """Examples without end, those of `generate_ioi` first. Raises ValueError as it does.
+    """Yield examples without end, starting with those of `generate_ioi`. Raises ValueError as it does.
 
-    `words` are at least one place, verb and object; a single object is also the `other` one.
+    `words` holds at least one place, verb and object; a single object also fills the slot `other`.
     """
     templates = range(len(TEMPLATES)) if templates is None else templates
     unknown = [index for index in templates if not 0 <= index < len(TEMPLATES)]
@@ -106,14 +106,14 @@ def ioi_stream(
 
 
 def held_out(first: str, second: str) -> bool:
-    """Whether this pair of names, in either order, is kept from the embedded model's training: about one in eight."""
+    """Whether this pair of names, in either order, is held out from the embedded model's training: one in eight."""
     return random.Random("|".join(sorted((first, second)))).random() < 1 / 8
 
 
 def generate_animals(n: int, seed: int) -> list[str]:
-    """`n` sentences whose pair is no pair of names: "After the cat and the dog went ..., Mary gave a ... to the dog".
+    """Generate `n` sentences about two animals: "After the cat and the dog went ..., Mary gave a ... to the dog".
 
-    The one who acts is a name, and either animal may follow: what such prompts teach is that no name belongs there.
+    The subject is a name and either animal may follow: such sentences teach the model that no name belongs there.
     """
     rng = random.Random(seed)
     sentences = []
@@ -142,7 +142,7 @@ def _example(
 
 
 def _fill(rng: random.Random, template: str, words: Mapping[str, Sequence[str]] = WORDS) -> Callable[..., str]:
-    """The template with place, verb and objects drawn, waiting for `first`, `second` and `subject`."""
+    """Draw place, verb and objects; the result takes `first`, `second` and `subject`."""
     objects = words["object"]
     chosen, other = rng.sample(objects, 2) if len(objects) > 1 else (objects[0], objects[0])
     place, verb = rng.choice(words["place"]), rng.choice(words["verb"])

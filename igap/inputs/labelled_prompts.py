@@ -1,6 +1,7 @@
-"""Prompts with their answers, one at a time: what performance is measured on. Files in, files out, or generated.
+"""Single prompts with their answers, on which accuracy is measured: generated, read from files, written to files.
 
-A file has the notebook's fields (`prompt`, `answer`) or those of a prompt pair, whose clean prompt is meant.
+A file has the fields `prompt` and `answer` (as the research notebook's data set) or those of a prompt pair, of which
+the clean prompt is taken.
 """
 
 import csv
@@ -17,7 +18,7 @@ from igap.config import TEXTS
 from igap.errors import InputError
 from igap.inputs.files import read_rows
 from igap.inputs.ioi import generate_ioi
-from igap.inputs.tokenizing import glued, single_tokens, token_ids
+from igap.inputs.tokenizing import merges, single_tokens, token_ids
 from igap.inputs.words import NAMES
 
 
@@ -41,9 +42,10 @@ class Prompt:
 
 
 def generated(n: int, seed: int, tokenizer: Any) -> list[Prompt]:
-    """`n` IOI prompts in names that are single tokens, no token length of which occurs once only.
+    """Generate `n` IOI prompts whose names are single tokens; every token length occurs at least twice.
 
-    Resampling needs another prompt of the same length. Raises InputError where fewer than two names are single tokens.
+    Resample ablation needs another prompt of the same length. Raises InputError if fewer than two names are single
+    tokens.
     """
     names = single_tokens(tokenizer, NAMES)
     if len(names) < 2:
@@ -51,32 +53,35 @@ def generated(n: int, seed: int, tokenizer: Any) -> list[Prompt]:
             f"ablation.n: got {n} prompts to generate, but only {len(names)} of the generator's {len(NAMES)} names are "
             "single tokens of this model, wanted at least 2. Use ablation.file, or ablation=none."
         )
-    drawn = [Prompt(one.clean, one.answer, one.distractor) for one in generate_ioi(2 * n, seed, names=names)]
+    drawn = [Prompt(ioi.clean, ioi.answer, ioi.distractor) for ioi in generate_ioi(2 * n, seed, names=names)]
     lengths = [len(token_ids(tokenizer, prompt.text)) for prompt in drawn]
-    shared = {length for length, count in Counter(lengths[:n]).items() if count > 1}
-    return [prompt for prompt, length in zip(drawn, lengths, strict=True) if length in shared][:n]
+    repeated = {length for length, count in Counter(lengths[:n]).items() if count > 1}
+    return [prompt for prompt, length in zip(drawn, lengths, strict=True) if length in repeated][:n]
 
 
 def read_prompts(file: str, *, item: str = "ablation.file") -> list[Prompt]:
-    """The prompts of a .json, .jsonl or .csv file, in its order. Raises InputError naming file and row.
+    """Read the prompts of a .json, .jsonl or .csv file in order. Raises InputError naming file and row.
 
-    An answer without a leading space gets one where prompt and answer would grow together ("to" + "John"): the
-    notebook's file has its answers so.
+    An answer without a leading space gets one where it would merge with the prompt's last word ("to" + "John"), as in
+    the research notebook's file.
     """
     rows = read_rows(file, (("prompt", "answer"), ("prompt", "answer", "distractor"), TEXTS), item=item)
     return [
-        Prompt(text, _spaced(text, row["answer"]), _spaced(text, row["distractor"]) if "distractor" in row else None)
+        Prompt(
+            text, _add_space(text, row["answer"]), _add_space(text, row["distractor"]) if "distractor" in row else None
+        )
         for row in rows
         for text in [row.get("prompt") or row["clean"]]
     ]
 
 
 def write_prompts(file: str, prompts: Sequence[Prompt]) -> None:
-    """The prompts as a .json list in the notebook's fields, .jsonl or .csv, with `distractor` where all have one."""
-    whole = all(prompt.distractor is not None for prompt in prompts)
+    """Write the prompts as .json, .jsonl or .csv: `prompt`, `answer`, and `distractor` if all have one."""
+    with_distractor = all(prompt.distractor is not None for prompt in prompts)
     rows = [
-        {"prompt": one.text, "answer": one.answer} | ({"distractor": str(one.distractor)} if whole else {})
-        for one in prompts
+        {"prompt": prompt.text, "answer": prompt.answer}
+        | ({"distractor": str(prompt.distractor)} if with_distractor else {})
+        for prompt in prompts
     ]
     path = Path(os.path.expanduser(file))
     if path.suffix == ".csv":
@@ -92,5 +97,5 @@ def write_prompts(file: str, prompts: Sequence[Prompt]) -> None:
         raise InputError(f"file: got {file}, wanted a name that ends in .json, .jsonl or .csv. Rename it.")
 
 
-def _spaced(prompt: str, answer: str) -> str:
-    return f" {answer}" if glued(prompt, answer) else answer
+def _add_space(prompt: str, answer: str) -> str:
+    return f" {answer}" if merges(prompt, answer) else answer

@@ -1,6 +1,6 @@
 """Prompt pairs: text in, checked token ids out.
 
-Nothing here runs a model. `encode_pair` needs a tokenizer only, so that a bad pair is refused before weights load.
+Nothing here runs a model. `encode_pair` needs a tokenizer only, so that a bad pair is rejected before weights load.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,14 @@ from torch import Tensor
 from igap.arguments import NotNegative, checks_arguments
 from igap.errors import InputError
 from igap.inputs.alignment import Alignment, Partners, align, first_moved
-from igap.inputs.tokenizing import answer_token, check_known, check_vocabulary, leading_token, token_ids, unspaced
+from igap.inputs.tokenizing import (
+    answer_token,
+    check_known,
+    check_vocabulary,
+    leading_token,
+    missing_space_warning,
+    token_ids,
+)
 from igap.vocabulary import Align
 
 if TYPE_CHECKING:
@@ -65,17 +72,17 @@ class PromptPair:
 
     @property
     def short(self) -> str:
-        """What stands before the names of the texts once the place is named."""
+        """The end of `place`, which names a text once the rest was said: "prompts." or ""."""
         return self.place.rpartition(": ")[2]
 
 
 SCORED_SHARE = 0.1
-"""Share of |F(clean)| that a gap has to have: at less, a component that takes away all of F(clean) has a |score| above
-10, and the scores of different pairs or searches say how small the gap is."""
+"""Smallest |gap| / |F(clean)| with scores. Below it a component that takes away all of F(clean) has a |score| above 10,
+and scores say more about the small gap than about the component."""
 
 
 def least_gap(min_gap: float, clean_logit_diff: float) -> float:
-    """The absolute gap, in logits, below which there are no scores; 0 where `min_gap` is 0: every one is wanted."""
+    """The absolute gap, in logits, below which there are no scores; 0 if `min_gap` is 0, which asks for every score."""
     return max(min_gap, SCORED_SHARE * abs(clean_logit_diff)) if min_gap else 0.0
 
 
@@ -96,13 +103,13 @@ class TokenPair:
     bos: str = "auto"
     """See PromptPair."""
     leading: str | None = None
-    """The token that is before both prompts, as text; None: there is none."""
+    """The token before both prompts, as text; None if there is none."""
     cautions: tuple[str, ...] = ()
-    """What may be wrong with the spaces before answer and distractor."""
+    """Warnings that a space may be missing before answer or distractor."""
 
     @property
     def identity(self) -> dict[str, object]:
-        """All that a result on this pair depends on, as JSON values: token ids, their matching, answer, distractor."""
+        """Everything a result on this pair depends on, as JSON values: token ids, alignment, answer, distractor."""
         return {
             "clean": self.clean[0].tolist(),
             "corrupted": self.corrupted[0].tolist(),
@@ -115,20 +122,20 @@ class TokenPair:
     def first_difference(self) -> int:
         """Index of the first clean position whose activations the corrupted run changes; 0 is the first token.
 
-        Of prompts of one length the first at which they differ.
+        For prompts of equal length, the first position at which their tokens differ.
         """
         return self._first(self.alignment.clean, self.clean, self.corrupted)
 
     @cached_property
     def first_difference_in_corrupted(self) -> int:
-        """The same of the corrupted prompt, whose activations the clean run changes."""
+        """Index of the first corrupted position whose activations the clean run changes."""
         return self._first(self.alignment.corrupted, self.corrupted, self.clean)
 
     @staticmethod
     def _first(partners: Partners, here: Tensor, there: Tensor) -> int:
-        found = first_moved(partners, here[0].tolist(), there[0].tolist())
-        assert found is not None, "encode_pair refuses a pair in which nothing changes"
-        return found
+        position = first_moved(partners, here[0].tolist(), there[0].tolist())
+        assert position is not None, "encode_pair refuses a pair in which nothing changes"
+        return position
 
 
 def encode_pair(
@@ -140,10 +147,10 @@ def encode_pair(
     n_vocab: int | None,
     device: str | torch.device = "cpu",
 ) -> TokenPair:
-    """The pair as token ids, every condition checked.
+    """Tokenise and check a pair.
 
-    Raises ValueError when the prompts cannot be aligned, exceed the context of `n_ctx` tokens, hold a word that the
-    tokenizer or the model (`n_vocab` tokens) does not know, or when answer or distractor does not continue both prompts
+    Raises InputError if the prompts cannot be aligned, exceed the context of `n_ctx` tokens, or hold a word that the
+    tokenizer or the model (`n_vocab` tokens) does not know, and if answer or distractor does not continue both prompts
     by exactly one token.
     """
     known: Any = {"prepend_bos": prepend_bos, "bos": pair.bos, "n_ctx": n_ctx, "n_vocab": n_vocab}
@@ -152,11 +159,11 @@ def encode_pair(
         for item, text in (("clean", pair.clean), ("corrupted", pair.corrupted))
     )
     clean_words, corrupted_words = (tuple(tokenizer.decode([i]) for i in ids) for ids in (clean, corrupted))
-    shown = f"\n  clean:     {_show(clean_words)}\n  corrupted: {_show(corrupted_words)}"
+    listing = f"\n  clean:     {_show(clean_words)}\n  corrupted: {_show(corrupted_words)}"
     if len(clean) != len(corrupted) and pair.align == "error":
         raise InputError(
             f"{pair.place}corrupted: got {len(corrupted)} tokens, {pair.short}clean has {len(clean)}; patching needs "
-            f"prompts of one length. Reword one of them, or set prompts.align=end or prompts.align=diff.{shown}"
+            f"prompts of one length. Reword one of them, or set prompts.align=end or prompts.align=diff.{listing}"
         )
     if clean == corrupted:
         raise InputError(
@@ -167,7 +174,7 @@ def encode_pair(
     if alignment.clean[-1] != len(corrupted) - 1:
         raise InputError(
             f"prompts.align: got diff, which does not match the last tokens of {pair.place}clean and {pair.short}"
-            f"corrupted, where the answer is read. Use prompts.align=end, or reword one.{shown}"
+            f"corrupted, where the answer is read. Use prompts.align=end, or reword one.{listing}"
         )
     answer = _token_after_both(tokenizer, pair, "answer", n_vocab)
     distractor = _token_after_both(tokenizer, pair, "distractor", n_vocab)
@@ -178,7 +185,7 @@ def encode_pair(
         )
     lead = leading_token(tokenizer, pair.bos, prepend_bos=prepend_bos)
     words = (("answer", pair.answer), ("distractor", pair.distractor))
-    cautions = (unspaced(tokenizer, pair.place + name, word, pair.clean) for name, word in words)
+    cautions = (missing_space_warning(tokenizer, pair.place + name, word, pair.clean) for name, word in words)
     return TokenPair(
         clean=torch.tensor([clean], device=device),
         corrupted=torch.tensor([corrupted], device=device),
@@ -195,7 +202,7 @@ def encode_pair(
 
 
 def tokenize(model: "TransformerBridge", pair: PromptPair) -> TokenPair:
-    """The pair as token ids of this model, on its device. Raises ValueError as `encode_pair` does."""
+    """Tokenise a pair for this model, on its device. Raises InputError as `encode_pair` does."""
     return encode_pair(
         pair,
         model.tokenizer,
@@ -216,7 +223,7 @@ def encode_prompt(
     n_vocab: int | None,
     bos: str = "auto",
 ) -> list[int]:
-    """Token ids of a prompt, after the token that `leading_token` names. Raises ValueError naming `item`."""
+    """Token ids of a prompt, the leading token (see `leading_token`) included. Raises InputError naming `item`."""
     ids = token_ids(tokenizer, text)
     check_known(tokenizer, ids, text, item)
     lead = leading_token(tokenizer, bos, prepend_bos=prepend_bos)

@@ -1,6 +1,6 @@
 """Where the prompt pairs of a run come from: the config's four texts, a file, or the IOI generator.
 
-A tokenizer is needed, because generated names have to be single tokens; no model is.
+Needs a tokenizer, because generated names have to be single tokens, and no model.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from igap.inputs.words import NAMES
 
 
 def read(prompts: PromptsConfig, tokenizer: Any) -> tuple[PromptPair, ...]:
-    """The pairs, in their order; each knows what an error calls it. Raises InputError on the first without sense."""
+    """Read or generate the pairs, in order; each knows its name in messages. Raises InputError on the first bad one."""
     if prompts.file is not None:
         return tuple(
             _pair([row[name] for name in TEXTS], prompts, f"{prompts.file}, row {index}: ")
@@ -33,8 +33,8 @@ def read(prompts: PromptsConfig, tokenizer: Any) -> tuple[PromptPair, ...]:
             "words that the model knows, or another model."
         )
     return tuple(
-        _pair([one.clean, one.corrupted, one.answer, one.distractor], prompts, f"generated pair {index}: ")
-        for index, one in enumerate(generate_ioi(prompts.n, prompts.seed, names=names))
+        _pair([ioi.clean, ioi.corrupted, ioi.answer, ioi.distractor], prompts, f"generated pair {index}: ")
+        for index, ioi in enumerate(generate_ioi(prompts.n, prompts.seed, names=names))
     )
 
 
@@ -44,13 +44,13 @@ def _pair(texts: Sequence[str], prompts: PromptsConfig, place: str) -> PromptPai
 
 
 def encode(prompts: PromptsConfig, pairs: tuple[PromptPair, ...], tokenizer: Any, **known: Any) -> list[TokenPair]:
-    """The pairs as token ids; `known` is what `encode_pair` takes. Raises InputError on the first that is refused."""
+    """Tokenise the pairs; `known` are keyword arguments of `encode_pair`. Raises InputError on the first bad one."""
     if prompts.n is None:
         return [encode_pair(pair, tokenizer, **known) for pair in pairs]
     try:
         return [encode_pair(pair, tokenizer, **known) for pair in pairs]
     except InputError as error:
-        # What is wrong, without the prompt it is in and without the remedy, which is for prompts people write.
+        # The reason alone: prompt and remedy are for prompts that people write.
         reason = str(error).partition(" (in '")[0].partition(". ")[0]
         raise InputError(
             f"prompts.n: got {prompts.n}, whose generated prompts this model cannot take ({reason}). Use prompts.file "
@@ -59,6 +59,6 @@ def encode(prompts: PromptsConfig, pairs: tuple[PromptPair, ...], tokenizer: Any
 
 
 def describe(prompts: PromptsConfig, n: int) -> str:
-    """How many pairs and from where: "100 pairs (generated, seed 0)" or "12 pairs (pairs.csv)"."""
+    """Number and source of the pairs: "100 pairs (generated, seed 0)" or "12 pairs (pairs.csv)"."""
     source = f"generated, seed {prompts.seed}" if prompts.file is None else Path(prompts.file).name
     return f"{n} pairs ({source})"

@@ -1,4 +1,4 @@
-"""What a tokenizer makes of a word that continues a prompt, and what stands before every prompt. Runs no model."""
+"""Tokens of a word that continues a prompt, and the token before every prompt. Runs no model."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,9 +11,9 @@ _CLOSING = ".,;:!?%)]}'"
 
 
 def leading_token(tokenizer: Any, bos: str, *, prepend_bos: bool) -> int | None:
-    """Id of the token that is put before every prompt, None for none; `prepend_bos` is what bos="auto" means.
+    """Id of the token before every prompt, or None; `prepend_bos` is the model's own setting, used by bos="auto".
 
-    Raises InputError where `bos` is no text of one token, or the tokenizer has no BOS token to put there.
+    Raises InputError if `bos` is not the text of one token, or the tokenizer has no BOS token.
     """
     if bos == "none" or (bos == "auto" and not prepend_bos):
         return None
@@ -36,10 +36,10 @@ def leading_token(tokenizer: Any, bos: str, *, prepend_bos: bool) -> int | None:
 
 
 def continuation(tokenizer: Any, prompt: str, word: str) -> list[int] | None:
-    """The token ids that `word` adds to those of `prompt`; None where tokens would reach over the boundary.
+    """The token ids that `word` adds to those of `prompt`; None if a token would span the boundary.
 
     They may differ from the tokens of the word alone: Llama 2's tokenizer puts a space of its own before any text.
-    A tokenizer that sees no spaces cannot put two words together, and takes them as two.
+    A tokenizer that ignores spaces never merges two words.
     """
     before = token_ids(tokenizer, prompt) if prompt else []
     for text in (prompt + word, f"{prompt} {word}"):
@@ -52,14 +52,14 @@ def continuation(tokenizer: Any, prompt: str, word: str) -> list[int] | None:
 
 
 def single_tokens(tokenizer: Any, words: Iterable[str]) -> list[str]:
-    """Those of the words that are one known token after a word and a space."""
+    """The words that are one known token after another word and a space."""
     return [word for word in words if _is_one_token(tokenizer, continuation(tokenizer, word, f" {word}"))]
 
 
 def answer_token(tokenizer: Any, item: str, word: str, prompt: str, n_vocab: int | None) -> int:
-    """The one token by which `word` continues `prompt`. Raises InputError, naming `item`, where it is not one."""
+    """The single token by which `word` continues `prompt`. Raises InputError naming `item` if it is not one token."""
     ids = continuation(tokenizer, prompt, word)
-    spaced = continuation(tokenizer, prompt, f" {word}") if glued(prompt, word) else ids
+    spaced = continuation(tokenizer, prompt, f" {word}") if merges(prompt, word) else ids
     last = prompt.split()[-1]
     if spaced != ids and _is_one_token(tokenizer, spaced):
         raise InputError(
@@ -90,13 +90,13 @@ def answer_token(tokenizer: Any, item: str, word: str, prompt: str, n_vocab: int
     return ids[0]
 
 
-def glued(prompt: str, word: str) -> bool:
-    """Whether the word would become a part of the prompt's last word; a number may be split, and so may "17th"."""
+def merges(prompt: str, word: str) -> bool:
+    """Whether the word would merge with the prompt's last word; after a digit it would not ("17" + "th")."""
     return prompt[-1].isalpha() and word[0].isalnum()
 
 
-def unspaced(tokenizer: Any, item: str, word: str, prompt: str) -> str:
-    """The warning that a space may have been forgotten before the word; empty where none can have been."""
+def missing_space_warning(tokenizer: Any, item: str, word: str, prompt: str) -> str:
+    """Warn that a space may have been forgotten before the word; empty if it cannot have been."""
     splits_number = prompt[-1].isdigit() and word[0].isdigit()
     if word[0].isspace() or prompt[-1].isspace() or splits_number or word[0] in _CLOSING:
         return ""
@@ -114,8 +114,8 @@ def _is_one_token(tokenizer: Any, ids: list[int] | None) -> bool:
 
 
 def check_known(tokenizer: Any, ids: list[int], text: str, item: str) -> None:
-    """Raises InputError on a text that has no tokens, or a word the tokenizer does not know."""
-    # Tokenizers map a word they do not know to <unk> without a word. GPT-2's <unk> is its BOS, which text cannot give.
+    """Raises InputError on a text without tokens, and on a word that the tokenizer does not know."""
+    # Tokenizers silently map an unknown word to <unk>. GPT-2's <unk> is its BOS, which no text produces.
     if not ids:
         raise InputError(
             f"{item}: got no token for {text!r}, wanted words that the tokenizer knows. Check that the checkpoint's "
@@ -131,7 +131,7 @@ def check_known(tokenizer: Any, ids: list[int], text: str, item: str) -> None:
 
 
 def check_vocabulary(ids: list[int], n_vocab: int | None, item: str) -> None:
-    """Raises InputError on a token that a model of `n_vocab` tokens does not have."""
+    """Raises InputError on a token id that is not below `n_vocab`."""
     if n_vocab is not None and max(ids) >= n_vocab:
         raise InputError(
             f"{item}: got token {max(ids)}, but the model has {n_vocab} of them (0 to {n_vocab - 1}). Use the "
@@ -140,7 +140,7 @@ def check_vocabulary(ids: list[int], n_vocab: int | None, item: str) -> None:
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
-    """The ids of the text as it is, without BOS. Raises InputError where the tokenizer fails on it."""
+    """Token ids of the text alone, without BOS. Raises InputError if the tokenizer fails on it."""
     with refusing(
         lambda why: InputError(
             f"model.name: got a tokenizer that fails on {text[:60]!r}: tokenizer.json: {why}. Save the tokenizer again."

@@ -1,4 +1,4 @@
-"""The words that generated prompts are made of, one list a role.
+"""The words of generated prompts, one list a role.
 
 Common words only: all but SEVERAL_TOKENS are single tokens of GPT-2 after a space, and all are in the embedded model's
 vocabulary.
@@ -78,4 +78,4 @@ SEVERAL_TOKENS = frozenset(
     loaned bequeathed lobbed ferried auctioned dispensed chucked nudged wheeled
     """.split()
 )
-"""Those of the words that GPT-2 cuts in two or more. Prompts may hold them; slots of one token leave them out."""
+"""Words that GPT-2 splits into several tokens. Prompts may hold them; slots of one token leave them out."""

@@ -5,14 +5,14 @@ import pytest
 from igap import PromptPair
 from igap.cli import main
 from igap.cli.compose import compose_one
-from igap.inputs.files import read_pairs, tasks
+from igap.inputs.files import read_pairs, task_names
 from igap.inputs.labelled_prompts import read_prompts
 
 NAMES = ["capital-country", "gendered-pronoun", "greater-than", "subject-verb"]
 
 
 def test_there_are_four():
-    assert tasks() == NAMES
+    assert task_names() == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
