@@ -1,4 +1,21 @@
-"""igap: Integrated Gradients against activation patching, for attention heads and MLP neurons of transformers."""
+"""igap: Integrated Gradients against activation patching, for attention heads and MLP neurons of transformers.
+
+Every example in a docstring goes on from here, with this `model` and this `pair`:
+
+    >>> from igap import PromptPair, activation_patching, compare, integrated_gradients, load_model
+    >>> model = load_model()
+    >>> pair = PromptPair(
+    ...     clean="After John and Mary went to the store, Mary gave a bottle of milk to",
+    ...     corrupted="After John and Mary went to the store, John gave a bottle of milk to",
+    ...     answer=" John",
+    ...     distractor=" Mary",
+    ... )
+    >>> ig, ap = integrated_gradients(model, pair), activation_patching(model, pair)
+    >>> compare(ig, ap).outliers("heads")
+    ['0.3', '0.5', '0.2', '0.6']
+
+F is logit[answer] - logit[distractor] after the last token, the gap F(clean) - F(corrupted), and a score effect / gap.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

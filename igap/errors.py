@@ -10,10 +10,21 @@ _MOST = 4000
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used. One line: which item, what was got, what is wanted, the remedy."""
+    """Invalid input from the user. Its one line names the item, what was got, what is wanted, and the remedy.
+
+    Args:
+        message: The line; very long words and messages are cut in the middle.
+
+    Example:
+        >>> try:
+        ...     integrated_gradients(model, pair, n_steps=0)
+        ... except InputError as error:
+        ...     print(error)
+        n_steps: got 0, wanted a whole number, at least 1 and at most 1000000 or auto. Try n_steps=50.
+    """
 
     def __init__(self, message: str) -> None:
-        """The message, with what is too long to be read cut short."""
+        """Cut the message to a readable length."""
         message = _LONG.sub(lambda word: f"{word[0][:100]}...{word[0][-20:]}", message)
         super().__init__(message if len(message) <= _MOST else f"{message[: _MOST - 1000]} ... {message[-900:]}")
 

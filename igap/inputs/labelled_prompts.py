@@ -25,7 +25,21 @@ from igap.inputs.words import NAMES
 @checks_arguments
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, the word that should follow it, and the word it is compared with."""
+    """A prompt, the word that should follow it, and the word it is compared with.
+
+    Args:
+        text: The prompt.
+        answer: The right next word, one token, with its leading space where the tokenizer has one (" John").
+        distractor: The word it is compared with. None (default): there is no logit difference, only accuracy.
+        bos: The token before the prompt, "auto" by default; see PromptPair.
+
+    Raises:
+        InputError: An empty text.
+
+    Example:
+        >>> Prompt(pair.clean, " John", " Mary").answer
+        ' John'
+    """
 
     text: str
     answer: str

@@ -31,7 +31,25 @@ if TYPE_CHECKING:
 @checks_arguments
 @dataclass(frozen=True)
 class PromptPair:
-    """A clean and a corrupted prompt, and the two tokens whose logits are compared after them."""
+    """A clean and a corrupted prompt, and the two tokens whose logits are compared after them.
+
+    Args:
+        clean: The prompt after which the model should give `answer`.
+        corrupted: The prompt that differs in what matters, after which it should give `distractor`.
+        answer: One token that continues both prompts, with its leading space where the tokenizer has one (" John").
+        distractor: The other token, likewise.
+        min_gap: Logits, default 0.1. Below this |gap|, or a tenth of |F(clean)|, scores are missing. 0: no bound.
+        align: Default "error". How prompts of different token length are matched; see `igap.vocabulary.Align`.
+        bos: The token before both prompts. "auto" (default): the model's own setting; "none"; or a token's text.
+        place: What messages put before the names of the texts.
+
+    Raises:
+        InputError: An empty text, equal prompts, or equal answers. Tokens are checked where the pair meets a model.
+
+    Example:
+        >>> pair.texts[2:]
+        (' John', ' Mary')
+    """
 
     clean: str
     corrupted: str

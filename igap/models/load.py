@@ -169,12 +169,30 @@ def load_model(
     dtype: DTypeName = "float32",
     revision: str | None = None,
 ) -> TransformerBridge:
-    """A TransformerBridge in evaluation mode: the embedded model, a local folder, a GGUF file, or a hub name.
+    """Load a model as a TransformerBridge in evaluation mode.
 
-    `processing="processed"` folds layer norms and value biases and centres the weights (the numerics of
-    TransformerLens' older HookedTransformer); `raw` keeps the checkpoint's. Logit differences and patching agree;
-    zero ablation and zero baselines of heads do not. Raises ValueError when the checkpoint cannot be had or is
-    incomplete, and when the bridge's logits are not those of the Hugging Face model.
+    Nothing is unpickled and no code of a checkpoint runs. Any other TransformerBridge serves igap as well.
+
+    Args:
+        name: "ioi-mini" (default, the embedded model), a folder or GGUF file, "smollm2", or a name on the hub.
+        processing: "processed" (default) folds layer norms and value biases and centres the weights, as the older
+            HookedTransformer does; "raw" keeps the checkpoint's weights. Logit differences and patching agree between
+            the two; zero ablation and zero baselines of heads do not.
+        device: Where the model lies, default "cpu".
+        dtype: What it computes in, default "float32".
+        revision: Branch, tag or commit on the hub. None (default): the main branch.
+
+    Returns:
+        The bridge. Its next-token logits were compared with those of the Hugging Face model.
+
+    Raises:
+        InputError: The checkpoint is missing, damaged, incomplete or no causal decoder; or the bridge's logits are
+            not those of the Hugging Face model; or this machine lacks the device.
+
+    Example:
+        >>> model = load_model()
+        >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_mlp
+        (4, 8, 512)
     """
     name = str(name)
     _check_device(device)
