@@ -35,7 +35,13 @@ _MOST_OUTLIERS = 8
 @checks_arguments
 @dataclass(frozen=True, eq=False)
 class OutputCurves:
-    """F along the paths of some components, on one prompt pair or on several."""
+    """F along the paths of some components, on one prompt pair or on several.
+
+    Example:
+        >>> curves = output_curve(model, pair, ["0.3", "2.1"])
+        >>> curves.values.shape, len(curves.extrema(0)), curves.bends.round(2).tolist()
+        ((2, 61), 0, [0.03, 0.0])
+    """
 
     names: tuple[str, ...]
     alphas: Float64[np.ndarray, " alpha"]
@@ -158,10 +164,29 @@ def output_curve(
     memory_gib: Positive | None = None,
     route: Route | None = None,
 ) -> OutputCurves:
-    """F, in logits, with each of the components (`9.6`, `L5.N1234`), alone, at a + alpha (a' - a) at all positions.
+    """F with each of the components, alone, at a + alpha (a' - a) at all positions: 0 is the run, 1 the baseline.
 
-    Alphas may leave [0, 1]; None is 61 of them from -1 to 2. Raises ValueError on a name that is no component of the
-    model, and on alphas that are not ascending numbers.
+    Args:
+        model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
+        pair: The prompt pair, or several.
+        components: A name or several: heads such as "9.6", neurons such as "L5.N1234".
+        alphas: At least 3 ascending numbers without unit, which may leave [0, 1]. None (default): 61 from -1 to 2.
+        baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
+        direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
+        batch_size: Rows of a pass. None (default): as many as fit.
+        memory_gib: GiB of a pass beyond the model. None (default): 2.
+        route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
+
+    Returns:
+        F in logits, `[pair, component, alpha]`, with ends, slopes and extrema.
+
+    Raises:
+        InputError: A name is no component of the model, or the alphas do not ascend or lead to an F that is not finite.
+
+    Example:
+        >>> curves = output_curve(model, pair, "0.3", alphas=[0, 0.5, 1])
+        >>> curves.values.round(2).tolist(), curves.effects.round(2).tolist()
+        ([[5.4, 4.95, 4.44]], [-0.96])
     """
     names = (components,) if isinstance(components, str) else tuple(components)
     alphas = DEFAULT_ALPHAS if alphas is None else alphas

@@ -31,10 +31,34 @@ def activation_patching(
     route: Route | None = None,
     on_progress: Progress | None = None,
 ) -> AttributionMap:
-    """F with one component replaced, minus F without, for every component: `[layer, component]`, in logits.
+    """F with one component replaced minus F without, for every component.
 
     Noising: the baseline's activation into the clean run, relative to F(x). Denoising: the clean activation into the
-    corrupted run, relative to F(x'). A component equal at both ends is exactly 0. Of several pairs, the mean.
+    corrupted run, relative to F(x'). A component equal at both ends is exactly 0.
+
+    Args:
+        model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
+        pair: The prompt pair, or several, whose mean is returned.
+        site: "heads" (default) or "neurons".
+        baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
+        direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
+        batch_size: Rows of a pass. None (default): as many as fit.
+        memory_gib: GiB of a pass beyond the model. None (default): 2.
+        route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
+        on_progress: Called with (components done, components in all).
+
+    Returns:
+        Effects `[layer, component]` in logits, and scores.
+
+    Raises:
+        InputError: An argument is invalid, or the pair does not fit the model.
+
+    Example:
+        >>> ap = activation_patching(model, pair)
+        >>> round(ap.gap, 3), round(float(ap.effect[3, 0]), 3), round(float(ap.score[3, 0]), 3)
+        (10.442, -1.479, -0.142)
+
+    Source: Heimersheim & Nanda 2024 (arXiv 2404.15255).
     """
 
     def method(question: Contrast, advance: Advance) -> list[AttributionMap]:

@@ -39,11 +39,34 @@ def atp_star(
     memory_gib: Positive | None = None,
     on_progress: Progress | None = None,
 ) -> AttributionMap:
-    """Sum over layers l of |(a' - a) . dF/da without the gradient through l's output| / (layers - 1), in logits.
+    """AtP* (attribution patching with GradDrop): the mean |AtP| over backward passes that each leave one layer out.
 
-    `[layer, component]`, at least 0: effect and score are magnitudes and have no sign. A component's own layer leaves
-    it no gradient, hence layers - 1. In the last layer it is |attribution patching|. Of several pairs, the mean of
-    the magnitudes. Each layer costs a backward pass through those before it. Raises ValueError on a model of one layer.
+    Sum over layers l of |(a' - a) . dF/da without the gradient through l's output| / (layers - 1). A component's own
+    layer leaves it no gradient, hence layers - 1. In the last layer it is |attribution patching|. Each layer costs a
+    backward pass through those before it.
+
+    Args:
+        model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
+        pair: The prompt pair, or several, whose mean is returned.
+        site: "heads" (default) or "neurons".
+        baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
+        direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
+        batch_size: Rows of a pass. None (default): as many as fit.
+        memory_gib: GiB of a pass beyond the model. None (default): 2.
+        on_progress: Called with (components done, components in all).
+
+    Returns:
+        Effects `[layer, component]` in logits, and scores: magnitudes without sign, at least 0.
+
+    Raises:
+        InputError: An argument is invalid, the pair does not fit the model, or the model has one layer only.
+
+    Example:
+        >>> star = atp_star(model, pair)
+        >>> star.signed, round(float(star.score[0, 6]), 3)
+        (False, 0.095)
+
+    Source: Kramár et al. 2024 (arXiv 2403.00745).
     """
 
     def method(question: Contrast, advance: Advance) -> list[AttributionMap]:

@@ -36,10 +36,33 @@ def attribution_patching(
     route: Route | None = None,
     on_progress: Progress | None = None,
 ) -> AttributionMap:
-    """(a' - a) . dF/da at a, for every component: `[layer, component]`, in logits. Of several pairs, the mean.
+    """First-order estimate of activation patching: (a' - a) . dF/da at a, for every component.
 
-    Integrated Gradients with its whole path at alpha = 0: what activation patching would give were F linear. `at` takes
-    the gradient at another alpha, that is at a + alpha (a' - a).
+    It is Integrated Gradients with one node at the start of the path.
+
+    Args:
+        model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
+        pair: The prompt pair, or several, whose mean is returned.
+        site: "heads" (default) or "neurons".
+        baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
+        direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
+        at: The alpha, without unit, at which the gradient is taken: at a + alpha (a' - a). Default 0.0.
+        per_position: Whether `effect_by_position` is filled; of one pair only.
+        route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
+        on_progress: Called with (components done, components in all).
+
+    Returns:
+        Effects `[layer, component]` in logits, and scores.
+
+    Raises:
+        InputError: An argument is invalid, or the pair does not fit the model.
+
+    Example:
+        >>> atp = attribution_patching(model, pair)
+        >>> round(float(atp.score[0, 6]), 3), round(float(activation_patching(model, pair).score[0, 6]), 3)
+        (-0.143, -0.169)
+
+    Source: Kramár et al. 2024 (AtP, arXiv 2403.00745).
     """
 
     def method(question: Contrast, advance: Advance) -> list[AttributionMap]:

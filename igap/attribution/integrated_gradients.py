@@ -54,15 +54,43 @@ def integrated_gradients(
     route: Route | None = None,
     on_progress: Progress | None = None,
 ) -> AttributionMap:
-    """Sum over positions and dims of (a' - a) . mean over the path of dF/da: `[layer, component]`, in logits.
+    """Integrated Gradients of F along the path of each component's activation a to the baseline's a'.
 
-    `path="joint"` moves all components of a layer together; their effects sum to F(all replaced) - F(x). With
-    `path="single"` only the component moves: by completeness that is activation patching. Each of the `n_steps`
-    quadrature nodes costs a forward and a backward pass a layer (joint) or a component (single). `n_steps="auto"`
-    (joint) doubles the nodes of a layer, for the pairs that need it, from 3 to at most 768 (48 in bfloat16), until its
-    delta is below `tolerance` of the layer's effect, or of the gap, or below F's rounding, and no component moved by
-    more than that at the last doubling; or until two doublings changed nothing beyond rounding. `converged` says where
-    the nodes were not enough. Of several pairs, the mean.
+    The effect is the sum over positions and dimensions of (a' - a) times the mean of dF/da over the path.
+
+    Args:
+        model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
+        pair: The prompt pair, or several, whose mean is returned.
+        site: "heads" (default) or "neurons".
+        baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
+        direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
+        n_steps: Quadrature nodes, default 50; each costs a forward and a backward pass a layer (joint) or a component
+            (single). "auto" (joint) doubles a layer's nodes from 3 to at most 768 (48 in bfloat16), until its delta is
+            below the tolerance or F's rounding and no component moved by more than that at the last doubling, or until
+            two doublings changed nothing beyond rounding. `converged` says where the nodes were not enough.
+        tolerance: Default 1e-3. What "auto" allows delta to be, as a share of `tolerance_of`.
+        tolerance_of: "layer" (default): of the layer's effect; "gap": of the gap.
+        method: Captum's quadrature, default "gausslegendre".
+        path: "joint" (default) moves all components of a layer together; their effects sum to F(all replaced) - F(x).
+            "single" moves one component alone: by completeness that is activation patching.
+        per_position: Whether `effect_by_position` is filled; of one pair only.
+        batch_size: Rows of a pass. None (default): as many as fit.
+        memory_gib: GiB of a pass beyond the model. None (default): 2.
+        route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
+        on_progress: Called with (components done, components in all).
+
+    Returns:
+        Effects `[layer, component]` in logits, scores, and the completeness delta of each layer.
+
+    Raises:
+        InputError: An argument is invalid, or the pair does not fit the model.
+
+    Example:
+        >>> ig = integrated_gradients(model, pair, n_steps=20)
+        >>> ig.effect.shape, round(float(ig.effect[0, 3]), 3), bool(ig.delta.abs().max() < 1e-3)
+        (torch.Size([4, 8]), -1.699, True)
+
+    Source: Sundararajan et al. 2017 (arXiv 1703.01365). Captum integrates.
     """
     check_quadrature(method, n_steps, path)
 

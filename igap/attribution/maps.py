@@ -24,7 +24,13 @@ Progress = Callable[[int, int], None]
 @checks_arguments
 @dataclass(frozen=True, eq=False)
 class AttributionMap:
-    """What one method says about every component of one site, on one prompt pair or in the mean over several."""
+    """Effects and scores of one method for every component of one site, of one prompt pair or the mean of several.
+
+    Example:
+        >>> ap = activation_patching(model, pair)
+        >>> ap.method, ap.site, ap.score.shape
+        ('ap', 'heads', torch.Size([4, 8]))
+    """
 
     method: str
     """ig, ap, atp or atp_star."""

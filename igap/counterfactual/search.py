@@ -30,7 +30,15 @@ from igap.inputs.prompts import PromptPair
 @checks_arguments
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """What a search found."""
+    """What a search found: every trial, the best corrupted prompt, and how far to believe it.
+
+    Example:
+        >>> space = {name: ["=keep"] for name in ("first", "second", "place", "verb", "object")}
+        >>> space["subject"] = ["John", "Tom"]
+        >>> result = search(model, pair, "0.3", space=space, until=2, control=1, clean_n=1, heldout_n=0)
+        >>> result.best.corrupted == pair.corrupted, len(result.tried)
+        (True, 2)
+    """
 
     id: str
     """Of the study, also when it goes on."""
@@ -51,6 +59,7 @@ class SearchResult:
     n_found: int
     """Candidates whose numbers an earlier search had left on disk."""
     interrupted: bool = False
+    """Whether a KeyboardInterrupt ended it early."""
 
     @property
     def best(self) -> PromptPair:
@@ -89,14 +98,47 @@ def search(
     memory_gib: Positive | None = None,
     on_progress: OnProgress | None = None,
 ) -> SearchResult:
-    """The corrupted prompts, of a space of words and rules, for which a component's effect is largest.
+    """Search a space of words and rules for the corrupted prompts with the largest effect of one component.
 
-    `space` maps the slots of the prompt's template to what they offer (None: words and rules for every slot), or is a
-    SpaceConfig. `until` counts trials in the Optuna `storage` (None: in memory): the same call with the same storage
-    goes on. `control` of them are random, so that chance is measured and not assumed. Interrupted
-    (KeyboardInterrupt), it ends with what there is. `remember` is a file of numbers that searches share; `identity` is
-    what it and the storage know the model by (None: a hash of its weights). Raises ValueError on what cannot be, and on
-    a storage with another search.
+    The same call with the same storage goes on where it stopped. After a KeyboardInterrupt it returns what it has.
+
+    Args:
+        model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
+        pair: The prompt pair that the search starts from.
+        head: A head such as "9.6" or a neuron such as "L5.N1234".
+        space: Slots of the prompt's template to the words and rules that they offer, or a SpaceConfig. None (default):
+            words and rules for every slot.
+        objective: What is maximised, or several terms for a Pareto study. Default "ap", the effect in logits.
+        sign: "drop", "raise" or "abs" (default): which effect on F is wanted.
+        aggregate: Over clean prompts: "mean" (default), "cvar" (mean of the worst quarter) or "min".
+        penalty: For "selectivity": logits taken away for each logit of mean |AtP| of the other heads. Default 1.0.
+        constraints: Bounds of a candidate. None (default): F(clean) is above 0.
+        until: Trials in all, default 300.
+        sampler: How candidates are chosen, default "auto".
+        batch: Candidates evaluated at once, default 16.
+        control: Random trials, default 60, so that chance is measured and not assumed.
+        clean_n: Clean prompts that the search sees, default 8.
+        heldout_n: Clean prompts that it does not see, default 32.
+        seed: Seed of everything drawn, default 0.
+        storage: An Optuna storage. None (default): in memory.
+        name: The study's name in it, default "igap".
+        identity: What storage and cache know the model by, JSON values. None (default): a hash of its weights.
+        remember: A file of numbers that searches share. None (default): no file.
+        memory_gib: GiB of a pass beyond the model. None (default): 2.
+        on_progress: Called as trials end.
+
+    Returns:
+        Every trial, the best prompt, and its validation.
+
+    Raises:
+        InputError: An argument is invalid, no candidate is within the bounds, or the storage holds another search.
+
+    Example:
+        >>> space = {name: ["=keep"] for name in ("first", "second", "place", "verb", "object")}
+        >>> space["subject"] = ["John", "Tom"]
+        >>> result = search(model, pair, "0.3", space=space, until=2, control=1, clean_n=1, heldout_n=0)
+        >>> round(result.best_value, 2)
+        0.96
     """
     terms: tuple[Term, ...] = (objective,) if isinstance(objective, str) else tuple(objective)
     check_terms(terms, sampler)

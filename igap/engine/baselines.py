@@ -35,7 +35,23 @@ _TOKENS_A_PASS = 512
 @checks_arguments
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline kind and what it needs."""
+    """A baseline kind and its settings.
+
+    Args:
+        kind: What activations move to, default "corrupted"; see `igap.vocabulary.BaselineKind`.
+        prompt: The other prompt of kind "prompt", which no other kind takes.
+        n: Reference prompts that kind "mean" averages over, 1 to 100,000, default 100.
+        seed: Seed of those prompts, default 0.
+
+    Raises:
+        InputError: A prompt without kind "prompt", or that kind without a prompt.
+
+    Example:
+        >>> zero = integrated_gradients(model, pair, baseline=Baseline("zero"))
+        >>> corrupted = integrated_gradients(model, pair, baseline="corrupted")
+        >>> bool((zero.effect == corrupted.effect).all())
+        False
+    """
 
     kind: BaselineKind = "corrupted"
     prompt: str | None = None

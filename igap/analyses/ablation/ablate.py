@@ -56,7 +56,14 @@ class Ablated:
 @checks_arguments
 @dataclass(frozen=True, eq=False)
 class Ablations:
-    """One kind of ablation of one list of components."""
+    """One kind of ablation of one list of components, as `ablate` returns it.
+
+    Example:
+        >>> prompts = [Prompt(pair.clean, " John", " Mary"), Prompt(pair.corrupted, " Mary", " John")]
+        >>> ablations = ablate(model, prompts, ["0.3", "2.1"], controls=2)
+        >>> ablations.n_prompts, [single.name for single in ablations.single], len(ablations.controls)
+        (2, ['0.3', '2.1'], 2)
+    """
 
     kind: AblationKind
     n_prompts: int
@@ -91,10 +98,31 @@ def ablate(
     batch_size: Count | None = None,
     on_progress: Progress | None = None,
 ) -> Ablations:
-    """Performance on `prompts` without each of `components` ("9.6", "L5.N1234"), without all, and without random ones.
+    """Accuracy on prompts without each of the components, without all of them, and without as many random ones.
 
-    The reference set of the means is `reference_n` of the prompts, drawn with the seed. Raises InputError on a
-    component that the model does not have, an unknown kind, and a reference set that the prompts cannot give.
+    Args:
+        model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
+        prompts: The prompts, each with its answer.
+        components: Names such as "9.6" and "L5.N1234", each once.
+        kind: What an ablated activation becomes, default "zero"; see `igap.vocabulary.AblationKind`.
+        reference_n: Prompts that means are over, drawn from `prompts`; default 100.
+        seed: Seed of everything drawn and of the bootstrap, default 0.
+        controls: Random sets of other components, 0 to 1000, default 10.
+        generate: Whether to count also as the research notebook did: the answer is in the first word of three tokens.
+        batch_size: Prompts of a pass. None (default): as many as fit.
+        on_progress: Called with (prompts done, prompts in all).
+
+    Returns:
+        Share of prompts whose greedy next token is the answer, [0, 1], mean logit differences, and their changes.
+
+    Raises:
+        InputError: The model has no such component, or the prompts give no reference set of that size.
+
+    Example:
+        >>> prompts = [Prompt(pair.clean, " John", " Mary"), Prompt(pair.corrupted, " Mary", " John")]
+        >>> ablations = ablate(model, prompts, ["0.3", "2.1"], "resample", controls=0)
+        >>> ablations.share, round(ablations.together.logit_diff_change, 2)
+        (1.0, -1.09)
     """
     if not prompts:
         raise InputError("prompts: got none, wanted at least one. Make some with igap.Prompt.")
