@@ -1,1 +1,1 @@
-"""Two maps to numbers: agreement, bootstrap, spread over pairs."""
+"""Numbers of attribution maps: agreement of two maps, bootstrap intervals, variation over prompt pairs, warnings."""

@@ -1,4 +1,4 @@
-"""How the pairs of a run spread: intervals of every component's mean score, and agreement of IG and AP pair by pair."""
+"""Variation over the prompt pairs of a run: intervals of mean scores, and agreement of IG and AP pair by pair."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,44 +17,45 @@ Kind = Literal["score", "effect"]
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """Of several pairs; every interval is a 95% percentile bootstrap interval over pairs."""
+    """Statistics over several pairs. Every interval is a 95% percentile bootstrap interval over pairs."""
 
     intervals: Mapping[Site, Mapping[str, Interval]]
-    """By site, then method: of each component's mean score, layer by layer. NaN with fewer than 2 pairs with scores."""
+    """By site, then method: each component's mean score, layer by layer. NaN if fewer than 2 pairs have scores."""
     gap: Interval
-    """Of the mean gap, in logits, over all pairs."""
+    """Interval of the mean gap over all pairs, in logits."""
     pearson: Mapping[Site, Float64[np.ndarray, " pair"]]
     """Pearson r, [-1, 1], of each pair's IG and AP; NaN where one of the two is constant. Needs no score."""
 
     def pearson_mean(self, site: Site, seed: int) -> tuple[float, float, float]:
-        """Mean of `pearson` over the pairs that have it, with the ends of its interval; NaN where too few do."""
+        """Mean of `pearson` over the pairs that have it, and the ends of its interval; NaN if too few have it."""
         known = self.pearson[site][~np.isnan(self.pearson[site])]
         ends = bootstrap_means(known[:, None], seed=seed)
         return float(known.mean()) if known.size else float("nan"), float(ends.low[0]), float(ends.high[0])
 
 
 def spread(maps: Mapping[Site, Mapping[str, AttributionMap]], *, seed: int) -> Spread:
-    """The spread of maps that are means over the same pairs."""
-    gaps = np.array([one.gap for one in next(iter(maps.values()))["ap"].pairs])
+    """Statistics of maps that are means over the same pairs."""
+    gaps = np.array([of_pair.gap for of_pair in next(iter(maps.values()))["ap"].pairs])
     return Spread(
         intervals={
             site: {
-                name: bootstrap_means(_flat(by_pair(found, "score")), seed=seed) for name, found in by_method.items()
+                name: bootstrap_means(_flatten(by_pair(mean_map, "score")), seed=seed)
+                for name, mean_map in by_method.items()
             }
             for site, by_method in maps.items()
         },
         gap=bootstrap_means(gaps[:, None], seed=seed),
         pearson={
-            site: row_correlations(*(_flat(by_pair(by_method[name], "effect")) for name in ("ig", "ap")))
+            site: row_correlations(*(_flatten(by_pair(by_method[name], "effect")) for name in ("ig", "ap")))
             for site, by_method in maps.items()
         },
     )
 
 
-def by_pair(found: AttributionMap, kind: Kind) -> Float[torch.Tensor, "pair layer component"]:
-    """Score or effect of every pair."""
-    return torch.stack([getattr(one, kind) for one in found.pairs])
+def by_pair(mean_map: AttributionMap, kind: Kind) -> Float[torch.Tensor, "pair layer component"]:
+    """Scores or effects of every pair of a mean map."""
+    return torch.stack([getattr(of_pair, kind) for of_pair in mean_map.pairs])
 
 
-def _flat(values: Float[torch.Tensor, "pair layer component"]) -> Float64[np.ndarray, "pair number"]:
+def _flatten(values: Float[torch.Tensor, "pair layer component"]) -> Float64[np.ndarray, "pair number"]:
     return np.asarray(values.double().flatten(1).numpy())

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of means over prompt pairs; pure.
+"""Bootstrap intervals of means over prompt pairs. Pure functions of arrays.
 
 Pairs are resampled, components are not: an interval says how far a mean would move with other pairs of the same kind.
 Source: Efron & Tibshirani 1993, the percentile interval.
@@ -11,14 +11,14 @@ from jaxtyping import Float64
 
 LEVEL = 0.95
 N_RESAMPLES = 2000
-"""An end of an interval is then off by 0.06 standard errors of the mean (its own standard deviation)."""
+"""With so many resamples an interval's end has a standard deviation of 0.06 standard errors of the mean."""
 
 _NUMBERS_AT_ONCE = 2**21  # 16 MiB of resampled means
 
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """The ends of 95% percentile intervals, in the unit of the values; NaN where fewer than 2 pairs have values."""
+    """Ends of 95% percentile intervals, in the unit of the values; NaN if fewer than 2 pairs have values."""
 
     low: Float64[np.ndarray, " component"]
     high: Float64[np.ndarray, " component"]
@@ -27,9 +27,9 @@ class Interval:
 def bootstrap_means(
     values: Float64[np.ndarray, "pair component"], *, seed: int, n_resamples: int = N_RESAMPLES
 ) -> Interval:
-    """The interval of each component's mean over pairs. A pair with a NaN is left out for all components.
+    """Interval of each component's mean over pairs. A pair with a NaN is left out for all components.
 
-    Resamples are the same for the same seed and number of pairs, so that means of one set of pairs move together.
+    The same seed and number of pairs give the same resamples, so that means over one set of pairs vary together.
     """
     values = values[~np.isnan(values).any(axis=1)]
     n, width = values.shape
@@ -43,8 +43,8 @@ def bootstrap_means(
         chunk = values[:, start : start + at_once]
         centred = chunk - chunk[0]  # a component of one value everywhere gets exactly that value
         means = centred.T @ counts.T / n
-        found = np.quantile(means, ends, axis=1) + chunk[0]
-        low[start : start + at_once], high[start : start + at_once] = found
+        quantiles = np.quantile(means, ends, axis=1) + chunk[0]
+        low[start : start + at_once], high[start : start + at_once] = quantiles
     return Interval(low, high)
 
 
@@ -56,7 +56,7 @@ def resample_counts(n: int, *, seed: int, n_resamples: int = N_RESAMPLES) -> Flo
 def row_correlations(
     x: Float64[np.ndarray, "pair component"], y: Float64[np.ndarray, "pair component"]
 ) -> Float64[np.ndarray, " pair"]:
-    """Pearson r, [-1, 1], of each row of `x` with that of `y`; NaN where one of them is constant up to rounding."""
+    """Pearson r, [-1, 1], of each row of `x` with the same row of `y`; NaN if one is constant up to rounding."""
     centred = []
     undefined = np.zeros(len(x), dtype=bool)
     for values in (x, y):

@@ -1,6 +1,6 @@
-"""Statistics of two attribution maps of one site: how far a method and AP agree, component by component.
+"""Agreement of two attribution maps of one site, component by component.
 
-Pure: two arrays in, one `Comparison` out. Plots are in `plots/`.
+Pure functions: two arrays in, one `Comparison` out. Plots are in `plots/`.
 
 Components of one model are not independent samples. Every interval here describes this set of components under the
 usual formula, and no more: it says nothing about another model, another prompt pair, or a population of components.
@@ -48,7 +48,7 @@ class Comparison:
     """
 
     unit: str
-    """What the maps were in: `score` (effect / gap) or `logits` (effects)."""
+    """Unit of the maps: `score` (effect / gap) or `logits` (effects)."""
     n: int
     """Components compared: layers x components a layer."""
     pearson: float
@@ -142,13 +142,13 @@ class Comparison:
 def compare_values(
     ig: npt.ArrayLike, ap: npt.ArrayLike, *, unit: str = "score", names: tuple[str, str] = ("IG", "AP")
 ) -> Comparison:
-    """Agreement of two `[layer, component]` maps in one unit (score); every difference is second minus first, AP - IG.
+    """Compare two `[layer, component]` arrays in one unit; every difference is second minus first, AP - IG.
 
-    Degenerate maps give NaN and a reason, which calls the maps by `names`. "Constant" means equal up to rounding: a
-    spread below 1e-13 of the largest magnitude. Raises InputError on different shapes, on no component, and on NaN,
-    infinity or a magnitude >= 1e150.
+    Degenerate maps give NaN and a reason, in which `names` are the maps. "Constant" means equal up to rounding: a range
+    below 1e-13 of the largest magnitude. Raises InputError on different shapes, on no component, and on NaN, infinity
+    or a magnitude >= 1e150.
     """
-    ig_map, ap_map = _checked("ig", ig), _checked("ap", ap)
+    ig_map, ap_map = _check_map("ig", ig), _check_map("ap", ap)
     if ig_map.shape != ap_map.shape:
         raise InputError(
             f"ap has shape {ap_map.shape}, ig {ig_map.shape}; a comparison needs two maps of one site of one model. "
@@ -161,7 +161,7 @@ def compare_values(
 
     reasons: dict[str, str] = {}
     pearson = _correlations(x, y, names, reasons)
-    spread = _limits(difference, scale, reasons)
+    limits = _limits(difference, scale, reasons)
     slope = _slope(mean, difference, names, reasons)
     signed = (x != 0) | (y != 0)
     if not signed.any():
@@ -178,15 +178,15 @@ def compare_values(
         unit=unit,
         n=n,
         **pearson,
-        **spread,
+        **limits,
         **slope,
         sign_agreement=float(np.mean(np.sign(x[signed]) == np.sign(y[signed]))) if signed.any() else float("nan"),
         jaccard_k=ks,
         jaccard=np.where(ks <= n_nonzero, shared / (2 * ks - shared), np.nan),
         jaccard_chance=np.array([expected_jaccard(n, k) for k in ks.tolist()]),
         difference=(difference * scale).reshape(ig_map.shape),
-        outlier_abs=(large & (not _constant(magnitude, 1.0))).reshape(ig_map.shape),
-        outlier_limits=(outside & (not _constant(difference, 1.0))).reshape(ig_map.shape),
+        outlier_abs=(large & (not _is_constant(magnitude, 1.0))).reshape(ig_map.shape),
+        outlier_limits=(outside & (not _is_constant(difference, 1.0))).reshape(ig_map.shape),
         shared_from=shared_from,
         n_nonzero=n_nonzero,
         reasons=reasons,
@@ -208,7 +208,7 @@ def expected_jaccard(n: int, k: int) -> float:
     return float(np.sum(p * overlap / (2 * k - overlap)) / np.sum(p))
 
 
-def _checked(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def _check_map(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or array.size == 0:
         raise InputError(
@@ -231,7 +231,7 @@ def _power_of_two(largest: float) -> float:
     return float(np.ldexp(1.0, int(np.frexp(largest)[1]))) if largest > 0 else 1.0
 
 
-def _constant(x: npt.NDArray[np.float64], largest: float) -> bool:
+def _is_constant(x: npt.NDArray[np.float64], largest: float) -> bool:
     return bool(np.ptp(x) <= _ROUNDING * largest)
 
 
@@ -241,7 +241,7 @@ def _correlations(
     """Pearson and Spearman with their intervals; every reason for a NaN goes into `reasons`."""
     out = dict.fromkeys((a + b for a in ("pearson", "spearman") for b in ("", "_low", "_high")), float("nan"))
     constant = [
-        name for name, values in zip(names, (x, y), strict=True) if _constant(values, float(np.abs(values).max()))
+        name for name, values in zip(names, (x, y), strict=True) if _is_constant(values, float(np.abs(values).max()))
     ]
     if constant:
         why = "there is one component only" if x.size == 1 else f"{' and '.join(constant)} scores are constant"
@@ -250,7 +250,7 @@ def _correlations(
     for name, u, v in (("pearson", x, y), ("spearman", stats.rankdata(x), stats.rankdata(y))):
         r = out[name] = _pearson(u, v)
         if x.size <= 3:
-            reasons[f"{name}_low"] = reasons[f"{name}_high"] = _few(x.size)
+            reasons[f"{name}_low"] = reasons[f"{name}_high"] = _too_few(x.size)
             continue
         variance = (1 + r**2 / 2 if name == "spearman" else 1.0) / (x.size - 3)
         half = float(stats.norm.ppf(0.975)) * np.sqrt(variance)
@@ -283,14 +283,14 @@ def _slope(
 ) -> dict[str, float]:
     """Slope of difference on mean, with its interval."""
     out = dict.fromkeys(("slope", "slope_low", "slope_high"), float("nan"))
-    if _constant(mean, 1.0):
+    if _is_constant(mean, 1.0):
         why = "there is one component only" if mean.size == 1 else f"the means of {' and '.join(names)} are constant"
         reasons.update(dict.fromkeys(out, why))
         return out
     u, v = mean - mean.mean(), difference - difference.mean()
     slope = out["slope"] = float(np.dot(u, v) / np.dot(u, u))
     if mean.size <= 3:
-        reasons["slope_low"] = reasons["slope_high"] = _few(mean.size)
+        reasons["slope_low"] = reasons["slope_high"] = _too_few(mean.size)
         return out
     stderr = float(np.linalg.norm(v - slope * u) / np.linalg.norm(u) / np.sqrt(mean.size - 2))
     half = float(stats.t.ppf(0.975, mean.size - 2)) * stderr
@@ -307,12 +307,12 @@ def _jaccard_reasons(ks: set[int], n: int, n_nonzero: int) -> dict[str, str]:
     return reasons
 
 
-def _few(n: int) -> str:
+def _too_few(n: int) -> str:
     return f"{n} components; an interval needs at least 4"
 
 
 def _ranks_by_magnitude(x: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Rank 1..n of each value by falling magnitude; equal magnitudes in order of index."""
+    """Rank 1..n of each value by descending magnitude; ties in order of index."""
     ranks = np.empty(x.size, dtype=np.int64)
     ranks[np.argsort(-np.abs(x), kind="stable")] = np.arange(1, x.size + 1)
     return ranks
@@ -352,16 +352,16 @@ def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
 
 
 def paired(
-    one: AttributionMap, ap: AttributionMap
+    ig: AttributionMap, ap: AttributionMap
 ) -> tuple[str, Float64[np.ndarray, "layer component"], Float64[np.ndarray, "layer component"]]:
-    """`score` and the scores of both maps, or where those are missing (small gap) `logits` and the effects.
+    """The unit `score` and the scores of both maps, or if those are missing (small gap) `logits` and the effects.
 
-    With a map that has no sign, the magnitudes of both. Raises InputError when the maps are of different sites.
+    If one of the maps has no sign, magnitudes of both. Raises InputError if the maps are of different sites.
     """
-    if one.site != ap.site:
-        raise InputError(f"ap is a map of {ap.site}, {one.method} of {one.site}; compare two maps of one site.")
-    in_scores = bool(one.score.isfinite().all() and ap.score.isfinite().all())
-    x, y = ((m.score if in_scores else m.effect).detach().double().cpu().numpy() for m in (one, ap))
-    if not (one.signed and ap.signed):
+    if ig.site != ap.site:
+        raise InputError(f"ap is a map of {ap.site}, {ig.method} of {ig.site}; compare two maps of one site.")
+    in_scores = bool(ig.score.isfinite().all() and ap.score.isfinite().all())
+    x, y = ((m.score if in_scores else m.effect).detach().double().cpu().numpy() for m in (ig, ap))
+    if not (ig.signed and ap.signed):
         x, y = np.abs(x), np.abs(y)
     return "score" if in_scores else "logits", x, y

@@ -1,4 +1,4 @@
-"""Peaks and troughs of a curve that is known on a grid. Pure."""
+"""Peaks and troughs of a curve on a grid. Pure functions of arrays."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,11 +14,11 @@ class Extremum:
 
     kind: Literal["peak", "trough"]
     alpha: float
-    """Of the vertex of the parabola through the grid's highest (lowest) point and its two neighbours."""
+    """Alpha of the vertex of the parabola through the grid's highest (lowest) point and its two neighbours."""
     value: float
     """F at that vertex, in logits."""
     prominence: float
-    """Logits, > 0: how far F comes down (up) on both sides before it goes higher (lower), or before the grid ends."""
+    """Logits, > 0: how far F falls (rises) on both sides before it goes higher (lower), or before the grid ends."""
 
     @property
     def inside(self) -> bool:
@@ -29,19 +29,19 @@ class Extremum:
 def find_extrema(
     alphas: Float64[np.ndarray, " alpha"], values: Float64[np.ndarray, " alpha"], rounding: float
 ) -> tuple[Extremum, ...]:
-    """Peaks and troughs of a curve on a grid, by ascending alpha; those of a prominence up to `rounding` are noise."""
-    found = []
+    """Find the peaks and troughs of a curve, by ascending alpha. A prominence up to `rounding` counts as noise."""
+    extrema = []
     kinds: tuple[tuple[Literal["peak", "trough"], int], ...] = (("peak", 1), ("trough", -1))
     for kind, sign in kinds:
         places, shape = signal.find_peaks(sign * values, prominence=rounding)
         for place, prominence in zip(places, shape["prominences"], strict=True):
             alpha, value = _vertex(alphas[place - 1 : place + 2], values[place - 1 : place + 2])
-            found.append(Extremum(kind, alpha, value, float(prominence)))
-    return tuple(sorted(found, key=lambda one: one.alpha))
+            extrema.append(Extremum(kind, alpha, value, float(prominence)))
+    return tuple(sorted(extrema, key=lambda extremum: extremum.alpha))
 
 
 def _vertex(x: Float64[np.ndarray, "3"], y: Float64[np.ndarray, "3"]) -> tuple[float, float]:
-    """Where the parabola through three points has its extremum; the middle point where they are on one line."""
+    """Vertex of the parabola through three points; the middle point if they lie on a line."""
     left, right = np.diff(y) / np.diff(x)
     bend = (right - left) / (x[2] - x[0])
     if bend == 0:

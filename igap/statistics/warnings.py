@@ -1,4 +1,4 @@
-"""What a run cannot carry, one warning each with its remedy: missing scores, rounding, incomplete integrals."""
+"""Warnings of a run, each with its remedy: missing scores, rounding, incomplete integrals, missing spaces."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ DELTA_TOLERANCE = 0.01
 
 
 def n_unscored(clean: Sequence[float], gaps: Sequence[float], min_gap: float) -> int:
-    """Pairs whose gap is too small to divide by, of their F(clean) and gaps in logits."""
+    """Number of pairs whose gap is too small to divide by, from their F(clean) and gaps in logits."""
     return sum(not scores_exist(gap, least_gap(min_gap, x)) for x, gap in zip(clean, gaps, strict=True))
 
 
@@ -29,19 +29,19 @@ def cautions(
         "logit are rounding. Use model.dtype=float32 for numbers that count."
     )
     texts = [_small_gaps(config.prompts.min_gap, clean, gaps), rounding if coarse else ""]
-    texts += ["" if coarse else _incomplete(config, site, found["ig"]) for site, found in maps.items()]
+    texts += ["" if coarse else _incomplete(config, site, by_method["ig"]) for site, by_method in maps.items()]
     return tuple(filter(None, texts))
 
 
 def spacing(pairs: Sequence[TokenPair]) -> tuple[str, ...]:
-    """The warning that a space may be missing before answers or distractors, with the first of them."""
+    """The warning that a space may be missing before answers or distractors, of all pairs in one line."""
     texts = [caution for pair in pairs for caution in pair.cautions]
     more = f" The same may hold for {len(texts) - 1} more." if len(texts) > 1 else ""
     return (texts[0] + more,) if texts else ()
 
 
 def _small_gaps(min_gap: float, clean: Sequence[float], gaps: Sequence[float]) -> str:
-    """The warning that scores are missing, of all pairs or of some; empty where none are."""
+    """The warning that scores are missing, for all pairs or for some; empty if none are."""
     unscored = n_unscored(clean, gaps, min_gap)
     if not unscored:
         return ""
@@ -62,25 +62,31 @@ def _small_gaps(min_gap: float, clean: Sequence[float], gaps: Sequence[float]) -
 
 
 def _incomplete(config: RunConfig, site: Site, ig: AttributionMap) -> str:
-    """The warning that a completeness delta is too large, with the worst layer (and pair); empty where none is."""
+    """The warning that a completeness delta is too large, with the worst layer (and pair); empty if none is."""
     each = ig.pairs or (ig,)
-    layers = [one.incomplete_layers(DELTA_TOLERANCE) for one in each]
-    found = [
-        (abs(float(one.delta[layer])), float(one.delta[layer]), float(one.layer_effect[layer]), layer, index)
-        for index, one in enumerate(each)
-        if one.delta is not None and one.layer_effect is not None
+    layers = [of_pair.incomplete_layers(DELTA_TOLERANCE) for of_pair in each]
+    deltas = [
+        (
+            abs(float(of_pair.delta[layer])),
+            float(of_pair.delta[layer]),
+            float(of_pair.layer_effect[layer]),
+            layer,
+            index,
+        )
+        for index, of_pair in enumerate(each)
+        if of_pair.delta is not None and of_pair.layer_effect is not None
         for layer in layers[index]
     ]
-    if not found:
+    if not deltas:
         return ""
-    _, delta, effect, layer, index = max(found)
-    named = sorted({layer for _, _, _, layer, _ in found})
+    _, delta, effect, layer, index = max(deltas)
+    named = sorted({layer for _, _, _, layer, _ in deltas})
     in_pairs = f"in {sum(map(bool, layers))} of {len(each)} pairs; " if ig.pairs else ""
-    of_pair = f" of pair {index}" if ig.pairs else ""
+    place = f" of pair {index}" if ig.pairs else ""
     return (
         f"ig: the completeness delta of {site} is above {DELTA_TOLERANCE:.0%} of the layer's effect in "
         f"layer{'s' * (len(named) > 1)} {', '.join(map(str, named))} ({in_pairs}worst: {delta:+.3g} of "
-        f"{effect:+.3g} logits in layer {layer}{of_pair}). "
+        f"{effect:+.3g} logits in layer {layer}{place}). "
         + (
             "No number of steps tried was enough: the path has a kink or a jump there."
             if config.ig.n_steps == "auto"

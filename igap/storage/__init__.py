@@ -1,1 +1,1 @@
-"""Files: written whole, read with distrust, kept between runs."""
+"""Files: written atomically, read with distrust, cached between runs."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written beside their place, made durable, renamed into it."""
+"""Atomic writes: a file is written beside its place, synced to disk, and renamed into it."""
 
 import os
 from collections.abc import Callable
@@ -7,13 +7,13 @@ from pathlib import Path
 from igap.errors import InputError
 
 _SPACE = 8 * 2**20
-"""Bytes that a job should find free before it starts: more than its files take."""
+"""Bytes of free disk space that a job needs before it starts: more than its files take."""
 
 
 def atomically(path: Path, write_to: Callable[[Path], object]) -> None:
-    """The file at `path`, as `write_to` writes it; what was there before stays until then.
+    """Write the file at `path` with `write_to`; until it is whole, the file that was there stays.
 
-    Raises OSError, which names the file.
+    Raises OSError naming the file.
     """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
@@ -29,22 +29,22 @@ def atomically(path: Path, write_to: Callable[[Path], object]) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """The file at `path` with this content. Raises OSError."""
+    """Write `content` to `path` atomically. Raises OSError."""
     atomically(path, lambda unfinished: unfinished.write_bytes(content))
 
 
 def write_text(path: Path, content: str) -> None:
-    """The file at `path` with this content, in UTF-8. Raises OSError."""
+    """Write `content` to `path` atomically, in UTF-8. Raises OSError."""
     write_bytes(path, content.encode())
 
 
 def check_writable(folder: Path) -> None:
-    """An existing folder that takes files. Raises InputError where there can be none, or where the disk is full."""
+    """Create the folder and check that files can be written. Raises InputError if not, or if the disk is full."""
     probe = folder / f".space.{os.getpid()}.unfinished"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".space.*.unfinished"):  # by a process that was killed
-            left.unlink(missing_ok=True)
+        for leftover in folder.glob(".space.*.unfinished"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
         try:
             with probe.open("wb") as file:
                 file.write(bytes(_SPACE))

@@ -1,8 +1,8 @@
-"""Results that jobs of a sweep share: computed once, kept under the hash of all they depend on, checked when loaded.
+"""Cache of results that the jobs of a sweep share, keyed by a hash of everything a result depends on.
 
-A file is a safetensors file `KIND-DIGEST.safetensors`. Its name is never believed: it holds the inputs it was computed
-from and a hash of its numbers, and whatever does not agree is reported and computed again. Two processes that need the
-same result at once compute it once.
+A result is a file `KIND-DIGEST.safetensors`. Its name is never trusted: the file holds the inputs it was computed from
+and a hash of its numbers. One that does not agree is reported and computed again. Two processes that need the same
+result at once compute it once.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ from igap.storage.atomic import write_bytes
 from igap.storage.untrusted import check_file
 
 FOLDER = ".store"
-"""Its name in a sweep's folder."""
+"""Name of the cache in a sweep's folder."""
 
 LARGEST = 256 * 2**20
-"""Bytes. A larger result is computed where it is needed: reading it back takes about as long."""
+"""Bytes. A larger result is not cached: reading it back takes about as long as computing it."""
 
 _LARGEST_HEADER = 100_000_000
-"""Bytes. What safetensors takes for one at most."""
+"""Bytes of the largest header that safetensors reads."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -42,19 +42,19 @@ log = logging.getLogger("igap")
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of shared results and what all of them depend on."""
+    """A folder of cached results, and what all of them depend on."""
 
     folder: Path
     common: Mapping[str, object]
     """Model, numerics, versions: JSON values."""
 
     def shared(self, kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors]) -> Tensors:
-        """What `compute` gives, from the folder if it is there; a file that is not what it should be is replaced."""
+        """Load the result from the folder, or compute and cache it. A damaged file is replaced."""
         asked = json.dumps({"kind": kind, **self.common, "inputs": inputs}, sort_keys=True)
         path = self.folder / f"{kind}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}.safetensors"
-        found = _load(path, asked, said=False)  # once, with the lock
-        if found is not None:
-            return found
+        cached = _load(path, asked, warn=False)  # the second look, with the lock, warns
+        if cached is not None:
+            return cached
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path.with_suffix(".lock")).acquire()
@@ -62,12 +62,12 @@ class Store:
             log.warning("%s: nothing can be shared there (%s); computing what is needed", self.folder, error.strerror)
             return compute()
         with lock:
-            found = _load(path, asked)  # kept by another process, while this one waited
-            if found is not None:
-                return found
+            cached = _load(path, asked)  # written by another process while this one waited
+            if cached is not None:
+                return cached
             tensors = compute()
             if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) <= LARGEST:
-                _keep(path, asked, tensors)
+                _save(path, asked, tensors)
             return tensors
 
 
@@ -76,7 +76,7 @@ _active: ContextVar[Store | None] = ContextVar("store", default=None)
 
 @contextmanager
 def sharing(store: Store | None) -> Iterator[None]:
-    """A block in which `shared` keeps results in this store; None keeps nothing."""
+    """Use this store for calls of `shared` inside the block; None caches nothing."""
     token = _active.set(store)
     try:
         yield
@@ -85,40 +85,40 @@ def sharing(store: Store | None) -> Iterator[None]:
 
 
 def shared(kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors]) -> Tensors:
-    """What `compute` gives, kept in the store around this call, if there is one.
+    """Load the result from the store in use, or compute it; without a store it is computed.
 
-    `inputs` are all that the result depends on beyond model, numerics and versions, as JSON values.
+    `inputs` is everything the result depends on beyond model, numerics and versions, as JSON values.
     """
     store = _active.get()
     return compute() if store is None else store.shared(kind, inputs, compute)
 
 
 def inputs_of(path: Path) -> str:
-    """What a file of a store was computed from, as JSON. Raises ValueError on a file that is not as it was written."""
+    """The inputs that a cached file was computed from, as JSON. Raises ValueError on a damaged file."""
     return _read(path)[0]
 
 
-def _load(path: Path, asked: str, *, said: bool = True) -> Tensors | None:
+def _load(path: Path, asked: str, *, warn: bool = True) -> Tensors | None:
     if not os.path.lexists(path):
         return None
     try:
-        kept, tensors = _read(path)
-        if kept != asked:
+        inputs, tensors = _read(path)
+        if inputs != asked:
             raise ValueError("it holds what other inputs gave")
     except ValueError as error:
-        if said:
+        if warn:
             log.warning("%s: %s; computing it again", path, error)
         return None
     return tensors
 
 
 def _read(path: Path) -> tuple[str, Tensors]:
-    """The inputs and the numbers of a file. Raises ValueError on one that is not as it was written."""
+    """The inputs and the tensors of a cached file. Raises ValueError on a damaged one."""
     try:
         check_file(path, LARGEST + _LARGEST_HEADER)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         asked, digest = metadata["asked"], metadata["sha256"]
     except (OSError, ValueError, SafetensorError, KeyError) as error:
         raise ValueError(f"it cannot be read ({printable(error)})") from error
@@ -127,7 +127,7 @@ def _read(path: Path) -> tuple[str, Tensors]:
     return asked, tensors
 
 
-def _keep(path: Path, asked: str, tensors: Tensors) -> None:
+def _save(path: Path, asked: str, tensors: Tensors) -> None:
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
         write_bytes(path, save(plain, metadata={"asked": asked, "sha256": _digest(asked, plain)}))
@@ -136,7 +136,7 @@ def _keep(path: Path, asked: str, tensors: Tensors) -> None:
 
 
 def _digest(asked: str, tensors: Tensors) -> str:
-    """Of the inputs, and of names, types, shapes and bytes of the tensors."""
+    """Hash of the inputs, and of names, types, shapes and bytes of the tensors."""
     digest = hashlib.sha256(asked.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()

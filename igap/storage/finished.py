@@ -1,4 +1,4 @@
-"""Finished runs on disk: their numbers and settings, read back from what `records` wrote. Imports nothing heavy."""
+"""Finished runs and searches, read back from disk: their numbers and settings. Imports nothing heavy."""
 
 import os
 import re
@@ -11,14 +11,14 @@ from igap.errors import InputError, printable
 from igap.storage.untrusted import is_text, read_names
 
 SCHEMA = 1
-"""Of summary.json and config.json; another number means that names or units have changed."""
+"""Version of summary.json and config.json; another number means that names or units have changed."""
 
 SUMMARIES = ("summary.json", "search_summary.json")
-"""A file that is written last: of a run, of a search."""
+"""The file that is written last, of a run and of a search."""
 
 _MOST_NUMBERS = 10_000
 _MOST_SETTINGS = 1_000
-"""Names in a summary, and in a config: far more than any has."""
+"""Bounds of the names in a summary and in a config, far above those of any run."""
 
 Value = float | int | str | bool | None | tuple[Any, ...]
 
@@ -29,23 +29,23 @@ class Finished:
 
     folder: Path
     summary: Mapping[str, float | int | str | None]
-    """summary.json."""
+    """The values of summary.json by name."""
     settings: Mapping[str, Value]
-    """Dotted key to value, "ig.n_steps" to 50; empty where config.json cannot be read."""
+    """Dotted key to value, "ig.n_steps" to 50; empty if config.json cannot be read."""
 
     @property
     def key(self) -> str:
-        """Of the settings that determine the numbers."""
+        """Hash of everything that determines the numbers."""
         return str(self.summary.get("key", self.folder.name))
 
     @property
     def has_heads(self) -> bool:
-        """Whether heads were asked for."""
+        """Whether the run was about heads."""
         return self.settings.get("sites") != "neurons"
 
 
 def lost_findings(summary: Mapping[str, Any]) -> dict[str, str]:
-    """The findings that failed, with their reasons. Another try may find them; figures and pages are left out."""
+    """The analyses that failed, with their reasons, which another try may complete; without figures and pages."""
     return {
         name: reason
         for name, reason in failures_of(summary).items()
@@ -54,45 +54,45 @@ def lost_findings(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def failures_of(summary: Mapping[str, Any]) -> dict[str, str]:
-    """What of a run failed, with its reason: follow-ups and figures that it was finished without."""
+    """The analyses and figures that a finished run lacks, with the reasons."""
     return {name: str(summary.get(f"{name}/reason", "")) for name in str(summary.get("failed", "")).split()}
 
 
 def find(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[Finished], list[str]]:
-    """The finished runs in these folders, each a run's or one that holds runs, and a line for each that is unreadable.
+    """Find the finished runs in these folders; the second value holds one line for each problem.
 
-    Each run once, in the order of the folders and in them by path; a run inside another, as a study has them, belongs
-    to that one. With `searches` also finished searches, each before the runs in its folder. Raises InputError on what
-    is no folder, and where there is no run at all.
+    A folder is a run's own or one that holds runs. Each run comes once, in the order of the folders and within them by
+    path; a run inside another, as a study has them, belongs to that one. With `searches`, finished searches come as
+    well, each before the runs in its folder. Raises InputError on a missing folder, and if there is no run at all.
     """
     runs: dict[tuple[int, int], Finished] = {}
-    troubles: list[str] = []
-    asked = list(folders)
-    for folder in asked:
+    problems: list[str] = []
+    searched = list(folders)
+    for folder in searched:
         if not os.path.isdir(folder):
             raise InputError(
                 f"folder: got {printable(folder)}, which is none, wanted a run's folder or one that holds runs."
             )
-        for identity, place in _run_folders(folder, troubles, SUMMARIES if searches else SUMMARIES[:1]):
+        for identity, place in _run_folders(folder, problems, SUMMARIES if searches else SUMMARIES[:1]):
             if identity not in runs:
-                run, trouble = read(place)
-                troubles += [trouble] if trouble else []
+                run, problem = read(place)
+                problems += [problem] if problem else []
                 if run is not None:
                     runs[identity] = run
-    if not runs and not troubles:
+    if not runs and not problems:
         raise InputError(
-            f"folder: got {', '.join(map(printable, asked))}, without a finished run in it (no summary.json), wanted a "
-            "run's folder or one that holds runs. Start some with igap run or igap sweep."
+            f"folder: got {', '.join(map(printable, searched))}, without a finished run in it (no summary.json), "
+            "wanted a run's folder or one that holds runs. Start some with igap run or igap sweep."
         )
-    return list(runs.values()), troubles
+    return list(runs.values()), problems
 
 
 def read(folder: Path) -> tuple[Finished | None, str | None]:
-    """The run in a folder, None where its summary cannot be read; and what is wrong with it, None where nothing is."""
+    """Read the run in a folder, None if its summary is unreadable; and the problem with it, None if there is none."""
     file = next((name for name in SUMMARIES if os.path.lexists(folder / name)), SUMMARIES[0])
     place = printable(folder)
     try:
-        summary = _summary(folder / file)
+        summary = _read_summary(folder / file)
     except ValueError as error:
         return None, f"{place}: left out: {file} cannot be read ({error})."
     schema = summary.get("schema")
@@ -110,8 +110,8 @@ def read(folder: Path) -> tuple[Finished | None, str | None]:
     return Finished(folder, summary, settings), None
 
 
-def _summary(file: Path) -> dict[str, float | int | str | None]:
-    """Names and numbers of a summary. Raises ValueError on one that igap has not written."""
+def _read_summary(file: Path) -> dict[str, float | int | str | None]:
+    """Read a summary. Raises ValueError on one that igap did not write."""
     summary = read_names(file)
     if len(summary) > _MOST_NUMBERS:
         raise ValueError(f"it holds {len(summary):,} names, more than {_MOST_NUMBERS:,}")
@@ -125,12 +125,12 @@ def _summary(file: Path) -> dict[str, float | int | str | None]:
 
 
 def is_key(text: str) -> bool:
-    """Whether a text can be a run's key: its folder's name in a sweep, its id in W&B."""
+    """Whether a text can be a run's key, which is its folder in a sweep and its id in W&B."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text) is not None
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Value]]:
-    """Dotted keys of nested settings and their values, lists as tuples."""
+    """Flatten nested settings to dotted keys and values, lists as tuples."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{name}.")
@@ -138,17 +138,17 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Val
             yield prefix + name, tuple(value) if isinstance(value, list) else value
 
 
-def _run_folders(above: Path, troubles: list[str], files: Sequence[str]) -> Iterator[tuple[tuple[int, int], Path]]:
-    """Folders with one of the files, and none inside a run's, each with its number on its disk.
+def _run_folders(above: Path, problems: list[str], files: Sequence[str]) -> Iterator[tuple[tuple[int, int], Path]]:
+    """Folders that hold one of the files, each with its device and inode; none from inside a run's folder.
 
-    Hidden ones hold no runs. Links are followed once.
+    Hidden folders are skipped. Links are followed once.
     """
     visited: set[tuple[int, int]] = set()
     waiting = [above]
     while waiting:
         folder = waiting.pop()
         if not is_text(folder):
-            troubles.append(f"{printable(folder)}: left out: its name is no UTF-8 text. Rename it.")
+            problems.append(f"{printable(folder)}: left out: its name is no UTF-8 text. Rename it.")
             continue
         try:
             status = folder.stat()
@@ -158,14 +158,14 @@ def _run_folders(above: Path, troubles: list[str], files: Sequence[str]) -> Iter
             visited.add(identity)
             there = {place.name: place for place in folder.iterdir()}
         except OSError as error:
-            troubles.append(f"{printable(folder)}: left out: it cannot be read ({error.strerror}).")
+            problems.append(f"{printable(folder)}: left out: it cannot be read ({error.strerror}).")
             continue
         if there.keys() & set(files):
             yield identity, folder
         if "summary.json" in there:
             continue
         inside = [there[name] for name in sorted(there) if not name.startswith(".") and name not in ("wandb", "plots")]
-        troubles += [
+        problems += [
             f"{printable(place)}: left out: a link to nothing."
             for place in inside
             if place.is_symlink() and not os.path.exists(place)

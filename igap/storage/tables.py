@@ -1,7 +1,7 @@
-"""Tables as CSV files, in which a spreadsheet takes no text for a formula.
+"""Tables as CSV files that are safe to open in a spreadsheet.
 
-A text that begins as one does (=, +, -, @, a tab, a line break) is written with an apostrophe before it, which `read`
-takes away again. Numbers are written as they are.
+A text that begins like a formula (=, +, -, @, a tab, a line break) is written with an apostrophe before it, which
+`read` removes again. Numbers are written as they are.
 """
 
 import re
@@ -16,29 +16,29 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 
 
 def guarded(text: str) -> str:
-    """The text as it is written: none that a spreadsheet would compute."""
+    """Escape a text that a spreadsheet would take for a formula."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def unguarded(text: str) -> str:
-    """The text that was written so."""
+def unescape_formula(text: str) -> str:
+    """The text before it was escaped."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def write(path: Path, frame: "pd.DataFrame", *, index: bool = False) -> None:
-    """The table as a CSV file. Raises OSError."""
-    _texts(frame, guarded).to_csv(path, index=index)
+    """Write the table as a CSV file. Raises OSError."""
+    _map_texts(frame, guarded).to_csv(path, index=index)
 
 
 def read(path: Path, dtype: Mapping[str, type] | None = None) -> "pd.DataFrame":
-    """A table that `write` wrote, its texts as they were. Raises what pandas does."""
+    """Read a table that `write` wrote, with its texts unescaped. Raises what pandas raises."""
     import pandas as pd
 
-    return _texts(pd.read_csv(path, dtype=dtype), unguarded)
+    return _map_texts(pd.read_csv(path, dtype=dtype), unescape_formula)
 
 
-def _texts(frame: "pd.DataFrame", change: Callable[[str], str]) -> "pd.DataFrame":
-    """The table with its texts changed, all else and every column's type as they are."""
+def _map_texts(frame: "pd.DataFrame", change: Callable[[str], str]) -> "pd.DataFrame":
+    """Apply `change` to every text of the table; every column keeps its type."""
     import pandas as pd
 
     changed = frame.copy()

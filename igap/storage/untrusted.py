@@ -1,7 +1,7 @@
-"""What may not be as igap wrote it: files read back with bounds, JSON as plain values.
+"""Reading files that may be damaged or foreign: with bounds on size, JSON as plain values.
 
-A disk that was full, a copy that was cut, another program or another user may have left anything in a folder of
-results. Whatever reads results reads them through here. Imports nothing heavy.
+A full disk, a copy cut short, another program or another user may have left anything in a folder of results. All
+results are read through this module. Imports nothing heavy.
 """
 
 import json
@@ -17,10 +17,10 @@ from typing import Any
 from igap.errors import printable
 
 LARGEST = 64 * 2**20
-"""Bytes of a file of text that is read: far more than any has."""
+"""Bytes of the largest text file that is read, far above any that igap writes."""
 
 _DEEPEST = 50
-"""Lists and names inside each other: far more than any file has."""
+"""Levels of nesting that are read, far above those of any file that igap writes."""
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -31,9 +31,9 @@ _KINDS = {
 
 
 def check_file(path: Path, most: int | None = None) -> int:
-    """Bytes of a file that can be read to an end. Raises ValueError, whose text says why it cannot.
+    """Size in bytes of a regular file. Raises ValueError with the reason if it is none, or larger than `most` bytes.
 
-    A pipe would be waited for, a device read for ever: neither is opened. `most` are the bytes it may have.
+    Pipes and devices are not opened: reading one could wait for ever.
     """
     try:
         status = path.stat()
@@ -47,7 +47,7 @@ def check_file(path: Path, most: int | None = None) -> int:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, in UTF-8. Raises ValueError, whose text says why there is none."""
+    """Read a UTF-8 text file. Raises ValueError with the reason if it cannot be read."""
     size = check_file(path, LARGEST)
     try:
         with path.open("rb") as file:
@@ -59,27 +59,29 @@ def read_text(path: Path) -> str:
 
 
 def read_names(path: Path) -> dict[str, Any]:
-    """The values by name of a JSON file. Raises ValueError as `read_text` and `parse` do, and on another shape."""
-    read = parse(read_text(path))
-    if not isinstance(read, dict):
-        raise ValueError(f"it holds {type(read).__name__}, wanted names and values")
-    return read
+    """Read the object in a JSON file. Raises ValueError as `read_text` and `parse` do, and on any other JSON value."""
+    value = parse(read_text(path))
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds {type(value).__name__}, wanted names and values")
+    return value
 
 
 def parse(text: str, *, holes: bool = False) -> Any:
-    """What a JSON text holds; `holes`: NaN stands for nothing, as W&B writes an empty cell.
+    """Parse a JSON text. With `holes`, NaN reads as None: W&B writes empty cells so.
 
-    Raises ValueError on what is no JSON, a name that is there twice, a number that no float holds (NaN, infinity, 400
-    digits), text that is no Unicode (half a surrogate pair), and lists or names more than 50 deep.
+    Raises ValueError on invalid JSON, a duplicate name, a number that no float holds (NaN, infinity, 400 digits), half
+    a surrogate pair, and more than 50 levels of nesting.
     """
     constant = (lambda name: None if name == "NaN" else _finite(name)) if holes else _finite
     try:
-        read = json.loads(text, object_pairs_hook=_once, parse_int=_whole, parse_float=_finite, parse_constant=constant)
-        level = [read]
+        value = json.loads(
+            text, object_pairs_hook=_unique_names, parse_int=_whole, parse_float=_finite, parse_constant=constant
+        )
+        level = [value]
         for _ in range(_DEEPEST):
-            level = [inner for value in level for inner in _inside(value)]
+            level = [inner for outer in level for inner in _children(outer)]
             if not level:
-                return read
+                return value
     except UnicodeEncodeError:
         raise ValueError("it holds half of a surrogate pair, which is no text") from None
     except RecursionError:
@@ -87,7 +89,7 @@ def parse(text: str, *, holes: bool = False) -> Any:
     raise ValueError(f"it is nested more than {_DEEPEST} deep")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) < len(pairs):
         twice = max(Counter(name for name, _ in pairs).items(), key=itemgetter(1))[0]
@@ -107,8 +109,8 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _inside(value: object) -> Iterable[Any]:
-    """What a list or names hold. Raises UnicodeEncodeError on text that is none."""
+def _children(value: object) -> Iterable[Any]:
+    """The values in a list or object. Raises UnicodeEncodeError on half a surrogate pair."""
     if isinstance(value, dict):
         for name in value:
             name.encode()
@@ -119,7 +121,7 @@ def _inside(value: object) -> Iterable[Any]:
 
 
 def is_text(path: Path) -> bool:
-    """Whether a path is a name that a table or page can hold: not every name of a file is Unicode."""
+    """Whether a path is valid Unicode, which not every file name is, and can stand in a table or page."""
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:

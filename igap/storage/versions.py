@@ -1,4 +1,4 @@
-"""What code made a result: the versions of the packages its numbers depend on, and of igap's own source."""
+"""Versions of the code that made a result: of the packages its numbers depend on, and of igap's own source."""
 
 import functools
 import hashlib
@@ -12,16 +12,16 @@ _PACKAGES = ("igap", "torch", "transformers", "transformer-lens", "captum", "num
 @functools.cache
 def versions() -> Mapping[str, str]:
     """Package to version, and under `source` 12 hex digits of igap's Python files: they change with any edit."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return found | {"source": digest.hexdigest()[:12]}
+    return packages | {"source": digest.hexdigest()[:12]}
 
 
 def changed(made_by: Mapping[str, object]) -> tuple[str, ...]:
-    """What differs between the versions in a summary (`version/NAME`) and these, "torch 2.12.0 -> 2.13.0" each."""
+    """Differences of the versions in a summary (`version/NAME`) from these, each as "torch 2.12.0 -> 2.13.0"."""
     return tuple(
         f"{name} {made_by.get(f'version/{name}', 'unknown')} -> {version}"
         for name, version in versions().items()
