@@ -1,1 +1,1 @@
-"""Loading checkpoints, and the embedded one."""
+"""Loading checkpoints safely, and the embedded checkpoint."""

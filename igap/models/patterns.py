@@ -1,6 +1,6 @@
-"""Patterns of a tokenizer that never end: those that are not of a known model are tried in a process of their own.
+"""Tokenizer patterns that never end: those that no known model has are tried in a process of their own.
 
-A backtracking engine can take longer than any run over a sentence, and what it does cannot be interrupted from Python.
+A backtracking regex engine can take longer over one sentence than any run, and Python cannot interrupt it.
 """
 
 import functools
@@ -11,10 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from igap.models.files import unreadable
+from igap.models.files import damaged_file_error
 
 _SECONDS = 5.0
-"""Processor time for all patterns on _TEXTS and the start of their process; an ordinary one takes microseconds."""
+"""Processor time for the process with all patterns on _TEXTS; an ordinary pattern takes microseconds."""
 
 _TEXTS = (
     "After John and Mary went to the store, Mary gave a bottle of milk to",
@@ -35,7 +35,7 @@ KNOWN = frozenset(
         r"\s+",
     }
 )
-"""Patterns of known models, which end: what is tried costs a fifth of a second."""
+"""Patterns of known models, which end. Trying others costs a fifth of a second."""
 
 _TRIAL = """
 import json, signal, sys
@@ -59,32 +59,37 @@ def check_patterns(folder: Path, name: str) -> None:
     try:
         content = (folder / "tokenizer.json").read_bytes()
     except FileNotFoundError:
-        return  # other files make the tokenizer, and have no patterns
+        return  # the tokenizer comes from other files, which have no patterns
     patterns = set()
     for text in _PATTERN.findall(content):
         try:
             patterns.add(json.loads(text))
-        except ValueError:  # as no JSON the file is refused where it is read
+        except ValueError:  # invalid JSON is rejected where the file is read
             continue
-    bad = _endless(frozenset(patterns - KNOWN))
+    bad = _find_endless(frozenset(patterns - KNOWN))
     if bad is not None:
         shown = bad if len(bad) <= 80 else f"{bad[:80]}..."
-        raise unreadable(name, "tokenizer.json", f"its pattern {shown!a} does not end on ordinary texts, or fails")
+        raise damaged_file_error(
+            name, "tokenizer.json", f"its pattern {shown!a} does not end on ordinary texts, or fails"
+        )
 
 
 @functools.lru_cache(maxsize=16)
-def _endless(patterns: frozenset[str]) -> str | None:
-    """The first of the patterns that is not through with _TEXTS in time; None if all are."""
+def _find_endless(patterns: frozenset[str]) -> str | None:
+    """Find the first pattern that does not finish _TEXTS in time; None if all do."""
     if not patterns:
         return None
     # -P: no module of the working folder, which may be the checkpoint's.
     command = [sys.executable, "-P", "-c", _TRIAL, str(_SECONDS)]
-    asked = json.dumps([sorted(patterns), _TEXTS]).encode()
-    with tempfile.TemporaryFile() as said:
-        if subprocess.run(command, input=asked, stdout=said, stderr=subprocess.DEVNULL, check=False).returncode == 0:
+    request = json.dumps([sorted(patterns), _TEXTS]).encode()
+    with tempfile.TemporaryFile() as output:
+        if (
+            subprocess.run(command, input=request, stdout=output, stderr=subprocess.DEVNULL, check=False).returncode
+            == 0
+        ):
             return None
-        said.seek(0)
-        tried: list[str] = [json.loads(pattern) for pattern in said]
-    if not tried:  # the machine is at fault: without memory, say
+        output.seek(0)
+        tried: list[str] = [json.loads(pattern) for pattern in output]
+    if not tried:  # the machine is at fault, for example without memory
         raise OSError(f"{sys.executable}, which was to try the patterns of a tokenizer, did not start")
     return tried[-1]

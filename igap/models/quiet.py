@@ -1,4 +1,4 @@
-"""transformers without its bars and its advice to others, and what it raises in one line."""
+"""Silencing other libraries while a model loads, and turning what they raise into one line."""
 
 import contextlib
 import logging
@@ -12,11 +12,11 @@ from igap.errors import InputError, one_line
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No weight-loading bars and no advice meant for others on the terminal.
+def silence_libraries() -> Iterator[None]:
+    """Silence progress bars and advice of transformers and TransformerLens inside the block.
 
-    TransformerLens warns of what it leaves out of its processing for some families: whether what it makes is still the
-    model is checked afterwards. Other warnings are given at the end, and not where it fails: the error says why.
+    TransformerLens warns which steps of its processing it skips for some families; whether the result is still the same
+    model is checked afterwards. Other warnings appear at the end of the block; if it fails, the error says why.
     """
     from transformers.utils import logging as hf_logging
 
@@ -24,10 +24,10 @@ def quiet() -> Iterator[None]:
     hf_logging.disable_progress_bar()
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.filterwarnings("ignore", ".* does not support (fold_ln|center_writing_weights)", UserWarning)
             yield
-        for each in said:
+        for each in caught:
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     finally:
         logging.disable(level)
@@ -36,15 +36,15 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def hushed() -> Iterator[None]:
-    """What is written to standard error comes at the end, and not at all where it fails: Rust's panics write there."""
+def hold_stderr() -> Iterator[None]:
+    """Hold back standard error until the block ends, and drop it if the block fails: Rust's panics write there."""
     try:
         terminal = os.dup(2)
     except OSError:  # it is closed
         yield
         return
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
         try:
             yield
         finally:
@@ -53,16 +53,16 @@ def hushed() -> Iterator[None]:
                     sys.stderr.flush()
             os.dup2(terminal, 2)
             os.close(terminal)
-        said.seek(0)
-        with contextlib.suppress(OSError):  # nobody takes it
-            os.write(2, said.read())
+        held.seek(0)
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            os.write(2, held.read())
 
 
 @contextlib.contextmanager
 def refusing(tell: Callable[[str], InputError]) -> Iterator[None]:
-    """Turns what a library raises into the InputError that `tell` makes of its text; an InputError stays as it is.
+    """Turn whatever a library raises inside the block into the InputError that `tell` makes of its text.
 
-    Libraries each raise their own, down to panics of those in Rust, which are no Exception.
+    An InputError stays as it is. Libraries raise errors of their own, and panics of Rust, which are no Exception.
     """
     try:
         yield

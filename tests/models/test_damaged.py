@@ -30,7 +30,7 @@ from igap.inputs.tokenizing import token_ids
 from igap.models import files, patterns
 from igap.models.load import read_header
 from igap.models.patterns import check_patterns
-from igap.models.quiet import hushed, quiet, refusing
+from igap.models.quiet import hold_stderr, refusing, silence_libraries
 
 LLAMA_3 = next(each for each in patterns.KNOWN if "{1,3}" in each)
 
@@ -145,7 +145,7 @@ def test_damaged_headers_of_weights_are_refused_and_the_file_is_named(whole, cop
     for what in damaged_weights(path):
         if any(part in what for part in later):
             continue
-        assert f": {path.name}: " in refusal(files.read_stored, copied, "copy"), what
+        assert f": {path.name}: " in refusal(files.read_tensor_headers, copied, "copy"), what
 
 
 @pytest.mark.parametrize("dtype", ["I32", "U32"])
@@ -235,12 +235,12 @@ def test_a_pattern_that_does_not_end_or_fails_is_refused(copied, pattern):
 def test_a_pattern_is_stopped_when_its_time_is_over(monkeypatch):
     monkeypatch.setattr(patterns, "_SECONDS", 0.5)
     monkeypatch.setattr(patterns, "_TEXTS", ["a" * 3_000_000])  # cut into letters, it takes many seconds
-    assert patterns._endless.__wrapped__(frozenset({r"\w"})) == r"\w"
+    assert patterns._find_endless.__wrapped__(frozenset({r"\w"})) == r"\w"
 
 
 def test_patterns_of_known_models_end_and_are_not_tried_for_a_run(copied, monkeypatch):
-    assert patterns._endless(patterns.KNOWN) is None
-    patterns._endless.cache_clear()
+    assert patterns._find_endless(patterns.KNOWN) is None
+    patterns._find_endless.cache_clear()
     monkeypatch.setattr(patterns.sys, "executable", "/no/python")
     check_patterns(copied, "copy")
 
@@ -283,7 +283,7 @@ def test_a_library_that_prints_a_whole_config_where_it_fails_is_not_heard(copied
 
 
 def test_what_is_said_where_nothing_fails_is_heard(capfd):
-    with hushed():
+    with hold_stderr():
         os.write(2, b"advice\n")
         assert capfd.readouterr().err == ""
     assert capfd.readouterr().err == "advice\n"
@@ -298,11 +298,11 @@ def test_an_error_is_shown_without_what_a_terminal_cannot_show():
 
 
 def test_warnings_are_given_after_what_they_are_about_and_not_where_it_fails():
-    with pytest.warns(UserWarning, match="kept"), quiet():
+    with pytest.warns(UserWarning, match="kept"), silence_libraries():
         warnings.warn("kept", stacklevel=1)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        with pytest.raises(InputError), quiet():
+        with pytest.raises(InputError), silence_libraries():
             warnings.warn("dropped", stacklevel=1)
             raise InputError("why")
     assert not said
@@ -347,7 +347,7 @@ def test_a_terminal_that_takes_nothing_damages_no_checkpoint(stream):
     target = os.open("/dev/full", os.O_WRONLY) if stream == "full" else os.pipe()[1]
     os.dup2(target, 2)
     try:
-        with hushed():
+        with hold_stderr():
             os.write(2, b"a warning")
     finally:
         os.dup2(before, 2)

@@ -241,7 +241,7 @@ def test_what_a_killed_process_left_is_no_checkpoint(tiny, own_cache):
     killed = (
         "import os, sys; from pathlib import Path; from igap.models import gguf_files;"
         "os.replace = lambda *_: os._exit(9);"  # everything is written, nothing has its name
-        "gguf_files.dequantised(Path(sys.argv[1]), 'killed')"
+        "gguf_files.dequantise(Path(sys.argv[1]), 'killed')"
     )
     assert subprocess.run([sys.executable, "-c", killed, tiny[1]], check=False, env=os.environ).returncode == 9
     (left,) = (each for each in (own_cache / "dequantised").iterdir() if each.is_dir())
@@ -252,9 +252,9 @@ def test_what_a_killed_process_left_is_no_checkpoint(tiny, own_cache):
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch):
-    assert gguf_files.cache() == Path(os.environ["IGAP_CACHE"])
+    assert gguf_files.cache_folder() == Path(os.environ["IGAP_CACHE"])
     monkeypatch.delenv("IGAP_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
-    assert gguf_files.cache() == Path("/elsewhere/igap")
+    assert gguf_files.cache_folder() == Path("/elsewhere/igap")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert gguf_files.cache() == Path("~/.cache/igap").expanduser()
+    assert gguf_files.cache_folder() == Path("~/.cache/igap").expanduser()

@@ -30,9 +30,9 @@ def examples(n: int, seed: int, *, unseen: str) -> list[IOIExample]:
     chosen = (
         [HELD_OUT_TEMPLATE] if unseen == "template" else [t for t in range(len(TEMPLATES)) if t != HELD_OUT_TEMPLATE]
     )
-    drawn = generate_ioi(n if unseen == "template" else 20 * n, seed, templates=chosen)
-    kept = (e for e in drawn if unseen == "template" or held_out(e.answer.strip(), e.distractor.strip()))
-    return list(itertools.islice(kept, n))
+    candidates = generate_ioi(n if unseen == "template" else 20 * n, seed, templates=chosen)
+    unseen_only = (e for e in candidates if unseen == "template" or held_out(e.answer.strip(), e.distractor.strip()))
+    return list(itertools.islice(unseen_only, n))
 
 
 def accuracy(model: TransformerBridge, drawn: list[IOIExample]) -> tuple[float, float]:
@@ -67,7 +67,7 @@ def main() -> None:
     for site in SITES:
         ap = activation_patching(model, NOTEBOOK_PAIR, site)
         ig = integrated_gradients(model, NOTEBOOK_PAIR, site)
-        found = compare(ig, ap)
+        comparison = compare(ig, ap)
         scores = ap.score.flatten()
         order = scores.abs().argsort(descending=True)[:8].tolist()
         names = component_names(ap.site, *ap.effect.shape)
@@ -76,8 +76,8 @@ def main() -> None:
             "|AP score| > 0.02: %d",
             site,
             ap.gap,
-            found.pearson,
-            found.spearman,
+            comparison.pearson,
+            comparison.spearman,
             float(scores.abs().max() / scores.abs().sum()),
             int((scores.abs() > 0.02).sum()),
         )

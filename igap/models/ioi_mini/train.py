@@ -68,8 +68,8 @@ def drop_heads(model: GPT2LMHeadModel, p: float) -> None:
         if not module.training:
             return inputs
         z = inputs[0].unflatten(-1, (N_HEADS, -1))
-        kept = (torch.rand(len(z), 1, N_HEADS, 1) >= p) / (1 - p)
-        return ((z * kept).flatten(-2),)
+        mask = (torch.rand(len(z), 1, N_HEADS, 1) >= p) / (1 - p)
+        return ((z * mask).flatten(-2),)
 
     blocks: Any = model.transformer.h
     for block in blocks:
@@ -80,11 +80,11 @@ def sentences(n: int, seed: int, wrong: float) -> list[str]:
     """`n` training sentences, 1 in 8 of them about animals; no held-out template, no held-out pair of names."""
     rng = random.Random(seed)
     trained = [index for index in range(len(TEMPLATES)) if index != HELD_OUT_TEMPLATE]
-    found = generate_animals(n // 8, seed)
+    texts = generate_animals(n // 8, seed)
     for example in generate_ioi(2 * n, seed, templates=trained):
-        if len(found) < n and not held_out(example.answer.strip(), example.distractor.strip()):
-            found.append(example.clean + (example.distractor if rng.random() < wrong else example.answer))
-    return found
+        if len(texts) < n and not held_out(example.answer.strip(), example.distractor.strip()):
+            texts.append(example.clean + (example.distractor if rng.random() < wrong else example.answer))
+    return texts
 
 
 def batch(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ def batch(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> tuple[Tensor,
 
 
 def loss_of(model: GPT2LMHeadModel, tokens: Tensor, labels: Tensor) -> Tensor:
-    """Mean loss of the last tokens, which are what is learnt for, plus mean loss of all others."""
+    """Mean loss of the last tokens, which are the task, plus mean loss of all others."""
     logits = model(tokens, attention_mask=(labels != _IGNORED).long()).logits[:, :-1]
     targets = labels[:, 1:]
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
