@@ -1,8 +1,8 @@
-"""What public functions take: their annotations, checked when a user calls.
+"""Checks of the arguments of public functions, from their annotations, when a user calls them.
 
-`@checks_arguments` is all that a public function or class needs: its annotations say the rest, with `Range` for what
-types cannot say. numpy's scalars, and its arrays where a list is wanted, come in as Python's own numbers. A missing or
-an unknown argument stays Python's own TypeError.
+A public function or class needs `@checks_arguments` only; `Range` in an annotation says which numbers are valid. numpy
+scalars, and numpy arrays in place of lists, are converted to Python's own numbers. A missing or unknown argument stays
+Python's own TypeError.
 """
 
 import collections.abc
@@ -29,7 +29,7 @@ Public = TypeVar("Public", bound=Callable[..., Any])
 
 @dataclass(frozen=True, repr=False)
 class Range:
-    """Which numbers there are, in the annotation of an int or a float; NaN and infinity never are."""
+    """The valid numbers of an annotated int or float; NaN and infinity are never valid."""
 
     least: int | float = -math.inf
     most: int | float = math.inf
@@ -52,26 +52,26 @@ Seed = Annotated[int, Range(least=0, most=LARGEST_SEED)]
 
 
 def checks_arguments(public: Public) -> Public:
-    """The function, or the class, which raises InputError on an argument that its annotation does not name."""
+    """Make a function or class raise InputError on an argument that does not fit its annotation."""
     if isinstance(public, type):
-        public.__init__ = _checking(public.__init__, public)  # type: ignore[misc]
+        public.__init__ = _check_calls(public.__init__, public)  # type: ignore[misc]
         return public
-    return _checking(public, public)  # type: ignore[no-any-return]
+    return _check_calls(public, public)  # type: ignore[no-any-return]
 
 
-def _checking(function: Any, annotated: Callable[..., Any]) -> Any:
+def _check_calls(function: Any, annotated: Callable[..., Any]) -> Any:
     parameters = inspect.signature(function).parameters
     by_place = [name for name, each in parameters.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
 
     @functools.cache
-    def hints() -> dict[str, Any]:  # at the first call: a class may name itself before it is there
+    def hints() -> dict[str, Any]:  # at the first call: an annotation may name the class itself
         return get_type_hints(annotated, include_extras=True)
 
     def take(name: str, value: object) -> object:
         if name not in hints():
             return value
         try:
-            return _taken(hints()[name], value)
+            return _convert(hints()[name], value)
         except _RefusedError as refused:
             default = parameters[name].default
             remedy = "Leave it out." if default is None else f"Try {name}={default!r}."
@@ -82,57 +82,59 @@ def _checking(function: Any, annotated: Callable[..., Any]) -> Any:
             ) from None
 
     @functools.wraps(function)
-    def checking(*args: Any, **given: Any) -> Any:
-        with jaxtyped("context"):  # an axis has one length in all arguments, whatever it has where the call is
+    def checked_call(*args: Any, **given: Any) -> Any:
+        with jaxtyped("context"):  # axis lengths agree within this call, whatever they are in the caller
             placed = itertools.chain(map(take, by_place, args), args[len(by_place) :])
             args, given = tuple(placed), {name: take(name, value) for name, value in given.items()}
         return function(*args, **given)
 
-    return checking
+    return checked_call
 
 
 class _RefusedError(Exception):
-    """A value that is not what is wanted, and where in the argument: "[2]"."""
+    """An invalid value, what was wanted, and the place in the argument, such as "[2]"."""
 
     def __init__(self, got: object, wanted: str, where: str = "") -> None:
         self.got, self.wanted, self.where = got, wanted, where
 
 
-def _taken(hint: Any, value: Any) -> Any:
-    """The value, as the annotation has it. Raises _RefusedError on one that it does not name."""
+def _convert(hint: Any, value: Any) -> Any:
+    """Convert a value to its annotated type. Raises _RefusedError on one that does not fit."""
     origin, parts = get_origin(hint), get_args(hint)
     value = value.item() if isinstance(value, np.generic) else value
     if origin is Annotated:
         try:
-            taken = _taken(parts[0], value)
+            converted = _convert(parts[0], value)
         except _RefusedError:
             fits = False
         else:
-            fits = taken in parts[1]
-            value = taken if fits else value
+            fits = converted in parts[1]
+            value = converted if fits else value
     elif origin in (Union, types.UnionType):
-        return _taken_by_one(hint, parts, value)
+        return _convert_union(hint, parts, value)
     elif origin in (collections.abc.Sequence, tuple):
         value = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
         fits = isinstance(value, collections.abc.Sequence) and not isinstance(value, str | bytes | bytearray)
         if fits:
-            entries = (_inside(parts[0], each, f"[{place}]") for place, each in enumerate(value))
+            entries = (_convert_entry(parts[0], each, f"[{place}]") for place, each in enumerate(value))
             return tuple(entries) if origin is tuple else list(entries)
     elif origin is collections.abc.Mapping:
         fits = isinstance(value, Mapping)
         if fits:
             key, entry = parts
-            return {_inside(key, k, ", a key"): _inside(entry, each, f"[{k!r}]") for k, each in value.items()}
+            return {
+                _convert_entry(key, k, ", a key"): _convert_entry(entry, each, f"[{k!r}]") for k, each in value.items()
+            }
     elif origin is Literal:
         fits = isinstance(value, str) and value in parts
     elif origin is collections.abc.Callable:
         fits = callable(value)
     elif hint is str:
         fits = isinstance(value, str)
-        if fits and not _writable(value):
+        if fits and not _is_writable(value):
             raise _RefusedError(value, "a text without NUL and lone surrogates")
     elif hint is Path:
-        fits = isinstance(value, str | os.PathLike) and _writable(os.fspath(value))
+        fits = isinstance(value, str | os.PathLike) and _is_writable(os.fspath(value))
         value = Path(value) if fits else value
     elif hint in (int, float):
         whole = isinstance(value, int) and not isinstance(value, bool)
@@ -141,47 +143,47 @@ def _taken(hint: Any, value: Any) -> Any:
     else:
         fits = hint in (Any, object) or isinstance(value, types.NoneType if hint is None else hint)
     if not fits:
-        raise _RefusedError(value, _wanted(hint))
+        raise _RefusedError(value, _describe(hint))
     return value
 
 
-def _taken_by_one(hint: Any, parts: tuple[Any, ...], value: Any) -> Any:
-    """As the first of the annotations that names it; where one names all but a part of it, refused for that."""
+def _convert_union(hint: Any, parts: tuple[Any, ...], value: Any) -> Any:
+    """Convert to the first type of a union that fits; if one fits up to a part, the error is about that part."""
     nearly = None
     for part in parts:
         try:
-            return _taken(part, value)
+            return _convert(part, value)
         except _RefusedError as refused:
-            nearly = refused if refused.where or refused.wanted != _wanted(part) else nearly
-    raise nearly or _RefusedError(value, _wanted(hint))
+            nearly = refused if refused.where or refused.wanted != _describe(part) else nearly
+    raise nearly or _RefusedError(value, _describe(hint))
 
 
-def _inside(hint: Any, value: Any, where: str) -> Any:
+def _convert_entry(hint: Any, value: Any, where: str) -> Any:
     try:
-        return _taken(hint, value)
+        return _convert(hint, value)
     except _RefusedError as refused:
         raise _RefusedError(refused.got, refused.wanted, where + refused.where) from None
 
 
-def _writable(text: object) -> bool:
-    """Whether a text has no NUL and no lone surrogate, which tokenizers, files and databases do not take."""
+def _is_writable(text: object) -> bool:
+    """Whether a text has no NUL and no lone surrogate, which tokenizers, files and databases reject."""
     try:
         return isinstance(text, str) and b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
 
 
-def _wanted(hint: Any) -> str:
-    """What an annotation names, in words."""
+def _describe(hint: Any) -> str:
+    """Describe an annotation in words."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return f"{_wanted(parts[0])}, {parts[1]}"
+        return f"{_describe(parts[0])}, {parts[1]}"
     if origin in (Union, types.UnionType):
-        return " or ".join(map(_wanted, parts))
+        return " or ".join(map(_describe, parts))
     if origin in (collections.abc.Sequence, tuple):
-        return f"a list, each entry {_wanted(parts[0])}"
+        return f"a list, each entry {_describe(parts[0])}"
     if origin is collections.abc.Mapping:
-        return f"a mapping from {_wanted(parts[0])} to {_wanted(parts[1])}"
+        return f"a mapping from {_describe(parts[0])} to {_describe(parts[1])}"
     if origin is Literal:
         return f"one of {', '.join(parts)}" if len(parts) > 2 else " or ".join(parts)
     if origin is collections.abc.Callable:

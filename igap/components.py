@@ -1,7 +1,7 @@
-"""Sites and components: what an attribution is about, and what it is called.
+"""Sites and components: what an attribution is about, and how it is named.
 
-A site is one kind of activation, one tensor a layer, with one component per column: attention heads (`hook_z`,
-before the output projection) or MLP neurons (`hook_post`, after the nonlinearity).
+A site is one kind of activation, one tensor a layer, with one component a column: attention heads (`hook_z`, before
+the output projection) or MLP neurons (`hook_post`, after the nonlinearity).
 """
 
 import re
@@ -36,7 +36,7 @@ def component_names(site: Site, n_layers: int, n_components: int) -> list[str]:
 
 
 def parse_component(name: str) -> tuple[Site, int, int]:
-    """Site, layer and index of a component's name. Raises ValueError when it is no such name."""
+    """Parse a component's name into site, layer and index. Raises ValueError if it is no such name."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise ValueError(f"component: got {name!r}, wanted a head such as 9.6 or a neuron such as L5.N1234")
@@ -46,30 +46,30 @@ def parse_component(name: str) -> tuple[Site, int, int]:
 
 
 def is_component(name: str) -> bool:
-    """Whether this is a component's name, of whatever model."""
+    """Whether this is a component's name in any model."""
     return _NAME.fullmatch(name) is not None
 
 
 def are_components(names: Sequence[str]) -> bool:
-    """Whether these are names of components, at least one, each once."""
+    """Whether these are names of components, at least one and none twice."""
     return bool(names) and all(map(is_component, names)) and len(set(map(parse_component, names))) == len(names)
 
 
 def chosen(setting: str) -> tuple[Site, ...]:
-    """The sites that a setting names: none, heads, neurons or both."""
+    """The sites that a setting stands for: none, heads, neurons or both."""
     return tuple(site for site in SITES if setting in (site, "both"))
 
 
 def sites_of(names: Iterable[str]) -> tuple[Site, ...]:
-    """The sites that these components are of, each once, heads first; what is no component's name is of none."""
-    named = {parse_component(name)[0] for name in names if is_component(name)}
-    return tuple(site for site in SITES if site in named)
+    """The sites of these components, each once, heads first; texts that name no component are ignored."""
+    sites = {parse_component(name)[0] for name in names if is_component(name)}
+    return tuple(site for site in SITES if site in sites)
 
 
 def locate(name: str, n_layers: int | None, widths: Mapping[Site, int | None], *, item: str) -> tuple[Site, int, int]:
-    """Site, layer and index of a component of a model of this shape; a size that is not known yet is None.
+    """Find the site, layer and index of a component in a model of this shape; an unknown size is None.
 
-    Raises InputError, naming `item`, when it is no component's name or the model has no such component.
+    Raises InputError naming `item` if it is no component's name, or the model has no such component.
     """
     if not is_component(name):
         raise InputError(f"{item}: got {shown(name)}, wanted a head such as 9.6 or a neuron such as L5.N1234.")

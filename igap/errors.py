@@ -1,12 +1,12 @@
-"""The one exception meant for users, and how it shows what they gave."""
+"""InputError, the one exception meant for users, and short one-line texts for its messages."""
 
 import re
 from typing import Any
 
 _LONG = re.compile(r"[^\s|]{300,}")
-"""A word that is no word. What | parts are tokens, which stay whole."""
+"""A run of characters too long to be a word. Tokens, which | separates, stay whole."""
 _MOST = 4000
-"""Characters of a message."""
+"""Characters of the longest message."""
 
 
 class InputError(ValueError):
@@ -30,21 +30,21 @@ class InputError(ValueError):
 
 
 def shown(value: object) -> str:
-    """What was got as a message shows it: as Python writes it, on one line and cut short; an array by its shape."""
+    """The repr of a value for a message: on one line and cut short; of an array its shape and type."""
     try:
         if type(value).__module__ in ("numpy", "torch") and hasattr(value, "dtype"):
             array: Any = value
             return f"{type(value).__name__} of shape {tuple(array.shape)} and type {array.dtype}"
         text = re.sub(r"\s*\n\s*", " ", repr(value))
-    except Exception:  # whatever the object's own code raises; Python itself on a number of 5000 digits
+    except Exception:  # an object's own code may raise anything, and Python refuses a number of 5000 digits
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:150]}...{text[-30:]}"
 
 
 def printable(text: object, most: int = 300) -> str:
-    """A text in one line: what moves a cursor, colours or turns a terminal's text is written out, as `\\x1b`.
+    """A text that is safe on a terminal, in one line: control characters are escaped, as `\\x1b`.
 
-    Of more than `most` characters the first are left.
+    A longer text is cut to `most` characters.
     """
     whole = str(text)
     cut = whole if len(whole) <= most else whole[: most - 1] + "…"
@@ -54,5 +54,5 @@ def printable(text: object, most: int = 300) -> str:
 
 
 def one_line(error: BaseException, most: int = 500) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
+    """The message of an error in one line; its type if it has no message."""
     return printable(" ".join(str(error).split()) or type(error).__name__, most)

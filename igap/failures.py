@@ -1,4 +1,4 @@
-"""What failed beside what did not: why, in one line, and the whole story."""
+"""Failures that cost one result and not the run: the reason in one line, and the traceback."""
 
 import traceback
 from collections.abc import Iterator, Mapping
@@ -10,19 +10,19 @@ from igap.errors import one_line
 
 @dataclass(frozen=True)
 class Failure:
-    """Why something failed."""
+    """The failure of one analysis, figure or page."""
 
     reason: str
-    """One line."""
+    """Why it failed, in one line."""
     story: str
-    """The traceback."""
+    """The full traceback."""
 
 
 @contextmanager
 def surviving(name: str, failures: dict[str, Failure]) -> Iterator[None]:
-    """A block whose failure, whatever it is, costs its own result only, and is put into `failures` under this name.
+    """Record any exception of the block in `failures` under this name, and go on.
 
-    An interruption is none.
+    An interruption (KeyboardInterrupt) passes through.
     """
     try:
         yield
@@ -31,13 +31,13 @@ def surviving(name: str, failures: dict[str, Failure]) -> Iterator[None]:
 
 
 def recorded(failures: Mapping[str, Failure]) -> dict[str, str | None]:
-    """The failures as a summary has them; `finished.failures_of` reads them back."""
+    """The failures as entries of summary.json; `storage.finished.failures_of` reads them back."""
     reasons = {f"{name}/reason": failure.reason for name, failure in failures.items()}
     return {**dict.fromkeys(failures), **reasons, **({"failed": " ".join(failures)} if failures else {})}
 
 
 def reason_of(error: Exception) -> str:
-    """What an error says, in one line: with its kind unless that says nothing, with the file it is of."""
+    """The message of an error in one line, with its type if that helps and the file it is about."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename} cannot be written or read ({error.strerror})"
     kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
