@@ -375,41 +375,47 @@ class RunConfig(Frozen):
 
 
 def parse(values: Mapping[str, Any]) -> RunConfig:
-    """A checked RunConfig. Raises ValueError, one line a mistake: item, got, wanted, remedy."""
+    """Validate the settings of a run. Raises InputError, one line a mistake: item, got, wanted, remedy."""
     return checked(RunConfig, values)
 
 
 def checked(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
-    """These settings as the schema has them. Raises ValueError as `parse`."""
+    """Validate settings against a schema. Raises InputError as `parse` does."""
     try:
         return schema.model_validate(dict(values))
     except ValidationError as error:
-        found: list[dict[str, Any]] = [dict(one) for one in error.errors(include_url=False)]
-        entries = {one["loc"][:-1] for one in found}  # a list whose entries are refused is told to be too short as well
-        told = [one for one in found if one["type"] != "too_short" or one["loc"] not in entries]
-        # A key that takes its value from one of the same name at the top is wrong where that is.
-        at_top = {(one["loc"], one["type"], repr(one["input"])) for one in told if len(one["loc"]) == 1}
-        told = [o for o in told if len(o["loc"]) < 2 or (o["loc"][-1:], o["type"], repr(o["input"])) not in at_top]
+        mistakes: list[dict[str, Any]] = [dict(mistake) for mistake in error.errors(include_url=False)]
+        lists = {
+            mistake["loc"][:-1] for mistake in mistakes
+        }  # pydantic calls a list with bad entries too short as well
+        mistakes = [each for each in mistakes if each["type"] != "too_short" or each["loc"] not in lists]
+        # A key that takes its value from a key of the same name at the top is reported there.
+        at_top = {(each["loc"], each["type"], repr(each["input"])) for each in mistakes if len(each["loc"]) == 1}
+        mistakes = [
+            each
+            for each in mistakes
+            if len(each["loc"]) < 2 or (each["loc"][-1:], each["type"], repr(each["input"])) not in at_top
+        ]
         lines: dict[tuple[str, ...], str] = {}
-        for one in told:
-            lines.setdefault(_path(one), _explain(one, schema))  # of a list its first bad entry
+        for mistake in mistakes:
+            lines.setdefault(_path(mistake), _explain(mistake, schema))  # one line a list, about its first bad entry
         raise InputError("\n".join(lines.values())) from None
 
 
 def field_at(path: tuple[str, ...], schema: type[Frozen] = RunConfig) -> Any | None:
-    """The pydantic field (or the group's class) at a dotted key, None where there is none."""
+    """The pydantic field (or the group's class) at a dotted key; None if there is none."""
     model: Any = schema
-    found: Any = None
+    field: Any = None
     for name in path:
         if not (isinstance(model, type) and issubclass(model, BaseModel)) or name not in model.model_fields:
             return None
-        found = model.model_fields[name]
-        model = found.annotation
-    return found
+        field = model.model_fields[name]
+        model = field.annotation
+    return field
 
 
 def example(path: tuple[str, ...], schema: type[Frozen] = RunConfig) -> str:
-    """A value that this key takes, as one types it: "ig.n_steps=50"."""
+    """An override with a valid value of this key: "ig.n_steps=50"."""
     field = field_at(path, schema)
     default = None if field is None or field.is_required() else field.get_default()
     value = default if default is not None else next(iter(getattr(field, "examples", None) or []), "VALUE")
@@ -418,12 +424,12 @@ def example(path: tuple[str, ...], schema: type[Frozen] = RunConfig) -> str:
 
 
 def noun(schema: type[Frozen]) -> str:
-    """What the settings are of: run or search."""
+    """The schema's subject: "run" or "search"."""
     return schema.__name__.removesuffix("Config").lower()
 
 
 def keys(schema: type[Frozen] = RunConfig) -> list[str]:
-    """Every dotted key there is, in order."""
+    """All dotted keys of a schema, in order."""
     names = []
     for name, field in schema.model_fields.items():
         group = field.annotation
@@ -435,7 +441,7 @@ def keys(schema: type[Frozen] = RunConfig) -> list[str]:
 
 
 def _path(error: dict[str, Any]) -> tuple[str, ...]:
-    """The dotted key, without places in a list."""
+    """The dotted key of a mistake, without indices of a list."""
     return tuple(part for part in error["loc"] if isinstance(part, str))
 
 
