@@ -41,7 +41,7 @@ class PromptPair:
         min_gap: Logits, default 0.1. Below this |gap|, or a tenth of |F(clean)|, scores are missing. 0: no bound.
         align: Default "error". How prompts of different token length are matched; see `igap.vocabulary.Align`.
         bos: The token before both prompts. "auto" (default): the model's own setting; "none"; or a token's text.
-        place: What messages put before the names of the texts.
+        place: The prefix of the texts' names in messages, default "prompts.".
 
     Raises:
         InputError: An empty text, equal prompts, or equal answers. Tokens are checked where the pair meets a model.
@@ -66,7 +66,7 @@ class PromptPair:
     """The token before both prompts: "auto", as the model's settings say; "none"; or a token's text ("<s>")."""
 
     place: str = field(default="prompts.", compare=False, repr=False)
-    """What an error puts before the names of the texts: "prompts." or "pairs.csv, row 3: "."""
+    """The prefix of the texts' names in messages: "prompts." or "pairs.csv, row 3: "."""
 
     def __post_init__(self) -> None:
         for name in ("clean", "corrupted", "answer", "distractor", "bos"):

@@ -27,7 +27,7 @@ def check_family(config: Any, name: str) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     architectures = config.architectures or ()
-    if not isinstance(architectures, list | tuple) or not all(isinstance(name, str) for name in architectures):
+    if not isinstance(architectures, list | tuple) or not all(isinstance(each, str) for each in architectures):
         raise InputError(
             f"model.name: got {name!r}, which cannot be read as a checkpoint: config.json: architectures is "
             f"{str(architectures)!r:.60}, wanted a list of names"

@@ -83,10 +83,8 @@ def _find_endless(patterns: frozenset[str]) -> str | None:
     command = [sys.executable, "-P", "-c", _TRIAL, str(_SECONDS)]
     request = json.dumps([sorted(patterns), _TEXTS]).encode()
     with tempfile.TemporaryFile() as output:
-        if (
-            subprocess.run(command, input=request, stdout=output, stderr=subprocess.DEVNULL, check=False).returncode
-            == 0
-        ):
+        trial = subprocess.run(command, input=request, stdout=output, stderr=subprocess.DEVNULL, check=False)
+        if trial.returncode == 0:
             return None
         output.seek(0)
         tried: list[str] = [json.loads(pattern) for pattern in output]
