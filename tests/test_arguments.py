@@ -137,11 +137,11 @@ def test_signatures_and_docstrings_stay_what_they_are():
             assert public.__name__ == name.rpartition(".")[2]
     assert str(inspect.signature(igap.compare)) == (
         "(ig: igap.attribution.maps.AttributionMap, ap: igap.attribution.maps.AttributionMap)"
-        " -> igap.comparison.Comparison"
+        " -> igap.statistics.comparison.Comparison"
     )
     help_ = pydoc.plain(pydoc.render_doc(igap.integrated_gradients))
     assert "Annotated[int, at least 1 and at most 1000000]" in help_
-    assert "Sum over positions and dims of" in help_
+    assert "Integrated Gradients of F along the path" in help_
 
 
 def test_every_seed_that_is_taken_is_one_that_the_generators_take(base, unchecked):
