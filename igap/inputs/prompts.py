@@ -142,15 +142,15 @@ class TokenPair:
 
         For prompts of equal length, the first position at which their tokens differ.
         """
-        return self._first(self.alignment.clean, self.clean, self.corrupted)
+        return self._first_position(self.alignment.clean, self.clean, self.corrupted)
 
     @cached_property
     def first_difference_in_corrupted(self) -> int:
         """Index of the first corrupted position whose activations the clean run changes."""
-        return self._first(self.alignment.corrupted, self.corrupted, self.clean)
+        return self._first_position(self.alignment.corrupted, self.corrupted, self.clean)
 
     @staticmethod
-    def _first(partners: Partners, here: Tensor, there: Tensor) -> int:
+    def _first_position(partners: Partners, here: Tensor, there: Tensor) -> int:
         position = first_moved(partners, here[0].tolist(), there[0].tolist())
         assert position is not None, "encode_pair refuses a pair in which nothing changes"
         return position

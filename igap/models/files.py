@@ -79,13 +79,13 @@ def read_tensor_headers(folder: Path, name: str, chosen: Any = None) -> dict[str
     """
     from safetensors import safe_open
 
-    here = [path.name for pattern in ("*.safetensors", "*.safetensors.index.json") for path in folder.glob(pattern)]
-    start = chosen or next((file for file in (_SINGLE, _INDEX) if file in here), None)
-    if start not in here:
+    present = [path.name for pattern in ("*.safetensors", "*.safetensors.index.json") for path in folder.glob(pattern)]
+    start = chosen or next((file for file in (_SINGLE, _INDEX) if file in present), None)
+    if start not in present:
         why = f"it names {chosen!r:.100}, no file here" if chosen else f"there is none, and no {_INDEX}"
         raise damaged_file_error(name, "config.json" if chosen else _SINGLE, why)
     stored = {}
-    for file in _indexed(folder, start, here, name) if start.endswith(".json") else [start]:
+    for file in _read_index(folder, start, present, name) if start.endswith(".json") else [start]:
         with (
             refusing(lambda why, file=file: damaged_file_error(name, file, why)),  # type: ignore[misc]
             safe_open(folder / file, framework="pt") as tensors,
@@ -96,7 +96,7 @@ def read_tensor_headers(folder: Path, name: str, chosen: Any = None) -> dict[str
     return stored
 
 
-def _indexed(folder: Path, file: str, here: list[str], name: str) -> list[str]:
+def _read_index(folder: Path, file: str, present: list[str], name: str) -> list[str]:
     """The files that an index names. Raises InputError on a damaged index and on missing files."""
     whole = read_object(folder, file, name)
     if not isinstance(whole.get("metadata", {}), dict):
@@ -104,7 +104,7 @@ def _indexed(folder: Path, file: str, here: list[str], name: str) -> list[str]:
     index = whole.get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(each, str) for each in index.values()):
         raise damaged_file_error(name, file, "its weight_map is no object of tensors' names and files' names")
-    missing = sorted(set(index.values()).difference(here))
+    missing = sorted(set(index.values()).difference(present))
     if missing or not index:
         raise damaged_file_error(
             name, file, f"it names {missing[0]!a:.100}, no file here" if missing else "it names no file"
@@ -146,9 +146,9 @@ def check_allocation(config: Any, stored: Mapping[str, TensorHeader], name: str,
     with refusing(lambda why: damaged_file_error(name, file, why)), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="eager")
     wanted = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
-    there = sum(math.prod(tensor.shape) for tensor in stored.values())
-    if wanted > 4 * there + 2**26:
-        raise damaged_file_error(name, file, f"its sizes ask for {wanted} numbers, but the weights have {there}")
+    n_stored = sum(math.prod(tensor.shape) for tensor in stored.values())
+    if wanted > 4 * n_stored + 2**26:
+        raise damaged_file_error(name, file, f"its sizes ask for {wanted} numbers, but the weights have {n_stored}")
 
 
 def check_dtypes(model: torch.nn.Module, stored: Mapping[str, TensorHeader], name: str) -> None:
@@ -182,20 +182,20 @@ def tokenizer_error(folder: Path, name: str, why: str, read: Callable[[Path], ob
     """
     from tokenizers import Tokenizer
 
-    there = [file for file in _TOKENIZER if (folder / file).exists()]
-    for file in there:
+    existing = [file for file in _TOKENIZER if (folder / file).exists()]
+    for file in existing:
         try:
             read_object(folder, file, name)
         except InputError as error:
             return error
-    if "tokenizer.json" in there:
+    if "tokenizer.json" in existing:
         try:
             with refusing(lambda why: damaged_file_error(name, "tokenizer.json", why)):
                 own = Tokenizer.from_file(str(folder / "tokenizer.json"))
                 own.encode(own.decode([0]))
         except InputError as error:
             return error
-    for file in there[1:]:
+    for file in existing[1:]:
         with tempfile.TemporaryDirectory() as other, contextlib.suppress(InputError), silence_libraries():
             for path in folder.iterdir():
                 if path.name != file:
@@ -203,6 +203,6 @@ def tokenizer_error(folder: Path, name: str, why: str, read: Callable[[Path], ob
             with refusing(InputError):
                 read(Path(other))
             return damaged_file_error(name, file, why)
-    if "tokenizer.json" not in there:
+    if "tokenizer.json" not in existing:
         return damaged_file_error(name, "tokenizer.json", f"there is none. {why}")
-    return damaged_file_error(name, " or ".join(there), why)
+    return damaged_file_error(name, " or ".join(existing), why)

@@ -59,8 +59,8 @@ def hold_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def refusing(tell: Callable[[str], InputError]) -> Iterator[None]:
-    """Turn whatever a library raises inside the block into the InputError that `tell` makes of its text.
+def refusing(make_error: Callable[[str], InputError]) -> Iterator[None]:
+    """Turn whatever a library raises inside the block into the InputError that `make_error` makes of its text.
 
     An InputError stays as it is. Libraries raise errors of their own, and panics of Rust, which are no Exception.
     """
@@ -73,4 +73,4 @@ def refusing(tell: Callable[[str], InputError]) -> Iterator[None]:
             raise
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise tell(one_line(error, 200)) from error
+        raise make_error(one_line(error, 200)) from error

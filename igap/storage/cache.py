@@ -50,9 +50,9 @@ class Store:
 
     def shared(self, kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors]) -> Tensors:
         """Load the result from the folder, or compute and cache it. A damaged file is replaced."""
-        asked = json.dumps({"kind": kind, **self.common, "inputs": inputs}, sort_keys=True)
-        path = self.folder / f"{kind}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}.safetensors"
-        cached = _load(path, asked, warn=False)  # the second look, with the lock, warns
+        identity = json.dumps({"kind": kind, **self.common, "inputs": inputs}, sort_keys=True)
+        path = self.folder / f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
+        cached = _load(path, identity, warn=False)  # the second look, with the lock, warns
         if cached is not None:
             return cached
         try:
@@ -62,12 +62,12 @@ class Store:
             log.warning("%s: nothing can be shared there (%s); computing what is needed", self.folder, error.strerror)
             return compute()
         with lock:
-            cached = _load(path, asked)  # written by another process while this one waited
+            cached = _load(path, identity)  # written by another process while this one waited
             if cached is not None:
                 return cached
             tensors = compute()
             if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) <= LARGEST:
-                _save(path, asked, tensors)
+                _save(path, identity, tensors)
             return tensors
 
 
@@ -98,12 +98,12 @@ def inputs_of(path: Path) -> str:
     return _read(path)[0]
 
 
-def _load(path: Path, asked: str, *, warn: bool = True) -> Tensors | None:
+def _load(path: Path, identity: str, *, warn: bool = True) -> Tensors | None:
     if not os.path.lexists(path):
         return None
     try:
         inputs, tensors = _read(path)
-        if inputs != asked:
+        if inputs != identity:
             raise ValueError("it holds what other inputs gave")
     except ValueError as error:
         if warn:
@@ -119,25 +119,25 @@ def _read(path: Path) -> tuple[str, Tensors]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        asked, digest = metadata["asked"], metadata["sha256"]
+        identity, digest = metadata["asked"], metadata["sha256"]
     except (OSError, ValueError, SafetensorError, KeyError) as error:
         raise ValueError(f"it cannot be read ({printable(error)})") from error
-    if digest != _digest(asked, tensors):
+    if digest != _digest(identity, tensors):
         raise ValueError("its numbers do not agree with its hash")
-    return asked, tensors
+    return identity, tensors
 
 
-def _save(path: Path, asked: str, tensors: Tensors) -> None:
+def _save(path: Path, identity: str, tensors: Tensors) -> None:
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
-        write_bytes(path, save(plain, metadata={"asked": asked, "sha256": _digest(asked, plain)}))
+        write_bytes(path, save(plain, metadata={"asked": identity, "sha256": _digest(identity, plain)}))
     except OSError as error:
         log.warning("%s: cannot be kept for other jobs (%s)", path, error.strerror)
 
 
-def _digest(asked: str, tensors: Tensors) -> str:
+def _digest(identity: str, tensors: Tensors) -> str:
     """Hash of the inputs, and of names, types, shapes and bytes of the tensors."""
-    digest = hashlib.sha256(asked.encode())
+    digest = hashlib.sha256(identity.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         head = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()

@@ -156,15 +156,17 @@ def _run_folders(above: Path, problems: list[str], files: Sequence[str]) -> Iter
             if identity in visited:
                 continue
             visited.add(identity)
-            there = {place.name: place for place in folder.iterdir()}
+            entries = {place.name: place for place in folder.iterdir()}
         except OSError as error:
             problems.append(f"{printable(folder)}: left out: it cannot be read ({error.strerror}).")
             continue
-        if there.keys() & set(files):
+        if entries.keys() & set(files):
             yield identity, folder
-        if "summary.json" in there:
+        if "summary.json" in entries:
             continue
-        inside = [there[name] for name in sorted(there) if not name.startswith(".") and name not in ("wandb", "plots")]
+        inside = [
+            entries[name] for name in sorted(entries) if not name.startswith(".") and name not in ("wandb", "plots")
+        ]
         problems += [
             f"{printable(place)}: left out: a link to nothing."
             for place in inside

@@ -72,10 +72,14 @@ def parse(text: str, *, holes: bool = False) -> Any:
     Raises ValueError on invalid JSON, a duplicate name, a number that no float holds (NaN, infinity, 400 digits), half
     a surrogate pair, and more than 50 levels of nesting.
     """
-    constant = (lambda name: None if name == "NaN" else _finite(name)) if holes else _finite
+    constant = (lambda name: None if name == "NaN" else _parse_float(name)) if holes else _parse_float
     try:
         value = json.loads(
-            text, object_pairs_hook=_unique_names, parse_int=_whole, parse_float=_finite, parse_constant=constant
+            text,
+            object_pairs_hook=_unique_names,
+            parse_int=_parse_int,
+            parse_float=_parse_float,
+            parse_constant=constant,
         )
         level = [value]
         for _ in range(_DEEPEST):
@@ -97,15 +101,15 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return names
 
 
-def _finite(text: str) -> float:
+def _parse_float(text: str) -> float:
     number = float(text)
     if not isfinite(number):
         raise ValueError(f"{printable(text, 20)} is no finite number")
     return number
 
 
-def _whole(text: str) -> int:
-    _finite(text)
+def _parse_int(text: str) -> int:
+    _parse_float(text)
     return int(text)
 
 
