@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save
 
-from igap.analyses.circuit_recovery import CLASS_OF
+from igap.analyses.circuit_recovery.recovery import CLASS_OF
 from igap.components import Site, component_names
 from igap.config import TEXTS
 from igap.errors import InputError

@@ -21,6 +21,7 @@ from igap.arguments import Range, checks_arguments
 from igap.attribution.maps import AttributionMap
 from igap.components import Site, component_names
 from igap.errors import InputError
+from igap.statistics.units import Unit, unit_of, values_in
 
 WIDTH = 1.96
 """Half-width of the limits of agreement and the outlier threshold, in standard deviations."""
@@ -39,7 +40,7 @@ _LARGEST = 1e150  # the squares of larger scores overflow float64
 class Comparison:
     """Agreement of an IG (or other) map and an AP map of one site. NaN where undefined; `reasons` says why."""
 
-    unit: str
+    unit: Unit
     """What the maps were in: `score` (effect / gap) or `logits` (effects)."""
     n: int
     """Components compared: layers x components a layer."""
@@ -132,7 +133,7 @@ class Comparison:
 
 
 def compare_values(
-    ig: npt.ArrayLike, ap: npt.ArrayLike, *, unit: str = "score", names: tuple[str, str] = ("IG", "AP")
+    ig: npt.ArrayLike, ap: npt.ArrayLike, *, unit: Unit = "score", names: tuple[str, str] = ("IG", "AP")
 ) -> Comparison:
     """Agreement of two `[layer, component]` maps in one unit (score); every difference is second minus first, AP - IG.
 
@@ -329,15 +330,15 @@ def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
 
 def paired(
     one: AttributionMap, ap: AttributionMap
-) -> tuple[str, Float64[np.ndarray, "layer component"], Float64[np.ndarray, "layer component"]]:
+) -> tuple[Unit, Float64[np.ndarray, "layer component"], Float64[np.ndarray, "layer component"]]:
     """`score` and the scores of both maps, or where those are missing (small gap) `logits` and the effects.
 
     With a map that has no sign, the magnitudes of both. Raises InputError when the maps are of different sites.
     """
     if one.site != ap.site:
         raise InputError(f"ap is a map of {ap.site}, {one.method} of {one.site}; compare two maps of one site.")
-    in_scores = bool(one.score.isfinite().all() and ap.score.isfinite().all())
-    x, y = ((m.score if in_scores else m.effect).detach().double().cpu().numpy() for m in (one, ap))
+    unit = unit_of(one, ap)
+    x, y = values_in(unit, one), values_in(unit, ap)
     if not (one.signed and ap.signed):
         x, y = np.abs(x), np.abs(y)
-    return "score" if in_scores else "logits", x, y
+    return unit, x, y

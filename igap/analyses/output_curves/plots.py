@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from igap.analyses.output_curves import OutputCurves
+from igap.analyses.output_curves.curves import OutputCurves
 from igap.plots.canvas import PALETTE, figure, styled
 
 _COLUMNS = 4
@@ -73,6 +73,6 @@ def _panel(ax: Axes, curves: OutputCurves, i: int) -> None:
         )
     role = f", {curves.roles[i]}" if curves.roles else ""
     # + 0.0 turns -0.0 into 0.0
-    effect, bend = (round(float(value), 2) + 0.0 for value in (curves.effects[i], curves.bends[i]))
+    effect, bend = (round(float(value), 2) + 0.0 for value in (curves.effects[i], curves.max_deviation_from_chord[i]))
     numbers = f"F(1) - F(0) {effect:+.2f}, bend {bend:+.2f}"
     ax.set_title(f"{curves.names[i]}{role}\n{numbers}", fontsize=8)

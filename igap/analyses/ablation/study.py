@@ -1,0 +1,124 @@
+"""Ablations of the same components in several ways, and how accuracy's change goes with IG, AP and their difference."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from igap.analyses.ablation.ablate import Ablated, Ablations
+from igap.statistics.comparison import Comparison, compare_values
+from igap.statistics.units import Unit
+
+FEW = 30
+"""Fewer components than this prove nothing about a correlation."""
+
+AGAINST = ("ig", "ap", "ap - ig")
+"""What the change is set against: scores, or effects in logits where scores are missing."""
+
+
+@dataclass(frozen=True, eq=False)
+class AblationStudy:
+    """Ablations of the same components, by kind."""
+
+    kinds: Mapping[str, Ablations]
+    """Empty where there is no outlier to ablate."""
+    scores: Mapping[str, tuple[float, ...]]
+    """AGAINST to the number of each component, in the order of `Ablations.single`."""
+    unit: Unit
+    """Of the scores: `score` or `logits`."""
+    processing: str
+    """Processed or raw weights: zero ablation of heads differs between them."""
+
+    def relation(self, kind: str, against: str) -> Comparison:
+        """Correlation, over the ablated components, of what `against` says with the change in the share correct."""
+        change = [one.change for one in self.kinds[kind].single]
+        return compare_values(np.array([self.scores[against]]), np.array([change]), names=(against.upper(), "change"))
+
+    def summary(self) -> dict[str, float | int | str | None]:
+        """`ablation/KIND/...`: shares, changes and correlations."""
+        flat: dict[str, float | int | str | None] = {"ablation/n_components": len(self.scores["ap"])}
+        for kind, found in self.kinds.items():
+            name = f"ablation/{kind}"
+            flat |= {f"{name}/n_prompts": found.n_prompts, f"{name}/share": found.share}
+            flat |= {f"{name}/logit_diff": found.logit_diff, f"{name}/generated": found.generated}
+            for one in _all(found):
+                flat |= {f"{name}/{one.name}/change": one.change, f"{name}/{one.name}/p": one.p}
+            for against in AGAINST:
+                relation = self.relation(kind, against)
+                for statistic in ("pearson", "spearman"):
+                    for end in ("", "_low", "_high"):
+                        number, key = getattr(relation, statistic + end), f"{name}/{statistic}{end}/{against}"
+                        flat[key] = number if np.isfinite(number) else None
+                        if not np.isfinite(number):
+                            flat[f"{key}/reason"] = relation.reasons.get(statistic + end, "not defined")
+        return flat
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """ablation.csv: one row a kind and set of components, the whole model first."""
+        return {"ablation": pd.DataFrame(list(self._rows()))}
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for kind, found in self.kinds.items():
+            whole = {"share": found.share, "logit_diff": found.logit_diff, "generated": found.generated}
+            yield {"kind": kind, "name": "none", "components": "", "n_prompts": found.n_prompts, **whole}
+            for one in _all(found):
+                row: dict[str, Any] = {"kind": kind, "name": one.name, "components": " ".join(one.components)}
+                row["n_prompts"] = found.n_prompts
+                for column in (
+                    *("share", "logit_diff", "generated", "change", "change_low", "change_high", "p"),
+                    *("logit_diff_change", "logit_diff_low", "logit_diff_high"),
+                ):
+                    row[column] = getattr(one, column)
+                if one in found.single:
+                    index = found.single.index(one)
+                    row |= {against: self.scores[against][index] for against in AGAINST}
+                yield row
+
+    def sentences(self) -> tuple[str, ...]:
+        """Of each kind the whole model, each component, all together beside the controls, and the correlations."""
+        if not self.kinds:
+            return ("ablation: nothing to ablate, because no head is an outlier; ablation.components names others",)
+        said = []
+        for kind, found in self.kinds.items():
+            said.append(
+                f"{kind} ablation, {found.n_prompts} prompts, {self.processing} weights: {found.share:.1%} correct "
+                "with nothing ablated"
+                + ("" if found.logit_diff is None else f", logit difference {found.logit_diff:+.3f}")
+            )
+            said += [f"  without {_said(one)}" for one in (*found.single, found.together) if one is not None]
+            if found.controls:
+                shares = [one.share for one in found.controls]
+                said.append(
+                    f"  without as many random others, {len(shares)} times: {np.mean(shares):.1%} correct on average "
+                    f"({min(shares):.1%} to {max(shares):.1%})"
+                )
+            said.append(self._correlated(kind, len(found.single)))
+        return tuple(said)
+
+    def _correlated(self, kind: str, n: int) -> str:
+        parts = []
+        for against in AGAINST:
+            found = self.relation(kind, against)
+            r = f"{found.pearson:+.2f}" if np.isfinite(found.pearson) else "undefined"
+            if np.isfinite(found.pearson_low):
+                r += f" [{found.pearson_low:+.2f}, {found.pearson_high:+.2f}]"
+            parts.append(f"{against.upper()} {r}")
+        few = f"; {n} points prove nothing" if n < FEW else ""
+        return f"  r of the change with {', '.join(parts)} (n = {n}{few})"
+
+
+def _said(one: Ablated) -> str:
+    logits = ""
+    if one.logit_diff_change is not None:
+        logits = (
+            f"; logit difference {one.logit_diff_change:+.3f} [{one.logit_diff_low:+.3f}, {one.logit_diff_high:+.3f}]"
+        )
+    return (
+        f"{one.name}: {one.change:+.1%} [{one.change_low:+.1%}, {one.change_high:+.1%}], McNemar p {one.p:.2g}{logits}"
+    )
+
+
+def _all(found: Ablations) -> tuple[Ablated, ...]:
+    return (*found.single, *([found.together] if found.together else []), *found.controls)
