@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from igap.analyses.registry import ANALYSES
+from igap.analyses.registry import check_analyses
 from igap.attribution.integrated_gradients import check_quadrature
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline, configured, reference_ids, same_length
@@ -47,8 +47,7 @@ def check(config: RunConfig) -> Checked:
     header = header_of(config.model.name, config.model.revision)
     check_sites(header, config.asked_sites, config.model.name)
     contents = {"checkpoint": fingerprint(header.folder)}
-    for analysis in ANALYSES.values():
-        contents |= analysis.check(config, header)
+    contents |= check_analyses(config, header)
     known: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
     pairs = sources.read(config.prompts, header.tokenizer)
     _check_memory(config, len(pairs), header)

@@ -29,7 +29,7 @@ def set_metrics(
     memory_gib: float | None = None,
     on_progress: Progress | None = None,
 ) -> Float[Tensor, "pair set"]:
-    """F of each clean prompt with the components of the site that a set does not keep moved to the baseline, in logits.
+    """Return F, in logits, of each clean prompt with the components that a set does not keep moved to the baseline.
 
     They are moved at all positions, those of every layer in one run. Raises ValueError as the baseline does.
     """
@@ -48,7 +48,7 @@ def set_metrics(
 
 
 def _with_sets(question: Contrast, site: Site, kept: Bool[Tensor, "set layer component"], few: Tensor) -> Tensor:
-    """F with each of these sets, `[pair, set]`."""
+    """Return F with each of these sets, `[pair, set]`."""
 
     def change(layer: int, own: Tensor) -> Tensor:
         keep = kept[few, layer].reshape(1, len(few), 1, -1, *[1] * (own.ndim - 4))
