@@ -252,7 +252,7 @@ class RunConfig(Frozen):
     interactions: str | None = Field(None, examples=["'9.6'"])  # 9.10 unquoted is a number in YAML
     """The head whose interactions with its layer are listed; needs explain."""
     faithfulness: Literal["none", "heads", "neurons", "both"] = "none"
-    analyses: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    analyses: dict[str, dict[str, JsonValue]] = Field({})
     """Settings of further analyses, by their names; each checks its own (`igap.analyses.base.Analysis.settings`)."""
     study: Literal["notebook"] | None = None
     """Several runs that belong together."""
@@ -476,6 +476,7 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
         "string_too_long": f"at most {details.get('max_length')} characters",
         "too_short": "at least one entry",
         "tuple_type": "a list, [A,B]",
+        "dict_type": "settings by name, {NAME: {KEY: VALUE}}",
         "greater_than_equal": f"at least {details.get('ge')}",
         "greater_than": f"more than {details.get('gt', 0):g}",
         "less_than": f"less than {details.get('lt', 0):g}",

@@ -129,7 +129,8 @@ def settings_of(config: RunConfig, name: str, schema: type[SettingsT]) -> Settin
     Raises:
         InputError: One line a mistake, under the dotted key as it is typed.
     """
-    within: Any = create_model("Analyses", __base__=Frozen, **{name: (schema, ...)})
+    fields: dict[str, Any] = {name: (schema, ...)}
+    within: Any = create_model("Analyses", __base__=Frozen, **fields)
     whole: Any = create_model("RunConfig", __base__=Frozen, analyses=(within, ...))
     settings: SettingsT = getattr(checked(whole, {"analyses": {name: config.analyses[name]}}).analyses, name)
     return settings

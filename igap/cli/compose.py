@@ -295,7 +295,10 @@ def _check_override(
     if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
         return
     if key in groups:
-        for option in [override.value()] if values is None else values:
+        options = [override.value()] if values is None else values
+        if key == "analyses" and isinstance(options[0], list):
+            options = options[0]  # several at once; of the other groups one option makes the run
+        for option in options:
             if key == "experiment" and option is None:
                 continue
             if str(option) not in groups[key]:

@@ -97,6 +97,17 @@ def test_what_it_cannot_do_is_refused_before_the_model_loads(config_dir, overrid
         pipeline.check(config)
 
 
+def test_several_are_chosen_at_once_and_a_name_without_a_file_is_refused(config_dir):
+    second = Path(config_dir, "analyses", "second.yaml")
+    second.write_text("second:\n  size: 1.5\n")
+    config = compose_one(["analyses=[disagreement,second]"], config_dir=config_dir).config
+    assert config.analyses == {"disagreement": {"top": 3}, "second": {"size": 1.5}}
+    with pytest.raises(InputError, match=r"^analyses: got 'third', wanted one of disagreement, second\."):
+        compose_one(["analyses=[disagreement,third]"], config_dir=config_dir)
+    with pytest.raises(InputError, match=r"^baseline: got \['zero', 'mean'\], wanted one of "):
+        compose_one(["baseline=[zero,mean]"], config_dir=config_dir)
+
+
 def test_an_analysis_that_has_keys_of_its_own_has_no_settings_here():
     config = compose_one(["+analyses.ablation={}"]).config
     with pytest.raises(InputError, match=r"^analyses: got 'ablation', wanted one of none"):

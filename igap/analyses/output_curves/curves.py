@@ -187,9 +187,11 @@ def output_curve(
 
     Example:
         >>> from igap import PromptPair, load_model, output_curve
-        >>> pair = PromptPair("John and Mary met, Mary waved to", "John and Mary met, John waved to", " John", " Mary")
-        >>> output_curve(load_model(), pair, "3.1", alphas=[0, 0.5, 1]).values.shape
-        (1, 3)
+        >>> story = "After John and Mary went to the store, {} gave a bottle of milk to"
+        >>> pair = PromptPair(story.format("Mary"), story.format("John"), answer=" John", distractor=" Mary")
+        >>> curve = output_curve(load_model(), pair, "3.1", alphas=[0, 0.5, 1])
+        >>> curve.values.shape, float(curve.effects[0].round(2))
+        ((1, 3), -1.75)
     """
     names = (components,) if isinstance(components, str) else tuple(components)
     alphas = DEFAULT_ALPHAS if alphas is None else alphas
