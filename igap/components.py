@@ -66,6 +66,11 @@ def sites_of(names: Iterable[str]) -> tuple[Site, ...]:
     return tuple(site for site in SITES if site in sites)
 
 
+def widths_of(n_heads: int | None, n_neurons: int | None) -> dict[Site, int | None]:
+    """Return how many components of each site a layer has; None where that is not known."""
+    return {"heads": n_heads, "neurons": n_neurons}
+
+
 def locate(name: str, n_layers: int | None, widths: Mapping[Site, int | None], *, item: str) -> tuple[Site, int, int]:
     """Find the site, layer and index of a component in a model of this shape; an unknown size is None.
 

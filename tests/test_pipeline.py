@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from igap import activation_patching, atp_star, attribution_patching, integrated_gradients, load_model, pipeline
+from igap.analyses.base import Analysis
+from igap.analyses.registry import ANALYSES
 from igap.cli.compose import compose_one
 from igap.components import SITES
 from igap.engine.contrast import contrast
@@ -332,24 +334,44 @@ FAILING = {
 }
 
 
-def test_a_follow_up_that_fails_costs_its_own_result_only(config, monkeypatch):
-    def failing(error):
-        def follow_up(compared, progress):
-            raise error
+class Given(Analysis):
+    """An analysis that gives this finding, or raises this error."""
 
-        return (lambda config: True), follow_up
+    def __init__(self, outcome):
+        self.outcome = outcome
 
-    mended = {"first": (lambda config: True, lambda *_: Silent()), "last": (lambda config: True, lambda *_: Silent())}
-    broken = {"tells badly": (lambda config: True, lambda *_: Broken())}
-    follow_ups = {name: failing(error) for name, (error, _) in FAILING.items()}
-    monkeypatch.setattr(pipeline, "FOLLOW_UPS", {"first": mended["first"], **follow_ups, **broken, **mended})
+    def asked_for(self, config):
+        return True
+
+    def run(self, context, on_progress):
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+
+@pytest.fixture
+def analyses(monkeypatch):
+    """Puts these in place of all analyses, by name."""
+
+    def put(**instead):
+        for name in list(ANALYSES):
+            monkeypatch.delitem(ANALYSES, name)
+        for name, outcome in instead.items():
+            monkeypatch.setitem(ANALYSES, name, Given(outcome))
+
+    return put
+
+
+def test_an_analysis_that_fails_costs_its_own_result_only(config, analyses):
+    errors = {name: error for name, (error, _) in FAILING.items()}
+    analyses(first=Silent(), **errors, **{"tells badly": Broken()}, last=Silent())
     found = pipeline.run(config("ig.n_steps=2", "sites=heads"))
     assert list(found.findings) == ["first", "last"]
     reasons = {name: failure.reason for name, failure in found.failures.items()}
     assert reasons == {name: reason for name, (_, reason) in FAILING.items()} | {"tells badly": "IndexError: no row"}
     assert all("Traceback" in failure.story for failure in found.failures.values())
     assert found.comparisons["heads"].pearson == compare(*(found.maps["heads"][name] for name in ("ig", "ap"))).pearson
-    monkeypatch.setattr(pipeline, "FOLLOW_UPS", {"stopped": failing(KeyboardInterrupt())})
+    analyses(stopped=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(config("ig.n_steps=2", "sites=heads"))
 

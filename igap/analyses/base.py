@@ -1,52 +1,62 @@
-"""What a follow-up of the comparison starts from, and what it leaves: numbers, tables and sentences.
+"""What an analysis is, what it starts from (`RunContext`) and what it leaves (`Finding`).
 
-A follow-up is one function from `Compared` to a `Finding`; `pipeline` calls them in order. Their figures are drawn in
-`figures`, from the finding alone.
+An analysis is something a run does after it has compared IG and AP. It lives in a module or a folder of its own and
+stands in one line of `registry`; the pipeline checks, runs and draws whatever is listed there. How to add one:
+`docs/extending/analysis.md`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
+from pydantic import create_model
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.attribution.maps import AttributionMap
+from igap.attribution.maps import AttributionMap, Progress
 from igap.components import Site
-from igap.config import RunConfig
+from igap.config import Frozen, RunConfig, checked
 from igap.engine.baselines import Baseline, configured
 from igap.inputs.prompts import PromptPair
+from igap.models.load import Header
 from igap.statistics.comparison import Comparison
+from igap.statistics.units import values_in
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @runtime_checkable
 class Finding(Protocol):
-    """What a follow-up found out."""
+    """What an analysis found out."""
 
     def summary(self) -> Mapping[str, float | int | str | None]:
-        """Flat names to numbers for summary.json; a number that is not defined is None, its reason at NAME/reason."""
+        """Return flat names to numbers for summary.json; an undefined one is None, with its reason at NAME/reason."""
         ...
 
     def tables(self) -> Mapping[str, pd.DataFrame]:
-        """Tables by file name, without suffix."""
+        """Return tables by file name, without suffix."""
         ...
 
     def sentences(self) -> tuple[str, ...]:
-        """What the terminal says of it, a line each."""
+        """Return what the terminal says, a line each."""
         ...
 
 
-def complete(finding: Finding) -> Finding:
-    """The finding, once all that it says has been computed: a mistake in that is its own, and not of who asks later."""
+FindingT = TypeVar("FindingT", bound=Finding)
+
+
+def complete(finding: FindingT) -> FindingT:
+    """Return the finding after computing all that it says, so that a mistake in that fails the analysis itself."""
     finding.summary(), finding.tables(), finding.sentences()
     return finding
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
-    """A run after IG and AP were compared."""
+class RunContext:
+    """A run after IG and AP were compared: what every analysis starts from."""
 
     config: RunConfig
     model: TransformerBridge
@@ -57,20 +67,70 @@ class Compared:
 
     @property
     def asked(self) -> PromptPair | tuple[PromptPair, ...]:
-        """The pairs as the methods take them: one pair as one, because its map is no mean."""
+        """The pairs as the methods take them: a single pair by itself, because its map is no mean."""
         return self.pairs if len(self.pairs) > 1 else self.pairs[0]
 
     @property
     def baseline(self) -> Baseline:
-        """That of IG."""
+        """IG's baseline."""
         return configured(self.config.baseline)
 
     def values(self, site: Site, method: str) -> Float64[np.ndarray, "layer component"]:
-        """A map in the unit of its comparison: scores, or effects in logits where scores are missing."""
-        found = self.maps[site][method]
-        values = found.score if self.comparisons[site].unit == "score" else found.effect
-        return np.asarray(values.double().numpy())
+        """Return a map in the unit of its comparison: scores, or effects in logits where scores are missing."""
+        return values_in(self.comparisons[site].unit, self.maps[site][method])
 
     def outliers(self, site: Site) -> list[str]:
-        """Names of the components whose |AP - IG| is above 1.96 SD of all, farthest first."""
+        """Return the names of the components whose |AP - IG| is above 1.96 SD of all, farthest first."""
         return self.comparisons[site].outliers(site)
+
+
+class Analysis(Protocol[FindingT]):
+    """Something that a run does after the comparison; subclass it and write `name` and `run`, with `settings`.
+
+    An analysis that has keys of its own in `RunConfig` has no `settings` and says itself when it is `asked_for`.
+    """
+
+    name: ClassVar[str]
+    """What its progress, seconds, failure and finding are listed under; letters, digits, underscores."""
+
+    settings: ClassVar[type[Frozen] | None] = None
+    """What may be set at `analyses.NAME`; a run that has such settings does the analysis."""
+
+    def asked_for(self, config: RunConfig) -> bool:
+        """Return whether a run of this config does the analysis: by default, whether its name is in `analyses`."""
+        return self.name in config.analyses
+
+    def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:  # noqa: ARG002 - the interface
+        """Refuse before the weights load what the model cannot do; every run calls it, whether it asks or not.
+
+        Returns:
+            Hashes, by a name of the analysis' own, of what the config only names (a file's content): part of the key.
+
+        Raises:
+            InputError: One line with the key, what it got, what was wanted and a remedy.
+        """
+        return {}
+
+    def run(self, context: RunContext, on_progress: Progress | None) -> FindingT:
+        """Return what there is to find out; `on_progress(done, total)` moves the bar on the terminal."""
+        ...
+
+    def figures(self, finding: FindingT, title: str) -> "Mapping[str, Figure]":  # noqa: ARG002 - the interface
+        """Return figures by file name, without suffix; `title` says what run it is. Import matplotlib in here only."""
+        return {}
+
+
+SettingsT = TypeVar("SettingsT", bound=Frozen)
+
+
+def settings_of(config: RunConfig, name: str, schema: type[SettingsT]) -> SettingsT:
+    """Return what `analyses.NAME` says, checked.
+
+    Raises:
+        InputError: One line a mistake, under the dotted key as it is typed.
+    """
+    fields: dict[str, Any] = {name: (schema, ...)}
+    within: Any = create_model("Analyses", __base__=Frozen, **fields)
+    whole: Any = create_model("RunConfig", __base__=Frozen, analyses=(within, ...))
+    settings: SettingsT = getattr(checked(whole, {"analyses": {name: config.analyses[name]}}).analyses, name)
+    return settings

@@ -1,6 +1,6 @@
-"""The follow-up on queries, keys and values: a table of all of them, and how far cheap methods are from AP there.
+"""Queries, keys and values: a table of all of them, and how close cheap methods are to AP there.
 
-What is computed, and what the QK fix is, is told in `attribution.qk_patching`.
+`attribution.qk_patching` computes them, and says what the QK fix is.
 """
 
 from collections.abc import Mapping
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from igap.analyses.base import Compared
-from igap.analyses.screening import Screening, distance
+from igap.analyses.base import Analysis, RunContext
+from igap.analyses.proxy_fidelity import ProxyFidelities, proxy_fidelity
 from igap.attribution.caching import kept
 from igap.attribution.maps import AttributionMap, Progress
 from igap.attribution.qk_patching import METHODS, Node, NoNodesError, qk_patching
 from igap.components import component_names
+from igap.config import RunConfig
 from igap.inputs.prompts import tokenize
 
 KINDS: Mapping[Node, str] = {"q": "queries", "k": "keys", "v": "values"}
@@ -21,22 +22,22 @@ KINDS: Mapping[Node, str] = {"q": "queries", "k": "keys", "v": "values"}
 
 @dataclass(frozen=True, eq=False)
 class QueriesAndKeys:
-    """The maps of queries, keys and values, and their distances from AP; no map but a reason where there are none."""
+    """Maps of queries, keys and values beside AP's; no map but a reason where the model has no such nodes."""
 
     maps: Mapping[Node, Mapping[str, AttributionMap]]
     """By node, then method of `attribution.qk_patching.METHODS`. Of several pairs the mean."""
-    distances: Screening
+    proxies: ProxyFidelities
     """`of` queries, keys and values."""
     reason: str = ""
 
     def summary(self) -> dict[str, float | int | str | None]:
-        """`queries/METHOD/NAME`, then keys and values, with the names of `screening`; `qk/reason` where none."""
+        """Return `queries/METHOD/NAME`, then keys and values, by the names of `proxy_fidelity`; else `qk/reason`."""
         if self.reason:
             return {"qk": None, "qk/reason": self.reason}
-        return self.distances.summary()
+        return self.proxies.summary()
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """One row a head (of keys and values: a key-value head): scores by each method, then effects in logits.
+        """Return one row a head (of keys and values: a key-value head): scores by each method, then effects in logits.
 
         Those of atp_star are magnitudes.
         """
@@ -47,45 +48,55 @@ class QueriesAndKeys:
             shape = maps["ap"].effect.shape
             names = component_names("heads", *shape)
             columns: dict[str, object] = {"name": names, "node": node}
-            columns |= {method: found.score.double().numpy().ravel() for method, found in maps.items()}
-            columns |= {f"effect_{method}": found.effect.double().numpy().ravel() for method, found in maps.items()}
+            columns |= {method: each.score.double().numpy().ravel() for method, each in maps.items()}
+            columns |= {f"effect_{method}": each.effect.double().numpy().ravel() for method, each in maps.items()}
             frames.append(pd.DataFrame(columns))
         return {"qk": pd.concat(frames, ignore_index=True)}
 
     def sentences(self) -> tuple[str, ...]:
-        """One line a node and cheap method, or the reason why there is none."""
-        return (f"queries, keys and values: not patched, {self.reason}",) if self.reason else self.distances.sentences()
+        """Return one line a node and cheap method, or the reason why there is none."""
+        return (f"queries, keys and values: not patched, {self.reason}",) if self.reason else self.proxies.sentences()
 
 
-def follow_up(compared: Compared, on_progress: Progress | None) -> QueriesAndKeys:
-    """The maps of the run's pairs, and their distances."""
-    config = compared.config
+class QueriesKeysAnalysis(Analysis[QueriesAndKeys]):
+    """AP of every head's query, key and value, beside cheap methods; every run with heads does it."""
 
-    def compute() -> dict[str, AttributionMap]:
-        found = qk_patching(
-            compared.model,
-            compared.pairs,
-            direction=config.direction,
-            batch_size=config.batch_size,
-            memory_gib=config.memory_gib,
-            on_progress=on_progress,
-        )
-        return {f"{node}.{method}": one for node, by_method in found.items() for method, one in by_method.items()}
+    name = "qk"
 
-    ap = compared.maps["heads"]["ap"]
-    tokens = [tokenize(compared.model, pair) for pair in compared.pairs]
-    least_gaps = [one.min_gap for one in ap.pairs or [ap]]
-    try:
-        named = kept("qk", "heads", config.direction, tokens, least_gaps, compute)
-    except NoNodesError as error:
-        return QueriesAndKeys({}, Screening(()), str(error))
-    maps: dict[Node, dict[str, AttributionMap]] = {
-        node: {method: named[f"{node}.{method}"] for method in METHODS if f"{node}.{method}" in named} for node in KINDS
-    }
-    distances = [
-        distance(by_method[method], by_method["ap"], of=KINDS[node])
-        for node, by_method in maps.items()
-        for method in METHODS
-        if method != "ap" and method in by_method
-    ]
-    return QueriesAndKeys(maps, Screening(tuple(distances)))
+    def asked_for(self, config: RunConfig) -> bool:
+        """Return whether heads are attributed to."""
+        return "heads" in config.asked_sites
+
+    def run(self, context: RunContext, on_progress: Progress | None) -> QueriesAndKeys:
+        """Return the maps of the run's pairs, and how close the cheap ones are to AP's."""
+        config = context.config
+
+        def compute() -> dict[str, AttributionMap]:
+            by_node = qk_patching(
+                context.model,
+                context.pairs,
+                direction=config.direction,
+                batch_size=config.batch_size,
+                memory_gib=config.memory_gib,
+                on_progress=on_progress,
+            )
+            return {f"{node}.{method}": each for node, maps in by_node.items() for method, each in maps.items()}
+
+        ap = context.maps["heads"]["ap"]
+        tokens = [tokenize(context.model, pair) for pair in context.pairs]
+        least_gaps = [each.min_gap for each in ap.pairs or [ap]]
+        try:
+            named = kept("qk", "heads", config.direction, tokens, least_gaps, compute)
+        except NoNodesError as error:
+            return QueriesAndKeys({}, ProxyFidelities(()), str(error))
+        maps: dict[Node, dict[str, AttributionMap]] = {
+            node: {method: named[f"{node}.{method}"] for method in METHODS if f"{node}.{method}" in named}
+            for node in KINDS
+        }
+        proxies = [
+            proxy_fidelity(by_method[method], by_method["ap"], of=KINDS[node])
+            for node, by_method in maps.items()
+            for method in METHODS
+            if method != "ap" and method in by_method
+        ]
+        return QueriesAndKeys(maps, ProxyFidelities(tuple(proxies)))

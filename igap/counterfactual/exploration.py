@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.components import Site, locate
+from igap.components import locate, widths_of
 from igap.config import checked
 from igap.counterfactual.config import PARETO_SAMPLERS, SINGLE_SAMPLERS, Bounds, SpaceConfig
 from igap.counterfactual.evaluation import Evaluator, Target
@@ -252,8 +252,7 @@ class Search:
 def component(model: TransformerBridge, head: str) -> Target:
     """The component of this name. Raises InputError where the model has none."""
     cfg = model.cfg
-    widths: dict[Site, int | None] = {"heads": cfg.n_heads, "neurons": cfg.d_mlp}
-    return Target(*locate(head, cfg.n_layers, widths, item="head"))
+    return Target(*locate(head, cfg.n_layers, widths_of(cfg.n_heads, cfg.d_mlp), item="head"))
 
 
 def _sound(

@@ -17,7 +17,7 @@ from rich.console import Console
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap import pipeline
-from igap.components import Site, component_names, locate
+from igap.components import component_names, locate
 from igap.config import TEXTS, RunConfig, TrackingConfig
 from igap.console import show_stage
 from igap.counterfactual import remembered, report, scan
@@ -324,8 +324,7 @@ def _single(config: SearchConfig, header: Header) -> list[tuple[SearchConfig, Pa
 def _check(config: SearchConfig, header: Header) -> int:
     """The size of the space, once all is refused that can be before the weights load. Raises InputError."""
     cached.resolve_device(config.device)
-    widths: dict[Site, int | None] = {"heads": header.n_heads, "neurons": header.n_neurons}
-    site, _, _ = locate(config.head, header.n_layers, widths, item="head")
+    site, _, _ = locate(config.head, header.n_layers, header.widths, item="head")
     check_sites(header, [site], config.model.name)
     refused = None
     # Whether the model wants a BOS token, which shifts positions, only the model itself knows.

@@ -15,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.arguments import Range, Seed, checks_arguments
 from igap.components import Site, hook_name
 from igap.config import BaselineConfig
+from igap.config import BaselineKind as BaselineKind  # part of what this module offers
 from igap.engine.activations import Run, of_the_model, record
 from igap.engine.hooks import replaced
 from igap.errors import InputError, shown

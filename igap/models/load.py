@@ -13,7 +13,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import checks_arguments
-from igap.components import Site
+from igap.components import Site, widths_of
 from igap.errors import InputError, one_line, shown
 from igap.models import agreement, files, gguf_files
 from igap.models.families import check_family, n_neurons, neurons_reason, no_neurons_error
@@ -44,6 +44,11 @@ class Header:
     n_neurons: int | None
     neurons_reason: str | None
     """The reason why it has no neurons to compare; None if it has."""
+
+    @property
+    def widths(self) -> dict[Site, int | None]:
+        """Components a layer of each site; None where the header does not say."""
+        return widths_of(self.n_heads, self.n_neurons)
 
 
 def is_hub_name(name: str) -> bool:

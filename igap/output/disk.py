@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save
 
-from igap.analyses.circuit_recovery import CLASS_OF
+from igap.analyses.circuit_recovery.recovery import CLASS_OF
 from igap.components import Site, component_names
 from igap.config import TEXTS
 from igap.errors import InputError
@@ -71,7 +71,7 @@ def unfinish(folder: Path) -> None:
 def write(result: Result, folder: Path) -> Summary:
     """The summary, after all files of the run, and of those beside it, are in `folder`.
 
-    A figure that fails costs itself only and is named in the summary, as the follow-ups that failed are. Raises OSError
+    A figure that fails costs itself only and is named in the summary, as the analyses that failed are. Raises OSError
     where another file cannot be written, InputError where the folder of another run cannot: then there is no new
     summary. One that was there before is replaced last.
     """

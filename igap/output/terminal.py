@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from igap.components import component_name
+from igap.components import Site, component_name
 from igap.console import number
 from igap.inputs.prompts import TokenPair
 from igap.inputs.sources import describe
 from igap.pipeline import Result
 from igap.statistics.across_pairs import Spread
+from igap.statistics.units import values_in
 
 _TOP = 5
 
@@ -165,15 +166,12 @@ def _top(result: Result) -> Table:
     return table
 
 
-def _ranked(result: Result, site: str, method: str) -> list[str]:
-    found = result.maps[site][method]  # type: ignore[index]
-    values = found.score if result.has_scores else found.effect
+def _ranked(result: Result, site: Site, method: str) -> list[str]:
+    found = result.maps[site][method]
+    values = values_in(result.comparisons[site].unit, found)
     order = torch.argsort(found.effect.abs().flatten(), descending=True, stable=True)[:_TOP]
     width = values.shape[1]
-    named = [
-        f"{component_name(found.site, int(i) // width, int(i) % width):>8} {float(values.flatten()[i]):+.3f}"
-        for i in order
-    ]
+    named = [f"{component_name(found.site, int(i) // width, int(i) % width):>8} {values.flat[i]:+.3f}" for i in order]
     if result.spread is None or not result.has_scores:
         return named
     ends = result.spread.intervals[found.site][method]

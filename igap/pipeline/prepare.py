@@ -8,13 +8,9 @@ from typing import Any
 
 import torch
 
-from igap.analyses import circuit_recovery
-from igap.analyses.ablation import analysis as ablation_study
-from igap.analyses.ablation.accuracy import encode_prompts
-from igap.analyses.ablation.replacements import check_donors, too_few_references
+from igap.analyses.registry import check_analyses
 from igap.attribution.integrated_gradients import check_quadrature
-from igap.components import Site, locate
-from igap.config import AblationConfig, RunConfig
+from igap.config import RunConfig
 from igap.engine.baselines import Baseline, configured, reference_ids, same_length
 from igap.engine.batching import machine_bytes
 from igap.errors import InputError
@@ -42,43 +38,18 @@ class Checked:
 
 
 def check(config: RunConfig) -> Checked:
-    """The tokenised pairs and the key, without the model: everything that can be refused before the weights load.
+    """Refuse everything that can be refused before the weights load, and return the tokenised pairs and the key.
 
-    Raises ValueError on a bad pair, the first of them by its row, on a bad quadrature, checkpoint or device.
+    Raises:
+        InputError: A pair (the first bad one by its row), the quadrature, the device, the checkpoint, the baseline, or
+            what an analysis checks, is invalid.
     """
     check_quadrature(config.ig.method, config.ig.n_steps, config.ig.path)
     resolve_device(config.device)
     header = header_of(config.model.name, config.model.revision)
     check_sites(header, config.asked_sites, config.model.name)
     contents = {"checkpoint": fingerprint(header.folder)}
-    if config.model.circuit is not None:
-        circuit_recovery.check_shape(header.n_layers, header.n_heads)
-    widths: dict[Site, int | None] = {"heads": header.n_heads, "neurons": header.n_neurons}
-    if config.curves.components not in ("default", "none"):
-        for name in config.curves.components.split():
-            locate(name, header.n_layers, widths, item="curves.components")
-    if config.ablation.kind != "none":
-        if config.ablation.components not in ("outliers", "top"):
-            for name in config.ablation.components.split():
-                locate(name, header.n_layers, widths, item="ablation.components")
-        n_heads = (header.n_layers or 0) * (header.n_heads or 0)
-        asked_for = config.ablation.top != AblationConfig.model_fields["top"].default
-        if config.ablation.components == "top" and asked_for and 0 < n_heads < config.ablation.top:
-            raise InputError(
-                f"ablation.top: got {config.ablation.top}, but the model has {n_heads} heads. Use fewer, or name some "
-                "in ablation.components."
-            )
-        prompts = ablation_study.prompts_of(config.ablation, header.tokenizer, config.prompts.bos)
-        limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
-        encoded_prompts = encode_prompts(prompts, header.tokenizer, item=config.ablation.file or "ablation.n", **limits)
-        contents["ablation"] = _digest([[one.text, one.answer, one.distractor] for one in prompts])
-        kinds = {config.ablation.kind, *config.ablation.also}
-        if "resample" in kinds:
-            check_donors(len(one.ids) for one in encoded_prompts)
-        if config.ablation.reference_n > len(prompts) and kinds & {"mean", "mean_positional"}:
-            raise too_few_references(config.ablation.reference_n, len(prompts))
-    if config.interactions is not None:
-        locate(config.interactions, header.n_layers, widths, item="interactions")
+    contents = {**check_analyses(config, header), **contents}
     known: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
     pairs = sources.read(config.prompts, header.tokenizer)
     _check_memory(config, len(pairs), header)
@@ -106,18 +77,19 @@ def check(config: RunConfig) -> Checked:
 
 @functools.lru_cache(maxsize=64)
 def _check_references(tokenizer: Any, baseline: Baseline, n_tokens: int, **known: Any) -> None:
-    """Raises InputError where the generator has too few prompts of the pairs' length for a mean over them."""
+    """Raise InputError where the generator has too few prompts of the pairs' length for a mean over them."""
     reference_ids(tokenizer, baseline, n_tokens, first=_REFERENCES, **known)
 
 
 def _check_memory(config: RunConfig, n_pairs: int, header: Header) -> None:
-    """Raises InputError on more pairs than this machine's memory holds the maps of, at their least.
+    """Raise InputError on more pairs than this machine's memory holds the maps of, at the least.
 
-    Of each pair and method (ig, ap, atp) the effects are kept; they and the scores are there twice while the tensors
+    The effects of each pair and method (ig, ap, atp) are kept; effects and scores are there twice while the tensors
     are written.
     """
-    widths: dict[Site, int | None] = {"heads": header.n_heads, "neurons": header.n_neurons}
-    known = [header.n_layers * width for site in config.asked_sites if header.n_layers and (width := widths[site])]
+    known = [
+        header.n_layers * width for site in config.asked_sites if header.n_layers and (width := header.widths[site])
+    ]
     numbers = n_pairs * sum(known) * 3 * 5
     size, memory = numbers * getattr(torch, config.model.dtype).itemsize, machine_bytes()
     if n_pairs > 1 and memory is not None and size > memory:

@@ -1,18 +1,16 @@
-"""The main job, in order: pairs, model, an attribution map a method and site, their comparison, spread and follow-ups.
+"""The main job, in order: pairs, model, an attribution map a method and site, their comparison, spread, analyses.
 
 Reads no file but the checkpoint and the pairs, and writes none: the result goes to `igap.output`.
 """
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from igap.analyses import circuit_recovery, explanation, output_curves, queries_keys, screening
-from igap.analyses.ablation import analysis as ablation_study
-from igap.analyses.base import Compared, Finding, complete
-from igap.analyses.faithfulness import analysis as faithfulness
+from igap.analyses.base import Finding, RunContext, complete
+from igap.analyses.registry import ANALYSES
 from igap.attribution import AttributionMap, activation_patching, atp_star, attribution_patching, integrated_gradients
 from igap.attribution.caching import kept
 from igap.attribution.maps import Progress
@@ -38,25 +36,6 @@ Stage = Callable[[str], AbstractContextManager[Progress | None]]
 def silent(name: str) -> AbstractContextManager[Progress | None]:  # noqa: ARG001 - the interface of a Stage
     """A stage that tells nobody."""
     return nullcontext()
-
-
-def _heads(config: RunConfig) -> bool:
-    return "heads" in config.asked_sites
-
-
-FOLLOW_UPS: Mapping[str, tuple[Callable[[RunConfig], bool], Callable[[Compared, Progress | None], Finding]]] = {
-    "screening": (lambda config: True, screening.follow_up),  # noqa: ARG005 - the interface of them all
-    "qk": (_heads, queries_keys.follow_up),
-    "circuit": (lambda config: config.model.circuit is not None and _heads(config), circuit_recovery.follow_up),
-    "explain": (lambda config: config.explain and _heads(config), explanation.follow_up),
-    "curves": (
-        lambda config: config.curves.components != "none" and (config.curves.components != "default" or _heads(config)),
-        output_curves.follow_up,
-    ),
-    "ablation": (lambda config: config.ablation.kind != "none", ablation_study.follow_up),
-    "faithfulness": (lambda config: config.faithfulness != "none", faithfulness.follow_up),
-}
-"""What comes after the comparison, in this order: whether a run asks for it, and what does it."""
 
 
 def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> Result:
@@ -160,15 +139,15 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
     spreads = spread(maps, seed=config.prompts.seed) if len(pairs) > 1 else None
     if spreads:
         seconds["intervals"] = time.perf_counter() - since
-    compared = Compared(config, model, pairs, maps, comparisons)
+    context = RunContext(config, model, pairs, maps, comparisons)
     findings: dict[str, Finding] = {}
     failures: dict[str, Failure] = {}
-    for name, (asked_for, follow_up) in FOLLOW_UPS.items():
-        if not asked_for(config):
+    for name, analysis in ANALYSES.items():
+        if not analysis.asked_for(config):
             continue
         since = time.perf_counter()
         with surviving(name, failures), stage(name) as progress:
-            findings[name] = complete(follow_up(compared, progress))
+            findings[name] = complete(analysis.run(context, progress))
         seconds[name] = time.perf_counter() - since
     seconds["total"] = time.perf_counter() - started
     return Result(

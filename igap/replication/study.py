@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float64
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.analyses.ablation.analysis import AblationStudy
+from igap.analyses.ablation.study import AblationStudy
 from igap.attribution import AttributionMap, activation_patching
 from igap.components import SITES, Site, component_name, parse_component
 from igap.engine.contrast import contrast

@@ -21,6 +21,7 @@ from igap.arguments import Range, checks_arguments
 from igap.attribution.maps import AttributionMap
 from igap.components import Site, component_names
 from igap.errors import InputError
+from igap.statistics.units import Unit, unit_of, values_in
 
 WIDTH = 1.96
 """Half-width of the limits of agreement and the outlier threshold, in standard deviations."""
@@ -47,7 +48,7 @@ class Comparison:
         (32, 4, (4, 8))
     """
 
-    unit: str
+    unit: Unit
     """Unit of the maps: `score` (effect / gap) or `logits` (effects)."""
     n: int
     """Components compared: layers x components a layer."""
@@ -140,7 +141,7 @@ class Comparison:
 
 
 def compare_values(
-    ig: npt.ArrayLike, ap: npt.ArrayLike, *, unit: str = "score", names: tuple[str, str] = ("IG", "AP")
+    ig: npt.ArrayLike, ap: npt.ArrayLike, *, unit: Unit = "score", names: tuple[str, str] = ("IG", "AP")
 ) -> Comparison:
     """Compare two `[layer, component]` arrays in one unit; every difference is second minus first, AP - IG.
 
@@ -353,15 +354,15 @@ def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
 
 def paired(
     ig: AttributionMap, ap: AttributionMap
-) -> tuple[str, Float64[np.ndarray, "layer component"], Float64[np.ndarray, "layer component"]]:
+) -> tuple[Unit, Float64[np.ndarray, "layer component"], Float64[np.ndarray, "layer component"]]:
     """The unit `score` and the scores of both maps, or if those are missing (small gap) `logits` and the effects.
 
     If one of the maps has no sign, magnitudes of both. Raises InputError if the maps are of different sites.
     """
     if ig.site != ap.site:
         raise InputError(f"ap is a map of {ap.site}, {ig.method} of {ig.site}; compare two maps of one site.")
-    in_scores = bool(ig.score.isfinite().all() and ap.score.isfinite().all())
-    x, y = ((m.score if in_scores else m.effect).detach().double().cpu().numpy() for m in (ig, ap))
+    unit = unit_of(ig, ap)
+    x, y = values_in(unit, ig), values_in(unit, ap)
     if not (ig.signed and ap.signed):
         x, y = np.abs(x), np.abs(y)
-    return "score" if in_scores else "logits", x, y
+    return unit, x, y

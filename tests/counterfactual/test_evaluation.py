@@ -120,7 +120,7 @@ def test_ig_and_curve_are_those_of_the_public_methods(small, kind, n_pairs, targ
 
     def bend(pair):
         name = component_name(target.site, target.layer, target.index)
-        return output_curve(model, pair, name, alphas=ALPHAS).bends.item()
+        return output_curve(model, pair, name, alphas=ALPHAS).max_deviation_from_chord.item()
 
     both = numbers(found, candidates, ["ig", "curve"])
     close(both["ig"], table(found.filled, candidates, ig))

@@ -12,7 +12,7 @@ from captum.attr import IntegratedGradients
 from helpers.checkpoints import save_checkpoint
 
 from igap import load_model, pipeline
-from igap.analyses.circuit_recovery import CLASS_OF
+from igap.analyses.circuit_recovery.recovery import CLASS_OF
 from igap.cli import main
 from igap.cli.compose import compose_one
 from igap.models import cached

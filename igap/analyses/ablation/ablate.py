@@ -18,7 +18,7 @@ from igap.analyses.ablation.accuracy import Edit, Performance, batches, performa
 from igap.analyses.ablation.replacements import by_place, edit, replacement
 from igap.arguments import Count, Range, Seed, checks_arguments
 from igap.attribution.maps import Progress
-from igap.components import Site, component_name, locate, parse_component
+from igap.components import Site, component_name, locate, parse_component, widths_of
 from igap.engine.activations import Model, frozen
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
@@ -128,7 +128,7 @@ def ablate(
         raise InputError("prompts: got none, wanted at least one. Make some with igap.Prompt.")
     if not components or len(set(components)) < len(components):
         raise InputError(f"ablation.components: got {' '.join(components) or 'none'}, wanted different components.")
-    widths: dict[Site, int | None] = {"heads": model.cfg.n_heads, "neurons": model.cfg.d_mlp}
+    widths = widths_of(model.cfg.n_heads, model.cfg.d_mlp)
     for name in components:
         locate(name, model.cfg.n_layers, widths, item="ablation.components")
     made = batches(model, prompts, batch_size=batch_size)

@@ -1,197 +1,148 @@
-"""The ablations that a run asks for, and how far the change in performance goes with IG, AP and their difference."""
+"""The analysis `ablation`: accuracy on labelled prompts without the components that the run asks for."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from igap.analyses.ablation.ablate import Ablated, Ablations, ablate
-from igap.analyses.base import Compared
+from igap.analyses.ablation.ablate import Ablations, ablate
+from igap.analyses.ablation.accuracy import encode_prompts
+from igap.analyses.ablation.replacements import check_donors, too_few_references
+from igap.analyses.ablation.study import AGAINST, AblationStudy
+from igap.analyses.base import Analysis, RunContext
 from igap.attribution.maps import Progress
-from igap.components import component_names, parse_component
-from igap.config import AblationConfig
+from igap.components import component_names, locate, parse_component
+from igap.config import AblationConfig, RunConfig
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt, generated, read_prompts
-from igap.statistics.comparison import Comparison, compare_values
+from igap.models.load import Header
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DEFAULT_N = 500
 """Generated prompts where neither a number nor a file is given."""
 
-FEW = 30
-"""Fewer components than this prove nothing about a correlation."""
 
-AGAINST = ("ig", "ap", "ap - ig")
-"""What the change is set against: scores, or effects in logits where scores are missing."""
+class AblationAnalysis(Analysis[AblationStudy]):
+    """Accuracy without single components, all of them, random others; `ablation=KIND` asks for it."""
 
+    name = "ablation"
 
-@dataclass(frozen=True, eq=False)
-class AblationStudy:
-    """Ablations of the same components, by kind."""
+    def asked_for(self, config: RunConfig) -> bool:
+        """Return whether `ablation` is another than none."""
+        return config.ablation.kind != "none"
 
-    kinds: Mapping[str, Ablations]
-    """Empty where there is no outlier to ablate."""
-    scores: Mapping[str, tuple[float, ...]]
-    """AGAINST to the number of each component, in the order of `Ablations.single`."""
-    unit: str
-    """Of the scores: `score` or `logits`."""
-    processing: str
-    """Processed or raw weights: zero ablation of heads differs between them."""
+    def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
+        """Refuse components that the model does not have, and prompts that the tokenizer or the kinds cannot use.
 
-    def relation(self, kind: str, against: str) -> Comparison:
-        """Correlation, over the ablated components, of what `against` says with the change in the share correct."""
-        change = [one.change for one in self.kinds[kind].single]
-        return compare_values(np.array([self.scores[against]]), np.array([change]), names=(against.upper(), "change"))
-
-    def summary(self) -> dict[str, float | int | str | None]:
-        """`ablation/KIND/...`: shares, changes and correlations."""
-        flat: dict[str, float | int | str | None] = {"ablation/n_components": len(self.scores["ap"])}
-        for kind, found in self.kinds.items():
-            name = f"ablation/{kind}"
-            flat |= {f"{name}/n_prompts": found.n_prompts, f"{name}/share": found.share}
-            flat |= {f"{name}/logit_diff": found.logit_diff, f"{name}/generated": found.generated}
-            for one in _all(found):
-                flat |= {f"{name}/{one.name}/change": one.change, f"{name}/{one.name}/p": one.p}
-            for against in AGAINST:
-                relation = self.relation(kind, against)
-                for statistic in ("pearson", "spearman"):
-                    for end in ("", "_low", "_high"):
-                        number, key = getattr(relation, statistic + end), f"{name}/{statistic}{end}/{against}"
-                        flat[key] = number if np.isfinite(number) else None
-                        if not np.isfinite(number):
-                            flat[f"{key}/reason"] = relation.reasons.get(statistic + end, "not defined")
-        return flat
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """ablation.csv: one row a kind and set of components, the whole model first."""
-        return {"ablation": pd.DataFrame(list(self._rows()))}
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        for kind, found in self.kinds.items():
-            whole = {"share": found.share, "logit_diff": found.logit_diff, "generated": found.generated}
-            yield {"kind": kind, "name": "none", "components": "", "n_prompts": found.n_prompts, **whole}
-            for one in _all(found):
-                row: dict[str, Any] = {"kind": kind, "name": one.name, "components": " ".join(one.components)}
-                row["n_prompts"] = found.n_prompts
-                for column in (
-                    *("share", "logit_diff", "generated", "change", "change_low", "change_high", "p"),
-                    *("logit_diff_change", "logit_diff_low", "logit_diff_high"),
-                ):
-                    row[column] = getattr(one, column)
-                if one in found.single:
-                    index = found.single.index(one)
-                    row |= {against: self.scores[against][index] for against in AGAINST}
-                yield row
-
-    def sentences(self) -> tuple[str, ...]:
-        """Of each kind the whole model, each component, all together beside the controls, and the correlations."""
-        if not self.kinds:
-            return ("ablation: nothing to ablate, because no head is an outlier; ablation.components names others",)
-        said = []
-        for kind, found in self.kinds.items():
-            said.append(
-                f"{kind} ablation, {found.n_prompts} prompts, {self.processing} weights: {found.share:.1%} correct "
-                "with nothing ablated"
-                + ("" if found.logit_diff is None else f", logit difference {found.logit_diff:+.3f}")
+        Returns:
+            The hash of the prompts, which the config names by a file or a number.
+        """
+        if not self.asked_for(config):
+            return {}
+        settings = config.ablation
+        if settings.components not in ("outliers", "top"):
+            for name in settings.components.split():
+                locate(name, header.n_layers, header.widths, item="ablation.components")
+        n_heads = (header.n_layers or 0) * (header.n_heads or 0)
+        is_given = settings.top != AblationConfig.model_fields["top"].default
+        if settings.components == "top" and is_given and 0 < n_heads < settings.top:
+            raise InputError(
+                f"ablation.top: got {settings.top}, but the model has {n_heads} heads. Use fewer, or name some "
+                "in ablation.components."
             )
-            said += [f"  without {_said(one)}" for one in (*found.single, found.together) if one is not None]
-            if found.controls:
-                shares = [one.share for one in found.controls]
-                said.append(
-                    f"  without as many random others, {len(shares)} times: {np.mean(shares):.1%} correct on average "
-                    f"({min(shares):.1%} to {max(shares):.1%})"
-                )
-            said.append(self._correlated(kind, len(found.single)))
-        return tuple(said)
+        prompts = read_or_generate(settings, header.tokenizer, config.prompts.bos)
+        limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
+        encoded = encode_prompts(prompts, header.tokenizer, item=settings.file or "ablation.n", **limits)
+        kinds = {settings.kind, *settings.also}
+        if "resample" in kinds:
+            check_donors(len(prompt.ids) for prompt in encoded)
+        if settings.reference_n > len(prompts) and kinds & {"mean", "mean_positional"}:
+            raise too_few_references(settings.reference_n, len(prompts))
+        texts = [[prompt.text, prompt.answer, prompt.distractor] for prompt in prompts]
+        return {"ablation": hashlib.sha256(json.dumps(texts).encode()).hexdigest()}
 
-    def _correlated(self, kind: str, n: int) -> str:
-        parts = []
-        for against in AGAINST:
-            found = self.relation(kind, against)
-            r = f"{found.pearson:+.2f}" if np.isfinite(found.pearson) else "undefined"
-            if np.isfinite(found.pearson_low):
-                r += f" [{found.pearson_low:+.2f}, {found.pearson_high:+.2f}]"
-            parts.append(f"{against.upper()} {r}")
-        few = f"; {n} points prove nothing" if n < FEW else ""
-        return f"  r of the change with {', '.join(parts)} (n = {n}{few})"
-
-
-def _said(one: Ablated) -> str:
-    logits = ""
-    if one.logit_diff_change is not None:
-        logits = (
-            f"; logit difference {one.logit_diff_change:+.3f} [{one.logit_diff_low:+.3f}, {one.logit_diff_high:+.3f}]"
+    def run(self, context: RunContext, on_progress: Progress | None) -> AblationStudy:
+        """Return the ablations of every kind asked for."""
+        settings = context.config.ablation
+        names = list(select_components(context))
+        places = [parse_component(name) for name in names]
+        ig, ap = (
+            tuple(float(context.values(site, method)[layer, index]) for site, layer, index in places)
+            for method in ("ig", "ap")
         )
-    return (
-        f"{one.name}: {one.change:+.1%} [{one.change_low:+.1%}, {one.change_high:+.1%}], McNemar p {one.p:.2g}{logits}"
+        scores = dict(zip(AGAINST, (ig, ap, tuple(y - x for x, y in zip(ig, ap, strict=True))), strict=True))
+        by_kind: dict[str, Ablations] = {}
+        kinds = [kind for kind in dict.fromkeys((settings.kind, *settings.also)) if kind != "none"] if names else []
+        prompts = read_or_generate(settings, context.model.tokenizer, context.config.prompts.bos) if names else []
+        for index, kind in enumerate(kinds):
+
+            def advance(done: int, total: int, before: int = index) -> None:
+                if on_progress:
+                    on_progress(before * total + done, len(kinds) * total)
+
+            by_kind[kind] = ablate(
+                context.model,
+                prompts,
+                names,
+                kind,
+                reference_n=settings.reference_n,
+                seed=settings.seed,
+                controls=settings.controls,
+                generate=settings.generate,
+                batch_size=context.config.batch_size,
+                on_progress=advance,
+            )
+        unit = next(iter(context.comparisons.values())).unit
+        return AblationStudy(by_kind, scores, unit, context.config.model.processing)
+
+    def figures(self, finding: AblationStudy, title: str) -> "Mapping[str, Figure]":
+        """Draw, of each kind, `ablation_KIND`, the accuracy, and `ablation_KIND_scatter`, its change against scores."""
+        from igap.analyses.ablation.plots import accuracy_bars, change_scatter
+
+        drawn = {}
+        for kind, ablations in finding.kinds.items():
+            heading = f"{kind} ablation, {finding.processing} weights, of {title}"
+            drawn[f"ablation_{kind}"] = accuracy_bars(ablations, title=heading)
+            drawn[f"ablation_{kind}_scatter"] = change_scatter(finding, kind, title=heading)
+        return drawn
+
+
+def read_or_generate(settings: AblationConfig, tokenizer: Any, bos: str) -> list[Prompt]:
+    """Return the prompts that accuracy is measured on, of the file or generated.
+
+    Raises:
+        InputError: The file holds fewer than `ablation.n`, or none could be generated.
+    """
+    made = (
+        generated(settings.n or DEFAULT_N, settings.seed, tokenizer)
+        if settings.file is None
+        else read_prompts(settings.file)
     )
-
-
-def _all(found: Ablations) -> tuple[Ablated, ...]:
-    return (*found.single, *([found.together] if found.together else []), *found.controls)
-
-
-def prompts_of(asked: AblationConfig, tokenizer: Any, bos: str) -> list[Prompt]:
-    """The prompts that performance is measured on. Raises InputError where there are fewer than asked for."""
-    made = generated(asked.n or DEFAULT_N, asked.seed, tokenizer) if asked.file is None else read_prompts(asked.file)
     if not made:
         raise InputError(
-            f"ablation.n: got {asked.n}, wanted more: no two of so few generated prompts have one token length. Try "
+            f"ablation.n: got {settings.n}, wanted more: no two of so few generated prompts have one token length. Try "
             "ablation.n=100."
         )
     prompts = [replace(prompt, bos=bos) for prompt in made]
-    if asked.file is not None and asked.n is not None and asked.n > len(prompts):
+    if settings.file is not None and settings.n is not None and settings.n > len(prompts):
         raise InputError(
-            f"ablation.n: got {asked.n}, but {asked.file} holds {len(prompts)} prompts. Use fewer, or leave ablation.n "
-            "out to take all."
+            f"ablation.n: got {settings.n}, but {settings.file} holds {len(prompts)} prompts. Use fewer, or "
+            "leave ablation.n out to take all."
         )
-    return prompts[: asked.n]
+    return prompts[: settings.n]
 
 
-def chosen(compared: Compared) -> Sequence[str]:
-    """Names of the components to ablate: the outlier heads, the top ones of a method, or those named."""
-    asked = compared.config.ablation
-    if asked.components == "outliers":
-        return compared.outliers("heads")
-    if asked.components == "top":
-        effect = compared.maps["heads"][asked.by].effect
+def select_components(context: RunContext) -> Sequence[str]:
+    """Return the names of the components to ablate: the outlier heads, the top heads of a method, or those named."""
+    settings = context.config.ablation
+    if settings.components == "outliers":
+        return context.outliers("heads")
+    if settings.components == "top":
+        effect = context.maps["heads"][settings.by].effect
         names = component_names("heads", *effect.shape)
         order = effect.abs().flatten().argsort(descending=True, stable=True)
-        return [names[int(i)] for i in order[: asked.top]]
-    return asked.components.split()
-
-
-def follow_up(compared: Compared, on_progress: Progress | None) -> AblationStudy:
-    """The ablations of every kind asked for."""
-    asked = compared.config.ablation
-    names = list(chosen(compared))
-    places = [parse_component(name) for name in names]
-    ig, ap = (
-        tuple(float(compared.values(site, method)[layer, index]) for site, layer, index in places)
-        for method in ("ig", "ap")
-    )
-    scores = dict(zip(AGAINST, (ig, ap, tuple(y - x for x, y in zip(ig, ap, strict=True))), strict=True))
-    found: dict[str, Ablations] = {}
-    kinds = [kind for kind in dict.fromkeys((asked.kind, *asked.also)) if kind != "none"] if names else []
-    prompts = prompts_of(asked, compared.model.tokenizer, compared.config.prompts.bos) if names else []
-    for index, kind in enumerate(kinds):
-
-        def advance(done: int, total: int, before: int = index) -> None:
-            if on_progress:
-                on_progress(before * total + done, len(kinds) * total)
-
-        found[kind] = ablate(
-            compared.model,
-            prompts,
-            names,
-            kind,
-            reference_n=asked.reference_n,
-            seed=asked.seed,
-            controls=asked.controls,
-            generate=asked.generate,
-            batch_size=compared.config.batch_size,
-            on_progress=advance,
-        )
-    unit = next(iter(compared.comparisons.values())).unit
-    return AblationStudy(found, scores, unit, compared.config.model.processing)
+        return [names[int(i)] for i in order[: settings.top]]
+    return settings.components.split()

@@ -1,260 +1,87 @@
-"""Which method's ranking is right: F of the clean run with the components it ranks first kept, or ablated, together.
-
-Faithfulness of a set kept: f = (F(set kept) - F(all ablated)) / (F(clean) - F(all ablated)), no unit, 0 when all of
-the site is ablated and 1 when nothing is; of several pairs a quotient of means over pairs. It may leave [0, 1].
-
-- Insertion: all of a site is ablated but the first k. Deletion: the first k are ablated.
-- Rankings: by `contribution`, what the component does for the clean answer, signed; by `magnitude`, either way.
-- CPR: area under the insertion curve by contribution over k / n; the larger the better, above 1 where what works
-  against the answer is ranked last. CMD: area between the insertion curve by magnitude and 1; the smaller the better.
-
-Source: the circuit track of MIB (Mueller et al. 2025, arXiv 2504.13151), whose code gives f, the shares of k and both
-areas by trapezoids, for signed and for absolute rankings. Here the components of one site are ranked and the rest of
-the model is whole; k is what there is in components, so that the curves start at 0 and end at 1. Ablated by the
-corrupted activation (as there), and by the mean over generated prompts.
-"""
+"""The analysis `faithfulness`: deletion and insertion curves of every method's ranking."""
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
-import numpy as np
-import pandas as pd
 import torch
-from jaxtyping import Float64
 
-from igap.analyses.base import Compared
+from igap.analyses.base import Analysis, RunContext
 from igap.analyses.faithfulness.ablated_sets import set_metrics
-from igap.analyses.faithfulness.rankings import RANDOM, Index, Kind, Ranking, places, sets, sizes_of
-from igap.attribution.maps import Progress, scores_exist
-from igap.components import Site, chosen
+from igap.analyses.faithfulness.curves import Ablation, Faithfulness, FaithfulnessCurves, curves_of
+from igap.analyses.faithfulness.rankings import ranks, sets, sizes_of
+from igap.attribution.maps import Progress
+from igap.components import SITES, chosen
+from igap.config import RunConfig
 from igap.engine.baselines import Baseline
 from igap.errors import InputError
-from igap.inputs.prompts import SCORED_SHARE, least_gap
-from igap.statistics.bootstrap import LEVEL, resample_counts
 
-Ablation = Literal["corrupted", "mean"]
-
-_ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """A number or a curve, and the ends of its 95% interval."""
+class FaithfulnessAnalysis(Analysis[Faithfulness]):
+    """Which method ranks components best; `faithfulness=heads`, `neurons` or `both` asks for it."""
 
-    value: Float64[np.ndarray, " size"]
-    low: Float64[np.ndarray, " size"]
-    """Over pairs, by bootstrap: NaN for one pair. Of random rankings: over the rankings."""
-    high: Float64[np.ndarray, " size"]
+    name = "faithfulness"
 
+    def asked_for(self, config: RunConfig) -> bool:
+        """Return whether `faithfulness` is another than none."""
+        return config.faithfulness != "none"
 
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """Faithfulness by k of one method's ranking; of `random` the mean over rankings."""
+    def run(self, context: RunContext, on_progress: Progress | None) -> Faithfulness:
+        """Return the curves of the sites that the config asks for, under both ablations."""
+        config = context.config
+        ranked = []
+        for site in chosen(config.faithfulness):
+            maps = context.maps[site]
+            n = maps["ap"].effect.numel()
+            ranked.append((site, n, *sets(ranks(maps, config.direction, seed=config.seed), sizes_of(n))))
+        jobs = [(*of_site, ablation) for of_site in ranked for ablation in get_args(Ablation)]
+        costs = [len(context.pairs) * len(kept) for _, _, kept, _, _ in jobs]
+        groups = []
+        for (site, n, kept, index, ablation), before in zip(jobs, itertools.accumulate(costs, initial=0), strict=False):
 
-    method: str
-    ranking: Ranking
-    """Random rankings are the same by both."""
-    kind: Kind
-    faithfulness: Estimate
-    area: Estimate
-    """One number. Insertion by contribution: CPR. By magnitude: CMD. Deletion: under the curve, smaller is better."""
+            def advance(done: int, _: int, before: int = before) -> None:
+                if on_progress:
+                    on_progress(before + done, sum(costs))
 
-
-@dataclass(frozen=True, eq=False)
-class Sweep:
-    """All curves of one site under one ablation; none, and a reason, where faithfulness is not defined."""
-
-    site: Site
-    ablation: Ablation
-    n: int
-    """Components of the site."""
-    sizes: tuple[int, ...]
-    """k, ascending, 0 and n included."""
-    curves: tuple[Curve, ...]
-    full: float | None
-    """F(clean), in logits, the mean over pairs. None where the ablation is not to be had."""
-    empty: float | None
-    """F(all of the site ablated), in logits, the mean over pairs."""
-    reason: str = ""
-
-    def areas(self, name: str) -> dict[str, Estimate]:
-        """Of `cpr`, `cmd` or `deletion`: method to area."""
-        kind, ranking = AREAS[name]
-        return {c.method: c.area for c in self.curves if (c.kind, c.ranking) == (kind, ranking)}
-
-
-AREAS: Mapping[str, tuple[Kind, Ranking]] = {
-    "cpr": ("insertion", "contribution"),
-    "cmd": ("insertion", "magnitude"),
-    "deletion": ("deletion", "contribution"),
-}
-"""The areas that are reported: the kind of curve, and the ranking."""
-
-
-@dataclass(frozen=True, eq=False)
-class Faithfulness:
-    """What the rankings of a run are worth."""
-
-    sweeps: tuple[Sweep, ...]
-
-    def summary(self) -> dict[str, float | int | str | None]:
-        """`faithfulness/SITE/ABLATION/METHOD/AREA`, with `_low` and `_high` where there is an interval."""
-        flat: dict[str, float | int | str | None] = {}
-        for sweep in self.sweeps:
-            start = f"faithfulness/{sweep.site}/{sweep.ablation}"
-            flat |= {f"{start}/full": sweep.full, f"{start}/empty": sweep.empty}
-            for area in AREAS:
-                for method, found in sweep.areas(area).items():
-                    ends = (("", found.value), ("_low", found.low), ("_high", found.high))
-                    flat |= {f"{start}/{method}/{area}{e}": float(v[0]) for e, v in ends if np.isfinite(v[0])}
-                if sweep.reason:
-                    flat |= {f"{start}/{area}": None, f"{start}/{area}/reason": sweep.reason}
-        return flat
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """One row a point of a curve."""
-        frames = [
-            pd.DataFrame(
-                {
-                    "site": sweep.site,
-                    "ablation": sweep.ablation,
-                    "method": curve.method,
-                    "ranking": curve.ranking,
-                    "curve": curve.kind,
-                    "k": sweep.sizes,
-                    "share": np.array(sweep.sizes) / sweep.n,
-                    "faithfulness": curve.faithfulness.value,
-                    "low": curve.faithfulness.low,
-                    "high": curve.faithfulness.high,
-                }
+            try:
+                values = set_metrics(
+                    context.model,
+                    context.pairs,
+                    site,
+                    torch.from_numpy(kept).view(-1, *context.maps[site]["ap"].effect.shape),
+                    baseline=Baseline(ablation, n=config.baseline.n, seed=config.baseline.seed),
+                    batch_size=config.batch_size,
+                    memory_gib=config.memory_gib,
+                    on_progress=advance,
+                )
+            except InputError as error:
+                if ablation == "corrupted":
+                    raise
+                advance(len(context.pairs) * len(kept), 0)
+                groups.append(FaithfulnessCurves(site, ablation, n, sizes_of(n), (), None, None, str(error)))
+                continue
+            groups.append(
+                curves_of(
+                    values.numpy(),
+                    index,
+                    site=site,
+                    ablation=ablation,
+                    sizes=sizes_of(n),
+                    min_gap=config.prompts.min_gap,
+                    seed=config.prompts.seed,
+                )
             )
-            for sweep in self.sweeps
-            for curve in sweep.curves
-        ]
-        return {"faithfulness": pd.concat(frames)} if frames else {}
+        return Faithfulness(tuple(groups))
 
-    def sentences(self) -> tuple[str, ...]:
-        """Of every site and ablation the methods by CPR and by CMD, the best first, beside random rankings."""
-        lines = []
-        for sweep in self.sweeps:
-            start = f"faithfulness, {sweep.site} ablated by the {sweep.ablation} activation"
-            if sweep.reason:
-                lines.append(f"{start}: {sweep.reason}")
-            else:
-                lines += [f"{start}, {_race(sweep, area)}" for area in ("cpr", "cmd")]
-        return tuple(lines)
+    def figures(self, finding: Faithfulness, title: str) -> "Mapping[str, Figure]":
+        """Draw `faithfulness_SITE`, a row an ablation."""
+        from igap.analyses.faithfulness.plots import faithfulness_curves
 
-
-def _race(sweep: Sweep, area: str) -> str:
-    """The methods from the best to the worst, and whether the best is ahead by more than random rankings differ."""
-    found = sweep.areas(area)
-    chance = found.pop(RANDOM)
-    better = -1 if area == "cpr" else 1
-    ranked = sorted(found, key=lambda method: better * found[method].value[0])
-    best, second = ranked[:2]
-    ahead, width = abs(float(found[best].value[0] - found[second].value[0])), float(chance.high[0] - chance.low[0])
-    numbers = ", ".join(f"{method} {found[method].value[0]:.3f}" for method in ranked)
-    return (
-        f"{area.upper()} ({'larger' if area == 'cpr' else 'smaller'} is better): {numbers}; random "
-        f"{chance.value[0]:.3f} [95%: {chance.low[0]:.3f}, {chance.high[0]:.3f}]; {best} is ahead of {second} by "
-        f"{ahead:.3f}, {'more' if ahead > width else 'not more'} than random rankings differ ({width:.3f})"
-    )
-
-
-def follow_up(compared: Compared, on_progress: Progress | None) -> Faithfulness:
-    """The curves of the sites that the config asks for."""
-    config = compared.config
-    ranked = []
-    for site in chosen(config.faithfulness):
-        maps = compared.maps[site]
-        n = maps["ap"].effect.numel()
-        ranked.append((site, n, *sets(places(maps, config.direction, seed=config.seed), sizes_of(n))))
-    jobs = [(*of_site, ablation) for of_site in ranked for ablation in get_args(Ablation)]
-    costs = [len(compared.pairs) * len(kept) for _, _, kept, _, _ in jobs]
-    sweeps = []
-    for (site, n, kept, index, ablation), before in zip(jobs, itertools.accumulate(costs, initial=0), strict=False):
-
-        def told(done: int, _: int, before: int = before) -> None:
-            if on_progress:
-                on_progress(before + done, sum(costs))
-
-        try:
-            values = set_metrics(
-                compared.model,
-                compared.pairs,
-                site,
-                torch.from_numpy(kept).view(-1, *compared.maps[site]["ap"].effect.shape),
-                baseline=Baseline(ablation, n=config.baseline.n, seed=config.baseline.seed),
-                batch_size=config.batch_size,
-                memory_gib=config.memory_gib,
-                on_progress=told,
-            )
-        except InputError as error:
-            if ablation == "corrupted":
-                raise
-            told(len(compared.pairs) * len(kept), 0)
-            sweeps.append(Sweep(site, ablation, n, sizes_of(n), (), None, None, str(error)))
-            continue
-        sweeps.append(
-            sweep_of(
-                values.numpy(),
-                index,
-                site=site,
-                ablation=ablation,
-                sizes=sizes_of(n),
-                min_gap=config.prompts.min_gap,
-                seed=config.prompts.seed,
-            )
-        )
-    return Faithfulness(tuple(sweeps))
-
-
-def sweep_of(
-    values: Float64[np.ndarray, "pair set"],
-    index: Index,
-    *,
-    site: Site,
-    ablation: Ablation,
-    sizes: tuple[int, ...],
-    min_gap: float,
-    seed: int,
-) -> Sweep:
-    """The curves and areas from F of every set, in logits; set 0 keeps nothing, set 1 everything.
-
-    Undefined, with a reason, where F(clean) and F(all ablated) differ by less than `least_gap`.
-    """
-    n_pairs, n = len(values), sizes[-1]
-    means = values.mean(0)
-    empty, full = float(means[0]), float(means[1])
-    if not scores_exist(full - empty, least_gap(min_gap, full)):
-        reason = (
-            f"not defined, F(clean) is {full:.4g} and F(all ablated) {empty:.4g} logits; what lies between them is "
-            f"divided by, and has to be at least prompts.min_gap={min_gap} and "
-            f"{SCORED_SHARE:.0%} of |F(clean)|"
-        )
-        return Sweep(site, ablation, n, sizes, (), full, empty, reason)
-    # Row 0 is what there is, the others are bootstrap samples of the pairs.
-    drawn = np.concatenate(
-        [means[None], resample_counts(n_pairs, seed=seed) @ values / n_pairs if n_pairs > 1 else values[:0]]
-    )
-    faithfulness = (drawn - drawn[:, :1]) / (drawn[:, 1:2] - drawn[:, :1])
-    share = np.array(sizes) / n
-    curves = []
-    for (method, ranking, kind), rows in index.items():
-        points = faithfulness[:, rows]  # [sample, ranking, size]
-        height = np.abs(1 - points) if (kind, ranking) == AREAS["cmd"] else points
-        areas = np.trapezoid(height, share, axis=-1)[..., None]
-        curves.append(Curve(method, ranking, kind, _estimate(points, method), _estimate(areas, method)))
-    return Sweep(site, ablation, n, sizes, tuple(curves), full, empty)
-
-
-def _estimate(found: Float64[np.ndarray, "sample ranking size"], method: str) -> Estimate:
-    """Of a method row 0, with an interval over the other samples; of random rankings their mean and band in row 0."""
-    over = found[0] if method == RANDOM else found[1:, 0]
-    value = found[0].mean(0)
-    if not len(over):
-        return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
-    low, high = np.quantile(over, _ENDS, axis=0)
-    return Estimate(value, low, high)
+        return {
+            f"faithfulness_{site}": faithfulness_curves(groups, title=f"{site} of {title}")
+            for site in SITES
+            if (groups := [group for group in finding.groups if group.site == site])
+        }

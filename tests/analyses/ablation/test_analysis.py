@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from igap import pipeline
-from igap.analyses.ablation.analysis import AGAINST
+from igap.analyses.ablation.study import AGAINST
 from igap.cli.compose import compose_one
 from igap.models import cached
 from igap.output import figures

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from igap import Baseline, load_model, pipeline
-from igap.analyses.base import Compared
-from igap.analyses.faithfulness.analysis import Faithfulness, follow_up, sweep_of
+from igap.analyses.base import RunContext
+from igap.analyses.faithfulness.curves import Faithfulness, curves_of
 from igap.analyses.faithfulness.rankings import sets
+from igap.analyses.registry import ANALYSES
 from igap.cli.compose import compose_one
 from igap.components import hook_name
 from igap.engine.contrast import contrast
@@ -36,7 +37,7 @@ def additive(weights, orders, *, pairs=1, offset=0.0, sizes=None, magnitude=None
     }
     kept, index = sets(rankings, sizes)
     values = np.repeat((kept @ weights + offset)[None], pairs, axis=0)
-    return sweep_of(values, index, site="heads", ablation="corrupted", sizes=sizes, min_gap=0.1, seed=0)
+    return curves_of(values, index, site="heads", ablation="corrupted", sizes=sizes, min_gap=0.1, seed=0)
 
 
 def points(sweep, method, kind, ranking="contribution"):
@@ -78,10 +79,10 @@ def test_cpr_goes_by_contribution_and_cmd_by_magnitude():
 def test_on_an_additive_model_no_ranking_beats_that_by_single_effects():
     weights = [1.0, -2.0, 5.0, 0.5]
     by_effect = list(np.argsort(weights)[::-1])
-    sweeps = {order: additive(weights, {"ap": list(order)}) for order in itertools.permutations(range(4))}
-    best = sweeps[tuple(by_effect)]
-    assert area(best, "cpr") == max(area(sweep, "cpr") for sweep in sweeps.values())
-    assert area(best, "deletion") == min(area(sweep, "deletion") for sweep in sweeps.values())
+    every = {order: additive(weights, {"ap": list(order)}) for order in itertools.permutations(range(4))}
+    best = every[tuple(by_effect)]
+    assert area(best, "cpr") == max(area(sweep, "cpr") for sweep in every.values())
+    assert area(best, "deletion") == min(area(sweep, "deletion") for sweep in every.values())
 
 
 def test_random_is_the_mean_over_rankings_and_the_band_that_holds_95_percent():
@@ -101,12 +102,12 @@ def test_of_several_pairs_the_means_are_divided_and_the_interval_is_of_pairs():
     """Pairs in which the first component brings 1 of 4 and 3 of 3: (1 + 3) / (4 + 3), not (1/4 + 3/3) / 2."""
     kept, index = sets({("ap", "contribution"): placed([0, 1]), ("random", "contribution"): placed([0, 1])}, (0, 1, 2))
     values = np.stack([kept @ [1.0, 3.0], kept @ [3.0, 0.0]])
-    sweep = sweep_of(values, index, site="heads", ablation="corrupted", sizes=(0, 1, 2), min_gap=0.1, seed=0)
+    sweep = curves_of(values, index, site="heads", ablation="corrupted", sizes=(0, 1, 2), min_gap=0.1, seed=0)
     assert points(sweep, "ap", "insertion") == pytest.approx([0, 4 / 7, 1])
     found = sweep.areas("cpr")["ap"]
     # Half of the samples are of one pair twice: the ends are the areas of the pairs, f = 1/4 and 1.
     assert (found.low[0], found.high[0]) == (pytest.approx(0.25 / 2 + 1 / 4), pytest.approx(1 / 2 + 1 / 4))
-    same = sweep_of(
+    same = curves_of(
         values[:1].repeat(3, 0), index, site="heads", ablation="corrupted", sizes=(0, 1, 2), min_gap=0.0, seed=0
     )
     assert same.areas("cpr")["ap"].low == pytest.approx(same.areas("cpr")["ap"].value)
@@ -176,7 +177,7 @@ def test_a_run_writes_curves_areas_and_what_it_could_not_do(run_with, tmp_path):
 
 def test_one_deleted_by_ap_is_its_largest_effect(run_with):
     result = run_with("faithfulness=heads", "model.dtype=float64")
-    sweep = result.findings["faithfulness"].sweeps[0]
+    sweep = result.findings["faithfulness"].groups[0]
     deletion = points(sweep, "ap", "deletion", "magnitude")
     effect = result.maps["heads"]["ap"].effect.flatten()
     largest = effect[effect.abs().argmax()].item()
@@ -185,7 +186,7 @@ def test_one_deleted_by_ap_is_its_largest_effect(run_with):
 
 def test_the_mean_of_generated_prompts_is_the_other_ablation(run_with):
     result = run_with("faithfulness=heads", "baseline=mean", "baseline.n=5", model=["model=ioi-mini"])
-    corrupted, mean = result.findings["faithfulness"].sweeps
+    corrupted, mean = result.findings["faithfulness"].groups
     assert (corrupted.ablation, mean.ablation, mean.reason) == ("corrupted", "mean", "")
     assert corrupted.full == pytest.approx(mean.full, abs=1e-5)
     assert abs(corrupted.empty - mean.empty) > 0.01
@@ -202,14 +203,14 @@ def test_both_sites_of_several_pairs_have_intervals_and_the_same_seed_the_same_n
 
     def found(**settings):
         config = many.config.model_copy(update={"faithfulness": "both", **settings})
-        compared = Compared(config, small(), many.pairs, many.maps, many.comparisons)
-        return follow_up(compared, lambda done, total: told.append((done, total)))
+        compared = RunContext(config, small(), many.pairs, many.maps, many.comparisons)
+        return ANALYSES["faithfulness"].run(compared, lambda done, total: told.append((done, total)))
 
     first = found()
     assert told == sorted(told)
     assert told[-1] == (told[0][1], told[0][1])
     again, other = found(), found(seed=1)
-    assert [sweep.site for sweep in first.sweeps] == ["heads", "heads", "neurons", "neurons"]
+    assert [sweep.site for sweep in first.groups] == ["heads", "heads", "neurons", "neurons"]
     summary = first.summary()
     assert summary == again.summary()
     start = "faithfulness/heads/corrupted/ap/cpr"

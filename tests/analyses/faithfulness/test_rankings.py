@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from igap.analyses.faithfulness.rankings import METHODS, N_RANDOM, places, sets, sizes_of
+from igap.analyses.faithfulness.rankings import METHODS, N_RANDOM, ranks, sets, sizes_of
 from igap.attribution import AttributionMap
 
 
@@ -16,9 +16,9 @@ def one(method, effect, gap=1.0):
     )
 
 
-def order(places):
+def order(ranks):
     """Components from the first to the last."""
-    return np.argsort(places[0]).tolist()
+    return np.argsort(ranks[0]).tolist()
 
 
 EFFECT = [-2.0, 1.0, 0.0, -3.0]  # noising: 3 and 0 carry the clean answer, 1 works against it
@@ -34,24 +34,24 @@ EFFECT = [-2.0, 1.0, 0.0, -3.0]  # noising: 3 and 0 carry the clean answer, 1 wo
     ],
 )
 def test_first_comes_what_carries_the_clean_answer(direction, gap, expected):
-    found = places({"ap": one("ap", EFFECT, gap)}, direction, seed=0)
+    found = ranks({"ap": one("ap", EFFECT, gap)}, direction, seed=0)
     assert order(found["ap", "contribution"]) == expected
     assert order(found["ap", "magnitude"]) == [3, 0, 1, 2]
 
 
 def test_a_map_without_sign_ranks_by_magnitude_in_both():
     maps = {"ap": one("ap", EFFECT), "atp_star": one("atp_star", [0.5, 3.0, 0.0, 1.0])}
-    found = places(maps, "noising", seed=0)
+    found = ranks(maps, "noising", seed=0)
     assert order(found["atp_star", "contribution"]) == order(found["atp_star", "magnitude"]) == [1, 3, 0, 2]
 
 
 def test_equal_ones_go_to_the_lower_component():
-    assert order(places({"ap": one("ap", [0.0, 1.0, -1.0, 0.0])}, "noising", seed=0)["ap", "magnitude"]) == [1, 2, 0, 3]
+    assert order(ranks({"ap": one("ap", [0.0, 1.0, -1.0, 0.0])}, "noising", seed=0)["ap", "magnitude"]) == [1, 2, 0, 3]
 
 
 def test_random_rankings_are_permutations_that_the_seed_determines():
     maps = {method: one(method, EFFECT * 5) for method in METHODS}
-    first, again, other = (places(maps, "noising", seed=seed)["random", "contribution"] for seed in (0, 0, 1))
+    first, again, other = (ranks(maps, "noising", seed=seed)["random", "contribution"] for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert first.shape == (N_RANDOM, 20)

@@ -4,20 +4,23 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from igap.analyses.circuit_recovery import Retrieval
+from igap.analyses.circuit_recovery.recovery import ClassRecovery
 from igap.plots.canvas import PALETTE, figure, styled
 
 
 @styled
-def circuit_retrieval(retrievals: Sequence[Retrieval], *, title: str = "") -> Figure:
-    """Left: recall of the circuit's heads against k. Right: precision against recall. Dotted, a random ranking."""
+def recovery_curves(methods: Sequence[ClassRecovery], *, title: str = "") -> Figure:
+    """Draw recall of the circuit's heads against k (left) and precision against recall (right), a line a method.
+
+    Dotted is a random ranking.
+    """
     fig, (left, right) = figure(10.0, 4.2, 1, 2, title)
-    for colour, found in zip(PALETTE, retrievals, strict=False):
-        recall = list(found.recall.values())
-        label = f"{found.method}, average precision {found.average_precision:.3f}, ROC area {found.roc_area:.3f}"
-        left.step(list(found.recall), recall, where="post", color=colour, label=label)
-        right.step(recall[1:], list(found.precision.values()), where="pre", color=colour)
-    heads, n = max(retrievals[0].recall), retrievals[0].n
+    for colour, method in zip(PALETTE, methods, strict=False):
+        recall = list(method.recall.values())
+        label = f"{method.method}, average precision {method.average_precision:.3f}, ROC area {method.roc_area:.3f}"
+        left.step(list(method.recall), recall, where="post", color=colour, label=label)
+        right.step(recall[1:], list(method.precision.values()), where="pre", color=colour)
+    heads, n = max(methods[0].recall), methods[0].n
     left.plot([0, heads], [0, 1], ":", color="0.4", label="random ranking")
     right.axhline(n / heads, linestyle=":", color="0.4")
     left.axvline(n, color="0.7", linestyle="--", linewidth=1, zorder=0)

@@ -8,11 +8,12 @@ import torch
 from helpers import handmade
 from helpers.reference import HOOKS, Reference
 
-from igap import InputError, PromptPair, activation_patching, attribution_patching, cli, output_curve, pipeline
-from igap.analyses.base import Compared
-from igap.analyses.output_curves import follow_up
+from igap import InputError, PromptPair, activation_patching, attribution_patching, cli, output_curve
+from igap.analyses.base import RunContext
+from igap.analyses.registry import ANALYSES
 from igap.cli.compose import compose_one
 from igap.components import parse_component
+from igap.models import cached
 
 MODELS = [("gpt2", "processed"), ("llama", "raw"), ("opt", "processed")]
 ALPHAS = [-1, -0.25, 0.4, 0.5, 1.7]
@@ -44,7 +45,7 @@ def test_the_two_heads_of_a_square_have_the_curves_worked_by_hand(tmp_path):
     np.testing.assert_allclose(found.ends, [[16, 36], [16, 1]], atol=1e-9)
     np.testing.assert_allclose(found.effects, [20, -15], atol=1e-9)
     np.testing.assert_allclose(found.slopes, [16, -24], atol=1e-9)
-    np.testing.assert_allclose(found.bends, [-1, -18 / 8], atol=1e-9)
+    np.testing.assert_allclose(found.max_deviation_from_chord, [-1, -18 / 8], atol=1e-9)
     assert found.extrema(0) == found.extrema(1) == ()
     mirrored = output_curve(handmade.two_heads(tmp_path), handmade.PAIR, "0.1", direction="denoising", alphas=[0, 1, 3])
     np.testing.assert_allclose(mirrored.values, [[9, 36, 144]], atol=1e-9)  # s = 3 + 3 alpha
@@ -78,7 +79,7 @@ def test_the_curve_starts_at_the_run_ends_at_activation_patching_and_leaves_as_a
 def test_a_linear_model_has_straight_curves(tmp_path, pair):
     found = output_curve(handmade.linear(tmp_path), pair, NAMES)
     assert (abs(found.effects) > 1e-3).all()
-    np.testing.assert_allclose(found.bends, 0, atol=1e-9)
+    np.testing.assert_allclose(found.max_deviation_from_chord, 0, atol=1e-9)
     np.testing.assert_allclose(found.slopes, found.effects, atol=1e-9)
     assert [found.extrema(i) for i in range(len(NAMES))] == [(), (), ()]
 
@@ -103,7 +104,7 @@ def test_of_several_pairs_the_mean_is_given_and_the_pairs_are_kept_in_their_orde
 
 def test_without_an_alpha_on_the_path_the_bend_is_missing_with_its_reason(small, pair):
     found = output_curve(small(), pair, "0.0", alphas=[-1, 0, 1, 2])
-    assert np.isnan(found.bends).all()
+    assert np.isnan(found.max_deviation_from_chord).all()
     summary = found.summary()
     assert summary["curves/max_abs_bend"] is None
     assert summary["curves/max_abs_bend/reason"] == "no alpha is strictly between 0 and 1"
@@ -123,7 +124,7 @@ def test_alphas_beyond_what_the_model_can_compute_are_refused(ioi_mini, pair):
 
 def test_an_output_that_is_not_finite_is_refused_whatever_the_alphas_may_be(ioi_mini, pair, monkeypatch):
     monkeypatch.setattr(
-        "igap.analyses.output_curves.check_alphas", lambda alphas: None
+        "igap.analyses.output_curves.curves.check_alphas", lambda alphas: None
     )  # weights could be as large as this alpha
     with pytest.raises(InputError, match=r"^curves\.alphas: got 0 to 1e\+38, where F is not finite"):
         output_curve(ioi_mini, pair, "L0.N3", alphas=[0, 1, 1e38])
@@ -141,7 +142,7 @@ def test_extrema_and_numbers_of_a_curve_are_in_its_tables(ioi_mini, pair):
     assert tables["curves"].groupby("name").size().to_dict() == {"0.3": 61, "0.5": 61, "3.1": 61}
     numbers = tables["curves_components"].set_index("name")
     np.testing.assert_array_equal(numbers["effect"], numbers["logit_diff_1"] - numbers["logit_diff_0"])
-    np.testing.assert_array_equal(numbers["bend"], found.bends)
+    np.testing.assert_array_equal(numbers["bend"], found.max_deviation_from_chord)
     inside = tables["curves_extrema"].query("inside")
     assert inside["name"].tolist() == ["0.5"]
     assert 0 < inside["alpha"].iloc[0] < 1
@@ -166,14 +167,14 @@ def test_extrema_and_numbers_of_a_curve_are_in_its_tables(ioi_mini, pair):
     ],
 )
 def test_what_a_run_cannot_draw_is_refused_before_the_model_loads(monkeypatch, capsys, override, message):
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     assert cli.main(["run", override, "tracking=disabled"]) == 2
     assert capsys.readouterr().err.startswith(f"igap: {message}")
 
 
 def test_a_run_draws_the_curves_it_is_asked_for(ioi_mini, pair):
     config = compose_one(["curves.components='0.5 L1.N3'", "curves.alphas=[0,0.5,3]"]).config
-    found = follow_up(Compared(config, ioi_mini, (pair,), {}, {}), None)
+    found = ANALYSES["curves"].run(RunContext(config, ioi_mini, (pair,), {}, {}), None)
     expected = output_curve(ioi_mini, pair, ["0.5", "L1.N3"], alphas=[0, 0.5, 3])
     np.testing.assert_array_equal(found.by_pair, expected.by_pair)
     assert found.roles == ()

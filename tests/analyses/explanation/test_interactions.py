@@ -9,7 +9,7 @@ from helpers.checkpoints import save_checkpoint
 from helpers.reference import HOOKS, Reference
 
 from igap import InputError, PromptPair, load_model
-from igap.analyses.interactions import interactions
+from igap.analyses.explanation.interactions import interactions
 from igap.engine.contrast import contrasts
 
 MODELS = [("gpt2", "processed"), ("llama", "raw"), ("opt", "processed")]

@@ -1,23 +1,21 @@
-"""Why IG and AP disagree about the heads of a run: the chain of `decomposition`, told for the outliers."""
+"""Why IG and AP disagree about heads: the exact chain of `attribution.decomposition`, term by term, in words."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 from torch import Tensor
 
-from igap.analyses.base import Compared
-from igap.analyses.interactions import Interactions, interactions
-from igap.attribution.decomposition import BETWEEN, CONVERGED, POINTS, Decomposition, Kind, Term, decompose
-from igap.attribution.maps import Progress
+from igap.analyses.explanation.interactions import Interactions
+from igap.attribution.decomposition import BETWEEN, CONVERGED, POINTS, Decomposition, Kind, Term
 from igap.components import component_names, parse_component
+from igap.statistics.units import Unit
 
-_TOLD = 8
+_MOST_SENTENCES = 8
 
-_WORDS: Mapping[Term, str] = {
+_PHRASES: Mapping[Term, str] = {
     "quadrature": "quadrature",
     "baseline": "baseline",
     "interaction": "interaction with the rest of its layer",
@@ -29,7 +27,7 @@ class Explanation:
     """The chain of every head, who the outliers are, and with which heads one of them interacts."""
 
     chain: Decomposition
-    unit: str
+    unit: Unit
     """What sentences and figures are in: `score` (effect / gap), or `logits` where scores are missing."""
     outliers: tuple[str, ...]
     """Names, farthest first."""
@@ -42,19 +40,19 @@ class Explanation:
         return component_names(self.chain.points["ap"].site, *self.chain.points["ap"].effect.shape)
 
     def values(self, kind: Kind) -> dict[str, Float64[np.ndarray, " component"]]:
-        """Every point and every term of every head."""
-        found: dict[str, Tensor] = {name: getattr(self.chain.points[name], kind).double() for name in POINTS}
-        found.update(self.chain.terms(kind).items())
-        return {name: values.flatten().numpy() for name, values in found.items()}
+        """Return every point and every term of every head, by the point's or the term's name."""
+        parts: dict[str, Tensor] = {name: getattr(self.chain.points[name], kind).double() for name in POINTS}
+        parts.update(self.chain.terms(kind).items())
+        return {name: values.flatten().numpy() for name, values in parts.items()}
 
     def of_outliers(self, n: int) -> dict[str, dict[str, float]]:
-        """Every point and term of the first n outliers, by name, in `unit`."""
+        """Return every point and term of the first n outliers, by name, in `unit`."""
         values = self.values("score" if self.unit == "score" else "effect")
         names = self.names
         return {name: {part: float(of[names.index(name)]) for part, of in values.items()} for name in self.outliers[:n]}
 
     def summary(self) -> dict[str, float | int | str | None]:
-        """`explain/...`: mean |term| over heads, what dominates each outlier, layers whose reference is not exact."""
+        """Return `explain/...`: mean |term| over heads, what dominates each outlier, layers that did not converge."""
         flat: dict[str, float | int | str | None] = {
             f"explain/{name}/mean_abs": float(term.abs().mean()) for name, term in self.chain.terms().items()
         }
@@ -63,12 +61,12 @@ class Explanation:
         return flat
 
     def dominant(self, name: str) -> str:
-        """The term of this head's AP - IG that has the largest magnitude; empty where all are 0."""
+        """Return the term of this head's AP - IG that has the largest magnitude; empty where all are 0."""
         index = int(self.chain.dominant().flatten()[self.names.index(name)])
         return BETWEEN[index] if index >= 0 else ""
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """One row a head: points and terms as scores and, as effect_..., in logits. One row a part of the split."""
+        """Return a row a head: points and terms as scores and, as effect_..., in logits; a row a part of the split."""
         frame = pd.DataFrame({"name": self.names})
         frame["layer"] = [parse_component(name)[1] for name in self.names]
         prefixes: tuple[tuple[Kind, str], ...] = (("score", ""), ("effect", "effect_"))
@@ -83,32 +81,32 @@ class Explanation:
         return tables
 
     def sentences(self) -> tuple[str, ...]:
-        """One an outlier, farthest first; then what is not exact."""
-        said = [self._sentence(name, values) for name, values in self.of_outliers(_TOLD).items()]
-        if len(self.outliers) > _TOLD:
-            said.append(f"{len(self.outliers) - _TOLD} more outliers: explanation.csv")
+        """Return a line an outlier, farthest first; then what is not exact."""
+        lines = [self._sentence(name, values) for name, values in self.of_outliers(_MOST_SENTENCES).items()]
+        if len(self.outliers) > _MOST_SENTENCES:
+            lines.append(f"{len(self.outliers) - _MOST_SENTENCES} more outliers: explanation.csv")
         if self.split is not None:
             shares = dict(zip(self.split.others, self.split.shares.tolist(), strict=True))
             largest = sorted(shares, key=lambda other: -abs(shares[other]))[:3]
             parts = [f"with {other} {shares.pop(other):+.3f}" for other in largest]
-            said.append(
+            lines.append(
                 f"interaction of {self.split.component}, {self.interaction:+.3f} logits: {', '.join(parts)}, with the "
                 f"other {len(shares)} {sum(shares.values()):+.3f}, of higher order {self.higher_order:+.3f}"
             )
         layers = self._unconverged()
         if layers:
-            said.append(
+            lines.append(
                 f"explain: in layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} the most nodes leave IG off "
                 f"by more than {CONVERGED:g} of the gap; quadrature, baseline and interaction are that uncertain there"
             )
-        return tuple(said)
+        return tuple(lines)
 
     def _sentence(self, name: str, values: Mapping[str, float]) -> str:
-        """AP, IG, and the terms of their difference by falling magnitude, as shares of it."""
+        """Return AP, IG, and the terms of their difference by falling magnitude, as shares of it."""
         difference = values["ap"] - values["ig"]
         ordered = sorted(BETWEEN, key=lambda term: -abs(values[term]))
         parts = [
-            f"{values[term] / difference:.0%} {_WORDS[term]} ({values[term]:+.3f})"
+            f"{values[term] / difference:.0%} {_PHRASES[term]} ({values[term]:+.3f})"
             for term in ordered
             if term == ordered[0] or abs(values[term]) >= 0.005 * abs(difference)
         ]
@@ -123,13 +121,13 @@ class Explanation:
 
     @property
     def interaction(self) -> float:
-        """The interaction term of the head that is split, in logits."""
+        """Interaction term of the head that is split, in logits."""
         assert self.split is not None
         return float(self.chain.terms()["interaction"].flatten()[self.names.index(self.split.component)])
 
     @property
     def higher_order(self) -> float:
-        """What of that term is in no pair's share, in logits."""
+        """Part of that term that is in no pair's share, in logits."""
         assert self.split is not None
         return self.interaction - float(self.split.shares.double().sum())
 
@@ -142,33 +140,3 @@ class Explanation:
                 "effect_share": [*split.shares.tolist(), self.higher_order, self.interaction],
             }
         )
-
-
-def follow_up(compared: Compared, on_progress: Progress | None) -> Explanation:
-    """The explanation of the run's heads."""
-    config, maps = compared.config, compared.maps["heads"]
-    budget: Any = {"batch_size": config.batch_size, "memory_gib": config.memory_gib}
-    chain = decompose(
-        compared.model,
-        compared.asked,
-        maps["ig"],
-        maps["ap"],
-        atp=maps["atp"] if config.baseline.kind == "corrupted" else None,  # the run's is of the corrupted baseline
-        baseline=compared.baseline,
-        direction=config.direction,
-        path=config.ig.path,
-        on_progress=on_progress,
-        **budget,
-    )
-    outliers = tuple(compared.outliers("heads"))
-    head = config.interactions or _most_interaction(chain, outliers)
-    split = head and interactions(compared.model, compared.asked, head, direction=config.direction, **budget)
-    return Explanation(chain, compared.comparisons["heads"].unit, outliers, split or None)
-
-
-def _most_interaction(chain: Decomposition, outliers: tuple[str, ...]) -> str | None:
-    """The outlier whose interaction term has the largest magnitude, None where there is none but 0."""
-    size = chain.terms()["interaction"].abs()
-    of = {name: float(size[parse_component(name)[1:]]) for name in outliers}
-    largest = max(of, key=lambda name: of[name], default=None)
-    return largest if largest is not None and of[largest] > 0 else None

@@ -5,7 +5,7 @@ what activation patching with that baseline measures. The slope at 0 is attribut
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn import functional
 
-from igap.analyses.base import Compared
 from igap.arguments import Count, Finite, Positive, checks_arguments
-from igap.attribution.maps import Progress, listed
-from igap.components import Site, component_names, locate, sites_of
+from igap.attribution.maps import listed
+from igap.components import Site, locate, sites_of
 from igap.engine.activations import Model
 from igap.engine.baselines import Baseline
 from igap.engine.batching import Rows
@@ -29,7 +28,6 @@ from igap.statistics.extrema import Extremum, find_extrema
 from igap.vocabulary import ALPHAS, BaselineKind, Direction, are_alphas
 
 DEFAULT_ALPHAS: tuple[float, ...] = tuple(np.linspace(-1, 2, 61).round(2).tolist())
-_MOST_OUTLIERS = 8
 
 
 @checks_arguments
@@ -73,11 +71,11 @@ class OutputCurves:
         return np.asarray(self.ends[:, 1] - self.ends[:, 0])
 
     @property
-    def bends(self) -> Float64[np.ndarray, " component"]:
-        """The curvature number: where the curve on [0, 1] is farthest from the straight line F(0) to F(1), F - line.
+    def max_deviation_from_chord(self) -> Float64[np.ndarray, " component"]:
+        """F minus the chord, the straight line from F(0) to F(1), where the two are farthest apart on [0, 1].
 
-        In logits; 0 for a straight line, positive where the curve lies above, of a parabola -1/8 of its second
-        derivative. Taken at the alphas: NaN when none of them is strictly between 0 and 1.
+        In logits, signed; `bend` in files. 0 for a straight line, positive where the curve lies above, of a parabola
+        -1/8 of its second derivative. Taken at the alphas: NaN when none of them is strictly between 0 and 1.
         """
         within = (self.alphas > 0) & (self.alphas < 1)
         if not within.any():
@@ -88,25 +86,28 @@ class OutputCurves:
 
     @checks_arguments
     def extrema(self, index: int) -> tuple[Extremum, ...]:
-        """Peaks and troughs of one component's (mean) curve, by ascending alpha; `index` counts from 0."""
+        """Return the peaks and troughs of one component's (mean) curve, by ascending alpha; `index` counts from 0."""
         if not 0 <= index < len(self.names):
             raise InputError(f"index: got {shown(index)}, wanted one of {len(self.names)} components. Try index=0.")
         return find_extrema(self.alphas, self.values[index], self.rounding)
 
     def summary(self) -> dict[str, float | int | str | None]:
-        """`curves/...`: the components, how far the farthest of them bends, and how many extrema there are."""
-        bends, extrema = self.bends, [one for i in range(len(self.names)) for one in self.extrema(i)]
-        known = bool(np.isfinite(bends).all())
+        """Return `curves/...`: the components, how far the farthest of them bends, and how many extrema there are."""
+        deviations, extrema = (
+            self.max_deviation_from_chord,
+            [extremum for i in range(len(self.names)) for extremum in self.extrema(i)],
+        )
+        known = bool(np.isfinite(deviations).all())
         return {
             "curves/components": " ".join(self.names),
-            "curves/max_abs_bend": float(np.abs(bends).max()) if known else None,
+            "curves/max_abs_bend": float(np.abs(deviations).max()) if known else None,
             **({} if known else {"curves/max_abs_bend/reason": "no alpha is strictly between 0 and 1"}),
-            "curves/n_extrema_inside": sum(one.inside for one in extrema),
-            "curves/n_extrema_outside": sum(not one.inside for one in extrema),
+            "curves/n_extrema_inside": sum(extremum.inside for extremum in extrema),
+            "curves/n_extrema_outside": sum(not extremum.inside for extremum in extrema),
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The curves, one row a component and alpha; their numbers, one row a component; their extrema."""
+        """Return the curves, one row a component and alpha; their numbers, one row a component; their extrema."""
         each = list(zip(self.names, self.roles or [""] * len(self.names), strict=True))
         points = pd.DataFrame(
             {
@@ -119,11 +120,15 @@ class OutputCurves:
             points["logit_diff_sd"] = self.by_pair.std(0, ddof=1).ravel()
         numbers = pd.DataFrame(each, columns=["name", "role"])
         numbers["logit_diff_0"], numbers["logit_diff_1"] = self.ends.T
-        numbers["effect"], numbers["slope_0"], numbers["bend"] = self.effects, self.slopes, self.bends
+        numbers["effect"], numbers["slope_0"], numbers["bend"] = (
+            self.effects,
+            self.slopes,
+            self.max_deviation_from_chord,
+        )
         extrema = [
-            (name, one.kind, one.alpha, one.inside, one.value, one.prominence)
+            (name, extremum.kind, extremum.alpha, extremum.inside, extremum.value, extremum.prominence)
             for i, name in enumerate(self.names)
-            for one in self.extrema(i)
+            for extremum in self.extrema(i)
         ]
         columns = ["name", "kind", "alpha", "inside", "logit_diff", "prominence"]
         return {
@@ -133,22 +138,23 @@ class OutputCurves:
         }
 
     def sentences(self) -> tuple[str, ...]:
-        """How far the curves bend, and every component with a peak or trough on its path."""
+        """Return how far the curves bend, and every component with a peak or trough on its path."""
         counts = {role: self.roles.count(role) for role in dict.fromkeys(self.roles)}
         chosen = ", ".join(f"{n} {role}" for role, n in counts.items())
         beyond = f", {self.left_out} outliers left out" if self.left_out else ""
-        said = [f"output curves: {len(self.names)} components" + (f" ({chosen}{beyond})" if chosen else "")]
-        if np.isfinite(self.bends).all():
-            far = int(np.abs(self.bends).argmax())
-            said.append(f"farthest from a straight line on [0, 1]: {self.names[far]}, {self.bends[far]:+.3f} logits")
+        lines = [f"output curves: {len(self.names)} components" + (f" ({chosen}{beyond})" if chosen else "")]
+        if np.isfinite(self.max_deviation_from_chord).all():
+            deviations = self.max_deviation_from_chord
+            far = int(np.abs(deviations).argmax())
+            lines.append(f"farthest from a straight line on [0, 1]: {self.names[far]}, {deviations[far]:+.3f} logits")
         inside = [
-            f"{name} {one.kind} at alpha {one.alpha:.2f} ({one.value:+.3f} logits)"
+            f"{name} {extremum.kind} at alpha {extremum.alpha:.2f} ({extremum.value:+.3f} logits)"
             for i, name in enumerate(self.names)
-            for one in self.extrema(i)
-            if one.inside
+            for extremum in self.extrema(i)
+            if extremum.inside
         ]
-        said.append(f"inside [0, 1]: {', '.join(inside)}" if inside else "no peak or trough inside [0, 1]")
-        return ("; ".join(said),)
+        lines.append(f"inside [0, 1]: {', '.join(inside)}" if inside else "no peak or trough inside [0, 1]")
+        return ("; ".join(lines),)
 
 
 @checks_arguments
@@ -223,45 +229,8 @@ def output_curve(
     )
 
 
-def follow_up(compared: Compared, on_progress: Progress | None) -> OutputCurves:  # noqa: ARG001 - of every follow-up
-    """The curves that the run asks for, along the path to its baseline."""
-    config, asked = compared.config, compared.config.curves
-    chosen, left_out = telling(compared) if asked.components == "default" else ({}, 0)
-    curves = output_curve(
-        compared.model,
-        compared.asked,
-        list(chosen) or asked.components.split(),
-        alphas=asked.alphas,
-        baseline=compared.baseline,
-        direction=config.direction,
-        batch_size=config.batch_size,
-        memory_gib=config.memory_gib,
-    )
-    return replace(curves, roles=tuple(chosen.values()), left_out=left_out)
-
-
-def telling(compared: Compared) -> tuple[dict[str, str], int]:
-    """Heads worth a curve, name to role, and the number of outliers left out.
-
-    Outliers: the 8 with the largest |AP - IG|. Agreeing: of the rest, the 2 with the largest
-    min(|AP|, |IG|) - |AP - IG|. Null: of the rest, the 2 with the smallest max(|AP|, |IG|).
-    """
-    outliers = compared.outliers("heads")
-    ig, ap = (compared.values("heads", method) for method in ("ig", "ap"))
-    names = component_names("heads", *ap.shape)
-    chosen = dict.fromkeys(outliers[:_MOST_OUTLIERS], "outlier")
-    size = np.abs(np.stack([ig, ap])).reshape(2, -1)
-    for role, rank in (
-        ("agreeing", size.min(0) - np.abs(ap - ig).ravel()),
-        ("null", -size.max(0)),
-    ):
-        rest = [i for i in np.argsort(-rank, kind="stable") if names[i] not in outliers and names[i] not in chosen]
-        chosen |= dict.fromkeys((names[i] for i in rest[:2]), role)
-    return chosen, max(0, len(outliers) - _MOST_OUTLIERS)
-
-
 def check_alphas(alphas: Sequence[float | int]) -> None:
-    """Raises InputError when the alphas are too few, too many or too far from the run, or do not ascend."""
+    """Raise InputError when the alphas are too few, too many or too far from the run, or do not ascend."""
     if not are_alphas(alphas):
         raise InputError(f"curves.alphas: got {list(alphas)}, wanted {ALPHAS}. Try curves.alphas=[-1,0,0.5,1,2].")
 
@@ -269,7 +238,7 @@ def check_alphas(alphas: Sequence[float | int]) -> None:
 def _along(
     question: Contrast, site: Site, layer: int, index: int, alphas: Sequence[float | int], rows: Rows
 ) -> tuple[Float[Tensor, "pair alpha"], Float[Tensor, " pair"]]:
-    """F at 0, at 1 and at the alphas, and its slope at 0, in logits."""
+    """Return F at 0, at 1 and at the alphas, and its slope at 0, in logits."""
     start, end = question.ends(site, layer)
     function = question.function(site, layer)
     only = functional.one_hot(torch.tensor(index, device=start.device), start.shape[2]).to(start)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from igap.analyses.faithfulness.analysis import AREAS, Curve, Sweep
+from igap.analyses.faithfulness.curves import AREAS, Curve, FaithfulnessCurves
 from igap.analyses.faithfulness.rankings import METHODS, RANDOM
 from igap.plots.canvas import PALETTE, blank, figure, styled
 
@@ -23,41 +23,41 @@ _LINEAR_UP_TO = 500  # components; of more, all that happens is in the first hun
 
 
 @styled
-def faithfulness_curves(sweeps: Sequence[Sweep], *, title: str = "") -> Figure:
-    """A row an ablation, of one site; insertion by contribution, insertion by magnitude, deletion by contribution.
+def faithfulness_curves(groups: Sequence[FaithfulnessCurves], *, title: str = "") -> Figure:
+    """Draw a row an ablation, of one site: insertion by contribution, insertion by magnitude, deletion by contribution.
 
     Lines are means over pairs, shades 95% intervals over pairs. Grey are random rankings: their mean, and the band
     that holds 95% of them.
     """
-    fig, axes = figure(10.5, 4.0 * len(sweeps), len(sweeps), len(AREAS), title)
-    for row, sweep in enumerate(sweeps):
+    fig, axes = figure(10.5, 4.0 * len(groups), len(groups), len(AREAS), title)
+    for row, group in enumerate(groups):
         for ax, area in zip(axes[row * len(AREAS) :], AREAS, strict=False):
-            if sweep.reason:
+            if group.reason:
                 blank(
                     ax,
-                    f"not drawn, ablated by the {sweep.ablation} activation:\nsee the summary" if area == "cmd" else "",
+                    f"not drawn, ablated by the {group.ablation} activation:\nsee the summary" if area == "cmd" else "",
                 )
             else:
-                _panel(ax, sweep, area)
+                _panel(ax, group, area)
     return fig
 
 
-def _panel(ax: Axes, sweep: Sweep, area: str) -> None:
+def _panel(ax: Axes, group: FaithfulnessCurves, area: str) -> None:
     (what, meaning), (kind, ranking) = _PANELS[area], AREAS[area]
-    curves = {c.method: c for c in sweep.curves if (c.kind, c.ranking) == (kind, ranking)}
-    share = np.array(sweep.sizes) / sweep.n
+    curves = {c.method: c for c in group.curves if (c.kind, c.ranking) == (kind, ranking)}
+    share = np.array(group.sizes) / group.n
     for style, colour, method in zip(_STYLES, PALETTE, METHODS, strict=False):
         if method in curves:
             _line(ax, share, curves[method], colour, linestyle=style, linewidth=1.6)
     _line(ax, share, curves[RANDOM], "0.5", linewidth=1.2, zorder=1)
     for level in (0, 1):
         ax.axhline(level, color="0.8", linewidth=0.8, zorder=0)
-    ax.set_title(f"{what}\nablated by the {sweep.ablation} activation", fontsize=9)
+    ax.set_title(f"{what}\nablated by the {group.ablation} activation", fontsize=9)
     ax.set(
-        xlabel=f"share of the {sweep.n:,} {sweep.site} {what.partition(':')[0]}",
+        xlabel=f"share of the {group.n:,} {group.site} {what.partition(':')[0]}",
         ylabel="faithfulness, clean run = 1",
     )
-    if sweep.n > _LINEAR_UP_TO:
+    if group.n > _LINEAR_UP_TO:
         ax.set_xscale("symlog", linthresh=0.001, linscale=0.4)
         ax.set_xticks([0, 0.001, 0.01, 0.1, 1], ["0", "0.1%", "1%", "10%", "100%"])
         meaning += " (on a linear axis)"
@@ -71,9 +71,14 @@ def _panel(ax: Axes, sweep: Sweep, area: str) -> None:
 
 
 def _line(ax: Axes, share: Float64[np.ndarray, " size"], curve: Curve, colour: str, **style: Any) -> None:
-    found = curve.faithfulness
-    ax.plot(share, found.value, color=colour, label=f"{curve.method} {curve.area.value[0]:.3f}", **style)
-    if np.isfinite(found.low).all():
+    estimate = curve.faithfulness
+    ax.plot(share, estimate.value, color=colour, label=f"{curve.method} {curve.area.value[0]:.3f}", **style)
+    if np.isfinite(estimate.low).all():
         ax.fill_between(
-            share, found.low, found.high, color=colour, alpha=0.25 if curve.method == RANDOM else 0.12, linewidth=0
+            share,
+            estimate.low,
+            estimate.high,
+            color=colour,
+            alpha=0.25 if curve.method == RANDOM else 0.12,
+            linewidth=0,
         )

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from igap import pipeline
-from igap.analyses.screening import screen
+from igap.analyses.proxy_fidelity import proxy_fidelities
 from igap.attribution import AttributionMap
 from igap.cli.compose import compose_one
 from igap.components import SITES
@@ -31,8 +31,8 @@ def maps(**effects):
     }
 
 
-def of(screening, method, site="heads"):
-    (found,) = (one for one in screening.distances if (one.method, one.of) == (method, site))
+def of(proxies, method, site="heads"):
+    (found,) = (one for one in proxies.methods if (one.method, one.of) == (method, site))
     return {name: number for name, (number, _) in found.numbers().items()}
 
 
@@ -40,7 +40,7 @@ EXACT = np.arange(40, 0, -1) * (-1.0) ** np.arange(40)  # component 0 is first, 
 
 
 def test_a_method_that_equals_ap_misses_nothing():
-    found = of(screen(maps(ig=EXACT, ap=EXACT, atp=EXACT, atp_star=np.abs(EXACT))), "ig")
+    found = of(proxy_fidelities(maps(ig=EXACT, ap=EXACT, atp=EXACT, atp_star=np.abs(EXACT))), "ig")
     assert found == {
         "pearson": pytest.approx(1), "spearman": pytest.approx(1),
         "overlap@10": 1, "missed@10": 0, "needed@10": 10, "overlap@30": 1, "missed@30": 0, "needed@30": 30,
@@ -51,7 +51,7 @@ def test_a_component_that_a_method_ranks_too_low_is_a_false_negative_with_its_pr
     """AP's third component is 25th by the method: of AP's top 10 it misses one and needs its top 25."""
     estimate = EXACT.copy()
     estimate[2] = 15.5  # between the components of 16 (place 24 without component 2) and of 15
-    found = of(screen(maps(ig=estimate, ap=EXACT, atp=EXACT, atp_star=np.abs(EXACT))), "ig")
+    found = of(proxy_fidelities(maps(ig=estimate, ap=EXACT, atp=EXACT, atp_star=np.abs(EXACT))), "ig")
     assert (found["missed@10"], found["overlap@10"], found["needed@10"]) == (1, 0.9, 25)
     assert (found["missed@30"], found["overlap@30"], found["needed@30"]) == (0, 1, 30)
 
@@ -59,25 +59,25 @@ def test_a_component_that_a_method_ranks_too_low_is_a_false_negative_with_its_pr
 def test_the_correlations_of_the_scores_are_scipys_and_those_without_sign_of_magnitudes():
     rng = np.random.default_rng(0)
     cheap, magnitudes = EXACT + rng.normal(0, 20, 40), np.abs(EXACT + rng.normal(0, 20, 40))
-    screening = screen(maps(ig=EXACT, ap=EXACT, atp=cheap, atp_star=magnitudes))
+    proxies = proxy_fidelities(maps(ig=EXACT, ap=EXACT, atp=cheap, atp_star=magnitudes))
     for site in SITES:
         for method, x, y in (("atp", cheap, EXACT), ("atp_star", magnitudes, np.abs(EXACT))):
-            assert of(screening, method, site)["pearson"] == pytest.approx(stats.pearsonr(x, y).statistic)
-            assert of(screening, method, site)["spearman"] == pytest.approx(stats.spearmanr(x, y).statistic)
+            assert of(proxies, method, site)["pearson"] == pytest.approx(stats.pearsonr(x, y).statistic)
+            assert of(proxies, method, site)["spearman"] == pytest.approx(stats.spearmanr(x, y).statistic)
 
 
 def test_components_a_method_cannot_tell_apart_count_as_found_last():
     """AP's first component has effect 0 by the method, as has the last: it has to take all 40."""
     estimate = EXACT.copy()
     estimate[[0, 39]] = 0
-    found = of(screen(maps(ig=estimate, ap=EXACT, atp=EXACT, atp_star=np.abs(EXACT))), "ig")
+    found = of(proxy_fidelities(maps(ig=estimate, ap=EXACT, atp=EXACT, atp_star=np.abs(EXACT))), "ig")
     assert (found["missed@10"], found["needed@10"]) == (1, 40)
 
 
 def test_what_is_undefined_has_a_reason():
     few, same = np.where(np.arange(40) < 12, EXACT, 0.0), np.ones(40)
-    screening = screen(maps(ig=same, ap=few, atp=few, atp_star=np.abs(few)))
-    summary = screening.summary()
+    proxies = proxy_fidelities(maps(ig=same, ap=few, atp=few, atp_star=np.abs(few)))
+    summary = proxies.summary()
     assert summary["heads/ig/pearson"] is None
     assert summary["heads/ig/pearson/reason"] == "IG scores are constant"
     assert summary["heads/atp/missed@30"] is None

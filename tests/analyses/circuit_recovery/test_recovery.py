@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from igap import pipeline
-from igap.analyses.circuit_recovery import CLASS_OF, IOI_CIRCUIT, retrieve
+from igap.analyses.circuit_recovery.recovery import CLASS_OF, IOI_CIRCUIT, recover
 from igap.attribution import AttributionMap
 from igap.cli.compose import compose_one
 from igap.components import component_names, parse_component
@@ -29,7 +29,7 @@ def test_the_circuit_has_26_heads_each_of_one_class():
 
 
 def test_a_ranking_that_puts_the_circuit_first_is_perfect_whatever_the_signs():
-    (found,) = retrieve([ranked_as(list(CLASS_OF))]).of("all")
+    (found,) = recover([ranked_as(list(CLASS_OF))]).of("all")
     assert (found.average_precision, found.roc_area) == (1.0, 1.0)
     assert (found.precision[26], found.recall[26], found.recall[13]) == (1.0, 1.0, 0.5)
     assert found.precision[30] == pytest.approx(26 / 30)
@@ -37,7 +37,7 @@ def test_a_ranking_that_puts_the_circuit_first_is_perfect_whatever_the_signs():
 
 def test_a_class_is_found_as_worked_by_hand():
     """Previous token heads (2.2, 4.11) at ranks 2 and 4: precisions 1/2 and 2/4; of 2 x 142 pairs, 1 + 2 are lost."""
-    circuit = retrieve([ranked_as(["0.0", "2.2", "9.9", "4.11"])])
+    circuit = recover([ranked_as(["0.0", "2.2", "9.9", "4.11"])])
     (found,) = circuit.of("previous token")
     assert found.average_precision == pytest.approx((1 / 2 + 2 / 4) / 2)
     assert found.roc_area == pytest.approx(1 - 3 / (2 * 142))
@@ -48,14 +48,14 @@ def test_a_class_is_found_as_worked_by_hand():
 def test_random_rankings_find_as_many_as_chance():
     rng = np.random.default_rng(0)
     names = component_names("heads", 12, 12)
-    found = [retrieve([ranked_as(list(rng.permutation(names)))]).of("all")[0] for _ in range(100)]
+    found = [recover([ranked_as(list(rng.permutation(names)))]).of("all")[0] for _ in range(100)]
     # Standard error of the mean area of 100 rankings, from the variance of Mann and Whitney's U: 0.006.
     assert np.mean([one.roc_area for one in found]) == pytest.approx(0.5, abs=0.02)
     assert np.mean([one.recall[72] for one in found]) == pytest.approx(0.5, abs=0.03)
 
 
 def test_summary_and_table_name_method_and_class():
-    circuit = retrieve([ranked_as(list(CLASS_OF), "ig"), ranked_as(["2.2"], "ap")])
+    circuit = recover([ranked_as(list(CLASS_OF), "ig"), ranked_as(["2.2"], "ap")])
     summary = circuit.summary()
     assert summary["circuit/ig/average_precision"] == 1.0
     assert summary["circuit/ap/previous token/precision@10"] == pytest.approx(0.1)
@@ -77,4 +77,4 @@ def test_the_circuit_of_a_model_of_another_shape_is_refused_before_it_loads():
     with pytest.raises(InputError, match=message):
         pipeline.check(config)
     with pytest.raises(InputError, match=message):
-        retrieve([AttributionMap("ap", "heads", torch.ones(4, 8), gap=1.0)])
+        recover([AttributionMap("ap", "heads", torch.ones(4, 8), gap=1.0)])

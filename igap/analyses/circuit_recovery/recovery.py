@@ -11,8 +11,8 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from igap.analyses.base import Compared
-from igap.attribution.maps import AttributionMap, Progress
+from igap.attribution.maps import AttributionMap
+from igap.components import parse_component
 from igap.errors import InputError
 
 IOI_CIRCUIT: Mapping[str, tuple[str, ...]] = {
@@ -38,7 +38,7 @@ _ALL = "all"
 
 
 @dataclass(frozen=True)
-class Retrieval:
+class ClassRecovery:
     """How well one ranking of all heads by |effect| finds the heads of one class."""
 
     method: str
@@ -57,53 +57,53 @@ class Retrieval:
 
 
 @dataclass(frozen=True, eq=False)
-class Circuit:
-    """The retrieval of every class by every method."""
+class CircuitRecovery:
+    """How well every method's ranking finds every class of heads."""
 
-    retrievals: tuple[Retrieval, ...]
+    classes: tuple[ClassRecovery, ...]
 
-    def of(self, name: str) -> tuple[Retrieval, ...]:
-        """Those of one class, or of all; one a method."""
-        return tuple(found for found in self.retrievals if found.of == name)
+    def of(self, name: str) -> tuple[ClassRecovery, ...]:
+        """Return the numbers of one class, or of `all` heads: one entry a method."""
+        return tuple(each for each in self.classes if each.of == name)
 
     def summary(self) -> dict[str, float | int | str | None]:
-        """`circuit/METHOD/...` of all 26 heads, `circuit/METHOD/CLASS/...` of a class."""
+        """Return `circuit/METHOD/...` of all 26 heads, `circuit/METHOD/CLASS/...` of a class."""
         flat: dict[str, float | int | str | None] = {}
-        for found in self.retrievals:
-            name = f"circuit/{found.method}" + ("" if found.of == _ALL else f"/{found.of}")
-            flat |= {f"{name}/average_precision": found.average_precision, f"{name}/roc_area": found.roc_area}
-            flat |= {f"{name}/precision@{k}": found.precision[k] for k in REPORTED_K}
-            flat |= {f"{name}/recall@{k}": found.recall[k] for k in REPORTED_K}
+        for each in self.classes:
+            name = f"circuit/{each.method}" + ("" if each.of == _ALL else f"/{each.of}")
+            flat |= {f"{name}/average_precision": each.average_precision, f"{name}/roc_area": each.roc_area}
+            flat |= {f"{name}/precision@{k}": each.precision[k] for k in REPORTED_K}
+            flat |= {f"{name}/recall@{k}": each.recall[k] for k in REPORTED_K}
         return flat
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """One row a method and class."""
+        """Return one row a method and class."""
         rows = [
             {
-                "method": found.method,
-                "class": found.of,
-                "n_heads": found.n,
-                "average_precision": found.average_precision,
-                "roc_area": found.roc_area,
-                **{f"precision@{k}": found.precision[k] for k in REPORTED_K},
-                **{f"recall@{k}": found.recall[k] for k in REPORTED_K},
+                "method": each.method,
+                "class": each.of,
+                "n_heads": each.n,
+                "average_precision": each.average_precision,
+                "roc_area": each.roc_area,
+                **{f"precision@{k}": each.precision[k] for k in REPORTED_K},
+                **{f"recall@{k}": each.recall[k] for k in REPORTED_K},
             }
-            for found in self.retrievals
+            for each in self.classes
         ]
         return {"circuit": pd.DataFrame(rows)}
 
     def sentences(self) -> tuple[str, ...]:
-        """One line a method, of all 26 heads."""
+        """Return one line a method, about all 26 heads."""
         return tuple(
-            f"IOI circuit, {found.method.upper()}: {round(found.recall[found.n] * found.n)} of its {found.n} heads "
-            f"among the first {found.n} by |effect|, average precision {found.average_precision:.3f}, ROC area "
-            f"{found.roc_area:.3f} (chance {found.n / max(found.recall):.3f}, 0.5)"
-            for found in self.of(_ALL)
+            f"IOI circuit, {each.method.upper()}: {round(each.recall[each.n] * each.n)} of its {each.n} heads "
+            f"among the first {each.n} by |effect|, average precision {each.average_precision:.3f}, ROC area "
+            f"{each.roc_area:.3f} (chance {each.n / max(each.recall):.3f}, 0.5)"
+            for each in self.of(_ALL)
         )
 
 
 def check_shape(n_layers: int | None, n_heads: int | None) -> None:
-    """Raises InputError when a model of this shape cannot have the circuit's heads."""
+    """Raise InputError unless a model of this shape has the circuit's heads."""
     if (n_layers, n_heads) != IOI_SHAPE:
         raise InputError(
             f"model.circuit: got ioi, whose 26 heads are those of GPT-2 small ({IOI_SHAPE[0]} layers, {IOI_SHAPE[1]} "
@@ -111,34 +111,35 @@ def check_shape(n_layers: int | None, n_heads: int | None) -> None:
         )
 
 
-def follow_up(compared: Compared, on_progress: Progress | None) -> Circuit:  # noqa: ARG001 - of every follow-up
-    """The circuit's retrieval by the run's maps."""
-    return retrieve(compared.maps["heads"].values())
+def recover(maps: Iterable[AttributionMap]) -> CircuitRecovery:
+    """Score how well |effect| in each map finds every class of IOI_CIRCUIT, and all of them together.
 
+    Args:
+        maps: Maps of heads `[12, 12]`. Heads of other classes count as misses of a class; equal |effects| go to the
+            lower layer and head.
 
-def retrieve(maps: Iterable[AttributionMap]) -> Circuit:
-    """Every class of IOI_CIRCUIT, and all of them together, found by |effect| in maps of heads `[12, 12]`.
-
-    Heads of other classes count as misses of a class. Equal |effects| go to the lower layer and head.
+    Raises:
+        InputError: A map has another shape.
     """
-    found = []
-    for one in maps:
-        check_shape(*one.effect.shape)
-        size = np.abs(one.effect.double().numpy()).ravel()
+    classes = []
+    for attribution in maps:
+        check_shape(*attribution.effect.shape)
+        size = np.abs(attribution.effect.double().numpy()).ravel()
         for name, heads in {_ALL: tuple(CLASS_OF), **IOI_CIRCUIT}.items():
             wanted = np.zeros(IOI_SHAPE, dtype=bool)
             for head in heads:
-                layer, _, index = head.partition(".")
-                wanted[int(layer), int(index)] = True
-            found.append(_retrieval(one.method, name, size, wanted.ravel()))
-    return Circuit(tuple(found))
+                wanted[parse_component(head)[1:]] = True
+            classes.append(_class_recovery(attribution.method, name, size, wanted.ravel()))
+    return CircuitRecovery(tuple(classes))
 
 
-def _retrieval(method: str, of: str, size: Float[np.ndarray, " head"], wanted: Bool[np.ndarray, " head"]) -> Retrieval:
+def _class_recovery(
+    method: str, of: str, size: Float[np.ndarray, " head"], wanted: Bool[np.ndarray, " head"]
+) -> ClassRecovery:
     ranked = wanted[np.argsort(-size, kind="stable")]
     hits, k = np.cumsum(ranked), np.arange(1, len(ranked) + 1)
     above = stats.mannwhitneyu(size[wanted], size[~wanted]).statistic
-    return Retrieval(
+    return ClassRecovery(
         method=method,
         of=of,
         n=int(wanted.sum()),

@@ -1,0 +1,126 @@
+"""Ablations of the same components in several ways, and how accuracy's change goes with IG, AP and their difference."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from igap.analyses.ablation.ablate import Ablated, Ablations
+from igap.statistics.comparison import Comparison, compare_values
+from igap.statistics.units import Unit
+
+FEW = 30
+"""Fewer components than this prove nothing about a correlation."""
+
+AGAINST = ("ig", "ap", "ap - ig")
+"""What the change is set against: scores, or effects in logits where scores are missing."""
+
+
+@dataclass(frozen=True, eq=False)
+class AblationStudy:
+    """Ablations of the same components, by kind."""
+
+    kinds: Mapping[str, Ablations]
+    """Empty where there is no outlier to ablate."""
+    scores: Mapping[str, tuple[float, ...]]
+    """AGAINST to the number of each component, in the order of `Ablations.single`."""
+    unit: Unit
+    """Unit of the scores: `score` or `logits`."""
+    processing: str
+    """Processed or raw weights: zero ablation of heads differs between them."""
+
+    def relation(self, kind: str, against: str) -> Comparison:
+        """Return how, over the ablated components, `against` correlates with the change in the share correct."""
+        change = [each.change for each in self.kinds[kind].single]
+        return compare_values(np.array([self.scores[against]]), np.array([change]), names=(against.upper(), "change"))
+
+    def summary(self) -> dict[str, float | int | str | None]:
+        """Return `ablation/KIND/...`: shares, changes and correlations."""
+        flat: dict[str, float | int | str | None] = {"ablation/n_components": len(self.scores["ap"])}
+        for kind, ablations in self.kinds.items():
+            name = f"ablation/{kind}"
+            flat |= {f"{name}/n_prompts": ablations.n_prompts, f"{name}/share": ablations.share}
+            flat |= {f"{name}/logit_diff": ablations.logit_diff, f"{name}/generated": ablations.generated}
+            for each in _all(ablations):
+                flat |= {f"{name}/{each.name}/change": each.change, f"{name}/{each.name}/p": each.p}
+            for against in AGAINST:
+                relation = self.relation(kind, against)
+                for statistic in ("pearson", "spearman"):
+                    for end in ("", "_low", "_high"):
+                        number, key = getattr(relation, statistic + end), f"{name}/{statistic}{end}/{against}"
+                        flat[key] = number if np.isfinite(number) else None
+                        if not np.isfinite(number):
+                            flat[f"{key}/reason"] = relation.reasons.get(statistic + end, "not defined")
+        return flat
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return ablation.csv: one row a kind and set of components, the whole model first."""
+        return {"ablation": pd.DataFrame(list(self._rows()))}
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for kind, ablations in self.kinds.items():
+            whole = {"share": ablations.share, "logit_diff": ablations.logit_diff, "generated": ablations.generated}
+            yield {"kind": kind, "name": "none", "components": "", "n_prompts": ablations.n_prompts, **whole}
+            for each in _all(ablations):
+                row: dict[str, Any] = {"kind": kind, "name": each.name, "components": " ".join(each.components)}
+                row["n_prompts"] = ablations.n_prompts
+                for column in (
+                    *("share", "logit_diff", "generated", "change", "change_low", "change_high", "p"),
+                    *("logit_diff_change", "logit_diff_low", "logit_diff_high"),
+                ):
+                    row[column] = getattr(each, column)
+                if each in ablations.single:
+                    index = ablations.single.index(each)
+                    row |= {against: self.scores[against][index] for against in AGAINST}
+                yield row
+
+    def sentences(self) -> tuple[str, ...]:
+        """Return, a kind after the other: the whole model, each component, all together, controls, correlations."""
+        if not self.kinds:
+            return ("ablation: nothing to ablate, because no head is an outlier; ablation.components names others",)
+        lines = []
+        for kind, ablations in self.kinds.items():
+            lines.append(
+                f"{kind} ablation, {ablations.n_prompts} prompts, {self.processing} weights: "
+                f"{ablations.share:.1%} correct with nothing ablated"
+                + ("" if ablations.logit_diff is None else f", logit difference {ablations.logit_diff:+.3f}")
+            )
+            lines += [
+                f"  without {_sentence(each)}" for each in (*ablations.single, ablations.together) if each is not None
+            ]
+            if ablations.controls:
+                shares = [each.share for each in ablations.controls]
+                lines.append(
+                    f"  without as many random others, {len(shares)} times: {np.mean(shares):.1%} correct on average "
+                    f"({min(shares):.1%} to {max(shares):.1%})"
+                )
+            lines.append(self._correlations(kind, len(ablations.single)))
+        return tuple(lines)
+
+    def _correlations(self, kind: str, n: int) -> str:
+        parts = []
+        for against in AGAINST:
+            relation = self.relation(kind, against)
+            r = f"{relation.pearson:+.2f}" if np.isfinite(relation.pearson) else "undefined"
+            if np.isfinite(relation.pearson_low):
+                r += f" [{relation.pearson_low:+.2f}, {relation.pearson_high:+.2f}]"
+            parts.append(f"{against.upper()} {r}")
+        few = f"; {n} points prove nothing" if n < FEW else ""
+        return f"  r of the change with {', '.join(parts)} (n = {n}{few})"
+
+
+def _sentence(one: Ablated) -> str:
+    logits = ""
+    if one.logit_diff_change is not None:
+        logits = (
+            f"; logit difference {one.logit_diff_change:+.3f} [{one.logit_diff_low:+.3f}, {one.logit_diff_high:+.3f}]"
+        )
+    return (
+        f"{one.name}: {one.change:+.1%} [{one.change_low:+.1%}, {one.change_high:+.1%}], McNemar p {one.p:.2g}{logits}"
+    )
+
+
+def _all(ablations: Ablations) -> tuple[Ablated, ...]:
+    return (*ablations.single, *([ablations.together] if ablations.together else []), *ablations.controls)

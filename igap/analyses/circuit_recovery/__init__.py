@@ -1,0 +1,1 @@
+"""How well each method finds the heads that a published circuit names."""

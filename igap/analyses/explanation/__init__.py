@@ -1,0 +1,1 @@
+"""Why IG and AP disagree about the heads of a run."""
