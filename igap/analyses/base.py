@@ -17,6 +17,7 @@ from igap.attribution.maps import AttributionMap
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline, configured
+from igap.engine.contrast import OpenPairs
 from igap.inputs.prompts import PromptPair
 from igap.statistics.comparison import Comparison
 
@@ -49,20 +50,25 @@ class Compared:
     """A run after IG and AP were compared."""
 
     config: RunConfig
-    model: TransformerBridge
-    pairs: tuple[PromptPair, ...]
+    opened: OpenPairs
+    """The run's pairs and model, and the contrasts that are open already."""
     maps: Mapping[Site, Mapping[str, AttributionMap]]
-    """By site, then method: ig, ap, atp, and atp_star in models of several layers. Of several pairs the mean."""
+    """By site, then method: those of `attribution.methods` that the model has. Of several pairs the mean."""
     comparisons: Mapping[Site, Comparison]
 
     @property
-    def asked(self) -> PromptPair | tuple[PromptPair, ...]:
-        """The pairs as the methods take them: one pair as one, because its map is no mean."""
-        return self.pairs if len(self.pairs) > 1 else self.pairs[0]
+    def model(self) -> TransformerBridge:
+        """The run's model, frozen."""
+        return self.opened.model
+
+    @property
+    def pairs(self) -> tuple[PromptPair, ...]:
+        """The run's pairs."""
+        return self.opened.pairs
 
     @property
     def baseline(self) -> Baseline:
-        """That of IG."""
+        """The baseline that IG integrates towards."""
         return configured(self.config.baseline)
 
     def values(self, site: Site, method: str) -> Float64[np.ndarray, "layer component"]:

@@ -149,8 +149,7 @@ def follow_up(compared: Compared, on_progress: Progress | None) -> Explanation:
     config, maps = compared.config, compared.maps["heads"]
     budget: Any = {"batch_size": config.batch_size, "memory_gib": config.memory_gib}
     chain = decompose(
-        compared.model,
-        compared.asked,
+        compared.opened,
         maps["ig"],
         maps["ap"],
         atp=maps["atp"] if config.baseline.kind == "corrupted" else None,  # the run's is of the corrupted baseline
@@ -162,7 +161,7 @@ def follow_up(compared: Compared, on_progress: Progress | None) -> Explanation:
     )
     outliers = tuple(compared.outliers("heads"))
     head = config.interactions or _most_interaction(chain, outliers)
-    split = head and interactions(compared.model, compared.asked, head, direction=config.direction, **budget)
+    split = head and interactions(compared.opened, head, direction=config.direction, **budget)
     return Explanation(chain, compared.comparisons["heads"].unit, outliers, split or None)
 
 

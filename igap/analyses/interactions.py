@@ -6,21 +6,16 @@ On IG's joint path every component of the layer moves with c, and where F is qua
 AP_c - IG_c = -1/2 sum over d of I(c, d): half of each interaction is c's. What is left over is of higher order.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
-from igap.attribution.maps import listed
-from igap.components import Site, component_name, locate, sites_of
+from igap.components import Site, component_name, locate
 from igap.engine.batching import Rows
-from igap.engine.contrast import Contrast, Direction, contrasts
-from igap.engine.forward import Route
+from igap.engine.contrast import Contrast, Direction, OpenPairs
 from igap.engine.hooks import swapped
-from igap.inputs.prompts import PromptPair
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,25 +39,21 @@ class Interactions:
 
 
 def interactions(
-    model: TransformerBridge,
-    pair: PromptPair | Sequence[PromptPair],
+    opened: OpenPairs,
     component: str,
     *,
     direction: Direction = "noising",
     batch_size: int | None = None,
     memory_gib: float | None = None,
-    route: Route | None = None,
 ) -> Interactions:
     """I(c, d) of a head `9.6` or a neuron `L5.N1234` with every other one of its layer, corrupted activations in.
 
     `denoising` is the mirror, as in activation patching. A component that is equal in both runs interacts with none:
     exactly 0. Raises ValueError on a name that the model does not have.
     """
-    pairs = listed(pair)
     found: dict[int, Tensor] = {}
-    sites = sites_of([component])
-    with contrasts(model, pairs, direction=direction, route=route, sites=sites) as groups, torch.no_grad():
-        for indices, question in groups:
+    with torch.no_grad():
+        for indices, question in opened.contrasts(direction=direction):
             site, layer, index = locate(component, question.n_layers, question.widths, item="interactions")
             rows = question.rows(batch_size, memory_gib, gradients=False)
             found.update(zip(indices, _excess(question, site, layer, index, rows).cpu(), strict=True))
@@ -71,7 +62,7 @@ def interactions(
     return Interactions(
         component=component,
         others=tuple(component_name(site, layer, other) for other in others),
-        by_pair=torch.stack([found[i] for i in range(len(pairs))])[:, others],
+        by_pair=torch.stack([found[i] for i in range(len(opened.pairs))])[:, others],
     )
 
 

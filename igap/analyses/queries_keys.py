@@ -14,7 +14,6 @@ from igap.attribution.caching import kept
 from igap.attribution.maps import AttributionMap, Progress
 from igap.attribution.qk_patching import METHODS, Node, NoNodesError, qk_patching
 from igap.components import component_names
-from igap.inputs.prompts import tokenize
 
 KINDS: Mapping[Node, str] = {"q": "queries", "k": "keys", "v": "values"}
 
@@ -63,8 +62,7 @@ def follow_up(compared: Compared, on_progress: Progress | None) -> QueriesAndKey
 
     def compute() -> dict[str, AttributionMap]:
         found = qk_patching(
-            compared.model,
-            compared.pairs,
+            compared.opened,
             direction=config.direction,
             batch_size=config.batch_size,
             memory_gib=config.memory_gib,
@@ -73,10 +71,9 @@ def follow_up(compared: Compared, on_progress: Progress | None) -> QueriesAndKey
         return {f"{node}.{method}": one for node, by_method in found.items() for method, one in by_method.items()}
 
     ap = compared.maps["heads"]["ap"]
-    tokens = [tokenize(compared.model, pair) for pair in compared.pairs]
     least_gaps = [one.min_gap for one in ap.pairs or [ap]]
     try:
-        named = kept("qk", "heads", config.direction, tokens, least_gaps, compute)
+        named = kept("qk", "heads", config.direction, compared.opened.tokens, least_gaps, compute)
     except NoNodesError as error:
         return QueriesAndKeys({}, Screening(()), str(error))
     maps: dict[Node, dict[str, AttributionMap]] = {

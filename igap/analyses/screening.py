@@ -14,11 +14,9 @@ from scipy import stats
 
 from igap.analyses.base import Compared
 from igap.attribution.maps import AttributionMap, Progress
+from igap.attribution.methods import METHODS
 from igap.components import Site
 from igap.statistics.comparison import REPORTED_K, Comparison, compare, paired
-
-METHODS = ("ig", "atp", "atp_star")
-"""The cheap ones: their cost does not grow with the number of components."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +35,8 @@ class Distance:
     """
     reason: str = ""
     """Why there is no map."""
+    signed: bool = True
+    """Whether the method's effects have a sign."""
 
     def numbers(self) -> dict[str, tuple[float | int | None, str]]:
         """Name to number, None where it is undefined, and the reason for that.
@@ -96,7 +96,7 @@ class Screening:
 
 def _sentence(one: Distance) -> str:
     numbers = {name: number for name, (number, _) in one.numbers().items()}
-    start = f"{one.of}, {one.method.upper()} against {'|AP|' if one.method == 'atp_star' else 'AP'}: "
+    start = f"{one.of}, {one.method.upper()} against {'AP' if one.signed else '|AP|'}: "
     if one.comparison is None:
         return start + one.reason
     text = ", ".join(
@@ -117,21 +117,20 @@ def follow_up(compared: Compared, on_progress: Progress | None) -> Screening:  #
 
 
 def screen(maps: Mapping[Site, Mapping[str, AttributionMap]]) -> Screening:
-    """The distance of every method of METHODS from AP, by site. Maps by site, then method."""
+    """The distance of every other method from AP, by site. Maps by site, then method."""
     found = []
     for site, by_method in maps.items():
-        for method in METHODS:
-            if method in by_method:
-                found.append(distance(by_method[method], by_method["ap"], of=site))
-            else:
-                reason = "a mean over the other layers, of which this model has none"
-                found.append(Distance(method, site, None, {}, reason))
+        for name, method in METHODS.items():
+            if name in by_method and name != "ap":
+                found.append(distance(by_method[name], by_method["ap"], of=site))
+            elif reason := method.missing(len(by_method["ap"].effect)):
+                found.append(Distance(name, site, None, {}, reason, signed=method.signed))
     return Screening(tuple(found))
 
 
 def distance(one: AttributionMap, ap: AttributionMap, *, of: str) -> Distance:
     """How far one method's map is from AP's of the same components."""
-    return Distance(one.method, of, compare(one, ap), _needed(one, ap))
+    return Distance(one.method, of, compare(one, ap), _needed(one, ap), signed=one.signed)
 
 
 def _needed(one: AttributionMap, ap: AttributionMap) -> dict[int, int]:

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import Range, Seed, checks_arguments
-from igap.components import Site, hook_name
+from igap.components import hook_name
 from igap.config import BaselineConfig
-from igap.engine.activations import Run, of_the_model, record
+from igap.engine.activations import Activations, Run, of_the_model, record
 from igap.engine.hooks import replaced
 from igap.errors import InputError, shown
 from igap.inputs.ioi import ioi_stream
@@ -23,7 +23,6 @@ from igap.inputs.prompts import TokenPair, encode_prompt
 from igap.storage.cache import sharing
 
 BaselineKind = Literal["corrupted", "zero", "zero_input", "mean", "prompt"]
-Activations = Mapping[Site, tuple[Tensor, ...]]
 
 _DRAWN = 300
 """Prompts drawn at most for each reference prompt."""

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import handmade
+from helpers.opened import follow
 from helpers.reference import HOOKS, Reference
 
-from igap import InputError, PromptPair, activation_patching, attribution_patching, cli, output_curve, pipeline
-from igap.analyses.base import Compared
+from igap import InputError, PromptPair, activation_patching, attribution_patching, cli, output_curve
 from igap.analyses.output_curves import follow_up
 from igap.cli.compose import compose_one
 from igap.components import parse_component
+from igap.models import cached
 
 MODELS = [("gpt2", "processed"), ("llama", "raw"), ("opt", "processed")]
 ALPHAS = [-1, -0.25, 0.4, 0.5, 1.7]
@@ -166,14 +167,14 @@ def test_extrema_and_numbers_of_a_curve_are_in_its_tables(ioi_mini, pair):
     ],
 )
 def test_what_a_run_cannot_draw_is_refused_before_the_model_loads(monkeypatch, capsys, override, message):
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     assert cli.main(["run", override, "tracking=disabled"]) == 2
     assert capsys.readouterr().err.startswith(f"igap: {message}")
 
 
 def test_a_run_draws_the_curves_it_is_asked_for(ioi_mini, pair):
     config = compose_one(["curves.components='0.5 L1.N3'", "curves.alphas=[0,0.5,3]"]).config
-    found = follow_up(Compared(config, ioi_mini, (pair,), {}, {}), None)
+    found = follow(follow_up, config, ioi_mini, (pair,), {}, {})
     expected = output_curve(ioi_mini, pair, ["0.5", "L1.N3"], alphas=[0, 0.5, 3])
     np.testing.assert_array_equal(found.by_pair, expected.by_pair)
     assert found.roles == ()

@@ -1,16 +1,14 @@
 """The follow-up on queries, keys and values: its table, numbers and sentences, and the reason where there are none."""
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from helpers.checkpoints import save_checkpoint
+from helpers.opened import follow
 
 from igap import PromptPair, compare, load_model
 from igap.analyses import queries_keys
-from igap.analyses.base import Compared
 from igap.analyses.queries_keys import follow_up
 from igap.attribution.qk_patching import qk_patching
 from igap.components import component_names
@@ -49,21 +47,20 @@ def test_the_summary_says_how_far_each_cheap_method_is_from_ap(result):
 def test_heads_that_share_keys_have_one_row_a_key_value_head(result, tmp_path):
     save_checkpoint("llama", 2, tmp_path, num_key_value_heads=2)
     model = load_model(str(tmp_path))
-    table = follow_up(Compared(result.config, model, result.pairs, result.maps, result.comparisons), None).tables()[
-        "qk"
-    ]
+    found = follow(follow_up, result.config, model, result.pairs, result.maps, result.comparisons)
+    table = found.tables()["qk"]
     assert list(table["node"]) == ["q"] * 8 + ["k"] * 4 + ["v"] * 4
     assert list(table["name"][8:12]) == component_names("heads", 2, 2)
 
 
 def test_jobs_of_a_sweep_share_the_maps_bit_for_bit(result, small, tmp_path, monkeypatch):
-    compared = Compared(result.config, small(), result.pairs, result.maps, result.comparisons)
+    compared = result.config, small(), result.pairs, result.maps, result.comparisons
     calls = []
     monkeypatch.setattr(
         queries_keys, "qk_patching", lambda *given, **asked: calls.append(1) or qk_patching(*given, **asked)
     )
     with sharing(Store(tmp_path, {})):
-        first, again = (follow_up(compared, None) for _ in range(2))
+        first, again = (follow(follow_up, *compared) for _ in range(2))
     assert calls == [1]
     for node, by_method in first.maps.items():
         for method, one in by_method.items():
@@ -81,7 +78,7 @@ def test_pairs_of_two_lengths_have_no_table_and_say_why(result, small):
         "John and Mary went to the store, Mary gave it to",
         "After John and Mary went to the store, John gave it to", " John", " Mary", min_gap=0.0, align="end",
     )  # fmt: skip
-    found = follow_up(Compared(result.config, small(), (pair,), result.maps, result.comparisons), None)
+    found = follow(follow_up, result.config, small(), (pair,), result.maps, result.comparisons)
     reason = "prompts of different lengths have no query for every query"
     assert found.summary() == {"qk": None, "qk/reason": reason}
     assert found.tables() == {}
@@ -91,19 +88,17 @@ def test_pairs_of_two_lengths_have_no_table_and_say_why(result, small):
 def test_a_model_of_one_layer_has_every_method_but_atp_star(result, checkpoint):
     model = load_model(str(checkpoint("gpt2", n_layers=1)))
     config = result.config
-    found = follow_up(Compared(config, model, result.pairs, result.maps, result.comparisons), None)
+    found = follow(follow_up, config, model, result.pairs, result.maps, result.comparisons)
     assert list(found.maps["q"]) == ["ap", "atp", "atp_qk"]
     assert "queries/atp_star/pearson" not in found.summary()
 
 
 def test_settings_and_several_pairs_reach_the_methods(many, checkpoint):
     model = load_model(str(checkpoint("gpt2")))
-    compared = Compared(many.config, model, many.pairs, many.maps, many.comparisons)
+    compared = model, many.pairs, many.maps, many.comparisons
     told = []
-    found = follow_up(compared, lambda done, total: told.append((done, total)))
-    mirrored = follow_up(
-        dataclasses.replace(compared, config=many.config.model_copy(update={"direction": "denoising"})), None
-    )
+    found = follow(follow_up, many.config, *compared, lambda done, total: told.append((done, total)))
+    mirrored = follow(follow_up, many.config.model_copy(update={"direction": "denoising"}), *compared)
     assert len(found.maps["q"]["ap"].pairs) == 5
     assert told[-1] == (5, 5)
     assert (found.maps["q"]["ap"].effect - mirrored.maps["q"]["ap"].effect).abs().max() > 1e-3

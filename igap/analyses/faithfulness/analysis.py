@@ -182,8 +182,7 @@ def follow_up(compared: Compared, on_progress: Progress | None) -> Faithfulness:
 
         try:
             values = set_metrics(
-                compared.model,
-                compared.pairs,
+                compared.opened,
                 site,
                 torch.from_numpy(kept).view(-1, *compared.maps[site]["ap"].effect.shape),
                 baseline=Baseline(ablation, n=config.baseline.n, seed=config.baseline.seed),

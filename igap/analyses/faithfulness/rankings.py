@@ -12,7 +12,6 @@ from igap.engine.contrast import Direction
 Ranking = Literal["contribution", "magnitude"]
 Kind = Literal["insertion", "deletion"]
 
-METHODS = ("ap", "ig", "atp", "atp_star")
 RANDOM = "random"
 N_RANDOM = 10
 """Random rankings, of which there is a mean and a band."""
@@ -40,7 +39,7 @@ def places(maps: Mapping[str, AttributionMap], direction: Direction, *, seed: in
     the sign of the gap. A map without sign ranks by magnitude in both. Equal ones go to the lower layer and component.
     """
     found: dict[tuple[str, Ranking], Places] = {}
-    for method in (method for method in METHODS if method in maps):
+    for method in sorted(maps, key=lambda method: method != "ap"):  # what the others are cheaper than comes first
         one = maps[method]
         effect = one.effect.double().numpy().ravel()
         towards = (-1 if direction == "noising" else 1) * np.sign(one.gap)

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.opened import follow
 
 from igap import Baseline, load_model, pipeline
-from igap.analyses.base import Compared
 from igap.analyses.faithfulness.analysis import Faithfulness, follow_up, sweep_of
 from igap.analyses.faithfulness.rankings import sets
 from igap.cli.compose import compose_one
@@ -202,8 +202,8 @@ def test_both_sites_of_several_pairs_have_intervals_and_the_same_seed_the_same_n
 
     def found(**settings):
         config = many.config.model_copy(update={"faithfulness": "both", **settings})
-        compared = Compared(config, small(), many.pairs, many.maps, many.comparisons)
-        return follow_up(compared, lambda done, total: told.append((done, total)))
+        tell = lambda done, total: told.append((done, total))  # noqa: E731
+        return follow(follow_up, config, small(), many.pairs, many.maps, many.comparisons, tell)
 
     first = found()
     assert told == sorted(told)
