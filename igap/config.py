@@ -149,10 +149,6 @@ class PromptsConfig(Frozen):
         return self.n is None and self.file is None
 
 
-BaselineKind = Literal["corrupted", "zero", "zero_input", "mean", "prompt"]
-"""What IG can move activations to; `igap.engine.baselines.KINDS` has a function for each."""
-
-
 class BaselineConfig(Frozen):
     """What activations are moved to."""
 

@@ -19,6 +19,7 @@ from igap.attribution.maps import AttributionMap, Progress
 from igap.components import Site
 from igap.config import Frozen, RunConfig, checked
 from igap.engine.baselines import Baseline, configured
+from igap.engine.contrast import OpenPairs
 from igap.inputs.prompts import PromptPair
 from igap.models.load import Header
 from igap.statistics.comparison import Comparison
@@ -59,20 +60,25 @@ class RunContext:
     """A run after IG and AP were compared: what every analysis starts from."""
 
     config: RunConfig
-    model: TransformerBridge
-    pairs: tuple[PromptPair, ...]
+    opened: OpenPairs
+    """The run's pairs and model, and the contrasts that are open already."""
     maps: Mapping[Site, Mapping[str, AttributionMap]]
-    """By site, then method: ig, ap, atp, and atp_star in models of several layers. Of several pairs the mean."""
+    """By site, then method: those of `attribution.methods` that the model has. Of several pairs the mean."""
     comparisons: Mapping[Site, Comparison]
 
     @property
-    def asked(self) -> PromptPair | tuple[PromptPair, ...]:
-        """The pairs as the methods take them: a single pair by itself, because its map is no mean."""
-        return self.pairs if len(self.pairs) > 1 else self.pairs[0]
+    def model(self) -> TransformerBridge:
+        """The run's model, frozen."""
+        return self.opened.model
+
+    @property
+    def pairs(self) -> tuple[PromptPair, ...]:
+        """The run's pairs."""
+        return self.opened.pairs
 
     @property
     def baseline(self) -> Baseline:
-        """IG's baseline."""
+        """The baseline that IG integrates towards."""
         return configured(self.config.baseline)
 
     def values(self, site: Site, method: str) -> Float64[np.ndarray, "layer component"]:

@@ -14,12 +14,10 @@ from scipy import stats
 
 from igap.analyses.base import Analysis, RunContext
 from igap.attribution.maps import AttributionMap, Progress
+from igap.attribution.methods import METHODS
 from igap.components import Site
 from igap.config import RunConfig
 from igap.statistics.comparison import REPORTED_K, Comparison, compare, paired
-
-METHODS = ("ig", "atp", "atp_star")
-"""The cheap ones: their cost does not grow with the number of components."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +36,8 @@ class ProxyFidelity:
     """
     reason: str = ""
     """Why there is no map."""
+    signed: bool = True
+    """Whether the method's effects have a sign."""
 
     def numbers(self) -> dict[str, tuple[float | int | None, str]]:
         """Return name to number, None where it is undefined, and the reason for that.
@@ -102,7 +102,7 @@ class ProxyFidelities:
 
 def _sentence(proxy: ProxyFidelity) -> str:
     numbers = {name: number for name, (number, _) in proxy.numbers().items()}
-    start = f"{proxy.of}, {proxy.method.upper()} against {'|AP|' if proxy.method == 'atp_star' else 'AP'}: "
+    start = f"{proxy.of}, {proxy.method.upper()} against {'AP' if proxy.signed else '|AP|'}: "
     if proxy.comparison is None:
         return start + proxy.reason
     text = ", ".join(
@@ -118,25 +118,24 @@ def _sentence(proxy: ProxyFidelity) -> str:
 
 
 def proxy_fidelities(maps: Mapping[Site, Mapping[str, AttributionMap]]) -> ProxyFidelities:
-    """Return how close every method of METHODS is to AP on every site.
+    """Return how close every other method is to AP on every site.
 
     Args:
         maps: By site, then method; `ap` among them.
     """
     proxies = []
     for site, by_method in maps.items():
-        for method in METHODS:
-            if method in by_method:
-                proxies.append(proxy_fidelity(by_method[method], by_method["ap"], of=site))
-            else:
-                reason = "a mean over the other layers, of which this model has none"
-                proxies.append(ProxyFidelity(method, site, None, {}, reason))
+        for name, method in METHODS.items():
+            if name in by_method and name != "ap":
+                proxies.append(proxy_fidelity(by_method[name], by_method["ap"], of=site))
+            elif reason := method.missing(len(by_method["ap"].effect)):
+                proxies.append(ProxyFidelity(name, site, None, {}, reason, signed=method.signed))
     return ProxyFidelities(tuple(proxies))
 
 
 def proxy_fidelity(proxy: AttributionMap, ap: AttributionMap, *, of: str) -> ProxyFidelity:
     """Return how close one method's map is to AP's of the same components; `of` says what these are."""
-    return ProxyFidelity(proxy.method, of, compare(proxy, ap), _budgets(proxy, ap))
+    return ProxyFidelity(proxy.method, of, compare(proxy, ap), _budgets(proxy, ap), signed=proxy.signed)
 
 
 def _budgets(proxy: AttributionMap, ap: AttributionMap) -> dict[int, int]:

@@ -15,7 +15,6 @@ from igap.attribution.maps import AttributionMap, Progress
 from igap.attribution.qk_patching import METHODS, Node, NoNodesError, qk_patching
 from igap.components import component_names
 from igap.config import RunConfig
-from igap.inputs.prompts import tokenize
 
 KINDS: Mapping[Node, str] = {"q": "queries", "k": "keys", "v": "values"}
 
@@ -73,8 +72,7 @@ class QueriesKeysAnalysis(Analysis[QueriesAndKeys]):
 
         def compute() -> dict[str, AttributionMap]:
             by_node = qk_patching(
-                context.model,
-                context.pairs,
+                context.opened,
                 direction=config.direction,
                 batch_size=config.batch_size,
                 memory_gib=config.memory_gib,
@@ -83,10 +81,9 @@ class QueriesKeysAnalysis(Analysis[QueriesAndKeys]):
             return {f"{node}.{method}": each for node, maps in by_node.items() for method, each in maps.items()}
 
         ap = context.maps["heads"]["ap"]
-        tokens = [tokenize(context.model, pair) for pair in context.pairs]
         least_gaps = [each.min_gap for each in ap.pairs or [ap]]
         try:
-            named = kept("qk", "heads", config.direction, tokens, least_gaps, compute)
+            named = kept("qk", "heads", config.direction, context.opened.tokens, least_gaps, compute)
         except NoNodesError as error:
             return QueriesAndKeys({}, ProxyFidelities(()), str(error))
         maps: dict[Node, dict[str, AttributionMap]] = {

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import torch
 
 from igap.arguments import Count, Positive, checks_arguments
-from igap.attribution.maps import Advance, AttributionMap, Progress, over_pairs
+from igap.attribution.maps import Advance, AttributionMap, Method, Progress, attribute_pairs, ignore
 from igap.components import Site
+from igap.config import RunConfig
 from igap.engine.activations import Model
 from igap.engine.baselines import Baseline
-from igap.engine.contrast import Contrast
+from igap.engine.contrast import Contrast, open_pairs
 from igap.engine.forward import Route
 from igap.inputs.prompts import PromptPair
 from igap.vocabulary import BaselineKind, Direction
@@ -61,27 +62,47 @@ def activation_patching(
     Source: Heimersheim & Nanda 2024 (arXiv 2404.15255).
     """
 
-    def method(question: Contrast, advance: Advance) -> list[AttributionMap]:
-        width, n_pairs = question.n_components(site), len(question.pairs)
-        rows = question.rows(batch_size, memory_gib, gradients=False)
-        effect = question.around.residual[0].new_zeros(n_pairs, question.n_layers, width)
-        with torch.no_grad():
-            for layer in range(question.n_layers):
-                start, _ = question.ends(site, layer)
-                unpatched = question.function(site, layer)(start[:, None])
-                moved = question.moved(site, layer)
-                patches = question.patches(site, layer)
-                done = layer * width
-                for components, patched in rows.each(patches, moved.any(0).nonzero().flatten(), n_pairs):
-                    effect[:, layer, components] = patched - unpatched
-                    done += len(components)
-                    advance(done)
-                # Those that moved in another pair of the pass only.
-                effect[:, layer].masked_fill_(~moved, 0)
-                advance((layer + 1) * width)
-        return [
-            AttributionMap("ap", site, of_pair.cpu(), gap=gap, min_gap=least)
-            for of_pair, gap, least in zip(effect, question.gap.tolist(), question.least_gaps, strict=True)
-        ]
+    def patch(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
+        return patch_components(contrast, site, advance, batch_size=batch_size, memory_gib=memory_gib)
 
-    return over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)
+    with open_pairs(model, pair, sites=(site,), route=route) as opened:
+        return attribute_pairs(patch, opened, site, on_progress, baseline=baseline, direction=direction)
+
+
+def patch_components(
+    contrast: Contrast,
+    site: Site,
+    advance: Advance = ignore,
+    *,
+    batch_size: int | None = None,
+    memory_gib: float | None = None,
+) -> list[AttributionMap]:
+    """Activation patching of each pair of a contrast; see `activation_patching`."""
+    width, n_pairs = contrast.n_components(site), len(contrast.pairs)
+    rows = contrast.rows(batch_size, memory_gib, gradients=False)
+    effect = contrast.around.residual[0].new_zeros(n_pairs, contrast.n_layers, width)
+    with torch.no_grad():
+        for layer in range(contrast.n_layers):
+            start, _ = contrast.ends(site, layer)
+            unpatched = contrast.function(site, layer)(start[:, None])
+            moved = contrast.moved(site, layer)
+            patches = contrast.patches(site, layer)
+            done = layer * width
+            for components, patched in rows.each(patches, moved.any(0).nonzero().flatten(), n_pairs):
+                effect[:, layer, components] = patched - unpatched
+                done += len(components)
+                advance(done)
+            # Those that moved in another pair of the pass only.
+            effect[:, layer].masked_fill_(~moved, 0)
+            advance((layer + 1) * width)
+    return [
+        AttributionMap("ap", site, of_pair.cpu(), gap=gap, min_gap=least)
+        for of_pair, gap, least in zip(effect, contrast.gap.tolist(), contrast.least_gaps, strict=True)
+    ]
+
+
+def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:
+    return patch_components(contrast, site, advance, batch_size=config.batch_size, memory_gib=config.memory_gib)
+
+
+METHOD = Method("ap", _attribute, shared=True)

@@ -17,11 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from igap.arguments import Count, Positive, checks_arguments
-from igap.attribution.maps import Advance, AttributionMap, Progress, over_pairs, per_component
+from igap.attribution.maps import Advance, AttributionMap, Method, Progress, attribute_pairs, ignore, per_component
 from igap.components import Site
+from igap.config import RunConfig
 from igap.engine.activations import Model
 from igap.engine.baselines import Baseline
-from igap.engine.contrast import Contrast
+from igap.engine.contrast import Contrast, open_pairs
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
 from igap.vocabulary import BaselineKind, Direction
@@ -69,30 +70,54 @@ def atp_star(
     Source: Kramár et al. 2024 (arXiv 2403.00745).
     """
 
-    def method(question: Contrast, advance: Advance) -> list[AttributionMap]:
-        rows = question.rows(batch_size, memory_gib, gradients=True)
-        maps: list[AttributionMap] = []
-
-        def magnitudes(few: Tensor) -> Float[Tensor, "pair layer component"]:
-            def effect(layer: int, gradient: Tensor) -> Tensor:
-                start, end = question.ends(site, layer)
-                return per_component((end - start)[few] * gradient, site).sum(1)
-
-            def told(share: float) -> None:
-                in_all = question.n_layers * question.n_components(site)
-                advance(int(in_all * (len(maps) + len(few) * share) / len(question.pairs)))
-
-            return first_order(question, site, few.tolist(), effect, told)[1]
-
-        for few, effects in rows.each(magnitudes, torch.arange(len(question.pairs))):
-            maps += [
-                AttributionMap("atp_star", site, effect, gap, question.least_gaps[pair], signed=False)
-                for pair, effect, gap in zip(few.tolist(), effects.cpu(), question.gap[few].tolist(), strict=True)
-            ]
-        return maps
+    def drop(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
+        return drop_gradients(contrast, site, advance, batch_size=batch_size, memory_gib=memory_gib)
 
     check_layers(model.cfg.n_layers)
-    return over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route=None)
+    with open_pairs(model, pair, sites=(site,)) as opened:
+        return attribute_pairs(drop, opened, site, on_progress, baseline=baseline, direction=direction)
+
+
+def drop_gradients(
+    contrast: Contrast,
+    site: Site,
+    advance: Advance = ignore,
+    *,
+    batch_size: int | None = None,
+    memory_gib: float | None = None,
+) -> list[AttributionMap]:
+    """AtP* of each pair of a contrast, of a model of two layers or more; see `atp_star`."""
+    rows = contrast.rows(batch_size, memory_gib, gradients=True)
+    maps: list[AttributionMap] = []
+
+    def magnitudes(few: Tensor) -> Float[Tensor, "pair layer component"]:
+        def effect(layer: int, gradient: Tensor) -> Tensor:
+            start, end = contrast.ends(site, layer)
+            return per_component((end - start)[few] * gradient, site).sum(1)
+
+        def on_share(share: float) -> None:
+            in_all = contrast.n_layers * contrast.n_components(site)
+            advance(int(in_all * (len(maps) + len(few) * share) / len(contrast.pairs)))
+
+        return first_order(contrast, site, few.tolist(), effect, on_share)[1]
+
+    for few, effects in rows.each(magnitudes, torch.arange(len(contrast.pairs))):
+        maps += [
+            AttributionMap("atp_star", site, effect, gap, contrast.least_gaps[pair], signed=False)
+            for pair, effect, gap in zip(few.tolist(), effects.cpu(), contrast.gap[few].tolist(), strict=True)
+        ]
+    return maps
+
+
+def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:
+    return drop_gradients(contrast, site, advance, batch_size=config.batch_size, memory_gib=config.memory_gib)
+
+
+def _missing(n_layers: int) -> str:
+    return "a mean over the other layers, of which this model has none" if n_layers < 2 else ""
+
+
+METHOD = Method("atp_star", _attribute, shared=True, signed=False, missing=_missing)
 
 
 def check_layers(n_layers: int) -> None:
@@ -105,27 +130,28 @@ def check_layers(n_layers: int) -> None:
 
 
 def first_order(
-    question: Contrast,
+    contrast: Contrast,
     site: Site,
     few: list[int],
     effect: Callable[[int, Tensor], Tensor],
-    told: Callable[[float], None] | None = None,
+    on_share: Callable[[float], None] | None = None,
 ) -> Float[Tensor, "2 pair layer node"]:
-    """What `effect` makes of a layer and dF/da of the site in it, `[pair, node]`; and its mean magnitude by GradDrop.
+    """Effects to first order, and their mean magnitude by GradDrop.
 
-    `told` is told the share of the passes that are done. In models of one layer the mean is 0.
+    `effect` gives the effects of a layer's nodes, `[pair, node]`, from the layer and dF/da of the site in it.
+    `on_share` is called with the share of the passes that are done. In models of one layer the mean is 0.
     """
-    n_layers = question.n_layers
+    n_layers = contrast.n_layers
     whole: dict[int, Tensor] = {}
-    magnitudes = [question.gap.new_zeros(()) for _ in range(n_layers)]
+    magnitudes = [contrast.gap.new_zeros(()) for _ in range(n_layers)]
     passes = itertools.count(1)
-    for layer, dropped, gradient in question.gradients(site, few, dropping=n_layers > 1):
+    for layer, dropped, gradient in contrast.gradients(site, few, dropping=n_layers > 1):
         effects = effect(layer, gradient)
         if dropped is None:
             whole[layer] = effects
         # What is dropped before a layer makes no difference to it.
         magnitudes[layer] = magnitudes[layer] + (layer if dropped is None else 1) * effects.abs()
-        if told:
-            told(2 * next(passes) / (n_layers * (n_layers + 1)))
+        if on_share:
+            on_share(2 * next(passes) / (n_layers * (n_layers + 1)))
     mean = torch.stack(magnitudes, 1) / max(1, n_layers - 1)
     return torch.stack([torch.stack([whole[layer] for layer in range(n_layers)], 1), mean])

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from igap.arguments import Finite, checks_arguments
-from igap.attribution.maps import Advance, AttributionMap, Progress, over_pairs, per_component
+from igap.attribution.maps import Advance, AttributionMap, Method, Progress, attribute_pairs, ignore, per_component
 from igap.components import Site
+from igap.config import RunConfig
 from igap.engine.activations import Model
 from igap.engine.baselines import Baseline
-from igap.engine.contrast import Contrast
+from igap.engine.contrast import Contrast, open_pairs
 from igap.engine.forward import Route
 from igap.engine.hooks import Gradients
 from igap.errors import InputError
@@ -65,44 +66,59 @@ def attribution_patching(
     Source: Kramár et al. 2024 (AtP, arXiv 2403.00745).
     """
 
-    def method(question: Contrast, advance: Advance) -> list[AttributionMap]:
-        rows = question.rows(None, None, gradients=True)
+    def estimate(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
+        return estimate_patches(contrast, site, advance, at=at, per_position=per_position)
 
-        def by_position(few: Tensor) -> Float[Tensor, "pair layer pos component"]:
-            pairs = few.tolist()
-            slopes = _slopes(question, site, pairs, at) if at else question.gradients(site, pairs)
-            found: dict[int, Tensor] = {}
-            for layer, _, slope in slopes:
-                start, end = question.ends(site, layer)
-                found[layer] = per_component((end - start)[few] * slope, site)
-            return torch.stack([found[layer] for layer in range(question.n_layers)], 1)
-
-        effects = torch.cat([each for _, each in rows.each(by_position, torch.arange(len(question.pairs)))]).cpu()
-        advance(question.n_layers * question.n_components(site))
-        whole = functional.pad(effects, (0, 0, question.first, 0)) if per_position else None
-        return [
-            AttributionMap(
-                "atp",
-                site,
-                effects[index].sum(1),
-                gap=gap,
-                min_gap=least,
-                effect_by_position=None if whole is None else whole[index],
-            )
-            for index, (gap, least) in enumerate(zip(question.gap.tolist(), question.least_gaps, strict=True))
-        ]
-
-    attributed = over_pairs(method, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)
+    with open_pairs(model, pair, sites=(site,), route=route) as opened:
+        attributed = attribute_pairs(estimate, opened, site, on_progress, baseline=baseline, direction=direction)
     if at and not attributed.effect.isfinite().all():
         raise InputError(f"at: got {at:g}, where dF/da is not finite, wanted less. Take 0 to 1, which is on the path.")
     return attributed
 
 
-def _slopes(question: Contrast, site: Site, few: list[int], at: float) -> Gradients:
+def estimate_patches(
+    contrast: Contrast, site: Site, advance: Advance = ignore, *, at: float = 0.0, per_position: bool = False
+) -> list[AttributionMap]:
+    """Attribution patching of each pair of a contrast; see `attribution_patching`."""
+    rows = contrast.rows(None, None, gradients=True)
+
+    def by_position(few: Tensor) -> Float[Tensor, "pair layer pos component"]:
+        pairs = few.tolist()
+        slopes = _slopes(contrast, site, pairs, at) if at else contrast.gradients(site, pairs)
+        effects: dict[int, Tensor] = {}
+        for layer, _, slope in slopes:
+            start, end = contrast.ends(site, layer)
+            effects[layer] = per_component((end - start)[few] * slope, site)
+        return torch.stack([effects[layer] for layer in range(contrast.n_layers)], 1)
+
+    effects = torch.cat([each for _, each in rows.each(by_position, torch.arange(len(contrast.pairs)))]).cpu()
+    advance(contrast.n_layers * contrast.n_components(site))
+    whole = functional.pad(effects, (0, 0, contrast.first, 0)) if per_position else None
+    return [
+        AttributionMap(
+            "atp",
+            site,
+            effects[index].sum(1),
+            gap=gap,
+            min_gap=least,
+            effect_by_position=None if whole is None else whole[index],
+        )
+        for index, (gap, least) in enumerate(zip(contrast.gap.tolist(), contrast.least_gaps, strict=True))
+    ]
+
+
+def _slopes(contrast: Contrast, site: Site, few: list[int], at: float) -> Gradients:
     """The gradient at that share of each layer's own path."""
-    for layer in range(question.n_layers):
-        function, start, end = question.path(site, layer, few)
+    for layer in range(contrast.n_layers):
+        function, start, end = contrast.path(site, layer, few)
         leaf = (start + at * (end - start))[:, None].requires_grad_()
         with torch.enable_grad():
             (slope,) = torch.autograd.grad(function(leaf).sum(), leaf)
         yield layer, None, slope[:, 0]
+
+
+def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:  # noqa: ARG001 - of every method
+    return estimate_patches(contrast, site, advance)
+
+
+METHOD = Method("atp", _attribute, shared=True)

@@ -7,22 +7,20 @@ AtP is the naive IG: all of the path at its first point. With the single path th
 is activation patching, and there is no interaction.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
-from igap.attribution.activation_patching import activation_patching
-from igap.attribution.attribution_patching import attribution_patching
-from igap.attribution.integrated_gradients import integrated_gradients
-from igap.attribution.maps import AttributionMap, Progress
+from igap.attribution.activation_patching import patch_components
+from igap.attribution.attribution_patching import estimate_patches
+from igap.attribution.integrated_gradients import integrate_path
+from igap.attribution.maps import Advance, AttributionMap, Progress, attribute_pairs
 from igap.engine.baselines import Baseline
-from igap.engine.forward import Route
-from igap.inputs.prompts import PromptPair
+from igap.engine.contrast import Contrast, OpenPairs
 from igap.vocabulary import BaselineKind, Direction, IGPath
 
 Point = Literal["atp", "ig", "ig_converged", "ig_corrupted", "ap", "ap_mirrored"]
@@ -69,8 +67,7 @@ class Decomposition:
 
 
 def decompose(
-    model: TransformerBridge,
-    pair: PromptPair | Sequence[PromptPair],
+    opened: OpenPairs,
     ig: AttributionMap,
     ap: AttributionMap,
     *,
@@ -80,36 +77,44 @@ def decompose(
     path: IGPath = "joint",
     batch_size: int | None = None,
     memory_gib: float | None = None,
-    route: Route | None = None,
     on_progress: Progress | None = None,
 ) -> Decomposition:
-    """The chain through these maps of the pair, or of the same pairs in the same order.
+    """The chain through these maps of the open pairs.
 
     `ig` is of this baseline, direction and path, with any number of steps, `ap` of the corrupted baseline and this
     direction, `atp` (computed when not given) of the baseline and direction of `ig`.
     """
     baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
     corrupted, site = Baseline("corrupted"), ig.site
-    budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib, "route": route, "on_progress": on_progress}
+    budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
 
-    def converged(of: Baseline) -> AttributionMap:
-        if path == "single":
-            return ap if of == corrupted else activation_patching(model, pair, site, baseline=of, **budget)
+    def patch(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
+        return patch_components(contrast, site, advance, **budget)
+
+    def integrate(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
         options: Any = {"n_steps": "auto", "tolerance": CONVERGED, "tolerance_of": "gap"}
-        return integrated_gradients(model, pair, site, baseline=of, direction=direction, **options, **budget)
+        return integrate_path(contrast, site, advance, **options, **budget)
+
+    def estimate(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
+        return estimate_patches(contrast, site, advance)
+
+    def converge(towards: Baseline) -> AttributionMap:
+        if path == "single":
+            return ap if towards == corrupted else attribute_pairs(patch, opened, site, on_progress, baseline=towards)
+        return attribute_pairs(integrate, opened, site, on_progress, baseline=towards, direction=direction)
 
     if atp is None:
-        atp = attribution_patching(model, pair, site, baseline=baseline, direction=direction, route=route)
-    ig_corrupted = converged(corrupted)
+        atp = attribute_pairs(estimate, opened, site, baseline=baseline, direction=direction)
+    ig_corrupted = converge(corrupted)
     other: Direction = "denoising" if direction == "noising" else "noising"
     return Decomposition(
         {
             "atp": atp,
             "ig": ig,
-            "ig_converged": ig_corrupted if baseline == corrupted else converged(baseline),
+            "ig_converged": ig_corrupted if baseline == corrupted else converge(baseline),
             "ig_corrupted": ig_corrupted,
             "ap": ap,
-            "ap_mirrored": _negative(activation_patching(model, pair, site, direction=other, **budget)),
+            "ap_mirrored": _negative(attribute_pairs(patch, opened, site, on_progress, direction=other)),
         }
     )
 

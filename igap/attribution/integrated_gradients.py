@@ -5,7 +5,7 @@ path's start: here it starts at the run's activation and ends at the baseline's,
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from captum.attr import IntegratedGradients
@@ -13,12 +13,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from igap.arguments import Count, Positive, checks_arguments
-from igap.attribution.maps import Advance, AttributionMap, Progress, completeness_bound, over_pairs, per_component
+from igap.attribution.maps import (
+    Advance,
+    AttributionMap,
+    Method,
+    Progress,
+    attribute_pairs,
+    completeness_bound,
+    ignore,
+    per_component,
+)
 from igap.components import Site
+from igap.config import RunConfig
 from igap.engine.activations import Model
 from igap.engine.baselines import Baseline
 from igap.engine.batching import Rows
-from igap.engine.contrast import Contrast
+from igap.engine.contrast import Contrast, open_pairs
 from igap.engine.forward import Route
 from igap.engine.hooks import SiteFunction, swapped
 from igap.errors import InputError
@@ -94,40 +104,78 @@ def integrated_gradients(
     """
     check_quadrature(method, n_steps, path)
 
-    def of_pairs(question: Contrast, advance: Advance) -> list[AttributionMap]:
-        rows = question.rows(batch_size, memory_gib, gradients=True)
-        rounding = question.rounding(site, rows)
-        layers = []
-        for layer in range(question.n_layers):
-            if path == "joint":
-                asked = n_steps, tolerance, tolerance_of
-                layers.append(_together(question, site, layer, asked, rounding[:, layer], method, rows))
-            else:
-                assert isinstance(n_steps, int)
-                layers.append(_one_by_one(question, site, layer, n_steps, method, rows))
-            advance((layer + 1) * question.n_components(site))
-        effects, deltas, layer_effects, *auto = (torch.stack(parts, 1).cpu() for parts in zip(*layers, strict=True))
-        nodes = auto[0] if auto else torch.full(deltas.shape, int(n_steps))
-        converged = auto[1] if auto else None
-        whole = functional.pad(effects, (0, 0, question.first, 0)) if per_position else None
-        return [
-            AttributionMap(
-                "ig",
-                site,
-                effects[index].sum(1),
-                gap=gap,
-                min_gap=least,
-                delta=deltas[index],
-                layer_effect=layer_effects[index],
-                rounding=rounding[index].cpu(),
-                n_steps=nodes[index],
-                converged=None if converged is None else converged[index],
-                effect_by_position=None if whole is None else whole[index],
-            )
-            for index, (gap, least) in enumerate(zip(question.gap.tolist(), question.least_gaps, strict=True))
-        ]
+    def integrate(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
+        quadrature: Any = {"n_steps": n_steps, "tolerance": tolerance, "tolerance_of": tolerance_of, "method": method}
+        budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
+        return integrate_path(contrast, site, advance, path=path, per_position=per_position, **quadrature, **budget)
 
-    return over_pairs(of_pairs, model, pair, site, on_progress, baseline=baseline, direction=direction, route=route)
+    with open_pairs(model, pair, sites=(site,), route=route) as opened:
+        return attribute_pairs(integrate, opened, site, on_progress, baseline=baseline, direction=direction)
+
+
+def integrate_path(
+    contrast: Contrast,
+    site: Site,
+    advance: Advance = ignore,
+    *,
+    n_steps: Steps = 50,
+    tolerance: float = 1e-3,
+    tolerance_of: Whole = "layer",
+    method: Quadrature = "gausslegendre",
+    path: IGPath = "joint",
+    per_position: bool = False,
+    batch_size: int | None = None,
+    memory_gib: float | None = None,
+) -> list[AttributionMap]:
+    """Integrated Gradients of each pair of a contrast; see `integrated_gradients`."""
+    rows = contrast.rows(batch_size, memory_gib, gradients=True)
+    rounding = contrast.rounding(site, rows)
+    layers = []
+    for layer in range(contrast.n_layers):
+        if path == "joint":
+            asked = n_steps, tolerance, tolerance_of
+            layers.append(_together(contrast, site, layer, asked, rounding[:, layer], method, rows))
+        else:
+            assert isinstance(n_steps, int)
+            layers.append(_one_by_one(contrast, site, layer, n_steps, method, rows))
+        advance((layer + 1) * contrast.n_components(site))
+    effects, deltas, layer_effects, *auto = (torch.stack(parts, 1).cpu() for parts in zip(*layers, strict=True))
+    nodes = auto[0] if auto else torch.full(deltas.shape, int(n_steps))
+    converged = auto[1] if auto else None
+    whole = functional.pad(effects, (0, 0, contrast.first, 0)) if per_position else None
+    return [
+        AttributionMap(
+            "ig",
+            site,
+            effects[index].sum(1),
+            gap=gap,
+            min_gap=least,
+            delta=deltas[index],
+            layer_effect=layer_effects[index],
+            rounding=rounding[index].cpu(),
+            n_steps=nodes[index],
+            converged=None if converged is None else converged[index],
+            effect_by_position=None if whole is None else whole[index],
+        )
+        for index, (gap, least) in enumerate(zip(contrast.gap.tolist(), contrast.least_gaps, strict=True))
+    ]
+
+
+def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:
+    return integrate_path(
+        contrast,
+        site,
+        advance,
+        n_steps=config.ig.n_steps,
+        tolerance=config.ig.tolerance,
+        method=config.ig.method,
+        path=config.ig.path,
+        batch_size=config.batch_size,
+        memory_gib=config.memory_gib,
+    )
+
+
+METHOD = Method("ig", _attribute, towards_baseline=True)
 
 
 def check_quadrature(method: Quadrature, n_steps: Steps, path: IGPath) -> None:
@@ -176,7 +224,7 @@ def along_path(
 
 
 def _together(
-    question: Contrast,
+    contrast: Contrast,
     site: Site,
     layer: int,
     asked: tuple[Steps, float, Whole],
@@ -189,18 +237,18 @@ def _together(
     Of n_steps=auto also each pair's nodes, and whether they were enough for it.
     """
     n_steps, tolerance, of = asked
-    everyone = list(range(len(question.pairs)))
-    function, start, end = question.path(site, layer, everyone)
+    everyone = list(range(len(contrast.pairs)))
+    function, start, end = contrast.path(site, layer, everyone)
     with torch.no_grad():
         layer_effect = (function(end[:, None]) - function(start[:, None]))[:, 0]
 
     def along(nodes: int, few: list[int]) -> Tensor:
-        function, start, end = question.path(site, layer, few)
+        function, start, end = contrast.path(site, layer, few)
         return per_component(along_path(function, start[:, None], end[:, None], nodes, method, rows)[:, 0], site)
 
     auto: list[Tensor] = []
     if n_steps == "auto":
-        bound = completeness_bound(layer_effect if of == "layer" else question.gap, rounding, tolerance)
+        bound = completeness_bound(layer_effect if of == "layer" else contrast.gap, rounding, tolerance)
         effect, *auto = _doubled(along, layer_effect, bound, rounding)
     else:
         effect = along(n_steps, everyone)
@@ -236,14 +284,14 @@ def _doubled(
 
 
 def _one_by_one(
-    question: Contrast, site: Site, layer: int, n_steps: int, method: Quadrature, rows: Rows
+    contrast: Contrast, site: Site, layer: int, n_steps: int, method: Quadrature, rows: Rows
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Single-path effects `[pair, pos, component]` of a layer, each pair's farthest delta and its exact effect."""
-    start, end = question.ends(site, layer)
+    start, end = contrast.ends(site, layer)
     function, patches, moved = (
-        question.function(site, layer),
-        question.patches(site, layer),
-        question.moved(site, layer),
+        contrast.function(site, layer),
+        contrast.patches(site, layer),
+        contrast.moved(site, layer),
     )
     effect = start.new_zeros(start.shape[:3])
     exact = start.new_zeros(len(start), start.shape[2])

@@ -6,15 +6,12 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import Finite, NotNegative, checks_arguments
 from igap.components import Site
+from igap.config import RunConfig
 from igap.engine.baselines import Baseline
-from igap.engine.contrast import Contrast, contrasts
-from igap.engine.forward import Route
-from igap.errors import InputError
-from igap.inputs.prompts import PromptPair
+from igap.engine.contrast import Contrast, OpenPairs
 from igap.vocabulary import BaselineKind, Direction
 
 Progress = Callable[[int, int], None]
@@ -33,7 +30,7 @@ class AttributionMap:
     """
 
     method: str
-    """ig, ap, atp or atp_star."""
+    """Its name: ig, ap, atp, atp_star or another of `methods.METHODS`."""
     site: Site
     effect: Float[Tensor, "layer component"]
     """Logits. Negative: moving the component to the baseline lowers F = logit[answer] - logit[distractor].
@@ -102,46 +99,56 @@ def per_component(attributions: Tensor, site: Site) -> Float[Tensor, "*rows pos 
 
 Advance = Callable[[int], None]
 """Called with the components done so far of the pairs at hand."""
-Method = Callable[[Contrast, Advance], list[AttributionMap]]
-"""One map a pair of the Contrast."""
+PairMaps = Callable[[Contrast, Advance], list[AttributionMap]]
+"""A method and its options: the map of each pair of a contrast."""
 
 
-def over_pairs(
-    method: Method,
-    model: TransformerBridge,
-    pair: PromptPair | Sequence[PromptPair],
+def ignore(done: int) -> None:
+    """Tell nobody of progress."""
+
+
+def attribute_pairs(
+    method: PairMaps,
+    opened: OpenPairs,
     site: Site,
-    on_progress: Progress | None,
+    on_progress: Progress | None = None,
     *,
-    baseline: BaselineKind | Baseline,
-    direction: Direction,
-    route: Route | None,
+    baseline: BaselineKind | Baseline = "corrupted",
+    direction: Direction = "noising",
 ) -> AttributionMap:
-    """The method's map of a pair, or the mean of several pairs' maps with each of them in `pairs`.
+    """The method's map of one pair, or the mean over several pairs, with the map of each in `pairs`."""
+    n_pairs = len(opened.pairs)
+    maps: dict[int, AttributionMap] = {}
+    for indices, contrast in opened.contrasts(baseline, direction):
+        in_all = contrast.n_layers * contrast.n_components(site)
 
-    Raises ValueError when there is no pair.
-    """
-    pairs = listed(pair)
-    found: dict[int, AttributionMap] = {}
-    with contrasts(model, pairs, baseline=baseline, direction=direction, route=route, sites=(site,)) as groups:
-        for indices, question in groups:
-            in_all = question.n_layers * question.n_components(site)
+        def advance(done: int, before: int = len(maps), at_once: int = len(indices), each: int = in_all) -> None:
+            if on_progress:
+                on_progress(before * each + at_once * done, n_pairs * each)
 
-            def advance(done: int, before: int = len(found), at_once: int = len(indices), each: int = in_all) -> None:
-                if on_progress:
-                    on_progress(before * each + at_once * done, len(pairs) * each)
-
-            found.update(zip(indices, method(question, advance), strict=True))
-            advance(in_all)
-    return mean([found[index] for index in range(len(pairs))])
+        maps.update(zip(indices, method(contrast, advance), strict=True))
+        advance(in_all)
+    return mean([maps[index] for index in range(n_pairs)])
 
 
-def listed(pair: PromptPair | Sequence[PromptPair]) -> list[PromptPair]:
-    """The pairs as a list. Raises ValueError when there is none."""
-    pairs = [pair] if isinstance(pair, PromptPair) else list(pair)
-    if not pairs:
-        raise InputError("prompts: got no pair, wanted at least one.")
-    return pairs
+@dataclass(frozen=True)
+class Method:
+    """One attribution method of a run: a column beside the others."""
+
+    name: str
+    """Its name in files: `NAME.SITE` and `effect.NAME.SITE` in attributions.safetensors, a column NAME in tables."""
+    attribute: Callable[[Contrast, Site, RunConfig, Advance], list[AttributionMap]]
+    """The map of each pair of an open contrast, with the run's settings; calls back with the components done."""
+    towards_baseline: bool = False
+    """Whether activations move to the run's baseline, as for IG; otherwise to the corrupted ones, as for AP."""
+    shared: bool = False
+    """Whether the maps depend on pairs, site and direction only, so that jobs of a sweep compute them once."""
+    signed: bool = True
+    """Whether effects have a sign; if not they are magnitudes and compared with |AP|."""
+    asked: Callable[[RunConfig], bool] = lambda config: True  # noqa: ARG005 - a run's settings, which may not matter
+    """Whether a run with these settings wants it."""
+    missing: Callable[[int], str] = lambda n_layers: ""  # noqa: ARG005 - may not matter
+    """Why a model of so many layers has no such map; empty where it has one."""
 
 
 def mean(maps: Sequence[AttributionMap]) -> AttributionMap:

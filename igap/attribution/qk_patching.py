@@ -21,16 +21,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
-from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.atp_star import first_order
-from igap.attribution.maps import AttributionMap, Progress, listed, mean
+from igap.attribution.maps import AttributionMap, Progress, mean
 from igap.components import hook_name
 from igap.engine.batching import Rows
-from igap.engine.contrast import Contrast, contrasts
+from igap.engine.contrast import Contrast, OpenPairs
 from igap.engine.hooks import Change, SiteFunction, changed, metric, swapped
 from igap.errors import InputError
-from igap.inputs.prompts import PromptPair
 from igap.vocabulary import Direction
 
 Node = Literal["q", "k", "v"]
@@ -43,8 +41,7 @@ class NoNodesError(InputError):
 
 
 def qk_patching(
-    model: TransformerBridge,
-    pair: PromptPair | Sequence[PromptPair],
+    opened: OpenPairs,
     *,
     direction: Direction = "noising",
     batch_size: int | None = None,
@@ -56,29 +53,28 @@ def qk_patching(
     Towards the corrupted q, k and v when noising, the clean ones when denoising. Of several pairs, means. Raises
     NoNodesError where prompts are not aligned position by position, or where z is not what the hooked q, k and v give.
     """
-    pairs = listed(pair)
-    found: dict[int, dict[Node, dict[str, AttributionMap]]] = {}
-    with contrasts(model, pairs, direction=direction, sites=("heads",)) as groups:
-        for indices, question in groups:
-            found |= zip(indices, _of_group(question, batch_size, memory_gib), strict=True)
-            if on_progress:
-                on_progress(len(found), len(pairs))
+    n_pairs = len(opened.pairs)
+    maps: dict[int, dict[Node, dict[str, AttributionMap]]] = {}
+    for indices, contrast in opened.contrasts(direction=direction):
+        maps |= zip(indices, _of_group(contrast, batch_size, memory_gib), strict=True)
+        if on_progress:
+            on_progress(len(maps), n_pairs)
     return {
-        node: {method: mean([found[i][node][method] for i in range(len(pairs))]) for method in found[0][node]}
+        node: {method: mean([maps[i][node][method] for i in range(n_pairs)]) for method in maps[0][node]}
         for node in get_args(Node)
     }
 
 
 def _of_group(
-    question: Contrast, batch_size: int | None, memory_gib: float | None
+    contrast: Contrast, batch_size: int | None, memory_gib: float | None
 ) -> list[dict[Node, dict[str, AttributionMap]]]:
-    """Of each pair its maps."""
-    n_layers, n_pairs = question.n_layers, len(question.pairs)
-    here, there = _projections(question)
-    start = question.around.activations["heads"]
+    """The maps of each pair."""
+    n_layers, n_pairs = contrast.n_layers, len(contrast.pairs)
+    here, there = _projections(contrast)
+    start = contrast.around.activations["heads"]
     names = {node: [_name(node, layer) for layer in range(n_layers)] for node in get_args(Node)}
     widths = {node: here[own[0]].shape[2] for node, own in names.items()}
-    ends = {node: _z(question, {name: there[name] for name in own}) for node, own in names.items()}
+    ends = {node: _z(contrast, {name: there[name] for name in own}) for node, own in names.items()}
     moves = {node: [end - own for end, own in zip(ends[node], start, strict=True)] for node in names}
 
     def summed(node: Node, move: Tensor, slope: Tensor) -> Float[Tensor, "pair node"]:
@@ -92,12 +88,12 @@ def _of_group(
         slopes: dict[int, Tensor] = {}
 
         def fixed(layer: int, slope: Tensor) -> Tensor:
-            slopes.setdefault(layer, functional.pad(slope, (0, 0, 0, 0, question.first, 0)))
-            return torch.cat([summed(node, moves[node][layer][few, question.first :], slope) for node in names], 1)
+            slopes.setdefault(layer, functional.pad(slope, (0, 0, 0, 0, contrast.first, 0)))
+            return torch.cat([summed(node, moves[node][layer][few, contrast.first :], slope) for node in names], 1)
 
-        atp_qk, atp_star = first_order(question, "heads", few.tolist(), fixed)
+        atp_qk, atp_star = first_order(contrast, "heads", few.tolist(), fixed)
         through: dict[int, Tensor] = {}
-        for layer, of_nodes in _through_attention(question, few.tolist(), slopes).items():
+        for layer, of_nodes in _through_attention(contrast, few.tolist(), slopes).items():
             each = [
                 summed(node, (there[_name(node, layer)] - here[_name(node, layer)])[few], slope)
                 for node, slope in of_nodes.items()
@@ -105,15 +101,15 @@ def _of_group(
             through[layer] = torch.cat(each, 1)
         return torch.stack([torch.stack([through[layer] for layer in range(n_layers)], 1), atp_qk, atp_star])
 
-    rows = question.rows(batch_size, memory_gib, gradients=True)
+    rows = contrast.rows(batch_size, memory_gib, gradients=True)
     found = torch.cat([of_few for _, of_few in rows.each(estimates, torch.arange(n_pairs))], 1)
     cheap = found.split([widths[node] for node in names], 3)
-    exact = _exact(question, ends, widths, question.rows(batch_size, memory_gib, gradients=False))
+    exact = _exact(contrast, ends, widths, contrast.rows(batch_size, memory_gib, gradients=False))
     methods = METHODS if n_layers > 1 else METHODS[:-1]
-    maps: list[dict[Node, dict[str, AttributionMap]]] = [{} for _ in question.pairs]
+    maps: list[dict[Node, dict[str, AttributionMap]]] = [{} for _ in contrast.pairs]
     for node, of_node in zip(names, cheap, strict=True):
         effects = dict(zip(methods, (exact[node], *of_node), strict=False))
-        for index, (least, gap) in enumerate(zip(question.least_gaps, question.gap.tolist(), strict=True)):
+        for index, (least, gap) in enumerate(zip(contrast.least_gaps, contrast.gap.tolist(), strict=True)):
             maps[index][node] = {
                 method: AttributionMap(method, "heads", effect[index].cpu(), gap, least, signed=method != "atp_star")
                 for method, effect in effects.items()
@@ -122,7 +118,7 @@ def _of_group(
 
 
 def _through_attention(
-    question: Contrast, few: list[int], slopes: Mapping[int, Tensor]
+    contrast: Contrast, few: list[int], slopes: Mapping[int, Tensor]
 ) -> Mapping[int, Mapping[Node, Tensor]]:
     """By layer dF/dq, dF/dk and dF/dv of these pairs, from dF/dz. One layer's attention is held at a time."""
     leaves: dict[str, Tensor] = {}
@@ -137,32 +133,32 @@ def _through_attention(
         found[layer] = dict(zip(at, torch.autograd.grad(z, list(at.values()), slopes[layer]), strict=True))
         return z.detach()
 
-    layers = range(question.n_layers)
+    layers = range(contrast.n_layers)
     changes: dict[str, Change] = {
         name: partial(cut, name) for layer in layers for name in (_name(node, layer) for node in get_args(Node))
     }
     changes |= {hook_name("heads", layer): partial(read, layer) for layer in layers}
-    with torch.enable_grad(), changed(question.model, changes):
-        metric(question.model, question.around.tokens[few][:, None], [question.pairs[pair] for pair in few])
+    with torch.enable_grad(), changed(contrast.model, changes):
+        metric(contrast.model, contrast.around.tokens[few][:, None], [contrast.pairs[pair] for pair in few])
     return found
 
 
 def _exact(
-    question: Contrast, ends: Mapping[Node, Sequence[Tensor]], widths: Mapping[Node, int], rows: Rows
+    contrast: Contrast, ends: Mapping[Node, Sequence[Tensor]], widths: Mapping[Node, int], rows: Rows
 ) -> Mapping[Node, Float[Tensor, "pair layer node"]]:
     """F with z of each node's heads, alone, replaced, minus F."""
-    n_pairs = len(question.pairs)
-    effects = {node: question.gap.new_zeros(n_pairs, question.n_layers, width) for node, width in widths.items()}
+    n_pairs = len(contrast.pairs)
+    effects = {node: contrast.gap.new_zeros(n_pairs, contrast.n_layers, width) for node, width in widths.items()}
     with torch.no_grad():
-        for layer in range(question.n_layers):
-            start = question.around.activations["heads"][layer][:, question.first :]
-            function = question.function("heads", layer)
+        for layer in range(contrast.n_layers):
+            start = contrast.around.activations["heads"][layer][:, contrast.first :]
+            function = contrast.function("heads", layer)
             unpatched = function(start[:, None])
             for node, of_layers in ends.items():
-                end, width = of_layers[layer][:, question.first :], widths[node]
+                end, width = of_layers[layer][:, contrast.first :], widths[node]
                 if start.shape[2] == width:
                     # By differences, which round less than whole rows.
-                    patches = question.engine.patches("heads", layer, start, end)
+                    patches = contrast.engine.patches("heads", layer, start, end)
                 else:
                     shared = [z.unflatten(2, (width, -1)) for z in (start, end)]
                     patches = partial(_together, function, *shared)
@@ -180,12 +176,12 @@ def _name(kind: str, layer: int) -> str:
     return f"blocks.{layer}.attn.hook_{kind}"
 
 
-def _projections(question: Contrast) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+def _projections(contrast: Contrast) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
     """q, k, v of every layer in the run around and in the other one, by hook name. Raises NoNodesError."""
-    model, around = question.model, question.around
-    other = question.corrupted if around is question.clean else question.clean
-    names = [_name(kind, layer) for layer in range(question.n_layers) for kind in "qkv"]
-    if not all(pair.alignment.is_plain for pair in question.pairs):
+    model, around = contrast.model, contrast.around
+    other = contrast.corrupted if around is contrast.clean else contrast.clean
+    names = [_name(kind, layer) for layer in range(contrast.n_layers) for kind in "qkv"]
+    if not all(pair.alignment.is_plain for pair in contrast.pairs):
         raise NoNodesError("prompts of different lengths have no query for every query")
     if any(name not in model.hook_dict for name in names):
         raise NoNodesError(f"{model.cfg.model_name} has no hooks at its queries, keys and values")
@@ -201,26 +197,26 @@ def _projections(question: Contrast) -> tuple[Mapping[str, Tensor], Mapping[str,
             f"queries, keys and values have the shapes {list(shapes.values())}, heads {[n_heads, d_head]}"
         )
     # Attention must be what lies between q, k, v and z, and the hooks must reach it: those of the other run give its z.
-    for found, own in zip(_z(question, there), other.activations["heads"], strict=True):
+    for found, own in zip(_z(contrast, there), other.activations["heads"], strict=True):
         tolerance = 1000 * torch.finfo(own.dtype).eps * max(1.0, own.abs().max().item())
         if not (found - own).abs().max() <= tolerance:
             raise NoNodesError("the hooked queries, keys and values do not give the heads' z")
     return here, there
 
 
-def _z(question: Contrast, given: Mapping[str, Tensor]) -> list[Tensor]:
+def _z(contrast: Contrast, given: Mapping[str, Tensor]) -> list[Tensor]:
     """z of every layer with these queries, keys or values in it, and nothing changed before it."""
     found: dict[int, Tensor] = {}
 
     def read(layer: int, z: Tensor) -> Tensor:
         found[layer] = z
-        return question.around.activations["heads"][layer]
+        return contrast.around.activations["heads"][layer]
 
     changes: dict[str, Change] = {name: partial(_instead, activation) for name, activation in given.items()}
-    changes |= {hook_name("heads", layer): partial(read, layer) for layer in range(question.n_layers)}
-    with torch.no_grad(), changed(question.model, changes):
-        metric(question.model, question.around.tokens[:, None], question.pairs)
-    return [found[layer] for layer in range(question.n_layers)]
+    changes |= {hook_name("heads", layer): partial(read, layer) for layer in range(contrast.n_layers)}
+    with torch.no_grad(), changed(contrast.model, changes):
+        metric(contrast.model, contrast.around.tokens[:, None], contrast.pairs)
+    return [found[layer] for layer in range(contrast.n_layers)]
 
 
 def _instead(replacement: Tensor, activation: Tensor) -> Tensor:  # noqa: ARG001 - the interface of a Change

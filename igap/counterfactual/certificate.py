@@ -28,7 +28,7 @@ from igap.counterfactual.proposals import Floats, History, draw
 from igap.counterfactual.space import KEEP, Candidate, Filled
 from igap.counterfactual.study import Tried
 from igap.counterfactual.templates import build, fill, slot_names
-from igap.engine.contrast import contrasts
+from igap.engine.contrast import open_pairs
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, tokenize
 from igap.statistics.bootstrap import bootstrap_means
@@ -197,8 +197,8 @@ def _singly(
 ) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"], Float[Tensor, " pair"]]:
     """AP effect, gap, and the least gap that gives a score, of each pair, in logits, from its texts as in any run."""
     effects, gaps, least = torch.zeros(3, len(pairs))
-    with contrasts(model, pairs, baseline=baseline, sites=(target.site,)) as groups, torch.no_grad():
-        for indices, question in groups:
+    with open_pairs(model, pairs, sites=(target.site,)) as opened, torch.no_grad():
+        for indices, question in opened.contrasts(baseline):
             patched = question.patches(target.site, target.layer)(torch.tensor([target.index]))[:, 0]
             effects[list(indices)] = (patched - question.around.logit_diff).float().cpu()
             gaps[list(indices)] = question.gap.float().cpu()

@@ -23,8 +23,8 @@ from igap.components import Site, hook_name
 from igap.counterfactual.space import Candidate, Filled
 from igap.engine.activations import Run, record
 from igap.engine.batching import Rows, rows_a_pass
-from igap.engine.forward import Engine, Suffix, weights_or_reason
-from igap.engine.hooks import Hooks, SiteFunction, changed
+from igap.engine.forward import HOOKS, Engine, Route, choose_backend
+from igap.engine.hooks import SiteFunction, changed
 from igap.errors import InputError
 from igap.inputs.prompts import tokenize
 from igap.models.families import check_neurons
@@ -92,14 +92,11 @@ class Evaluator:
         first, n_pairs = self.first, len(filled.pairs)
         one = self.clean.of_pairs([0])
         other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted", sites=sites)
-        found = "asked for" if hooks else weights_or_reason(model, self._pairs[0], one, other.activations, first)
-        self.route: Literal["hooks", "suffix"] = "hooks" if isinstance(found, str) else "suffix"
+        backend = HOOKS if hooks else choose_backend(model, self._pairs[0], one, other.activations, first)
+        self.route: Route = backend.route
 
         def engine(n: int) -> Engine:
-            run = self.clean if n == n_pairs else one
-            if isinstance(found, str):
-                return Hooks(model, self._pairs[:n], run, first)
-            return Suffix(found, self._pairs[:n], run, first)
+            return backend.engine(model, self._pairs[:n], self.clean if n == n_pairs else one, first)
 
         self._around = engine(n_pairs)
         given = self._around if filled.given == n_pairs else engine(1)

@@ -16,6 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import SITES, Site, hook_name
 from igap.errors import InputError
+from igap.inputs.alignment import Partners
 from igap.inputs.prompts import TokenPair
 from igap.storage.cache import Tensors, shared
 
@@ -36,6 +37,9 @@ class _Whole:
 Model = Annotated[TransformerBridge, _Whole()]
 """What public functions take."""
 
+Activations = Mapping[Site, tuple[Tensor, ...]]
+"""One tensor a layer, by site."""
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -44,8 +48,8 @@ class Run:
     tokens: Int[Tensor, "pair pos"]
     residual: tuple[Float[Tensor, "pair pos d_model"], ...]
     """The input of each block."""
-    activations: Mapping[Site, tuple[Tensor, ...]]
-    """One tensor a layer: `heads` `[pair, pos, head, d_head]`, always; `neurons` `[pair, pos, d_mlp]` if asked for."""
+    activations: Activations
+    """`heads` `[pair, pos, head, d_head]`, always; `neurons` `[pair, pos, d_mlp]` if asked for."""
     logit_diff: Float[Tensor, " pair"]
     """F: logit[answer] - logit[distractor] at the last position, in logits."""
 
@@ -58,6 +62,59 @@ class Run:
             activations={site: tuple(a[index] for a in layers) for site, layers in self.activations.items()},
             logit_diff=self.logit_diff[index],
         )
+
+
+def answers(pairs: Sequence[TokenPair], device: torch.device) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
+    """The token ids of each pair's answer and distractor."""
+    answer, distractor = (
+        torch.tensor([getattr(pair, word) for pair in pairs], device=device) for word in ("answer", "distractor")
+    )
+    return answer, distractor
+
+
+def logit_diff(
+    logits: Float[Tensor, "pair *row vocab"], answer: Int[Tensor, " pair"], distractor: Int[Tensor, " pair"]
+) -> Float[Tensor, "pair *row"]:
+    """The metric F = logit[answer] - logit[distractor] of each pair, in logits. Differentiable.
+
+    Args:
+        logits: Those of the position that the answer follows, in any number of rows a pair.
+        answer: Token id of each pair's answer.
+        distractor: Token id of each pair's distractor.
+    """
+    each = torch.arange(len(answer), device=logits.device)
+    return logits[each, ..., answer] - logits[each, ..., distractor]
+
+
+def aligned(there: Run, here: Run, partners: Sequence[Partners]) -> Activations:
+    """The activations of run `there` at the positions of run `here`, whose own ones stay where there is no partner."""
+    if all(each == tuple(range(there.tokens.shape[1])) for each in partners):
+        return there.activations
+    device = here.tokens.device
+    pair = torch.arange(len(partners), device=device)[:, None]
+    index = torch.tensor([[j or 0 for j in each] for each in partners], device=device)
+    matched = torch.tensor([[j is not None for j in each] for each in partners], device=device)
+
+    def taken(own: Tensor, others: Tensor) -> Tensor:
+        return torch.where(matched.view(*matched.shape, *[1] * (own.ndim - 2)), others[pair, index], own)
+
+    return {
+        site: tuple(
+            taken(own, others) for own, others in zip(*(run.activations[site] for run in (here, there)), strict=True)
+        )
+        for site in here.activations
+    }
+
+
+def first_moved(here: Activations, there: Activations) -> int:
+    """First position at which any activation of any pair differs; the last one when none does."""
+    found = [
+        (one != other).flatten(2).any(-1).any(0)
+        for site in here
+        for one, other in zip(here[site], there[site], strict=True)
+    ]
+    moved = torch.stack(found).any(0).nonzero()
+    return int(moved[0]) if len(moved) else len(found[0]) - 1
 
 
 def of_the_model(kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors], model: Any) -> Tensors:
@@ -110,16 +167,17 @@ def record(
             f"model: {model.cfg.model_name} has no {missing[0]}, wanted hooks of {' and '.join(hooks)} in every block. "
             f"Use a decoder model with plain attention and MLP blocks{remedy}."
         )
-    each, answer, distractor = range(len(pairs)), [p.answer for p in pairs], [p.distractor for p in pairs]
+    answer, distractor = answers(pairs, tokens.device)
 
     def compute() -> Mapping[str, Tensor]:
         # no_grad and not inference_mode: Integrated Gradients differentiates with respect to copies of these tensors.
         with torch.no_grad():
             logits, cache = model.run_with_cache(tokens, names_filter=every, logits_to_keep=1)
         tensors = {hook: cache[hook] for hook in every}
-        return tensors | {"logit_diff": logits[each, -1, answer] - logits[each, -1, distractor]}
+        return tensors | {"logit_diff": logit_diff(logits[:, -1], answer, distractor)}
 
-    inputs = {"tokens": tokens.tolist(), "answer": answer, "distractor": distractor, "sites": list(hooks)}
+    words = {"answer": answer.tolist(), "distractor": distractor.tolist()}
+    inputs = {"tokens": tokens.tolist(), **words, "sites": list(hooks)}
     found = of_the_model("run", inputs, compute, model)
     device = tokens.device
     run = Run(

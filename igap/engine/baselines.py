@@ -13,18 +13,15 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import Range, Seed, checks_arguments
-from igap.components import Site, hook_name
+from igap.components import hook_name
 from igap.config import BaselineConfig
-from igap.config import BaselineKind as BaselineKind  # part of what this module offers
-from igap.engine.activations import Run, of_the_model, record
+from igap.engine.activations import Activations, Run, of_the_model, record
 from igap.engine.hooks import replaced
 from igap.errors import InputError, shown
 from igap.inputs.ioi import ioi_stream
 from igap.inputs.prompts import TokenPair, encode_prompt
 from igap.storage.cache import sharing
 from igap.vocabulary import BaselineKind
-
-Activations = Mapping[Site, tuple[Tensor, ...]]
 
 _DRAWN = 300
 """Prompts drawn at most for each reference prompt."""

@@ -94,6 +94,15 @@ class Rows:
         return None
 
 
+def budget_bytes(device: torch.device, memory_gib: float | None) -> float:
+    """The bytes of so many GiB; of None 2 GiB on a CPU, half of what is free on a card."""
+    if memory_gib is not None:
+        return float(memory_gib * 2**30)
+    if device.type == "cuda":
+        return float(_CARD_SHARE * torch.cuda.mem_get_info(device)[0])
+    return _DEFAULT_GIB * 2**30
+
+
 def rows_a_pass(
     bytes_a_block: int,
     blocks_kept: int,
@@ -111,12 +120,7 @@ def rows_a_pass(
     """
     if asked is not None:
         return Rows(asked)
-    if memory_gib is not None:
-        budget = memory_gib * 2**30
-    elif device.type == "cuda":
-        budget = _CARD_SHARE * torch.cuda.mem_get_info(device)[0]
-    else:
-        budget = _DEFAULT_GIB * 2**30
+    budget = budget_bytes(device, memory_gib)
     most = _MOST_MIB["cpu" if device.type == "cpu" else "cuda"] * 2**20
     recompute = recomputes and bytes_a_block * blocks_kept > budget
     return Rows(

@@ -1,13 +1,15 @@
 """The question every method asks: what happens to F when a site moves from one activation to another?
 
-`contrasts` borrows the model, makes the two runs of each pair, and fixes direction and baseline; a method then only
-needs `Contrast.function` or `Contrast.patches` and the two ends of the path.
+`open_pairs` borrows the model for some pairs; `OpenPairs.contrasts` makes their two runs and fixes direction and
+baseline. A method then only needs `Contrast.function` or `Contrast.patches` and the two ends of the path.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -16,20 +18,17 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import SITES, Site
 from igap.engine import baselines
-from igap.engine.activations import Run, frozen, record
-from igap.engine.baselines import Activations, Baseline
+from igap.engine.activations import Activations, Run, aligned, first_moved, frozen, record
+from igap.engine.baselines import Baseline
 from igap.engine.batching import Rows, rows_a_pass
-from igap.engine.decoder import Decoder
-from igap.engine.forward import Engine, Route, Suffix, weights_or_reason
-from igap.engine.hooks import Gradients, Hooks, PatchFunction, SiteFunction
+from igap.engine.forward import HOOKS, Backend, Engine, Route, choose_backend
+from igap.engine.hooks import Gradients, PatchFunction, SiteFunction
 from igap.errors import InputError
-from igap.inputs.alignment import Partners
 from igap.inputs.prompts import PromptPair, TokenPair, least_gap, tokenize
 from igap.models.families import check_heads, check_neurons
 from igap.vocabulary import BaselineKind, Direction, denoising_problem
 
-EngineOf = Callable[[Sequence[TokenPair], Run, int], Engine]
-"""Pairs, the run around the site and the first position that changes, to their engine."""
+T = TypeVar("T")
 
 _PAIRS_A_PASS, _TOKENS_A_PASS = 64, 2048
 """A pass has a row of every pair at least, so that pairs of long prompts share none."""
@@ -53,12 +52,9 @@ class Contrast:
     """a' for every site of the runs, one tensor a layer, at all positions of `around`; without a partner a stays."""
     first: int
     """The first position at which an activation changes."""
+    backend: Backend
     engine: Engine
-    engine_of: EngineOf
-    """Makes the engine for some of the pairs."""
-    route: Route
-    why: str
-    """Why this route, in a few words."""
+    """The backend's, for all of the pairs."""
 
     @property
     def gap(self) -> Tensor:
@@ -129,7 +125,8 @@ class Contrast:
     def _engine(self, few: list[int]) -> Engine:
         if len(few) == len(self.pairs):
             return self.engine
-        return self.engine_of([self.pairs[pair] for pair in few], self.around.of_pairs(few), self.first)
+        pairs = [self.pairs[pair] for pair in few]
+        return self.backend.engine(self.model, pairs, self.around.of_pairs(few), self.first)
 
     def rounding(self, site: Site, rows: Rows) -> Float[Tensor, "pair layer"]:
         """How far rounding alone may put F(end) - F(start), or a sum that should be equal to it, in logits.
@@ -160,7 +157,7 @@ class Contrast:
         """How many rows a pass has, counting those of all pairs; `whole` where it is of the whole model, hooked."""
         run, cfg = self.around, self.model.cfg
         n_tokens, width = run.tokens.shape[1], cfg.d_mlp or 4 * cfg.d_model
-        whole = whole or self.route == "hooks"
+        whole = whole or self.backend.route == "hooks"
         changed = n_tokens if whole else n_tokens - self.first
         # What one block holds at its fullest; with gradients every block keeps about that much.
         numbers = changed * (10 * cfg.d_model + 4 * width) + 2 * n_tokens * (cfg.d_model + 2 * cfg.n_heads * changed)
@@ -171,28 +168,149 @@ class Contrast:
         return rows_a_pass(size, kept, device, asked, memory_gib, recomputes=gradients and not whole)
 
 
-@contextmanager
-def contrasts(
-    model: TransformerBridge,
-    pairs: Sequence[PromptPair],
-    *,
-    baseline: BaselineKind | Baseline = "corrupted",
-    direction: Direction = "noising",
-    route: Route | None = None,
-    sites: Sequence[Site] = SITES,
-) -> Iterator[Iterator[tuple[tuple[int, ...], Contrast]]]:
-    """(indices of the pairs, their Contrast), with the model frozen meanwhile and given back unchanged.
+class OpenPairs:
+    """Pairs of a borrowed model: their tokens, and every contrast of them, whose parts are made once and shared.
 
-    Pairs of equal lengths and equal first differences come together. `direction="denoising"` is the mirror, clean
-    activations into the corrupted run, and takes the `corrupted` baseline only. `route=None` chooses the faster one
-    that is right for this model. Questions can be asked about `sites` only.
+    The two runs of a pair, the model's weights and, for each baseline and direction, the activations to move to are
+    made when they are first asked for, and kept as far as their tensors fit into the bytes allowed. What does not fit
+    is made again each time it is asked for. Made by `open_pairs`, and of use only inside that block.
     """
-    baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
-    if problem := denoising_problem(direction, baseline.kind):
-        raise InputError(problem)
-    tokens = [tokenize(model, pair) for pair in pairs]
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        pairs: Sequence[PromptPair],
+        sites: Sequence[Site],
+        route: Route | None,
+        kept: float,
+    ) -> None:
+        """Tokenises the pairs; see `open_pairs`."""
+        self.model = model
+        self.pairs = tuple(pairs)
+        self.tokens = tuple(tokenize(model, pair) for pair in self.pairs)
+        """The pairs as token ids, in their order."""
+        self._sites, self._asked = tuple(sites), route
+        self._backend: Backend | None = HOOKS if route == "hooks" else None
+        self._room, self._held = kept, dict[int, int]()
+        self._kept: dict[Hashable, Any] = {}
+
+    def contrasts(
+        self, baseline: BaselineKind | Baseline = "corrupted", direction: Direction = "noising"
+    ) -> Iterator[tuple[tuple[int, ...], Contrast]]:
+        """The contrast of each group of pairs that share a pass, with the indices of its pairs.
+
+        Pairs of equal lengths and equal first differences come together.
+
+        Args:
+            baseline: What the activations move to, when noising.
+            direction: `denoising` is the mirror, clean activations into the corrupted run.
+
+        Raises:
+            InputError: A baseline other than `corrupted` with `denoising`, or one that these pairs cannot have.
+        """
+        baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
+        if problem := denoising_problem(direction, baseline.kind):
+            raise InputError(problem)
+        for indices in _groups(self.tokens):
+            make = partial(self._contrast, indices, baseline, direction)
+            yield indices, self._keep((indices, baseline, direction), make, lambda made: made.replacement.values())
+
+    def _contrast(self, indices: tuple[int, ...], baseline: Baseline, direction: Direction) -> Contrast:
+        group = tuple(self.tokens[index] for index in indices)
+        clean, corrupted = self._keep(indices, partial(self._record, group), _tensors)
+        into_clean = aligned(corrupted, clean, [pair.alignment.clean for pair in group])
+        if direction == "noising":
+            around = clean
+            replacement = baselines.activations(baselines.Request(self.model, group, clean, into_clean, baseline))
+        else:
+            around = corrupted
+            replacement = aligned(clean, corrupted, [pair.alignment.corrupted for pair in group])
+        if baseline.kind == "corrupted":
+            # Compare tokens, not activations: rounding can differ before the first changed token.
+            first = group[0].first_difference if direction == "noising" else group[0].first_difference_in_corrupted
+        else:
+            first = first_moved(around.activations, replacement)
+        if self._backend is None:
+            one = {site: tuple(layer[:1] for layer in layers) for site, layers in into_clean.items()}
+            chosen = choose_backend(self.model, group[0], clean.of_pairs([0]), one, group[0].first_difference)
+            if self._asked == "suffix" and chosen.route != "suffix":
+                raise InputError(
+                    f"route: got suffix, which this model does not have: {chosen.reason}. Use route=hooks."
+                )
+            self._backend = chosen
+        return Contrast(
+            model=self.model,
+            pairs=group,
+            clean=clean,
+            corrupted=corrupted,
+            around=around,
+            replacement=replacement,
+            first=first,
+            backend=self._backend,
+            engine=self._backend.engine(self.model, group, around, first),
+        )
+
+    def _record(self, group: Sequence[TokenPair]) -> tuple[Run, Run]:
+        """The clean and the corrupted run."""
+        clean, corrupted = (
+            record(self.model, torch.cat([getattr(pair, name) for pair in group]), group, name=name, sites=self._sites)
+            for name in ("clean", "corrupted")
+        )
+        return clean, corrupted
+
+    def _keep(self, key: Hashable, make: Callable[[], T], layers: Callable[[T], Iterable[Iterable[Tensor]]]) -> T:
+        """What `make` gives, made once if the tensors of its layers fit beside what is kept already."""
+        if key in self._kept:
+            kept: T = self._kept[key]
+            return kept
+        made = make()
+        storages = [tensor.untyped_storage() for tensor in itertools.chain(*layers(made))]
+        held = self._held | {storage.data_ptr(): storage.nbytes() for storage in storages}
+        if sum(held.values()) <= self._room:
+            self._kept[key], self._held = made, held
+        return made
+
+    def close(self) -> None:
+        """Let go of all that is kept."""
+        self._kept.clear()
+        self._held.clear()
+
+
+def _tensors(runs: Sequence[Run]) -> list[Iterable[Tensor]]:
+    return [layers for run in runs for layers in (run.residual, *run.activations.values())]
+
+
+@contextmanager
+def open_pairs(
+    model: TransformerBridge,
+    pairs: PromptPair | Sequence[PromptPair],
+    *,
+    sites: Sequence[Site] = SITES,
+    route: Route | None = None,
+    kept_bytes: float = 0.0,
+) -> Iterator[OpenPairs]:
+    """A block in which the model is frozen and contrasts of these pairs can be had; it comes back unchanged.
+
+    Args:
+        model: Borrowed: modes and gradient flags are given back, also after an error.
+        pairs: One pair or several.
+        sites: Those that contrasts are asked about.
+        route: How F is computed; None chooses the faster route that is right for this model.
+        kept_bytes: How much of what contrasts share may be held between them, in bytes. By default nothing: right where
+            all pairs are gone through once.
+
+    Raises:
+        InputError: No pair, a pair that does not suit the model, or a route that the model does not have.
+    """
+    pairs = [pairs] if isinstance(pairs, PromptPair) else list(pairs)
+    if not pairs:
+        raise InputError("prompts: got no pair, wanted at least one.")
+    opened = OpenPairs(model, pairs, sites, route, kept_bytes)
     with frozen(model):
-        yield _contrasts(model, tokens, baseline, direction, route, sites)
+        try:
+            yield opened
+        finally:
+            opened.close()
 
 
 @contextmanager
@@ -205,67 +323,12 @@ def contrast(
     route: Route | None = None,
     sites: Sequence[Site] = SITES,
 ) -> Iterator[Contrast]:
-    """The contrast of one prompt pair; see `contrasts`."""
-    with contrasts(model, [pair], baseline=baseline, direction=direction, route=route, sites=sites) as groups:
-        yield next(groups)[1]
+    """The contrast of one prompt pair, open in this block; see `open_pairs` and `OpenPairs.contrasts`."""
+    with open_pairs(model, pair, sites=sites, route=route) as opened:
+        yield next(opened.contrasts(baseline, direction))[1]
 
 
-def _contrasts(
-    model: TransformerBridge,
-    pairs: list[TokenPair],
-    baseline: Baseline,
-    direction: Direction,
-    route: Route | None,
-    sites: Sequence[Site],
-) -> Iterator[tuple[tuple[int, ...], Contrast]]:
-    weights: Decoder | str | None = "asked for" if route == "hooks" else None
-    for indices in _groups(pairs):
-        group = tuple(pairs[index] for index in indices)
-        clean = record(model, torch.cat([pair.clean for pair in group]), group, name="clean", sites=sites)
-        corrupted = record(model, torch.cat([pair.corrupted for pair in group]), group, name="corrupted", sites=sites)
-        into_clean = _aligned(corrupted, clean, [pair.alignment.clean for pair in group])
-        if direction == "noising":
-            around = clean
-            replacement = baselines.activations(baselines.Request(model, group, clean, into_clean, baseline))
-        else:
-            around = corrupted
-            replacement = _aligned(clean, corrupted, [pair.alignment.corrupted for pair in group])
-        if baseline.kind == "corrupted":
-            # Of the tokens, and not of the activations: a last bit that differs before it is no difference.
-            first = group[0].first_difference if direction == "noising" else group[0].first_difference_in_corrupted
-        else:
-            first = _first_moved(around.activations, replacement)
-        if weights is None:
-            one = {site: tuple(layer[:1] for layer in layers) for site, layers in into_clean.items()}
-            weights = weights_or_reason(model, group[0], clean.of_pairs([0]), one, group[0].first_difference)
-            if route == "suffix" and isinstance(weights, str):
-                raise InputError(f"route: got suffix, which this model does not have: {weights}. Use route=hooks.")
-        engine_of: EngineOf
-        route_taken: Route
-        if isinstance(weights, str):
-            engine_of, route_taken, why = partial(Hooks, model), "hooks", weights
-        else:
-            engine_of, route_taken = partial(Suffix, weights), "suffix"
-            why = "the weights alone give what the whole model gives"
-        yield (
-            indices,
-            Contrast(
-                model=model,
-                pairs=group,
-                clean=clean,
-                corrupted=corrupted,
-                around=around,
-                replacement=replacement,
-                first=first,
-                engine=engine_of(group, around, first),
-                engine_of=engine_of,
-                route=route_taken,
-                why=why,
-            ),
-        )
-
-
-def _groups(pairs: list[TokenPair]) -> list[tuple[int, ...]]:
+def _groups(pairs: Sequence[TokenPair]) -> list[tuple[int, ...]]:
     """Indices of pairs that can share a pass, in the order of their first member."""
     alike: dict[tuple[int, ...], list[int]] = {}
     for index, pair in enumerate(pairs):
@@ -277,34 +340,3 @@ def _groups(pairs: list[TokenPair]) -> list[tuple[int, ...]]:
         for at_once in [max(1, min(_PAIRS_A_PASS, _TOKENS_A_PASS // n_tokens))]
         for start in range(0, len(group), at_once)
     ]
-
-
-def _aligned(there: Run, here: Run, partners: Sequence[Partners]) -> Activations:
-    """The activations of run `there` at the positions of run `here`, whose own ones stay where there is no partner."""
-    if all(each == tuple(range(there.tokens.shape[1])) for each in partners):
-        return there.activations
-    device = here.tokens.device
-    pair = torch.arange(len(partners), device=device)[:, None]
-    index = torch.tensor([[j or 0 for j in each] for each in partners], device=device)
-    matched = torch.tensor([[j is not None for j in each] for each in partners], device=device)
-
-    def taken(own: Tensor, others: Tensor) -> Tensor:
-        return torch.where(matched.view(*matched.shape, *[1] * (own.ndim - 2)), others[pair, index], own)
-
-    return {
-        site: tuple(
-            taken(own, others) for own, others in zip(*(run.activations[site] for run in (here, there)), strict=True)
-        )
-        for site in here.activations
-    }
-
-
-def _first_moved(here: Activations, there: Activations) -> int:
-    """First position at which any activation of any pair differs; the last one when none does."""
-    found = [
-        (one != other).flatten(2).any(-1).any(0)
-        for site in here
-        for one, other in zip(here[site], there[site], strict=True)
-    ]
-    moved = torch.stack(found).any(0).nonzero()
-    return int(moved[0]) if len(moved) else len(found[0]) - 1

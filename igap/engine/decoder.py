@@ -3,7 +3,7 @@
 A family is what its blocks have beyond attention and MLP, each with a norm before it: `Block` has a field for each such
 piece (norms after, norms of queries and keys, rotary positions in some layers, windows, caps, factors), and `_block`
 reads them from the model. `ARCHITECTURES` are those that were tried beside plain Hugging Face modules. What `read` does
-not know it does not guess: the reason is given instead.
+not know it does not guess: it raises `UnknownDecoderError` with the reason.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -256,18 +256,22 @@ class Decoder:
     """c of Gemma 2's c tanh(logit / c)."""
 
 
-def read(model: TransformerBridge) -> Decoder | str:
-    """The model's weights, shared with it, or in a few words why the engine has no form for them."""
+class UnknownDecoderError(Exception):
+    """The engine has no form for a model's weights; says why, in a few words."""
+
+
+def read(model: TransformerBridge) -> Decoder:
+    """The model's weights, shared with it. Raises UnknownDecoderError where the engine has no form for them."""
     cfg, hf = model.cfg, model.original_model.config
     if cfg.architecture not in ARCHITECTURES:
-        return f"the engine has no form for {cfg.architecture}"
+        raise UnknownDecoderError(f"the engine has no form for {cfg.architecture}")
     if cfg.act_fn not in ACTIVATIONS:
-        return f"its activation {cfg.act_fn} is none of {', '.join(ACTIVATIONS)}"
+        raise UnknownDecoderError(f"its activation {cfg.act_fn} is none of {', '.join(ACTIVATIONS)}")
     for setting in _UNKNOWN:
         if getattr(hf, setting, None):
-            return f"the engine has no form for its {setting}={getattr(hf, setting)}"
+            raise UnknownDecoderError(f"the engine has no form for its {setting}={getattr(hf, setting)}")
     if not getattr(hf, "do_layer_norm_before", True):
-        return "its blocks norm the residual stream after they add to it"
+        raise UnknownDecoderError("its blocks norm the residual stream after they add to it")
     rotaries = _rotaries(model)
     return Decoder(
         blocks=[_block(model, layer, rotaries) for layer in range(cfg.n_layers)],

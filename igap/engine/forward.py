@@ -18,6 +18,7 @@ Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -27,9 +28,9 @@ from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import Site
-from igap.engine.activations import Run
+from igap.engine.activations import Run, answers
 from igap.engine.batching import stage
-from igap.engine.decoder import Block, Decoder, keep, read
+from igap.engine.decoder import Block, Decoder, UnknownDecoderError, keep, read
 from igap.engine.hooks import EmbeddingFunction, Gradients, Hooks, PatchFunction, SiteChange, SiteFunction
 from igap.inputs.prompts import TokenPair
 
@@ -46,7 +47,7 @@ class Suffix:
         """As Hooks; the keys and values that all rows share are computed here."""
         self._decoder, self._blocks = decoder, decoder.blocks
         self._around, self._first = around, first
-        self._metric = _metric(decoder, *_answers(pairs, around))
+        self._metric = _metric(decoder, *answers(pairs, around.tokens.device))
         positions = torch.arange(around.tokens.shape[1], device=around.tokens.device)
         behind = positions[first:, None] - positions  # [query, key]
         self._seen = {  # by how far back a block sees
@@ -291,20 +292,46 @@ def _two_part_attention(
     return z
 
 
-def weights_or_reason(
+@dataclass(frozen=True, eq=False)
+class Backend:
+    """The route by which F is computed, and why it is this one."""
+
+    decoder: Decoder | None
+    """The weights that `suffix` multiplies with; None for `hooks`."""
+    reason: str
+    """In a few words."""
+
+    @property
+    def route(self) -> Route:
+        """`suffix` or `hooks`."""
+        return "hooks" if self.decoder is None else "suffix"
+
+    def engine(self, model: TransformerBridge, pairs: Sequence[TokenPair], around: Run, first: int) -> Engine:
+        """F as a function of a site changed in the run `around` of these pairs, from position `first` on."""
+        if self.decoder is None:
+            return Hooks(model, pairs, around, first)
+        return Suffix(self.decoder, pairs, around, first)
+
+
+HOOKS = Backend(None, "asked for")
+"""The slow route, which every model has."""
+
+
+def choose_backend(
     model: TransformerBridge, pair: TokenPair, around: Run, others: Mapping[Site, Sequence[Tensor]], first: int
-) -> Decoder | str:
-    """The weights that the `suffix` route may use, or in a few words why the model takes the `hooks` route.
+) -> Backend:
+    """The `suffix` route where the weights alone give what the whole model gives, otherwise the `hooks` route.
 
     What `decoder.read` knows is still tried against the whole model, on the sites of the run in layer 0, with its
     activations and `others` (of one pair): the neurons' rows go through the attention of every later block, the heads'
     through every MLP. So what is not in the weights (a cap on the logits, a hook somebody left) is noticed.
     """
     if around.residual[0].dtype == torch.bfloat16:
-        return "bfloat16 rounds too much to compare it with the whole model"
-    decoder = read(model)
-    if isinstance(decoder, str):
-        return decoder
+        return Backend(None, "bfloat16 rounds too much to compare it with the whole model")
+    try:
+        decoder = read(model)
+    except UnknownDecoderError as unknown:
+        return Backend(None, str(unknown))
     # Float sums over d_model and the depth of the model: a thousand roundings of the metric's size.
     rounding = 1000 * torch.finfo(around.residual[0].dtype).eps
     suffix, hooks = Suffix(decoder, [pair], around, first), Hooks(model, [pair], around, first)
@@ -317,14 +344,5 @@ def weights_or_reason(
             theirs = torch.cat([hooks.function(site, 0)(part) for part in few], 1)
         difference = (ours - theirs).abs().max().item()
         if not difference <= rounding * max(1.0, theirs.abs().max().item()):
-            return f"its weights alone give F off by {difference:.2g} logits"
-    return decoder
-
-
-def _answers(pairs: Sequence[TokenPair], around: Run) -> tuple[Tensor, Tensor]:
-    """Answer and distractor of each pair."""
-    device = around.tokens.device
-    return (
-        torch.tensor([pair.answer for pair in pairs], device=device),
-        torch.tensor([pair.distractor for pair in pairs], device=device),
-    )
+            return Backend(None, f"its weights alone give F off by {difference:.2g} logits")
+    return Backend(decoder, "the weights alone give what the whole model gives")

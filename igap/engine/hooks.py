@@ -15,7 +15,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import Site, hook_name
-from igap.engine.activations import Run
+from igap.engine.activations import Run, answers, logit_diff
 from igap.inputs.prompts import TokenPair
 
 Change = Callable[[Tensor], Tensor | None]
@@ -68,12 +68,7 @@ def metric(
     The model sees rows as one batch, pair by pair: `[pair * row, pos]`.
     """
     logits = model(tokens.flatten(0, 1), logits_to_keep=1)[:, -1].unflatten(0, tokens.shape[:2])
-    each = torch.arange(len(pairs), device=tokens.device)
-    answer, distractor = (
-        torch.tensor([getattr(pair, word) for pair in pairs], device=tokens.device) for word in ("answer", "distractor")
-    )
-    value: Tensor = logits[each, :, answer] - logits[each, :, distractor]
-    return value
+    return logit_diff(logits, *answers(pairs, tokens.device))
 
 
 def replaced(model: TransformerBridge, name: str, rows: Tensor) -> AbstractContextManager[None]:

@@ -5,21 +5,25 @@ Reads no file but the checkpoint and the pairs, and writes none: the result goes
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import torch
+
 from igap.analyses.base import Finding, RunContext, complete
 from igap.analyses.registry import ANALYSES
-from igap.attribution import AttributionMap, activation_patching, atp_star, attribution_patching, integrated_gradients
 from igap.attribution.caching import kept
-from igap.attribution.maps import Progress
+from igap.attribution.maps import Advance, AttributionMap, Method, Progress, attribute_pairs
+from igap.attribution.methods import METHODS
 from igap.components import Site
 from igap.config import RunConfig
-from igap.engine.baselines import configured
-from igap.engine.contrast import contrasts
+from igap.engine.baselines import Baseline, configured
+from igap.engine.batching import budget_bytes
+from igap.engine.contrast import Contrast, OpenPairs, open_pairs
+from igap.engine.forward import Backend
 from igap.failures import Failure, surviving
-from igap.inputs.prompts import least_gap, tokenize
+from igap.inputs.prompts import least_gap
 from igap.models.cached import model_of, resolve_device
 from igap.pipeline.prepare import Checked, check
 from igap.pipeline.result import Result
@@ -46,7 +50,7 @@ def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> 
     started = time.perf_counter()
     checked, device = check(config), resolve_device(config.device)
     if store is None:
-        return _run(config, checked, device, stage, started)
+        return _open(config, checked, device, stage, started)
     common = {
         "checkpoint": checked.checkpoint,
         "processing": config.model.processing,
@@ -55,91 +59,81 @@ def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> 
         "versions": dict(versions()),
     }
     with sharing(Store(store, common)):
-        return _run(config, checked, device, stage, started)
+        return _open(config, checked, device, stage, started)
 
 
-def _named(
-    name: str, method: Callable[[Site, Progress | None], AttributionMap], site: Site, progress: Progress | None
-) -> dict[str, AttributionMap]:
-    return {name: method(site, progress)}
-
-
-def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started: float) -> Result:
-    pairs = checked.pairs
-    # One pair is asked for as one: its map is no mean.
-    asked = pairs if len(pairs) > 1 else pairs[0]
-    seconds: dict[str, float] = {}
+def _open(config: RunConfig, checked: Checked, device: str, stage: Stage, started: float) -> Result:
     with stage("load model"):
         model = model_of(config, checked.checkpoint)
-    seconds["model"] = time.perf_counter() - started
-    baseline = configured(config.baseline)
-    tokens = tuple(tokenize(model, pair) for pair in pairs)
-    clean, corrupted = [0.0] * len(pairs), [0.0] * len(pairs)
-    with contrasts(model, pairs, sites=config.asked_sites) as groups:
-        for indices, question in groups:
-            route, why = question.route, question.why
-            for site in config.asked_sites:
-                question.check(site)
-            for index, x, y in zip(
-                indices, question.clean.logit_diff.tolist(), question.corrupted.logit_diff.tolist(), strict=True
-            ):
-                clean[index], corrupted[index] = x, y
+    seconds = {"model": time.perf_counter() - started}
+    # As much again as a pass may take is kept of what methods and analyses share.
+    kept = budget_bytes(torch.device(device), config.memory_gib)
+    with open_pairs(model, checked.pairs, sites=config.asked_sites, kept_bytes=kept) as opened:
+        return _run(config, checked, opened, device, stage, seconds, started)
 
+
+def _measure(opened: OpenPairs, sites: Sequence[Site]) -> tuple[Backend, list[float], list[float]]:
+    """The backend, and F of every clean and every corrupted prompt, in logits."""
+    clean, corrupted = [0.0] * len(opened.pairs), [0.0] * len(opened.pairs)
+    for indices, contrast in opened.contrasts():
+        for site in sites:
+            contrast.check(site)
+        for values, run in ((clean, contrast.clean), (corrupted, contrast.corrupted)):
+            for index, value in zip(indices, run.logit_diff.tolist(), strict=True):
+                values[index] = value
+    return contrast.backend, clean, corrupted
+
+
+def _attribute(
+    config: RunConfig, opened: OpenPairs, clean: Sequence[float], stage: Stage, seconds: dict[str, float]
+) -> dict[Site, dict[str, AttributionMap]]:
+    """The maps of every method by site, then method; adds the seconds of each method."""
     maps: dict[Site, dict[str, AttributionMap]] = {site: {} for site in config.asked_sites}
-    methods: dict[str, Callable[[Site, Progress | None], AttributionMap]] = {
-        "ig": lambda site, progress: integrated_gradients(
-            model,
-            asked,
-            site,
-            baseline=baseline,
-            direction=config.direction,
-            n_steps=config.ig.n_steps,
-            tolerance=config.ig.tolerance,
-            method=config.ig.method,
-            path=config.ig.path,
-            batch_size=config.batch_size,
-            memory_gib=config.memory_gib,
-            on_progress=progress,
-        ),
-        "ap": lambda site, progress: activation_patching(
-            model,
-            asked,
-            site,
-            direction=config.direction,
-            batch_size=config.batch_size,
-            memory_gib=config.memory_gib,
-            on_progress=progress,
-        ),
-        "atp": lambda site, progress: attribution_patching(
-            model, asked, site, direction=config.direction, on_progress=progress
-        ),
-    }
-    if model.cfg.n_layers > 1:
-        methods["atp_star"] = lambda site, progress: atp_star(
-            model,
-            asked,
-            site,
-            direction=config.direction,
-            batch_size=config.batch_size,
-            memory_gib=config.memory_gib,
-            on_progress=progress,
-        )
-    least = [least_gap(pair.min_gap, x) for pair, x in zip(tokens, clean, strict=True)]
-    share = functools.partial(kept, direction=config.direction, pairs=tokens, least_gaps=least)
-    for name, method in methods.items():
+    least = [least_gap(pair.min_gap, x) for pair, x in zip(opened.tokens, clean, strict=True)]
+    for name, method in METHODS.items():
+        if not method.asked(config) or method.missing(opened.model.cfg.n_layers):
+            continue
         since = time.perf_counter()
         for site in maps:
             with stage(f"{name} {site}") as progress:
-                compute = functools.partial(_named, name, method, site, progress)
-                # The run's IG depends on baseline and steps; what the others depend on is in their arguments.
-                maps[site] |= compute() if name == "ig" else share(name, site, compute=compute)
+                compute = functools.partial(_map, config, opened, method, site, progress)
+                if method.shared:
+                    maps[site] |= kept(name, site, config.direction, opened.tokens, least, compute)
+                else:
+                    maps[site] |= compute()
         seconds[name] = time.perf_counter() - since
+    return maps
+
+
+def _map(
+    config: RunConfig, opened: OpenPairs, method: Method, site: Site, progress: Progress | None
+) -> dict[str, AttributionMap]:
+    def attribute(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
+        return method.attribute(contrast, site, config, advance)
+
+    baseline = configured(config.baseline) if method.towards_baseline else Baseline("corrupted")
+    found = attribute_pairs(attribute, opened, site, progress, baseline=baseline, direction=config.direction)
+    return {method.name: found}
+
+
+def _run(
+    config: RunConfig,
+    checked: Checked,
+    opened: OpenPairs,
+    device: str,
+    stage: Stage,
+    seconds: dict[str, float],
+    started: float,
+) -> Result:
+    pairs, tokens = opened.pairs, opened.tokens
+    backend, clean, corrupted = _measure(opened, config.asked_sites)
+    maps = _attribute(config, opened, clean, stage, seconds)
     comparisons = {site: compare(maps[site]["ig"], maps[site]["ap"]) for site in maps}
     since = time.perf_counter()
     spreads = spread(maps, seed=config.prompts.seed) if len(pairs) > 1 else None
     if spreads:
         seconds["intervals"] = time.perf_counter() - since
-    context = RunContext(config, model, pairs, maps, comparisons)
+    context = RunContext(config, opened, maps, comparisons)
     findings: dict[str, Finding] = {}
     failures: dict[str, Failure] = {}
     for name, analysis in ANALYSES.items():
@@ -159,8 +153,8 @@ def _run(config: RunConfig, checked: Checked, device: str, stage: Stage, started
         tokens=tokens,
         clean_logit_diffs=tuple(clean),
         corrupted_logit_diffs=tuple(corrupted),
-        route=route,
-        why_route=why,
+        route=backend.route,
+        why_route=backend.reason,
         maps=maps,
         comparisons=comparisons,
         spread=spreads,

@@ -1,17 +1,14 @@
 """The analysis of queries, keys and values: its table, numbers and sentences, and the reason where there are none."""
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from helpers.checkpoints import save_checkpoint
+from helpers.opened import follow
 
 from igap import PromptPair, compare, load_model
 from igap.analyses import queries_keys
-from igap.analyses.base import RunContext
-from igap.analyses.registry import ANALYSES
 from igap.attribution.qk_patching import qk_patching
 from igap.components import component_names
 from igap.storage.cache import Store, sharing
@@ -49,23 +46,20 @@ def test_the_summary_says_how_far_each_cheap_method_is_from_ap(result):
 def test_heads_that_share_keys_have_one_row_a_key_value_head(result, tmp_path):
     save_checkpoint("llama", 2, tmp_path, num_key_value_heads=2)
     model = load_model(str(tmp_path))
-    table = (
-        ANALYSES["qk"]
-        .run(RunContext(result.config, model, result.pairs, result.maps, result.comparisons), None)
-        .tables()["qk"]
-    )
+    found = follow("qk", result.config, model, result.pairs, result.maps, result.comparisons)
+    table = found.tables()["qk"]
     assert list(table["node"]) == ["q"] * 8 + ["k"] * 4 + ["v"] * 4
     assert list(table["name"][8:12]) == component_names("heads", 2, 2)
 
 
 def test_jobs_of_a_sweep_share_the_maps_bit_for_bit(result, small, tmp_path, monkeypatch):
-    context = RunContext(result.config, small(), result.pairs, result.maps, result.comparisons)
+    compared = result.config, small(), result.pairs, result.maps, result.comparisons
     calls = []
     monkeypatch.setattr(
         queries_keys, "qk_patching", lambda *given, **asked: calls.append(1) or qk_patching(*given, **asked)
     )
     with sharing(Store(tmp_path, {})):
-        first, again = (ANALYSES["qk"].run(context, None) for _ in range(2))
+        first, again = (follow("qk", *compared) for _ in range(2))
     assert calls == [1]
     for node, by_method in first.maps.items():
         for method, one in by_method.items():
@@ -83,7 +77,7 @@ def test_pairs_of_two_lengths_have_no_table_and_say_why(result, small):
         "John and Mary went to the store, Mary gave it to",
         "After John and Mary went to the store, John gave it to", " John", " Mary", min_gap=0.0, align="end",
     )  # fmt: skip
-    found = ANALYSES["qk"].run(RunContext(result.config, small(), (pair,), result.maps, result.comparisons), None)
+    found = follow("qk", result.config, small(), (pair,), result.maps, result.comparisons)
     reason = "prompts of different lengths have no query for every query"
     assert found.summary() == {"qk": None, "qk/reason": reason}
     assert found.tables() == {}
@@ -93,19 +87,17 @@ def test_pairs_of_two_lengths_have_no_table_and_say_why(result, small):
 def test_a_model_of_one_layer_has_every_method_but_atp_star(result, checkpoint):
     model = load_model(str(checkpoint("gpt2", n_layers=1)))
     config = result.config
-    found = ANALYSES["qk"].run(RunContext(config, model, result.pairs, result.maps, result.comparisons), None)
+    found = follow("qk", config, model, result.pairs, result.maps, result.comparisons)
     assert list(found.maps["q"]) == ["ap", "atp", "atp_qk"]
     assert "queries/atp_star/pearson" not in found.summary()
 
 
 def test_settings_and_several_pairs_reach_the_methods(many, checkpoint):
     model = load_model(str(checkpoint("gpt2")))
-    context = RunContext(many.config, model, many.pairs, many.maps, many.comparisons)
+    compared = model, many.pairs, many.maps, many.comparisons
     told = []
-    found = ANALYSES["qk"].run(context, lambda done, total: told.append((done, total)))
-    mirrored = ANALYSES["qk"].run(
-        dataclasses.replace(context, config=many.config.model_copy(update={"direction": "denoising"})), None
-    )
+    found = follow("qk", many.config, *compared, lambda done, total: told.append((done, total)))
+    mirrored = follow("qk", many.config.model_copy(update={"direction": "denoising"}), *compared)
     assert len(found.maps["q"]["ap"].pairs) == 5
     assert told[-1] == (5, 5)
     assert (found.maps["q"]["ap"].effect - mirrored.maps["q"]["ap"].effect).abs().max() > 1e-3

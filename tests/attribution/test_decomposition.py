@@ -3,10 +3,11 @@
 import pytest
 import torch
 from helpers import handmade
+from helpers.opened import decompose
 from helpers.reference import HOOKS, Reference
 
 from igap import activation_patching, attribution_patching, integrated_gradients
-from igap.attribution.decomposition import BETWEEN, POINTS, TERMS, decompose
+from igap.attribution.decomposition import BETWEEN, POINTS, TERMS
 
 # Captum keeps its step sizes in float32: their sum is off by up to 50 roundings of 6e-8.
 CAPTUM = 1e-6

@@ -9,7 +9,7 @@ from helpers.checkpoints import save_checkpoint
 
 from igap import Baseline, PromptPair, activation_patching, attribution_patching, integrated_gradients, load_model
 from igap.components import SITES
-from igap.engine.contrast import contrasts
+from igap.engine.contrast import open_pairs
 
 METHODS = [activation_patching, attribution_patching, integrated_gradients]
 EXACT = 1e-12
@@ -75,13 +75,13 @@ def test_a_baseline_of_one_prompt_serves_every_pair(small, pairs, baseline):
 
 
 def test_pairs_of_one_length_and_one_first_difference_share_a_pass(small, pairs):
-    with contrasts(small(), pairs) as groups:
-        assert [indices for indices, _ in groups] == [(0, 2, 4), (1,), (3,)]
+    with open_pairs(small(), pairs) as opened:
+        assert [indices for indices, _ in opened.contrasts()] == [(0, 2, 4), (1,), (3,)]
 
 
 def test_many_alike_pairs_are_cut_into_passes(small, pair):
-    with contrasts(small(), [pair] * 130) as groups:
-        assert [len(indices) for indices, _ in groups] == [64, 64, 2]
+    with open_pairs(small(), [pair] * 130) as opened:
+        assert [len(indices) for indices, _ in opened.contrasts()] == [64, 64, 2]
 
 
 def test_the_mean_is_that_of_the_pairs_and_scores_leave_out_pairs_without_one(small, pairs):
@@ -122,8 +122,8 @@ def test_a_component_that_moves_in_another_pair_only_is_exactly_0(tmp_path, pair
     save_checkpoint("gpt2", 3, tmp_path, activation_function="relu")
     model = load_model(str(tmp_path), dtype="float64")
     alike = [pairs[0], pairs[2], pairs[4]]
-    with contrasts(model, alike) as groups:
-        ((_, question),) = groups
+    with open_pairs(model, alike) as opened:
+        ((_, question),) = opened.contrasts()
         moved = torch.stack([question.moved("neurons", layer) for layer in range(3)], 1)
     mixed = moved.any(0) & ~moved.all(0)
     assert mixed.any()

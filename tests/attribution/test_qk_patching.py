@@ -3,10 +3,11 @@
 import pytest
 import torch
 from helpers.checkpoints import save_checkpoint
+from helpers.opened import qk_patching
 from helpers.reference import Reference
 
 from igap import PromptPair, load_model
-from igap.attribution.qk_patching import NoNodesError, qk_patching
+from igap.attribution.qk_patching import NoNodesError
 
 # float64; transformers computes Llama's RMS norms in float32.
 MODELS = [

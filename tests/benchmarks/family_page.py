@@ -112,7 +112,7 @@ def in_float32(family: Family, folder: Path, agreement: dict[str, Agreement]) ->
     processing = "raw" if "processed" in family.refused else "processed"
     model = load_model(str(folder), processing=processing)
     with contrast(model, PAIR) as question:
-        route = question.route
+        route = question.backend.route
     ours = effects(family, model, PAIR, route)
     plain = agreement[processing].plain
     return max((ours[site, "ap"] - plain[site, "ap"]).abs().max().item() for site in family.sites), route
@@ -135,7 +135,7 @@ def faster(family: Family, repeats: int) -> str:
                 for question in (fast, slow):
                     spent = patch(question)
                     if repeat:  # the first one warms up
-                        seconds[question.route].append(spent)
+                        seconds[question.backend.route].append(spent)
     return f"{statistics.median(seconds['hooks']) / statistics.median(seconds['suffix']):.0f}"
 
 

@@ -6,7 +6,7 @@ from helpers.checkpoints import save_checkpoint
 from torch.nn import functional
 
 from igap import load_model
-from igap.engine.decoder import ACTIVATIONS, Linear, read
+from igap.engine.decoder import ACTIVATIONS, Linear, UnknownDecoderError, read
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=str)
@@ -65,7 +65,8 @@ def test_weights_are_the_models_own_and_no_copies(checkpoint, architecture, proc
 )
 def test_what_is_not_known_is_not_guessed(tmp_path, architecture, settings, why):
     save_checkpoint(architecture, 1, tmp_path, **settings)
-    assert read(load_model(str(tmp_path))).startswith(why)
+    with pytest.raises(UnknownDecoderError, match=f"^{why}"):
+        read(load_model(str(tmp_path)))
 
 
 @pytest.mark.parametrize("processing", ["processed", "raw"])

@@ -9,7 +9,7 @@ from helpers.checkpoints import save_checkpoint
 from igap import Baseline, activation_patching, attribution_patching, load_model
 from igap.components import SITES
 from igap.engine.contrast import contrast
-from igap.engine.forward import weights_or_reason
+from igap.engine.forward import choose_backend
 from igap.engine.hooks import replaced
 
 
@@ -26,8 +26,8 @@ from igap.engine.hooks import replaced
 def test_the_route_is_the_faster_one_that_is_right_and_the_reason_is_given(small, pair, architecture, route, why):
     for processing in ("processed", "raw"):
         with contrast(small(architecture, processing), pair) as question:
-            assert question.route == route
-            assert re.fullmatch(why, question.why)
+            assert question.backend.route == route
+            assert re.fullmatch(why, question.backend.reason)
 
 
 VARIANTS = {
@@ -50,7 +50,7 @@ def test_every_architecture_with_a_fast_route_gives_what_plain_hooks_give(tmp_pa
     # A difference in the middle (the shared keys are copied) and one near the end (they are multiplied once for all).
     for asked in (pair, replace(pair, corrupted=pair.clean.replace("milk", "cat"))):
         with contrast(model, asked) as question:
-            assert question.route == "suffix", question.why
+            assert question.backend.route == "suffix", question.backend.reason
         for site, method in itertools.product(SITES, (activation_patching, attribution_patching)):
             fast, slow = (method(model, asked, site, route=route) for route in ("suffix", "hooks"))
             assert slow.effect.abs().max() > 1e-3
@@ -96,12 +96,12 @@ def test_a_route_that_the_model_does_not_have_is_refused_with_the_reason(small, 
     with pytest.raises(ValueError, match=message):
         activation_patching(small("gptj"), pair, route="suffix")
     with contrast(small("gpt2"), pair, route="hooks") as question:
-        assert (question.route, question.why) == ("hooks", "asked for")
+        assert (question.backend.route, question.backend.reason) == ("hooks", "asked for")
 
 
 def test_bfloat16_whose_rounding_hides_a_wrong_route_goes_the_plain_way(checkpoint, pair):
     with contrast(load_model(str(checkpoint("gpt2")), dtype="bfloat16"), pair) as question:
-        assert question.route == "hooks"
+        assert question.backend.route == "hooks"
 
 
 def test_weights_that_do_not_give_what_the_model_gives_are_not_used(small, pair):
@@ -111,7 +111,7 @@ def test_weights_that_do_not_give_what_the_model_gives_are_not_used(small, pair)
         handle = model.unembed.hook_out.add_hook(lambda logits, hook: 3 * torch.tanh(logits / 3))
         try:
             others = question.corrupted.activations
-            why = weights_or_reason(model, question.pairs[0], question.clean, others, question.first)
+            why = choose_backend(model, question.pairs[0], question.clean, others, question.first).reason
             assert re.fullmatch(r"its weights alone give F off by [\d.]+ logits", why)
         finally:
             handle.hook.remove()

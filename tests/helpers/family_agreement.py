@@ -54,7 +54,7 @@ def agreements(family: Family, folder: Path, pair: PromptPair) -> dict[str, Agre
         model = load_model(str(folder), processing=processing, dtype=family.dtype)
         plain = plain or plain_effects(family, folder, model, pair)
         with contrast(model, pair) as question:
-            route = question.route
+            route = question.backend.route
         # Whatever the weights, the slower route is the same code.
         routes = {route, "hooks"} if processing == "raw" else {route}
         ours = {each: effects(family, model, pair, each) for each in routes}

@@ -16,7 +16,7 @@ from igap import PromptPair, activation_patching, atp_star, attribution_patching
 from igap.cli import main
 from igap.cli.compose import compose_one
 from igap.components import SITES
-from igap.engine.contrast import contrast, contrasts
+from igap.engine.contrast import contrast, open_pairs
 from igap.inputs.alignment import align, first_moved
 from igap.inputs.prompts import encode_pair, tokenize
 
@@ -183,7 +183,8 @@ def test_pairs_share_a_pass_only_where_both_prompts_change_from_one_position_on(
         (t.first_difference, t.first_difference_in_corrupted) for t in (tokenize(small(), p) for p in (second, other))
     ]
     assert firsts == [(3, 4), (3, 5)]
-    with contrasts(small("gpt2"), [second, other, second], direction="denoising") as groups:
+    with open_pairs(small("gpt2"), [second, other, second]) as opened:
+        groups = opened.contrasts(direction="denoising")
         assert [(indices, question.first) for indices, question in groups] == [((0, 2), 4), ((1,), 5)]
 
 
@@ -226,7 +227,8 @@ def test_every_prompt_is_read_at_its_own_last_token_whatever_it_is_batched_with(
     for order in (range(6), random.Random(0).sample(range(6), 6)):
         shuffled = [pairs[i] for i in order]
         seen = {}
-        with contrasts(model, shuffled) as groups:
+        with open_pairs(model, shuffled) as opened:
+            groups = opened.contrasts()
             for indices, question in groups:
                 for row, index in enumerate(indices):
                     seen[index] = (question.clean.logit_diff[row], question.corrupted.logit_diff[row])

@@ -40,8 +40,7 @@ class ExplanationAnalysis(Analysis[Explanation]):
         config, maps = context.config, context.maps["heads"]
         budget: Any = {"batch_size": config.batch_size, "memory_gib": config.memory_gib}
         chain = decompose(
-            context.model,
-            context.asked,
+            context.opened,
             maps["ig"],
             maps["ap"],
             atp=maps["atp"] if config.baseline.kind == "corrupted" else None,  # the run's is of the corrupted baseline
@@ -53,7 +52,7 @@ class ExplanationAnalysis(Analysis[Explanation]):
         )
         outliers = tuple(context.outliers("heads"))
         head = config.interactions or _most_interaction(chain, outliers)
-        split = head and interactions(context.model, context.asked, head, direction=config.direction, **budget)
+        split = head and interactions(context.opened, head, direction=config.direction, **budget)
         return Explanation(chain, context.comparisons["heads"].unit, outliers, split or None)
 
     def figures(self, finding: Explanation, title: str) -> "Mapping[str, Figure]":

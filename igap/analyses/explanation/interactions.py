@@ -6,21 +6,16 @@ On IG's joint path every component of the layer moves with c, and where F is qua
 AP_c - IG_c = -1/2 sum over d of I(c, d): half of each interaction is c's. What is left over is of higher order.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
-from igap.attribution.maps import listed
-from igap.components import Site, component_name, locate, sites_of
+from igap.components import Site, component_name, locate
 from igap.engine.batching import Rows
-from igap.engine.contrast import Contrast, contrasts
-from igap.engine.forward import Route
+from igap.engine.contrast import Contrast, OpenPairs
 from igap.engine.hooks import swapped
-from igap.inputs.prompts import PromptPair
 from igap.vocabulary import Direction
 
 
@@ -45,14 +40,12 @@ class Interactions:
 
 
 def interactions(
-    model: TransformerBridge,
-    pair: PromptPair | Sequence[PromptPair],
+    opened: OpenPairs,
     component: str,
     *,
     direction: Direction = "noising",
     batch_size: int | None = None,
     memory_gib: float | None = None,
-    route: Route | None = None,
 ) -> Interactions:
     """Return I(c, d) of a head `9.6` or a neuron `L5.N1234` with every other component of its layer, in logits.
 
@@ -62,11 +55,9 @@ def interactions(
     Raises:
         InputError: The model has no component of this name.
     """
-    pairs = listed(pair)
     found: dict[int, Tensor] = {}
-    sites = sites_of([component])
-    with contrasts(model, pairs, direction=direction, route=route, sites=sites) as groups, torch.no_grad():
-        for indices, question in groups:
+    with torch.no_grad():
+        for indices, question in opened.contrasts(direction=direction):
             site, layer, index = locate(component, question.n_layers, question.widths, item="interactions")
             rows = question.rows(batch_size, memory_gib, gradients=False)
             found.update(zip(indices, _excess(question, site, layer, index, rows).cpu(), strict=True))
@@ -75,7 +66,7 @@ def interactions(
     return Interactions(
         component=component,
         others=tuple(component_name(site, layer, other) for other in others),
-        by_pair=torch.stack([found[i] for i in range(len(pairs))])[:, others],
+        by_pair=torch.stack([found[i] for i in range(len(opened.pairs))])[:, others],
     )
 
 

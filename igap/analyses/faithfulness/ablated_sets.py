@@ -3,24 +3,20 @@
 Components that are kept are recomputed from what the replaced ones before them give.
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.maps import Progress
 from igap.components import Site
 from igap.engine.baselines import Baseline
-from igap.engine.contrast import Contrast, contrasts
-from igap.inputs.prompts import PromptPair
+from igap.engine.contrast import Contrast, OpenPairs
 
 
 def set_metrics(
-    model: TransformerBridge,
-    pairs: Sequence[PromptPair],
+    opened: OpenPairs,
     site: Site,
     kept: Bool[Tensor, "set layer component"],
     *,
@@ -44,17 +40,16 @@ def set_metrics(
     Raises:
         InputError: The baseline cannot be had.
     """
-    found = torch.empty(len(pairs), len(kept), dtype=torch.float64)
+    found = torch.empty(len(opened.pairs), len(kept), dtype=torch.float64)
     done = 0
-    with contrasts(model, pairs, baseline=baseline, sites=(site,)) as groups:
-        for indices, question in groups:
-            rows = question.rows(batch_size, memory_gib, gradients=False)
-            of_sets = partial(_with_sets, question, site, kept.to(question.around.tokens.device))
-            for few, values in rows.each(of_sets, torch.arange(len(kept)), len(indices)):
-                found[torch.tensor(indices)[:, None], few] = values.double().cpu()
-                done += values.numel()
-                if on_progress:
-                    on_progress(done, found.numel())
+    for indices, question in opened.contrasts(baseline):
+        rows = question.rows(batch_size, memory_gib, gradients=False)
+        of_sets = partial(_with_sets, question, site, kept.to(question.around.tokens.device))
+        for few, values in rows.each(of_sets, torch.arange(len(kept)), len(indices)):
+            found[torch.tensor(indices)[:, None], few] = values.double().cpu()
+            done += values.numel()
+            if on_progress:
+                on_progress(done, found.numel())
     return found
 
 

@@ -48,8 +48,7 @@ class FaithfulnessAnalysis(Analysis[Faithfulness]):
 
             try:
                 values = set_metrics(
-                    context.model,
-                    context.pairs,
+                    context.opened,
                     site,
                     torch.from_numpy(kept).view(-1, *context.maps[site]["ap"].effect.shape),
                     baseline=Baseline(ablation, n=config.baseline.n, seed=config.baseline.seed),

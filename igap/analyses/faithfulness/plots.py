@@ -1,5 +1,6 @@
 """Deletion and insertion curves of every method's ranking, beside those of random rankings."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from igap.analyses.faithfulness.curves import AREAS, Curve, FaithfulnessCurves
-from igap.analyses.faithfulness.rankings import METHODS, RANDOM
+from igap.analyses.faithfulness.rankings import RANDOM
 from igap.plots.canvas import PALETTE, blank, figure, styled
 
 _PANELS = {
@@ -46,9 +47,9 @@ def _panel(ax: Axes, group: FaithfulnessCurves, area: str) -> None:
     (what, meaning), (kind, ranking) = _PANELS[area], AREAS[area]
     curves = {c.method: c for c in group.curves if (c.kind, c.ranking) == (kind, ranking)}
     share = np.array(group.sizes) / group.n
-    for style, colour, method in zip(_STYLES, PALETTE, METHODS, strict=False):
-        if method in curves:
-            _line(ax, share, curves[method], colour, linestyle=style, linewidth=1.6)
+    methods = [method for method in curves if method != RANDOM]
+    for method, style, colour in zip(methods, itertools.cycle(_STYLES), itertools.cycle(PALETTE), strict=False):
+        _line(ax, share, curves[method], colour, linestyle=style, linewidth=1.6)
     _line(ax, share, curves[RANDOM], "0.5", linewidth=1.2, zorder=1)
     for level in (0, 1):
         ax.axhline(level, color="0.8", linewidth=0.8, zorder=0)

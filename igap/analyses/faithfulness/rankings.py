@@ -12,7 +12,6 @@ from igap.vocabulary import Direction
 Ranking = Literal["contribution", "magnitude"]
 Kind = Literal["insertion", "deletion"]
 
-METHODS = ("ap", "ig", "atp", "atp_star")
 RANDOM = "random"
 N_RANDOM = 10
 """Random rankings, of which there is a mean and a band."""
@@ -40,7 +39,7 @@ def ranks(maps: Mapping[str, AttributionMap], direction: Direction, *, seed: int
     the sign of the gap. A map without sign ranks by magnitude in both. Equal ones go to the lower layer and component.
     """
     by_method: dict[tuple[str, Ranking], Ranks] = {}
-    for method in (method for method in METHODS if method in maps):
+    for method in sorted(maps, key=lambda method: method != "ap"):  # what the others are cheaper than comes first
         effect = maps[method].effect.double().numpy().ravel()
         towards = (-1 if direction == "noising" else 1) * np.sign(maps[method].gap)
         by_method[method, "contribution"] = _ranks(towards * effect if maps[method].signed else effect)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igap.analyses.base import Analysis, RunContext
-from igap.analyses.output_curves.curves import OutputCurves, output_curve
+from igap.analyses.output_curves.curves import OutputCurves
 from igap.attribution.maps import Progress
 from igap.components import component_names, locate
 from igap.config import RunConfig
@@ -40,11 +40,10 @@ class OutputCurvesAnalysis(Analysis[OutputCurves]):
         """Return the curves that the run asks for, along the path to its baseline."""
         config, asked = context.config, context.config.curves
         chosen, left_out = select_components(context) if asked.components == "default" else ({}, 0)
-        curves = output_curve(
-            context.model,
-            context.asked,
+        curves = trace_curves(
+            context.opened,
             list(chosen) or asked.components.split(),
-            alphas=asked.alphas,
+            DEFAULT_ALPHAS if asked.alphas is None else asked.alphas,
             baseline=context.baseline,
             direction=config.direction,
             batch_size=config.batch_size,

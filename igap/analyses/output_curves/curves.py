@@ -6,6 +6,7 @@ what activation patching with that baseline measures. The slope at 0 is attribut
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from igap.arguments import Count, Finite, Positive, checks_arguments
-from igap.attribution.maps import listed
 from igap.components import Site, locate, sites_of
 from igap.engine.activations import Model
 from igap.engine.baselines import Baseline
 from igap.engine.batching import Rows
-from igap.engine.contrast import Contrast, contrasts
+from igap.engine.contrast import Contrast, OpenPairs, open_pairs
 from igap.engine.forward import Route
 from igap.errors import InputError, shown
 from igap.inputs.prompts import PromptPair
@@ -197,28 +197,42 @@ def output_curve(
     names = (components,) if isinstance(components, str) else tuple(components)
     alphas = DEFAULT_ALPHAS if alphas is None else alphas
     check_alphas(alphas)
-    baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
-    pairs = listed(pair)
-    found: dict[int, tuple[Tensor, Tensor]] = {}
     if not names:
         raise InputError("curves.components: got none, wanted at least one. Name heads such as 9.6, or neurons.")
-    sites = sites_of(names)
-    with contrasts(model, pairs, baseline=baseline, direction=direction, route=route, sites=sites) as groups:
-        for indices, question in groups:
-            places = [locate(name, question.n_layers, question.widths, item="curves.components") for name in names]
-            rows = question.rows(batch_size, memory_gib, gradients=False)
-            along = [_along(question, *place, alphas, rows) for place in places]
-            parts = (torch.stack(part, 1).double().cpu() for part in zip(*along, strict=True))
-            found.update(zip(indices, zip(*parts, strict=True), strict=True))
-            eps = torch.finfo(question.around.residual[0].dtype).eps
-    values, slopes = (torch.stack([found[i][k] for i in range(len(pairs))]).numpy() for k in (0, 1))
+    budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
+    with open_pairs(model, pair, sites=sites_of(names), route=route) as opened:
+        return trace_curves(opened, names, alphas, baseline=baseline, direction=direction, **budget)
+
+
+def trace_curves(
+    opened: OpenPairs,
+    names: Sequence[str],
+    alphas: Sequence[float | int],
+    *,
+    baseline: BaselineKind | Baseline = "corrupted",
+    direction: Direction = "noising",
+    batch_size: int | None = None,
+    memory_gib: float | None = None,
+) -> OutputCurves:
+    """The curves of components of open pairs; see `output_curve`."""
+    check_alphas(alphas)
+    baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for indices, question in opened.contrasts(baseline, direction):
+        places = [locate(name, question.n_layers, question.widths, item="curves.components") for name in names]
+        rows = question.rows(batch_size, memory_gib, gradients=False)
+        along = [_along(question, *place, alphas, rows) for place in places]
+        parts = (torch.stack(part, 1).double().cpu() for part in zip(*along, strict=True))
+        found.update(zip(indices, zip(*parts, strict=True), strict=True))
+        eps = torch.finfo(question.around.residual[0].dtype).eps
+    values, slopes = (torch.stack([found[i][k] for i in range(len(opened.pairs))]).numpy() for k in (0, 1))
     if not np.isfinite(values).all():
         raise InputError(
             f"curves.alphas: got {alphas[0]:g} to {alphas[-1]:g}, where F is not finite, wanted numbers that the model "
             "can compute with. Use a smaller range."
         )
     return OutputCurves(
-        names=names,
+        names=tuple(names),
         alphas=np.array(alphas, dtype=np.float64),
         by_pair=values[..., 2:],
         ends=values[..., :2].mean(0),

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import handmade
+from helpers.opened import decompose, follow, interactions
 
 from igap import activation_patching, attribution_patching, integrated_gradients
-from igap.analyses.base import Finding, RunContext
+from igap.analyses.base import Finding
 from igap.analyses.explanation.explanation import Explanation
-from igap.analyses.explanation.interactions import interactions
 from igap.analyses.output_curves.analysis import select_components
-from igap.analyses.registry import ANALYSES
-from igap.attribution.decomposition import BETWEEN, TERMS, decompose
+from igap.attribution.decomposition import BETWEEN, TERMS
 from igap.cli.compose import compose_one
 from igap.statistics.comparison import compare
 
@@ -41,7 +40,7 @@ def compared(model, pairs, *overrides):
             "atp": attribution_patching(model, asked, site, **options),
         }
     comparisons = {site: compare(maps[site]["ig"], maps[site]["ap"]) for site in maps}
-    return RunContext(config, model, tuple(pairs), maps, comparisons)
+    return config, model, tuple(pairs), maps, comparisons
 
 
 def test_the_sentences_of_the_two_heads_are_those_worked_by_hand(tmp_path):
@@ -79,7 +78,7 @@ def test_summary_and_tables_hold_every_point_and_term(tmp_path):
 
 def test_a_run_explains_its_outliers_farthest_first_and_splits_the_one_that_interacts_most(small, pair):
     state = compared(small("ioi-mini"), [pair])
-    found = ANALYSES["explain"].run(state, None)
+    found = follow("explain", *state)
     assert found.chain.points["ig"] is state.maps["heads"]["ig"]
     assert found.chain.points["atp"] is state.maps["heads"]["atp"]
     assert found.unit == "score"
@@ -94,24 +93,24 @@ def test_a_run_explains_its_outliers_farthest_first_and_splits_the_one_that_inte
     assert found.split.component == max(size, key=size.get)
     shares = found.split.shares.sum().item()
     assert shares + found.higher_order == pytest.approx(found.interaction, abs=1e-12)
-    asked = ANALYSES["explain"].run(compared(small("ioi-mini"), [pair], "interactions='1.2'"), None)
+    asked = follow("explain", *compared(small("ioi-mini"), [pair], "interactions='1.2'"))
     assert asked.split.component == "1.2"
     torch.testing.assert_close(asked.split.by_pair, interactions(small("ioi-mini"), pair, "1.2").by_pair)
 
 
 def test_the_naive_ig_is_of_the_runs_baseline_and_the_path_and_direction_are_its_own(small, pair):
-    found = ANALYSES["explain"].run(compared(small(), [pair], "baseline=zero"), None)
+    found = follow("explain", *compared(small(), [pair], "baseline=zero"))
     naive = attribution_patching(small(), pair, baseline="zero")
     torch.testing.assert_close(found.chain.points["atp"].effect, naive.effect)
-    single = ANALYSES["explain"].run(compared(small(), [pair], "ig.path=single"), None)
+    single = follow("explain", *compared(small(), [pair], "ig.path=single"))
     assert single.split is None
     assert (single.chain.terms()["interaction"] == 0).all()
-    mirrored = ANALYSES["explain"].run(compared(small(), [pair], "direction=denoising"), None)
+    mirrored = follow("explain", *compared(small(), [pair], "direction=denoising"))
     assert torch.equal(mirrored.chain.points["ap_mirrored"].effect, -activation_patching(small(), pair).effect)
 
 
 def test_where_the_reference_does_not_converge_the_sentence_names_the_layers(small, pair):
-    found = ANALYSES["explain"].run(compared(small("opt"), [pair]), None)
+    found = follow("explain", *compared(small("opt"), [pair]))
     layers = [layer for layer, fine in enumerate(found.chain.converged.tolist()) if not fine]
     assert layers
     named = ", ".join(map(str, layers))
@@ -141,7 +140,7 @@ def test_heads_worth_a_curve_are_outliers_two_that_agree_and_two_null(small, pai
 
 
 def test_without_scores_sentences_are_in_logits(small, pair):
-    found = ANALYSES["explain"].run(compared(small("ioi-mini"), [replace(pair, min_gap=1e6)]), None)
+    found = follow("explain", *compared(small("ioi-mini"), [replace(pair, min_gap=1e6)]))
     assert found.unit == "logits"
     name = found.outliers[0]
     layer, head = map(int, name.split("."))

@@ -6,11 +6,11 @@ import pytest
 import torch
 from helpers import handmade
 from helpers.checkpoints import save_checkpoint
+from helpers.opened import interactions
 from helpers.reference import HOOKS, Reference
 
 from igap import InputError, PromptPair, load_model
-from igap.analyses.explanation.interactions import interactions
-from igap.engine.contrast import contrasts
+from igap.engine.contrast import open_pairs
 
 MODELS = [("gpt2", "processed"), ("llama", "raw"), ("opt", "processed")]
 
@@ -82,7 +82,8 @@ def test_a_neuron_that_moves_in_another_pair_of_the_pass_interacts_with_none_her
     other = replace(
         pair, clean=pair.clean.replace("store", "dog"), corrupted=pair.clean.replace("store, Mary", "dog, Tom")
     )
-    with contrasts(model, [pair, other]) as groups:
+    with open_pairs(model, [pair, other]) as opened:
+        groups = opened.contrasts()
         ((indices, question),) = groups
         moved = question.moved("neurons", 0)
     assert indices == (0, 1)

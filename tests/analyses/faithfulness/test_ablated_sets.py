@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from helpers.opened import set_metrics
 from helpers.reference import HOOKS, Reference
 
 from igap import Baseline, PromptPair, activation_patching
-from igap.analyses.faithfulness.ablated_sets import set_metrics
 from igap.components import SITES
 from igap.engine.forward import Suffix
 

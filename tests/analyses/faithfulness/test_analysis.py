@@ -6,12 +6,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.opened import follow
 
 from igap import Baseline, load_model, pipeline
-from igap.analyses.base import RunContext
 from igap.analyses.faithfulness.curves import Faithfulness, curves_of
 from igap.analyses.faithfulness.rankings import sets
-from igap.analyses.registry import ANALYSES
 from igap.cli.compose import compose_one
 from igap.components import hook_name
 from igap.engine.contrast import contrast
@@ -203,8 +202,8 @@ def test_both_sites_of_several_pairs_have_intervals_and_the_same_seed_the_same_n
 
     def found(**settings):
         config = many.config.model_copy(update={"faithfulness": "both", **settings})
-        compared = RunContext(config, small(), many.pairs, many.maps, many.comparisons)
-        return ANALYSES["faithfulness"].run(compared, lambda done, total: told.append((done, total)))
+        tell = lambda done, total: told.append((done, total))  # noqa: E731
+        return follow("faithfulness", config, small(), many.pairs, many.maps, many.comparisons, tell)
 
     first = found()
     assert told == sorted(told)

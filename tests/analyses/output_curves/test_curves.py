@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import handmade
+from helpers.opened import follow
 from helpers.reference import HOOKS, Reference
 
 from igap import InputError, PromptPair, activation_patching, attribution_patching, cli, output_curve
-from igap.analyses.base import RunContext
-from igap.analyses.registry import ANALYSES
 from igap.cli.compose import compose_one
 from igap.components import parse_component
 from igap.models import cached
@@ -174,7 +173,7 @@ def test_what_a_run_cannot_draw_is_refused_before_the_model_loads(monkeypatch, c
 
 def test_a_run_draws_the_curves_it_is_asked_for(ioi_mini, pair):
     config = compose_one(["curves.components='0.5 L1.N3'", "curves.alphas=[0,0.5,3]"]).config
-    found = ANALYSES["curves"].run(RunContext(config, ioi_mini, (pair,), {}, {}), None)
+    found = follow("curves", config, ioi_mini, (pair,), {}, {})
     expected = output_curve(ioi_mini, pair, ["0.5", "L1.N3"], alphas=[0, 0.5, 3])
     np.testing.assert_array_equal(found.by_pair, expected.by_pair)
     assert found.roles == ()

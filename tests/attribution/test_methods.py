@@ -1,0 +1,81 @@
+"""A method registered in one line has its column wherever the other methods have theirs."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from igap import cli
+from igap.attribution.activation_patching import patch_components
+from igap.attribution.maps import Method
+from igap.attribution.methods import METHODS
+from igap.models import cached
+
+
+def twice(contrast, site, config, advance):
+    maps = patch_components(contrast, site, advance, batch_size=config.batch_size)
+    return [replace(one, method="twice_ap", effect=2 * one.effect) for one in maps]
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path, monkeypatch, capsys):
+    """Runs the random GPT-2 on the command line; gives the run's folder and what the terminal says."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*overrides):
+        name = f"model.name={checkpoint('gpt2')}"
+        settings = ["model=hf", name, "prompts.min_gap=0", "ig.n_steps=2", "sites=heads", "curves.components=none"]
+        assert cli.main(["run", *settings, "explain=false", "device=cpu", *overrides]) == 0
+        (folder,) = (path.parent for path in tmp_path.glob("runs/*/summary.json"))
+        return folder, capsys.readouterr().out
+
+    yield call
+    cached._cached_model.cache_clear()
+
+
+def test_a_method_of_ones_own_is_in_every_output(run, monkeypatch):
+    monkeypatch.setitem(METHODS, "twice_ap", Method("twice_ap", twice))
+    folder, said = run("tracking=offline", "faithfulness=heads")
+    tensors = load_file(folder / "attributions.safetensors")
+    for name in ("{}.heads", "effect.{}.heads"):
+        torch.testing.assert_close(tensors[name.format("twice_ap")], 2 * tensors[name.format("ap")])
+    table = pd.read_csv(folder / "heads.csv")
+    pd.testing.assert_series_equal(table["twice_ap"], 2 * table["ap"], check_names=False)
+    pd.testing.assert_series_equal(table["effect_twice_ap"], 2 * table["effect_ap"], check_names=False)
+    screening = pd.read_csv(folder / "screening.csv").query("of == 'heads'")
+    assert list(screening["method"]) == ["ig", "atp", "atp_star", "twice_ap"]
+    curves = pd.read_csv(folder / "faithfulness.csv")
+    assert list(dict.fromkeys(curves["method"])) == ["ap", "ig", "atp", "atp_star", "twice_ap", "random"]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["heads/twice_ap/pearson"] == pytest.approx(1)
+    assert summary["faithfulness/heads/corrupted/twice_ap/cpr"] == summary["faithfulness/heads/corrupted/ap/cpr"]
+    assert summary["seconds/twice_ap"] > 0
+    assert "heads, TWICE_AP against AP: r 1.000, Spearman 1.000; misses 0 of AP's top 10" in " ".join(said.split())
+    (place,) = folder.glob("wandb/offline-run-*")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", str(place), "--json", "--summary"]
+    read = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert read["summary"]["heads/twice_ap/pearson"] == pytest.approx(1)
+
+
+def test_a_method_that_is_not_asked_for_or_not_to_be_had_is_left_out(run, monkeypatch):
+    monkeypatch.setitem(METHODS, "unasked", Method("unasked", twice, asked=lambda config: config.batch_size == 7))
+    monkeypatch.setitem(METHODS, "unable", Method("unable", twice, missing=lambda n: f"{n} layers are too few"))
+    folder, _ = run("tracking=disabled")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["heads/unable/pearson"] is None
+    assert summary["heads/unable/pearson/reason"] == "3 layers are too few"
+    assert not [name for name in summary if "unasked" in name]
+    assert not [name for name in load_file(folder / "attributions.safetensors") if "una" in name]
+
+
+def test_what_a_method_moves_to_is_the_runs_baseline_only_if_it_says_so(run, monkeypatch):
+    for name, towards in (("own", True), ("other", False)):
+        monkeypatch.setitem(METHODS, name, Method(name, twice, towards_baseline=towards))
+    tensors = load_file(run("baseline=zero", "tracking=disabled")[0] / "attributions.safetensors")
+    torch.testing.assert_close(tensors["effect.other.heads"], 2 * tensors["effect.ap.heads"])
+    assert not torch.allclose(tensors["effect.own.heads"], tensors["effect.other.heads"])

@@ -1,0 +1,33 @@
+"""Functions of open pairs, called with a model and its pairs."""
+
+from collections.abc import Callable
+from typing import Any
+
+from igap.analyses.base import RunContext
+from igap.analyses.explanation import interactions as _interactions
+from igap.analyses.faithfulness import ablated_sets
+from igap.analyses.registry import ANALYSES
+from igap.attribution import decomposition
+from igap.attribution import qk_patching as _qk
+from igap.config import RunConfig
+from igap.engine.contrast import open_pairs
+
+
+def _with_pairs(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(model, pairs, *given, route=None, **options):
+        with open_pairs(model, pairs, route=route) as opened:
+            return function(opened, *given, **options)
+
+    return call
+
+
+decompose = _with_pairs(decomposition.decompose)
+interactions = _with_pairs(_interactions.interactions)
+qk_patching = _with_pairs(_qk.qk_patching)
+set_metrics = _with_pairs(ablated_sets.set_metrics)
+
+
+def follow(name: str, config: RunConfig, model, pairs, maps, comparisons, told=None) -> Any:
+    """What the analysis of this name finds out about these maps of the pairs."""
+    with open_pairs(model, pairs, sites=config.asked_sites) as opened:
+        return ANALYSES[name].run(RunContext(config, opened, maps, comparisons), told)
