@@ -3,8 +3,9 @@
 Zero ablation of heads differs between processed and raw weights, whose value biases lie elsewhere.
 """
 
+import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,9 +15,17 @@ from jaxtyping import Float64
 from scipy import stats
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.analyses.ablation.accuracy import Edit, Performance, batches, performance
-from igap.analyses.ablation.replacements import AblationKind, by_place, edit, replacement
-from igap.arguments import Count, Range, Seed, checks_arguments
+from igap.analyses.ablation.accuracy import (
+    Batch,
+    Logits,
+    PromptOutcomes,
+    batch_by_length,
+    batch_rows,
+    evaluate_accuracy,
+)
+from igap.analyses.ablation.passes import choose_passes
+from igap.analyses.ablation.replacements import AblationKind, by_place, replacement
+from igap.arguments import Count, Positive, Range, Seed, checks_arguments
 from igap.attribution.maps import Progress
 from igap.components import Site, component_name, locate, parse_component
 from igap.engine.activations import Model, frozen
@@ -32,7 +41,7 @@ class Ablated:
     name: str
     """The component's name, `all`, or `control N`."""
     components: tuple[str, ...]
-    performance: Performance
+    performance: PromptOutcomes
     share: float
     """Share of prompts whose greedy next token is the answer, [0, 1]."""
     change: float
@@ -59,7 +68,7 @@ class Ablations:
 
     kind: AblationKind
     n_prompts: int
-    unablated: Performance
+    unablated: PromptOutcomes
     share: float
     """Share correct of the whole model."""
     share_low: float
@@ -88,13 +97,61 @@ def ablate(
     controls: Annotated[int, Range(0, 1000)] = 10,
     generate: bool = False,
     batch_size: Count | None = None,
+    memory_gib: Positive | None = None,
     on_progress: Progress | None = None,
 ) -> Ablations:
-    """Performance on `prompts` without each of `components` ("9.6", "L5.N1234"), without all, and without random ones.
+    """Measure accuracy without each of the components, without all of them, and without random others.
 
-    The reference set of the means is `reference_n` of the prompts, drawn with the seed. Raises InputError on a
-    component that the model does not have, an unknown kind, and a reference set that the prompts cannot give.
+    Args:
+        model: The bridge, which comes back as it was.
+        prompts: What the model does on these is measured.
+        components: Heads ("9.6") and neurons ("L5.N1234"), each once.
+        kind: What takes a component's place: `zero`, `mean`, `mean_positional` or `resample`.
+        reference_n: How many of the prompts, drawn with the seed, the means are over.
+        seed: Of the controls, the reference prompts, the resampled ones, and the bootstrap.
+        controls: How many random sets of other components, as many of each site as given.
+        generate: Whether to judge by the notebook's criterion, too, which takes two more tokens a prompt.
+        batch_size: Prompts in a pass. By default as many as `memory_gib` holds.
+        memory_gib: GiB of a pass, beyond the model; 2 by default, on a card half of what is free.
+        on_progress: Called with how many of how many prompts are done, each counted once a set of components.
+
+    Returns:
+        The numbers of the whole model and of each set of components.
+
+    Raises:
+        InputError: On a component that the model does not have, an unknown kind, and a reference set that the prompts
+            cannot give.
     """
+    return ablate_kinds(
+        model,
+        prompts,
+        components,
+        (kind,),
+        reference_n=reference_n,
+        seed=seed,
+        controls=controls,
+        generate=generate,
+        batch_size=batch_size,
+        memory_gib=memory_gib,
+        on_progress=on_progress,
+    )[kind]
+
+
+def ablate_kinds(
+    model: TransformerBridge,
+    prompts: Sequence[Prompt],
+    components: Sequence[str],
+    kinds: Sequence[AblationKind],
+    *,
+    reference_n: int,
+    seed: int,
+    controls: int,
+    generate: bool,
+    batch_size: int | None,
+    memory_gib: float | None,
+    on_progress: Progress | None,
+) -> dict[str, Ablations]:
+    """`ablate` with several kinds of ablation, of the same sets of components; the whole model runs once for all."""
     if not prompts:
         raise InputError("prompts: got none, wanted at least one. Make some with igap.Prompt.")
     if not components or len(set(components)) < len(components):
@@ -102,40 +159,70 @@ def ablate(
     widths: dict[Site, int | None] = {"heads": model.cfg.n_heads, "neurons": model.cfg.d_mlp}
     for name in components:
         locate(name, model.cfg.n_layers, widths, item="ablation.components")
-    made = batches(model, prompts, batch_size=batch_size)
+    batches = batch_by_length(model, prompts)
     rng = np.random.default_rng(seed)
     sets: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in components]
     if len(components) > 1:
         sets.append(("all", tuple(components)))
     drawn = _controls(model, components, controls, rng)
     sets += [(f"control {index}", names) for index, names in enumerate(drawn, start=1)]
-    places = by_place(itertools.chain(components, *drawn))
+    places = [by_place(names) for _, names in sets]
+    rows = batch_rows(model, batches, batch_size, memory_gib)
     with frozen(model), torch.no_grad():
-        values = replacement(model, made, kind, places, reference_n=reference_n, rng=rng)
+        open_batch = choose_passes(model, batches[0], places, generate)
+        every = by_place(itertools.chain(components, *drawn))
+        replacements = [
+            # Each kind draws its prompts as if it were the only one.
+            replacement(model, batches, kind, every, reference_n=reference_n, rng=copy.deepcopy(rng), rows=rows)
+            for kind in kinds
+        ]
 
-    total, passed = len(prompts) * (1 + len(sets)), itertools.count()
+    def variants(batch: Batch) -> Iterator[Logits]:
+        passes = open_batch(batch)
+        yield passes.unablated()
+        for replace in replacements:
+            values = replace(batch, passes)
+            for of_set in places:
+                yield passes.ablated(of_set, values)
 
-    def run(edit: Edit | None) -> Performance:
-        before = next(passed) * len(prompts)
-        told = (lambda done, _: on_progress(before + done, total)) if on_progress else None
-        return performance(model, made, edit=edit, generate=generate, on_progress=told)
+    whole, *ablated = evaluate_accuracy(
+        model,
+        batches,
+        variants=variants,
+        n_variants=1 + len(kinds) * len(sets),
+        generate=generate,
+        rows=rows,
+        on_progress=on_progress,
+    )
+    return {
+        kind: _ablations(kind, len(components), whole, sets, ablated[start : start + len(sets)], seed)
+        for kind, start in zip(kinds, itertools.count(0, len(sets)), strict=False)
+    }
 
-    whole = run(None)
-    found = [_ablated(name, names, whole, run(edit(model, by_place(names), values)), seed) for name, names in sets]
-    n = len(components)
+
+def _ablations(
+    kind: AblationKind,
+    n: int,
+    whole: PromptOutcomes,
+    sets: Sequence[tuple[str, tuple[str, ...]]],
+    ablated: Sequence[PromptOutcomes],
+    seed: int,
+) -> Ablations:
+    """The statistics of one kind; the sets are `n` components alone, all of them if there are several, and controls."""
+    effects = [_effect(*of_set, whole, without, seed) for of_set, without in zip(sets, ablated, strict=True)]
     low, high = _interval(whole.correct.astype(np.float64), seed)
     return Ablations(
         kind=kind,
-        n_prompts=len(prompts),
+        n_prompts=len(whole.correct),
         unablated=whole,
         share=float(whole.correct.mean()),
         share_low=low,
         share_high=high,
         logit_diff=None if whole.logit_diff is None else float(whole.logit_diff.mean()),
         generated=None if whole.generated is None else float(whole.generated.mean()),
-        single=tuple(found[:n]),
-        together=found[n] if n > 1 else None,
-        controls=tuple(found[n + (n > 1) :]),
+        single=tuple(effects[:n]),
+        together=effects[n] if n > 1 else None,
+        controls=tuple(effects[n + (n > 1) :]),
     )
 
 
@@ -145,7 +232,7 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
     return float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
-def _ablated(name: str, names: tuple[str, ...], whole: Performance, without: Performance, seed: int) -> Ablated:
+def _effect(name: str, names: tuple[str, ...], whole: PromptOutcomes, without: PromptOutcomes, seed: int) -> Ablated:
     change = without.correct.astype(np.float64) - whole.correct
     low, high = _interval(change, seed)
     logit_diff = moved = moved_low = moved_high = None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from igap.analyses.ablation.ablate import Ablated, Ablations, ablate
+from igap.analyses.ablation.ablate import Ablated, Ablations, ablate_kinds
 from igap.analyses.base import Compared
 from igap.attribution.maps import Progress
 from igap.components import component_names, parse_component
@@ -172,26 +172,23 @@ def follow_up(compared: Compared, on_progress: Progress | None) -> AblationStudy
         for method in ("ig", "ap")
     )
     scores = dict(zip(AGAINST, (ig, ap, tuple(y - x for x, y in zip(ig, ap, strict=True))), strict=True))
-    found: dict[str, Ablations] = {}
-    kinds = [kind for kind in dict.fromkeys((asked.kind, *asked.also)) if kind != "none"] if names else []
-    prompts = prompts_of(asked, compared.model.tokenizer, compared.config.prompts.bos) if names else []
-    for index, kind in enumerate(kinds):
-
-        def advance(done: int, total: int, before: int = index) -> None:
-            if on_progress:
-                on_progress(before * total + done, len(kinds) * total)
-
-        found[kind] = ablate(
+    kinds = [kind for kind in dict.fromkeys((asked.kind, *asked.also)) if kind != "none"]
+    found = (
+        {}
+        if not names
+        else ablate_kinds(
             compared.model,
-            prompts,
+            prompts_of(asked, compared.model.tokenizer, compared.config.prompts.bos),
             names,
-            kind,
+            kinds,
             reference_n=asked.reference_n,
             seed=asked.seed,
             controls=asked.controls,
             generate=asked.generate,
             batch_size=compared.config.batch_size,
-            on_progress=advance,
+            memory_gib=compared.config.memory_gib,
+            on_progress=on_progress,
         )
+    )
     unit = next(iter(compared.comparisons.values())).unit
     return AblationStudy(found, scores, unit, compared.config.model.processing)
