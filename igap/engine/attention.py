@@ -16,17 +16,20 @@ def visible(behind: Tensor, window: int | None) -> Bool[Tensor, "query key"]:
 def attend(
     block: Block,
     q: Float[Tensor, "pair row head query d_head"],
-    shared: tuple[Tensor, Tensor],
+    shared: tuple[Tensor, Tensor] | None,
     new: tuple[Tensor, Tensor],
     seen: Bool[Tensor, "query key"],
 ) -> Float[Tensor, "pair row head query d_head"]:
-    """z of every head. Keys and values `[pair, row, kv_head, pos, d_head]`: first the shared ones, of one row."""
+    """z of every head. Keys and values `[pair, row, kv_head, pos, d_head]`: the shared ones of one row, then `new`."""
     n_pairs, n_rows = q.shape[:2]
     # Copies of few shared keys cost less than two products; copies of many cost more than the blocks' matrices.
-    many_shared = shared[0].shape[3] > 2 * new[0].shape[3]
+    many_shared = shared is not None and shared[0].shape[3] > 2 * new[0].shape[3]
     if many_shared or block.score_cap is not None or (block.softmax or q.dtype) != q.dtype:
-        return _attend_in_two_parts(block, q, shared, new, seen)
-    k, v = (torch.cat([old.expand(-1, n_rows, -1, -1, -1), own], 3) for old, own in zip(shared, new, strict=True))
+        none = (new[0][:, :1, :, :0], new[1][:, :1, :, :0])
+        return _attend_in_two_parts(block, q, shared or none, new, seen)
+    k, v = new
+    if shared is not None:
+        k, v = (torch.cat([old.expand(-1, n_rows, -1, -1, -1), own], 3) for old, own in zip(shared, new, strict=True))
     z: Tensor = functional.scaled_dot_product_attention(
         q.flatten(0, 1),
         k.flatten(0, 1),

@@ -20,8 +20,8 @@ from igap.components import Site
 from igap.engine.attention import attend, visible
 from igap.engine.decoder import Block, Decoder
 
-KeysValues = tuple[Float[Tensor, "prompt 1 kv_head pos d_head"], Float[Tensor, "prompt 1 kv_head pos d_head"]]
-"""Of one block; keys are rotated."""
+KeysValues = tuple[Tensor, Tensor]
+"""Keys, rotated, and values of one block, each `[prompt, 1, kv_head, pos, d_head]`."""
 
 Edits = Mapping[tuple[Site, int], Callable[[Tensor], Tensor]]
 """Site and layer to what becomes of its activations `[prompt, pos, component, ...]` at the last positions."""
@@ -97,16 +97,15 @@ class CachedForward:
         block = self._decoder.blocks[layer]
         normed = block.norm1(stream)
         n_past = 0 if past is None else past[0].shape[3]
-        new = self._keys_values(block, normed, n_past)
-        if past is None:
-            past = (new[0][..., :0, :], new[1][..., :0, :])
+        k, v = self._keys_values(block, normed, n_past)
+        if past is not None:
+            k, v = (torch.cat([old, new], 3) for old, new in zip(past, (k, v), strict=True))
         asked = normed[:, -n_queries:] if n_queries and layer == len(self._decoder.blocks) - 1 else normed
-        positions = torch.arange(n_past + normed.shape[1], device=stream.device)
-        behind = positions[len(positions) - asked.shape[1] :, None] - positions
-        q = self._rotated(block, block.queries(asked)[:, None], n_past + normed.shape[1] - asked.shape[1])
-        z = attend(block, q.transpose(2, 3), past, new, visible(behind, block.window))
-        written = self._after_attention(layer, stream, z[:, 0].transpose(1, 2).flatten(2), edits)
-        return written, (torch.cat([past[0], new[0]], 3), torch.cat([past[1], new[1]], 3))
+        positions = torch.arange(k.shape[3], device=stream.device)
+        first = len(positions) - asked.shape[1]
+        q = self._rotated(block, block.queries(asked)[:, None], first).transpose(2, 3)
+        z = attend(block, q, None, (k, v), visible(positions[first:, None] - positions, block.window))
+        return self._after_attention(layer, stream, z[:, 0].transpose(1, 2).flatten(2), edits), (k, v)
 
     def _after_attention(self, layer: int, stream: Tensor, z: Tensor, edits: Edits) -> Tensor:
         """The residual stream after a block, from its input and its unedited z, at the positions of z."""

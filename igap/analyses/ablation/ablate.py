@@ -31,7 +31,10 @@ from igap.components import Site, component_name, locate, parse_component
 from igap.engine.activations import Model, frozen
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
-from igap.statistics.bootstrap import bootstrap_means
+from igap.statistics.bootstrap import bootstrap_means, resample_counts
+
+Counts = Float64[np.ndarray, "resample prompt"]
+"""How often each prompt is drawn in each bootstrap sample."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,10 +184,11 @@ def ablate_kinds(
         passes = open_batch(batch)
         yield passes.unablated()
         for replace in replacements:
-            values = replace(batch, passes)
+            values = replace(batch, passes.record)
             for of_set in places:
                 yield passes.ablated(of_set, values)
 
+    counts = resample_counts(len(prompts), seed=seed)
     whole, *ablated = evaluate_accuracy(
         model,
         batches,
@@ -195,7 +199,7 @@ def ablate_kinds(
         on_progress=on_progress,
     )
     return {
-        kind: _ablations(kind, len(components), whole, sets, ablated[start : start + len(sets)], seed)
+        kind: _ablations(kind, len(components), whole, sets, ablated[start : start + len(sets)], counts)
         for kind, start in zip(kinds, itertools.count(0, len(sets)), strict=False)
     }
 
@@ -206,11 +210,11 @@ def _ablations(
     whole: PromptOutcomes,
     sets: Sequence[tuple[str, tuple[str, ...]]],
     ablated: Sequence[PromptOutcomes],
-    seed: int,
+    counts: Counts,
 ) -> Ablations:
     """The statistics of one kind; the sets are `n` components alone, all of them if there are several, and controls."""
-    effects = [_effect(*of_set, whole, without, seed) for of_set, without in zip(sets, ablated, strict=True)]
-    low, high = _interval(whole.correct.astype(np.float64), seed)
+    effects = [_effect(*of_set, whole, without, counts) for of_set, without in zip(sets, ablated, strict=True)]
+    low, high = _interval(whole.correct.astype(np.float64), counts)
     return Ablations(
         kind=kind,
         n_prompts=len(whole.correct),
@@ -232,14 +236,16 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
     return float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
-def _effect(name: str, names: tuple[str, ...], whole: PromptOutcomes, without: PromptOutcomes, seed: int) -> Ablated:
+def _effect(
+    name: str, names: tuple[str, ...], whole: PromptOutcomes, without: PromptOutcomes, counts: Counts
+) -> Ablated:
     change = without.correct.astype(np.float64) - whole.correct
-    low, high = _interval(change, seed)
+    low, high = _interval(change, counts)
     logit_diff = moved = moved_low = moved_high = None
     if whole.logit_diff is not None and without.logit_diff is not None:
         logit_diff = float(without.logit_diff.mean())
         moved = float((without.logit_diff - whole.logit_diff).mean())
-        moved_low, moved_high = _interval(without.logit_diff - whole.logit_diff, seed)
+        moved_low, moved_high = _interval(without.logit_diff - whole.logit_diff, counts)
     return Ablated(
         name=name,
         components=names,
@@ -257,9 +263,9 @@ def _effect(name: str, names: tuple[str, ...], whole: PromptOutcomes, without: P
     )
 
 
-def _interval(values: Float64[np.ndarray, " prompt"], seed: int) -> tuple[float, float]:
-    found = bootstrap_means(values[:, None], seed=seed)
-    return float(found.low[0]), float(found.high[0])
+def _interval(values: Float64[np.ndarray, " prompt"], counts: Counts) -> tuple[float, float]:
+    interval = bootstrap_means(values[:, None], seed=0, counts=counts)
+    return float(interval.low[0]), float(interval.high[0])
 
 
 def _controls(

@@ -7,7 +7,6 @@ hooks, for every set and every token: any architecture. `choose_passes` decides.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -26,19 +25,6 @@ from igap.inputs.alignment import Alignment
 from igap.inputs.prompts import TokenPair
 
 
-class Passes(Protocol):
-    """A batch of prompts on a model."""
-
-    def unablated(self) -> Logits:
-        """The logits of the whole model."""
-
-    def ablated(self, places: Places, values: Values) -> Logits:
-        """The logits with these components replaced at all positions, those that are added included."""
-
-    def record(self, tokens: Int[Tensor, "prompt pos"], places: Places) -> Values:
-        """The activations of these components on other prompts, which grow by the tokens that are added."""
-
-
 class HookedPasses:
     """The whole model for every set of components and every token: any architecture, slowly."""
 
@@ -47,11 +33,11 @@ class HookedPasses:
         self._model, self._batch = model, batch
 
     def unablated(self) -> Logits:
-        """As Passes."""
+        """The logits of the model itself."""
         return whole_model(self._model, self._batch)
 
     def ablated(self, places: Places, values: Values) -> Logits:
-        """As Passes."""
+        """The logits with these components replaced at all positions, those that are added included."""
         tokens, n_tokens = self._batch.tokens, self._batch.tokens.shape[1]
         at_prompt = values(tokens[:, n_tokens:], places)
         while True:
@@ -67,7 +53,7 @@ class HookedPasses:
             tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], 1)
 
     def record(self, tokens: Int[Tensor, "prompt pos"], places: Places) -> Values:
-        """As Passes."""
+        """The activations of these components on other prompts, which grow by the tokens that are added."""
         n_tokens = tokens.shape[1]
         at_prompt = _columns(record_places(self._model, tokens, places), places)
 
@@ -100,13 +86,14 @@ class RestartedPasses:
         self._z = {layer: cache[hook_name("heads", layer)] for layer in {*layers}}
         self._forward = CachedForward(decoder, self._residual[0], N_GENERATED - 1)
         self._kept = self._keys_values(self._residual, len(every) if generate else 0)
+        self._embedded = (batch.tokens[:, :0], self._residual[0][:, :0])
 
     def unablated(self) -> Logits:
-        """As Passes."""
+        """As HookedPasses."""
         return self._continue(self._logits, self._kept, {}, lambda _added, _places: {})
 
     def ablated(self, places: Places, values: Values) -> Logits:
-        """As Passes."""
+        """As HookedPasses."""
         first = min(layer for _, layer in places)
         at_prompt = values(self._batch.tokens[:, :0], places)
         restarted = self._forward.restart(
@@ -115,7 +102,7 @@ class RestartedPasses:
         return self._continue(self._forward.logits(restarted.last), restarted.kept, places, values)
 
     def record(self, tokens: Int[Tensor, "prompt pos"], places: Places) -> Values:
-        """As Passes."""
+        """As HookedPasses."""
         n_kept = 1 + max(layer for _, layer in places) if self._generate else 0
         inputs = {layer: f"blocks.{layer}.hook_in" for layer in range(n_kept)}
         names = {place: hook_name(*place) for place in places}
@@ -136,29 +123,36 @@ class RestartedPasses:
 
             up_to = 1 + max(layer for _, layer in asked)
             edits = {place: partial(keep, place) for place in asked}
-            self._forward.extend(self._embed(tokens, added), kept[:up_to], edits)
+            self._forward.extend(self._embed(added), kept[:up_to], edits)
             return _columns(recorded, asked)
 
         return values
 
     def _continue(self, logits: Tensor, kept: Sequence[KeysValues], places: Places, values: Values) -> Logits:
         """These logits, and those after each token that is greedily added."""
-        tokens = self._batch.tokens
-        added = tokens[:, :0]
+        added = self._batch.tokens[:, :0]
         while True:
             yield logits
             added = torch.cat([added, logits.argmax(-1, keepdim=True)], 1)
-            embedded = self._embed(tokens, added)[:, -1:]
+            embedded = self._embed(added)[:, -1:]
             extended = self._forward.extend(embedded, kept, _edits(places, values(added, places)))
             logits, kept = self._forward.logits(extended.last), extended.kept
 
     def _keys_values(self, residual: Mapping[int, Tensor], n_layers: int) -> tuple[KeysValues, ...]:
         return tuple(self._forward.keys_values(layer, residual[layer]) for layer in range(n_layers))
 
-    def _embed(self, tokens: Tensor, added: Tensor) -> Float[Tensor, "prompt new d_model"]:
-        """What block 0 gets for the added tokens."""
-        embedded: Tensor = self._model(torch.cat([tokens, added], 1), stop_at_layer=0)
-        return embedded[:, tokens.shape[1] :]
+    def _embed(self, added: Int[Tensor, "prompt new"]) -> Float[Tensor, "prompt new d_model"]:
+        """What block 0 gets for the added tokens: by token and position, whatever the prompt."""
+        known, embedded = self._embedded
+        if known is not added:
+            tokens = torch.cat([self._batch.tokens, added], 1)
+            embedded = self._model(tokens, stop_at_layer=0)[:, self._batch.tokens.shape[1] :]
+            self._embedded = (added, embedded)
+        return embedded
+
+
+Passes = HookedPasses | RestartedPasses
+"""A batch of prompts on a model, whose components may be replaced."""
 
 
 def choose_passes(

@@ -7,7 +7,7 @@ another prompt of the same length (`resample`).
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,15 +34,10 @@ Values = Callable[[Int[Tensor, "prompt new"], Places], Mapping[Place, Tensor]]
 at those of the prompts.
 """
 
+Record = Callable[[Int[Tensor, "prompt pos"], Places], Values]
+"""Prompts, one a row, and components to the activations that the unchanged model has there."""
 
-class Recorder(Protocol):
-    """What gives the activations that the unchanged model has on other prompts."""
-
-    def record(self, tokens: Int[Tensor, "prompt pos"], places: Places) -> Values:
-        """Activations of these components on the prompts, which grow by the tokens that are added."""
-
-
-Replacement = Callable[[Batch, Recorder], Values]
+Replacement = Callable[[Batch, Record], Values]
 """A batch to what replaces components on its prompts."""
 
 
@@ -67,14 +62,14 @@ def replacement(
 ) -> Replacement:
     """What this kind of ablation puts in the place of components, all of which are among `places`."""
     if kind == "zero":
-        return lambda _batch, _recorder: lambda _added, asked: dict.fromkeys(asked, torch.zeros(1, 1, 1))
+        return lambda _batch, _record: lambda _added, asked: dict.fromkeys(asked, torch.zeros(1, 1, 1))
     if kind == "resample":
         donors = _donors(batches, rng)
-        return lambda batch, recorder: recorder.record(torch.stack([donors[i] for i in batch.indices]), places)
+        return lambda batch, record: record(torch.stack([donors[i] for i in batch.indices]), places)
     means = _means(model, batches, places, reference_n=reference_n, rng=rng, rows=rows)
     if kind == "mean":
         overall = {place: total.sum(0) / count.sum() for place, (total, count) in means.items()}
-        return lambda _batch, _recorder: (
+        return lambda _batch, _record: (
             lambda _added, asked: {place: overall[place][None, None, list(indices)] for place, indices in asked.items()}
         )
     _, count = next(iter(means.values()))
@@ -86,7 +81,7 @@ def replacement(
         )
     positional = {place: total / count.view(-1, *[1] * (total.ndim - 1)) for place, (total, _) in means.items()}
 
-    def on(batch: Batch, _recorder: Recorder) -> Values:
+    def on(batch: Batch, _record: Record) -> Values:
         n_tokens = batch.tokens.shape[1]
 
         def values(added: Tensor, asked: Places) -> Mapping[Place, Tensor]:
