@@ -17,7 +17,7 @@ def performance_bars(found: Ablations, *, title: str = "") -> Figure:
     """
     sets = [*found.single, *([found.together] if found.together else [])]
     fig, (ax,) = figure(max(6.0, 1.8 + 0.6 * (len(sets) + 1)), 4.0, 1, 1, title)
-    share = np.array([one.share for one in sets])
+    share = np.array([one.accuracy for one in sets])
     ends = np.array([[one.change - one.change_low, one.change_high - one.change] for one in sets]).T
     colours = [PALETTE[0]] * len(found.single) + [PALETTE[3]] * (len(sets) - len(found.single))
     ax.bar(range(len(sets)), share, color=colours, width=0.7)
@@ -25,10 +25,12 @@ def performance_bars(found: Ablations, *, title: str = "") -> Figure:
     labels = [one.name for one in sets]
     if found.controls:
         spread = np.linspace(-0.25, 0.25, len(found.controls)) if len(found.controls) > 1 else np.zeros(1)
-        shares = [one.share for one in found.controls]
+        shares = [one.accuracy for one in found.controls]
         ax.plot(len(sets) + spread, shares, "o", color="0.45", markersize=4)
         labels.append(f"random {len(found.controls[0].components)}\n({len(found.controls)} times)")
-    ax.axhline(found.share, color="0.15", linestyle="--", linewidth=1, label=f"nothing ablated: {found.share:.1%}")
+    ax.axhline(
+        found.accuracy, color="0.15", linestyle="--", linewidth=1, label=f"nothing ablated: {found.accuracy:.1%}"
+    )
     ax.set_xticks(range(len(labels)), labels, rotation=45 if len(labels) > 12 else 0)
     ax.set(xlabel="ablated", ylabel=f"share correct, {found.n_prompts} prompts", ylim=(0, 1.04))
     fig.legend(loc="outside lower center")

@@ -38,17 +38,17 @@ Counts = Float64[np.ndarray, "resample prompt"]
 
 
 @dataclass(frozen=True, eq=False)
-class Ablated:
-    """Performance without some components, and how far it is from that of the whole model on the same prompts."""
+class AblationEffect:
+    """What a model still does without some components, and the change from the whole model on the same prompts."""
 
     name: str
     """The component's name, `all`, or `control N`."""
     components: tuple[str, ...]
-    performance: PromptOutcomes
-    share: float
+    outcomes: PromptOutcomes
+    accuracy: float
     """Share of prompts whose greedy next token is the answer, [0, 1]."""
     change: float
-    """`share` minus that of the whole model."""
+    """`accuracy` minus that of the whole model."""
     change_low: float
     """Lower end of the paired 95% bootstrap interval of `change`, over prompts."""
     change_high: float
@@ -61,7 +61,7 @@ class Ablated:
     """Lower end of the paired 95% bootstrap interval of `logit_diff_change`."""
     logit_diff_high: float | None
     generated: float | None
-    """Share by the notebook's criterion, only where asked for."""
+    """Share of prompts that are correct by the notebook's criterion, [0, 1]; None where it was not asked for."""
 
 
 @checks_arguments
@@ -72,19 +72,19 @@ class Ablations:
     kind: AblationKind
     n_prompts: int
     unablated: PromptOutcomes
-    share: float
-    """Share correct of the whole model."""
-    share_low: float
+    accuracy: float
+    """Share of prompts whose greedy next token is the answer, [0, 1], in the whole model."""
+    accuracy_low: float
     """Lower end of its 95% bootstrap interval, over prompts."""
-    share_high: float
+    accuracy_high: float
     logit_diff: float | None
     """Mean logit difference of the whole model, in logits."""
     generated: float | None
-    single: tuple[Ablated, ...]
+    single: tuple[AblationEffect, ...]
     """Each component alone."""
-    together: Ablated | None
+    together: AblationEffect | None
     """All of them; None for one component."""
-    controls: tuple[Ablated, ...]
+    controls: tuple[AblationEffect, ...]
     """As many others of the same sites at random, all together, repeated; empty where the model has too few others."""
 
 
@@ -219,9 +219,9 @@ def _ablations(
         kind=kind,
         n_prompts=len(whole.correct),
         unablated=whole,
-        share=float(whole.correct.mean()),
-        share_low=low,
-        share_high=high,
+        accuracy=float(whole.correct.mean()),
+        accuracy_low=low,
+        accuracy_high=high,
         logit_diff=None if whole.logit_diff is None else float(whole.logit_diff.mean()),
         generated=None if whole.generated is None else float(whole.generated.mean()),
         single=tuple(effects[:n]),
@@ -238,7 +238,7 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
 
 def _effect(
     name: str, names: tuple[str, ...], whole: PromptOutcomes, without: PromptOutcomes, counts: Counts
-) -> Ablated:
+) -> AblationEffect:
     change = without.correct.astype(np.float64) - whole.correct
     low, high = _interval(change, counts)
     logit_diff = moved = moved_low = moved_high = None
@@ -246,11 +246,11 @@ def _effect(
         logit_diff = float(without.logit_diff.mean())
         moved = float((without.logit_diff - whole.logit_diff).mean())
         moved_low, moved_high = _interval(without.logit_diff - whole.logit_diff, counts)
-    return Ablated(
+    return AblationEffect(
         name=name,
         components=names,
-        performance=without,
-        share=float(without.correct.mean()),
+        outcomes=without,
+        accuracy=float(without.correct.mean()),
         change=float(change.mean()),
         change_low=low,
         change_high=high,

@@ -26,7 +26,7 @@ from igap.inputs.prompts import encode_prompt
 from igap.inputs.tokenizing import answer_token
 
 N_GENERATED = 3
-"""Tokens of the notebook's greedy continuation."""
+"""Tokens of the greedy continuation in which the notebook (see `igap.replication`) looks for the answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +34,12 @@ class Batch:
     """Prompts of one token length."""
 
     indices: tuple[int, ...]
-    """Which prompts, in their order."""
+    """Each row's place in the list of prompts."""
     tokens: Int[Tensor, "prompt pos"]
     answer: Int[Tensor, " prompt"]
     distractor: Int[Tensor, " prompt"] | None
     answers: tuple[str, ...]
-    """As texts, without spaces."""
+    """The answers as text, without the spaces around them."""
 
     def select(self, rows: Sequence[int]) -> "Batch":
         """The batch of some of its prompts."""
@@ -62,12 +62,12 @@ class PromptOutcomes:
     logit_diff: Float[np.ndarray, " prompt"] | None
     """logit[answer] - logit[distractor], in logits; None where the prompts have no distractor."""
     generated: Bool[np.ndarray, " prompt"] | None
-    """The notebook's criterion: the answer is in the first word of three greedy tokens. Only where asked for."""
+    """The notebook's criterion: whether the first word of three greedy tokens contains the answer. None: not asked."""
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """A prompt as token ids of one model."""
+class EncodedPrompt:
+    """A prompt as token ids of one model; answer and distractor are one token each."""
 
     ids: list[int]
     answer: int
@@ -78,26 +78,33 @@ Logits = Iterator[Float[Tensor, "prompt d_vocab"]]
 """The logits after each prompt of a batch, then after each token that is greedily added to it, without end."""
 
 
-def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, *, item: str, **known: Any) -> list[Encoded]:
-    """The prompts as token ids, every condition checked; `known` is what `encode_prompt` takes.
+def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, *, item: str, **limits: Any) -> list[EncodedPrompt]:
+    """The prompts as token ids, all of them checked.
 
-    Raises InputError on the first prompt that cannot be, and on answers and distractors that are not one token, all of
-    them counted.
+    Args:
+        prompts: What to encode.
+        tokenizer: The model's.
+        item: What the errors name: a file, or a key of the config.
+        **limits: What `encode_prompt` takes beside: `prepend_bos`, `n_ctx` and `n_vocab`.
+
+    Raises:
+        InputError: On the first invalid prompt, and on answers or distractors that are not one token, which are
+            counted.
     """
     ids = [
-        encode_prompt(tokenizer, prompt.text, item=f"{item}, row {row}", bos=prompt.bos, **known)
+        encode_prompt(tokenizer, prompt.text, item=f"{item}, row {row}", bos=prompt.bos, **limits)
         for row, prompt in enumerate(prompts, start=1)
     ]
     tokens: dict[str, list[Any]] = {}
     for name in ("answer", "distractor"):
         words = [getattr(prompt, name) for prompt in prompts]
-        found: list[Any] = []
+        words_as_tokens: list[Any] = []
         refused: dict[int, InputError] = {}
         for row, (prompt, word) in enumerate(zip(prompts, words, strict=True), start=1):
             try:
                 place = f"Row {row}: {name}"
-                found.append(
-                    None if word is None else answer_token(tokenizer, place, word, prompt.text, known["n_vocab"])
+                words_as_tokens.append(
+                    None if word is None else answer_token(tokenizer, place, word, prompt.text, limits["n_vocab"])
                 )
             except InputError as error:
                 refused[row] = error
@@ -109,8 +116,8 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, *, item: str, **kn
                 f"{words[bad[0] - 1]!r}), wanted one each. Remove those rows, or use a model that knows the words. "
                 f"{refused[bad[0]]}"
             )
-        tokens[name] = found
-    return [Encoded(*one) for one in zip(ids, tokens["answer"], tokens["distractor"], strict=True)]
+        tokens[name] = words_as_tokens
+    return [EncodedPrompt(*each) for each in zip(ids, tokens["answer"], tokens["distractor"], strict=True)]
 
 
 def batch_by_length(model: TransformerBridge, prompts: Sequence[Prompt]) -> list[Batch]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from igap.analyses.ablation.ablate import Ablated, Ablations, ablate_kinds
+from igap.analyses.ablation.ablate import AblationEffect, Ablations, ablate_kinds
 from igap.analyses.base import Compared
 from igap.attribution.maps import Progress
 from igap.components import component_names, parse_component
@@ -49,7 +49,7 @@ class AblationStudy:
         flat: dict[str, float | int | str | None] = {"ablation/n_components": len(self.scores["ap"])}
         for kind, found in self.kinds.items():
             name = f"ablation/{kind}"
-            flat |= {f"{name}/n_prompts": found.n_prompts, f"{name}/share": found.share}
+            flat |= {f"{name}/n_prompts": found.n_prompts, f"{name}/share": found.accuracy}
             flat |= {f"{name}/logit_diff": found.logit_diff, f"{name}/generated": found.generated}
             for one in _all(found):
                 flat |= {f"{name}/{one.name}/change": one.change, f"{name}/{one.name}/p": one.p}
@@ -69,13 +69,13 @@ class AblationStudy:
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for kind, found in self.kinds.items():
-            whole = {"share": found.share, "logit_diff": found.logit_diff, "generated": found.generated}
+            whole = {"share": found.accuracy, "logit_diff": found.logit_diff, "generated": found.generated}
             yield {"kind": kind, "name": "none", "components": "", "n_prompts": found.n_prompts, **whole}
             for one in _all(found):
                 row: dict[str, Any] = {"kind": kind, "name": one.name, "components": " ".join(one.components)}
-                row["n_prompts"] = found.n_prompts
+                row |= {"n_prompts": found.n_prompts, "share": one.accuracy}
                 for column in (
-                    *("share", "logit_diff", "generated", "change", "change_low", "change_high", "p"),
+                    *("logit_diff", "generated", "change", "change_low", "change_high", "p"),
                     *("logit_diff_change", "logit_diff_low", "logit_diff_high"),
                 ):
                     row[column] = getattr(one, column)
@@ -91,13 +91,13 @@ class AblationStudy:
         said = []
         for kind, found in self.kinds.items():
             said.append(
-                f"{kind} ablation, {found.n_prompts} prompts, {self.processing} weights: {found.share:.1%} correct "
+                f"{kind} ablation, {found.n_prompts} prompts, {self.processing} weights: {found.accuracy:.1%} correct "
                 "with nothing ablated"
                 + ("" if found.logit_diff is None else f", logit difference {found.logit_diff:+.3f}")
             )
             said += [f"  without {_said(one)}" for one in (*found.single, found.together) if one is not None]
             if found.controls:
-                shares = [one.share for one in found.controls]
+                shares = [one.accuracy for one in found.controls]
                 said.append(
                     f"  without as many random others, {len(shares)} times: {np.mean(shares):.1%} correct on average "
                     f"({min(shares):.1%} to {max(shares):.1%})"
@@ -117,7 +117,7 @@ class AblationStudy:
         return f"  r of the change with {', '.join(parts)} (n = {n}{few})"
 
 
-def _said(one: Ablated) -> str:
+def _said(one: AblationEffect) -> str:
     logits = ""
     if one.logit_diff_change is not None:
         logits = (
@@ -128,7 +128,7 @@ def _said(one: Ablated) -> str:
     )
 
 
-def _all(found: Ablations) -> tuple[Ablated, ...]:
+def _all(found: Ablations) -> tuple[AblationEffect, ...]:
     return (*found.single, *([found.together] if found.together else []), *found.controls)
 
 

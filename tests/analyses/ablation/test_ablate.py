@@ -61,12 +61,12 @@ def without(model, prompt, names, value):
 
 
 def agrees(model, one, value_of):
-    """Whether an Ablated is what plain hooks give, prompt by prompt."""
+    """Whether an AblationEffect is what plain hooks give, prompt by prompt."""
     for index, prompt in enumerate(PROMPTS):
         logits = without(model, prompt, one.components, lambda name: value_of(name, prompt))  # noqa: B023
         difference = float(logits[token(model, prompt.answer)] - logits[token(model, prompt.distractor)])
-        assert one.performance.logit_diff[index] == pytest.approx(difference, abs=1e-10)
-        assert one.performance.correct[index] == (int(logits.argmax()) == token(model, prompt.answer))
+        assert one.outcomes.logit_diff[index] == pytest.approx(difference, abs=1e-10)
+        assert one.outcomes.correct[index] == (int(logits.argmax()) == token(model, prompt.answer))
 
 
 def reference_mean(model, name, by_position):
@@ -118,7 +118,7 @@ def test_resample_takes_another_prompt_of_the_same_length_the_same_for_all_compo
             for one in (*found.single, found.together):
                 logits = without(model, prompt, one.components, given.get)
                 difference = float(logits[token(model, prompt.answer)] - logits[token(model, prompt.distractor)])
-                ok.append(abs(difference - one.performance.logit_diff[index]) < 1e-10)
+                ok.append(abs(difference - one.outcomes.logit_diff[index]) < 1e-10)
             fits += [donor] if all(ok) else []
         assert len(fits) == 1
         assert fits[0] != prompt
@@ -172,9 +172,9 @@ def test_restarted_passes_give_what_the_whole_model_gives_with_hooks(small, arch
         ours, theirs = ((*single, *others) for single, *others in (ours, theirs))
         for one, other in zip(ours, theirs, strict=True):
             assert one.components == other.components
-            np.testing.assert_allclose(one.performance.logit_diff, other.performance.logit_diff, rtol=0, atol=1e-10)
-            assert np.array_equal(one.performance.correct, other.performance.correct)
-            assert np.array_equal(one.performance.generated, other.performance.generated)
+            np.testing.assert_allclose(one.outcomes.logit_diff, other.outcomes.logit_diff, rtol=0, atol=1e-10)
+            assert np.array_equal(one.outcomes.correct, other.outcomes.correct)
+            assert np.array_equal(one.outcomes.generated, other.outcomes.generated)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -213,7 +213,7 @@ def test_a_model_whose_logits_are_not_in_its_weights_runs_with_hooks(small):
         with torch.no_grad():
             assert choose_passes(model, batch, [by_place(["1.2"])], False).func is HookedPasses
         found = ablate(model, PROMPTS, ["1.2"], "zero", controls=0)
-        assert not found.single[0].performance.correct.any()
+        assert not found.single[0].outcomes.correct.any()
     finally:
         handle.hook.remove()
         model.unembed.hook_out.fwd_hooks.remove(handle)
@@ -242,18 +242,18 @@ def test_the_model_is_as_before(small, zero):
 
 def test_changes_are_paired_and_relative_to_the_whole_model(zero):
     whole = zero.unablated
-    assert zero.share == whole.correct.mean()
+    assert zero.accuracy == whole.correct.mean()
     for one in (*zero.single, zero.together, *zero.controls):
-        change = one.performance.correct.astype(float) - whole.correct
+        change = one.outcomes.correct.astype(float) - whole.correct
         assert one.change == pytest.approx(change.mean())
-        assert one.change == pytest.approx(one.share - zero.share)
+        assert one.change == pytest.approx(one.accuracy - zero.accuracy)
         assert one.change_low <= one.change <= one.change_high
-        moved = one.performance.logit_diff - whole.logit_diff
+        moved = one.outcomes.logit_diff - whole.logit_diff
         assert one.logit_diff_change == pytest.approx(moved.mean())
         # Percentile bootstrap of a mean of 24 numbers: about the normal interval with the standard error by n.
         half = 1.96 * moved.std() / np.sqrt(len(moved))
         assert one.logit_diff_high - one.logit_diff_low == pytest.approx(2 * half, rel=0.15)
-        assert one.p == mcnemar(whole.correct, one.performance.correct)
+        assert one.p == mcnemar(whole.correct, one.outcomes.correct)
 
 
 def test_a_model_that_loses_answers_has_a_negative_change(small):
@@ -264,9 +264,9 @@ def test_a_model_that_loses_answers_has_a_negative_change(small):
     known = [(one, word) for one, word in zip(PROMPTS, said, strict=True) if word not in ("<unk>", "")]
     prompts = [Prompt(one.text, word, one.distractor) for one, word in known]
     found = ablate(model, prompts, ["0.0", "0.1", "0.2", "0.3", "1.0", "1.1"], "zero", controls=0)
-    assert (found.share, found.share_low, found.share_high) == (1.0, 1.0, 1.0)
+    assert (found.accuracy, found.accuracy_low, found.accuracy_high) == (1.0, 1.0, 1.0)
     one = found.together
-    lost = int((~one.performance.correct).sum())
+    lost = int((~one.outcomes.correct).sum())
     assert lost > 5
     assert one.change == pytest.approx(-lost / len(prompts))
     assert one.change_low < one.change < one.change_high or lost == len(prompts)
