@@ -29,6 +29,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import Site
 from igap.engine.activations import Run, answers
+from igap.engine.attention import attend, visible
 from igap.engine.batching import stage
 from igap.engine.decoder import Block, Decoder, UnknownDecoderError, keep, read
 from igap.engine.hooks import EmbeddingFunction, Gradients, Hooks, PatchFunction, SiteChange, SiteFunction
@@ -51,8 +52,7 @@ class Suffix:
         positions = torch.arange(around.tokens.shape[1], device=around.tokens.device)
         behind = positions[first:, None] - positions  # [query, key]
         self._seen = {  # by how far back a block sees
-            window: (behind >= 0) if window is None else (behind >= 0) & (behind < window)
-            for window in {block.window for block in self._blocks}
+            window: visible(behind, window) for window in {block.window for block in self._blocks}
         }
         with torch.no_grad():
             self._turns = {
@@ -209,24 +209,7 @@ class Suffix:
         seen = self._seen[block.window][-asked.shape[2] :]
         k, v = block.keys_values(normed)
         q, k = (self._rotated(block, x).transpose(2, 3) for x in (block.queries(asked), k))
-        v = v.transpose(2, 3)
-        shared = self._shared[layer]
-        n_pairs, n_rows = q.shape[:2]
-        # Copies of few shared keys cost less than two products; copies of many cost more than the blocks' matrices.
-        if self._first > 2 * k.shape[3] or block.score_cap is not None or (block.softmax or q.dtype) != q.dtype:
-            z = _two_part_attention(block, q, shared, (k, v), seen)
-        else:
-            k, v = (
-                torch.cat([old.expand(-1, n_rows, -1, -1, -1), new], 3) for old, new in zip(shared, (k, v), strict=True)
-            )
-            z = functional.scaled_dot_product_attention(
-                q.flatten(0, 1),
-                k.flatten(0, 1),
-                v.flatten(0, 1),
-                attn_mask=seen,
-                scale=block.scale,
-                enable_gqa=k.shape[2] != q.shape[2],
-            ).unflatten(0, (n_pairs, n_rows))
+        z = attend(block, q, self._shared[layer], (k, v.transpose(2, 3)), seen)
         return z.transpose(2, 3).flatten(3)
 
     def _prefix(self, block: Block, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,27 +254,6 @@ def _metric(decoder: Decoder, answer: Tensor, distractor: Tensor) -> Callable[[T
     return capped
 
 
-def _two_part_attention(
-    block: Block, q: Tensor, shared: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], seen: Tensor
-) -> Float[Tensor, "pair row head query d_head"]:
-    """Softmax attention to shared keys (one product for all rows) and to each row's own keys."""
-    n_groups = q.shape[2] // new[0].shape[2]
-    if n_groups > 1:
-        shared, new = ((k.repeat_interleave(n_groups, 2), v.repeat_interleave(n_groups, 2)) for k, v in (shared, new))
-    (shared_k, shared_v), (k, v) = shared, new
-    q = q * block.scale
-    by_head = q.transpose(1, 2)  # [pair, head, row, query, d_head]
-    old_scores = (by_head.flatten(2, 3) @ shared_k[:, 0].mT).unflatten(2, by_head.shape[2:4])
-    scores = torch.cat([old_scores, (q @ k.mT).transpose(1, 2)], -1)
-    if block.score_cap is not None:
-        scores = block.score_cap * torch.tanh(scores / block.score_cap)
-    pattern = scores.masked_fill_(~seen, float("-inf")).softmax(-1, dtype=block.softmax).to(q.dtype)
-    old, own = pattern.split([shared_k.shape[3], k.shape[3]], -1)
-    from_shared = (old.flatten(2, 3) @ shared_v[:, 0]).unflatten(2, old.shape[2:4]).transpose(1, 2)
-    z: Tensor = from_shared + own.transpose(1, 2) @ v
-    return z
-
-
 @dataclass(frozen=True, eq=False)
 class Backend:
     """The route by which F is computed, and why it is this one."""
@@ -332,8 +294,6 @@ def choose_backend(
         decoder = read(model)
     except UnknownDecoderError as unknown:
         return Backend(None, str(unknown))
-    # Float sums over d_model and the depth of the model: a thousand roundings of the metric's size.
-    rounding = 1000 * torch.finfo(around.residual[0].dtype).eps
     suffix, hooks = Suffix(decoder, [pair], around, first), Hooks(model, [pair], around, first)
     for site in around.activations:
         rows = torch.stack([a[:, first:] for a in (around.activations[site][0], others[site][0])], 1)
@@ -343,6 +303,11 @@ def choose_backend(
             few = rows.split(1 if around.tokens.shape[1] > _LONG else 2, 1)
             theirs = torch.cat([hooks.function(site, 0)(part) for part in few], 1)
         difference = (ours - theirs).abs().max().item()
-        if not difference <= rounding * max(1.0, theirs.abs().max().item()):
+        if not difference <= rounding(theirs):
             return Backend(None, f"its weights alone give F off by {difference:.2g} logits")
     return Backend(decoder, "the weights alone give what the whole model gives")
+
+
+def rounding(logits: Tensor) -> float:
+    """How far rounding may put logits, or F, off: sums over d_model and the depth, so a thousand of their roundings."""
+    return 1000 * torch.finfo(logits.dtype).eps * max(1.0, logits.abs().max().item())

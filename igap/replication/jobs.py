@@ -1,4 +1,4 @@
-"""The runs of the notebook's study, and the study of their results."""
+"""The runs of the notebook's study, and the comparison of their results with its figures."""
 
 import time
 from collections.abc import Mapping
@@ -16,26 +16,31 @@ from igap.replication.study import study
 
 
 def configs(config: RunConfig) -> Mapping[str, RunConfig]:
-    """Beside the run itself, by folder name: the zero baseline, and the second pair with its own alignment.
+    """The study's other runs, by folder name: the zero baseline, and the second pair with its own alignment.
 
     The notebook's zero baseline is 0 for a head's output and for the input of an MLP, which is `zero_input`.
     """
     second = {**dict(zip(TEXTS, SECOND, strict=True)), "align": "diff"}
     return {
-        "zero-baseline": _changed(config, {"baseline": {"kind": "zero_input"}, "ablation": {"kind": "none"}}),
-        "second-pair": _changed(config, {"prompts": second, "ablation": {"kind": "none"}}),
+        "zero-baseline": _change_config(config, {"baseline": {"kind": "zero_input"}, "ablation": {"kind": "none"}}),
+        "second-pair": _change_config(config, {"prompts": second, "ablation": {"kind": "none"}}),
     }
 
 
 def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> Result:
-    """The run's result, the study among its findings, the other runs beside it. Raises ValueError as `pipeline.run`.
+    """Run the study: the run itself, its zero baseline, the second pair, and the comparison with the notebook.
 
-    Of the study what fails costs its own result only.
+    Returns:
+        The result of the run itself, with the comparison among its findings and the other runs in `beside`. A run or
+        comparison that fails is among `failures` and costs nothing else.
+
+    Raises:
+        InputError: As `pipeline.run`.
     """
     started, key = time.perf_counter(), pipeline.check(config).key
     if config.model.circuit == "ioi" and config.ablation.components == "outliers":
-        # What the notebook published is about its own outliers, also where this run finds others.
-        config = _changed(config, {"ablation": {"components": " ".join(OUTLIERS)}}, study=config.study)
+        # The published figures are about the notebook's outliers, whatever outliers this run has.
+        config = _change_config(config, {"ablation": {"components": " ".join(OUTLIERS)}}, study=config.study)
     first = pipeline.run(config, stage, store)
     findings, failures, beside = dict(first.findings), dict(first.failures), {}
     for name, other in configs(config).items():
@@ -49,6 +54,7 @@ def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> 
     return replace(first, key=key, findings=findings, beside=beside, failures=failures, seconds=seconds)
 
 
-def _changed(config: RunConfig, groups: Mapping[str, Mapping[str, str]], study: str | None = None) -> RunConfig:
+def _change_config(config: RunConfig, groups: Mapping[str, Mapping[str, str]], study: str | None = None) -> RunConfig:
+    """The config with these keys of its groups replaced, and no study unless one is given."""
     changed = {name: getattr(config, name).model_copy(update=dict(values)) for name, values in groups.items()}
     return config.model_copy(update=changed | {"study": study})

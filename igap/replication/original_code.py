@@ -1,4 +1,4 @@
-"""What the notebook's printed code computes, and what it was taken for.
+"""What the notebook's printed code computes, beside what the notebook takes it for.
 
 Captum hands its forward function all 50 points of the path as one batch, and the notebook's metric reads the first row
 of the logits only. So of the 50 gradients one is left, that of the first Gauss-Legendre node, with its weight:
@@ -34,29 +34,29 @@ def first_node(
     Its sum over a layer minus the layer's effect is the delta that the notebook prints. `at` is the alpha of the one
     node that counts.
     """
-    return _scaled(attribution_patching(model, pair, site, baseline=baseline, at=at), FIRST_WEIGHT)
+    return _scale(attribution_patching(model, pair, site, baseline=baseline, at=at), FIRST_WEIGHT)
 
 
 def mean_over_steps(ig: AttributionMap) -> AttributionMap:
-    """The earlier version's IG, likewise: the integral over 50."""
-    return _scaled(ig, 1 / N_STEPS)
+    """The IG of the earlier version, summed likewise: the integral divided by 50."""
+    return _scale(ig, 1 / N_STEPS)
 
 
-def averaged(found: AttributionMap, n_tokens: int, d_model: int) -> AttributionMap:
+def average(found: AttributionMap, n_tokens: int, d_model: int) -> AttributionMap:
     """In the notebook's unit: the mean over positions, and of a head's output over d_model."""
-    return _scaled(found, 1 / (n_tokens * (d_model if found.site == "heads" else 1)))
+    return _scale(found, 1 / (n_tokens * (d_model if found.site == "heads" else 1)))
 
 
-def displayed(found: AttributionMap, n_tokens: int, d_model: int) -> AttributionMap:
+def to_displayed_unit(found: AttributionMap, n_tokens: int, d_model: int) -> AttributionMap:
     """A map whose scores are the numbers that the notebook subtracts from AP's scores to find its outlier heads."""
-    return _scaled(averaged(found, n_tokens, d_model), DISPLAY_FACTOR * found.gap)
+    return _scale(average(found, n_tokens, d_model), DISPLAY_FACTOR * found.gap)
 
 
-def _scaled(found: AttributionMap, factor: float) -> AttributionMap:
+def _scale(found: AttributionMap, factor: float) -> AttributionMap:
     return AttributionMap("ig", found.site, factor * found.effect, gap=found.gap, min_gap=found.min_gap)
 
 
-def padded(pair: PromptPair, pad: str, missing: int) -> PromptPair:
+def pad_pair(pair: PromptPair, pad: str, missing: int) -> PromptPair:
     """The pair as the notebook ran its second one: as one batch, the shorter prompt filled up on the right.
 
     `missing` is tokens of the corrupted prompt minus tokens of the clean one. The metric then reads a pad position.

@@ -1,6 +1,6 @@
 """The notebook's figures from the runs of one study: published, recomputed, and as its own code gives them.
 
-Pure but for the replay, which asks the model for a few gradients and patches.
+Nothing here runs the model but the replay of the notebook's code, which takes a few gradients and patches.
 """
 
 from collections.abc import Iterator, Mapping
@@ -63,7 +63,7 @@ class Study:
     """Whether the model and the pair are those of the notebook, so that its figures apply."""
 
     def summary(self) -> dict[str, float | int | str | None]:
-        """How many published figures were compared, how many agree, and which do not."""
+        """The numbers of figures compared and of those that agree, and the names of those that do not."""
         verdicts = [row.agrees for row in self.rows if row.agrees is not None]
         differing = [row.figure for row in self.rows if row.agrees is False]
         return {
@@ -88,7 +88,7 @@ class Study:
         return {"published": pd.DataFrame(rows)}
 
     def published(self, row: Row) -> Cell:
-        """What the column says: the figure, or why there is none."""
+        """The published figure, or why there is none."""
         return row.published if self.comparable or row.published is not None else "GPT-2 small only"
 
     def sentences(self) -> tuple[str, ...]:
@@ -167,7 +167,7 @@ def _outliers(
     n_tokens, d_model = first.tokens[0].clean.shape[1], int(model.cfg.d_model)
     compared = {
         "this run": first.comparisons["heads"],
-        **{c: compare(original_code.displayed(m, n_tokens, d_model), ap) for c, m in replayed.items()},
+        **{c: compare(original_code.to_displayed_unit(m, n_tokens, d_model), ap) for c, m in replayed.items()},
     }
     why = (
         "The notebook subtracts means over 17 x 768 numbers, times 1e5, from scores; sums in logits over the gap have "
@@ -204,16 +204,16 @@ def _ablations(
     zero = found.kinds["zero"]
     names = [one.name for one in zero.single]
     quoted = dict(zip(published.OUTLIERS, published.ZERO_ABLATED, strict=True)) if comparable else {}
-    yield _performed("performance, nothing ablated", published.FIGURES["performance"], zero.share, zero.generated)
+    yield _accuracy_row("performance, nothing ablated", published.FIGURES["performance"], zero.accuracy, zero.generated)
     for one in zero.single:
         figure = f"performance after zero ablation of head {one.name}"
-        yield _performed(figure, quoted.get(one.name), one.share, one.generated)
+        yield _accuracy_row(figure, quoted.get(one.name), one.accuracy, one.generated)
     n_tokens, d_model = first.tokens[0].clean.shape[1], int(model.cfg.d_model)
     places = [parse_component(name)[1:] for name in names]
     ap = np.array(found.scores["ap"])
     scores = {"this run": {"ig": np.array(found.scores["ig"]), "ap": ap}}
     for column, one_map in replayed.items():
-        effect = original_code.averaged(one_map, n_tokens, d_model).effect
+        effect = original_code.average(one_map, n_tokens, d_model).effect
         scores[column] = {"ig": np.array([float(effect[place]) for place in places]), "ap": ap}
     why = f"{_OTHER_PROMPTS} {len(names)} points prove nothing."
     for kind, quantities in (("zero", ("ap - ig", "ig", "ap")), ("mean", ("ig", "ap"))):
@@ -235,7 +235,7 @@ def _ablations(
             yield Row(name, published.FIGURES[key], cells, "earlier metric", why)
 
 
-def _performed(figure: str, quoted: float | None, ours: float, theirs: float | None) -> Row:
+def _accuracy_row(figure: str, quoted: float | None, ours: float, theirs: float | None) -> Row:
     cells: dict[str, Cell] = {"this run": ours, "printed code": theirs, "earlier metric": None}
     return Row(figure, quoted, cells, "printed code", _OTHER_PROMPTS)
 
@@ -255,14 +255,14 @@ def _second_pair(model: TransformerBridge, first: Result, second: Result, compar
     _, layer, index = parse_component(head)
     tokens = second.tokens[0]
     missing = tokens.corrupted.shape[1] - tokens.clean.shape[1]
-    padded = original_code.padded(second.pairs[0], model.tokenizer.eos_token, missing)
-    with contrast(model, padded, sites=("heads",)) as question:
-        clean, corrupted = float(question.clean.logit_diff), float(question.corrupted.logit_diff)
-        n_tokens = question.clean.tokens.shape[1]
+    padded = original_code.pad_pair(second.pairs[0], model.tokenizer.eos_token, missing)
+    with contrast(model, padded, sites=("heads",)) as contrast_of_pair:
+        clean, corrupted = float(contrast_of_pair.clean.logit_diff), float(contrast_of_pair.corrupted.logit_diff)
+        n_tokens = contrast_of_pair.clean.tokens.shape[1]
     effect = float(activation_patching(model, padded, "heads").effect[layer, index])
     # The call's arguments are swapped: its path starts at the corrupted end, and the sign turns.
     swapped = original_code.first_node(model, padded, "heads", "corrupted", at=1 - original_code.FIRST_NODE)
-    ig = -float(original_code.averaged(swapped, n_tokens, int(model.cfg.d_model)).effect[layer, index])
+    ig = -float(original_code.average(swapped, n_tokens, int(model.cfg.d_model)).effect[layer, index])
     ours = {name: second.maps["heads"][name] for name in ("ig", "ap")}
     patched = second.clean_logit_diff + float(ours["ap"].effect[layer, index])
     one_batch = "One batch of two lengths: the clean prompt was padded on the right and read at a pad position."
@@ -270,16 +270,16 @@ def _second_pair(model: TransformerBridge, first: Result, second: Result, compar
         ("clean", second.clean_logit_diff, clean),
         ("corrupted", second.corrupted_logit_diff, corrupted),
     ):
-        yield _printed(
+        yield _second_pair_row(
             f"second pair: logit difference, {name}", f"second.{name}_logit_diff", ours_f, theirs, one_batch, 3
         )
-    yield _printed(
+    yield _second_pair_row(
         f"second pair: F along head {head}, alpha 0", "second.curve_start", second.clean_logit_diff, clean, one_batch, 4
     )
-    yield _printed(
+    yield _second_pair_row(
         f"second pair: F along head {head}, alpha 1", "second.curve_end", patched, clean + effect, one_batch, 4
     )
-    yield _printed(
+    yield _second_pair_row(
         f"second pair: IG of head {head}",
         "second.ig",
         float(ours["ig"].score[layer, index]),
@@ -288,7 +288,7 @@ def _second_pair(model: TransformerBridge, first: Result, second: Result, compar
         "start and end of the path are swapped.",
         11,
     )
-    yield _printed(
+    yield _second_pair_row(
         f"second pair: AP of head {head}",
         "second.ap",
         float(ours["ap"].score[layer, index]),
@@ -298,7 +298,7 @@ def _second_pair(model: TransformerBridge, first: Result, second: Result, compar
     )
 
 
-def _printed(figure: str, key: str, ours: float, theirs: float, why: str, digits: int) -> Row:
+def _second_pair_row(figure: str, key: str, ours: float, theirs: float, why: str, digits: int) -> Row:
     """A figure of which the notebook has the printed code's version only."""
     cells: dict[str, Cell] = {"this run": ours, "printed code": theirs, "earlier metric": None}
     return Row(figure, published.FIGURES[key], cells, "printed code", why, digits)

@@ -25,18 +25,24 @@ class Interval:
 
 
 def bootstrap_means(
-    values: Float64[np.ndarray, "pair component"], *, seed: int, n_resamples: int = N_RESAMPLES
+    values: Float64[np.ndarray, "pair component"],
+    *,
+    seed: int,
+    n_resamples: int = N_RESAMPLES,
+    counts: Float64[np.ndarray, "resample pair"] | None = None,
 ) -> Interval:
     """Interval of each component's mean over pairs. A pair with a NaN is left out for all components.
 
     The same seed and number of pairs give the same resamples, so that means over one set of pairs vary together.
+    `counts` are those that `resample_counts` gives for this seed and these pairs, for many calls that share them.
     """
     values = values[~np.isnan(values).any(axis=1)]
     n, width = values.shape
     low, high = np.full(width, np.nan), np.full(width, np.nan)
     if n < 2:
         return Interval(low, high)
-    counts = resample_counts(n, seed=seed, n_resamples=n_resamples)
+    if counts is None:
+        counts = resample_counts(n, seed=seed, n_resamples=n_resamples)
     at_once = max(1, _NUMBERS_AT_ONCE // n_resamples)
     ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     for start in range(0, width, at_once):

@@ -10,7 +10,7 @@ import torch
 from helpers.small_searches import opened
 
 from igap import InputError
-from igap.analyses.ablation.accuracy import batches
+from igap.analyses.ablation.accuracy import batch_by_length
 from igap.cli import main
 from igap.cli.compose import compose_one
 from igap.counterfactual.storages import storage_of
@@ -40,7 +40,7 @@ def test_f_baselines_and_ablation_prompts_are_of_prompts_that_begin_with_it(smal
         request = Request(model, (tokens,), question.clean, {}, Baseline("prompt", pair.corrupted))
         for one, other in zip(activations(request)["heads"], question.corrupted.activations["heads"], strict=True):
             torch.testing.assert_close(one, other)
-    (batch,) = batches(model, [Prompt(pair.clean, " John", bos=bos)])
+    (batch,) = batch_by_length(model, [Prompt(pair.clean, " John", bos=bos)])
     for other in (tokens.clean, tokens.corrupted, batch.tokens):
         assert other[0, : len(before)].tolist() == before
         assert other.shape == text.shape

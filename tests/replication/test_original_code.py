@@ -51,7 +51,7 @@ def test_the_earlier_metric_gives_the_integral_over_50(small, pair):
 def test_the_notebooks_unit_is_a_mean_over_positions_and_of_a_heads_output_over_d_model(small, pair):
     """Of `result` [pos, head, d_model], whose gradient is that of the sum of all heads, as its code has it."""
     model, layer = small("gpt2"), 1
-    ours = original_code.averaged(original_code.first_node(model, pair, "heads", "corrupted"), 17, model.cfg.d_model)
+    ours = original_code.average(original_code.first_node(model, pair, "heads", "corrupted"), 17, model.cfg.d_model)
     tokens = tokenize(model, pair)
     z = [model.run_with_cache(t)[1][hook_name("heads", layer)] for t in (tokens.clean, tokens.corrupted)]
     moved = torch.einsum("bphd,hdm->bphm", z[1] - z[0], model.blocks[layer].attn.W_O)
@@ -70,17 +70,17 @@ def test_the_notebooks_unit_is_a_mean_over_positions_and_of_a_heads_output_over_
 
 def test_the_displayed_numbers_are_the_averages_times_1e5(small, pair):
     found = original_code.first_node(small("gpt2"), pair, "heads", "corrupted")
-    shown = original_code.displayed(found, 17, 32).score
-    torch.testing.assert_close(shown, original_code.averaged(found, 17, 32).effect * 1e5)
+    shown = original_code.to_displayed_unit(found, 17, 32).score
+    torch.testing.assert_close(shown, original_code.average(found, 17, 32).effect * 1e5)
 
 
 def test_the_padded_pair_reads_the_clean_prompt_at_a_pad(small, pair):
     model = small("gpt2")
     end = model.tokenizer.eos_token
-    padded = original_code.padded(pair, end, 2)
+    padded = original_code.pad_pair(pair, end, 2)
     with pytest.raises(ValueError, match="one length"):
         activation_patching(model, padded)
     tokens = model.tokenizer(padded.clean)["input_ids"]
     assert tokens[-2:] == [model.tokenizer.eos_token_id] * 2
-    assert original_code.padded(pair, end, -1).corrupted == pair.corrupted + end
-    assert original_code.padded(pair, end, -1).clean == pair.clean
+    assert original_code.pad_pair(pair, end, -1).corrupted == pair.corrupted + end
+    assert original_code.pad_pair(pair, end, -1).clean == pair.clean

@@ -103,7 +103,7 @@ def test_the_notebooks_own_outliers_are_ablated_and_counted_in_both_ways(found, 
     assert list(study.kinds) == ["zero", "mean", "resample"]
     row = table.loc["performance after zero ablation of head 9.6"]
     one = study.kinds["zero"].single[2]
-    assert (float(row["published"]), float(row["this run"])) == (0.8052, pytest.approx(one.share))
+    assert (float(row["published"]), float(row["this run"])) == (0.8052, pytest.approx(one.accuracy))
     assert float(row["printed code"]) == pytest.approx(one.generated)
     change = [one.generated - study.kinds["mean"].generated for one in study.kinds["mean"].single]
     row = table.loc["r of AP and the change of performance, mean ablation"]

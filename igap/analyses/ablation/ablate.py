@@ -3,8 +3,9 @@
 Zero ablation of heads differs between processed and raw weights, whose value biases lie elsewhere.
 """
 
+import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,30 +15,41 @@ from jaxtyping import Float64
 from scipy import stats
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.analyses.ablation.accuracy import Edit, Performance, batches, performance
-from igap.analyses.ablation.replacements import by_place, edit, replacement
-from igap.arguments import Count, Range, Seed, checks_arguments
+from igap.analyses.ablation.accuracy import (
+    Batch,
+    Logits,
+    PromptOutcomes,
+    batch_by_length,
+    batch_rows,
+    evaluate_accuracy,
+)
+from igap.analyses.ablation.passes import choose_passes
+from igap.analyses.ablation.replacements import by_place, replacement
+from igap.arguments import Count, Positive, Range, Seed, checks_arguments
 from igap.attribution.maps import Progress
 from igap.components import Site, component_name, locate, parse_component, widths_of
 from igap.engine.activations import Model, frozen
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
-from igap.statistics.bootstrap import bootstrap_means
+from igap.statistics.bootstrap import bootstrap_means, resample_counts
 from igap.vocabulary import AblationKind
+
+Counts = Float64[np.ndarray, "resample prompt"]
+"""How often each prompt is drawn in each bootstrap sample."""
 
 
 @dataclass(frozen=True, eq=False)
-class Ablated:
-    """Performance without some components, and how far it is from that of the whole model on the same prompts."""
+class AblationEffect:
+    """What a model still does without some components, and the change from the whole model on the same prompts."""
 
     name: str
     """The component's name, `all`, or `control N`."""
     components: tuple[str, ...]
-    performance: Performance
-    share: float
+    outcomes: PromptOutcomes
+    accuracy: float
     """Share of prompts whose greedy next token is the answer, [0, 1]."""
     change: float
-    """`share` minus that of the whole model."""
+    """`accuracy` minus that of the whole model."""
     change_low: float
     """Lower end of the paired 95% bootstrap interval of `change`, over prompts."""
     change_high: float
@@ -50,7 +62,7 @@ class Ablated:
     """Lower end of the paired 95% bootstrap interval of `logit_diff_change`."""
     logit_diff_high: float | None
     generated: float | None
-    """Share by the notebook's criterion, only where asked for."""
+    """Share of prompts that are correct by the notebook's criterion, [0, 1]; None where it was not asked for."""
 
 
 @checks_arguments
@@ -67,20 +79,20 @@ class Ablations:
 
     kind: AblationKind
     n_prompts: int
-    unablated: Performance
-    share: float
-    """Share correct of the whole model."""
-    share_low: float
+    unablated: PromptOutcomes
+    accuracy: float
+    """Share of prompts whose greedy next token is the answer, [0, 1], in the whole model."""
+    accuracy_low: float
     """Lower end of its 95% bootstrap interval, over prompts."""
-    share_high: float
+    accuracy_high: float
     logit_diff: float | None
     """Mean logit difference of the whole model, in logits."""
     generated: float | None
-    single: tuple[Ablated, ...]
+    single: tuple[AblationEffect, ...]
     """Each component alone."""
-    together: Ablated | None
+    together: AblationEffect | None
     """All of them; None for one component."""
-    controls: tuple[Ablated, ...]
+    controls: tuple[AblationEffect, ...]
     """As many others of the same sites at random, all together, repeated; empty where the model has too few others."""
 
 
@@ -96,6 +108,7 @@ def ablate(
     controls: Annotated[int, Range(0, 1000)] = 10,
     generate: bool = False,
     batch_size: Count | None = None,
+    memory_gib: Positive | None = None,
     on_progress: Progress | None = None,
 ) -> Ablations:
     """Accuracy on prompts without each of the components, without all of them, and without as many random ones.
@@ -109,8 +122,9 @@ def ablate(
         seed: Seed of everything drawn and of the bootstrap, default 0.
         controls: Random sets of other components, 0 to 1000, default 10.
         generate: Whether to count also as the research notebook did: the answer is in the first word of three tokens.
-        batch_size: Prompts of a pass. None (default): as many as fit.
-        on_progress: Called with (prompts done, prompts in all).
+        batch_size: Prompts of a pass. None (default): as many as `memory_gib` holds.
+        memory_gib: GiB of a pass beyond the model. None (default): 2, on a GPU half of what is free.
+        on_progress: Called with (prompts done, prompts in all), each counted once a set of components.
 
     Returns:
         Share of prompts whose greedy next token is the answer, [0, 1], mean logit differences, and their changes.
@@ -121,9 +135,39 @@ def ablate(
     Example:
         >>> prompts = [Prompt(pair.clean, " John", " Mary"), Prompt(pair.corrupted, " Mary", " John")]
         >>> ablations = ablate(model, prompts, ["0.3", "2.1"], "resample", controls=0)
-        >>> ablations.share, round(ablations.together.logit_diff_change, 2)
+        >>> ablations.accuracy, round(ablations.together.logit_diff_change, 2)
         (1.0, -1.09)
     """
+    return ablate_kinds(
+        model,
+        prompts,
+        components,
+        (kind,),
+        reference_n=reference_n,
+        seed=seed,
+        controls=controls,
+        generate=generate,
+        batch_size=batch_size,
+        memory_gib=memory_gib,
+        on_progress=on_progress,
+    )[kind]
+
+
+def ablate_kinds(
+    model: TransformerBridge,
+    prompts: Sequence[Prompt],
+    components: Sequence[str],
+    kinds: Sequence[AblationKind],
+    *,
+    reference_n: int,
+    seed: int,
+    controls: int,
+    generate: bool,
+    batch_size: int | None,
+    memory_gib: float | None,
+    on_progress: Progress | None,
+) -> dict[str, Ablations]:
+    """`ablate` with several kinds of ablation, of the same sets of components; the whole model runs once for all."""
     if not prompts:
         raise InputError("prompts: got none, wanted at least one. Make some with igap.Prompt.")
     if not components or len(set(components)) < len(components):
@@ -131,40 +175,71 @@ def ablate(
     widths = widths_of(model.cfg.n_heads, model.cfg.d_mlp)
     for name in components:
         locate(name, model.cfg.n_layers, widths, item="ablation.components")
-    made = batches(model, prompts, batch_size=batch_size)
+    batches = batch_by_length(model, prompts)
     rng = np.random.default_rng(seed)
     sets: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in components]
     if len(components) > 1:
         sets.append(("all", tuple(components)))
     drawn = _controls(model, components, controls, rng)
     sets += [(f"control {index}", names) for index, names in enumerate(drawn, start=1)]
-    places = by_place(itertools.chain(components, *drawn))
+    places = [by_place(names) for _, names in sets]
+    rows = batch_rows(model, batches, batch_size, memory_gib)
     with frozen(model), torch.no_grad():
-        values = replacement(model, made, kind, places, reference_n=reference_n, rng=rng)
+        open_batch = choose_passes(model, batches[0], places, generate)
+        every = by_place(itertools.chain(components, *drawn))
+        replacements = [
+            # Each kind draws its prompts as if it were the only one.
+            replacement(model, batches, kind, every, reference_n=reference_n, rng=copy.deepcopy(rng), rows=rows)
+            for kind in kinds
+        ]
 
-    total, passed = len(prompts) * (1 + len(sets)), itertools.count()
+    def variants(batch: Batch) -> Iterator[Logits]:
+        passes = open_batch(batch)
+        yield passes.unablated()
+        for replace in replacements:
+            values = replace(batch, passes.record)
+            for of_set in places:
+                yield passes.ablated(of_set, values)
 
-    def run(edit: Edit | None) -> Performance:
-        before = next(passed) * len(prompts)
-        told = (lambda done, _: on_progress(before + done, total)) if on_progress else None
-        return performance(model, made, edit=edit, generate=generate, on_progress=told)
+    counts = resample_counts(len(prompts), seed=seed)
+    whole, *ablated = evaluate_accuracy(
+        model,
+        batches,
+        variants=variants,
+        n_variants=1 + len(kinds) * len(sets),
+        generate=generate,
+        rows=rows,
+        on_progress=on_progress,
+    )
+    return {
+        kind: _ablations(kind, len(components), whole, sets, ablated[start : start + len(sets)], counts)
+        for kind, start in zip(kinds, itertools.count(0, len(sets)), strict=False)
+    }
 
-    whole = run(None)
-    found = [_ablated(name, names, whole, run(edit(model, by_place(names), values)), seed) for name, names in sets]
-    n = len(components)
-    low, high = _interval(whole.correct.astype(np.float64), seed)
+
+def _ablations(
+    kind: AblationKind,
+    n: int,
+    whole: PromptOutcomes,
+    sets: Sequence[tuple[str, tuple[str, ...]]],
+    ablated: Sequence[PromptOutcomes],
+    counts: Counts,
+) -> Ablations:
+    """The statistics of one kind; the sets are `n` components alone, all of them if there are several, and controls."""
+    effects = [_effect(*of_set, whole, without, counts) for of_set, without in zip(sets, ablated, strict=True)]
+    low, high = _interval(whole.correct.astype(np.float64), counts)
     return Ablations(
         kind=kind,
-        n_prompts=len(prompts),
+        n_prompts=len(whole.correct),
         unablated=whole,
-        share=float(whole.correct.mean()),
-        share_low=low,
-        share_high=high,
+        accuracy=float(whole.correct.mean()),
+        accuracy_low=low,
+        accuracy_high=high,
         logit_diff=None if whole.logit_diff is None else float(whole.logit_diff.mean()),
         generated=None if whole.generated is None else float(whole.generated.mean()),
-        single=tuple(found[:n]),
-        together=found[n] if n > 1 else None,
-        controls=tuple(found[n + (n > 1) :]),
+        single=tuple(effects[:n]),
+        together=effects[n] if n > 1 else None,
+        controls=tuple(effects[n + (n > 1) :]),
     )
 
 
@@ -174,19 +249,21 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
     return float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
-def _ablated(name: str, names: tuple[str, ...], whole: Performance, without: Performance, seed: int) -> Ablated:
+def _effect(
+    name: str, names: tuple[str, ...], whole: PromptOutcomes, without: PromptOutcomes, counts: Counts
+) -> AblationEffect:
     change = without.correct.astype(np.float64) - whole.correct
-    low, high = _interval(change, seed)
+    low, high = _interval(change, counts)
     logit_diff = moved = moved_low = moved_high = None
     if whole.logit_diff is not None and without.logit_diff is not None:
         logit_diff = float(without.logit_diff.mean())
         moved = float((without.logit_diff - whole.logit_diff).mean())
-        moved_low, moved_high = _interval(without.logit_diff - whole.logit_diff, seed)
-    return Ablated(
+        moved_low, moved_high = _interval(without.logit_diff - whole.logit_diff, counts)
+    return AblationEffect(
         name=name,
         components=names,
-        performance=without,
-        share=float(without.correct.mean()),
+        outcomes=without,
+        accuracy=float(without.correct.mean()),
         change=float(change.mean()),
         change_low=low,
         change_high=high,
@@ -199,9 +276,9 @@ def _ablated(name: str, names: tuple[str, ...], whole: Performance, without: Per
     )
 
 
-def _interval(values: Float64[np.ndarray, " prompt"], seed: int) -> tuple[float, float]:
-    found = bootstrap_means(values[:, None], seed=seed)
-    return float(found.low[0]), float(found.high[0])
+def _interval(values: Float64[np.ndarray, " prompt"], counts: Counts) -> tuple[float, float]:
+    interval = bootstrap_means(values[:, None], seed=0, counts=counts)
+    return float(interval.low[0]), float(interval.high[0])
 
 
 def _controls(

@@ -4,9 +4,11 @@ Prompts of one token length share a batch, so that nothing is padded: with left 
 Llama give NaN (TransformerLens 4.3), and a position would mean something else in every row.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,15 +19,14 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.maps import Progress
 from igap.engine.activations import frozen
+from igap.engine.batching import Rows, rows_a_pass
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
 from igap.inputs.prompts import encode_prompt
 from igap.inputs.tokenizing import answer_token
 
 N_GENERATED = 3
-"""Tokens of the notebook's greedy continuation."""
-
-_NUMBERS_A_BATCH = 2**24  # 64 MiB of the widest activation in float32
+"""Tokens of the greedy continuation in which the notebook (see `igap.replication`) looks for the answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,59 +34,77 @@ class Batch:
     """Prompts of one token length."""
 
     indices: tuple[int, ...]
-    """Which prompts, in their order."""
+    """Each row's place in the list of prompts."""
     tokens: Int[Tensor, "prompt pos"]
     answer: Int[Tensor, " prompt"]
     distractor: Int[Tensor, " prompt"] | None
     answers: tuple[str, ...]
-    """As texts, without spaces."""
+    """The answers as text, without the spaces around them."""
+
+    def select(self, rows: Sequence[int]) -> "Batch":
+        """The batch of some of its prompts."""
+        index = list(rows)
+        return Batch(
+            indices=tuple(self.indices[row] for row in index),
+            tokens=self.tokens[index],
+            answer=self.answer[index],
+            distractor=None if self.distractor is None else self.distractor[index],
+            answers=tuple(self.answers[row] for row in index),
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class Performance:
-    """What the model did on each prompt, in the prompts' order."""
+class PromptOutcomes:
+    """What a model did on each prompt, in the prompts' order."""
 
     correct: Bool[np.ndarray, " prompt"]
     """Whether the token with the largest logit is the answer."""
     logit_diff: Float[np.ndarray, " prompt"] | None
     """logit[answer] - logit[distractor], in logits; None where the prompts have no distractor."""
     generated: Bool[np.ndarray, " prompt"] | None
-    """The notebook's criterion: the answer is in the first word of three greedy tokens. Only where asked for."""
+    """The notebook's criterion: whether the first word of three greedy tokens contains the answer. None: not asked."""
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """A prompt as token ids of one model."""
+class EncodedPrompt:
+    """A prompt as token ids of one model; answer and distractor are one token each."""
 
     ids: list[int]
     answer: int
     distractor: int | None
 
 
-Edit = Callable[[Batch], AbstractContextManager[None]]
-"""A block in which the model runs changed on a batch."""
+Logits = Iterator[Float[Tensor, "prompt d_vocab"]]
+"""The logits after each prompt of a batch, then after each token that is greedily added to it, without end."""
 
 
-def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, *, item: str, **known: Any) -> list[Encoded]:
-    """The prompts as token ids, every condition checked; `known` is what `encode_prompt` takes.
+def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, *, item: str, **limits: Any) -> list[EncodedPrompt]:
+    """The prompts as token ids, all of them checked.
 
-    Raises InputError on the first prompt that cannot be, and on answers and distractors that are not one token, all of
-    them counted.
+    Args:
+        prompts: What to encode.
+        tokenizer: The model's.
+        item: What the errors name: a file, or a key of the config.
+        **limits: What `encode_prompt` takes beside: `prepend_bos`, `n_ctx` and `n_vocab`.
+
+    Raises:
+        InputError: On the first invalid prompt, and on answers or distractors that are not one token, which are
+            counted.
     """
     ids = [
-        encode_prompt(tokenizer, prompt.text, item=f"{item}, row {row}", bos=prompt.bos, **known)
+        encode_prompt(tokenizer, prompt.text, item=f"{item}, row {row}", bos=prompt.bos, **limits)
         for row, prompt in enumerate(prompts, start=1)
     ]
     tokens: dict[str, list[Any]] = {}
     for name in ("answer", "distractor"):
         words = [getattr(prompt, name) for prompt in prompts]
-        found: list[Any] = []
+        words_as_tokens: list[Any] = []
         refused: dict[int, InputError] = {}
         for row, (prompt, word) in enumerate(zip(prompts, words, strict=True), start=1):
             try:
                 place = f"Row {row}: {name}"
-                found.append(
-                    None if word is None else answer_token(tokenizer, place, word, prompt.text, known["n_vocab"])
+                words_as_tokens.append(
+                    None if word is None else answer_token(tokenizer, place, word, prompt.text, limits["n_vocab"])
                 )
             except InputError as error:
                 refused[row] = error
@@ -97,101 +116,134 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, *, item: str, **kn
                 f"{words[bad[0] - 1]!r}), wanted one each. Remove those rows, or use a model that knows the words. "
                 f"{refused[bad[0]]}"
             )
-        tokens[name] = found
-    return [Encoded(*one) for one in zip(ids, tokens["answer"], tokens["distractor"], strict=True)]
+        tokens[name] = words_as_tokens
+    return [EncodedPrompt(*each) for each in zip(ids, tokens["answer"], tokens["distractor"], strict=True)]
 
 
-def batches(model: TransformerBridge, prompts: Sequence[Prompt], *, batch_size: int | None = None) -> list[Batch]:
-    """The prompts in batches of one token length, shortest first. Raises InputError as `encode_prompts` does."""
+def batch_by_length(model: TransformerBridge, prompts: Sequence[Prompt]) -> list[Batch]:
+    """The prompts in batches, one a token length, shortest first. Raises InputError as `encode_prompts` does."""
     cfg, tokenizer = model.cfg, model.tokenizer
-    known = {"prepend_bos": bool(cfg.default_prepend_bos), "n_ctx": cfg.n_ctx, "n_vocab": cfg.d_vocab}
-    encoded = encode_prompts(prompts, tokenizer, item="prompts", **known)
+    limits = {"prepend_bos": bool(cfg.default_prepend_bos), "n_ctx": cfg.n_ctx, "n_vocab": cfg.d_vocab}
+    encoded = encode_prompts(prompts, tokenizer, item="prompts", **limits)
     device = next(model.parameters()).device
     lengths: dict[int, list[int]] = {}
-    for index, one in enumerate(encoded):
-        lengths.setdefault(len(one.ids), []).append(index)
+    for index, prompt in enumerate(encoded):
+        lengths.setdefault(len(prompt.ids), []).append(index)
     compared = all(prompt.distractor is not None for prompt in prompts)
 
     def tensor(indices: Sequence[int], name: str) -> Tensor:
         return torch.tensor([getattr(encoded[i], name) for i in indices], device=device)
 
-    found = []
-    for length, members in sorted(lengths.items()):
-        size = batch_size or max(1, _NUMBERS_A_BATCH // (length * max(cfg.d_mlp or 0, 4 * cfg.d_model)))
-        for start in range(0, len(members), size):
-            chosen = members[start : start + size]
-            found.append(
-                Batch(
-                    indices=tuple(chosen),
-                    tokens=tensor(chosen, "ids"),
-                    answer=tensor(chosen, "answer"),
-                    distractor=tensor(chosen, "distractor") if compared else None,
-                    answers=tuple(prompts[i].answer.strip() for i in chosen),
-                )
-            )
-    return found
+    return [
+        Batch(
+            indices=tuple(indices),
+            tokens=tensor(indices, "ids"),
+            answer=tensor(indices, "answer"),
+            distractor=tensor(indices, "distractor") if compared else None,
+            answers=tuple(prompts[i].answer.strip() for i in indices),
+        )
+        for _, indices in sorted(lengths.items())
+    ]
 
 
-def performance(
+def batch_rows(
+    model: TransformerBridge, batches: Sequence[Batch], batch_size: int | None = None, memory_gib: float | None = None
+) -> Rows:
+    """How many prompts share a pass: what `memory_gib` holds of the longest, and of what is kept to restart them."""
+    cfg = model.cfg
+    n_tokens = max(batch.tokens.shape[1] for batch in batches) + N_GENERATED - 1
+    working = n_tokens * (10 * cfg.d_model + 4 * (cfg.d_mlp or 4 * cfg.d_model) + 2 * n_tokens * cfg.n_heads)
+    working += 2 * cfg.d_vocab
+    kept = cfg.n_layers * n_tokens * 6 * cfg.d_model  # residual stream, z, and keys and values of two passes
+    weight = next(model.parameters())
+    size = working * weight.element_size()
+    return rows_a_pass(size, 1 + math.ceil(kept / working), weight.device, batch_size, memory_gib)
+
+
+def evaluate_accuracy(
     model: TransformerBridge,
-    made: Sequence[Batch],
+    batches: Sequence[Batch],
     *,
-    edit: Edit | None = None,
+    variants: Callable[[Batch], Iterator[Logits]] | None = None,
+    n_variants: int = 1,
     generate: bool = False,
+    rows: Rows | None = None,
     on_progress: Progress | None = None,
-) -> Performance:
-    """What the model does on these batches, unchanged or as `edit` changes it.
+) -> list[PromptOutcomes]:
+    """What the model does on each prompt, one entry a variant of the model; of the model itself unless told otherwise.
 
-    Raises InputError on NaN or infinite logits.
+    Args:
+        model: The bridge, which comes back as it was.
+        batches: Prompts of one token length each, as `batch_by_length` makes them.
+        variants: A batch to the logits of `n_variants` variants of the model on it, one after another.
+        n_variants: How many there are.
+        generate: Whether to judge by the notebook's criterion, too: two more tokens a prompt.
+        rows: How many prompts share a pass; by default as many as 2 GiB hold.
+        on_progress: Called with prompts done, counted once a variant, and how many there are.
+
+    Raises:
+        InputError: On NaN or infinite logits.
     """
-    n = sum(len(batch.indices) for batch in made)
-    correct, generated = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
-    compared = all(batch.distractor is not None for batch in made)
-    difference = np.full(n, np.nan)
+    rows = rows or batch_rows(model, batches)
+    run = variants or (lambda batch: iter([whole_model(model, batch)]))
+    n_prompts = sum(len(batch.indices) for batch in batches)
+    outcomes = torch.full((n_prompts, n_variants, 3), torch.nan, dtype=torch.float64)
     done = 0
-    with frozen(model), torch.no_grad():
-        for batch in made:
-            where, each = list(batch.indices), torch.arange(len(batch.indices), device=batch.tokens.device)
-            logits = _logits(model, batch, batch.tokens, edit)
-            correct[where] = (logits.argmax(-1) == batch.answer).cpu().numpy()
-            if batch.distractor is not None:
-                difference[where] = (logits[each, batch.answer] - logits[each, batch.distractor]).double().cpu().numpy()
-            if generate:
-                generated[where] = _continued(model, batch, logits, edit)
-            done += len(where)
+
+    def judge_all(batch: Batch, members: Tensor) -> Tensor:
+        part, judged = batch.select(members.tolist()), []
+        for logits in run(part):
+            judged.append(_judge(model, part, logits, generate))
             if on_progress:
-                on_progress(done, n)
-    return Performance(correct, difference if compared else None, generated if generate else None)
+                on_progress(done + len(judged) * len(members), n_prompts * n_variants)
+        return torch.stack(judged, 1)
+
+    with frozen(model), torch.no_grad():
+        for batch in batches:
+            for members, judged in rows.each(partial(judge_all, batch), torch.arange(len(batch.indices))):
+                outcomes[torch.tensor(batch.indices)[members]] = judged
+                done += len(members) * n_variants
+    compared = all(batch.distractor is not None for batch in batches)
+    return [
+        PromptOutcomes(
+            correct=correct.numpy() == 1,
+            logit_diff=difference.numpy() if compared else None,
+            generated=generated.numpy() == 1 if generate else None,
+        )
+        for correct, difference, generated in outcomes.permute(1, 2, 0)
+    ]
 
 
-def _logits(
-    model: TransformerBridge, batch: Batch, tokens: Int[Tensor, "prompt pos"], edit: Edit | None
-) -> Float[Tensor, "prompt vocab"]:
-    if edit is None:
-        logits: Tensor = model(tokens, logits_to_keep=1)[:, -1]
-    else:
-        with edit(batch if tokens is batch.tokens else _longer(batch, tokens)):
-            logits = model(tokens, logits_to_keep=1)[:, -1]
+def whole_model(model: TransformerBridge, batch: Batch) -> Logits:
+    """The logits of the model itself, which runs whole for every token."""
+    tokens = batch.tokens
+    while True:
+        logits = model(tokens, logits_to_keep=1)[:, -1]
+        yield logits
+        tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], 1)
+
+
+def _judge(model: TransformerBridge, batch: Batch, passes: Logits, generate: bool) -> Float[Tensor, "prompt 3"]:
+    """Each prompt's numbers: correct (1 or 0), logit difference, and the notebook's criterion; NaN where not asked."""
+    logits = _finite(next(passes))
+    outcomes = torch.full((len(batch.indices), 3), torch.nan, dtype=torch.float64)
+    outcomes[:, 0] = logits.argmax(-1) == batch.answer
+    if batch.distractor is not None:
+        each = torch.arange(len(batch.indices), device=logits.device)
+        outcomes[:, 1] = logits[each, batch.answer] - logits[each, batch.distractor]
+    if generate:
+        tokens = [each.argmax(-1) for each in (logits, *map(_finite, itertools.islice(passes, N_GENERATED - 1)))]
+        texts = [model.tokenizer.decode(ids) for ids in torch.stack(tokens, 1).tolist()]
+        # A continuation that is empty has no word.
+        words = [(text.split() or [""])[0] for text in texts]
+        outcomes[:, 2] = torch.tensor([answer in word for answer, word in zip(batch.answers, words, strict=True)])
+    return outcomes
+
+
+def _finite(logits: Float[Tensor, "prompt d_vocab"]) -> Float[Tensor, "prompt d_vocab"]:
     if not logits.isfinite().all():
         raise InputError(
             "performance: got NaN or infinite logits, wanted finite ones. Check the checkpoint, or use "
             "model.dtype=float32."
         )
     return logits
-
-
-def _longer(batch: Batch, tokens: Int[Tensor, "prompt pos"]) -> Batch:
-    return Batch(batch.indices, tokens, batch.answer, batch.distractor, batch.answers)
-
-
-def _continued(
-    model: TransformerBridge, batch: Batch, logits: Float[Tensor, "prompt vocab"], edit: Edit | None
-) -> Bool[np.ndarray, " prompt"]:
-    """Whether the answer is in the first word of the greedy continuation; one that is empty has no word."""
-    tokens = torch.cat([batch.tokens, logits.argmax(-1, keepdim=True)], 1)
-    for _ in range(N_GENERATED - 1):
-        following = _logits(model, batch, tokens, edit).argmax(-1, keepdim=True)
-        tokens = torch.cat([tokens, following], 1)
-    texts = [model.tokenizer.decode(ids) for ids in tokens[:, -N_GENERATED:].tolist()]
-    first = [(text.split() or [""])[0] for text in texts]
-    return np.array([answer in word for answer, word in zip(batch.answers, first, strict=True)])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from igap.analyses.ablation.ablate import Ablations, ablate
+from igap.analyses.ablation.ablate import ablate_kinds
 from igap.analyses.ablation.accuracy import encode_prompts
 from igap.analyses.ablation.replacements import check_donors, too_few_references
 from igap.analyses.ablation.study import AGAINST, AblationStudy
@@ -74,27 +74,24 @@ class AblationAnalysis(Analysis[AblationStudy]):
             for method in ("ig", "ap")
         )
         scores = dict(zip(AGAINST, (ig, ap, tuple(y - x for x, y in zip(ig, ap, strict=True))), strict=True))
-        by_kind: dict[str, Ablations] = {}
-        kinds = [kind for kind in dict.fromkeys((settings.kind, *settings.also)) if kind != "none"] if names else []
-        prompts = read_or_generate(settings, context.model.tokenizer, context.config.prompts.bos) if names else []
-        for index, kind in enumerate(kinds):
-
-            def advance(done: int, total: int, before: int = index) -> None:
-                if on_progress:
-                    on_progress(before * total + done, len(kinds) * total)
-
-            by_kind[kind] = ablate(
+        kinds = [kind for kind in dict.fromkeys((settings.kind, *settings.also)) if kind != "none"]
+        by_kind = (
+            ablate_kinds(
                 context.model,
-                prompts,
+                read_or_generate(settings, context.model.tokenizer, context.config.prompts.bos),
                 names,
-                kind,
+                kinds,
                 reference_n=settings.reference_n,
                 seed=settings.seed,
                 controls=settings.controls,
                 generate=settings.generate,
                 batch_size=context.config.batch_size,
-                on_progress=advance,
+                memory_gib=context.config.memory_gib,
+                on_progress=on_progress,
             )
+            if names
+            else {}
+        )
         unit = next(iter(context.comparisons.values())).unit
         return AblationStudy(by_kind, scores, unit, context.config.model.processing)
 

@@ -18,7 +18,7 @@ def accuracy_bars(ablations: Ablations, *, title: str = "") -> Figure:
     """
     sets = [*ablations.single, *([ablations.together] if ablations.together else [])]
     fig, (ax,) = figure(max(6.0, 1.8 + 0.6 * (len(sets) + 1)), 4.0, 1, 1, title)
-    share = np.array([each.share for each in sets])
+    share = np.array([each.accuracy for each in sets])
     ends = np.array([[each.change - each.change_low, each.change_high - each.change] for each in sets]).T
     colours = [PALETTE[0]] * len(ablations.single) + [PALETTE[3]] * (len(sets) - len(ablations.single))
     ax.bar(range(len(sets)), share, color=colours, width=0.7)
@@ -26,11 +26,15 @@ def accuracy_bars(ablations: Ablations, *, title: str = "") -> Figure:
     labels = [each.name for each in sets]
     if ablations.controls:
         spread = np.linspace(-0.25, 0.25, len(ablations.controls)) if len(ablations.controls) > 1 else np.zeros(1)
-        shares = [each.share for each in ablations.controls]
+        shares = [each.accuracy for each in ablations.controls]
         ax.plot(len(sets) + spread, shares, "o", color="0.45", markersize=4)
         labels.append(f"random {len(ablations.controls[0].components)}\n({len(ablations.controls)} times)")
     ax.axhline(
-        ablations.share, color="0.15", linestyle="--", linewidth=1, label=f"nothing ablated: {ablations.share:.1%}"
+        ablations.accuracy,
+        color="0.15",
+        linestyle="--",
+        linewidth=1,
+        label=f"nothing ablated: {ablations.accuracy:.1%}",
     )
     ax.set_xticks(range(len(labels)), labels, rotation=45 if len(labels) > 12 else 0)
     ax.set(xlabel="ablated", ylabel=f"share correct, {ablations.n_prompts} prompts", ylim=(0, 1.04))

@@ -1,22 +1,22 @@
-"""What an ablated component is replaced by, at all positions of every prompt; and the model changed so.
+"""What takes an ablated component's place, at all positions of every prompt.
 
 0 (`zero`), its mean over reference prompts and positions (`mean`) or per position (`mean_positional`), or what it is on
 another prompt of the same length (`resample`).
 """
 
-import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.analyses.ablation.accuracy import Batch, Edit
+from igap.analyses.ablation.accuracy import Batch
 from igap.components import Site, hook_name, parse_component
-from igap.engine.hooks import Change, changed
+from igap.engine.batching import Rows
 from igap.errors import InputError
 from igap.vocabulary import AblationKind
 
@@ -25,8 +25,21 @@ Place = tuple[Site, int]
 Places = Mapping[Place, tuple[int, ...]]
 """Components by site and layer."""
 
+Values = Callable[[Int[Tensor, "prompt new"], Places], Mapping[Place, Tensor]]
+"""Tokens that were added to a batch's prompts, and components, to what replaces these, by place.
 
-def by_place(names: Sequence[str] | Iterator[str]) -> Places:
+`[prompt, pos, component, ...]`, or what expands to that: at the positions of the added tokens, or, where there is none,
+at those of the prompts.
+"""
+
+Record = Callable[[Int[Tensor, "prompt pos"], Places], Values]
+"""Prompts, one a row, and components to the activations that the unchanged model has there."""
+
+Replacement = Callable[[Batch, Record], Values]
+"""A batch to what replaces components on its prompts."""
+
+
+def by_place(names: Iterable[str]) -> Places:
     """Components by site and layer, each once, in order."""
     places: dict[Place, set[int]] = {}
     for name in names:
@@ -35,35 +48,28 @@ def by_place(names: Sequence[str] | Iterator[str]) -> Places:
     return {place: tuple(sorted(indices)) for place, indices in sorted(places.items())}
 
 
-Replacement = Callable[[Batch, Sequence[Place]], Mapping[Place, Tensor]]
-"""A batch and places to what replaces their components: `[prompt, pos, component, ...]`, or what expands to that."""
-
-
 def replacement(
     model: TransformerBridge,
-    made: Sequence[Batch],
+    batches: Sequence[Batch],
     kind: AblationKind,
     places: Places,
     *,
     reference_n: int,
     rng: np.random.Generator,
+    rows: Rows,
 ) -> Replacement:
-    """What this kind puts in a component's place."""
+    """What this kind of ablation puts in the place of components, all of which are among `places`."""
     if kind == "zero":
-        return lambda _, asked: dict.fromkeys(asked, torch.zeros(()))
+        return lambda _batch, _record: lambda _added, asked: dict.fromkeys(asked, torch.zeros(1, 1, 1))
     if kind == "resample":
-        donors = _donors(made, rng)
-
-        def another(batch: Batch, asked: Sequence[Place]) -> Mapping[Place, Tensor]:
-            prompts = donors[batch.indices]
-            # Where a continuation has grown, that of the prompt itself.
-            return _recorded(model, torch.cat([prompts, batch.tokens[:, prompts.shape[1] :]], 1), asked)
-
-        return another
-    means = _means(model, made, places, reference_n=reference_n, rng=rng)
+        donors = _donors(batches, rng)
+        return lambda batch, record: record(torch.stack([donors[i] for i in batch.indices]), places)
+    means = _means(model, batches, places, reference_n=reference_n, rng=rng, rows=rows)
     if kind == "mean":
         overall = {place: total.sum(0) / count.sum() for place, (total, count) in means.items()}
-        return lambda _, asked: {place: overall[place][None, None] for place in asked}
+        return lambda _batch, _record: (
+            lambda _added, asked: {place: overall[place][None, None, list(indices)] for place, indices in asked.items()}
+        )
     _, count = next(iter(means.values()))
     if bool((count == 0).any()):
         first = int((count == 0).nonzero()[0])
@@ -73,81 +79,74 @@ def replacement(
         )
     positional = {place: total / count.view(-1, *[1] * (total.ndim - 1)) for place, (total, _) in means.items()}
 
-    def by_position(batch: Batch, asked: Sequence[Place]) -> Mapping[Place, Tensor]:
-        # A continuation that outgrows the reference prompts keeps the mean of their last position.
-        at = torch.arange(batch.tokens.shape[1]).clamp(max=len(count) - 1).to(count.device)
-        return {place: positional[place][at][None] for place in asked}
+    def on(batch: Batch, _record: Record) -> Values:
+        n_tokens = batch.tokens.shape[1]
 
-    return by_position
+        def values(added: Tensor, asked: Places) -> Mapping[Place, Tensor]:
+            n_added = added.shape[1]
+            at = torch.arange(n_tokens, n_tokens + n_added) if n_added else torch.arange(n_tokens)
+            # A continuation that outgrows the reference prompts keeps the mean of their last position.
+            at = at.clamp(max=len(count) - 1).to(count.device)
+            return {place: positional[place][at][None, :, list(indices)] for place, indices in asked.items()}
+
+        return values
+
+    return on
 
 
 def _means(
-    model: TransformerBridge, made: Sequence[Batch], places: Places, *, reference_n: int, rng: np.random.Generator
+    model: TransformerBridge,
+    batches: Sequence[Batch],
+    places: Places,
+    *,
+    reference_n: int,
+    rng: np.random.Generator,
+    rows: Rows,
 ) -> dict[Place, tuple[Tensor, Tensor]]:
-    """Of reference prompts, by place: the sum of activations `[pos, component, ...]` and the number of them `[pos]`."""
-    n = sum(len(batch.indices) for batch in made)
+    """Activations of reference prompts by place: their sum `[pos, component, ...]`, and how many there are `[pos]`."""
+    n = sum(len(batch.indices) for batch in batches)
     if reference_n > n:
         raise too_few_references(reference_n, n)
     chosen = set(rng.permutation(n)[:reference_n].tolist())
-    longest = max(batch.tokens.shape[1] for batch in made)
-    found: dict[Place, tuple[Tensor, Tensor]] = {}
-    for batch in made:
-        rows = [row for row, index in enumerate(batch.indices) if index in chosen]
-        if not rows:
-            continue
-        for place, activation in _recorded(model, batch.tokens[rows], list(places)).items():
-            if place not in found:
-                shape = (longest, *activation.shape[2:])
-                found[place] = (activation.new_zeros(shape), activation.new_zeros(longest))
-            total, count = found[place]
-            total[: activation.shape[1]] += activation.sum(0)
-            count[: activation.shape[1]] += len(activation)
-    return found
+    longest = max(batch.tokens.shape[1] for batch in batches)
+    totals: dict[Place, Tensor] = {}
+    counts = torch.zeros(longest, dtype=torch.int64)
+
+    def add(tokens: Tensor, members: Tensor) -> Tensor:
+        sums = [activation.sum(0) for activation in record_places(model, tokens[members], places).values()]
+        # Only once nothing can run out of memory any more.
+        for place, of_positions in zip(places, sums, strict=True):
+            total = totals.setdefault(place, of_positions.new_zeros(longest, *of_positions.shape[1:]))
+            total[: len(of_positions)] += of_positions
+        counts[: tokens.shape[1]] += len(members)
+        return members
+
+    for batch in batches:
+        references = torch.tensor([row for row, index in enumerate(batch.indices) if index in chosen])
+        for _ in rows.each(partial(add, batch.tokens), references):
+            pass
+    return {place: (total, counts.to(total)) for place, total in totals.items()}
 
 
-def _donors(made: Sequence[Batch], rng: np.random.Generator) -> dict[tuple[int, ...], Tensor]:
-    """For each batch, by its indices, the tokens of other prompts of its length, one for each of its prompts."""
-    found: dict[tuple[int, ...], Tensor] = {}
-    check_donors(batch.tokens.shape[1] for batch in made for _ in batch.indices)
-    for _, group in itertools.groupby(made, key=lambda batch: batch.tokens.shape[1]):
-        members = list(group)
-        tokens = torch.cat([batch.tokens for batch in members])
-        order = torch.from_numpy(rng.permutation(len(tokens))).to(tokens.device)
-        donor = torch.empty_like(order)
-        donor[order] = order.roll(1)  # a cycle: nobody is his own donor
-        for batch, mine in zip(members, donor.split([len(batch.indices) for batch in members]), strict=True):
-            found[batch.indices] = tokens[mine]
-    return found
+def _donors(batches: Sequence[Batch], rng: np.random.Generator) -> dict[int, Int[Tensor, " pos"]]:
+    """For each prompt, by its index, the tokens of another one of its length; each prompt serves once."""
+    donors: dict[int, Tensor] = {}
+    check_donors(batch.tokens.shape[1] for batch in batches for _ in batch.indices)
+    for batch in batches:
+        order = rng.permutation(len(batch.indices))
+        # A cycle: no prompt is its own donor.
+        for row, donor in zip(order, np.roll(order, 1), strict=True):
+            donors[batch.indices[row]] = batch.tokens[donor]
+    return donors
 
 
-def _recorded(model: TransformerBridge, tokens: Tensor, places: Sequence[Place]) -> dict[Place, Tensor]:
-    """Activations of the unchanged model at these places."""
-    names = {hook_name(*place): place for place in places}
-    _, cache = model.run_with_cache(tokens, names_filter=list(names), logits_to_keep=1)
-    return {place: cache[name] for name, place in names.items()}
-
-
-def edit(model: TransformerBridge, places: Places, values: Replacement) -> Edit:
-    """The model with these components replaced."""
-
-    @contextmanager
-    def changed_on(batch: Batch) -> Iterator[None]:
-        # Before any hook is there: resample runs the model.
-        given = values(batch, list(places))
-        changes = {hook_name(*place): _put(list(indices), given[place]) for place, indices in places.items()}
-        with changed(model, changes):
-            yield
-
-    return changed_on
-
-
-def _put(indices: list[int], given: Tensor) -> Change:
-    def put(activation: Tensor) -> Tensor:
-        ablated = activation.clone()
-        ablated[:, :, indices] = given.to(activation).expand_as(activation)[:, :, indices]
-        return ablated
-
-    return put
+def record_places(
+    model: TransformerBridge, tokens: Int[Tensor, "prompt pos"], places: Iterable[Place]
+) -> dict[Place, Tensor]:
+    """Activations of the unchanged model at these places, of all components, and positions."""
+    names = {place: hook_name(*place) for place in places}
+    _, cache = model.run_with_cache(tokens, names_filter=list(names.values()), logits_to_keep=1)
+    return {place: cache[name] for place, name in names.items()}
 
 
 def check_donors(lengths: Iterable[int]) -> None:

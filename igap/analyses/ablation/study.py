@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from igap.analyses.ablation.ablate import Ablated, Ablations
+from igap.analyses.ablation.ablate import AblationEffect, Ablations
 from igap.statistics.comparison import Comparison, compare_values
 from igap.statistics.units import Unit
 
@@ -41,7 +41,7 @@ class AblationStudy:
         flat: dict[str, float | int | str | None] = {"ablation/n_components": len(self.scores["ap"])}
         for kind, ablations in self.kinds.items():
             name = f"ablation/{kind}"
-            flat |= {f"{name}/n_prompts": ablations.n_prompts, f"{name}/share": ablations.share}
+            flat |= {f"{name}/n_prompts": ablations.n_prompts, f"{name}/share": ablations.accuracy}
             flat |= {f"{name}/logit_diff": ablations.logit_diff, f"{name}/generated": ablations.generated}
             for each in _all(ablations):
                 flat |= {f"{name}/{each.name}/change": each.change, f"{name}/{each.name}/p": each.p}
@@ -61,13 +61,13 @@ class AblationStudy:
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for kind, ablations in self.kinds.items():
-            whole = {"share": ablations.share, "logit_diff": ablations.logit_diff, "generated": ablations.generated}
+            whole = {"share": ablations.accuracy, "logit_diff": ablations.logit_diff, "generated": ablations.generated}
             yield {"kind": kind, "name": "none", "components": "", "n_prompts": ablations.n_prompts, **whole}
             for each in _all(ablations):
                 row: dict[str, Any] = {"kind": kind, "name": each.name, "components": " ".join(each.components)}
-                row["n_prompts"] = ablations.n_prompts
+                row |= {"n_prompts": ablations.n_prompts, "share": each.accuracy}
                 for column in (
-                    *("share", "logit_diff", "generated", "change", "change_low", "change_high", "p"),
+                    *("logit_diff", "generated", "change", "change_low", "change_high", "p"),
                     *("logit_diff_change", "logit_diff_low", "logit_diff_high"),
                 ):
                     row[column] = getattr(each, column)
@@ -84,14 +84,14 @@ class AblationStudy:
         for kind, ablations in self.kinds.items():
             lines.append(
                 f"{kind} ablation, {ablations.n_prompts} prompts, {self.processing} weights: "
-                f"{ablations.share:.1%} correct with nothing ablated"
+                f"{ablations.accuracy:.1%} correct with nothing ablated"
                 + ("" if ablations.logit_diff is None else f", logit difference {ablations.logit_diff:+.3f}")
             )
             lines += [
                 f"  without {_sentence(each)}" for each in (*ablations.single, ablations.together) if each is not None
             ]
             if ablations.controls:
-                shares = [each.share for each in ablations.controls]
+                shares = [each.accuracy for each in ablations.controls]
                 lines.append(
                     f"  without as many random others, {len(shares)} times: {np.mean(shares):.1%} correct on average "
                     f"({min(shares):.1%} to {max(shares):.1%})"
@@ -111,7 +111,7 @@ class AblationStudy:
         return f"  r of the change with {', '.join(parts)} (n = {n}{few})"
 
 
-def _sentence(one: Ablated) -> str:
+def _sentence(one: AblationEffect) -> str:
     logits = ""
     if one.logit_diff_change is not None:
         logits = (
@@ -122,5 +122,5 @@ def _sentence(one: Ablated) -> str:
     )
 
 
-def _all(ablations: Ablations) -> tuple[Ablated, ...]:
+def _all(ablations: Ablations) -> tuple[AblationEffect, ...]:
     return (*ablations.single, *([ablations.together] if ablations.together else []), *ablations.controls)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igap.analyses.base import Analysis, RunContext
-from igap.analyses.output_curves.curves import OutputCurves
+from igap.analyses.output_curves.curves import DEFAULT_ALPHAS, OutputCurves, trace_curves
 from igap.attribution.maps import Progress
 from igap.components import component_names, locate
 from igap.config import RunConfig

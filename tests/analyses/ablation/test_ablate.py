@@ -1,16 +1,22 @@
 """Ablation against one prompt at a time with plain hooks, and its statistics by hand."""
 
 import itertools
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from igap.analyses.ablation.ablate import Ablations, ablate, mcnemar
-from igap.analyses.ablation.replacements import by_place
+from igap.analyses.ablation.ablate import Ablations, ablate, ablate_kinds, mcnemar
+from igap.analyses.ablation.accuracy import batch_by_length, batch_rows
+from igap.analyses.ablation.passes import HookedPasses, RestartedPasses, choose_passes
+from igap.analyses.ablation.replacements import by_place, replacement
 from igap.components import hook_name, parse_component
+from igap.engine.activations import frozen
 from igap.inputs.labelled_prompts import Prompt
+from igap.models.load import EMBEDDED
 
 REST = "gave a bottle of milk to"
 NAMES = ("John", "Mary", "Tom", "Anna")
@@ -55,12 +61,12 @@ def without(model, prompt, names, value):
 
 
 def agrees(model, one, value_of):
-    """Whether an Ablated is what plain hooks give, prompt by prompt."""
+    """Whether an AblationEffect is what plain hooks give, prompt by prompt."""
     for index, prompt in enumerate(PROMPTS):
         logits = without(model, prompt, one.components, lambda name: value_of(name, prompt))  # noqa: B023
         difference = float(logits[token(model, prompt.answer)] - logits[token(model, prompt.distractor)])
-        assert one.performance.logit_diff[index] == pytest.approx(difference, abs=1e-10)
-        assert one.performance.correct[index] == (int(logits.argmax()) == token(model, prompt.answer))
+        assert one.outcomes.logit_diff[index] == pytest.approx(difference, abs=1e-10)
+        assert one.outcomes.correct[index] == (int(logits.argmax()) == token(model, prompt.answer))
 
 
 def reference_mean(model, name, by_position):
@@ -112,7 +118,7 @@ def test_resample_takes_another_prompt_of_the_same_length_the_same_for_all_compo
             for one in (*found.single, found.together):
                 logits = without(model, prompt, one.components, given.get)
                 difference = float(logits[token(model, prompt.answer)] - logits[token(model, prompt.distractor)])
-                ok.append(abs(difference - one.performance.logit_diff[index]) < 1e-10)
+                ok.append(abs(difference - one.outcomes.logit_diff[index]) < 1e-10)
             fits += [donor] if all(ok) else []
         assert len(fits) == 1
         assert fits[0] != prompt
@@ -120,18 +126,97 @@ def test_resample_takes_another_prompt_of_the_same_length_the_same_for_all_compo
     assert len(set(donors)) == len(PROMPTS)
 
 
-def test_however_many_layers_are_resampled_their_donors_run_once(small):
+@pytest.mark.parametrize("generate", [False, True])
+def test_however_many_sets_are_resampled_the_prompts_and_their_donors_run_once(small, generate):
     model, passes = small(), []
     handle = model.original_model.register_forward_hook(lambda *_: passes.append(1))
     try:
         counts = []
-        for components in (["0.0", "0.1"], ["0.0", "2.1"]):
+        for components, controls in ((["0.0"], 0), (["0.0", "2.1", "L1.N3"], 4)):
             passes.clear()
-            ablate(model, LONG, components, "resample", controls=0)
+            ablate(model, LONG, components, "resample", controls=controls, generate=generate)
             counts.append(len(passes))
     finally:
         handle.remove()
-    assert counts == [7, 7]  # the whole model's, and of each of three sets the donors' and its own
+    trials = (2, 3)  # one prompt's run, and that with a site of layer 0 replaced, for heads and for neurons
+    assert counts == [trial + 2 for trial in trials]
+
+
+KINDS = ("zero", "mean", "mean_positional", "resample")
+
+
+def hooked(monkeypatch):
+    monkeypatch.setattr("igap.analyses.ablation.ablate.choose_passes", lambda model, *_: partial(HookedPasses, model))
+
+
+def ablate_every_kind(model, components):
+    return ablate_kinds(
+        model, PROMPTS, components, KINDS, reference_n=12, seed=3, controls=2, generate=True, batch_size=5,
+        memory_gib=None, on_progress=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma", EMBEDDED])
+def test_restarted_passes_give_what_the_whole_model_gives_with_hooks(small, architecture, monkeypatch):
+    """gemma: rotary, two heads a key. Heads and neurons of every layer, alone and together; then each next token."""
+    model = small(architecture)
+    components = ("1.2", "0.3", "L1.N7", "2.1", "L2.N3")
+    restarted = ablate_every_kind(model, components)
+    with torch.no_grad():
+        chosen = choose_passes(model, batch_by_length(model, PROMPTS)[0], [by_place(components)], True)
+    assert chosen.func is RestartedPasses
+    hooked(monkeypatch)
+    whole = ablate_every_kind(model, components)
+    for kind in KINDS:
+        ours, theirs = ((one.single, one.together, *one.controls) for one in (restarted[kind], whole[kind]))
+        ours, theirs = ((*single, *others) for single, *others in (ours, theirs))
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.components == other.components
+            np.testing.assert_allclose(one.outcomes.logit_diff, other.outcomes.logit_diff, rtol=0, atol=1e-10)
+            assert np.array_equal(one.outcomes.correct, other.outcomes.correct)
+            assert np.array_equal(one.outcomes.generated, other.outcomes.generated)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma"])
+def test_every_logit_of_a_continuation_is_that_of_the_whole_model(small, architecture, kind):
+    """Not only the greedy token: all logits after each of three tokens, with components of three layers replaced."""
+    model = small(architecture)
+    batches = batch_by_length(model, PROMPTS)
+    places = by_place(("2.1", "1.2", "0.3", "L1.N7"))
+    with frozen(model), torch.no_grad():
+        every = choose_passes(model, batches[0], [places], True), partial(HookedPasses, model)
+        replace = replacement(
+            model, batches, kind, places, reference_n=12, rng=np.random.default_rng(3), rows=batch_rows(model, batches)
+        )
+        for batch in batches:
+            logits = []
+            for passes in (open_batch(batch) for open_batch in every):
+                logits.append(torch.stack(list(islice(passes.ablated(places, replace(batch, passes.record)), 3))))
+                logits.append(torch.stack(list(islice(passes.unablated(), 3))))
+            for ours, theirs in zip(logits[:2], logits[2:], strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+            assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+def test_a_model_whose_logits_are_not_in_its_weights_runs_with_hooks(small):
+    """A hook that somebody left on the logits of one token: neither answer nor distractor, and yet the greedy one."""
+    model = small("gpt2")
+    batch = batch_by_length(model, PROMPTS)[0]
+    other = next(i for i in range(9) if i not in (int(batch.answer[0]), int(batch.distractor[0])))
+
+    def favour(logits, hook):
+        return logits + 1e3 * torch.nn.functional.one_hot(torch.tensor(other), logits.shape[-1])
+
+    handle = model.unembed.hook_out.add_hook(favour)
+    try:
+        with torch.no_grad():
+            assert choose_passes(model, batch, [by_place(["1.2"])], False).func is HookedPasses
+        found = ablate(model, PROMPTS, ["1.2"], "zero", controls=0)
+        assert not found.single[0].outcomes.correct.any()
+    finally:
+        handle.hook.remove()
+        model.unembed.hook_out.fwd_hooks.remove(handle)
 
 
 def test_reference_prompts_are_as_many_as_asked_and_drawn_with_the_seed(small):
@@ -157,18 +242,18 @@ def test_the_model_is_as_before(small, zero):
 
 def test_changes_are_paired_and_relative_to_the_whole_model(zero):
     whole = zero.unablated
-    assert zero.share == whole.correct.mean()
+    assert zero.accuracy == whole.correct.mean()
     for one in (*zero.single, zero.together, *zero.controls):
-        change = one.performance.correct.astype(float) - whole.correct
+        change = one.outcomes.correct.astype(float) - whole.correct
         assert one.change == pytest.approx(change.mean())
-        assert one.change == pytest.approx(one.share - zero.share)
+        assert one.change == pytest.approx(one.accuracy - zero.accuracy)
         assert one.change_low <= one.change <= one.change_high
-        moved = one.performance.logit_diff - whole.logit_diff
+        moved = one.outcomes.logit_diff - whole.logit_diff
         assert one.logit_diff_change == pytest.approx(moved.mean())
         # Percentile bootstrap of a mean of 24 numbers: about the normal interval with the standard error by n.
         half = 1.96 * moved.std() / np.sqrt(len(moved))
         assert one.logit_diff_high - one.logit_diff_low == pytest.approx(2 * half, rel=0.15)
-        assert one.p == mcnemar(whole.correct, one.performance.correct)
+        assert one.p == mcnemar(whole.correct, one.outcomes.correct)
 
 
 def test_a_model_that_loses_answers_has_a_negative_change(small):
@@ -179,9 +264,9 @@ def test_a_model_that_loses_answers_has_a_negative_change(small):
     known = [(one, word) for one, word in zip(PROMPTS, said, strict=True) if word not in ("<unk>", "")]
     prompts = [Prompt(one.text, word, one.distractor) for one, word in known]
     found = ablate(model, prompts, ["0.0", "0.1", "0.2", "0.3", "1.0", "1.1"], "zero", controls=0)
-    assert (found.share, found.share_low, found.share_high) == (1.0, 1.0, 1.0)
+    assert (found.accuracy, found.accuracy_low, found.accuracy_high) == (1.0, 1.0, 1.0)
     one = found.together
-    lost = int((~one.performance.correct).sum())
+    lost = int((~one.outcomes.correct).sum())
     assert lost > 5
     assert one.change == pytest.approx(-lost / len(prompts))
     assert one.change_low < one.change < one.change_high or lost == len(prompts)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from igap.analyses.ablation.accuracy import Batch, batches, encode_prompts, performance
+from igap.analyses.ablation.accuracy import Batch, batch_by_length, batch_rows, encode_prompts, evaluate_accuracy
 from igap.cli import main
+from igap.engine.batching import Rows
 from igap.inputs.labelled_prompts import Prompt
 
 REST = "gave a bottle of milk to"
@@ -25,6 +26,13 @@ def alone(model, prompt):
         return model(model.to_tokens(prompt.text))[0, -1]
 
 
+def evaluate(model, prompts, batch_size=None, **asked):
+    """What the whole model does on them."""
+    batches = batch_by_length(model, prompts)
+    (outcomes,) = evaluate_accuracy(model, batches, rows=batch_rows(model, batches, batch_size), **asked)
+    return outcomes
+
+
 def token(model, word):
     return int(model.to_tokens(word, prepend_bos=False)[0, 0])
 
@@ -36,7 +44,7 @@ def test_every_prompt_is_judged_as_if_it_were_alone_and_in_its_place(small, arch
     best = [model.tokenizer.decode([int(alone(model, one).argmax())]) for one in PROMPTS]
     # Half of the answers are what the model says: there is something to be right about.
     prompts = [Prompt(one.text, best[i] if i % 2 else one.answer, one.distractor) for i, one in enumerate(PROMPTS)]
-    found = performance(model, batches(model, prompts, batch_size=batch_size))
+    found = evaluate(model, prompts, batch_size=batch_size)
     for index, prompt in enumerate(prompts):
         logits = alone(model, prompt)
         assert found.correct[index] == (int(logits.argmax()) == token(model, prompt.answer))
@@ -59,7 +67,7 @@ def test_the_notebooks_criterion_is_the_answer_in_the_first_word_of_three_greedy
     answers = [f" {word[:1]}" if word[:1] == "a" else one.answer for word, one in zip(words, PROMPTS, strict=True)]
     prompts = [Prompt(one.text, answer, one.distractor) for one, answer in zip(PROMPTS, answers, strict=True)]
     prompts[0] = Prompt(PROMPTS[0].text, f" {words[0]}", " Mary") if words[0] in " John Tom Anna" else prompts[0]
-    found = performance(model, batches(model, prompts), generate=True)
+    found = evaluate(model, prompts, generate=True)
     expected = [one.answer.strip() in word for one, word in zip(prompts, words, strict=True)]
     assert found.generated.tolist() == expected
 
@@ -87,29 +95,41 @@ class NextLetter(torch.nn.Module):
 def test_three_tokens_are_generated_and_their_first_word_is_searched(unchecked, start, answer, counts):
     one = torch.tensor([0])
     batch = Batch((0,), torch.tensor([[start]]), one, one, (answer,))
-    assert performance(NextLetter(), [batch], generate=True).generated.tolist() == [counts]
+    (found,) = evaluate_accuracy(NextLetter(), [batch], generate=True, rows=Rows(1))
+    assert found.generated.tolist() == [counts]
 
 
 def test_prompts_without_a_distractor_have_no_logit_difference(small):
     prompts = [*PROMPTS[:2], Prompt(PROMPTS[2].text, " Anna")]
-    found = performance(small("gpt2"), batches(small("gpt2"), prompts))
+    found = evaluate(small("gpt2"), prompts)
     assert found.logit_diff is None
     assert found.correct.shape == (3,)
 
 
-def test_batches_hold_prompts_of_one_length(small):
-    made = batches(small("gpt2"), PROMPTS, batch_size=2)
-    assert sorted(i for batch in made for i in batch.indices) == list(range(len(PROMPTS)))
-    assert all(len(batch.indices) <= 2 for batch in made)
-    lengths = [batch.tokens.shape[1] for batch in made]
-    assert lengths == sorted(lengths)
+def test_batches_hold_all_prompts_of_one_length(small):
+    batches = batch_by_length(small("gpt2"), PROMPTS)
+    assert sorted(i for batch in batches for i in batch.indices) == list(range(len(PROMPTS)))
+    lengths = [batch.tokens.shape[1] for batch in batches]
+    assert lengths == sorted(set(lengths))
+    some = batches[-1].select([1])
+    assert some.indices == batches[-1].indices[1:2]
+    assert torch.equal(some.tokens, batches[-1].tokens[1:2])
+    assert some.answers == batches[-1].answers[1:2]
+
+
+def test_a_pass_holds_as_many_prompts_as_asked_for_or_as_memory_holds(small):
+    """Also of what is kept to restart it: in half of the memory half as many."""
+    model = small("gpt2")
+    batches = batch_by_length(model, PROMPTS)
+    assert batch_rows(model, batches, batch_size=2, memory_gib=1e-9).number == 2
+    many, half = (batch_rows(model, batches, memory_gib=gib).number for gib in (2**-8, 2**-9))
+    assert many == pytest.approx(2 * half, abs=1)
+    assert batch_rows(model, batches, memory_gib=1e-9).number == 1
 
 
 def test_progress_counts_prompts(small):
     told = []
-    performance(
-        small("gpt2"), batches(small("gpt2"), PROMPTS), on_progress=lambda done, total: told.append((done, total))
-    )
+    evaluate(small("gpt2"), PROMPTS, on_progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (6, 6)
     assert told == sorted(told)
 
@@ -119,7 +139,7 @@ def test_a_model_that_gives_nan_is_refused(small):
     handle = model.unembed.hook_out.add_hook(lambda logits, hook: logits * float("nan"))
     try:
         with pytest.raises(ValueError, match=r"performance: got NaN or infinite logits"):
-            performance(model, batches(model, PROMPTS))
+            evaluate(model, PROMPTS)
     finally:
         handle.hook.remove()
         model.unembed.hook_out.fwd_hooks.remove(handle)
@@ -143,7 +163,7 @@ def test_answers_that_are_not_one_token_are_counted_and_named_by_their_rows(smal
 def test_the_embedded_model_does_its_task(ioi_mini):
     from igap.inputs.labelled_prompts import generated
 
-    found = performance(ioi_mini, batches(ioi_mini, generated(200, 0, ioi_mini.tokenizer)))
+    found = evaluate(ioi_mini, generated(200, 0, ioi_mini.tokenizer))
     assert found.correct.mean() > 0.95
     assert np.sign(found.logit_diff).mean() > 0.95
 

@@ -92,7 +92,7 @@ def test_the_table_has_a_row_a_set_of_components_and_kind(found):
     zero = table[table["kind"] == "zero"].set_index("name")
     study = found.findings["ablation"].kinds["zero"]
     assert list(zero.index) == ["none", *(one.name for one in study.single), "all", "control 1", "control 2"]
-    assert zero.loc["none", "share"] == study.share
+    assert zero.loc["none", "share"] == study.accuracy
     assert zero.loc["all", "change"] == study.together.change
     assert zero.loc["all", "components"].split() == [one.name for one in study.single]
     assert zero["generated"].notna().all()
@@ -112,17 +112,17 @@ def test_bars_stand_at_the_shares_and_the_line_at_the_whole_model(found):
     given = found.findings["ablation"]
     numbers = [0.1 * (i + 1) for i in range(5)]
     singles = tuple(
-        dataclasses.replace(one, share=share, change=share - 0.8, change_low=share - 0.9, change_high=share - 0.7)
+        dataclasses.replace(one, accuracy=share, change=share - 0.8, change_low=share - 0.9, change_high=share - 0.7)
         for one, share in zip(given.kinds["mean"].single, numbers, strict=True)
     )
-    study = dataclasses.replace(given.kinds["mean"], single=singles, share=0.8)
+    study = dataclasses.replace(given.kinds["mean"], single=singles, accuracy=0.8)
     drawn = figures.drawn(
         dataclasses.replace(found, findings={"ablation": dataclasses.replace(given, kinds={"mean": study})})
     )
     (ax,) = drawn["ablation_mean"].axes
-    assert [bar.get_height() for bar in ax.patches] == [one.share for one in (*study.single, study.together)]
+    assert [bar.get_height() for bar in ax.patches] == [one.accuracy for one in (*study.single, study.together)]
     assert [label.get_text() for label in ax.get_xticklabels()][:6] == [*(one.name for one in study.single), "all"]
-    assert any(line.get_ydata()[0] == study.share for line in ax.lines if line.get_linestyle() == "--")
+    assert any(line.get_ydata()[0] == study.accuracy for line in ax.lines if line.get_linestyle() == "--")
     for ax, against in zip(drawn["ablation_mean_scatter"].axes, AGAINST, strict=True):
         points = ax.containers[0][0].get_xydata()
         np.testing.assert_allclose(points[:, 0], found.findings["ablation"].scores[against])
