@@ -1,6 +1,8 @@
 """The one exception meant for users, and how it shows what they gave."""
 
+import difflib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 _LONG = re.compile(r"[^\s|]{300,}")
@@ -45,3 +47,9 @@ def printable(text: object, most: int = 300) -> str:
 def one_line(error: BaseException, most: int = 500) -> str:
     """What an error says, in one line; its kind where it says nothing."""
     return printable(" ".join(str(error).split()) or type(error).__name__, most)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return " Did you mean NAME?" with the known name that looks most like this one; empty where none does."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
