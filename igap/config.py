@@ -45,7 +45,17 @@ TEXTS = ("clean", "corrupted", "answer", "distractor")
 """What a prompt pair is made of."""
 
 
-BESIDE_THE_NUMBERS = ("tracking", "output", "sweep", "stale", "keep_going", "device", "batch_size", "memory_gib")
+BESIDE_THE_NUMBERS = (
+    "tracking",
+    "output",
+    "plots",
+    "sweep",
+    "stale",
+    "keep_going",
+    "device",
+    "batch_size",
+    "memory_gib",
+)
 """Keys that say where and how a run is done, and not what it finds."""
 
 
@@ -271,6 +281,8 @@ class RunConfig(Frozen):
     memory_gib: float | None = Field(None, gt=0, le=1_000_000, examples=[2])
     """GiB of one pass, beyond the model."""
     output: PathText = Field("runs", examples=["runs"])
+    plots: str = Field("all", min_length=1, max_length=10_000, examples=["'heads_heatmap jaccard'"])
+    """The pictures that are drawn: all, none, or names."""
     sweep: PathText = Field("multirun", pattern=r"^[\w][\w.-]*$", examples=["multirun"])
     """The folder in `output` that a multirun's runs go to."""
     stale: Literal["keep", "redo"] = "keep"

@@ -1,6 +1,8 @@
 """InputError, the one exception meant for users, and short one-line texts for its messages."""
 
+import difflib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 _LONG = re.compile(r"[^\s|]{300,}")
@@ -56,3 +58,9 @@ def printable(text: object, most: int = 300) -> str:
 def one_line(error: BaseException, most: int = 500) -> str:
     """The message of an error in one line; its type if it has no message."""
     return printable(" ".join(str(error).split()) or type(error).__name__, most)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return " Did you mean NAME?" with the known name that looks most like this one; empty where none does."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]}?" if close else ""

@@ -122,7 +122,7 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.write(f"igap {importlib.metadata.version('igap')}\n")
         return 0
     if command not in _COMMANDS:
-        from igap.cli.compose import nearest
+        from igap.errors import nearest
 
         raise InputError(
             f"command: got {command!r}, wanted one of {', '.join(_COMMANDS)}."

@@ -1,6 +1,5 @@
 """Overrides to checked configs, through Hydra: every job of a run or a multirun, before the first of them runs."""
 
-import difflib
 import itertools
 import math
 import re
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igap.cli.texts import SHARED, grammar_length, kind_of, quoted
-from igap.errors import InputError, one_line, shown
+from igap.errors import InputError, nearest, one_line, shown
 from igap.sweep.plan import Composed, Refused
 
 if TYPE_CHECKING:
@@ -357,9 +356,3 @@ def checked_config(config: "DictConfig", schema: "type[Schema]") -> "Schema":
         ) from None
     assert isinstance(values, dict)
     return checked(schema, {str(key): value for key, value in values.items()})
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """ " Did you mean NAME?" with the known name that looks most like this one; empty where none does."""
-    found = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {found[0]}?" if found else ""

@@ -181,7 +181,7 @@ class Worker:
         lines = not progress.is_terminal  # in a log no bar gets in the way of another
         stage = (lambda name: show_stage(progress, name)) if lines or self.shown else pipeline.silent
         pack = self.packs[HydraConfig.get().job.num]
-        return do_all(pack, self.folder, stage, told, wait=self.wait, threads=self.threads)
+        return do_all(pack, self.folder, stage, told, wait=self.wait, threads=self.threads, draw_beside=self.shown)
 
 
 def launch(plan: Plan, launcher: Launcher) -> dict[str, str]:
@@ -205,6 +205,7 @@ def launch(plan: Plan, launcher: Launcher) -> dict[str, str]:
         fresh = [job for job in left if not deaths[job.key]]
         before = (len(left), deaths.total())
         now, pack = (fresh, launcher.pack) if fresh else (left[:1], 1)
+        pack = len(now) if launcher.in_this_process else pack
         packs = tuple(tuple(now[start : start + pack]) for start in range(0, len(now), pack))
         worker = Worker(packs, folder, not first, launcher.threads, launcher.in_this_process)
         with _watched(now, folder, quiet=launcher.in_this_process):

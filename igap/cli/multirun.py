@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igap.cli.compose import compose_jobs, compose_multirun, data_folder, nearest
+from igap.cli.compose import compose_jobs, compose_multirun, data_folder
 from igap.cli.search import is_preset
 from igap.cli.texts import kind_of, quote_text
-from igap.errors import InputError, one_line
+from igap.errors import InputError, nearest, one_line
 from igap.storage.finished import find
 
 if TYPE_CHECKING:
@@ -167,6 +167,7 @@ def _planned(asked: Asked) -> "tuple[Plan, Launcher]":
     from igap.cli.launch import launcher_of
     from igap.config import RunConfig, TrackingConfig
     from igap.console import show_stage, terminal_console
+    from igap.output import figures
     from igap.output.tracking import wandb_run
     from igap.replication.jobs import configs
     from igap.sweep.folder import SweepFolder
@@ -183,6 +184,7 @@ def _planned(asked: Asked) -> "tuple[Plan, Launcher]":
 
     def check_one(config: RunConfig) -> tuple[str, int]:
         checked = pipeline.check(config)
+        figures.chosen(config.plots)
         for other in configs(config).values() if config.study else ():
             pipeline.check(other)
         if config.tracking not in trackings:

@@ -110,7 +110,7 @@ def _check(config: "RunConfig", overrides: list[str]) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from igap import pipeline
-    from igap.output import disk
+    from igap.output import disk, figures
     from igap.output.tracking import wandb_run
     from igap.replication.jobs import configs
     from igap.storage import atomic
@@ -122,6 +122,7 @@ def _check(config: "RunConfig", overrides: list[str]) -> None:
     for other in configs(config).values() if config.study else ():
         pipeline.check(other)
     wandb_run.check(config.tracking)
+    figures.chosen(config.plots)
     atomic.check_writable(Path(config.output))
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from igap.cli.compose import compose_multirun, compose_one, compose_searches, data_folder, nearest
+from igap.cli.compose import compose_multirun, compose_one, compose_searches, data_folder
 from igap.cli.texts import quote_text, quoted
-from igap.errors import InputError
+from igap.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -1,7 +1,7 @@
 """A run's folder: the files a result is kept in, written so that a half-written one never looks finished.
 
-Every file is written beside its place and renamed into it; `summary.json` comes last and is the mark of a finished
-run. Safetensors, CSV, JSON and PNG only.
+Every file is written beside its place and renamed into it: first the numbers, then the record, then the pictures, and
+`summary.json`, the mark of a finished run, last. Safetensors, CSV, JSON and PNG only.
 """
 
 import json
@@ -21,12 +21,14 @@ from safetensors.torch import save
 
 from igap.analyses.circuit_recovery.recovery import CLASS_OF
 from igap.components import Site, component_names
-from igap.config import TEXTS
+from igap.config import TEXTS, RunConfig
 from igap.errors import InputError
 from igap.failures import Failure, recorded, surviving
-from igap.output.figures import figures
+from igap.output import record
+from igap.output.figures import FOLDER, chosen, draw, figure_data
+from igap.output.record import FILE, Record
+from igap.output.record import write as write_record
 from igap.pipeline import Result
-from igap.plots import Figure
 from igap.replication.page import page
 from igap.replication.study import Study
 from igap.statistics.across_pairs import Spread, by_pair
@@ -45,7 +47,7 @@ Summary = dict[str, float | int | str | None]
 def prepare(folder: Path) -> None:
     """A writable folder. Raises InputError where there can be none, or where a finished run lies already."""
     check_unfinished(folder)
-    check_writable(folder / "plots")
+    check_writable(folder / FOLDER)
 
 
 def check_unfinished(folder: Path) -> None:
@@ -69,18 +71,37 @@ def unfinish(folder: Path) -> None:
 
 
 def write(result: Result, folder: Path) -> Summary:
-    """The summary, after all files of the run, and of those beside it, are in `folder`.
+    """Write all files of the run, and of those beside it, and return the summary, which is written last.
 
-    A figure that fails costs itself only and is named in the summary, as the analyses that failed are. Raises OSError
-    where another file cannot be written, InputError where the folder of another run cannot: then there is no new
-    summary. One that was there before is replaced last.
+    A figure that fails costs itself only and is named in the summary, as the analyses that failed are. A summary that
+    was there before is replaced last.
+
+    Raises:
+        OSError: Another file cannot be written; there is no new summary.
+        InputError: The folder of another run of a study cannot be written to; there is no new summary.
     """
     started = time.perf_counter()
     failures = dict(result.failures)
     for name, other in result.beside.items():
-        check_writable(folder / name / "plots")
+        check_writable(folder / name / FOLDER)
         of_other = failures_of(write(other, folder / name))
         failures |= {f"{name}/{part}": Failure(reason, "") for part, reason in of_other.items()}
+    record = write_numbers(result, folder, failures)
+    failures |= draw(record.data, folder, chosen(result.config.plots)).failures
+    study = result.findings.get("notebook")
+    if isinstance(study, Study):
+        with surviving("page", failures):
+            write_text(folder / "page.html", page(result, study, folder))
+    return finish(folder, record.summary, failures, time.perf_counter() - started)
+
+
+def write_numbers(result: Result, folder: Path, failures: dict[str, Failure]) -> Record:
+    """Write all files of the run but its pictures and its summary, and return what those are made from.
+
+    The record comes last, and marks that the others are whole. `failures` are those to be told in the summary, and
+    gain what no record can hold. Raises OSError.
+    """
+    (folder / FILE).unlink(missing_ok=True)  # of an earlier try, whose files are replaced from here on
     write_bytes(folder / "attributions.safetensors", save(_tensors(result)))
     for site in result.maps:
         components = table(result, site) if site == "heads" else top_neurons(result)
@@ -94,28 +115,28 @@ def write(result: Result, folder: Path) -> Summary:
     for finding in result.findings.values():
         for name, frame in finding.tables().items():
             atomically(folder / f"{name}.csv", partial(tables.write, frame=frame))
-    for group, draw in figures(result).items():
-        drawn: Mapping[str, Figure] = {}
-        with surviving(f"plots/{group}", failures):
-            drawn = draw()
-        for name, figure in drawn.items():
-            with surviving(f"plots/{name}", failures):
-                atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
-    found = result.findings.get("notebook")
-    if isinstance(found, Study):
-        with surviving("page", failures):
-            write_text(folder / "page.html", page(result, found, folder))
+    write_config(result.config, folder)
+    summary = summarize(replace(result, failures=failures))
+    return write_record(Record(summary, figure_data(result)), folder, failures)
+
+
+def write_config(config: RunConfig, folder: Path) -> None:
+    """Write config.json. Raises OSError."""
+    write_text(folder / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+
+
+def finish(folder: Path, summary: record.Summary, failures: Mapping[str, Failure], seconds: float) -> Summary:
+    """Write summary.json, which marks the run as finished, and return it; failure.log before it, where there are any.
+
+    Raises OSError.
+    """
     stories = "\n".join(f"{name}: {failure.story or failure.reason}" for name, failure in failures.items())
     if stories:
         with suppress(OSError):  # the reasons are in the summary
             write_text(folder / "failure.log", stories)
-    config = json.dumps(result.config.model_dump(mode="json"), indent=2)
-    write_text(folder / "config.json", config + "\n")
-    summary = summarize(replace(result, failures=failures))
-    summary |= {"seconds/files": round(time.perf_counter() - started, 3)}
-    text = json.dumps(summary, indent=2, allow_nan=False)
-    write_text(folder / "summary.json", text + "\n")
-    return summary
+    whole = {**summary, **recorded(failures), "seconds/files": round(seconds, 3)}
+    write_text(folder / "summary.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
+    return whole
 
 
 def summarize(result: Result) -> Summary:

@@ -1,76 +1,184 @@
-"""Which figures a run has: the plots of `igap.plots`, fed from its result."""
+"""Which figures a run has, and how they are drawn: in a run, beside it, or later from its record.
 
+`FigureData` is all that the figures show, without the model; `record` keeps it in the run's folder.
+"""
+
+import inspect
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float64
 
-from igap import plots
+from igap.analyses.base import Analysis
 from igap.analyses.registry import ANALYSES
-from igap.components import Site, component_names
+from igap.components import SITES, Site, component_names
+from igap.errors import InputError, nearest
+from igap.failures import Failure, surviving
 from igap.inputs.sources import describe
 from igap.pipeline import Result
+from igap.statistics.comparison import Comparison
 from igap.statistics.units import LABELS, values_in
 from igap.statistics.warnings import DELTA_TOLERANCE
+from igap.storage.atomic import atomically
 
-Draw = Callable[[], Mapping[str, plots.Figure]]
-"""Gives figures by file name (no suffix)."""
+if TYPE_CHECKING:
+    from igap.plots import Figure
+
+Draw = Callable[[], "Mapping[str, Figure]"]
+"""Gives figures by file name, without suffix."""
+
+FOLDER = "plots"
+"""Its name in a run's folder; a figure that failed is named `plots/NAME`."""
+
+_OF_SITES = ("heatmap", "scatter", "mean_difference", "difference")
+_OF_RUNS = ("jaccard", "convergence_delta")
 
 
-def drawn(result: Result) -> dict[str, plots.Figure]:
-    """All figures of the run by file name (no suffix)."""
-    return {name: figure for draw in figures(result).values() for name, figure in draw().items()}
+@dataclass(frozen=True, eq=False)
+class SiteData:
+    """What the figures of one site show."""
+
+    unit: str
+    """What an axis says of the numbers in `ig` and `ap`."""
+    ig: Float64[np.ndarray, "layer component"]
+    """IG, in the comparison's unit."""
+    ap: Float64[np.ndarray, "layer component"]
+    """AP, in the comparison's unit."""
+    comparison: Comparison
+    delta: Float64[np.ndarray, " layer"]
+    """IG's completeness delta, in logits; of several pairs, the one farthest from 0."""
+    layer_effect: Float64[np.ndarray, " layer"]
+    """F(all of the site replaced) - F(x), in logits, of delta's pair."""
 
 
-def figures(result: Result) -> dict[str, Draw]:
-    """What draws the run's figures: each by its file name, those of a finding together by the finding's."""
-    whole = _title(result)
-    found: dict[str, Draw] = {}
+@dataclass(frozen=True, eq=False)
+class FigureData:
+    """What the figures of one run show."""
 
-    def add(name: str, draw: Callable[..., plots.Figure], *values: Any, **options: Any) -> None:
-        found[name] = lambda: {name: draw(*values, **options)}
+    title: str
+    several_pairs: bool
+    sites: Mapping[Site, SiteData]
+    findings: Mapping[str, Any]
+    """The findings whose analyses have figures, by the names of `ANALYSES`."""
 
-    for site in result.maps:
-        title, unit = f"{site} of {whole}", _unit(result, site)
-        ig, ap = _values(result, site, "ig"), _values(result, site, "ap")
-        comparison = result.comparisons[site]
-        names = component_names(site, *ig.shape)
+
+def names() -> tuple[str, ...]:
+    """Return what `plots` may name: a figure by its file, those of an analysis together by the analysis' name."""
+    own = (f"{site}_{name}" for site in SITES for name in _OF_SITES)
+    return (*own, *_OF_RUNS, *filter(has_figures, ANALYSES))
+
+
+def has_figures(analysis: str) -> bool:
+    """Return whether an analysis draws something."""
+    return type(ANALYSES[analysis]).figures is not Analysis.figures
+
+
+def finding_type(analysis: str) -> Any:
+    """Return the class of an analysis' findings."""
+    return inspect.get_annotations(type(ANALYSES[analysis]).run, eval_str=True)["return"]
+
+
+def chosen(plots: str, *, item: str = "plots") -> frozenset[str]:
+    """Return the names that `all`, `none` or names with spaces between them stand for.
+
+    Raises:
+        InputError: A name is that of no figure and of no analysis with figures.
+    """
+    known = names()
+    if plots in ("all", "none"):
+        return frozenset(known if plots == "all" else ())
+    for name in plots.split():
+        if name not in known:
+            raise InputError(
+                f"{item}: got {name!r}, wanted all, none, or names of {', '.join(known)}.{nearest(name, known)}"
+            )
+    return frozenset(plots.split())
+
+
+def figure_data(result: Result) -> FigureData:
+    """Return what the run's figures show."""
+    sites: dict[Site, SiteData] = {}
+    for site, maps in result.maps.items():
+        ig, comparison = maps["ig"], result.comparisons[site]
+        assert ig.delta is not None
+        assert ig.layer_effect is not None
+        sites[site] = SiteData(
+            unit=("mean " if result.spread else "") + LABELS[comparison.unit],
+            ig=values_in(comparison.unit, ig),
+            ap=values_in(comparison.unit, maps["ap"]),
+            comparison=comparison,
+            delta=np.asarray(ig.delta.double().numpy()),
+            layer_effect=np.asarray(ig.layer_effect.double().numpy()),
+        )
+    findings = {name: result.findings[name] for name in ANALYSES if name in result.findings and has_figures(name)}
+    return FigureData(_title(result), result.spread is not None, sites, findings)
+
+
+def figures(data: FigureData) -> dict[str, Draw]:
+    """Return what draws the figures: each by its file name, those of an analysis together by the analysis' name."""
+    from igap import plots
+
+    draws: dict[str, Draw] = {}
+
+    def add(name: str, draw: "Callable[..., Figure]", *values: Any, **options: Any) -> None:
+        draws[name] = lambda: {name: draw(*values, **options)}
+
+    for site, of_site in data.sites.items():
+        title, comparison = f"{site} of {data.title}", of_site.comparison
+        ig, ap, unit = of_site.ig, of_site.ap, of_site.unit
         heatmaps = plots.head_heatmaps if site == "heads" else plots.neuron_heatmaps
         add(f"{site}_heatmap", heatmaps, ig, ap, unit=unit, title=title)
-        outliers = comparison.outlier_abs
-        points: dict[str, Any] = {"names": names, "comparison": comparison, "unit": unit, "title": title}
-        add(f"{site}_scatter", plots.scatter, ig, ap, outliers=outliers, **points)
+        points: dict[str, Any] = {"comparison": comparison, "unit": unit, "title": title}
+        points["names"] = component_names(site, *ig.shape)
+        add(f"{site}_scatter", plots.scatter, ig, ap, outliers=comparison.outlier_abs, **points)
         add(f"{site}_mean_difference", plots.mean_difference, ig, ap, **points)
         add(f"{site}_difference", plots.difference_heatmaps, ig, ap, site=site, unit=unit, title=title)
-    for name, analysis in ANALYSES.items():
-        if name in result.findings:
-            found[name] = partial(analysis.figures, result.findings[name], whole)
-    add("jaccard", plots.jaccard_curve, {str(site): it for site, it in result.comparisons.items()}, title=whole)
+    for name, finding in data.findings.items():
+        draws[name] = partial(ANALYSES[name].figures, finding, data.title)
+    comparisons = {str(site): of_site.comparison for site, of_site in data.sites.items()}
+    add("jaccard", plots.jaccard_curve, comparisons, title=data.title)
     add(
         "convergence_delta",
         plots.convergence_delta,
-        {site: _by_layer(result, site, "delta") for site in result.maps},
-        {site: _by_layer(result, site, "layer_effect") for site in result.maps},
+        {site: of_site.delta for site, of_site in data.sites.items()},
+        {site: of_site.layer_effect for site, of_site in data.sites.items()},
         tolerance=DELTA_TOLERANCE,
-        title=whole + ("\nof each layer the pair with the largest |delta|" if result.spread else ""),
+        title=data.title + ("\nof each layer the pair with the largest |delta|" if data.several_pairs else ""),
     )
-    return found
+    return draws
 
 
-def _values(result: Result, site: Site, method: str) -> NDArray[np.float64]:
-    """A map in the unit of its comparison."""
-    return values_in(result.comparisons[site].unit, result.maps[site][method])
+@dataclass(frozen=True)
+class Drawn:
+    """What became of a run's figures."""
+
+    failures: Mapping[str, Failure]
+    """`plots/NAME` to why a figure, or those of an analysis, could not be drawn or written."""
+    seconds: float
 
 
-def _unit(result: Result, site: Site) -> str:
-    return ("mean " if result.spread else "") + LABELS[result.comparisons[site].unit]
+def draw(data: FigureData, folder: Path, wanted: frozenset[str]) -> Drawn:
+    """Draw the figures with these names into the folder of a run; one that fails costs itself only."""
+    from igap.plots import write_png
 
-
-def _by_layer(result: Result, site: Site, name: str) -> NDArray[np.float64]:
-    tensor = getattr(result.maps[site]["ig"], name)
-    return np.asarray(tensor.double().numpy())
+    started = time.perf_counter()
+    failures: dict[str, Failure] = {}
+    for group, make in figures(data).items() if wanted else ():
+        if group not in wanted:
+            continue
+        made: Mapping[str, Figure] = {}
+        with surviving(f"{FOLDER}/{group}", failures):
+            made = make()
+        for name, figure in made.items():
+            path = folder / FOLDER / f"{name}.png"
+            with surviving(f"{FOLDER}/{name}", failures):
+                atomically(path, partial(write_png, figure))
+    return Drawn(failures, time.perf_counter() - started)
 
 
 def _title(result: Result) -> str:

@@ -8,6 +8,7 @@ cannot be drawn (no finite score, zero everywhere) gives a blank panel that says
 
 from matplotlib.figure import Figure
 
+from igap.plots.canvas import write_png
 from igap.plots.curves import convergence_delta, jaccard_curve
 from igap.plots.heatmaps import difference_heatmaps, head_heatmaps, neuron_heatmaps
 from igap.plots.points import mean_difference, scatter
@@ -37,4 +38,5 @@ __all__ = [
     "search_matrix",
     "search_scan",
     "search_single_edits",
+    "write_png",
 ]

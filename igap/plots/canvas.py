@@ -1,6 +1,7 @@
 """What every figure shares: style, colours, an empty figure without pyplot, a blank panel with its reason."""
 
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import seaborn as sns
 from jaxtyping import Float, Float64
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 Map = Float[np.ndarray, "layer component"]
@@ -59,3 +61,11 @@ def finite(values: Map) -> Float64[np.ndarray, "layer component"]:
 def ticks(n: int) -> list[int]:
     """Return every, every second, every third ... position of 0..n-1: at most 30 of them."""
     return list(range(0, n, -(-n // 30)))
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Write the figure to a PNG file, whatever the path's suffix.
+
+    `Figure.savefig` draws a figure with a layout twice, first without ink; the layout is all that the ink needs.
+    """
+    FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]

@@ -108,4 +108,5 @@ def _write_cells(ax: Axes, values: Map, cells: Shaped[np.ndarray, "layer compone
     dark = COLOURS((values + 1) / 2)[..., :3] @ (0.299, 0.587, 0.114) < 0.5
     for (row, column), text in np.ndenumerate(cells):
         colour = "white" if dark[row, column] else "0.2"
-        ax.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
+        number = ax.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
+        number.set_in_layout(False)  # it lies inside the panel, which the layout knows

@@ -9,31 +9,23 @@ import hashlib
 import json
 import logging
 import os
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from igap.errors import printable
+from igap.storage import tensors_file
 from igap.storage.atomic import write_bytes
-from igap.storage.untrusted import check_file
 
 FOLDER = ".store"
 """Name of the cache in a sweep's folder."""
 
-LARGEST = 256 * 2**20
+LARGEST = tensors_file.LARGEST
 """Bytes. A larger result is not cached: reading it back takes about as long as computing it."""
-
-_LARGEST_HEADER = 100_000_000
-"""Bytes of the largest header that safetensors reads."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -95,14 +87,14 @@ def shared(kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensor
 
 def inputs_of(path: Path) -> str:
     """The inputs that a cached file was computed from, as JSON. Raises ValueError on a damaged file."""
-    return _read(path)[0]
+    return tensors_file.read(path)[0]
 
 
 def _load(path: Path, identity: str, *, warn: bool = True) -> Tensors | None:
     if not os.path.lexists(path):
         return None
     try:
-        inputs, tensors = _read(path)
+        inputs, tensors = tensors_file.read(path)
         if inputs != identity:
             raise ValueError("it holds what other inputs gave")
     except ValueError as error:
@@ -112,35 +104,8 @@ def _load(path: Path, identity: str, *, warn: bool = True) -> Tensors | None:
     return tensors
 
 
-def _read(path: Path) -> tuple[str, Tensors]:
-    """The inputs and the tensors of a cached file. Raises ValueError on a damaged one."""
-    try:
-        check_file(path, LARGEST + _LARGEST_HEADER)
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        identity, digest = metadata["asked"], metadata["sha256"]
-    except (OSError, ValueError, SafetensorError, KeyError) as error:
-        raise ValueError(f"it cannot be read ({printable(error)})") from error
-    if digest != _digest(identity, tensors):
-        raise ValueError("its numbers do not agree with its hash")
-    return identity, tensors
-
-
 def _save(path: Path, identity: str, tensors: Tensors) -> None:
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
-        write_bytes(path, save(plain, metadata={"asked": identity, "sha256": _digest(identity, plain)}))
+        write_bytes(path, tensors_file.to_bytes(identity, tensors))
     except OSError as error:
         log.warning("%s: cannot be kept for other jobs (%s)", path, error.strerror)
-
-
-def _digest(identity: str, tensors: Tensors) -> str:
-    """Hash of the inputs, and of names, types, shapes and bytes of the tensors."""
-    digest = hashlib.sha256(identity.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        head = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-        digest.update(struct.pack("<q", len(head)) + head)
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -1,9 +1,17 @@
-"""The work of one job of a sweep, in whatever process it lands: claim it, compute, write to disk, log, show."""
+"""The work of the jobs of a sweep, in whatever process they land: claim, compute, write, draw, log to W&B, show.
+
+A job is finished when its pictures are on disk: `summary.json` comes after them. Until then it stays claimed by this
+process, also while the next job is computed and another process draws. Where this process dies in between, the record
+in the run's folder is all that the next one needs to finish the job.
+"""
 
 import logging
+import os
+import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,18 +20,28 @@ import torch
 
 from igap import pipeline
 from igap.console import terminal_console
-from igap.failures import reason_of
-from igap.output import disk, terminal
+from igap.failures import Failure, reason_of
+from igap.output import disk, figures, record, terminal
+from igap.output.drawing_process import DrawingProcess
 from igap.output.tracking import wandb_run
 from igap.pipeline import Result, Stage
 from igap.replication import jobs
-from igap.storage import cache
+from igap.storage import cache, versions
 from igap.storage.atomic import check_writable
-from igap.storage.finished import failures_of
+from igap.storage.finished import failures_of, lost_findings
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Job
 
 log = logging.getLogger("igap")
+
+_FEWEST_BESIDE = 3
+"""Jobs with pictures for which a process that draws is worth its start of a few seconds."""
+
+_MOST_WAITING = 4
+"""Computed jobs that wait for that process; beyond them this one draws, too."""
+
+_MOST_ASKED = 2
+"""Jobs that it has been asked for: the one it draws, and the next, so that it never waits for this one."""
 
 
 @dataclass(frozen=True)
@@ -36,27 +54,106 @@ class Outcome:
     reason: str = ""
 
 
-def do(job: Job, folder: SweepFolder, stage: Stage, *, wait: bool) -> Outcome:
-    """What became of the job. Never raises but on interruption; the run is on disk before W&B hears of it."""
+@dataclass(frozen=True)
+class Computed:
+    """A job whose files are on disk but for its pictures and its summary."""
+
+    job: Job
+    summary: record.Summary
+    failures: Mapping[str, Failure]
+    seconds: float
+    """That its files took."""
+    claim: ExitStack
+    """Closed when the job is finished."""
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """Names of its pictures."""
+        return figures.chosen(self.job.composed.config.plots)
+
+
+def do_all(
+    pack: Sequence[Job],
+    folder: SweepFolder,
+    stage: Stage,
+    told: Callable[[Job, Outcome], None],
+    *,
+    wait: bool,
+    threads: int | None,
+    draw_beside: bool = False,
+) -> list[Outcome]:
+    """Do the jobs of a pack, which shares a process and so a loaded model, and return what became of each.
+
+    Args:
+        pack: The jobs.
+        folder: The sweep's.
+        stage: Opens a stage of work on the terminal.
+        told: Hears of each job when it has ended.
+        wait: Whether to wait for a job that another process has claimed.
+        threads: Of torch; None leaves them as they are.
+        draw_beside: Whether a process of its own may draw while the next job is computed: where this process has the
+            machine to itself.
+
+    Raises:
+        KeyboardInterrupt: Nothing else: a job that fails is an Outcome.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    logging.raiseExceptions = False  # as in `cli.main`: in the processes of a launcher
+    outcomes: list[Outcome] = []
+
+    def end(job: Job, outcome: Outcome) -> None:
+        told(job, outcome)
+        outcomes.append(outcome)
+
+    n_drawn = sum(job.composed.config.plots != "none" for job in pack)
+    beside = draw_beside and n_drawn >= _FEWEST_BESIDE and (os.cpu_count() or 1) > 1
+    with ExitStack() as claims, Pictures(folder, end, beside=beside) as pictures:
+        for job in pack:
+            if wait:  # for another process, which may wait for what this one holds
+                pictures.finish()
+            begun = begin(job, folder, stage, claims, wait=wait)
+            if isinstance(begun, Outcome):
+                end(job, begun)
+            else:
+                pictures.add(begun)
+        pictures.finish()
+    return outcomes
+
+
+def begin(job: Job, folder: SweepFolder, stage: Stage, claims: ExitStack, *, wait: bool) -> Outcome | Computed:
+    """Claim a job and compute what is not on disk; a job that is not left to be drawn has an outcome at once."""
+    claim = claims.enter_context(ExitStack())  # released early by who finishes the job, or with `claims`
     try:
-        with folder.claimed(job.key, wait=wait) as mine:
-            if not mine:
-                return Outcome(job.key, "busy")
-            if folder.standing(job.key).finished:  # meanwhile, by another process
-                return Outcome(job.key, "before")
-            return _do(job, folder, stage)
+        mine = claim.enter_context(folder.claimed(job.key, wait=wait))
+        if not mine:
+            ended: Outcome | Computed = Outcome(job.key, "busy")
+        elif folder.standing(job.key).finished:  # meanwhile, by another process
+            ended = Outcome(job.key, "before")
+        else:
+            ended = _compute(job, folder, stage, claim)
+        if isinstance(ended, Outcome):
+            claim.close()
     except OSError as error:  # the folder is gone, or the disk is full
         log.error("%s: %s", job.key, error)
+        with suppress(OSError):
+            claim.close()
         return Outcome(job.key, "failed", str(error))
+    return ended
 
 
-def _do(job: Job, folder: SweepFolder, stage: Stage) -> Outcome:
+def _compute(job: Job, folder: SweepFolder, stage: Stage, claim: ExitStack) -> Outcome | Computed:
     config, place = job.composed.config, folder.run(job.key)
     try:
-        check_writable(place / "plots")
+        check_writable(place / figures.FOLDER)
         folder.forget_failure(job.key)
         for left in place.rglob("*.unfinished"):  # by a process that was killed
             left.unlink(missing_ok=True)
+        summary = _recorded(job.key, place)
+        if summary is not None:
+            disk.unfinish(place)
+            disk.write_config(config, place)
+            return Computed(job, summary, {}, 0.0, claim)
         run = jobs.run if config.study else pipeline.run
         result = run(config, stage, folder.path / cache.FOLDER)
         if result.key != job.key:
@@ -65,9 +162,116 @@ def _do(job: Job, folder: SweepFolder, stage: Stage) -> Outcome:
                 "plan was made. Start the sweep again."
             )
         (place / wandb_run.MARK).unlink(missing_ok=True)  # W&B has what is replaced
-        summary = _write(result, place)
+        disk.unfinish(place)
+        return _written(job, folder, result, claim)
     except Exception as error:
         return _failed(job, folder, reason_of(error), traceback.format_exc())
+
+
+def _written(job: Job, folder: SweepFolder, result: Result, claim: ExitStack) -> Outcome | Computed:
+    """Write a result; one that cannot be written is shown, and the error raised."""
+    place, started = folder.run(job.key), time.perf_counter()
+    try:
+        if job.composed.config.study:  # its page is made of the result and of the pictures of several runs
+            return _logged(job, folder, disk.write(result, place))
+        failures = dict(result.failures)
+        summary = disk.write_numbers(result, place, failures).summary
+    except Exception:
+        terminal.show(terminal_console(), result)
+        raise
+    return Computed(job, summary, failures, time.perf_counter() - started, claim)
+
+
+def _recorded(key: str, place: Path) -> record.Summary | None:
+    """Return the summary in the record that a process left which died before the run was finished.
+
+    None where there is no such record, where another analysis may succeed at another try, and where other versions of
+    the code have made it.
+    """
+    try:
+        summary = record.read(place).summary
+    except ValueError:
+        return None
+    return (
+        summary if summary.get("key") == key and not lost_findings(summary) and not versions.changed(summary) else None
+    )
+
+
+class Pictures:
+    """Jobs that are computed, until they are drawn and finished: here, or in a process beside this one."""
+
+    def __init__(self, folder: SweepFolder, end: Callable[[Job, Outcome], None], *, beside: bool) -> None:
+        """`end` hears of each job when it is finished."""
+        self._folder, self._end = folder, end
+        self._process = DrawingProcess() if beside else None
+        self._waiting: deque[Computed] = deque()
+        self._asked: deque[Computed] = deque()
+
+    def __enter__(self) -> "Pictures":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.close()
+
+    def add(self, computed: Computed) -> None:
+        """Take a job, and finish those that are drawn by now."""
+        self._waiting.append(computed)
+        self._exchange(wait=False)
+        while len(self._waiting) > (_MOST_WAITING if self._process else 0):
+            self._draw_one_here()
+
+    def finish(self) -> None:
+        """Return when every job is finished."""
+        while self._waiting or self._asked:
+            self._exchange(wait=not self._waiting)
+            if self._waiting:
+                self._draw_one_here()
+
+    def _draw_one_here(self) -> None:
+        computed = self._waiting.popleft()
+        self._finish(computed, record.draw(self._folder.run(computed.job.key), computed.wanted))
+        self._exchange(wait=False)
+
+    def _exchange(self, *, wait: bool) -> None:
+        """Ask the other process for as much as it should have, and finish what it has drawn."""
+        process = self._process
+        if process is None:
+            return
+        while True:
+            while self._waiting and len(self._asked) < _MOST_ASKED:
+                computed = self._waiting.popleft()
+                self._asked.append(computed)
+                process.ask(self._folder.run(computed.job.key), sorted(computed.wanted))
+            drawn = process.answer(wait=wait and bool(self._asked))
+            if drawn is None:
+                break
+            self._finish(self._asked.popleft(), drawn)
+            wait = False
+        if process.dead:
+            log.warning("the process that draws pictures has ended; this one draws them")
+            process.close()
+            self._process = None
+            self._waiting.extendleft(reversed(self._asked))
+            self._asked.clear()
+
+    def _finish(self, computed: Computed, drawn: figures.Drawn) -> None:
+        job, seconds = computed.job, computed.seconds + drawn.seconds
+        failures = {**computed.failures, **drawn.failures}
+        try:
+            summary = disk.finish(self._folder.run(job.key), computed.summary, failures, seconds)
+        except Exception as error:
+            outcome = _failed(job, self._folder, reason_of(error), traceback.format_exc())
+        else:
+            outcome = _logged(job, self._folder, summary)
+        with suppress(OSError):  # a mark that a full or read-only disk keeps says nothing once the lock is gone
+            computed.claim.close()
+        self._end(job, outcome)
+
+
+def _logged(job: Job, folder: SweepFolder, summary: Mapping[str, object]) -> Outcome:
+    """Log a finished run to W&B, and return what became of its job."""
+    place = folder.run(job.key)
     try:
         wandb_run.log(place, job.tracking)
     except Exception as error:
@@ -79,39 +283,8 @@ def _do(job: Job, folder: SweepFolder, stage: Stage) -> Outcome:
     return Outcome(job.key, "done")
 
 
-def _write(result: Result, place: Path) -> Mapping[str, object]:
-    """The summary; a result that cannot be written is shown, and the error raised."""
-    disk.unfinish(place)
-    try:
-        return disk.write(result, place)
-    except Exception:
-        terminal.show(terminal_console(), result)
-        raise
-
-
 def _failed(job: Job, folder: SweepFolder, reason: str, story: str) -> Outcome:
     log.error("%s (%s) failed: %s", job.key, " ".join(job.own), reason)
     with suppress(OSError):  # a disk that the run did not fit on
         folder.fail(job.key, reason, story)
     return Outcome(job.key, "failed", reason)
-
-
-def do_all(
-    pack: Sequence[Job],
-    folder: SweepFolder,
-    stage: Stage,
-    told: Callable[[Job, Outcome], None],
-    *,
-    wait: bool,
-    threads: int | None,
-) -> list[Outcome]:
-    """What became of each job of a pack, which shares a process and so a loaded model; `told` hears of each."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    logging.raiseExceptions = False  # as in `cli.main`: in the processes of a launcher
-    outcomes = []
-    for job in pack:
-        outcome = do(job, folder, stage, wait=wait)
-        told(job, outcome)
-        outcomes.append(outcome)
-    return outcomes

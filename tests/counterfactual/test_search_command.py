@@ -20,7 +20,7 @@ from igap import cli
 from igap.cli import launch
 from igap.counterfactual import job
 from igap.models import cached
-from igap.output import disk
+from igap.output import figures
 from igap.output.tracking import wandb_run
 from igap.storage import tables as tables_of
 
@@ -38,7 +38,7 @@ VARYING = {"seconds", "forward_equivalents", "n_from_disk"}
 
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch):
-    monkeypatch.setattr(disk, "figures", lambda result: {})  # of the full run
+    monkeypatch.setattr(figures, "figures", lambda data: {})  # of the full run
     yield
     GlobalHydra.instance().clear()
     cached._cached_model.cache_clear()
@@ -58,7 +58,7 @@ def done(tmp_path_factory):
     """The folder of a search that is finished and logged offline."""
     where = tmp_path_factory.mktemp("searched")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(disk, "figures", lambda result: {})
+        patch.setattr(figures, "figures", lambda data: {})
         assert search("search.until=20", "name=one", where=where) == 0
     return where / "searches" / "one"
 

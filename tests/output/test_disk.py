@@ -17,7 +17,7 @@ from igap.components import SITES, component_names
 from igap.failures import Failure
 from igap.inputs.prompts import encode_pair
 from igap.models.load import read_header
-from igap.output import disk
+from igap.output import disk, figures
 from igap.statistics.bootstrap import bootstrap_means
 from igap.storage.finished import failures_of
 
@@ -136,7 +136,7 @@ def test_a_failure_while_writing_leaves_no_mark_of_a_finished_run_and_keeps_the_
 
 
 def test_no_file_that_does_not_fit_is_there_in_part_and_the_error_names_it(result, written, tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "figures", lambda _: {})
+    monkeypatch.setattr(figures, "figures", lambda _: {})
     sizes = {path.name: path.stat().st_size for path in written.iterdir() if path.is_file()}
     assert {"attributions.safetensors", "heads.csv", "curves.csv", "config.json", "summary.json"} <= sizes.keys()
     for limit in {size // 2 for size in sizes.values()}:
@@ -179,7 +179,7 @@ def test_a_figure_that_cannot_be_drawn_costs_itself_only_and_its_story_is_kept(r
 
 
 def test_a_follow_up_that_failed_is_named_in_the_summary_with_its_reason(result, tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "figures", lambda _: {})
+    monkeypatch.setattr(figures, "figures", lambda _: {})
     findings = {name: finding for name, finding in result.findings.items() if name != "curves"}
     failed = dataclasses.replace(result, findings=findings, failures={"curves": Failure("a flat tyre", "the story")})
     disk.prepare(tmp_path)

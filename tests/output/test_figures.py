@@ -11,9 +11,15 @@ from igap.components import SITES, parse_component
 from igap.output import figures
 
 
+def drawn_of(result):
+    """All figures of a run by file name."""
+    draws = figures.figures(figures.figure_data(result)).values()
+    return {name: figure for draw in draws for name, figure in draw().items()}
+
+
 @pytest.fixture(scope="module")
 def drawn(result):
-    return figures.drawn(result)
+    return drawn_of(result)
 
 
 def labelled(ax):
@@ -69,7 +75,7 @@ def test_titles_say_site_model_baseline_steps_and_gap(result, drawn):
 
 
 def test_below_the_smallest_gap_effects_are_drawn_and_called_logits(result):
-    (ax,) = figures.drawn(without_scores(result))["heads_scatter"].axes
+    (ax,) = drawn_of(without_scores(result))["heads_scatter"].axes
     assert ax.get_xlabel() == "IG, effect (logits)"
     effect = result.maps["heads"]["ig"].effect
     for name, (x, _) in labelled(ax).items():
@@ -78,7 +84,7 @@ def test_below_the_smallest_gap_effects_are_drawn_and_called_logits(result):
 
 
 def test_titles_of_several_pairs_say_how_many_and_from_where_and_axes_that_scores_are_means(many):
-    drawn = figures.drawn(many)
+    drawn = drawn_of(many)
     for name, figure in drawn.items():
         title = figure.get_suptitle()
         assert f"mean gap {many.gap:.3f} logits" in " ".join(title.split()), name

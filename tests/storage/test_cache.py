@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from igap import Baseline, integrated_gradients
-from igap.storage import cache
+from igap.storage import cache, tensors_file
 from igap.storage.cache import Store, shared, sharing
 
 TENSORS = {"effect": torch.arange(6.0).view(2, 3), "signed": torch.tensor(True), "gap": torch.tensor([1 / 3]).double()}
@@ -66,10 +66,10 @@ def test_other_inputs_are_another_result(tmp_path, common, kind, inputs):
 
 
 def change_a_number(path):
-    metadata = cache._read(path)
+    metadata = tensors_file.read(path)
     tensors = load_file(path)
     tensors["effect"] = tensors["effect"] + 1
-    save_file(tensors, path, metadata={"asked": metadata[0], "sha256": cache._digest(metadata[0], TENSORS)})
+    save_file(tensors, path, metadata={"asked": metadata[0], "sha256": tensors_file._digest(metadata[0], TENSORS)})
 
 
 DAMAGES = {

@@ -9,9 +9,16 @@ from helpers.small_disk import no_file_above
 
 from igap import pipeline
 from igap.failures import Failure
+from igap.output import disk, figures
 from igap.sweep import worker
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Composed, Job
+
+
+def do(job, folder):
+    """What became of one job."""
+    (outcome,) = worker.do_all([job], folder, pipeline.silent, lambda *_: None, wait=False, threads=None)
+    return outcome
 
 
 @pytest.fixture
@@ -27,17 +34,17 @@ def folder(tmp_path, monkeypatch):
 
 def test_what_another_process_has_finished_meanwhile_is_not_done_again(job, folder, written):
     shutil.copytree(written, folder.run(job.key))
-    assert worker.do(job, folder, pipeline.silent, wait=False) == worker.Outcome(job.key, "before")
+    assert do(job, folder) == worker.Outcome(job.key, "before")
 
 
 def test_what_another_process_is_at_is_left_to_it(job, folder):
     with folder.claimed(job.key, wait=False):
-        assert worker.do(job, folder, pipeline.silent, wait=False) == worker.Outcome(job.key, "busy")
+        assert do(job, folder) == worker.Outcome(job.key, "busy")
 
 
 def test_a_folder_that_is_gone_is_a_failure_with_its_reason_and_no_traceback(job, tmp_path):
     (tmp_path / "file").write_text("")
-    outcome = worker.do(job, SweepFolder(tmp_path / "file"), pipeline.silent, wait=False)
+    outcome = do(job, SweepFolder(tmp_path / "file"))
     assert outcome.end == "failed"
     assert "Not a directory" in outcome.reason
 
@@ -48,8 +55,8 @@ def test_a_study_killed_before_its_own_summary_is_done_again(job, folder, result
     for left in (place / "heads.csv.77.unfinished", place / "second-pair" / ".space.77.unfinished"):
         left.write_text("")
     monkeypatch.setattr(pipeline, "run", lambda *_: result)
-    monkeypatch.setattr(worker.records, "figures", lambda result: {})
-    assert worker.do(job, folder, pipeline.silent, wait=False).end == "done"
+    monkeypatch.setattr(figures, "figures", lambda data: {})
+    assert do(job, folder).end == "done"
     assert (place / "second-pair" / "summary.broken.json").exists()
     assert not list(place.rglob("*.unfinished")), "what killed processes leave behind"
 
@@ -59,9 +66,9 @@ def test_a_failure_of_wandb_costs_no_run(job, folder, result, monkeypatch, caplo
         raise OSError("no sink")
 
     monkeypatch.setattr(pipeline, "run", lambda *_: result)
-    monkeypatch.setattr(worker.records, "figures", lambda result: {})
-    monkeypatch.setattr(worker.tracking, "log", lost)
-    assert worker.do(job, folder, pipeline.silent, wait=False) == worker.Outcome(job.key, "done")
+    monkeypatch.setattr(figures, "figures", lambda data: {})
+    monkeypatch.setattr(worker.wandb_run, "log", lost)
+    assert do(job, folder) == worker.Outcome(job.key, "done")
     assert "W&B did not take " in caplog.text
     assert json.loads((folder.run(job.key) / "summary.json").read_text())["key"] == job.key
     assert folder.holder(job.key) is None
@@ -76,9 +83,9 @@ def test_a_run_with_a_failed_follow_up_is_kept_and_done_again(untracked, folder,
     """What was found counts until the next try has found more: also when that try fails altogether."""
     job, key = untracked, untracked.key
     lame = dataclasses.replace(result, failures={"ablation": Failure("a flat tyre", "the story")})
-    monkeypatch.setattr(worker.records, "figures", lambda result: {})
+    monkeypatch.setattr(figures, "figures", lambda data: {})
     monkeypatch.setattr(pipeline, "run", lambda *_: lame)
-    assert worker.do(job, folder, pipeline.silent, wait=False) == worker.Outcome(key, "failed", "ablation: a flat tyre")
+    assert do(job, folder) == worker.Outcome(key, "failed", "ablation: a flat tyre")
     for _ in range(2):
         standing = folder.standing(key)
         assert (standing.state, standing.finished) == ("failed", False)
@@ -87,9 +94,9 @@ def test_a_run_with_a_failed_follow_up_is_kept_and_done_again(untracked, folder,
         folder.forget_failure(key)
         assert (folder.standing(key).state, folder.standing(key).finished) == ("planned", False)
         monkeypatch.setattr(pipeline, "run", lambda *_: 1 / 0)
-        assert worker.do(job, folder, pipeline.silent, wait=False).reason == "ZeroDivisionError: division by zero"
+        assert do(job, folder).reason == "ZeroDivisionError: division by zero"
     monkeypatch.setattr(pipeline, "run", lambda *_: result)
-    assert worker.do(job, folder, pipeline.silent, wait=False) == worker.Outcome(key, "done")
+    assert do(job, folder) == worker.Outcome(key, "done")
     assert folder.standing(key).finished
     assert "failed" not in folder.standing(key).run.summary
     assert not (folder.run(key) / "failure.json").exists()
@@ -97,45 +104,45 @@ def test_a_run_with_a_failed_follow_up_is_kept_and_done_again(untracked, folder,
 
 def test_a_retry_that_cannot_be_written_leaves_what_was_found_before(untracked, folder, result, monkeypatch):
     lame = dataclasses.replace(result, failures={"ablation": Failure("a flat tyre", "the story")})
-    monkeypatch.setattr(worker.records, "figures", lambda result: {})
+    monkeypatch.setattr(figures, "figures", lambda data: {})
     monkeypatch.setattr(pipeline, "run", lambda *_: lame)
-    worker.do(untracked, folder, pipeline.silent, wait=False)
-    mark = folder.run(untracked.key) / worker.tracking.MARK
+    do(untracked, folder)
+    mark = folder.run(untracked.key) / worker.wandb_run.MARK
     mark.parent.mkdir(exist_ok=True)
     mark.write_text("{}")
-    write = worker.records.write
+    write = disk.write_numbers
 
-    def on_a_small_disk(result, place):
+    def on_a_small_disk(result, place, failures):
         with no_file_above(2000):
-            return write(result, place)
+            return write(result, place, failures)
 
-    monkeypatch.setattr(worker.records, "write", on_a_small_disk)
-    assert "File too large" in worker.do(untracked, folder, pipeline.silent, wait=False).reason
+    monkeypatch.setattr(disk, "write_numbers", on_a_small_disk)
+    assert "File too large" in do(untracked, folder).reason
     assert folder.standing(untracked.key).run.summary["ablation/reason"] == "a flat tyre"
     assert not mark.exists(), "what W&B has is replaced as well"
 
 
 def test_a_figure_that_cannot_be_drawn_is_told_once_and_its_run_is_done(untracked, folder, result, monkeypatch):
-    monkeypatch.setattr(worker.records, "figures", lambda result: {"jaccard": lambda: 1 / 0})
+    monkeypatch.setattr(figures, "figures", lambda data: {"jaccard": lambda: 1 / 0})
     monkeypatch.setattr(pipeline, "run", lambda *_: result)
-    outcome = worker.do(untracked, folder, pipeline.silent, wait=False)
+    outcome = do(untracked, folder)
     assert (outcome.end, outcome.reason) == ("failed", "plots/jaccard: ZeroDivisionError: division by zero")
     assert folder.standing(untracked.key).state == "done"
-    assert worker.do(untracked, folder, pipeline.silent, wait=False).end == "before"
+    assert do(untracked, folder).end == "before"
 
 
 def test_a_disk_too_small_for_a_run_is_one_line_and_its_numbers_are_shown(
     untracked, folder, result, monkeypatch, capsys, caplog
 ):
-    write = worker.records.write
+    write = disk.write_numbers
 
-    def on_a_small_disk(result, place):
+    def on_a_small_disk(result, place, failures):
         with no_file_above(2000):
-            return write(result, place)
+            return write(result, place, failures)
 
     monkeypatch.setattr(pipeline, "run", lambda *_: result)
-    monkeypatch.setattr(worker.records, "write", on_a_small_disk)
-    outcome = worker.do(untracked, folder, pipeline.silent, wait=False)
+    monkeypatch.setattr(disk, "write_numbers", on_a_small_disk)
+    outcome = do(untracked, folder)
     assert outcome.end == "failed"
     file = folder.run(untracked.key) / "attributions.safetensors"
     assert outcome.reason == f"{file} cannot be written or read (File too large)"

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from igap.config import RunConfig, TrackingConfig, parse
 from igap.errors import InputError
@@ -27,6 +27,9 @@ from igap.output.tracking import places
 from igap.storage import tables
 from igap.storage.atomic import write_text
 from igap.storage.untrusted import check_file, read_names
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PROBE_SECONDS = 3.0
 """That W&B's server has to answer anything at all."""
@@ -215,7 +218,7 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
             f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / "plots").glob("*.png"))
         }
         names = [path.stem for path in sorted(folder.glob("*.csv"))]
-        shown = {name: wandb.Table(dataframe=tables.read(folder / f"{name}.csv", _TEXTS)) for name in names}
+        shown = {name: _table(tables.read(folder / f"{name}.csv", _TEXTS)) for name in names}
         run.log({**media, **{f"tables/{name}": table for name, table in shown.items()}})
         artifact = wandb.Artifact(f"{kept.artifact}-{key}", type=kept.artifact)
         for name in (*kept.files, *(f"{name}.csv" for name in names)):
@@ -226,6 +229,14 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
     found = Logged(mode, place)
     write_text(folder / MARK, json.dumps({"mode": found.mode, "place": found.place}) + "\n")
     return found
+
+
+def _table(frame: "pd.DataFrame") -> Any:
+    """Return the frame as W&B's table: as `Table(dataframe=)` makes it, which looks every cell's column up."""
+    import wandb
+
+    cells = zip(*(frame[column].values for column in frame.columns), strict=True)
+    return wandb.Table(columns=[*frame.columns], data=[list(row) for row in cells])
 
 
 def _check_files(folder: Path) -> None:

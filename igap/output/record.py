@@ -1,0 +1,104 @@
+"""A run's record: what its pictures and its summary are made from, without the model, in one file of the run's folder.
+
+It is written when everything of the run is on disk but the pictures and `summary.json`. So a run whose process died
+in between is finished from it and nothing is computed again, and pictures are drawn from it whenever they are asked
+for. It is read back as if anybody could have written it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from igap.analyses.registry import ANALYSES
+from igap.components import Site
+from igap.errors import printable
+from igap.failures import Failure, surviving
+from igap.output import figures
+from igap.output.figures import FOLDER, Drawn, FigureData, SiteData, finding_type, has_figures
+from igap.storage import atomic, tensors_file, typed_file
+from igap.storage.untrusted import parse
+
+FILE = "record.safetensors"
+"""Its name in a run's folder."""
+
+SCHEMA = 1
+"""Of the file; another number means that its fields have changed."""
+
+Summary = Mapping[str, int | str | float | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What a run leaves for its pictures and its summary."""
+
+    summary: Summary
+    """summary.json, without what only drawing tells: the pictures that failed, the seconds of the files."""
+    data: FigureData
+
+
+def write(record: Record, folder: Path, failures: dict[str, Failure]) -> Record:
+    """Write the record of a run and return it as it can be read back.
+
+    A finding that no file can hold is left out of it, and named in `failures` in place of its pictures. Raises OSError.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    data, findings, trees = record.data, dict[str, Any](), dict[str, Any]()
+    for name, finding in data.findings.items():
+        with surviving(f"{FOLDER}/{name}", failures):
+            more = dict(tensors)
+            trees[name] = typed_file.encode(finding, more)
+            findings[name], tensors = finding, more
+    tree = {
+        "schema": SCHEMA,
+        "summary": typed_file.encode(record.summary, tensors),
+        "title": data.title,
+        "several_pairs": data.several_pairs,
+        "sites": typed_file.encode(data.sites, tensors),
+        "findings": trees,
+    }
+    atomic.write_bytes(folder / FILE, tensors_file.to_bytes(json.dumps(tree, allow_nan=False), tensors))
+    return replace(record, data=replace(data, findings=findings))
+
+
+def read(folder: Path) -> Record:
+    """Return the record in a run's folder.
+
+    Raises:
+        ValueError: There is none, or it is not as igap wrote it; the text says why.
+    """
+    text, tensors = tensors_file.read(folder / FILE)
+    tree = parse(text)
+    schema = tree.get("schema", "none") if isinstance(tree, dict) else "none"
+    if schema != SCHEMA:
+        raise ValueError(f"its schema is {printable(schema, 60)}, this igap knows {SCHEMA}")
+
+    def field(name: str, hint: Any) -> Any:
+        return typed_file.decode(hint, tree.get(name), tensors, name)
+
+    findings = tree.get("findings")
+    if not isinstance(findings, dict) or not all(name in ANALYSES and has_figures(name) for name in findings):
+        raise ValueError("it has findings of no analysis that draws")
+    data = FigureData(
+        title=field("title", str),
+        several_pairs=field("several_pairs", bool),
+        sites=field("sites", Mapping[Site, SiteData]),
+        findings={
+            name: typed_file.decode(finding_type(name), finding, tensors, name) for name, finding in findings.items()
+        },
+    )
+    return Record(field("summary", Mapping[str, int | str | float | None]), data)
+
+
+def draw(folder: Path, wanted: frozenset[str]) -> Drawn:
+    """Draw pictures of a run from the record in its folder, as `figures.draw` does."""
+    if not wanted:
+        return Drawn({}, 0.0)
+    try:
+        data = read(folder).data
+    except ValueError as error:
+        return Drawn({f"{FOLDER}/record": Failure(f"{folder / FILE}: {error}", "")}, 0.0)
+    return figures.draw(data, folder, wanted)
