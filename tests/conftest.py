@@ -1,6 +1,7 @@
 """Small models made on the spot, and the annotations of igap checked on every call (jaxtyping + beartype)."""
 
 import csv
+import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -8,9 +9,15 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
+from helpers import annotations
 
-install_import_hook("igap", "beartype.beartype")
+# Before the hook: what is imported while a module of igap loads, the hook has Python compile anew in every process.
+for name in (
+    *("captum.attr", "hydra", "matplotlib.pyplot", "optuna", "pandas", "rich.progress", "scipy.signal", "scipy.stats"),
+    *("seaborn", "sqlalchemy", "transformer_lens.model_bridge", "transformers.models.gpt2.modeling_gpt2", "wandb"),
+):
+    importlib.import_module(name)
+annotations.install()
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, a process a core
 
 # A shell that starts pytest in the background has it, and the commands that tests start, ignore Ctrl-C.
