@@ -1,6 +1,7 @@
 """Small models made on the spot, and the annotations of igap checked on every call (jaxtyping + beartype)."""
 
 import csv
+import functools
 import importlib
 import os
 import signal
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jaxtyping
+import numpy as np
 import pytest
 from helpers import annotations
 
@@ -49,6 +51,15 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # the models are so small that a second thread only waits
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nodes_once() -> Iterator[None]:
+    """numpy solves an eigenvalue problem for the nodes of a quadrature; the same ones are asked for all the time."""
+    legendre = np.polynomial.legendre
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(legendre, "leggauss", functools.cache(legendre.leggauss))
+        yield
 
 
 @pytest.fixture(scope="session")
