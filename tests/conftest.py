@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
@@ -25,6 +26,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, a proce
 # A shell that starts pytest in the background has it, and the commands that tests start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+hypothesis.settings.register_profile("suite", deadline=None)  # an example may take as long as a busy machine needs
+hypothesis.settings.load_profile("suite")
+
 import torch  # noqa: E402 - the import hook comes before anything that imports igap
 from helpers.checkpoints import save_checkpoint  # noqa: E402
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
@@ -35,6 +39,11 @@ from igap.models import cached  # noqa: E402
 from igap.models.load import EMBEDDED  # noqa: E402
 from igap.output import disk  # noqa: E402
 from igap.pipeline import Result  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests come first: at the end, no process has one left that the others must wait for."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(autouse=True)
