@@ -1,20 +1,33 @@
 """Small models made on the spot, and the annotations of igap checked on every call (jaxtyping + beartype)."""
 
 import csv
+import functools
+import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import jaxtyping
+import numpy as np
 import pytest
-from jaxtyping import install_import_hook
+from helpers import annotations
 
-install_import_hook("igap", "beartype.beartype")
+# Before the hook: what is imported while a module of igap loads, the hook has Python compile anew in every process.
+for name in (
+    *("captum.attr", "hydra", "matplotlib.pyplot", "optuna", "pandas", "rich.progress", "scipy.signal", "scipy.stats"),
+    *("seaborn", "sqlalchemy", "transformer_lens.model_bridge", "transformers.models.gpt2.modeling_gpt2", "wandb"),
+):
+    importlib.import_module(name)
+annotations.install()
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, a process a core
 
 # A shell that starts pytest in the background has it, and the commands that tests start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+hypothesis.settings.register_profile("suite", deadline=None)  # an example may take as long as a busy machine needs
+hypothesis.settings.load_profile("suite")
 
 import torch  # noqa: E402 - the import hook comes before anything that imports igap
 from helpers.checkpoints import save_checkpoint  # noqa: E402
@@ -26,6 +39,11 @@ from igap.models import cached  # noqa: E402
 from igap.models.load import EMBEDDED  # noqa: E402
 from igap.output import disk  # noqa: E402
 from igap.pipeline import Result  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests come first: at the end, no process has one left that the others must wait for."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +60,15 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # the models are so small that a second thread only waits
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nodes_once() -> Iterator[None]:
+    """numpy solves an eigenvalue problem for the nodes of a quadrature; the same ones are asked for all the time."""
+    legendre = np.polynomial.legendre
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(legendre, "leggauss", functools.cache(legendre.leggauss))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ from igap.inputs.ioi import generate_ioi
 from igap.models import cached
 from igap.output import disk
 
+BRIEF = ["sites=heads", "curves.components=none", "explain=false"]
+"""For a run of which a test looks at neither the neurons nor what follows the comparison."""
 PAIR_OF_ANIMALS = "After the cat and the dog went to the store, Mary gave a bottle of milk to"
 
 
@@ -153,7 +155,7 @@ def test_a_tokenizer_without_the_generators_words_is_refused_before_the_model_lo
 
 
 def test_generated_pairs_run_as_they_are_on_the_embedded_model(capsys):
-    assert cli.main(["run", "prompts.n=3", "seed=2", "ig.n_steps=3", "tracking=disabled", "device=cpu"]) == 0
+    assert cli.main(["run", *BRIEF, "prompts.n=3", "seed=2", "ig.n_steps=3", "tracking=disabled", "device=cpu"]) == 0
     assert "3 pairs (generated, seed 2)" in capsys.readouterr().out
     summary = json.loads((only_run() / "summary.json").read_text())
     assert (summary["n_pairs"], summary["prompts/n"], summary["prompts/seed"]) == (3, 3, 2)
@@ -164,7 +166,7 @@ def test_generated_pairs_run_as_they_are_on_the_embedded_model(capsys):
 
 
 def test_sources_of_pairs_can_be_swept(tiny, pair_file):
-    assert cli.main(["run", "-m", *tiny, "ig.n_steps=2", f"prompts.file=null,{pair_file}"]) == 0
+    assert cli.main(["run", "-m", *tiny, *BRIEF, "ig.n_steps=2", f"prompts.file=null,{pair_file}"]) == 0
     jobs = [json.loads(path.read_text()) for path in only_run().glob("*/summary.json")]
     assert sorted(job["n_pairs"] for job in jobs) == [1, 5]
 
@@ -219,7 +221,7 @@ def test_activations_that_are_not_finite_are_refused_by_layer(tiny, checkpoint, 
 
 
 def test_a_small_gap_keeps_the_effects_and_says_why_there_are_no_scores(tiny, capsys):
-    assert cli.main(["run", *tiny, "prompts.min_gap=1e6"]) == 0
+    assert cli.main(["run", *tiny, *BRIEF, "prompts.min_gap=1e6"]) == 0
     out = capsys.readouterr().out
     assert (
         "wanted at least prompts.min_gap=1000000.0 and 10% of |F(clean)|; scores (effect / gap) would explode and are "
@@ -237,7 +239,7 @@ def test_a_small_gap_keeps_the_effects_and_says_why_there_are_no_scores(tiny, ca
 def test_texts_with_commas_and_spaces_arrive_as_they_are(tiny):
     clean = "Then, John and Mary went to the store. Mary gave it to"
     overrides = [f"prompts.clean={clean}", "prompts.corrupted=" + clean.replace("Mary gave", "John gave")]
-    assert cli.main(["run", *tiny, *overrides, "prompts.answer= John"]) == 0
+    assert cli.main(["run", *tiny, *BRIEF, *overrides, "prompts.answer= John"]) == 0
     summary = json.loads((only_run() / "summary.json").read_text())
     assert (summary["prompts/clean"], summary["prompts/answer"]) == (clean, " John")
 
@@ -257,9 +259,9 @@ def test_a_folder_that_hydra_cannot_make_is_one_line(tiny, folder, capsys):
 
 
 def test_a_finished_run_is_not_written_over(tiny, capsys):
-    assert cli.main(["run", *tiny, "hydra.run.dir=kept"]) == 0
+    assert cli.main(["run", *tiny, *BRIEF, "hydra.run.dir=kept"]) == 0
     before = {path: path.read_bytes() for path in Path("kept").rglob("*") if path.is_file()}
-    assert cli.main(["run", *tiny, "ig.n_steps=3", "hydra.run.dir=kept"]) == 2
+    assert cli.main(["run", *tiny, *BRIEF, "ig.n_steps=3", "hydra.run.dir=kept"]) == 2
     assert "which holds a finished run (summary.json), wanted another folder" in capsys.readouterr().err
     # Not its config either, which would then be another run's.
     assert {path: path.read_bytes() for path in Path("kept").rglob("*") if path.is_file()} == before
@@ -274,7 +276,7 @@ def test_an_interrupted_multirun_shows_the_jobs_that_are_done(tiny, monkeypatch,
         return run(config, stage, store)
 
     monkeypatch.setattr(pipeline, "run", interrupted)
-    assert cli.main(["run", "-m", *tiny, "ig.n_steps=2,3,4"]) == 130
+    assert cli.main(["run", "-m", *tiny, *BRIEF, "ig.n_steps=2,3,4"]) == 130
     captured = capsys.readouterr()
     assert "1 of 3 jobs finished in " in captured.out
     assert "igap: interrupted" in captured.err
@@ -283,7 +285,7 @@ def test_an_interrupted_multirun_shows_the_jobs_that_are_done(tiny, monkeypatch,
 def test_baseline_kinds_can_be_swept_together_whatever_each_of_them_needs(tiny):
     other = "After Tom and Anna went to the store, Anna gave a bottle of milk to"
     overrides = ["ig.n_steps=2", "baseline=corrupted,zero", f"baseline.prompt={other}"]
-    assert cli.main(["run", "-m", *tiny, *overrides]) == 0
+    assert cli.main(["run", "-m", *tiny, *BRIEF, *overrides]) == 0
     jobs = compose.compose_jobs([*tiny, "baseline=corrupted,prompt", quote_text(overrides[-1])])
     assert [(job.config.baseline.kind, configured(job.config.baseline).prompt) for job in jobs] == [
         ("corrupted", None), ("prompt", other),
@@ -300,7 +302,7 @@ def test_a_multirun_runs_every_combination_and_loads_the_model_once(tiny, monkey
     loaded = []
     load = cached.load_model
     monkeypatch.setattr(pipeline, "load_model", lambda *a, **k: loaded.append(1) or load(*a, **k))
-    assert cli.main(["run", *tiny, "baseline=corrupted,zero", "-m", "ig.n_steps=2,3"]) == 0
+    assert cli.main(["run", *tiny, *BRIEF, "baseline=corrupted,zero", "-m", "ig.n_steps=2,3"]) == 0
     jobs = [json.loads(path.read_text()) for path in only_run().glob("*/summary.json")]
     found = sorted((job["baseline"], job["ig/n_steps"]) for job in jobs)
     assert found == [("corrupted", 2), ("corrupted", 3), ("zero", 2), ("zero", 3)]
@@ -317,7 +319,7 @@ def test_a_failed_job_costs_no_other_job(tiny, monkeypatch, capsys):
         return run(config, stage, store)
 
     monkeypatch.setattr(pipeline, "run", fail_once)
-    assert cli.main(["run", "-m", *tiny, "ig.n_steps=2,3"]) == 1
+    assert cli.main(["run", "-m", *tiny, *BRIEF, "ig.n_steps=2,3"]) == 1
     assert [json.loads(path.read_text())["ig/n_steps"] for path in only_run().glob("*/summary.json")] == [3]
     captured = capsys.readouterr()
     assert "RuntimeError: a passing storm" in captured.out
@@ -399,7 +401,9 @@ def test_what_the_operating_system_refuses_is_one_line(monkeypatch, capsys):
 
 def test_sweeps_are_multiruns_whose_keys_can_be_replaced(tiny):
     assert (
-        cli.main(["sweep", "baselines", *tiny, "baseline=corrupted,zero", "ig.method=riemann_left", "ig.n_steps=2"])
+        cli.main(
+            ["sweep", "baselines", *tiny, *BRIEF, "baseline=corrupted,zero", "ig.method=riemann_left", "ig.n_steps=2"]
+        )
         == 0
     )
     jobs = [json.loads(path.read_text()) for path in only_run().glob("*/summary.json")]
@@ -414,7 +418,7 @@ def test_a_sweep_may_list_its_values_as_yaml_does(tiny, tmp_path, monkeypatch):
         monkeypatch.setattr(
             module, "data_folder", lambda name: tmp_path / name if name == "sweeps" else data_folder(name)
         )
-    assert cli.main(["sweep", "mine", *tiny]) == 0
+    assert cli.main(["sweep", "mine", *tiny, *BRIEF]) == 0
     assert sorted(json.loads(path.read_text())["ig/n_steps"] for path in only_run().glob("*/summary.json")) == [2, 3]
 
 

@@ -43,6 +43,7 @@ def numbers(folder):
     }
 
 
+@pytest.mark.long
 def test_every_launcher_gives_the_same_runs_and_a_failing_job_costs_no_other(
     checkpoint, broken, tmp_path, monkeypatch, capsys
 ):

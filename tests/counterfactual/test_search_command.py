@@ -24,6 +24,8 @@ from igap.output import figures
 from igap.output.tracking import wandb_run
 from igap.storage import tables as tables_of
 
+pytestmark = pytest.mark.long
+
 TEMPLATE = "After {first} and {second} went to the {place}, {subject} {verb} a {object} to"
 SPACE = [
     'search.space.slots.first=["=keep","=N2","Tom"]',

@@ -11,6 +11,8 @@ from programs.search_survival import Searching
 
 from igap import cli
 
+pytestmark = pytest.mark.long
+
 FORK = multiprocessing.get_context("fork")  # what takes seconds to import is there
 
 

@@ -18,6 +18,8 @@ from programs.kills import alive, descendants
 from igap import cli
 from igap.counterfactual.storages import storage_of
 
+pytestmark = pytest.mark.long
+
 QUIET = [
     "head=1.2", "name=few", "tracking=disabled", "full_run=false", "device=cpu", "clean.n=1", "heldout.n=2",
     "search.until=64", "search.batch=8", "search.control=8",

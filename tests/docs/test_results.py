@@ -12,6 +12,8 @@ from igap import cli
 from igap.statistics.comparison import compare_values
 from igap.storage import finished
 
+pytestmark = pytest.mark.long
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 

@@ -21,6 +21,8 @@ from igap.replication import jobs, published
 from igap.replication.page import page
 from igap.replication.study import COLUMNS
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):

@@ -108,18 +108,21 @@ def test_resample_takes_another_prompt_of_the_same_length_the_same_for_all_compo
     """Which donor is found by trying all: exactly one other prompt explains each number, each serves once."""
     model = small("gpt2")
     found = ablate(model, PROMPTS, COMPONENTS[:2], "resample", controls=0, seed=3, batch_size=5)
+    given = {
+        donor: {name: activations(model, donor.text, name)[:, parse_component(name)[2]] for name in COMPONENTS[:2]}
+        for donor in PROMPTS
+    }
+
+    def explains(donor, index, one):
+        prompt = PROMPTS[index]
+        logits = without(model, prompt, one.components, given[donor].get)
+        difference = float(logits[token(model, prompt.answer)] - logits[token(model, prompt.distractor)])
+        return abs(difference - one.outcomes.logit_diff[index]) < 1e-10
+
     donors = []
     for index, prompt in enumerate(PROMPTS):
         group = LONG if prompt in LONG else SHORT
-        fits = []
-        for donor in group:
-            given = {name: activations(model, donor.text, name)[:, parse_component(name)[2]] for name in COMPONENTS[:2]}
-            ok = []
-            for one in (*found.single, found.together):
-                logits = without(model, prompt, one.components, given.get)
-                difference = float(logits[token(model, prompt.answer)] - logits[token(model, prompt.distractor)])
-                ok.append(abs(difference - one.outcomes.logit_diff[index]) < 1e-10)
-            fits += [donor] if all(ok) else []
+        fits = [donor for donor in group if all(explains(donor, index, one) for one in (*found.single, found.together))]
         assert len(fits) == 1
         assert fits[0] != prompt
         donors += fits

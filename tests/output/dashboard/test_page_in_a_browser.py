@@ -14,7 +14,11 @@ CHROMIUM = shutil.which("chromium")
 OPTIONS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
 OPTIONS += "--disable-component-update --disable-sync"
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium; on Debian: apt-get install chromium")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None,
+    reason="no command chromium, the browser the page is tested in: apt-get install chromium (Debian), "
+    "dnf install chromium (Fedora), brew install --cask chromium (macOS)",
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,7 @@ def opened(browser, tmp_path):
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
         page.on("request", lambda request: asked.append(request.url))
-        page.set_default_timeout(5000)
+        page.set_default_timeout(60_000)  # machines are busy
         page.goto(f"file://{tmp_path}/out/compare.html")
         page.wait_for_selector("body[data-ready]")
         pages.append(page)

@@ -1,0 +1,72 @@
+"""The annotations of igap, checked at every call: jaxtyping's import hook with beartype, without work done twice.
+
+For every function jaxtyping binds the arguments and opens a set of axes; where no annotation is of an array, beartype
+alone checks the same in less time. A function within another is defined at each call of the other, with annotations
+that stay the same: so does their checker.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, get_args
+
+import jaxtyping
+from beartype import beartype
+
+_jaxtyped = jaxtyping.jaxtyped
+_checkers: dict[object, Callable[..., Any]] = {}
+
+
+def install() -> None:
+    """Every function and dataclass of igap is checked that is imported from here on."""
+    jaxtyping.jaxtyped = jaxtyped  # by this name the hook's decorators call it
+    jaxtyping.install_import_hook("igap", "helpers.annotations.checker")
+
+
+def jaxtyped(*decorated: Any, **options: Any) -> Any:
+    """The decorator of every function and class, which the hook asks for by its options; else jaxtyping's own."""
+    with_axes = _jaxtyped(*decorated, **options)
+    if decorated:
+        return with_axes
+
+    def decorate(decorated: Any) -> Any:
+        if not inspect.isfunction(decorated):
+            return with_axes(decorated)
+        annotations = decorated.__annotations__
+        if not annotations:
+            return decorated
+        if "<locals>" in decorated.__qualname__ or any(map(mentions_arrays, annotations.values())):
+            return with_axes(decorated)
+        checked = beartype(decorated)
+
+        @functools.wraps(decorated)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            return (decorated if jaxtyping.config.jaxtyping_disable else checked)(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def mentions_arrays(annotation: Any) -> bool:
+    """Whether an array stands anywhere in it; a text may name one."""
+    if isinstance(annotation, list):
+        return any(map(mentions_arrays, annotation))
+    if isinstance(annotation, str):
+        return True
+    is_array = inspect.isclass(annotation) and issubclass(annotation, jaxtyping.AbstractArray)
+    return is_array or any(map(mentions_arrays, get_args(annotation)))
+
+
+def checker(function: Callable[..., Any]) -> Callable[..., Any]:
+    """beartype's checker of a function of jaxtyping's making, which has the signature of another and no body."""
+    key = (
+        function.__module__, function.__qualname__, function.__code__.co_varnames, *function.__annotations__.items(),
+    )  # fmt: skip
+    try:
+        if key not in _checkers:
+            _checkers[key] = beartype(function)
+        return _checkers[key]
+    except TypeError:  # an annotation without a hash
+        return beartype(function)
