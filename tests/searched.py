@@ -5,9 +5,10 @@ subwords, for which a word's tokens depend on the space before it as GPT-2's do.
 from functools import cache
 
 from igap import PromptPair
-from igap.counterfactual.space import Filled
-from igap.counterfactual.substitution import fill_listed, fill_substitutes, listed, substitute
-from igap.counterfactual.templates import build, fill
+from igap.counterfactual.spaces.base import Filled
+from igap.counterfactual.spaces.prompt_list import fill_listed, listed
+from igap.counterfactual.spaces.substitution import fill_substitutes, substitute
+from igap.counterfactual.spaces.template import build, fill
 
 TEMPLATE = "After {first} and {second} went to the {place}, {subject} {verb} a {object} to"
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from igap.counterfactual.config import Bounds
-from igap.counterfactual.exploration import Search
-from igap.counterfactual.objectives import Objective
-from igap.counterfactual.storages import storage_of
+from igap.counterfactual.objective.objective import Objective
+from igap.counterfactual.session import Search
+from igap.counterfactual.trials.storages import storage_of
 
 WORDS = ["=keep", "Tom", "Anna", "cat", "dog", "John", "Mary", "After", "Then", "store", "milk", "bottle"]
 SPACE = {"first": WORDS, "second": WORDS, "subject": WORDS, "place": ["=keep"], "verb": ["=keep"], "object": ["=keep"]}

@@ -14,7 +14,7 @@ from igap.baselines import Baseline, Request, activations, reference_tokens
 from igap.cli import main
 from igap.cli.compose import compose_one
 from igap.contrast import contrast
-from igap.counterfactual.storages import storage_of
+from igap.counterfactual.trials.storages import storage_of
 from igap.datasets.answered import Prompt
 from igap.performance import batches
 from igap.pipeline import check

@@ -8,8 +8,8 @@ from tokenizer_kinds import KINDS, WORDS, token, tokenizer
 
 from igap import InputError, PromptPair
 from igap.config import PromptsConfig
-from igap.counterfactual.substitution import fill_substitutes, substitute
-from igap.counterfactual.templates import build, clean_prompts, fill
+from igap.counterfactual.spaces.substitution import fill_substitutes, substitute
+from igap.counterfactual.spaces.template import build, clean_prompts, fill
 from igap.datasets.answered import Prompt, generated
 from igap.datasets.ioi import TEMPLATES
 from igap.pair_sources import encode, read

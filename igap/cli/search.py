@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from igap.cli.launch import Launcher
     from igap.counterfactual.config import SearchConfig
-    from igap.counterfactual.job import Study
+    from igap.counterfactual.runner import Study
 
 _USAGE = """\
 usage: igap search [PRESET] [head=HEAD] [overrides]
@@ -53,9 +53,9 @@ class Task:
         """Adds trials to the study until it has as many as it should."""
         from hydra.core.hydra_config import HydraConfig
 
-        from igap.counterfactual import job
+        from igap.counterfactual import runner
 
-        job.explore(self.searches[HydraConfig.get().job.num], self.threads)
+        runner.explore(self.searches[HydraConfig.get().job.num], self.threads)
 
 
 def presets() -> list[str]:
@@ -80,10 +80,10 @@ def main(arguments: list[str]) -> int:
 
     from igap import report, tracking
     from igap.cli.launch import one_round
-    from igap.counterfactual import job
+    from igap.counterfactual import runner
 
     tracking.check(searches[0].tracking)
-    studies, workers = job.planned(searches)
+    studies, workers = runner.planned(searches)
     launcher, interrupted = _launcher(studies, workers, hydra), False
     if len(workers) > len(studies):
         try:
@@ -91,19 +91,19 @@ def main(arguments: list[str]) -> int:
             one_round(Task(tuple(workers), launcher.threads), len(workers), launcher)
         except KeyboardInterrupt:
             interrupted = True
-    return job.run(studies, compose_one([]).config, report.terminal(), Console(stderr=True), interrupted=interrupted)
+    return runner.run(studies, compose_one([]).config, report.terminal(), Console(stderr=True), interrupted=interrupted)
 
 
 def check(arguments: Sequence[str]) -> int:
     """The exit code of `igap check search`: says what the searches would be; computes nothing."""
     from igap import report
-    from igap.counterfactual import job
+    from igap.counterfactual import runner
 
     searches, hydra = _asked(arguments)
-    studies, workers = job.planned(searches)
+    studies, workers = runner.planned(searches)
     _launcher(studies, workers, hydra)
     for study in studies:
-        report.terminal().print(job.described(study), markup=False, soft_wrap=True)
+        report.terminal().print(runner.described(study), markup=False, soft_wrap=True)
     return 0
 
 

@@ -6,13 +6,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from igap.config import Device, Frozen, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
+from igap.counterfactual.samplers.registry import SamplerNames, samplers_for
 from igap.errors import InputError
 from igap.sites import component_name, is_component, parse_component
-
-Sampler = Literal["auto", "hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "epo", "gp", "random", "brute"]
-SINGLE_SAMPLERS = ("hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "gp", "random", "brute")
-"""Of a study with one objective; the first is the default."""
-PARETO_SAMPLERS = ("epo", "nsga2", "tpe", "random", "brute")
 
 Term = Literal["ap", "ig", "disagreement", "selectivity", "curve", "fluency", "edits"]
 BESIDE = ("fluency", "edits")
@@ -68,12 +64,20 @@ class StudyConfig(Frozen):
 
     space: SpaceConfig
     storage: StorageConfig
-    sampler: Sampler = "auto"
+    sampler: Literal["auto"] | str = "auto"
+    """The name of a registered sampler; auto: the first that serves the study."""
     until: int = Field(300, ge=1, le=10_000_000)
     batch: int = Field(16, ge=1, le=100_000)
     control: int = Field(60, ge=0, le=1_000_000)
     workers: int = Field(1, ge=1, le=1000)
     worker: int = Field(0, ge=0, le=100_000)
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _registered(cls, sampler: object) -> object:
+        if sampler not in SamplerNames():
+            raise ValueError(str(SamplerNames()))
+        return sampler
 
 
 class CleanConfig(Frozen):
@@ -174,7 +178,7 @@ def check_terms(terms: tuple[str, ...], sampler: str) -> None:
             f"objective: got {', '.join(terms)}, whose first says nothing of the head; the best prompt is the best by "
             f"the first. Write objective=[{','.join(sorted(terms, key=BESIDE.__contains__))}]."
         )
-    known = SINGLE_SAMPLERS if len(terms) == 1 else PARETO_SAMPLERS
+    known = samplers_for(len(terms))
     if sampler not in ("auto", *known):
         what = "one objective" if len(terms) == 1 else "several objectives"
         raise InputError(

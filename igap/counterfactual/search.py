@@ -15,13 +15,14 @@ from optuna.storages import BaseStorage
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import NotNegative, Positive, Range, Seed, checks_arguments
-from igap.counterfactual.certificate import Certificate, certify
-from igap.counterfactual.config import Bounds, Sampler, SpaceConfig, Term, check_terms
-from igap.counterfactual.exploration import OnProgress, Search
-from igap.counterfactual.objectives import Aggregate, Objective, Sign
-from igap.counterfactual.space import Space
-from igap.counterfactual.storages import storage_of
-from igap.counterfactual.study import Tried
+from igap.counterfactual.config import Bounds, SpaceConfig, Term, check_terms
+from igap.counterfactual.objective.objective import Aggregate, Objective, Sign
+from igap.counterfactual.samplers.registry import SamplerNames
+from igap.counterfactual.session import OnProgress, Search
+from igap.counterfactual.spaces.base import Space
+from igap.counterfactual.trials.storages import storage_of
+from igap.counterfactual.trials.study import Tried
+from igap.counterfactual.validation.validate import Certificate, certify
 from igap.errors import InputError, shown
 from igap.prompts import PromptPair
 from igap.runs import Model, frozen
@@ -76,7 +77,7 @@ def search(
     penalty: NotNegative = 1.0,
     constraints: Bounds | None = None,
     until: Annotated[int, Range(1, 1_000_000)] = 300,
-    sampler: Sampler = "auto",
+    sampler: Annotated[str, SamplerNames()] = "auto",
     batch: Annotated[int, Range(1, 100_000)] = 16,
     control: Annotated[int, Range(0, 1_000_000)] = 60,
     clean_n: Annotated[int, Range(1, 500)] = 8,

@@ -15,15 +15,6 @@ from igap.plots.faithfulness import faithfulness_curves
 from igap.plots.heatmaps import difference_heatmaps, head_heatmaps, neuron_heatmaps
 from igap.plots.output_curves import output_curves
 from igap.plots.points import mean_difference, scatter
-from igap.plots.searches import (
-    search_curves,
-    search_front,
-    search_heads,
-    search_history,
-    search_matrix,
-    search_scan,
-    search_single_edits,
-)
 
 __all__ = [
     "Figure",
@@ -41,11 +32,4 @@ __all__ = [
     "output_curves",
     "performance_bars",
     "scatter",
-    "search_curves",
-    "search_front",
-    "search_heads",
-    "search_history",
-    "search_matrix",
-    "search_scan",
-    "search_single_edits",
 ]

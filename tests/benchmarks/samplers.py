@@ -12,6 +12,7 @@ best of all runs that a sampler's trials beat.
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +21,15 @@ from typing import Any
 import numpy as np
 
 from igap import PromptPair, load_model
-from igap.counterfactual.config import PARETO_SAMPLERS, SINGLE_SAMPLERS
-from igap.counterfactual.exploration import Search
-from igap.counterfactual.objectives import Objective
-from igap.counterfactual.pareto import hypervolume
-from igap.counterfactual.space import Candidate
-from igap.counterfactual.storages import storage_of
+from igap.counterfactual.objective.objective import Objective
+from igap.counterfactual.samplers.registry import samplers_for
+from igap.counterfactual.session import Search
+from igap.counterfactual.spaces.base import Candidate
+from igap.counterfactual.trials.storages import storage_of
 from igap.runs import frozen
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from hypervolume import hypervolume
 
 PAIR = PromptPair(
     "After John and Mary went to the store, Mary gave a bottle of milk to",
@@ -158,7 +161,7 @@ def main() -> None:
     asked = parser.parse_args()
     asked.until = asked.until or (600 if asked.pareto else 300)
     heads, seeds = (HEADS[:2], 2) if asked.quick else (asked.heads.split(","), asked.seeds)
-    known = PARETO_SAMPLERS if asked.pareto else SINGLE_SAMPLERS
+    known = samplers_for(2 if asked.pareto else 1)
     names = asked.samplers.split(",") if asked.samplers else [name for name in known if name not in ("gp", "brute")]
     model = load_model("ioi-mini")
     with frozen(model):

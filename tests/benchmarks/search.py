@@ -20,10 +20,11 @@ import torch
 from engine import PAIR, Bench, gpt2_small
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.counterfactual.evaluation import Evaluator, Target
-from igap.counterfactual.exploration import prepare
-from igap.counterfactual.proposals import History, draw
-from igap.counterfactual.space import Candidate, Filled
+from igap.counterfactual.history import History
+from igap.counterfactual.objective.evaluator import Evaluator, Target
+from igap.counterfactual.samplers.base import draw
+from igap.counterfactual.session import prepare
+from igap.counterfactual.spaces.base import Candidate, Filled
 from igap.prompts import tokenize
 from igap.runs import frozen
 

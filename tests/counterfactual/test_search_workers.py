@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from programs.kills import alive, descendants
 
 from igap import cli
-from igap.counterfactual.storages import storage_of
+from igap.counterfactual.trials.storages import storage_of
 
 QUIET = [
     "head=1.2", "name=few", "tracking=disabled", "full_run=false", "device=cpu", "clean.n=1", "heldout.n=2",

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from programs import kills
 from programs.kills import PATIENCE, Command
 
-from igap.counterfactual.storages import URL, storage_of
+from igap.counterfactual.trials.storages import URL, storage_of
 
 UNTIL, BATCH = 96, 8
 APART = 1e-5

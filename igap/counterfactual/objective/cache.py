@@ -1,0 +1,128 @@
+"""Numbers of corrupted prompts, kept under the hash of all they depend on, for later searches of the same question.
+
+A file beside the searches holds a row for each number of each corrupted prompt. Its key is a hash of the checkpoint and
+its numerics, igap's own code, the component, the clean prompts and the corrupted tokens: what another search has
+computed is not computed again, and nothing else can be taken for it.
+"""
+
+import hashlib
+import json
+import logging
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from igap.counterfactual.history import Floats
+from igap.counterfactual.objective.evaluator import Evaluator, Number, Numbers
+from igap.counterfactual.objective.objective import Measured, Objective
+from igap.counterfactual.objective.typicality import Ordinary
+from igap.versions import versions
+
+FILE = ".evaluations.sqlite"
+"""Its name in a folder of searches."""
+
+_TABLE = "CREATE TABLE IF NOT EXISTS numbers (key BLOB PRIMARY KEY, floats BLOB) WITHOUT ROWID"
+_AT_ONCE = 500
+_WAIT = 30.0
+"""Seconds for another process to finish writing."""
+
+log = logging.getLogger("igap")
+
+
+class Remembered:
+    """An evaluator that looks on disk first. What goes wrong with the file is said once and costs no more than that."""
+
+    ordinary: Ordinary | None = None
+    """What `percentile` is measured by, where it is asked for."""
+
+    def __init__(self, evaluator: Evaluator, file: Path | None, identity: Mapping[str, object]) -> None:
+        """`identity` tells models and numerics apart, as JSON values; `file` None remembers nothing."""
+        self.evaluator, self._file = evaluator, file
+        filled, target = evaluator.filled, evaluator.target
+        self.n_computed = self.n_found = 0
+        """Candidates, of all calls."""
+        question = {
+            **identity,
+            "versions": versions(),
+            "component": [target.site, target.layer, target.index],
+            "clean": filled.clean.tolist(),
+            "answers": [[pair.answer, pair.distractor] for pair in filled.pairs],
+            "route": evaluator.route,
+        }
+        self._question = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).digest()
+
+    def numbers(self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number]) -> Numbers:
+        """As the evaluator's."""
+        rows = tokens.expand(len(self.evaluator.filled.pairs), -1, -1).transpose(0, 1).contiguous().cpu()
+        hashes = [hashlib.sha256(self._question + row.numpy().tobytes()).digest() for row in rows]
+        keys = {name: [name.encode() + b" " + one for one in hashes] for name in names}
+        found = self._load([key for of_name in keys.values() for key in of_name])
+        missing = [i for i in range(len(hashes)) if any(keys[name][i] not in found for name in names)]
+        if missing:
+            computed = self.evaluator.numbers(tokens[:, missing], names)
+            new = {
+                keys[name][i]: row.double() for name in names for i, row in zip(missing, computed[name], strict=True)
+            }
+            self._keep(new)
+            found |= new
+        self.n_computed += len(missing)
+        self.n_found += len(hashes) - len(missing)
+        dtype = self.evaluator.clean.logit_diff.dtype
+        return {name: torch.stack([found[key] for key in keys[name]]).to(dtype) for name in names}
+
+    def measured(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Measured:
+        """All that the objective is made of."""
+        found: dict[str, Tensor] = {str(name): each for name, each in self.numbers(tokens, objective.needs).items()}
+        found["edits"] = self.evaluator.filled.edited(tokens).cpu()
+        if objective.bounds.max_percentile is not None:
+            assert self.ordinary is not None, "a search with that bound makes it"
+            found["percentile"] = self.ordinary.percentile(self.evaluator, tokens)
+        return found
+
+    def worths(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Floats:
+        """Each corrupted prompt's value of the objective's first term."""
+        values: Floats = objective.values(self.measured(tokens, objective))[:, 0]
+        return values
+
+    def _load(self, keys: Sequence[bytes]) -> dict[bytes, Float[Tensor, " pair"]]:
+        rows: list[tuple[bytes, bytes]] = []
+        try:
+            if self._file is None or not self._file.exists():
+                return {}
+            with closing(sqlite3.connect(self._file, timeout=_WAIT)) as connection:
+                connection.execute(_TABLE)  # a file is empty at first, and stays so when its process dies then
+                for start in range(0, len(keys), _AT_ONCE):
+                    some = keys[start : start + _AT_ONCE]
+                    marks = ",".join("?" * len(some))
+                    rows += connection.execute(f"SELECT key, floats FROM numbers WHERE key IN ({marks})", some)
+        except (sqlite3.Error, OSError) as error:
+            self._forget(error)
+            return {}
+        n_bytes = 8 * len(self.evaluator.filled.pairs)
+        return {
+            key: torch.frombuffer(bytearray(floats), dtype=torch.float64)
+            for key, floats in rows
+            if len(floats) == n_bytes
+        }
+
+    def _keep(self, new: Mapping[bytes, Tensor]) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self._file, timeout=_WAIT)) as connection, connection:
+                connection.execute("PRAGMA synchronous = OFF")  # what a power cut takes is computed again
+                connection.execute(_TABLE)
+                rows = [(key, row.numpy().tobytes()) for key, row in new.items()]
+                connection.executemany("INSERT OR REPLACE INTO numbers VALUES (?, ?)", rows)
+        except (sqlite3.Error, OSError) as error:
+            self._forget(error)
+
+    def _forget(self, error: Exception) -> None:
+        log.warning("%s: cannot be used (%s); computing what is needed", self._file, error)
+        self._file = None

@@ -1,0 +1,131 @@
+"""What one corrupted prompt is worth: its numbers in several clean prompts' runs to one number a term.
+
+Effects are in logits and never a quotient by the gap: a search that may make the gap small does, and reports quotients
+in the thousands for effects below one logit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from igap.arguments import NotNegative, checks_arguments
+from igap.counterfactual.config import Bounds, Term
+from igap.counterfactual.history import Floats
+from igap.counterfactual.objective.evaluator import Evaluator, Number
+from igap.counterfactual.spaces.base import Candidate
+
+Sign = Literal["drop", "raise", "abs"]
+"""Whether the patch should lower F, raise it, or either."""
+Aggregate = Literal["mean", "cvar", "min"]
+"""Over clean prompts: the mean, the mean of the worst quarter, the worst."""
+
+_TAIL = 0.25
+_NEEDS: Mapping[Term, tuple[Number, ...]] = {
+    "ap": ("ap",),
+    "ig": ("ig",),
+    "disagreement": ("ap", "ig"),
+    "selectivity": ("ap", "others"),
+    "curve": ("curve",),
+    "fluency": ("fluency",),
+    "edits": (),
+}
+Measured = Mapping[str, Float[Tensor, "candidate pair"]]
+"""The evaluator's numbers, and `edits`: slots in which the corrupted prompt differs from the clean one."""
+
+
+@checks_arguments
+@dataclass(frozen=True)
+class Objective:
+    """What is searched for: one term, or several for a Pareto study."""
+
+    terms: tuple[Term, ...] = ("ap",)
+    sign: Sign = "abs"
+    aggregate: Aggregate = "mean"
+    penalty: NotNegative = 1.0
+    """Of `selectivity`: logits of effect that a logit of mean |AtP| of the other heads takes away."""
+    bounds: Bounds = field(default_factory=Bounds)
+
+    @property
+    def needs(self) -> list[Number]:
+        """The numbers that terms and bounds are made of; `ap` is always among them."""
+        names: list[Number] = ["ap", *(name for term in self.terms for name in _NEEDS[term])]
+        if self.bounds.min_fluency is not None:
+            names.append("fluency")
+        if (self.bounds.min_corrupted, self.bounds.max_corrupted) != (None, None):
+            names.append("corrupted")
+        return list(dict.fromkeys(names))
+
+    @property
+    def directions(self) -> list[Literal["minimize", "maximize"]]:
+        """Of each term, as Optuna has it."""
+        return ["minimize" if term == "edits" else "maximize" for term in self.terms]
+
+    def effects(self, measured: Measured) -> Float[Tensor, "candidate pair"]:
+        """The first term's effect in each clean prompt's run, in logits, before sign and aggregate."""
+        return self._effects(self.terms[0], measured)
+
+    def values(self, measured: Measured) -> Floats:
+        """`[candidate, term]`: logits, of fluency nats a token, of edits slots."""
+        worths = [self.worth(term, measured) for term in self.terms]
+        return np.asarray(torch.stack(worths, -1).double().numpy())
+
+    def worth(self, term: Term, measured: Measured) -> Float[Tensor, " candidate"]:
+        """One term's value of each candidate."""
+        if term in ("fluency", "edits"):
+            return measured[term].double().mean(1)
+        effects = self._effects(term, measured)
+        if term == "disagreement":
+            return aggregated(effects, self.aggregate)
+        signed = effects * signs(effects, self.sign)
+        if term == "selectivity":
+            signed = signed - self.penalty * measured["others"]
+        return aggregated(signed, self.aggregate)
+
+    def violations(self, measured: Measured) -> dict[str, Float[Tensor, " candidate"]]:
+        """By how much each bound is broken; 0 or less is kept."""
+        bounds, found = self.bounds, {}
+        if bounds.min_corrupted is not None:
+            found["min_corrupted"] = bounds.min_corrupted - measured["corrupted"].mean(1)
+        if bounds.max_corrupted is not None:
+            found["max_corrupted"] = measured["corrupted"].mean(1) - bounds.max_corrupted
+        if bounds.min_fluency is not None:
+            found["min_fluency"] = bounds.min_fluency - measured["fluency"].mean(1)
+        if bounds.max_percentile is not None:
+            found["max_percentile"] = measured["percentile"].mean(1) - bounds.max_percentile
+        return found
+
+    def gains(self, evaluator: Evaluator, candidate: Candidate) -> list[Floats]:
+        """First-order gains of AP for every option of every slot; they rank the words of other terms about as well."""
+        effects = evaluator.effects([candidate])
+        leaf = effects.detach().requires_grad_()
+        with torch.enable_grad():
+            worth = aggregated(leaf * signs(effects, self.sign), self.aggregate)
+            (weights,) = torch.autograd.grad(worth.sum(), leaf)
+        return [np.asarray(gain.double().numpy()) for gain in evaluator.gains(candidate, weights[0])]
+
+    @staticmethod
+    def _effects(term: Term, measured: Measured) -> Float[Tensor, "candidate pair"]:
+        if term == "disagreement":
+            return (measured["ig"] - measured["ap"]).abs()
+        return measured[term if term in ("ig", "curve") else "ap"]
+
+
+def signs(effects: Float[Tensor, "candidate pair"], sign: Sign) -> Float[Tensor, "candidate #pair"]:
+    """What effects are multiplied by: of `abs` the sign of each candidate's mean, one for all clean prompts."""
+    if sign == "abs":
+        return effects.mean(1, keepdim=True).sign()
+    return torch.full_like(effects[:, :1], 1.0 if sign == "raise" else -1.0)
+
+
+def aggregated(values: Float[Tensor, "candidate pair"], aggregate: Aggregate) -> Float[Tensor, " candidate"]:
+    """Over clean prompts; NaN where one of the values is not finite. Differentiable."""
+    if aggregate == "mean":
+        return values.mean(1)
+    n = 1 if aggregate == "min" else max(1, round(_TAIL * values.shape[1]))
+    worst = values.topk(n, dim=1, largest=False).values.mean(1)
+    return worst.masked_fill(~values.isfinite().all(1), float("nan"))  # topk takes NaN for the largest

@@ -1,0 +1,60 @@
+"""Several heads searched: what each reaches, and what every head does in the prompts that were found for another."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from igap import tables
+from igap.counterfactual.output.plots import search_matrix, search_scan
+from igap.counterfactual.search import SearchResult
+from igap.disk import atomically, write_text
+
+Results = Sequence[tuple[str, SearchResult]]
+"""Component's name and its search, in the order they were asked for."""
+
+_COLUMNS = (
+    "by_hand/ap", "best/ap", "best/value", "random/best", "heldout/value", "deletion/ap", "deletion/writes_in",
+    "by_hand/rank", "best/rank", "best/rule",
+)  # fmt: skip
+
+
+def write(results: Results, folder: Path) -> None:
+    """`scan.csv`, `matrix.csv` and their pictures in the folder of the searches. Raises OSError."""
+    frames = {"scan": table(results), "matrix": matrix(results)}
+    for name, rows in frames.items():
+        atomically(folder / f"{name}.csv", partial(tables.write, frame=rows, index=name == "matrix"))
+    (folder / "plots").mkdir(exist_ok=True)
+    pictures = {"matrix": search_matrix(frames["matrix"])}
+    heads = [row["name"] for row in results[0][1].certificate.tables["heads"]]
+    if any(name in heads for name, _ in results):
+        pictures["scan"] = search_scan(frames["scan"], [str(name) for name in heads])
+    for name, figure in pictures.items():
+        atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+    write_text(folder / "scan.json", json.dumps([name for name, _ in results]) + "\n")
+
+
+def table(results: Results) -> pd.DataFrame:
+    """A row a component: the effect with the pair made by hand, what the search reached, how far to believe it."""
+    rows = [
+        {"name": name, **{column: result.certificate.summary.get(column) for column in _COLUMNS},
+         "corrupted": result.best.corrupted}
+        for name, result in results
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def matrix(results: Results) -> pd.DataFrame:
+    """The AP effect, in logits, of each searched head (row) in the best prompts found for each component (column)."""
+    columns = {
+        name: {str(row["name"]): row["best/effect"] for row in result.certificate.tables["heads"]}
+        for name, result in results
+    }
+    names = [name for name in columns if name in next(iter(columns.values()))]
+    values = np.array([[columns[column][head] for column in columns] for head in names], dtype=np.float64)
+    return pd.DataFrame(
+        values.reshape(len(names), len(columns)), index=pd.Index(names, name="head"), columns=list(columns)
+    )

@@ -1,0 +1,118 @@
+"""How far from ordinary activations are: against scipy's distances, counted by hand."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import mahalanobis
+from searched import ABBA, PAIRS, TEMPLATE, searched
+
+from igap.counterfactual.objective.evaluator import Evaluator, Target
+from igap.counterfactual.objective.typicality import LEAST, ordinary
+from igap.counterfactual.spaces.template import build, fill
+from igap.runs import frozen
+from igap.sites import hook_name
+
+KNOWN = "John Mary Tom Anna cat dog it".split()
+
+
+def prompts(model, n):
+    """Prompts of the template, by other names and animals, from the first to the last slot."""
+    rng = np.random.default_rng(5)
+    texts = []
+    for _ in range(n):
+        first, second, subject = rng.choice(KNOWN, 3)
+        texts.append(f"After {first} and {second} went to the store, {subject} gave a bottle of milk to")
+    return model.to_tokens(texts)
+
+
+def activations(model, tokens, target, first):
+    """By plain hooks, `[prompt, pos, d]`."""
+    z = model.run_with_cache(tokens)[1][hook_name(target.site, target.layer)][:, first:, target.index].detach().numpy()
+    return z if z.ndim == 3 else z[..., None]
+
+
+def distance(z, made):
+    """Mean over positions of squared Mahalanobis distances from prompts `made`, each position's own mean taken off."""
+    mean = made.mean(0)
+    off = (made - mean).reshape(-1, made.shape[-1])
+    covariance = off.T @ off / (len(off) - 1)
+    covariance = 0.9 * covariance + 0.1 * np.diag(np.diag(covariance))
+    precision = np.linalg.inv(covariance)
+    return np.mean([mahalanobis(a, b, precision) ** 2 for a, b in zip(z, mean, strict=True)])
+
+
+@pytest.mark.parametrize("target", [Target("heads", 1, 2), Target("neurons", 2, 7)], ids=["head", "neuron"])
+@pytest.mark.parametrize(("kind", "n_pairs"), [("rules", 3), ("words", 3), ("rules", 1)])
+def test_a_percentile_is_the_share_of_other_ordinary_prompts_that_are_nearer(small, kind, n_pairs, target):
+    model = small("gpt2")
+    filled = searched(kind, PAIRS[:n_pairs], model.tokenizer)
+    every = prompts(model, 60)
+    with frozen(model):
+        evaluator = Evaluator(model, filled, target)
+        found = ordinary(evaluator, every)
+        candidates = [tuple(min(i, size - 1) for size in filled.space.sizes) for i in range(4)]
+        tokens = filled.tokens(candidates)
+        percentiles = found.percentile(evaluator, tokens)
+    z = activations(model, every, target, filled.first)
+    made, rest = z[::2], z[1::2]
+    others = sorted(distance(one, made) for one in rest)
+    # 1e-6 of the mean variance is added, so that the covariance has an inverse.
+    np.testing.assert_allclose(found.distances, others, rtol=1e-4)
+    assert percentiles.shape == (4, n_pairs)
+    for i in range(4):
+        for j in range(n_pairs):
+            own = activations(model, tokens[0 if filled.shared else j, [i]], target, filled.first)[0]
+            nearer = sum(each < distance(own, made) for each in others)
+            assert percentiles[i, j].item() == pytest.approx(100 * nearer / 30)
+    assert len(set(percentiles.flatten().tolist())) > 1
+
+
+def test_ordinary_prompts_are_ordinary_from_their_first_word_on(small):
+    """Slots behind the names leave the names of ordinary prompts as they are."""
+    model, target = small("gpt2"), Target("heads", 1, 2)
+    lists = {name: ["=keep"] for name in ("first", "second", "place", "verb", "object")} | {"subject": ["=keep", "Tom"]}
+    filled = fill(
+        build(TEMPLATE, lists, ABBA, model.tokenizer, prepend_bos=True), [ABBA], model.tokenizer, prepend_bos=True
+    )
+    assert filled.first == 10
+    every = prompts(model, LEAST)
+    with frozen(model):
+        found = ordinary(Evaluator(model, filled, target), every)
+    z = activations(model, every, target, 10)
+    np.testing.assert_allclose(found.distances, sorted(distance(one, z[::2]) for one in z[1::2]), rtol=1e-4)
+
+
+def test_other_ordinary_prompts_lie_in_the_middle_and_nonsense_beyond_all(ioi_mini):
+    from igap.counterfactual.spaces.template import clean_prompts
+
+    tokenizer, target = ioi_mini.tokenizer, Target("heads", 3, 1)
+    texts = [one.clean for one in clean_prompts(ABBA, TEMPLATE, 160, 1, tokenizer)]
+    filled = searched("prompts", (ABBA,), tokenizer)
+    with frozen(ioi_mini):
+        evaluator = Evaluator(ioi_mini, filled, target)
+        found = ordinary(evaluator, ioi_mini.to_tokens(texts[:120]))
+        fresh = found.percentile(evaluator, ioi_mini.to_tokens(texts[120:])[None])
+        backwards = [" ".join(reversed(text.replace(",", " ,").split())) for text in texts[120:]]
+        nonsense = found.percentile(evaluator, ioi_mini.to_tokens(backwards)[None])
+    assert 35 < fresh.mean() < 65, "a mean of 40 uniform draws has a standard deviation of 4.6"
+    assert nonsense.min() == 100
+
+
+def test_of_too_few_prompts_nothing_is_said(small):
+    model = small("gpt2")
+    with frozen(model):
+        evaluator = Evaluator(model, searched("rules", PAIRS, model.tokenizer), Target("heads", 1, 2))
+        assert ordinary(evaluator, prompts(model, LEAST - 1)) is None
+        assert ordinary(evaluator, prompts(model, LEAST)) is not None
+
+
+def test_a_component_that_is_the_same_on_all_prompts_has_a_distance(tmp_path):
+    import handmade
+
+    model = handmade.one_still_head(tmp_path)
+    with frozen(model):
+        evaluator = Evaluator(model, searched("rules", PAIRS, model.tokenizer), Target("heads", 0, 1))
+        found = ordinary(evaluator, prompts(model, 30))
+        percentiles = found.percentile(evaluator, evaluator.filled.tokens([(1, 1, 1, 1, 1)]))
+    assert found.distances.tolist() == [0] * 15
+    assert torch.equal(percentiles, torch.zeros(1, 3, dtype=torch.float64))
