@@ -92,7 +92,7 @@ class HeldoutConfig(Frozen):
     n: int = Field(32, ge=0, le=500)
 
 
-class Bounds(Frozen):
+class Constraints(Frozen):
     """What a candidate must be; None is no bound. Means over clean prompts, but `min_clean`: of every one."""
 
     min_clean: float | None = Field(default=0.0, examples=[0.0])
@@ -102,7 +102,7 @@ class Bounds(Frozen):
     max_percentile: float | None = Field(default=None, ge=0, le=100, examples=[99])
 
     @model_validator(mode="after")
-    def _in_order(self) -> "Bounds":
+    def _in_order(self) -> "Constraints":
         low, high = self.min_corrupted, self.max_corrupted
         if low is not None and high is not None and low > high:
             raise ValueError(
@@ -121,7 +121,7 @@ class SearchConfig(Frozen):
     search: StudyConfig
     clean: CleanConfig
     heldout: HeldoutConfig
-    constraints: Bounds
+    constraints: Constraints
     head: str = Field(examples=["9.6"])
     objective: tuple[Term, ...] = Field(("ap",), min_length=1, examples=["ap"])
     sign: Literal["drop", "raise", "abs"] = "abs"

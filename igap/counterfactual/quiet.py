@@ -8,7 +8,7 @@ import optuna
 
 
 @contextmanager
-def experimental() -> Iterator[None]:
+def allow_experimental() -> Iterator[None]:
     """A block in which Optuna does not warn that something of it may change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

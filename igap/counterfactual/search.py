@@ -1,11 +1,13 @@
-"""The search: a study explored until its target, and the certificate of its best."""
+"""The whole search from Python: a study explored until its target, and the validation of its best prompt."""
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated
@@ -15,14 +17,15 @@ from optuna.storages import BaseStorage
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import NotNegative, Positive, Range, Seed, checks_arguments
-from igap.counterfactual.config import Bounds, SpaceConfig, Term, check_terms
+from igap.counterfactual.config import Constraints, SpaceConfig, Term, check_terms
 from igap.counterfactual.objective.objective import Aggregate, Objective, Sign
 from igap.counterfactual.samplers.registry import SamplerNames
-from igap.counterfactual.session import OnProgress, Search
+from igap.counterfactual.session import OnProgress, SearchSession
 from igap.counterfactual.spaces.base import Space
-from igap.counterfactual.trials.storages import storage_of
-from igap.counterfactual.trials.study import Tried
-from igap.counterfactual.validation.validate import Certificate, certify
+from igap.counterfactual.trials.storages import open_storage
+from igap.counterfactual.trials.study import EvaluatedTrial
+from igap.counterfactual.validation.results import Validation
+from igap.counterfactual.validation.validate import validate
 from igap.errors import InputError, shown
 from igap.prompts import PromptPair
 from igap.runs import Model, frozen
@@ -31,37 +34,37 @@ from igap.runs import Model, frozen
 @checks_arguments
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """What a search found."""
+    """A search's trials, and how far to believe the best of them."""
 
     id: str
-    """Of the study, also when it goes on."""
+    """The study's, which stays the same when the search goes on."""
     sampler: str
-    """That chose the trials, `auto` settled."""
+    """The one that chose the trials: never `auto`."""
     space: Space
     objective: Objective
     clean: tuple[PromptPair, ...]
-    """The clean prompts, each with the corrupted prompt made by hand."""
-    tried: tuple[Tried, ...]
+    """The clean prompts, each with the corrupted prompt of its reference pair."""
+    trials: tuple[EvaluatedTrial, ...]
     """Every trial, in order."""
-    certificate: Certificate
+    validation: Validation
     route: str
     """How the effects were computed: `suffix` (the model's weights) or `hooks` (the whole model)."""
     seconds: float
     cost: float
     """Forward equivalents of this process's evaluations and gradients."""
-    n_found: int
+    n_cached: int
     """Candidates whose numbers an earlier search had left on disk."""
     interrupted: bool = False
 
     @property
     def best(self) -> PromptPair:
         """The first clean prompt with its best corrupted one."""
-        return self.certificate.pairs[0]
+        return self.validation.pairs[0]
 
     @property
     def best_value(self) -> float:
-        """The first term of the best candidate: logits."""
-        return float(str(self.certificate.summary["best/value"]))
+        """The first term's value of the best candidate: logits."""
+        return self.validation.best.value
 
 
 @checks_arguments
@@ -75,7 +78,7 @@ def search(
     sign: Sign = "abs",
     aggregate: Aggregate = "mean",
     penalty: NotNegative = 1.0,
-    constraints: Bounds | None = None,
+    constraints: Constraints | None = None,
     until: Annotated[int, Range(1, 1_000_000)] = 300,
     sampler: Annotated[str, SamplerNames()] = "auto",
     batch: Annotated[int, Range(1, 100_000)] = 16,
@@ -90,22 +93,50 @@ def search(
     memory_gib: Positive | None = None,
     on_progress: OnProgress | None = None,
 ) -> SearchResult:
-    """The corrupted prompts, of a space of words and rules, for which a component's effect is largest.
+    """Find the corrupted prompts, of a space of words and rules, for which a component's effect is largest.
 
-    `space` maps the slots of the prompt's template to what they offer (None: words and rules for every slot), or is a
-    SpaceConfig. `until` counts trials in the Optuna `storage` (None: in memory): the same call with the same storage
-    goes on. `control` of them are random, so that chance is measured and not assumed. Interrupted
-    (KeyboardInterrupt), it ends with what there is. `remember` is a file of numbers that searches share; `identity` is
-    what it and the storage know the model by (None: a hash of its weights). Raises ValueError on what cannot be, and on
-    a storage with another search.
+    Interrupted (Ctrl-C), it validates the best of the trials that there are.
+
+    Args:
+        model: a loaded model; it comes back as it was.
+        pair: the clean prompt with its answer and distractor, and a corrupted prompt of as many tokens.
+        head: the component: a head ("9.6") or a neuron ("L5.N1234").
+        space: the slots of the prompt's template and what each offers, or a SpaceConfig; None: words and rules for
+            every slot.
+        objective: the term to maximise, or several for a Pareto study: ap, ig, disagreement, selectivity, curve (all in
+            logits), beside them fluency (nats a token) or edits (slots, fewer is better).
+        sign: whether the patch should lower F (drop), raise it, or either (abs).
+        aggregate: over clean prompts: mean, cvar (the mean of the worst quarter) or min.
+        penalty: in `selectivity`, logits that a logit of mean |AtP| of the other heads takes away.
+        constraints: what a candidate must satisfy; None: F of every clean prompt is at least 0.
+        until: trials in all; with the same storage, the same call does what is left.
+        sampler: a registered sampler; auto: hybrid, of a Pareto study epo.
+        batch: candidates that are proposed and evaluated at once.
+        control: trials that are drawn at random, a third of `until` at most, so that chance is measured.
+        clean_n: clean prompts, the pair's among them.
+        heldout_n: clean prompts that the search does not see.
+        seed: of proposals, clean prompts and bootstrap.
+        storage: an Optuna storage; None: in memory.
+        name: the study's, in the storage.
+        identity: what storage and cache know the model by, as JSON values; None: a hash of its weights.
+        remember: a file in which searches share the numbers of prompts; None: none.
+        memory_gib: GiB of one pass beyond the model; None: 2, on a GPU half of what is free.
+        on_progress: called before every batch.
+
+    Returns:
+        All trials, and the validation of the best.
+
+    Raises:
+        InputError: an invalid argument, a storage with another search under that name, or no trial that satisfies the
+            constraints.
     """
     terms: tuple[Term, ...] = (objective,) if isinstance(objective, str) else tuple(objective)
     check_terms(terms, sampler)
     _check_json(identity)
-    wanted = Objective(terms, sign, aggregate, penalty, constraints or Bounds())
+    wanted = Objective(terms, sign, aggregate, penalty, constraints or Constraints())
     since = time.perf_counter()
     with frozen(model):
-        opened = Search(
+        session = SearchSession(
             model,
             pair,
             head,
@@ -114,20 +145,60 @@ def search(
             clean_n=clean_n,
             heldout_n=heldout_n,
             seed=seed,
-            storage=storage_of("memory", Path()) if storage is None else storage,
+            storage=open_storage("memory", Path()) if storage is None else storage,
             name=name,
-            identity=identity or (_weights(model) if storage is not None or remember is not None else {}),
+            identity=identity or (_hash_weights(model) if storage is not None or remember is not None else {}),
             remember=None if remember is None else Path(os.path.expanduser(remember)),
             memory_gib=memory_gib,
         )
-        interrupted = False
-        try:
-            opened.explore(until, sampler, batch, control, on_progress=on_progress)
-        except KeyboardInterrupt:
-            interrupted = True
-            if not opened.trials.tried():
-                raise
-        return concluded(opened, since, interrupted=interrupted)
+        explore = partial(session.explore, until, sampler, batch, control, on_progress=on_progress)
+        return explore_and_validate(session, explore, since)
+
+
+def explore_and_validate(
+    session: SearchSession,
+    explore: Callable[[], None],
+    since: float,
+    *,
+    interrupted: bool = False,
+    validating: AbstractContextManager[object] | None = None,
+) -> SearchResult:
+    """Make the trials, then validate the best of them. Ctrl-C ends the trials: the best so far is validated.
+
+    Args:
+        session: an open search on a frozen model.
+        explore: makes the trials.
+        since: when the search began, as perf_counter has it.
+        interrupted: whether it was interrupted before.
+        validating: a block around the validation, such as a line on the terminal.
+
+    Raises:
+        InputError: no trial satisfies the constraints.
+        KeyboardInterrupt: it was interrupted before the first trial.
+    """
+    try:
+        explore()
+    except KeyboardInterrupt:
+        interrupted = True
+    if interrupted and not session.trials.all():
+        raise KeyboardInterrupt
+    with validating or nullcontext():
+        trials = session.trials.all()
+        validation = validate(session, trials)
+    return SearchResult(
+        id=session.trials.id,
+        sampler=session.sampler,
+        space=session.space,
+        objective=session.objective,
+        clean=session.bound.pairs,
+        trials=tuple(trials),
+        validation=validation,
+        route=session.cached.evaluator.route,
+        seconds=time.perf_counter() - since,
+        cost=session.cost,
+        n_cached=session.cached.n_cached,
+        interrupted=interrupted,
+    )
 
 
 def _check_json(identity: Mapping[str, object] | None) -> None:
@@ -141,30 +212,10 @@ def _check_json(identity: Mapping[str, object] | None) -> None:
         ) from None
 
 
-def _weights(model: TransformerBridge) -> dict[str, str]:
+def _hash_weights(model: TransformerBridge) -> dict[str, str]:
     """A hash of the model's weights, as they are now."""
     digest = hashlib.sha256()
     for name, weight in sorted((*model.named_parameters(), *model.named_buffers()), key=itemgetter(0)):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return {"weights": digest.hexdigest()[:16]}
-
-
-def concluded(opened: Search, since: float, *, interrupted: bool = False) -> SearchResult:
-    """What a study shows, `since` a time of perf_counter. Raises InputError where no trial is within the bounds."""
-    tried = opened.trials.tried()
-    certificate = certify(opened, tried)
-    return SearchResult(
-        id=opened.trials.id,
-        sampler=opened.sampler,
-        space=opened.space,
-        objective=opened.objective,
-        clean=opened.filled.pairs,
-        tried=tuple(tried),
-        certificate=certificate,
-        route=opened.remembered.evaluator.route,
-        seconds=time.perf_counter() - since,
-        cost=opened.cost,
-        n_found=opened.remembered.n_found,
-        interrupted=interrupted,
-    )

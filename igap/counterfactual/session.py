@@ -1,6 +1,5 @@
-"""A study on a model: proposals, evaluations and trials, round after round."""
+"""A search on a model: proposals, evaluations and trials, round after round."""
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,88 +11,24 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.config import checked
-from igap.counterfactual.config import Bounds, SpaceConfig
+from igap.counterfactual.config import Constraints, SpaceConfig
 from igap.counterfactual.history import Floats, History, Proposal
-from igap.counterfactual.objective.cache import Remembered
+from igap.counterfactual.objective.cache import CachedEvaluator
 from igap.counterfactual.objective.evaluator import Evaluator, Target
 from igap.counterfactual.objective.objective import Objective
-from igap.counterfactual.objective.typicality import LEAST, ordinary
-from igap.counterfactual.samplers.base import START, Proposer, draw
+from igap.counterfactual.objective.typicality import MIN_PROMPTS, fit_distribution
+from igap.counterfactual.samplers.base import START, FirstOrderScores, Proposer, draw
 from igap.counterfactual.samplers.registry import SAMPLERS, make_sampler, samplers_for
-from igap.counterfactual.spaces.base import Candidate, Filled, Space
-from igap.counterfactual.spaces.prompt_list import fill_listed, listed
-from igap.counterfactual.spaces.substitution import fill_substitutes, substitute
-from igap.counterfactual.spaces.template import SLOTS, build, clean_prompts, fill, matching_template
-from igap.counterfactual.trials.study import Trials, Tried
-from igap.datasets.pair_files import read_text
-from igap.errors import InputError, printable
-from igap.prompts import PromptPair, encode_pair, tokenize
+from igap.counterfactual.spaces.base import BoundSpace, Candidate
+from igap.counterfactual.spaces.prepare import prepare
+from igap.counterfactual.spaces.template import find_template, generate_clean_prompts
+from igap.counterfactual.trials.study import EvaluatedTrial, TrialStore
+from igap.errors import InputError
+from igap.prompts import PromptPair, tokenize
 from igap.sites import Site, locate
 
-_ORDINARY = 200
+_N_TYPICAL = 200
 """Ordinary prompts that activations are compared with."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A space, and the prompts of its kind that a search may be made on."""
-
-    space: Space
-    pairs: tuple[PromptPair, ...]
-    """The pair, then others of its template, more of them than are needed: some may turn out below `min_clean`."""
-    fill: Callable[[Sequence[PromptPair]], Filled]
-
-
-def prepare(
-    pair: PromptPair,
-    tokenizer: Any,
-    *,
-    space: SpaceConfig | Mapping[str, Sequence[str]] | None = None,
-    clean_n: int = 8,
-    heldout_n: int = 32,
-    seed: int = 0,
-    prepend_bos: bool = False,
-    device: torch.device | str = "cpu",
-) -> Prepared:
-    """The space for the clean prompts, without a model. Raises InputError on a pair or lists that cannot be used."""
-    tokens = encode_pair(pair, tokenizer, prepend_bos=prepend_bos, n_ctx=None, n_vocab=None)
-    if tokens.clean.shape != tokens.corrupted.shape:
-        raise InputError(
-            f"prompts.corrupted: got {tokens.corrupted.shape[1]} tokens, prompts.clean has {tokens.clean.shape[1]}; a "
-            "search needs prompts of one length. Reword one of them."
-        )
-    if not isinstance(space, SpaceConfig):
-        space = checked(SpaceConfig, {"slots": _tuples(SLOTS if space is None else space)})
-    if space.kind == "slots":
-        found = build(space.template, space.slots, pair, tokenizer, prepend_bos=prepend_bos, max_edits=space.max_edits)
-        fills = fill
-    elif space.kind == "substitute":
-        found = substitute(pair, space.positions, space.vocabulary, space.max_edits, tokenizer, prepend_bos=prepend_bos)
-        fills = fill_substitutes
-    else:
-        found = listed(pair, _prompts(space), tokenizer, prepend_bos=prepend_bos)
-        fills = fill_listed
-    template = found.template or matching_template(pair.clean)
-    n = clean_n + heldout_n
-    pairs = clean_prompts(pair, template, n if n == 1 else 2 * n, seed, tokenizer, at_least=n)
-
-    def filling(some: Sequence[PromptPair]) -> Filled:
-        return fills(found, some, tokenizer, prepend_bos=prepend_bos, device=device)
-
-    filling(pairs)  # a rule whose word does not fit is refused now
-    return Prepared(found, tuple(pairs), filling)
-
-
-def _tuples(lists: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    return {name: tuple(words) for name, words in lists.items()}
-
-
-def _prompts(asked: SpaceConfig) -> Sequence[str]:
-    if asked.file is None:
-        return asked.prompts
-    text = read_text(Path(os.path.expanduser(asked.file)), printable(asked.file), item="search.space.file")
-    return [line for line in text.splitlines() if line.strip()]
 
 
 @dataclass(frozen=True)
@@ -101,7 +36,9 @@ class Progress:
     """How far a search is."""
 
     n: int
+    """Trials so far."""
     until: int
+    """Trials in all."""
     best: float
     """Of the first term; NaN before the first value."""
     rate: float
@@ -111,8 +48,11 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-class Search:
-    """A study on a model that is `frozen` meanwhile, and what its candidates are evaluated with."""
+class SearchSession:
+    """An open search: the clean prompts and space it is made on, its trials, and the evaluator of its candidates.
+
+    The model is `frozen` as long as the session is used.
+    """
 
     def __init__(
         self,
@@ -131,22 +71,32 @@ class Search:
         remember: Path | None,
         memory_gib: float | None,
     ) -> None:
-        """Opens the study. Raises InputError on what cannot be, and on a storage with another study of that name."""
+        """Open the study, or make it. The arguments are those of `igap.search`.
+
+        Raises:
+            InputError: an invalid argument, or a storage with another study of that name.
+        """
         self.model, self.seed, self._memory_gib = model, seed, memory_gib
         self._evaluators: list[Evaluator] = []
         self.sampler = ""
-        """That chose the last trials."""
-        self.target, self.objective = component(model, head), objective
+        """The one that chose the last trials."""
+        self.target, self.objective = locate_component(model, head), objective
         prepend_bos = bool(model.cfg.default_prepend_bos)
         prepared = prepare(
-            pair, model.tokenizer, space=space, clean_n=clean_n, heldout_n=heldout_n, seed=seed,
-            prepend_bos=prepend_bos, device=model.W_E.device,
-        )  # fmt: skip
+            pair,
+            model.tokenizer,
+            space=space,
+            clean_n=clean_n,
+            heldout_n=heldout_n,
+            seed=seed,
+            prepend_bos=prepend_bos,
+            device=model.W_E.device,
+        )
         self.leading = tokenize(model, pair).leading
         """The token before every prompt, as text; None: there is none."""
-        pairs = _sound(model, prepared.pairs, objective.bounds.min_clean, clean_n + heldout_n)
-        self.space, self.filled = prepared.space, prepared.fill(pairs[:clean_n])
-        self.heldout = prepared.fill(pairs[clean_n:]) if heldout_n else None
+        pairs = _select_clean_pairs(model, prepared.pairs, objective.constraints.min_clean, clean_n + heldout_n)
+        self.space, self.bound = prepared.space, prepared.bind(pairs[:clean_n])
+        self.heldout = prepared.bind(pairs[clean_n:]) if heldout_n else None
         self._remember, self._identity = remember, identity
         study = {
             **identity,
@@ -155,27 +105,27 @@ class Search:
             "sign": objective.sign,
             "aggregate": objective.aggregate,
             "penalty": objective.penalty if "selectivity" in objective.terms else None,
-            "constraints": objective.bounds.model_dump(),
-            "clean prompts": [list(one.texts) for one in self.filled.pairs],
+            "constraints": objective.constraints.model_dump(),
+            "clean prompts": [list(each.texts) for each in self.bound.pairs],
             "seed": seed,
             **({} if pair.bos == "auto" else {"bos": pair.bos}),
         }
-        self.trials = Trials(storage, self.space, study, objective, name)
-        self.remembered = self.remembering(self.filled)
-        self.ordinary = ordinary(self.remembered.evaluator, self._ordinary_prompts(pair))
-        self.remembered.ordinary = self.ordinary
-        if objective.bounds.max_percentile is not None and self.ordinary is None:
+        self.trials = TrialStore(storage, self.space, study, objective, name)
+        self.cached = self.cached_evaluator(self.bound)
+        self.distribution = fit_distribution(self.cached.evaluator, self._typical_prompts(pair))
+        self.cached.distribution = self.distribution
+        limit = objective.constraints.max_percentile
+        if limit is not None and self.distribution is None:
             raise InputError(
-                f"constraints.max_percentile: got {objective.bounds.max_percentile}, but there are fewer than {LEAST} "
-                "ordinary prompts of this prompt's kind to compare with. Use a prompt that follows one of igap's IOI "
-                "templates, or null."
+                f"constraints.max_percentile: got {limit}, but there are fewer than {MIN_PROMPTS} ordinary prompts of "
+                "this prompt's kind to compare with. Use a prompt that follows one of igap's IOI templates, or null."
             )
 
-    def remembering(self, filled: Filled) -> Remembered:
+    def cached_evaluator(self, bound: BoundSpace) -> CachedEvaluator:
         """The evaluator for these clean prompts, which looks on disk first."""
-        evaluator = Evaluator(self.model, filled, self.target, memory_gib=self._memory_gib)
+        evaluator = Evaluator(self.model, bound, self.target, memory_gib=self._memory_gib)
         self._evaluators.append(evaluator)
-        return Remembered(evaluator, self._remember, self._identity)
+        return CachedEvaluator(evaluator, self._remember, self._identity)
 
     @property
     def cost(self) -> float:
@@ -191,18 +141,30 @@ class Search:
         worker: int = 0,
         on_progress: OnProgress | None = None,
     ) -> None:
-        """Trials until there are `until` of them, or no candidate is left; `worker` draws numbers of its own."""
+        """Add trials until there are `until` of them, or no candidate is left.
+
+        Args:
+            until: trials in all, those of other workers among them.
+            sampler: a registered sampler, or auto.
+            batch: candidates that are proposed and evaluated at once.
+            control: trials that are drawn at random, a third of `until` at most.
+            worker: each worker of a study draws random numbers of its own.
+            on_progress: called before every batch.
+
+        A space that is not larger than `until` is tried as a whole, by the sampler "brute".
+        """
         n_terms = len(self.objective.terms)
         sampler = samplers_for(n_terms)[0] if sampler == "auto" else sampler
         if self.space.size <= until:
             sampler, control = "brute", 0
         self.sampler = sampler
-        chosen, known = make_sampler(sampler, self.space, self.seed, n_terms), {}
-        gradient = replace(self.objective, bounds=Bounds())
+        propose = make_sampler(sampler, self.space, self.seed, n_terms)
+        known: dict[Candidate, list[Floats]] = {}
+        unconstrained = replace(self.objective, constraints=Constraints())
 
-        def gains(candidate: Candidate) -> list[Floats]:
+        def first_order_scores(candidate: Candidate) -> list[Floats]:
             if candidate not in known:
-                known[candidate] = gradient.gains(self.remembered.evaluator, candidate)
+                known[candidate] = unconstrained.first_order_scores(self.cached.evaluator, candidate)
             return known[candidate]
 
         control = min(control, until // 3)
@@ -214,23 +176,33 @@ class Search:
             if on_progress:
                 best = float(np.nanmax(history.values)) if history.order else float("nan")
                 on_progress(Progress(n, until, best, (n - n_before) / max(time.perf_counter() - since, 1e-9)))
-            # Of what has been tried and nothing else: a search that goes on proposes what it would have proposed.
+            # Seeded by the trials and nothing else: a search that goes on proposes what it would have proposed.
             rng = np.random.default_rng([self.seed, worker, n])
-            proposals = _next(history, gains, chosen, min(batch, until - n), until, control, sampler, rng)
+            proposals = _next_proposals(
+                history,
+                first_order_scores,
+                propose,
+                min(batch, until - n),
+                n_own=until - n - _n_random_left(history, control),
+                random_trials=SAMPLERS[sampler].random_trials,
+                rng=rng,
+            )
             if not proposals:
                 return
             self.trials.add(self._evaluate(proposals), until)
 
-    def _evaluate(self, proposals: Sequence[Proposal]) -> list[Tried]:
-        measured = self.remembered.measured(self.filled.tokens([one.candidate for one in proposals]), self.objective)
-        values, effects = self.objective.values(measured), self.objective.effects(measured)
-        violations = {name: each.tolist() for name, each in self.objective.violations(measured).items()}
-        done = []
+    def _evaluate(self, proposals: Sequence[Proposal]) -> list[EvaluatedTrial]:
+        measurements = self.cached.measure(
+            self.bound.tokens([proposal.candidate for proposal in proposals]), self.objective
+        )
+        values, effects = self.objective.values(measurements), self.objective.effects(measurements)
+        violations = {name: each.tolist() for name, each in self.objective.violations(measurements).items()}
+        trials = []
         for i, proposal in enumerate(proposals):
             own = {name: each[i] for name, each in violations.items()}
             finite = bool(np.isfinite([*values[i], *own.values()]).all())
-            done.append(
-                Tried(
+            trials.append(
+                EvaluatedTrial(
                     proposal,
                     tuple(map(float, values[i])) if finite else (float("nan"),) * values.shape[1],
                     tuple(effects[i].tolist()),
@@ -238,26 +210,26 @@ class Search:
                     "" if finite else "a number is not finite",
                 )
             )
-        return done
+        return trials
 
-    def _ordinary_prompts(self, pair: PromptPair) -> Tensor:
+    def _typical_prompts(self, pair: PromptPair) -> Tensor:
         """Prompts of the pair's template, as many as there are; where it follows none, the clean prompt alone."""
-        template = self.space.template or matching_template(pair.clean)
+        template = self.space.template or find_template(pair.clean)
         try:
-            pairs = clean_prompts(pair, template, _ORDINARY, self.seed + 1, self.model.tokenizer, at_least=0)
-            return torch.cat([tokenize(self.model, one).clean for one in pairs])
+            pairs = generate_clean_prompts(pair, template, _N_TYPICAL, self.seed + 1, self.model.tokenizer, at_least=0)
+            return torch.cat([tokenize(self.model, other).clean for other in pairs])
         except InputError:  # also where the tokenizer does not know the template's words
             return tokenize(self.model, pair).clean
 
 
-def component(model: TransformerBridge, head: str) -> Target:
+def locate_component(model: TransformerBridge, head: str) -> Target:
     """The component of this name. Raises InputError where the model has none."""
     cfg = model.cfg
     widths: dict[Site, int | None] = {"heads": cfg.n_heads, "neurons": cfg.d_mlp}
     return Target(*locate(head, cfg.n_layers, widths, item="head"))
 
 
-def _sound(
+def _select_clean_pairs(
     model: TransformerBridge, pairs: Sequence[PromptPair], least: float | None, n: int
 ) -> tuple[PromptPair, ...]:
     """The first `n` pairs whose clean F is at least `least`, the first pair among them.
@@ -268,37 +240,49 @@ def _sound(
         return tuple(pairs[:n])
     tokens = [tokenize(model, pair) for pair in pairs]
     with torch.no_grad():
-        logits = model(torch.cat([one.clean for one in tokens]), logits_to_keep=1)[:, -1]
-    each = torch.arange(len(tokens))
-    metric = logits[each, [one.answer for one in tokens]] - logits[each, [one.distractor for one in tokens]]
+        logits = model(torch.cat([each.clean for each in tokens]), logits_to_keep=1)[:, -1]
+    rows = torch.arange(len(tokens))
+    metric = logits[rows, [each.answer for each in tokens]] - logits[rows, [each.distractor for each in tokens]]
     if not metric[0] >= least:
         raise InputError(
             f"constraints.min_clean: got {least}, but F of prompts.clean is {metric[0].item():.3f} logits: the model "
             "does not prefer the answer there. Use another pair, or constraints.min_clean=null."
         )
-    sound = [pair for pair, value in zip(pairs, metric.tolist(), strict=True) if value >= least]
-    if len(sound) < n:
+    enough = [pair for pair, value in zip(pairs, metric.tolist(), strict=True) if value >= least]
+    if len(enough) < n:
         raise InputError(
-            f"constraints.min_clean: got {least}, which {len(sound)} of {len(pairs)} clean prompts reach, wanted {n} "
+            f"constraints.min_clean: got {least}, which {len(enough)} of {len(pairs)} clean prompts reach, wanted {n} "
             "(clean.n + heldout.n). Use fewer, or a lower bound."
         )
-    return tuple(sound[:n])
+    return tuple(enough[:n])
 
 
-def _next(
-    tried: History, gains: Callable[[Candidate], list[Floats]], chosen: Proposer, n: int, until: int, control: int,
-    sampler: str, rng: np.random.Generator,
-) -> list[Proposal]:  # fmt: skip
-    """The next batch: random starts first, the rest of the random control last, the sampler's between them."""
+def _n_random_left(history: History, control: int) -> int:
+    """Random trials that are still to be made, at the end of the search."""
+    return max(0, control - sum(proposal.source in ("start", "random") for proposal in history.proposals))
+
+
+def _next_proposals(
+    history: History,
+    first_order_scores: FirstOrderScores,
+    propose: Proposer,
+    n: int,
+    *,
+    n_own: int,
+    random_trials: bool,
+    rng: np.random.Generator,
+) -> list[Proposal]:
+    """The next batch of at most `n`: random starts first, the rest of the random control last, between them `propose`.
+
+    `n_own` is how many trials are left to `propose`; without `random_trials` all are.
+    """
     if n <= 0:
         return []
-    n_tried = len(tried.proposals)
-    n_random = sum(one.source in ("start", "random") for one in tried.proposals)
-    if not SAMPLERS[sampler].random_trials:
-        return chosen(tried, gains, n, rng)
+    if not random_trials:
+        return propose(history, first_order_scores, n, rng)
+    n_tried = len(history.proposals)
     if n_tried < START:
-        return draw(tried, min(n, START - n_tried), rng, "start")
-    left = until - n_tried - max(0, control - n_random)
-    if left <= 0:
-        return draw(tried, n, rng)
-    return chosen(tried, gains, min(n, left), rng) or draw(tried, n, rng)
+        return draw(history, min(n, START - n_tried), rng, "start")
+    if n_own <= 0:
+        return draw(history, n, rng)
+    return propose(history, first_order_scores, min(n, n_own), rng) or draw(history, n, rng)

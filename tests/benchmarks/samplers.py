@@ -23,9 +23,9 @@ import numpy as np
 from igap import PromptPair, load_model
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.samplers.registry import samplers_for
-from igap.counterfactual.session import Search
+from igap.counterfactual.session import SearchSession
 from igap.counterfactual.spaces.base import Candidate
-from igap.counterfactual.trials.storages import storage_of
+from igap.counterfactual.trials.storages import open_storage
 from igap.runs import frozen
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -49,9 +49,11 @@ WORDS = {
 SPACES = {"words": WORDS, "slots": None}
 
 
-def run(model: Any, head: str, asked: argparse.Namespace, sampler: str, seed: int, terms: Sequence[str]) -> Search:
+def run(
+    model: Any, head: str, asked: argparse.Namespace, sampler: str, seed: int, terms: Sequence[str]
+) -> SearchSession:
     """A search of its own, explored to the end."""
-    search = Search(
+    search = SearchSession(
         model,
         PAIR,
         head,
@@ -60,7 +62,7 @@ def run(model: Any, head: str, asked: argparse.Namespace, sampler: str, seed: in
         clean_n=asked.clean,
         heldout_n=0,
         seed=0,  # of the clean prompts, the same for all
-        storage=storage_of("memory", Path()),
+        storage=open_storage("memory", Path()),
         name="benchmark",
         identity={},
         remember=None,
@@ -71,7 +73,7 @@ def run(model: Any, head: str, asked: argparse.Namespace, sampler: str, seed: in
     return search
 
 
-def polished(search: Search, candidate: Candidate, value: float) -> float:
+def polished(search: SearchSession, candidate: Candidate, value: float) -> float:
     """The value after every one-word change that helps, the best first, until none does."""
     sizes = search.space.sizes
     while True:
@@ -81,7 +83,7 @@ def polished(search: Search, candidate: Candidate, value: float) -> float:
             for option in range(size)
             if option != candidate[slot]
         ]
-        values = search.remembered.worths(search.filled.tokens(changes), search.objective)
+        values = search.cached.objective_values(search.bound.tokens(changes), search.objective)
         if values.max() <= value:
             return value
         candidate, value = changes[int(values.argmax())], float(values.max())
@@ -100,7 +102,7 @@ def single(model: Any, heads: Sequence[str], seeds: int, names: Sequence[str], a
                 since = time.perf_counter()
                 search = run(model, head, asked, name, seed, ["ap"])
                 seconds[name].append(time.perf_counter() - since)
-                costs[name].append(search.remembered.evaluator.cost)
+                costs[name].append(search.cached.evaluator.cost)
                 history = search.trials.history()
                 top = history.order[0]
                 best[name].append(float(history.values[top]))

@@ -19,7 +19,7 @@ from small_disk import no_file_above
 from igap import cli, pipeline, records, tracking
 from igap import tables as tables_of
 from igap.cli import launch
-from igap.counterfactual import runner
+from igap.counterfactual import runner, workers
 
 TEMPLATE = "After {first} and {second} went to the {place}, {subject} {verb} a {object} to"
 SPACE = [
@@ -178,7 +178,7 @@ def test_what_only_the_model_can_tell_is_one_line_and_exit_code_2(overrides, mes
     assert search(*overrides, "tracking=disabled", where=tmp_path) == 2
     *stages, told = capsys.readouterr().err.splitlines()  # a log file hears of each stage
     assert told.startswith(f"igap: {message}")
-    assert stages == ["load model", "search", "certificate"][: len(stages)]
+    assert stages == ["load model", "search", "validate"][: len(stages)]
     assert not list(tmp_path.rglob("search_summary.json"))
 
 
@@ -405,14 +405,14 @@ def test_searches_of_two_questions_are_no_scan(tmp_path):
 
 
 def test_ctrl_c_in_a_scan_keeps_the_heads_that_are_done(tmp_path, monkeypatch, capsys):
-    one = runner._one
+    one = runner._run_study
 
     def interrupted(study, *arguments, **options):
         if study.config.head == "2.3":
             raise KeyboardInterrupt
         return one(study, *arguments, **options)
 
-    monkeypatch.setattr(runner, "_one", interrupted)
+    monkeypatch.setattr(runner, "_run_study", interrupted)
     assert search("head=0.4,1.2,2.3,3.1", "search.until=16", *QUIET, where=tmp_path) == 130
     assert pd.read_csv(tmp_path / "searches" / "heads-ap" / "scan.csv", dtype=str)["name"].tolist() == ["0.4", "1.2"]
 
@@ -435,7 +435,7 @@ def test_workers_that_fail_are_told_and_their_part_is_done(tmp_path, monkeypatch
     def fails(*arguments):
         raise RuntimeError("no such card")
 
-    monkeypatch.setattr(runner, "explore", fails)
+    monkeypatch.setattr(workers, "run_worker", fails)
     assert search("-m", "search.worker=range(2)", "search.until=18", *QUIET, "name=one", where=tmp_path) == 0
     assert capfd.readouterr().err.count("a process failed: RuntimeError: no such card") == 2
     assert summary_of(tmp_path / "searches" / "one")["n_trials"] == 18

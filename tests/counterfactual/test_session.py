@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_searches import SPACE, candidates, opened
 
-from igap.counterfactual.trials.storages import storage_of
+from igap.counterfactual.trials.storages import open_storage
 from igap.errors import InputError
 from igap.runs import frozen
 
@@ -35,7 +35,7 @@ def stopping(after):
 def test_a_search_interrupted_after_any_batch_goes_on_as_if_it_had_not_been(model, pair, tmp_path, sampler):
     whole = opened(model, pair)
     whole.explore(48, sampler, batch=8, control=20)
-    storage = storage_of("memory", tmp_path)
+    storage = open_storage("memory", tmp_path)
     for after in AFTER[sampler]:
         interrupted = opened(model, pair, storage=storage)
         with pytest.raises(KeyboardInterrupt):
@@ -44,14 +44,14 @@ def test_a_search_interrupted_after_any_batch_goes_on_as_if_it_had_not_been(mode
     last = opened(model, pair, storage=storage)
     last.explore(48, sampler, 8, 20)
     assert candidates(last) == candidates(whole)
-    assert [one.values for one in last.trials.tried()] == [one.values for one in whole.trials.tried()]
+    assert [one.values for one in last.trials.all()] == [one.values for one in whole.trials.all()]
 
 
 def test_a_pareto_search_goes_on_as_if_it_had_not_been_interrupted(model, pair, tmp_path):
     terms = ("ap", "edits")
     whole = opened(model, pair, terms=terms)
     whole.explore(48, "epo", 8, 16)
-    storage = storage_of("memory", tmp_path)
+    storage = open_storage("memory", tmp_path)
     for after in (16, 32):
         with pytest.raises(KeyboardInterrupt):
             opened(model, pair, storage=storage, terms=terms).explore(48, "epo", 8, 16, on_progress=stopping(after))
@@ -65,10 +65,10 @@ def test_a_search_on_disk_proposes_what_one_in_memory_does_also_when_it_is_inter
     whole = opened(model, pair)
     whole.explore(40, batch=8)
     with pytest.raises(KeyboardInterrupt):
-        opened(model, pair, storage=storage_of(kind, tmp_path)).explore(40, batch=8, on_progress=stopping(24))
-    last = opened(model, pair, storage=storage_of(kind, tmp_path))
+        opened(model, pair, storage=open_storage(kind, tmp_path)).explore(40, batch=8, on_progress=stopping(24))
+    last = opened(model, pair, storage=open_storage(kind, tmp_path))
     last.explore(40, batch=8)
-    assert last.trials.tried() == whole.trials.tried(), "to the last bit of every value"
+    assert last.trials.all() == whole.trials.all(), "to the last bit of every value"
 
 
 def test_seeds_and_workers_draw_numbers_of_their_own(model, pair):
@@ -101,8 +101,8 @@ def test_until_counts_all_trials_and_a_third_of_them_at_most_is_the_random_contr
 def test_no_candidate_is_evaluated_twice(model, pair):
     search = opened(model, pair)
     search.explore(200)
-    tried = [one.candidate for one in candidates(search)]
-    assert len(set(tried)) == len(tried) == search.remembered.n_computed == 200
+    trials = [one.candidate for one in candidates(search)]
+    assert len(set(trials)) == len(trials) == search.cached.n_computed == 200
 
 
 def test_a_space_no_larger_than_the_budget_goes_by_brute_force(model, pair):
@@ -110,7 +110,7 @@ def test_a_space_no_larger_than_the_budget_goes_by_brute_force(model, pair):
     search = opened(model, pair, space=space)
     assert search.space.size == 12 * 2 * 3
     search.explore(72)
-    assert [one.candidate for one in candidates(search)] == list(search.space.every())
+    assert [one.candidate for one in candidates(search)] == list(search.space.candidates())
     assert {one.source for one in candidates(search)} == {"brute"}
     again = opened(model, pair, space=space)
     again.explore(1000)
@@ -121,25 +121,25 @@ def test_a_space_no_larger_than_the_budget_goes_by_brute_force(model, pair):
 
 
 def test_a_value_that_is_not_finite_fails_its_trial_with_a_reason_and_the_search_goes_on(model, pair, monkeypatch):
-    search = opened(model, pair, bounds={"max_corrupted": 50.0})
+    search = opened(model, pair, constraints={"max_corrupted": 50.0})
     column = search.space.slots[0].options.index("cat")
-    numbers = search.remembered.evaluator.numbers
+    numbers = search.cached.evaluator.numbers
 
-    def broken(tokens, names):
+    def violated(tokens, names):
         found = dict(numbers(tokens, names))
-        spoilt = tokens[0, :, search.space.slots[0].positions[0]] == search.filled.tables[0][0, column, 0]
+        spoilt = tokens[0, :, search.space.slots[0].positions[0]] == search.bound.tables[0][0, column, 0]
         found["ap"] = torch.where(spoilt[:, None], torch.nan, found["ap"])
         return found
 
-    monkeypatch.setattr(search.remembered.evaluator, "numbers", broken)
+    monkeypatch.setattr(search.cached.evaluator, "numbers", broken)
     search.explore(80)
-    tried = search.trials.tried()
-    failed = [one for one in tried if one.proposal.candidate[0] == column]
-    assert len(tried) == 80
+    trials = search.trials.all()
+    failed = [one for one in trials if one.proposal.candidate[0] == column]
+    assert len(trials) == 80
     assert failed
-    for one in tried:
+    for one in trials:
         assert np.isnan(one.value) == (one in failed)
-        assert one.counts == (one not in failed)
+        assert one.is_feasible == (one not in failed)
         assert one.reason == ("a number is not finite" if one in failed else "")
     states = Counter(trial.state.name for trial in search.trials.study.get_trials())
     assert states == {"FAIL": len(failed), "COMPLETE": 80 - len(failed)}
@@ -148,16 +148,16 @@ def test_a_value_that_is_not_finite_fails_its_trial_with_a_reason_and_the_search
 def test_a_candidate_out_of_bounds_is_kept_with_its_reason_and_never_the_incumbent(model, pair):
     loose = opened(model, pair)
     loose.explore(150)
-    edge = float(np.median([one.value for one in loose.trials.tried()]))
-    search = opened(model, pair, bounds={"max_corrupted": edge})
+    edge = float(np.median([one.value for one in loose.trials.all()]))
+    search = opened(model, pair, constraints={"max_corrupted": edge})
     search.explore(150)
-    tried = search.trials.tried()
-    out = [one for one in tried if one.broken]
+    trials = search.trials.all()
+    out = [one for one in trials if one.violated]
     assert 0 < len(out) < 150
     assert all(one.reason == f"max_corrupted is broken by {one.violations['max_corrupted']:.4g}" for one in out)
     history = search.trials.history()
-    assert [np.isnan(value) for value in history.values] == [bool(one.broken) for one in tried]
-    within = [one for one in tried if not one.broken]
+    assert [np.isnan(value) for value in history.values] == [bool(one.violated) for one in trials]
+    within = [one for one in trials if not one.violated]
     assert history.best == max(within, key=lambda one: one.value).proposal.candidate
     assert search.trials.study.best_trial.value == max(one.value for one in within), "Optuna says the same"
 
@@ -168,7 +168,7 @@ def test_progress_tells_how_many_are_done_the_best_so_far_and_the_rate_of_this_p
     assert [one.n for one in told] == [0, 16, 32, 48]
     assert {one.until for one in told} == {48}
     assert np.isnan(told[0].best)
-    values = [one.value for one in search.trials.tried()]
+    values = [one.value for one in search.trials.all()]
     assert [one.best for one in told[1:]] == [max(values[:n]) for n in (16, 32, 48)]
     assert all(one.rate > 0 for one in told[1:])
     more = []
@@ -183,9 +183,9 @@ def test_a_head_that_the_model_does_not_have_is_refused(model, pair):
 
 def test_a_model_that_does_not_prefer_the_answer_is_refused(model, pair):
     with pytest.raises(InputError, match=r"constraints\.min_clean: got 1000\.0, but F of prompts\.clean is"):
-        opened(model, pair, bounds={"min_clean": 1000.0})
+        opened(model, pair, constraints={"min_clean": 1000.0})
 
 
 def test_a_bound_on_the_percentile_without_ordinary_prompts_is_refused(model, pair):
     with pytest.raises(InputError, match=r"constraints\.max_percentile: got 99\.0, but there are fewer than"):
-        opened(model, pair, bounds={"max_percentile": 99.0})
+        opened(model, pair, constraints={"max_percentile": 99.0})

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from igap.counterfactual.history import Floats
 from igap.counterfactual.objective.evaluator import Evaluator, Number, Numbers
-from igap.counterfactual.objective.objective import Measured, Objective
-from igap.counterfactual.objective.typicality import Ordinary
+from igap.counterfactual.objective.objective import Measurements, Objective
+from igap.counterfactual.objective.typicality import ActivationDistribution
 from igap.versions import versions
 
 FILE = ".evaluations.sqlite"
@@ -34,31 +34,31 @@ _WAIT = 30.0
 log = logging.getLogger("igap")
 
 
-class Remembered:
+class CachedEvaluator:
     """An evaluator that looks on disk first. What goes wrong with the file is said once and costs no more than that."""
 
-    ordinary: Ordinary | None = None
+    distribution: ActivationDistribution | None = None
     """What `percentile` is measured by, where it is asked for."""
 
     def __init__(self, evaluator: Evaluator, file: Path | None, identity: Mapping[str, object]) -> None:
         """`identity` tells models and numerics apart, as JSON values; `file` None remembers nothing."""
         self.evaluator, self._file = evaluator, file
-        filled, target = evaluator.filled, evaluator.target
-        self.n_computed = self.n_found = 0
+        bound, target = evaluator.bound, evaluator.target
+        self.n_computed = self.n_cached = 0
         """Candidates, of all calls."""
         question = {
             **identity,
             "versions": versions(),
             "component": [target.site, target.layer, target.index],
-            "clean": filled.clean.tolist(),
-            "answers": [[pair.answer, pair.distractor] for pair in filled.pairs],
+            "clean": bound.clean.tolist(),
+            "answers": [[pair.answer, pair.distractor] for pair in bound.pairs],
             "route": evaluator.route,
         }
         self._question = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).digest()
 
     def numbers(self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number]) -> Numbers:
         """As the evaluator's."""
-        rows = tokens.expand(len(self.evaluator.filled.pairs), -1, -1).transpose(0, 1).contiguous().cpu()
+        rows = tokens.expand(len(self.evaluator.bound.pairs), -1, -1).transpose(0, 1).contiguous().cpu()
         hashes = [hashlib.sha256(self._question + row.numpy().tobytes()).digest() for row in rows]
         keys = {name: [name.encode() + b" " + one for one in hashes] for name in names}
         found = self._load([key for of_name in keys.values() for key in of_name])
@@ -68,25 +68,25 @@ class Remembered:
             new = {
                 keys[name][i]: row.double() for name in names for i, row in zip(missing, computed[name], strict=True)
             }
-            self._keep(new)
+            self._save(new)
             found |= new
         self.n_computed += len(missing)
-        self.n_found += len(hashes) - len(missing)
+        self.n_cached += len(hashes) - len(missing)
         dtype = self.evaluator.clean.logit_diff.dtype
         return {name: torch.stack([found[key] for key in keys[name]]).to(dtype) for name in names}
 
-    def measured(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Measured:
+    def measure(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Measurements:
         """All that the objective is made of."""
         found: dict[str, Tensor] = {str(name): each for name, each in self.numbers(tokens, objective.needs).items()}
-        found["edits"] = self.evaluator.filled.edited(tokens).cpu()
-        if objective.bounds.max_percentile is not None:
-            assert self.ordinary is not None, "a search with that bound makes it"
-            found["percentile"] = self.ordinary.percentile(self.evaluator, tokens)
+        found["edits"] = self.evaluator.bound.count_edits(tokens).cpu()
+        if objective.constraints.max_percentile is not None:
+            assert self.distribution is not None, "a search with that bound makes it"
+            found["percentile"] = self.distribution.percentile(self.evaluator, tokens)
         return found
 
-    def worths(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Floats:
+    def objective_values(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Floats:
         """Each corrupted prompt's value of the objective's first term."""
-        values: Floats = objective.values(self.measured(tokens, objective))[:, 0]
+        values: Floats = objective.values(self.measure(tokens, objective))[:, 0]
         return values
 
     def _load(self, keys: Sequence[bytes]) -> dict[bytes, Float[Tensor, " pair"]]:
@@ -101,16 +101,16 @@ class Remembered:
                     marks = ",".join("?" * len(some))
                     rows += connection.execute(f"SELECT key, floats FROM numbers WHERE key IN ({marks})", some)
         except (sqlite3.Error, OSError) as error:
-            self._forget(error)
+            self._disable(error)
             return {}
-        n_bytes = 8 * len(self.evaluator.filled.pairs)
+        n_bytes = 8 * len(self.evaluator.bound.pairs)
         return {
             key: torch.frombuffer(bytearray(floats), dtype=torch.float64)
             for key, floats in rows
             if len(floats) == n_bytes
         }
 
-    def _keep(self, new: Mapping[bytes, Tensor]) -> None:
+    def _save(self, new: Mapping[bytes, Tensor]) -> None:
         if self._file is None:
             return
         try:
@@ -121,8 +121,8 @@ class Remembered:
                 rows = [(key, row.numpy().tobytes()) for key, row in new.items()]
                 connection.executemany("INSERT OR REPLACE INTO numbers VALUES (?, ?)", rows)
         except (sqlite3.Error, OSError) as error:
-            self._forget(error)
+            self._disable(error)
 
-    def _forget(self, error: Exception) -> None:
+    def _disable(self, error: Exception) -> None:
         log.warning("%s: cannot be used (%s); computing what is needed", self._file, error)
         self._file = None

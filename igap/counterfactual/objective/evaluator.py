@@ -19,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.integrated_gradients import along_path
 from igap.attribution.maps import per_component
-from igap.counterfactual.spaces.base import Candidate, Filled
+from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.errors import InputError
 from igap.forward import Engine, Suffix, weights_or_reason
 from igap.hooking import Hooks, SiteFunction, changed
@@ -29,18 +29,17 @@ from igap.prompts import tokenize
 from igap.runs import Run, record
 from igap.sites import Site, hook_name
 
-Number = Literal["ap", "ig", "curve", "others", "fluency", "corrupted"]
+Number = Literal["ap", "ig", "curve", "mean_other_heads", "fluency", "corrupted"]
 """What is computed of a candidate in each clean prompt's run:
 
 - `ap`: F with the component from the corrupted run, less F without; logits.
 - `ig`: the component's share on the joint path, on which the whole layer's site moves (NODES nodes); logits.
 - `curve`: the largest departure of F along the component's path from the chord between its ends, signed; logits.
-- `others`: mean |AtP| of all other heads, first order around the clean run; logits.
+- `mean_other_heads`: mean |AtP| of all other heads, first order around the clean run; logits.
 - `fluency`: mean log-probability of the corrupted prompt's tokens less that of the clean prompt's; nats.
 - `corrupted`: F of the corrupted run, with the clean prompt's answer and distractor; logits.
 """
-NUMBERS: tuple[Number, ...] = ("ap", "ig", "curve", "others", "fluency", "corrupted")
-_WHOLE: tuple[Number, ...] = ("others", "fluency", "corrupted")
+_WHOLE: tuple[Number, ...] = ("mean_other_heads", "fluency", "corrupted")
 """Those that take the whole model on the corrupted prompt."""
 
 Numbers = Mapping[Number, Float[Tensor, "candidate pair"]]
@@ -71,7 +70,7 @@ class Evaluator:
     def __init__(
         self,
         model: TransformerBridge,
-        filled: Filled,
+        bound: BoundSpace,
         target: Target,
         *,
         memory_gib: float | None = None,
@@ -79,17 +78,17 @@ class Evaluator:
         hooks: bool = False,
     ) -> None:
         """Makes the clean runs. `hooks` takes the slow route, which every architecture has."""
-        self.filled, self.target, self.cost = filled, target, 0.0
+        self.bound, self.target, self.cost = bound, target, 0.0
         self._model = model
-        self._pairs = [tokenize(model, pair) for pair in filled.pairs]
-        self.first = min([filled.first, *(pair.first_difference for pair in self._pairs)])
+        self._pairs = [tokenize(model, pair) for pair in bound.pairs]
+        self.first = min([bound.first, *(pair.first_difference for pair in self._pairs)])
         """Position from which corrupted prompts, also those made by hand, may differ from the clean ones."""
         sites = (target.site,)
-        self.clean: Run = record(model, filled.clean, self._pairs, name="clean", sites=sites)
+        self.clean: Run = record(model, bound.clean, self._pairs, name="clean", sites=sites)
         if target.site == "neurons":
             width = self.clean.activations["neurons"][0].shape[2]
             check_neurons(model.original_model.config, width, model.cfg.model_name)
-        first, n_pairs = self.first, len(filled.pairs)
+        first, n_pairs = self.first, len(bound.pairs)
         one = self.clean.of_pairs([0])
         other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted", sites=sites)
         found = "asked for" if hooks else weights_or_reason(model, self._pairs[0], one, other.activations, first)
@@ -102,13 +101,13 @@ class Evaluator:
             return Suffix(found, self._pairs[:n], run, first)
 
         self._around = engine(n_pairs)
-        given = self._around if filled.given == n_pairs else engine(1)
+        given = self._around if bound.given == n_pairs else engine(1)
         self._activations = given.embedded(target.site, target.layer)
         self._metric = self._around.single(target.site, target.layer, target.index)
         self._start = self.clean.activations[target.site][target.layer][:, None, first:]
         self._embed = _embeddings(model, one.tokens)
-        self._clean_embedded = self._embed[filled.clean[: filled.given, first:]][:, None]
-        cfg, n_pos = model.cfg, filled.clean.shape[1]
+        self._clean_embedded = self._embed[bound.clean[: bound.given, first:]][:, None]
+        cfg, n_pos = model.cfg, bound.clean.shape[1]
         n_neurons = cfg.d_mlp or 4 * cfg.d_model
         changing = n_pos - first
         size = changing * (10 * cfg.d_model + 4 * n_neurons) * self._embed.element_size()
@@ -121,7 +120,7 @@ class Evaluator:
         if self.route == "suffix":
             share = changing / n_pos
             prefix, suffix = (n / cfg.n_layers * share for n in (target.layer + 1, cfg.n_layers - target.layer))
-        self._prefix_cost, self._suffix_cost = prefix * filled.given, suffix * n_pairs
+        self._prefix_cost, self._suffix_cost = prefix * bound.given, suffix * n_pairs
 
     def numbers(self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number]) -> Numbers:
         """These numbers of corrupted prompts, on the CPU; equal to the clean prompts before `first`.
@@ -138,29 +137,31 @@ class Evaluator:
                 columns |= dict(zip(some, self._each(own, some, compute, rows).unbind(-1), strict=True))
         found = {name: columns[name][where.cpu()] for name in names}
         # Passes round differently. The clean prompt itself changes nothing, and that exactly.
-        same = (tokens == self.filled.clean[:, None]).all(-1).T.cpu()
+        same = (tokens == self.bound.clean[:, None]).all(-1).T.cpu()
         return {name: each if name == "corrupted" else each.masked_fill(same, 0) for name, each in found.items()}
 
     def effects(self, candidates: Sequence[Candidate], name: Number = "ap") -> Float[Tensor, "candidate pair"]:
         """One of the numbers, of candidates."""
-        return self.numbers(self.filled.tokens(candidates), [name])[name]
+        return self.numbers(self.bound.tokens(candidates), [name])[name]
 
     def gradient(
         self, candidates: Sequence[Candidate], weights: Float[Tensor, "candidate pair"]
     ) -> Float[Tensor, "given candidate pos d_model"]:
         """d(sum over clean prompts of weight * AP effect) / d(embedding of the corrupted prompts' tokens)."""
-        changes = self._changes(self.filled.tokens(candidates)).requires_grad_()
+        changes = self._changes(self.bound.tokens(candidates)).requires_grad_()
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad((self._ap(changes) * weights.to(changes)).sum(), changes)
         self.cost += 3 * len(candidates) * (self._prefix_cost + self._suffix_cost)
         return gradient
 
-    def gains(self, candidate: Candidate, weights: Float[Tensor, " pair"]) -> list[Float[Tensor, " _option"]]:
+    def first_order_scores(
+        self, candidate: Candidate, weights: Float[Tensor, " pair"]
+    ) -> list[Float[Tensor, " _option"]]:
         """For every option of every slot, the change of the weighted AP effect to first order if it were chosen."""
         gradient = self.gradient([candidate], weights[None])[:, 0]
-        tokens = self.filled.tokens([candidate])[:, 0]
-        gains = []
-        for slot, table in zip(self.filled.space.slots, self.filled.tables, strict=True):
+        tokens = self.bound.tokens([candidate])[:, 0]
+        first_order_scores = []
+        for slot, table in zip(self.bound.space.slots, self.bound.tables, strict=True):
             where = list(slot.positions)
             here = gradient[:, [position - self.first for position in where]]
             own = (self._embed[tokens[:, where]] * here).sum((-1, -2))
@@ -168,8 +169,8 @@ class Evaluator:
             products = (self._embed[used] @ here.flatten(0, 1).T).unflatten(1, here.shape[:2])  # [used, given, width]
             given, width = (torch.arange(n, device=here.device) for n in here.shape[:2])
             by_option = products[at, given[:, None, None], width].sum(-1) - own[:, None]  # [given, option]
-            gains.append(by_option.sum(0).cpu())
-        return gains
+            first_order_scores.append(by_option.sum(0).cpu())
+        return first_order_scores
 
     def activations(
         self, tokens: Int[Tensor, "given candidate pos"]
@@ -181,7 +182,7 @@ class Evaluator:
                 return self._activations(self._changes(tokens[:, items]))[:, :, :, self.target.index]
 
         self.cost += tokens.shape[1] * self._prefix_cost
-        passes = self._rows.each(compute, torch.arange(tokens.shape[1]), self.filled.given)
+        passes = self._rows.each(compute, torch.arange(tokens.shape[1]), self.bound.given)
         return torch.cat([made for _, made in passes], 1)
 
     def activations_of_others(self, prompts: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt changed *component"]:
@@ -205,7 +206,7 @@ class Evaluator:
     def _each(
         self, tokens: Tensor, names: Sequence[Number], compute: Callable[[Tensor, Sequence[Number]], Tensor], rows: Rows
     ) -> Float[Tensor, "candidate pair name"]:
-        n, n_pairs = tokens.shape[1], len(self.filled.pairs)
+        n, n_pairs = tokens.shape[1], len(self.bound.pairs)
         found = torch.empty(n, n_pairs, len(names), dtype=self._embed.dtype)
         for items, made in rows.each(lambda items: compute(tokens[:, items], names), torch.arange(n), n_pairs):
             found[items] = made.detach().cpu()
@@ -217,12 +218,12 @@ class Evaluator:
 
     def _ap(self, changes: Tensor) -> Float[Tensor, "candidate pair"]:
         z = self._activations(changes)[:, :, :, self.target.index]
-        metric = self._metric(z.expand(len(self.filled.pairs), *z.shape[1:]))
+        metric = self._metric(z.expand(len(self.bound.pairs), *z.shape[1:]))
         return (metric - self.clean.logit_diff[:, None]).T
 
     def _patched(self, tokens: Tensor, names: Sequence[Number]) -> Float[Tensor, "candidate pair name"]:
         """Numbers that begin at the component's activation in the corrupted run."""
-        n_pairs, n = len(self.filled.pairs), tokens.shape[1]
+        n_pairs, n = len(self.bound.pairs), tokens.shape[1]
         with torch.no_grad():
             site = self._activations(self._changes(tokens))
         self.cost += n * self._prefix_cost
@@ -256,8 +257,8 @@ class Evaluator:
     def _whole(self, tokens: Tensor, names: Sequence[Number]) -> Float[Tensor, "candidate pair name"]:
         """Numbers of the whole model's run on the corrupted prompts."""
         n_given, n = tokens.shape[:2]
-        n_pairs = len(self.filled.pairs)
-        logits, others = self._run(tokens, heads="others" in names)
+        n_pairs = len(self.bound.pairs)
+        logits, others = self._run(tokens, heads="mean_other_heads" in names)
         self.cost += n * n_given
         found: dict[Number, Tensor] = {}
         if "corrupted" in names:
@@ -268,7 +269,7 @@ class Evaluator:
         if "fluency" in names:
             found["fluency"] = _mean_log_probability(logits, tokens) - self._clean_fluency[:, None]
         if others is not None:
-            found["others"] = others
+            found["mean_other_heads"] = others
         return torch.stack([found[name].T for name in names], -1)
 
     def _run(self, tokens: Tensor, *, heads: bool) -> tuple[Tensor, Tensor | None]:
@@ -312,7 +313,7 @@ class Evaluator:
     @cached_property
     def _clean_fluency(self) -> Float[Tensor, " pair"]:
         with torch.no_grad():
-            return _mean_log_probability(self._model(self.filled.clean)[:, None], self.filled.clean[:, None])[:, 0]
+            return _mean_log_probability(self._model(self.bound.clean)[:, None], self.bound.clean[:, None])[:, 0]
 
 
 def _mean_log_probability(

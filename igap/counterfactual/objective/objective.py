@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from igap.arguments import NotNegative, checks_arguments
-from igap.counterfactual.config import Bounds, Term
+from igap.counterfactual.config import Constraints, Term
 from igap.counterfactual.history import Floats
 from igap.counterfactual.objective.evaluator import Evaluator, Number
 from igap.counterfactual.spaces.base import Candidate
@@ -29,12 +29,12 @@ _NEEDS: Mapping[Term, tuple[Number, ...]] = {
     "ap": ("ap",),
     "ig": ("ig",),
     "disagreement": ("ap", "ig"),
-    "selectivity": ("ap", "others"),
+    "selectivity": ("ap", "mean_other_heads"),
     "curve": ("curve",),
     "fluency": ("fluency",),
     "edits": (),
 }
-Measured = Mapping[str, Float[Tensor, "candidate pair"]]
+Measurements = Mapping[str, Float[Tensor, "candidate pair"]]
 """The evaluator's numbers, and `edits`: slots in which the corrupted prompt differs from the clean one."""
 
 
@@ -48,15 +48,15 @@ class Objective:
     aggregate: Aggregate = "mean"
     penalty: NotNegative = 1.0
     """Of `selectivity`: logits of effect that a logit of mean |AtP| of the other heads takes away."""
-    bounds: Bounds = field(default_factory=Bounds)
+    constraints: Constraints = field(default_factory=Constraints)
 
     @property
     def needs(self) -> list[Number]:
         """The numbers that terms and bounds are made of; `ap` is always among them."""
         names: list[Number] = ["ap", *(name for term in self.terms for name in _NEEDS[term])]
-        if self.bounds.min_fluency is not None:
+        if self.constraints.min_fluency is not None:
             names.append("fluency")
-        if (self.bounds.min_corrupted, self.bounds.max_corrupted) != (None, None):
+        if (self.constraints.min_corrupted, self.constraints.max_corrupted) != (None, None):
             names.append("corrupted")
         return list(dict.fromkeys(names))
 
@@ -65,54 +65,54 @@ class Objective:
         """Of each term, as Optuna has it."""
         return ["minimize" if term == "edits" else "maximize" for term in self.terms]
 
-    def effects(self, measured: Measured) -> Float[Tensor, "candidate pair"]:
+    def effects(self, measurements: Measurements) -> Float[Tensor, "candidate pair"]:
         """The first term's effect in each clean prompt's run, in logits, before sign and aggregate."""
-        return self._effects(self.terms[0], measured)
+        return self._effects(self.terms[0], measurements)
 
-    def values(self, measured: Measured) -> Floats:
+    def values(self, measurements: Measurements) -> Floats:
         """`[candidate, term]`: logits, of fluency nats a token, of edits slots."""
-        worths = [self.worth(term, measured) for term in self.terms]
-        return np.asarray(torch.stack(worths, -1).double().numpy())
+        objective_values = [self.objective_value(term, measurements) for term in self.terms]
+        return np.asarray(torch.stack(objective_values, -1).double().numpy())
 
-    def worth(self, term: Term, measured: Measured) -> Float[Tensor, " candidate"]:
+    def objective_value(self, term: Term, measurements: Measurements) -> Float[Tensor, " candidate"]:
         """One term's value of each candidate."""
         if term in ("fluency", "edits"):
-            return measured[term].double().mean(1)
-        effects = self._effects(term, measured)
+            return measurements[term].double().mean(1)
+        effects = self._effects(term, measurements)
         if term == "disagreement":
-            return aggregated(effects, self.aggregate)
+            return aggregate_over_pairs(effects, self.aggregate)
         signed = effects * signs(effects, self.sign)
         if term == "selectivity":
-            signed = signed - self.penalty * measured["others"]
-        return aggregated(signed, self.aggregate)
+            signed = signed - self.penalty * measurements["mean_other_heads"]
+        return aggregate_over_pairs(signed, self.aggregate)
 
-    def violations(self, measured: Measured) -> dict[str, Float[Tensor, " candidate"]]:
+    def violations(self, measurements: Measurements) -> dict[str, Float[Tensor, " candidate"]]:
         """By how much each bound is broken; 0 or less is kept."""
-        bounds, found = self.bounds, {}
-        if bounds.min_corrupted is not None:
-            found["min_corrupted"] = bounds.min_corrupted - measured["corrupted"].mean(1)
-        if bounds.max_corrupted is not None:
-            found["max_corrupted"] = measured["corrupted"].mean(1) - bounds.max_corrupted
-        if bounds.min_fluency is not None:
-            found["min_fluency"] = bounds.min_fluency - measured["fluency"].mean(1)
-        if bounds.max_percentile is not None:
-            found["max_percentile"] = measured["percentile"].mean(1) - bounds.max_percentile
-        return found
+        limits, excess = self.constraints, {}
+        if limits.min_corrupted is not None:
+            excess["min_corrupted"] = limits.min_corrupted - measurements["corrupted"].mean(1)
+        if limits.max_corrupted is not None:
+            excess["max_corrupted"] = measurements["corrupted"].mean(1) - limits.max_corrupted
+        if limits.min_fluency is not None:
+            excess["min_fluency"] = limits.min_fluency - measurements["fluency"].mean(1)
+        if limits.max_percentile is not None:
+            excess["max_percentile"] = measurements["percentile"].mean(1) - limits.max_percentile
+        return excess
 
-    def gains(self, evaluator: Evaluator, candidate: Candidate) -> list[Floats]:
+    def first_order_scores(self, evaluator: Evaluator, candidate: Candidate) -> list[Floats]:
         """First-order gains of AP for every option of every slot; they rank the words of other terms about as well."""
         effects = evaluator.effects([candidate])
         leaf = effects.detach().requires_grad_()
         with torch.enable_grad():
-            worth = aggregated(leaf * signs(effects, self.sign), self.aggregate)
-            (weights,) = torch.autograd.grad(worth.sum(), leaf)
-        return [np.asarray(gain.double().numpy()) for gain in evaluator.gains(candidate, weights[0])]
+            objective_value = aggregate_over_pairs(leaf * signs(effects, self.sign), self.aggregate)
+            (weights,) = torch.autograd.grad(objective_value.sum(), leaf)
+        return [np.asarray(gain.double().numpy()) for gain in evaluator.first_order_scores(candidate, weights[0])]
 
     @staticmethod
-    def _effects(term: Term, measured: Measured) -> Float[Tensor, "candidate pair"]:
+    def _effects(term: Term, measurements: Measurements) -> Float[Tensor, "candidate pair"]:
         if term == "disagreement":
-            return (measured["ig"] - measured["ap"]).abs()
-        return measured[term if term in ("ig", "curve") else "ap"]
+            return (measurements["ig"] - measurements["ap"]).abs()
+        return measurements[term if term in ("ig", "curve") else "ap"]
 
 
 def signs(effects: Float[Tensor, "candidate pair"], sign: Sign) -> Float[Tensor, "candidate #pair"]:
@@ -122,7 +122,7 @@ def signs(effects: Float[Tensor, "candidate pair"], sign: Sign) -> Float[Tensor,
     return torch.full_like(effects[:, :1], 1.0 if sign == "raise" else -1.0)
 
 
-def aggregated(values: Float[Tensor, "candidate pair"], aggregate: Aggregate) -> Float[Tensor, " candidate"]:
+def aggregate_over_pairs(values: Float[Tensor, "candidate pair"], aggregate: Aggregate) -> Float[Tensor, " candidate"]:
     """Over clean prompts; NaN where one of the values is not finite. Differentiable."""
     if aggregate == "mean":
         return values.mean(1)

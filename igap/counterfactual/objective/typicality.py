@@ -11,14 +11,14 @@ from torch import Tensor
 
 from igap.counterfactual.objective.evaluator import Evaluator
 
-LEAST = 20
+MIN_PROMPTS = 20
 """Ordinary prompts below which nothing is said."""
 _SHRINKAGE = 0.1
 """Share of the covariance that is taken from its diagonal: there are few prompts beside dimensions."""
 
 
 @dataclass(frozen=True, eq=False)
-class Ordinary:
+class ActivationDistribution:
     """Mean and covariance of a component's activation in ordinary prompts, and the distances of others of them."""
 
     mean: Float[Tensor, "changed d"]
@@ -32,9 +32,9 @@ class Ordinary:
         self, evaluator: Evaluator, tokens: Int[Tensor, "given candidate pos"]
     ) -> Float[Tensor, "candidate pair"]:
         """The share of ordinary prompts that lie nearer to the mean than the corrupted run does, 0 to 100."""
-        found = self._distances(_flat(evaluator.activations(tokens)))
+        found = self._distances(_flatten(evaluator.activations(tokens)))
         share = np.searchsorted(self.distances, found.cpu().numpy()) / len(self.distances)
-        return torch.from_numpy(100 * share).T.expand(-1, len(evaluator.filled.pairs))
+        return torch.from_numpy(100 * share).T.expand(-1, len(evaluator.bound.pairs))
 
     def _distances(self, z: Tensor) -> Float[Tensor, "given candidate"]:
         off = z - self.mean
@@ -42,15 +42,15 @@ class Ordinary:
         return squared.mean(-1)
 
 
-def ordinary(evaluator: Evaluator, prompts: Int[Tensor, "prompt pos"]) -> Ordinary | None:
+def fit_distribution(evaluator: Evaluator, prompts: Int[Tensor, "prompt pos"]) -> ActivationDistribution | None:
     """What is ordinary for the component, from prompts of the clean prompts' length; None where there are too few.
 
     Every second prompt makes mean and covariance, the others the distances that percentiles are of. Distances are
     squared Mahalanobis distances, means over the positions that candidates change.
     """
-    if len(prompts) < LEAST:
+    if len(prompts) < MIN_PROMPTS:
         return None
-    z = _flat(evaluator.activations_of_others(prompts)[None])[0]
+    z = _flatten(evaluator.activations_of_others(prompts)[None])[0]
     made, rest = z[::2], z[1::2]
     mean = made.mean(0)
     off = (made - mean).flatten(0, 1)
@@ -58,10 +58,12 @@ def ordinary(evaluator: Evaluator, prompts: Int[Tensor, "prompt pos"]) -> Ordina
     diagonal = covariance.diagonal()
     covariance = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * torch.diag(diagonal)
     covariance = covariance + 1e-6 * diagonal.mean().clamp(min=1e-12) * torch.eye(len(diagonal), device=z.device)
-    unmeasured = Ordinary(mean, torch.linalg.inv(covariance), np.zeros(0))
-    return Ordinary(mean, unmeasured.precision, np.sort(unmeasured._distances(rest[None])[0].cpu().numpy()))
+    unmeasured = ActivationDistribution(mean, torch.linalg.inv(covariance), np.zeros(0))
+    return ActivationDistribution(
+        mean, unmeasured.precision, np.sort(unmeasured._distances(rest[None])[0].cpu().numpy())
+    )
 
 
-def _flat(activations: Tensor) -> Float[Tensor, "given candidate changed d"]:
+def _flatten(activations: Tensor) -> Float[Tensor, "given candidate changed d"]:
     """In float64; a neuron's activation is of one dimension."""
     return (activations if activations.ndim == 4 else activations[..., None]).double()

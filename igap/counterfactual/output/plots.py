@@ -1,13 +1,15 @@
 """The course of a search, what single words do to its best prompt, and heads before and after it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from igap.counterfactual.validation.results import Validation
 from igap.curves import OutputCurves
+from igap.missing import Missing
 from igap.plots.canvas import PALETTE, blank, figure, styled, ticks
 from igap.plots.heatmaps import COLOURS, two_heatmaps
 
@@ -17,7 +19,7 @@ _UNITS = {"fluency": "nats a token beside the clean prompt", "edits": "slots cha
 
 
 @styled
-def search_history(trials: pd.DataFrame, summary: Mapping[str, object], head: str, term: str) -> Figure:
+def search_history(trials: pd.DataFrame, validation: Validation, head: str, term: str) -> Figure:
     """Each trial's value against its number, coloured by who proposed it; the best so far; what chance and hand find.
 
     `trials` has the columns trial, source, counts and the term; trials out of bounds are crosses.
@@ -36,13 +38,13 @@ def search_history(trials: pd.DataFrame, summary: Mapping[str, object], head: st
         ax.plot(out["trial"], out[term], "x", markersize=3, color="0.6", label=f"out of bounds ({len(out)})", zorder=0)
     best = known[term].where(known["counts"]).cummax()
     ax.step(known["trial"], best, where="post", color="black", linewidth=1.5, label="best so far")
-    for name, style, label in (
-        ("random/best", "--", f"best of {summary['random/n']} at random"),
-        ("by_hand/value", ":", "made by hand"),
-        ("neutral/p95", "-.", "neutral edits, 95th percentile"),
+    random, neutral = validation.random, validation.neutral
+    for value, style, label in (
+        (random.best, "--", f"best of {random.n} at random"),
+        (validation.reference.value, ":", "made by hand"),
+        (neutral if isinstance(neutral, Missing) else neutral.p95, "-.", "neutral edits, 95th percentile"),
     ):
-        value = summary.get(name)
-        if isinstance(value, float):
+        if not isinstance(value, Missing):
             ax.axhline(value, linestyle=style, color="0.35", linewidth=1.2, label=f"{label}: {value:.3f}", zorder=0)
     ax.set(xlabel="trial", ylabel=f"{term}, logits")
     fig.legend(loc="outside right upper", ncols=1)
@@ -50,12 +52,12 @@ def search_history(trials: pd.DataFrame, summary: Mapping[str, object], head: st
 
 
 @styled
-def search_single_edits(edits: pd.DataFrame, summary: Mapping[str, object], head: str) -> Figure:
-    """Of each slot, the value of the best prompt with every other word in it: the highest and lowest are named.
+def search_single_edits(edits: pd.DataFrame, best: float, head: str) -> Figure:
+    """The value of the best prompt with every other word in each slot: the highest and lowest words are named.
 
-    `edits` has the columns slot, option and value (logits). At most 12 slots, those whose words reach farthest.
+    `edits` has the columns slot, option and value (logits); `best` is the best prompt's value. At most
+    12 slots are drawn, those whose words reach farthest.
     """
-    best = float(str(summary["best/value"]))
     reach = (edits["value"] - best).abs().groupby(edits["slot"], sort=False).max()
     slots = [slot for slot in reach.index if slot in set(reach.nlargest(12).index)]
     columns = min(6, len(slots))
@@ -106,15 +108,14 @@ def search_heads(heads: pd.DataFrame, head: str) -> Figure:
 
 
 @styled
-def search_curves(curves: Mapping[str, OutputCurves], head: str) -> Figure:
+def search_curves(reference: OutputCurves, best: OutputCurves, head: str) -> Figure:
     """F along the component's path with the pairs made by hand and with the best ones, each with its chord."""
     fig, (ax,) = figure(6.4, 4.2, 1, 1, f"{head}: F with the component at a + alpha (a' - a), mean over clean prompts")
     for alpha in (0, 1):
         ax.axvline(alpha, color="0.8", linewidth=0.8, zorder=0)
-    for colour, (name, label) in zip(PALETTE, (("by_hand", "made by hand"), ("best", "best found")), strict=False):
-        one = curves[name]
-        start, end = one.ends[0]
-        ax.plot(one.alphas, one.values[0], color=colour, label=f"{label}: F(1) - F(0) {end - start:+.3f} logits")
+    for colour, (curve, label) in zip(PALETTE, ((reference, "made by hand"), (best, "best found")), strict=False):
+        start, end = curve.ends[0]
+        ax.plot(curve.alphas, curve.values[0], color=colour, label=f"{label}: F(1) - F(0) {end - start:+.3f} logits")
         ax.plot([0, 1], [start, end], ":", color=colour, marker="o", markersize=3.5, linewidth=1)
     ax.set(xlabel="alpha (0: clean, 1: corrupted activation; dotted: the chord)", ylabel="F, logits")
     fig.legend(loc="outside lower center", ncols=2)
@@ -167,7 +168,7 @@ def search_matrix(matrix: pd.DataFrame) -> Figure:
 
 @styled
 def search_scan(scan: pd.DataFrame, heads: Sequence[str]) -> Figure:
-    """Of each head the AP effect with the pair made by hand and the best that its search reached; grey: not searched.
+    """Each head's AP effect with the pair made by hand and with the best that its search reached; grey: not searched.
 
     `scan` has the columns name, by_hand/ap and best/ap (logits); `heads` are all heads of the model.
     """

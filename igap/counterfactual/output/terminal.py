@@ -13,16 +13,15 @@ from rich.table import Table
 
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.session import OnProgress, Progress
-from igap.counterfactual.validation.neighbours import Number
-from igap.report import lines, stage, terminal
-
-__all__ = ["searching", "show", "show_paths", "show_scan", "stage", "terminal"]
+from igap.counterfactual.validation.results import Deletion, HeldOut, Validation
+from igap.missing import Missing
+from igap.report import lines
 
 _TOP = 5
 
 
 @contextmanager
-def searching(console: Console) -> Iterator[OnProgress]:
+def progress_bar(console: Console) -> Iterator[OnProgress]:
     """A progress bar with the best value so far and evaluations a second, gone when it is done; lines in a log file."""
     if not console.is_terminal:
         said = lines(console, "search")
@@ -45,14 +44,15 @@ def searching(console: Console) -> Iterator[OnProgress]:
 
 
 def show(console: Console, result: SearchResult, head: str, *, brief: bool = False) -> None:
-    """The best pair with its changed words marked, what it is worth and how far to believe it, the next best."""
-    summary, best = result.certificate.summary, result.best
-    console.print(f"\n[bold]clean[/]      {escape(best.clean)} [green]{escape(best.answer)}[/]", soft_wrap=True)
-    console.print(f"[bold]corrupted[/]  {_marked(best.clean, best.corrupted)}", soft_wrap=True)
-    console.print(f"rule: {summary['best/rule']}", markup=False, soft_wrap=True)
-    console.print(f"token before every prompt: {summary['prompts/bos']}", markup=False, highlight=False)
+    """Print the best pair with its changed words marked, what it is worth, how far to believe it, and the next best."""
+    validation, pair = result.validation, result.best
+    best, random, heldout = validation.best, validation.random, validation.heldout
+    console.print(f"\n[bold]clean[/]      {escape(pair.clean)} [green]{escape(pair.answer)}[/]", soft_wrap=True)
+    console.print(f"[bold]corrupted[/]  {_mark_changes(pair.clean, pair.corrupted)}", soft_wrap=True)
+    console.print(f"rule: {best.rule}", markup=False, soft_wrap=True)
+    console.print(f"token before every prompt: {validation.leading or 'none'}", markup=False, highlight=False)
     asked, n = result.objective, len(result.clean)
-    of_abs = f": here {summary['best/sign']}" if asked.sign != summary["best/sign"] else ""
+    of_abs = f": here {best.sign}" if asked.sign != best.sign else ""
     over = f"{asked.aggregate} over {n} clean prompts" if n > 1 else "one clean prompt"
     table = Table(title=f"{head}: {asked.terms[0]} (sign={asked.sign}{of_abs}), {over}, logits", title_justify="left")
     for column in (
@@ -60,133 +60,163 @@ def show(console: Console, result: SearchResult, head: str, *, brief: bool = Fal
         "by hand, held out",
     ):  # fmt: skip
         table.add_column(column, justify="right")
+    neutral = validation.neutral
     table.add_row(
-        _n(summary["best/value"]), _n(summary["by_hand/value"]),
-        f"{_n(summary['random/best'])} (of {summary['random/n']})" if summary["random/n"] else "-",
-        _n(summary["random/search_at_equal_budget"]),
-        _n(summary["neutral/p95"]), _n(summary["heldout/value"]), _n(summary.get("heldout/by_hand")),
-    )  # fmt: skip
+        _format(best.value),
+        _format(validation.reference.value),
+        f"{_format(random.best)} (of {random.n})" if random.n else "-",
+        _format(random.search_at_equal_budget),
+        _format(neutral if isinstance(neutral, Missing) else neutral.p95),
+        _format(heldout if isinstance(heldout, Missing) else heldout.value),
+        _format(heldout if isinstance(heldout, Missing) else heldout.reference),
+    )
     console.print(table)
     if brief:
         return
     pairs = Table(title="As igap run has it, means over clean prompts", title_justify="left")
     for column in ("pair", "AP effect, logits", "gap, logits", "score (effect / gap)", "rank among heads"):
         pairs.add_column(column, justify="right" if column != "pair" else "left")
-    for name, title in (("by_hand", "made by hand"), ("best", "best")):
-        pairs.add_row(title, *(_n(summary.get(f"{name}/{key}")) for key in ("ap", "gap", "score", "rank")))
+    for title, effects in (("made by hand", validation.reference_effects), ("best", validation.best_effects)):
+        pairs.add_row(title, *map(_format, (effects.ap, effects.gap, effects.score, effects.rank)))
     console.print(pairs)
     for sentence in sentences(result):
         console.print(sentence, markup=False, soft_wrap=True)
-    term = result.objective.terms[0]
-    front = result.certificate.tables["front"]
-    rows, title = (front, "The front: no trial beats one of these in every term") if front else (
-        result.certificate.tables["top"], "Best prompts, two words apart at least"
+    console.print(_table_of_prompts(validation, asked.terms))
+
+
+def _table_of_prompts(validation: Validation, terms: Sequence[str]) -> Table:
+    """The front of a Pareto study, else the best prompts."""
+    front = validation.front
+    title = "The front: no trial beats one of these in every term" if front else (
+        "Best prompts, two words apart at least"
     )  # fmt: skip
-    top = Table(title=title, title_justify="left")
-    for column in (*result.objective.terms, "corrupted", "from"):
-        top.add_column(column, justify="left" if column in ("corrupted", "from") else "right", overflow="fold")
-    for row in sorted(rows, key=lambda row: -float(str(row[term])))[: 2 * _TOP if front else _TOP]:
-        values = (_n(row[name]) for name in result.objective.terms)
-        top.add_row(*values, escape(str(row["corrupted"])), str(row["source"]))
-    console.print(top)
+    table = Table(title=title, title_justify="left")
+    for column in (*terms, "corrupted", "from"):
+        table.add_column(column, justify="left" if column in ("corrupted", "from") else "right", overflow="fold")
+    rows = sorted(front or validation.top, key=lambda row: -row.values[0])
+    for row in rows[: 2 * _TOP if front else _TOP]:
+        table.add_row(*map(_format, row.values), escape(row.corrupted), row.source)
+    return table
 
 
 def sentences(result: SearchResult) -> list[str]:
-    """What the certificate says, in words."""
-    summary, tables = result.certificate.summary, result.certificate.tables
-    n, of, better = summary["single_edits/n"], summary["single_edits/of"], summary["single_edits/better"]
-    what = "other prompts of the list" if result.space.kind == "prompts" else "one-word changes of the best"
-    found = [
-        _trials(result),
-        f"{what}: {n}{'' if n == of else f' of {of} (the largest first-order gains)'} tried, {better} better"
-        + (f", up to {_n(summary['single_edits/best'])}; more trials would help" if better else ": a local optimum"),
-    ]
+    """What the validation says, in words."""
+    validation = result.validation
+    lines = [_describe_trials(result), _describe_single_edits(result)]
     if len(result.clean) > 1:
-        found.append(
-            f"made by hand: the pair itself {_n(summary['by_hand/own'])}; of the other clean prompts, whose pairs igap "
-            "made, who acts is swapped"
+        lines.append(
+            f"made by hand: the pair itself {_format(validation.reference.own)}; of the other clean prompts, whose "
+            "pairs igap made, who acts is swapped"
         )
-    if tables["ladder"] and result.space.kind != "prompts":
-        steps = "; ".join(f"{row['edits']}: {_n(row['value'])} ({row['words']})" for row in tables["ladder"])
-        found.append(f"with few words changed: {steps}")
-        n = summary["simplest/edits"]
-        if n != summary["best/edits"]:
-            found.append(
-                f"{n} of its {summary['best/edits']} words are enough: {_n(summary['simplest/value'])} "
-                f"({summary['simplest/words']})"
-            )
-    if tables["slots"] and result.space.kind != "prompts":
-        losses = ", ".join(f"{row['slot']} {_n(row['loss'])}" for row in tables["slots"][:6])
-        found.append(f"lost without a slot's word: {losses}")
-        told = [row for row in tables["slots"] if row["variance_share"] is not None]
-        if told:
-            first = sorted(told, key=lambda row: -float(str(row["variance_share"])))[:6]
-            each = ", ".join(
-                f"{row['slot']} {100 * float(str(row['variance_share'])):.0f} "
-                f"± {100 * float(str(row['variance_share_error'])):.0f}%"
-                for row in first
-            )
-            found.append(f"share of the variance at random: {each}")
-    if summary.get("heldout/low") is not None:
-        ends = f"{_n(summary['heldout/low'])}, {_n(summary['heldout/high'])}"
-        share = summary["heldout/share"]
-        found.append(
-            f"held out: mean effect {_n(summary['heldout/mean'])} [95% over {summary['heldout/n']} prompts: {ends}]"
-            + (f", {_n(share)} of the value found" if share is not None else "")
-        )
-    if summary.get("deletion/ap") is not None:
-        small = 2 * abs(float(str(summary["best/ap"]))) < abs(float(str(summary["deletion/ap"])))
-        what = (
-            "the counterfactual writes something in rather than taking out what the component gives"
-            if summary["deletion/writes_in"]
-            else f"the counterfactual takes out {'less than half of' if small else 'about'} what the component gives"
-        )
-        found.append(
-            f"deleted (its mean instead): {_n(summary['deletion/ap'])}, patched: {_n(summary['best/ap'])}: {what}"
-        )
-    percentile = summary.get("best/percentile")
-    found.append(
-        f"the best prompts: {_n(summary['best/fluency'])} nats a token beside the clean ones"
-        + (f"; the component's activation at percentile {float(str(percentile)):.0f} of ordinary prompts'"
-           if percentile is not None else "")
+    if result.space.kind != "prompts":
+        lines += _describe_words(validation)
+    lines += _describe_held_out(validation.heldout)
+    if not isinstance(validation.deletion, Missing):
+        lines.append(_describe_deletion(validation.deletion, validation.best_effects.ap))
+    percentile = validation.plausibility.percentile
+    lines.append(
+        f"the best prompts: {_format(validation.plausibility.fluency)} nats a token beside the clean ones"
+        + ("" if isinstance(percentile, Missing) else
+           f"; the component's activation at percentile {percentile:.0f} of ordinary prompts'")
     )  # fmt: skip
-    left_out = sum(result.space.left_out.values())
+    left_out = ", ".join(f"{n} ({why})" for why, n in result.space.left_out.items() if n)
     if left_out:
-        what = ", ".join(f"{n} ({why})" for why, n in result.space.left_out.items() if n)
-        found.append(f"left out of the space: {what}")
-    if result.n_found:
-        one = result.n_found == 1
-        found.append(
-            f"{result.n_found} candidate{'' if one else 's'} {'was' if one else 'were'} known from earlier searches"
-        )
-    return found
+        lines.append(f"left out of the space: {left_out}")
+    if result.n_cached:
+        what = "candidate was" if result.n_cached == 1 else "candidates were"
+        lines.append(f"{result.n_cached} {what} known from earlier searches")
+    return lines
 
 
-def _trials(result: SearchResult) -> str:
-    """How many trials there are, what became of those that do not count, and what they took."""
-    tried = result.tried
-    failed = [one.reason for one in tried if one.value != one.value]
-    n_out = sum(bool(one.broken) for one in tried)
+def _describe_trials(result: SearchResult) -> str:
+    """How many trials there are, what became of those that are not feasible, and what they took."""
+    failed = [trial.reason for trial in result.trials if trial.is_failed]
+    n_out = sum(bool(trial.violated) for trial in result.trials)
     return (
-        f"{len(tried)} trials of {float(result.space.size):.4g} candidates"
+        f"{len(result.trials)} trials of {float(result.space.size):.4g} candidates"
         + (f", {n_out} out of bounds" if n_out else "")
         + (f", {len(failed)} failed ({failed[0]})" if failed else "")
         + f"; this time {result.seconds:.1f} s, {result.cost:,.0f} forward equivalents"
     )
 
 
+def _describe_single_edits(result: SearchResult) -> str:
+    edits = result.validation.single_edits
+    n, of = len(edits.edits), edits.n_possible
+    what = "other prompts of the list" if result.space.kind == "prompts" else "one-word changes of the best"
+    return (
+        f"{what}: {n}{'' if n == of else f' of {of} (the largest first-order gains)'} tried, {edits.n_better} better"
+        + (f", up to {_format(edits.best)}; more trials would help" if edits.n_better else ": a local optimum")
+    )
+
+
+def _describe_words(validation: Validation) -> list[str]:
+    """What few words do, and what each slot does."""
+    lines = []
+    if validation.by_edit_count:
+        steps = "; ".join(f"{step.edits}: {_format(step.value)} ({step.words})" for step in validation.by_edit_count)
+        lines.append(f"with few words changed: {steps}")
+        pruned, n = validation.pruned, validation.best.edits
+        if pruned.edits != n:
+            lines.append(f"{pruned.edits} of its {n} words are enough: {_format(pruned.value)} ({pruned.words})")
+    if validation.slots:
+        losses = ", ".join(f"{slot.slot} {_format(slot.loss)}" for slot in validation.slots[:6])
+        lines.append(f"lost without a slot's word: {losses}")
+        shares = [
+            (slot.slot, slot.variance_share, slot.variance_share_error)
+            for slot in validation.slots
+            if not isinstance(slot.variance_share, Missing) and not isinstance(slot.variance_share_error, Missing)
+        ]
+        if shares:
+            largest = sorted(shares, key=lambda share: -share[1])[:6]
+            each = ", ".join(f"{slot} {100 * share:.0f} ± {100 * error:.0f}%" for slot, share, error in largest)
+            lines.append(f"share of the variance at random: {each}")
+    return lines
+
+
+def _describe_held_out(heldout: HeldOut | Missing) -> list[str]:
+    if isinstance(heldout, Missing) or isinstance(heldout.low, Missing):
+        return []
+    interval = f"{_format(heldout.low)}, {_format(heldout.high)}"
+    return [
+        f"held out: mean effect {_format(heldout.mean)} [95% over {heldout.n} prompts: {interval}]"
+        + ("" if isinstance(heldout.share, Missing) else f", {_format(heldout.share)} of the value found")
+    ]
+
+
+def _describe_deletion(deletion: Deletion, best: float) -> str:
+    """What the component's mean does beside the best pairs' effect, `best`; both in logits."""
+    small = 2 * abs(best) < abs(deletion.ap)
+    what = (
+        "the counterfactual writes something in rather than taking out what the component gives"
+        if deletion.is_injection
+        else f"the counterfactual takes out {'less than half of' if small else 'about'} what the component gives"
+    )
+    return f"deleted (its mean instead): {_format(deletion.ap)}, patched: {_format(best)}: {what}"
+
+
 def show_scan(console: Console, results: Sequence[tuple[str, SearchResult]], folder: Path) -> None:
-    """A line a component, and where the matrix and the map are."""
+    """Print a line a component, and where the matrix and the map are."""
     term = results[0][1].objective.terms[0]
     table = Table(title=f"What each component reaches: AP effects, and values of {term}, logits", title_justify="left")
     for column in ("", "AP by hand", "AP deleted", "AP best", "value", "best of random", "held out", "rank by hand",
                    "rank", "rule"):  # fmt: skip
         table.add_column(column, justify="left" if column in ("", "rule") else "right", overflow="fold")
     for name, result in results:
-        summary = result.certificate.summary
-        keys = ("by_hand/ap", "deletion/ap", "best/ap", "best/value", "random/best", "heldout/value", "by_hand/rank",
-                "best/rank")  # fmt: skip
-        table.add_row(name, *(_n(summary.get(key)) for key in keys), escape(str(summary["best/rule"])))
+        validation = result.validation
+        reference, best = validation.reference_effects, validation.best_effects
+        deletion, heldout = validation.deletion, validation.heldout
+        numbers = (
+            reference.ap,
+            deletion if isinstance(deletion, Missing) else deletion.ap,
+            best.ap,
+            validation.best.value,
+            validation.random.best,
+            heldout if isinstance(heldout, Missing) else heldout.value,
+            reference.rank,
+            best.rank,
+        )
+        table.add_row(name, *map(_format, numbers), escape(validation.best.rule))
     console.print(table)
     console.print(f"written to {folder}: scan.csv, matrix.csv, plots/", markup=False, soft_wrap=True)
 
@@ -202,7 +232,7 @@ def show_paths(console: Console, folder: Path) -> None:
         console.print(f"  {run.parent.relative_to(folder)}/  (igap run of a best pair)", highlight=False)
 
 
-def _marked(clean: str, corrupted: str) -> str:
+def _mark_changes(clean: str, corrupted: str) -> str:
     """The corrupted prompt, its words that are not the clean prompt's in colour."""
     here, there = clean.split(" "), corrupted.split(" ")
     if len(here) == len(there):
@@ -213,7 +243,8 @@ def _marked(clean: str, corrupted: str) -> str:
     return " ".join(escape(word) if i in same else f"[bold red]{escape(word)}[/]" for i, word in enumerate(there))
 
 
-def _n(value: Number) -> str:
-    if value is None:
+def _format(value: float | Missing) -> str:
+    """Three decimals, a whole number as it is, "-" for a missing one."""
+    if isinstance(value, Missing):
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""A search's folder: trials and certificate as CSV and JSON, plots; `search_summary.json` comes last."""
+"""A search's folder: trials and validation as CSV and JSON, and plots; `search_summary.json` comes last."""
 
 import json
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from igap import tables
 from igap.counterfactual.config import SearchConfig
+from igap.counterfactual.output.flatten import Summary, flatten, tables
 from igap.counterfactual.output.plots import (
     search_curves,
     search_front,
@@ -21,27 +21,32 @@ from igap.counterfactual.trials.study import SCHEMA
 from igap.disk import atomically, write_text
 from igap.failures import Failure, recorded, surviving
 from igap.plots import Figure
+from igap.tables import write as write_table
 from igap.versions import versions
-
-Summary = dict[str, float | int | str | None]
 
 
 def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
-    """The summary, after all other files are in `folder`; a figure that fails costs itself only. Raises OSError."""
-    frames = {"trials": trials(result)} | {
-        name: pd.DataFrame(list(rows)) for name, rows in result.certificate.tables.items() if rows
+    """Write everything into `folder` and return the summary, which is written last.
+
+    A figure that fails costs itself only.
+
+    Raises:
+        OSError: the disk does not take a file.
+    """
+    terms, validation, head = result.objective.terms, result.validation, config.head
+    frames = {"trials": trials_frame(result)} | {
+        name: pd.DataFrame(rows) for name, rows in tables(validation, terms).items() if rows
     }
     for name, frame in frames.items():
-        atomically(folder / f"{name}.csv", partial(tables.write, frame=frame))
+        atomically(folder / f"{name}.csv", partial(write_table, frame=frame))
     (folder / "plots").mkdir(exist_ok=True)
-    summary, head, terms = result.certificate.summary, config.head, result.objective.terms
     plots: dict[str, Callable[[], Figure]] = {
-        "history": lambda: search_history(frames["trials"], summary, head, terms[0]),
+        "history": lambda: search_history(frames["trials"], validation, head, terms[0]),
         "heads": lambda: search_heads(frames["heads"], head),
-        "curves": lambda: search_curves(result.certificate.curves, head),
+        "curves": lambda: search_curves(validation.reference_curve, validation.best_curve, head),
     }
     if "single_edits" in frames:
-        plots["single_edits"] = lambda: search_single_edits(frames["single_edits"], summary, head)
+        plots["single_edits"] = lambda: search_single_edits(frames["single_edits"], validation.best.value, head)
     if len(terms) > 1:
         plots["front"] = lambda: search_front(frames["trials"], frames["front"], terms, head)
     failures: dict[str, Failure] = {}
@@ -49,34 +54,34 @@ def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
         with surviving(f"plots/{name}", failures):
             atomically(folder / "plots" / f"{name}.png", partial(draw().savefig, format="png", dpi=150))
     write_text(folder / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-    found = summarize(result, config) | recorded(failures)
-    write_text(folder / "search_summary.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
-    return found
+    summary = summarize(result, config) | recorded(failures)
+    write_text(folder / "search_summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    return summary
 
 
-def trials(result: SearchResult) -> pd.DataFrame:
+def trials_frame(result: SearchResult) -> pd.DataFrame:
     """A row a trial, in order: who proposed it, its terms, its option in each slot, effects, why it failed."""
     names = [f"slot/{slot.name}" for slot in result.space.slots]
     rows: list[dict[str, object]] = []
-    for number, one in enumerate(result.tried):
-        row: dict[str, object] = {"trial": number, "source": one.proposal.source}
-        row |= dict(zip(result.objective.terms, one.values, strict=True))
-        row |= {"counts": one.counts}
-        row |= dict(zip(names, result.space.words(one.proposal.candidate), strict=True))
-        row |= {f"effect/{i}": effect for i, effect in enumerate(one.effects)}
-        row |= {f"violation/{name}": by for name, by in one.violations.items()}
-        rows.append({**row, "reason": one.reason})
+    for number, trial in enumerate(result.trials):
+        row: dict[str, object] = {"trial": number, "source": trial.proposal.source}
+        row |= dict(zip(result.objective.terms, trial.values, strict=True))
+        row |= {"counts": trial.is_feasible}
+        row |= dict(zip(names, result.space.words(trial.proposal.candidate), strict=True))
+        row |= {f"effect/{i}": effect for i, effect in enumerate(trial.effects)}
+        row |= {f"violation/{name}": by for name, by in trial.violations.items()}
+        rows.append({**row, "reason": trial.reason})
     return pd.DataFrame(rows)
 
 
 def summarize(result: SearchResult, config: SearchConfig) -> Summary:
-    """The certificate's numbers beside what was asked for, flat.
+    """The validation's numbers beside what was asked for, by their written names.
 
-    `key` is the study's: the same when it goes on with more trials or other workers, so that W&B has it once.
+    `key` is the study's: it stays the same with more trials or other workers, so that W&B has the study once.
     """
     best = result.best
     return {
-        **result.certificate.summary,
+        **flatten(result.validation),
         "best/clean": best.clean,
         "best/corrupted": best.corrupted,
         "answer": best.answer,
@@ -86,10 +91,10 @@ def summarize(result: SearchResult, config: SearchConfig) -> Summary:
         "sign": config.sign,
         "aggregate": config.aggregate,
         "sampler": result.sampler,
-        "n_trials": len(result.tried),
-        "n_failed": sum(one.value != one.value for one in result.tried),
-        "n_out_of_bounds": sum(bool(one.broken) for one in result.tried),
-        "n_from_disk": result.n_found,
+        "n_trials": len(result.trials),
+        "n_failed": sum(trial.is_failed for trial in result.trials),
+        "n_out_of_bounds": sum(bool(trial.violated) for trial in result.trials),
+        "n_from_disk": result.n_cached,
         "n_clean": len(result.clean),
         "space/size": float(result.space.size),
         "space/digest": result.space.digest,

@@ -12,10 +12,10 @@ import numpy as np
 from igap.counterfactual.history import Floats, History, Proposal
 from igap.counterfactual.spaces.base import Candidate, Space
 
-Gains = Callable[[Candidate], list[Floats]]
+FirstOrderScores = Callable[[Candidate], list[Floats]]
 """For each option of each slot, the change of the objective to first order if the candidate had it."""
 
-Proposer = Callable[[History, Gains, int, np.random.Generator], list[Proposal]]
+Proposer = Callable[[History, FirstOrderScores, int, np.random.Generator], list[Proposal]]
 """Up to so many candidates to try next, none of them tried before; fewer where it knows no more."""
 
 START = 16
@@ -32,13 +32,13 @@ def draw(history: History, n: int, rng: np.random.Generator, source: str = "rand
     space, taken = history.space, set(history.seen)
     left = space.size - len(taken)
     if left < 4 * n:  # few are left: find them all
-        pool = [one for one in space.every() if one not in taken] if left else []
+        pool = [one for one in space.candidates() if one not in taken] if left else []
         rng.shuffle(pool)
         return [Proposal(tuple(map(int, one)), source) for one in pool[:n]]
-    return unseen((_drawn(space, rng) for _ in itertools.count()), n, taken, source)
+    return unseen((_draw_candidate(space, rng) for _ in itertools.count()), n, taken, source)
 
 
-def _drawn(space: Space, rng: np.random.Generator) -> Candidate:
+def _draw_candidate(space: Space, rng: np.random.Generator) -> Candidate:
     words = [int(rng.integers(size)) for size in space.sizes]
     if space.max_edits is not None:
         kept = rng.permutation(len(words))[int(rng.integers(1, space.max_edits + 1)) :]
@@ -55,7 +55,7 @@ def keep_or(space: Space, slot: int, otherwise: int) -> int:
 
 def within(space: Space, candidate: Candidate, rng: np.random.Generator, new: Iterable[int] = ()) -> Candidate:
     """The candidate with as many edits taken back as there are too many: at random, those in the slots `new` last."""
-    if space.allowed(candidate):
+    if space.is_allowed(candidate):
         return candidate
     assert space.max_edits is not None
     words = list(candidate)

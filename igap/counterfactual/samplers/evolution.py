@@ -3,11 +3,11 @@
 import numpy as np
 
 from igap.counterfactual.history import History, Proposal
-from igap.counterfactual.samplers.base import TRIES, Gains, draw, unseen, within
+from igap.counterfactual.samplers.base import TRIES, FirstOrderScores, draw, unseen, within
 from igap.counterfactual.spaces.base import Candidate
 
 
-def evolution(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG001
+def evolution(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG001
     """Children of two of the ten best, a word of each slot from either, with one word at random."""
     parents = [history.proposals[i].candidate for i in history.order[:10]]
     if not parents:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from igap.counterfactual.history import History, Proposal
-from igap.counterfactual.samplers.base import TRIES, Gains, draw, within
+from igap.counterfactual.samplers.base import TRIES, FirstOrderScores, draw, within
 from igap.counterfactual.spaces.base import Candidate, Space
 
 _DOUBLE = 0.25
@@ -14,18 +14,18 @@ _QUIET = 0.1
 """A slot's spread is taken to be at least this share of the largest: words that do nothing get few swaps."""
 
 
-def gradient(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:
+def gradient(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:
     """Swaps of the best candidate's words that first-order gains rank high, with noise."""
     best = history.best
     if best is None:
         return draw(history, n, rng, "start")
-    return swaps(history.space, best, gains, n, rng, Proposal(best, "incumbent"), set(history.seen))
+    return hotflip_proposals(history.space, best, scores, n, rng, Proposal(best, "incumbent"), set(history.seen))
 
 
-def swaps(
+def hotflip_proposals(
     space: Space,
     anchor: Candidate,
-    gains: Gains,
+    scores: FirstOrderScores,
     n: int,
     rng: np.random.Generator,
     like: Proposal,
@@ -36,7 +36,7 @@ def swaps(
     Within a slot the ranking is better than across slots, so each slot's gains are measured in its own spread, unless
     that is next to nothing.
     """
-    by_slot = gains(anchor)
+    by_slot = scores(anchor)
     least = _QUIET * max(float(gain.std()) for gain in by_slot)
     noisy = []
     for gain in by_slot:

@@ -3,26 +3,26 @@
 import numpy as np
 
 from igap.counterfactual.history import History, Proposal
-from igap.counterfactual.samplers.base import Gains, draw
-from igap.counterfactual.samplers.gradient import swaps
+from igap.counterfactual.samplers.base import FirstOrderScores, draw
+from igap.counterfactual.samplers.gradient import hotflip_proposals
 from igap.counterfactual.samplers.thompson import thompson_proposals
 
 _STALL = 12
 """Proposals of the second anchor without a better one, after which it starts anew from another random candidate."""
 
 
-def hybrid(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:
+def hybrid(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:
     """Half gradient swaps of the best candidate, a quarter of a second anchor, a quarter Thompson's."""
     best = history.best
     if best is None:
         return draw(history, n, rng, "start")
     taken = set(history.seen)
     quarter = n // 4
-    found = swaps(history.space, best, gains, n - 2 * quarter, rng, Proposal(best, "incumbent"), taken)
+    found = hotflip_proposals(history.space, best, scores, n - 2 * quarter, rng, Proposal(best, "incumbent"), taken)
     if quarter:
         anchor = _anchor(history)
-        found += swaps(history.space, anchor.candidate, gains, quarter, rng, anchor, taken)
-        both = [(a + b) / 2 for a, b in zip(gains(best), gains(anchor.candidate), strict=True)]
+        found += hotflip_proposals(history.space, anchor.candidate, scores, quarter, rng, anchor, taken)
+        both = [(a + b) / 2 for a, b in zip(scores(best), scores(anchor.candidate), strict=True)]
         found += thompson_proposals(history, both, quarter, rng, taken)
     return found + draw(History(history.space, (*history.proposals, *found), history.points), n - len(found), rng)
 

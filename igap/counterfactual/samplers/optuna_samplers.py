@@ -9,8 +9,8 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from igap.counterfactual.history import Floats, History, Proposal
-from igap.counterfactual.quiet import experimental
-from igap.counterfactual.samplers.base import Gains, within
+from igap.counterfactual.quiet import allow_experimental
+from igap.counterfactual.samplers.base import FirstOrderScores, within
 from igap.counterfactual.spaces.base import Candidate, Space
 
 
@@ -26,7 +26,7 @@ class OptunaSampler:
     def __init__(self, space: Space, seed: int, n_objectives: int = 1) -> None:
         """Args: the candidates; a seed, at least 0; how many numbers a trial has."""
         self._space, self._known = space, 0
-        with experimental():
+        with allow_experimental():
             self._study = optuna.create_study(directions=["maximize"] * n_objectives, sampler=self.make(seed % 2**32))
         self._distributions: dict[str, BaseDistribution] = {
             slot.name: CategoricalDistribution(tuple(range(len(slot.options)))) for slot in space.slots
@@ -38,27 +38,29 @@ class OptunaSampler:
         """The sampler, as Optuna has it."""
         raise NotImplementedError
 
-    def __call__(self, tried: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG002
+    def __call__(self, history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG002
         """The next `n` that have not been tried; fewer where the sampler keeps on repeating itself."""
-        for proposal, point in zip(tried.proposals[self._known :], tried.points[self._known :], strict=True):
+        for proposal, point in zip(history.proposals[self._known :], history.points[self._known :], strict=True):
             self._tell(proposal.candidate, point)
-        self._known = len(tried.proposals)
-        found: list[Proposal] = []
+        self._known = len(history.proposals)
+        taken = {*history.seen, *self._asked}
+        proposals: list[Proposal] = []
         for _ in range(4 * n):
-            if len(found) == n:
+            if len(proposals) == n:
                 break
             trial = self._study.ask(self._distributions)
             asked = tuple(int(trial.params[slot.name]) for slot in self._space.slots)
             candidate = within(self._space, asked, rng)
-            if candidate in tried.seen or candidate in self._asked or any(candidate == one.candidate for one in found):
+            if candidate in taken:
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue
             if candidate == asked:
                 self._asked[candidate] = trial
             else:  # what it would have asked for has too many edits; it is told of this one as a trial of its own
                 self._study.tell(trial, state=TrialState.FAIL)
-            found.append(Proposal(candidate, self.name))
-        return found
+            taken.add(candidate)
+            proposals.append(Proposal(candidate, self.name))
+        return proposals
 
     def _tell(self, candidate: Candidate, point: Floats) -> None:
         trial = self._asked.pop(candidate, None)

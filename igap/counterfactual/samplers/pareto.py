@@ -3,8 +3,8 @@
 import numpy as np
 
 from igap.counterfactual.history import Floats, History, Proposal
-from igap.counterfactual.samplers.base import Gains, draw, within
-from igap.counterfactual.samplers.gradient import swaps
+from igap.counterfactual.samplers.base import FirstOrderScores, draw, within
+from igap.counterfactual.samplers.gradient import hotflip_proposals
 from igap.counterfactual.spaces.base import Candidate
 
 _POPULATION = 8
@@ -28,7 +28,7 @@ def front(points: Floats) -> list[int]:
     return found[::-1]
 
 
-def epo(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:
+def epo(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:
     """Children of the members of a population, in which each weighs the terms in its own way (EPO, 2402.01702).
 
     A member is the trial that is best by its weights. Gradients are those of the effect; the other terms choose the
@@ -50,10 +50,10 @@ def epo(history: History, gains: Gains, n: int, rng: np.random.Generator) -> lis
         ranked = np.argsort(-(scaled @ weights[(turn + k) % len(weights)]), kind="stable")[:4]
         member = history.proposals[known[int(ranked[0])]].candidate
         if rng.random() < _GRADIENT:
-            found += swaps(space, member, gains, 1, rng, Proposal(member, "epo-gradient"), taken)
+            found += hotflip_proposals(space, member, scores, 1, rng, Proposal(member, "epo-gradient"), taken)
             continue
         other = history.proposals[known[int(rng.choice(ranked))]].candidate
-        child = _child(history, member, other, rng)
+        child = _make_child(history, member, other, rng)
         if child not in taken:
             taken.add(child)
             found.append(Proposal(child, "epo-child"))
@@ -66,7 +66,7 @@ def _weights(n_terms: int) -> Floats:
     return np.column_stack([first, *([(1 - first) / (n_terms - 1)] * (n_terms - 1))])
 
 
-def _child(history: History, member: Candidate, other: Candidate, rng: np.random.Generator) -> Candidate:
+def _make_child(history: History, member: Candidate, other: Candidate, rng: np.random.Generator) -> Candidate:
     """Two parents crossed, then an edit taken back or a word drawn anew."""
     space = history.space
     words = [a if rng.random() < 0.7 else b for a, b in zip(member, other, strict=True)]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from igap.counterfactual.history import Floats, History, Proposal
-from igap.counterfactual.samplers.base import Gains, draw, keep_or, unseen
+from igap.counterfactual.samplers.base import FirstOrderScores, draw, keep_or, unseen
 from igap.counterfactual.spaces.base import Candidate, Space
 
 _NOISE = 0.3
@@ -20,12 +20,12 @@ _MODELLED = 1000
 _NEAREST = 50
 
 
-def thompson(history: History, gains: Gains, n: int, rng: np.random.Generator) -> list[Proposal]:
+def thompson(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:
     """Best candidates of worlds drawn from what a linear model, a weight an option, believes after the trials."""
     best = history.best
     if best is None:
         return draw(history, n, rng, "start")
-    return thompson_proposals(history, gains(best), n, rng, set(history.seen))
+    return thompson_proposals(history, scores(best), n, rng, set(history.seen))
 
 
 def thompson_proposals(
@@ -39,7 +39,7 @@ def thompson_proposals(
     space, known = history.space, history.order[:_MODELLED]
     offsets = np.concatenate([[0], np.cumsum(space.sizes)])[:-1]
     columns = np.array([history.proposals[i].candidate for i in known]) + offsets
-    target = _standard(history.values[known])
+    target = _standardise(history.values[known])
     expected = np.concatenate(by_slot)
     foretold = expected[columns].sum(1)
     foretold = foretold - foretold.mean()
@@ -56,25 +56,25 @@ def thompson_proposals(
     np.add.at(drawn, columns, variance * solved[:, None])
     found = []
     for weights in (expected[:, None] + drawn).T:
-        found += unseen(_best_first(space, np.split(weights, offsets[1:])), 1, taken, "thompson")
+        found += unseen(_rank_by_weights(space, np.split(weights, offsets[1:])), 1, taken, "thompson")
     return found
 
 
-def _standard(values: Floats) -> Floats:
+def _standardise(values: Floats) -> Floats:
     """Of mean 0 and standard deviation 1, or all 0."""
     off: Floats = values - values.mean()
     return off / (float(off.std()) or 1.0)
 
 
-def _best_first(space: Space, by_slot: Sequence[Floats]) -> Iterator[Candidate]:
+def _rank_by_weights(space: Space, by_slot: Sequence[Floats]) -> Iterator[Candidate]:
     """The best candidate of a sum over slots, then those that differ from it least: one or two words changed."""
     best = [int(weights.argmax()) for weights in by_slot]
     if space.max_edits is not None:  # the edits that are worth most beside keeping the word
-        worth = [
+        objective_value = [
             float(weights[choice] - weights[keep]) if keep is not None else math.inf
             for weights, choice, keep in zip(by_slot, best, space.keeps, strict=True)
         ]
-        for slot in np.argsort(worth)[: max(0, len(best) - space.max_edits)]:
+        for slot in np.argsort(objective_value)[: max(0, len(best) - space.max_edits)]:
             best[slot] = keep_or(space, int(slot), best[slot])
     yield tuple(best)
     losses = [weights[best[slot]] - weights for slot, weights in enumerate(by_slot)]
@@ -86,10 +86,10 @@ def _best_first(space: Space, by_slot: Sequence[Floats]) -> Iterator[Candidate]:
     )
     for _, slot, option in changes:
         one = (*best[:slot], option, *best[slot + 1 :])
-        if space.allowed(one):
+        if space.is_allowed(one):
             yield one
     for (_, slot, option), (_, other, second) in itertools.combinations(changes[:_NEAREST], 2):
         words = list(best)
         words[slot], words[other] = option, second
-        if slot != other and space.allowed(tuple(words)):
+        if slot != other and space.is_allowed(tuple(words)):
             yield tuple(words)

@@ -92,11 +92,11 @@ class Space:
         """Indices of the slots that do not say KEEP."""
         return tuple(i for i, (index, keep) in enumerate(zip(candidate, self.keeps, strict=True)) if index != keep)
 
-    def allowed(self, candidate: Candidate) -> bool:
+    def is_allowed(self, candidate: Candidate) -> bool:
         """Whether it has no more edits than there may be."""
         return self.max_edits is None or len(self.edits(candidate)) <= self.max_edits
 
-    def every(self) -> Iterator[Candidate]:
+    def candidates(self) -> Iterator[Candidate]:
         """All candidates, those with few edits first where there is a limit."""
         if self.max_edits is None:
             yield from itertools.product(*map(range, self.sizes))
@@ -124,7 +124,7 @@ class Space:
 
 
 @dataclass(frozen=True, eq=False)
-class Filled:
+class BoundSpace:
     """A space and the clean prompts it is filled in for."""
 
     space: Space
@@ -156,7 +156,7 @@ class Filled:
             rows[:, :, list(slot.positions)] = table[:, chosen[:, column]]
         return rows
 
-    def edited(self, tokens: Int[Tensor, "given candidate pos"]) -> Float[Tensor, "candidate pair"]:
+    def count_edits(self, tokens: Int[Tensor, "given candidate pos"]) -> Float[Tensor, "candidate pair"]:
         """In how many slots, of listed prompts tokens, each corrupted prompt differs from each clean one."""
         differ = tokens != self.clean[:, None]
         if self.space.kind == "prompts":
@@ -164,13 +164,13 @@ class Filled:
         counts = [differ[:, :, list(slot.positions)].any(-1) for slot in self.space.slots]
         return torch.stack(counts).sum(0).T.double()
 
-    def unshared(self) -> "Filled":
+    def unshare(self) -> "BoundSpace":
         """The same with a corrupted prompt for every clean prompt, so that these may keep some of their own words."""
         n = len(self.pairs)
         tables = tuple(table.expand(n, -1, -1) for table in self.tables)
         return replace(self, tables=tables, shared=False)
 
-    def partly(self, candidate: Candidate, slots: Sequence[int]) -> Int[Tensor, "given pos"]:
+    def with_slots(self, candidate: Candidate, slots: Sequence[int]) -> Int[Tensor, "given pos"]:
         """The clean prompts with the candidate's words in these slots only."""
         rows = self.clean[: self.given].clone()
         whole = self.tokens([candidate])[:, 0]
@@ -179,7 +179,7 @@ class Filled:
             rows[:, where] = whole[:, where]
         return rows
 
-    def changed(self, candidate: Candidate) -> tuple[int, ...]:
+    def changed_slots(self, candidate: Candidate) -> tuple[int, ...]:
         """Indices of the slots in which the corrupted prompt differs from a clean prompt."""
         differ = (self.tokens([candidate])[:, 0] != self.clean).any(0)
         return tuple(i for i, slot in enumerate(self.space.slots) if bool(differ[list(slot.positions)].any()))
@@ -189,16 +189,16 @@ class Filled:
         return [self.write(pair, candidate) for pair in self.pairs]
 
 
-def filled(
+def bind_space(
     space: Space,
     pairs: Sequence[PromptPair],
     clean: Int[Tensor, "pair pos"],
     tables: Sequence[Int[Tensor, "pair _option _width"]],
     write: Callable[[PromptPair, Candidate], str],
-) -> Filled:
+) -> BoundSpace:
     """The space for these clean prompts; one corrupted prompt serves them all where no option depends on them."""
     fixed = torch.ones(clean.shape[1], dtype=torch.bool, device=clean.device)
     fixed[[position for slot in space.slots for position in slot.positions]] = False
     shared = all(bool((table == table[:1]).all()) for table in tables) and bool((clean == clean[:1])[:, fixed].all())
     kept = tuple(table[:1] if shared else table for table in tables)
-    return Filled(space, tuple(pairs), clean, kept, shared, write)
+    return BoundSpace(space, tuple(pairs), clean, kept, shared, write)

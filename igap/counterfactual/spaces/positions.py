@@ -10,7 +10,7 @@ from igap.prompts import PromptPair, encode_prompt
 from igap.tokenizing import continuation, token_ids
 
 
-def parsed(template: str) -> list[tuple[str, str | None]]:
+def parse_template(template: str) -> list[tuple[str, str | None]]:
     """The texts between slots, each with the slot that follows it. Raises InputError on braces that are no slots."""
     try:
         parts = list(Formatter().parse(template))
@@ -24,13 +24,13 @@ def parsed(template: str) -> list[tuple[str, str | None]]:
     return [(literal, name) for literal, name, _, _ in parts]
 
 
-def in_pieces(template: str, fills: Mapping[str, str]) -> list[tuple[str | None, str, str]]:
+def split_prompt(template: str, fills: Mapping[str, str]) -> list[tuple[str | None, str, str]]:
     """The prompt in pieces: a slot's name or None, the piece before ("" at the start), the text.
 
     A space belongs to what follows it.
     """
     texts: list[tuple[str | None, str]] = []
-    for literal, name in parsed(template):
+    for literal, name in parse_template(template):
         lead = " " if name is not None and literal.endswith(" ") else ""
         texts.append((None, literal[: len(literal) - len(lead)]))
         if name is not None:
@@ -41,7 +41,7 @@ def in_pieces(template: str, fills: Mapping[str, str]) -> list[tuple[str | None,
 
 
 @dataclass(frozen=True)
-class Place:
+class SlotPosition:
     """Where the template has a slot."""
 
     before: str
@@ -60,14 +60,14 @@ class Place:
         return fits(tokenizer, self.before, self.lead + word, len(self.positions))
 
 
-def places_in(template: str, fills: Mapping[str, str], tokenizer: Any, start: int) -> dict[str, list[Place]]:
+def find_slots(template: str, fills: Mapping[str, str], tokenizer: Any, start: int) -> dict[str, list[SlotPosition]]:
     """The places where the template has each slot; the first token of the text is at `start`."""
-    places: dict[str, list[Place]] = {}
-    for slot, before, text in in_pieces(template, fills):
+    places: dict[str, list[SlotPosition]] = {}
+    for slot, before, text in split_prompt(template, fills):
         width = len(continuation(tokenizer, before, text) or [])
         if slot is not None:
             lead = text[: len(text) - len(fills[slot])]
-            places.setdefault(slot, []).append(Place(before, lead, range(start, start + width)))
+            places.setdefault(slot, []).append(SlotPosition(before, lead, range(start, start + width)))
         start += width
     return places
 
@@ -79,7 +79,7 @@ def fits(tokenizer: Any, before: str, text: str, width: int) -> bool:
     return ids is not None and len(ids) == width and known and tokenizer.decode(ids).strip() == text.strip()
 
 
-def encoded(
+def encode(
     pair: PromptPair, tokenizer: Any, text: str | None = None, *, prepend_bos: bool, item: str = "prompts.clean"
 ) -> list[int]:
     """Token ids of the clean prompt, or of another text in its place."""
@@ -87,6 +87,6 @@ def encoded(
     return encode_prompt(tokenizer, text, prepend_bos=prepend_bos, bos=pair.bos, item=item, n_ctx=None, n_vocab=None)
 
 
-def n_leading(pair: PromptPair, tokenizer: Any, *, prepend_bos: bool) -> int:
+def count_leading_tokens(pair: PromptPair, tokenizer: Any, *, prepend_bos: bool) -> int:
     """Tokens before those of the clean prompt's text: 1 or none."""
-    return len(encoded(pair, tokenizer, prepend_bos=prepend_bos)) - len(token_ids(tokenizer, pair.clean))
+    return len(encode(pair, tokenizer, prepend_bos=prepend_bos)) - len(token_ids(tokenizer, pair.clean))

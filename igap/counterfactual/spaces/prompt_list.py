@@ -5,24 +5,24 @@ from typing import Any
 
 import torch
 
-from igap.counterfactual.spaces.base import Filled, Slot, Space, filled
-from igap.counterfactual.spaces.positions import encoded, n_leading
+from igap.counterfactual.spaces.base import BoundSpace, Slot, Space, bind_space
+from igap.counterfactual.spaces.positions import count_leading_tokens, encode
 from igap.errors import InputError
 from igap.prompts import PromptPair
 
 
-def listed(pair: PromptPair, prompts: Sequence[str], tokenizer: Any, *, prepend_bos: bool) -> Space:
+def prompt_list_space(pair: PromptPair, prompts: Sequence[str], tokenizer: Any, *, prepend_bos: bool) -> Space:
     """The space of these corrupted prompts: one slot, the whole prompt.
 
     What has another token length than the clean prompt, or unknown words, is left out and counted; so is a text that
     comes twice. Raises InputError on a space with fewer than two candidates.
     """
-    length = len(encoded(pair, tokenizer, prepend_bos=prepend_bos))
+    length = len(encode(pair, tokenizer, prepend_bos=prepend_bos))
     options: dict[str, None] = {}
     left_out = {"another token length": 0, "unknown words": 0, "twice": 0}
     for text in prompts:
         try:
-            ids = encoded(pair, tokenizer, text, prepend_bos=prepend_bos, item="search.space.prompts")
+            ids = encode(pair, tokenizer, text, prepend_bos=prepend_bos, item="search.space.prompts")
         except InputError:
             left_out["unknown words"] += 1
             continue
@@ -32,18 +32,20 @@ def listed(pair: PromptPair, prompts: Sequence[str], tokenizer: Any, *, prepend_
             left_out["twice"] += 1
         else:
             options[text] = None
-    slot = Slot("prompt", tuple(options), tuple(range(n_leading(pair, tokenizer, prepend_bos=prepend_bos), length)))
+    slot = Slot(
+        "prompt", tuple(options), tuple(range(count_leading_tokens(pair, tokenizer, prepend_bos=prepend_bos), length))
+    )
     return Space("prompts", (slot,), left_out=left_out).check()
 
 
-def fill_listed(
+def bind_prompt_list(
     space: Space, pairs: Sequence[PromptPair], tokenizer: Any, *, prepend_bos: bool, device: torch.device | str = "cpu"
-) -> Filled:
+) -> BoundSpace:
     """The space for these clean prompts: each candidate is the corrupted prompt of all of them."""
     (slot,) = space.slots
     clean, options = (
-        torch.tensor([encoded(pairs[0], tokenizer, text, prepend_bos=prepend_bos) for text in texts], device=device)
+        torch.tensor([encode(pairs[0], tokenizer, text, prepend_bos=prepend_bos) for text in texts], device=device)
         for texts in ([pair.clean for pair in pairs], slot.options)
     )
     table = options[None, :, list(slot.positions)].expand(len(pairs), -1, -1)
-    return filled(space, pairs, clean, [table], lambda _, candidate: slot.options[candidate[0]])
+    return bind_space(space, pairs, clean, [table], lambda _, candidate: slot.options[candidate[0]])

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from igap.counterfactual.spaces.base import KEEP, Candidate, Filled, Slot, Space, filled
-from igap.counterfactual.spaces.positions import encoded, fits, n_leading
+from igap.counterfactual.spaces.base import KEEP, BoundSpace, Candidate, Slot, Space, bind_space
+from igap.counterfactual.spaces.positions import count_leading_tokens, encode, fits
 from igap.counterfactual.spaces.template import LISTS
 from igap.errors import InputError
 from igap.prompts import PromptPair
@@ -21,7 +21,7 @@ WORDS = "words"
 _LETTERS = re.compile(r"[A-Za-z]+")
 
 
-def substitute(
+def substitution_space(
     pair: PromptPair,
     positions: Sequence[int] | None,
     vocabulary: Sequence[str],
@@ -35,7 +35,7 @@ def substitute(
     `vocabulary` holds words, names of lists, or `WORDS`. Raises InputError on positions that are no whole words, on
     words that are not one token, and on a space with fewer than two candidates.
     """
-    spans = _whole_words(pair, tokenizer, prepend_bos=prepend_bos)
+    spans = _find_whole_words(pair, tokenizer, prepend_bos=prepend_bos)
     chosen = sorted(spans) if positions is None else list(positions)
     wrong = [position for position in chosen if position not in spans]
     if wrong or len(set(chosen)) < len(chosen):
@@ -53,12 +53,12 @@ def substitute(
     return Space("substitute", tuple(slots), max_edits=max_edits, left_out=left_out).check()
 
 
-def fill_substitutes(
+def bind_substitution(
     space: Space, pairs: Sequence[PromptPair], tokenizer: Any, *, prepend_bos: bool, device: torch.device | str = "cpu"
-) -> Filled:
+) -> BoundSpace:
     """The space for these clean prompts. Raises InputError where a position is no whole word in one of them."""
-    clean = torch.tensor([encoded(pair, tokenizer, prepend_bos=prepend_bos) for pair in pairs])
-    spans = {pair.clean: _whole_words(pair, tokenizer, prepend_bos=prepend_bos) for pair in pairs}
+    clean = torch.tensor([encode(pair, tokenizer, prepend_bos=prepend_bos) for pair in pairs])
+    spans = {pair.clean: _find_whole_words(pair, tokenizer, prepend_bos=prepend_bos) for pair in pairs}
     for pair, slot in itertools.product(pairs, space.slots):
         if slot.positions[0] not in spans[pair.clean]:
             raise InputError(
@@ -86,7 +86,7 @@ def fill_substitutes(
             text = text if word == KEEP else text[:start] + word + text[end:]
         return text
 
-    return filled(space, pairs, clean.to(device), tables, write)
+    return bind_space(space, pairs, clean.to(device), tables, write)
 
 
 def _vocabulary(entries: Sequence[str], tokenizer: Any) -> tuple[list[str], int]:
@@ -95,7 +95,7 @@ def _vocabulary(entries: Sequence[str], tokenizer: Any) -> tuple[list[str], int]
     misfits, n_out = [], 0
     for entry in entries:
         if entry == WORDS:
-            found |= dict.fromkeys(_every_word(tokenizer))
+            found |= dict.fromkeys(_list_words(tokenizer))
         else:
             for word in LISTS.get(entry, (entry,)):
                 if fits(tokenizer, word, f" {word}", 1):
@@ -111,16 +111,16 @@ def _vocabulary(entries: Sequence[str], tokenizer: Any) -> tuple[list[str], int]
     return list(found), n_out
 
 
-def _every_word(tokenizer: Any) -> list[str]:
+def _list_words(tokenizer: Any) -> list[str]:
     special = set(tokenizer.all_special_ids)
     texts = [tokenizer.decode([i]) for i in range(len(tokenizer)) if i not in special]
     words = dict.fromkeys(text.strip() for text in texts if _LETTERS.fullmatch(text.strip()))
     return [word for word in words if fits(tokenizer, word, f" {word}", 1)]
 
 
-def _whole_words(pair: PromptPair, tokenizer: Any, *, prepend_bos: bool) -> Mapping[int, tuple[int, int]]:
+def _find_whole_words(pair: PromptPair, tokenizer: Any, *, prepend_bos: bool) -> Mapping[int, tuple[int, int]]:
     """Token position to the characters of the word, of every token of the clean prompt that is a whole word."""
-    text, first = pair.clean, n_leading(pair, tokenizer, prepend_bos=prepend_bos)
+    text, first = pair.clean, count_leading_tokens(pair, tokenizer, prepend_bos=prepend_bos)
     whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     found = {}
     for i, (token, (start, end)) in enumerate(zip(whole["input_ids"], whole["offset_mapping"], strict=True)):

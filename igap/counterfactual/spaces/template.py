@@ -13,8 +13,15 @@ from typing import Any
 
 import torch
 
-from igap.counterfactual.spaces.base import KEEP, Candidate, Filled, Slot, Space, filled
-from igap.counterfactual.spaces.positions import Place, encoded, in_pieces, n_leading, parsed, places_in
+from igap.counterfactual.spaces.base import KEEP, BoundSpace, Candidate, Slot, Space, bind_space
+from igap.counterfactual.spaces.positions import (
+    SlotPosition,
+    count_leading_tokens,
+    encode,
+    find_slots,
+    parse_template,
+    split_prompt,
+)
 from igap.datasets import ioi
 from igap.datasets.words import ANIMALS, NAMES, OBJECTS, PLACES, VERBS
 from igap.errors import InputError
@@ -47,12 +54,12 @@ that it does not have; the K-th animal."""
 _OPERATOR = re.compile(r"=(keep|S|IO|N1|N2|(?P<pool>fresh|animal)\[(?P<index>\d+)\])")
 
 
-def matching_template(text: str) -> str | None:
+def find_template(text: str) -> str | None:
     """The generator's template that this prompt follows; None where it follows none."""
-    return next((template for template in ioi.TEMPLATES if _fills(template, text) is not None), None)
+    return next((template for template in ioi.TEMPLATES if match_slots(template, text) is not None), None)
 
 
-def build(
+def template_space(
     template: str | None,
     lists: Mapping[str, Sequence[str]],
     pair: PromptPair,
@@ -66,14 +73,14 @@ def build(
     Raises InputError on a slot without a list or a list without a slot, on words that take another number of tokens
     than stand there, and on a space with fewer than two candidates.
     """
-    asked, template = template, template or matching_template(pair.clean)
+    asked, template = template, template or find_template(pair.clean)
     if template is None:
         raise InputError(
             f"search.space.template: got null, and prompts.clean ({pair.clean!r}) follows none of igap's templates. "
             "Write the prompt with its slots in braces: search.space.template='After {first} met {second}, {subject} "
             "waved to'."
         )
-    fills = _fills(template, pair.clean)
+    fills = match_slots(template, pair.clean)
     if fills is None:
         raise InputError(
             f"search.space.template: got {template!r}, which prompts.clean ({pair.clean!r}) does not follow. Correct "
@@ -92,7 +99,7 @@ def build(
             raise InputError(
                 f"search.space.slots.{name}: got {what}, wanted lists for exactly {', '.join(fills)}. {remedy}"
             )
-    pieces = [continuation(tokenizer, before, text) for _, before, text in in_pieces(template, fills)]
+    pieces = [continuation(tokenizer, before, text) for _, before, text in split_prompt(template, fills)]
     whole = token_ids(tokenizer, pair.clean)
     if None in pieces or list(itertools.chain(*filter(None, pieces))) != whole:
         shown = "|".join(tokenizer.decode([i]) for i in whole)
@@ -102,8 +109,8 @@ def build(
         )
     slots: list[Slot] = []
     left_out: dict[str, int] = {}
-    start = n_leading(pair, tokenizer, prepend_bos=prepend_bos)
-    for slot, places in places_in(template, fills, tokenizer, start).items():
+    start = count_leading_tokens(pair, tokenizer, prepend_bos=prepend_bos)
+    for slot, places in find_slots(template, fills, tokenizer, start).items():
         width = len(places[0].positions)
         options, left_out[f"{slot}: not {width} known token{'s' * (width != 1)}"] = _options(
             slot, lists[slot], fills[slot], places, tokenizer
@@ -113,9 +120,9 @@ def build(
     return Space("slots", chosen, template, max_edits, left_out).check()
 
 
-def fill(
+def bind_template(
     space: Space, pairs: Sequence[PromptPair], tokenizer: Any, *, prepend_bos: bool, device: torch.device | str = "cpu"
-) -> Filled:
+) -> BoundSpace:
     """The space for these clean prompts, which all follow its template in as many tokens.
 
     Raises InputError on a rule whose word takes another number of tokens than the slot has.
@@ -123,8 +130,10 @@ def fill(
     template = space.template
     assert template is not None
     pools = {"fresh": single_tokens(tokenizer, NAMES), "animal": single_tokens(tokenizer, ANIMALS)}
-    every = [_fills(template, pair.clean) or {} for pair in pairs]
-    places_of = places_in(template, every[0], tokenizer, n_leading(pairs[0], tokenizer, prepend_bos=prepend_bos))
+    every = [match_slots(template, pair.clean) or {} for pair in pairs]
+    places_of = find_slots(
+        template, every[0], tokenizer, count_leading_tokens(pairs[0], tokenizer, prepend_bos=prepend_bos)
+    )
     tables = []
     for slot in space.slots:
         places = places_of[slot.name]
@@ -142,17 +151,17 @@ def fill(
                     )
         rows_of = [[list(itertools.chain(*ids[text])) for text in row] for row in words]
         tables.append(torch.tensor(rows_of, device=device))
-    rows = [encoded(pair, tokenizer, prepend_bos=prepend_bos) for pair in pairs]
+    rows = [encode(pair, tokenizer, prepend_bos=prepend_bos) for pair in pairs]
 
     def write(pair: PromptPair, candidate: Candidate) -> str:
-        fills = _fills(template, pair.clean) or {}
+        fills = match_slots(template, pair.clean) or {}
         named = zip(space.slots, space.words(candidate), strict=True)
         return template.format(**fills | {s.name: _word(option, s.name, fills, pair, pools) for s, option in named})
 
-    return filled(space, pairs, torch.tensor(rows, device=device), tables, write)
+    return bind_space(space, pairs, torch.tensor(rows, device=device), tables, write)
 
 
-def clean_prompts(
+def generate_clean_prompts(
     pair: PromptPair, template: str | None, n: int, seed: int, tokenizer: Any, *, at_least: int | None = None
 ) -> list[PromptPair]:
     """The pair and up to `n` - 1 others of its template: other names, places, verbs, objects, all known, no two equal.
@@ -166,9 +175,9 @@ def clean_prompts(
             f"clean.n: got {n} clean prompts (heldout.n counted) with a prompt of your own, whose others igap cannot "
             "make. Use clean.n=1 heldout.n=0, or a prompt that follows one of igap's IOI templates."
         )
-    fills = _fills(template, pair.clean)
+    fills = match_slots(template, pair.clean)
     assert fills is not None, "build or matching_template has seen to it"
-    if [pair.answer.strip(), pair.distractor.strip()] != [_other(fills), fills["subject"]]:
+    if [pair.answer.strip(), pair.distractor.strip()] != [_name_that_does_not_act(fills), fills["subject"]]:
         raise InputError(
             f"clean.n: got {n} clean prompts (heldout.n counted), whose others ask for the name that does not act "
             f"beside the one that does; the pair asks for {pair.answer!r} beside {pair.distractor!r}. Use clean.n=1 "
@@ -177,10 +186,10 @@ def clean_prompts(
     ids = cache(partial(continuation, tokenizer))  # few words in many prompts
 
     def pieces_of(fills: Mapping[str, str]) -> list[list[int]]:
-        return [ids(before, text) or [] for _, before, text in in_pieces(template, fills)]
+        return [ids(before, text) or [] for _, before, text in split_prompt(template, fills)]
 
     widths = list(map(len, pieces_of(fills)))
-    places = places_in(template, fills, tokenizer, 0)
+    places = find_slots(template, fills, tokenizer, 0)
     words = {
         slot: [word for word in every if all(place.fits(tokenizer, word) for place in places.get(slot, ()))]
         for slot, every in ioi.WORDS.items()
@@ -201,7 +210,7 @@ def clean_prompts(
         words=words,
     )
     for example in itertools.islice(stream, 200 * n if possible else 0):
-        own = _fills(template, example.clean) or {}
+        own = match_slots(template, example.clean) or {}
         pieces = pieces_of(own)
         known = all(piece and tokenizer.unk_token_id not in piece for piece in pieces)
         if example.clean not in texts and known and widths == list(map(len, pieces)):
@@ -218,18 +227,18 @@ def clean_prompts(
     return found
 
 
-def _other(fills: Mapping[str, str]) -> str:
+def _name_that_does_not_act(fills: Mapping[str, str]) -> str:
     """Of the two names of a generated prompt the one that does not act."""
     return fills["second"] if fills["subject"] == fills["first"] else fills["first"]
 
 
 def slot_names(template: str) -> list[str]:
     """The names in braces, in order."""
-    return [name for _, name in parsed(template) if name is not None]
+    return [name for _, name in parse_template(template) if name is not None]
 
 
 def _options(
-    name: str, offered: Sequence[str], clean: str, places: Sequence[Place], tokenizer: Any
+    name: str, offered: Sequence[str], clean: str, places: Sequence[SlotPosition], tokenizer: Any
 ) -> tuple[tuple[str, ...], int]:
     """The options of a slot, each once, and how many words of named lists it cannot hold."""
     width = len(places[0].positions)
@@ -252,7 +261,7 @@ def _options(
                 elif entry in LISTS:
                     n_out += 1
                 else:
-                    misfits.append(_misfit(tokenizer, wrong[0], word))
+                    misfits.append(_describe_misfit(tokenizer, wrong[0], word))
     if misfits:
         raise InputError(
             f"search.space.slots.{name}: got {', '.join(misfits)}, wanted words of {width} known token"
@@ -266,7 +275,7 @@ def _options(
     return tuple(options), n_out
 
 
-def _misfit(tokenizer: Any, place: Place, word: str) -> str:
+def _describe_misfit(tokenizer: Any, place: SlotPosition, word: str) -> str:
     ids = place.ids(tokenizer, word)
     unknown = tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids
     return f"{word!r} ({'unknown' if unknown else f'{len(ids)} tokens'})"
@@ -296,11 +305,11 @@ def _word(
     return {"keep": fills[slot], "S": subject, "IO": pair.answer.strip()}[operator[1]]
 
 
-def _fills(template: str, text: str) -> dict[str, str] | None:
+def match_slots(template: str, text: str) -> dict[str, str] | None:
     """What a prompt has in each slot of the template; None where it does not follow it."""
     parts = []
     seen: set[str] = set()
-    for literal, name in parsed(template):
+    for literal, name in parse_template(template):
         parts.append(re.escape(literal))
         if name is not None:
             parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>.+?)")

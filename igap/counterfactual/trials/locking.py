@@ -22,7 +22,7 @@ _LOOK_EVERY = 0.005
 
 
 @contextmanager
-def alone(storage: BaseStorage, study: str) -> Iterator[None]:
+def exclusive(storage: BaseStorage, study: str) -> Iterator[None]:
     """A block that no other worker of the study is in at the same time.
 
     In a database it is one transaction, kept as a whole or, of a worker that is killed, not at all; it is also made
@@ -105,17 +105,17 @@ class JournalLock(JournalFileOpenLock):
     def acquire(self) -> bool:
         """True, once the lock is held. Raises TimeoutError where another program does not give it back."""
         if not self._depth:
-            self._held = _locked(self._file.with_suffix(".lock"), self.patience)
+            self._held = _open_locked(self._file.with_suffix(".lock"), self.patience)
             if self._held is None:
                 super().acquire()
             try:
                 if self._held is not None:
-                    _undo(self._file, self._held)
-                _cut(self._file)
+                    _roll_back(self._file, self._held)
+                _drop_partial_line(self._file)
                 if self._held is not None:
                     self._held.write(str(self._file.stat().st_size).encode())
             except BaseException:
-                self._give_back()
+                self._unlock()
                 raise
         self._depth += 1
         return True
@@ -124,9 +124,9 @@ class JournalLock(JournalFileOpenLock):
         """Gives it back, the last time it is called."""
         self._depth -= 1
         if not self._depth:
-            self._give_back()
+            self._unlock()
 
-    def _give_back(self) -> None:
+    def _unlock(self) -> None:
         if self._held is None:
             super().release()
         else:
@@ -135,7 +135,7 @@ class JournalLock(JournalFileOpenLock):
             self._held.close()
 
 
-def _locked(file: Path, patience: float) -> FileIO | None:
+def _open_locked(file: Path, patience: float) -> FileIO | None:
     """The file, open and locked; None where there are no such locks. Raises TimeoutError after `patience` seconds."""
     opened, deadline = file.open("a+b", buffering=0), time.monotonic() + patience
     while True:
@@ -154,7 +154,7 @@ def _locked(file: Path, patience: float) -> FileIO | None:
             return None
 
 
-def _undo(file: Path, lock: FileIO) -> None:
+def _roll_back(file: Path, lock: FileIO) -> None:
     """Takes away what was written under a lock that was never given back, which has the file's size before that."""
     lock.seek(0)
     size = lock.read(20)
@@ -163,7 +163,7 @@ def _undo(file: Path, lock: FileIO) -> None:
     lock.truncate(0)
 
 
-def _cut(file: Path) -> None:
+def _drop_partial_line(file: Path) -> None:
     """Takes away a line without an end, which its writer did not live to finish: the next would make it unreadable.
 
     Raises ValueError where it is no line of a journal.

@@ -20,7 +20,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
-from igap.counterfactual.quiet import experimental
+from igap.counterfactual.quiet import allow_experimental
 from igap.counterfactual.trials.locking import Journal
 from igap.errors import InputError
 
@@ -48,26 +48,26 @@ logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL + 1)
 
 
 @contextmanager
-def told(what: str, remedy: str) -> Iterator[None]:
+def one_line_errors(what: str, remedy: str) -> Iterator[None]:
     """A block of a storage's code: whatever it does wrong is one line, and Ctrl-C waits for its end.
 
     Raises OSError where the machine has no room, InputError on all else, for what a storage holds may be anything.
     """
     try:
-        with uninterrupted():
+        with defer_interrupt():
             yield
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        if _without_room(error):
+        if _is_out_of_space(error):
             raise OSError(
-                f"search.storage: {_said(error)}. What it has is kept: make room, and the same command goes on."
+                f"search.storage: {_redacted(error)}. What it has is kept: make room, and the same command goes on."
             ) from None
-        raise InputError(f"search.storage: got {what}: {_said(error)}. {remedy}") from None
+        raise InputError(f"search.storage: got {what}: {_redacted(error)}. {remedy}") from None
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def defer_interrupt() -> Iterator[None]:
     """A block after which Ctrl-C takes effect: SQLAlchemy prints what stops it while it cleans up. A second one is not
     held back.
     """
@@ -92,14 +92,14 @@ def uninterrupted() -> Iterator[None]:
             before(signal.SIGINT, None)
 
 
-def only_study(storage: BaseStorage) -> str | None:
+def find_only_study(storage: BaseStorage) -> str | None:
     """The name of the one study in a storage; None where there is none, or several."""
-    with told("studies that cannot be read", "Remove a damaged file, or set name=NAME for a new one."):
+    with one_line_errors("studies that cannot be read", "Remove a damaged file, or set name=NAME for a new one."):
         names = optuna.get_all_study_names(storage)
     return names[0] if len(names) == 1 else None
 
 
-def storage_of(kind: str, folder: Path, address: str = "") -> BaseStorage:
+def open_storage(kind: str, folder: Path, address: str = "") -> BaseStorage:
     """The storage of a search.
 
     Raises InputError where it cannot be used, does not answer within REACH seconds or is not free within FREE; OSError
@@ -108,7 +108,7 @@ def storage_of(kind: str, folder: Path, address: str = "") -> BaseStorage:
     if kind == "memory":
         return InMemoryStorage()
     where = {"postgres": f"the server in {URL}", "grpc": address}.get(kind, str(folder))
-    with told(
+    with one_line_errors(
         f"{kind} ({where}), which cannot be used",
         "Start it, end the program that holds it, remove a damaged file, or use another: search/storage=journal, "
         "name=NAME.",
@@ -120,7 +120,7 @@ def storage_of(kind: str, folder: Path, address: str = "") -> BaseStorage:
         file = folder / FILES[kind]
         _check_file(file)
         if kind == "journal":
-            with experimental():
+            with allow_experimental():
                 return Journal(file, FREE)
         _check_database(file)
         # Another worker may hold the file while it writes a batch.
@@ -202,20 +202,20 @@ def _grpc(address: str) -> BaseStorage:
             "optuna.storages.run_grpc_proxy_server there, or set search.storage.address."
         ) from None
     host, _, port = address.rpartition(":")
-    with experimental():
+    with allow_experimental():
         return GrpcStorageProxy(host=host, port=int(port))
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error and those behind it, SQLAlchemy's last ones too."""
     while error is not None:
         yield error
         error = getattr(error, "orig", None) or error.__cause__
 
 
-def _without_room(error: Exception) -> bool:
+def _is_out_of_space(error: Exception) -> bool:
     """Whether the machine is at fault: no space, no quota, a disk that does not write."""
-    for one in _causes(error):
+    for one in _iterate_causes(error):
         name, state = getattr(one, "sqlite_errorname", None) or "", getattr(one, "sqlstate", None) or ""
         if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")) or state.startswith("53"):
             return True
@@ -224,7 +224,7 @@ def _without_room(error: Exception) -> bool:
     return False
 
 
-def _said(error: Exception) -> str:
+def _redacted(error: Exception) -> str:
     """The first line of what went wrong, without an address that may hold a password, nor a piece of that.
 
     A password with @, : or / in it is cut in the wrong place, and its rest taken for a host or a port.

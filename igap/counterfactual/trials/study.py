@@ -21,10 +21,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from igap.counterfactual.history import History, Proposal
 from igap.counterfactual.objective.objective import Objective
-from igap.counterfactual.quiet import experimental
+from igap.counterfactual.quiet import allow_experimental
 from igap.counterfactual.spaces.base import Space
-from igap.counterfactual.trials.locking import alone
-from igap.counterfactual.trials.storages import told
+from igap.counterfactual.trials.locking import exclusive
+from igap.counterfactual.trials.storages import one_line_errors
 from igap.errors import InputError
 
 SCHEMA = 1
@@ -35,7 +35,7 @@ _READ = ("a study that cannot be read", "Restore it from a copy, or set name=NAM
 
 
 @dataclass(frozen=True)
-class Tried:
+class EvaluatedTrial:
     """A finished trial."""
 
     proposal: Proposal
@@ -54,17 +54,22 @@ class Tried:
         return self.values[0]
 
     @property
-    def broken(self) -> tuple[str, ...]:
+    def violated(self) -> tuple[str, ...]:
         """Names of the bounds that it breaks."""
         return tuple(name for name, by in self.violations.items() if by > 0)
 
     @property
-    def counts(self) -> bool:
-        """Whether it neither failed nor broke a bound."""
-        return not math.isnan(self.value) and not self.broken
+    def is_failed(self) -> bool:
+        """True if it has no value."""
+        return math.isnan(self.value)
+
+    @property
+    def is_feasible(self) -> bool:
+        """True if the trial succeeded and satisfies every constraint."""
+        return not self.is_failed and not self.violated
 
 
-class Trials:
+class TrialStore:
     """A study's trials: read back, and added in batches."""
 
     def __init__(
@@ -84,26 +89,28 @@ class Trials:
         self._distributions: dict[str, BaseDistribution] = {
             slot.name: IntDistribution(0, max(1, len(slot.options) - 1)) for slot in space.slots
         }
-        self._read: dict[int, Tried] = {}
+        self._read: dict[int, EvaluatedTrial] = {}
         wanted = {"schema": SCHEMA, "space": space.digest, **identity}
-        with told(*_READ):
+        with one_line_errors(*_READ):
             if name in optuna.get_all_study_names(storage):
                 self.study = optuna.load_study(study_name=name, storage=storage)
             else:
                 self.study = optuna.create_study(
                     storage=storage, study_name=name, directions=self.directions, load_if_exists=True
                 )
-            with alone(storage, name):
-                kept = self._kept(wanted, objective)
+            with exclusive(storage, name):
+                kept = self._stored_identity(wanted, objective)
             attributes = self.study.user_attrs
             self.id = str(attributes["id"])
             """Of the study, wherever it is moved to."""
             slots = _slots(space)
             if kept is not None:
-                _check_same(kept, wanted, [slot for slot in slots | attributes["slots"]
+                _check_identity(kept, wanted, [slot for slot in slots | attributes["slots"]
                                            if slots.get(slot) != attributes["slots"].get(slot)])  # fmt: skip
 
-    def _kept(self, wanted: Mapping[str, object], objective: Objective | None) -> Mapping[str, object] | None:
+    def _stored_identity(
+        self, wanted: Mapping[str, object], objective: Objective | None
+    ) -> Mapping[str, object] | None:
         """What the study is of, as it was when it was made; None where it is made now, of `wanted`."""
         kept: Mapping[str, object] | None = self.study.user_attrs.get("igap")
         if kept is not None:
@@ -119,48 +126,48 @@ class Trials:
         self.study.set_user_attr("slots", _slots(self.space))
         self.study.set_user_attr("id", uuid.uuid4().hex[:12])
         if objective is not None:
-            with experimental():
+            with allow_experimental():
                 self.study.set_metric_names(list(objective.terms))
         self.study.set_user_attr("igap", dict(wanted))
         return None
 
-    def tried(self) -> list[Tried]:
+    def all(self) -> list[EvaluatedTrial]:
         """All trials, in the order of their numbers. Raises InputError on a storage that has failed meanwhile."""
-        with told(*_WHILE):
+        with one_line_errors(*_WHILE):
             trials = self.study.get_trials(deepcopy=False)
-        with told(*_READ):
+        with one_line_errors(*_READ):
             for trial in trials:
                 if trial.number not in self._read and trial.state.is_finished():
-                    self._read[trial.number] = self._tried(trial)
+                    self._read[trial.number] = self._from_optuna(trial)
         return [self._read[number] for number in sorted(self._read)]
 
-    def history(self, tried: Sequence[Tried] | None = None) -> History:
+    def history(self, trials: Sequence[EvaluatedTrial] | None = None) -> History:
         """What the proposals go by, of all trials or of these: of `edits`, fewer are better."""
-        tried = self.tried() if tried is None else tried
+        trials = self.all() if trials is None else trials
         turned = np.array([-1.0 if direction == "minimize" else 1.0 for direction in self.directions])
-        points = [one.values if one.counts else (math.nan,) * len(turned) for one in tried]
-        array = np.array(points, dtype=np.float64).reshape(len(tried), len(turned))
-        return History(self.space, tuple(one.proposal for one in tried), array * turned)
+        points = [one.values if one.is_feasible else (math.nan,) * len(turned) for one in trials]
+        array = np.array(points, dtype=np.float64).reshape(len(trials), len(turned))
+        return History(self.space, tuple(one.proposal for one in trials), array * turned)
 
-    def add(self, batch: Sequence[Tried], until: int | None = None) -> None:
+    def add(self, batch: Sequence[EvaluatedTrial], until: int | None = None) -> None:
         """Puts finished trials into the storage, no more than make `until` in all, and none that another worker has.
 
         Raises InputError on a storage that has failed meanwhile.
         """
         name = self.study.study_name
         try:
-            with told(*_WHILE), alone(self._storage, name):
-                there = self.tried()
+            with one_line_errors(*_WHILE), exclusive(self._storage, name):
+                there = self.all()
                 seen = {one.proposal.candidate for one in there}
                 new = [one for one in batch if one.proposal.candidate not in seen]
                 room = None if until is None else max(0, until - len(there))
-                self.study.add_trials([self._frozen(one) for one in new[:room]])
+                self.study.add_trials([self._to_optuna(one) for one in new[:room]])
         except BaseException:  # also Ctrl-C, after which there is a report: of what the storage has
-            with told(*_WHILE):  # anew: Optuna's cache has what was undone
+            with one_line_errors(*_WHILE):  # anew: Optuna's cache has what was undone
                 self.study = optuna.load_study(study_name=name, storage=self._storage)
             raise
 
-    def _frozen(self, one: Tried) -> FrozenTrial:
+    def _to_optuna(self, one: EvaluatedTrial) -> FrozenTrial:
         failed = math.isnan(one.value)
         attributes: dict[str, Any] = {
             "source": one.proposal.source,
@@ -168,9 +175,9 @@ class Trials:
             "rule": self.space.rule(one.proposal.candidate),
             "effects": list(one.effects),
         }
-        if failed or one.broken:
+        if failed or one.violated:
             attributes["reason"] = one.reason or "; ".join(
-                f"{name} is broken by {one.violations[name]:.4g}" for name in one.broken
+                f"{name} is broken by {one.violations[name]:.4g}" for name in one.violated
             )
         return create_trial(
             state=TrialState.FAIL if failed else TrialState.COMPLETE,
@@ -181,7 +188,7 @@ class Trials:
             constraints=dict(one.violations) or None,
         )
 
-    def _tried(self, trial: FrozenTrial) -> Tried:
+    def _from_optuna(self, trial: FrozenTrial) -> EvaluatedTrial:
         """The trial as it was put in. Raises an exception of any kind on one that was not put in by igap."""
         candidate = tuple(int(trial.params[slot.name]) for slot in self.space.slots)
         for slot, index in zip(self.space.slots, candidate, strict=True):
@@ -195,7 +202,7 @@ class Trials:
         elif len(values) != len(self.directions) or not all(map(math.isfinite, values)):
             raise ValueError(f"trial {trial.number} has the values {values}, wanted {len(self.directions)} numbers")
         effects = tuple(float(effect) for effect in attributes["effects"])
-        return Tried(proposal, values, effects, trial.constraints, attributes.get("reason", ""))
+        return EvaluatedTrial(proposal, values, effects, trial.constraints, attributes.get("reason", ""))
 
 
 def _slots(space: Space) -> dict[str, str]:
@@ -206,7 +213,7 @@ def _digest(options: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(options)).encode()).hexdigest()[:12]
 
 
-def _check_same(kept: Mapping[str, object], wanted: Mapping[str, object], slots: Sequence[str]) -> None:
+def _check_identity(kept: Mapping[str, object], wanted: Mapping[str, object], slots: Sequence[str]) -> None:
     """Raises InputError where a study in a storage is not the one that is asked for; `slots` are those that differ."""
     schema = kept.get("schema")
     if not isinstance(schema, int) or schema > SCHEMA:

@@ -3,7 +3,7 @@
 Optuna's importances are near uniform here, where a slot has many words and few trials share one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
@@ -11,45 +11,59 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from igap.counterfactual.history import Floats
-from igap.counterfactual.spaces.base import Candidate, Filled
-from igap.counterfactual.trials.study import Tried
+from igap.counterfactual.spaces.base import BoundSpace, Candidate
+from igap.counterfactual.trials.study import EvaluatedTrial
+from igap.counterfactual.validation.results import SlotImportance
+from igap.missing import Missing
 
 SAMPLE = 500
 """Trials whose pairs the shares are estimated from, at most."""
 
 
-def importance(
-    filled: Filled, worths: Callable[[Sequence[Tensor]], Floats], best: Candidate, value: float, tried: Sequence[Tried]
-) -> list[Mapping[str, float | str | None]]:
-    """Of each slot its word in the best prompt, the value without that word, and its share of variance at random.
+def slot_importance(
+    bound: BoundSpace,
+    evaluate: Callable[[Sequence[Tensor]], Floats],
+    best: Candidate,
+    value: float,
+    trials: Sequence[EvaluatedTrial],
+) -> tuple[SlotImportance, ...]:
+    """What each slot of the best prompt contributes, the largest loss first.
 
-    Where all candidates have been tried, the variance is that of them all.
+    Shares of variance are among the trials that were drawn at random; where all candidates have been tried, among all.
     """
-    space, changed = filled.space, filled.changed(best)
-    kept = [filled.partly(best, [i for i in range(len(space.slots)) if i != slot]) for slot in changed]
-    without = dict(zip(changed, map(float, worths(kept)), strict=True)) if changed else {}
-    whole = len(tried) == space.size  # nothing to draw at random
-    sample = [one for one in tried if one.counts and (whole or one.proposal.source in ("start", "random"))]
-    candidates = np.array([one.proposal.candidate for one in sample], dtype=np.int64).reshape(-1, len(space.slots))
-    shares, errors = variance_shares(candidates, np.array([one.value for one in sample]))
-    rows: list[Mapping[str, float | str | None]] = [
-        {
-            "slot": slot.name,
-            "word": space.words(best)[i],
-            "value_without": without.get(i, value),
-            "loss": value - without.get(i, value),
-            "variance_share": float(shares[i]) if np.isfinite(shares[i]) else None,
-            "variance_share_error": float(errors[i]) if np.isfinite(errors[i]) else None,
-        }
+    space, changed = bound.space, bound.changed_slots(best)
+    rows = [bound.with_slots(best, [i for i in range(len(space.slots)) if i != slot]) for slot in changed]
+    without = dict(zip(changed, map(float, evaluate(rows)), strict=True)) if changed else {}
+    exhausted = len(trials) == space.size  # nothing to draw at random
+    sample = [
+        trial for trial in trials if trial.is_feasible and (exhausted or trial.proposal.source in ("start", "random"))
+    ]
+    candidates = np.array([trial.proposal.candidate for trial in sample], dtype=np.int64).reshape(-1, len(space.slots))
+    shares, errors = variance_shares(candidates, np.array([trial.value for trial in sample]))
+    slots = [
+        SlotImportance(
+            slot=slot.name,
+            word=space.words(best)[i],
+            value_without=without.get(i, value),
+            loss=value - without.get(i, value),
+            variance_share=_or_missing(shares[i]),
+            variance_share_error=_or_missing(errors[i]),
+        )
         for i, slot in enumerate(space.slots)
     ]
-    return sorted(rows, key=lambda row: -float(str(row["loss"])))
+    return tuple(sorted(slots, key=lambda slot: -slot.loss))
+
+
+def _or_missing(share: float) -> float | Missing:
+    if np.isfinite(share):
+        return float(share)
+    return Missing("too few random trials, or their words or values do not vary")
 
 
 def variance_shares(
     candidates: Int[np.ndarray, "trial slot"], values: Float[np.ndarray, " trial"]
 ) -> tuple[Float64[np.ndarray, " slot"], Float64[np.ndarray, " slot"]]:
-    """Of random trials, each slot's share of the variance of their values, 0 to 1, and its jackknife standard error.
+    """Each slot's share of the variance of random trials' values, 0 to 1, and its jackknife standard error.
 
     Variance components of all slots at once (Haseman-Elston regression): two trials' values vary together by the
     components of those slots in which they have the same word. What no slot alone explains, words that matter only
@@ -91,5 +105,5 @@ def variance_shares(
     # Of the estimate that may be negative: a share that is cut off at 0 is not for that reason known exactly.
     without = np.stack([np.linalg.pinv(a, hermitian=True) @ b for a, b in map(system, range(n))]) * (1 - 1 / n_words)
     errors = np.sqrt((n - 1) / n * ((without - without.mean(0)) ** 2).sum(0))
-    told = (same[..., 1:].sum((0, 1)) > 0) & (same[..., 1:].sum((0, 1)) < n * (n - 1))
-    return np.where(told, shares, np.nan), np.where(told, errors, np.nan)
+    known = (same[..., 1:].sum((0, 1)) > 0) & (same[..., 1:].sum((0, 1)) < n * (n - 1))
+    return np.where(known, shares, np.nan), np.where(known, errors, np.nan)

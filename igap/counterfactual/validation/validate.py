@@ -1,11 +1,11 @@
 """How far to believe a search's best candidate: against chance, against harmless edits, on prompts it never saw.
 
-Everything is evaluated here anew; effects are in logits, values the first term of the objective over clean prompts.
+Everything is evaluated anew here. Effects are in logits; values are the objective's first term over clean prompts.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,183 +17,186 @@ from igap.attribution.activation_patching import activation_patching
 from igap.attribution.maps import scores_exist
 from igap.baselines import BaselineKind
 from igap.contrast import contrasts
-from igap.counterfactual.config import Bounds
+from igap.counterfactual.config import Constraints
 from igap.counterfactual.history import Floats, History
 from igap.counterfactual.objective.evaluator import Target
 from igap.counterfactual.objective.objective import Objective, signs
 from igap.counterfactual.samplers.base import draw
 from igap.counterfactual.samplers.pareto import front
-from igap.counterfactual.session import Search
-from igap.counterfactual.spaces.base import KEEP, Candidate, Filled
-from igap.counterfactual.spaces.template import build, fill, slot_names
-from igap.counterfactual.trials.study import Tried
-from igap.counterfactual.validation.importance import importance
-from igap.counterfactual.validation.neighbours import LOOKED_AT, ROUNDING, Number, Row, ladder, simplest, single_edits
-from igap.curves import OutputCurves, output_curve
+from igap.counterfactual.session import SearchSession
+from igap.counterfactual.spaces.base import KEEP, BoundSpace, Candidate
+from igap.counterfactual.spaces.template import bind_template, slot_names, template_space
+from igap.counterfactual.trials.study import EvaluatedTrial
+from igap.counterfactual.validation.importance import slot_importance
+from igap.counterfactual.validation.neighbours import (
+    LOOKED_AT,
+    evaluate_single_edits,
+    find_best_by_edit_count,
+    prune_prompt,
+)
+from igap.counterfactual.validation.results import (
+    BestPrompt,
+    Deletion,
+    HeadEffect,
+    HeldOut,
+    NeutralEdits,
+    PairEffects,
+    Plausibility,
+    RandomControl,
+    RankedPrompt,
+    ReferenceValues,
+    Validation,
+)
+from igap.curves import output_curve
 from igap.errors import InputError
 from igap.intervals import bootstrap_means
+from igap.missing import Missing
 from igap.prompts import PromptPair, tokenize
 from igap.sites import component_name
 
 NEUTRAL = 64
 """Neutral edits that are drawn."""
 TOP = 20
+"""Prompts in `Validation.top`, at most."""
 _NEUTRAL_SLOTS = {"place": "places", "verb": "verbs", "object": "objects", "other": "objects"}
+"""Slots whose words are no names, and the list of other words for each."""
 
 
-@dataclass(frozen=True, eq=False)
-class Certificate:
-    """What is known about the best candidate."""
+def validate(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> Validation:
+    """How far to believe the best of these trials.
 
-    candidate: Candidate
-    pairs: tuple[PromptPair, ...]
-    """The best pair of every clean prompt that it changes."""
-    summary: Mapping[str, Number]
-    tables: Mapping[str, Sequence[Row]]
-    """`top`, `single_edits`, `ladder`, `slots`, `heads`, `front`: rows."""
-    curves: Mapping[str, OutputCurves]
-    """F along the component's path with the pairs made by hand (`by_hand`) and with the best ones (`best`)."""
+    Args:
+        session: the search, on a frozen model; what is evaluated here counts in its cost.
+        trials: the trials to choose from, in order.
 
-
-def certify(search: Search, tried: Sequence[Tried]) -> Certificate:
-    """The certificate of the best of these trials.
-
-    Raises InputError where none has a value within the bounds, saying which bound took how many.
+    Raises:
+        InputError: no trial has a value within the constraints; the message counts what each constraint removed.
     """
-    ranked = sorted((one for one in tried if one.counts), key=lambda one: -one.value)
+    ranked = sorted((trial for trial in trials if trial.is_feasible), key=lambda trial: -trial.value)
     if not ranked:
-        raise InputError(_none_is_left(tried))
-    filled = search.filled.unshared()
-    winner = next((one for one in ranked if filled.changed(one.proposal.candidate)), None)
+        raise InputError(_explain_no_trial(trials))
+    bound = session.bound.unshare()
+    winner = next((trial for trial in ranked if bound.changed_slots(trial.proposal.candidate)), None)
     if winner is None:
         raise InputError("search: all corrupted prompts tried are the clean ones. Offer other words, or more trials.")
     best = winner.proposal.candidate
-    free = search.remembering(filled)
-    # Bounds choose among trials. Here every prompt gets its value, and a bound's numbers need not be computed. Of sign
-    # `abs` all are measured in the winner's direction: what turns the effect round does not add to it.
-    objective = replace(search.objective, bounds=Bounds())
-    seen = objective.effects(free.measured(filled.tokens([best]), objective))
+    evaluator = session.cached_evaluator(bound)
+    # Constraints choose among trials. Here every prompt gets its value, and their numbers need not be computed. Under
+    # sign=abs all are measured in the winner's direction: what turns the effect round does not add to it.
+    objective = replace(session.objective, constraints=Constraints())
+    effects = objective.effects(evaluator.measure(bound.tokens([best]), objective))
     if objective.sign == "abs" and objective.terms[0] != "disagreement":
-        objective = replace(objective, sign="raise" if seen.mean() > 0 else "drop")
+        objective = replace(objective, sign="raise" if effects.mean() > 0 else "drop")
 
-    def worths(rows: Sequence[Int[Tensor, "pair pos"]]) -> Floats:
-        return free.worths(torch.stack(list(rows), 1), objective)
+    def evaluate(rows: Sequence[Int[Tensor, "pair pos"]]) -> Floats:
+        return evaluator.objective_values(torch.stack(list(rows), 1), objective)
 
-    hand = torch.cat([tokenize(search.model, pair).corrupted for pair in filled.pairs])
-    value, by_hand = map(float, worths([filled.partly(best, range(len(filled.space.slots))), hand]))
-    own = objective.effects(free.measured(hand[:, None], objective))
-    summary: dict[str, Number] = {
-        "best/value": value,
-        "best/sign": objective.sign,
-        "best/rule": search.space.rule(best),
-        "best/trial": next(i for i, one in enumerate(tried) if one is winner),
-        "best/source": winner.proposal.source,
-        "best/edits": len(filled.changed(best)),
-        "prompts/bos": search.leading or "none",
-        "by_hand/value": by_hand,
-        "by_hand/own": (own * signs(own, objective.sign))[0, 0].item(),
-        **_against_chance(tried),
-        **_neutral(search, objective),
-        **_as_text(search, filled, best),
-    }
-    singles = single_edits(search, filled, objective, free, best, value)
-    better = [float(str(row["value"])) for row in singles if row["allowed"]]
-    summary |= {
-        "single_edits/n": len(singles),
-        "single_edits/of": sum(search.space.sizes) - len(search.space.sizes),
-        "single_edits/better": sum(v > value + ROUNDING * abs(value) for v in better),
-        "single_edits/best": max(better, default=None),
-    }
+    reference = torch.cat([tokenize(session.model, pair).corrupted for pair in bound.pairs])
+    value, reference_value = map(float, evaluate([bound.with_slots(best, range(len(bound.space.slots))), reference]))
+    own = objective.effects(evaluator.measure(reference[:, None], objective))
     pairs = tuple(
         PromptPair(pair.clean, text, pair.answer, pair.distractor, pair.min_gap, bos=pair.bos)
-        for pair, text in zip(filled.pairs, filled.texts(best), strict=True)
+        for pair, text in zip(bound.pairs, bound.texts(best), strict=True)
         if text != pair.clean
     )
     turn = {"raise": 1, "drop": -1, "abs": 0}[objective.sign]
-    alike = [one for one in ranked[:LOOKED_AT] if turn * sum(one.effects) >= 0]
-    steps = ladder(search, filled, worths, best, value, alike)
-    slots = importance(filled, worths, best, value, tried)
-    summary |= {f"ladder/{row['edits']}": row["value"] for row in steps}
-    summary |= simplest(search, filled, worths, best, value)
-    for row in slots:
-        summary |= {
-            f"slots/{row['slot']}/{name}": row[name] for name in ("loss", "variance_share", "variance_share_error")
-        }
-    as_runs, heads = _as_runs_have_it(search.model, pairs, search.filled.pairs, search.target)
-    where = component_name(search.target.site, search.target.layer, search.target.index)
-    return Certificate(
+    same_direction = [trial for trial in ranked[:LOOKED_AT] if turn * sum(trial.effects) >= 0]
+    model, reference_pairs, target = session.model, session.bound.pairs, session.target
+    component = component_name(target.site, target.layer, target.index)
+    reference_effects, reference_grid = _pair_effects(model, reference_pairs, target)
+    best_effects, best_grid = _pair_effects(model, pairs, target)
+    return Validation(
         candidate=best,
         pairs=pairs,
-        summary=summary | as_runs | _held_out(search, objective, best, value),
-        tables={
-            "top": _top(search, ranked),
-            "single_edits": singles,
-            "ladder": steps,
-            "slots": slots,
-            "heads": heads,
-            "front": _front(search, tried),
-        },
-        curves={
-            "by_hand": output_curve(search.model, list(search.filled.pairs), where),
-            "best": output_curve(search.model, list(pairs), where),
-        },
+        leading=session.leading,
+        best=BestPrompt(
+            value=value,
+            sign=objective.sign,
+            rule=session.space.rule(best),
+            trial=next(i for i, trial in enumerate(trials) if trial is winner),
+            source=winner.proposal.source,
+            edits=len(bound.changed_slots(best)),
+        ),
+        reference=ReferenceValues(reference_value, (own * signs(own, objective.sign))[0, 0].item()),
+        random=_compare_with_random(trials),
+        neutral=_evaluate_neutral_edits(session, objective),
+        plausibility=_judge_plausibility(session, bound, best),
+        single_edits=evaluate_single_edits(session, bound, objective, evaluator, best, value),
+        by_edit_count=find_best_by_edit_count(session.space, bound, evaluate, best, value, same_direction),
+        slots=slot_importance(bound, evaluate, best, value, trials),
+        pruned=prune_prompt(session.space, bound, evaluate, best, value),
+        reference_effects=reference_effects,
+        best_effects=best_effects,
+        deletion=_delete(model, reference_pairs, target, best_effects.ap),
+        heads=_head_effects(reference_grid, best_grid),
+        heldout=_evaluate_held_out(session, objective, best, value),
+        top=_select_diverse(session, ranked),
+        front=_pareto_front(session, trials),
+        reference_curve=output_curve(model, list(reference_pairs), component),
+        best_curve=output_curve(model, list(pairs), component),
     )
 
 
-def _none_is_left(tried: Sequence[Tried]) -> str:
-    n_failed = sum(bool(one.value != one.value) for one in tried)
-    broken = Counter(name for one in tried for name in one.broken)
-    parts = [f"constraints.{name} removed {n}" for name, n in broken.most_common()]
-    parts += [f"{n_failed} failed ({next(one.reason for one in tried if one.value != one.value)})"] if n_failed else []
+def _explain_no_trial(trials: Sequence[EvaluatedTrial]) -> str:
+    failed = [trial.reason for trial in trials if trial.is_failed]
+    violated = Counter(name for trial in trials for name in trial.violated)
+    parts = [f"constraints.{name} removed {n}" for name, n in violated.most_common()]
+    parts += [f"{len(failed)} failed ({failed[0]})"] if failed else []
     return (
-        f"search.space: none of {len(tried)} trials has a value within the bounds: {'; '.join(parts) or 'no trial'}. "
+        f"search.space: none of {len(trials)} trials has a value within the bounds: {'; '.join(parts) or 'no trial'}. "
         "Loosen a bound, offer other words, or set a larger search.until."
     )
 
 
-def _against_chance(tried: Sequence[Tried]) -> dict[str, Number]:
-    """The best of the random trials, and of as many of the search's own first ones; None where none was random."""
-    random = [one for one in tried if one.proposal.source in ("start", "random")]
-    chosen = [one for one in tried if one.proposal.source != "random"][: len(random)]
-    values = [one.value for one in random if one.counts]
-    control = any(one.proposal.source == "random" for one in random)  # its own random starts compare with nothing
-    return {
-        "random/n": len(random),
-        "random/best": max(values, default=None),
-        "random/mean": float(np.mean(values)) if values else None,
-        "random/search_at_equal_budget": max((o.value for o in chosen if o.counts), default=None) if control else None,
-    }
+def _compare_with_random(trials: Sequence[EvaluatedTrial]) -> RandomControl:
+    """The best of the random trials, and of as many of the search's own first ones."""
+    random = [trial for trial in trials if trial.proposal.source in ("start", "random")]
+    own = [trial for trial in trials if trial.proposal.source != "random"][: len(random)]
+    values = [trial.value for trial in random if trial.is_feasible]
+    own_values = [trial.value for trial in own if trial.is_feasible]
+    nothing = Missing("no random trial" if not random else "no random trial within the constraints")
+    if not any(trial.proposal.source == "random" for trial in random):
+        equal_budget: float | Missing = Missing("no random trials beside the search's own start")
+    else:
+        equal_budget = max(own_values) if own_values else Missing("no trial within the constraints")
+    return RandomControl(
+        n=len(random),
+        best=max(values) if values else nothing,
+        mean=float(np.mean(values)) if values else nothing,
+        search_at_equal_budget=equal_budget,
+    )
 
 
-def _neutral(search: Search, objective: Objective) -> dict[str, Number]:
-    """What edits do that change no name: another place, verb or object; the 95th percentile of their |value|."""
-    template, tokenizer = search.space.template, search.model.tokenizer
+def _evaluate_neutral_edits(session: SearchSession, objective: Objective) -> NeutralEdits | Missing:
+    """Draw edits that change no name, another place, verb or object, and take the 95th percentile of their |value|."""
+    template, tokenizer = session.space.template, session.model.tokenizer
     names = [] if template is None else [slot for slot in slot_names(template) if slot in _NEUTRAL_SLOTS]
     if template is None or not names:
-        return {"neutral/p95": None, "neutral/p95/reason": "no template with a place, a verb or an object"}
+        return Missing("no template with a place, a verb or an object")
     lists = {name: [KEEP, _NEUTRAL_SLOTS[name]] if name in names else [KEEP] for name in slot_names(template)}
-    pairs, prepend_bos = search.filled.pairs, bool(search.model.cfg.default_prepend_bos)
+    pairs, prepend_bos = session.bound.pairs, bool(session.model.cfg.default_prepend_bos)
     try:
-        space = build(template, lists, pairs[0], tokenizer, prepend_bos=prepend_bos)
+        space = template_space(template, lists, pairs[0], tokenizer, prepend_bos=prepend_bos)
     except InputError as error:  # no word of a list fits
-        return {"neutral/p95": None, "neutral/p95/reason": str(error)}
-    neutral = fill(space, pairs, tokenizer, prepend_bos=prepend_bos, device=search.filled.clean.device)
-    drawn = draw(History(space, (), np.zeros((0, 1))), NEUTRAL, np.random.default_rng(search.seed))
-    values = search.remembering(neutral).worths(neutral.tokens([one.candidate for one in drawn]), objective)
-    return {"neutral/n": len(drawn), "neutral/p95": float(np.quantile(np.abs(values), 0.95))}
+        return Missing(str(error))
+    neutral = bind_template(space, pairs, tokenizer, prepend_bos=prepend_bos, device=session.bound.clean.device)
+    drawn = draw(History(space, (), np.zeros((0, 1))), NEUTRAL, np.random.default_rng(session.seed))
+    tokens = neutral.tokens([proposal.candidate for proposal in drawn])
+    values = session.cached_evaluator(neutral).objective_values(tokens, objective)
+    return NeutralEdits(len(drawn), float(np.quantile(np.abs(values), 0.95)))
 
 
-def _as_text(search: Search, filled: Filled, best: Candidate) -> dict[str, Number]:
+def _judge_plausibility(session: SearchSession, bound: BoundSpace, best: Candidate) -> Plausibility:
     """How fluent the best prompts are beside the clean ones, and how unusual the component's activation is in them."""
-    tokens = filled.tokens([best])
-    free = search.remembering(filled)
-    found: dict[str, Number] = {"best/fluency": free.numbers(tokens, ["fluency"])["fluency"].mean().item()}
-    if search.ordinary is None:
-        return found | {"best/percentile": None, "best/percentile/reason": "too few ordinary prompts of this kind"}
-    return found | {"best/percentile": search.ordinary.percentile(free.evaluator, tokens).mean().item()}
+    tokens = bound.tokens([best])
+    evaluator = session.cached_evaluator(bound)
+    fluency = evaluator.numbers(tokens, ["fluency"])["fluency"].mean().item()
+    if session.distribution is None:
+        return Plausibility(fluency, Missing("too few ordinary prompts of this kind"))
+    return Plausibility(fluency, session.distribution.percentile(evaluator.evaluator, tokens).mean().item())
 
 
-def _singly(
+def _patch_component(
     model: TransformerBridge, pairs: Sequence[PromptPair], target: Target, baseline: BaselineKind = "corrupted"
 ) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"], Float[Tensor, " pair"]]:
     """AP effect, gap, and the least gap that gives a score, of each pair, in logits, from its texts as in any run."""
@@ -207,107 +210,97 @@ def _singly(
     return effects, gaps, least
 
 
-def _as_runs_have_it(
-    model: TransformerBridge, best: Sequence[PromptPair], by_hand: Sequence[PromptPair], target: Target
-) -> tuple[dict[str, Number], list[Row]]:
-    """Effect, gap, score and rank with the pairs made by hand and with the best ones; deletion and injection.
+def _pair_effects(
+    model: TransformerBridge, pairs: Sequence[PromptPair], target: Target
+) -> tuple[PairEffects, Float[Tensor, "layer head"]]:
+    """What a run reports of the component for these pairs, and the AP effect of every head, in logits."""
+    effects, gaps, least = _patch_component(model, pairs, target)
+    each = zip(effects.tolist(), gaps.tolist(), least.tolist(), strict=True)
+    scores = [effect / gap for effect, gap, enough in each if scores_exist(gap, enough)]
+    grid = activation_patching(model, list(pairs), "heads").effect
+    rank: int | Missing = Missing("a neuron has no rank among heads")
+    if target.site == "heads":
+        size = grid.abs()
+        rank = int((size > size[target.layer, target.index]).sum()) + 1
+    score = float(np.mean(scores)) if scores else Missing("no pair with a gap that is large enough for a score")
+    return PairEffects(effects.mean().item(), gaps.mean().item(), score, len(scores), rank), grid
 
-    Deletion is the effect of the component's mean over other prompts. A counterfactual whose effect has the other sign,
-    or is over twice as large, does not take out what the component gives: it writes something in. Second, the AP effect
-    of every head with either pairs.
-    """
-    found: dict[str, Number] = {}
-    grids = {}
-    for name, pairs in (("by_hand", by_hand), ("best", best)):
-        effects, gaps, least = _singly(model, pairs, target)
-        each = zip(effects.tolist(), gaps.tolist(), least.tolist(), strict=True)
-        scores = [effect / gap for effect, gap, enough in each if scores_exist(gap, enough)]
-        grids[name] = activation_patching(model, list(pairs), "heads").effect
-        found |= {
-            f"{name}/ap": effects.mean().item(),
-            f"{name}/gap": gaps.mean().item(),
-            f"{name}/score": float(np.mean(scores)) if scores else None,
-            f"{name}/n_scored": len(scores),
-        }
-        if target.site == "heads":
-            size = grids[name].abs()
-            found[f"{name}/rank"] = int((size > size[target.layer, target.index]).sum()) + 1
-    n_layers, n_heads = grids["best"].shape
-    heads: list[Row] = [
-        {
-            "name": component_name("heads", layer, head),
-            **{f"{name}/effect": grid[layer, head].item() for name, grid in grids.items()},
-        }
-        for layer in range(n_layers)
-        for head in range(n_heads)
-    ]
+
+def _head_effects(reference: Float[Tensor, "layer head"], best: Float[Tensor, "layer head"]) -> tuple[HeadEffect, ...]:
+    return tuple(
+        HeadEffect(component_name("heads", layer, head), reference[layer, head].item(), best[layer, head].item())
+        for layer in range(best.shape[0])
+        for head in range(best.shape[1])
+    )
+
+
+def _delete(model: TransformerBridge, pairs: Sequence[PromptPair], target: Target, best: float) -> Deletion | Missing:
+    """Replace the activation by its mean over other prompts. `best` is the best pairs' effect, in logits."""
     try:
-        deletion = _singly(model, by_hand, target, "mean")[0].mean().item()
+        deletion = _patch_component(model, pairs, target, "mean")[0].mean().item()
     except InputError as error:  # a tokenizer that does not know the reference prompts' words
-        return found | {"deletion/ap": None, "deletion/ap/reason": str(error)}, heads
-    effect = float(str(found["best/ap"]))
-    writes_in = effect * deletion < 0 or abs(effect) > 2 * abs(deletion)
-    return found | {"deletion/ap": deletion, "deletion/writes_in": int(writes_in)}, heads
+        return Missing(str(error))
+    return Deletion(deletion, is_injection=best * deletion < 0 or abs(best) > 2 * abs(deletion))
 
 
-def _held_out(search: Search, objective: Objective, best: Candidate, value: float) -> dict[str, Number]:
-    """The best candidate in clean prompts that the search has not seen: its value, and the mean effect's 95% interval.
-
-    An effect that turns counts against it.
-    """
-    if search.heldout is None:
-        return {"heldout/value": None, "heldout/value/reason": "heldout.n=0"}
-    here = search.heldout.unshared()
-    remembered = search.remembering(here)
+def _evaluate_held_out(
+    session: SearchSession, objective: Objective, best: Candidate, value: float
+) -> HeldOut | Missing:
+    """The best candidate in clean prompts that the search has not seen. An effect that turns round is negative."""
+    if session.heldout is None:
+        return Missing("heldout.n=0")
+    bound = session.heldout.unshare()
     tokens = torch.stack(
         [
-            here.partly(best, range(len(here.space.slots))),
-            torch.cat([tokenize(search.model, pair).corrupted for pair in here.pairs]),
+            bound.with_slots(best, range(len(bound.space.slots))),
+            torch.cat([tokenize(session.model, pair).corrupted for pair in bound.pairs]),
         ],
         1,
     )
-    measured = remembered.measured(tokens, objective)
-    values = objective.values(measured)[:, 0]
-    effects = objective.effects(measured)
+    measurements = session.cached_evaluator(bound).measure(tokens, objective)
+    values = objective.values(measurements)[:, 0]
+    effects = objective.effects(measurements)
     signed = effects if objective.terms[0] == "disagreement" else effects * signs(effects, objective.sign)
-    interval = bootstrap_means(signed[:1].double().numpy().T, seed=search.seed)
-    return {
-        "heldout/n": len(here.pairs),
-        "heldout/value": float(values[0]),
-        "heldout/share": float(values[0]) / value if value and objective.aggregate == "mean" else None,
-        "heldout/mean": signed[0].mean().item(),
-        "heldout/low": float(interval.low[0]) if np.isfinite(interval.low[0]) else None,
-        "heldout/high": float(interval.high[0]) if np.isfinite(interval.high[0]) else None,
-        "heldout/by_hand": float(values[1]),
-    }
+    interval = bootstrap_means(signed[:1].double().numpy().T, seed=session.seed)
+    low, high = (
+        float(end[0]) if np.isfinite(end[0]) else Missing("an interval needs two held-out prompts")
+        for end in (interval.low, interval.high)
+    )
+    if objective.aggregate != "mean":
+        share: float | Missing = Missing(f"with aggregate={objective.aggregate} it depends on the number of prompts")
+    else:
+        share = float(values[0]) / value if value else Missing("the best value is 0")
+    return HeldOut(len(bound.pairs), float(values[0]), share, signed[0].mean().item(), low, high, float(values[1]))
 
 
-def _top(search: Search, ranked: Sequence[Tried]) -> list[Row]:
+def _select_diverse(session: SearchSession, ranked: Sequence[EvaluatedTrial]) -> tuple[RankedPrompt, ...]:
     """The best candidates of which any two differ in two words at least; in spaces of one slot, in one."""
-    kept: list[Tried] = []
-    apart = min(2, len(search.space.slots))
-    for one in ranked:
-        if len(kept) == TOP:
+    chosen: list[EvaluatedTrial] = []
+    apart = min(2, len(session.space.slots))
+    for trial in ranked:
+        if len(chosen) == TOP:
             break
-        if all(
-            sum(a != b for a, b in zip(one.proposal.candidate, o.proposal.candidate, strict=True)) >= apart
-            for o in kept
-        ):
-            kept.append(one)
-    return [{"rank": rank + 1, **_row(search, one)} for rank, one in enumerate(kept)]
+        if all(_n_different(trial.proposal.candidate, other.proposal.candidate) >= apart for other in chosen):
+            chosen.append(trial)
+    return tuple(_ranked_prompt(session, trial) for trial in chosen)
 
 
-def _front(search: Search, tried: Sequence[Tried]) -> list[Row]:
-    """Trials that no other beats in every term, of a Pareto study."""
-    if len(search.objective.terms) == 1:
-        return []
-    return [_row(search, tried[i]) for i in front(search.trials.history(tried).points)]
+def _n_different(candidate: Candidate, other: Candidate) -> int:
+    return sum(a != b for a, b in zip(candidate, other, strict=True))
 
 
-def _row(search: Search, one: Tried) -> Row:
-    return {
-        **dict(zip(search.objective.terms, one.values, strict=True)),
-        "corrupted": search.filled.texts(one.proposal.candidate)[0],
-        "rule": search.space.rule(one.proposal.candidate),
-        "source": one.proposal.source,
-    }
+def _pareto_front(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> tuple[RankedPrompt, ...]:
+    """Trials that no other beats in every term; none where there is one term."""
+    if len(session.objective.terms) == 1:
+        return ()
+    return tuple(_ranked_prompt(session, trials[i]) for i in front(session.trials.history(trials).points))
+
+
+def _ranked_prompt(session: SearchSession, trial: EvaluatedTrial) -> RankedPrompt:
+    candidate = trial.proposal.candidate
+    return RankedPrompt(
+        values=trial.values,
+        corrupted=session.bound.texts(candidate)[0],
+        rule=session.space.rule(candidate),
+        source=trial.proposal.source,
+    )

@@ -5,6 +5,7 @@ import logging
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,26 +13,29 @@ import torch
 from searched import ABBA, PAIRS, searched
 
 from igap import search
-from igap.counterfactual.config import Bounds, SpaceConfig
-from igap.counterfactual.objective.cache import FILE, Remembered
-from igap.counterfactual.objective.evaluator import NUMBERS, Evaluator, Target
+from igap.counterfactual.config import Constraints, SpaceConfig
+from igap.counterfactual.objective.cache import FILE, CachedEvaluator
+from igap.counterfactual.objective.evaluator import Evaluator, Number, Target
 from igap.counterfactual.objective.objective import Objective
-from igap.counterfactual.trials.storages import storage_of
+from igap.counterfactual.output.flatten import flatten
+from igap.counterfactual.trials.storages import open_storage
 from igap.errors import InputError
 from igap.runs import frozen
+
+NUMBERS = get_args(Number)
 
 HEAD = Target("heads", 1, 2)
 IDENTITY = {"model": "abc", "dtype": "float64"}
 
 
 def remembering(model, file, *, kind="rules", pairs=PAIRS, target=HEAD, identity=IDENTITY, **options):
-    filled = searched(kind, pairs, model.tokenizer)
+    bound = searched(kind, pairs, model.tokenizer)
     with frozen(model):
-        return Remembered(Evaluator(model, filled, target, **options), file, identity)
+        return CachedEvaluator(Evaluator(model, bound, target, **options), file, identity)
 
 
-def numbers(remembered, candidates, names=NUMBERS):
-    return remembered.numbers(remembered.evaluator.filled.tokens(candidates), names)
+def numbers(cached, candidates, names=NUMBERS):
+    return cached.numbers(cached.evaluator.bound.tokens(candidates), names)
 
 
 def some(n):
@@ -49,13 +53,13 @@ def test_what_is_on_disk_is_what_was_computed_bit_for_bit(model, tmp_path):
     file = tmp_path / "searches" / FILE
     computed = remembering(model, file)
     first = numbers(computed, some(6))
-    assert (computed.n_computed, computed.n_found) == (6, 0)
+    assert (computed.n_computed, computed.n_cached) == (6, 0)
     later = remembering(model, file, batch_size=1)  # other batches would round in another way
     cost = later.evaluator.cost
     second = numbers(later, some(6)[::-1])
-    assert (later.n_computed, later.n_found, later.evaluator.cost) == (0, 6, cost)
+    assert (later.n_computed, later.n_cached, later.evaluator.cost) == (0, 6, cost)
     alone = remembering(model, None).evaluator
-    plain = alone.numbers(alone.filled.tokens(some(6)), NUMBERS)
+    plain = alone.numbers(alone.bound.tokens(some(6)), NUMBERS)
     for name in NUMBERS:
         assert torch.equal(second[name].flip(0), first[name])
         assert torch.equal(plain[name], first[name])
@@ -68,11 +72,11 @@ def test_only_what_is_missing_is_computed(small, tmp_path):
     numbers(remembering(small(), file), some(3), ["ap"])
     later = remembering(small(), file)
     found = numbers(later, some(5), ["ap"])
-    assert (later.n_computed, later.n_found) == (2, 3)
+    assert (later.n_computed, later.n_cached) == (2, 3)
     numbers(later, some(3), ["ap", "ig"])
-    assert (later.n_computed, later.n_found) == (5, 3), "IG of these was never asked for"
+    assert (later.n_computed, later.n_cached) == (5, 3), "IG of these was never asked for"
     numbers(later, some(3), ["ig"])
-    assert (later.n_computed, later.n_found) == (5, 6)
+    assert (later.n_computed, later.n_cached) == (5, 6)
     torch.testing.assert_close(
         found["ap"], numbers(remembering(small(), None), some(5), ["ap"])["ap"], atol=1e-12, rtol=0
     )
@@ -80,11 +84,11 @@ def test_only_what_is_missing_is_computed(small, tmp_path):
 
 def test_more_keys_than_one_question_to_sqlite_may_have_are_found(small, tmp_path):
     space = searched("words", PAIRS, small().tokenizer).space
-    many = list(space.every())[:216]
+    many = list(space.candidates())[:216]
     for found in (0, 216):
-        remembered = remembering(small(), tmp_path / FILE, kind="words")
-        numbers(remembered, many, ["ap", "fluency", "corrupted"])
-        assert remembered.n_found == found
+        cached = remembering(small(), tmp_path / FILE, kind="words")
+        numbers(cached, many, ["ap", "fluency", "corrupted"])
+        assert cached.n_cached == found
 
 
 OTHERS = {
@@ -106,10 +110,10 @@ def test_another_question_is_never_taken_for_this_one(small, tmp_path, what):
     numbers(remembering(small(), file, kind="prompts"), [(0,), (1,)], ["ap"])
     same = remembering(small(), file, kind="prompts")
     numbers(same, [(0,), (1,)], ["ap"])
-    assert same.n_found == 2
+    assert same.n_cached == 2
     other = remembering(small(), file, kind="prompts", **OTHERS[what])
     numbers(other, [(0,), (1,)], ["ap"])
-    assert (other.n_computed, other.n_found) == (2, 0)
+    assert (other.n_computed, other.n_cached) == (2, 0)
 
 
 def test_the_code_is_part_of_the_question(small, tmp_path, monkeypatch):
@@ -119,21 +123,23 @@ def test_the_code_is_part_of_the_question(small, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "versions", lambda: {"source": "another"})
     other = remembering(small(), tmp_path / FILE)
     numbers(other, some(2), ["ap"])
-    assert other.n_found == 0
+    assert other.n_cached == 0
 
 
 def test_spaces_share_the_numbers_of_the_prompts_they_share(small, tmp_path):
     """A corrupted prompt is known by its tokens, however many clean prompts share it and whatever offered it."""
     words, listed = (remembering(small(), tmp_path / FILE, kind=kind) for kind in ("words", "prompts"))
-    filled = listed.evaluator.filled
-    ((text, *_),) = [filled.texts((3,))]
-    (candidate,) = [one for one in words.evaluator.filled.space.every() if words.evaluator.filled.texts(one)[0] == text]
+    bound = listed.evaluator.bound
+    ((text, *_),) = [bound.texts((3,))]
+    (candidate,) = [
+        one for one in words.evaluator.bound.space.candidates() if words.evaluator.bound.texts(one)[0] == text
+    ]
     first = numbers(words, [candidate], ["ap"])["ap"]
     unshared = remembering(small(), tmp_path / FILE, kind="prompts")
-    tokens = filled.tokens([(3,)]).expand(3, -1, -1)
-    for remembered, rows in ((listed, filled.tokens([(3,)])), (unshared, tokens)):
-        assert torch.equal(remembered.numbers(rows, ["ap"])["ap"], first)
-        assert remembered.n_found == 1
+    tokens = bound.tokens([(3,)]).expand(3, -1, -1)
+    for cached, rows in ((listed, bound.tokens([(3,)])), (unshared, tokens)):
+        assert torch.equal(cached.numbers(rows, ["ap"])["ap"], first)
+        assert cached.n_cached == 1
 
 
 def corrupt(file):
@@ -150,9 +156,9 @@ def test_a_file_that_cannot_be_used_is_said_once_and_costs_nothing_else(small, t
     file = tmp_path / FILE
     spoil(file)
     before = None if file.is_dir() else file.read_bytes()
-    remembered = remembering(small(), file)
+    cached = remembering(small(), file)
     with caplog.at_level(logging.WARNING, logger="igap"):
-        found = [numbers(remembered, some(3), ["ap"])["ap"] for _ in range(3)]
+        found = [numbers(cached, some(3), ["ap"])["ap"] for _ in range(3)]
     (record,) = caplog.records
     assert record.message.startswith(f"{file}: cannot be used (")
     assert record.message.endswith("; computing what is needed")
@@ -163,19 +169,19 @@ def test_a_file_that_cannot_be_used_is_said_once_and_costs_nothing_else(small, t
 
 def test_a_place_that_cannot_be_written_is_said_once(small, tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    remembered = remembering(small(), tmp_path / "file" / FILE)
+    cached = remembering(small(), tmp_path / "file" / FILE)
     with caplog.at_level(logging.WARNING, logger="igap"):
         for _ in range(2):
-            numbers(remembered, some(2), ["ap"])
+            numbers(cached, some(2), ["ap"])
     assert len(caplog.records) == 1
 
 
 def test_an_empty_file_which_a_process_left_before_it_wrote_is_used(small, tmp_path, caplog):
     (tmp_path / FILE).touch()
     for found in (0, 2):
-        remembered = remembering(small(), tmp_path / FILE)
-        numbers(remembered, some(2), ["ap"])
-        assert remembered.n_found == found
+        cached = remembering(small(), tmp_path / FILE)
+        numbers(cached, some(2), ["ap"])
+        assert cached.n_cached == found
     assert not caplog.records
 
 
@@ -186,17 +192,17 @@ def test_a_row_of_another_length_is_not_believed(small, tmp_path):
         connection.execute("UPDATE numbers SET floats = ?", (b"12345678",))
     later = remembering(small(), file)
     assert torch.equal(numbers(later, some(2), ["ap"])["ap"], first)
-    assert later.n_found == 0
+    assert later.n_cached == 0
 
 
 def test_measured_is_all_that_the_objective_is_made_of(small, tmp_path):
-    remembered = remembering(small(), tmp_path / FILE)
-    objective = Objective(("selectivity", "edits"), bounds=Bounds(min_fluency=-3.0))
-    tokens = remembered.evaluator.filled.tokens(some(4))
-    measured = remembered.measured(tokens, objective)
-    assert set(measured) == {"ap", "others", "fluency", "edits"}
-    assert torch.equal(measured["edits"], remembered.evaluator.filled.edited(tokens))
-    np.testing.assert_array_equal(remembered.worths(tokens, objective), objective.values(measured)[:, 0])
+    cached = remembering(small(), tmp_path / FILE)
+    objective = Objective(("selectivity", "edits"), constraints=Constraints(min_fluency=-3.0))
+    tokens = cached.evaluator.bound.tokens(some(4))
+    measurements = cached.measure(tokens, objective)
+    assert set(measurements) == {"ap", "mean_other_heads", "fluency", "edits"}
+    assert torch.equal(measurements["edits"], cached.evaluator.bound.count_edits(tokens))
+    np.testing.assert_array_equal(cached.objective_values(tokens, objective), objective.values(measurements)[:, 0])
 
 
 def test_a_second_search_of_the_same_question_computes_nothing_again(small, tmp_path):
@@ -207,17 +213,17 @@ def test_a_second_search_of_the_same_question_computes_nothing_again(small, tmp_
 
     def once(**settings):
         return search(
-            small(), ABBA, "1.2", space=space, until=20, clean_n=1, heldout_n=0, constraints=Bounds(min_clean=None),
-            remember=tmp_path / FILE, identity=IDENTITY, **settings,
+            small(), ABBA, "1.2", space=space, until=20, clean_n=1, heldout_n=0,
+            constraints=Constraints(min_clean=None), remember=tmp_path / FILE, identity=IDENTITY, **settings,
         )  # fmt: skip
 
     first, second, other = once(), once(), once(objective="ig")
-    assert first.n_found < second.n_found
-    assert second.n_found >= 20
-    assert second.tried == first.tried
-    assert second.certificate.summary == first.certificate.summary
+    assert first.n_cached < second.n_cached
+    assert second.n_cached >= 20
+    assert second.trials == first.trials
+    assert flatten(second.validation) == flatten(first.validation)
     assert second.cost < first.cost / 2
-    assert [one.values for one in other.tried] != [one.values for one in first.tried]
+    assert [one.values for one in other.trials] != [one.values for one in first.trials]
 
 
 def test_a_model_whose_weights_have_changed_is_another_to_a_file_and_to_a_storage(small, pair, tmp_path):
@@ -225,19 +231,19 @@ def test_a_model_whose_weights_have_changed_is_another_to_a_file_and_to_a_storag
     space = {"first": ["=keep", "Tom", "Anna"]} | {
         n: ["=keep"] for n in ("second", "subject", "place", "verb", "object")
     }
-    asked = {"space": space, "constraints": Bounds(min_clean=None), "clean_n": 1, "heldout_n": 0, "until": 3}
-    storage = storage_of("memory", tmp_path)
+    asked = {"space": space, "constraints": Constraints(min_clean=None), "clean_n": 1, "heldout_n": 0, "until": 3}
+    storage = open_storage("memory", tmp_path)
     first = search(model, pair, "1.2", **asked, remember=tmp_path / FILE, storage=storage)
     again = search(model, pair, "1.2", **asked, remember=tmp_path / FILE, storage=storage)
-    assert [one.value for one in again.tried] == [one.value for one in first.tried]
+    assert [one.value for one in again.trials] == [one.value for one in first.trials]
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(1.25)
     other = search(model, pair, "1.2", **asked, remember=tmp_path / FILE)
     assert (
-        [one.value for one in other.tried]
-        == [one.value for one in search(model, pair, "1.2", **asked).tried]
-        != [one.value for one in first.tried]
+        [one.value for one in other.trials]
+        == [one.value for one in search(model, pair, "1.2", **asked).trials]
+        != [one.value for one in first.trials]
     )
     with pytest.raises(InputError, match=r"it has weights '\w+', asked for '\w+'\."):
         search(model, pair, "1.2", **asked, storage=storage)

@@ -3,6 +3,7 @@
 import functools
 import itertools
 from dataclasses import replace
+from typing import get_args
 
 import handmade
 import numpy as np
@@ -24,10 +25,12 @@ from igap import (
     search,
 )
 from igap.counterfactual.objective import evaluator
-from igap.counterfactual.objective.evaluator import NUMBERS, Evaluator, Target
-from igap.counterfactual.spaces.template import SLOTS, build, clean_prompts, fill
+from igap.counterfactual.objective.evaluator import Evaluator, Number, Target
+from igap.counterfactual.spaces.template import SLOTS, bind_template, generate_clean_prompts, template_space
 from igap.runs import frozen
 from igap.sites import component_name, hook_name
+
+NUMBERS = get_args(Number)
 
 HEAD, NEURON = Target("heads", 1, 2), Target("neurons", 0, 5)
 KINDS = [("rules", 3), ("rules", 1), ("words", 3), ("substitute", 3), ("prompts", 3)]
@@ -36,28 +39,28 @@ ALPHAS = [i / 10 for i in range(11)]
 
 def some(space, n=4):
     """Candidates from all over the space, the clean prompt not among them."""
-    return list(itertools.islice(space.every(), 1, None, max(1, space.size // n)))[:n]
+    return list(itertools.islice(space.candidates(), 1, None, max(1, space.size // n)))[:n]
 
 
 def evaluated(model, target, kind="rules", n_pairs=3, **options):
-    filled = searched(kind, PAIRS[:n_pairs], model.tokenizer, bos=bool(model.cfg.default_prepend_bos))
+    bound = searched(kind, PAIRS[:n_pairs], model.tokenizer, bos=bool(model.cfg.default_prepend_bos))
     with frozen(model):
-        return Evaluator(model, filled, target, **options)
+        return Evaluator(model, bound, target, **options)
 
 
 def numbers(evaluator, candidates, names=NUMBERS):
-    return evaluator.numbers(evaluator.filled.tokens(candidates), names)
+    return evaluator.numbers(evaluator.bound.tokens(candidates), names)
 
 
-def as_pairs(filled, candidate):
+def as_pairs(bound, candidate):
     """Each clean prompt with this candidate as its corrupted one; None where they are the same text."""
-    for pair, text in zip(filled.pairs, filled.texts(candidate), strict=True):
+    for pair, text in zip(bound.pairs, bound.texts(candidate), strict=True):
         yield None if text == pair.clean else PromptPair(pair.clean, text, pair.answer, pair.distractor, min_gap=0.0)
 
 
-def table(filled, candidates, number):
+def table(bound, candidates, number):
     """`[candidate, pair]` of a number of pairs; 0 where the candidate is the clean prompt."""
-    rows = [[0.0 if pair is None else number(pair) for pair in as_pairs(filled, one)] for one in candidates]
+    rows = [[0.0 if pair is None else number(pair) for pair in as_pairs(bound, one)] for one in candidates]
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -73,12 +76,12 @@ def test_ap_is_activation_patching_of_each_pair(small, kind, n_pairs, hooks, tar
     model = small("gpt2")
     found = evaluated(model, target, kind, n_pairs, hooks=hooks)
     assert found.route == ("hooks" if hooks else "suffix")
-    candidates = some(found.filled.space)
+    candidates = some(found.bound.space)
 
     def ap(pair):
         return activation_patching(model, pair, target.site).effect[target.layer, target.index].item()
 
-    close(found.effects(candidates), table(found.filled, candidates, ap))
+    close(found.effects(candidates), table(found.bound, candidates, ap))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_ap_and_ig_are_what_plain_hooks_give(small, architecture, processing):
     model = small(architecture, processing)
     for target in (HEAD, NEURON):
         found = evaluated(model, target, "rules", 2)
-        candidates = some(found.filled.space, 2)
+        candidates = some(found.bound.space, 2)
         hook = HOOKS[target.site].format(target.layer)
 
         def plain(pair, target=target, hook=hook):
@@ -102,9 +105,9 @@ def test_ap_and_ig_are_what_plain_hooks_give(small, architecture, processing):
             effects, _ = Reference(model, *pair.texts).integrated_gradients(target.site, evaluator.NODES)
             return effects[target.layer, target.index].item()
 
-        close(found.effects(candidates), table(found.filled, candidates, plain))
+        close(found.effects(candidates), table(found.bound, candidates, plain))
         # Captum's nodes and weights are float32.
-        close(found.effects(candidates, "ig"), table(found.filled, candidates, slow), atol=1e-6)
+        close(found.effects(candidates, "ig"), table(found.bound, candidates, slow), atol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "n_pairs"), [("rules", 3), ("words", 3)])
@@ -112,7 +115,7 @@ def test_ap_and_ig_are_what_plain_hooks_give(small, architecture, processing):
 def test_ig_and_curve_are_those_of_the_public_methods(small, kind, n_pairs, target):
     model = small("gpt2")
     found = evaluated(model, target, kind, n_pairs)
-    candidates = some(found.filled.space)
+    candidates = some(found.bound.space)
 
     def ig(pair):
         effects = integrated_gradients(model, pair, target.site, n_steps=16).effect
@@ -123,8 +126,8 @@ def test_ig_and_curve_are_those_of_the_public_methods(small, kind, n_pairs, targ
         return output_curve(model, pair, name, alphas=ALPHAS).bends.item()
 
     both = numbers(found, candidates, ["ig", "curve"])
-    close(both["ig"], table(found.filled, candidates, ig))
-    close(both["curve"], table(found.filled, candidates, bend))
+    close(both["ig"], table(found.bound, candidates, ig))
+    close(both["curve"], table(found.bound, candidates, bend))
     assert (both["ig"] - found.effects(candidates)).abs().max() > 1e-4, "the joint path is another question"
 
 
@@ -134,7 +137,7 @@ def test_ig_and_curve_are_those_of_the_public_methods(small, kind, n_pairs, targ
 def test_others_is_the_mean_size_of_attribution_patching_of_all_other_heads(small, kind, n_pairs, hooks, target):
     model = small("gpt2")
     found = evaluated(model, target, kind, n_pairs, hooks=hooks)
-    candidates = some(found.filled.space)
+    candidates = some(found.bound.space)
 
     def mean(pair):
         effects = attribution_patching(model, pair, "heads").effect.abs()
@@ -144,14 +147,14 @@ def test_others_is_the_mean_size_of_attribution_patching_of_all_other_heads(smal
             effects = effects[keep]
         return effects.mean().item()
 
-    close(found.effects(candidates, "others"), table(found.filled, candidates, mean))
+    close(found.effects(candidates, "mean_other_heads"), table(found.bound, candidates, mean))
 
 
 @pytest.mark.parametrize(("kind", "n_pairs"), [("rules", 3), ("words", 3), ("prompts", 3), ("rules", 1)])
 def test_fluency_and_the_corrupted_metric_are_read_from_the_models_logits(small, kind, n_pairs):
     model = small("gpt2")
     found = evaluated(model, HEAD, kind, n_pairs)
-    candidates = some(found.filled.space)
+    candidates = some(found.bound.space)
 
     def mean_log_probability(text):
         tokens = model.to_tokens(text)[0]
@@ -166,9 +169,9 @@ def test_fluency_and_the_corrupted_metric_are_read_from_the_models_logits(small,
         return Reference(model, *pair.texts).f("corrupted").item()
 
     both = numbers(found, candidates, ["fluency", "corrupted"])
-    close(both["fluency"], table(found.filled, candidates, fluency))
+    close(both["fluency"], table(found.bound, candidates, fluency))
     for i, one in enumerate(candidates):
-        for j, (pair, text) in enumerate(zip(found.filled.pairs, found.filled.texts(one), strict=True)):
+        for j, (pair, text) in enumerate(zip(found.bound.pairs, found.bound.texts(one), strict=True)):
             answer, distractor = (int(model.to_tokens(w, prepend_bos=False)) for w in (pair.answer, pair.distractor))
             with torch.no_grad():
                 logits = model(model.to_tokens(text))[0, -1]
@@ -181,15 +184,15 @@ def test_fluency_and_the_corrupted_metric_are_read_from_the_models_logits(small,
 @pytest.mark.parametrize("target", [HEAD, NEURON], ids=["head", "neuron"])
 def test_the_clean_prompt_itself_scores_exactly_nothing(small, hooks, target):
     found = evaluated(small("gpt2"), target, hooks=hooks)
-    keep = tuple(index or 0 for index in found.filled.space.keeps)
-    assert found.filled.texts(keep) == [pair.clean for pair in found.filled.pairs]
+    keep = tuple(index or 0 for index in found.bound.space.keeps)
+    assert found.bound.texts(keep) == [pair.clean for pair in found.bound.pairs]
     alone = numbers(found, [keep])
-    for name in ("ap", "ig", "curve", "others", "fluency"):
+    for name in ("ap", "ig", "curve", "mean_other_heads", "fluency"):
         assert torch.equal(alone[name], torch.zeros(1, 3, dtype=torch.float64)), name
     torch.testing.assert_close(alone["corrupted"], found.clean.logit_diff[None], atol=1e-12, rtol=0)
     one_of_three = tuple(
         slot.options.index("Tom") if slot.name == "subject" else keep[i]
-        for i, slot in enumerate(found.filled.space.slots)
+        for i, slot in enumerate(found.bound.space.slots)
     )
     assert numbers(found, [one_of_three])["ap"].ne(0).all()
 
@@ -198,7 +201,7 @@ def test_the_clean_prompt_itself_scores_exactly_nothing(small, hooks, target):
 def test_many_at_once_are_as_each_alone_in_any_order_and_number(small, hooks):
     model = small("gpt2")
     found = evaluated(model, HEAD, hooks=hooks)
-    candidates = some(found.filled.space, 7)
+    candidates = some(found.bound.space, 7)
     together = numbers(found, candidates)
     shuffled = [candidates[i] for i in (3, 0, 6, 3, 2, 5, 4, 1)]
     again = numbers(evaluated(model, HEAD, hooks=hooks, batch_size=2), shuffled)
@@ -212,7 +215,7 @@ def test_many_at_once_are_as_each_alone_in_any_order_and_number(small, hooks):
 
 def test_a_prompt_that_comes_twice_is_computed_once(small):
     found = evaluated(small("gpt2"), HEAD)
-    one, other = some(found.filled.space, 2)
+    one, other = some(found.bound.space, 2)
     computed = []
     for candidates in ([one, other], [one, other, one, one]):
         before = found.cost
@@ -234,13 +237,13 @@ def test_a_prompt_that_comes_twice_is_computed_once(small):
 )
 def test_cost_counts_passes_of_the_model(small, kind, n_given, hooks, passes):
     found = evaluated(small("gpt2"), HEAD, kind, hooks=hooks)
-    candidates = some(found.filled.space, 4)
+    candidates = some(found.bound.space, 4)
     prefix, suffix = n_given * passes["prefix"], 3 * passes["suffix"]
     once = {
         "ap": prefix + suffix,
         "ig": prefix + 16 * 3 * suffix,  # nodes, forward and twice that backward
         "curve": prefix + 10 * suffix,  # both ends, one of which is the clean run, and 9 alphas
-        "others": n_given,
+        "mean_other_heads": n_given,
         "fluency": n_given,
         "corrupted": n_given,
     }
@@ -251,7 +254,7 @@ def test_cost_counts_passes_of_the_model(small, kind, n_given, hooks, passes):
     for ask, each in (
         (lambda: numbers(found, candidates), prefix + (10 + 48) * suffix + n_given),
         (lambda: found.gradient(candidates, torch.ones(4, 3)), 3 * (prefix + suffix)),
-        (lambda: found.activations(found.filled.tokens(candidates)), prefix),
+        (lambda: found.activations(found.bound.tokens(candidates)), prefix),
     ):
         found.cost = 0.0
         ask()
@@ -265,13 +268,13 @@ def test_the_model_is_the_same_afterwards(checkpoint, hooks):
     weights = {name: each.clone() for name, each in model.state_dict().items()}
     flags = {name: each.requires_grad for name, each in model.named_parameters()}
     assert any(flags.values())
-    filled = searched("rules", PAIRS, model.tokenizer)
+    bound = searched("rules", PAIRS, model.tokenizer)
     with frozen(model):
-        found = Evaluator(model, filled, HEAD, hooks=hooks)
-        numbers(found, some(filled.space))
-        found.gains(some(filled.space)[0], torch.ones(3))
-        found.activations(filled.tokens(some(filled.space)))
-        found.activations_of_others(filled.clean)
+        found = Evaluator(model, bound, HEAD, hooks=hooks)
+        numbers(found, some(bound.space))
+        found.first_order_scores(some(bound.space)[0], torch.ones(3))
+        found.activations(bound.tokens(some(bound.space)))
+        found.activations_of_others(bound.clean)
     assert all(torch.equal(each, weights[name]) for name, each in model.state_dict().items())
     assert {name: each.requires_grad for name, each in model.named_parameters()} == flags
     assert all(each.grad is None for each in model.parameters())
@@ -286,8 +289,8 @@ def test_the_gradient_is_that_of_finite_differences(small, kind, n_pairs, hooks,
     """AP of a candidate whose embeddings are moved, by plain hooks on the whole model, against the gradient there."""
     model = small("gpt2")
     found = evaluated(model, target, kind, n_pairs, hooks=hooks)
-    candidates = some(found.filled.space, 2)
-    tokens = found.filled.tokens(candidates)
+    candidates = some(found.bound.space, 2)
+    tokens = found.bound.tokens(candidates)
     weights = torch.randn(2, n_pairs, dtype=torch.float64)
     moves = torch.randn(*tokens.shape, model.cfg.d_model, dtype=torch.float64)
     moves[:, :, : found.first] = 0
@@ -307,8 +310,8 @@ def test_the_gradient_is_that_of_finite_differences(small, kind, n_pairs, hooks,
                 new[:, :, target.index] = seen[0][:, :, target.index]
                 return new
 
-            logits = model.run_with_hooks(found.filled.clean[[pair]], fwd_hooks=[(hook, patch)])[0, -1]
-        one = found.filled.pairs[pair]
+            logits = model.run_with_hooks(found.bound.clean[[pair]], fwd_hooks=[(hook, patch)])[0, -1]
+        one = found.bound.pairs[pair]
         answer, distractor = (int(model.to_tokens(w, prepend_bos=False)) for w in (one.answer, one.distractor))
         return (logits[answer] - logits[distractor]).item()
 
@@ -320,7 +323,7 @@ def test_the_gradient_is_that_of_finite_differences(small, kind, n_pairs, hooks,
             * (moved(1, given, candidate, pair) - moved(-1, given, candidate, pair))
             / 2e-5
             for pair in range(n_pairs)
-            for given in [0 if found.filled.shared else pair]
+            for given in [0 if found.bound.shared else pair]
         )
         expected = (gradient[:, candidate] * moves[:, candidate, found.first :]).sum().item()
         assert abs(expected) > 1e-3
@@ -332,41 +335,46 @@ def test_the_gradient_is_that_of_finite_differences(small, kind, n_pairs, hooks,
 def test_in_a_linear_model_gains_are_what_swaps_gain(tmp_path, kind, n_pairs, target):
     model = handmade.linear(tmp_path)
     found = evaluated(model, target, kind, n_pairs)
-    space = found.filled.space
+    space = found.bound.space
     weights = torch.linspace(0.5, 2, n_pairs, dtype=torch.float64)
     for anchor in some(space, 2):
-        gains = found.gains(anchor, weights)
-        assert [len(gain) for gain in gains] == list(space.sizes)
+        first_order_scores = found.first_order_scores(anchor, weights)
+        assert [len(gain) for gain in first_order_scores] == list(space.sizes)
         before = found.effects([anchor])[0] @ weights
-        for slot, gain in enumerate(gains):
+        for slot, gain in enumerate(first_order_scores):
             swaps = [(*anchor[:slot], option, *anchor[slot + 1 :]) for option in range(space.sizes[slot])]
             change = found.effects(swaps) @ weights - before
             torch.testing.assert_close(gain, change, atol=1e-8, rtol=1e-6)
-        assert max(gain.abs().max() for gain in gains) > 1e-4
+        assert max(gain.abs().max() for gain in first_order_scores) > 1e-4
 
 
 def test_the_best_swaps_by_gain_are_far_better_than_random_ones(ioi_mini):
     """Of all one-word swaps of random prompts, 8 with the highest gains are nearly as good as the best."""
-    pairs = clean_prompts(ABBA, TEMPLATE, 2, 0, ioi_mini.tokenizer)
-    filled = fill(
-        build(TEMPLATE, SLOTS, ABBA, ioi_mini.tokenizer, prepend_bos=True), pairs, ioi_mini.tokenizer, prepend_bos=True
+    pairs = generate_clean_prompts(ABBA, TEMPLATE, 2, 0, ioi_mini.tokenizer)
+    bound = bind_template(
+        template_space(TEMPLATE, SLOTS, ABBA, ioi_mini.tokenizer, prepend_bos=True),
+        pairs,
+        ioi_mini.tokenizer,
+        prepend_bos=True,
     )
     rng = np.random.default_rng(0)
     shares = []
     with frozen(ioi_mini):
         for layer, head in ((1, 3), (2, 5), (3, 1)):
-            found = Evaluator(ioi_mini, filled, Target("heads", layer, head))
+            found = Evaluator(ioi_mini, bound, Target("heads", layer, head))
             for _ in range(3):
-                anchor = tuple(int(rng.integers(size)) for size in filled.space.sizes)
-                gains = np.concatenate([gain.numpy() for gain in found.gains(anchor, torch.full((2,), 0.5))])
+                anchor = tuple(int(rng.integers(size)) for size in bound.space.sizes)
+                first_order_scores = np.concatenate(
+                    [gain.numpy() for gain in found.first_order_scores(anchor, torch.full((2,), 0.5))]
+                )
                 swaps = [
                     (*anchor[:slot], option, *anchor[slot + 1 :])
-                    for slot, size in enumerate(filled.space.sizes)
+                    for slot, size in enumerate(bound.space.sizes)
                     for option in range(size)
                 ]
                 effects = found.effects(swaps).mean(1).numpy() - found.effects([anchor]).mean().item()
                 by_chance = np.mean([effects[rng.permutation(len(swaps))[:8]].max() for _ in range(100)])
-                shares.append((effects.max(), effects[np.argsort(-gains)[:8]].max(), by_chance))
+                shares.append((effects.max(), effects[np.argsort(-first_order_scores)[:8]].max(), by_chance))
     best, by_gain, by_chance = np.sum(shares, axis=0)
     assert by_gain > 0.85 * best
     assert by_chance < 0.5 * best
@@ -374,19 +382,19 @@ def test_the_best_swaps_by_gain_are_far_better_than_random_ones(ioi_mini):
 
 def test_hand_made_prompts_that_differ_before_every_slot_are_evaluated_from_there(small):
     model = small("gpt2")
-    space = build(
+    space = template_space(
         TEMPLATE,
         {name: ["=keep"] for name in SLOTS} | {"object": ["=keep", "gave it to"]},
         ABBA,
         model.tokenizer,
         prepend_bos=True,
     )
-    filled = fill(space, [ABBA], model.tokenizer, prepend_bos=True)
+    bound = bind_template(space, [ABBA], model.tokenizer, prepend_bos=True)
     with frozen(model):
-        found = Evaluator(model, filled, HEAD)
-        tokens = torch.cat([model.to_tokens(ABBA.corrupted)[None], filled.tokens([(1,)])], 1)
+        found = Evaluator(model, bound, HEAD)
+        tokens = torch.cat([model.to_tokens(ABBA.corrupted)[None], bound.tokens([(1,)])], 1)
         ap = found.numbers(tokens, ["ap"])["ap"][:, 0]
-    expected = [activation_patching(model, pair).effect[1, 2] for pair in (ABBA, next(as_pairs(filled, (1,))))]
+    expected = [activation_patching(model, pair).effect[1, 2] for pair in (ABBA, next(as_pairs(bound, (1,))))]
     close(ap, torch.stack(expected))
 
 
@@ -395,12 +403,12 @@ def test_hand_made_prompts_that_differ_before_every_slot_are_evaluated_from_ther
 def test_activations_are_those_of_the_corrupted_runs(small, kind, target):
     model = small("gpt2")
     found = evaluated(model, target, kind, batch_size=2)
-    candidates = some(found.filled.space, 5)
-    tokens = found.filled.tokens(candidates)
+    candidates = some(found.bound.space, 5)
+    tokens = found.bound.tokens(candidates)
     runs = model.run_with_cache(tokens.flatten(0, 1))[1][hook_name(target.site, target.layer)].detach()
     expected = runs[:, found.first :, target.index].unflatten(0, tokens.shape[:2])
     close(found.activations(tokens), expected)
-    others = model.to_tokens([text.replace("After", "Then") for text in found.filled.texts(candidates[0])])
+    others = model.to_tokens([text.replace("After", "Then") for text in found.bound.texts(candidates[0])])
     runs = model.run_with_cache(others)[1][hook_name(target.site, target.layer)].detach()
     close(found.activations_of_others(others), runs[:, found.first :, target.index], atol=1e-12)
 
@@ -408,7 +416,7 @@ def test_activations_are_those_of_the_corrupted_runs(small, kind, target):
 def test_float32_differs_by_rounding(checkpoint, small):
     float32 = load_model(str(checkpoint("gpt2")))
     found, exact = (evaluated(model, HEAD) for model in (float32, small("gpt2")))
-    candidates = some(found.filled.space, 4)
+    candidates = some(found.bound.space, 4)
     for name, values in numbers(found, candidates).items():
         assert values.dtype == torch.float32
         torch.testing.assert_close(values.double(), numbers(exact, candidates, [name])[name], atol=1e-4, rtol=0)
@@ -419,9 +427,9 @@ def test_a_model_with_many_words_costs_its_embeddings_no_copy(tmp_path):
     save_checkpoint("gpt2", 2, tmp_path)
     model = load_model(str(tmp_path), dtype="float64")
     found = evaluated(model, Target("heads", 1, 0), "rules", 2)
-    gains = functools.partial(found.gains, some(found.filled.space)[0])
-    one, other = gains(torch.tensor([1.0, 0.0])), gains(torch.tensor([0.0, 1.0]))
-    for left, right, both in zip(one, other, gains(torch.tensor([1.0, 1.0])), strict=True):
+    first_order_scores = functools.partial(found.first_order_scores, some(found.bound.space)[0])
+    one, other = first_order_scores(torch.tensor([1.0, 0.0])), first_order_scores(torch.tensor([0.0, 1.0]))
+    for left, right, both in zip(one, other, first_order_scores(torch.tensor([1.0, 1.0])), strict=True):
         torch.testing.assert_close(left + right, both, atol=1e-12, rtol=0)
 
 
@@ -431,12 +439,12 @@ def test_a_head_of_a_mixture_of_experts_can_be_searched(tmp_path):
     model = load_model(str(tmp_path), processing="raw")
     found = evaluated(model, HEAD)
     assert list(found.clean.activations) == ["heads"]
-    candidates = some(found.filled.space)
+    candidates = some(found.bound.space)
 
     def ap(pair):
         return activation_patching(model, pair, "heads").effect[HEAD.layer, HEAD.index].item()
 
-    close(found.effects(candidates).double(), table(found.filled, candidates, ap), atol=1e-5)
+    close(found.effects(candidates).double(), table(found.bound, candidates, ap), atol=1e-5)
 
 
 def test_a_model_that_does_more_with_embeddings_than_look_them_up_is_refused(small):

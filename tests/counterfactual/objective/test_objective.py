@@ -6,18 +6,18 @@ import pytest
 import torch
 from searched import ABBA, PAIRS, TEMPLATE, searched
 
-from igap.counterfactual.config import Bounds
+from igap.counterfactual.config import Constraints
 from igap.counterfactual.objective.evaluator import Evaluator, Target
-from igap.counterfactual.objective.objective import Objective, aggregated, signs
+from igap.counterfactual.objective.objective import Objective, aggregate_over_pairs, signs
 from igap.counterfactual.spaces.base import Space
-from igap.counterfactual.spaces.template import SLOTS, build, clean_prompts, fill
+from igap.counterfactual.spaces.template import SLOTS, bind_template, generate_clean_prompts, template_space
 from igap.runs import frozen
 
 MEASURED = {
     "ap": torch.tensor([[1.0, 3.0, -2.0, 6.0], [-4.0, 1.0, -1.0, -2.0]]),
     "ig": torch.tensor([[2.0, 3.5, 0.0, 5.0], [-4.0, -1.0, 1.0, -2.0]]),
     "curve": torch.tensor([[0.5, -0.5, 1.0, 1.0], [-1.0, -1.0, -1.0, 1.0]]),
-    "others": torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.0, 0.0, 4.0, 0.0]]),
+    "mean_other_heads": torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.0, 0.0, 4.0, 0.0]]),
     "fluency": torch.tensor([[-1.0, -2.0, 0.0, 1.0], [0.0, -8.0, 0.0, 0.0]]),
     "corrupted": torch.tensor([[2.0, -2.0, 3.0, 1.0], [-1.0, -1.0, -1.0, -1.0]]),
     "edits": torch.tensor([[1.0, 2.0, 1.0, 2.0], [6.0, 6.0, 6.0, 6.0]], dtype=torch.float64),
@@ -49,9 +49,9 @@ def test_an_effect_has_the_sign_that_is_asked_for_and_is_aggregated_over_clean_p
 @pytest.mark.parametrize(("n", "worst"), [(1, 1), (2, 1), (4, 1), (7, 2), (8, 2), (12, 3), (32, 8)])
 def test_cvar_is_the_mean_of_the_worst_quarter(n, worst):
     row = torch.randperm(n).double()
-    assert aggregated(row[None], "cvar").item() == pytest.approx(np.arange(worst).mean())
-    assert aggregated(row[None], "min").item() == 0
-    assert aggregated(row[None], "mean").item() == pytest.approx((n - 1) / 2)
+    assert aggregate_over_pairs(row[None], "cvar").item() == pytest.approx(np.arange(worst).mean())
+    assert aggregate_over_pairs(row[None], "min").item() == 0
+    assert aggregate_over_pairs(row[None], "mean").item() == pytest.approx((n - 1) / 2)
 
 
 def test_disagreement_is_the_size_of_the_difference_in_each_prompt():
@@ -81,8 +81,8 @@ def test_other_terms_are_means_and_have_their_own_direction():
 
 
 def test_an_effect_that_is_not_a_number_stays_none():
-    measured = {"ap": torch.tensor([[1.0, float("nan")], [1.0, 2.0]])}
-    found = [Objective(aggregate=how).values(measured)[:, 0] for how in ("mean", "cvar", "min")]
+    measurements = {"ap": torch.tensor([[1.0, float("nan")], [1.0, 2.0]])}
+    found = [Objective(aggregate=how).values(measurements)[:, 0] for how in ("mean", "cvar", "min")]
     assert [np.isnan(each).tolist() for each in found] == [[True, False]] * 3
 
 
@@ -90,16 +90,17 @@ def test_only_what_terms_and_bounds_are_made_of_is_asked_for():
     assert Objective().needs == ["ap"]
     assert Objective(("ig",)).needs == ["ap", "ig"]
     assert Objective(("disagreement", "edits")).needs == ["ap", "ig"]
-    assert Objective(("selectivity", "fluency")).needs == ["ap", "others", "fluency"]
+    assert Objective(("selectivity", "fluency")).needs == ["ap", "mean_other_heads", "fluency"]
     assert Objective(("curve",)).needs == ["ap", "curve"]
-    assert Objective(bounds=Bounds(max_corrupted=1.0)).needs == ["ap", "corrupted"]
-    assert Objective(bounds=Bounds(min_corrupted=1.0, min_fluency=-1.0)).needs == ["ap", "fluency", "corrupted"]
-    assert Objective(bounds=Bounds(max_percentile=99)).needs == ["ap"]
+    assert Objective(constraints=Constraints(max_corrupted=1.0)).needs == ["ap", "corrupted"]
+    both = Constraints(min_corrupted=1.0, min_fluency=-1.0)
+    assert Objective(constraints=both).needs == ["ap", "fluency", "corrupted"]
+    assert Objective(constraints=Constraints(max_percentile=99)).needs == ["ap"]
 
 
 def test_a_bound_is_broken_by_how_much_the_mean_is_beyond_it():
-    bounds = Bounds(min_corrupted=0.0, max_corrupted=0.5, min_fluency=-1.0, max_percentile=90)
-    found = {name: each.tolist() for name, each in Objective(bounds=bounds).violations(MEASURED).items()}
+    bounds = Constraints(min_corrupted=0.0, max_corrupted=0.5, min_fluency=-1.0, max_percentile=90)
+    found = {name: each.tolist() for name, each in Objective(constraints=bounds).violations(MEASURED).items()}
     assert found == {
         "min_corrupted": [-1, 1],
         "max_corrupted": [0.5, -1.5],
@@ -126,12 +127,12 @@ def test_gains_are_the_objectives_own(tmp_path, sign, aggregate):
     compared = 0
     with frozen(model):
         found = Evaluator(model, searched("rules", PAIRS, model.tokenizer), Target("heads", 1, 2))
-        space: Space = found.filled.space
+        space: Space = found.bound.space
         for anchor in [(1, 2, 3, 1, 1), (3, 1, 2, 0, 0)]:
-            gains = objective.gains(found, anchor)
+            first_order_scores = objective.first_order_scores(found, anchor)
             before = found.effects([anchor])
             worst = (before * signs(before, sign)).argmin()
-            for slot, gain in enumerate(gains):
+            for slot, gain in enumerate(first_order_scores):
                 swaps = [(*anchor[:slot], option, *anchor[slot + 1 :]) for option in range(space.sizes[slot])]
                 after = found.effects(swaps)
                 signed = after * signs(after, sign)
@@ -147,18 +148,18 @@ def test_gains_are_the_objectives_own(tmp_path, sign, aggregate):
 def test_a_quotient_by_the_gap_picks_a_tiny_gap_and_an_objective_in_logits_a_large_effect(ioi_mini):
     """Among 600 random corrupted prompts the largest |AP / gap| is one by next to nothing, of a small effect."""
     tokenizer = ioi_mini.tokenizer
-    space = build(TEMPLATE, SLOTS, ABBA, tokenizer, prepend_bos=True)
-    filled = fill(space, clean_prompts(ABBA, TEMPLATE, 1, 0, tokenizer), tokenizer, prepend_bos=True)
+    space = template_space(TEMPLATE, SLOTS, ABBA, tokenizer, prepend_bos=True)
+    bound = bind_template(space, generate_clean_prompts(ABBA, TEMPLATE, 1, 0, tokenizer), tokenizer, prepend_bos=True)
     rng = np.random.default_rng(0)
     candidates = [tuple(int(rng.integers(size)) for size in space.sizes) for _ in range(600)]
     for layer, head in ((1, 3), (3, 1)):
         with frozen(ioi_mini):
-            evaluator = Evaluator(ioi_mini, filled, Target("heads", layer, head))
-            measured = evaluator.numbers(filled.tokens(candidates), ["ap", "corrupted"])
-        effects = measured["ap"][:, 0].abs().numpy()
-        gaps = (evaluator.clean.logit_diff - measured["corrupted"][:, 0]).abs().numpy()
+            evaluator = Evaluator(ioi_mini, bound, Target("heads", layer, head))
+            measurements = evaluator.numbers(bound.tokens(candidates), ["ap", "corrupted"])
+        effects = measurements["ap"][:, 0].abs().numpy()
+        gaps = (evaluator.clean.logit_diff - measurements["corrupted"][:, 0]).abs().numpy()
         quotients = effects / gaps
-        trapped, best = int(quotients.argmax()), int(Objective().values(measured)[:, 0].argmax())
+        trapped, best = int(quotients.argmax()), int(Objective().values(measurements)[:, 0].argmax())
         assert quotients[trapped] > 10
         assert gaps[trapped] < 0.05 * np.median(gaps)
         assert effects[trapped] < 0.5 * effects[best]

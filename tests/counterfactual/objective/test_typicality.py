@@ -7,8 +7,8 @@ from scipy.spatial.distance import mahalanobis
 from searched import ABBA, PAIRS, TEMPLATE, searched
 
 from igap.counterfactual.objective.evaluator import Evaluator, Target
-from igap.counterfactual.objective.typicality import LEAST, ordinary
-from igap.counterfactual.spaces.template import build, fill
+from igap.counterfactual.objective.typicality import MIN_PROMPTS, fit_distribution
+from igap.counterfactual.spaces.template import bind_template, template_space
 from igap.runs import frozen
 from igap.sites import hook_name
 
@@ -45,15 +45,15 @@ def distance(z, made):
 @pytest.mark.parametrize(("kind", "n_pairs"), [("rules", 3), ("words", 3), ("rules", 1)])
 def test_a_percentile_is_the_share_of_other_ordinary_prompts_that_are_nearer(small, kind, n_pairs, target):
     model = small("gpt2")
-    filled = searched(kind, PAIRS[:n_pairs], model.tokenizer)
+    bound = searched(kind, PAIRS[:n_pairs], model.tokenizer)
     every = prompts(model, 60)
     with frozen(model):
-        evaluator = Evaluator(model, filled, target)
-        found = ordinary(evaluator, every)
-        candidates = [tuple(min(i, size - 1) for size in filled.space.sizes) for i in range(4)]
-        tokens = filled.tokens(candidates)
+        evaluator = Evaluator(model, bound, target)
+        found = fit_distribution(evaluator, every)
+        candidates = [tuple(min(i, size - 1) for size in bound.space.sizes) for i in range(4)]
+        tokens = bound.tokens(candidates)
         percentiles = found.percentile(evaluator, tokens)
-    z = activations(model, every, target, filled.first)
+    z = activations(model, every, target, bound.first)
     made, rest = z[::2], z[1::2]
     others = sorted(distance(one, made) for one in rest)
     # 1e-6 of the mean variance is added, so that the covariance has an inverse.
@@ -61,7 +61,7 @@ def test_a_percentile_is_the_share_of_other_ordinary_prompts_that_are_nearer(sma
     assert percentiles.shape == (4, n_pairs)
     for i in range(4):
         for j in range(n_pairs):
-            own = activations(model, tokens[0 if filled.shared else j, [i]], target, filled.first)[0]
+            own = activations(model, tokens[0 if bound.shared else j, [i]], target, bound.first)[0]
             nearer = sum(each < distance(own, made) for each in others)
             assert percentiles[i, j].item() == pytest.approx(100 * nearer / 30)
     assert len(set(percentiles.flatten().tolist())) > 1
@@ -71,26 +71,29 @@ def test_ordinary_prompts_are_ordinary_from_their_first_word_on(small):
     """Slots behind the names leave the names of ordinary prompts as they are."""
     model, target = small("gpt2"), Target("heads", 1, 2)
     lists = {name: ["=keep"] for name in ("first", "second", "place", "verb", "object")} | {"subject": ["=keep", "Tom"]}
-    filled = fill(
-        build(TEMPLATE, lists, ABBA, model.tokenizer, prepend_bos=True), [ABBA], model.tokenizer, prepend_bos=True
+    bound = bind_template(
+        template_space(TEMPLATE, lists, ABBA, model.tokenizer, prepend_bos=True),
+        [ABBA],
+        model.tokenizer,
+        prepend_bos=True,
     )
-    assert filled.first == 10
-    every = prompts(model, LEAST)
+    assert bound.first == 10
+    every = prompts(model, MIN_PROMPTS)
     with frozen(model):
-        found = ordinary(Evaluator(model, filled, target), every)
+        found = fit_distribution(Evaluator(model, bound, target), every)
     z = activations(model, every, target, 10)
     np.testing.assert_allclose(found.distances, sorted(distance(one, z[::2]) for one in z[1::2]), rtol=1e-4)
 
 
 def test_other_ordinary_prompts_lie_in_the_middle_and_nonsense_beyond_all(ioi_mini):
-    from igap.counterfactual.spaces.template import clean_prompts
+    from igap.counterfactual.spaces.template import generate_clean_prompts
 
     tokenizer, target = ioi_mini.tokenizer, Target("heads", 3, 1)
-    texts = [one.clean for one in clean_prompts(ABBA, TEMPLATE, 160, 1, tokenizer)]
-    filled = searched("prompts", (ABBA,), tokenizer)
+    texts = [one.clean for one in generate_clean_prompts(ABBA, TEMPLATE, 160, 1, tokenizer)]
+    bound = searched("prompts", (ABBA,), tokenizer)
     with frozen(ioi_mini):
-        evaluator = Evaluator(ioi_mini, filled, target)
-        found = ordinary(evaluator, ioi_mini.to_tokens(texts[:120]))
+        evaluator = Evaluator(ioi_mini, bound, target)
+        found = fit_distribution(evaluator, ioi_mini.to_tokens(texts[:120]))
         fresh = found.percentile(evaluator, ioi_mini.to_tokens(texts[120:])[None])
         backwards = [" ".join(reversed(text.replace(",", " ,").split())) for text in texts[120:]]
         nonsense = found.percentile(evaluator, ioi_mini.to_tokens(backwards)[None])
@@ -102,8 +105,8 @@ def test_of_too_few_prompts_nothing_is_said(small):
     model = small("gpt2")
     with frozen(model):
         evaluator = Evaluator(model, searched("rules", PAIRS, model.tokenizer), Target("heads", 1, 2))
-        assert ordinary(evaluator, prompts(model, LEAST - 1)) is None
-        assert ordinary(evaluator, prompts(model, LEAST)) is not None
+        assert fit_distribution(evaluator, prompts(model, MIN_PROMPTS - 1)) is None
+        assert fit_distribution(evaluator, prompts(model, MIN_PROMPTS)) is not None
 
 
 def test_a_component_that_is_the_same_on_all_prompts_has_a_distance(tmp_path):
@@ -112,7 +115,7 @@ def test_a_component_that_is_the_same_on_all_prompts_has_a_distance(tmp_path):
     model = handmade.one_still_head(tmp_path)
     with frozen(model):
         evaluator = Evaluator(model, searched("rules", PAIRS, model.tokenizer), Target("heads", 0, 1))
-        found = ordinary(evaluator, prompts(model, 30))
-        percentiles = found.percentile(evaluator, evaluator.filled.tokens([(1, 1, 1, 1, 1)]))
+        found = fit_distribution(evaluator, prompts(model, 30))
+        percentiles = found.percentile(evaluator, evaluator.bound.tokens([(1, 1, 1, 1, 1)]))
     assert found.distances.tolist() == [0] * 15
     assert torch.equal(percentiles, torch.zeros(1, 3, dtype=torch.float64))

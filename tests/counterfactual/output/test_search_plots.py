@@ -1,12 +1,16 @@
 """The pictures of a search: what is drawn from small tables."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.text import Text
 
 from igap.counterfactual.output import plots
+from igap.counterfactual.validation.results import RandomControl, ReferenceValues
 from igap.curves import OutputCurves
+from igap.missing import Missing
 
 TRIALS = pd.DataFrame(
     {
@@ -17,6 +21,13 @@ TRIALS = pd.DataFrame(
         "counts": [True, True, True, False, False],
     }
 )
+
+COMPARED = SimpleNamespace(
+    random=RandomControl(n=2, best=0.5, mean=0.35, search_at_equal_budget=Missing("no random trials")),
+    reference=ReferenceValues(value=0.25, own=0.25),
+    neutral=Missing("no template"),
+)
+"""What the history compares the trials with."""
 
 
 def texts(fig):
@@ -40,8 +51,7 @@ def inside(fig):
 
 
 def test_history_shows_who_proposed_what_the_best_so_far_and_what_to_compare_it_with():
-    summary = {"random/n": 2, "random/best": 0.5, "by_hand/value": 0.25, "neutral/p95": None}
-    fig = plots.search_history(TRIALS, summary, "9.6", "ap")
+    fig = plots.search_history(TRIALS, COMPARED, "9.6", "ap")
     (ax,) = fig.axes
     lines = drawn(ax)
     assert lines["start (2)"] == ([0, 1], [0.5, 0.2])
@@ -59,7 +69,7 @@ def test_history_shows_who_proposed_what_the_best_so_far_and_what_to_compare_it_
 
 
 def test_a_history_without_a_value_says_so():
-    fig = plots.search_history(TRIALS[TRIALS["ap"].isna()], {"random/n": 0}, "9.6", "ap")
+    fig = plots.search_history(TRIALS[TRIALS["ap"].isna()], COMPARED, "9.6", "ap")
     assert "no trial has a value" in texts(fig)
 
 
@@ -71,7 +81,7 @@ def test_single_edits_are_sorted_in_each_slot_beside_the_best_and_their_ends_are
             "value": [*np.linspace(0, 1, 20), 0.2, 1.5, 0.7],
         }
     )
-    fig = plots.search_single_edits(edits, {"best/value": 1.2}, "9.6")
+    fig = plots.search_single_edits(edits, 1.2, "9.6")
     verb, first = panels(fig)
     assert (verb.get_title(), first.get_title()) == ("verb", "first")
     assert list(verb.lines[0].get_ydata()) == sorted(np.linspace(0, 1, 20), reverse=True)
@@ -90,7 +100,7 @@ def test_single_edits_are_sorted_in_each_slot_beside_the_best_and_their_ends_are
 def test_a_search_of_many_slots_shows_the_twelve_whose_words_reach_farthest():
     slots = [f"token{i}" for i in range(14)]
     edits = pd.DataFrame({"slot": slots, "option": ["a"] * 14, "value": [1.0 - 0.01 * i for i in range(14)]})
-    fig = plots.search_single_edits(edits, {"best/value": 1.0}, "9.6")
+    fig = plots.search_single_edits(edits, 1.0, "9.6")
     assert [ax.get_title() for ax in panels(fig) if ax.get_visible()] == slots[2:]
 
 
@@ -124,8 +134,8 @@ def test_curves_of_both_pairs_have_their_chords():
         by_pair, slopes = np.array([[values]]), np.zeros(1)
         return OutputCurves(("9.6",), alphas, by_pair, np.array([ends]), slopes, 0.0, "corrupted", "noising")
 
-    given = {"by_hand": curves([3.0, 3.1, 3.0], (3.0, 3.0)), "best": curves([3.0, 5.0, 4.5], (3.0, 4.5))}
-    (ax,) = plots.search_curves(given, "9.6").axes
+    reference, best = curves([3.0, 3.1, 3.0], (3.0, 3.0)), curves([3.0, 5.0, 4.5], (3.0, 4.5))
+    (ax,) = plots.search_curves(reference, best, "9.6").axes
     lines = drawn(ax)
     assert lines["best found: F(1) - F(0) +1.500 logits"] == ([0.0, 0.5, 1.0], [3.0, 5.0, 4.5])
     assert lines["made by hand: F(1) - F(0) +0.000 logits"][1] == [3.0, 3.1, 3.0]
@@ -174,6 +184,6 @@ def test_a_scan_shows_heads_that_were_searched_and_leaves_the_others_grey():
     scan = pd.DataFrame({"name": ["0.1", "L0.N1"], "by_hand/ap": [0.5, 9.0], "best/ap": [-2.0, 9.0]})
     left, right = panels(plots.search_scan(scan, ["0.0", "0.1", "1.0", "1.1"]))
     for ax, value in ((left, 0.5), (right, -2.0)):
-        cells = np.ma.filled(ax.images[0].get_array(), np.nan)
+        cells = np.ma.bound(ax.images[0].get_array(), np.nan)
         np.testing.assert_array_equal(cells, [[np.nan, value], [np.nan, np.nan]])
     assert right.images[0].get_clim() == (-2, 2)

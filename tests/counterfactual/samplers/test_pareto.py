@@ -61,25 +61,25 @@ def test_epo_covers_more_of_a_toy_front_than_chance():
     spread = np.random.default_rng(5).uniform(size=(5, 12))
     cost = np.random.default_rng(6).uniform(size=(5, 12)) + spread
 
-    def worth(one):
+    def objective_value(one):
         return [sum(spread[i, o] for i, o in enumerate(one)), -sum(cost[i, o] for i, o in enumerate(one))]
 
     def explored(propose, seed):
         rng = np.random.default_rng(seed)
         start = draw(History(space, (), np.zeros((0, 2))), 16, rng)
-        history = History(space, tuple(start), np.array([worth(one.candidate) for one in start]))
+        history = History(space, tuple(start), np.array([objective_value(one.candidate) for one in start]))
         for _ in range(9):
             batch = propose(history, rng)
-            points = np.array([worth(one.candidate) for one in batch])
+            points = np.array([objective_value(one.candidate) for one in batch])
             history = History(space, (*history.proposals, *batch), np.concatenate([history.points, points]))
         return history
 
-    def gains(one):
+    def first_order_scores(one):
         return [spread[i] - spread[i, o] for i, o in enumerate(one)]
 
     low, high = np.array([0.0, -10.0]), np.array([5.0, 0.0])
     for seed in range(3):
-        own = explored(lambda history, rng: epo(history, gains, 16, rng), seed)
+        own = explored(lambda history, rng: epo(history, first_order_scores, 16, rng), seed)
         chance = explored(lambda history, rng: draw(history, 16, rng), seed)
         assert len(own.seen) == len(own.proposals) == 160
         assert {one.source for one in own.proposals[16:]} == {"epo-gradient", "epo-child"}

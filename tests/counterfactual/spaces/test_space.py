@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from searched import ABBA, BABA
 
 from igap import InputError
-from igap.counterfactual.spaces.base import Slot, Space, filled
+from igap.counterfactual.spaces.base import Slot, Space, bind_space
 
 OPTIONS = st.lists(st.sampled_from(["=keep", "=S", "John", "Mary", "cat"]), min_size=1, max_size=4, unique=True)
 SPACE = Space(
@@ -38,10 +38,10 @@ def test_a_space_holds_every_choice_with_no_more_edits_than_there_may_be_once(li
     space = made(lists, max_edits)
     choices = list(itertools.product(*(range(len(words)) for words in lists)))
     expected = [one for one in choices if max_edits is None or n_edits(space, one) <= max_edits]
-    every = list(space.every())
+    every = list(space.candidates())
     assert sorted(every) == expected
     assert space.size == len(expected)
-    assert [one for one in choices if space.allowed(one)] == expected
+    assert [one for one in choices if space.is_allowed(one)] == expected
     assert [len(space.edits(one)) for one in choices] == [n_edits(space, one) for one in choices]
     if max_edits is not None:
         numbers = [n_edits(space, one) for one in every]
@@ -51,7 +51,7 @@ def test_a_space_holds_every_choice_with_no_more_edits_than_there_may_be_once(li
 def test_a_huge_space_is_counted_and_its_first_candidates_come_at_once():
     space = made([["=keep", *map(str, range(999))]] * 12, 3)
     assert space.size == 1 + 12 * 999 + 66 * 999**2 + 220 * 999**3
-    assert list(itertools.islice(space.every(), 3)) == [(0,) * 12, (1, *[0] * 11), (2, *[0] * 11)]
+    assert list(itertools.islice(space.candidates(), 3)) == [(0,) * 12, (1, *[0] * 11), (2, *[0] * 11)]
 
 
 def test_a_candidate_reads_as_a_rule_without_the_slots_that_keep_what_they_have():
@@ -109,7 +109,7 @@ def two_prompts(options, tables, slots=None):
     """Two clean prompts of 6 tokens which differ at position 2."""
     clean = torch.tensor([[0, 10, 11, 12, 13, 14], [0, 10, 21, 12, 13, 14]])
     slots = slots or (Slot("a", options, (3,)), Slot("b", ("=keep", "long"), (1, 5)))
-    return filled(Space("slots", slots), [ABBA, BABA], clean, tables, lambda pair, one: f"{pair.answer}{one}")
+    return bind_space(Space("slots", slots), [ABBA, BABA], clean, tables, lambda pair, one: f"{pair.answer}{one}")
 
 
 B = torch.tensor([[[10, 14], [50, 51]]]).expand(2, -1, -1)
@@ -125,12 +125,12 @@ def test_a_rules_candidate_is_a_corrupted_prompt_for_each_clean_one():
     ]
     tokens = own.tokens([(1, 1), (0, 0)])
     assert tokens.tolist() == expected
-    assert own.edited(tokens).tolist() == [[2, 2], [0, 0]]
-    assert own.changed((1, 1)) == (0, 1)
-    assert own.changed((1, 0)) == (0,)
-    assert own.changed((0, 0)) == ()
-    assert own.partly((1, 1), [1]).tolist() == [[0, 50, 11, 12, 13, 51], [0, 50, 21, 12, 13, 51]]
-    assert own.partly((1, 1), []).tolist() == own.clean.tolist()
+    assert own.count_edits(tokens).tolist() == [[2, 2], [0, 0]]
+    assert own.changed_slots((1, 1)) == (0, 1)
+    assert own.changed_slots((1, 0)) == (0,)
+    assert own.changed_slots((0, 0)) == ()
+    assert own.with_slots((1, 1), [1]).tolist() == [[0, 50, 11, 12, 13, 51], [0, 50, 21, 12, 13, 51]]
+    assert own.with_slots((1, 1), []).tolist() == own.clean.tolist()
     assert own.texts((1, 0)) == [" John(1, 0)", " John(1, 0)"]
 
 
@@ -142,14 +142,14 @@ def test_words_alone_make_one_corrupted_prompt_for_all_clean_ones():
     assert [table.shape[0] for table in one.tables] == [1, 1]
     tokens = one.tokens([(1, 0), (0, 0)])
     assert tokens.tolist() == [[[0, 10, 40, 12, 13, 14], [0, 10, 11, 12, 13, 14]]]
-    assert one.edited(tokens).tolist() == [[1, 1], [0, 1]], "the second prompt has another word there"
-    assert one.changed((0, 0)) == (0,), "it differs from one of the clean prompts"
+    assert one.count_edits(tokens).tolist() == [[1, 1], [0, 1]], "the second prompt has another word there"
+    assert one.changed_slots((0, 0)) == (0,), "it differs from one of the clean prompts"
     listed = replace(one, space=replace(one.space, kind="prompts"))
-    assert listed.edited(one.tokens([(1, 1), (0, 0)])).tolist() == [[3, 3], [0, 1]], "of listed prompts: tokens"
-    several = one.unshared()
+    assert listed.count_edits(one.tokens([(1, 1), (0, 0)])).tolist() == [[3, 3], [0, 1]], "of listed prompts: tokens"
+    several = one.unshare()
     assert (several.shared, several.given) == (False, 2)
     assert several.tokens([(1, 0)]).tolist() == [[[0, 10, 40, 12, 13, 14]]] * 2
-    assert several.partly((1, 1), [1]).tolist() == [[0, 50, 11, 12, 13, 51], [0, 50, 21, 12, 13, 51]]
+    assert several.with_slots((1, 1), [1]).tolist() == [[0, 50, 11, 12, 13, 51], [0, 50, 21, 12, 13, 51]]
 
 
 def test_clean_prompts_that_differ_outside_of_the_slots_share_no_corrupted_prompt():

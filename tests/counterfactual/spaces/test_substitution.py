@@ -10,8 +10,8 @@ from searched import ABBA, BABA, PAIRS, subwords
 from igap import InputError, PromptPair
 from igap.counterfactual.config import SpaceConfig
 from igap.counterfactual.spaces.positions import fits
-from igap.counterfactual.spaces.prompt_list import fill_listed, listed
-from igap.counterfactual.spaces.substitution import WORDS, fill_substitutes, substitute
+from igap.counterfactual.spaces.prompt_list import bind_prompt_list, prompt_list_space
+from igap.counterfactual.spaces.substitution import WORDS, bind_substitution, substitution_space
 from igap.datasets.words import NAMES
 from igap.prompts import encode_prompt
 
@@ -21,12 +21,12 @@ def words(small):
     return small("gpt2").tokenizer
 
 
-def encoded(tokenizer, text):
+def encode(tokenizer, text):
     return encode_prompt(tokenizer, text, prepend_bos=False, item="text", n_ctx=None, n_vocab=None)
 
 
 def test_every_whole_word_is_a_slot_that_keeps_or_takes_a_word(words):
-    space = substitute(ABBA, None, ["names", "cat"], 2, words, prepend_bos=True)
+    space = substitution_space(ABBA, None, ["names", "cat"], 2, words, prepend_bos=True)
     clean = ["", *ABBA.clean.replace(",", " ,").split()]
     positions = [i for i, word in enumerate(clean) if word.isalpha()]
     assert [slot.positions for slot in space.slots] == [(i,) for i in positions]
@@ -36,17 +36,17 @@ def test_every_whole_word_is_a_slot_that_keeps_or_takes_a_word(words):
     assert (space.kind, space.max_edits) == ("substitute", 2)
     n = len(positions)
     assert space.size == 1 + 5 * n + 25 * n * (n - 1) // 2
-    found = fill_substitutes(space, [ABBA], words, prepend_bos=True)
+    found = bind_substitution(space, [ABBA], words, prepend_bos=True)
     chosen = [0] * n
     chosen[positions.index(2)], chosen[positions.index(16)] = 5, 4
     assert found.write(ABBA, tuple(chosen)) == "After cat and Mary went to the store, Mary gave a bottle of milk Anna"
 
 
 def test_chosen_positions_are_slots_in_the_order_asked_for(words):
-    with_bos = substitute(ABBA, [10, 2], ["cat"], None, words, prepend_bos=True)
-    without = substitute(ABBA, [9, 1], ["cat"], None, words, prepend_bos=False)
+    with_bos = substitution_space(ABBA, [10, 2], ["cat"], None, words, prepend_bos=True)
+    without = substitution_space(ABBA, [9, 1], ["cat"], None, words, prepend_bos=False)
     for space, bos in ((with_bos, True), (without, False)):
-        found = fill_substitutes(space, [ABBA, BABA], words, prepend_bos=bos)
+        found = bind_substitution(space, [ABBA, BABA], words, prepend_bos=bos)
         assert [found.write(pair, (1, 0)).split()[8] for pair in (ABBA, BABA)] == ["cat", "cat"]
         assert [found.write(pair, (0, 1)).split()[1] for pair in (ABBA, BABA)] == ["cat", "cat"]
         assert found.write(BABA, (0, 0)) == BABA.clean
@@ -64,7 +64,7 @@ def test_chosen_positions_are_slots_in_the_order_asked_for(words):
 )
 def test_positions_that_are_no_whole_words_are_refused_with_those_that_are(words, positions, what):
     with pytest.raises(InputError) as error:
-        substitute(ABBA, positions, ["cat"], None, words, prepend_bos=True)
+        substitution_space(ABBA, positions, ["cat"], None, words, prepend_bos=True)
     message = str(error.value)
     assert message.startswith(f"search.space.positions: got {what}, wanted some of 1 'After', 2 'John', 3 'and', ")
     assert message.endswith("15 'milk', 16 'to'.")
@@ -74,17 +74,17 @@ def test_parts_of_words_are_no_slots_and_what_is_glued_to_a_word_is_left_alone()
     """In "re-store" the space is a token of its own: a word in place of "re" would take it in."""
     text = 'After milky John\'s "cat" went, to(it) the re-store to'
     pair = PromptPair(text, text.replace("John", "Mary"), " Mary", " John")
-    spans = substitute(pair, None, ["cat", "dog"], None, subwords(), prepend_bos=False)
-    tokens = subwords().convert_ids_to_tokens(encoded(subwords(), text))
+    spans = substitution_space(pair, None, ["cat", "dog"], None, subwords(), prepend_bos=False)
+    tokens = subwords().convert_ids_to_tokens(encode(subwords(), text))
     known = [tokens[slot.positions[0]] for slot in spans.slots]
     assert known == ["After", "ĠJohn", "Ġwent", "Ġto", "Ġthe", "Ġto"]
-    found = fill_substitutes(spans, [pair], subwords(), prepend_bos=False)
-    for candidate in itertools.islice(spans.every(), 0, None, 5):
-        assert found.tokens([candidate])[0, 0].tolist() == encoded(subwords(), found.texts(candidate)[0])
+    found = bind_substitution(spans, [pair], subwords(), prepend_bos=False)
+    for candidate in itertools.islice(spans.candidates(), 0, None, 5):
+        assert found.tokens([candidate])[0, 0].tolist() == encode(subwords(), found.texts(candidate)[0])
 
 
 def test_at_the_start_of_a_text_stand_words_that_are_one_token_without_a_space():
-    space = substitute(ABBA, [0, 2], ["John", "dog", "Tom"], None, subwords(), prepend_bos=False)
+    space = substitution_space(ABBA, [0, 2], ["John", "dog", "Tom"], None, subwords(), prepend_bos=False)
     first, third = space.slots
     assert first.options == ("=keep", "John", "Tom")
     assert third.options == ("=keep", "John", "dog", "Tom")
@@ -92,7 +92,7 @@ def test_at_the_start_of_a_text_stand_words_that_are_one_token_without_a_space()
 
 
 def test_words_are_all_that_are_one_token_after_a_space():
-    space = substitute(ABBA, [2], [WORDS], None, subwords(), prepend_bos=False)
+    space = substitution_space(ABBA, [2], [WORDS], None, subwords(), prepend_bos=False)
     known = [subwords().decode([i]) for i in range(len(subwords()))]
     expected = {word[1:] for word in known if word.startswith(" ") and word[1:].isascii() and word[1:].isalpha()}
     assert {"Mary", "cat", "gave"} <= expected
@@ -101,7 +101,7 @@ def test_words_are_all_that_are_one_token_after_a_space():
 
 def test_words_that_are_not_one_token_are_listed(words):
     with pytest.raises(InputError) as error:
-        substitute(ABBA, [2], ["John", "bottle of", "xyzzy"], None, words, prepend_bos=True)
+        substitution_space(ABBA, [2], ["John", "bottle of", "xyzzy"], None, words, prepend_bos=True)
     assert str(error.value) == (
         "search.space.vocabulary: got 'bottle of', 'xyzzy', wanted words that are one known token. Take them out."
     )
@@ -109,9 +109,9 @@ def test_words_that_are_not_one_token_are_listed(words):
 
 def test_a_space_without_a_second_candidate_is_refused(words):
     with pytest.raises(InputError, match=r"^search\.space: got 1 candidate \(\d+ left out \(not one known token\)\), "):
-        substitute(ABBA, [2], ["objects"], 1, words, prepend_bos=True)
+        substitution_space(ABBA, [2], ["objects"], 1, words, prepend_bos=True)
     with pytest.raises(InputError) as error:
-        listed(ABBA, [ABBA.corrupted, "John", "xyzzy", ABBA.corrupted], words, prepend_bos=True)
+        prompt_list_space(ABBA, [ABBA.corrupted, "John", "xyzzy", ABBA.corrupted], words, prepend_bos=True)
     assert str(error.value) == (
         "search.space: got 1 candidate (1 left out (another token length); 1 left out (unknown words); 1 left out "
         "(twice)), wanted at least two. Offer more words."
@@ -121,13 +121,13 @@ def test_a_space_without_a_second_candidate_is_refused(words):
 def test_a_position_that_is_a_whole_word_in_one_clean_prompt_only_is_refused_with_that_prompt():
     clean = ABBA.clean.replace("bottle", "cattle")  # 3 tokens where another has 3 words
     other = PromptPair(clean, clean.replace("Mary", "Tom"), " John", " Mary")
-    same = len(encoded(subwords(), clean)) - len(encoded(subwords(), ABBA.clean))
+    same = len(encode(subwords(), clean)) - len(encode(subwords(), ABBA.clean))
     longer = ABBA.clean.replace("a bottle", "a" + " it" * same + " bottle")
     pair = PromptPair(longer, longer.replace("Mary", "Tom"), " John", " Mary")
-    assert len(encoded(subwords(), clean)) == len(encoded(subwords(), longer))
-    space = substitute(pair, [12], ["cat"], None, subwords(), prepend_bos=False)
+    assert len(encode(subwords(), clean)) == len(encode(subwords(), longer))
+    space = substitution_space(pair, [12], ["cat"], None, subwords(), prepend_bos=False)
     with pytest.raises(InputError) as error:
-        fill_substitutes(space, [pair, other], subwords(), prepend_bos=False)
+        bind_substitution(space, [pair, other], subwords(), prepend_bos=False)
     assert str(error.value) == (
         f"search.space.positions: got position 12, which is no whole word in the clean prompt {clean!r}. Take it out, "
         "or use clean.n=1 heldout.n=0."
@@ -136,12 +136,12 @@ def test_a_position_that_is_a_whole_word_in_one_clean_prompt_only_is_refused_wit
 
 def test_listed_prompts_are_those_of_the_clean_prompts_length_each_once(words):
     texts = [ABBA.corrupted, BABA.clean, "John gave it to", ABBA.corrupted, "xyzzy gave it", BABA.corrupted, "John"]
-    space = listed(ABBA, texts, words, prepend_bos=True)
+    space = prompt_list_space(ABBA, texts, words, prepend_bos=True)
     (slot,) = space.slots
     assert slot.options == (ABBA.corrupted, BABA.clean, BABA.corrupted)
     assert slot.positions == tuple(range(1, 17))
     assert space.left_out == {"another token length": 2, "unknown words": 1, "twice": 1}
-    found = fill_listed(space, PAIRS, words, prepend_bos=True)
+    found = bind_prompt_list(space, PAIRS, words, prepend_bos=True)
     assert (found.shared, found.given, found.first) == (True, 1, 1)
     assert found.texts((2,)) == [BABA.corrupted] * 3
     assert space.rule((1,)) == f"prompt := {BABA.clean}"

@@ -19,10 +19,6 @@ from igap.counterfactual.spaces.template import (
     LISTS,
     OPERATORS,
     SLOTS,
-    build,
-    clean_prompts,
-    fill,
-    matching_template,
     slot_names,
 )
 from igap.datasets import ioi
@@ -41,13 +37,13 @@ def words(small):
     return small("gpt2").tokenizer
 
 
-def encoded(tokenizer, text, bos):
+def encode(tokenizer, text, bos):
     return encode_prompt(tokenizer, text, prepend_bos=bos, item="text", n_ctx=None, n_vocab=None)
 
 
 def some(space, n=60):
     """Candidates from all over the space."""
-    return list(itertools.islice(space.every(), 0, None, max(1, space.size // n)))
+    return list(itertools.islice(space.candidates(), 0, None, max(1, space.size // n)))
 
 
 def test_the_default_slots_are_those_of_the_config():
@@ -82,10 +78,10 @@ HAND = {
 
 @pytest.mark.parametrize("slot", ["first", "second", "subject"])
 def test_rules_take_their_words_from_the_clean_prompt_at_hand(words, slot):
-    space = build(TEMPLATE, KEPT | {slot: list(HAND)}, ABBA, words, prepend_bos=True)
+    space = template_space(TEMPLATE, KEPT | {slot: list(HAND)}, ABBA, words, prepend_bos=True)
     (only,) = space.slots
     assert only.options == tuple(HAND)
-    found = fill(space, [ABBA, BABA], words, prepend_bos=True)
+    found = bind_template(space, [ABBA, BABA], words, prepend_bos=True)
     own = [dict(zip(("first", "second", "subject"), names, strict=True)) for names in ("JMM", "MJM")]
     names = {"J": "John", "M": "Mary"}
     for index, option in enumerate(HAND):
@@ -94,13 +90,13 @@ def test_rules_take_their_words_from_the_clean_prompt_at_hand(words, slot):
             fills = {name: names[letter] for name, letter in own[i].items()} | {slot: word}
             text = TEMPLATE.format(**fills, place="store", verb="gave", object="bottle of milk")
             assert found.write(pair, (index,)) == text
-            assert found.tokens([(index,)])[i, 0].tolist() == encoded(words, text, True)
+            assert found.tokens([(index,)])[i, 0].tolist() == encode(words, text, True)
 
 
 def test_a_fresh_name_is_none_of_the_prompts_own_nor_its_answer(words):
     elsewhere = PromptPair(ABBA.clean, ABBA.corrupted, " Tom", " Mary")
-    space = build(TEMPLATE, KEPT | {"first": ["=fresh[0]", "=fresh[1]"]}, elsewhere, words, prepend_bos=True)
-    found = fill(space, [elsewhere], words, prepend_bos=True)
+    space = template_space(TEMPLATE, KEPT | {"first": ["=fresh[0]", "=fresh[1]"]}, elsewhere, words, prepend_bos=True)
+    found = bind_template(space, [elsewhere], words, prepend_bos=True)
     assert [found.texts((i,))[0].split()[1] for i in range(2)] == ["Anna", "Anna"]
 
 
@@ -119,7 +115,7 @@ def test_a_candidates_tokens_are_those_of_its_text(request, tokenizer, kind, n_p
     assert len({text for texts in own for text in texts}) > 4
     assert any(texts[0] != texts[-1] for texts in own) == (not found.shared)
     for i, texts in enumerate(own):
-        rows = [encoded(tokenizer, text, bos) for text in texts]
+        rows = [encode(tokenizer, text, bos) for text in texts]
         assert tokens[:, i].expand(n_pairs, -1).tolist() == rows
         for row, text in zip(rows, texts, strict=True):
             assert tokenizer.decode(row[bos:]).replace(" ,", ",") == text
@@ -131,14 +127,14 @@ def test_a_slot_that_comes_twice_holds_the_same_word_in_both_places(text):
     template = text.replace("John", "{first}").replace("Mary", "{second}")
     pair = PromptPair(text, text.replace("Mary", "Tom"), " Mary", " John")
     lists = {"first": ["=keep", "Tom", "Anna"], "second": ["=keep", "=N1"]}
-    space = build(template, lists, pair, subwords(), prepend_bos=False)
-    (first, _), found = space.slots, fill(space, [pair], subwords(), prepend_bos=False)
+    space = template_space(template, lists, pair, subwords(), prepend_bos=False)
+    (first, _), found = space.slots, bind_template(space, [pair], subwords(), prepend_bos=False)
     assert len(first.positions) == 2
-    for candidate in space.every():
+    for candidate in space.candidates():
         (written,) = found.texts(candidate)
         word = space.words(candidate)[0].replace("=keep", "John")
         assert re.findall(r"(\w+) (?:met|waved)", written) == [word, word]
-        assert found.tokens([candidate])[0, 0].tolist() == encoded(subwords(), written, False)
+        assert found.tokens([candidate])[0, 0].tolist() == encode(subwords(), written, False)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +146,7 @@ def test_a_word_must_fit_in_every_place_of_its_slot(template):
     pair, lists = PromptPair(clean, corrupted, " Mary", " John"), {"first": ["=keep", "Tom", "dog"]}
     assert fits(subwords(), "gave", " dog", 1)
     with pytest.raises(InputError, match=r"^search\.space\.slots\.first: got 'dog' \(\d tokens\), wanted words of 1 "):
-        build(template, lists, pair, subwords(), prepend_bos=False)
+        template_space(template, lists, pair, subwords(), prepend_bos=False)
 
 
 def test_slots_that_begin_within_a_token_are_refused():
@@ -160,7 +156,7 @@ def test_slots_that_begin_within_a_token_are_refused():
         r"John went to' \(After\| John\| went\| to\)\. Let slots be whole words\.$"
     )
     with pytest.raises(InputError, match=message):
-        build("After J{rest} went to", {"rest": ["ohn", "=keep"]}, pair, subwords(), prepend_bos=False)
+        template_space("After J{rest} went to", {"rest": ["ohn", "=keep"]}, pair, subwords(), prepend_bos=False)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +171,7 @@ def test_slots_that_begin_within_a_token_are_refused():
 )
 def test_a_template_with_braces_that_are_no_slots_is_refused(words, template):
     with pytest.raises(InputError) as error:
-        build(template, {"first": ["=keep"]}, ABBA, words, prepend_bos=True)
+        template_space(template, {"first": ["=keep"]}, ABBA, words, prepend_bos=True)
     assert str(error.value) == (
         f"search.space.template: got {template!r}, wanted each slot as a name in braces, such as {{subject}}. Correct "
         "the braces."
@@ -185,18 +181,18 @@ def test_a_template_with_braces_that_are_no_slots_is_refused(words, template):
 def test_words_that_do_not_fit_are_listed(words):
     lists = KEPT | {"subject": ["John", "bottle of", "xyzzy", "cat", "store, Mary"]}
     with pytest.raises(InputError) as error:
-        build(TEMPLATE, lists, ABBA, words, prepend_bos=True)
+        template_space(TEMPLATE, lists, ABBA, words, prepend_bos=True)
     assert str(error.value) == (
         "search.space.slots.subject: got 'bottle of' (2 tokens), 'xyzzy' (unknown), 'store, Mary' (3 tokens), wanted "
         "words of 1 known token, as many as 'Mary'. Take them out."
     )
     with pytest.raises(InputError, match=r"object: got 'milk' \(1 tokens\), wanted words of 3 known tokens, as many "):
-        build(TEMPLATE, KEPT | {"object": ["milk", "=keep"]}, ABBA, words, prepend_bos=True)
+        template_space(TEMPLATE, KEPT | {"object": ["milk", "=keep"]}, ABBA, words, prepend_bos=True)
 
 
 def test_of_named_lists_what_does_not_fit_is_left_out_and_counted(words):
     lists = KEPT | {"subject": ["=S", "names", "John", "animals"], "place": ["=keep", "places"]}
-    space = build(TEMPLATE, lists, ABBA, words, prepend_bos=True)
+    space = template_space(TEMPLATE, lists, ABBA, words, prepend_bos=True)
     place, subject = space.slots
     assert subject.options == ("=S", "John", "Mary", "Tom", "Anna", "cat", "dog")
     assert place.options == ("=keep", "store")
@@ -206,7 +202,7 @@ def test_of_named_lists_what_does_not_fit_is_left_out_and_counted(words):
         "subject: not 1 known token": len(NAMES) - 4 + len(LISTS["animals"]) - 2,
         "place: not 1 known token": len(PLACES) - 1,
     }
-    one_token_later = build(TEMPLATE, lists, ABBA, words, prepend_bos=False)
+    one_token_later = template_space(TEMPLATE, lists, ABBA, words, prepend_bos=False)
     assert [slot.positions for slot in one_token_later.slots] == [(7,), (9,)]
 
 
@@ -237,7 +233,7 @@ def test_of_named_lists_what_does_not_fit_is_left_out_and_counted(words):
 def test_lists_that_make_no_space_are_refused(words, lists, message):
     lists = {name: options for name, options in (KEPT | lists).items() if options is not None}
     with pytest.raises(InputError) as error:
-        build(TEMPLATE, lists, ABBA, words, prepend_bos=True)
+        template_space(TEMPLATE, lists, ABBA, words, prepend_bos=True)
     assert str(error.value).startswith(message)
 
 
@@ -250,14 +246,14 @@ def test_a_prompt_of_another_of_igaps_templates_takes_the_default_lists(template
     fills = {"first": "John", "second": "Mary", "place": "store", "verb": "gave", "object": "drink", "other": "ring"}
     clean, corrupted = (template.format(**fills, subject=name) for name in ("Mary", "John"))
     pair = PromptPair(clean, corrupted, " John", " Mary")
-    assert [slot.name for slot in build(None, SLOTS, pair, tokenizer, prepend_bos=True).slots] == slots
+    assert [slot.name for slot in template_space(None, SLOTS, pair, tokenizer, prepend_bos=True).slots] == slots
     for lists, template_given, wrong in (
         ({name: words for name, words in SLOTS.items() if name != "verb"}, None, "verb: got a slot without a list"),
         ({**SLOTS, "day": ["=keep"]}, None, "day: got a list without a slot"),
         (SLOTS, template, "place: got a list without" if template == TEMPLATES[4] else "other: got a slot without"),
     ):
         with pytest.raises(InputError, match=f"search.space.slots.{wrong}"):
-            build(template_given, lists, pair, tokenizer, prepend_bos=True)
+            template_space(template_given, lists, pair, tokenizer, prepend_bos=True)
 
 
 def test_a_prompt_of_no_template_needs_one_and_one_that_it_follows(words):
@@ -267,9 +263,11 @@ def test_a_prompt_of_no_template_needs_one_and_one_that_it_follows(words):
         (TEMPLATE, r"got 'After \{first\}.*', which prompts\.clean \('John gave it to Mary'\) does not follow\. Corr"),
     ):
         with pytest.raises(InputError, match=rf"^search\.space\.template: {message}"):
-            build(template, KEPT, strange, words, prepend_bos=True)
-    own = build("{who} gave it to Mary", {"who": ["=keep", "cat", "=fresh[0]"]}, strange, words, prepend_bos=True)
-    found = fill(own, [strange], words, prepend_bos=True)
+            template_space(template, KEPT, strange, words, prepend_bos=True)
+    own = template_space(
+        "{who} gave it to Mary", {"who": ["=keep", "cat", "=fresh[0]"]}, strange, words, prepend_bos=True
+    )
+    found = bind_template(own, [strange], words, prepend_bos=True)
     assert [found.texts((i,))[0] for i in range(3)] == [f"{who} gave it to Mary" for who in ("John", "cat", "Tom")]
 
 
@@ -279,12 +277,12 @@ def test_a_rule_whose_word_has_another_length_or_is_none_is_refused(words):
         ("=N1", "who", r"got =N1, but the template has no slot \{first\}\. Take it out\."),
         ("=N2", "who", r"got =N2, but the template has no slot \{second\}\. Take it out\."),
     ):
-        space = build("{who} gave it to", {"who": [entry, "=keep"]}, who, words, prepend_bos=True)
+        space = template_space("{who} gave it to", {"who": [entry, "=keep"]}, who, words, prepend_bos=True)
         with pytest.raises(InputError, match=rf"^search\.space\.slots\.{slot}: {message}"):
-            fill(space, [who], words, prepend_bos=True)
-    space = build(TEMPLATE, KEPT | {"object": ["=keep", "=S"]}, ABBA, words, prepend_bos=True)
+            bind_template(space, [who], words, prepend_bos=True)
+    space = template_space(TEMPLATE, KEPT | {"object": ["=keep", "=S"]}, ABBA, words, prepend_bos=True)
     with pytest.raises(InputError) as error:
-        fill(space, [ABBA], words, prepend_bos=True)
+        bind_template(space, [ABBA], words, prepend_bos=True)
     assert str(error.value) == (
         "search.space.slots.object: got =S, which gives 'Mary' (1 tokens) where the prompt has 3. Take it out."
     )
@@ -293,47 +291,49 @@ def test_a_rule_whose_word_has_another_length_or_is_none_is_refused(words):
 @pytest.mark.parametrize("index", range(len(TEMPLATES)))
 def test_every_generated_prompt_is_known_by_its_template(index):
     for example in generate_ioi(20, 3, templates=[index]):
-        assert matching_template(example.clean) == TEMPLATES[index]
-    assert matching_template("The capital of France is") is None
+        assert find_template(example.clean) == TEMPLATES[index]
+    assert find_template("The capital of France is") is None
 
 
 def test_further_clean_prompts_ask_the_same_with_other_words(ioi_mini):
     tokenizer = ioi_mini.tokenizer
     for pair in (ABBA, BABA):
-        found = clean_prompts(pair, TEMPLATE, 20, 0, tokenizer)
+        found = generate_clean_prompts(pair, TEMPLATE, 20, 0, tokenizer)
         assert found[0] is pair
         assert len({one.clean for one in found}) == 20
-        space = build(None, SLOTS, pair, tokenizer, prepend_bos=True)
-        fill(space, found, tokenizer, prepend_bos=True)  # of one length, each following the template
+        space = template_space(None, SLOTS, pair, tokenizer, prepend_bos=True)
+        bind_template(space, found, tokenizer, prepend_bos=True)  # of one length, each following the template
         where = [(one.clean.split()[1 if pair is ABBA else 3], one.answer, one.distractor) for one in found]
         assert all(name == answer.strip() for name, answer, _ in where), "the answer stands where the pair's does"
         assert all(one.clean.split()[8] == one.distractor.strip() for one in found)
-        assert [one.clean for one in found] == [one.clean for one in clean_prompts(pair, TEMPLATE, 20, 0, tokenizer)]
+        assert [one.clean for one in found] == [
+            one.clean for one in generate_clean_prompts(pair, TEMPLATE, 20, 0, tokenizer)
+        ]
         assert {one.clean for one in found[1:]} != {
-            one.clean for one in clean_prompts(pair, TEMPLATE, 20, 1, tokenizer)[1:]
+            one.clean for one in generate_clean_prompts(pair, TEMPLATE, 20, 1, tokenizer)[1:]
         }
-        assert all(len(encoded(tokenizer, one.clean, False)) == 16 for one in found)
+        assert all(len(encode(tokenizer, one.clean, False)) == 16 for one in found)
         assert all(one.min_gap == pair.min_gap for one in found)
 
 
 def test_where_clean_prompts_cannot_be_made_it_says_so(words, ioi_mini):
-    assert clean_prompts(ABBA, None, 1, 0, words) == [ABBA]
+    assert generate_clean_prompts(ABBA, None, 1, 0, words) == [ABBA]
     with pytest.raises(
         InputError, match=r"^clean\.n: got 2 clean prompts \(heldout\.n counted\) with a prompt of your"
     ):
-        clean_prompts(ABBA, "After {first} went {rest}", 2, 0, words)
+        generate_clean_prompts(ABBA, "After {first} went {rest}", 2, 0, words)
     with pytest.raises(InputError, match=r"^clean\.n: got 13 \(heldout\.n counted\), .* only 12 prompts were made"):
-        clean_prompts(ABBA, TEMPLATE, 13, 0, words)
+        generate_clean_prompts(ABBA, TEMPLATE, 13, 0, words)
 
 
 def test_s_is_who_acts_in_the_prompt_whatever_is_asked_for(words):
     pair = replace(ABBA, distractor=" Tom")
-    space = build(TEMPLATE, KEPT | {"first": ["=keep", "=S"]}, pair, words, prepend_bos=True)
-    (text,) = fill(space, [pair], words, prepend_bos=True).texts((1,))
+    space = template_space(TEMPLATE, KEPT | {"first": ["=keep", "=S"]}, pair, words, prepend_bos=True)
+    (text,) = bind_template(space, [pair], words, prepend_bos=True).texts((1,))
     assert text == ABBA.clean.replace("John", "Mary")
     with pytest.raises(InputError, match=r"the pair asks for ' John' beside ' Tom'\. Use clean\.n=1 heldout\.n=0\."):
-        clean_prompts(pair, TEMPLATE, 2, 0, words)
-    assert clean_prompts(pair, TEMPLATE, 1, 0, words) == [pair]
+        generate_clean_prompts(pair, TEMPLATE, 2, 0, words)
+    assert generate_clean_prompts(pair, TEMPLATE, 1, 0, words) == [pair]
 
 
 def test_few_known_words_make_all_the_prompts_there_are_and_no_time_is_spent_on_others(words, monkeypatch):
@@ -341,7 +341,7 @@ def test_few_known_words_make_all_the_prompts_there_are_and_no_time_is_spent_on_
     asked = []
     stream = ioi.ioi_stream
     monkeypatch.setattr(ioi, "ioi_stream", lambda *a, **k: (asked.append(one) or one for one in stream(*a, **k)))
-    found = clean_prompts(ABBA, TEMPLATE, 200, 0, words, at_least=1)
+    found = generate_clean_prompts(ABBA, TEMPLATE, 200, 0, words, at_least=1)
     names = ("John", "Mary", "Tom", "Anna")
     wanted = {
         ABBA.clean.replace("John", "{0}").replace("Mary", "{1}").format(*two)
@@ -351,7 +351,9 @@ def test_few_known_words_make_all_the_prompts_there_are_and_no_time_is_spent_on_
     assert {one.clean for one in found} == wanted
     assert len(asked) < 200
     strange = replace(ABBA, **{name: getattr(ABBA, name).replace("store", "cat") for name in ("clean", "corrupted")})
-    assert len(clean_prompts(strange, TEMPLATE, 200, 0, words, at_least=1)) == 13, "and one of a word of its own"
+    assert len(generate_clean_prompts(strange, TEMPLATE, 200, 0, words, at_least=1)) == 13, (
+        "and one of a word of its own"
+    )
     assert len(asked) < 400
 
 
@@ -365,24 +367,24 @@ def test_two_different_objects_of_a_template_count_as_such(ioi_mini, monkeypatch
         for one, other in itertools.permutations(objects, 2)
     }
     pair = replace(ABBA, clean=min(texts), corrupted=min(texts).replace("; Mary", "; John"))
-    found = {one.clean for one in clean_prompts(pair, TEMPLATES[12], 200, 0, ioi_mini.tokenizer, at_least=1)}
+    found = {one.clean for one in generate_clean_prompts(pair, TEMPLATES[12], 200, 0, ioi_mini.tokenizer, at_least=1)}
     assert len(found) == 12
     assert texts < found
 
 
 def test_further_clean_prompts_are_as_long_in_every_slot_and_of_known_words(small):
     tokenizer = subwords()  # every word is known, but most are several tokens
-    alike = clean_prompts(ABBA, TEMPLATE, 5, 0, tokenizer, at_least=1)
+    alike = generate_clean_prompts(ABBA, TEMPLATE, 5, 0, tokenizer, at_least=1)
     for one in alike:
         prompt = re.fullmatch(r"After (\w+) and (\w+) went to the (\w+), (\w+) (\w+) a (.*) to", one.clean)
         assert [len(tokenizer(f" {word}")["input_ids"]) for word in prompt.groups()] == [1, 1, 1, 1, 1, 3]
     word_level = small("gpt2").tokenizer
-    for one in clean_prompts(ABBA, TEMPLATE, 9, 0, word_level, at_least=1):
-        assert word_level.unk_token_id not in encoded(word_level, one.clean, False)
+    for one in generate_clean_prompts(ABBA, TEMPLATE, 9, 0, word_level, at_least=1):
+        assert word_level.unk_token_id not in encode(word_level, one.clean, False)
 
 
 def test_no_further_clean_prompt_has_a_word_that_the_tokenizer_does_not_know(words):
-    for one in clean_prompts(ABBA, TEMPLATE, 5, 0, words, at_least=1):
+    for one in generate_clean_prompts(ABBA, TEMPLATE, 5, 0, words, at_least=1):
         assert words.unk_token_id not in words(one.clean)["input_ids"]
 
 

@@ -21,9 +21,9 @@ from optuna.storages.journal import JournalFileBackend
 from igap.counterfactual.history import Proposal
 from igap.counterfactual.spaces.base import Slot, Space
 from igap.counterfactual.trials import storages
-from igap.counterfactual.trials.locking import alone
-from igap.counterfactual.trials.storages import FILES, storage_of
-from igap.counterfactual.trials.study import Trials, Tried
+from igap.counterfactual.trials.locking import exclusive
+from igap.counterfactual.trials.storages import FILES, open_storage
+from igap.counterfactual.trials.study import EvaluatedTrial, TrialStore
 from igap.errors import InputError
 
 SPACE = Space("slots", tuple(Slot(f"s{i}", tuple(f"w{o}" for o in range(9)), (i,)) for i in range(3)))
@@ -34,7 +34,7 @@ FORK = multiprocessing.get_context("fork")
 
 def batch(first, n=4):
     """`n` finished trials of candidates that begin with this option."""
-    return [Tried(Proposal((first, i // 9, i % 9), "start"), (1.0,), (1.0,)) for i in range(n)]
+    return [EvaluatedTrial(Proposal((first, i // 9, i % 9), "start"), (1.0,), (1.0,)) for i in range(n)]
 
 
 @pytest.fixture(params=KINDS)
@@ -47,7 +47,7 @@ def whole_studies(tmp_path_factory):
     """By kind, a folder with a study of three trials."""
     folders = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
     for kind, folder in folders.items():
-        trials = Trials(storage_of(kind, folder), SPACE, {"head": "1.2"})
+        trials = TrialStore(open_storage(kind, folder), SPACE, {"head": "1.2"})
         trials.add(batch(0, 3))
     return folders
 
@@ -60,8 +60,8 @@ def file(whole_studies, tmp_path, kind):
 
 def opened(kind, folder):
     """The study's trials, as a search opens it. Raises what it raises."""
-    trials = Trials(storage_of(kind, folder), SPACE, {"head": "1.2"})
-    return trials.tried()
+    trials = TrialStore(open_storage(kind, folder), SPACE, {"head": "1.2"})
+    return trials.all()
 
 
 def answer(kind, folder):
@@ -185,7 +185,7 @@ def test_hostile_values_of_any_key_of_any_line_are_one_line_or_a_study_that_can_
 def test_a_journal_that_is_held_for_ever_is_refused(whole_studies, tmp_path, monkeypatch):
     file = Path(shutil.copy(whole_studies["journal"] / FILES["journal"], tmp_path))
     monkeypatch.setattr(storages, "FREE", 0.2)
-    with alone(storage_of("journal", tmp_path), "igap"):
+    with exclusive(open_storage("journal", tmp_path), "igap"):
         said = refused("journal", file)
     assert "study.lock is held by another program. Start it, end the program that holds it" in said
 
@@ -199,17 +199,17 @@ def test_a_journal_that_is_held_for_ever_is_refused(whole_studies, tmp_path, mon
 def test_a_url_that_cannot_be_is_one_line(tmp_path, monkeypatch, url):
     monkeypatch.setenv(storages.URL, url)
     with pytest.raises(InputError, match=r"^search\.storage: got postgres .*which cannot be used: [^\n]*$"):
-        storage_of("postgres", tmp_path)
+        open_storage("postgres", tmp_path)
 
 
-def filled(kind, folder, room, said):
+def bind_space(kind, folder, room, said):
     """Adds batches in a process whose files may grow by no more than `room` bytes, until it fails."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     try:
-        trials = Trials(storage_of(kind, folder), SPACE, {"head": "1.2"})
+        trials = TrialStore(open_storage(kind, folder), SPACE, {"head": "1.2"})
         for first in range(9):
             trials.add(batch(first, 81))
-            said.put(len(trials.tried()))
+            said.put(len(trials.all()))
     except Exception as error:
         said.put(f"{type(error).__name__}: {error}")
 
@@ -217,7 +217,7 @@ def filled(kind, folder, room, said):
 @pytest.mark.parametrize("room", [0, 3_000, 20_000, 150_000])
 def test_a_disk_that_fills_at_any_moment_is_one_line_and_what_was_there_stays(tmp_path, kind, room):
     said = FORK.Queue()
-    process = FORK.Process(target=filled, args=(kind, tmp_path, room, said))
+    process = FORK.Process(target=bound, args=(kind, tmp_path, room, said))
     process.start()
     n, answer = 0, said.get(timeout=60)
     while isinstance(answer, int):
@@ -232,19 +232,19 @@ def test_a_disk_that_fills_at_any_moment_is_one_line_and_what_was_there_stays(tm
 
 @pytest.mark.parametrize("event", ["reset", "checkin", "checkout"])
 def test_ctrl_c_in_the_storages_code_waits_for_its_end_and_prints_nothing(tmp_path, capfd, caplog, event):
-    storage = storage_of("sqlite", tmp_path)
-    trials = Trials(storage, SPACE, {"head": "1.2"})
+    storage = open_storage("sqlite", tmp_path)
+    trials = TrialStore(storage, SPACE, {"head": "1.2"})
     sqlalchemy.event.listen(storage.engine, event, lambda *_: signal.raise_signal(signal.SIGINT), once=True)
     with caplog.at_level(logging.DEBUG), pytest.raises(KeyboardInterrupt):
         trials.add(batch(0, 3))
-    assert trials.tried() == batch(0, 3)
+    assert trials.all() == batch(0, 3)
     assert "Traceback" not in caplog.text
     assert capfd.readouterr().err == ""
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_second_ctrl_c_is_not_held_back(tmp_path):
-    with pytest.raises(KeyboardInterrupt), storages.uninterrupted():
+    with pytest.raises(KeyboardInterrupt), storages.defer_interrupt():
         signal.raise_signal(signal.SIGINT)
         reached = True
         signal.raise_signal(signal.SIGINT)
@@ -254,27 +254,27 @@ def test_a_second_ctrl_c_is_not_held_back(tmp_path):
 
 def dying(folder):
     """Writes two trials of a batch, and dies before the third."""
-    storage = storage_of("journal", folder)
-    trials = Trials(storage, SPACE, {"head": "1.2"})
-    with alone(storage, "igap"):
-        trials.study.add_trials([trials._frozen(one) for one in batch(1, 2)])
+    storage = open_storage("journal", folder)
+    trials = TrialStore(storage, SPACE, {"head": "1.2"})
+    with exclusive(storage, "igap"):
+        trials.study.add_trials([trials._to_optuna(one) for one in batch(1, 2)])
         os._exit(0)
 
 
 def test_of_a_batch_whose_writer_died_in_its_middle_a_journal_has_nothing(whole_studies, tmp_path):
     file = Path(shutil.copy(whole_studies["journal"] / FILES["journal"], tmp_path))
     before = file.read_bytes()
-    reader = Trials(storage_of("journal", tmp_path), SPACE, {"head": "1.2"})
+    reader = TrialStore(open_storage("journal", tmp_path), SPACE, {"head": "1.2"})
     process = FORK.Process(target=dying, args=(tmp_path,))
     process.start()
     process.join()
     assert file.read_bytes().count(b"\n") == before.count(b"\n") + 2
-    assert reader.tried() == batch(0, 3), "also for those who read before"
+    assert reader.all() == batch(0, 3), "also for those who read before"
     reader.add(batch(2, 2))
     assert opened("journal", tmp_path) == batch(0, 3) + batch(2, 2)
 
 
 def test_ctrl_c_is_not_lost_where_the_storage_fails_too():
-    with pytest.raises(KeyboardInterrupt), storages.told("a study", "Mend it."):
+    with pytest.raises(KeyboardInterrupt), storages.one_line_errors("a study", "Mend it."):
         signal.raise_signal(signal.SIGINT)
         raise ValueError("a wreck")

@@ -12,8 +12,8 @@ from igap import PromptPair
 from igap.counterfactual.history import Proposal
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.spaces.base import KEEP, Slot, Space
-from igap.counterfactual.trials.storages import storage_of
-from igap.counterfactual.trials.study import SCHEMA, Trials, Tried
+from igap.counterfactual.trials.storages import open_storage
+from igap.counterfactual.trials.study import SCHEMA, EvaluatedTrial, TrialStore
 from igap.errors import InputError
 from igap.runs import frozen
 
@@ -21,34 +21,34 @@ SLOTS = (Slot("first", (KEEP, "Tom", "Anna"), (2,)), Slot("second", ("Tom", "Mar
 TWO = Space("slots", SLOTS)
 
 
-def tried(*candidate, value=1.0, source="start", **more):
-    return Tried(Proposal(candidate, source), (value,), (value, value), **more)
+def trials(*candidate, value=1.0, source="start", **more):
+    return EvaluatedTrial(Proposal(candidate, source), (value,), (value, value), **more)
 
 
 @pytest.fixture(params=["memory", "sqlite", "journal"])
 def storage(request, tmp_path):
-    return storage_of(request.param, tmp_path)
+    return open_storage(request.param, tmp_path)
 
 
 def test_trials_come_back_as_they_were_put_in(storage):
     batch = [
-        Tried(Proposal((1, 0), "anchor", 3), (0.1,), (0.1, 1 / 3), {"min_fluency": -0.5}),
-        Tried(
+        EvaluatedTrial(Proposal((1, 0), "anchor", 3), (0.1,), (0.1, 1 / 3), {"min_fluency": -0.5}),
+        EvaluatedTrial(
             Proposal((2, 1), "start"), (-2.0,), (1e-300, -4.0), {"min_fluency": 0.25}, "min_fluency is broken by 0.25"
         ),
-        Tried(Proposal((0, 0), "random"), (float("nan"),), (float("inf"), 1.0), {}, "a number is not finite"),
+        EvaluatedTrial(Proposal((0, 0), "random"), (float("nan"),), (float("inf"), 1.0), {}, "a number is not finite"),
     ]
-    trials = Trials(storage, TWO, {"head": "1.2"})
+    trials = TrialStore(storage, TWO, {"head": "1.2"})
     trials.add(batch)
-    for again in (trials, Trials(storage, TWO, {"head": "1.2"})):
-        found = again.tried()
+    for again in (trials, TrialStore(storage, TWO, {"head": "1.2"})):
+        found = again.all()
         assert found[:2] == batch[:2]
         assert str(found[2]) == str(batch[2]), "NaN equals nothing"
 
 
 def test_a_word_is_stored_as_its_index_and_the_words_once_in_the_study(storage):
-    trials = Trials(storage, TWO, {}, Objective())
-    trials.add([tried(1, 0), tried(2, 1)])
+    trials = TrialStore(storage, TWO, {}, Objective())
+    trials.add([trials(1, 0), trials(2, 1)])
     study = optuna.load_study(study_name="igap", storage=storage)
     first, second = study.get_trials()
     assert [first.params, second.params] == [{"first": 1, "second": 0}, {"first": 2, "second": 1}]
@@ -67,19 +67,19 @@ def test_a_word_is_stored_as_its_index_and_the_words_once_in_the_study(storage):
 
 def test_slots_that_offer_the_same_words_share_one_list(tmp_path):
     same = Space("slots", (Slot("a", ("x", "y"), (1,)), Slot("b", ("x", "y"), (2,)), Slot("c", ("y", "x"), (3,))))
-    study = Trials(storage_of("memory", tmp_path), same, {}).study
+    study = TrialStore(open_storage("memory", tmp_path), same, {}).study
     assert len(study.user_attrs["lists"]) == 2
     assert study.user_attrs["slots"]["a"] == study.user_attrs["slots"]["b"] != study.user_attrs["slots"]["c"]
 
 
 def test_optuna_honours_the_bounds_and_0_or_less_is_within_them(storage):
-    trials = Trials(storage, TWO, {}, Objective())
+    trials = TrialStore(storage, TWO, {}, Objective())
     trials.add(
         [
-            tried(0, 0, value=9.0, violations={"max_corrupted": 0.1}),
-            tried(0, 1, value=5.0, violations={"max_corrupted": 0.0}),
-            tried(1, 0, value=3.0, violations={"max_corrupted": -2.0}),
-            tried(1, 1, value=float("nan"), reason="a number is not finite"),
+            trials(0, 0, value=9.0, violations={"max_corrupted": 0.1}),
+            trials(0, 1, value=5.0, violations={"max_corrupted": 0.0}),
+            trials(1, 0, value=3.0, violations={"max_corrupted": -2.0}),
+            trials(1, 1, value=float("nan"), reason="a number is not finite"),
         ]
     )
     study = optuna.load_study(study_name="igap", storage=storage)
@@ -90,13 +90,16 @@ def test_optuna_honours_the_bounds_and_0_or_less_is_within_them(storage):
     reasons = [trial.user_attrs.get("reason") for trial in study.get_trials()]
     assert reasons == ["max_corrupted is broken by 0.1", None, None, "a number is not finite"]
     assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE"] * 3 + ["FAIL"]
-    assert [one.counts for one in trials.tried()] == [False, True, True, False]
+    assert [one.is_feasible for one in trials.all()] == [False, True, True, False]
 
 
 def test_of_two_terms_edits_are_fewer_the_better(tmp_path):
-    trials = Trials(storage_of("memory", tmp_path), TWO, {}, Objective(("ap", "edits")))
+    trials = TrialStore(open_storage("memory", tmp_path), TWO, {}, Objective(("ap", "edits")))
     trials.add(
-        [Tried(Proposal((1, 0), "start"), (2.0, 3.0), (2.0,)), Tried(Proposal((2, 0), "start"), (1.0, 4.0), (1.0,))]
+        [
+            EvaluatedTrial(Proposal((1, 0), "start"), (2.0, 3.0), (2.0,)),
+            EvaluatedTrial(Proposal((2, 0), "start"), (1.0, 4.0), (1.0,)),
+        ]
     )
     assert trials.history().points.tolist() == [[2.0, -3.0], [1.0, -4.0]]
     assert [trial.number for trial in trials.study.best_trials] == [0]
@@ -106,10 +109,10 @@ def test_of_two_terms_edits_are_fewer_the_better(tmp_path):
 def test_optunas_own_tools_read_the_study_of_a_search(small, pair, tmp_path):
     model = small("gpt2")
     with frozen(model):
-        search = opened(model, pair, storage=storage_of("sqlite", tmp_path))
+        search = opened(model, pair, storage=open_storage("sqlite", tmp_path))
         search.explore(60)
     study = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'study.db'}")
-    assert study.best_trial.value == max(one.value for one in search.trials.tried())
+    assert study.best_trial.value == max(one.value for one in search.trials.all())
     importance = optuna.importance.get_param_importances(study)
     assert set(importance) == {"first", "second", "subject"}
     assert sum(importance.values()) == pytest.approx(1)
@@ -120,18 +123,18 @@ def test_optunas_own_tools_read_the_study_of_a_search(small, pair, tmp_path):
 
 
 def test_a_batch_is_cut_at_the_total_and_leaves_out_what_another_worker_has_added(storage):
-    mine, other = (Trials(storage, TWO, {}) for _ in range(2))
-    mine.tried()
-    other.add([tried(0, 0, source="other"), tried(0, 1, source="other")])
-    mine.add([tried(0, 1), tried(1, 0), tried(1, 1), tried(2, 0)], until=4)
-    found = [(one.proposal.candidate, one.proposal.source) for one in mine.tried()]
+    mine, other = (TrialStore(storage, TWO, {}) for _ in range(2))
+    mine.all()
+    other.add([trials(0, 0, source="other"), trials(0, 1, source="other")])
+    mine.add([trials(0, 1), trials(1, 0), trials(1, 1), trials(2, 0)], until=4)
+    found = [(one.proposal.candidate, one.proposal.source) for one in mine.all()]
     assert found == [((0, 0), "other"), ((0, 1), "other"), ((1, 0), "start"), ((1, 1), "start")]
-    mine.add([tried(2, 1)], until=4)
-    assert len(other.tried()) == 4
+    mine.add([trials(2, 1)], until=4)
+    assert len(other.all()) == 4
 
 
 def test_a_batch_is_in_a_database_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
-    trials = Trials(storage_of("sqlite", tmp_path), TWO, {})
+    trials = TrialStore(open_storage("sqlite", tmp_path), TWO, {})
     add = trials.study.add_trial
     left = [1, 1]
 
@@ -143,10 +146,10 @@ def test_a_batch_is_in_a_database_as_a_whole_or_not_at_all(tmp_path, monkeypatch
 
     monkeypatch.setattr(trials.study, "add_trial", dies)
     with pytest.raises(KeyboardInterrupt):
-        trials.add([tried(0, 0), tried(0, 1), tried(1, 0)])
-    assert trials.tried() == Trials(storage_of("sqlite", tmp_path), TWO, {}).tried() == []
-    trials.add([tried(1, 1)])
-    assert trials.tried() == Trials(storage_of("sqlite", tmp_path), TWO, {}).tried() == [tried(1, 1)]
+        trials.add([trials(0, 0), trials(0, 1), trials(1, 0)])
+    assert trials.all() == TrialStore(open_storage("sqlite", tmp_path), TWO, {}).all() == []
+    trials.add([trials(1, 1)])
+    assert trials.all() == TrialStore(open_storage("sqlite", tmp_path), TWO, {}).all() == [trials(1, 1)]
 
 
 DIFFERENCES = {
@@ -173,7 +176,7 @@ def test_a_study_of_another_search_is_refused_with_what_differs(small, pair, tmp
     texts = [text.replace("John", other) if other else text for text in pair.texts]
     asked = PromptPair(*texts, min_gap=0.0)
     with frozen(model):
-        storage = storage_of("memory", tmp_path)
+        storage = open_storage("memory", tmp_path)
         opened(model, pair, storage=storage, identity={"model": "a"})
         with pytest.raises(InputError) as refused:
             opened(model, asked, storage=storage, **changes)
@@ -184,42 +187,42 @@ def test_a_study_of_another_search_is_refused_with_what_differs(small, pair, tmp
 
 
 def test_a_study_that_is_none_of_igaps_is_refused_where_it_has_trials(tmp_path):
-    storage = storage_of("memory", tmp_path)
+    storage = open_storage("memory", tmp_path)
     optuna.create_study(storage=storage, study_name="igap", direction="maximize")
-    Trials(storage, TWO, {})
+    TrialStore(storage, TWO, {})
     foreign = optuna.create_study(storage=storage, study_name="foreign", direction="maximize")
     foreign.add_trial(optuna.trial.create_trial(value=1.0))
     with pytest.raises(InputError, match=r"search\.storage: got a study 'foreign' with trials that are none of igap's"):
-        Trials(storage, TWO, {}, name="foreign")
+        TrialStore(storage, TWO, {}, name="foreign")
 
 
 def test_a_study_has_one_id_for_ever_and_no_other_has_it(storage):
-    found = [Trials(storage, TWO, {}, name=name).id for name in ("a", "a", "b")]
+    found = [TrialStore(storage, TWO, {}, name=name).id for name in ("a", "a", "b")]
     assert found[0] == found[1] != found[2]
     assert len(found[0]) == 12
 
 
 def test_a_storage_that_fails_in_the_middle_is_told_and_keeps_what_it_has(tmp_path, monkeypatch):
-    trials = Trials(storage_of("sqlite", tmp_path), TWO, {})
-    trials.add([tried(0, 0)])
+    trials = TrialStore(open_storage("sqlite", tmp_path), TWO, {})
+    trials.add([trials(0, 0)])
     locked = sqlalchemy.exc.OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))
 
     def fails(*arguments, **options):
         raise locked
 
     monkeypatch.setattr(optuna.storages._cached_storage._CachedStorage, "get_all_trials", fails)
-    for use in (trials.tried, lambda: trials.add([tried(0, 1)])):
+    for use in (trials.trials, lambda: trials.add([trials(0, 1)])):
         with pytest.raises(InputError, match=r"search\.storage: got a failure while searching: .*database is locked"):
             use()
     monkeypatch.undo()
-    trials.add([tried(1, 1)])
-    assert [one.proposal.candidate for one in trials.tried()] == [(0, 0), (1, 1)]
+    trials.add([trials(1, 1)])
+    assert [one.proposal.candidate for one in trials.all()] == [(0, 0), (1, 1)]
 
 
 @pytest.mark.parametrize("schema", [SCHEMA + 1, None, "2"])
 def test_a_study_of_a_newer_schema_is_refused(tmp_path, schema):
-    storage = storage_of("memory", tmp_path)
-    study = Trials(storage, TWO, {}).study
+    storage = open_storage("memory", tmp_path)
+    study = TrialStore(storage, TWO, {}).study
     study.set_user_attr("igap", {**study.user_attrs["igap"], "schema": schema})
     with pytest.raises(InputError, match=f"got a study of schema {schema}, this igap knows {SCHEMA}"):
-        Trials(storage, TWO, {})
+        TrialStore(storage, TWO, {})

@@ -19,9 +19,9 @@ from programs.search_survival import postgres
 from igap.counterfactual.history import Proposal
 from igap.counterfactual.spaces.base import Slot, Space
 from igap.counterfactual.trials import storages
-from igap.counterfactual.trials.locking import Journal, alone
-from igap.counterfactual.trials.storages import URL, storage_of
-from igap.counterfactual.trials.study import Trials, Tried
+from igap.counterfactual.trials.locking import Journal, exclusive
+from igap.counterfactual.trials.storages import URL, open_storage
+from igap.counterfactual.trials.study import EvaluatedTrial, TrialStore
 from igap.errors import InputError
 
 SPACE = Space("slots", tuple(Slot(f"s{i}", tuple(f"w{o}" for o in range(9)), (i,)) for i in range(3)))
@@ -29,7 +29,7 @@ SPACE = Space("slots", tuple(Slot(f"s{i}", tuple(f"w{o}" for o in range(9)), (i,
 
 def batch(first, n=4, source="start"):
     """`n` finished trials of candidates that begin with this option."""
-    return [Tried(Proposal((first, i // 9, i % 9), source), (1.0,), (1.0,)) for i in range(n)]
+    return [EvaluatedTrial(Proposal((first, i // 9, i % 9), source), (1.0,), (1.0,)) for i in range(n)]
 
 
 def free_port():
@@ -49,7 +49,7 @@ def impatient(monkeypatch):
 def refused(kind, folder, **settings):
     """What is said of a storage that cannot be used, in one line."""
     with pytest.raises(InputError) as error:
-        storage_of(kind, folder, **settings)
+        open_storage(kind, folder, **settings)
     said = str(error.value)
     assert said.startswith(f"search.storage: got {kind}")
     assert "\n" not in said
@@ -57,7 +57,7 @@ def refused(kind, folder, **settings):
 
 
 def test_a_sqlite_file_that_another_program_holds_is_refused(tmp_path, impatient):
-    Trials(storage_of("sqlite", tmp_path), SPACE, {})
+    TrialStore(open_storage("sqlite", tmp_path), SPACE, {})
     holding = sqlite3.connect(tmp_path / "study.db", isolation_level=None)
     holding.execute("BEGIN EXCLUSIVE")
     said = refused("sqlite", tmp_path)
@@ -65,7 +65,7 @@ def test_a_sqlite_file_that_another_program_holds_is_refused(tmp_path, impatient
     assert "end the program that holds it" in said
     holding.execute("ROLLBACK")
     holding.close()
-    assert Trials(storage_of("sqlite", tmp_path), SPACE, {}).tried() == []
+    assert TrialStore(open_storage("sqlite", tmp_path), SPACE, {}).all() == []
 
 
 def test_a_damaged_file_is_refused(tmp_path):
@@ -127,17 +127,17 @@ def test_a_grpc_proxy_on_loopback_keeps_trials(tmp_path):
         deadline = time.monotonic() + 60
         while True:  # until the server is up
             try:
-                storage = storage_of("grpc", tmp_path, f"127.0.0.1:{port}")
+                storage = open_storage("grpc", tmp_path, f"127.0.0.1:{port}")
                 break
             except InputError:
                 assert time.monotonic() < deadline
-        trials = Trials(storage, SPACE, {"head": "1.2"})
+        trials = TrialStore(storage, SPACE, {"head": "1.2"})
         trials.add(batch(0))
-        assert trials.tried() == batch(0)
-        again = Trials(storage_of("grpc", tmp_path, f"127.0.0.1:{port}"), SPACE, {"head": "1.2"})
-        assert again.tried() == batch(0)
+        assert trials.all() == batch(0)
+        again = TrialStore(open_storage("grpc", tmp_path, f"127.0.0.1:{port}"), SPACE, {"head": "1.2"})
+        assert again.all() == batch(0)
         with pytest.raises(InputError, match=r"it has head '1\.2', asked for '0\.1'"):
-            Trials(storage, SPACE, {"head": "0.1"})
+            TrialStore(storage, SPACE, {"head": "0.1"})
         storage.close()
     finally:
         server.kill()
@@ -148,10 +148,10 @@ def test_a_postgres_server_on_loopback_keeps_trials_of_several_workers(tmp_path,
     try:
         with postgres(tmp_path / "server") as url:
             monkeypatch.setenv(URL, url)
-            storage = storage_of("postgres", tmp_path)
+            storage = open_storage("postgres", tmp_path)
             race("postgres", tmp_path)
-            trials = Trials(storage, SPACE, {})
-            candidates = [one.proposal.candidate for one in trials.tried()]
+            trials = TrialStore(storage, SPACE, {})
+            candidates = [one.proposal.candidate for one in trials.all()]
             assert len(candidates) == len(set(candidates)) == 40
             storage.engine.dispose()
             monkeypatch.setenv(URL, url.replace("igap:", "igap:wrong-"))
@@ -164,11 +164,11 @@ def test_a_postgres_server_on_loopback_keeps_trials_of_several_workers(tmp_path,
 
 def worker(kind, folder, own, begin):
     """Adds the same 40 candidates as the others do, in an order and batches of its own, up to a total of 40."""
-    from igap.counterfactual.trials.storages import storage_of
-    from igap.counterfactual.trials.study import Trials
+    from igap.counterfactual.trials.storages import open_storage
+    from igap.counterfactual.trials.study import TrialStore
 
     begin.wait()
-    trials = Trials(storage_of(kind, folder), SPACE, {})
+    trials = TrialStore(open_storage(kind, folder), SPACE, {})
     begin.wait()
     everyone = batch(0, 60, source=str(own))
     shifted = everyone[20 * own :] + everyone[: 20 * own]
@@ -193,32 +193,32 @@ def race(kind, folder):
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_workers_that_begin_at_the_same_moment_reach_the_total_exactly_and_no_candidate_twice(tmp_path, kind):
     race(kind, tmp_path)
-    found = Trials(storage_of(kind, tmp_path), SPACE, {}).tried()
+    found = TrialStore(open_storage(kind, tmp_path), SPACE, {}).all()
     assert len(found) == len({one.proposal.candidate for one in found}) == 40
     assert len({one.proposal.source for one in found}) > 1, "not one alone"
 
 
 def test_a_sqlite_batch_is_one_transaction_and_made_durable_once(tmp_path):
-    storage = storage_of("sqlite", tmp_path)
-    trials, commits = Trials(storage, SPACE, {}), []
+    storage = open_storage("sqlite", tmp_path)
+    trials, commits = TrialStore(storage, SPACE, {}), []
     sqlalchemy.event.listen(storage.engine, "commit", commits.append)
     trials.add(batch(0, 9))
     assert len(commits) == 1
     with (
-        alone(storage, "igap"),
+        exclusive(storage, "igap"),
         closing(sqlite3.connect(tmp_path / "study.db", timeout=0.1)) as other,
         pytest.raises(sqlite3.OperationalError, match="locked"),
     ):
         other.execute("BEGIN IMMEDIATE")
     trials.add(batch(1, 2))
-    assert len(trials.tried()) == 11, "what comes after the block is as before"
+    assert len(trials.all()) == 11, "what comes after the block is as before"
 
 
 def test_a_journals_lock_ends_with_the_process_that_holds_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "searches").mkdir()
     folder = Path("searches")  # relative, as a search's folder is: Optuna's own link then points nowhere
-    Trials(storage_of("journal", folder), SPACE, {})
+    TrialStore(open_storage("journal", folder), SPACE, {})
     hold = (
         "import os, signal\nfrom pathlib import Path\nfrom igap.counterfactual.sharing import Journal\n"
         "journal = Journal(Path('searches/study.journal'))\njournal.lock.acquire()\n"
@@ -237,12 +237,12 @@ def test_a_journals_lock_ends_with_the_process_that_holds_it(tmp_path, monkeypat
     holder.wait()
     waiting.join(timeout=120)
     assert waiting.exitcode == 0
-    assert len(Trials(storage_of("journal", folder), SPACE, {}).tried()) == 1
+    assert len(TrialStore(open_storage("journal", folder), SPACE, {}).all()) == 1
     holder.stdout.close()
 
 
 def add_one(folder):
-    Trials(storage_of("journal", folder), SPACE, {}).add(batch(0, 1))
+    TrialStore(open_storage("journal", folder), SPACE, {}).add(batch(0, 1))
 
 
 def test_where_a_file_system_has_no_locks_optunas_lock_stands_in(tmp_path, monkeypatch):
@@ -253,23 +253,23 @@ def test_where_a_file_system_has_no_locks_optunas_lock_stands_in(tmp_path, monke
 
     monkeypatch.setattr(fcntl, "flock", none)
     storage = Journal(tmp_path / "study.journal")
-    trials = Trials(storage, SPACE, {})
-    with alone(storage, "igap"):
+    trials = TrialStore(storage, SPACE, {})
+    with exclusive(storage, "igap"):
         assert (tmp_path / "study.journal.lock").exists()
         trials.add(batch(0))
     assert not (tmp_path / "study.journal.lock").exists()
-    assert trials.tried() == batch(0)
+    assert trials.all() == batch(0)
 
 
 @pytest.mark.parametrize("n_bytes", [1, 20, 200])
 def test_a_line_of_the_journal_that_was_cut_short_costs_its_trial_and_no_more(tmp_path, n_bytes):
-    trials = Trials(storage_of("journal", tmp_path), SPACE, {})
+    trials = TrialStore(open_storage("journal", tmp_path), SPACE, {})
     trials.add(batch(0, 3))
     file = tmp_path / "study.journal"
     os.truncate(file, file.stat().st_size - n_bytes)
-    again = Trials(storage_of("journal", tmp_path), SPACE, {})
-    assert again.tried() == batch(0, 2)
+    again = TrialStore(open_storage("journal", tmp_path), SPACE, {})
+    assert again.all() == batch(0, 2)
     again.add(batch(1, 2))
-    assert Trials(storage_of("journal", tmp_path), SPACE, {}).tried() == batch(0, 2) + batch(1, 2)
+    assert TrialStore(open_storage("journal", tmp_path), SPACE, {}).all() == batch(0, 2) + batch(1, 2)
     assert re.search(rb"\n$", file.read_bytes())
     optuna.load_study(study_name="igap", storage=Journal(file))

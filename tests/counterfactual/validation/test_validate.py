@@ -1,4 +1,4 @@
-"""Every number of a search's certificate, computed once more from the prompts' texts alone."""
+"""Every number of a search's validation, computed once more from the prompts' texts alone."""
 
 import functools
 import itertools
@@ -14,16 +14,19 @@ from small_searches import opened
 import igap
 from igap import PromptPair, activation_patching
 from igap.counterfactual import search as search_module
-from igap.counterfactual.config import Bounds, SpaceConfig
+from igap.counterfactual.config import Constraints, SpaceConfig
 from igap.counterfactual.history import Proposal
 from igap.counterfactual.objective.evaluator import Target
+from igap.counterfactual.output.flatten import flatten, tables
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.session import prepare
-from igap.counterfactual.trials.study import Tried
+from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation import neighbours, validate
 from igap.counterfactual.validation.importance import variance_shares
+from igap.counterfactual.validation.results import PrunedPrompt
 from igap.errors import InputError
 from igap.intervals import bootstrap_means
+from igap.missing import Missing
 from igap.models.load import EMBEDDED
 from igap.runs import frozen
 
@@ -36,7 +39,7 @@ SPACE = {
     "object": ["=keep"],
 }
 """3 x 6 x 3 candidates."""
-FREE = Bounds(min_clean=None)  # a random model prefers no answer
+FREE = Constraints(min_clean=None)  # a random model prefers no answer
 ASKED = {
     "space": SPACE,
     "constraints": FREE,
@@ -58,8 +61,8 @@ class Slow:
         )
         self.space = prepared.space
         self.seen, self.heldout = (
-            prepared.fill(prepared.pairs[:clean_n]),
-            prepared.fill(prepared.pairs[clean_n : clean_n + heldout_n]),
+            prepared.bind(prepared.pairs[:clean_n]),
+            prepared.bind(prepared.pairs[clean_n : clean_n + heldout_n]),
         )
         self.effect = functools.cache(self._effect)
 
@@ -74,20 +77,20 @@ class Slow:
         with torch.no_grad():
             return (plain.f("clean", hook, patched) - plain.f("clean")).item()
 
-    def effects(self, candidate, filled=None) -> np.ndarray:
-        filled = filled or self.seen
+    def effects(self, candidate, bound=None) -> np.ndarray:
+        bound = bound or self.seen
         return np.array(
             [
                 self.effect(pair.clean, text, pair.answer, pair.distractor)
-                for pair, text in zip(filled.pairs, filled.texts(candidate), strict=True)
+                for pair, text in zip(bound.pairs, bound.texts(candidate), strict=True)
             ]
         )
 
     def value(self, candidate) -> float:
         return abs(self.effects(candidate).mean())
 
-    def by_hand(self, filled) -> np.ndarray:
-        return np.array([self.effect(*pair.texts) for pair in filled.pairs])
+    def by_hand(self, bound) -> np.ndarray:
+        return np.array([self.effect(*pair.texts) for pair in bound.pairs])
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +105,7 @@ def found(small, pair) -> SearchResult:
 
 @pytest.fixture(scope="module")
 def summary(found):
-    return found.certificate.summary
+    return flatten(found.validation)
 
 
 def near(number):
@@ -111,26 +114,26 @@ def near(number):
 
 
 def rows(found, name):
-    return [dict(row) for row in found.certificate.tables[name]]
+    return tables(found.validation, found.objective.terms)[name]
 
 
 def random_ones(found):
-    return [one for one in found.tried if one.proposal.source in ("start", "random")]
+    return [one for one in found.trials if one.proposal.source in ("start", "random")]
 
 
 def test_the_best_is_the_highest_trial_and_its_value_is_the_mean_effect_in_its_texts(found, summary, slow):
-    values = [slow.value(one.proposal.candidate) for one in found.tried]
-    assert [one.value for one in found.tried] == near(values)
+    values = [slow.value(one.proposal.candidate) for one in found.trials]
+    assert [one.value for one in found.trials] == near(values)
     assert summary["best/value"] == near(max(values))
     assert summary["best/trial"] == int(np.argmax(values))
     assert found.best_value == near(max(values))
-    assert len(found.tried) == len({one.proposal.candidate for one in found.tried}) == 40
+    assert len(found.trials) == len({one.proposal.candidate for one in found.trials}) == 40
 
 
 def test_the_best_pairs_are_the_clean_prompts_with_the_candidates_texts(found, slow):
-    best = found.certificate.candidate
+    best = found.validation.candidate
     texts = [(p.clean, text) for p, text in zip(slow.seen.pairs, slow.seen.texts(best), strict=True)]
-    assert [(p.clean, p.corrupted) for p in found.certificate.pairs] == [t for t in texts if t[0] != t[1]]
+    assert [(p.clean, p.corrupted) for p in found.validation.pairs] == [t for t in texts if t[0] != t[1]]
     assert found.best.clean == slow.seen.pairs[0].clean
 
 
@@ -140,7 +143,7 @@ def test_the_value_by_hand_is_that_of_the_swap_of_the_second_name(summary, slow)
 
 def test_the_random_control_is_the_best_of_the_random_trials_and_of_as_many_first_ones_of_the_search(found, summary):
     values = [one.value for one in random_ones(found)]
-    own = [one.value for one in found.tried if one.proposal.source != "random"]
+    own = [one.value for one in found.trials if one.proposal.source != "random"]
     assert len(own) > len(values)
     assert summary["random/n"] == len(values) >= 16
     assert summary["random/best"] == max(values)
@@ -150,18 +153,18 @@ def test_the_random_control_is_the_best_of_the_random_trials_and_of_as_many_firs
 
 def test_chance_is_not_what_a_brute_force_search_tried(small, pair):
     result = igap.search(small(EMBEDDED), pair, "0.4", **{**ASKED, "until": 54})
-    assert {one.proposal.source for one in result.tried} == {"brute"}
-    words = np.array([one.proposal.candidate for one in result.tried])
-    shares, _ = variance_shares(words, np.array([one.value for one in result.tried]))
+    assert {one.proposal.source for one in result.trials} == {"brute"}
+    words = np.array([one.proposal.candidate for one in result.trials])
+    shares, _ = variance_shares(words, np.array([one.value for one in result.trials]))
     for slot, share in zip(result.space.slots, shares, strict=True):
-        assert result.certificate.summary[f"slots/{slot.name}/variance_share"] == share
-    assert result.certificate.summary["random/n"] == 0
-    assert result.certificate.summary["random/best"] is None
-    assert result.certificate.summary["random/search_at_equal_budget"] is None
+        assert flatten(result.validation)[f"slots/{slot.name}/variance_share"] == share
+    assert flatten(result.validation)["random/n"] == 0
+    assert flatten(result.validation)["random/best"] is None
+    assert flatten(result.validation)["random/search_at_equal_budget"] is None
 
 
 def test_all_one_word_changes_of_the_best_are_evaluated(found, summary, slow):
-    best, expected = found.certificate.candidate, {}
+    best, expected = found.validation.candidate, {}
     for slot, one in enumerate(found.space.slots):
         for index, option in enumerate(one.options):
             if index != best[slot]:
@@ -176,17 +179,21 @@ def test_all_one_word_changes_of_the_best_are_evaluated(found, summary, slow):
 
 
 def test_where_edits_are_too_many_those_with_the_largest_gains_are_evaluated(small, pair, monkeypatch):
-    gains = []
-    real = neighbours.Objective.gains
+    first_order_scores = []
+    real = neighbours.Objective.first_order_scores
     monkeypatch.setattr(neighbours, "SINGLE_EDITS", 4)
-    monkeypatch.setattr(neighbours.Objective, "gains", lambda *a: gains.append(real(*a)) or gains[-1])
+    monkeypatch.setattr(
+        neighbours.Objective,
+        "first_order_scores",
+        lambda *a: first_order_scores.append(real(*a)) or first_order_scores[-1],
+    )
     result = igap.search(small(EMBEDDED), pair, "0.4", **ASKED)
-    best, last = result.certificate.candidate, gains[-1]
+    best, last = result.validation.candidate, first_order_scores[-1]
     others = [(s, o) for s, n in enumerate(result.space.sizes) for o in range(n) if o != best[s]]
     top = sorted(others, key=lambda edit: -last[edit[0]][edit[1]])[:4]
     names = {(result.space.slots[s].name, result.space.slots[s].options[o]) for s, o in top}
     assert {(row["slot"], row["option"]) for row in rows(result, "single_edits")} == names
-    assert (result.certificate.summary["single_edits/n"], result.certificate.summary["single_edits/of"]) == (4, 9)
+    assert (flatten(result.validation)["single_edits/n"], flatten(result.validation)["single_edits/of"]) == (4, 9)
 
 
 def partly(slow, best, slots) -> float:
@@ -204,7 +211,7 @@ def partly(slow, best, slots) -> float:
 
 
 def test_the_ladder_has_the_best_subset_of_the_winners_words_of_each_size(found, summary, slow):
-    best = found.certificate.candidate
+    best = found.validation.candidate
     changed = [found.space.slots[i].name for i in found.space.edits(best)]
     assert len(changed) >= 2
     ladder = rows(found, "ladder")
@@ -221,8 +228,8 @@ def test_the_ladder_has_the_best_subset_of_the_winners_words_of_each_size(found,
 def test_all_is_measured_in_the_winners_direction(small, pair):
     """Head 2.4: the pair made by hand and some changes of the best turn the effect round."""
     result = igap.search(small(EMBEDDED), pair, "2.4", **{**ASKED, "until": 54})
-    slow, summary = Slow(small(EMBEDDED), pair, (2, 4)), result.certificate.summary
-    best = result.certificate.candidate
+    slow, summary = Slow(small(EMBEDDED), pair, (2, 4)), flatten(result.validation)
+    best = result.validation.candidate
     sign = np.sign(slow.effects(best).mean())
     assert summary["best/sign"] == "drop"
     assert sign == -1
@@ -247,8 +254,8 @@ def test_all_is_measured_in_the_winners_direction(small, pair):
 
 def test_of_a_disagreement_nothing_turns(small, pair):
     result = igap.search(small(EMBEDDED), pair, "2.4", **{**ASKED, "until": 54, "objective": "disagreement"})
-    assert result.certificate.summary["best/sign"] == "abs"
-    assert result.certificate.summary["by_hand/value"] >= 0
+    assert flatten(result.validation)["best/sign"] == "abs"
+    assert flatten(result.validation)["by_hand/value"] >= 0
 
 
 def test_the_best_is_a_prompt_that_is_not_the_clean_one(small, pair):
@@ -258,10 +265,10 @@ def test_the_best_is_a_prompt_that_is_not_the_clean_one(small, pair):
     values = {}
     for sign in ("raise", "drop"):
         result = igap.search(small(EMBEDDED), pair, "0.4", sign=sign, **asked)
-        tried = {one.proposal.candidate: one.value for one in result.tried}
-        assert tried.pop((0,)) == 0
+        trials = {one.proposal.candidate: one.value for one in result.trials}
+        assert trials.pop((0,)) == 0
         values[sign] = result.best_value
-        assert values[sign] == near(max(tried.values()))
+        assert values[sign] == near(max(trials.values()))
         assert result.best.corrupted != result.best.clean
     assert min(values.values()) < 0
 
@@ -277,14 +284,14 @@ def test_changes_that_may_not_be_do_not_count_as_better(small, pair):
         space = SpaceConfig(slots={name: tuple(words) for name, words in SPACE.items()}, **more)
         asked = {**ASKED, "space": space, "until": 54, "clean_n": 1}
         plain = igap.search(small(EMBEDDED), pair, "0.4", **asked)
-        assert len(plain.tried) == n_tried
-        assert plain.certificate.summary["single_edits/better"] == 0, "all there are have been tried"
-        best, names = plain.certificate.candidate, [slot.name for slot in plain.space.slots]
+        assert len(plain.trials) == n_tried
+        assert flatten(plain.validation)["single_edits/better"] == 0, "all there are have been tried"
+        best, names = plain.validation.candidate, [slot.name for slot in plain.space.slots]
         for row in rows(plain, "single_edits"):
             slot = names.index(row["slot"])
             option = plain.space.slots[slot].options.index(row["option"])
-            assert row["allowed"] == plain.space.allowed((*best[:slot], option, *best[slot + 1 :]))
-    values = sorted((one.values[0], one.proposal.candidate) for one in plain.tried)
+            assert row["allowed"] == plain.space.is_allowed((*best[:slot], option, *best[slot + 1 :]))
+    values = sorted((one.values[0], one.proposal.candidate) for one in plain.trials)
     free = Slow(small(EMBEDDED), pair, (0, 4), clean_n=1)
     corrupted = {c: Reference(free.model, pair.clean, free.seen.texts(c)[0], " John", " Mary").f("corrupted").item()
                  for _, c in values}  # fmt: skip
@@ -292,10 +299,10 @@ def test_changes_that_may_not_be_do_not_count_as_better(small, pair):
     side = "max_corrupted" if np.median(list(corrupted.values())) < bound else "min_corrupted"
     off = -1e-3 if side == "max_corrupted" else 1e-3
     result = igap.search(
-        small(EMBEDDED), pair, "0.4", **{**asked, "constraints": Bounds(min_clean=None, **{side: bound + off})}
+        small(EMBEDDED), pair, "0.4", **{**asked, "constraints": Constraints(min_clean=None, **{side: bound + off})}
     )
     assert result.best_value < plain.best_value
-    assert result.certificate.summary["single_edits/better"] == 0
+    assert flatten(result.validation)["single_edits/better"] == 0
     edits = rows(result, "single_edits")
     assert {row["allowed"] for row in edits} == {0, 1} or max(row["value"] for row in edits) <= result.best_value
 
@@ -303,25 +310,26 @@ def test_changes_that_may_not_be_do_not_count_as_better(small, pair):
 def test_the_front_is_that_of_the_trials_it_was_told(small, pair):
     """Another worker may add some meanwhile."""
     with frozen(small(EMBEDDED)):
-        search = opened(small(EMBEDDED), pair, head="0.4", terms=("ap", "edits"))
-        search.explore(64)
-        tried = search.trials.tried()[:40]
-        front = validate.certify(search, tried).tables["front"]
-    assert {row["corrupted"] for row in front} <= {search.filled.texts(one.proposal.candidate)[0] for one in tried}
+        session = opened(small(EMBEDDED), pair, head="0.4", terms=("ap", "edits"))
+        session.explore(64)
+        trials = session.trials.all()[:40]
+        front = validate.validate(session, trials).front
+    assert {row.corrupted for row in front} <= {session.bound.texts(one.proposal.candidate)[0] for one in trials}
 
 
 def test_random_and_search_at_equal_budget_need_random_trials_that_are_not_the_searchs_own():
     def one(source, value, **more):
-        return Tried(Proposal((0,), source), (value,), (value,), **more)
+        return EvaluatedTrial(Proposal((0,), source), (value,), (value,), **more)
 
     starts = [one("start", v) for v in (1.0, 2.0)]
     chosen = [one("incumbent", v) for v in (5.0, 4.0, 9.0)]
-    alone = validate._against_chance(starts + chosen)
-    assert (alone["random/n"], alone["random/best"], alone["random/search_at_equal_budget"]) == (2, 2.0, None)
+    alone = validate._compare_with_random(starts + chosen)
+    assert (alone.n, alone.best) == (2, 2.0)
+    assert alone.search_at_equal_budget == Missing("no random trials beside the search's own start")
     broken = one("random", 7.0, violations={"min_fluency": 1.0})
-    found = validate._against_chance([*starts, *chosen, one("random", 3.0), broken])
-    assert (found["random/n"], found["random/best"]) == (4, 3.0), "what broke a bound was drawn, too"
-    assert found["random/search_at_equal_budget"] == 5.0, "of the first four: 1, 2, 5, 4"
+    found = validate._compare_with_random([*starts, *chosen, one("random", 3.0), broken])
+    assert (found.n, found.best) == (4, 3.0), "what broke a bound was drawn, too"
+    assert found.search_at_equal_budget == 5.0, "of the first four: 1, 2, 5, 4"
 
 
 @pytest.mark.parametrize("head", ["0.4", "2.4"])
@@ -330,64 +338,66 @@ def test_the_ladder_knows_trials_of_few_edits(small, pair, head):
     result = igap.search(small(EMBEDDED), pair, head, **{**ASKED, "space": space, "until": 120, "clean_n": 1})
     keep = (0, 0, 0)
     by_edits = {}
-    for one in result.tried:
+    for one in result.trials:
         n = sum(a != b for a, b in zip(one.proposal.candidate, keep, strict=True))
-        if result.certificate.summary["best/sign"] == ("raise" if one.effects[0] > 0 else "drop"):
+        if flatten(result.validation)["best/sign"] == ("raise" if one.effects[0] > 0 else "drop"):
             by_edits[n] = max(by_edits.get(n, 0), one.value)
-    assert len(result.tried) == result.space.size
+    assert len(result.trials) == result.space.size
     for row in rows(result, "ladder"):
         assert row["value"] == near(by_edits[row["edits"]]), "all have been tried"
 
 
 def test_no_neutral_words_that_fit_are_a_reason_and_no_error(small, pair, monkeypatch):
     monkeypatch.setattr(validate, "_NEUTRAL_SLOTS", {"place": "animals"})
-    real = validate.build
+    real = validate.template_space
 
-    def build(template, lists, *rest, **options):
+    def template_space(template, lists, *rest, **options):
         if "animals" in lists["place"]:
             raise InputError("no word fits")
         return real(template, lists, *rest, **options)
 
-    monkeypatch.setattr(validate, "build", build)
-    summary = igap.search(small(EMBEDDED), pair, "0.4", **ASKED).certificate.summary
+    monkeypatch.setattr(validate, "template_space", build)
+    summary = flatten(igap.search(small(EMBEDDED), pair, "0.4", **ASKED).validation)
     assert (summary["neutral/p95"], summary["neutral/p95/reason"]) == (None, "no word fits")
 
 
-def test_what_the_certificate_costs_is_in_the_searchs_cost(small, pair, monkeypatch):
+def test_what_the_validation_costs_is_in_the_searchs_cost(small, pair, monkeypatch):
     cost = []
-    real = search_module.certify
-    monkeypatch.setattr(search_module, "certify", lambda opened, tried: cost.append(opened.cost) or real(opened, tried))
+    real = search_module.validate
+    monkeypatch.setattr(
+        search_module, "validate", lambda opened, trials: cost.append(opened.cost) or real(opened, trials)
+    )
     result = igap.search(small(EMBEDDED), pair, "0.4", **ASKED)
     assert result.cost > cost[0] + 20
-    assert result.n_found <= len(result.tried)
+    assert result.n_cached <= len(result.trials)
 
 
 def test_the_simplest_form_is_left_when_words_that_do_little_are_taken_out_one_by_one(unchecked, monkeypatch):
     """Worths 10, 1, -2, 0.4 alone, 1 more for the first two together: out go the third, then the fourth."""
     weights = [10, 1, -2, 0.4]
 
-    def worths(kept):
+    def objective_values(kept):
         return np.array([sum(weights[slot] for slot in some) + ({0, 1} <= set(some)) for some in kept])
 
-    filled = SimpleNamespace(changed=lambda best: (0, 1, 2, 3), partly=lambda best, slots: tuple(slots))
-    monkeypatch.setattr(neighbours, "_said", lambda search, best, slot: f"slot {slot}")
-    simplest = functools.partial(neighbours.simplest, None, filled, worths, (0, 0, 0, 0))
-    assert simplest(10.4) == {"simplest/edits": 1, "simplest/value": 10.0, "simplest/words": "slot 0"}
-    assert simplest(12.0) == {"simplest/edits": 2, "simplest/value": 12.0, "simplest/words": "slot 0, slot 1"}
-    assert simplest(12.7)["simplest/edits"] == 3, "12 is less than 95%"
-    assert simplest(20.0) == {"simplest/edits": 4, "simplest/value": 20.0, "simplest/words": ANY}
+    bound = SimpleNamespace(changed_slots=lambda best: (0, 1, 2, 3), with_slots=lambda best, slots: tuple(slots))
+    monkeypatch.setattr(neighbours, "_describe_word", lambda space, best, slot: f"slot {slot}")
+    prune = functools.partial(neighbours.prune_prompt, None, bound, objective_values, (0, 0, 0, 0))
+    assert prune(10.4) == PrunedPrompt(1, 10.0, "slot 0")
+    assert prune(12.0) == PrunedPrompt(2, 12.0, "slot 0, slot 1")
+    assert prune(12.7).edits == 3, "12 is less than 95%"
+    assert prune(20.0) == PrunedPrompt(4, 20.0, ANY)
 
 
 def test_the_simplest_forms_value_is_that_of_its_words(found, summary, slow):
     named = [part.split(" := ")[0] for part in summary["simplest/words"].split(", ")]
     assert len(named) == summary["simplest/edits"]
-    value = partly(slow, found.certificate.candidate, named)
+    value = partly(slow, found.validation.candidate, named)
     assert summary["simplest/value"] == near(value)
     assert value >= 0.95 * summary["best/value"]
 
 
 def test_a_slots_loss_is_what_the_best_loses_without_its_word(found, summary, slow):
-    best = found.certificate.candidate
+    best = found.validation.candidate
     names = [slot.name for slot in found.space.slots]
     slots = rows(found, "slots")
     assert {row["slot"] for row in slots} == set(names)
@@ -408,7 +418,7 @@ def test_a_slots_share_of_variance_is_that_in_the_random_trials(found, summary):
 
 
 def test_held_out_value_mean_and_interval_are_those_of_prompts_that_the_search_never_saw(found, summary, slow):
-    best = found.certificate.candidate
+    best = found.validation.candidate
     assert not {p.clean for p in slow.heldout.pairs} & {p.clean for p in found.clean}
     signed = slow.effects(best, slow.heldout) * np.sign(slow.effects(best).mean())
     assert summary["heldout/n"] == 5
@@ -424,14 +434,14 @@ def test_an_effect_that_turns_on_held_out_prompts_counts_as_negative(small, pair
     asked = {**ASKED, "until": 54, "clean_n": 1}
     result = igap.search(small(EMBEDDED), pair, "2.3", **asked)
     slow = Slow(small(EMBEDDED), pair, (2, 3), clean_n=1)
-    best = result.certificate.candidate
+    best = result.validation.candidate
     seen, held = slow.effects(best).mean(), slow.effects(best, slow.heldout).mean()
     assert seen < 0 < held
-    assert result.certificate.summary["heldout/value"] == near(-held)
+    assert flatten(result.validation)["heldout/value"] == near(-held)
 
 
 def test_effects_gaps_scores_and_ranks_are_those_of_activation_patching(found, summary, small, slow):
-    for name, pairs in (("by_hand", slow.seen.pairs), ("best", found.certificate.pairs)):
+    for name, pairs in (("by_hand", slow.seen.pairs), ("best", found.validation.pairs)):
         maps = [activation_patching(small(EMBEDDED), one) for one in pairs]
         effects, gaps = np.array([m.effect[0, 4].item() for m in maps]), np.array([m.gap for m in maps])
         # `_singly` keeps float32.
@@ -446,10 +456,10 @@ def test_effects_gaps_scores_and_ranks_are_those_of_activation_patching(found, s
 
 
 def test_scores_are_missing_where_the_gap_is_small(small, pair, found):
-    maps = [activation_patching(small(EMBEDDED), one) for one in found.certificate.pairs]
+    maps = [activation_patching(small(EMBEDDED), one) for one in found.validation.pairs]
     least = sorted(abs(m.gap) for m in maps)[-1] - 1e-6  # of all but one pair the gap is smaller
     strict = PromptPair(pair.clean, pair.corrupted, pair.answer, pair.distractor, min_gap=least)
-    summary = igap.search(small(EMBEDDED), strict, "0.4", **ASKED).certificate.summary
+    summary = flatten(igap.search(small(EMBEDDED), strict, "0.4", **ASKED).validation)
     (score,) = [m.effect[0, 4].item() / m.gap for m in maps if abs(m.gap) >= least]
     assert summary["best/n_scored"] == 1
     assert summary["best/score"] == pytest.approx(score, rel=1e-4)
@@ -463,20 +473,20 @@ def test_any_two_of_the_top_prompts_are_two_words_apart_and_the_first_is_the_bes
     top = rows(found, "top")
     assert 1 < len(top) <= 20
     assert [row["rank"] for row in top] == list(range(1, len(top) + 1))
-    texts = {found.space.rule(one.proposal.candidate): one.proposal.candidate for one in found.tried}
+    texts = {found.space.rule(one.proposal.candidate): one.proposal.candidate for one in found.trials}
     chosen = [texts[row["rule"]] for row in top]
     for one, other in itertools.combinations(chosen, 2):
         assert sum(a != b for a, b in zip(one, other, strict=True)) >= 2
     assert top[0]["rule"] == summary["best/rule"]
-    for one in found.tried:  # what is not there is one word from a better one that is
+    for one in found.trials:  # what is not there is one word from a better one that is
         nearest = min(sum(a != b for a, b in zip(one.proposal.candidate, o, strict=True)) for o in chosen)
         assert nearest <= 1 or one.value <= top[-1]["ap"]
 
 
 def test_the_front_of_a_pareto_study_holds_what_no_trial_beats(small, pair, found):
-    assert found.certificate.tables["front"] == []
+    assert rows(found, "front") == []
     result = igap.search(small(EMBEDDED), pair, "0.4", objective=["ap", "edits"], **{**ASKED, "sampler": "auto"})
-    points = [(one.values[0], -one.values[1]) for one in result.tried]
+    points = [(one.values[0], -one.values[1]) for one in result.trials]
 
     def beaten(point):
         return any(other != point and other[0] >= point[0] and other[1] >= point[1] for other in points)
@@ -485,11 +495,11 @@ def test_the_front_of_a_pareto_study_holds_what_no_trial_beats(small, pair, foun
     front = [(row["ap"], -row["edits"]) for row in rows(result, "front")]
     assert set(front) == expected
     assert len(front) == len(expected) >= 2
-    assert result.certificate.tables["top"]
+    assert rows(result, "top")
 
 
 def test_where_no_trial_is_within_the_bounds_the_error_counts_what_each_bound_removed(small, pair):
-    bounds = Bounds(min_clean=None, min_corrupted=-1e6, max_corrupted=-1e6, min_fluency=1e6)
+    bounds = Constraints(min_clean=None, min_corrupted=-1e6, max_corrupted=-1e6, min_fluency=1e6)
     with pytest.raises(
         InputError,
         match=r"none of 20 trials has a value within the bounds: constraints.max_corrupted removed 20; "
@@ -498,13 +508,13 @@ def test_where_no_trial_is_within_the_bounds_the_error_counts_what_each_bound_re
         igap.search(small(EMBEDDED), pair, "0.4", **{**ASKED, "until": 20, "constraints": bounds})
 
 
-def test_the_same_search_again_gives_the_same_certificate_and_leaves_the_model_as_it_was(small, pair, found):
+def test_the_same_search_again_gives_the_same_validation_and_leaves_the_model_as_it_was(small, pair, found):
     model = small(EMBEDDED)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     again = igap.search(model, pair, "0.4", **ASKED)
-    assert again.certificate.summary == found.certificate.summary
-    assert again.certificate.tables == found.certificate.tables
+    assert flatten(again.validation) == flatten(found.validation)
+    assert tables(again.validation, ("ap",)) == tables(found.validation, ("ap",))
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert [parameter.requires_grad for parameter in model.parameters()] == wanted
 
@@ -522,7 +532,7 @@ def test_neutral_edits_change_place_verb_and_object_alone_and_the_95th_percentil
         validate, "draw", lambda history, *a: drawn.append((history.space, real(history, *a))) or drawn[0][1]
     )
     asked = {**ASKED, "until": 16, "clean_n": 2, "heldout_n": 1}
-    summary = igap.search(ioi_mini, pair, "2.2", **asked).certificate.summary
+    summary = flatten(igap.search(ioi_mini, pair, "2.2", **asked).validation)
     ((space, proposals),) = drawn
     assert [slot.name for slot in space.slots] == ["place", "verb", "object"]
     slow = Slow(ioi_mini, pair, (2, 2), clean_n=2, heldout_n=1)
@@ -546,7 +556,7 @@ def test_neutral_edits_change_place_verb_and_object_alone_and_the_95th_percentil
 
 
 @pytest.mark.parametrize(
-    ("head", "corrupted", "writes_in"),
+    ("head", "corrupted", "is_injection"),
     [
         ((3, 5), "After John and Mary went to the store, John gave a bottle of milk to", 0),
         ((1, 2), "After John and John went to the store, Jack gave a bottle of milk to", 1),  # over twice as large
@@ -554,21 +564,23 @@ def test_neutral_edits_change_place_verb_and_object_alone_and_the_95th_percentil
     ],
 )
 def test_a_counterfactual_writes_in_where_its_effect_is_over_twice_the_deletion_or_of_the_other_sign(
-    ioi_mini, pair, head, corrupted, writes_in
+    ioi_mini, pair, head, corrupted, is_injection
 ):
     best = PromptPair(pair.clean, corrupted, pair.answer, pair.distractor)
-    found, _ = validate._as_runs_have_it(ioi_mini, [best], [pair], Target("heads", *head))
+    target = Target("heads", *head)
+    effects, _ = validate._pair_effects(ioi_mini, [best], target)
+    found = validate._delete(ioi_mini, [pair], target, effects.ap)
     deletion = activation_patching(ioi_mini, pair, baseline="mean").effect[head].item()
     effect = activation_patching(ioi_mini, best).effect[head].item()
-    assert found["deletion/ap"] == pytest.approx(deletion, rel=1e-3)  # float32
-    assert found["deletion/writes_in"] == writes_in
-    assert (effect / deletion < 0, effect / deletion > 2).count(True) == writes_in
+    assert found.ap == pytest.approx(deletion, rel=1e-3)  # float32
+    assert found.is_injection == is_injection
+    assert (effect / deletion < 0, effect / deletion > 2).count(True) == is_injection
 
 
 def test_what_cannot_be_told_is_missing_and_says_why(small, pair):
     words = {**SPACE, "second": ["=keep", "=N1", "Tom"]}
     asked = {**ASKED, "space": words, "until": 16, "clean_n": 1, "heldout_n": 0}
-    summary = igap.search(small("gpt2"), pair, "1.2", **asked).certificate.summary
+    summary = flatten(igap.search(small("gpt2"), pair, "1.2", **asked).validation)
     assert summary["deletion/ap"] is None
     assert "deletion/writes_in" not in summary
     assert "the tokenizer does not know" in summary["deletion/ap/reason"]
