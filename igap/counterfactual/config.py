@@ -1,4 +1,4 @@
-"""What a search is: the frozen model of `conf/search.yaml`. Reads no file and imports no heavy library."""
+"""The schema of a search, `conf/search.yaml`. Reads no file and imports no heavy library."""
 
 import re
 from typing import Any, Literal
@@ -11,11 +11,11 @@ from igap.errors import InputError
 from igap.sites import component_name, is_component, parse_component
 
 Term = Literal["ap", "ig", "disagreement", "selectivity", "curve", "fluency", "edits"]
-BESIDE = ("fluency", "edits")
-"""Terms that no search can have alone."""
+SECONDARY = ("fluency", "edits")
+"""Terms that stand beside another, never alone or first."""
 
 
-def _listed(value: object) -> object:
+def _as_tuple(value: object) -> object:
     """YAML has no tuples."""
     return tuple(value) if isinstance(value, list) else value
 
@@ -35,9 +35,9 @@ class SpaceConfig(Frozen):
     @field_validator("slots", mode="before")
     @classmethod
     def _tuples(cls, slots: object) -> object:
-        return {name: _listed(words) for name, words in slots.items()} if isinstance(slots, dict) else slots
+        return {name: _as_tuple(words) for name, words in slots.items()} if isinstance(slots, dict) else slots
 
-    _positions = field_validator("positions", "vocabulary", "prompts", mode="before")(_listed)
+    _positions = field_validator("positions", "vocabulary", "prompts", mode="before")(_as_tuple)
 
     @model_validator(mode="after")
     def _whole(self) -> "SpaceConfig":
@@ -93,7 +93,7 @@ class HeldoutConfig(Frozen):
 
 
 class Constraints(Frozen):
-    """What a candidate must be; None is no bound. Means over clean prompts, but `min_clean`: of every one."""
+    """What a candidate must satisfy; None: no limit. Limits hold for means over clean prompts, `min_clean` for each."""
 
     min_clean: float | None = Field(default=0.0, examples=[0.0])
     min_corrupted: float | None = Field(default=None, examples=[-10.0])
@@ -146,7 +146,7 @@ class SearchConfig(Frozen):
     @field_validator("objective", mode="before")
     @classmethod
     def _terms(cls, objective: object) -> object:
-        return (objective,) if isinstance(objective, str) else _listed(objective)
+        return (objective,) if isinstance(objective, str) else _as_tuple(objective)
 
     @model_validator(mode="after")
     def _possible(self) -> "SearchConfig":
@@ -160,7 +160,7 @@ class SearchConfig(Frozen):
 
     @property
     def folder_name(self) -> str:
-        """Of the search in `output`: `name`, or head and objective."""
+        """The name of the search's folder in `output`: `name`, or head and objective."""
         return self.name or f"{self.head.replace(' ', '_')}-{'-'.join(self.objective)}"
 
 
@@ -168,15 +168,15 @@ def check_terms(terms: tuple[str, ...], sampler: str) -> None:
     """Raises InputError on objectives that make no search together, or that the sampler cannot serve."""
     if len(set(terms)) < len(terms):
         raise InputError(f"objective: got {', '.join(terms)}, one of them twice. Name each once.")
-    if set(terms) <= set(BESIDE):
+    if set(terms) <= set(SECONDARY):
         raise InputError(
             f"objective: got {', '.join(terms)}, which says nothing of the head. Put ap, ig, disagreement, selectivity "
             "or curve beside it: objective=[ap,fluency]."
         )
-    if terms[0] in BESIDE:
+    if terms[0] in SECONDARY:
         raise InputError(
             f"objective: got {', '.join(terms)}, whose first says nothing of the head; the best prompt is the best by "
-            f"the first. Write objective=[{','.join(sorted(terms, key=BESIDE.__contains__))}]."
+            f"the first. Write objective=[{','.join(sorted(terms, key=SECONDARY.__contains__))}]."
         )
     known = samplers_for(len(terms))
     if sampler not in ("auto", *known):

@@ -1,4 +1,4 @@
-"""What a search has tried: proposals, and the value of each."""
+"""The history that samplers learn from: what was proposed, and the value of each proposal."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,27 +19,27 @@ class Proposal:
     source: str
     """start, random, incumbent, anchor, thompson, ... or the name of an Optuna sampler."""
     lineage: int = 0
-    """Of `anchor` proposals: how often the anchor has started anew, from 1."""
+    """Counts the restarts of the second anchor, from 1; 0 for proposals that are not from it."""
 
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """What has been tried, in order."""
+    """The trials so far, in order."""
 
     space: Space
     proposals: tuple[Proposal, ...]
     points: Floats
-    """`[trial, term]`, higher is better; NaN where a trial failed or broke a bound."""
+    """`[trial, term]`, higher is better; NaN where a trial failed or violates a constraint."""
 
     @property
     def values(self) -> Floats:
-        """The first term of each trial."""
+        """The first term of each trial, `[trial]`."""
         return self.points[:, 0]
 
     @cached_property
     def seen(self) -> frozenset[Candidate]:
         """All candidates tried, whatever came of them."""
-        return frozenset(one.candidate for one in self.proposals)
+        return frozenset(proposal.candidate for proposal in self.proposals)
 
     @property
     def order(self) -> list[int]:

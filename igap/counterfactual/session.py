@@ -33,14 +33,14 @@ _N_TYPICAL = 200
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a search is."""
+    """The progress of a search."""
 
     n: int
     """Trials so far."""
     until: int
     """Trials in all."""
     best: float
-    """Of the first term; NaN before the first value."""
+    """The best value of the first term; NaN before the first value."""
     rate: float
     """Evaluations a second, of this process."""
 

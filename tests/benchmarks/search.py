@@ -23,8 +23,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.counterfactual.history import History
 from igap.counterfactual.objective.evaluator import Evaluator, Target
 from igap.counterfactual.samplers.base import draw
-from igap.counterfactual.session import prepare
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
+from igap.counterfactual.spaces.prepare import prepare
 from igap.prompts import tokenize
 from igap.runs import frozen
 

@@ -125,7 +125,7 @@ def test_a_value_that_is_not_finite_fails_its_trial_with_a_reason_and_the_search
     column = search.space.slots[0].options.index("cat")
     numbers = search.cached.evaluator.numbers
 
-    def violated(tokens, names):
+    def broken(tokens, names):
         found = dict(numbers(tokens, names))
         spoilt = tokens[0, :, search.space.slots[0].positions[0]] == search.bound.tables[0][0, column, 0]
         found["ap"] = torch.where(spoilt[:, None], torch.nan, found["ap"])

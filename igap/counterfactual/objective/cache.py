@@ -1,8 +1,8 @@
-"""Numbers of corrupted prompts, kept under the hash of all they depend on, for later searches of the same question.
+"""Numbers of corrupted prompts, cached under a hash of all they depend on, for later searches of the same component.
 
 A file beside the searches holds a row for each number of each corrupted prompt. Its key is a hash of the checkpoint and
 its numerics, igap's own code, the component, the clean prompts and the corrupted tokens: what another search has
-computed is not computed again, and nothing else can be taken for it.
+computed is not computed again, and no other number can be mistaken for it.
 """
 
 import hashlib
@@ -35,13 +35,16 @@ log = logging.getLogger("igap")
 
 
 class CachedEvaluator:
-    """An evaluator that looks on disk first. What goes wrong with the file is said once and costs no more than that."""
+    """An evaluator that looks on disk first.
+
+    If the cache file fails, one warning is logged and evaluation continues without it.
+    """
 
     distribution: ActivationDistribution | None = None
-    """What `percentile` is measured by, where it is asked for."""
+    """The distribution that `percentile` refers to, where a constraint needs it."""
 
     def __init__(self, evaluator: Evaluator, file: Path | None, identity: Mapping[str, object]) -> None:
-        """`identity` tells models and numerics apart, as JSON values; `file` None remembers nothing."""
+        """`identity` tells models and numerics apart, as JSON values; `file` None: no cache."""
         self.evaluator, self._file = evaluator, file
         bound, target = evaluator.bound, evaluator.target
         self.n_computed = self.n_cached = 0
@@ -57,32 +60,34 @@ class CachedEvaluator:
         self._question = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).digest()
 
     def numbers(self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number]) -> Numbers:
-        """As the evaluator's."""
+        """The same numbers as the evaluator's, computed only where the file does not have them."""
         rows = tokens.expand(len(self.evaluator.bound.pairs), -1, -1).transpose(0, 1).contiguous().cpu()
         hashes = [hashlib.sha256(self._question + row.numpy().tobytes()).digest() for row in rows]
-        keys = {name: [name.encode() + b" " + one for one in hashes] for name in names}
-        found = self._load([key for of_name in keys.values() for key in of_name])
-        missing = [i for i in range(len(hashes)) if any(keys[name][i] not in found for name in names)]
+        keys = {name: [name.encode() + b" " + each for each in hashes] for name in names}
+        stored = self._load([key for of_name in keys.values() for key in of_name])
+        missing = [i for i in range(len(hashes)) if any(keys[name][i] not in stored for name in names)]
         if missing:
             computed = self.evaluator.numbers(tokens[:, missing], names)
             new = {
                 keys[name][i]: row.double() for name in names for i, row in zip(missing, computed[name], strict=True)
             }
             self._save(new)
-            found |= new
+            stored |= new
         self.n_computed += len(missing)
         self.n_cached += len(hashes) - len(missing)
         dtype = self.evaluator.clean.logit_diff.dtype
-        return {name: torch.stack([found[key] for key in keys[name]]).to(dtype) for name in names}
+        return {name: torch.stack([stored[key] for key in keys[name]]).to(dtype) for name in names}
 
     def measure(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Measurements:
-        """All that the objective is made of."""
-        found: dict[str, Tensor] = {str(name): each for name, each in self.numbers(tokens, objective.needs).items()}
-        found["edits"] = self.evaluator.bound.count_edits(tokens).cpu()
+        """All that the objective needs: the evaluator's numbers, `edits`, and `percentile` where it is limited."""
+        measurements: dict[str, Tensor] = {
+            str(name): each for name, each in self.numbers(tokens, objective.needs).items()
+        }
+        measurements["edits"] = self.evaluator.bound.count_edits(tokens).cpu()
         if objective.constraints.max_percentile is not None:
             assert self.distribution is not None, "a search with that bound makes it"
-            found["percentile"] = self.distribution.percentile(self.evaluator, tokens)
-        return found
+            measurements["percentile"] = self.distribution.percentile(self.evaluator, tokens)
+        return measurements
 
     def objective_values(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Floats:
         """Each corrupted prompt's value of the objective's first term."""

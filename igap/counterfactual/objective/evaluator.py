@@ -1,4 +1,4 @@
-"""What one component does for many corrupted prompts at once, and the gradient of that in their words.
+"""The effects of one component for many corrupted prompts at once, and their gradient in the prompts' words.
 
     corrupted words -> embeddings -> blocks 0 .. l -> a' of the component -> the clean runs with it -> F
 
@@ -30,7 +30,7 @@ from igap.runs import Run, record
 from igap.sites import Site, hook_name
 
 Number = Literal["ap", "ig", "curve", "mean_other_heads", "fluency", "corrupted"]
-"""What is computed of a candidate in each clean prompt's run:
+"""The numbers of a candidate in each clean prompt's run:
 
 - `ap`: F with the component from the corrupted run, less F without; logits.
 - `ig`: the component's share on the joint path, on which the whole layer's site moves (NODES nodes); logits.
@@ -40,19 +40,19 @@ Number = Literal["ap", "ig", "curve", "mean_other_heads", "fluency", "corrupted"
 - `corrupted`: F of the corrupted run, with the clean prompt's answer and distractor; logits.
 """
 _WHOLE: tuple[Number, ...] = ("mean_other_heads", "fluency", "corrupted")
-"""Those that take the whole model on the corrupted prompt."""
+"""Numbers that need the whole model on the corrupted prompt."""
 
 Numbers = Mapping[Number, Float[Tensor, "candidate pair"]]
 
 NODES = 16
 """Quadrature nodes of `ig`, Gauss-Legendre."""
 _ALPHAS = tuple(i / 10 for i in range(1, 10))
-"""Where `curve` looks."""
+"""Points of the path at which `curve` looks, 0 is clean and 1 corrupted."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The component whose effect is asked for."""
+    """The component that is searched for."""
 
     site: Site
     layer: int
@@ -77,7 +77,19 @@ class Evaluator:
         batch_size: int | None = None,
         hooks: bool = False,
     ) -> None:
-        """Makes the clean runs. `hooks` takes the slow route, which every architecture has."""
+        """Make the clean runs.
+
+        Args:
+            model: a frozen model.
+            bound: a space, bound to the clean prompts.
+            target: the component.
+            memory_gib: GiB of one pass beyond the model; None: as `igap.memory` has it.
+            batch_size: prompts in one pass; None: as many as fit.
+            hooks: take the slow route, which every architecture has.
+
+        Raises:
+            InputError: a model whose embeddings or neurons the search cannot use.
+        """
         self.bound, self.target, self.cost = bound, target, 0.0
         self._model = model
         self._pairs = [tokenize(model, pair) for pair in bound.pairs]
@@ -89,23 +101,23 @@ class Evaluator:
             width = self.clean.activations["neurons"][0].shape[2]
             check_neurons(model.original_model.config, width, model.cfg.model_name)
         first, n_pairs = self.first, len(bound.pairs)
-        one = self.clean.of_pairs([0])
+        first_pair = self.clean.of_pairs([0])
         other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted", sites=sites)
-        found = "asked for" if hooks else weights_or_reason(model, self._pairs[0], one, other.activations, first)
-        self.route: Literal["hooks", "suffix"] = "hooks" if isinstance(found, str) else "suffix"
+        weights = None if hooks else weights_or_reason(model, self._pairs[0], first_pair, other.activations, first)
+        self.route: Literal["hooks", "suffix"] = "hooks" if weights is None or isinstance(weights, str) else "suffix"
 
         def engine(n: int) -> Engine:
-            run = self.clean if n == n_pairs else one
-            if isinstance(found, str):
+            run = self.clean if n == n_pairs else first_pair
+            if weights is None or isinstance(weights, str):  # the reason why they are not used
                 return Hooks(model, self._pairs[:n], run, first)
-            return Suffix(found, self._pairs[:n], run, first)
+            return Suffix(weights, self._pairs[:n], run, first)
 
         self._around = engine(n_pairs)
         given = self._around if bound.given == n_pairs else engine(1)
         self._activations = given.embedded(target.site, target.layer)
         self._metric = self._around.single(target.site, target.layer, target.index)
         self._start = self.clean.activations[target.site][target.layer][:, None, first:]
-        self._embed = _embeddings(model, one.tokens)
+        self._embed = _embeddings(model, first_pair.tokens)
         self._clean_embedded = self._embed[bound.clean[: bound.given, first:]][:, None]
         cfg, n_pos = model.cfg, bound.clean.shape[1]
         n_neurons = cfg.d_mlp or 4 * cfg.d_model
@@ -135,10 +147,10 @@ class Evaluator:
         ):
             if some:
                 columns |= dict(zip(some, self._each(own, some, compute, rows).unbind(-1), strict=True))
-        found = {name: columns[name][where.cpu()] for name in names}
+        numbers = {name: columns[name][where.cpu()] for name in names}
         # Passes round differently. The clean prompt itself changes nothing, and that exactly.
         same = (tokens == self.bound.clean[:, None]).all(-1).T.cpu()
-        return {name: each if name == "corrupted" else each.masked_fill(same, 0) for name, each in found.items()}
+        return {name: each if name == "corrupted" else each.masked_fill(same, 0) for name, each in numbers.items()}
 
     def effects(self, candidates: Sequence[Candidate], name: Number = "ap") -> Float[Tensor, "candidate pair"]:
         """One of the numbers, of candidates."""
@@ -157,10 +169,10 @@ class Evaluator:
     def first_order_scores(
         self, candidate: Candidate, weights: Float[Tensor, " pair"]
     ) -> list[Float[Tensor, " _option"]]:
-        """For every option of every slot, the change of the weighted AP effect to first order if it were chosen."""
+        """For every option of every slot, the change of the weighted AP effect to first order; logits."""
         gradient = self.gradient([candidate], weights[None])[:, 0]
         tokens = self.bound.tokens([candidate])[:, 0]
-        first_order_scores = []
+        scores = []
         for slot, table in zip(self.bound.space.slots, self.bound.tables, strict=True):
             where = list(slot.positions)
             here = gradient[:, [position - self.first for position in where]]
@@ -169,8 +181,8 @@ class Evaluator:
             products = (self._embed[used] @ here.flatten(0, 1).T).unflatten(1, here.shape[:2])  # [used, given, width]
             given, width = (torch.arange(n, device=here.device) for n in here.shape[:2])
             by_option = products[at, given[:, None, None], width].sum(-1) - own[:, None]  # [given, option]
-            first_order_scores.append(by_option.sum(0).cpu())
-        return first_order_scores
+            scores.append(by_option.sum(0).cpu())
+        return scores
 
     def activations(
         self, tokens: Int[Tensor, "given candidate pos"]
@@ -186,7 +198,7 @@ class Evaluator:
         return torch.cat([made for _, made in passes], 1)
 
     def activations_of_others(self, prompts: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt changed *component"]:
-        """The same of any prompts of the clean prompts' length, also of those with other words before that."""
+        """The same for any prompts of the clean prompts' length, whatever their words."""
         name = hook_name(self.target.site, self.target.layer)
 
         def compute(items: Tensor) -> Tensor:
@@ -207,13 +219,13 @@ class Evaluator:
         self, tokens: Tensor, names: Sequence[Number], compute: Callable[[Tensor, Sequence[Number]], Tensor], rows: Rows
     ) -> Float[Tensor, "candidate pair name"]:
         n, n_pairs = tokens.shape[1], len(self.bound.pairs)
-        found = torch.empty(n, n_pairs, len(names), dtype=self._embed.dtype)
+        numbers = torch.empty(n, n_pairs, len(names), dtype=self._embed.dtype)
         for items, made in rows.each(lambda items: compute(tokens[:, items], names), torch.arange(n), n_pairs):
-            found[items] = made.detach().cpu()
-        return found
+            numbers[items] = made.detach().cpu()
+        return numbers
 
     def _changes(self, tokens: Tensor) -> Tensor:
-        """What the corrupted words add to the clean prompts' embeddings; exactly 0 where they are the same."""
+        """The corrupted words' embeddings less the clean prompts'; exactly 0 where they are the same."""
         return self._embed[tokens[:, :, self.first :]] - self._clean_embedded
 
     def _ap(self, changes: Tensor) -> Float[Tensor, "candidate pair"]:
@@ -230,10 +242,10 @@ class Evaluator:
         site = site.expand(n_pairs, *site.shape[1:])
         end = site[:, :, :, self.target.index]
         start = self._start[:, :, :, self.target.index]
-        found: dict[Number, Tensor] = {}
+        numbers: dict[Number, Tensor] = {}
         if "ap" in names or "curve" in names:
             with torch.no_grad():
-                found["ap"] = self._metric(end) - self.clean.logit_diff[:, None]
+                numbers["ap"] = self._metric(end) - self.clean.logit_diff[:, None]
             self.cost += n * self._suffix_cost
         if "curve" in names:
             with torch.no_grad():
@@ -241,18 +253,18 @@ class Evaluator:
                     [
                         self._metric(start + alpha * (end - start))
                         - self.clean.logit_diff[:, None]
-                        - alpha * found["ap"]
+                        - alpha * numbers["ap"]
                         for alpha in _ALPHAS
                     ]
                 )
             self.cost += len(_ALPHAS) * n * self._suffix_cost
-            found["curve"] = bends.gather(0, bends.abs().argmax(0, keepdim=True))[0]
+            numbers["curve"] = bends.gather(0, bends.abs().argmax(0, keepdim=True))[0]
         if "ig" in names:
             layer: SiteFunction = self._around.function(self.target.site, self.target.layer)
             shares = along_path(layer, self._start.expand_as(site), site, NODES, "gausslegendre", self._gradient_rows)
-            found["ig"] = per_component(shares, self.target.site)[..., self.target.index].sum(2)
+            numbers["ig"] = per_component(shares, self.target.site)[..., self.target.index].sum(2)
             self.cost += 3 * NODES * n * self._suffix_cost
-        return torch.stack([found[name].T for name in names], -1)
+        return torch.stack([numbers[name].T for name in names], -1)
 
     def _whole(self, tokens: Tensor, names: Sequence[Number]) -> Float[Tensor, "candidate pair name"]:
         """Numbers of the whole model's run on the corrupted prompts."""
@@ -260,17 +272,17 @@ class Evaluator:
         n_pairs = len(self.bound.pairs)
         logits, others = self._run(tokens, heads="mean_other_heads" in names)
         self.cost += n * n_given
-        found: dict[Number, Tensor] = {}
+        numbers: dict[Number, Tensor] = {}
         if "corrupted" in names:
             last = logits[:, :, -1].expand(n_pairs, -1, -1)
             each = torch.arange(n_pairs, device=last.device)
             answer, distractor = ([getattr(pair, word) for pair in self._pairs] for word in ("answer", "distractor"))
-            found["corrupted"] = last[each, :, answer] - last[each, :, distractor]
+            numbers["corrupted"] = last[each, :, answer] - last[each, :, distractor]
         if "fluency" in names:
-            found["fluency"] = _mean_log_probability(logits, tokens) - self._clean_fluency[:, None]
+            numbers["fluency"] = _mean_log_probability(logits, tokens) - self._clean_fluency[:, None]
         if others is not None:
-            found["mean_other_heads"] = others
-        return torch.stack([found[name].T for name in names], -1)
+            numbers["mean_other_heads"] = others
+        return torch.stack([numbers[name].T for name in names], -1)
 
     def _run(self, tokens: Tensor, *, heads: bool) -> tuple[Tensor, Tensor | None]:
         """Logits `[given, candidate, pos, vocabulary]`, and the mean |AtP| `[pair, candidate]` of all other heads."""
@@ -303,12 +315,12 @@ class Evaluator:
     @cached_property
     def _slopes(self) -> list[Float[Tensor, "pair 1 changed head d_head"]]:
         """dF/dz at the clean runs, a tensor a layer."""
-        found: list[Tensor] = []
+        slopes: list[Tensor] = []
         for layer, z in enumerate(self.clean.activations["heads"]):
             leaf = z[:, None, self.first :].detach().clone().requires_grad_()
             with torch.enable_grad():
-                found += torch.autograd.grad(self._around.function("heads", layer)(leaf).sum(), leaf)
-        return found
+                slopes += torch.autograd.grad(self._around.function("heads", layer)(leaf).sum(), leaf)
+        return slopes
 
     @cached_property
     def _clean_fluency(self) -> Float[Tensor, " pair"]:
@@ -319,14 +331,14 @@ class Evaluator:
 def _mean_log_probability(
     logits: Float[Tensor, "given candidate pos d_vocab"], tokens: Int[Tensor, "given candidate pos"]
 ) -> Float[Tensor, "given candidate"]:
-    """Of every token but the first, given those before it; nats a token."""
+    """Mean log-probability of every token but the first, given those before it; nats a token."""
     chosen = logits[:, :, :-1].gather(-1, tokens[:, :, 1:, None])[..., 0]
     mean: Tensor = (chosen - logits[:, :, :-1].logsumexp(-1)).mean(-1)
     return mean
 
 
 def _embeddings(model: TransformerBridge, tokens: Int[Tensor, "1 pos"]) -> Float[Tensor, "d_vocab d_model"]:
-    """What the model begins with for each token, before positions are added: W_E, or W_E times the model's factor.
+    """The embedding that the model begins with for each token, before positions are added: W_E, or W_E times a factor.
 
     Gemma and Granite have such a factor. Raises InputError on a model that does more with them.
     """

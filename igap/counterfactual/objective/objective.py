@@ -1,4 +1,4 @@
-"""What one corrupted prompt is worth: its numbers in several clean prompts' runs to one number a term.
+"""The value of a corrupted prompt: its numbers in several clean prompts' runs become one number a term.
 
 Effects are in logits and never a quotient by the gap: a search that may make the gap small does, and reports quotients
 in the thousands for effects below one logit.
@@ -41,18 +41,18 @@ Measurements = Mapping[str, Float[Tensor, "candidate pair"]]
 @checks_arguments
 @dataclass(frozen=True)
 class Objective:
-    """What is searched for: one term, or several for a Pareto study."""
+    """What a search maximises: one term, or several for a Pareto study."""
 
     terms: tuple[Term, ...] = ("ap",)
     sign: Sign = "abs"
     aggregate: Aggregate = "mean"
     penalty: NotNegative = 1.0
-    """Of `selectivity`: logits of effect that a logit of mean |AtP| of the other heads takes away."""
+    """In `selectivity`, the logits that one logit of the other heads' mean |AtP| takes away."""
     constraints: Constraints = field(default_factory=Constraints)
 
     @property
     def needs(self) -> list[Number]:
-        """The numbers that terms and bounds are made of; `ap` is always among them."""
+        """The numbers that terms and constraints are made of; `ap` is always among them."""
         names: list[Number] = ["ap", *(name for term in self.terms for name in _NEEDS[term])]
         if self.constraints.min_fluency is not None:
             names.append("fluency")
@@ -62,7 +62,7 @@ class Objective:
 
     @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
-        """Of each term, as Optuna has it."""
+        """The direction of each term, as Optuna names it."""
         return ["minimize" if term == "edits" else "maximize" for term in self.terms]
 
     def effects(self, measurements: Measurements) -> Float[Tensor, "candidate pair"]:
@@ -71,8 +71,8 @@ class Objective:
 
     def values(self, measurements: Measurements) -> Floats:
         """`[candidate, term]`: logits, of fluency nats a token, of edits slots."""
-        objective_values = [self.objective_value(term, measurements) for term in self.terms]
-        return np.asarray(torch.stack(objective_values, -1).double().numpy())
+        values = [self.objective_value(term, measurements) for term in self.terms]
+        return np.asarray(torch.stack(values, -1).double().numpy())
 
     def objective_value(self, term: Term, measurements: Measurements) -> Float[Tensor, " candidate"]:
         """One term's value of each candidate."""
@@ -87,7 +87,7 @@ class Objective:
         return aggregate_over_pairs(signed, self.aggregate)
 
     def violations(self, measurements: Measurements) -> dict[str, Float[Tensor, " candidate"]]:
-        """By how much each bound is broken; 0 or less is kept."""
+        """By how much each constraint is violated, in its own unit; 0 or less: it is satisfied."""
         limits, excess = self.constraints, {}
         if limits.min_corrupted is not None:
             excess["min_corrupted"] = limits.min_corrupted - measurements["corrupted"].mean(1)
@@ -100,13 +100,13 @@ class Objective:
         return excess
 
     def first_order_scores(self, evaluator: Evaluator, candidate: Candidate) -> list[Floats]:
-        """First-order gains of AP for every option of every slot; they rank the words of other terms about as well."""
+        """First-order AP scores of every option of every slot, logits; other terms rank words about alike."""
         effects = evaluator.effects([candidate])
         leaf = effects.detach().requires_grad_()
         with torch.enable_grad():
-            objective_value = aggregate_over_pairs(leaf * signs(effects, self.sign), self.aggregate)
-            (weights,) = torch.autograd.grad(objective_value.sum(), leaf)
-        return [np.asarray(gain.double().numpy()) for gain in evaluator.first_order_scores(candidate, weights[0])]
+            value = aggregate_over_pairs(leaf * signs(effects, self.sign), self.aggregate)
+            (weights,) = torch.autograd.grad(value.sum(), leaf)
+        return [np.asarray(scores.double().numpy()) for scores in evaluator.first_order_scores(candidate, weights[0])]
 
     @staticmethod
     def _effects(term: Term, measurements: Measurements) -> Float[Tensor, "candidate pair"]:
@@ -116,7 +116,7 @@ class Objective:
 
 
 def signs(effects: Float[Tensor, "candidate pair"], sign: Sign) -> Float[Tensor, "candidate #pair"]:
-    """What effects are multiplied by: of `abs` the sign of each candidate's mean, one for all clean prompts."""
+    """The factor of the effects: under `abs` the sign of each candidate's mean, one for all clean prompts."""
     if sign == "abs":
         return effects.mean(1, keepdim=True).sign()
     return torch.full_like(effects[:, :1], 1.0 if sign == "raise" else -1.0)

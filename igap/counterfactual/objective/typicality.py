@@ -1,5 +1,6 @@
-"""How unusual a component's activation is beside those of ordinary prompts: a counterfactual that takes the model out
-of what it knows says little about what the component does there.
+"""Mahalanobis distance of a component's activation from its distribution over ordinary prompts.
+
+A counterfactual far outside that distribution says little about what the component does within it.
 """
 
 from dataclasses import dataclass
@@ -26,14 +27,14 @@ class ActivationDistribution:
     precision: Float[Tensor, "d d"]
     """The inverse of the covariance around each position's mean."""
     distances: Float64[np.ndarray, " prompt"]
-    """Of prompts that mean and covariance were not made from, ascending."""
+    """Squared distances of ordinary prompts that mean and covariance were not made from, ascending."""
 
     def percentile(
         self, evaluator: Evaluator, tokens: Int[Tensor, "given candidate pos"]
     ) -> Float[Tensor, "candidate pair"]:
-        """The share of ordinary prompts that lie nearer to the mean than the corrupted run does, 0 to 100."""
-        found = self._distances(_flatten(evaluator.activations(tokens)))
-        share = np.searchsorted(self.distances, found.cpu().numpy()) / len(self.distances)
+        """The percentage of ordinary prompts nearer to the mean than the corrupted run, 0 to 100."""
+        distances = self._distances(_flatten(evaluator.activations(tokens)))
+        share = np.searchsorted(self.distances, distances.cpu().numpy()) / len(self.distances)
         return torch.from_numpy(100 * share).T.expand(-1, len(evaluator.bound.pairs))
 
     def _distances(self, z: Tensor) -> Float[Tensor, "given candidate"]:
@@ -43,7 +44,7 @@ class ActivationDistribution:
 
 
 def fit_distribution(evaluator: Evaluator, prompts: Int[Tensor, "prompt pos"]) -> ActivationDistribution | None:
-    """What is ordinary for the component, from prompts of the clean prompts' length; None where there are too few.
+    """Fit the component's distribution to prompts of the clean prompts' length; None where there are too few.
 
     Every second prompt makes mean and covariance, the others the distances that percentiles are of. Distances are
     squared Mahalanobis distances, means over the positions that candidates change.
@@ -65,5 +66,5 @@ def fit_distribution(evaluator: Evaluator, prompts: Int[Tensor, "prompt pos"]) -
 
 
 def _flatten(activations: Tensor) -> Float[Tensor, "given candidate changed d"]:
-    """In float64; a neuron's activation is of one dimension."""
+    """Activations in float64; a neuron's has one dimension."""
     return (activations if activations.ndim == 4 else activations[..., None]).double()

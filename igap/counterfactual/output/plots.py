@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from igap.counterfactual.validation.results import Validation
+from igap.counterfactual.validation.results import NeutralEdits, RandomControl
 from igap.curves import OutputCurves
 from igap.missing import Missing
 from igap.plots.canvas import PALETTE, blank, figure, styled, ticks
@@ -19,7 +19,15 @@ _UNITS = {"fluency": "nats a token beside the clean prompt", "edits": "slots cha
 
 
 @styled
-def search_history(trials: pd.DataFrame, validation: Validation, head: str, term: str) -> Figure:
+def search_history(
+    trials: pd.DataFrame,
+    head: str,
+    term: str,
+    *,
+    random: RandomControl,
+    reference: float,
+    neutral: NeutralEdits | Missing,
+) -> Figure:
     """Each trial's value against its number, coloured by who proposed it; the best so far; what chance and hand find.
 
     `trials` has the columns trial, source, counts and the term; trials out of bounds are crosses.
@@ -38,10 +46,9 @@ def search_history(trials: pd.DataFrame, validation: Validation, head: str, term
         ax.plot(out["trial"], out[term], "x", markersize=3, color="0.6", label=f"out of bounds ({len(out)})", zorder=0)
     best = known[term].where(known["counts"]).cummax()
     ax.step(known["trial"], best, where="post", color="black", linewidth=1.5, label="best so far")
-    random, neutral = validation.random, validation.neutral
     for value, style, label in (
         (random.best, "--", f"best of {random.n} at random"),
-        (validation.reference.value, ":", "made by hand"),
+        (reference, ":", "made by hand"),
         (neutral if isinstance(neutral, Missing) else neutral.p95, "-.", "neutral edits, 95th percentile"),
     ):
         if not isinstance(value, Missing):

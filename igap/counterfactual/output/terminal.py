@@ -243,7 +243,7 @@ def _mark_changes(clean: str, corrupted: str) -> str:
     return " ".join(escape(word) if i in same else f"[bold red]{escape(word)}[/]" for i, word in enumerate(there))
 
 
-def _format(value: float | Missing) -> str:
+def _format(value: int | float | Missing) -> str:
     """Three decimals, a whole number as it is, "-" for a missing one."""
     if isinstance(value, Missing):
         return "-"

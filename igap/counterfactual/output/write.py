@@ -41,7 +41,14 @@ def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
         atomically(folder / f"{name}.csv", partial(write_table, frame=frame))
     (folder / "plots").mkdir(exist_ok=True)
     plots: dict[str, Callable[[], Figure]] = {
-        "history": lambda: search_history(frames["trials"], validation, head, terms[0]),
+        "history": lambda: search_history(
+            frames["trials"],
+            head,
+            terms[0],
+            random=validation.random,
+            reference=validation.reference.value,
+            neutral=validation.neutral,
+        ),
         "heads": lambda: search_heads(frames["heads"], head),
         "curves": lambda: search_curves(validation.reference_curve, validation.best_curve, head),
     }

@@ -1,4 +1,4 @@
-"""What every sampler is made of: its signature, random candidates, and the limit on edits.
+"""The interface of samplers, and what they share: random candidates, and the limit on edits.
 
 A sampler is a function of what has been tried and a random generator, no more. So a search that was killed goes on as
 if it had not been: nothing is remembered but the trials.
@@ -13,7 +13,7 @@ from igap.counterfactual.history import Floats, History, Proposal
 from igap.counterfactual.spaces.base import Candidate, Space
 
 FirstOrderScores = Callable[[Candidate], list[Floats]]
-"""For each option of each slot, the change of the objective to first order if the candidate had it."""
+"""From a candidate to the change of the objective, to first order, for each option of each slot; logits."""
 
 Proposer = Callable[[History, FirstOrderScores, int, np.random.Generator], list[Proposal]]
 """Up to so many candidates to try next, none of them tried before; fewer where it knows no more."""
@@ -25,16 +25,16 @@ TRIES = 200
 
 
 def draw(history: History, n: int, rng: np.random.Generator, source: str = "random") -> list[Proposal]:
-    """`n` candidates drawn at random, none tried before; fewer where no more are left.
+    """Draw `n` candidates at random, none tried before; fewer where no more are left.
 
     Uniformly over options; where edits are limited, over numbers of edits first.
     """
     space, taken = history.space, set(history.seen)
     left = space.size - len(taken)
     if left < 4 * n:  # few are left: find them all
-        pool = [one for one in space.candidates() if one not in taken] if left else []
+        pool = [candidate for candidate in space.candidates() if candidate not in taken] if left else []
         rng.shuffle(pool)
-        return [Proposal(tuple(map(int, one)), source) for one in pool[:n]]
+        return [Proposal(tuple(map(int, candidate)), source) for candidate in pool[:n]]
     return unseen((_draw_candidate(space, rng) for _ in itertools.count()), n, taken, source)
 
 
@@ -54,7 +54,7 @@ def keep_or(space: Space, slot: int, otherwise: int) -> int:
 
 
 def within(space: Space, candidate: Candidate, rng: np.random.Generator, new: Iterable[int] = ()) -> Candidate:
-    """The candidate with as many edits taken back as there are too many: at random, those in the slots `new` last."""
+    """Take back edits that are too many: at random, those in the slots `new` last."""
     if space.is_allowed(candidate):
         return candidate
     assert space.max_edits is not None
@@ -69,11 +69,11 @@ def within(space: Space, candidate: Candidate, rng: np.random.Generator, new: It
 
 def unseen(candidates: Iterator[Candidate], n: int, taken: set[Candidate], source: str) -> list[Proposal]:
     """The first `n` that are not taken, which they are from then on."""
-    found: list[Proposal] = []
+    proposals: list[Proposal] = []
     for candidate in candidates:
-        if len(found) == n:
+        if len(proposals) == n:
             break
         if candidate not in taken:
             taken.add(candidate)
-            found.append(Proposal(candidate, source))
-    return found
+            proposals.append(Proposal(candidate, source))
+    return proposals

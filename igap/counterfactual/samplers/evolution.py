@@ -14,8 +14,8 @@ def evolution(history: History, scores: FirstOrderScores, n: int, rng: np.random
         return draw(history, n, rng, "start")
 
     def child() -> Candidate:
-        one, other = (parents[int(rng.integers(len(parents)))] for _ in range(2))
-        words = [a if rng.random() < 0.5 else b for a, b in zip(one, other, strict=True)]
+        mother, father = (parents[int(rng.integers(len(parents)))] for _ in range(2))
+        words = [a if rng.random() < 0.5 else b for a, b in zip(mother, father, strict=True)]
         slot = int(rng.integers(len(words)))
         words[slot] = int(rng.integers(history.space.sizes[slot]))
         return within(history.space, tuple(words), rng, [slot])

@@ -18,19 +18,21 @@ def hybrid(history: History, scores: FirstOrderScores, n: int, rng: np.random.Ge
         return draw(history, n, rng, "start")
     taken = set(history.seen)
     quarter = n // 4
-    found = hotflip_proposals(history.space, best, scores, n - 2 * quarter, rng, Proposal(best, "incumbent"), taken)
+    proposals = hotflip_proposals(history.space, best, scores, n - 2 * quarter, rng, Proposal(best, "incumbent"), taken)
     if quarter:
         anchor = _anchor(history)
-        found += hotflip_proposals(history.space, anchor.candidate, scores, quarter, rng, anchor, taken)
+        proposals += hotflip_proposals(history.space, anchor.candidate, scores, quarter, rng, anchor, taken)
         both = [(a + b) / 2 for a, b in zip(scores(best), scores(anchor.candidate), strict=True)]
-        found += thompson_proposals(history, both, quarter, rng, taken)
-    return found + draw(History(history.space, (*history.proposals, *found), history.points), n - len(found), rng)
+        proposals += thompson_proposals(history, both, quarter, rng, taken)
+    return proposals + draw(
+        History(history.space, (*history.proposals, *proposals), history.points), n - len(proposals), rng
+    )
 
 
 def _anchor(history: History) -> Proposal:
-    """Where the second anchor stands: the best of its lineage, or the next start when that has stalled."""
-    lineage = max((one.lineage for one in history.proposals), default=0)
-    own = [i for i, one in enumerate(history.proposals) if one.lineage == lineage and lineage > 0]
+    """The candidate of the second anchor: the best of its lineage, or the next start when that has stalled."""
+    lineage = max((proposal.lineage for proposal in history.proposals), default=0)
+    own = [i for i, proposal in enumerate(history.proposals) if proposal.lineage == lineage > 0]
     starts = [i for i in history.order if history.proposals[i].source in ("start", "random")] or history.order
     origin = starts[lineage % len(starts)] if lineage else 0
     known = [i for i in [origin, *own] if lineage and not np.isnan(history.values[i])]

@@ -9,7 +9,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from igap.counterfactual.history import Floats, History, Proposal
-from igap.counterfactual.quiet import allow_experimental
+from igap.counterfactual.quiet import allow_experimental, quiet_logs
 from igap.counterfactual.samplers.base import FirstOrderScores, within
 from igap.counterfactual.spaces.base import Candidate, Space
 
@@ -21,12 +21,12 @@ class OptunaSampler:
     """
 
     name: ClassVar[str]
-    """In the registry, and of what it proposes."""
+    """Its name in the registry, and the source of its proposals."""
 
     def __init__(self, space: Space, seed: int, n_objectives: int = 1) -> None:
         """Args: the candidates; a seed, at least 0; how many numbers a trial has."""
         self._space, self._known = space, 0
-        with allow_experimental():
+        with allow_experimental(), quiet_logs():
             self._study = optuna.create_study(directions=["maximize"] * n_objectives, sampler=self.make(seed % 2**32))
         self._distributions: dict[str, BaseDistribution] = {
             slot.name: CategoricalDistribution(tuple(range(len(slot.options)))) for slot in space.slots

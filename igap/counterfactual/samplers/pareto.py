@@ -21,11 +21,11 @@ def front(points: Floats) -> list[int]:
     """
     known = np.flatnonzero(~np.isnan(points).any(1))
     order = known[np.lexsort([known, *(-points[known, term] for term in reversed(range(points.shape[1])))])]
-    found: list[int] = []
+    indices: list[int] = []
     for i in order:
-        if not any(bool((points[j] >= points[i]).all()) for j in found):
-            found.append(int(i))
-    return found[::-1]
+        if not any(bool((points[j] >= points[i]).all()) for j in indices):
+            indices.append(int(i))
+    return indices[::-1]
 
 
 def epo(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:
@@ -43,21 +43,21 @@ def epo(history: History, scores: FirstOrderScores, n: int, rng: np.random.Gener
     space, taken = history.space, set(history.seen)
     weights = _weights(points.shape[1])
     turn = int(rng.integers(len(weights)))
-    found: list[Proposal] = []
+    proposals: list[Proposal] = []
     for k in range(_TRIES * n):
-        if len(found) == n:
+        if len(proposals) == n:
             break
         ranked = np.argsort(-(scaled @ weights[(turn + k) % len(weights)]), kind="stable")[:4]
         member = history.proposals[known[int(ranked[0])]].candidate
         if rng.random() < _GRADIENT:
-            found += hotflip_proposals(space, member, scores, 1, rng, Proposal(member, "epo-gradient"), taken)
+            proposals += hotflip_proposals(space, member, scores, 1, rng, Proposal(member, "epo-gradient"), taken)
             continue
         other = history.proposals[known[int(rng.choice(ranked))]].candidate
         child = _make_child(history, member, other, rng)
         if child not in taken:
             taken.add(child)
-            found.append(Proposal(child, "epo-child"))
-    return found
+            proposals.append(Proposal(child, "epo-child"))
+    return proposals
 
 
 def _weights(n_terms: int) -> Floats:

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SamplerEntry:
-    """Where a sampler is, and which studies it serves."""
+    """The location of a sampler, and the studies it serves."""
 
     location: str
     """MODULE:NAME, imported when a search begins, so that configs are checked without torch. The name is a `Proposer`
     function, or a class that is called with (space, seed, n_objectives) and whose instances are such functions."""
     one_objective: bool = True
-    """Whether it serves studies with one objective."""
+    """True if it serves studies with one objective."""
     several_objectives: bool = False
-    """Whether it serves Pareto studies."""
+    """True if it serves Pareto studies."""
     random_trials: bool = True
-    """Whether random trials come before and after its own: the start, and what chance finds."""
+    """True if random trials come before and after its own: the start, and the control."""
 
 
 _HERE = "igap.counterfactual.samplers"

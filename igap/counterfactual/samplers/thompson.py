@@ -12,16 +12,16 @@ from igap.counterfactual.samplers.base import FirstOrderScores, draw, keep_or, u
 from igap.counterfactual.spaces.base import Candidate, Space
 
 _NOISE = 0.3
-"""Of the linear model, in standard deviations of what first-order gains do not foretell."""
+"""Noise of the linear model, in standard deviations of what first-order scores do not predict."""
 _LEAST = 1e-3
-"""Variance of what they do not foretell that is taken at least, the values' own being 1."""
+"""Least variance of what they do not predict; the values' own is 1."""
 _MODELLED = 1000
-"""Trials that the linear model looks at, the best ones: its cost grows with their cube."""
+"""The best trials that the linear model learns from: its cost grows with their cube."""
 _NEAREST = 50
 
 
 def thompson(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:
-    """Best candidates of worlds drawn from what a linear model, a weight an option, believes after the trials."""
+    """Maximisers of weights drawn from the posterior of a linear model with one weight per option."""
     best = history.best
     if best is None:
         return draw(history, n, rng, "start")
@@ -31,19 +31,19 @@ def thompson(history: History, scores: FirstOrderScores, n: int, rng: np.random.
 def thompson_proposals(
     history: History, by_slot: Sequence[Floats], n: int, rng: np.random.Generator, taken: set[Candidate]
 ) -> list[Proposal]:
-    """For each of `n` draws from what a linear model believes after the trials, the best candidate that is not taken.
+    """For each of `n` draws from the posterior of a linear model, the best candidate that is not taken.
 
-    The model has a weight an option. It expects first-order gains, `by_slot`, as many times as large as foretells the
-    trials' values best, and learns from these what they say of each option beside that.
+    The model has a weight an option. It expects the first-order scores, `by_slot`, scaled to predict the trials' values
+    best, and learns from the trials what each option adds to that.
     """
     space, known = history.space, history.order[:_MODELLED]
     offsets = np.concatenate([[0], np.cumsum(space.sizes)])[:-1]
     columns = np.array([history.proposals[i].candidate for i in known]) + offsets
     target = _standardise(history.values[known])
     expected = np.concatenate(by_slot)
-    foretold = expected[columns].sum(1)
-    foretold = foretold - foretold.mean()
-    expected = expected * max(0.0, float(foretold @ target) / (float(foretold @ foretold) or 1.0))
+    predicted = expected[columns].sum(1)
+    predicted = predicted - predicted.mean()
+    expected = expected * max(0.0, float(predicted @ target) / (float(predicted @ predicted) or 1.0))
     rest = target - (expected[columns].sum(1) - expected[columns].sum(1).mean())
     variance = max(float(rest.var()), _LEAST) / len(space.slots)
     noise = _NOISE * math.sqrt(variance * len(space.slots))
@@ -54,14 +54,14 @@ def thompson_proposals(
     gram = variance * (columns[:, None] == columns).sum(-1) + noise**2 * np.eye(len(known))
     solved = torch.linalg.solve(torch.from_numpy(gram), torch.from_numpy(residual)).numpy()
     np.add.at(drawn, columns, variance * solved[:, None])
-    found = []
+    proposals = []
     for weights in (expected[:, None] + drawn).T:
-        found += unseen(_rank_by_weights(space, np.split(weights, offsets[1:])), 1, taken, "thompson")
-    return found
+        proposals += unseen(_rank_by_weights(space, np.split(weights, offsets[1:])), 1, taken, "thompson")
+    return proposals
 
 
 def _standardise(values: Floats) -> Floats:
-    """Of mean 0 and standard deviation 1, or all 0."""
+    """The values with mean 0 and standard deviation 1, or all 0."""
     off: Floats = values - values.mean()
     return off / (float(off.std()) or 1.0)
 
@@ -70,11 +70,11 @@ def _rank_by_weights(space: Space, by_slot: Sequence[Floats]) -> Iterator[Candid
     """The best candidate of a sum over slots, then those that differ from it least: one or two words changed."""
     best = [int(weights.argmax()) for weights in by_slot]
     if space.max_edits is not None:  # the edits that are worth most beside keeping the word
-        objective_value = [
+        change = [
             float(weights[choice] - weights[keep]) if keep is not None else math.inf
             for weights, choice, keep in zip(by_slot, best, space.keeps, strict=True)
         ]
-        for slot in np.argsort(objective_value)[: max(0, len(best) - space.max_edits)]:
+        for slot in np.argsort(change)[: max(0, len(best) - space.max_edits)]:
             best[slot] = keep_or(space, int(slot), best[slot])
     yield tuple(best)
     losses = [weights[best[slot]] - weights for slot, weights in enumerate(by_slot)]
@@ -85,9 +85,9 @@ def _rank_by_weights(space: Space, by_slot: Sequence[Floats]) -> Iterator[Candid
         if option != best[slot]
     )
     for _, slot, option in changes:
-        one = (*best[:slot], option, *best[slot + 1 :])
-        if space.is_allowed(one):
-            yield one
+        candidate = (*best[:slot], option, *best[slot + 1 :])
+        if space.is_allowed(candidate):
+            yield candidate
     for (_, slot, option), (_, other, second) in itertools.combinations(changes[:_NEAREST], 2):
         words = list(best)
         words[slot], words[other] = option, second

@@ -1,4 +1,4 @@
-"""The corrupted prompts that a search chooses from: an option for each slot, as tokens.
+"""Spaces of corrupted prompts: a slot is a part of the prompt, and a candidate chooses an option for each slot.
 
 A candidate is one option a slot, as indices. An option is a text, the same for all clean prompts, or a rule that takes
 its words from the clean prompt at hand ("=keep", "=S"): what it says holds for every prompt. All candidates have the
@@ -21,7 +21,7 @@ from igap.errors import InputError
 from igap.prompts import PromptPair
 
 KEEP = "=keep"
-"""What the slot has in the clean prompt."""
+"""The option that keeps the clean prompt's word."""
 
 Candidate = tuple[int, ...]
 """One option's index a slot."""
@@ -40,7 +40,7 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """All candidates."""
+    """The candidates of a search: an option for each slot."""
 
     kind: Literal["slots", "substitute", "prompts"]
     slots: tuple[Slot, ...]
@@ -48,7 +48,7 @@ class Space:
     max_edits: int | None = None
     """Slots that may differ from KEEP; None is no limit."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Of what the user offered, what cannot be a candidate: the reason, or the slot, to how many."""
+    """Offered words or prompts that are invalid: how many for each reason."""
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -93,7 +93,7 @@ class Space:
         return tuple(i for i, (index, keep) in enumerate(zip(candidate, self.keeps, strict=True)) if index != keep)
 
     def is_allowed(self, candidate: Candidate) -> bool:
-        """Whether it has no more edits than there may be."""
+        """True if the candidate has at most `max_edits` edits."""
         return self.max_edits is None or len(self.edits(candidate)) <= self.max_edits
 
     def candidates(self) -> Iterator[Candidate]:
@@ -112,7 +112,7 @@ class Space:
                     yield from itertools.product(*choices)
 
     def check(self) -> "Space":
-        """Itself. Raises InputError on fewer than two candidates."""
+        """Return the space itself. Raises InputError if it has fewer than two candidates."""
         if self.size < 2:
             out = "; ".join(f"{n} left out ({why})" for why, n in self.left_out.items() if n)
             limited = replace(self, max_edits=None).size > self.size
@@ -125,16 +125,16 @@ class Space:
 
 @dataclass(frozen=True, eq=False)
 class BoundSpace:
-    """A space and the clean prompts it is filled in for."""
+    """A space bound to clean prompts: a candidate is then tokens."""
 
     space: Space
     pairs: tuple[PromptPair, ...]
-    """Each clean prompt, and beside it a corrupted prompt made by hand."""
+    """Each clean prompt, with the corrupted prompt of its reference pair."""
     clean: Int[Tensor, "pair pos"]
     tables: tuple[Int[Tensor, "given _option _width"], ...]
-    """Of each slot the tokens of its options, for every clean prompt, or once where they are equal for all."""
+    """A tensor a slot: the tokens of its options, for every clean prompt, or once where they are equal for all."""
     shared: bool
-    """Whether a candidate is the same corrupted prompt for all clean prompts; the axis `given` then has length 1."""
+    """True if a candidate is the same corrupted prompt for all clean prompts; the axis `given` then has length 1."""
     write: Callable[[PromptPair, Candidate], str]
     """The corrupted prompt of a clean prompt."""
 
@@ -157,7 +157,7 @@ class BoundSpace:
         return rows
 
     def count_edits(self, tokens: Int[Tensor, "given candidate pos"]) -> Float[Tensor, "candidate pair"]:
-        """In how many slots, of listed prompts tokens, each corrupted prompt differs from each clean one."""
+        """Count the slots (in a list of prompts, tokens) in which each corrupted prompt differs from each clean one."""
         differ = tokens != self.clean[:, None]
         if self.space.kind == "prompts":
             return differ.sum(-1).T.double()
@@ -165,13 +165,13 @@ class BoundSpace:
         return torch.stack(counts).sum(0).T.double()
 
     def unshare(self) -> "BoundSpace":
-        """The same with a corrupted prompt for every clean prompt, so that these may keep some of their own words."""
+        """Give every clean prompt a corrupted prompt of its own, so that each may keep some of its own words."""
         n = len(self.pairs)
         tables = tuple(table.expand(n, -1, -1) for table in self.tables)
         return replace(self, tables=tables, shared=False)
 
     def with_slots(self, candidate: Candidate, slots: Sequence[int]) -> Int[Tensor, "given pos"]:
-        """The clean prompts with the candidate's words in these slots only."""
+        """The tokens of the clean prompts with the candidate's words in these slots only."""
         rows = self.clean[: self.given].clone()
         whole = self.tokens([candidate])[:, 0]
         for index in slots:
@@ -196,7 +196,7 @@ def bind_space(
     tables: Sequence[Int[Tensor, "pair _option _width"]],
     write: Callable[[PromptPair, Candidate], str],
 ) -> BoundSpace:
-    """The space for these clean prompts; one corrupted prompt serves them all where no option depends on them."""
+    """Bind the space to clean prompts; one corrupted prompt serves them all where no option depends on them."""
     fixed = torch.ones(clean.shape[1], dtype=torch.bool, device=clean.device)
     fixed[[position for slot in space.slots for position in slot.positions]] = False
     shared = all(bool((table == table[:1]).all()) for table in tables) and bool((clean == clean[:1])[:, fixed].all())

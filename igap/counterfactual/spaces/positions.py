@@ -1,4 +1,4 @@
-"""Where a template's slots are in a prompt, and the tokens that a word takes there."""
+"""The token positions of a template's slots, and the tokens that a word takes there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from igap.tokenizing import continuation, token_ids
 
 
 def parse_template(template: str) -> list[tuple[str, str | None]]:
-    """The texts between slots, each with the slot that follows it. Raises InputError on braces that are no slots."""
+    """Split a template into texts, each with the slot after it. Raises InputError on braces that are no slots."""
     try:
         parts = list(Formatter().parse(template))
     except ValueError:
@@ -25,7 +25,7 @@ def parse_template(template: str) -> list[tuple[str, str | None]]:
 
 
 def split_prompt(template: str, fills: Mapping[str, str]) -> list[tuple[str | None, str, str]]:
-    """The prompt in pieces: a slot's name or None, the piece before ("" at the start), the text.
+    """Split a prompt into pieces: the slot's name or None, the piece before ("" at the start), the text.
 
     A space belongs to what follows it.
     """
@@ -42,7 +42,7 @@ def split_prompt(template: str, fills: Mapping[str, str]) -> list[tuple[str | No
 
 @dataclass(frozen=True)
 class SlotPosition:
-    """Where the template has a slot."""
+    """A place where the template has a slot."""
 
     before: str
     """The piece of the prompt before it; "" at its start."""
@@ -56,7 +56,7 @@ class SlotPosition:
         return continuation(tokenizer, self.before, self.lead + word) or []
 
     def fits(self, tokenizer: Any, word: str) -> bool:
-        """Whether the word takes as many known tokens as the slot has."""
+        """True if the word takes as many known tokens as the slot has."""
         return fits(tokenizer, self.before, self.lead + word, len(self.positions))
 
 
@@ -73,7 +73,7 @@ def find_slots(template: str, fills: Mapping[str, str], tokenizer: Any, start: i
 
 
 def fits(tokenizer: Any, before: str, text: str, width: int) -> bool:
-    """Whether a text continues `before` by as many known tokens, and these are this text: they decode to it."""
+    """True if a text continues `before` by `width` known tokens that decode to it."""
     ids = continuation(tokenizer, before, text)
     known = ids is not None and (tokenizer.unk_token_id is None or tokenizer.unk_token_id not in ids)
     return ids is not None and len(ids) == width and known and tokenizer.decode(ids).strip() == text.strip()

@@ -16,7 +16,7 @@ from igap.prompts import PromptPair
 from igap.tokenizing import continuation
 
 WORDS = "words"
-"""In a vocabulary: every word of the tokenizer that is one token."""
+"""Stands in a vocabulary for every word of the tokenizer that is one token."""
 
 _LETTERS = re.compile(r"[A-Za-z]+")
 
@@ -91,15 +91,15 @@ def bind_substitution(
 
 def _vocabulary(entries: Sequence[str], tokenizer: Any) -> tuple[list[str], int]:
     """The words, each once, that are one token after a space, and how many of named lists are not."""
-    found: dict[str, None] = {}
+    words: dict[str, None] = {}
     misfits, n_out = [], 0
     for entry in entries:
         if entry == WORDS:
-            found |= dict.fromkeys(_list_words(tokenizer))
+            words |= dict.fromkeys(_list_words(tokenizer))
         else:
             for word in LISTS.get(entry, (entry,)):
                 if fits(tokenizer, word, f" {word}", 1):
-                    found[word] = None
+                    words[word] = None
                 elif entry in LISTS:
                     n_out += 1
                 else:
@@ -108,7 +108,7 @@ def _vocabulary(entries: Sequence[str], tokenizer: Any) -> tuple[list[str], int]
         raise InputError(
             f"search.space.vocabulary: got {', '.join(misfits)}, wanted words that are one known token. Take them out."
         )
-    return list(found), n_out
+    return list(words), n_out
 
 
 def _list_words(tokenizer: Any) -> list[str]:
@@ -122,16 +122,16 @@ def _find_whole_words(pair: PromptPair, tokenizer: Any, *, prepend_bos: bool) ->
     """Token position to the characters of the word, of every token of the clean prompt that is a whole word."""
     text, first = pair.clean, count_leading_tokens(pair, tokenizer, prepend_bos=prepend_bos)
     whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    found = {}
+    spans = {}
     for i, (token, (start, end)) in enumerate(zip(whole["input_ids"], whole["offset_mapping"], strict=True)):
         start += len(text[start:end]) - len(text[start:end].lstrip())
-        alone = start == 0 or text[start - 1] == " "
-        if not alone or text[end : end + 1].isalpha() or not _LETTERS.fullmatch(text[start:end]):
+        starts_a_word = start == 0 or text[start - 1] == " "
+        if not starts_a_word or text[end : end + 1].isalpha() or not _LETTERS.fullmatch(text[start:end]):
             continue
         # A space that is a token of its own would become part of another word.
         if _word_ids(tokenizer, text[start:end], at_start=start == 0) == [token]:
-            found[i + first] = (start, end)
-    return found
+            spans[i + first] = (start, end)
+    return spans
 
 
 def _word_ids(tokenizer: Any, word: str, *, at_start: bool) -> list[int] | None:

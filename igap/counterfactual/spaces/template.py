@@ -1,7 +1,7 @@
-"""Spaces of a template's slots: named lists, words of the user's own, and rules over the clean prompt's roles.
+"""Template spaces: each slot offers named lists, the user's own words, and rules over the clean prompt's roles.
 
-And further clean prompts of a template: the same question with other words, so that what is found is no fact about one
-prompt. An option takes as many tokens as what stands in its slot.
+Further clean prompts of a template ask the same question in other words, so that a result is no fact about one prompt.
+An option takes as many tokens as what stands in its slot.
 """
 
 import itertools
@@ -55,7 +55,7 @@ _OPERATOR = re.compile(r"=(keep|S|IO|N1|N2|(?P<pool>fresh|animal)\[(?P<index>\d+
 
 
 def find_template(text: str) -> str | None:
-    """The generator's template that this prompt follows; None where it follows none."""
+    """The generator's template that this prompt follows; None if it follows none."""
     return next((template for template in ioi.TEMPLATES if match_slots(template, text) is not None), None)
 
 
@@ -116,7 +116,7 @@ def template_space(
             slot, lists[slot], fills[slot], places, tokenizer
         )
         slots.append(Slot(slot, options, tuple(itertools.chain(*(place.positions for place in places)))))
-    chosen = tuple(one for one in slots if one.options != (KEEP,))
+    chosen = tuple(slot for slot in slots if slot.options != (KEEP,))
     return Space("slots", chosen, template, max_edits, left_out).check()
 
 
@@ -143,10 +143,10 @@ def bind_template(
         ]
         ids = {text: [place.ids(tokenizer, text) for place in places] for text in set(itertools.chain(*words))}
         for option, text in zip(slot.options * len(pairs), itertools.chain(*words), strict=True):
-            for found, place in zip(ids[text], places, strict=True):
-                if len(found) != len(place.positions):
+            for tokens, place in zip(ids[text], places, strict=True):
+                if len(tokens) != len(place.positions):
                     raise InputError(
-                        f"search.space.slots.{slot.name}: got {option}, which gives {text!r} ({len(found)} tokens) "
+                        f"search.space.slots.{slot.name}: got {option}, which gives {text!r} ({len(tokens)} tokens) "
                         f"where the prompt has {len(place.positions)}. Take it out."
                     )
         rows_of = [[list(itertools.chain(*ids[text])) for text in row] for row in words]
@@ -201,7 +201,7 @@ def generate_clean_prompts(
     offered = {slot: words.get(slot, words["object"] if slot == "other" else names) for slot in fills}
     n_most = possible + any(word not in offered[slot] for slot, word in fills.items())
     order: ioi.Order = "ABBA" if fills["first"] == pair.answer.strip() else "BABA"
-    found, texts = [pair], {pair.clean}
+    pairs, texts = [pair], {pair.clean}
     stream = ioi.ioi_stream(
         seed,
         templates=[ioi.TEMPLATES.index(template)],
@@ -216,19 +216,19 @@ def generate_clean_prompts(
         if example.clean not in texts and known and widths == list(map(len, pieces)):
             texts.add(example.clean)
             made = (example.clean, example.corrupted, example.answer, example.distractor)
-            found.append(PromptPair(*made, pair.min_gap, bos=pair.bos))
-            if len(found) == min(n, n_most):
+            pairs.append(PromptPair(*made, pair.min_gap, bos=pair.bos))
+            if len(pairs) == min(n, n_most):
                 break
-    if len(found) < (n if at_least is None else at_least):
+    if len(pairs) < (n if at_least is None else at_least):
         raise InputError(
             f"clean.n: got {n} (heldout.n counted), but of igap's words that the tokenizer knows and that take the "
-            f"pair's number of tokens in every slot only {len(found)} prompts were made. Use a smaller number."
+            f"pair's number of tokens in every slot only {len(pairs)} prompts were made. Use a smaller number."
         )
-    return found
+    return pairs
 
 
 def _name_that_does_not_act(fills: Mapping[str, str]) -> str:
-    """Of the two names of a generated prompt the one that does not act."""
+    """The one of a generated prompt's two names that does not act."""
     return fills["second"] if fills["subject"] == fills["first"] else fills["first"]
 
 
@@ -284,7 +284,7 @@ def _describe_misfit(tokenizer: Any, place: SlotPosition, word: str) -> str:
 def _word(
     option: str, slot: str, fills: Mapping[str, str], pair: PromptPair, pools: Mapping[str, Sequence[str]]
 ) -> str:
-    """What an option puts into a slot of this clean prompt."""
+    """The text that an option puts into a slot of this clean prompt."""
     operator = _OPERATOR.fullmatch(option)
     if operator is None:
         return option
@@ -306,7 +306,7 @@ def _word(
 
 
 def match_slots(template: str, text: str) -> dict[str, str] | None:
-    """What a prompt has in each slot of the template; None where it does not follow it."""
+    """Match a prompt against a template: the text in each slot, or None where it does not follow the template."""
     parts = []
     seen: set[str] = set()
     for literal, name in parse_template(template):

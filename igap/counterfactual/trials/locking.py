@@ -1,4 +1,4 @@
-"""Several workers, one storage: what one of them writes at once, the others see as a whole and never in between."""
+"""Several workers, one storage: a batch that one of them writes is seen as a whole by the others."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 _LINE = b'{"op_code":'
-"""What every line of a journal begins with."""
+"""Every line of a journal begins with this."""
 
 _LOOK_EVERY = 0.005
 """Seconds between two tries for a lock."""
@@ -23,10 +23,10 @@ _LOOK_EVERY = 0.005
 
 @contextmanager
 def exclusive(storage: BaseStorage, study: str) -> Iterator[None]:
-    """A block that no other worker of the study is in at the same time.
+    """Hold the study's lock; in a database, run the block as one transaction.
 
-    In a database it is one transaction, kept as a whole or, of a worker that is killed, not at all; it is also made
-    durable once and not for every trial. Behind a gRPC proxy it is neither.
+    A transaction is kept as a whole or, if the worker is killed, not at all, and is made durable once and not for every
+    trial. Behind a gRPC proxy there is neither a lock nor a transaction.
     """
     if isinstance(storage, RDBStorage):
         with _transaction(storage, study):
@@ -95,7 +95,7 @@ class JournalLock(JournalFileOpenLock):
     """
 
     def __init__(self, file: Path) -> None:
-        """Of the journal in `file`."""
+        """Args: the journal's file."""
         super().__init__(str(file))
         self._file, self._depth = file, 0
         self.patience = 60.0
@@ -155,7 +155,7 @@ def _open_locked(file: Path, patience: float) -> FileIO | None:
 
 
 def _roll_back(file: Path, lock: FileIO) -> None:
-    """Takes away what was written under a lock that was never given back, which has the file's size before that."""
+    """Remove what was written under a lock that was never given back; the lock has the file's size before that."""
     lock.seek(0)
     size = lock.read(20)
     if size.isdigit() and int(size) < file.stat().st_size:
@@ -164,7 +164,7 @@ def _roll_back(file: Path, lock: FileIO) -> None:
 
 
 def _drop_partial_line(file: Path) -> None:
-    """Takes away a line without an end, which its writer did not live to finish: the next would make it unreadable.
+    """Remove a line without an end, whose writer was killed: the next line would make it unreadable.
 
     Raises ValueError where it is no line of a journal.
     """

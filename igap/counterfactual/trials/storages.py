@@ -1,7 +1,6 @@
-"""What keeps a study: files and servers, checked when they are opened, and what they do wrong in one line."""
+"""The storages of a study: files and servers, checked when they are opened, with one-line errors."""
 
 import errno
-import logging
 import os
 import re
 import signal
@@ -20,7 +19,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
-from igap.counterfactual.quiet import allow_experimental
+from igap.counterfactual.quiet import allow_experimental, quiet_logs
 from igap.counterfactual.trials.locking import Journal
 from igap.errors import InputError
 
@@ -34,27 +33,22 @@ FREE = 30.0
 """Seconds that a file may be held by another worker, which reads or writes it whole."""
 
 FILES = {"sqlite": "study.db", "journal": "study.journal"}
-"""In a search's folder."""
+"""Names in a search's folder."""
 
 _LOOKS = 10
 """At tables that other workers are making."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
-optuna.logging.set_verbosity(logging.WARNING)
-# What goes wrong in a storage is an exception, which is told in one line; these tell it with all their tracebacks too.
-logging.getLogger("optuna.storages").setLevel(logging.ERROR)
-logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL + 1)
-
 
 @contextmanager
 def one_line_errors(what: str, remedy: str) -> Iterator[None]:
-    """A block of a storage's code: whatever it does wrong is one line, and Ctrl-C waits for its end.
+    """Turn whatever a storage raises in the block into one line; Ctrl-C waits for the end of the block.
 
     Raises OSError where the machine has no room, InputError on all else, for what a storage holds may be anything.
     """
     try:
-        with defer_interrupt():
+        with quiet_logs(), defer_interrupt():
             yield
     except (InputError, MemoryError):
         raise
@@ -68,8 +62,9 @@ def one_line_errors(what: str, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def defer_interrupt() -> Iterator[None]:
-    """A block after which Ctrl-C takes effect: SQLAlchemy prints what stops it while it cleans up. A second one is not
-    held back.
+    """Hold Ctrl-C back until the end of the block: SQLAlchemy prints what stops it while it cleans up.
+
+    A second Ctrl-C takes effect at once.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
@@ -214,12 +209,12 @@ def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_out_of_space(error: Exception) -> bool:
-    """Whether the machine is at fault: no space, no quota, a disk that does not write."""
-    for one in _iterate_causes(error):
-        name, state = getattr(one, "sqlite_errorname", None) or "", getattr(one, "sqlstate", None) or ""
+    """True if the machine is at fault: no space, no quota, a disk that does not write."""
+    for cause in _iterate_causes(error):
+        name, state = getattr(cause, "sqlite_errorname", None) or "", getattr(cause, "sqlstate", None) or ""
         if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")) or state.startswith("53"):
             return True
-        if isinstance(one, OSError) and one.errno in _NO_ROOM:
+        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
             return True
     return False
 

@@ -28,7 +28,7 @@ from igap.counterfactual.trials.storages import one_line_errors
 from igap.errors import InputError
 
 SCHEMA = 1
-"""Of a study's attributes and its trials'."""
+"""The schema of a study's attributes and its trials'."""
 
 _WHILE = ("a failure while searching", "What it has is kept: once it is there again, the same command goes on.")
 _READ = ("a study that cannot be read", "Restore it from a copy, or set name=NAME for a new one.")
@@ -40,22 +40,22 @@ class EvaluatedTrial:
 
     proposal: Proposal
     values: tuple[float, ...]
-    """Of every term; NaN of a failed trial."""
+    """A number a term; NaN if the trial failed."""
     effects: tuple[float, ...]
-    """Of the first term in each clean prompt's run, logits."""
+    """The first term's effect in each clean prompt's run; logits."""
     violations: Mapping[str, float] = field(default_factory=dict)
-    """By how much each bound is broken; 0 or less is kept."""
+    """By how much each constraint is violated; 0 or less: it is satisfied."""
     reason: str = ""
     """Why it failed."""
 
     @property
     def value(self) -> float:
-        """Of the first term."""
+        """The first term's."""
         return self.values[0]
 
     @property
     def violated(self) -> tuple[str, ...]:
-        """Names of the bounds that it breaks."""
+        """Names of the constraints that it violates."""
         return tuple(name for name, by in self.violations.items() if by > 0)
 
     @property
@@ -70,7 +70,7 @@ class EvaluatedTrial:
 
 
 class TrialStore:
-    """A study's trials: read back, and added in batches."""
+    """The trials of a study, read back and added in batches."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class TrialStore:
         objective: Objective | None = None,
         name: str = "igap",
     ) -> None:
-        """Opens or makes the study.
+        """Open the study, or make it.
 
         Raises InputError on a study of another search, saying what differs, and on one of a newer igap.
         """
@@ -102,7 +102,7 @@ class TrialStore:
                 kept = self._stored_identity(wanted, objective)
             attributes = self.study.user_attrs
             self.id = str(attributes["id"])
-            """Of the study, wherever it is moved to."""
+            """The study's own, wherever its storage is moved to."""
             slots = _slots(space)
             if kept is not None:
                 _check_identity(kept, wanted, [slot for slot in slots | attributes["slots"]
@@ -111,7 +111,7 @@ class TrialStore:
     def _stored_identity(
         self, wanted: Mapping[str, object], objective: Objective | None
     ) -> Mapping[str, object] | None:
-        """What the study is of, as it was when it was made; None where it is made now, of `wanted`."""
+        """The identity that the study was made with; None where it is made now, with `wanted`."""
         kept: Mapping[str, object] | None = self.study.user_attrs.get("igap")
         if kept is not None:
             return kept
@@ -142,15 +142,15 @@ class TrialStore:
         return [self._read[number] for number in sorted(self._read)]
 
     def history(self, trials: Sequence[EvaluatedTrial] | None = None) -> History:
-        """What the proposals go by, of all trials or of these: of `edits`, fewer are better."""
+        """The history that samplers learn from, of all trials or of these; terms to minimise are negated."""
         trials = self.all() if trials is None else trials
         turned = np.array([-1.0 if direction == "minimize" else 1.0 for direction in self.directions])
-        points = [one.values if one.is_feasible else (math.nan,) * len(turned) for one in trials]
+        points = [trial.values if trial.is_feasible else (math.nan,) * len(turned) for trial in trials]
         array = np.array(points, dtype=np.float64).reshape(len(trials), len(turned))
-        return History(self.space, tuple(one.proposal for one in trials), array * turned)
+        return History(self.space, tuple(trial.proposal for trial in trials), array * turned)
 
     def add(self, batch: Sequence[EvaluatedTrial], until: int | None = None) -> None:
-        """Puts finished trials into the storage, no more than make `until` in all, and none that another worker has.
+        """Put finished trials into the storage, at most up to `until` in all, and none that another worker has made.
 
         Raises InputError on a storage that has failed meanwhile.
         """
@@ -158,34 +158,34 @@ class TrialStore:
         try:
             with one_line_errors(*_WHILE), exclusive(self._storage, name):
                 there = self.all()
-                seen = {one.proposal.candidate for one in there}
-                new = [one for one in batch if one.proposal.candidate not in seen]
+                seen = {trial.proposal.candidate for trial in there}
+                new = [trial for trial in batch if trial.proposal.candidate not in seen]
                 room = None if until is None else max(0, until - len(there))
-                self.study.add_trials([self._to_optuna(one) for one in new[:room]])
+                self.study.add_trials([self._to_optuna(trial) for trial in new[:room]])
         except BaseException:  # also Ctrl-C, after which there is a report: of what the storage has
             with one_line_errors(*_WHILE):  # anew: Optuna's cache has what was undone
                 self.study = optuna.load_study(study_name=name, storage=self._storage)
             raise
 
-    def _to_optuna(self, one: EvaluatedTrial) -> FrozenTrial:
-        failed = math.isnan(one.value)
+    def _to_optuna(self, trial: EvaluatedTrial) -> FrozenTrial:
+        failed = trial.is_failed
         attributes: dict[str, Any] = {
-            "source": one.proposal.source,
-            "lineage": one.proposal.lineage,
-            "rule": self.space.rule(one.proposal.candidate),
-            "effects": list(one.effects),
+            "source": trial.proposal.source,
+            "lineage": trial.proposal.lineage,
+            "rule": self.space.rule(trial.proposal.candidate),
+            "effects": list(trial.effects),
         }
-        if failed or one.violated:
-            attributes["reason"] = one.reason or "; ".join(
-                f"{name} is broken by {one.violations[name]:.4g}" for name in one.violated
+        if failed or trial.violated:
+            attributes["reason"] = trial.reason or "; ".join(
+                f"{name} is broken by {trial.violations[name]:.4g}" for name in trial.violated
             )
         return create_trial(
             state=TrialState.FAIL if failed else TrialState.COMPLETE,
-            values=None if failed else list(one.values),
-            params={slot.name: index for slot, index in zip(self.space.slots, one.proposal.candidate, strict=True)},
+            values=None if failed else list(trial.values),
+            params={slot.name: index for slot, index in zip(self.space.slots, trial.proposal.candidate, strict=True)},
             distributions=self._distributions,
             user_attrs=attributes,
-            constraints=dict(one.violations) or None,
+            constraints=dict(trial.violations) or None,
         )
 
     def _from_optuna(self, trial: FrozenTrial) -> EvaluatedTrial:

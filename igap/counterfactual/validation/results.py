@@ -44,7 +44,7 @@ class ReferenceValues:
 
 @dataclass(frozen=True)
 class RandomControl:
-    """What chance finds: the trials that were drawn at random."""
+    """The trials that were drawn at random: what chance finds."""
 
     n: int
     """Random trials, the search's own start among them."""
@@ -72,7 +72,7 @@ class Plausibility:
     fluency: float
     """Mean log-probability of their tokens less that of the clean prompts'; nats a token."""
     percentile: float | Missing
-    """Of the component's activation among those in ordinary prompts, 0 to 100; 100 is the most unusual."""
+    """Percentile of the component's activation among those in ordinary prompts, 0 to 100 (the most unusual)."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class BestByEditCount:
     value: float
     """Logits."""
     share: float | Missing
-    """Of the best prompt's value; 1 is all of it."""
+    """Share of the best prompt's value; 1 is all of it."""
     words: str
     """The changed slots, "first := Tom, subject := IO"."""
 
@@ -136,7 +136,7 @@ class SlotImportance:
     loss: float
     """The best value less that; logits."""
     variance_share: float | Missing
-    """Of the variance of random trials' values, 0 to 1."""
+    """Share of the variance of random trials' values, 0 to 1."""
     variance_share_error: float | Missing
     """Its jackknife standard error."""
 
@@ -154,7 +154,7 @@ class PairEffects:
     n_scored: int
     """Pairs whose gap is large enough."""
     rank: int | Missing
-    """Of the component's |AP effect| among all heads, from 1."""
+    """Rank of the component's |AP effect| among all heads, from 1."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Deletion:
     ap: float
     """Logits."""
     is_injection: bool
-    """Whether the best pairs' effect has the other sign or is over twice as large: the counterfactual then writes
+    """True if the best pairs' effect has the other sign or is over twice as large: the counterfactual then writes
     something in and does not take out what the component gives."""
 
 
@@ -186,7 +186,7 @@ class HeldOut:
     value: float
     """Logits."""
     share: float | Missing
-    """Of the best value; 1 is all of it."""
+    """Share of the best value; 1 is all of it."""
     mean: float
     """Mean effect in the direction of the best prompt, whatever the aggregate; logits."""
     low: float | Missing

@@ -1,14 +1,12 @@
 """The pictures of a search: what is drawn from small tables."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.text import Text
 
 from igap.counterfactual.output import plots
-from igap.counterfactual.validation.results import RandomControl, ReferenceValues
+from igap.counterfactual.validation.results import RandomControl
 from igap.curves import OutputCurves
 from igap.missing import Missing
 
@@ -22,11 +20,11 @@ TRIALS = pd.DataFrame(
     }
 )
 
-COMPARED = SimpleNamespace(
-    random=RandomControl(n=2, best=0.5, mean=0.35, search_at_equal_budget=Missing("no random trials")),
-    reference=ReferenceValues(value=0.25, own=0.25),
-    neutral=Missing("no template"),
-)
+COMPARED = {
+    "random": RandomControl(n=2, best=0.5, mean=0.35, search_at_equal_budget=Missing("no random trials")),
+    "reference": 0.25,
+    "neutral": Missing("no template"),
+}
 """What the history compares the trials with."""
 
 
@@ -51,7 +49,7 @@ def inside(fig):
 
 
 def test_history_shows_who_proposed_what_the_best_so_far_and_what_to_compare_it_with():
-    fig = plots.search_history(TRIALS, COMPARED, "9.6", "ap")
+    fig = plots.search_history(TRIALS, "9.6", "ap", **COMPARED)
     (ax,) = fig.axes
     lines = drawn(ax)
     assert lines["start (2)"] == ([0, 1], [0.5, 0.2])
@@ -69,7 +67,7 @@ def test_history_shows_who_proposed_what_the_best_so_far_and_what_to_compare_it_
 
 
 def test_a_history_without_a_value_says_so():
-    fig = plots.search_history(TRIALS[TRIALS["ap"].isna()], COMPARED, "9.6", "ap")
+    fig = plots.search_history(TRIALS[TRIALS["ap"].isna()], "9.6", "ap", **COMPARED)
     assert "no trial has a value" in texts(fig)
 
 
@@ -184,6 +182,6 @@ def test_a_scan_shows_heads_that_were_searched_and_leaves_the_others_grey():
     scan = pd.DataFrame({"name": ["0.1", "L0.N1"], "by_hand/ap": [0.5, 9.0], "best/ap": [-2.0, 9.0]})
     left, right = panels(plots.search_scan(scan, ["0.0", "0.1", "1.0", "1.1"]))
     for ax, value in ((left, 0.5), (right, -2.0)):
-        cells = np.ma.bound(ax.images[0].get_array(), np.nan)
+        cells = np.ma.filled(ax.images[0].get_array(), np.nan)
         np.testing.assert_array_equal(cells, [[np.nan, value], [np.nan, np.nan]])
     assert right.images[0].get_clim() == (-2, 2)

@@ -19,7 +19,11 @@ from igap.counterfactual.spaces.template import (
     LISTS,
     OPERATORS,
     SLOTS,
+    bind_template,
+    find_template,
+    generate_clean_prompts,
     slot_names,
+    template_space,
 )
 from igap.datasets import ioi
 from igap.datasets.ioi import TEMPLATES, generate_ioi

@@ -202,7 +202,7 @@ def test_a_url_that_cannot_be_is_one_line(tmp_path, monkeypatch, url):
         open_storage("postgres", tmp_path)
 
 
-def bind_space(kind, folder, room, said):
+def filled(kind, folder, room, said):
     """Adds batches in a process whose files may grow by no more than `room` bytes, until it fails."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     try:
@@ -217,7 +217,7 @@ def bind_space(kind, folder, room, said):
 @pytest.mark.parametrize("room", [0, 3_000, 20_000, 150_000])
 def test_a_disk_that_fills_at_any_moment_is_one_line_and_what_was_there_stays(tmp_path, kind, room):
     said = FORK.Queue()
-    process = FORK.Process(target=bound, args=(kind, tmp_path, room, said))
+    process = FORK.Process(target=filled, args=(kind, tmp_path, room, said))
     process.start()
     n, answer = 0, said.get(timeout=60)
     while isinstance(answer, int):

@@ -19,7 +19,7 @@ from igap.counterfactual.history import Proposal
 from igap.counterfactual.objective.evaluator import Target
 from igap.counterfactual.output.flatten import flatten, tables
 from igap.counterfactual.search import SearchResult
-from igap.counterfactual.session import prepare
+from igap.counterfactual.spaces.prepare import prepare
 from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation import neighbours, validate
 from igap.counterfactual.validation.importance import variance_shares
@@ -356,7 +356,7 @@ def test_no_neutral_words_that_fit_are_a_reason_and_no_error(small, pair, monkey
             raise InputError("no word fits")
         return real(template, lists, *rest, **options)
 
-    monkeypatch.setattr(validate, "template_space", build)
+    monkeypatch.setattr(validate, "template_space", template_space)
     summary = flatten(igap.search(small(EMBEDDED), pair, "0.4", **ASKED).validation)
     assert (summary["neutral/p95"], summary["neutral/p95/reason"]) == (None, "no word fits")
 
