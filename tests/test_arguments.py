@@ -147,7 +147,7 @@ def test_signatures_and_docstrings_stay_what_they_are():
 def test_every_seed_that_is_taken_is_one_that_the_generators_take(base, unchecked):
     with pytest.raises(InputError, match=r"^seed: got 9223372036854775808, wanted a whole number, at least 0 and at"):
         base["search"].changed(seed=2**63)
-    assert base["search"].changed(seed=2**63 - 1, sampler="tpe").tried
+    assert base["search"].changed(seed=2**63 - 1, sampler="tpe").trials
 
 
 @pytest.mark.parametrize("identity", [{"of": object()}, {"of": {1}}])

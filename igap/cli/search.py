@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from igap.cli.launch import Launcher
     from igap.counterfactual.config import SearchConfig
-    from igap.counterfactual.job import Study
+    from igap.counterfactual.plan import PlannedStudy
 
 _USAGE = """\
 usage: igap search [PRESET] [head=HEAD] [overrides]
@@ -53,9 +53,9 @@ class Task:
         """Adds trials to the study until it has as many as it should."""
         from hydra.core.hydra_config import HydraConfig
 
-        from igap.counterfactual import job
+        from igap.counterfactual.workers import run_worker
 
-        job.explore(self.searches[HydraConfig.get().job.num], self.threads)
+        run_worker(self.searches[HydraConfig.get().job.num], self.threads)
 
 
 def presets() -> list[str]:
@@ -80,11 +80,12 @@ def main(arguments: list[str]) -> int:
 
     from igap.cli.launch import one_round
     from igap.console import terminal_console
-    from igap.counterfactual import job
+    from igap.counterfactual.plan import plan_studies
+    from igap.counterfactual.runner import run_studies
     from igap.output.tracking import wandb_run
 
     wandb_run.check(searches[0].tracking)
-    studies, workers = job.planned(searches)
+    studies, workers = plan_studies(searches)
     launcher, interrupted = _launcher(studies, workers, hydra), False
     if len(workers) > len(studies):
         try:
@@ -92,19 +93,21 @@ def main(arguments: list[str]) -> int:
             one_round(Task(tuple(workers), launcher.threads), len(workers), launcher)
         except KeyboardInterrupt:
             interrupted = True
-    return job.run(studies, compose_one([]).config, terminal_console(), Console(stderr=True), interrupted=interrupted)
+    return run_studies(
+        studies, compose_one([]).config, terminal_console(), Console(stderr=True), interrupted=interrupted
+    )
 
 
 def check(arguments: Sequence[str]) -> int:
     """The exit code of `igap check search`: says what the searches would be; computes nothing."""
     from igap.console import terminal_console
-    from igap.counterfactual import job
+    from igap.counterfactual.plan import describe, plan_studies
 
     searches, hydra = _asked(arguments)
-    studies, workers = job.planned(searches)
+    studies, workers = plan_studies(searches)
     _launcher(studies, workers, hydra)
     for study in studies:
-        terminal_console().print(job.described(study), markup=False, soft_wrap=True)
+        terminal_console().print(describe(study), markup=False, soft_wrap=True)
     return 0
 
 
@@ -133,7 +136,7 @@ def _asked(arguments: Sequence[str]) -> "tuple[list[SearchConfig], list[str]]":
     return compose_searches(overrides, preset, multirun=multirun), hydra
 
 
-def _launcher(studies: "Sequence[Study]", workers: "Sequence[SearchConfig]", hydra: list[str]) -> "Launcher":
+def _launcher(studies: "Sequence[PlannedStudy]", workers: "Sequence[SearchConfig]", hydra: list[str]) -> "Launcher":
     """What starts the workers. Raises InputError on settings of Hydra's that cannot be, or that nothing would use."""
     from igap.cli.launch import launcher_of
 

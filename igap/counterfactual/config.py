@@ -1,4 +1,4 @@
-"""What a search is: the frozen model of `conf/search.yaml`. Reads no file and imports no heavy library."""
+"""The schema of a search, `conf/search.yaml`. Reads no file and imports no heavy library."""
 
 import re
 from typing import Any, Literal
@@ -7,23 +7,19 @@ from pydantic import Field, field_validator, model_validator
 
 from igap.components import component_name, is_component, parse_component
 from igap.config import Device, Frozen, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
+from igap.counterfactual.samplers.registry import SamplerNames, samplers_for
 from igap.errors import InputError
 
-Sampler = Literal["auto", "hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "epo", "gp", "random", "brute"]
-SINGLE_SAMPLERS = ("hybrid", "gradient", "evolution", "thompson", "tpe", "nsga2", "gp", "random", "brute")
-"""Of a study with one objective; the first is the default."""
-PARETO_SAMPLERS = ("epo", "nsga2", "tpe", "random", "brute")
-
 Term = Literal["ap", "ig", "disagreement", "selectivity", "curve", "fluency", "edits"]
-BESIDE = ("fluency", "edits")
-"""Terms that no search can have alone."""
+SECONDARY = ("fluency", "edits")
+"""Terms that stand beside another, never alone or first."""
 Sign = Literal["drop", "raise", "abs"]
 """Whether the patch should lower F, raise it, or either."""
 Aggregate = Literal["mean", "cvar", "min"]
 """Over clean prompts: the mean, the mean of the worst quarter, the worst."""
 
 
-def _listed(value: object) -> object:
+def _as_tuple(value: object) -> object:
     """YAML has no tuples."""
     return tuple(value) if isinstance(value, list) else value
 
@@ -43,9 +39,9 @@ class SpaceConfig(Frozen):
     @field_validator("slots", mode="before")
     @classmethod
     def _tuples(cls, slots: object) -> object:
-        return {name: _listed(words) for name, words in slots.items()} if isinstance(slots, dict) else slots
+        return {name: _as_tuple(words) for name, words in slots.items()} if isinstance(slots, dict) else slots
 
-    _positions = field_validator("positions", "vocabulary", "prompts", mode="before")(_listed)
+    _positions = field_validator("positions", "vocabulary", "prompts", mode="before")(_as_tuple)
 
     @model_validator(mode="after")
     def _whole(self) -> "SpaceConfig":
@@ -72,12 +68,20 @@ class StudyConfig(Frozen):
 
     space: SpaceConfig
     storage: StorageConfig
-    sampler: Sampler = "auto"
+    sampler: Literal["auto"] | str = "auto"
+    """The name of a registered sampler; auto: the first that serves the study."""
     until: int = Field(300, ge=1, le=10_000_000)
     batch: int = Field(16, ge=1, le=100_000)
     control: int = Field(60, ge=0, le=1_000_000)
     workers: int = Field(1, ge=1, le=1000)
     worker: int = Field(0, ge=0, le=100_000)
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _registered(cls, sampler: object) -> object:
+        if sampler not in SamplerNames():
+            raise ValueError(str(SamplerNames()))
+        return sampler
 
 
 class CleanConfig(Frozen):
@@ -92,8 +96,8 @@ class HeldoutConfig(Frozen):
     n: int = Field(32, ge=0, le=500)
 
 
-class Bounds(Frozen):
-    """What a candidate must be; None is no bound. Means over clean prompts, but `min_clean`: of every one."""
+class Constraints(Frozen):
+    """What a candidate must satisfy; None: no limit. Limits hold for means over clean prompts, `min_clean` for each."""
 
     min_clean: float | None = Field(default=0.0, examples=[0.0])
     min_corrupted: float | None = Field(default=None, examples=[-10.0])
@@ -102,7 +106,7 @@ class Bounds(Frozen):
     max_percentile: float | None = Field(default=None, ge=0, le=100, examples=[99])
 
     @model_validator(mode="after")
-    def _in_order(self) -> "Bounds":
+    def _in_order(self) -> "Constraints":
         low, high = self.min_corrupted, self.max_corrupted
         if low is not None and high is not None and low > high:
             raise ValueError(
@@ -121,7 +125,7 @@ class SearchConfig(Frozen):
     search: StudyConfig
     clean: CleanConfig
     heldout: HeldoutConfig
-    constraints: Bounds
+    constraints: Constraints
     head: str = Field(examples=["9.6"])
     objective: tuple[Term, ...] = Field(("ap",), min_length=1, examples=["ap"])
     sign: Sign = "abs"
@@ -146,7 +150,7 @@ class SearchConfig(Frozen):
     @field_validator("objective", mode="before")
     @classmethod
     def _terms(cls, objective: object) -> object:
-        return (objective,) if isinstance(objective, str) else _listed(objective)
+        return (objective,) if isinstance(objective, str) else _as_tuple(objective)
 
     @model_validator(mode="after")
     def _possible(self) -> "SearchConfig":
@@ -160,7 +164,7 @@ class SearchConfig(Frozen):
 
     @property
     def folder_name(self) -> str:
-        """Of the search in `output`: `name`, or head and objective."""
+        """The name of the search's folder in `output`: `name`, or head and objective."""
         return self.name or f"{self.head.replace(' ', '_')}-{'-'.join(self.objective)}"
 
 
@@ -168,17 +172,17 @@ def check_terms(terms: tuple[str, ...], sampler: str) -> None:
     """Raises InputError on objectives that make no search together, or that the sampler cannot serve."""
     if len(set(terms)) < len(terms):
         raise InputError(f"objective: got {', '.join(terms)}, one of them twice. Name each once.")
-    if set(terms) <= set(BESIDE):
+    if set(terms) <= set(SECONDARY):
         raise InputError(
             f"objective: got {', '.join(terms)}, which says nothing of the head. Put ap, ig, disagreement, selectivity "
             "or curve beside it: objective=[ap,fluency]."
         )
-    if terms[0] in BESIDE:
+    if terms[0] in SECONDARY:
         raise InputError(
             f"objective: got {', '.join(terms)}, whose first says nothing of the head; the best prompt is the best by "
-            f"the first. Write objective=[{','.join(sorted(terms, key=BESIDE.__contains__))}]."
+            f"the first. Write objective=[{','.join(sorted(terms, key=SECONDARY.__contains__))}]."
         )
-    known = SINGLE_SAMPLERS if len(terms) == 1 else PARETO_SAMPLERS
+    known = samplers_for(len(terms))
     if sampler not in ("auto", *known):
         what = "one objective" if len(terms) == 1 else "several objectives"
         raise InputError(

@@ -1,11 +1,13 @@
-"""The search: a study explored until its target, and the certificate of its best."""
+"""The whole search from Python: a study explored until its target, and the validation of its best prompt."""
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated
@@ -15,13 +17,15 @@ from optuna.storages import BaseStorage
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import NotNegative, Positive, Range, Seed, checks_arguments
-from igap.counterfactual.certificate import Certificate, certify
-from igap.counterfactual.config import Aggregate, Bounds, Sampler, Sign, SpaceConfig, Term, check_terms
-from igap.counterfactual.exploration import OnProgress, Search
-from igap.counterfactual.objectives import Objective
-from igap.counterfactual.space import Space
-from igap.counterfactual.storages import storage_of
-from igap.counterfactual.study import Tried
+from igap.counterfactual.config import Aggregate, Constraints, Sign, SpaceConfig, Term, check_terms
+from igap.counterfactual.objective.objective import Objective
+from igap.counterfactual.samplers.registry import SamplerNames
+from igap.counterfactual.session import OnProgress, SearchSession
+from igap.counterfactual.spaces.base import Space
+from igap.counterfactual.trials.storages import open_storage
+from igap.counterfactual.trials.study import EvaluatedTrial
+from igap.counterfactual.validation.results import Validation
+from igap.counterfactual.validation.validate import validate
 from igap.engine.activations import Model, frozen
 from igap.errors import InputError, shown
 from igap.inputs.prompts import PromptPair
@@ -41,22 +45,22 @@ class SearchResult:
     """
 
     id: str
-    """Of the study, also when it goes on."""
+    """The study's, which stays the same when the search goes on."""
     sampler: str
-    """That chose the trials, `auto` settled."""
+    """The one that chose the trials: never `auto`."""
     space: Space
     objective: Objective
     clean: tuple[PromptPair, ...]
-    """The clean prompts, each with the corrupted prompt made by hand."""
-    tried: tuple[Tried, ...]
+    """The clean prompts, each with the corrupted prompt of its reference pair."""
+    trials: tuple[EvaluatedTrial, ...]
     """Every trial, in order."""
-    certificate: Certificate
+    validation: Validation
     route: str
     """How the effects were computed: `suffix` (the model's weights) or `hooks` (the whole model)."""
     seconds: float
     cost: float
     """Forward equivalents of this process's evaluations and gradients."""
-    n_found: int
+    n_cached: int
     """Candidates whose numbers an earlier search had left on disk."""
     interrupted: bool = False
     """Whether a KeyboardInterrupt ended it early."""
@@ -64,12 +68,12 @@ class SearchResult:
     @property
     def best(self) -> PromptPair:
         """The first clean prompt with its best corrupted one."""
-        return self.certificate.pairs[0]
+        return self.validation.pairs[0]
 
     @property
     def best_value(self) -> float:
-        """The first term of the best candidate: logits."""
-        return float(str(self.certificate.summary["best/value"]))
+        """The first term's value of the best candidate: logits."""
+        return self.validation.best.value
 
 
 @checks_arguments
@@ -83,9 +87,9 @@ def search(
     sign: Sign = "abs",
     aggregate: Aggregate = "mean",
     penalty: NotNegative = 1.0,
-    constraints: Bounds | None = None,
+    constraints: Constraints | None = None,
     until: Annotated[int, Range(1, 1_000_000)] = 300,
-    sampler: Sampler = "auto",
+    sampler: Annotated[str, SamplerNames()] = "auto",
     batch: Annotated[int, Range(1, 100_000)] = 16,
     control: Annotated[int, Range(0, 1_000_000)] = 60,
     clean_n: Annotated[int, Range(1, 500)] = 8,
@@ -143,10 +147,10 @@ def search(
     terms: tuple[Term, ...] = (objective,) if isinstance(objective, str) else tuple(objective)
     check_terms(terms, sampler)
     _check_json(identity)
-    wanted = Objective(terms, sign, aggregate, penalty, constraints or Bounds())
+    wanted = Objective(terms, sign, aggregate, penalty, constraints or Constraints())
     since = time.perf_counter()
     with frozen(model):
-        opened = Search(
+        session = SearchSession(
             model,
             pair,
             head,
@@ -155,20 +159,60 @@ def search(
             clean_n=clean_n,
             heldout_n=heldout_n,
             seed=seed,
-            storage=storage_of("memory", Path()) if storage is None else storage,
+            storage=open_storage("memory", Path()) if storage is None else storage,
             name=name,
-            identity=identity or (_weights(model) if storage is not None or remember is not None else {}),
+            identity=identity or (_hash_weights(model) if storage is not None or remember is not None else {}),
             remember=None if remember is None else Path(os.path.expanduser(remember)),
             memory_gib=memory_gib,
         )
-        interrupted = False
-        try:
-            opened.explore(until, sampler, batch, control, on_progress=on_progress)
-        except KeyboardInterrupt:
-            interrupted = True
-            if not opened.trials.tried():
-                raise
-        return concluded(opened, since, interrupted=interrupted)
+        explore = partial(session.explore, until, sampler, batch, control, on_progress=on_progress)
+        return explore_and_validate(session, explore, since)
+
+
+def explore_and_validate(
+    session: SearchSession,
+    explore: Callable[[], None],
+    since: float,
+    *,
+    interrupted: bool = False,
+    validating: AbstractContextManager[object] | None = None,
+) -> SearchResult:
+    """Make the trials, then validate the best of them. Ctrl-C ends the trials: the best so far is validated.
+
+    Args:
+        session: an open search on a frozen model.
+        explore: makes the trials.
+        since: when the search began, as perf_counter has it.
+        interrupted: whether it was interrupted before.
+        validating: a block around the validation, such as a line on the terminal.
+
+    Raises:
+        InputError: no trial satisfies the constraints.
+        KeyboardInterrupt: it was interrupted before the first trial.
+    """
+    try:
+        explore()
+    except KeyboardInterrupt:
+        interrupted = True
+    if interrupted and not session.trials.all():
+        raise KeyboardInterrupt
+    with validating or nullcontext():
+        trials = session.trials.all()
+        validation = validate(session, trials)
+    return SearchResult(
+        id=session.trials.id,
+        sampler=session.sampler,
+        space=session.space,
+        objective=session.objective,
+        clean=session.bound.pairs,
+        trials=tuple(trials),
+        validation=validation,
+        route=session.cached.evaluator.route,
+        seconds=time.perf_counter() - since,
+        cost=session.cost,
+        n_cached=session.cached.n_cached,
+        interrupted=interrupted,
+    )
 
 
 def _check_json(identity: Mapping[str, object] | None) -> None:
@@ -182,30 +226,10 @@ def _check_json(identity: Mapping[str, object] | None) -> None:
         ) from None
 
 
-def _weights(model: TransformerBridge) -> dict[str, str]:
+def _hash_weights(model: TransformerBridge) -> dict[str, str]:
     """A hash of the model's weights, as they are now."""
     digest = hashlib.sha256()
     for name, weight in sorted((*model.named_parameters(), *model.named_buffers()), key=itemgetter(0)):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return {"weights": digest.hexdigest()[:16]}
-
-
-def concluded(opened: Search, since: float, *, interrupted: bool = False) -> SearchResult:
-    """What a study shows, `since` a time of perf_counter. Raises InputError where no trial is within the bounds."""
-    tried = opened.trials.tried()
-    certificate = certify(opened, tried)
-    return SearchResult(
-        id=opened.trials.id,
-        sampler=opened.sampler,
-        space=opened.space,
-        objective=opened.objective,
-        clean=opened.filled.pairs,
-        tried=tuple(tried),
-        certificate=certificate,
-        route=opened.remembered.evaluator.route,
-        seconds=time.perf_counter() - since,
-        cost=opened.cost,
-        n_found=opened.remembered.n_found,
-        interrupted=interrupted,
-    )

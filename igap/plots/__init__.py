@@ -12,15 +12,6 @@ from igap.plots.canvas import write_png
 from igap.plots.curves import convergence_delta, jaccard_curve
 from igap.plots.heatmaps import difference_heatmaps, head_heatmaps, neuron_heatmaps
 from igap.plots.points import mean_difference, scatter
-from igap.plots.searches import (
-    search_curves,
-    search_front,
-    search_heads,
-    search_history,
-    search_matrix,
-    search_scan,
-    search_single_edits,
-)
 
 __all__ = [
     "Figure",
@@ -31,12 +22,5 @@ __all__ = [
     "mean_difference",
     "neuron_heatmaps",
     "scatter",
-    "search_curves",
-    "search_front",
-    "search_heads",
-    "search_history",
-    "search_matrix",
-    "search_scan",
-    "search_single_edits",
     "write_png",
 ]

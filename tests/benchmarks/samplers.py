@@ -12,6 +12,7 @@ best of all runs that a sampler's trials beat.
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +21,15 @@ from typing import Any
 import numpy as np
 
 from igap import PromptPair, load_model
-from igap.counterfactual.config import PARETO_SAMPLERS, SINGLE_SAMPLERS
-from igap.counterfactual.exploration import Search
-from igap.counterfactual.objectives import Objective
-from igap.counterfactual.pareto import hypervolume
-from igap.counterfactual.space import Candidate
-from igap.counterfactual.storages import storage_of
+from igap.counterfactual.objective.objective import Objective
+from igap.counterfactual.samplers.registry import samplers_for
+from igap.counterfactual.session import SearchSession
+from igap.counterfactual.spaces.base import Candidate
+from igap.counterfactual.trials.storages import open_storage
 from igap.engine.activations import frozen
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from hypervolume import hypervolume
 
 PAIR = PromptPair(
     "After John and Mary went to the store, Mary gave a bottle of milk to",
@@ -46,9 +49,11 @@ WORDS = {
 SPACES = {"words": WORDS, "slots": None}
 
 
-def run(model: Any, head: str, asked: argparse.Namespace, sampler: str, seed: int, terms: Sequence[str]) -> Search:
+def run(
+    model: Any, head: str, asked: argparse.Namespace, sampler: str, seed: int, terms: Sequence[str]
+) -> SearchSession:
     """A search of its own, explored to the end."""
-    search = Search(
+    search = SearchSession(
         model,
         PAIR,
         head,
@@ -57,7 +62,7 @@ def run(model: Any, head: str, asked: argparse.Namespace, sampler: str, seed: in
         clean_n=asked.clean,
         heldout_n=0,
         seed=0,  # of the clean prompts, the same for all
-        storage=storage_of("memory", Path()),
+        storage=open_storage("memory", Path()),
         name="benchmark",
         identity={},
         remember=None,
@@ -68,7 +73,7 @@ def run(model: Any, head: str, asked: argparse.Namespace, sampler: str, seed: in
     return search
 
 
-def polished(search: Search, candidate: Candidate, value: float) -> float:
+def polished(search: SearchSession, candidate: Candidate, value: float) -> float:
     """The value after every one-word change that helps, the best first, until none does."""
     sizes = search.space.sizes
     while True:
@@ -78,7 +83,7 @@ def polished(search: Search, candidate: Candidate, value: float) -> float:
             for option in range(size)
             if option != candidate[slot]
         ]
-        values = search.remembered.worths(search.filled.tokens(changes), search.objective)
+        values = search.cached.objective_values(search.bound.tokens(changes), search.objective)
         if values.max() <= value:
             return value
         candidate, value = changes[int(values.argmax())], float(values.max())
@@ -97,7 +102,7 @@ def single(model: Any, heads: Sequence[str], seeds: int, names: Sequence[str], a
                 since = time.perf_counter()
                 search = run(model, head, asked, name, seed, ["ap"])
                 seconds[name].append(time.perf_counter() - since)
-                costs[name].append(search.remembered.evaluator.cost)
+                costs[name].append(search.cached.evaluator.cost)
                 history = search.trials.history()
                 top = history.order[0]
                 best[name].append(float(history.values[top]))
@@ -158,7 +163,7 @@ def main() -> None:
     asked = parser.parse_args()
     asked.until = asked.until or (600 if asked.pareto else 300)
     heads, seeds = (HEADS[:2], 2) if asked.quick else (asked.heads.split(","), asked.seeds)
-    known = PARETO_SAMPLERS if asked.pareto else SINGLE_SAMPLERS
+    known = samplers_for(2 if asked.pareto else 1)
     names = asked.samplers.split(",") if asked.samplers else [name for name in known if name not in ("gp", "brute")]
     model = load_model("ioi-mini")
     with frozen(model):

@@ -20,10 +20,11 @@ import torch
 from engine import PAIR, Bench, gpt2_small
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.counterfactual.evaluation import Evaluator, Target
-from igap.counterfactual.exploration import prepare
-from igap.counterfactual.proposals import History, draw
-from igap.counterfactual.space import Candidate, Filled
+from igap.counterfactual.history import History
+from igap.counterfactual.objective.evaluator import Evaluator, Target
+from igap.counterfactual.samplers.base import draw
+from igap.counterfactual.spaces.base import BoundSpace, Candidate
+from igap.counterfactual.spaces.prepare import prepare
 from igap.engine.activations import frozen
 from igap.inputs.prompts import tokenize
 
@@ -39,10 +40,10 @@ WORDS = {
 }
 
 
-def hooked(model: TransformerBridge, filled: Filled, candidates: Sequence[Candidate]) -> torch.Tensor:
+def hooked(model: TransformerBridge, bound: BoundSpace, candidates: Sequence[Candidate]) -> torch.Tensor:
     """`[candidate, pair]`, in logits: a corrupted run and a patched clean run each, the whole model, all logits."""
-    tokens = filled.tokens(candidates).expand(len(filled.pairs), -1, -1)
-    pairs = [tokenize(model, pair) for pair in filled.pairs]
+    tokens = bound.tokens(candidates).expand(len(bound.pairs), -1, -1)
+    pairs = [tokenize(model, pair) for pair in bound.pairs]
     found = torch.empty(len(candidates), len(pairs))
     with torch.no_grad():
         clean = [model(pair.clean)[0, -1, [pair.answer, pair.distractor]] for pair in pairs]
@@ -82,8 +83,8 @@ def main() -> None:
     with frozen(model):
         for name, slots in (("words", WORDS), ("words and rules", None)):
             for n_clean in (1, 8):
-                filled = prepare(PAIR, model.tokenizer, space=slots, clean_n=n_clean, heldout_n=0, prepend_bos=True)
-                here = filled.fill(filled.pairs[:n_clean])
+                bound = prepare(PAIR, model.tokenizer, space=slots, clean_n=n_clean, heldout_n=0, prepend_bos=True)
+                here = bound.bind(bound.pairs[:n_clean])
                 evaluator = Evaluator(model, here, TARGET)
                 history = History(here.space, (), np.zeros((0, 1)))
                 drawn = [one.candidate for one in draw(history, n, np.random.default_rng(0))]
@@ -93,14 +94,14 @@ def main() -> None:
                     for start in range(0, len(drawn), 16):
                         evaluator.effects(drawn[start : start + 16])
 
-                def gains(evaluator: Evaluator = evaluator, drawn: list[Candidate] = drawn) -> None:
-                    evaluator.gains(drawn[0], torch.ones(len(evaluator.filled.pairs)))
+                def first_order_scores(evaluator: Evaluator = evaluator, drawn: list[Candidate] = drawn) -> None:
+                    evaluator.first_order_scores(drawn[0], torch.ones(len(evaluator.bound.pairs)))
 
-                def one_by_one(here: Filled = here, few: list[Candidate] = few) -> None:
+                def one_by_one(here: BoundSpace = here, few: list[Candidate] = few) -> None:
                     hooked(model, here, few)
 
                 off = (evaluator.effects(few) - hooked(model, here, few)).abs().max().item()
-                seconds = bench.rounds({"batches": batches, "hooks": one_by_one, "gains": gains})
+                seconds = bench.rounds({"batches": batches, "hooks": one_by_one, "gains": first_order_scores})
                 a_candidate = [took / n for took in seconds["batches"]]
                 ratios = [slow / n_hooked / fast for slow, fast in zip(seconds["hooks"], a_candidate, strict=True)]
                 row = {

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from igap import cli
 from igap.cli import launch
-from igap.counterfactual import job
+from igap.counterfactual import runner, workers
 from igap.models import cached
 from igap.output import figures
 from igap.output.tracking import wandb_run
@@ -183,7 +183,7 @@ def test_what_only_the_model_can_tell_is_one_line_and_exit_code_2(overrides, mes
     assert search(*overrides, "tracking=disabled", where=tmp_path) == 2
     *stages, told = capsys.readouterr().err.splitlines()  # a log file hears of each stage
     assert told.startswith(f"igap: {message}")
-    assert stages == ["load model", "search", "certificate"][: len(stages)]
+    assert stages == ["load model", "search", "validate"][: len(stages)]
     assert not list(tmp_path.rglob("search_summary.json"))
 
 
@@ -312,21 +312,21 @@ def test_a_disk_too_small_for_a_search_costs_no_certificate_and_a_figure_itself_
     tmp_path, monkeypatch, capsys, caplog
 ):
     monkeypatch.chdir(tmp_path)
-    write, asked = job.write, ("search.until=20", "full_run=false", "tracking=disabled")
+    write, asked = runner.write, ("search.until=20", "full_run=false", "tracking=disabled")
 
     def on_a_small_disk(*given):
         with no_file_above(500):
             return write(*given)
 
-    monkeypatch.setattr(job, "write", on_a_small_disk)
+    monkeypatch.setattr(runner, "write", on_a_small_disk)
     assert search(*asked, where=tmp_path) == 1
     said = capsys.readouterr()
     assert "trials.csv cannot be written or read (File too large)" in caplog.text
     assert "Traceback" not in said.err + caplog.text
     assert "by hand" in said.out
     assert not list(tmp_path.rglob("search_summary.json"))
-    monkeypatch.setattr(job, "write", write)
-    monkeypatch.setattr("igap.counterfactual.records.search_heads", lambda *_: 1 / 0)
+    monkeypatch.setattr(runner, "write", write)
+    monkeypatch.setattr("igap.counterfactual.output.write.search_heads", lambda *_: 1 / 0)
     assert search(*asked, where=tmp_path) == 1
     (summary,) = tmp_path.rglob("search_summary.json")
     assert json.loads(summary.read_text())["failed"] == "plots/heads"
@@ -410,14 +410,14 @@ def test_searches_of_two_questions_are_no_scan(tmp_path):
 
 
 def test_ctrl_c_in_a_scan_keeps_the_heads_that_are_done(tmp_path, monkeypatch, capsys):
-    one = job._one
+    one = runner._run_study
 
     def interrupted(study, *arguments, **options):
         if study.config.head == "2.3":
             raise KeyboardInterrupt
         return one(study, *arguments, **options)
 
-    monkeypatch.setattr(job, "_one", interrupted)
+    monkeypatch.setattr(runner, "_run_study", interrupted)
     assert search("head=0.4,1.2,2.3,3.1", "search.until=16", *QUIET, where=tmp_path) == 130
     assert pd.read_csv(tmp_path / "searches" / "heads-ap" / "scan.csv", dtype=str)["name"].tolist() == ["0.4", "1.2"]
 
@@ -440,7 +440,7 @@ def test_workers_that_fail_are_told_and_their_part_is_done(tmp_path, monkeypatch
     def fails(*arguments):
         raise RuntimeError("no such card")
 
-    monkeypatch.setattr(job, "explore", fails)
+    monkeypatch.setattr(workers, "run_worker", fails)
     assert search("-m", "search.worker=range(2)", "search.until=18", *QUIET, "name=one", where=tmp_path) == 0
     assert capfd.readouterr().err.count("a process failed: RuntimeError: no such card") == 2
     assert summary_of(tmp_path / "searches" / "one")["n_trials"] == 18

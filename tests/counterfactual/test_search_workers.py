@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from programs.kills import alive, descendants
 
 from igap import cli
-from igap.counterfactual.storages import storage_of
+from igap.counterfactual.trials.storages import open_storage
 
 pytestmark = pytest.mark.long
 
@@ -36,7 +36,7 @@ def _elsewhere(tmp_path, monkeypatch):
 def finished(folder="searches/few", kind="sqlite"):
     """The trials of a search that has its report."""
     place = Path(folder)
-    trials = optuna.load_study(study_name=place.name, storage=storage_of(kind, place)).get_trials()
+    trials = optuna.load_study(study_name=place.name, storage=open_storage(kind, place)).get_trials()
     assert json.loads((place / "search_summary.json").read_text())["n_trials"] == len(trials)
     assert Counter(trial.state.name for trial in trials) == {"COMPLETE": len(trials)}
     candidates = [tuple(trial.params.values()) for trial in trials]
@@ -113,7 +113,7 @@ def test_workers_end_with_the_command_that_started_them(how):
     while alive(below) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(below)
-    trials = optuna.load_study(study_name="few", storage=storage_of("sqlite", Path("searches/few"))).get_trials()
+    trials = optuna.load_study(study_name="few", storage=open_storage("sqlite", Path("searches/few"))).get_trials()
     assert {trial.state.name for trial in trials} <= {"COMPLETE"}
 
 

@@ -17,7 +17,7 @@ import igap
 from helpers.handmade import PAIR
 from helpers.searched import ABBA
 from helpers.small_searches import SPACE
-from igap.counterfactual.config import Bounds
+from igap.counterfactual.config import Constraints
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Call:
     function: Callable[..., object]
     arguments: Mapping[str, object]
 
-    def changed(self, **arguments: object) -> object:
+    def changed_slots(self, **arguments: object) -> object:
         return self.function(**{**self.arguments, **arguments})
 
 
@@ -61,9 +61,9 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path) -> dict[str
     }  # fmt: skip
     searching = {
         "model": model, "pair": ABBA, "head": "1.2", "space": SPACE, "objective": "ap", "sign": "abs",
-        "aggregate": "mean", "penalty": 1.0, "constraints": Bounds(min_clean=None), "until": 4, "sampler": "random",
-        "batch": 4, "control": 1, "clean_n": 1, "heldout_n": 0, "seed": 0, "storage": None, "name": "study",
-        "identity": {"weights": "these"}, "remember": scratch / "numbers.sqlite", "memory_gib": 1.0,
+        "aggregate": "mean", "penalty": 1.0, "constraints": Constraints(min_clean=None), "until": 4,
+        "sampler": "random", "batch": 4, "control": 1, "clean_n": 1, "heldout_n": 0, "seed": 0, "storage": None,
+        "name": "study", "identity": {"weights": "these"}, "remember": scratch / "numbers.sqlite", "memory_gib": 1.0,
         "on_progress": None,
     }  # fmt: skip
     asking = {

@@ -5,9 +5,10 @@ subwords, for which a word's tokens depend on the space before it as GPT-2's do.
 from functools import cache
 
 from igap import PromptPair
-from igap.counterfactual.space import Filled
-from igap.counterfactual.substitution import fill_listed, fill_substitutes, listed, substitute
-from igap.counterfactual.templates import build, fill
+from igap.counterfactual.spaces.base import BoundSpace
+from igap.counterfactual.spaces.prompt_list import bind_prompt_list, prompt_list_space
+from igap.counterfactual.spaces.substitution import bind_substitution, substitution_space
+from igap.counterfactual.spaces.template import bind_template, template_space
 
 TEMPLATE = "After {first} and {second} went to the {place}, {subject} {verb} a {object} to"
 
@@ -44,18 +45,18 @@ WORDS = {
 """For all clean prompts the same corrupted one."""
 
 
-def searched(kind: str, pairs: tuple[PromptPair, ...], tokenizer, *, bos: bool = True) -> Filled:
+def searched(kind: str, pairs: tuple[PromptPair, ...], tokenizer, *, bos: bool = True) -> BoundSpace:
     """A space of one kind (rules, words, substitute, prompts), filled in for these clean prompts."""
     if kind == "substitute":
-        space = substitute(pairs[0], [2, 4, 12], ["John", "cat", "milk"], None, tokenizer, prepend_bos=bos)
-        return fill_substitutes(space, pairs, tokenizer, prepend_bos=bos)
+        space = substitution_space(pairs[0], [2, 4, 12], ["John", "cat", "milk"], None, tokenizer, prepend_bos=bos)
+        return bind_substitution(space, pairs, tokenizer, prepend_bos=bos)
     if kind == "prompts":
         texts = [pair.corrupted for pair in PAIRS] + [ABBA.clean.replace("store", "milk"), ABBA.clean]
-        space = listed(pairs[0], texts, tokenizer, prepend_bos=bos)
-        return fill_listed(space, pairs, tokenizer, prepend_bos=bos)
+        space = prompt_list_space(pairs[0], texts, tokenizer, prepend_bos=bos)
+        return bind_prompt_list(space, pairs, tokenizer, prepend_bos=bos)
     lists = {"rules": RULES, "words": WORDS}[kind]
-    space = build(TEMPLATE, lists, pairs[0], tokenizer, prepend_bos=bos)
-    return fill(space, pairs, tokenizer, prepend_bos=bos)
+    space = template_space(TEMPLATE, lists, pairs[0], tokenizer, prepend_bos=bos)
+    return bind_template(space, pairs, tokenizer, prepend_bos=bos)
 
 
 @cache

@@ -13,7 +13,7 @@ from igap import InputError
 from igap.analyses.ablation.accuracy import batch_by_length
 from igap.cli import main
 from igap.cli.compose import compose_one
-from igap.counterfactual.storages import storage_of
+from igap.counterfactual.trials.storages import open_storage
 from igap.engine.baselines import Baseline, Request, activations, reference_tokens
 from igap.engine.contrast import contrast
 from igap.inputs.labelled_prompts import Prompt
@@ -61,12 +61,12 @@ def test_the_mean_baseline_is_over_prompts_that_begin_with_it(ioi_mini, pair, bo
 @pytest.mark.parametrize("bos", BEFORE)
 def test_a_search_is_over_prompts_that_begin_with_it_and_is_another_study(small, pair, bos):
     model = small("gpt2")
-    storage = storage_of("memory", Path())
+    storage = open_storage("memory", Path())
     search = opened(model, dataclasses.replace(pair, bos=bos), storage=storage)
     before = model.tokenizer.convert_tokens_to_ids(BEFORE[bos])
     n = len(before)
     text = model.to_tokens(pair.clean, prepend_bos=False)[0].tolist()
-    assert search.filled.clean[0].tolist() == [*before, *text]
+    assert search.bound.clean[0].tolist() == [*before, *text]
     assert [slot.positions for slot in search.space.slots] == [(n + 1,), (n + 3,), (n + 9,)]
     assert search.leading == (BEFORE[bos][0] if before else None)
     if bos != "auto":

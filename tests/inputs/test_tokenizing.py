@@ -9,8 +9,8 @@ from helpers.tokenizer_kinds import KINDS, WORDS, token, tokenizer
 from igap import InputError, PromptPair
 from igap.analyses.ablation.accuracy import encode_prompts
 from igap.config import PromptsConfig
-from igap.counterfactual.substitution import fill_substitutes, substitute
-from igap.counterfactual.templates import build, clean_prompts, fill
+from igap.counterfactual.spaces.substitution import bind_substitution, substitution_space
+from igap.counterfactual.spaces.template import bind_template, generate_clean_prompts, template_space
 from igap.inputs.ioi import TEMPLATES
 from igap.inputs.labelled_prompts import Prompt, generated
 from igap.inputs.prompts import encode_pair, encode_prompt
@@ -161,14 +161,14 @@ def test_every_candidate_of_a_template_has_the_tokens_of_its_text(kind, template
     clean = template.format(first="John", second="Mary", subject="Mary")
     pair = PromptPair(clean, clean.replace("Mary", "Tom"), " John", " Mary", bos=bos)
     lists = dict.fromkeys(("first", "second", "subject"), words)
-    space = build(template, lists, pair, tokenizer(kind), prepend_bos=True)
+    space = template_space(template, lists, pair, tokenizer(kind), prepend_bos=True)
     assert space.size == 4**3
-    filled = fill(space, [pair], tokenizer(kind), prepend_bos=True)
+    bound = bind_template(space, [pair], tokenizer(kind), prepend_bos=True)
     before = {"auto": ["<s>"], "none": [], "</s>": ["</s>"]}[bos]
     for candidate in itertools.product(range(4), repeat=3):
-        (text,) = filled.texts(candidate)
+        (text,) = bound.texts(candidate)
         expected = tokenizer(kind).convert_tokens_to_ids(before) + ids(kind, text)
-        assert filled.tokens([candidate])[0, 0].tolist() == expected
+        assert bound.tokens([candidate])[0, 0].tolist() == expected
 
 
 @pytest.mark.parametrize("bos", ["auto", "none", "</s>"])
@@ -178,19 +178,19 @@ def test_every_word_put_at_a_token_position_has_the_tokens_of_the_text(kind, bos
         "John met Mary and Tom gave milk to", "John met Mary and Mary gave milk to", " John", " Tom", bos=bos
     )
     first = int(bos != "none")
-    space = substitute(pair, None, ["cat", "Alex"], None, tokenizer(kind), prepend_bos=True)
+    space = substitution_space(pair, None, ["cat", "Alex"], None, tokenizer(kind), prepend_bos=True)
     assert [slot.positions[0] for slot in space.slots] == [first + i for i in range(8)]
-    filled = fill_substitutes(space, [pair], tokenizer(kind), prepend_bos=True)
+    bound = bind_substitution(space, [pair], tokenizer(kind), prepend_bos=True)
     for slot, option in itertools.product(range(8), (1, 2)):
         candidate = tuple(option if i == slot else 0 for i in range(8))
-        (text,) = filled.texts(candidate)
-        assert filled.tokens([candidate])[0, 0, first:].tolist() == ids(kind, text)
+        (text,) = bound.texts(candidate)
+        assert bound.tokens([candidate])[0, 0, first:].tolist() == ids(kind, text)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_clean_prompts_of_a_template_have_its_number_of_tokens_and_its_leading_token(kind):
     pair = PromptPair(CLEAN, PAIR.corrupted, " John", " Mary", bos="</s>")
-    found = clean_prompts(pair, TEMPLATES[0], 6, 0, tokenizer(kind))
+    found = generate_clean_prompts(pair, TEMPLATES[0], 6, 0, tokenizer(kind))
     assert len({one.clean for one in found}) == 6
     assert {len(ids(kind, one.clean)) for one in found} == {len(ids(kind, CLEAN))}
     assert {encoded(kind, one).leading for one in found} == {"</s>"}

@@ -423,7 +423,15 @@ def load() -> None:
     """Imports what every case needs, so that a fork has it; nothing of torch may run before a fork."""
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["WANDB_MODE"] = "offline"
-    for name in ("cli.run", "cli.multirun", "cli.search", "pipeline", "records", "counterfactual.job", "models.load"):
+    for name in (
+        "cli.run",
+        "cli.multirun",
+        "cli.search",
+        "pipeline",
+        "records",
+        "counterfactual.runner",
+        "models.load",
+    ):
         importlib.import_module(f"igap.{name}")
 
 

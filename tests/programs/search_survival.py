@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from programs import kills
 from programs.kills import PATIENCE, Command
 
-from igap.counterfactual.storages import URL, storage_of
+from igap.counterfactual.trials.storages import URL, open_storage
 
 UNTIL, BATCH = 96, 8
 APART = 1e-5
@@ -72,7 +72,7 @@ class Searching(Command):
         if self.storage != "postgres" and not any(self.place.glob("study.*")):
             return []
         try:
-            study = optuna.load_study(study_name=self.folder.name, storage=storage_of(self.storage, self.place))
+            study = optuna.load_study(study_name=self.folder.name, storage=open_storage(self.storage, self.place))
         except KeyError:
             return []
         return study.get_trials(deepcopy=False)

@@ -54,7 +54,7 @@ def test_a_run_whose_offline_folder_was_lost_is_logged_again_from_disk(logged, w
 def test_searches_are_logged_and_compared_as_the_runs_in_them_are(logged, small, pair, tmp_path, capsys):
     from igap.cli.compose import compose_searches
     from igap.counterfactual import search
-    from igap.counterfactual.records import write as write_search
+    from igap.counterfactual.output.write import write as write_search
 
     (config,) = compose_searches(["head='0.4'", "name=found"])
     words = {"first": ["=keep", "Tom", "Anna"]} | {

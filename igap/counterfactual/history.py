@@ -1,0 +1,54 @@
+"""The history that samplers learn from: what was proposed, and the value of each proposal."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from igap.counterfactual.spaces.base import Candidate, Space
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate to try, and who proposed it."""
+
+    candidate: Candidate
+    source: str
+    """start, random, incumbent, anchor, thompson, ... or the name of an Optuna sampler."""
+    lineage: int = 0
+    """Counts the restarts of the second anchor, from 1; 0 for proposals that are not from it."""
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """The trials so far, in order."""
+
+    space: Space
+    proposals: tuple[Proposal, ...]
+    points: Floats
+    """`[trial, term]`, higher is better; NaN where a trial failed or violates a constraint."""
+
+    @property
+    def values(self) -> Floats:
+        """The first term of each trial, `[trial]`."""
+        return self.points[:, 0]
+
+    @cached_property
+    def seen(self) -> frozenset[Candidate]:
+        """All candidates tried, whatever came of them."""
+        return frozenset(proposal.candidate for proposal in self.proposals)
+
+    @property
+    def order(self) -> list[int]:
+        """Indices of the trials with a value, best first; of equal ones the earlier."""
+        known = np.flatnonzero(~np.isnan(self.values))
+        return [int(i) for i in known[np.argsort(-self.values[known], kind="stable")]]
+
+    @property
+    def best(self) -> Candidate | None:
+        """The candidate of the highest value."""
+        order = self.order
+        return self.proposals[order[0]].candidate if order else None

@@ -1,0 +1,133 @@
+"""Numbers of corrupted prompts, cached under a hash of all they depend on, for later searches of the same component.
+
+A file beside the searches holds a row for each number of each corrupted prompt. Its key is a hash of the checkpoint and
+its numerics, igap's own code, the component, the clean prompts and the corrupted tokens: what another search has
+computed is not computed again, and no other number can be mistaken for it.
+"""
+
+import hashlib
+import json
+import logging
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from igap.counterfactual.history import Floats
+from igap.counterfactual.objective.evaluator import Evaluator, Number, Numbers
+from igap.counterfactual.objective.objective import Measurements, Objective
+from igap.counterfactual.objective.typicality import ActivationDistribution
+from igap.storage.versions import versions
+
+FILE = ".evaluations.sqlite"
+"""Its name in a folder of searches."""
+
+_TABLE = "CREATE TABLE IF NOT EXISTS numbers (key BLOB PRIMARY KEY, floats BLOB) WITHOUT ROWID"
+_AT_ONCE = 500
+_WAIT = 30.0
+"""Seconds for another process to finish writing."""
+
+log = logging.getLogger("igap")
+
+
+class CachedEvaluator:
+    """An evaluator that looks on disk first.
+
+    If the cache file fails, one warning is logged and evaluation continues without it.
+    """
+
+    distribution: ActivationDistribution | None = None
+    """The distribution that `percentile` refers to, where a constraint needs it."""
+
+    def __init__(self, evaluator: Evaluator, file: Path | None, identity: Mapping[str, object]) -> None:
+        """`identity` tells models and numerics apart, as JSON values; `file` None: no cache."""
+        self.evaluator, self._file = evaluator, file
+        bound, target = evaluator.bound, evaluator.target
+        self.n_computed = self.n_cached = 0
+        """Candidates, of all calls."""
+        question = {
+            **identity,
+            "versions": versions(),
+            "component": [target.site, target.layer, target.index],
+            "clean": bound.clean.tolist(),
+            "answers": [[pair.answer, pair.distractor] for pair in bound.pairs],
+            "route": evaluator.route,
+        }
+        self._question = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).digest()
+
+    def numbers(self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number]) -> Numbers:
+        """The same numbers as the evaluator's, computed only where the file does not have them."""
+        rows = tokens.expand(len(self.evaluator.bound.pairs), -1, -1).transpose(0, 1).contiguous().cpu()
+        hashes = [hashlib.sha256(self._question + row.numpy().tobytes()).digest() for row in rows]
+        keys = {name: [name.encode() + b" " + each for each in hashes] for name in names}
+        stored = self._load([key for of_name in keys.values() for key in of_name])
+        missing = [i for i in range(len(hashes)) if any(keys[name][i] not in stored for name in names)]
+        if missing:
+            computed = self.evaluator.numbers(tokens[:, missing], names)
+            new = {
+                keys[name][i]: row.double() for name in names for i, row in zip(missing, computed[name], strict=True)
+            }
+            self._save(new)
+            stored |= new
+        self.n_computed += len(missing)
+        self.n_cached += len(hashes) - len(missing)
+        dtype = self.evaluator.clean.logit_diff.dtype
+        return {name: torch.stack([stored[key] for key in keys[name]]).to(dtype) for name in names}
+
+    def measure(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Measurements:
+        """All that the objective needs: the evaluator's numbers, `edits`, and `percentile` where it is limited."""
+        measurements: dict[str, Tensor] = {
+            str(name): each for name, each in self.numbers(tokens, objective.needs).items()
+        }
+        measurements["edits"] = self.evaluator.bound.count_edits(tokens).cpu()
+        if objective.constraints.max_percentile is not None:
+            assert self.distribution is not None, "a search with that bound makes it"
+            measurements["percentile"] = self.distribution.percentile(self.evaluator, tokens)
+        return measurements
+
+    def objective_values(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Floats:
+        """Each corrupted prompt's value of the objective's first term."""
+        values: Floats = objective.values(self.measure(tokens, objective))[:, 0]
+        return values
+
+    def _load(self, keys: Sequence[bytes]) -> dict[bytes, Float[Tensor, " pair"]]:
+        rows: list[tuple[bytes, bytes]] = []
+        try:
+            if self._file is None or not self._file.exists():
+                return {}
+            with closing(sqlite3.connect(self._file, timeout=_WAIT)) as connection:
+                connection.execute(_TABLE)  # a file is empty at first, and stays so when its process dies then
+                for start in range(0, len(keys), _AT_ONCE):
+                    some = keys[start : start + _AT_ONCE]
+                    marks = ",".join("?" * len(some))
+                    rows += connection.execute(f"SELECT key, floats FROM numbers WHERE key IN ({marks})", some)
+        except (sqlite3.Error, OSError) as error:
+            self._disable(error)
+            return {}
+        n_bytes = 8 * len(self.evaluator.bound.pairs)
+        return {
+            key: torch.frombuffer(bytearray(floats), dtype=torch.float64)
+            for key, floats in rows
+            if len(floats) == n_bytes
+        }
+
+    def _save(self, new: Mapping[bytes, Tensor]) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self._file, timeout=_WAIT)) as connection, connection:
+                connection.execute("PRAGMA synchronous = OFF")  # what a power cut takes is computed again
+                connection.execute(_TABLE)
+                rows = [(key, row.numpy().tobytes()) for key, row in new.items()]
+                connection.executemany("INSERT OR REPLACE INTO numbers VALUES (?, ?)", rows)
+        except (sqlite3.Error, OSError) as error:
+            self._disable(error)
+
+    def _disable(self, error: Exception) -> None:
+        log.warning("%s: cannot be used (%s); computing what is needed", self._file, error)
+        self._file = None

@@ -1,0 +1,126 @@
+"""The value of a corrupted prompt: its numbers in several clean prompts' runs become one number a term.
+
+Effects are in logits and never a quotient by the gap: a search that may make the gap small does, and reports quotients
+in the thousands for effects below one logit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from igap.arguments import NotNegative, checks_arguments
+from igap.counterfactual.config import Aggregate, Constraints, Sign, Term
+from igap.counterfactual.history import Floats
+from igap.counterfactual.objective.evaluator import Evaluator, Number
+from igap.counterfactual.spaces.base import Candidate
+
+_TAIL = 0.25
+_NEEDS: Mapping[Term, tuple[Number, ...]] = {
+    "ap": ("ap",),
+    "ig": ("ig",),
+    "disagreement": ("ap", "ig"),
+    "selectivity": ("ap", "mean_other_heads"),
+    "curve": ("curve",),
+    "fluency": ("fluency",),
+    "edits": (),
+}
+Measurements = Mapping[str, Float[Tensor, "candidate pair"]]
+"""The evaluator's numbers, and `edits`: slots in which the corrupted prompt differs from the clean one."""
+
+
+@checks_arguments
+@dataclass(frozen=True)
+class Objective:
+    """What a search maximises: one term, or several for a Pareto study."""
+
+    terms: tuple[Term, ...] = ("ap",)
+    sign: Sign = "abs"
+    aggregate: Aggregate = "mean"
+    penalty: NotNegative = 1.0
+    """In `selectivity`, the logits that one logit of the other heads' mean |AtP| takes away."""
+    constraints: Constraints = field(default_factory=Constraints)
+
+    @property
+    def needs(self) -> list[Number]:
+        """The numbers that terms and constraints are made of; `ap` is always among them."""
+        names: list[Number] = ["ap", *(name for term in self.terms for name in _NEEDS[term])]
+        if self.constraints.min_fluency is not None:
+            names.append("fluency")
+        if (self.constraints.min_corrupted, self.constraints.max_corrupted) != (None, None):
+            names.append("corrupted")
+        return list(dict.fromkeys(names))
+
+    @property
+    def directions(self) -> list[Literal["minimize", "maximize"]]:
+        """The direction of each term, as Optuna names it."""
+        return ["minimize" if term == "edits" else "maximize" for term in self.terms]
+
+    def effects(self, measurements: Measurements) -> Float[Tensor, "candidate pair"]:
+        """The first term's effect in each clean prompt's run, in logits, before sign and aggregate."""
+        return self._effects(self.terms[0], measurements)
+
+    def values(self, measurements: Measurements) -> Floats:
+        """`[candidate, term]`: logits, of fluency nats a token, of edits slots."""
+        values = [self.objective_value(term, measurements) for term in self.terms]
+        return np.asarray(torch.stack(values, -1).double().numpy())
+
+    def objective_value(self, term: Term, measurements: Measurements) -> Float[Tensor, " candidate"]:
+        """One term's value of each candidate."""
+        if term in ("fluency", "edits"):
+            return measurements[term].double().mean(1)
+        effects = self._effects(term, measurements)
+        if term == "disagreement":
+            return aggregate_over_pairs(effects, self.aggregate)
+        signed = effects * signs(effects, self.sign)
+        if term == "selectivity":
+            signed = signed - self.penalty * measurements["mean_other_heads"]
+        return aggregate_over_pairs(signed, self.aggregate)
+
+    def violations(self, measurements: Measurements) -> dict[str, Float[Tensor, " candidate"]]:
+        """By how much each constraint is violated, in its own unit; 0 or less: it is satisfied."""
+        limits, excess = self.constraints, {}
+        if limits.min_corrupted is not None:
+            excess["min_corrupted"] = limits.min_corrupted - measurements["corrupted"].mean(1)
+        if limits.max_corrupted is not None:
+            excess["max_corrupted"] = measurements["corrupted"].mean(1) - limits.max_corrupted
+        if limits.min_fluency is not None:
+            excess["min_fluency"] = limits.min_fluency - measurements["fluency"].mean(1)
+        if limits.max_percentile is not None:
+            excess["max_percentile"] = measurements["percentile"].mean(1) - limits.max_percentile
+        return excess
+
+    def first_order_scores(self, evaluator: Evaluator, candidate: Candidate) -> list[Floats]:
+        """First-order AP scores of every option of every slot, logits; other terms rank words about alike."""
+        effects = evaluator.effects([candidate])
+        leaf = effects.detach().requires_grad_()
+        with torch.enable_grad():
+            value = aggregate_over_pairs(leaf * signs(effects, self.sign), self.aggregate)
+            (weights,) = torch.autograd.grad(value.sum(), leaf)
+        return [np.asarray(scores.double().numpy()) for scores in evaluator.first_order_scores(candidate, weights[0])]
+
+    @staticmethod
+    def _effects(term: Term, measurements: Measurements) -> Float[Tensor, "candidate pair"]:
+        if term == "disagreement":
+            return (measurements["ig"] - measurements["ap"]).abs()
+        return measurements[term if term in ("ig", "curve") else "ap"]
+
+
+def signs(effects: Float[Tensor, "candidate pair"], sign: Sign) -> Float[Tensor, "candidate #pair"]:
+    """The factor of the effects: under `abs` the sign of each candidate's mean, one for all clean prompts."""
+    if sign == "abs":
+        return effects.mean(1, keepdim=True).sign()
+    return torch.full_like(effects[:, :1], 1.0 if sign == "raise" else -1.0)
+
+
+def aggregate_over_pairs(values: Float[Tensor, "candidate pair"], aggregate: Aggregate) -> Float[Tensor, " candidate"]:
+    """Over clean prompts; NaN where one of the values is not finite. Differentiable."""
+    if aggregate == "mean":
+        return values.mean(1)
+    n = 1 if aggregate == "min" else max(1, round(_TAIL * values.shape[1]))
+    worst = values.topk(n, dim=1, largest=False).values.mean(1)
+    return worst.masked_fill(~values.isfinite().all(1), float("nan"))  # topk takes NaN for the largest

@@ -1,0 +1,1 @@
+"""What is written, drawn and printed of a search. Imports all but `runner`."""

@@ -1,0 +1,250 @@
+"""What a search says on the terminal."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from igap.console import log_progress
+from igap.counterfactual.search import SearchResult
+from igap.counterfactual.session import OnProgress, Progress
+from igap.counterfactual.validation.results import Deletion, HeldOut, Validation
+from igap.missing import Missing
+
+_TOP = 5
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[OnProgress]:
+    """A progress bar with the best value so far and evaluations a second, gone when it is done; lines in a log file."""
+    if not console.is_terminal:
+        said = log_progress(console, "search")
+        yield lambda now: said(now.n, now.until, f"; best {now.best:.3f}")
+        return
+    columns = (
+        TextColumn("search"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("best {task.fields[best]:.3f}, {task.fields[rate]:.0f} a second"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("search", total=None, best=float("nan"), rate=0.0)
+
+        def tell(now: Progress) -> None:
+            bar.update(task, completed=now.n, total=now.until, best=now.best, rate=now.rate)
+
+        yield tell
+
+
+def show(console: Console, result: SearchResult, head: str, *, brief: bool = False) -> None:
+    """Print the best pair with its changed words marked, what it is worth, how far to believe it, and the next best."""
+    validation, pair = result.validation, result.best
+    best, random, heldout = validation.best, validation.random, validation.heldout
+    console.print(f"\n[bold]clean[/]      {escape(pair.clean)} [green]{escape(pair.answer)}[/]", soft_wrap=True)
+    console.print(f"[bold]corrupted[/]  {_mark_changes(pair.clean, pair.corrupted)}", soft_wrap=True)
+    console.print(f"rule: {best.rule}", markup=False, soft_wrap=True)
+    console.print(f"token before every prompt: {validation.leading or 'none'}", markup=False, highlight=False)
+    asked, n = result.objective, len(result.clean)
+    of_abs = f": here {best.sign}" if asked.sign != best.sign else ""
+    over = f"{asked.aggregate} over {n} clean prompts" if n > 1 else "one clean prompt"
+    table = Table(title=f"{head}: {asked.terms[0]} (sign={asked.sign}{of_abs}), {over}, logits", title_justify="left")
+    for column in (
+        "best", "made by hand", "best of random", "search, as many", "neutral edits, p95", "held out",
+        "by hand, held out",
+    ):  # fmt: skip
+        table.add_column(column, justify="right")
+    neutral = validation.neutral
+    table.add_row(
+        _format(best.value),
+        _format(validation.reference.value),
+        f"{_format(random.best)} (of {random.n})" if random.n else "-",
+        _format(random.search_at_equal_budget),
+        _format(neutral if isinstance(neutral, Missing) else neutral.p95),
+        _format(heldout if isinstance(heldout, Missing) else heldout.value),
+        _format(heldout if isinstance(heldout, Missing) else heldout.reference),
+    )
+    console.print(table)
+    if brief:
+        return
+    pairs = Table(title="As igap run has it, means over clean prompts", title_justify="left")
+    for column in ("pair", "AP effect, logits", "gap, logits", "score (effect / gap)", "rank among heads"):
+        pairs.add_column(column, justify="right" if column != "pair" else "left")
+    for title, effects in (("made by hand", validation.reference_effects), ("best", validation.best_effects)):
+        pairs.add_row(title, *map(_format, (effects.ap, effects.gap, effects.score, effects.rank)))
+    console.print(pairs)
+    for sentence in sentences(result):
+        console.print(sentence, markup=False, soft_wrap=True)
+    console.print(_table_of_prompts(validation, asked.terms))
+
+
+def _table_of_prompts(validation: Validation, terms: Sequence[str]) -> Table:
+    """The front of a Pareto study, else the best prompts."""
+    front = validation.front
+    title = "The front: no trial beats one of these in every term" if front else (
+        "Best prompts, two words apart at least"
+    )  # fmt: skip
+    table = Table(title=title, title_justify="left")
+    for column in (*terms, "corrupted", "from"):
+        table.add_column(column, justify="left" if column in ("corrupted", "from") else "right", overflow="fold")
+    rows = sorted(front or validation.top, key=lambda row: -row.values[0])
+    for row in rows[: 2 * _TOP if front else _TOP]:
+        table.add_row(*map(_format, row.values), escape(row.corrupted), row.source)
+    return table
+
+
+def sentences(result: SearchResult) -> list[str]:
+    """What the validation says, in words."""
+    validation = result.validation
+    lines = [_describe_trials(result), _describe_single_edits(result)]
+    if len(result.clean) > 1:
+        lines.append(
+            f"made by hand: the pair itself {_format(validation.reference.own)}; of the other clean prompts, whose "
+            "pairs igap made, who acts is swapped"
+        )
+    if result.space.kind != "prompts":
+        lines += _describe_words(validation)
+    lines += _describe_held_out(validation.heldout)
+    if not isinstance(validation.deletion, Missing):
+        lines.append(_describe_deletion(validation.deletion, validation.best_effects.ap))
+    percentile = validation.plausibility.percentile
+    lines.append(
+        f"the best prompts: {_format(validation.plausibility.fluency)} nats a token beside the clean ones"
+        + ("" if isinstance(percentile, Missing) else
+           f"; the component's activation at percentile {percentile:.0f} of ordinary prompts'")
+    )  # fmt: skip
+    left_out = ", ".join(f"{n} ({why})" for why, n in result.space.left_out.items() if n)
+    if left_out:
+        lines.append(f"left out of the space: {left_out}")
+    if result.n_cached:
+        what = "candidate was" if result.n_cached == 1 else "candidates were"
+        lines.append(f"{result.n_cached} {what} known from earlier searches")
+    return lines
+
+
+def _describe_trials(result: SearchResult) -> str:
+    """How many trials there are, what became of those that are not feasible, and what they took."""
+    failed = [trial.reason for trial in result.trials if trial.is_failed]
+    n_out = sum(bool(trial.violated) for trial in result.trials)
+    return (
+        f"{len(result.trials)} trials of {float(result.space.size):.4g} candidates"
+        + (f", {n_out} out of bounds" if n_out else "")
+        + (f", {len(failed)} failed ({failed[0]})" if failed else "")
+        + f"; this time {result.seconds:.1f} s, {result.cost:,.0f} forward equivalents"
+    )
+
+
+def _describe_single_edits(result: SearchResult) -> str:
+    edits = result.validation.single_edits
+    n, of = len(edits.edits), edits.n_possible
+    what = "other prompts of the list" if result.space.kind == "prompts" else "one-word changes of the best"
+    return (
+        f"{what}: {n}{'' if n == of else f' of {of} (the largest first-order gains)'} tried, {edits.n_better} better"
+        + (f", up to {_format(edits.best)}; more trials would help" if edits.n_better else ": a local optimum")
+    )
+
+
+def _describe_words(validation: Validation) -> list[str]:
+    """What few words do, and what each slot does."""
+    lines = []
+    if validation.by_edit_count:
+        steps = "; ".join(f"{step.edits}: {_format(step.value)} ({step.words})" for step in validation.by_edit_count)
+        lines.append(f"with few words changed: {steps}")
+        pruned, n = validation.pruned, validation.best.edits
+        if pruned.edits != n:
+            lines.append(f"{pruned.edits} of its {n} words are enough: {_format(pruned.value)} ({pruned.words})")
+    if validation.slots:
+        losses = ", ".join(f"{slot.slot} {_format(slot.loss)}" for slot in validation.slots[:6])
+        lines.append(f"lost without a slot's word: {losses}")
+        shares = [
+            (slot.slot, slot.variance_share, slot.variance_share_error)
+            for slot in validation.slots
+            if not isinstance(slot.variance_share, Missing) and not isinstance(slot.variance_share_error, Missing)
+        ]
+        if shares:
+            largest = sorted(shares, key=lambda share: -share[1])[:6]
+            each = ", ".join(f"{slot} {100 * share:.0f} ± {100 * error:.0f}%" for slot, share, error in largest)
+            lines.append(f"share of the variance at random: {each}")
+    return lines
+
+
+def _describe_held_out(heldout: HeldOut | Missing) -> list[str]:
+    if isinstance(heldout, Missing) or isinstance(heldout.low, Missing):
+        return []
+    interval = f"{_format(heldout.low)}, {_format(heldout.high)}"
+    return [
+        f"held out: mean effect {_format(heldout.mean)} [95% over {heldout.n} prompts: {interval}]"
+        + ("" if isinstance(heldout.share, Missing) else f", {_format(heldout.share)} of the value found")
+    ]
+
+
+def _describe_deletion(deletion: Deletion, best: float) -> str:
+    """What the component's mean does beside the best pairs' effect, `best`; both in logits."""
+    small = 2 * abs(best) < abs(deletion.ap)
+    what = (
+        "the counterfactual writes something in rather than taking out what the component gives"
+        if deletion.is_injection
+        else f"the counterfactual takes out {'less than half of' if small else 'about'} what the component gives"
+    )
+    return f"deleted (its mean instead): {_format(deletion.ap)}, patched: {_format(best)}: {what}"
+
+
+def show_scan(console: Console, results: Sequence[tuple[str, SearchResult]], folder: Path) -> None:
+    """Print a line a component, and where the matrix and the map are."""
+    term = results[0][1].objective.terms[0]
+    table = Table(title=f"What each component reaches: AP effects, and values of {term}, logits", title_justify="left")
+    for column in ("", "AP by hand", "AP deleted", "AP best", "value", "best of random", "held out", "rank by hand",
+                   "rank", "rule"):  # fmt: skip
+        table.add_column(column, justify="left" if column in ("", "rule") else "right", overflow="fold")
+    for name, result in results:
+        validation = result.validation
+        reference, best = validation.reference_effects, validation.best_effects
+        deletion, heldout = validation.deletion, validation.heldout
+        numbers = (
+            reference.ap,
+            deletion if isinstance(deletion, Missing) else deletion.ap,
+            best.ap,
+            validation.best.value,
+            validation.random.best,
+            heldout if isinstance(heldout, Missing) else heldout.value,
+            reference.rank,
+            best.rank,
+        )
+        table.add_row(name, *map(_format, numbers), escape(validation.best.rule))
+    console.print(table)
+    console.print(f"written to {folder}: scan.csv, matrix.csv, plots/", markup=False, soft_wrap=True)
+
+
+def show_paths(console: Console, folder: Path) -> None:
+    """Where everything is."""
+    console.print(f"\nwritten to {folder}", markup=False, soft_wrap=True)
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder).parts
+        if path.is_file() and not {"runs", "wandb"} & set(inside) and not path.name.startswith("."):
+            console.print(f"  {path.relative_to(folder)}", highlight=False)
+    for run in sorted(folder.glob("runs/*/summary.json")):
+        console.print(f"  {run.parent.relative_to(folder)}/  (igap run of a best pair)", highlight=False)
+
+
+def _mark_changes(clean: str, corrupted: str) -> str:
+    """The corrupted prompt, its words that are not the clean prompt's in colour."""
+    here, there = clean.split(" "), corrupted.split(" ")
+    if len(here) == len(there):
+        same = {i for i, (old, new) in enumerate(zip(here, there, strict=True)) if old == new}
+    else:
+        blocks = SequenceMatcher(None, here, there, autojunk=False).get_matching_blocks()
+        same = {block.b + i for block in blocks for i in range(block.size)}
+    return " ".join(escape(word) if i in same else f"[bold red]{escape(word)}[/]" for i, word in enumerate(there))
+
+
+def _format(value: int | float | Missing) -> str:
+    """Three decimals, a whole number as it is, "-" for a missing one."""
+    if isinstance(value, Missing):
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,117 @@
+"""A search's folder: trials and validation as CSV and JSON, and plots; `search_summary.json` comes last."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from igap.counterfactual.config import SearchConfig
+from igap.counterfactual.output.flatten import Summary, flatten, tables
+from igap.counterfactual.output.plots import (
+    search_curves,
+    search_front,
+    search_heads,
+    search_history,
+    search_single_edits,
+)
+from igap.counterfactual.search import SearchResult
+from igap.counterfactual.trials.study import SCHEMA
+from igap.failures import Failure, recorded, surviving
+from igap.plots import Figure
+from igap.storage.atomic import atomically, write_text
+from igap.storage.tables import write as write_table
+from igap.storage.versions import versions
+
+
+def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
+    """Write everything into `folder` and return the summary, which is written last.
+
+    A figure that fails costs itself only.
+
+    Raises:
+        OSError: the disk does not take a file.
+    """
+    terms, validation, head = result.objective.terms, result.validation, config.head
+    frames = {"trials": trials_frame(result)} | {
+        name: pd.DataFrame(rows) for name, rows in tables(validation, terms).items() if rows
+    }
+    for name, frame in frames.items():
+        atomically(folder / f"{name}.csv", partial(write_table, frame=frame))
+    (folder / "plots").mkdir(exist_ok=True)
+    plots: dict[str, Callable[[], Figure]] = {
+        "history": lambda: search_history(
+            frames["trials"],
+            head,
+            terms[0],
+            random=validation.random,
+            reference=validation.reference.value,
+            neutral=validation.neutral,
+        ),
+        "heads": lambda: search_heads(frames["heads"], head),
+        "curves": lambda: search_curves(validation.reference_curve, validation.best_curve, head),
+    }
+    if "single_edits" in frames:
+        plots["single_edits"] = lambda: search_single_edits(frames["single_edits"], validation.best.value, head)
+    if len(terms) > 1:
+        plots["front"] = lambda: search_front(frames["trials"], frames["front"], terms, head)
+    failures: dict[str, Failure] = {}
+    for name, draw in plots.items():
+        with surviving(f"plots/{name}", failures):
+            atomically(folder / "plots" / f"{name}.png", partial(draw().savefig, format="png", dpi=150))
+    write_text(folder / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+    summary = summarize(result, config) | recorded(failures)
+    write_text(folder / "search_summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    return summary
+
+
+def trials_frame(result: SearchResult) -> pd.DataFrame:
+    """A row a trial, in order: who proposed it, its terms, its option in each slot, effects, why it failed."""
+    names = [f"slot/{slot.name}" for slot in result.space.slots]
+    rows: list[dict[str, object]] = []
+    for number, trial in enumerate(result.trials):
+        row: dict[str, object] = {"trial": number, "source": trial.proposal.source}
+        row |= dict(zip(result.objective.terms, trial.values, strict=True))
+        row |= {"counts": trial.is_feasible}
+        row |= dict(zip(names, result.space.words(trial.proposal.candidate), strict=True))
+        row |= {f"effect/{i}": effect for i, effect in enumerate(trial.effects)}
+        row |= {f"violation/{name}": by for name, by in trial.violations.items()}
+        rows.append({**row, "reason": trial.reason})
+    return pd.DataFrame(rows)
+
+
+def summarize(result: SearchResult, config: SearchConfig) -> Summary:
+    """The validation's numbers beside what was asked for, by their written names.
+
+    `key` is the study's: it stays the same with more trials or other workers, so that W&B has the study once.
+    """
+    best = result.best
+    return {
+        **flatten(result.validation),
+        "best/clean": best.clean,
+        "best/corrupted": best.corrupted,
+        "answer": best.answer,
+        "distractor": best.distractor,
+        "head": config.head,
+        "objective": ",".join(config.objective),
+        "sign": config.sign,
+        "aggregate": config.aggregate,
+        "sampler": result.sampler,
+        "n_trials": len(result.trials),
+        "n_failed": sum(trial.is_failed for trial in result.trials),
+        "n_out_of_bounds": sum(bool(trial.violated) for trial in result.trials),
+        "n_from_disk": result.n_cached,
+        "n_clean": len(result.clean),
+        "space/size": float(result.space.size),
+        "space/digest": result.space.digest,
+        "route": result.route,
+        "seconds": round(result.seconds, 3),
+        "forward_equivalents": round(result.cost, 1),
+        "interrupted": int(result.interrupted),
+        "model": config.model.name,
+        "seed": config.seed,
+        "schema": SCHEMA,
+        "key": result.id,
+        **{f"version/{name}": version for name, version in versions().items()},
+    }

@@ -1,0 +1,182 @@
+"""Searches from their configs: explored, written to disk, shown, logged."""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from igap import pipeline
+from igap.config import TEXTS, RunConfig, TrackingConfig
+from igap.console import show_stage
+from igap.counterfactual.output import scan, terminal
+from igap.counterfactual.output.write import write
+from igap.counterfactual.plan import PlannedStudy, describe
+from igap.counterfactual.search import SearchResult, explore_and_validate
+from igap.counterfactual.workers import explore, open_session, start_workers, stop_workers, study_storage
+from igap.engine.activations import frozen
+from igap.errors import InputError
+from igap.failures import reason_of
+from igap.models import cached
+from igap.models.load import read_header
+from igap.output import disk
+from igap.output.tracking import wandb_run
+from igap.storage import atomic
+from igap.storage.finished import failures_of, lost_findings, read
+
+INTERRUPTED = 130
+"""The exit code of a search that Ctrl-C has ended."""
+
+RUNS = "runs"
+"""In a search's folder: the full runs of its best pairs, named by their keys."""
+
+log = logging.getLogger("igap")
+
+
+def run_studies(
+    studies: Sequence[PlannedStudy], defaults: RunConfig, out: Console, progress: Console, *, interrupted: bool = False
+) -> int:
+    """Run the studies one after another: trials, validation, files, W&B, and a full run of each best pair.
+
+    Args:
+        studies: as planned, at least one.
+        defaults: settings of the run of the best pair; the model and the prompts are the search's.
+        out: for results.
+        progress: for progress and stages.
+        interrupted: whether it was interrupted before; then no trials are added.
+
+    Returns:
+        The exit code: 0; 1: something failed; 130: interrupted.
+
+    Raises:
+        InputError: the only study is invalid.
+    """
+    code, results = 0, list[tuple[str, SearchResult]]()
+    settled, said = wandb_run.decided(studies[0].config.tracking)
+    if said:
+        out.print(said, markup=False)
+    for study in studies:
+        atomic.check_writable(study.folder)
+    for number, study in enumerate(studies, start=1):
+        if len(studies) > 1:
+            out.print(f"\n{number}/{len(studies)}  {describe(study)}", markup=False, soft_wrap=True)
+        try:
+            result = _run_study(study, progress, interrupted=interrupted)
+        except InputError as error:
+            if len(studies) == 1:
+                raise
+            log.error("%s: %s", study.config.head, error)
+            code = 1
+            continue
+        except KeyboardInterrupt:  # before the first trial of this one
+            if not results:
+                raise
+            code = INTERRUPTED
+            break
+        failures, unwritten = dict[str, str](), None
+        try:
+            failures = failures_of(write(result, study.config, study.folder))
+        except OSError as error:  # what was found is shown all the same
+            unwritten = reason_of(error)
+        terminal.show(out, result, study.config.head, brief=len(studies) > 1)
+        for reason in [*(f"{name}: {why}" for name, why in failures.items()), *filter(None, [unwritten])]:
+            log.error("%s: %s", study.config.head, reason)
+            code = 1
+        if unwritten:
+            continue
+        if study.config.full_run and not result.interrupted:
+            code = max(code, _run_best_pair(result, study, defaults, settled, progress))
+        tracked = _log(study.folder, settled)
+        out.print(f"W&B run: {tracked or settled.mode}", markup=False, soft_wrap=True)
+        terminal.show_paths(out, study.folder)
+        results.append((study.config.head, result))
+        if result.interrupted:
+            out.print(f"interrupted at {len(result.trials)} trials; the same command goes on", markup=False)
+            code = INTERRUPTED
+            if not interrupted:
+                break
+    if len(results) > 1 and _of_several_heads(studies):
+        scan.write(results, studies[0].folder.parent)
+        terminal.show_scan(out, results, studies[0].folder.parent)
+    return code
+
+
+def _of_several_heads(studies: Sequence[PlannedStudy]) -> bool:
+    """Whether the studies are one config's of several heads, in a folder of their own."""
+    asked = [study.config.model_copy(update={"head": "", "name": None, "search": None}) for study in studies]
+    return len({study.folder.parent for study in studies}) == 1 and all(each == asked[0] for each in asked)
+
+
+def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> SearchResult:
+    """The result of a study that has all its trials; those that other workers have not made are made here.
+
+    `interrupted`: the result of the trials that there are.
+    """
+    config, storage = study.config, study_storage(study)  # refused before the model loads
+    if interrupted:
+        config = config.model_copy(update={"search": config.search.model_copy(update={"until": 0})})
+    children = [] if interrupted else start_workers(config)
+    since = time.perf_counter()
+    try:
+        with show_stage(progress, "load model"):
+            model = cached.loaded(config.model, config.device, study.checkpoint)
+        with frozen(model):
+            session = open_session(study, model, storage)
+
+            def make_trials() -> None:
+                try:
+                    with terminal.progress_bar(progress) as on_progress:
+                        explore(session, config, on_progress)
+                        for child in children:  # a batch in flight
+                            child.join()
+                        explore(session, config, on_progress)
+                except KeyboardInterrupt:
+                    stop_workers(children)  # the validation is of the trials that there are now
+                    raise
+
+            validating = show_stage(progress, "validate")
+            return explore_and_validate(session, make_trials, since, interrupted=interrupted, validating=validating)
+    finally:
+        stop_workers(children)
+
+
+def _run_best_pair(
+    result: SearchResult, study: PlannedStudy, defaults: RunConfig, settled: TrackingConfig, progress: Console
+) -> int:
+    """Run `igap run` on the best pair, in a folder of its own, unless it is there already; return the exit code."""
+    config, texts = study.config, dict(zip(TEXTS, result.best.texts, strict=True))
+    prompts = config.prompts.model_copy(update=texts)
+    settings = {
+        "model": config.model, "prompts": prompts, "tracking": config.tracking, "device": config.device,
+        "memory_gib": config.memory_gib,
+    }  # fmt: skip
+    if read_header(config.model.name, config.model.revision).neurons_reason is not None:
+        settings["sites"] = "heads"
+    asked = defaults.model_copy(update=settings)
+    place = study.folder / RUNS / pipeline.check(asked).key
+    before = read(place)[0]
+    if before is not None and not lost_findings(before.summary):
+        return 0
+    try:
+        atomic.check_writable(place / "plots")
+        run_result = pipeline.run(asked, lambda name: show_stage(progress, name))
+        disk.unfinish(place)
+        (place / wandb_run.MARK).unlink(missing_ok=True)
+        failures = failures_of(disk.write(run_result, place))
+    except Exception as error:
+        log.error("the run of the best pair, in %s, failed: %s", place, reason_of(error))
+        return 1
+    for name, reason in failures.items():
+        log.error("of the run of the best pair, in %s, %s failed: %s", place, name, reason)
+    _log(place, settled)
+    return 1 if failures else 0
+
+
+def _log(folder: Path, settled: TrackingConfig) -> str | None:
+    """Log the folder to W&B and return where it is there; an error of W&B's is a warning."""
+    try:
+        return wandb_run.log(folder, settled)
+    except Exception as error:
+        log.warning("W&B did not take it (%s: %s); everything is in %s", type(error).__name__, error, folder)
+        return None

@@ -1,0 +1,66 @@
+"""Swaps of words that the gradient ranks high, as HotFlip and GCG make them."""
+
+import numpy as np
+
+from igap.counterfactual.history import History, Proposal
+from igap.counterfactual.samplers.base import TRIES, FirstOrderScores, draw, within
+from igap.counterfactual.spaces.base import Candidate, Space
+
+_DOUBLE = 0.25
+"""Share of gradient proposals that swap two words."""
+_TEMPERATURE = 0.6
+"""Scale of the Gumbel noise on scores, in standard deviations of a slot's scores."""
+_QUIET = 0.1
+"""A slot's spread is taken to be at least this share of the largest: words that do nothing get few swaps."""
+
+
+def gradient(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:
+    """Swaps of the best candidate's words that first-order scores rank high, with noise."""
+    best = history.best
+    if best is None:
+        return draw(history, n, rng, "start")
+    return hotflip_proposals(history.space, best, scores, n, rng, Proposal(best, "incumbent"), set(history.seen))
+
+
+def hotflip_proposals(
+    space: Space,
+    anchor: Candidate,
+    scores: FirstOrderScores,
+    n: int,
+    rng: np.random.Generator,
+    like: Proposal,
+    taken: set[Candidate],
+) -> list[Proposal]:
+    """Swaps of one or two of the anchor's words, drawn by score: the noise is Gumbel's, on the scale of each slot.
+
+    Within a slot the ranking is better than across slots, so each slot's scores are measured in its own spread, unless
+    that is next to nothing.
+    """
+    by_slot = scores(anchor)
+    least = _QUIET * max(float(gain.std()) for gain in by_slot)
+    noisy = []
+    for gain in by_slot:
+        spread = _TEMPERATURE * max(float(gain.std()), least) or 1.0
+        noisy.append(gain / spread + rng.gumbel(size=len(gain)))
+    sizes = np.cumsum([len(each) for each in noisy])
+    order = np.argsort(-np.concatenate(noisy), kind="stable")[: TRIES * n]
+    slots = np.searchsorted(sizes, order, side="right")
+    scored = [
+        (int(slot), int(place - (sizes[slot - 1] if slot else 0))) for slot, place in zip(slots, order, strict=True)
+    ]
+    proposals: list[Proposal] = []
+    for rank, (slot, option) in enumerate(scored):
+        if len(proposals) == n:
+            break
+        words, new = list(anchor), [slot]
+        words[slot] = option
+        if rng.random() < _DOUBLE and space.max_edits != 1:
+            second = next((swap for swap in scored[rank + 1 :] if swap[0] != slot), None)
+            if second is not None:
+                words[second[0]] = second[1]
+                new.append(second[0])
+        candidate = within(space, tuple(words), rng, new)
+        if candidate not in taken:
+            taken.add(candidate)
+            proposals.append(Proposal(candidate, like.source, like.lineage))
+    return proposals

@@ -1,0 +1,43 @@
+"""The default sampler: swaps by gradient of two anchors, and Thompson sampling beside them."""
+
+import numpy as np
+
+from igap.counterfactual.history import History, Proposal
+from igap.counterfactual.samplers.base import FirstOrderScores, draw
+from igap.counterfactual.samplers.gradient import hotflip_proposals
+from igap.counterfactual.samplers.thompson import thompson_proposals
+
+_STALL = 12
+"""Proposals of the second anchor without a better one, after which it starts anew from another random candidate."""
+
+
+def hybrid(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:
+    """Half gradient swaps of the best candidate, a quarter of a second anchor, a quarter Thompson's."""
+    best = history.best
+    if best is None:
+        return draw(history, n, rng, "start")
+    taken = set(history.seen)
+    quarter = n // 4
+    proposals = hotflip_proposals(history.space, best, scores, n - 2 * quarter, rng, Proposal(best, "incumbent"), taken)
+    if quarter:
+        anchor = _anchor(history)
+        proposals += hotflip_proposals(history.space, anchor.candidate, scores, quarter, rng, anchor, taken)
+        both = [(a + b) / 2 for a, b in zip(scores(best), scores(anchor.candidate), strict=True)]
+        proposals += thompson_proposals(history, both, quarter, rng, taken)
+    return proposals + draw(
+        History(history.space, (*history.proposals, *proposals), history.points), n - len(proposals), rng
+    )
+
+
+def _anchor(history: History) -> Proposal:
+    """The candidate of the second anchor: the best of its lineage, or the next start when that has stalled."""
+    lineage = max((proposal.lineage for proposal in history.proposals), default=0)
+    own = [i for i, proposal in enumerate(history.proposals) if proposal.lineage == lineage > 0]
+    starts = [i for i in history.order if history.proposals[i].source in ("start", "random")] or history.order
+    origin = starts[lineage % len(starts)] if lineage else 0
+    known = [i for i in [origin, *own] if lineage and not np.isnan(history.values[i])]
+    best = max(known, key=lambda i: float(history.values[i]), default=None)
+    if lineage == 0 or best is None or sum(i > best for i in own) >= _STALL:
+        lineage += 1
+        best = starts[lineage % len(starts)]
+    return Proposal(history.proposals[best].candidate, "anchor", lineage)

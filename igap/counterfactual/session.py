@@ -1,0 +1,287 @@
+"""A search on a model: proposals, evaluations and trials, round after round."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.components import locate, widths_of
+from igap.counterfactual.config import Constraints, SpaceConfig
+from igap.counterfactual.history import Floats, History, Proposal
+from igap.counterfactual.objective.cache import CachedEvaluator
+from igap.counterfactual.objective.evaluator import Evaluator, Target
+from igap.counterfactual.objective.objective import Objective
+from igap.counterfactual.objective.typicality import MIN_PROMPTS, fit_distribution
+from igap.counterfactual.samplers.base import START, FirstOrderScores, Proposer, draw
+from igap.counterfactual.samplers.registry import SAMPLERS, make_sampler, samplers_for
+from igap.counterfactual.spaces.base import BoundSpace, Candidate
+from igap.counterfactual.spaces.prepare import prepare
+from igap.counterfactual.spaces.template import find_template, generate_clean_prompts
+from igap.counterfactual.trials.study import EvaluatedTrial, TrialStore
+from igap.errors import InputError
+from igap.inputs.prompts import PromptPair, tokenize
+
+_N_TYPICAL = 200
+"""Ordinary prompts that activations are compared with."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The progress of a search."""
+
+    n: int
+    """Trials so far."""
+    until: int
+    """Trials in all."""
+    best: float
+    """The best value of the first term; NaN before the first value."""
+    rate: float
+    """Evaluations a second, of this process."""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class SearchSession:
+    """An open search: the clean prompts and space it is made on, its trials, and the evaluator of its candidates.
+
+    The model is `frozen` as long as the session is used.
+    """
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        pair: PromptPair,
+        head: str,
+        objective: Objective,
+        *,
+        space: SpaceConfig | Mapping[str, Sequence[str]] | None,
+        clean_n: int,
+        heldout_n: int,
+        seed: int,
+        storage: Any,
+        name: str,
+        identity: Mapping[str, object],
+        remember: Path | None,
+        memory_gib: float | None,
+    ) -> None:
+        """Open the study, or make it. The arguments are those of `igap.search`.
+
+        Raises:
+            InputError: an invalid argument, or a storage with another study of that name.
+        """
+        self.model, self.seed, self._memory_gib = model, seed, memory_gib
+        self._evaluators: list[Evaluator] = []
+        self.sampler = ""
+        """The one that chose the last trials."""
+        self.target, self.objective = locate_component(model, head), objective
+        prepend_bos = bool(model.cfg.default_prepend_bos)
+        prepared = prepare(
+            pair,
+            model.tokenizer,
+            space=space,
+            clean_n=clean_n,
+            heldout_n=heldout_n,
+            seed=seed,
+            prepend_bos=prepend_bos,
+            device=model.W_E.device,
+        )
+        self.leading = tokenize(model, pair).leading
+        """The token before every prompt, as text; None: there is none."""
+        pairs = _select_clean_pairs(model, prepared.pairs, objective.constraints.min_clean, clean_n + heldout_n)
+        self.space, self.bound = prepared.space, prepared.bind(pairs[:clean_n])
+        self.heldout = prepared.bind(pairs[clean_n:]) if heldout_n else None
+        self._remember, self._identity = remember, identity
+        study = {
+            **identity,
+            "head": head,
+            "objective": list(objective.terms),
+            "sign": objective.sign,
+            "aggregate": objective.aggregate,
+            "penalty": objective.penalty if "selectivity" in objective.terms else None,
+            "constraints": objective.constraints.model_dump(),
+            "clean prompts": [list(each.texts) for each in self.bound.pairs],
+            "seed": seed,
+            **({} if pair.bos == "auto" else {"bos": pair.bos}),
+        }
+        self.trials = TrialStore(storage, self.space, study, objective, name)
+        self.cached = self.cached_evaluator(self.bound)
+        self.distribution = fit_distribution(self.cached.evaluator, self._typical_prompts(pair))
+        self.cached.distribution = self.distribution
+        limit = objective.constraints.max_percentile
+        if limit is not None and self.distribution is None:
+            raise InputError(
+                f"constraints.max_percentile: got {limit}, but there are fewer than {MIN_PROMPTS} ordinary prompts of "
+                "this prompt's kind to compare with. Use a prompt that follows one of igap's IOI templates, or null."
+            )
+
+    def cached_evaluator(self, bound: BoundSpace) -> CachedEvaluator:
+        """The evaluator for these clean prompts, which looks on disk first."""
+        evaluator = Evaluator(self.model, bound, self.target, memory_gib=self._memory_gib)
+        self._evaluators.append(evaluator)
+        return CachedEvaluator(evaluator, self._remember, self._identity)
+
+    @property
+    def cost(self) -> float:
+        """Forward equivalents of all evaluations and gradients of this process."""
+        return sum(evaluator.cost for evaluator in self._evaluators)
+
+    def explore(
+        self,
+        until: int,
+        sampler: str = "auto",
+        batch: int = 16,
+        control: int = 60,
+        worker: int = 0,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """Add trials until there are `until` of them, or no candidate is left.
+
+        Args:
+            until: trials in all, those of other workers among them.
+            sampler: a registered sampler, or auto.
+            batch: candidates that are proposed and evaluated at once.
+            control: trials that are drawn at random, a third of `until` at most.
+            worker: each worker of a study draws random numbers of its own.
+            on_progress: called before every batch.
+
+        A space that is not larger than `until` is tried as a whole, by the sampler "brute".
+        """
+        n_terms = len(self.objective.terms)
+        sampler = samplers_for(n_terms)[0] if sampler == "auto" else sampler
+        if self.space.size <= until:
+            sampler, control = "brute", 0
+        self.sampler = sampler
+        propose = make_sampler(sampler, self.space, self.seed, n_terms)
+        known: dict[Candidate, list[Floats]] = {}
+        unconstrained = replace(self.objective, constraints=Constraints())
+
+        def first_order_scores(candidate: Candidate) -> list[Floats]:
+            if candidate not in known:
+                known[candidate] = unconstrained.first_order_scores(self.cached.evaluator, candidate)
+            return known[candidate]
+
+        control = min(control, until // 3)
+        since, n_before = time.perf_counter(), None
+        while True:
+            history = self.trials.history()
+            n = len(history.proposals)
+            n_before = n if n_before is None else n_before
+            if on_progress:
+                best = float(np.nanmax(history.values)) if history.order else float("nan")
+                on_progress(Progress(n, until, best, (n - n_before) / max(time.perf_counter() - since, 1e-9)))
+            # Seeded by the trials and nothing else: a search that goes on proposes what it would have proposed.
+            rng = np.random.default_rng([self.seed, worker, n])
+            proposals = _next_proposals(
+                history,
+                first_order_scores,
+                propose,
+                min(batch, until - n),
+                n_own=until - n - _n_random_left(history, control),
+                random_trials=SAMPLERS[sampler].random_trials,
+                rng=rng,
+            )
+            if not proposals:
+                return
+            self.trials.add(self._evaluate(proposals), until)
+
+    def _evaluate(self, proposals: Sequence[Proposal]) -> list[EvaluatedTrial]:
+        measurements = self.cached.measure(
+            self.bound.tokens([proposal.candidate for proposal in proposals]), self.objective
+        )
+        values, effects = self.objective.values(measurements), self.objective.effects(measurements)
+        violations = {name: each.tolist() for name, each in self.objective.violations(measurements).items()}
+        trials = []
+        for i, proposal in enumerate(proposals):
+            own = {name: each[i] for name, each in violations.items()}
+            finite = bool(np.isfinite([*values[i], *own.values()]).all())
+            trials.append(
+                EvaluatedTrial(
+                    proposal,
+                    tuple(map(float, values[i])) if finite else (float("nan"),) * values.shape[1],
+                    tuple(effects[i].tolist()),
+                    own if finite else {},
+                    "" if finite else "a number is not finite",
+                )
+            )
+        return trials
+
+    def _typical_prompts(self, pair: PromptPair) -> Tensor:
+        """Prompts of the pair's template, as many as there are; where it follows none, the clean prompt alone."""
+        template = self.space.template or find_template(pair.clean)
+        try:
+            pairs = generate_clean_prompts(pair, template, _N_TYPICAL, self.seed + 1, self.model.tokenizer, at_least=0)
+            return torch.cat([tokenize(self.model, other).clean for other in pairs])
+        except InputError:  # also where the tokenizer does not know the template's words
+            return tokenize(self.model, pair).clean
+
+
+def locate_component(model: TransformerBridge, head: str) -> Target:
+    """The component of this name. Raises InputError where the model has none."""
+    cfg = model.cfg
+    return Target(*locate(head, cfg.n_layers, widths_of(cfg.n_heads, cfg.d_mlp), item="head"))
+
+
+def _select_clean_pairs(
+    model: TransformerBridge, pairs: Sequence[PromptPair], least: float | None, n: int
+) -> tuple[PromptPair, ...]:
+    """The first `n` pairs whose clean F is at least `least`, the first pair among them.
+
+    Raises InputError where the first is not, or too few are.
+    """
+    if least is None:
+        return tuple(pairs[:n])
+    tokens = [tokenize(model, pair) for pair in pairs]
+    with torch.no_grad():
+        logits = model(torch.cat([each.clean for each in tokens]), logits_to_keep=1)[:, -1]
+    rows = torch.arange(len(tokens))
+    metric = logits[rows, [each.answer for each in tokens]] - logits[rows, [each.distractor for each in tokens]]
+    if not metric[0] >= least:
+        raise InputError(
+            f"constraints.min_clean: got {least}, but F of prompts.clean is {metric[0].item():.3f} logits: the model "
+            "does not prefer the answer there. Use another pair, or constraints.min_clean=null."
+        )
+    enough = [pair for pair, value in zip(pairs, metric.tolist(), strict=True) if value >= least]
+    if len(enough) < n:
+        raise InputError(
+            f"constraints.min_clean: got {least}, which {len(enough)} of {len(pairs)} clean prompts reach, wanted {n} "
+            "(clean.n + heldout.n). Use fewer, or a lower bound."
+        )
+    return tuple(enough[:n])
+
+
+def _n_random_left(history: History, control: int) -> int:
+    """Random trials that are still to be made, at the end of the search."""
+    return max(0, control - sum(proposal.source in ("start", "random") for proposal in history.proposals))
+
+
+def _next_proposals(
+    history: History,
+    first_order_scores: FirstOrderScores,
+    propose: Proposer,
+    n: int,
+    *,
+    n_own: int,
+    random_trials: bool,
+    rng: np.random.Generator,
+) -> list[Proposal]:
+    """The next batch of at most `n`: random starts first, the rest of the random control last, between them `propose`.
+
+    `n_own` is how many trials are left to `propose`; without `random_trials` all are.
+    """
+    if n <= 0:
+        return []
+    if not random_trials:
+        return propose(history, first_order_scores, n, rng)
+    n_tried = len(history.proposals)
+    if n_tried < START:
+        return draw(history, min(n, START - n_tried), rng, "start")
+    if n_own <= 0:
+        return draw(history, n, rng)
+    return propose(history, first_order_scores, min(n, n_own), rng) or draw(history, n, rng)

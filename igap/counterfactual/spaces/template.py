@@ -1,0 +1,318 @@
+"""Template spaces: each slot offers named lists, the user's own words, and rules over the clean prompt's roles.
+
+Further clean prompts of a template ask the same question in other words, so that a result is no fact about one prompt.
+An option takes as many tokens as what stands in its slot.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+import torch
+
+from igap.counterfactual.spaces.base import KEEP, BoundSpace, Candidate, Slot, Space, bind_space
+from igap.counterfactual.spaces.positions import (
+    SlotPosition,
+    count_leading_tokens,
+    encode,
+    find_slots,
+    parse_template,
+    split_prompt,
+)
+from igap.errors import InputError
+from igap.inputs import ioi
+from igap.inputs.prompts import PromptPair
+from igap.inputs.tokenizing import continuation, single_tokens, token_ids
+from igap.inputs.words import ANIMALS, NAMES, OBJECTS, PLACES, VERBS
+
+LISTS: Mapping[str, Sequence[str]] = {
+    "names": NAMES,
+    "places": PLACES,
+    "verbs": VERBS,
+    "objects": OBJECTS,
+    "animals": ANIMALS,
+}
+"""Lists a slot may offer by name; of these, words that the slot cannot hold are left out. A user's own must fit."""
+
+SLOTS: Mapping[str, Sequence[str]] = {
+    "first": [KEEP, "=N2", "=fresh[0]", "=fresh[1]", "=animal[0]", "=animal[1]", "names"],
+    "second": [KEEP, "=N1", "=fresh[0]", "=fresh[1]", "=animal[0]", "=animal[1]", "names"],
+    "subject": [KEEP, "=S", "=IO", "=fresh[0]", "=fresh[1]", "=animal[0]", "=animal[1]", "names"],
+    "place": [KEEP, "places"],
+    "verb": [KEEP, "verbs"],
+    "object": [KEEP, "objects"],
+}
+"""The default space, that of `conf/search/space/slots.yaml`: words and rules for the notebook's template."""
+
+OPERATORS = (KEEP, "=S", "=IO", "=N1", "=N2", "=fresh[K]", "=animal[K]")
+"""What the slot has in the clean prompt; its subject, its indirect object; its first and second name; the K-th name
+that it does not have; the K-th animal."""
+
+_OPERATOR = re.compile(r"=(keep|S|IO|N1|N2|(?P<pool>fresh|animal)\[(?P<index>\d+)\])")
+
+
+def find_template(text: str) -> str | None:
+    """The generator's template that this prompt follows; None if it follows none."""
+    return next((template for template in ioi.TEMPLATES if match_slots(template, text) is not None), None)
+
+
+def template_space(
+    template: str | None,
+    lists: Mapping[str, Sequence[str]],
+    pair: PromptPair,
+    tokenizer: Any,
+    *,
+    prepend_bos: bool,
+    max_edits: int | None = None,
+) -> Space:
+    """The space of a template, with for each of its slots named lists, words and rules.
+
+    Raises InputError on a slot without a list or a list without a slot, on words that take another number of tokens
+    than stand there, and on a space with fewer than two candidates.
+    """
+    asked, template = template, template or find_template(pair.clean)
+    if template is None:
+        raise InputError(
+            f"search.space.template: got null, and prompts.clean ({pair.clean!r}) follows none of igap's templates. "
+            "Write the prompt with its slots in braces: search.space.template='After {first} met {second}, {subject} "
+            "waved to'."
+        )
+    fills = match_slots(template, pair.clean)
+    if fills is None:
+        raise InputError(
+            f"search.space.template: got {template!r}, which prompts.clean ({pair.clean!r}) does not follow. Correct "
+            "one of the two."
+        )
+    if template != asked:  # one of igap's own, of which not all have the slots of the notebook's
+        kept = {name: (KEEP,) for name in fills if name not in SLOTS}
+        lists = kept | {name: words for name, words in lists.items() if name in fills or name not in SLOTS}
+    for name in [*fills, *lists]:
+        if name not in lists or name not in fills:
+            what, remedy = (
+                ("a slot without a list", f"Add '+search.space.slots.{name}=[\"=keep\"]' to keep it as it is.")
+                if name in fills
+                else ("a list without a slot in the template", f"Take it out: '~search.space.slots.{name}'.")
+            )
+            raise InputError(
+                f"search.space.slots.{name}: got {what}, wanted lists for exactly {', '.join(fills)}. {remedy}"
+            )
+    pieces = [continuation(tokenizer, before, text) for _, before, text in split_prompt(template, fills)]
+    whole = token_ids(tokenizer, pair.clean)
+    if None in pieces or list(itertools.chain(*filter(None, pieces))) != whole:
+        shown = "|".join(tokenizer.decode([i]) for i in whole)
+        raise InputError(
+            f"search.space.template: got {template!r}, whose slots begin or end within tokens of {pair.clean!r} "
+            f"({shown}). Let slots be whole words."
+        )
+    slots: list[Slot] = []
+    left_out: dict[str, int] = {}
+    start = count_leading_tokens(pair, tokenizer, prepend_bos=prepend_bos)
+    for slot, places in find_slots(template, fills, tokenizer, start).items():
+        width = len(places[0].positions)
+        options, left_out[f"{slot}: not {width} known token{'s' * (width != 1)}"] = _options(
+            slot, lists[slot], fills[slot], places, tokenizer
+        )
+        slots.append(Slot(slot, options, tuple(itertools.chain(*(place.positions for place in places)))))
+    chosen = tuple(slot for slot in slots if slot.options != (KEEP,))
+    return Space("slots", chosen, template, max_edits, left_out).check()
+
+
+def bind_template(
+    space: Space, pairs: Sequence[PromptPair], tokenizer: Any, *, prepend_bos: bool, device: torch.device | str = "cpu"
+) -> BoundSpace:
+    """The space for these clean prompts, which all follow its template in as many tokens.
+
+    Raises InputError on a rule whose word takes another number of tokens than the slot has.
+    """
+    template = space.template
+    assert template is not None
+    pools = {"fresh": single_tokens(tokenizer, NAMES), "animal": single_tokens(tokenizer, ANIMALS)}
+    every = [match_slots(template, pair.clean) or {} for pair in pairs]
+    places_of = find_slots(
+        template, every[0], tokenizer, count_leading_tokens(pairs[0], tokenizer, prepend_bos=prepend_bos)
+    )
+    tables = []
+    for slot in space.slots:
+        places = places_of[slot.name]
+        words = [
+            [_word(option, slot.name, fills, pair, pools) for option in slot.options]
+            for fills, pair in zip(every, pairs, strict=True)
+        ]
+        ids = {text: [place.ids(tokenizer, text) for place in places] for text in set(itertools.chain(*words))}
+        for option, text in zip(slot.options * len(pairs), itertools.chain(*words), strict=True):
+            for tokens, place in zip(ids[text], places, strict=True):
+                if len(tokens) != len(place.positions):
+                    raise InputError(
+                        f"search.space.slots.{slot.name}: got {option}, which gives {text!r} ({len(tokens)} tokens) "
+                        f"where the prompt has {len(place.positions)}. Take it out."
+                    )
+        rows_of = [[list(itertools.chain(*ids[text])) for text in row] for row in words]
+        tables.append(torch.tensor(rows_of, device=device))
+    rows = [encode(pair, tokenizer, prepend_bos=prepend_bos) for pair in pairs]
+
+    def write(pair: PromptPair, candidate: Candidate) -> str:
+        fills = match_slots(template, pair.clean) or {}
+        named = zip(space.slots, space.words(candidate), strict=True)
+        return template.format(**fills | {s.name: _word(option, s.name, fills, pair, pools) for s, option in named})
+
+    return bind_space(space, pairs, torch.tensor(rows, device=device), tables, write)
+
+
+def generate_clean_prompts(
+    pair: PromptPair, template: str | None, n: int, seed: int, tokenizer: Any, *, at_least: int | None = None
+) -> list[PromptPair]:
+    """The pair and up to `n` - 1 others of its template: other names, places, verbs, objects, all known, no two equal.
+
+    Raises InputError where there are fewer than `at_least` (None: `n`), or the template is none of the generator's.
+    """
+    if n == 1:
+        return [pair]
+    if template not in ioi.TEMPLATES:
+        raise InputError(
+            f"clean.n: got {n} clean prompts (heldout.n counted) with a prompt of your own, whose others igap cannot "
+            "make. Use clean.n=1 heldout.n=0, or a prompt that follows one of igap's IOI templates."
+        )
+    fills = match_slots(template, pair.clean)
+    assert fills is not None, "build or matching_template has seen to it"
+    if [pair.answer.strip(), pair.distractor.strip()] != [_name_that_does_not_act(fills), fills["subject"]]:
+        raise InputError(
+            f"clean.n: got {n} clean prompts (heldout.n counted), whose others ask for the name that does not act "
+            f"beside the one that does; the pair asks for {pair.answer!r} beside {pair.distractor!r}. Use clean.n=1 "
+            "heldout.n=0."
+        )
+    ids = cache(partial(continuation, tokenizer))  # few words in many prompts
+
+    def pieces_of(fills: Mapping[str, str]) -> list[list[int]]:
+        return [ids(before, text) or [] for _, before, text in split_prompt(template, fills)]
+
+    widths = list(map(len, pieces_of(fills)))
+    places = find_slots(template, fills, tokenizer, 0)
+    words = {
+        slot: [word for word in every if all(place.fits(tokenizer, word) for place in places.get(slot, ()))]
+        for slot, every in ioi.WORDS.items()
+    }
+    names = single_tokens(tokenizer, NAMES)
+    possible = len(names) * (len(names) - 1) * math.prod(len(words[slot]) for slot in words if slot in fills)
+    if "other" in fills:
+        possible *= len(words["object"]) - 1
+    offered = {slot: words.get(slot, words["object"] if slot == "other" else names) for slot in fills}
+    n_most = possible + any(word not in offered[slot] for slot, word in fills.items())
+    order: ioi.Order = "ABBA" if fills["first"] == pair.answer.strip() else "BABA"
+    pairs, texts = [pair], {pair.clean}
+    stream = ioi.ioi_stream(
+        seed,
+        templates=[ioi.TEMPLATES.index(template)],
+        names=names,
+        orders=[order],
+        words=words,
+    )
+    for example in itertools.islice(stream, 200 * n if possible else 0):
+        own = match_slots(template, example.clean) or {}
+        pieces = pieces_of(own)
+        known = all(piece and tokenizer.unk_token_id not in piece for piece in pieces)
+        if example.clean not in texts and known and widths == list(map(len, pieces)):
+            texts.add(example.clean)
+            made = (example.clean, example.corrupted, example.answer, example.distractor)
+            pairs.append(PromptPair(*made, pair.min_gap, bos=pair.bos))
+            if len(pairs) == min(n, n_most):
+                break
+    if len(pairs) < (n if at_least is None else at_least):
+        raise InputError(
+            f"clean.n: got {n} (heldout.n counted), but of igap's words that the tokenizer knows and that take the "
+            f"pair's number of tokens in every slot only {len(pairs)} prompts were made. Use a smaller number."
+        )
+    return pairs
+
+
+def _name_that_does_not_act(fills: Mapping[str, str]) -> str:
+    """The one of a generated prompt's two names that does not act."""
+    return fills["second"] if fills["subject"] == fills["first"] else fills["first"]
+
+
+def slot_names(template: str) -> list[str]:
+    """The names in braces, in order."""
+    return [name for _, name in parse_template(template) if name is not None]
+
+
+def _options(
+    name: str, offered: Sequence[str], clean: str, places: Sequence[SlotPosition], tokenizer: Any
+) -> tuple[tuple[str, ...], int]:
+    """The options of a slot, each once, and how many words of named lists it cannot hold."""
+    width = len(places[0].positions)
+    options: dict[str, None] = {}
+    misfits: list[str] = []
+    n_out = 0
+    for entry in offered:
+        if _OPERATOR.fullmatch(entry):
+            options[entry] = None
+        elif entry.startswith("="):
+            raise InputError(
+                f"search.space.slots.{name}: got {entry!r}, wanted a word, a list ({', '.join(LISTS)}) or one of "
+                f"{', '.join(OPERATORS)}."
+            )
+        else:
+            for word in LISTS.get(entry, (entry,)):
+                wrong = [place for place in places if not place.fits(tokenizer, word)]
+                if not wrong:
+                    options[word] = None
+                elif entry in LISTS:
+                    n_out += 1
+                else:
+                    misfits.append(_describe_misfit(tokenizer, wrong[0], word))
+    if misfits:
+        raise InputError(
+            f"search.space.slots.{name}: got {', '.join(misfits)}, wanted words of {width} known token"
+            f"{'s' * (width != 1)}, as many as {clean!r}. Take them out."
+        )
+    if not options:
+        raise InputError(
+            f"search.space.slots.{name}: got no word that fits, wanted one or more of {width} token"
+            f"{'s' * (width != 1)}. Offer some."
+        )
+    return tuple(options), n_out
+
+
+def _describe_misfit(tokenizer: Any, place: SlotPosition, word: str) -> str:
+    ids = place.ids(tokenizer, word)
+    unknown = tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids
+    return f"{word!r} ({'unknown' if unknown else f'{len(ids)} tokens'})"
+
+
+def _word(
+    option: str, slot: str, fills: Mapping[str, str], pair: PromptPair, pools: Mapping[str, Sequence[str]]
+) -> str:
+    """The text that an option puts into a slot of this clean prompt."""
+    operator = _OPERATOR.fullmatch(option)
+    if operator is None:
+        return option
+    if operator["pool"]:
+        present = {*fills.values(), pair.answer.strip(), pair.distractor.strip()}
+        pool = [word for word in pools[operator["pool"]] if word not in present]
+        if not pool:
+            raise InputError(f"search.space.slots.{slot}: got {option}, but the tokenizer knows no such word as one.")
+        return pool[int(operator["index"]) % len(pool)]
+    if operator[1] in ("N1", "N2"):
+        role = {"N1": "first", "N2": "second"}[operator[1]]
+        if role not in fills:
+            raise InputError(
+                f"search.space.slots.{slot}: got {option}, but the template has no slot {{{role}}}. Take it out."
+            )
+        return fills[role]
+    subject = fills.get("subject", pair.distractor.strip())
+    return {"keep": fills[slot], "S": subject, "IO": pair.answer.strip()}[operator[1]]
+
+
+def match_slots(template: str, text: str) -> dict[str, str] | None:
+    """Match a prompt against a template: the text in each slot, or None where it does not follow the template."""
+    parts = []
+    seen: set[str] = set()
+    for literal, name in parse_template(template):
+        parts.append(re.escape(literal))
+        if name is not None:
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>.+?)")
+            seen.add(name)
+    match = re.fullmatch("".join(parts), text)
+    return None if match is None else match.groupdict()

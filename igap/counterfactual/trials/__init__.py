@@ -1,0 +1,1 @@
+"""The trials of a search, kept in an Optuna study. Imports `spaces`, `history` and `objective`."""

@@ -1,0 +1,240 @@
+"""The trials of a search as an Optuna study.
+
+A trial enters the storage when it is finished, with its number, as a whole: a worker that is killed leaves no trial
+running for ever, whatever the storage, and loses its batch at most. A word is stored as its index in its slot; what the
+indices mean is in the study's attributes once, with a hash.
+"""
+
+import hashlib
+import json
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from igap.counterfactual.history import History, Proposal
+from igap.counterfactual.objective.objective import Objective
+from igap.counterfactual.quiet import allow_experimental
+from igap.counterfactual.spaces.base import Space
+from igap.counterfactual.trials.locking import exclusive
+from igap.counterfactual.trials.storages import one_line_errors
+from igap.errors import InputError
+
+SCHEMA = 1
+"""The schema of a study's attributes and its trials'."""
+
+_WHILE = ("a failure while searching", "What it has is kept: once it is there again, the same command goes on.")
+_READ = ("a study that cannot be read", "Restore it from a copy, or set name=NAME for a new one.")
+
+
+@dataclass(frozen=True)
+class EvaluatedTrial:
+    """A finished trial."""
+
+    proposal: Proposal
+    values: tuple[float, ...]
+    """A number a term; NaN if the trial failed."""
+    effects: tuple[float, ...]
+    """The first term's effect in each clean prompt's run; logits."""
+    violations: Mapping[str, float] = field(default_factory=dict)
+    """By how much each constraint is violated; 0 or less: it is satisfied."""
+    reason: str = ""
+    """Why it failed."""
+
+    @property
+    def value(self) -> float:
+        """The first term's."""
+        return self.values[0]
+
+    @property
+    def violated(self) -> tuple[str, ...]:
+        """Names of the constraints that it violates."""
+        return tuple(name for name, by in self.violations.items() if by > 0)
+
+    @property
+    def is_failed(self) -> bool:
+        """True if it has no value."""
+        return math.isnan(self.value)
+
+    @property
+    def is_feasible(self) -> bool:
+        """True if the trial succeeded and satisfies every constraint."""
+        return not self.is_failed and not self.violated
+
+
+class TrialStore:
+    """The trials of a study, read back and added in batches."""
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        space: Space,
+        identity: Mapping[str, object],
+        objective: Objective | None = None,
+        name: str = "igap",
+    ) -> None:
+        """Open the study, or make it.
+
+        Raises InputError on a study of another search, saying what differs, and on one of a newer igap.
+        """
+        self.space, self._storage = space, storage
+        self.directions = (objective or Objective()).directions
+        self._distributions: dict[str, BaseDistribution] = {
+            slot.name: IntDistribution(0, max(1, len(slot.options) - 1)) for slot in space.slots
+        }
+        self._read: dict[int, EvaluatedTrial] = {}
+        wanted = {"schema": SCHEMA, "space": space.digest, **identity}
+        with one_line_errors(*_READ):
+            if name in optuna.get_all_study_names(storage):
+                self.study = optuna.load_study(study_name=name, storage=storage)
+            else:
+                self.study = optuna.create_study(
+                    storage=storage, study_name=name, directions=self.directions, load_if_exists=True
+                )
+            with exclusive(storage, name):
+                kept = self._stored_identity(wanted, objective)
+            attributes = self.study.user_attrs
+            self.id = str(attributes["id"])
+            """The study's own, wherever its storage is moved to."""
+            slots = _slots(space)
+            if kept is not None:
+                _check_identity(kept, wanted, [slot for slot in slots | attributes["slots"]
+                                           if slots.get(slot) != attributes["slots"].get(slot)])  # fmt: skip
+
+    def _stored_identity(
+        self, wanted: Mapping[str, object], objective: Objective | None
+    ) -> Mapping[str, object] | None:
+        """The identity that the study was made with; None where it is made now, with `wanted`."""
+        kept: Mapping[str, object] | None = self.study.user_attrs.get("igap")
+        if kept is not None:
+            return kept
+        name = self.study.study_name
+        if self.study.get_trials(deepcopy=False):
+            raise InputError(
+                f"search.storage: got a study {name!r} with trials that are none of igap's. "
+                "Set name=NAME for a new one."
+            )
+        lists = {_digest(slot.options): list(slot.options) for slot in self.space.slots}
+        self.study.set_user_attr("lists", lists)
+        self.study.set_user_attr("slots", _slots(self.space))
+        self.study.set_user_attr("id", uuid.uuid4().hex[:12])
+        if objective is not None:
+            with allow_experimental():
+                self.study.set_metric_names(list(objective.terms))
+        self.study.set_user_attr("igap", dict(wanted))
+        return None
+
+    def all(self) -> list[EvaluatedTrial]:
+        """All trials, in the order of their numbers. Raises InputError on a storage that has failed meanwhile."""
+        with one_line_errors(*_WHILE):
+            trials = self.study.get_trials(deepcopy=False)
+        with one_line_errors(*_READ):
+            for trial in trials:
+                if trial.number not in self._read and trial.state.is_finished():
+                    self._read[trial.number] = self._from_optuna(trial)
+        return [self._read[number] for number in sorted(self._read)]
+
+    def history(self, trials: Sequence[EvaluatedTrial] | None = None) -> History:
+        """The history that samplers learn from, of all trials or of these; terms to minimise are negated."""
+        trials = self.all() if trials is None else trials
+        turned = np.array([-1.0 if direction == "minimize" else 1.0 for direction in self.directions])
+        points = [trial.values if trial.is_feasible else (math.nan,) * len(turned) for trial in trials]
+        array = np.array(points, dtype=np.float64).reshape(len(trials), len(turned))
+        return History(self.space, tuple(trial.proposal for trial in trials), array * turned)
+
+    def add(self, batch: Sequence[EvaluatedTrial], until: int | None = None) -> None:
+        """Put finished trials into the storage, at most up to `until` in all, and none that another worker has made.
+
+        Raises InputError on a storage that has failed meanwhile.
+        """
+        name = self.study.study_name
+        try:
+            with one_line_errors(*_WHILE), exclusive(self._storage, name):
+                there = self.all()
+                seen = {trial.proposal.candidate for trial in there}
+                new = [trial for trial in batch if trial.proposal.candidate not in seen]
+                room = None if until is None else max(0, until - len(there))
+                self.study.add_trials([self._to_optuna(trial) for trial in new[:room]])
+        except BaseException:  # also Ctrl-C, after which there is a report: of what the storage has
+            with one_line_errors(*_WHILE):  # anew: Optuna's cache has what was undone
+                self.study = optuna.load_study(study_name=name, storage=self._storage)
+            raise
+
+    def _to_optuna(self, trial: EvaluatedTrial) -> FrozenTrial:
+        failed = trial.is_failed
+        attributes: dict[str, Any] = {
+            "source": trial.proposal.source,
+            "lineage": trial.proposal.lineage,
+            "rule": self.space.rule(trial.proposal.candidate),
+            "effects": list(trial.effects),
+        }
+        if failed or trial.violated:
+            attributes["reason"] = trial.reason or "; ".join(
+                f"{name} is broken by {trial.violations[name]:.4g}" for name in trial.violated
+            )
+        return create_trial(
+            state=TrialState.FAIL if failed else TrialState.COMPLETE,
+            values=None if failed else list(trial.values),
+            params={slot.name: index for slot, index in zip(self.space.slots, trial.proposal.candidate, strict=True)},
+            distributions=self._distributions,
+            user_attrs=attributes,
+            constraints=dict(trial.violations) or None,
+        )
+
+    def _from_optuna(self, trial: FrozenTrial) -> EvaluatedTrial:
+        """The trial as it was put in. Raises an exception of any kind on one that was not put in by igap."""
+        candidate = tuple(int(trial.params[slot.name]) for slot in self.space.slots)
+        for slot, index in zip(self.space.slots, candidate, strict=True):
+            if not 0 <= index < len(slot.options):
+                raise ValueError(f"trial {trial.number} has option {index} of {len(slot.options)} in slot {slot.name}")
+        attributes = trial.user_attrs
+        proposal = Proposal(candidate, str(attributes["source"]), int(attributes["lineage"]))
+        values = tuple(trial.values or ())
+        if trial.state != TrialState.COMPLETE:
+            values = (math.nan,) * len(self.directions)
+        elif len(values) != len(self.directions) or not all(map(math.isfinite, values)):
+            raise ValueError(f"trial {trial.number} has the values {values}, wanted {len(self.directions)} numbers")
+        effects = tuple(float(effect) for effect in attributes["effects"])
+        return EvaluatedTrial(proposal, values, effects, trial.constraints, attributes.get("reason", ""))
+
+
+def _slots(space: Space) -> dict[str, str]:
+    return {slot.name: _digest(slot.options) for slot in space.slots}
+
+
+def _digest(options: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(options)).encode()).hexdigest()[:12]
+
+
+def _check_identity(kept: Mapping[str, object], wanted: Mapping[str, object], slots: Sequence[str]) -> None:
+    """Raises InputError where a study in a storage is not the one that is asked for; `slots` are those that differ."""
+    schema = kept.get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise InputError(
+            f"search.storage: got a study of schema {schema}, this igap knows {SCHEMA}. Use the igap that made it, or "
+            "set name=NAME for a new study."
+        )
+    differing = []
+    for name in dict.fromkeys([*kept, *wanted]):
+        has, asked = kept.get(name), wanted.get(name)
+        if has == asked:
+            continue
+        if name == "space":
+            differing.append(f"other words or rules in {', '.join(slots)}" if slots else "another template")
+        elif isinstance(has, list) and isinstance(asked, list) and name == "clean prompts":
+            numbers = f"{len(has)} of them, asked for {len(asked)}" if len(has) != len(asked) else "as many"
+            differing.append(f"other clean prompts ({numbers})")
+        else:
+            differing.append(f"{name} {has!r}, asked for {asked!r}")
+    if differing:
+        raise InputError(
+            f"search: got a study of another search: it has {'; '.join(differing)}. Set name=NAME for a new study, or "
+            "ask for what it has."
+        )

@@ -1,0 +1,1 @@
+"""How far to believe the best prompt. Imports `session` and all below it."""

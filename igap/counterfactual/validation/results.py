@@ -1,0 +1,244 @@
+"""What is known about a search's best prompt, as numbers with their units. Written names are in `output/flatten.py`.
+
+The reference pairs are those a search begins with: the pair of the config, and the pair that igap makes for each other
+clean prompt. A "value" is the objective's first term over the clean prompts, in logits. Under `sign=abs` it is measured
+in the direction of the best prompt, so that an effect that turns round is negative.
+"""
+
+from dataclasses import dataclass
+
+from igap.analyses.output_curves import OutputCurves
+from igap.counterfactual.config import Sign
+from igap.counterfactual.spaces.base import Candidate
+from igap.inputs.prompts import PromptPair
+from igap.missing import Missing
+
+
+@dataclass(frozen=True)
+class BestPrompt:
+    """The best candidate, evaluated anew."""
+
+    value: float
+    """Logits."""
+    sign: Sign
+    """The direction that all values here are measured in: raise or drop; abs where the objective has no direction."""
+    rule: str
+    """The candidate in words, "subject := S, place := zoo"."""
+    trial: int
+    """Its number among the trials."""
+    source: str
+    """Who proposed it."""
+    edits: int
+    """Slots in which it differs from a clean prompt."""
+
+
+@dataclass(frozen=True)
+class ReferenceValues:
+    """The reference pairs, by the same objective."""
+
+    value: float
+    """Over all clean prompts; logits."""
+    own: float
+    """The pair of the config alone; logits."""
+
+
+@dataclass(frozen=True)
+class RandomControl:
+    """The trials that were drawn at random: what chance finds."""
+
+    n: int
+    """Random trials, the search's own start among them."""
+    best: float | Missing
+    """The best value of those that satisfy the constraints; logits."""
+    mean: float | Missing
+    """Their mean value; logits."""
+    search_at_equal_budget: float | Missing
+    """The best of the search's own first trials, as many as were random; logits."""
+
+
+@dataclass(frozen=True)
+class NeutralEdits:
+    """Edits that change no name: another place, verb or object."""
+
+    n: int
+    p95: float
+    """95th percentile of their |value|; logits."""
+
+
+@dataclass(frozen=True)
+class Plausibility:
+    """How ordinary the best prompts are."""
+
+    fluency: float
+    """Mean log-probability of their tokens less that of the clean prompts'; nats a token."""
+    percentile: float | Missing
+    """Percentile of the component's activation among those in ordinary prompts, 0 to 100 (the most unusual)."""
+
+
+@dataclass(frozen=True)
+class SingleEdit:
+    """The best prompt with one other word."""
+
+    slot: str
+    option: str
+    value: float
+    """Logits."""
+    allowed: bool
+    """False: it has too many edits, or is better and violates a constraint."""
+
+
+@dataclass(frozen=True)
+class SingleEdits:
+    """The one-word changes of the best prompt."""
+
+    edits: tuple[SingleEdit, ...]
+    """The best first."""
+    n_possible: int
+    """All there are; where they are too many, `edits` has those with the largest first-order scores."""
+    n_better: int
+    """Allowed edits with a higher value than the best prompt's."""
+    best: float | Missing
+    """The highest value of an allowed one; logits."""
+
+
+@dataclass(frozen=True)
+class BestByEditCount:
+    """The best known prompt with so many words changed."""
+
+    edits: int
+    value: float
+    """Logits."""
+    share: float | Missing
+    """Share of the best prompt's value; 1 is all of it."""
+    words: str
+    """The changed slots, "first := Tom, subject := IO"."""
+
+
+@dataclass(frozen=True)
+class PrunedPrompt:
+    """The best prompt without words that do next to nothing."""
+
+    edits: int
+    value: float
+    """Logits."""
+    words: str
+
+
+@dataclass(frozen=True)
+class SlotImportance:
+    """What one slot of the best prompt contributes."""
+
+    slot: str
+    word: str
+    """The option that the best prompt has there."""
+    value_without: float
+    """The best prompt's value with the clean word there; logits."""
+    loss: float
+    """The best value less that; logits."""
+    variance_share: float | Missing
+    """Share of the variance of random trials' values, 0 to 1."""
+    variance_share_error: float | Missing
+    """Its jackknife standard error."""
+
+
+@dataclass(frozen=True)
+class PairEffects:
+    """What `igap run` reports of the component for these pairs, means over them."""
+
+    ap: float
+    """AP effect; logits."""
+    gap: float
+    """F(corrupted) - F(clean); logits."""
+    score: float | Missing
+    """Effect / gap, over the pairs whose gap is large enough."""
+    n_scored: int
+    """Pairs whose gap is large enough."""
+    rank: int | Missing
+    """Rank of the component's |AP effect| among all heads, from 1."""
+
+
+@dataclass(frozen=True)
+class HeadEffect:
+    """One head's AP effects; logits."""
+
+    name: str
+    """LAYER.HEAD."""
+    reference: float
+    best: float
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """The component's effect when its activation is replaced by its mean over other prompts."""
+
+    ap: float
+    """Logits."""
+    is_injection: bool
+    """True if the best pairs' effect has the other sign or is over twice as large: the counterfactual then writes
+    something in and does not take out what the component gives."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The best candidate in clean prompts that the search has not seen."""
+
+    n: int
+    value: float
+    """Logits."""
+    share: float | Missing
+    """Share of the best value; 1 is all of it."""
+    mean: float
+    """Mean effect in the direction of the best prompt, whatever the aggregate; logits."""
+    low: float | Missing
+    high: float | Missing
+    """Ends of the mean's 95% bootstrap interval; logits."""
+    reference: float
+    """Value of the reference pairs there; logits."""
+
+
+@dataclass(frozen=True)
+class RankedPrompt:
+    """A trial's prompt."""
+
+    values: tuple[float, ...]
+    """A number a term of the objective, in the terms' units."""
+    corrupted: str
+    """With the first clean prompt."""
+    rule: str
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """How far to believe a search's best prompt."""
+
+    candidate: Candidate
+    pairs: tuple[PromptPair, ...]
+    """The best pair of every clean prompt that the candidate changes."""
+    leading: str | None
+    """The token before every prompt, as text; None: there is none."""
+    best: BestPrompt
+    reference: ReferenceValues
+    random: RandomControl
+    neutral: NeutralEdits | Missing
+    plausibility: Plausibility
+    single_edits: SingleEdits
+    by_edit_count: tuple[BestByEditCount, ...]
+    """For 1, 2 and 3 words changed."""
+    pruned: PrunedPrompt
+    slots: tuple[SlotImportance, ...]
+    """The slot whose word is worth most first."""
+    reference_effects: PairEffects
+    best_effects: PairEffects
+    deletion: Deletion | Missing
+    heads: tuple[HeadEffect, ...]
+    """All heads of the model."""
+    heldout: HeldOut | Missing
+    top: tuple[RankedPrompt, ...]
+    """The best prompts of which any two differ in two words at least, best first."""
+    front: tuple[RankedPrompt, ...]
+    """In a Pareto study, the trials that no other beats in every term."""
+    reference_curve: OutputCurves
+    """F along the component's path with the reference pairs."""
+    best_curve: OutputCurves
+    """The same with the best pairs."""

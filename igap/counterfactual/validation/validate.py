@@ -1,0 +1,306 @@
+"""How far to believe a search's best candidate: against chance, against harmless edits, on prompts it never saw.
+
+Everything is evaluated anew here. Effects are in logits; values are the objective's first term over clean prompts.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.analyses.output_curves import output_curve
+from igap.attribution.activation_patching import activation_patching
+from igap.attribution.maps import scores_exist
+from igap.components import component_name
+from igap.counterfactual.config import Constraints
+from igap.counterfactual.history import Floats, History
+from igap.counterfactual.objective.evaluator import Target
+from igap.counterfactual.objective.objective import Objective, signs
+from igap.counterfactual.samplers.base import draw
+from igap.counterfactual.samplers.pareto import front
+from igap.counterfactual.session import SearchSession
+from igap.counterfactual.spaces.base import KEEP, BoundSpace, Candidate
+from igap.counterfactual.spaces.template import bind_template, slot_names, template_space
+from igap.counterfactual.trials.study import EvaluatedTrial
+from igap.counterfactual.validation.importance import slot_importance
+from igap.counterfactual.validation.neighbours import (
+    LOOKED_AT,
+    evaluate_single_edits,
+    find_best_by_edit_count,
+    prune_prompt,
+)
+from igap.counterfactual.validation.results import (
+    BestPrompt,
+    Deletion,
+    HeadEffect,
+    HeldOut,
+    NeutralEdits,
+    PairEffects,
+    Plausibility,
+    RandomControl,
+    RankedPrompt,
+    ReferenceValues,
+    Validation,
+)
+from igap.engine.contrast import open_pairs
+from igap.errors import InputError
+from igap.inputs.prompts import PromptPair, tokenize
+from igap.missing import Missing
+from igap.statistics.bootstrap import bootstrap_means
+from igap.vocabulary import BaselineKind
+
+NEUTRAL = 64
+"""Neutral edits that are drawn."""
+TOP = 20
+"""Prompts in `Validation.top`, at most."""
+_NEUTRAL_SLOTS = {"place": "places", "verb": "verbs", "object": "objects", "other": "objects"}
+"""Slots whose words are no names, and the list of other words for each."""
+
+
+def validate(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> Validation:
+    """How far to believe the best of these trials.
+
+    Args:
+        session: the search, on a frozen model; what is evaluated here counts in its cost.
+        trials: the trials to choose from, in order.
+
+    Raises:
+        InputError: no trial has a value within the constraints; the message counts what each constraint removed.
+    """
+    ranked = sorted((trial for trial in trials if trial.is_feasible), key=lambda trial: -trial.value)
+    if not ranked:
+        raise InputError(_explain_no_trial(trials))
+    bound = session.bound.unshare()
+    winner = next((trial for trial in ranked if bound.changed_slots(trial.proposal.candidate)), None)
+    if winner is None:
+        raise InputError("search: all corrupted prompts tried are the clean ones. Offer other words, or more trials.")
+    best = winner.proposal.candidate
+    evaluator = session.cached_evaluator(bound)
+    # Constraints choose among trials. Here every prompt gets its value, and their numbers need not be computed. Under
+    # sign=abs all are measured in the winner's direction: what turns the effect round does not add to it.
+    objective = replace(session.objective, constraints=Constraints())
+    effects = objective.effects(evaluator.measure(bound.tokens([best]), objective))
+    if objective.sign == "abs" and objective.terms[0] != "disagreement":
+        objective = replace(objective, sign="raise" if effects.mean() > 0 else "drop")
+
+    def evaluate(rows: Sequence[Int[Tensor, "pair pos"]]) -> Floats:
+        return evaluator.objective_values(torch.stack(list(rows), 1), objective)
+
+    reference = torch.cat([tokenize(session.model, pair).corrupted for pair in bound.pairs])
+    value, reference_value = map(float, evaluate([bound.with_slots(best, range(len(bound.space.slots))), reference]))
+    own = objective.effects(evaluator.measure(reference[:, None], objective))
+    pairs = tuple(
+        PromptPair(pair.clean, text, pair.answer, pair.distractor, pair.min_gap, bos=pair.bos)
+        for pair, text in zip(bound.pairs, bound.texts(best), strict=True)
+        if text != pair.clean
+    )
+    turn = {"raise": 1, "drop": -1, "abs": 0}[objective.sign]
+    same_direction = [trial for trial in ranked[:LOOKED_AT] if turn * sum(trial.effects) >= 0]
+    model, reference_pairs, target = session.model, session.bound.pairs, session.target
+    component = component_name(target.site, target.layer, target.index)
+    reference_effects, reference_grid = _pair_effects(model, reference_pairs, target)
+    best_effects, best_grid = _pair_effects(model, pairs, target)
+    return Validation(
+        candidate=best,
+        pairs=pairs,
+        leading=session.leading,
+        best=BestPrompt(
+            value=value,
+            sign=objective.sign,
+            rule=session.space.rule(best),
+            trial=next(i for i, trial in enumerate(trials) if trial is winner),
+            source=winner.proposal.source,
+            edits=len(bound.changed_slots(best)),
+        ),
+        reference=ReferenceValues(reference_value, (own * signs(own, objective.sign))[0, 0].item()),
+        random=_compare_with_random(trials),
+        neutral=_evaluate_neutral_edits(session, objective),
+        plausibility=_judge_plausibility(session, bound, best),
+        single_edits=evaluate_single_edits(session, bound, objective, evaluator, best, value),
+        by_edit_count=find_best_by_edit_count(session.space, bound, evaluate, best, value, same_direction),
+        slots=slot_importance(bound, evaluate, best, value, trials),
+        pruned=prune_prompt(session.space, bound, evaluate, best, value),
+        reference_effects=reference_effects,
+        best_effects=best_effects,
+        deletion=_delete(model, reference_pairs, target, best_effects.ap),
+        heads=_head_effects(reference_grid, best_grid),
+        heldout=_evaluate_held_out(session, objective, best, value),
+        top=_select_diverse(session, ranked),
+        front=_pareto_front(session, trials),
+        reference_curve=output_curve(model, list(reference_pairs), component),
+        best_curve=output_curve(model, list(pairs), component),
+    )
+
+
+def _explain_no_trial(trials: Sequence[EvaluatedTrial]) -> str:
+    failed = [trial.reason for trial in trials if trial.is_failed]
+    violated = Counter(name for trial in trials for name in trial.violated)
+    parts = [f"constraints.{name} removed {n}" for name, n in violated.most_common()]
+    parts += [f"{len(failed)} failed ({failed[0]})"] if failed else []
+    return (
+        f"search.space: none of {len(trials)} trials has a value within the bounds: {'; '.join(parts) or 'no trial'}. "
+        "Loosen a bound, offer other words, or set a larger search.until."
+    )
+
+
+def _compare_with_random(trials: Sequence[EvaluatedTrial]) -> RandomControl:
+    """The best of the random trials, and of as many of the search's own first ones."""
+    random = [trial for trial in trials if trial.proposal.source in ("start", "random")]
+    own = [trial for trial in trials if trial.proposal.source != "random"][: len(random)]
+    values = [trial.value for trial in random if trial.is_feasible]
+    own_values = [trial.value for trial in own if trial.is_feasible]
+    nothing = Missing("no random trial" if not random else "no random trial within the constraints")
+    if not any(trial.proposal.source == "random" for trial in random):
+        equal_budget: float | Missing = Missing("no random trials beside the search's own start")
+    else:
+        equal_budget = max(own_values) if own_values else Missing("no trial within the constraints")
+    return RandomControl(
+        n=len(random),
+        best=max(values) if values else nothing,
+        mean=float(np.mean(values)) if values else nothing,
+        search_at_equal_budget=equal_budget,
+    )
+
+
+def _evaluate_neutral_edits(session: SearchSession, objective: Objective) -> NeutralEdits | Missing:
+    """Draw edits that change no name, another place, verb or object, and take the 95th percentile of their |value|."""
+    template, tokenizer = session.space.template, session.model.tokenizer
+    names = [] if template is None else [slot for slot in slot_names(template) if slot in _NEUTRAL_SLOTS]
+    if template is None or not names:
+        return Missing("no template with a place, a verb or an object")
+    lists = {name: [KEEP, _NEUTRAL_SLOTS[name]] if name in names else [KEEP] for name in slot_names(template)}
+    pairs, prepend_bos = session.bound.pairs, bool(session.model.cfg.default_prepend_bos)
+    try:
+        space = template_space(template, lists, pairs[0], tokenizer, prepend_bos=prepend_bos)
+    except InputError as error:  # no word of a list fits
+        return Missing(str(error))
+    neutral = bind_template(space, pairs, tokenizer, prepend_bos=prepend_bos, device=session.bound.clean.device)
+    drawn = draw(History(space, (), np.zeros((0, 1))), NEUTRAL, np.random.default_rng(session.seed))
+    tokens = neutral.tokens([proposal.candidate for proposal in drawn])
+    values = session.cached_evaluator(neutral).objective_values(tokens, objective)
+    return NeutralEdits(len(drawn), float(np.quantile(np.abs(values), 0.95)))
+
+
+def _judge_plausibility(session: SearchSession, bound: BoundSpace, best: Candidate) -> Plausibility:
+    """How fluent the best prompts are beside the clean ones, and how unusual the component's activation is in them."""
+    tokens = bound.tokens([best])
+    evaluator = session.cached_evaluator(bound)
+    fluency = evaluator.numbers(tokens, ["fluency"])["fluency"].mean().item()
+    if session.distribution is None:
+        return Plausibility(fluency, Missing("too few ordinary prompts of this kind"))
+    return Plausibility(fluency, session.distribution.percentile(evaluator.evaluator, tokens).mean().item())
+
+
+def _patch_component(
+    model: TransformerBridge, pairs: Sequence[PromptPair], target: Target, baseline: BaselineKind = "corrupted"
+) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"], Float[Tensor, " pair"]]:
+    """AP effect, gap, and the least gap that gives a score, of each pair, in logits, from its texts as in any run."""
+    effects, gaps, least = torch.zeros(3, len(pairs))
+    with open_pairs(model, pairs, sites=(target.site,)) as opened, torch.no_grad():
+        for indices, question in opened.contrasts(baseline):
+            patched = question.patches(target.site, target.layer)(torch.tensor([target.index]))[:, 0]
+            effects[list(indices)] = (patched - question.around.logit_diff).float().cpu()
+            gaps[list(indices)] = question.gap.float().cpu()
+            least[list(indices)] = torch.tensor(question.least_gaps)
+    return effects, gaps, least
+
+
+def _pair_effects(
+    model: TransformerBridge, pairs: Sequence[PromptPair], target: Target
+) -> tuple[PairEffects, Float[Tensor, "layer head"]]:
+    """What a run reports of the component for these pairs, and the AP effect of every head, in logits."""
+    effects, gaps, least = _patch_component(model, pairs, target)
+    each = zip(effects.tolist(), gaps.tolist(), least.tolist(), strict=True)
+    scores = [effect / gap for effect, gap, enough in each if scores_exist(gap, enough)]
+    grid = activation_patching(model, list(pairs), "heads").effect
+    rank: int | Missing = Missing("a neuron has no rank among heads")
+    if target.site == "heads":
+        size = grid.abs()
+        rank = int((size > size[target.layer, target.index]).sum()) + 1
+    score = float(np.mean(scores)) if scores else Missing("no pair with a gap that is large enough for a score")
+    return PairEffects(effects.mean().item(), gaps.mean().item(), score, len(scores), rank), grid
+
+
+def _head_effects(reference: Float[Tensor, "layer head"], best: Float[Tensor, "layer head"]) -> tuple[HeadEffect, ...]:
+    return tuple(
+        HeadEffect(component_name("heads", layer, head), reference[layer, head].item(), best[layer, head].item())
+        for layer in range(best.shape[0])
+        for head in range(best.shape[1])
+    )
+
+
+def _delete(model: TransformerBridge, pairs: Sequence[PromptPair], target: Target, best: float) -> Deletion | Missing:
+    """Replace the activation by its mean over other prompts. `best` is the best pairs' effect, in logits."""
+    try:
+        deletion = _patch_component(model, pairs, target, "mean")[0].mean().item()
+    except InputError as error:  # a tokenizer that does not know the reference prompts' words
+        return Missing(str(error))
+    return Deletion(deletion, is_injection=best * deletion < 0 or abs(best) > 2 * abs(deletion))
+
+
+def _evaluate_held_out(
+    session: SearchSession, objective: Objective, best: Candidate, value: float
+) -> HeldOut | Missing:
+    """The best candidate in clean prompts that the search has not seen. An effect that turns round is negative."""
+    if session.heldout is None:
+        return Missing("heldout.n=0")
+    bound = session.heldout.unshare()
+    tokens = torch.stack(
+        [
+            bound.with_slots(best, range(len(bound.space.slots))),
+            torch.cat([tokenize(session.model, pair).corrupted for pair in bound.pairs]),
+        ],
+        1,
+    )
+    measurements = session.cached_evaluator(bound).measure(tokens, objective)
+    values = objective.values(measurements)[:, 0]
+    effects = objective.effects(measurements)
+    signed = effects if objective.terms[0] == "disagreement" else effects * signs(effects, objective.sign)
+    interval = bootstrap_means(signed[:1].double().numpy().T, seed=session.seed)
+    low, high = (
+        float(end[0]) if np.isfinite(end[0]) else Missing("an interval needs two held-out prompts")
+        for end in (interval.low, interval.high)
+    )
+    if objective.aggregate != "mean":
+        share: float | Missing = Missing(f"with aggregate={objective.aggregate} it depends on the number of prompts")
+    else:
+        share = float(values[0]) / value if value else Missing("the best value is 0")
+    return HeldOut(len(bound.pairs), float(values[0]), share, signed[0].mean().item(), low, high, float(values[1]))
+
+
+def _select_diverse(session: SearchSession, ranked: Sequence[EvaluatedTrial]) -> tuple[RankedPrompt, ...]:
+    """The best candidates of which any two differ in two words at least; in spaces of one slot, in one."""
+    chosen: list[EvaluatedTrial] = []
+    apart = min(2, len(session.space.slots))
+    for trial in ranked:
+        if len(chosen) == TOP:
+            break
+        if all(_n_different(trial.proposal.candidate, other.proposal.candidate) >= apart for other in chosen):
+            chosen.append(trial)
+    return tuple(_ranked_prompt(session, trial) for trial in chosen)
+
+
+def _n_different(candidate: Candidate, other: Candidate) -> int:
+    return sum(a != b for a, b in zip(candidate, other, strict=True))
+
+
+def _pareto_front(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> tuple[RankedPrompt, ...]:
+    """Trials that no other beats in every term; none where there is one term."""
+    if len(session.objective.terms) == 1:
+        return ()
+    return tuple(_ranked_prompt(session, trials[i]) for i in front(session.trials.history(trials).points))
+
+
+def _ranked_prompt(session: SearchSession, trial: EvaluatedTrial) -> RankedPrompt:
+    candidate = trial.proposal.candidate
+    return RankedPrompt(
+        values=trial.values,
+        corrupted=session.bound.texts(candidate)[0],
+        rule=session.space.rule(candidate),
+        source=trial.proposal.source,
+    )

@@ -1,0 +1,188 @@
+"""What a search says on the terminal, and what several heads' searches show together."""
+
+import io
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+import igap
+from igap.counterfactual.config import SearchConfig, SpaceConfig, check_terms
+from igap.counterfactual.history import Proposal
+from igap.counterfactual.output import scan, terminal
+from igap.counterfactual.output.flatten import flatten
+from igap.counterfactual.trials.study import EvaluatedTrial
+from igap.counterfactual.validation.results import Deletion, PrunedPrompt
+from igap.missing import Missing
+from igap.models.load import EMBEDDED
+
+KEPT = {name: ["=keep"] for name in ("place", "verb", "object")}
+SPACE = {"first": ["=keep", "Tom"], "second": ["=keep", "=N1", "Tom", "Anna"], "subject": ["=keep", "=IO"], **KEPT}
+
+
+@pytest.fixture(scope="module")
+def results(small, pair):
+    asked = {"space": SPACE, "until": 16, "clean_n": 2, "heldout_n": 2}
+    return [(name, igap.search(small(EMBEDDED), pair, name, **asked)) for name in ("0.4", "1.2")]
+
+
+def said(show, *arguments, **options):
+    text = io.StringIO()
+    show(Console(file=text, width=160), *arguments, **options)
+    return text.getvalue()
+
+
+def test_the_report_names_the_pair_its_rule_units_and_what_to_compare_it_with(results):
+    name, result = results[0]
+    summary, text = flatten(result.validation), said(terminal.show, result, name)
+    assert result.best.corrupted in text
+    assert f"rule: {summary['best/rule']}" in text
+    assert f"0.4: ap (sign=abs: here {summary['best/sign']}), mean over 2 clean prompts, logits" in text
+    assert f"made by hand: the pair itself {summary['by_hand/own']:.3f}; of the other clean prompts" in text
+    for key in (
+        "best/value",
+        "by_hand/value",
+        "neutral/p95",
+        "heldout/value",
+        "heldout/by_hand",
+        "best/ap",
+        "best/gap",
+    ):
+        assert f"{summary[key]:.3f}" in text, key
+    assert "score (effect / gap)" in text
+    assert re.search(r"16 trials of 16 candidates; this time \d+\.\d s, [\d,]+ forward equivalents", text)
+    assert "one-word changes of the best: 5 tried, 0 better: a local optimum" in text
+    assert "rank among heads" in text
+    brief = said(terminal.show, result, name, brief=True)
+    assert "rank among heads" not in brief
+    assert result.best.corrupted in brief
+
+
+def changed(result, **sections):
+    """The result with sections of its validation changed: a mapping has the fields that differ."""
+    validation = result.validation
+    for name, to in sections.items():
+        section = replace(getattr(validation, name), **to) if isinstance(to, dict) else to
+        validation = replace(validation, **{name: section})
+    return replace(result, validation=validation)
+
+
+def test_shares_of_variance_come_with_their_errors_the_largest_first_and_unknown_ones_are_left_out(results):
+    result = results[0][1]
+    shares = {"first": (0.2, 0.1), "second": (0.43, 0.17), "subject": (Missing("one word"), Missing("one word"))}
+    slots = tuple(
+        replace(slot, variance_share=shares[slot.slot][0], variance_share_error=shares[slot.slot][1])
+        for slot in result.validation.slots
+    )
+    told = terminal.sentences(changed(result, slots=slots))
+    assert "share of the variance at random: second 43 ± 17%, first 20 ± 10%" in told
+
+
+@pytest.mark.parametrize(("patched", "is_injection", "said"), [
+    (-0.9, False, "the counterfactual takes out about what the component gives"),
+    (-0.4, False, "the counterfactual takes out less than half of what the component gives"),
+    (0.9, True, "the counterfactual writes something in rather than taking out what the component gives"),
+])  # fmt: skip
+def test_injection_is_told_from_deletion_and_from_little(results, patched, is_injection, said):
+    deletion = Deletion(-1.0, is_injection)
+    other = changed(results[0][1], best_effects={"ap": patched}, deletion=deletion)
+    assert any(line.endswith(said) for line in terminal.sentences(other))
+
+
+def test_a_share_of_the_value_is_told_of_means_only(results):
+    for share, told in ((0.5, True), (Missing("aggregate=min"), False)):
+        other = changed(results[0][1], heldout={"share": share})
+        (held,) = (line for line in terminal.sentences(other) if "held out" in line)
+        assert held.endswith("of the value found") is told
+
+
+def test_the_pruned_prompt_is_named_where_it_is_simpler(results):
+    for n, named in ((3, False), (1, True)):
+        other = changed(results[0][1], best={"edits": 3}, pruned=PrunedPrompt(n, 1.25, "second := Tom"))
+        text = "\n".join(terminal.sentences(other))
+        assert ("1 of its 3 words are enough: 1.250 (second := Tom)" in text) is named
+
+
+def test_the_report_counts_trials_out_of_bounds_and_says_why_one_failed(results):
+    result = results[0][1]
+    some = Proposal(result.trials[0].proposal.candidate, "random")
+    failed = EvaluatedTrial(some, (float("nan"),), (), {}, "a number is not finite")
+    broken = EvaluatedTrial(some, (1.0,), (), {"min_fluency": 0.5})
+    text = said(terminal.show, replace(result, trials=(*result.trials, failed, broken, broken), n_found=1), "0.4")
+    assert "19 trials of 16 candidates, 2 out of bounds, 1 failed (a number is not finite); this time" in text
+    assert "1 candidate was known from earlier searches" in text
+
+
+def test_of_a_list_of_prompts_the_report_speaks_of_prompts_and_not_of_words(small, pair):
+    texts = [pair.clean.replace(", Mary", f", {name}") for name in ("John", "Anna", "Tom")]
+    space = SpaceConfig(kind="prompts", prompts=tuple(texts))
+    result = igap.search(small(EMBEDDED), pair, "0.4", space=space, clean_n=1, heldout_n=0)
+    text = said(terminal.show, result, "0.4")
+    assert "other prompts of the list: 2 tried, 0 better" in text
+    assert "one-word" not in text
+    assert "few of its words" not in text
+    assert "without a slot's word" not in text
+
+
+@pytest.mark.parametrize(
+    ("corrupted", "marked"),
+    [
+        ("a x c", "a [bold red]x[/] c"),
+        ("a b new c", "a b [bold red]new[/] c"),
+        ("a c", "a c"),
+        ("a [b] c", r"a [bold red]\[b][/] c"),
+    ],
+)
+def test_words_that_the_clean_prompt_does_not_have_are_marked_whatever_their_number(corrupted, marked):
+    assert terminal._mark_changes("a b c", corrupted) == marked
+
+
+def test_the_scan_holds_each_searchs_numbers_and_the_matrix_every_head_in_each_best_prompt(results, tmp_path):
+    scan.write(results, tmp_path)
+    table = pd.read_csv(tmp_path / "scan.csv", dtype={"name": str})
+    assert table["name"].tolist() == ["0.4", "1.2"]
+    for (_, result), row in zip(results, table.to_dict("records"), strict=True):
+        for key in ("by_hand/ap", "best/ap", "best/value", "heldout/value", "deletion/ap", "best/rank", "best/rule"):
+            assert row[key] == flatten(result.validation)[key]
+        assert row["corrupted"] == result.best.corrupted
+    matrix = scan.matrix(results)
+    for column, result in results:
+        effects = {head.name: head.best for head in result.validation.heads}
+        assert matrix[column].to_dict() == {name: effects[name] for name in ("0.4", "1.2")}
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "matrix.csv", index_col=0).to_numpy(), matrix.to_numpy())
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"matrix.png", "scan.png"}
+
+
+def test_the_scans_table_tells_effects_and_values_apart(results, tmp_path):
+    text = said(terminal.show_scan, results, tmp_path)
+    assert "AP effects, and values of ap, logits" in " ".join(text.split())
+    for name, result in results:
+        line = next(line for line in text.splitlines() if line.startswith(f"│ {name}"))
+        cells = [cell.strip() for cell in line.split("│")[1:]]
+        keys = ("by_hand/ap", "deletion/ap", "best/ap", "best/value")
+        assert cells[1:5] == [f"{flatten(result.validation)[key]:.3f}" for key in keys]
+    assert text.count("-0.") or text.count("-1.") or text.count("-2."), "an effect keeps its sign"
+
+
+def test_terms_that_make_no_search_together_are_refused():
+    for terms, sampler, message in (
+        (("ap", "ap"), "auto", "one of them twice"),
+        (("edits", "fluency"), "auto", "says nothing of the head"),
+        (("ap",), "epo", "'epo' for one objective"),
+        (("ap", "edits"), "gp", "'gp' for several objectives"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_terms(terms, sampler)
+    check_terms(("ap", "edits"), "epo")
+
+
+def test_a_searchs_folder_is_named_by_head_and_objective_unless_it_has_a_name():
+    def folder(**given):
+        return SearchConfig.model_construct(**{"name": None, "objective": ("ap",), "head": "1.2", **given}).folder_name
+
+    assert folder() == "1.2-ap"
+    assert folder(head="0.6 1.2", objective=("ap", "fluency")) == "0.6_1.2-ap-fluency"
+    assert folder(name="mine") == "mine"
