@@ -1,6 +1,8 @@
 """The one exception meant for users, and how it shows what they gave."""
 
+import difflib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 _LONG = re.compile(r"[^\s|]{300,}")
@@ -45,3 +47,21 @@ def printable(text: object, most: int = 300) -> str:
 def one_line(error: BaseException, most: int = 500) -> str:
     """What an error says, in one line; its kind where it says nothing."""
     return printable(" ".join(str(error).split()) or type(error).__name__, most)
+
+
+def did_you_mean(name: str, known: Sequence[str], most: int = 1) -> str:
+    """The end of a message about an unknown name: which known ones look like it.
+
+    Args:
+        name: what was given.
+        known: the names there are.
+        most: names that are suggested at most.
+
+    Returns:
+        " Did you mean A or B?", the most similar name first; empty where none is similar.
+
+    >>> did_you_mean("basline", ["model", "baseline"])
+    ' Did you mean baseline?'
+    """
+    near = difflib.get_close_matches(name, known, n=most)
+    return f" Did you mean {' or '.join(near)}?" if near else ""

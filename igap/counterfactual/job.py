@@ -114,7 +114,7 @@ def run(
     can be.
     """
     code, results = 0, list[tuple[str, SearchResult]]()
-    settled, said = tracking.decided(studies[0].config.tracking)
+    settled, said = tracking.resolve_mode(studies[0].config.tracking)
     if said:
         out.print(said, markup=False)
     for study in studies:

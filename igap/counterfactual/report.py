@@ -14,9 +14,9 @@ from rich.table import Table
 from igap.counterfactual.beside import Number
 from igap.counterfactual.exploration import OnProgress, Progress
 from igap.counterfactual.search import SearchResult
-from igap.report import lines, stage, terminal
+from igap.report import lines, stage
 
-__all__ = ["searching", "show", "show_paths", "show_scan", "stage", "terminal"]
+__all__ = ["searching", "show", "show_paths", "show_scan", "stage"]
 
 _TOP = 5
 
