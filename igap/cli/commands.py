@@ -166,7 +166,7 @@ def run(
 
         if multirun:
             raise InputError("--multirun: got it with --cfg or --info, which show one config. Leave it out.")
-        show_config(request, cfg, package=package, resolve=resolve, info=info)
+        show_config(request, cfg or "job", package=package, resolve=resolve, info=info)
         return 0
     if package or resolve:
         raise InputError(f"{'--package' if package else '--resolve'}: got it without --cfg. Add --cfg job.")

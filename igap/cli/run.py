@@ -44,7 +44,7 @@ def run_job(request: "MultirunRequest") -> int:
 
 def show_config(
     request: "MultirunRequest",
-    kind: str | None = None,
+    kind: str = "job",
     *,
     package: str | None = None,
     resolve: bool = False,
@@ -62,14 +62,23 @@ def show_config(
     Raises:
         InputError: on an invalid config.
     """
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
     name, overrides = request.config_name or "config", [*search_path(request.config_dir), *request.overrides]
     if info is None:
         compose_one(request.overrides, request.config_name, request.config_dir)
     with _hydra_refusals(), open_hydra() as hydra:
         if info is not None:
             hydra.show_info(info, name, overrides)
-        else:
-            hydra.show_cfg(name, overrides, kind or "job", package, resolve)
+            return
+        if package is not None:
+            composed = hydra.get_sanitized_cfg(hydra.compose_config(name, overrides, RunMode.RUN), kind)
+            if OmegaConf.select(composed, package) is None:  # where Hydra would exit
+                raise InputError(
+                    f"--package: got {package!r}, which --cfg {kind} does not have. Name a group, such as ig."
+                )
+        hydra.show_cfg(name, overrides, kind, package, resolve)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from igap import cli, pipeline
-from igap.cli import overrides
+from igap.cli import compose, overrides
 from igap.cli.compose import compose_one, compose_searches
 from igap.config import RunConfig, checked, keys
 from igap.counterfactual.config import SearchConfig
