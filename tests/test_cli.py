@@ -61,6 +61,7 @@ BAD = [
     (["run", "-m", "--cfg", "job"], "--multirun: got it with --cfg or --info, which show one config. Leave it out."),
     (["run", "--resolve"], "--resolve: got it without --cfg. Add --cfg job."),
     (["run", "--cfg", "job", "-p", "nope"], "--package: got 'nope', which --cfg job does not have. Name a group, such"),
+    (["--version=3"], "--version: got a value, wanted none. Write --version."),
     (["run", "--multirun=yes"], "--multirun: got a value, wanted none. Write --multirun."),
     (["run", "--config-path", "x"], "option: got '--config-path', which igap run does not have,"),
     (["run", "--config-dir", "nowhere"], "--config-dir: got 'nowhere', wanted a folder of config groups."),

@@ -93,4 +93,4 @@ def _run(arguments: list[str]) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.UsageError as error:
-        raise InputError(explain(error)) from None
+        raise InputError(explain(error, click.Context(igap, info_name="igap"))) from None

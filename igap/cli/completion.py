@@ -24,12 +24,12 @@ class Bash(BashComplete):
     name = "bash"
     source_template = BashComplete.source_template.replace("-o nosort", "-o nosort -o nospace")
 
-    def format_completion(self, item: CompletionItem[str]) -> str:
+    def format_completion(self, item: "CompletionItem[str]") -> str:
         """A line of what the script reads."""
         return super().format_completion(item) + ("" if item.value.endswith("=") or item.type != "plain" else " ")
 
 
-def complete_overrides(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+def complete_overrides(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
     """What an override can go on with; before the overrides of a sweep or a search, the names of files in sweeps/."""
     config = "search" if ctx.command.name == "search" else "config"
     typed: Sequence[str] = ctx.params.get(str(param.name)) or ()
@@ -48,7 +48,7 @@ def complete_overrides(ctx: click.Context, param: click.Parameter, incomplete: s
     return _starting(items, incomplete)
 
 
-def complete_sweeps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:  # noqa: ARG001 - click's
+def complete_sweeps(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
     """The names of the files in sweeps/."""
     return _starting(((name, sweep_meaning(name)) for name in sweep_names()), incomplete)
 
@@ -67,5 +67,5 @@ def _values(key: str, config: str) -> list[tuple[str, str | None]]:
     return [(value, None) for value in get_args(annotation) if isinstance(value, str)]
 
 
-def _starting(items: Iterable[tuple[str, str | None]], text: str) -> list[CompletionItem[str]]:
+def _starting(items: Iterable[tuple[str, str | None]], text: str) -> "list[CompletionItem[str]]":
     return [CompletionItem(value, help=meaning or None) for value, meaning in items if value.startswith(text)]

@@ -157,18 +157,20 @@ class Group(click.Group):
         formatter.write_text(f"{_EXIT_CODES} {ctx.command_path} COMMAND --help says more of a command.")
 
 
-def explain(error: click.UsageError) -> str:
-    """What click refuses, in one line: item, got, wanted, remedy."""
-    ctx = error.ctx
-    assert ctx is not None
+def explain(error: click.UsageError, program: click.Context) -> str:
+    """What click refuses, in one line: item, got, wanted, remedy.
+
+    Args:
+        error: raised while arguments were parsed.
+        program: the context of the program, for errors that know none of their own.
+    """
+    ctx = error.ctx or program
     match error:
         case click.NoSuchOption():
             return _unknown_option(error.option_name, ctx)
         case click.BadOptionUsage():
-            flag = any(
-                error.option_name in param.opts and getattr(param, "is_flag", False) for param in ctx.command.params
-            )
-            if flag:
+            params = [param for param in ctx.command.get_params(ctx) if error.option_name in param.opts]
+            if any(getattr(param, "is_flag", False) for param in params):
                 return f"{error.option_name}: got a value, wanted none. Write {error.option_name}."
             return _nothing(error.option_name, ctx)
         case click.MissingParameter(param=click.Parameter() as param):
