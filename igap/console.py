@@ -1,20 +1,31 @@
-"""The terminal: how wide it is, and what shows the progress of long work."""
+"""The terminal: its width, how the progress of long work is shown, and what several commands write alike."""
 
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from igap.attribution.maps import Progress as OnProgress
+from igap.errors import printable
+
+_WIDTH = 160
+"""Columns of a table where there is no terminal to fold it to."""
 
 
-def terminal_console() -> Console:
-    """The console for results."""
+def terminal_console(width: int = _WIDTH) -> Console:
+    """The console for results, on standard output.
+
+    Args:
+        width: columns where standard output is no terminal but a file or a pipe; a terminal has its own.
+    """
     console = Console()
-    if not console.is_terminal:  # a log file has no width to fold tables to
-        console.width = 160
+    if not console.is_terminal:
+        console.width = width
     return console
 
 
@@ -79,3 +90,22 @@ def number(value: float | int | str | None) -> str:
     if not isinstance(value, float | int) or value != value:
         return "-"
     return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.3f}"
+
+
+def folding_table(title: str, *columns: str) -> Table:
+    """An empty table whose long cells are folded, and not cut.
+
+    Args:
+        title: plain text above it.
+        columns: the headings.
+    """
+    table = Table(title=escape(printable(title, 2000)), title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def warn(problems: Iterable[str]) -> None:
+    """Writes each problem as a line on standard error."""
+    for problem in problems:
+        sys.stderr.write(f"igap: {problem}\n")

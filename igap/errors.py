@@ -60,7 +60,19 @@ def one_line(error: BaseException, most: int = 500) -> str:
     return printable(" ".join(str(error).split()) or type(error).__name__, most)
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return " Did you mean NAME?" with the known name that looks most like this one; empty where none does."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {close[0]}?" if close else ""
+def did_you_mean(name: str, known: Sequence[str], most: int = 1) -> str:
+    """The end of a message about an unknown name: which known ones look like it.
+
+    Args:
+        name: what was given.
+        known: the names there are.
+        most: names that are suggested at most.
+
+    Returns:
+        " Did you mean A or B?", the most similar name first; empty where none is similar.
+
+    >>> did_you_mean("basline", ["model", "baseline"])
+    ' Did you mean baseline?'
+    """
+    near = difflib.get_close_matches(name, known, n=most)
+    return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -123,7 +123,7 @@ def test_runs_about_different_sites_are_compared(tmp_path, capsys, monkeypatch):
     summary = json.loads((folder / "summary.json").read_text())
     text = json.dumps({name: value for name, value in summary.items() if not name.startswith("heads/")})
     (folder / "summary.json").write_text(text)
-    assert command.main(["runs", "metrics=heads/pearson,neurons/pearson"]) == 0
+    command.compare_runs([Path("runs")], metrics=["heads/pearson", "neurons/pearson"])
     captured = capsys.readouterr()
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in captured.out.splitlines() if "│" in line]
     assert [[row[1], row[2] == "-", row[3] == "-"] for row in rows] == [

@@ -1,44 +1,58 @@
 """Overrides to checked configs, through Hydra: every job of a run or a multirun, before the first of them runs."""
 
 import itertools
-import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from igap.cli.texts import SHARED, grammar_length, kind_of, quoted
-from igap.errors import InputError, nearest, one_line, shown
-from igap.sweep.plan import Composed, Refused
+from igap.cli import settings
+from igap.cli.overrides import expand
+from igap.cli.settings import LAUNCHERS, group_defaults, options, options_with
+from igap.cli.texts import quote
+from igap.errors import InputError, one_line
+from igap.sweep.plan import Composed, RejectedJob
 
 if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
     from hydra.core.config_loader import ConfigLoader
     from omegaconf import DictConfig
 
-    from igap.config import Frozen, RunConfig, Schema
+    from igap.config import RunConfig, Schema
     from igap.counterfactual.config import SearchConfig
 
 _PAIR_KEYS = ("prompts.clean", "prompts.corrupted", "prompts.answer", "prompts.distractor")
-_MOST_JOBS = 10_000
-"""Jobs that a multirun may have: composing so many takes minutes."""
-_MOST_GRAMMAR = 10_000
-"""Characters of an override outside quotes: Hydra reads a list in seconds that grow with the square of its length."""
 launcher_schemas: "dict[str, DictConfig]" = {}
 """What the plugins of Hydra's launchers say of their settings, by target."""
-_PACKAGE = Path(__file__).parent.parent
 
 
-def data_folder(name: str) -> Path:
-    """The folder `conf` or `sweeps`: inside the installed package (wheel), or beside it (checkout, editable)."""
-    packaged = _PACKAGE / name
-    return packaged if packaged.is_dir() else _PACKAGE.parent / name
+@contextmanager
+def open_hydra() -> "Iterator[Hydra]":
+    """Hydra on igap's own conf/, while the block runs."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    with initialize_config_dir(str(settings.CONF), version_base="1.3", job_name="igap"):
+        instance = GlobalHydra.instance().hydra
+        assert instance is not None
+        yield instance
 
 
 def compose_one(overrides: Sequence[str], config_name: str | None = None, config_dir: str | None = None) -> Composed:
-    """The job that these overrides ask for. Raises InputError when there are several, or when it cannot be."""
+    """The job of these overrides.
+
+    Args:
+        overrides: as Hydra takes them, their texts quoted.
+        config_name: the config in place of conf/config.yaml.
+        config_dir: a folder with further config groups.
+
+    Raises:
+        InputError: when they give several jobs, or an invalid one.
+    """
     (job,) = compose_jobs(overrides, multirun=False, config_name=config_name, config_dir=config_dir)
-    if isinstance(job, Refused):
+    if isinstance(job, RejectedJob):
         raise InputError(job.reason)
     return job
 
@@ -50,218 +64,141 @@ def compose_jobs(
     config_name: str | None = None,
     config_dir: str | None = None,
     sweep: str | None = None,
-) -> list[Composed | Refused]:
-    """Every job that these overrides ask for, on top of the sweep file's settings, in the order of the grid.
+) -> list[Composed | RejectedJob]:
+    """The jobs of these overrides, in the order of the grid.
 
-    Raises InputError on an override that no job can have.
+    Args:
+        overrides: as Hydra takes them, their texts quoted.
+        multirun: whether an override may have several values.
+        config_name: the config in place of conf/config.yaml.
+        config_dir: a folder with further config groups.
+        sweep: the name of the file in sweeps/ whose settings lie below the overrides.
+
+    Raises:
+        InputError: on an override that no job can have.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+    from hydra import compose
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    extra = _beside(config_dir, sweep)
-    if config_dir and not Path(config_dir).is_dir():
-        raise InputError(f"--config-dir: got {config_dir!r}, wanted a folder of config groups. Correct the path.")
-    jobs: list[Composed | Refused] = []
-    with initialize_config_dir(str(data_folder("conf")), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        groups = {name: set(loader.get_group_options(name)) for name in loader.list_groups("") if name != "hydra"}
-        for group in Path(config_dir).iterdir() if config_dir else ():
-            groups[group.name] = groups.get(group.name, set()) | {file.stem for file in group.glob("*.yaml")}
-        choices = _choices(OverridesParser.create(loader), overrides, groups, multirun=multirun)
-        for job in itertools.product(*choices):
+    from igap.config import RunConfig
+
+    extra = search_path(config_dir, sweep)
+    groups = {group: options(group) for group in group_defaults("config")}
+    for folder in Path(config_dir).iterdir() if config_dir else ():
+        groups[folder.name] = sorted({*groups.get(folder.name, ()), *options(folder.name, Path(str(config_dir)))})
+    jobs: list[Composed | RejectedJob] = []
+    with open_hydra() as hydra:
+        parser = OverridesParser.create(hydra.config_loader)
+        for job in itertools.product(*expand(parser, overrides, groups, RunConfig, multirun=multirun)):
             try:
                 composed = compose(config_name or "config", [*extra, *job])
                 config = parse_config(composed)
                 _check_source(config, job)
                 jobs.append(Composed(job, config, OmegaConf.to_yaml(composed)))
             except (HydraException, OmegaConfBaseException) as error:
-                jobs.append(Refused(job, f"{' '.join(job) or 'config'}: {one_line(error)}"))
+                jobs.append(RejectedJob(job, f"{' '.join(job) or 'config'}: {one_line(error)}"))
             except InputError as error:
-                jobs.append(Refused(job, str(error)))
+                jobs.append(RejectedJob(job, str(error)))
     return jobs
 
 
 def compose_searches(
     overrides: Sequence[str], preset: str | None = None, *, multirun: bool = False
 ) -> "list[SearchConfig]":
-    """The searches that these overrides ask for, on top of the preset's settings.
+    """The searches of these overrides, in the order of the grid.
 
-    Raises InputError on one that cannot be.
+    Args:
+        overrides: as Hydra takes them, their texts quoted.
+        preset: the name of the file in sweeps/search/ whose settings lie below the overrides.
+        multirun: whether an override may have several values.
+
+    Raises:
+        InputError: on an invalid search.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+    from hydra import compose
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from igap.counterfactual.config import SearchConfig
 
-    with initialize_config_dir(str(data_folder("conf")), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        names = ["model", "prompts", "tracking", "search/space", "search/storage"]
-        groups = {name: set(loader.get_group_options(name)) for name in names}
-        choices = _choices(OverridesParser.create(loader), overrides, groups, multirun=multirun, schema=SearchConfig)
+    extra = search_path(None, preset, "sweeps/search")
+    groups = {group: options(group) for group in group_defaults("search")}
+    with open_hydra() as hydra:
+        parser = OverridesParser.create(hydra.config_loader)
+        choices = expand(parser, overrides, groups, SearchConfig, multirun=multirun)
         try:
             return [
-                checked_config(compose("search", [*_beside(None, preset), *job]), SearchConfig)
-                for job in itertools.product(*choices)
+                checked_config(compose("search", [*extra, *job]), SearchConfig) for job in itertools.product(*choices)
             ]
         except (HydraException, OmegaConfBaseException) as error:
             missing = re.match(r"Could not override '([\w.]+)'", one_line(error))
-            raise InputError(_of_another_option(missing[1]) if missing else f"search: {one_line(error)}") from error
+            raise InputError(_explain_missing(missing[1]) if missing else f"search: {one_line(error)}") from error
 
 
-def _of_another_option(key: str) -> str:
-    """What is wrong with a key that the chosen option of its group does not have."""
-    group, _, name = key.rpartition(".")
-    group = group.replace(".", "/")
-    having = [
-        file.stem
-        for file in sorted((data_folder("conf") / group).glob("*.yaml"))
-        if re.search(rf"^{name}:", file.read_text(encoding="utf-8"), re.MULTILINE)
-    ]
+def _explain_missing(key: str) -> str:
+    """The message for a key of a search that the chosen options do not have."""
+    having = options_with(key, "search")
     return (
-        f"{key}: got a value, but the chosen option of {group} has no such key. Choose one that has: "
-        f"{' or '.join(f'{group}={option}' for option in having)}."
-    )
-
-
-def _choices(
-    parser: Any,
-    overrides: Sequence[str],
-    groups: dict[str, set[str]],
-    *,
-    multirun: bool,
-    schema: "type[Frozen] | None" = None,
-) -> list[list[str]]:
-    """The values of each override, one or several; what is Hydra's is the multirun's and is left out.
-
-    Raises InputError on what no job can have, and on more than _MOST_JOBS jobs.
-    """
-    choices: list[list[str]] = []
-    for text in overrides:
-        override = _parsed(parser, text)
-        values = _swept(override, text)
-        if values is not None:
-            choices.append([f"{override.get_key_element()}={value!s}" for value in values])
-            if not values or override.key_or_group.startswith("hydra") or override.key_or_group in SHARED:
-                raise InputError(
-                    f"{override.key_or_group}: got {shown(text)}, wanted "
-                    + ("at least one value." if not values else "one value: all jobs of a multirun share it.")
-                )
-            if not multirun:
-                raise InputError(
-                    f"{override.key_or_group}: got {len(values)} values ({', '.join(values[:10])}"
-                    f"{', ...' if len(values) > 10 else ''}), wanted one. Add -m to run each of them, or quote a text "
-                    "that holds a comma."
-                )
-        elif not override.key_or_group.startswith("hydra"):
-            choices.append([text])
-        _check_override(override, text, values, groups, schema)
-    if (n_jobs := math.prod(map(len, choices))) > _MOST_JOBS:
-        raise _too_many(f"{n_jobs} jobs, " + " times ".join(str(len(values)) for values in choices if len(values) > 1))
-    return choices
-
-
-def _parsed(parser: Any, text: str) -> Any:
-    """Hydra's reading of an override. Raises InputError on what is none."""
-    from hydra.errors import HydraException
-
-    if grammar_length(text) > _MOST_GRAMMAR:
-        raise InputError(
-            f"{text.partition('=')[0]}: got {len(text)} characters, wanted at most {_MOST_GRAMMAR} outside quotes. Put "
-            "long lists into a file of conf/ or sweeps/."
-        )
-    try:
-        override = parser.parse_override(text)
-    except (HydraException, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-        raise InputError(
-            f"{text.partition('=')[0]}: got {shown(text)}, which is no override ({reason}), wanted KEY=VALUE. "
-            "Quote values with special characters: KEY='\"some, text\"'."
-        ) from None
-    override.config_loader = parser.config_loader  # which knows what a glob's pattern is to match
-    return override
-
-
-def _swept(override: Any, text: str) -> list[str] | None:
-    """The values of an override with several, as Hydra writes them; None of a plain one.
-
-    Raises InputError on a sweep without values to list (an interval), and on one of more than _MOST_JOBS.
-    """
-    from hydra.core.override_parser.types import RangeSweep
-    from hydra.errors import HydraException
-
-    if not override.is_sweep_override():
-        return None
-    n, values = 0, list[str]()
-    try:
-        if isinstance(override._value, RangeSweep):  # a shuffled one Hydra lists as a whole
-            n = sum(1 for _ in itertools.islice(override._value.range(), _MOST_JOBS + 1))
-        if n <= _MOST_JOBS:
-            values = [str(value) for value in override.sweep_string_iterator()]
-            if kind_of(override.key_or_group) is not None:  # a list in choice() or shuffle() loses its quotes
-                values = [text if text == "null" or text[:1] in ("'", '"') else quoted(text) for text in values]
-    except (HydraException, ArithmeticError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{override.key_or_group}: got {shown(text)}, whose values cannot be listed ({one_line(error)}). Name "
-            "them: A,B."
-        ) from None
-    if max(n, len(values)) > _MOST_JOBS:
-        raise _too_many(f"more than {_MOST_JOBS} values of {override.key_or_group}")
-    return values
-
-
-def _too_many(got: str) -> InputError:
-    return InputError(
-        f"multirun: got {got}, wanted at most {_MOST_JOBS}. Take it in parts: each is a multirun of its own, and all "
-        "can share the folder of one sweep=NAME."
+        f"{key}: got a value, but the chosen option of {having[0].partition('=')[0]} has no such key. Choose one that "
+        f"has: {' or '.join(having)}."
+        if having
+        else f"{key}: got a value, but no option has such a key. igap search --help lists every key."
     )
 
 
 def compose_multirun(
     overrides: Sequence[str], config_name: str | None = None, config_dir: str | None = None, sweep: str | None = None
 ) -> "tuple[DictConfig, ConfigLoader]":
-    """The config of the multirun itself, Hydra's part included (launcher, folder), and what loads that of its jobs."""
-    from hydra import initialize_config_dir
+    """The config of a multirun itself, Hydra's part included (launcher, folder), and the loader of its jobs' configs.
+
+    Raises InputError on settings that Hydra refuses.
+    """
     from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    with initialize_config_dir(str(data_folder("conf")), version_base="1.3", job_name="igap"):
-        instance = GlobalHydra.instance().hydra
-        assert instance is not None
+    with open_hydra() as hydra:
         # A launcher's plugin registers a schema under the name of our file, and Hydra would hold it to that: no `pack`.
         registered = ConfigStore.instance().repo["hydra"]["launcher"]
-        for file in (data_folder("conf") / "hydra" / "launcher").glob("*.yaml"):
-            if (plugins_own := registered.pop(file.name, None)) is not None:
+        for name in options(LAUNCHERS):
+            if (plugins_own := registered.pop(f"{name}.yaml", None)) is not None:
                 launcher_schemas[plugins_own.node._target_] = plugins_own.node
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "provider=hydra.searchpath")  # a folder that is not there
-                config = instance.compose_config(
+                config = hydra.compose_config(
                     config_name or "config",
-                    [*_beside(config_dir, sweep), "hydra/hydra_logging=none", *overrides],
+                    [*search_path(config_dir, sweep), "hydra/hydra_logging=none", *overrides],
                     run_mode=RunMode.MULTIRUN,
                 )
-            OmegaConf.to_container(config.hydra.sweep, resolve=True)  # raises on what cannot be
+            OmegaConf.to_container(config.hydra.sweep, resolve=True)  # raises on invalid settings
         except Exception as error:  # of settings of its own Hydra raises whatever it stumbles over
             raise InputError(f"hydra: {one_line(error)}") from error
-        return config, instance.config_loader
+        return config, hydra.config_loader
 
 
-def _beside(config_dir: str | None, sweep: str | None) -> list[str]:
-    """Overrides for configs from elsewhere: a folder of groups, and a file of sweeps/, which may set any key."""
+def search_path(config_dir: str | None, name: str | None = None, group: str = "sweeps") -> list[str]:
+    """Overrides that make Hydra find configs elsewhere.
+
+    Args:
+        config_dir: a folder of config groups.
+        name: the name of a file in `group`, which may set any key.
+        group: "sweeps", or "sweeps/search".
+
+    Raises:
+        InputError: when `config_dir` is no folder.
+    """
+    if config_dir and not Path(config_dir).is_dir():
+        raise InputError(f"--config-dir: got {config_dir!r}, wanted a folder of config groups. Correct the path.")
     places = [str(Path(config_dir).resolve())] if config_dir else []
-    if sweep is None:
-        return [f"hydra.searchpath=[{quoted(places[0])}]"] if places else []
-    places.append(str(data_folder("sweeps").parent))
-    return [f"hydra.searchpath=[{','.join(map(quoted, places))}]", f"+sweeps@_global_={quoted(sweep)}"]
+    if name is None:
+        return [f"hydra.searchpath=[{quote(places[0])}]"] if places else []
+    places.append(str(settings.SWEEPS.parent))
+    return [f"hydra.searchpath=[{','.join(map(quote, places))}]", f"+{group}@_global_={quote(name)}"]
 
 
 def _check_source(config: "RunConfig", overrides: Sequence[str]) -> None:
@@ -275,66 +212,8 @@ def _check_source(config: "RunConfig", overrides: Sequence[str]) -> None:
             )
 
 
-def _check_override(
-    override: Any,
-    text: str,
-    values: list[str] | None,
-    groups: dict[str, set[str]],
-    schema: "type[Frozen] | None" = None,
-) -> None:
-    """Raises InputError on a group option or a key that does not exist; `schema` None is a run's."""
-    from igap.config import RunConfig, field_at, keys, noun
-
-    schema = schema or RunConfig
-    what, key = noun(schema), override.key_or_group
-    if override.is_delete() and not _is_entry(key, schema):
-        raise InputError(
-            f"{key}: got a deletion ({shown(text)}); a {what} needs every key. Set another value: {key}=VALUE."
-        )
-    if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
-        return
-    if key in groups:
-        options = [override.value()] if values is None else values
-        if key == "analyses" and isinstance(options[0], list):
-            options = options[0]  # several at once; of the other groups one option makes the run
-        for option in options:
-            if key == "experiment" and option is None:
-                continue
-            if str(option) not in groups[key]:
-                wanted = sorted(groups[key])
-                raise InputError(
-                    f"{key}: got {shown(option)}, wanted one of {', '.join(wanted)}.{nearest(str(option), wanted)} "
-                    f"igap {what} --help lists every group."
-                )
-    elif not _is_key(key, schema):
-        raise InputError(
-            f"{key}: got a key that no {what} has (in {shown(text)}).{nearest(key, [*keys(schema), *groups])} "
-            f"igap {what} --help lists every key."
-        )
-    if override.is_add() and field_at(tuple(key.split(".")), schema) is not None:
-        raise InputError(
-            f"{key}: got {shown(text)}, but every {what} has that key. Write {text.lstrip('+')!r} without the +."
-        )
-
-
-def _is_key(key: str, schema: "type[Frozen]") -> bool:
-    """Whether this names a setting, or an entry of one that holds a mapping (search.space.slots.verb)."""
-    from igap.config import field_at
-
-    return field_at(tuple(key.split(".")), schema) is not None or _is_entry(key, schema)
-
-
-def _is_entry(key: str, schema: "type[Frozen]") -> bool:
-    """Whether this names an entry of a setting that holds a mapping."""
-    from igap.config import field_at
-
-    parts = key.split(".")
-    above = [field_at(tuple(parts[:n]), schema) for n in range(1, len(parts))]
-    return any(getattr(field and field.annotation, "__origin__", None) is dict for field in above)
-
-
 def parse_config(config: "DictConfig") -> "RunConfig":
-    """The checked config of a run. Raises InputError on what cannot be, and on a value that is missing."""
+    """The checked config of a run. Raises InputError on an invalid value, and on one that is missing."""
     from igap.config import RunConfig
 
     return checked_config(config, RunConfig)

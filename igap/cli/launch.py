@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from igap.cli.compose import launcher_schemas
-from igap.cli.texts import quoted
+from igap.cli.texts import quote
 from igap.console import show_stage, terminal_console
 from igap.engine.batching import most_processes
 from igap.errors import InputError, one_line, shown
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _TRIES = 3
 """A job is started again when its process died, at most this often in all."""
 _COUNTS = ("cpus_per_task", "array_parallelism", "timeout_min", "tasks_per_node", "nodes")
-"""Settings of launchers that are at least 1."""
+"""Settings of launchers that are counts, from 1."""
 _LOOK_EVERY = 1.0
 """Seconds between two looks at the folder while other processes work."""
 
@@ -46,23 +46,23 @@ class Launcher:
     """How the processes are started."""
 
     config: "DictConfig"
-    """Of the multirun."""
+    """The config of the multirun."""
     loader: "ConfigLoader"
     at_once: int
-    """Jobs side by side, as far as is known."""
+    """Jobs done side by side, as far as is known."""
     pack: int
-    """Jobs one process does after each other, with the model loaded once."""
+    """Jobs that a process does one after the other, with the model loaded once."""
     threads: int | None
-    """Of each process; None leaves them to torch."""
+    """Threads of each process; None leaves them to torch."""
 
     @property
     def in_this_process(self) -> bool:
-        """Whether the jobs run here, one after the other."""
+        """True if the jobs run here, one after the other."""
         return str(self.config.hydra.launcher._target_).endswith(".BasicLauncher")
 
 
 def launcher_of(config: "DictConfig", loader: "ConfigLoader") -> Launcher:
-    """The launcher of a multirun's config. Raises InputError on settings that cannot be."""
+    """The launcher of a multirun's config. Raises InputError on invalid settings."""
     from omegaconf import open_dict
 
     settings = config.hydra.launcher
@@ -70,7 +70,7 @@ def launcher_of(config: "DictConfig", loader: "ConfigLoader") -> Launcher:
     with open_dict(config):
         pack = settings.pop("pack") if "pack" in settings else 1  # Hydra's basic launcher has no such key
         # All that the processes' own configs need of Hydra: where they may write. The launcher is this process's.
-        place = quoted(str(Path(str(config.hydra.sweep.dir)).resolve()))
+        place = quote(str(Path(str(config.hydra.sweep.dir)).resolve()))
         config.hydra.overrides.hydra = [f"hydra.sweep.dir={place}", "hydra/hydra_logging=none"]
     if type(pack) is not int or pack < 1:
         raise InputError(f"hydra.launcher.pack: got {pack!r}, wanted a whole number of jobs from 1. Try 4.")
@@ -142,10 +142,10 @@ def _check_extra(target: str) -> None:
         module = f"hydra_plugins.hydra_{extra}_launcher"
         if target.startswith(module):
             try:
-                found = importlib.util.find_spec(module)
+                spec = importlib.util.find_spec(module)
             except ModuleNotFoundError:  # no launcher at all is
-                found = None
-            if found is None:
+                spec = None
+            if spec is None:
                 raise InputError(
                     f"hydra/launcher: got one of {extra}, whose package is not installed. "
                     f"pip install -e '.[{extra}]' -c constraints.txt, or hydra/launcher=basic."
@@ -154,17 +154,17 @@ def _check_extra(target: str) -> None:
 
 @dataclass(frozen=True)
 class Worker:
-    """What each process of the launcher calls; made of what can be pickled."""
+    """The function that each process of the launcher calls; picklable."""
 
     packs: tuple[tuple[Job, ...], ...]
     folder: SweepFolder
     wait: bool
     threads: int | None
     shown: bool
-    """Whether this process's terminal is the user's and no other writes to it."""
+    """Whether this process writes to the user's terminal, and no other does."""
 
     def __call__(self, config: "DictConfig") -> "list[Outcome]":  # noqa: ARG002 - the interface of Hydra's task functions
-        """What became of each job of the pack that Hydra gave this process."""
+        """Does the jobs of the pack that Hydra gave this process."""
         from hydra.core.hydra_config import HydraConfig
 
         from igap import pipeline
@@ -173,67 +173,103 @@ class Worker:
         progress, out = Console(stderr=True), terminal_console()
         numbers = {job.key: index for index, job in enumerate((job for pack in self.packs for job in pack), start=1)}
 
-        def told(job: Job, outcome: "Outcome") -> None:
+        def on_done(job: Job, outcome: "Outcome") -> None:
             if self.shown and outcome.end != "busy":
                 count = f"{numbers[job.key]}/{len(numbers)}"
-                show_job(out, count, job.own, self.folder.standing(job.key), outcome.reason)
+                show_job(out, count, job.distinct_overrides, self.folder.status(job.key), outcome.reason)
 
         lines = not progress.is_terminal  # in a log no bar gets in the way of another
         stage = (lambda name: show_stage(progress, name)) if lines or self.shown else pipeline.silent
         pack = self.packs[HydraConfig.get().job.num]
-        return do_all(pack, self.folder, stage, told, wait=self.wait, threads=self.threads, draw_beside=self.shown)
+        return do_all(pack, self.folder, stage, on_done, wait=self.wait, threads=self.threads, draw_beside=self.shown)
+
+
+class _Pending:
+    """The jobs that have not ended, and what is known of each from the rounds before."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.folder = SweepFolder(plan.folder.path.resolve())
+        self.reasons: dict[str, str] = {}
+        """By key, why a job has no finished run."""
+        self.jobs: list[Job] = []
+        self._deaths: Counter[str] = Counter()
+        self._n_idle = 0
+        """Rounds one after the other in which nothing happened."""
+        for job in plan.to_do:
+            self.folder.take_death_notice(job.key)  # before this sweep: forgotten
+            try:
+                self.folder.forget_failure(job.key)
+                _write_config(job, self.folder.run(job.key))
+            except OSError as error:
+                self.reasons[job.key] = str(error)
+            else:
+                self.jobs.append(job)
+
+    def next_packs(self, size: int) -> tuple[tuple[Job, ...], ...]:
+        """The next round's jobs, `size` for each process; a job whose process died is tried alone, last."""
+        fresh = [job for job in self.jobs if not self._deaths[job.key]]
+        jobs, size = (fresh, size) if fresh else (self.jobs[:1], 1)
+        return tuple(tuple(jobs[start : start + size]) for start in range(0, len(jobs), size))
+
+    def settle(self, jobs: Sequence[Job], outcomes: "Iterable[Outcome]", problem: str) -> None:
+        """Takes the jobs of a round that have ended off the list; `problem` is what went wrong in the launcher."""
+        before = (len(self.jobs), self._deaths.total())
+        self.reasons |= {outcome.key: outcome.reason for outcome in outcomes if outcome.end == "failed"}
+        for job in jobs:
+            status = self.folder.status(job.key)
+            if status.state == "failed":
+                self.reasons[job.key] = status.detail
+            elif not status.finished and job.key not in self.reasons and self.folder.take_death_notice(job.key):
+                self._deaths[job.key] += 1
+                if self._deaths[job.key] == _TRIES:
+                    self.reasons[job.key] = f"its process ended without a word {_TRIES} times: killed, or out of memory"
+        self.jobs = [
+            job for job in self.jobs if job.key not in self.reasons and not self.folder.status(job.key).finished
+        ]
+        self._n_idle = self._n_idle + 1 if (len(self.jobs), self._deaths.total()) == before else 0
+        if self._n_idle == _TRIES:
+            reason = f"it was not started {_TRIES} times: {problem or 'no process came'}"
+            self.reasons |= {job.key: reason for job in self.jobs}
+            self.jobs = []
 
 
 def launch(plan: Plan, launcher: Launcher) -> dict[str, str]:
-    """The reason of each job without a finished run, by key, once every job has been tried.
+    """Does the jobs of a plan in the launcher's processes, round after round, until each has been tried.
 
     A process that dies may take others with it, and the jobs they had not begun. So what has not been begun is started
     again, and a job whose process died is tried alone, last.
+
+    Args:
+        plan: the plan, whose `to_do` is done.
+        launcher: how the processes are started.
+
+    Returns:
+        Key to reason, of each job without a finished run.
     """
-    folder, reasons = SweepFolder(plan.folder.path.resolve()), {}
-    for job in plan.to_do:
-        folder.died(job.key)  # before this sweep: forgotten
-        try:
-            folder.forget_failure(job.key)
-            _write_config(job, folder.run(job.key))
-        except OSError as error:
-            reasons[job.key] = str(error)
-    left = [job for job in plan.to_do if job.key not in reasons]
-    deaths: Counter[str] = Counter()
-    n_idle, first = 0, True
-    while left:
-        fresh = [job for job in left if not deaths[job.key]]
-        before = (len(left), deaths.total())
-        now, pack = (fresh, launcher.pack) if fresh else (left[:1], 1)
-        pack = len(now) if launcher.in_this_process else pack
-        packs = tuple(tuple(now[start : start + pack]) for start in range(0, len(now), pack))
-        worker = Worker(packs, folder, not first, launcher.threads, launcher.in_this_process)
-        with _watched(now, folder, quiet=launcher.in_this_process):
-            ends, trouble = one_round(worker, len(packs), launcher)
-            while any(folder.holder(job.key) for job in now):  # one that died ends Hydra's wait for the others
+    pending, wait = _Pending(plan), False
+    while pending.jobs:
+        packs = pending.next_packs(len(pending.jobs) if launcher.in_this_process else launcher.pack)
+        jobs = [job for pack in packs for job in pack]
+        worker = Worker(packs, pending.folder, wait, launcher.threads, launcher.in_this_process)
+        with _announcing(jobs, pending.folder, quiet=launcher.in_this_process):
+            results, problem = one_round(worker, len(packs), launcher)
+            while any(pending.folder.holder(job.key) for job in jobs):  # one that died ends Hydra's wait for the others
                 time.sleep(_LOOK_EVERY)
-        first = False
-        reasons |= {one.key: one.reason for outcomes in ends for one in outcomes if one.end == "failed"}
-        for job in now:
-            standing = folder.standing(job.key)
-            if standing.state == "failed":
-                reasons[job.key] = standing.detail
-            elif not standing.finished and job.key not in reasons and folder.died(job.key):
-                deaths[job.key] += 1
-                if deaths[job.key] == _TRIES:
-                    reasons[job.key] = f"its process ended without a word {_TRIES} times: killed, or out of memory"
-        left = [job for job in left if job.key not in reasons and not folder.standing(job.key).finished]
-        n_idle = n_idle + 1 if (len(left), deaths.total()) == before else 0
-        if n_idle == _TRIES:
-            reasons |= {job.key: f"it was not started {_TRIES} times: {trouble or 'no process came'}" for job in left}
-            break
-    return reasons
+        pending.settle(jobs, (outcome for outcomes in results for outcome in outcomes), problem)
+        wait = True
+    return pending.reasons
 
 
 def one_round(task: "Callable[[DictConfig], Any]", n: int, launcher: Launcher) -> tuple[list[Any], str]:
-    """What `n` calls of the task gave, and what went wrong: less than all where a process died.
+    """Calls the task `n` times in the launcher's processes.
 
-    A call finds its number in Hydra's config (`HydraConfig.get().job.num`).
+    Args:
+        task: finds the number of its call in Hydra's config (`HydraConfig.get().job.num`).
+        n: calls.
+        launcher: how the processes are started.
+
+    Returns:
+        What the calls returned, less than all where a process died, and one line on what went wrong, or "".
     """
     from hydra._internal.callbacks import Callbacks
     from hydra.core.plugins import Plugins
@@ -243,45 +279,45 @@ def one_round(task: "Callable[[DictConfig], Any]", n: int, launcher: Launcher) -
     for name in ("hydra", "hydra_plugins"):  # their lists of jobs have no overrides to show
         logging.getLogger(name).setLevel(logging.WARNING)
     context = HydraContext(config_loader=launcher.loader, callbacks=Callbacks(launcher.config))
-    found = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=launcher.config)
+    plugin = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=launcher.config)
     try:
         with warnings.catch_warnings():
             # joblib restarts a process whose memory has grown (by a larger batch, say): no job is lost
             warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
-            ends = found.launch([[] for _ in range(n)], initial_job_idx=0)
+            returns = plugin.launch([[] for _ in range(n)], initial_job_idx=0)
     except Exception as error:  # joblib, submitit and SLURM each have their own for a process that died
-        trouble = f"{type(error).__name__}: {one_line(error, 300)}"
-        log.warning("%s", trouble)
-        return [], trouble
+        problem = f"{type(error).__name__}: {one_line(error, 300)}"
+        log.warning("%s", problem)
+        return [], problem
     finally:
         for handler in logging.getLogger().handlers[:]:
             if isinstance(handler, logging.FileHandler):  # Hydra's, of the jobs that ran in this process
                 logging.getLogger().removeHandler(handler)
                 handler.close()
-    for end in ends:
-        if end.status != JobStatus.COMPLETED:
+    for job_return in returns:
+        if job_return.status != JobStatus.COMPLETED:
             try:
-                end.return_value  # noqa: B018 - raises what went wrong
+                job_return.return_value  # noqa: B018 - raises what went wrong
             except Exception as error:
                 log.warning("a process failed: %s: %s", type(error).__name__, one_line(error, 300))
-    return [end.return_value for end in ends if end.status == JobStatus.COMPLETED], ""
+    return [job_return.return_value for job_return in returns if job_return.status == JobStatus.COMPLETED], ""
 
 
 @contextmanager
-def _watched(jobs: Sequence[Job], folder: SweepFolder, *, quiet: bool) -> Iterator[None]:
-    """A block in which each job that ends, in whatever process, is told on the terminal."""
+def _announcing(jobs: Sequence[Job], folder: SweepFolder, *, quiet: bool) -> Iterator[None]:
+    """Prints a line whenever a job ends, in whatever process, while the block runs."""
     if quiet:
         yield
         return
     over, out = threading.Event(), terminal_console()
-    told: set[str] = set()
+    announced: set[str] = set()
 
     def look() -> None:
         for job in jobs:
-            standing = folder.standing(job.key) if job.key not in told else None
-            if standing is not None and (standing.finished or standing.state == "failed"):
-                told.add(job.key)
-                show_job(out, f"{len(told)}/{len(jobs)}", job.own, standing)
+            status = folder.status(job.key) if job.key not in announced else None
+            if status is not None and (status.finished or status.state == "failed"):
+                announced.add(job.key)
+                show_job(out, f"{len(announced)}/{len(jobs)}", job.distinct_overrides, status)
 
     def watch() -> None:
         while not over.wait(_LOOK_EVERY):
@@ -298,7 +334,7 @@ def _watched(jobs: Sequence[Job], folder: SweepFolder, *, quiet: bool) -> Iterat
 
 
 def _write_config(job: Job, folder: Path) -> None:
-    """The composed config and its overrides, as Hydra leaves them in the folder of a single run."""
+    """Writes the composed config and its overrides, as Hydra leaves them in the folder of a single run."""
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     write_text(folder / ".hydra" / "config.yaml", job.composed.text)
     write_text(folder / ".hydra" / "overrides.yaml", "".join(f"- {json.dumps(o)}\n" for o in job.composed.overrides))

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igap.cli.compose import compose_jobs, compose_multirun, data_folder
-from igap.cli.search import is_preset
-from igap.cli.texts import kind_of, quote_text
-from igap.errors import InputError, nearest, one_line
+from igap.cli import settings
+from igap.cli.compose import compose_jobs, compose_multirun
+from igap.cli.settings import sweep_names
+from igap.cli.texts import kind_of, quote_override
+from igap.errors import InputError, did_you_mean, one_line
 from igap.storage.finished import find
 
 if TYPE_CHECKING:
@@ -22,45 +23,46 @@ _GRID = "hydra.sweeper.params"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A multirun as it was asked for."""
+class MultirunRequest:
+    """What the command line asks for."""
 
     overrides: tuple[str, ...]
+    """As Hydra takes them, their texts quoted."""
     config_name: str | None = None
+    """The config in place of conf/config.yaml."""
     config_dir: str | None = None
+    """A folder with further config groups."""
     sweep: str | None = None
-    """The file of sweeps/ below the overrides."""
+    """The name of the file in sweeps/ whose settings lie below the overrides."""
     single: bool = False
-    """A run by itself, in a folder of its own."""
+    """Whether it is one run, in a folder of its own."""
 
 
-def sweep_names() -> list[str]:
-    """The files of sweeps/, without suffix; searches are not among them."""
-    return sorted(file.stem for file in data_folder("sweeps").glob("*.yaml") if not is_preset(file.stem))
+def sweep_request(name: str, overrides: Sequence[str]) -> MultirunRequest:
+    """The multirun over the grid of sweeps/NAME.yaml.
 
+    Args:
+        name: the file's name, without suffix.
+        overrides: as they were typed; they replace keys of the file's grid.
 
-def named(arguments: Sequence[str]) -> Asked:
-    """What `igap sweep NAME [overrides]` asks for; overrides replace keys of the file's grid.
-
-    Raises InputError on an unknown name, an option, or a file without a grid.
+    Raises:
+        InputError: on an unknown name, or a file without a grid.
     """
     import yaml  # type: ignore[import-untyped]
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    name, *overrides = arguments
-    options = [override for override in overrides if override.startswith("-")]
-    if options:
-        raise InputError(f"option: got {options[0]}, which a sweep, many jobs at once, does not have. Try igap run.")
     names = sweep_names()
+    if name in sweep_names("search"):
+        raise InputError(f"sweep: got {name!r}, which is a search, wanted a grid. Use igap search {name}.")
     if name not in names:
-        raise InputError(f"sweep: got {name!r}, wanted one of {', '.join(names)}.{nearest(name, names)}")
-    file = data_folder("sweeps") / f"{name}.yaml"
+        raise InputError(f"sweep: got {name!r}, wanted one of {', '.join(names)}.{did_you_mean(name, names)}")
+    file = settings.SWEEPS / f"{name}.yaml"
     try:
-        found = OmegaConf.select(OmegaConf.load(file), _GRID)
+        section = OmegaConf.select(OmegaConf.load(file), _GRID)
     except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"sweep: got {file}, which is no YAML ({one_line(error)}). Correct it.") from error
-    grid = OmegaConf.to_container(found) if OmegaConf.is_dict(found) else None
+    grid = OmegaConf.to_container(section) if OmegaConf.is_dict(section) else None
     if not isinstance(grid, dict) or not grid:
         raise InputError(f"sweep: got {file}, without a grid, wanted KEY: VALUE,VALUE under hydra.sweeper.params.")
     written = OmegaConf.select(OmegaConf.create(yaml.load(file.read_text(encoding="utf-8"), _as_written())), _GRID)
@@ -69,8 +71,8 @@ def named(arguments: Sequence[str]) -> Asked:
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
     texts = {str(key): values for key, values in typed.items()}
     lines = [_line(str(key), values, texts[str(key)]) for key, values in grid.items() if str(key) not in given]
-    place = [] if "sweep" in given else [quote_text(f"sweep={name}")]
-    return Asked((*place, *lines, *map(quote_text, overrides)), sweep=name)
+    place = [] if "sweep" in given else [quote_override(f"sweep={name}")]
+    return MultirunRequest((*place, *lines, *map(quote_override, overrides)), sweep=name)
 
 
 @functools.cache
@@ -90,9 +92,9 @@ def _line(key: str, values: object, typed: object) -> str:
     if kind_of(key) is None or values is None:
         return f"{key}={_values(key, values)}"
     if isinstance(typed, list):
-        texts = ["null" if text is None else quote_text(f"{key}={text}").partition("=")[2] for text in typed]
+        texts = ["null" if text is None else quote_override(f"{key}={text}").partition("=")[2] for text in typed]
         return f"{key}={','.join(texts)}"
-    return quote_text(f"{key}={_values(key, typed)}", separated=True)
+    return quote_override(f"{key}={_values(key, typed)}", separated=True)
 
 
 def _values(key: object, values: object) -> str:
@@ -108,35 +110,47 @@ def _values(key: object, values: object) -> str:
     return str(values).lower() if isinstance(values, bool) else str(values)
 
 
-def check(asked: Asked) -> int:
-    """0 and the plan on the terminal when every job can be; computes nothing and writes nothing."""
-    _planned(asked)
-    return 0
+def check_jobs(request: MultirunRequest) -> None:
+    """Shows the plan of a multirun, or of one run; computes nothing and writes nothing.
+
+    Raises InputError when a job is invalid (without keep_going=true).
+    """
+    _make_plan(request)
 
 
-def multirun(asked: Asked) -> int:
-    """The exit code: 0 all jobs finished, 1 some failed. Raises InputError before the first when one cannot be."""
+def run_jobs(request: MultirunRequest) -> int:
+    """Runs every job of a multirun that is not done, and shows how all of them ended.
+
+    Args:
+        request: the grid.
+
+    Returns:
+        The exit code: 0 where all jobs are finished, 1 where some failed.
+
+    Raises:
+        InputError: before the first job, when one is invalid (without keep_going=true).
+    """
     from igap.cli.launch import launch
     from igap.console import terminal_console
     from igap.output.tracking import wandb_run
     from igap.storage import atomic
-    from igap.sweep.folder import Planned
+    from igap.sweep.folder import PlannedJob
     from igap.sweep.terminal import show_plan_end
 
-    plan, launcher = _planned(asked)
+    plan, launcher = _make_plan(request)
     out = terminal_console()
     atomic.check_writable(plan.folder.path)
-    said = plan.folder.write_plan([Planned(job.key, job.own) for job in plan.jobs])
-    if said:
-        out.print(said, markup=False, highlight=False)
-    trackings = {job.tracking.mode: job.tracking for job in plan.to_do}
-    settled = {mode: wandb_run.decided(one) for mode, one in trackings.items()}  # once for all jobs
-    for _, sentence in settled.values():
-        if sentence:
-            out.print(sentence, markup=False)
-    modes: dict[str, str] = {mode: one.mode for mode, (one, _) in settled.items()}
-    plan = replace(plan, jobs=tuple(_tracked(job, modes) for job in plan.jobs))
-    stale = [job.key for job in plan.to_do if plan.standings[job.key].state == "stale"]
+    message = plan.folder.write_plan([PlannedJob(job.key, job.distinct_overrides) for job in plan.jobs])
+    if message:
+        out.print(message, markup=False, highlight=False)
+    modes: dict[str, str] = {}
+    for mode, wanted in {job.tracking.mode: job.tracking for job in plan.to_do}.items():  # once for all jobs
+        resolved, message = wandb_run.resolve_mode(wanted)
+        modes[mode] = resolved.mode
+        if message:
+            out.print(message, markup=False)
+    plan = replace(plan, jobs=tuple(_with_mode(job, modes) for job in plan.jobs))
+    stale = [job.key for job in plan.to_do if plan.statuses[job.key].state == "stale"]
     n_aside = sum(plan.folder.set_aside(key) is not None for key in stale)
     if n_aside:
         out.print(f"{n_aside} stale runs moved to {plan.folder.path / '.stale'} and done again", markup=False)
@@ -146,47 +160,42 @@ def multirun(asked: Asked) -> int:
             reasons = launch(plan, launcher)
     finally:  # also when interrupted
         show_plan_end(out, plan, reasons)
-        done = [job for job in plan.jobs if plan.folder.standing(job.key).run and job.tracking.mode != "disabled"]
+        done = [job for job in plan.jobs if plan.folder.status(job.key).run and job.tracking.mode != "disabled"]
         n_lost = sum(wandb_run.logged(plan.folder.run(job.key)) is None for job in done)
         if n_lost:
             out.print(f"W&B lacks {n_lost} of the finished runs: igap sync {plan.folder.path}", markup=False)
     return 1 if reasons else 0
 
 
-def _tracked(job: "Job", modes: Mapping[str, str]) -> "Job":
-    """The job with its tracking mode settled."""
+def _with_mode(job: "Job", modes: Mapping[str, str]) -> "Job":
+    """The job with its tracking mode resolved."""
     mode = modes.get(job.tracking.mode, job.tracking.mode)
     return replace(job, tracking=job.tracking.model_copy(update={"mode": mode}))
 
 
-def _planned(asked: Asked) -> "tuple[Plan, Launcher]":
-    """The plan and its launcher, told on the terminal. Raises InputError when a job cannot be (but for keep_going)."""
+def _make_plan(request: MultirunRequest) -> "tuple[Plan, Launcher]":
+    """Plans the jobs and shows the plan. Raises InputError when a job is invalid (without keep_going=true)."""
     from rich.console import Console
 
-    from igap import pipeline
     from igap.cli.launch import launcher_of
     from igap.config import RunConfig, TrackingConfig
     from igap.console import show_stage, terminal_console
-    from igap.output import figures
     from igap.output.tracking import wandb_run
-    from igap.replication.jobs import configs
     from igap.sweep.folder import SweepFolder
-    from igap.sweep.plan import Refused, estimate, plan
+    from igap.sweep.plan import RejectedJob, estimate, plan
     from igap.sweep.terminal import show_plan
+    from igap.sweep.worker import check
 
     composed = compose_jobs(
-        asked.overrides, config_name=asked.config_name, config_dir=asked.config_dir, sweep=asked.sweep
+        request.overrides, config_name=request.config_name, config_dir=request.config_dir, sweep=request.sweep
     )
-    shared = [o for o in asked.overrides if o.lstrip("+~").startswith(("hydra", "output=", "sweep="))]
-    launcher = launcher_of(*compose_multirun(shared, asked.config_name, asked.config_dir, asked.sweep))
+    shared = [o for o in request.overrides if o.lstrip("+~").startswith(("hydra", "output=", "sweep="))]
+    launcher = launcher_of(*compose_multirun(shared, request.config_name, request.config_dir, request.sweep))
 
     trackings: list[TrackingConfig] = []
 
     def check_one(config: RunConfig) -> tuple[str, int]:
-        checked = pipeline.check(config)
-        figures.chosen(config.plots)
-        for other in configs(config).values() if config.study else ():
-            pipeline.check(other)
+        checked = check(config)
         if config.tracking not in trackings:
             trackings.append(config.tracking)
             wandb_run.check(config.tracking)
@@ -194,24 +203,24 @@ def _planned(asked: Asked) -> "tuple[Plan, Launcher]":
 
     folder = SweepFolder(Path(str(launcher.config.hydra.sweep.dir)))
     with show_stage(Console(stderr=True), "check jobs", announced=False) as progress:
-        found = plan(folder, composed, check_one, progress)
-    going = [one.config.keep_going for one in composed if not isinstance(one, Refused)]
-    if found.refused and not (going and all(going)):
-        first = found.refused[0]
+        planned = plan(folder, composed, check_one, progress)
+    keep_going = [job.config.keep_going for job in composed if not isinstance(job, RejectedJob)]
+    if planned.rejected and not (keep_going and all(keep_going)):
+        first = planned.rejected[0]
         if len(composed) == 1:
             raise InputError(first.reason)
-        number = [one.overrides for one in composed].index(first.overrides) + 1
+        number = [job.overrides for job in composed].index(first.overrides) + 1
         raise InputError(
-            f"job {number} of {len(composed)} ({' '.join(first.overrides)}): {first.reason} {len(found.refused)} of "
-            "the jobs cannot be; keep_going=true drops them."
+            f"job {number} of {len(composed)} ({' '.join(first.overrides)}): {first.reason} Invalid jobs: "
+            f"{len(planned.rejected)} of {len(composed)}; keep_going=true drops them."
         )
-    if not found.jobs:
-        raise InputError(f"sweep: none of its {len(composed)} jobs can be. The first: {found.refused[0].reason}")
+    if not planned.jobs:
+        raise InputError(f"sweep: none of its {len(composed)} jobs is valid. The first: {planned.rejected[0].reason}")
     try:
         runs = find([folder.path.parent])[0]
     except InputError:  # nothing has run here yet
         runs = []
-    at_once = min(launcher.at_once, max(1, len(found.to_do)))
-    seconds = estimate(found.to_do, runs, at_once)
-    show_plan(terminal_console(), found, seconds, len(runs), single=asked.single)
-    return found, launcher
+    at_once = min(launcher.at_once, max(1, len(planned.to_do)))
+    seconds = estimate(planned.to_do, runs, at_once)
+    show_plan(terminal_console(), planned, seconds, len(runs), single=request.single)
+    return planned, launcher

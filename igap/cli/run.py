@@ -1,186 +1,138 @@
-"""`igap run`, `igap sweep` and `igap check`: what their arguments ask for; one run through Hydra's own main."""
+"""`igap run` of one job: composed, checked, then through Hydra: computed, written, logged and shown."""
 
 import logging
-import os
-import sys
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from igap.cli.compose import compose_multirun, compose_one, data_folder, parse_config
-from igap.cli.texts import quote_text
+from igap.cli.compose import compose_multirun, compose_one, open_hydra, parse_config, search_path
 from igap.errors import InputError, one_line
 
 if TYPE_CHECKING:
-    from argparse import Namespace
-
     from omegaconf import DictConfig
 
-    from igap.cli.multirun import Asked
+    from igap.cli.multirun import MultirunRequest
     from igap.config import RunConfig
 
 log = logging.getLogger("igap")
 
-_CHECK_USAGE = """\
-usage: igap check [overrides] | igap check -m KEY=A,B ... | igap check sweep NAME [overrides] | igap check search ...
 
-Composes, validates and tokenises every job; says how many there are, which are done and how long the rest takes.
-Nothing is computed and nothing is written. Exit code 2 when a job cannot be.
-"""
+def run_job(request: "MultirunRequest") -> int:
+    """One run, in a folder of its own.
 
+    Args:
+        request: overrides without several values.
 
-def sweep(arguments: list[str]) -> int:
-    """`igap sweep NAME [overrides]`: a multirun over the grid of sweeps/NAME.yaml."""
-    from igap.cli import search
-    from igap.cli.multirun import multirun, named, sweep_names
+    Returns:
+        The exit code: 0 done, 1 where something failed, 2 where the model refused the input.
 
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(
-            "usage: igap sweep NAME [overrides]\n\nEvery combination of the grid in sweeps/NAME.yaml, in runs/NAME; "
-            "overrides replace its keys.\nThe same command again does what is left. Launchers: "
-            "hydra/launcher=joblib, submitit_local, submitit_slurm.\n\n"
-            f"sweeps: {', '.join(sweep_names())} (in {data_folder('sweeps')})\n"
-        )
-        return 0 if arguments else 2
-    if search.is_preset(arguments[0]):
-        return search.main(arguments)
-    return multirun(named(arguments))
-
-
-def check(arguments: list[str]) -> int:
-    """`igap check ...`: what a run, a multirun or a sweep would do."""
-    from igap.cli import multirun, search
-
-    if arguments[:1] in (["-h"], ["--help"]):
-        sys.stdout.write(_CHECK_USAGE)
-        return 0
-    if arguments[:1] == ["search"]:
-        return search.check(arguments[1:])
-    if arguments[:1] == ["sweep"]:
-        if not arguments[1:]:
-            raise InputError(f"sweep: got no name, wanted one of {', '.join(multirun.sweep_names())}.")
-        return multirun.check(multirun.named(arguments[1:]))
-    arguments, parsed = _parsed(arguments[1:] if arguments[:1] == ["run"] else arguments)
-    if not parsed.multirun:
-        compose_one(parsed.overrides, parsed.config_name, parsed.config_dir)
-    return multirun.check(_asked(parsed))
+    Raises:
+        InputError: on all that can be refused before the model loads.
+    """
+    job = compose_one(request.overrides, request.config_name, request.config_dir)
+    hydras = [text for text in request.overrides if text.lstrip("+~").startswith("hydra")]
+    if hydras:
+        compose_multirun(hydras, request.config_name, request.config_dir)  # refuses what Hydra cannot take
+    _check(job.config, request.overrides)
+    # Hydra's own main would read sys.argv, print what goes wrong and exit; this is the part of it that runs a job.
+    with _hydra_refusals(), open_hydra() as hydra:
+        overrides = [*search_path(request.config_dir), *request.overrides, "hydra.mode=RUN"]
+        code: int = hydra.run(request.config_name or "config", _do, overrides).return_value
+    return code
 
 
-def main(arguments: list[str]) -> int:
-    """`igap run [overrides]`: one run, or with -m every combination."""
-    from igap.cli.multirun import multirun
+def show_config(
+    request: "MultirunRequest",
+    kind: str = "job",
+    *,
+    package: str | None = None,
+    resolve: bool = False,
+    info: str | None = None,
+) -> None:
+    """Prints the composed config of one run, or what Hydra says of how it is composed.
 
-    arguments, parsed = _parsed(arguments)
-    if parsed.help:
-        arguments = ["--help"]  # whatever else is asked: help must not fail
-    elif not (parsed.hydra_help or parsed.info or parsed.shell_completion):
-        if parsed.multirun and not parsed.cfg:
-            return multirun(_asked(parsed))
-        if not parsed.multirun:
-            job = compose_one(parsed.overrides, parsed.config_name, parsed.config_dir)
-            if own := [text for text in parsed.overrides if text.lstrip("+~").startswith("hydra")]:
-                compose_multirun(own, parsed.config_name, parsed.config_dir)  # refuses what Hydra cannot take
-            if not parsed.cfg:
-                _check(job.config, parsed.overrides)
-    return _hydra_main(arguments)
+    Args:
+        request: overrides without several values.
+        kind: "job", "hydra" or "all".
+        package: the part of the config that is printed, such as "ig"; None is all of it.
+        resolve: whether interpolations are replaced by their values.
+        info: in place of the config one of Hydra's own reports: "defaults", "searchpath", ...
 
+    Raises:
+        InputError: on an invalid config.
+    """
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
 
-def _parsed(arguments: list[str]) -> "tuple[list[str], Namespace]":
-    """The arguments with their texts quoted for Hydra, and what Hydra's parser makes of them."""
-    from hydra._internal.utils import get_args_parser
-
-    arguments = [quote_text(argument) for argument in arguments]
-    arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))  # argparse takes it before overrides only
-    parsed, unknown = get_args_parser().parse_known_args(arguments)
-    unknown += ["--experimental-rerun"] if parsed.experimental_rerun else []
-    if unknown:
-        raise InputError(f"option: got {unknown[0]}, which igap run does not have. igap run --help lists what it has.")
-    return arguments, parsed
-
-
-def _asked(parsed: "Namespace") -> "Asked":
-    from igap.cli.multirun import Asked
-
-    single = not parsed.multirun
-    return Asked(tuple(parsed.overrides), parsed.config_name, parsed.config_dir, single=single)
-
-
-def _check(config: "RunConfig", overrides: list[str]) -> None:
-    """Raises InputError on a job that the tokenizer, the device, W&B or the output folder refuses."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    from igap import pipeline
-    from igap.output import disk, figures
-    from igap.output.tracking import wandb_run
-    from igap.replication.jobs import configs
-    from igap.storage import atomic
-
-    for override in OverridesParser.create().parse_overrides(overrides):
-        if override.key_or_group == "hydra.run.dir":  # before Hydra writes its config over that of a finished run
-            disk.check_unfinished(Path(str(override.value())))
-    pipeline.check(config)
-    for other in configs(config).values() if config.study else ():
-        pipeline.check(other)
-    wandb_run.check(config.tracking)
-    figures.chosen(config.plots)
-    atomic.check_writable(Path(config.output))
+    name, overrides = request.config_name or "config", [*search_path(request.config_dir), *request.overrides]
+    if info is None:
+        compose_one(request.overrides, request.config_name, request.config_dir)
+    with _hydra_refusals(), open_hydra() as hydra:
+        if info is not None:
+            hydra.show_info(info, name, overrides)
+            return
+        if package is not None:
+            composed = hydra.get_sanitized_cfg(hydra.compose_config(name, overrides, RunMode.RUN), kind)
+            if OmegaConf.select(composed, package) is None:  # where Hydra would exit
+                raise InputError(
+                    f"--package: got {package!r}, which --cfg {kind} does not have. Name a group, such as ig."
+                )
+        hydra.show_cfg(name, overrides, kind, package, resolve)
 
 
-@dataclass
-class _End:
-    """How the run ended; Hydra's main gives nothing back."""
-
-    code: int = 0
-
-
-def _hydra_main(arguments: list[str]) -> int:
-    """The exit code of Hydra's own main: one run, or help, or a printed config."""
-    import hydra
+@contextmanager
+def _hydra_refusals() -> Iterator[None]:
+    """Raises what Hydra refuses while the block runs as InputError."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    end = _End()
-
-    def task(config: "DictConfig") -> None:
-        end.code = _job(config)
-
-    decorated = hydra.main(version_base="1.3", config_path=str(data_folder("conf")), config_name="config")(task)
-    program, sys.argv = sys.argv, ["igap run", *arguments]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what goes wrong, where it would print it and exit
     try:
-        decorated()
+        yield
     except (HydraException, OmegaConfBaseException, OSError) as error:
         if isinstance(error, OSError) and error.filename is None:  # the output's, not a folder's
             raise
         raise InputError(f"hydra: {one_line(error)}") from error
-    finally:
-        sys.argv = program
-    return end.code
 
 
-def _job(config: "DictConfig") -> int:
-    """The exit code of one run: compute, write to disk, log, show. Never raises but on interruption.
+def _check(config: "RunConfig", overrides: Sequence[str]) -> None:
+    """Raises InputError on a job that the tokenizer, the device, W&B or the output folder refuses."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from igap.output import disk
+    from igap.output.tracking import wandb_run
+    from igap.storage import atomic
+    from igap.sweep.worker import check
+
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group == "hydra.run.dir":  # before Hydra writes its config over that of a finished run
+            disk.check_unfinished(Path(str(override.value())))
+    check(config)
+    wandb_run.check(config.tracking)
+    atomic.check_writable(Path(config.output))
+
+
+def _do(composed: "DictConfig") -> int:
+    """Computes, writes, logs and shows one run, and gives the exit code. Never raises but on interruption.
 
     What was computed is shown, also where it cannot be written.
     """
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
 
-    from igap import pipeline
     from igap.console import show_stage, terminal_console
     from igap.failures import reason_of
     from igap.output import disk, terminal
     from igap.output.tracking import wandb_run
-    from igap.replication import jobs
     from igap.storage.finished import failures_of
+    from igap.sweep.worker import compute
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        run = parse_config(config)
+        config = parse_config(composed)
         disk.prepare(folder)
         progress = Console(stderr=True)
-        work = jobs.run if run.study else pipeline.run
-        result = work(run, lambda name: show_stage(progress, name))
+        result = compute(config, lambda name: show_stage(progress, name))
     except InputError as error:
         log.error("%s", error)
         return 2
@@ -199,12 +151,12 @@ def _job(config: "DictConfig") -> int:
         return 1
     terminal.show(console, result, folder, failures)
     try:
-        settled, said = wandb_run.decided(run.tracking)
-        if said:
-            console.print(said, markup=False)
-        tracked = wandb_run.log(folder, settled)
+        resolved, message = wandb_run.resolve_mode(config.tracking)
+        if message:
+            console.print(message, markup=False)
+        place = wandb_run.log(folder, resolved)
     except Exception as error:
         log.warning("W&B did not take the run (%s: %s); everything is in %s", type(error).__name__, error, folder)
     else:
-        console.print(f"W&B run: {tracked}" if tracked else "W&B: disabled", markup=False, soft_wrap=True)
+        console.print(f"W&B run: {place}" if place else "W&B: disabled", markup=False, soft_wrap=True)
     return 1 if failures else 0

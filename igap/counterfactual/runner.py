@@ -53,7 +53,7 @@ def run_studies(
         InputError: the only study is invalid.
     """
     code, results = 0, list[tuple[str, SearchResult]]()
-    settled, said = wandb_run.decided(studies[0].config.tracking)
+    settled, said = wandb_run.resolve_mode(studies[0].config.tracking)
     if said:
         out.print(said, markup=False)
     for study in studies:

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from igap.analyses.base import Analysis
 from igap.analyses.registry import ANALYSES
 from igap.components import SITES, Site, component_names
-from igap.errors import InputError, nearest
+from igap.errors import InputError, did_you_mean
 from igap.failures import Failure, surviving
 from igap.inputs.sources import describe
 from igap.pipeline import Result
@@ -95,7 +95,7 @@ def chosen(plots: str, *, item: str = "plots") -> frozenset[str]:
     for name in plots.split():
         if name not in known:
             raise InputError(
-                f"{item}: got {name!r}, wanted all, none, or names of {', '.join(known)}.{nearest(name, known)}"
+                f"{item}: got {name!r}, wanted all, none, or names of {', '.join(known)}.{did_you_mean(name, known)}"
             )
     return frozenset(plots.split())
 

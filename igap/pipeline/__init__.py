@@ -1,7 +1,7 @@
 """A run, from its config to its result."""
 
-from igap.pipeline.prepare import check
+from igap.pipeline.prepare import Checked, check
 from igap.pipeline.result import Result
 from igap.pipeline.run import Stage, run, silent
 
-__all__ = ["Result", "Stage", "check", "run", "silent"]
+__all__ = ["Checked", "Result", "Stage", "check", "run", "silent"]

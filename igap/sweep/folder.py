@@ -29,32 +29,32 @@ STATES = ("done", "stale", "running", "failed", "planned")
 State = Literal["done", "stale", "running", "failed", "planned"]
 
 _PATIENCE = 1.0
-"""Seconds to try for a lock: longer than anybody who only looks holds it."""
+"""Seconds to try for a lock: longer than a process that only looks holds it."""
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A job as the plan names it."""
+class PlannedJob:
+    """A job as the plan file names it."""
 
     key: str
     overrides: tuple[str, ...]
-    """Those that tell it from the others."""
+    """The overrides that tell it from the plan's other jobs."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How one job stands."""
+class JobStatus:
+    """The state of one job."""
 
     key: str
     state: State
     detail: str = ""
     """Why it failed, where it runs, what made it stale; empty where there is nothing to say."""
     run: Finished | None = None
-    """The run, where it is finished, or is to be done again because something in it failed."""
+    """The run on disk, where it is finished or is to be done again because something in it failed."""
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """True if nothing is left to do."""
         return self.state in ("done", "stale")
 
 
@@ -72,34 +72,39 @@ class SweepFolder:
     def _locks(self) -> Path:
         return self.path / ".locks"
 
-    def standing(self, key: str) -> Standing:
-        """How a job stands, from the disk alone."""
+    def status(self, key: str) -> JobStatus:
+        """The state of a job, from the disk alone."""
         folder = self.run(key)
-        trouble, before = None, None
+        problem, before = None, None
         if os.path.lexists(folder / "summary.json"):
-            run, trouble = read(folder)
+            run, problem = read(folder)
             if run is not None and run.key == key and lost_findings(run.summary):
                 before = run
             elif run is not None and run.key == key:
-                changes = [trouble] if trouble else versions.changed(run.summary)
-                return Standing(key, "stale" if changes else "done", printable(", ".join(changes), 1000), run)
+                changes = [problem] if problem else versions.changed(run.summary)
+                return JobStatus(key, "stale" if changes else "done", printable(", ".join(changes), 1000), run)
             else:
-                trouble = trouble or f"{printable(folder)}: its summary is of another run ({run.key if run else ''})"
+                problem = problem or f"{printable(folder)}: its summary is of another run ({run.key if run else ''})"
         holder = self.holder(key)
         if holder is not None:
             where = f"{holder['host']}, process {holder['pid']}, since {holder['since']}"
-            return Standing(key, "running", printable(where), before)
+            return JobStatus(key, "running", printable(where), before)
         failure = _json(folder / "failure.json")
         if failure is not None:
-            return Standing(key, "failed", printable(failure.get("reason", ""), 2000), before)
+            return JobStatus(key, "failed", printable(failure.get("reason", ""), 2000), before)
         started = "was interrupted before" if os.path.exists(self._locks / f"{key}.json") else ""
-        return Standing(key, "planned", trouble or started, before)
+        return JobStatus(key, "planned", problem or started, before)
 
     @contextmanager
     def claimed(self, key: str, *, wait: bool) -> Iterator[bool]:
-        """A block in which this process alone works on a job; False, and nothing is claimed, where another one does.
+        """Claims a job for this process while the block runs.
 
-        With `wait` the block begins when that one is done or dead.
+        Args:
+            key: the job's key.
+            wait: wait until another process that works on the job is done or dead.
+
+        Yields:
+            True if the job is claimed; False, and nothing is, where another process works on it.
         """
         self._locks.mkdir(parents=True, exist_ok=True)
         lock, info = self._lock(key, -1.0 if wait else _PATIENCE), self._locks / f"{key}.json"
@@ -117,22 +122,22 @@ class SweepFolder:
             lock.release()
 
     def holder(self, key: str) -> Mapping[str, Any] | None:
-        """Host, pid and start of the process that works on a job, None where there is none."""
+        """The host, pid and start of the process that works on a job; None where there is none."""
         if not (self._locks / f"{key}.lock").exists():
             return None
         try:
             with self._lock(key, 0.0):
                 return None
         except (Timeout, PermissionError):  # the second: of another user, whose lock cannot be tried
-            found = _json(self._locks / f"{key}.json")
-            if found is None and not os.access(self._locks / f"{key}.lock", os.W_OK):
+            record = _json(self._locks / f"{key}.json")
+            if record is None and not os.access(self._locks / f"{key}.lock", os.W_OK):
                 return None
-            return {name: (found or {}).get(name, "?") for name in ("host", "pid", "since")}
+            return {name: (record or {}).get(name, "?") for name in ("host", "pid", "since")}
         except OSError:  # no file that anybody could hold
             return None
 
-    def died(self, key: str) -> bool:
-        """Whether a process that worked on this job ended without a word; asked once, the next time it is not."""
+    def take_death_notice(self, key: str) -> bool:
+        """Returns True once if the last process that worked on this job vanished without reporting."""
         if self.holder(key) is not None or not (self._locks / f"{key}.json").exists():
             return False
         (self._locks / f"{key}.json").unlink(missing_ok=True)
@@ -142,9 +147,13 @@ class SweepFolder:
         return FileLock(self._locks / f"{key}.lock", timeout=timeout)
 
     def set_aside(self, key: str) -> Path | None:
-        """Where a stale run has been moved, so that it is done again; None where it is not stale, or being done."""
+        """Moves a stale run away, so that it is done again.
+
+        Returns:
+            Its new folder; None where the run is not stale, or another process works on it.
+        """
         with self.claimed(key, wait=False) as mine:
-            if not mine or self.standing(key).state != "stale":  # another process was there first
+            if not mine or self.status(key).state != "stale":  # another process was there first
                 return None
             (self.path / ".stale").mkdir(exist_ok=True)
             stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
@@ -153,7 +162,19 @@ class SweepFolder:
             return aside
 
     def fail(self, key: str, reason: str, log: str) -> Path:
-        """The file with the whole story of a failure; its reason is what `standing` says. Raises OSError."""
+        """Records that a job failed.
+
+        Args:
+            key: the job's key.
+            reason: one line, the detail of the job's status.
+            log: the whole story.
+
+        Returns:
+            The file with the story.
+
+        Raises:
+            OSError: when the disk does not take it.
+        """
         story = self.run(key) / "failure.log"
         story.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(story, log)
@@ -161,14 +182,21 @@ class SweepFolder:
         return story
 
     def forget_failure(self, key: str) -> None:
-        """Takes the marks of a failure away."""
+        """Removes the record of a failure."""
         for name in ("failure.json", "failure.log"):
             (self.run(key) / name).unlink(missing_ok=True)
 
-    def write_plan(self, jobs: Sequence[Planned]) -> str | None:
-        """Writes the plan; a sentence where another one was there, whose runs stay and are shared where keys agree.
+    def write_plan(self, jobs: Sequence[PlannedJob]) -> str | None:
+        """Writes the plan, over that of an earlier sweep, whose runs stay and count for both where keys agree.
 
-        Raises InputError where it cannot be written.
+        Args:
+            jobs: the jobs of the plan.
+
+        Returns:
+            A sentence about the earlier plan, where it had other jobs; else None.
+
+        Raises:
+            InputError: when the plan cannot be written.
         """
         before = self.plan()
         text = [{"key": job.key, "overrides": list(job.overrides)} for job in jobs]
@@ -190,14 +218,14 @@ class SweepFolder:
             "both. Its finished runs stay; igap status shows this grid from now on. sweep=NAME takes another folder."
         )
 
-    def plan(self) -> list[Planned] | None:
-        """The jobs of the plan last started here, None where there is none that can be read."""
+    def plan(self) -> list[PlannedJob] | None:
+        """The jobs of the plan last started here; None where no plan can be read."""
         try:
             return self.read_plan()
         except ValueError:
             return None
 
-    def read_plan(self) -> list[Planned]:
+    def read_plan(self) -> list[PlannedJob]:
         """The jobs of the plan last started here. Raises ValueError, whose text says why it cannot be read."""
         plan = read_names(self.path / PLAN)
         if plan.get("schema") != SCHEMA:
@@ -205,11 +233,11 @@ class SweepFolder:
         jobs = plan.get("jobs")
         if not (isinstance(jobs, list) and all(map(_is_job, jobs))):
             raise ValueError("its jobs are no list of keys and overrides")
-        return [Planned(job["key"], tuple(job["overrides"])) for job in jobs]
+        return [PlannedJob(job["key"], tuple(job["overrides"])) for job in jobs]
 
 
 def _is_job(job: object) -> bool:
-    """Whether this is a job as a plan has it."""
+    """True if this is a job as a plan file has it."""
     match job:
         case {"key": str(key), "overrides": [*texts]}:
             return is_key(key) and all(isinstance(text, str) for text in texts)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from igap.config import RunConfig, TrackingConfig
 from igap.errors import InputError
 from igap.storage.finished import Finished, flat
-from igap.sweep.folder import Standing, SweepFolder
+from igap.sweep.folder import JobStatus, SweepFolder
 
 
 @dataclass(frozen=True)
@@ -22,42 +22,43 @@ class Composed:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A job that cannot be."""
+class RejectedJob:
+    """A job that was rejected."""
 
     overrides: tuple[str, ...]
     reason: str
+    """One line: what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job that can be."""
+    """A job that can be done."""
 
     key: str
-    own: tuple[str, ...]
-    """The overrides that not all jobs of the plan have."""
+    distinct_overrides: tuple[str, ...]
+    """The overrides that tell it from the plan's other jobs: those that not all of them have."""
     composed: Composed
     n_pairs: int
     """Prompt pairs."""
     tracking: TrackingConfig
-    """With mode auto settled."""
+    """With mode auto resolved."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The distinct jobs of a multirun, and how each stands."""
+    """The distinct jobs of a multirun, and the status of each."""
 
     folder: SweepFolder
     jobs: tuple[Job, ...]
-    standings: Mapping[str, Standing]
+    statuses: Mapping[str, JobStatus]
     """By key."""
     n_duplicates: int
-    """Jobs that would find what another job of the plan finds."""
-    refused: tuple[Refused, ...]
+    """Jobs left out because another job of the plan has the same key."""
+    rejected: tuple[RejectedJob, ...]
 
     def in_state(self, *states: str) -> list[Job]:
-        """The jobs that stand so, in the plan's order."""
-        return [job for job in self.jobs if self.standings[job.key].state in states]
+        """The jobs in any of these states, in the plan's order."""
+        return [job for job in self.jobs if self.statuses[job.key].state in states]
 
     @property
     def to_do(self) -> list[Job]:
@@ -68,42 +69,59 @@ class Plan:
 
 def plan(
     folder: SweepFolder,
-    composed: Sequence[Composed | Refused],
+    composed: Sequence[Composed | RejectedJob],
     check: Callable[[RunConfig], tuple[str, int]],
     on_progress: Callable[[int, int], None],
 ) -> Plan:
-    """The plan of these jobs; `check` gives a job's key and number of pairs or raises InputError."""
+    """The plan of a multirun.
+
+    Args:
+        folder: the sweep's folder, from which the status of each job is read.
+        composed: the jobs in the order of the grid.
+        check: gives a job's key and its number of prompt pairs, or raises InputError.
+        on_progress: called after each job with how many are checked, of how many.
+
+    Returns:
+        The jobs with distinct keys, the first of each key, and those that were rejected.
+    """
     keyed: dict[str, tuple[Composed, int]] = {}
-    refused: list[Refused] = []
+    rejected: list[RejectedJob] = []
     n_duplicates = 0
-    for index, one in enumerate(composed):
-        if isinstance(one, Refused):
-            refused.append(one)
+    for index, job in enumerate(composed):
+        if isinstance(job, RejectedJob):
+            rejected.append(job)
         else:
             try:
-                key, n_pairs = check(one.config)
+                key, n_pairs = check(job.config)
             except InputError as error:
-                refused.append(Refused(one.overrides, str(error)))
+                rejected.append(RejectedJob(job.overrides, str(error)))
             else:
                 n_duplicates += key in keyed
-                keyed.setdefault(key, (one, n_pairs))
+                keyed.setdefault(key, (job, n_pairs))
         on_progress(index + 1, len(composed))
-    common = set.intersection(*(set(one.overrides) for one in composed)) if len(composed) > 1 else set()
+    common = set.intersection(*(set(job.overrides) for job in composed)) if len(composed) > 1 else set()
     jobs = tuple(
-        Job(key, tuple(text for text in one.overrides if text not in common), one, n_pairs, one.config.tracking)
-        for key, (one, n_pairs) in keyed.items()
+        Job(key, tuple(text for text in job.overrides if text not in common), job, n_pairs, job.config.tracking)
+        for key, (job, n_pairs) in keyed.items()
     )
-    standings = {job.key: folder.standing(job.key) for job in jobs}
-    return Plan(folder, jobs, standings, n_duplicates, tuple(refused))
+    statuses = {job.key: folder.status(job.key) for job in jobs}
+    return Plan(folder, jobs, statuses, n_duplicates, tuple(rejected))
 
 
 def estimate(jobs: Iterable[Job], runs: Sequence[Finished], at_once: int) -> float | None:
-    """Seconds these jobs take, `at_once` of them side by side, from runs of their kind; None where there are none.
+    """Estimates how long jobs take, from finished runs of their kind: of one model, with the same follow-ups.
 
-    Of a kind are runs of one model that do the same analyses.
+    The time of IG grows with steps and pairs, that of the files with neither, all other time with pairs. Each rate is
+    the median over the finished runs; over those with as many pairs, where there are any, as pairs that share a pass
+    take less time each.
 
-    IG's seconds go with steps and pairs, those of the files with neither, all others with pairs; each is the median of
-    the finished runs' rates, of those with as many pairs where there are any: pairs that share a pass take less each.
+    Args:
+        jobs: the jobs to do.
+        runs: finished runs to go by.
+        at_once: jobs done side by side.
+
+    Returns:
+        Seconds; None where no run of some job's kind is finished.
     """
     total = 0.0
     for job in jobs:
@@ -120,27 +138,31 @@ def estimate(jobs: Iterable[Job], runs: Sequence[Finished], at_once: int) -> flo
 
 
 class _Rate(NamedTuple):
-    """Seconds a finished run took: of IG a pair and node, others a pair, of its files; and its pairs."""
+    """Seconds that a finished run took for each part of its work."""
 
     node: float
+    """IG: seconds a pair and quadrature node."""
     pair: float
+    """Everything else that grows with pairs: seconds a pair."""
     files: float
+    """Seconds for the files."""
     n_pairs: float
+    """Pairs of the run."""
 
 
 _KIND = ("model.name", "model.processing", "sites", "study", "faithfulness", "ablation.kind")
-"""Settings that decide what is done; others how long it takes."""
+"""Settings that decide which work is done; the other settings decide how long it takes."""
 
 
 _MOST = 1e9
-"""Seconds, or pairs, that no run has."""
+"""Seconds, or pairs: larger numbers in a summary are damage."""
 
 
 def _rates(run: Finished, config: RunConfig) -> _Rate | None:
-    """What a finished run of this job's kind took; None of another kind, or where its summary does not say."""
-    asked, summary = dict(flat(config.model_dump(mode="json"))), run.summary
+    """The rates of a finished run of this job's kind; None of another kind, or where its summary does not say."""
+    wanted, summary = dict(flat(config.model_dump(mode="json"))), run.summary
     settings = {"sites": "both"} | dict(run.settings)  # as runs from before there was a choice had them
-    same = all(settings.get(name) == asked[name] for name in _KIND)
+    same = all(settings.get(name) == wanted[name] for name in _KIND)
     names = ("seconds/ig", "seconds/total", "seconds/files", "seconds/model", "n_pairs")
     numbers = [number for name in names if isinstance(number := summary.get(name), int | float) and 0 <= number < _MOST]
     if not same or len(numbers) < len(names) or not summary["n_pairs"]:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from igap.components import SITES
 from igap.console import duration, number
-from igap.sweep.folder import Standing
+from igap.sweep.folder import JobStatus
 from igap.sweep.plan import Plan
 
 
@@ -28,10 +28,10 @@ def show_plan(console: Console, plan: Plan, seconds: float | None, n_measured: i
         stale = plan.in_state("stale")
         done = "done again" if stale[0] in plan.to_do else "kept; stale=redo does them again"
         console.print(
-            f"{counts['stale']} stale, made by other code ({plan.standings[stale[0].key].detail}): {done}", markup=False
+            f"{counts['stale']} stale, made by other code ({plan.statuses[stale[0].key].detail}): {done}", markup=False
         )
-    for one in plan.refused:
-        console.print(f"[yellow]dropped[/] {escape(' '.join(one.overrides))}: {escape(one.reason)}")
+    for job in plan.rejected:
+        console.print(f"[yellow]dropped[/] {escape(' '.join(job.overrides))}: {escape(job.reason)}")
     if plan.to_do:
         took = "nothing of this kind has run here to tell how long it takes"
         if seconds is not None:
@@ -40,17 +40,17 @@ def show_plan(console: Console, plan: Plan, seconds: float | None, n_measured: i
         console.print(took, markup=False, soft_wrap=True)
 
 
-def show_job(console: Console, count: str, own: Sequence[str], standing: Standing, reason: str = "") -> None:
+def show_job(console: Console, count: str, overrides: Sequence[str], status: JobStatus, reason: str = "") -> None:
     """One line for a job that has ended: its key numbers, or why there are none."""
     said = []
-    if standing.run is not None:
-        summary = standing.run.summary
+    if status.run is not None:
+        summary = status.run.summary
         names = [name for site in SITES if (name := f"{site}/pearson") in summary]
         numbers = (f"{name} {number(summary[name])}" for name in names)
         said.append(f"{', '.join(numbers)} ({number(summary.get('seconds/total'))} s)")
-    if not standing.finished:
-        said.append(f"failed: {reason or standing.detail}")
-    text = f"[{count}] {standing.key} {' '.join(own)}: {'; '.join(said)}"
+    if not status.finished:
+        said.append(f"failed: {reason or status.detail}")
+    text = f"[{count}] {status.key} {' '.join(overrides)}: {'; '.join(said)}"
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -62,12 +62,12 @@ def show_plan_end(console: Console, plan: Plan, reasons: Mapping[str, str]) -> N
         table.add_column(column, justify="right" if column in names else "left", overflow="fold")
     n_finished = 0
     for job in plan.jobs:
-        standing = plan.folder.standing(job.key)
-        numbers: list[str] = [standing.state] * len(names)
-        if standing.run is not None:
-            numbers = [number(standing.run.summary.get(name)) for name in names]
-        n_finished += standing.finished
-        table.add_row(job.key, escape(" ".join(job.own)), *numbers)
+        status = plan.folder.status(job.key)
+        numbers: list[str] = [status.state] * len(names)
+        if status.run is not None:
+            numbers = [number(status.run.summary.get(name)) for name in names]
+        n_finished += status.finished
+        table.add_row(job.key, escape(" ".join(job.distinct_overrides)), *numbers)
     console.print(table)
     if reasons:
         failures = Table(title="Failed", title_justify="left")
@@ -78,7 +78,9 @@ def show_plan_end(console: Console, plan: Plan, reasons: Mapping[str, str]) -> N
                 story = plan.folder.run(job.key) / "failure.log"
                 output = next((p for p in (plan.folder.path / n for n in (".submitit", ".launch")) if p.exists()), "-")
                 log = str(story) if story.exists() else str(output)
-                failures.add_row(job.key, escape(" ".join(job.own)), escape(reasons[job.key]), escape(log))
+                failures.add_row(
+                    job.key, escape(" ".join(job.distinct_overrides)), escape(reasons[job.key]), escape(log)
+                )
         console.print(failures)
     n = len(plan.jobs)
     console.print(f"{n_finished} of {n} jobs finished in {plan.folder.path}", markup=False, soft_wrap=True)

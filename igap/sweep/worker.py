@@ -19,12 +19,13 @@ from typing import Literal
 import torch
 
 from igap import pipeline
+from igap.config import RunConfig
 from igap.console import terminal_console
 from igap.failures import Failure, reason_of
 from igap.output import disk, figures, record, terminal
 from igap.output.drawing_process import DrawingProcess
 from igap.output.tracking import wandb_run
-from igap.pipeline import Result, Stage
+from igap.pipeline import Checked, Result, Stage
 from igap.replication import jobs
 from igap.storage import cache, versions
 from igap.storage.atomic import check_writable
@@ -46,12 +47,36 @@ _MOST_ASKED = 2
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job in one process."""
+    """How a job ended in one process."""
 
     key: str
     end: Literal["done", "before", "busy", "failed"]
     """Done now; finished before; another process is at it; failed."""
     reason: str = ""
+
+
+def check(config: RunConfig) -> Checked:
+    """Check a run, or every run of a study, as far as is possible without weights.
+
+    Raises:
+        InputError: The first thing that is refused.
+    """
+    checked = pipeline.check(config)
+    for other in jobs.configs(config).values() if config.study else ():
+        pipeline.check(other)
+    figures.chosen(config.plots)
+    return checked
+
+
+def compute(config: RunConfig, stage: Stage, store: Path | None = None) -> Result:
+    """Return the numbers of a run, or of a study of several runs (`study` in its config).
+
+    Args:
+        config: The settings.
+        stage: Shows the progress of a stage of work by its name.
+        store: The folder of maps that several jobs share; None shares none.
+    """
+    return (jobs.run if config.study else pipeline.run)(config, stage, store)
 
 
 @dataclass(frozen=True)
@@ -76,7 +101,7 @@ def do_all(
     pack: Sequence[Job],
     folder: SweepFolder,
     stage: Stage,
-    told: Callable[[Job, Outcome], None],
+    on_done: Callable[[Job, Outcome], None],
     *,
     wait: bool,
     threads: int | None,
@@ -88,7 +113,7 @@ def do_all(
         pack: The jobs.
         folder: The sweep's.
         stage: Opens a stage of work on the terminal.
-        told: Hears of each job when it has ended.
+        on_done: Hears of each job when it has ended.
         wait: Whether to wait for a job that another process has claimed.
         threads: Of torch; None leaves them as they are.
         draw_beside: Whether a process of its own may draw while the next job is computed: where this process has the
@@ -103,7 +128,7 @@ def do_all(
     outcomes: list[Outcome] = []
 
     def end(job: Job, outcome: Outcome) -> None:
-        told(job, outcome)
+        on_done(job, outcome)
         outcomes.append(outcome)
 
     n_drawn = sum(job.composed.config.plots != "none" for job in pack)
@@ -128,7 +153,7 @@ def begin(job: Job, folder: SweepFolder, stage: Stage, claims: ExitStack, *, wai
         mine = claim.enter_context(folder.claimed(job.key, wait=wait))
         if not mine:
             ended: Outcome | Computed = Outcome(job.key, "busy")
-        elif folder.standing(job.key).finished:  # meanwhile, by another process
+        elif folder.status(job.key).finished:  # meanwhile, by another process
             ended = Outcome(job.key, "before")
         else:
             ended = _compute(job, folder, stage, claim)
@@ -154,8 +179,7 @@ def _compute(job: Job, folder: SweepFolder, stage: Stage, claim: ExitStack) -> O
             disk.unfinish(place)
             disk.write_config(config, place)
             return Computed(job, summary, {}, 0.0, claim)
-        run = jobs.run if config.study else pipeline.run
-        result = run(config, stage, folder.path / cache.FOLDER)
+        result = compute(config, stage, folder.path / cache.FOLDER)
         if result.key != job.key:
             raise RuntimeError(
                 f"the run's key is {result.key}, the plan's {job.key}: a file or the checkpoint has changed since the "
@@ -165,7 +189,7 @@ def _compute(job: Job, folder: SweepFolder, stage: Stage, claim: ExitStack) -> O
         disk.unfinish(place)
         return _written(job, folder, result, claim)
     except Exception as error:
-        return _failed(job, folder, reason_of(error), traceback.format_exc())
+        return _fail(job, folder, reason_of(error), traceback.format_exc())
 
 
 def _written(job: Job, folder: SweepFolder, result: Result, claim: ExitStack) -> Outcome | Computed:
@@ -261,7 +285,7 @@ class Pictures:
         try:
             summary = disk.finish(self._folder.run(job.key), computed.summary, failures, seconds)
         except Exception as error:
-            outcome = _failed(job, self._folder, reason_of(error), traceback.format_exc())
+            outcome = _fail(job, self._folder, reason_of(error), traceback.format_exc())
         else:
             outcome = _logged(job, self._folder, summary)
         with suppress(OSError):  # a mark that a full or read-only disk keeps says nothing once the lock is gone
@@ -279,12 +303,12 @@ def _logged(job: Job, folder: SweepFolder, summary: Mapping[str, object]) -> Out
     failures = failures_of(summary)
     if failures:
         reason, story = "; ".join(f"{name}: {why}" for name, why in failures.items()), place / "failure.log"
-        return _failed(job, folder, reason, story.read_text(encoding="utf-8") if story.exists() else reason)
+        return _fail(job, folder, reason, story.read_text(encoding="utf-8") if story.exists() else reason)
     return Outcome(job.key, "done")
 
 
-def _failed(job: Job, folder: SweepFolder, reason: str, story: str) -> Outcome:
-    log.error("%s (%s) failed: %s", job.key, " ".join(job.own), reason)
+def _fail(job: Job, folder: SweepFolder, reason: str, story: str) -> Outcome:
+    log.error("%s (%s) failed: %s", job.key, " ".join(job.distinct_overrides), reason)
     with suppress(OSError):  # a disk that the run did not fit on
         folder.fail(job.key, reason, story)
     return Outcome(job.key, "failed", reason)

@@ -46,7 +46,7 @@ def main() -> None:
             make(folder / "runs" / str(i), settings=settings, summary=numbers, seed=i, shape=shape)
         since = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
-            command.main([str(folder / "runs"), f"output={folder}"])
+            command.compare_runs([folder / "runs"], output=folder)
         print(f"igap compare, {arguments.runs} runs       {time.perf_counter() - since:6.2f} s")
         print(f"compare.html                 {(folder / 'compare.html').stat().st_size / 1e6:6.2f} MB")
         with sync_playwright() as playwright:

@@ -7,7 +7,7 @@ from helpers import hostile_values
 from hydra.core.global_hydra import GlobalHydra
 
 from igap import cli, pipeline
-from igap.cli import compose
+from igap.cli import compose, overrides
 from igap.cli.compose import compose_one, compose_searches
 from igap.config import RunConfig, checked, keys
 from igap.counterfactual.config import SearchConfig
@@ -54,7 +54,7 @@ def test_a_grid_where_one_run_is_wanted_is_one_line(capsys):
 )
 def test_too_many_jobs_are_told_before_any_is_composed(arguments, capsys, monkeypatch):
     monkeypatch.setattr(compose, "checked_config", lambda *_: pytest.fail("a job was composed"))
-    assert f"wanted at most {compose._MOST_JOBS}" in refused(arguments, capsys)
+    assert f"wanted at most {overrides._MOST_JOBS}" in refused(arguments, capsys)
 
 
 LISTS = ("search.space.slots", "search.space.prompts", "search.space.vocabulary", "search.space.positions")

@@ -154,7 +154,7 @@ def plan(tmp_path):
     config = compose_one([]).config
     jobs = tuple(Job(key, (), Composed((), config, ""), 1, config.tracking) for key in ("aa", "bb", "cc"))
     folder = SweepFolder(tmp_path)
-    return Plan(folder, jobs, {job.key: folder.standing(job.key) for job in jobs}, 0, ())
+    return Plan(folder, jobs, {job.key: folder.status(job.key) for job in jobs}, 0, ())
 
 
 def launched(plan, monkeypatch, *rounds, options=()):

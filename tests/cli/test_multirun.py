@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
 from igap import cli, pipeline
-from igap.cli import compose, multirun
+from igap.cli import multirun, settings
 from igap.models import cached
 from igap.sweep import worker
 
@@ -137,7 +137,7 @@ def test_one_impossible_job_stops_the_sweep_before_the_first(sweep, computed):
     assert code == 2
     assert err.startswith("igap: job 2 of 3 (")
     assert "ig.n_steps: got 0, wanted a whole number" in err
-    assert "1 of the jobs cannot be; keep_going=true drops them." in err
+    assert "Invalid jobs: 1 of 3; keep_going=true drops them." in err
     assert (out, computed) == ("", [])
     assert not Path("runs").exists()
 
@@ -153,7 +153,7 @@ def test_keep_going_drops_what_cannot_be_and_says_so(sweep):
 def test_of_jobs_none_of_which_can_be_the_first_is_explained(sweep):
     code, _, err = sweep("keep_going=true", "ig.n_steps=2", "prompts.answer=' Zebulon',' Zebulo'")
     assert code == 2
-    assert "none of its 2 jobs can be. The first: prompts.answer: the tokenizer does not know 'Zebulon'" in err
+    assert "none of its 2 jobs is valid. The first: prompts.answer: the tokenizer does not know 'Zebulon'" in err
 
 
 def test_runs_of_other_code_are_listed_and_done_again_only_when_asked(sweep, computed):
@@ -267,10 +267,12 @@ BAD = [
     (["check", "prompts.answer= Zebulon"], "prompts.answer: the tokenizer does not know 'Zebulon'"),
     (["status", "nowhere"], "folder: got nowhere, which is none, wanted a sweep's folder"),
     (["status", "."], "folder: got ., without a sweep in it (no sweep.json)"),
-    (["status", "--wath", "."], "option: got --wath, wanted --watch or --help."),
+    (["status", "--wath", "."], "option: got '--wath', which igap status does not have, wanted DIR or one of --watch,"),
     (["status", "--watch"], "folder: got none, wanted the folder of a sweep."),
     (["store", "."], "folder: got ., without a store in it"),
-    (["store", ".", "--prun"], "option: got --prun, wanted --prune, --prune=all or --help."),
+    (["store", "--prune"], "folder: got none, wanted the folder of a sweep. Name one: igap store runs/NAME."),
+    (["store", ".", "--prune=al"], "--prune: got 'al', wanted one of broken, all."),
+    (["store", ".", "--prun"], "option: got '--prun', which igap store does not have, wanted DIR or one of --prune,"),
 ]  # fmt: skip
 
 
@@ -292,9 +294,7 @@ def sweep_file(tmp_path, monkeypatch):
     def write(text):
         (home / "sweeps").mkdir(parents=True)
         (home / "sweeps" / "mine.yaml").write_text(text)
-        folder = compose.data_folder
-        for module in (multirun, compose):
-            monkeypatch.setattr(module, "data_folder", lambda name: home / name if name == "sweeps" else folder(name))
+        monkeypatch.setattr(settings, "SWEEPS", home / "sweeps")
 
     return write
 
@@ -318,7 +318,7 @@ def test_a_sweep_file_that_is_none_is_refused_in_one_line(sweep_file, text, said
 
 def test_zero_and_one_in_a_sweep_file_are_numbers(sweep_file):
     sweep_file("# @package _global_\nhydra: {sweeper: {params: {seed: [0, 1], explain: [true, false]}}}")
-    assert multirun.named(["mine"]).overrides == ("sweep='mine'", "seed=0,1", "explain=true,false")
+    assert multirun.sweep_request("mine", []).overrides == ("sweep='mine'", "seed=0,1", "explain=true,false")
     assert cli.main(["check", "sweep", "mine"]) == 0
 
 

@@ -9,10 +9,11 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from igap import cli
+from igap.cli.commands import igap
 
 FORK = multiprocessing.get_context("fork")
 LITTLE = "igap: memory is used up. Free some, or ask for less: memory_gib=1.\n"
-COMMANDS = [["--help"], ["--version"], *([name, "--help"] for name in cli._COMMANDS)]
+COMMANDS = [["--help"], ["--version"], *([name, "--help"] for name in igap.commands)]
 
 
 def ended(arguments, out, err, end):
@@ -83,7 +84,7 @@ def test_streams_that_the_caller_has_closed_are_no_error(kept):
     assert run(["--help"]) == 0
     assert run(["nonsense"]) == 2
     assert run(["--help"], out=file) == 0
-    assert "usage: igap COMMAND" in said()
+    assert "Usage: igap [OPTIONS] COMMAND" in said()
 
 
 def test_errors_that_cannot_be_written_leave_the_exit_code(full, kept):
@@ -105,9 +106,9 @@ def test_errors_that_cannot_be_written_leave_the_exit_code(full, kept):
     ],
 )
 def test_what_the_machine_lacks_is_one_line_and_exit_code_1(error, line, monkeypatch, capsys):
-    def fail(_):
+    def fail(folders, *, prune):
         raise error
 
-    monkeypatch.setattr("igap.sweep.cache_command.main", fail)
-    assert cli.main(["store"]) == 1
+    monkeypatch.setattr("igap.sweep.cache_command.show_store", fail)
+    assert cli.main(["store", "runs"]) == 1
     assert capsys.readouterr().err == line

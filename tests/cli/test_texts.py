@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from igap import cli
 from igap.cli.compose import compose_jobs, compose_one, compose_searches
-from igap.cli.multirun import named
-from igap.cli.texts import _FUNCTION, _PATHS, _SEPARATED, _kinds, quote_text
+from igap.cli.multirun import sweep_request
+from igap.cli.texts import _FUNCTION, _PATHS, _SEPARATED, _kinds, quote_override
 from igap.config import RunConfig, field_at
 from igap.counterfactual.config import SearchConfig
 from igap.errors import InputError
@@ -41,7 +41,7 @@ def at(config, key):
 
 def typed(key, text):
     """The key with a text in it, as `igap run` gives it to Hydra."""
-    return [quote_text(f"{key}={text}")]
+    return [quote_override(f"{key}={text}")]
 
 
 def arrived(override):
@@ -65,20 +65,20 @@ def test_whatever_is_typed_is_what_hydra_reads(key):
     """A comma parts the values of the few keys of which a multirun makes sense."""
     for text in hostile_values.TEXTS:
         if not (key in _SEPARATED and "," in text):
-            assert arrived(quote_text(f"{key}={text}")) == text
+            assert arrived(quote_override(f"{key}={text}")) == text
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20))
 @settings(deadline=None, max_examples=100)
 def test_any_text_at_all_is_read_as_it_was_typed(text):
     if text[0] not in "'\"" and not _FUNCTION.fullmatch(text):
-        assert arrived(quote_text(f"tracking.project={text}")) == text
+        assert arrived(quote_override(f"tracking.project={text}")) == text
 
 
 @pytest.mark.parametrize("text", ["007", "1e5", "2024-01-31", "yes", "${seed}", "a\\", "x_[a]; {b}='c' #🙂"])
 def test_what_is_typed_is_what_a_run_a_multirun_and_a_search_get(text):
     keys = [key for key in FREE if not (key == "output" and "${" in text)]  # which Hydra would resolve there
-    overrides = [quote_text(f"{key}={text}") for key in keys]
+    overrides = [quote_override(f"{key}={text}") for key in keys]
     (job,) = compose_jobs(overrides)
     (search,) = compose_searches(["head='1.2'", *overrides])
     assert [(at(job.config, key), at(search, key)) for key in keys] == [(text, text)] * len(keys)
@@ -86,7 +86,7 @@ def test_what_is_typed_is_what_a_run_a_multirun_and_a_search_get(text):
 
 def test_a_folder_that_hydra_would_read_another_name_into_is_refused():
     with pytest.raises(InputError, match=r"output: got 'a\$\{seed\}', wanted a folder without \$\{ in its name"):
-        compose_one([quote_text("output=a${seed}")])
+        compose_one([quote_override("output=a${seed}")])
 
 
 def test_leading_zeros_survive_in_the_name_of_a_sweep_and_of_a_search():
@@ -100,11 +100,11 @@ def test_lists_of_texts_are_texts():
         [
             "head='1.2'",
             "search/space=substitute",
-            quote_text("search.space.vocabulary=[1900, 007,'a, b',yes,=f[0]]"),
+            quote_override("search.space.vocabulary=[1900, 007,'a, b',yes,=f[0]]"),
         ]
     )
     assert search.search.space.vocabulary == ("1900", "007", "a, b", "yes", "=f[0]")
-    (search,) = compose_searches(["head='1.2'", quote_text("search.space.slots.verb=[1e5,null]")])
+    (search,) = compose_searches(["head='1.2'", quote_override("search.space.slots.verb=[1e5,null]")])
     assert search.search.space.slots["verb"] == ("1e5", "null")
 
 
@@ -113,7 +113,7 @@ def test_any_name_of_a_file_works_in_every_key_that_takes_a_path(key, tmp_path):
     for name in hostile_values.FILE_NAMES:
         for file in (name, f"{name}.csv") if name != "null" else ("null.csv",):
             (tmp_path / file).write_text("a file\n")
-            assert arrived(quote_text(f"{key}={file}")) == file
+            assert arrived(quote_override(f"{key}={file}")) == file
 
 
 @pytest.mark.parametrize("name", ["a, b=[c]", "${x}#%d {y}", "-\n\\it's 🙂"])
@@ -135,15 +135,15 @@ def test_files_of_any_name_are_read_by_runs_sweeps_and_searches(name, tmp_path, 
 
 
 def test_commas_part_the_values_of_a_multirun_unless_a_file_has_them_in_its_name(tmp_path):
-    asked = quote_text("prompts.file=a.csv,null,'b,c.csv'")
+    asked = quote_override("prompts.file=a.csv,null,'b,c.csv'")
     assert [job.config.prompts.file for job in compose_jobs([asked])] == ["a.csv", None, "b,c.csv"]
     (tmp_path / "a.csv,null,'b,c.csv'").write_text("")
-    (job,) = compose_jobs([quote_text("prompts.file=a.csv,null,'b,c.csv'")])
+    (job,) = compose_jobs([quote_override("prompts.file=a.csv,null,'b,c.csv'")])
     assert job.config.prompts.file == "a.csv,null,'b,c.csv'"
 
 
 def test_a_choice_of_texts_is_of_texts():
-    jobs = compose_jobs([quote_text("prompts.answer=choice(5,007,null,'a, b')")])
+    jobs = compose_jobs([quote_override("prompts.answer=choice(5,007,null,'a, b')")])
     assert [job.config.prompts.answer for job in jobs[:2]] == ["5", "007"]
     assert "got nothing, wanted a text" in jobs[2].reason
     assert jobs[3].config.prompts.answer == "a, b"
@@ -153,7 +153,7 @@ def test_a_choice_of_texts_is_of_texts():
     "asked", ["model.revision=choice(007,1e5)", "model.revision='007',1e5", "model.revision=shuffle(007,1e5)"]
 )
 def test_every_way_to_name_several_texts_gives_the_texts_that_were_typed(asked):
-    assert {job.config.model.revision for job in compose_jobs([quote_text(asked)])} == {"007", "1e5"}
+    assert {job.config.model.revision for job in compose_jobs([quote_override(asked)])} == {"007", "1e5"}
 
 
 GRIDS = {
@@ -182,16 +182,15 @@ def test_texts_of_a_sweep_file_stand_as_in_the_file(kind, tmp_path, monkeypatch)
     folder = tmp_path / "sweeps"
     folder.mkdir()
     (folder / "mine.yaml").write_text(text)
-    monkeypatch.setattr("igap.cli.multirun.data_folder", lambda name: tmp_path / name)
-    monkeypatch.setattr("igap.cli.search.data_folder", lambda name: tmp_path / name)
-    assert named(["mine"]).overrides == ("sweep='mine'", *lines)
+    monkeypatch.setattr("igap.cli.settings.SWEEPS", folder)
+    assert sweep_request("mine", []).overrides == ("sweep='mine'", *lines)
 
 
 def test_bytes_that_are_no_text_are_refused_in_one_line():
     with pytest.raises(InputError, match=r"'output': got 'a\\udcff', which is no UTF-8 text"):
-        quote_text(f"output={os.fsdecode(b'a' + bytes([255]))}")
+        quote_override(f"output={os.fsdecode(b'a' + bytes([255]))}")
 
 
 def test_hydras_own_folders_keep_their_interpolations():
-    assert quote_text("hydra.run.dir=my runs, ${now:%Y}") == "hydra.run.dir='my runs, ${now:%Y}'"
-    assert Path(compose_one([quote_text("hydra.run.dir=my runs, ${now:%Y}")]).config.output) == Path("runs")
+    assert quote_override("hydra.run.dir=my runs, ${now:%Y}") == "hydra.run.dir='my runs, ${now:%Y}'"
+    assert Path(compose_one([quote_override("hydra.run.dir=my runs, ${now:%Y}")]).config.output) == Path("runs")

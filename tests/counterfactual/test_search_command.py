@@ -83,7 +83,7 @@ BAD = [
     (["search.until=5"], "head: got nothing, wanted a value. Add head=9.6."),
     (["serch_mini"], "search: got 'serch_mini', wanted one of head_scan, results_search, search_9_6, "
                      "search_mini, or KEY=VALUE."),
-    (["head=1.2", "--fast"], "option: got --fast, which igap search does not have."),
+    (["head=1.2", "--fast"], "option: got '--fast', which igap search does not have, wanted KEY=VALUE"),
     (["head=1.2", "objectiv=ap"], "objectiv: got a key that no search has (in 'objectiv=ap'). Did you mean objective?"),
     (["head=1.2", "search.untl=3"], "search.untl: got a key that no search has (in 'search.untl=3'). Did you mean sea"),
     (["head=1.2", "~head"], "head: got a deletion ('~head'); a search needs every key."),
@@ -218,7 +218,15 @@ def test_help_and_check_say_what_there_is_and_compute_nothing(tmp_path, monkeypa
     monkeypatch.setattr(cached, "loaded", None)
     assert cli.main(["search", "--help"]) == 0
     text = capsys.readouterr().out
-    for word in ("search_mini", "search_9_6", "head_scan", "search.until", "Exit codes", "min_clean:", "objective:"):
+    for word in (
+        "search_mini",
+        "search_9_6",
+        "head_scan",
+        "search.until=300",
+        "Exit codes",
+        "constraints.min_clean=0.0",
+        "objective=ap",
+    ):
         assert word in text
     assert cli.main(["search"]) == 2
     capsys.readouterr()

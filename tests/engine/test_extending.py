@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from igap import integrated_gradients, output_curve
-from igap.cli.compose import data_folder
+from igap.cli.settings import CONF
 from igap.config import BaselineKind
 from igap.engine.baselines import KINDS, Activations, Request
 
@@ -38,6 +38,6 @@ def test_the_function_of_a_kind_is_all_that_says_what_activations_are_moved_to(s
 
 
 def test_every_kind_has_its_name_its_function_and_its_option():
-    options = [OmegaConf.load(file) for file in (data_folder("conf") / "baseline").glob("*.yaml")]
+    options = [OmegaConf.load(file) for file in (CONF / "baseline").glob("*.yaml")]
     kinds = sorted(str(option.kind) for option in options if "kind" in option)
     assert kinds == sorted(get_args(BaselineKind)) == sorted(KINDS)

@@ -12,7 +12,7 @@ from igap.inputs.alignment import align
 from igap.inputs.prompts import encode_pair
 from igap.models.load import read_header
 from igap.output import terminal
-from igap.sweep.folder import Standing, SweepFolder
+from igap.sweep.folder import JobStatus, SweepFolder
 from igap.sweep.plan import Composed, Job, Plan
 from igap.sweep.terminal import show_plan, show_plan_end
 
@@ -70,7 +70,7 @@ def test_a_sweep_ends_with_a_line_a_job_and_failures_with_reason_and_log(console
     )
     shutil.copytree(written, folder.run(result.key))
     folder.fail("b" * 12, "no [red]luck[/red]", "Traceback")
-    plan = Plan(folder, jobs, {job.key: folder.standing(job.key) for job in jobs}, 0, ())
+    plan = Plan(folder, jobs, {job.key: folder.status(job.key) for job in jobs}, 0, ())
     show_plan_end(console, plan, {"b" * 12: "no [red]luck[/red]"})
     finished, failed, planned, reason = (line for line in text(console).splitlines() if "ig.n_steps=" in line)
     assert f"{result.gap:.3f}" in finished
@@ -88,7 +88,7 @@ def test_a_sweep_ends_with_a_line_a_job_and_failures_with_reason_and_log(console
 )
 def test_a_plan_says_how_long_it_takes_where_that_is_known(console, result, tmp_path, seconds, said):
     job = Job(result.key, (), Composed((), result.config, ""), 1, result.config.tracking)
-    plan = Plan(SweepFolder(tmp_path), (job,), {job.key: Standing(job.key, "planned")}, 0, ())
+    plan = Plan(SweepFolder(tmp_path), (job,), {job.key: JobStatus(job.key, "planned")}, 0, ())
     show_plan(console, plan, seconds, 3)
     assert said in text(console)
 

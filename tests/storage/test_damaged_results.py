@@ -16,7 +16,7 @@ from igap.output.tracking import sync, verify, wandb_run
 from igap.storage import finished, untrusted, versions
 from igap.storage.cache import Store, inputs_of
 from igap.sweep import cache_command, status
-from igap.sweep.folder import Planned, SweepFolder
+from igap.sweep.folder import PlannedJob, SweepFolder
 
 KEY = "0123456789ab"
 NO_RUN = ("a file", "a link to itself", "a link to nothing", "a named pipe", "empty", "a link to what is above")
@@ -70,7 +70,7 @@ def test_every_damaged_run_is_shown_or_left_out_with_one_line_and_the_others_are
 
 def test_no_hostile_text_number_or_name_breaks_the_table_the_csv_or_the_page(run, tmp_path, capsys):
     copies = [copy for what, copy in damaged_runs(run, tmp_path / "runs") if what.startswith(SHOWN)]
-    assert compare.main([*map(str, copies), f"output={tmp_path / 'out'}", "sort=-gap"]) == 0
+    assert compare.compare_runs(copies, output=tmp_path / "out", sort="-gap")
     said = capsys.readouterr()
     assert max(map(len, lines_of(said.err))) < 600
     rows = [line for line in lines_of(said.out) if line.startswith("│")]
@@ -89,14 +89,14 @@ def test_no_hostile_text_number_or_name_breaks_the_table_the_csv_or_the_page(run
 
 def test_every_damaged_sweep_is_shown_or_left_out_with_one_line_and_the_others_are_shown(tmp_path, capsys):
     sweep = SweepFolder(tmp_path / "source")
-    sweep.write_plan([Planned(KEY, ("ig.n_steps=5",)), Planned("failed", ("ig.n_steps=6",))])
+    sweep.write_plan([PlannedJob(KEY, ("ig.n_steps=5",)), PlannedJob("failed", ("ig.n_steps=6",))])
     sweep.fail("failed", "no memory", "story")
     (sweep.path / ".locks").mkdir()
     (sweep.path / ".locks" / f"{KEY}.json").write_text(json.dumps({"host": "here", "pid": 1, "since": "now"}))
     place = tmp_path / "sweeps"
     copies = [*damaged_runs(sweep.path, place)]
-    SweepFolder(place / "good").write_plan([Planned("good", ())])
-    assert status.main([str(place)]) == 1
+    SweepFolder(place / "good").write_plan([PlannedJob("good", ())])
+    assert status.show_status([place]) == 1
     said = capsys.readouterr()
     shown = "".join(lines_of(said.out))
     troubles = lines_of(said.err)
@@ -113,21 +113,21 @@ def test_every_damaged_sweep_is_shown_or_left_out_with_one_line_and_the_others_a
 
 @pytest.mark.parametrize("only", [False, True])
 def test_status_of_a_broken_sweep_alone_is_refused(tmp_path, only, capsys):
-    SweepFolder(tmp_path / "broken").write_plan([Planned(KEY, ())])
+    SweepFolder(tmp_path / "broken").write_plan([PlannedJob(KEY, ())])
     (tmp_path / "broken" / "sweep.json").write_text('{"schema": 1, "jobs": 5}')
     if only:
         with pytest.raises(InputError, match=r"sweep\.json: left out: its jobs are no list of keys and overrides\."):
-            status.main([str(tmp_path)])
+            status.show_status([tmp_path])
         return
-    SweepFolder(tmp_path / "good").write_plan([Planned(KEY, ())])
-    assert status.main([str(tmp_path)]) == 1
+    SweepFolder(tmp_path / "good").write_plan([PlannedJob(KEY, ())])
+    assert status.show_status([tmp_path]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_job_whose_lock_is_no_file_is_held_by_nobody(tmp_path):
     sweep = SweepFolder(tmp_path)
     (tmp_path / ".locks" / f"{KEY}.lock").mkdir(parents=True)
-    assert sweep.standing(KEY).state == "planned"
+    assert sweep.status(KEY).state == "planned"
 
 
 def test_every_damaged_file_of_a_store_is_told_and_removed(tmp_path, capsys):
@@ -143,14 +143,14 @@ def test_every_damaged_file_of_a_store_is_told_and_removed(tmp_path, capsys):
     broken = [file for _, copy in copies for file in copy.glob(".store/*.safetensors") if not is_sound(file)]
     full = [file for file in broken if file.is_dir() and not file.is_symlink() and any(file.iterdir())]
     assert len(broken) > 25
-    assert cache_command.main([str(tmp_path / "sweeps")]) == 1
+    assert cache_command.show_store([tmp_path / "sweeps"]) == 1
     assert "removed" not in " ".join(lines_of(capsys.readouterr().out))
-    assert cache_command.main([str(tmp_path / "sweeps"), "--prune"]) == 1, "a folder that holds something stays"
+    assert cache_command.show_store([tmp_path / "sweeps"], prune="broken") == 1, "a folder that holds something stays"
     said = " ".join(lines_of(capsys.readouterr().out))
     assert [file for file in broken if os.path.lexists(file)] == full
     assert said.count("cannot be removed") == len(full) == 1
     assert "ap neurons" in said
-    assert cache_command.main([str(tmp_path / "sweeps" / "good"), "--prune"]) == 0
+    assert cache_command.show_store([tmp_path / "sweeps" / "good"], prune="broken") == 0
     assert [*(tmp_path / "sweeps" / "good" / ".store").glob("*.safetensors")]
 
 
@@ -181,18 +181,18 @@ def test_wandb_is_given_no_pipe(run, name, no_key):
     path.unlink(missing_ok=True)
     os.mkfifo(path)
     read = finished.read(run)[0]
-    end = sync._one(read, {}, online=False)
+    end = sync._sync(read, {}, online=False)
     assert end.failed
-    assert re.search(rf"{name}: it is a named pipe, no file", end.what)
+    assert re.search(rf"{name}: it is a named pipe, no file", end.message)
 
 
 def test_settings_that_no_tracking_takes_fail_that_run_alone(run):
     config = json.loads((run / "config.json").read_text())
     for value in (5, [1], {"a": 1}, True):
         (run / "config.json").write_text(json.dumps({**config, "tracking": {"project": value, "timeout": "x"}}))
-        end = sync._one(finished.read(run)[0], {}, online=False)
+        end = sync._sync(finished.read(run)[0], {}, online=False)
         assert end.failed
-        assert end.what == "left out: config.json: tracking.project, tracking.timeout cannot be used"
+        assert end.message == "left out: config.json: invalid tracking.project, tracking.timeout"
 
 
 def test_an_offline_run_that_is_a_pipe_is_unreadable_and_not_waited_for(run):
@@ -200,4 +200,4 @@ def test_an_offline_run_that_is_a_pipe_is_unreadable_and_not_waited_for(run):
     place.mkdir(parents=True)
     os.mkfifo(place / "run-x.wandb")
     (run / wandb_run.MARK).write_text(json.dumps(MARKS))
-    assert verify._one(finished.read(run)[0]) == (True, "unreadable: it is a named pipe, no file")
+    assert verify._compare(finished.read(run)[0]) == (True, "unreadable: it is a named pipe, no file")

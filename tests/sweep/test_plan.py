@@ -8,7 +8,7 @@ from igap.cli.compose import compose_one
 from igap.errors import InputError
 from igap.storage.finished import Finished
 from igap.sweep.folder import SweepFolder
-from igap.sweep.plan import Refused, estimate, plan
+from igap.sweep.plan import RejectedJob, estimate, plan
 
 
 def composed(*overrides):
@@ -29,7 +29,10 @@ def test_jobs_of_one_key_are_one_job_and_what_all_share_is_not_their_own(tmp_pat
     found = planned(jobs, tmp_path)
     assert [job.key for job in found.jobs] == ["corrupted-2", "corrupted-3"]
     assert found.n_duplicates == 2
-    assert [job.own for job in found.jobs] == [("ig.n_steps=2", "output=a"), ("ig.n_steps=3", "output=a")]
+    assert [job.distinct_overrides for job in found.jobs] == [
+        ("ig.n_steps=2", "output=a"),
+        ("ig.n_steps=3", "output=a"),
+    ]
     assert [job.key for job in found.to_do] == ["corrupted-2", "corrupted-3"]
 
 
@@ -39,9 +42,9 @@ def test_what_cannot_be_is_kept_with_its_reason_whoever_found_out(tmp_path):
             raise InputError("three")
         return "x", 1
 
-    jobs = [composed("ig.n_steps=2"), Refused(("ig.n_steps=0",), "none"), composed("ig.n_steps=3")]
+    jobs = [composed("ig.n_steps=2"), RejectedJob(("ig.n_steps=0",), "none"), composed("ig.n_steps=3")]
     found = planned(jobs, tmp_path, check)
-    assert found.refused == (Refused(("ig.n_steps=0",), "none"), Refused(("ig.n_steps=3",), "three"))
+    assert found.rejected == (RejectedJob(("ig.n_steps=0",), "none"), RejectedJob(("ig.n_steps=3",), "three"))
     assert len(found.jobs) == 1
 
 

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from igap.storage import versions
-from igap.sweep.folder import PLAN, Planned, SweepFolder
+from igap.sweep.folder import PLAN, PlannedJob, SweepFolder
 
 KEY = "0123456789ab"
 
@@ -30,52 +30,52 @@ def finished(folder, written):
 
 
 def test_a_job_nobody_has_touched_is_planned(folder):
-    assert folder.standing(KEY).state == "planned"
-    assert folder.standing(KEY).detail == ""
+    assert folder.status(KEY).state == "planned"
+    assert folder.status(KEY).detail == ""
 
 
 def test_a_finished_run_is_done(finished):
-    standing = finished.standing(KEY)
-    assert standing.state == "done"
-    assert standing.run.summary["key"] == KEY
+    status = finished.status(KEY)
+    assert status.state == "done"
+    assert status.run.summary["key"] == KEY
 
 
 def test_a_run_that_other_code_made_is_stale_and_says_what_differs(finished):
     path = finished.run(KEY) / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version/torch": "0.1", "version/source": "abc"}))
-    standing = finished.standing(KEY)
+    status = finished.status(KEY)
     now = versions.versions()
-    assert standing.state == "stale"
-    assert standing.detail == f"torch 0.1 -> {now['torch']}, source abc -> {now['source']}"
+    assert status.state == "stale"
+    assert status.detail == f"torch 0.1 -> {now['torch']}, source abc -> {now['source']}"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"key": "another"}'])
 def test_a_summary_that_is_none_of_this_run_does_not_count_as_finished(finished, text):
     (finished.run(KEY) / "summary.json").write_text(text)
-    standing = finished.standing(KEY)
-    assert standing.state == "planned"
-    assert standing.run is None
-    assert "summary" in standing.detail
+    status = finished.status(KEY)
+    assert status.state == "planned"
+    assert status.run is None
+    assert "summary" in status.detail
 
 
 def test_a_failure_is_told_until_it_is_forgotten(folder):
     story = folder.fail(KEY, "a passing storm", "Traceback: a passing storm")
-    assert (folder.standing(KEY).state, folder.standing(KEY).detail) == ("failed", "a passing storm")
+    assert (folder.status(KEY).state, folder.status(KEY).detail) == ("failed", "a passing storm")
     assert story.read_text() == "Traceback: a passing storm"
     folder.forget_failure(KEY)
-    assert folder.standing(KEY).state == "planned"
+    assert folder.status(KEY).state == "planned"
     assert list(folder.run(KEY).iterdir()) == []
 
 
 def test_a_claimed_job_is_running_here_and_nobody_else_gets_it(folder):
     with folder.claimed(KEY, wait=False) as mine:
         assert mine
-        assert folder.standing(KEY).state == "running"
-        assert f"process {os.getpid()}, since 20" in folder.standing(KEY).detail
+        assert folder.status(KEY).state == "running"
+        assert f"process {os.getpid()}, since 20" in folder.status(KEY).detail
         with folder.claimed(KEY, wait=False) as other:
             assert not other
-    assert folder.standing(KEY).state == "planned"
-    assert folder.standing(KEY).detail == ""
+    assert folder.status(KEY).state == "planned"
+    assert folder.status(KEY).detail == ""
 
 
 def test_a_killed_process_leaves_no_claim_and_another_one_can_wait_for_it(folder):
@@ -86,7 +86,7 @@ def test_a_killed_process_leaves_no_claim_and_another_one_can_wait_for_it(folder
     )
     process = subprocess.Popen([sys.executable, "-c", code, folder.path], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "mine\n"
-    assert f"process {process.pid}" in folder.standing(KEY).detail
+    assert f"process {process.pid}" in folder.status(KEY).detail
     killer = threading.Timer(2, process.kill)  # later than a claim that does not wait gives up
     killer.start()
     with folder.claimed(KEY, wait=True) as mine:
@@ -99,8 +99,8 @@ def test_what_a_killed_process_was_at_was_interrupted(folder):
     with folder.claimed(KEY, wait=False):
         left = (folder.path / ".locks" / f"{KEY}.json").read_bytes()
     (folder.path / ".locks" / f"{KEY}.json").write_bytes(left)
-    assert folder.standing(KEY).state == "planned"
-    assert folder.standing(KEY).detail == "was interrupted before"
+    assert folder.status(KEY).state == "planned"
+    assert folder.status(KEY).detail == "was interrupted before"
 
 
 def test_who_looks_is_not_in_the_way_of_who_works(folder):
@@ -123,14 +123,14 @@ def test_a_stale_run_set_aside_is_kept_and_the_job_is_to_do_again(stale):
     before = (finished.run(KEY) / "summary.json").read_bytes()
     aside = finished.set_aside(KEY)
     assert (aside / "summary.json").read_bytes() == before
-    assert finished.standing(KEY).run is None
+    assert finished.status(KEY).run is None
     assert not list(finished.path.glob("*/summary.json")), "hidden from whoever lists the finished runs"
 
 
 def test_a_run_somebody_works_on_is_not_set_aside(stale):
     with stale.claimed(KEY, wait=False):
         assert stale.set_aside(KEY) is None
-    assert stale.standing(KEY).run is not None
+    assert stale.status(KEY).run is not None
 
 
 def test_what_another_process_has_set_aside_or_done_again_stays(stale, finished):
@@ -140,18 +140,18 @@ def test_what_another_process_has_set_aside_or_done_again_stays(stale, finished)
     path = stale.run(KEY) / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version/source": versions.versions()["source"]}))
     assert stale.set_aside(KEY) is None
-    assert stale.standing(KEY).state == "done"
+    assert stale.status(KEY).state == "done"
 
 
 def test_a_process_that_died_at_a_job_is_told_once(folder):
-    assert not folder.died(KEY)
+    assert not folder.take_death_notice(KEY)
     with folder.claimed(KEY, wait=False):
-        assert not folder.died(KEY), "it is at work"
+        assert not folder.take_death_notice(KEY), "it is at work"
         left = (folder.path / ".locks" / f"{KEY}.json").read_bytes()
-    assert not folder.died(KEY), "it has ended as it should"
+    assert not folder.take_death_notice(KEY), "it has ended as it should"
     (folder.path / ".locks" / f"{KEY}.json").write_bytes(left)
-    assert folder.died(KEY)
-    assert not folder.died(KEY)
+    assert folder.take_death_notice(KEY)
+    assert not folder.take_death_notice(KEY)
 
 
 def test_another_users_lock_that_cannot_be_tried_is_whose_it_says(folder, monkeypatch):
@@ -163,13 +163,13 @@ def test_another_users_lock_that_cannot_be_tried_is_whose_it_says(folder, monkey
 
     monkeypatch.setattr(SweepFolder, "_lock", refused)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert folder.standing(KEY).state == "planned"
+    assert folder.status(KEY).state == "planned"
     (folder.path / ".locks" / f"{KEY}.json").write_bytes(info)
-    assert folder.standing(KEY).state == "running"
+    assert folder.status(KEY).state == "running"
 
 
 def test_the_plan_comes_back_and_another_grid_is_said(folder):
-    one, two, three = (Planned(key, (f"ig.n_steps={n}",)) for n, key in enumerate(("a", "b", "c")))
+    one, two, three = (PlannedJob(key, (f"ig.n_steps={n}",)) for n, key in enumerate(("a", "b", "c")))
     assert folder.plan() is None
     assert folder.write_plan([one, two]) is None
     assert folder.write_plan([two, one]) is None, "the same jobs in another order"
@@ -186,4 +186,4 @@ def test_a_plan_that_cannot_be_read_is_none(folder, text):
     folder.path.mkdir()
     (folder.path / PLAN).write_text(text)
     assert folder.plan() is None
-    assert folder.write_plan([Planned(KEY, ())]) is None, "and is replaced by the next"
+    assert folder.write_plan([PlannedJob(KEY, ())]) is None, "and is replaced by the next"

@@ -87,18 +87,18 @@ def test_a_run_with_a_failed_follow_up_is_kept_and_done_again(untracked, folder,
     monkeypatch.setattr(pipeline, "run", lambda *_: lame)
     assert do(job, folder) == worker.Outcome(key, "failed", "ablation: a flat tyre")
     for _ in range(2):
-        standing = folder.standing(key)
-        assert (standing.state, standing.finished) == ("failed", False)
-        assert standing.run.summary["ablation/reason"] == "a flat tyre"
-        assert standing.run.summary["heads/pearson"] is not None
+        status = folder.status(key)
+        assert (status.state, status.finished) == ("failed", False)
+        assert status.run.summary["ablation/reason"] == "a flat tyre"
+        assert status.run.summary["heads/pearson"] is not None
         folder.forget_failure(key)
-        assert (folder.standing(key).state, folder.standing(key).finished) == ("planned", False)
+        assert (folder.status(key).state, folder.status(key).finished) == ("planned", False)
         monkeypatch.setattr(pipeline, "run", lambda *_: 1 / 0)
         assert do(job, folder).reason == "ZeroDivisionError: division by zero"
     monkeypatch.setattr(pipeline, "run", lambda *_: result)
     assert do(job, folder) == worker.Outcome(key, "done")
-    assert folder.standing(key).finished
-    assert "failed" not in folder.standing(key).run.summary
+    assert folder.status(key).finished
+    assert "failed" not in folder.status(key).run.summary
     assert not (folder.run(key) / "failure.json").exists()
 
 
@@ -118,7 +118,7 @@ def test_a_retry_that_cannot_be_written_leaves_what_was_found_before(untracked, 
 
     monkeypatch.setattr(disk, "write_numbers", on_a_small_disk)
     assert "File too large" in do(untracked, folder).reason
-    assert folder.standing(untracked.key).run.summary["ablation/reason"] == "a flat tyre"
+    assert folder.status(untracked.key).run.summary["ablation/reason"] == "a flat tyre"
     assert not mark.exists(), "what W&B has is replaced as well"
 
 
@@ -127,7 +127,7 @@ def test_a_figure_that_cannot_be_drawn_is_told_once_and_its_run_is_done(untracke
     monkeypatch.setattr(pipeline, "run", lambda *_: result)
     outcome = do(untracked, folder)
     assert (outcome.end, outcome.reason) == ("failed", "plots/jaccard: ZeroDivisionError: division by zero")
-    assert folder.standing(untracked.key).state == "done"
+    assert folder.status(untracked.key).state == "done"
     assert do(untracked, folder).end == "before"
 
 
@@ -149,4 +149,4 @@ def test_a_disk_too_small_for_a_run_is_one_line_and_its_numbers_are_shown(
     assert "How far IG and AP agree" in capsys.readouterr().out
     assert [line for line in caplog.text.splitlines() if "failed" in line and "Traceback" not in line]
     assert "Traceback" not in caplog.text
-    assert folder.standing(untracked.key).run is None
+    assert folder.status(untracked.key).run is None

@@ -1,7 +1,6 @@
 """The table over runs: the settings that differ, the metrics, the order. Pure: reads and writes nothing."""
 
 import csv
-import difflib
 import io
 import json
 import math
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from igap.config import BESIDE_THE_NUMBERS
-from igap.errors import InputError, printable
+from igap.errors import InputError, did_you_mean, printable
 from igap.storage.finished import Finished, Value
 from igap.storage.tables import guarded
 
@@ -210,5 +209,4 @@ def _number(value: object) -> TypeGuard[int | float]:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    found = difflib.get_close_matches(name, known, n=3)
-    return f" Did you mean {' or '.join(found)}?" if found else f" There are {', '.join(known)}."
+    return did_you_mean(name, known, most=3) or f" There are {', '.join(known)}."

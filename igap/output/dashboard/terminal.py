@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Shown
 
+from igap.console import terminal_console
 from igap.errors import printable
 from igap.output.dashboard.table import Table
 
@@ -42,9 +43,7 @@ def shortened(texts: Sequence[str]) -> list[str]:
 
 def show(found: Table) -> None:
     """Prints the table and its notes; every part begins with the runs' names. Where there is no terminal, one part."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = 1_000_000
+    console = terminal_console(width=1_000_000)
     title = f"{len(found.runs)} finished run{'s' if len(found.runs) > 1 else ''}"
     label, *columns = _columns(found)
     if console.is_terminal:

@@ -3,69 +3,62 @@
 import math
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from igap.console import folding_table, terminal_console, warn
 from igap.errors import InputError, printable
 from igap.storage.finished import Finished, find, flat
 from igap.storage.untrusted import check_file, parse
 
-USAGE = """\
-usage: igap verify DIR...
-
-Reads the offline W&B run of every finished run and search in these folders back and compares its summary and config
-with (search_)summary.json and config.json, number by number. Exit code 1 where anything differs or is missing.
-"""
-
 _SHOWN = 3
-
+"""Differences of a run that are shown."""
 _READER_SECONDS = 120.0
-"""That W&B's reader may take for one run."""
+"""Seconds that W&B's reader may take for one run."""
 
 
-def main(arguments: list[str]) -> int:
-    """The exit code of `igap verify`: 0 where every offline run says what its folder says, else 1."""
-    if not arguments or {"-h", "--help"} & set(arguments):
-        sys.stdout.write(USAGE)
-        return 0 if arguments else 2
-    options = [text for text in arguments if text.startswith("-")]
-    if options:
-        raise InputError(f"option: got {options[0]}, wanted folders or --help.")
-    runs, troubles = find(map(Path, arguments), searches=True)
-    for trouble in troubles:
-        sys.stderr.write(f"igap: {trouble}\n")
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160
-    table = Table(title="W&B against disk", title_justify="left")
-    for column in ("folder", "W&B"):
-        table.add_column(column, overflow="fold")
-    bad = 0
+def verify_runs(folders: Sequence[Path]) -> int:
+    """Compares the offline W&B run of every finished run and search with its folder, number by number.
+
+    Args:
+        folders: folders of finished runs, or folders that hold such folders.
+
+    Returns:
+        The exit code: 0 where every offline run says what its folder says, else 1.
+
+    Raises:
+        InputError: when there is no folder, or one without runs.
+    """
+    if not folders:
+        raise InputError("folder: got none, wanted a run's folder or one that holds runs. Name one: igap verify runs.")
+    runs, problems = find(folders, searches=True)
+    warn(problems)
+    table = folding_table("W&B against disk", "folder", "W&B")
+    n_bad = 0
     for run in runs:
-        differs, said = _one(run)
-        bad += differs
-        table.add_row(escape(printable(run.folder)), escape(printable(said, 1000)))
+        differs, message = _compare(run)
+        n_bad += differs
+        table.add_row(escape(printable(run.folder)), escape(printable(message, 1000)))
+    console = terminal_console()
     console.print(table)
-    console.print(f"{len(runs) - bad} of {len(runs)} runs are in W&B's files as they are on disk")
-    return 1 if bad or troubles else 0
+    console.print(f"{len(runs) - n_bad} of {len(runs)} runs are in W&B's files as they are on disk")
+    return 1 if n_bad or problems else 0
 
 
-def _one(run: Finished) -> tuple[bool, str]:
-    """Whether there is a difference, and what there is to say of a run."""
+def _compare(run: Finished) -> tuple[bool, str]:
+    """Whether a run's offline W&B run differs from its folder, and a message that says how."""
     from igap.output.tracking import wandb_run
 
-    found = wandb_run.logged(run.folder)
-    if found is None:
+    logged = wandb_run.logged(run.folder)
+    if logged is None:
         return True, "missing: nothing was logged, or not to the end. igap sync logs it from disk"
-    if found.mode == "online":
-        return False, f"online, not compared: {found.place}"
+    if logged.mode == "online":
+        return False, f"online, not compared: {logged.place}"
     try:
-        read = _read_back(run.folder / found.place)
+        read = _read_back(run.folder / logged.place)
     except ValueError as error:
         return True, f"unreadable: {error}"
     differing = [*_differing(run.summary, read.get("summary") or {}, "")]
@@ -105,7 +98,7 @@ def _differing(disk: Mapping[str, Any], wandb: Mapping[str, Any], what: str) -> 
             yield f"{what}{name}: disk {printable(repr(value), 100)}, W&B {printable(repr(other), 100)}"
 
 
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, float) and isinstance(other, int | float):
-        return math.isclose(one, other, rel_tol=1e-12)  # W&B's reader prints 15 digits or so
-    return bool(one == other)
+def _equal(value: Any, other: Any) -> bool:
+    if isinstance(value, float) and isinstance(other, int | float):
+        return math.isclose(value, other, rel_tol=1e-12)  # W&B's reader prints 15 digits or so
+    return bool(value == other)

@@ -69,7 +69,7 @@ def check(tracking: TrackingConfig) -> None:
         )
 
 
-def decided(tracking: TrackingConfig) -> tuple[TrackingConfig, str | None]:
+def resolve_mode(tracking: TrackingConfig) -> tuple[TrackingConfig, str | None]:
     """The tracking with mode auto settled, once for all jobs, and the sentence that says so; others as they are."""
     if tracking.mode != "auto":
         return tracking, None
@@ -119,7 +119,7 @@ def log(folder: Path, tracking: TrackingConfig) -> str | None:
     """
     if tracking.mode == "disabled":
         return None
-    assert tracking.mode != "auto", "decided() comes first"
+    assert tracking.mode != "auto", "resolve_mode() comes first"
     if tracking.mode == "online":
         trouble = _in_a_child(folder, tracking)
         if trouble is None:

@@ -16,45 +16,43 @@ from igap.errors import InputError
 from igap.output.tracking.places import no_cache
 from igap.storage.atomic import write_text
 
-USAGE = """\
-usage: igap workspace ENTITY/PROJECT [output=FILE] [--upload]
-
-Writes workspace.json: the definition of a W&B workspace with agreement of IG and AP by baseline and by steps,
-completeness deltas, overlap of the largest components, and plots side by side. --upload saves it as a view of the
-project (needs a key). Needs pip install -e ".[workspace]" -c constraints.txt
-"""
-
 SECTIONS = {
     "Agreement of IG and AP": ("heads/pearson", "neurons/pearson", "heads/spearman", "heads/sign_agreement"),
     "Largest components": ("heads/jaccard@10", "neurons/jaccard@30", "heads/n_outliers", "neurons/n_outliers"),
     "Completeness": ("heads/max_abs_delta", "neurons/max_abs_delta"),
 }
-"""Bars by the baseline, a panel a number of the summary."""
+"""Section to the numbers of the summary that it shows, each a panel with a bar for every baseline."""
 AGAINST_STEPS = ("heads/max_abs_delta", "heads/pearson")
 PLOTS = ("plots/heads_heatmap", "plots/heads_scatter", "plots/heads_mean_difference")
 
 
-def main(arguments: list[str]) -> int:
-    """The exit code of `igap workspace`. Raises InputError without a project, the extra, or (to upload) a key."""
-    if not arguments or {"-h", "--help"} & set(arguments):
-        sys.stdout.write(USAGE)
-        return 0 if arguments else 2
-    places = [text for text in arguments if not text.startswith(("-", "output="))]
-    options = {text for text in arguments if text.startswith("-")}
-    if options - {"--upload"}:
-        raise InputError(f"option: got {min(options - {'--upload'})}, wanted --upload or --help.")
-    if len(places) != 1 or places[0].count("/") != 1 or not all(places[0].split("/")):
-        raise InputError(f"project: got {' '.join(places) or 'nothing'}, wanted one ENTITY/PROJECT.")
-    file = Path(next((text.partition("=")[2] for text in arguments if text.startswith("output=")), "workspace.json"))
-    workspace = build(*places[0].split("/"))
+def write_workspace(project: str, output: Path = Path("workspace.json"), *, upload: bool = False) -> int:
+    """Writes the definition of a W&B workspace, and saves it as a view of the project where asked.
+
+    Args:
+        project: "ENTITY/PROJECT" of W&B.
+        output: the file that the definition is written to.
+        upload: whether W&B gets it as well; needs a key.
+
+    Returns:
+        The exit code: 0, or 1 where W&B did not take it.
+
+    Raises:
+        InputError: on another project, without the extra, on a file that cannot be written, or without a key.
+    """
+    if project.count("/") != 1 or not all(project.split("/")):
+        raise InputError(f"project: got {project}, wanted one ENTITY/PROJECT.")
+    workspace = build(*project.split("/"))
     try:
-        if file.exists() and not file.is_file():  # a device would be replaced
+        if output.exists() and not output.is_file():  # a device would be replaced
             raise OSError(errno.EEXIST, "it is no file")
-        write_text(file, definition(workspace) + "\n")
+        write_text(output, definition(workspace) + "\n")
     except OSError as error:
-        raise InputError(f"output: got {file}, which cannot be written ({error.strerror}). Set output=FILE.") from error
-    sys.stdout.write(f"written to {file}\n")
-    if options:
+        raise InputError(
+            f"output: got {output}, which cannot be written ({error.strerror}). Set output=FILE."
+        ) from error
+    sys.stdout.write(f"written to {output}\n")
+    if upload:
         from igap.output.tracking import wandb_run
 
         if not wandb_run.has_key():

@@ -4,13 +4,14 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from helpers.finished_runs import make
 
-from igap.errors import InputError
-from igap.output.dashboard import command
+from igap import cli
+from igap.output.dashboard.command import compare_runs
 from igap.output.dashboard.terminal import shortened
 
 
@@ -25,7 +26,7 @@ def runs(tmp_path, monkeypatch):
 
 
 def test_folders_of_runs_and_runs_are_shown_and_written(runs, tmp_path, capsys):
-    assert command.main([str(runs / "sweep"), str(runs / "single"), "sort=-gap", "metrics=gap"]) == 0
+    assert cli.main(["compare", str(runs / "sweep"), str(runs / "single"), "sort=-gap", "metrics=gap"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in captured.out.splitlines() if "│" in line]
@@ -37,7 +38,7 @@ def test_folders_of_runs_and_runs_are_shown_and_written(runs, tmp_path, capsys):
 
 def test_prompts_with_markup_are_shown_as_they_are(runs, capsys):
     make(runs / "odd", settings={"prompts.clean": "[red]a[/] | b"})
-    assert command.main([str(runs), "output=out"]) == 0
+    compare_runs([runs], output=Path("out"))
     assert "[red]a[/] | b" in capsys.readouterr().out
 
 
@@ -46,7 +47,7 @@ def test_on_a_narrow_terminal_the_table_comes_in_parts_with_every_number_whole(r
     monkeypatch.setenv("COLUMNS", "80")
     long = {f"made/number_{i}": -123450000000.0 - i for i in range(9)}
     make(runs / (70 * "x"), settings={"prompts.clean": 30 * "word "}, summary=long)
-    assert command.main([str(runs), f"metrics=gap,{','.join(long)}"]) == 0
+    compare_runs([runs], metrics=["gap", *long])
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert max(map(len, lines)) <= 80
     cells = [cell.strip() for line in lines if line.startswith("│") for cell in line.split("│")[1:-1]]
@@ -57,7 +58,7 @@ def test_on_a_narrow_terminal_the_table_comes_in_parts_with_every_number_whole(r
 def test_what_cannot_be_read_is_a_line_on_stderr_and_on_the_page(runs, tmp_path, capsys):
     (runs / "sweep" / "0" / "summary.json").write_text("no JSON")
     (runs / "sweep" / "1" / "heads.csv").unlink()
-    assert command.main([str(runs), "output=out"]) == 0
+    compare_runs([runs], output=Path("out"))
     captured = capsys.readouterr()
     first, second = captured.err.splitlines()
     assert first.startswith(f"igap: {runs}/sweep/0: left out: summary.json cannot be read (")
@@ -69,7 +70,7 @@ def test_what_cannot_be_read_is_a_line_on_stderr_and_on_the_page(runs, tmp_path,
 
 def test_a_run_of_another_schema_is_shown_without_its_settings(runs, capsys):
     make(runs / "later", settings={"ig.n_steps": 7}, summary={"schema": 2, "gap": 77.5})
-    assert command.main([str(runs), "metrics=gap"]) == 0
+    compare_runs([runs], metrics=["gap"])
     captured = capsys.readouterr()
     assert "its schema is 2, this igap knows 1" in captured.err
     (line,) = [line for line in captured.out.splitlines() if "later" in line]
@@ -77,41 +78,52 @@ def test_a_run_of_another_schema_is_shown_without_its_settings(runs, capsys):
 
 
 def test_one_run_is_shown_and_said_to_be_alone(runs, capsys):
-    assert command.main([str(runs / "single")]) == 0
+    compare_runs([runs / "single"])
     assert "One run: there is no other to set it beside." in capsys.readouterr().out
 
 
-def test_nothing_asked_is_the_usage_and_help_is_too(capsys):
-    assert command.main([]) == 2
-    assert command.main(["somewhere", "--help"]) == 0
-    assert capsys.readouterr().out == 2 * command.USAGE
+def test_a_setting_may_be_written_as_a_key_or_as_an_option(runs, capsys):
+    tables = []
+    for asked in (["sort=-gap", "metrics=gap"], ["--sort=-gap", "--metrics", "gap"]):
+        assert cli.main(["compare", str(runs), *asked]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], r"^folder: got nowhere, which is none"),
-        (["."], r"^folder: got \., without a finished run in it"),
-        (["RUNS", "sort=gapp"], r"^sort: got 'gapp', which is no column\. Did you mean gap"),
-        (["RUNS", "metrics=gap,heads/person"], r"^metrics: got 'heads/person', .* Did you mean heads/pearson\?"),
-        (["RUNS", "srot=gap"], r"^option: got 'srot=gap', wanted a folder or one of .* Did you mean sort\?"),
-        (["RUNS", "--wand=a/b"], r"^option: got '--wand=a/b', .* Did you mean --wandb\?"),
-        (["RUNS", "sort="], r"^sort: got nothing, wanted a value"),
-        (["RUNS", "--wandb"], r"^--wandb: got nothing"),
-        (["--wandb", "project"], r"^--wandb: got 'project', wanted ENTITY/PROJECT"),
-        (["sort=gap"], r"^folder: got none, wanted a run's folder"),
-        (["RUNS", "output=RUNS/single"], r"^output: got .*/single, in the run's folder .*/single, wanted a folder of"),
-        (["RUNS", "output=RUNS/single/new"], r"^output: got .*/new, in the run's folder .*/single, wanted"),
-        (["RUNS", "output=RUNS/single/heads.csv"], r"^output: got .*, in the run's folder"),
-        (["RUNS", "output=file"], r"^output: got file, wanted a folder that can be written to"),
+        (["nowhere"], r"^igap: folder: got nowhere, which is none"),
+        (["."], r"^igap: folder: got \., without a finished run in it"),
+        (["RUNS", "sort=gapp"], r"^igap: sort: got 'gapp', which is no column\. Did you mean gap"),
+        (["RUNS", "metrics=gap,heads/person"], r"^igap: metrics: got 'heads/person', .* Did you mean heads/pearson\?"),
+        (
+            ["RUNS", "srot=gap"],
+            r"^igap: option: got 'srot=gap', which igap compare does not have, wanted DIR or one of sort, "
+            r"metrics, output, --wandb, --help\. Did you mean sort\? igap compare --help shows them\.$",
+        ),
+        (["RUNS", "--wand=a/b"], r"^igap: option: got '--wand', .* Did you mean --wandb\?"),
+        (["RUNS", "sort="], r"^igap: sort: got nothing, wanted a value"),
+        (["RUNS", "--wandb"], r"^igap: --wandb: got nothing"),
+        (["--wandb", "project"], r"^igap: --wandb: got 'project', wanted ENTITY/PROJECT"),
+        (["sort=gap"], r"^igap: folder: got none, wanted a run's folder"),
+        (
+            ["RUNS", "output=RUNS/single"],
+            r"^igap: output: got .*/single, in the run's folder .*/single, wanted a folder of",
+        ),
+        (["RUNS", "output=RUNS/single/new"], r"^igap: output: got .*/new, in the run's folder .*/single, wanted"),
+        (["RUNS", "output=RUNS/single/heads.csv"], r"^igap: output: got .*, in the run's folder"),
+        (["RUNS", "output=file"], r"^igap: output: got file, wanted a folder that can be written to"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(arguments, message, runs, tmp_path):
+def test_bad_input_is_one_line_and_writes_nothing(arguments, message, runs, tmp_path, capsys):
     (tmp_path / "here" / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InputError, match=message) as caught:
-        command.main([argument.replace("RUNS", str(runs)) for argument in arguments])
-    assert "\n" not in str(caught.value)
+    assert cli.main(["compare", *(argument.replace("RUNS", str(runs)) for argument in arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert re.search(message, err)
+    assert err.count("\n") == 1
+    assert out == ""
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -119,20 +131,21 @@ def test_a_folder_in_which_no_run_can_be_read_is_refused_after_saying_why(tmp_pa
     shutil.rmtree(tmp_path / "bad", ignore_errors=True)
     make(tmp_path / "bad")
     (tmp_path / "bad" / "summary.json").write_text("[")
-    with pytest.raises(InputError, match=r"^folder: got no run that can be read"):
-        command.main([str(tmp_path / "bad"), f"output={tmp_path}/out"])
-    assert "left out: summary.json cannot be read" in capsys.readouterr().err
+    assert cli.main(["compare", str(tmp_path / "bad"), f"output={tmp_path}/out"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "left out: summary.json cannot be read" in first
+    assert second.startswith("igap: folder: got no run that can be read")
 
 
 def test_a_folder_with_an_equals_sign_in_its_name_is_a_folder(tmp_path, capsys):
     make(tmp_path / "lr=3")
-    assert command.main([str(tmp_path / "lr=3"), f"output={tmp_path}/out"]) == 0
+    assert cli.main(["compare", str(tmp_path / "lr=3"), f"output={tmp_path}/out"]) == 0
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["RUNS", "output=out"]])
 def test_neither_help_nor_a_table_imports_anything_heavy(arguments, runs):
     code = (
-        "import sys; from igap.across import command; command.main(sys.argv[1:]); "
+        "import sys; from igap import cli; assert cli.main(['compare', *sys.argv[1:]]) == 0; "
         "heavy = {'torch', 'pandas', 'numpy', 'wandb', 'matplotlib', 'hydra', 'rich'} & set(sys.modules); "
         "assert heavy <= ({'rich'} if 'output=out' in sys.argv else set()), heavy"
     )
@@ -162,7 +175,7 @@ def test_on_a_terminal_a_long_prompt_takes_one_line(runs, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     for word in ("Mary", "Anna"):
         make(runs / word, settings={"prompts.clean": f"After John and {word} went to the store, they gave a bottle to"})
-    assert command.main([str(runs), "metrics=gap", "output=out"]) == 0
+    compare_runs([runs], metrics=["gap"], output=Path("out"))
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert len([line for line in lines if line.startswith("│")]) == 5, "a line a run"
     assert max(map(len, lines[:12])) <= 80

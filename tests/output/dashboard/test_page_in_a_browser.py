@@ -37,7 +37,7 @@ def opened(browser, tmp_path):
     pages, said, asked = [], [], []
 
     def opened(folder):
-        assert command.main([str(folder), f"output={tmp_path / 'out'}"]) == 0
+        command.compare_runs([folder], output=tmp_path / "out")
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))

@@ -59,7 +59,7 @@ def test_a_run_is_what_it_is_on_disk(server, written):
 
 def test_they_stand_beside_those_on_disk(server, written, tmp_path, capsys):
     server.append(logged(written))
-    assert command.main([str(written), "--wandb", "me/igap", f"output={tmp_path}"]) == 0
+    command.compare_runs([written], project="me/igap", output=tmp_path)
     out = capsys.readouterr().out
     assert "2 finished runs" in out
     assert "No setting differs among the 2 runs" in out

@@ -66,14 +66,14 @@ def server(no_key, monkeypatch):
 
 def test_auto_is_online_where_there_is_a_key_and_an_answer(server):
     with server("answering"):
-        settled, said = wandb_run.decided(config("auto"))
+        settled, said = wandb_run.resolve_mode(config("auto"))
     assert (settled.mode, said) == ("online", "W&B: online (there is a key, and W&B's server answers)")
 
 
 @pytest.mark.parametrize("kind", ["closed", "silent", "garbage"])
 def test_auto_is_offline_where_nobody_answers(server, kind, capsys):
     with server(kind):
-        settled, said = wandb_run.decided(config("auto"))
+        settled, said = wandb_run.resolve_mode(config("auto"))
     assert settled.mode == "offline"
     assert "does not answer within 3 s" in said
     assert "".join(capsys.readouterr()) == ""
@@ -82,14 +82,14 @@ def test_auto_is_offline_where_nobody_answers(server, kind, capsys):
 def test_auto_is_offline_without_a_key_whoever_answers(server, monkeypatch):
     with server("answering"):
         monkeypatch.delenv("WANDB_API_KEY")
-        settled, said = wandb_run.decided(config("auto"))
+        settled, said = wandb_run.resolve_mode(config("auto"))
     assert (settled.mode, said) == ("offline", "W&B: offline (W&B has no key for this machine)")
 
 
 @pytest.mark.parametrize("mode", ["offline", "online", "disabled"])
 def test_what_was_asked_for_by_name_stays_and_nobody_is_asked(mode, monkeypatch):
     monkeypatch.setattr(wandb_run, "has_key", lambda: pytest.fail("asked"))
-    assert wandb_run.decided(config(mode)) == (config(mode), None)
+    assert wandb_run.resolve_mode(config(mode)) == (config(mode), None)
 
 
 def test_a_server_that_hangs_costs_the_timeout_and_no_result(server, result, written, tmp_path, caplog):

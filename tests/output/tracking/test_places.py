@@ -91,7 +91,7 @@ def test_a_run_that_was_moved_or_lacks_a_file_is_logged_again_from_disk(logged, 
     folder = shutil.copytree(logged[0], tmp_path / "moved", symlinks=True)
     place = folder / wandb_run.logged(folder).place
     assert not places.whole(folder, place), "W&B would take the artifact's files from the old place"
-    assert sync.main([str(folder)]) == 0
+    assert sync.sync_runs([folder]) == 0
     assert "logged offline from disk" in capsys.readouterr().out
     place = folder / wandb_run.logged(folder).place
     assert places.whole(folder, place)
@@ -100,9 +100,9 @@ def test_a_run_that_was_moved_or_lacks_a_file_is_logged_again_from_disk(logged, 
         assert not places.whole(folder, place), path
         aside.rename(path)
     next((place / places.STAGED).glob("*")).unlink()
-    assert sync.main([str(folder)]) == 0
+    assert sync.sync_runs([folder]) == 0
     assert "logged offline from disk" in capsys.readouterr().out
-    assert sync.main([str(folder)]) == 0
+    assert sync.sync_runs([folder]) == 0
     assert "from disk" not in capsys.readouterr().out
 
 
@@ -111,12 +111,12 @@ def test_what_wandb_calls_synced_is_not_while_files_of_its_artifacts_wait(logged
     folder = shutil.copytree(logged[0], tmp_path / "moved", symlinks=True)
     (binary,) = (folder / wandb_run.logged(folder).place).glob("*.wandb")
     binary.with_suffix(".wandb.synced").touch()
-    assert sync.main([str(folder)]) == 0
+    assert sync.sync_runs([folder]) == 0
     assert "logged offline from disk" in capsys.readouterr().out
     place = folder / wandb_run.logged(folder).place
     next(place.glob("*.wandb")).with_suffix(".wandb.synced").touch()
     shutil.rmtree(place / places.STAGED)
-    assert sync.main([str(folder)]) == 0
+    assert sync.sync_runs([folder]) == 0
     assert "uploaded already" in capsys.readouterr().out
 
 

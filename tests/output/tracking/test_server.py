@@ -154,16 +154,16 @@ def test_what_the_server_refuses_is_told_each_time_until_all_has_arrived(server,
     assert "logged offline. Upload it later: igap sync" in line
     for refused, why in {"CreateArtifact": "sender: failed to log artifact", "PUT run": "file transfer: "}.items():
         server.faults.append((refused, 403))
-        assert sync.main([str(folder)]) == 1
+        assert sync.sync_runs([folder]) == 1
         said = " ".join(capsys.readouterr().out.split())
         assert f"wandb sync failed: {why}" in said
         assert "1 of 1 runs wait on this machine" in said
-    assert sync.main([str(folder), "project=other"]) == 0
+    assert sync.sync_runs([folder], project="other") == 0
     assert "uploaded" in capsys.readouterr().out
     assert server.runs[key(folder)].project == "other"
     assert_whole(server, folder)
     asked = server.asked.copy()
-    assert sync.main([str(folder)]) == 0
+    assert sync.sync_runs([folder]) == 0
     assert "uploaded already" in capsys.readouterr().out
     assert server.asked["UpsertBucket"] == asked["UpsertBucket"]
 
@@ -172,10 +172,10 @@ def test_an_offline_run_that_was_moved_arrives_whole(server, slim, tmp_path, cap
     first = another(slim, tmp_path / "first", "moved")
     wandb_run.log(first, TrackingConfig.model_validate({"mode": "offline"}))
     folder = first.rename(tmp_path / "moved")
-    assert sync.main([str(folder)]) == 0
+    assert sync.sync_runs([folder]) == 0
     assert "logged from disk" in capsys.readouterr().out
     assert_whole(server, folder)
-    assert sync.main([str(folder)]) == 0
+    assert sync.sync_runs([folder]) == 0
     assert "there already" in capsys.readouterr().out
 
 

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from igap import cli
 from igap.errors import InputError
 from igap.models.load import EMBEDDED
 from igap.output.tracking import sync, verify, wandb_run
@@ -39,15 +41,15 @@ def test_a_run_whose_offline_folder_was_lost_is_logged_again_from_disk(logged, w
     lost = copy(logged, tmp_path, "lost")
     shutil.rmtree(lost / "wandb")
     before = sorted(whole.rglob("*"))
-    assert sync.main([str(tmp_path)]) == 0
+    assert sync.sync_runs([tmp_path]) == 0
     said = capsys.readouterr().out
     assert "W&B: offline (W&B's server does not answer within 3 s)" in said
     assert "logged offline from disk" in said
     assert "2 of 2 runs wait on this machine" in said
     assert sorted(whole.rglob("*")) == before
-    assert verify.main([str(tmp_path)]) == 0
+    assert verify.verify_runs([tmp_path]) == 0
     assert "2 of 2 runs are in W&B's files as they are on disk" in capsys.readouterr().out
-    assert sync.main([str(tmp_path)]) == 0
+    assert sync.sync_runs([tmp_path]) == 0
     assert "from disk" not in capsys.readouterr().out, "the second time there is nothing to do"
 
 
@@ -66,11 +68,11 @@ def test_searches_are_logged_and_compared_as_the_runs_in_them_are(logged, small,
     folder.mkdir(parents=True)
     write_search(result, config, folder)
     copy(logged, folder / "runs", "a")
-    assert verify.main([str(tmp_path)]) == 1
+    assert verify.verify_runs([tmp_path]) == 1
     assert "1 of 2 runs are in W&B's files" in capsys.readouterr().out
-    assert sync.main([str(tmp_path)]) == 0
+    assert sync.sync_runs([tmp_path]) == 0
     assert capsys.readouterr().out.count("logged offline") == 2
-    assert verify.main([str(tmp_path)]) == 0
+    assert verify.verify_runs([tmp_path]) == 0
     assert [run.folder for run in find([tmp_path])[0]] == [folder / "runs" / "a"], "compare and status read runs"
 
 
@@ -78,7 +80,7 @@ def test_a_relative_folder_as_the_hint_names_it_will_do(logged, tmp_path, monkey
     lost = copy(logged, tmp_path, "lost")
     shutil.rmtree(lost / "wandb")
     monkeypatch.chdir(tmp_path)
-    assert sync.main(["lost"]) == 0
+    assert sync.sync_runs([Path("lost")]) == 0
     assert wandb_run.logged(lost).mode == "offline"
 
 
@@ -102,7 +104,7 @@ def test_a_number_or_setting_that_differs_is_named_with_both_values(logged, tmp_
     config = json.loads((folder / "config.json").read_text())
     config["ig"]["n_steps"] = 77
     (folder / "config.json").write_text(json.dumps(config))
-    assert verify.main([str(folder)]) == 1
+    assert verify.verify_runs([folder]) == 1
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert f"gap: disk {summary['gap'] * (1 + 1e-9)!r}" in said
     assert "heads/new: disk 1, W&B None" in said
@@ -115,23 +117,26 @@ def test_a_run_that_was_not_logged_or_cannot_be_read_back_is_told(logged, tmp_pa
     (missing / wandb_run.MARK).unlink()
     (binary,) = broken.glob("wandb/offline-run-*/*.wandb")
     binary.write_bytes(b"")
-    assert verify.main([str(tmp_path)]) == 1
+    assert verify.verify_runs([tmp_path]) == 1
     said = capsys.readouterr().out
     assert "missing: nothing was logged" in said
     assert "unreadable" in said or "differs" in said
     assert "0 of 2 runs" in said
 
 
-@pytest.mark.parametrize(("main", "name"), [(sync.main, "sync"), (verify.main, "verify")])
-def test_bad_input_is_one_line(main, name, tmp_path):
-    with pytest.raises(InputError, match=r"without a finished run in it"):
-        main([str(tmp_path)])
-    with pytest.raises(InputError, match=r"got --nope, wanted"):
-        main([str(tmp_path), "--nope"])
-    assert main([]) == 2
-    assert main(["--help"]) == 0
+@pytest.mark.parametrize("name", ["sync", "verify"])
+def test_bad_input_is_one_line(name, tmp_path, capsys):
+    for arguments, message in (
+        ([str(tmp_path)], "without a finished run in it"),
+        ([str(tmp_path), "--nope"], f"option: got '--nope', which igap {name} does not have, wanted DIR or one of "),
+    ):
+        assert cli.main([name, *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert message in err
+        assert err.count("\n") == 1
+        assert out == ""
 
 
 def test_sync_without_a_folder_says_that_one_is_wanted():
     with pytest.raises(InputError, match=r"folder: got none, wanted .* Name one: igap sync runs\."):
-        sync.main(["project=other"])
+        sync.sync_runs([], project="other")

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from igap import cli
+from igap.cli import commands
 from igap.cli.compose import compose_one
 from igap.errors import InputError
 from igap.output.tracking import workspace
@@ -19,7 +20,7 @@ SWEEPS = Path(__file__).parents[3] / "sweeps" / "wandb"
 
 def test_the_workspace_shows_numbers_and_plots_that_runs_have(written, result, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert workspace.main(["team/igap"]) == 0
+    assert workspace.write_workspace("team/igap") == 0
     assert capsys.readouterr().out == "written to workspace.json\n"
     definition = json.loads(Path("workspace.json").read_text())
     assert (definition["entity"], definition["project"]) == ("team", "igap")
@@ -44,22 +45,36 @@ def test_the_workspace_shows_numbers_and_plots_that_runs_have(written, result, t
 def test_without_the_extra_the_remedy_is_named(monkeypatch):
     monkeypatch.setattr(workspace.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install -e '\.\[workspace\]' -c constraints\.txt"):
-        workspace.main(["team/igap"])
+        workspace.write_workspace("team/igap")
 
 
-@pytest.mark.parametrize("arguments", [["team"], ["a/b", "c/d"], ["/igap"], ["a/b", "--nope"], []])
-def test_bad_input_is_refused(arguments):
-    if not arguments:
-        assert workspace.main(arguments) == 2
-        return
-    with pytest.raises(InputError, match="wanted"):
-        workspace.main(arguments)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["team"], "project: got team, wanted one ENTITY/PROJECT."),
+        (["/igap"], "project: got /igap, wanted one ENTITY/PROJECT."),
+        (["a/b", "c/d"], "igap workspace: got unexpected extra argument (c/d), wanted [OPTIONS] ENTITY/PROJECT."),
+        (["--upload"], "project: got nothing, wanted ENTITY/PROJECT."),
+        (["a/b", "--nope"], "option: got '--nope', which igap workspace does not have, wanted ENTITY/PROJECT or one"),
+        (["a/b", "outptu=x"], "option: got 'outptu=x', which igap workspace does not have, wanted ENTITY/PROJECT or "
+                              "one of output, --upload, --help. Did you mean output?"),
+        (["a/b", "output="], "output: got nothing, wanted a value. igap workspace --help shows what it takes."),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_writes_nothing(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["workspace", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"igap: {message}")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_upload_needs_a_key(no_key, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="--upload: W&B has no key"):
-        workspace.main(["team/igap", "--upload"])
+        workspace.write_workspace("team/igap", upload=True)
     assert Path("workspace.json").exists()
 
 
@@ -78,7 +93,7 @@ def test_every_command_an_agent_makes_of_a_sweep_file_is_a_run(path):
     }
     command = create_sweep_command(sweep["command"])
     assert command[:2] == ["igap", "run"]
-    assert command[1] in cli._COMMANDS
+    assert command[1] in commands.igap.commands
     for chosen in itertools.product(*values.values()):
         arguments = {name: {"value": value} for name, value in zip(values, chosen, strict=True)}
         overrides = create_sweep_command_args({"args": arguments})["args_no_hyphens"]
