@@ -1,4 +1,4 @@
-"""The analysis `curves`: F along the paths of a few telling heads, or of the components that the run names."""
+"""The analysis `curves`: F along the paths of a few chosen heads, or of the components that the run names."""
 
 from collections.abc import Mapping
 from dataclasses import replace
