@@ -213,11 +213,11 @@ class OpenPairs:
             raise InputError(problem)
         for indices in _groups(self.tokens):
             make = partial(self._contrast, indices, baseline, direction)
-            yield indices, self._keep((indices, baseline, direction), make, lambda made: made.replacement.values())
+            yield indices, self._keep((indices, baseline, direction), make, _layers_of_contrast)
 
     def _contrast(self, indices: tuple[int, ...], baseline: Baseline, direction: Direction) -> Contrast:
         group = tuple(self.tokens[index] for index in indices)
-        clean, corrupted = self._keep(indices, partial(self._record, group), _tensors)
+        clean, corrupted = self._keep(indices, partial(self._record, group), _layers_of_runs)
         into_clean = aligned(corrupted, clean, [pair.alignment.clean for pair in group])
         if direction == "noising":
             around = clean
@@ -276,8 +276,12 @@ class OpenPairs:
         self._held.clear()
 
 
-def _tensors(runs: Sequence[Run]) -> list[Iterable[Tensor]]:
+def _layers_of_runs(runs: Sequence[Run]) -> list[Iterable[Tensor]]:
     return [layers for run in runs for layers in (run.residual, *run.activations.values())]
+
+
+def _layers_of_contrast(made: Contrast) -> list[Iterable[Tensor]]:
+    return [*_layers_of_runs((made.clean, made.corrupted)), *made.replacement.values()]
 
 
 @contextmanager

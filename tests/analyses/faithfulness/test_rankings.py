@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from igap.analyses.faithfulness.rankings import METHODS, N_RANDOM, ranks, sets, sizes_of
+from igap.analyses.faithfulness.rankings import N_RANDOM, ranks, sets, sizes_of
 from igap.attribution import AttributionMap
+from igap.attribution.methods import METHODS
 
 
 def one(method, effect, gap=1.0):
