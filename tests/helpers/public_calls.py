@@ -57,7 +57,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path) -> dict[str
     prompts = [igap.Prompt(PAIR.clean, PAIR.answer, PAIR.distractor), igap.Prompt(PAIR.corrupted, PAIR.distractor)]
     ablating = {
         "model": model, "prompts": prompts, "components": ["0.1", "1.2"], "kind": "mean", "reference_n": 2, "seed": 1,
-        "controls": 1, "generate": False, "batch_size": 2, "on_progress": None,
+        "controls": 1, "generate": False, "batch_size": 2, "memory_gib": 1.0, "on_progress": None,
     }  # fmt: skip
     searching = {
         "model": model, "pair": ABBA, "head": "1.2", "space": SPACE, "objective": "ap", "sign": "abs",
