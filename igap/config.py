@@ -10,7 +10,16 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from igap.components import SITES, Site, are_components, chosen, is_component, parse_component, sites_of
 from igap.errors import InputError, shown
@@ -127,10 +136,14 @@ class PromptsConfig(Frozen):
         return self.n is None and self.file is None
 
 
+BaselineKind = Literal["corrupted", "zero", "zero_input", "mean", "prompt"]
+"""What IG can move activations to; `igap.engine.baselines.KINDS` has a function for each."""
+
+
 class BaselineConfig(Frozen):
     """What activations are moved to."""
 
-    kind: Literal["corrupted", "zero", "zero_input", "mean", "prompt"] = "corrupted"
+    kind: BaselineKind = "corrupted"
     prompt: str | None = Field(None, examples=["'When Tom and Anna met, Tom waved to'"])
     n: int = Field(100, ge=1, le=100_000, examples=[100])
     """Reference prompts of `mean`."""
@@ -249,6 +262,8 @@ class RunConfig(Frozen):
     interactions: str | None = Field(None, examples=["'9.6'"])  # 9.10 unquoted is a number in YAML
     """The head whose interactions with its layer are listed; needs explain."""
     faithfulness: Literal["none", "heads", "neurons", "both"] = "none"
+    analyses: dict[str, dict[str, JsonValue]] = Field({})
+    """Settings of further analyses, by their names; each checks its own (`igap.analyses.base.Analysis.settings`)."""
     study: Literal["notebook"] | None = None
     """Several runs that belong together."""
     seed: Seed = Field(0, examples=[0])
@@ -357,6 +372,8 @@ class RunConfig(Frozen):
         for name in ("name", "revision"):
             del fields["model"][name]
         del fields["ablation"]["file"]
+        if not self.analyses:
+            del fields["analyses"]
         if self.sites == "both":  # as before there was a choice: a finished run's key stays what it was
             del fields["sites"]
         used = {"prompt": {"prompt"}, "mean": {"n", "seed"}}.get(self.baseline.kind, set())
@@ -368,7 +385,7 @@ class RunConfig(Frozen):
         fields["prompts"] |= {"min_gap": prompts.min_gap, "align": prompts.align}
         if prompts.bos != "auto":
             fields["prompts"]["bos"] = prompts.bos
-        if self.faithfulness != "none":  # random rankings; the mean activation that components are ablated by
+        if self.faithfulness != "none" or self.analyses:  # random rankings; the mean activation that ablates
             fields["seed"], used = self.seed, used | {"n", "seed"}
         if self.ablation.kind == "none":
             fields["ablation"] = {"kind": "none"}
@@ -471,6 +488,7 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
         "string_too_long": f"at most {details.get('max_length')} characters",
         "too_short": "at least one entry",
         "tuple_type": "a list, [A,B]",
+        "dict_type": "settings by name, {NAME: {KEY: VALUE}}",
         "greater_than_equal": f"at least {details.get('ge')}",
         "greater_than": f"more than {details.get('gt', 0):g}",
         "less_than": f"less than {details.get('lt', 0):g}",

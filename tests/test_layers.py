@@ -1,6 +1,7 @@
 """The order of the house: a module imports from its own floor or a lower one, and never in a circle."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,12 @@ def test_no_import_goes_in_a_circle():
         for name in free:
             del left[name]
     assert not left
+
+
+@pytest.mark.parametrize("name", sorted(name for name in GRAPH if name.startswith("igap.analyses.")))
+def test_an_analysis_loads_what_draws_only_when_it_draws(name):
+    if name.endswith(".plots"):
+        return
+    at_once = [node for node in ast.parse(KNOWN[name].read_text()).body if isinstance(node, ast.ImportFrom)]
+    drawing = {node.module for node in at_once if re.search(r"\bplots\b|matplotlib|seaborn", node.module or "")}
+    assert not drawing

@@ -1,22 +1,23 @@
 """What an analysis is, what it starts from (`RunContext`) and what it leaves (`Finding`).
 
-An analysis is what a run does after it has compared IG and AP. It lives in a module or a folder of its own and stands
-in one line of `registry`; the pipeline checks, runs and draws whatever is listed there. How to add one:
+An analysis is something a run does after it has compared IG and AP. It lives in a module or a folder of its own and
+stands in one line of `registry`; the pipeline checks, runs and draws whatever is listed there. How to add one:
 `docs/extending/analysis.md`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
+from pydantic import create_model
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.maps import AttributionMap, Progress
 from igap.components import Site
-from igap.config import RunConfig
+from igap.config import Frozen, RunConfig, checked
 from igap.engine.baselines import Baseline, configured
 from igap.inputs.prompts import PromptPair
 from igap.models.load import Header
@@ -84,20 +85,26 @@ class RunContext:
 
 
 class Analysis(Protocol[FindingT]):
-    """Something that a run does after the comparison; subclass it and write `name`, `asked_for` and `run`."""
+    """Something that a run does after the comparison; subclass it and write `name` and `run`, with `settings`.
+
+    An analysis that has keys of its own in `RunConfig` has no `settings` and says itself when it is `asked_for`.
+    """
 
     name: ClassVar[str]
-    """What progress, seconds, failures and findings are listed under; letters, digits, underscores."""
+    """What its progress, seconds, failure and finding are listed under; letters, digits, underscores."""
+
+    settings: ClassVar[type[Frozen] | None] = None
+    """What may be set at `analyses.NAME`; a run that has such settings does the analysis."""
 
     def asked_for(self, config: RunConfig) -> bool:
-        """Return whether a run of this config does the analysis."""
-        ...
+        """Return whether a run of this config does the analysis: by default, whether its name is in `analyses`."""
+        return self.name in config.analyses
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:  # noqa: ARG002 - the interface
-        """Refuse, before the weights load, what the config's keys of this analysis cannot be; every run calls this.
+        """Refuse before the weights load what the model cannot do; every run calls it, whether it asks or not.
 
         Returns:
-            Hashes, by a name of the analysis' own, of contents that the config only names (a file): part of the key.
+            Hashes, by a name of the analysis' own, of what the config only names (a file's content): part of the key.
 
         Raises:
             InputError: One line with the key, what it got, what was wanted and a remedy.
@@ -111,3 +118,19 @@ class Analysis(Protocol[FindingT]):
     def figures(self, finding: FindingT, title: str) -> "Mapping[str, Figure]":  # noqa: ARG002 - the interface
         """Return figures by file name, without suffix; `title` says what run it is. Import matplotlib in here only."""
         return {}
+
+
+SettingsT = TypeVar("SettingsT", bound=Frozen)
+
+
+def settings_of(config: RunConfig, name: str, schema: type[SettingsT]) -> SettingsT:
+    """Return what `analyses.NAME` says, checked.
+
+    Raises:
+        InputError: One line a mistake, under the dotted key as it is typed.
+    """
+    fields: dict[str, Any] = {name: (schema, ...)}
+    within: Any = create_model("Analyses", __base__=Frozen, **fields)
+    whole: Any = create_model("RunConfig", __base__=Frozen, analyses=(within, ...))
+    settings: SettingsT = getattr(checked(whole, {"analyses": {name: config.analyses[name]}}).analyses, name)
+    return settings

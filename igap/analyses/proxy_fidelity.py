@@ -30,7 +30,7 @@ class ProxyFidelity:
     of: str
     """What the maps are of: a site, or another kind of node."""
     comparison: Comparison | None
-    """Of scores, or of magnitudes where the method has no sign."""
+    """It is about scores, or about magnitudes where the method has no sign."""
     budget: Mapping[int, int]
     """k to the components, k to all, that one has to take in the method's order to have AP's top k among them.
 
@@ -59,7 +59,7 @@ class ProxyFidelity:
         return numbers
 
     def _shared(self, k: int) -> tuple[int | None, str]:
-        """Components in the top k of both; None with a reason where a top k is undefined."""
+        """Return the number of components in the top k of both; None with a reason where a top k is undefined."""
         if self.comparison is None:
             return None, self.reason
         if k > self.comparison.n_nonzero:

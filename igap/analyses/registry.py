@@ -3,13 +3,16 @@
 from typing import Any
 
 from igap.analyses.ablation.analysis import AblationAnalysis
-from igap.analyses.base import Analysis
+from igap.analyses.base import Analysis, settings_of
 from igap.analyses.circuit_recovery.analysis import CircuitRecoveryAnalysis
 from igap.analyses.explanation.analysis import ExplanationAnalysis
 from igap.analyses.faithfulness.analysis import FaithfulnessAnalysis
 from igap.analyses.output_curves.analysis import OutputCurvesAnalysis
 from igap.analyses.proxy_fidelity import ProxyFidelityAnalysis
 from igap.analyses.queries_keys import QueriesKeysAnalysis
+from igap.config import RunConfig
+from igap.errors import InputError, shown
+from igap.models.load import Header
 
 ANALYSES: dict[str, Analysis[Any]] = {
     analysis.name: analysis
@@ -24,3 +27,24 @@ ANALYSES: dict[str, Analysis[Any]] = {
     )
 }
 """By name; a new analysis is one more line here."""
+
+
+def check_analyses(config: RunConfig, header: Header) -> dict[str, str]:
+    """Return the hashes of what analyses read, by their names for it, after each has refused what cannot be.
+
+    Raises:
+        InputError: A name or a setting in `analyses` that no analysis has, or what an analysis itself refuses.
+    """
+    known = [name for name, analysis in ANALYSES.items() if analysis.settings is not None]
+    contents: dict[str, str] = {}
+    for name in config.analyses:
+        if name not in known:
+            raise InputError(
+                f"analyses: got {shown(name)}, wanted one of {', '.join(known) or 'none'}: the analyses that take "
+                "their settings there. Correct the name, or register the analysis in igap/analyses/registry.py."
+            )
+    for name, analysis in ANALYSES.items():
+        if name in config.analyses and analysis.settings is not None:
+            settings_of(config, name, analysis.settings)
+        contents |= analysis.check(config, header)
+    return contents

@@ -294,7 +294,10 @@ def _check_override(
     if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
         return
     if key in groups:
-        for option in [override.value()] if values is None else values:
+        options = [override.value()] if values is None else values
+        if key == "analyses" and isinstance(options[0], list):
+            options = options[0]  # several at once; of the other groups one option makes the run
+        for option in options:
             if key == "experiment" and option is None:
                 continue
             if str(option) not in groups[key]:
@@ -325,9 +328,9 @@ def _is_entry(key: str, schema: "type[Frozen]") -> bool:
     """Whether this names an entry of a setting that holds a mapping."""
     from igap.config import field_at
 
-    *above, _ = key.split(".")
-    group = field_at(tuple(above), schema) if above else None
-    return getattr(group and group.annotation, "__origin__", None) is dict
+    parts = key.split(".")
+    above = [field_at(tuple(parts[:n]), schema) for n in range(1, len(parts))]
+    return any(getattr(field and field.annotation, "__origin__", None) is dict for field in above)
 
 
 def parse_config(config: "DictConfig") -> "RunConfig":

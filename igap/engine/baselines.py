@@ -6,7 +6,7 @@ Each kind is one function from a Request to one activation a layer, for every si
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.arguments import Range, Seed, checks_arguments
 from igap.components import Site, hook_name
 from igap.config import BaselineConfig
+from igap.config import BaselineKind as BaselineKind  # part of what this module offers
 from igap.engine.activations import Run, of_the_model, record
 from igap.engine.hooks import replaced
 from igap.errors import InputError, shown
@@ -22,7 +23,6 @@ from igap.inputs.ioi import ioi_stream
 from igap.inputs.prompts import TokenPair, encode_prompt
 from igap.storage.cache import sharing
 
-BaselineKind = Literal["corrupted", "zero", "zero_input", "mean", "prompt"]
 Activations = Mapping[Site, tuple[Tensor, ...]]
 
 _DRAWN = 300

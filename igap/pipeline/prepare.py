@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from igap.analyses.registry import ANALYSES
+from igap.analyses.registry import check_analyses
 from igap.attribution.integrated_gradients import check_quadrature
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline, configured, reference_ids, same_length
@@ -38,17 +38,18 @@ class Checked:
 
 
 def check(config: RunConfig) -> Checked:
-    """The tokenised pairs and the key, without the model: everything that can be refused before the weights load.
+    """Refuse everything that can be refused before the weights load, and return the tokenised pairs and the key.
 
-    Raises ValueError on a bad pair, the first of them by its row, on a bad quadrature, checkpoint or device.
+    Raises:
+        InputError: A pair (the first bad one by its row), the quadrature, the device, the checkpoint, the baseline, or
+            what an analysis checks, is invalid.
     """
     check_quadrature(config.ig.method, config.ig.n_steps, config.ig.path)
     resolve_device(config.device)
     header = header_of(config.model.name, config.model.revision)
     check_sites(header, config.asked_sites, config.model.name)
     contents = {"checkpoint": fingerprint(header.folder)}
-    for analysis in ANALYSES.values():
-        contents |= analysis.check(config, header)
+    contents = {**check_analyses(config, header), **contents}
     known: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
     pairs = sources.read(config.prompts, header.tokenizer)
     _check_memory(config, len(pairs), header)
@@ -76,14 +77,14 @@ def check(config: RunConfig) -> Checked:
 
 @functools.lru_cache(maxsize=64)
 def _check_references(tokenizer: Any, baseline: Baseline, n_tokens: int, **known: Any) -> None:
-    """Raises InputError where the generator has too few prompts of the pairs' length for a mean over them."""
+    """Raise InputError where the generator has too few prompts of the pairs' length for a mean over them."""
     reference_ids(tokenizer, baseline, n_tokens, first=_REFERENCES, **known)
 
 
 def _check_memory(config: RunConfig, n_pairs: int, header: Header) -> None:
-    """Raises InputError on more pairs than this machine's memory holds the maps of, at their least.
+    """Raise InputError on more pairs than this machine's memory holds the maps of, at the least.
 
-    Of each pair and method (ig, ap, atp) the effects are kept; they and the scores are there twice while the tensors
+    The effects of each pair and method (ig, ap, atp) are kept; effects and scores are there twice while the tensors
     are written.
     """
     known = [

@@ -42,14 +42,14 @@ class Result:
     spread: Spread | None
     """None for one pair."""
     findings: Mapping[str, Finding]
-    """Of the follow-ups that had something to do, by their names."""
+    """What the analyses found out, by their names."""
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
     warnings: tuple[str, ...]
     beside: Mapping[str, "Result"] = field(default_factory=dict)
     """The other runs of a study, by folder name."""
     failures: Mapping[str, Failure] = field(default_factory=dict)
-    """Why follow-ups failed, by their names: they have no finding."""
+    """Why analyses failed, by their names: they have no finding."""
 
     @property
     def clean_logit_diff(self) -> float:
@@ -78,5 +78,5 @@ class Result:
 
     @property
     def has_scores(self) -> bool:
-        """Whether there is a gap that is large enough to divide by."""
-        return self.n_unscored < len(self.gaps)
+        """Whether the maps were compared as scores: some gap is large enough to divide by."""
+        return all(comparison.unit == "score" for comparison in self.comparisons.values())

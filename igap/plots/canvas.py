@@ -36,7 +36,7 @@ styled = mpl.rc_context(_STYLE)
 
 
 def figure(width: float, height: float, rows: int, columns: int, title: str) -> tuple[Figure, list[Axes]]:
-    """An empty figure, size in inches, and its axes row by row; long lines of the title wrap and make it higher."""
+    """Return an empty figure, size in inches, and its axes row by row; long titles wrap and make it higher."""
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, int(width * 13))]
     fig = Figure(figsize=(width, height + 0.19 * len(lines)), layout="constrained")
     if lines:
@@ -45,7 +45,7 @@ def figure(width: float, height: float, rows: int, columns: int, title: str) -> 
 
 
 def blank(ax: Axes, reason: str) -> Figure:
-    """The figure of `ax`, whose panel now holds nothing but the reason."""
+    """Return the figure of `ax`, whose panel now holds nothing but the reason."""
     ax.set_axis_off()
     ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color="0.35")
     fig = ax.get_figure(root=True)
@@ -54,12 +54,12 @@ def blank(ax: Axes, reason: str) -> Figure:
 
 
 def finite(values: Map) -> Float64[np.ndarray, "layer component"]:
-    """The map in float64, NaN where it is not finite."""
+    """Return the map in float64, NaN where it is not finite."""
     return np.where(np.isfinite(values), values, np.nan).astype(np.float64)
 
 
 def ticks(n: int) -> list[int]:
-    """Every, every second, every third ... position of 0..n-1: at most 30 of them."""
+    """Return every, every second, every third ... position of 0..n-1: at most 30 of them."""
     return list(range(0, n, -(-n // 30)))
 
 

@@ -17,7 +17,7 @@ Layers = Float[np.ndarray, " layer"]
 
 @styled
 def jaccard_curve(comparisons: Mapping[str, Comparison], *, title: str = "") -> Figure:
-    """Jaccard index of the top k of IG and AP against k, a line a site; dashed, what two random sets would give."""
+    """Draw the Jaccard index of the top k of IG and AP against k, a line a site; dashed, that of two random sets."""
     fig, (ax,) = figure(7.2, 4.6, 1, 1, title)
     if not comparisons:
         return blank(ax, "not drawn: no site was compared")
@@ -43,7 +43,7 @@ def jaccard_curve(comparisons: Mapping[str, Comparison], *, title: str = "") -> 
 def convergence_delta(
     deltas: Mapping[str, Layers], layer_effects: Mapping[str, Layers], *, tolerance: float, title: str = ""
 ) -> Figure:
-    """|Completeness delta| of IG by layer and site, in logits and as a percentage of the layer's effect; log scales.
+    """Draw IG's |completeness delta| by layer and site, in logits and in % of the layer's effect; log scales.
 
     Filled markers are positive deltas, open ones negative. `layer_effects` are F(all of the site replaced) - F(x), in
     logits; `tolerance` is a share (0.01 is 1%). Where delta or effect is 0 the value is left out and the layer listed.

@@ -19,13 +19,13 @@ _CLIP_PERCENTILE = 95
 
 @styled
 def head_heatmaps(ig: Map, ap: Map, *, unit: str, title: str = "") -> Figure:
-    """IG and AP side by side on one colour scale, symmetric about 0 and ending at the largest |score|."""
+    """Draw IG and AP side by side on one colour scale, symmetric about 0 and ending at the largest |score|."""
     return two_heatmaps({"IG": finite(ig), "AP": finite(ap)}, unit=unit, title=title)
 
 
 @styled
 def neuron_heatmaps(ig: Map, ap: Map, *, unit: str, title: str = "", per_layer: int = 25) -> Figure:
-    """IG above AP for the `per_layer` neurons of each layer with the largest max(|IG|, |AP|), largest first.
+    """Draw IG above AP for the `per_layer` neurons of each layer with the largest max(|IG|, |AP|), largest first.
 
     A cell is the same neuron in both panels; its number is the neuron's index in the layer. One scale, symmetric about
     0; it ends at the 95th percentile of the |scores| shown, which the colour bar says.
@@ -37,7 +37,7 @@ def neuron_heatmaps(ig: Map, ap: Map, *, unit: str, title: str = "", per_layer: 
 
 @styled
 def difference_heatmaps(ig: Map, ap: Map, *, site: str, unit: str, title: str = "", per_layer: int = 25) -> Figure:
-    """AP - IG and |AP| - |IG| on one scale, symmetric about 0; red where AP is higher, or larger in magnitude.
+    """Draw AP - IG and |AP| - |IG| on one scale, symmetric about 0; red where AP is higher, or larger in magnitude.
 
     `site` is `heads`, all of them, or `neurons`: the `per_layer` neurons of each layer with the largest |AP - IG|.
     """
@@ -52,7 +52,7 @@ def difference_heatmaps(ig: Map, ap: Map, *, site: str, unit: str, title: str = 
 
 
 def _thinned(weight: Map, per_layer: int, values: Map, what: str) -> tuple[Order, str]:
-    """Indices of the `per_layer` largest weights of each layer, largest first, and what share of |values| they hold."""
+    """Return the indices of the `per_layer` largest weights of each layer, and what share of |values| they hold."""
     order = np.argsort(-np.nan_to_num(weight, nan=-1.0), axis=1, kind="stable")[:, :per_layer]
     magnitude = np.abs(np.nan_to_num(values))
     held = np.take_along_axis(magnitude, order, axis=1).sum()
@@ -63,7 +63,7 @@ def _thinned(weight: Map, per_layer: int, values: Map, what: str) -> tuple[Order
 def two_heatmaps(
     panels: Mapping[str, Map], *, unit: str, title: str, order: Order | None = None, note: str = "", by: str = ""
 ) -> Figure:
-    """Two panels on one scale: whole maps side by side, or the components of `order`, largest first, one above one."""
+    """Draw two panels on one scale: whole maps side by side, or the components of `order` one above the other."""
     heads = order is None
     shown = {k: v if order is None else np.take_along_axis(v, order, axis=1) for k, v in panels.items()}
     rows, columns = next(iter(shown.values())).shape
@@ -104,7 +104,7 @@ def two_heatmaps(
 
 
 def _write_cells(ax: Axes, values: Map, cells: Shaped[np.ndarray, "layer component"], size: float) -> None:
-    """One text a cell, white on dark colours; `values` are shares of the scale's end, [-1, 1] or beyond."""
+    """Write a text a cell, white on dark colours; `values` are shares of the scale's end, [-1, 1] or beyond."""
     dark = COLOURS((values + 1) / 2)[..., :3] @ (0.299, 0.587, 0.114) < 0.5
     for (row, column), text in np.ndenumerate(cells):
         colour = "white" if dark[row, column] else "0.2"

@@ -33,7 +33,7 @@ def scatter(
     unit: str,
     title: str = "",
 ) -> Figure:
-    """IG against AP, one point a component, with y = x, the least-squares line and its 95% band.
+    """Draw IG against AP, one point a component, with y = x, the least-squares line and its 95% band.
 
     `outliers` are highlighted; the 12 with the largest |AP - IG| carry their names. `comparison` is None where the
     scores could not be compared, which gives a blank figure.
@@ -60,7 +60,7 @@ def scatter(
 def mean_difference(
     ig: Map, ap: Map, *, names: Sequence[str], comparison: Comparison | None, unit: str, title: str = ""
 ) -> Figure:
-    """Bland-Altman plot: AP - IG against the mean of both, with bias, limits of agreement and the proportional bias.
+    """Draw a Bland-Altman plot: AP - IG against the mean of both, with bias, limits of agreement, proportional bias.
 
     Components outside the limits are highlighted, the 12 with the largest |AP - IG| carry their names.
     """

@@ -54,7 +54,7 @@ def lost_findings(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def failures_of(summary: Mapping[str, Any]) -> dict[str, str]:
-    """What of a run failed, with its reason: follow-ups and figures that it was finished without."""
+    """What of a run failed, with its reason: analyses and figures that it was finished without."""
     return {name: str(summary.get(f"{name}/reason", "")) for name in str(summary.get("failed", "")).split()}
 
 

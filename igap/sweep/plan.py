@@ -100,7 +100,7 @@ def plan(
 def estimate(jobs: Iterable[Job], runs: Sequence[Finished], at_once: int) -> float | None:
     """Seconds these jobs take, `at_once` of them side by side, from runs of their kind; None where there are none.
 
-    Of a kind are runs of one model that do the same follow-ups.
+    Of a kind are runs of one model that do the same analyses.
 
     IG's seconds go with steps and pairs, those of the files with neither, all others with pairs; each is the median of
     the finished runs' rates, of those with as many pairs where there are any: pairs that share a pass take less each.

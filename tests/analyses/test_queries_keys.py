@@ -1,4 +1,4 @@
-"""The follow-up on queries, keys and values: its table, numbers and sentences, and the reason where there are none."""
+"""The analysis of queries, keys and values: its table, numbers and sentences, and the reason where there are none."""
 
 import dataclasses
 

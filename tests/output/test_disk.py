@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.small_disk import no_file_above
+from helpers.small_gaps import without_scores
 from matplotlib.image import imread
 from safetensors.torch import load_file
 
@@ -167,7 +168,7 @@ def test_figures_that_do_not_fit_cost_themselves_only(result, written, tmp_path)
 
 def test_a_figure_that_cannot_be_drawn_costs_itself_only_and_its_story_is_kept(result, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "scatter", lambda *_, **__: 1 / 0)
-    monkeypatch.setattr(plots, "output_curves", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("igap.analyses.output_curves.plots.output_curves", lambda *_, **__: 1 / 0)
     disk.prepare(tmp_path)
     summary = disk.write(result, tmp_path)
     assert summary["failed"] == "plots/heads_scatter plots/neurons_scatter plots/curves"
@@ -220,13 +221,8 @@ def test_a_finished_run_is_not_written_over(tmp_path):
 
 
 def test_scores_that_are_missing_are_missing_on_disk_and_effects_are_not(result, tmp_path):
-    config = result.config.model_copy(update={"prompts": result.config.prompts.model_copy(update={"min_gap": 1e6})})
-    maps = {
-        site: {name: dataclasses.replace(found, min_gap=1e6) for name, found in by_method.items()}
-        for site, by_method in result.maps.items()
-    }
     disk.prepare(tmp_path)
-    summary = disk.write(dataclasses.replace(result, config=config, maps=maps), tmp_path)
+    summary = disk.write(without_scores(result), tmp_path)
     for name in ("bias", "limits_low", "limits_high"):
         assert summary[f"neurons/{name}"] is None
         assert (

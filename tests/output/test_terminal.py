@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers.small_gaps import without_scores
 from rich.console import Console
 
 from igap.console import show_stage
@@ -154,9 +155,7 @@ def test_beside_a_top_heads_mean_score_stands_its_interval(console, many, many_w
 
 
 def test_several_pairs_without_scores_show_mean_effects(console, many, many_written):
-    prompts = many.config.prompts.model_copy(update={"min_gap": 1e6})
-    gapless = dataclasses.replace(many, config=many.config.model_copy(update={"prompts": prompts}))
-    terminal.show(console, gapless, many_written)
+    terminal.show(console, without_scores(many), many_written)
     effect = many.maps["heads"]["ap"].effect.flatten()
     best = int(effect.abs().argmax())
     assert "Top 5 by |effect|, with mean logits" in text(console)

@@ -36,7 +36,7 @@ PATIENCE = 90.0
 MEMORY = 12 * 2**30
 """Bytes of address space of a case; torch maps some 3 GiB of it."""
 N_LINES = 4
-"""Lines that a refusal or a failure may have: one a mistake; a follow-up or W&B may add one."""
+"""Lines that a refusal or a failure may have: one a mistake; an analysis or W&B may add one."""
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the generators of damage stand beside the tests that use them
@@ -152,7 +152,7 @@ SHARE = 0.02
 QUICK = ("device=cpu", "tracking=disabled", "sites=heads", "ig.n_steps=2", "explain=false", "curves.components=1.2",
          "curves.alphas=[0,0.5,1]", "ablation=zero", "ablation.components=0.5", "ablation.n=8", "ablation.controls=1",
          "ablation.reference_n=8", "baseline.n=8")  # fmt: skip
-"""A run of seconds that has every follow-up whose settings can be hostile."""
+"""A run of seconds that has every analysis whose settings can be hostile."""
 READERS = (
     *(("compare", "runs"), ("status", "runs/few"), ("verify", "runs"), ("sync", "runs"), ("store", "runs/few")),
     ("store", "runs/few", "--prune"),

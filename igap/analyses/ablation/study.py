@@ -27,24 +27,24 @@ class AblationStudy:
     scores: Mapping[str, tuple[float, ...]]
     """AGAINST to the number of each component, in the order of `Ablations.single`."""
     unit: Unit
-    """Of the scores: `score` or `logits`."""
+    """Unit of the scores: `score` or `logits`."""
     processing: str
     """Processed or raw weights: zero ablation of heads differs between them."""
 
     def relation(self, kind: str, against: str) -> Comparison:
-        """Correlation, over the ablated components, of what `against` says with the change in the share correct."""
-        change = [one.change for one in self.kinds[kind].single]
+        """Return how, over the ablated components, `against` correlates with the change in the share correct."""
+        change = [each.change for each in self.kinds[kind].single]
         return compare_values(np.array([self.scores[against]]), np.array([change]), names=(against.upper(), "change"))
 
     def summary(self) -> dict[str, float | int | str | None]:
-        """`ablation/KIND/...`: shares, changes and correlations."""
+        """Return `ablation/KIND/...`: shares, changes and correlations."""
         flat: dict[str, float | int | str | None] = {"ablation/n_components": len(self.scores["ap"])}
-        for kind, found in self.kinds.items():
+        for kind, ablations in self.kinds.items():
             name = f"ablation/{kind}"
-            flat |= {f"{name}/n_prompts": found.n_prompts, f"{name}/share": found.share}
-            flat |= {f"{name}/logit_diff": found.logit_diff, f"{name}/generated": found.generated}
-            for one in _all(found):
-                flat |= {f"{name}/{one.name}/change": one.change, f"{name}/{one.name}/p": one.p}
+            flat |= {f"{name}/n_prompts": ablations.n_prompts, f"{name}/share": ablations.share}
+            flat |= {f"{name}/logit_diff": ablations.logit_diff, f"{name}/generated": ablations.generated}
+            for each in _all(ablations):
+                flat |= {f"{name}/{each.name}/change": each.change, f"{name}/{each.name}/p": each.p}
             for against in AGAINST:
                 relation = self.relation(kind, against)
                 for statistic in ("pearson", "spearman"):
@@ -56,60 +56,62 @@ class AblationStudy:
         return flat
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """ablation.csv: one row a kind and set of components, the whole model first."""
+        """Return ablation.csv: one row a kind and set of components, the whole model first."""
         return {"ablation": pd.DataFrame(list(self._rows()))}
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        for kind, found in self.kinds.items():
-            whole = {"share": found.share, "logit_diff": found.logit_diff, "generated": found.generated}
-            yield {"kind": kind, "name": "none", "components": "", "n_prompts": found.n_prompts, **whole}
-            for one in _all(found):
-                row: dict[str, Any] = {"kind": kind, "name": one.name, "components": " ".join(one.components)}
-                row["n_prompts"] = found.n_prompts
+        for kind, ablations in self.kinds.items():
+            whole = {"share": ablations.share, "logit_diff": ablations.logit_diff, "generated": ablations.generated}
+            yield {"kind": kind, "name": "none", "components": "", "n_prompts": ablations.n_prompts, **whole}
+            for each in _all(ablations):
+                row: dict[str, Any] = {"kind": kind, "name": each.name, "components": " ".join(each.components)}
+                row["n_prompts"] = ablations.n_prompts
                 for column in (
                     *("share", "logit_diff", "generated", "change", "change_low", "change_high", "p"),
                     *("logit_diff_change", "logit_diff_low", "logit_diff_high"),
                 ):
-                    row[column] = getattr(one, column)
-                if one in found.single:
-                    index = found.single.index(one)
+                    row[column] = getattr(each, column)
+                if each in ablations.single:
+                    index = ablations.single.index(each)
                     row |= {against: self.scores[against][index] for against in AGAINST}
                 yield row
 
     def sentences(self) -> tuple[str, ...]:
-        """Of each kind the whole model, each component, all together beside the controls, and the correlations."""
+        """Return, a kind after the other: the whole model, each component, all together, controls, correlations."""
         if not self.kinds:
             return ("ablation: nothing to ablate, because no head is an outlier; ablation.components names others",)
-        said = []
-        for kind, found in self.kinds.items():
-            said.append(
-                f"{kind} ablation, {found.n_prompts} prompts, {self.processing} weights: {found.share:.1%} correct "
-                "with nothing ablated"
-                + ("" if found.logit_diff is None else f", logit difference {found.logit_diff:+.3f}")
+        lines = []
+        for kind, ablations in self.kinds.items():
+            lines.append(
+                f"{kind} ablation, {ablations.n_prompts} prompts, {self.processing} weights: "
+                f"{ablations.share:.1%} correct with nothing ablated"
+                + ("" if ablations.logit_diff is None else f", logit difference {ablations.logit_diff:+.3f}")
             )
-            said += [f"  without {_said(one)}" for one in (*found.single, found.together) if one is not None]
-            if found.controls:
-                shares = [one.share for one in found.controls]
-                said.append(
+            lines += [
+                f"  without {_sentence(each)}" for each in (*ablations.single, ablations.together) if each is not None
+            ]
+            if ablations.controls:
+                shares = [each.share for each in ablations.controls]
+                lines.append(
                     f"  without as many random others, {len(shares)} times: {np.mean(shares):.1%} correct on average "
                     f"({min(shares):.1%} to {max(shares):.1%})"
                 )
-            said.append(self._correlated(kind, len(found.single)))
-        return tuple(said)
+            lines.append(self._correlations(kind, len(ablations.single)))
+        return tuple(lines)
 
-    def _correlated(self, kind: str, n: int) -> str:
+    def _correlations(self, kind: str, n: int) -> str:
         parts = []
         for against in AGAINST:
-            found = self.relation(kind, against)
-            r = f"{found.pearson:+.2f}" if np.isfinite(found.pearson) else "undefined"
-            if np.isfinite(found.pearson_low):
-                r += f" [{found.pearson_low:+.2f}, {found.pearson_high:+.2f}]"
+            relation = self.relation(kind, against)
+            r = f"{relation.pearson:+.2f}" if np.isfinite(relation.pearson) else "undefined"
+            if np.isfinite(relation.pearson_low):
+                r += f" [{relation.pearson_low:+.2f}, {relation.pearson_high:+.2f}]"
             parts.append(f"{against.upper()} {r}")
         few = f"; {n} points prove nothing" if n < FEW else ""
         return f"  r of the change with {', '.join(parts)} (n = {n}{few})"
 
 
-def _said(one: Ablated) -> str:
+def _sentence(one: Ablated) -> str:
     logits = ""
     if one.logit_diff_change is not None:
         logits = (
@@ -120,5 +122,5 @@ def _said(one: Ablated) -> str:
     )
 
 
-def _all(found: Ablations) -> tuple[Ablated, ...]:
-    return (*found.single, *([found.together] if found.together else []), *found.controls)
+def _all(ablations: Ablations) -> tuple[Ablated, ...]:
+    return (*ablations.single, *([ablations.together] if ablations.together else []), *ablations.controls)

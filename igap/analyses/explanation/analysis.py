@@ -77,7 +77,7 @@ class ExplanationAnalysis(Analysis[Explanation]):
 
 
 def _most_interaction(chain: Decomposition, outliers: tuple[str, ...]) -> str | None:
-    """The outlier whose interaction term has the largest magnitude, None where there is none but 0."""
+    """Return the outlier whose interaction term has the largest magnitude, None where there is none but 0."""
     size = chain.terms()["interaction"].abs()
     of = {name: float(size[parse_component(name)[1:]]) for name in outliers}
     largest = max(of, key=lambda name: of[name], default=None)

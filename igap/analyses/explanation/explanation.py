@@ -81,7 +81,7 @@ class Explanation:
         return tables
 
     def sentences(self) -> tuple[str, ...]:
-        """Return one an outlier, farthest first; then what is not exact."""
+        """Return a line an outlier, farthest first; then what is not exact."""
         lines = [self._sentence(name, values) for name, values in self.of_outliers(_MOST_SENTENCES).items()]
         if len(self.outliers) > _MOST_SENTENCES:
             lines.append(f"{len(self.outliers) - _MOST_SENTENCES} more outliers: explanation.csv")
@@ -121,13 +121,13 @@ class Explanation:
 
     @property
     def interaction(self) -> float:
-        """The interaction term of the head that is split, in logits."""
+        """Interaction term of the head that is split, in logits."""
         assert self.split is not None
         return float(self.chain.terms()["interaction"].flatten()[self.names.index(self.split.component)])
 
     @property
     def higher_order(self) -> float:
-        """What of that term is in no pair's share, in logits."""
+        """Part of that term that is in no pair's share, in logits."""
         assert self.split is not None
         return self.interaction - float(self.split.shares.double().sum())
 

@@ -25,12 +25,12 @@ from igap.inputs.prompts import PromptPair
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """What one component and each other one of its layer do together and not apart."""
+    """What a component and each other one of its layer do together, beyond what they do apart."""
 
     component: str
     others: tuple[str, ...]
     by_pair: Float[Tensor, "pair other"]
-    """I(c, d) in logits, of each prompt pair. Negative: together they lower F by more than one by one."""
+    """I(c, d) in logits, of each prompt pair. Negative: together they lower F by more than separately."""
 
     @property
     def effect(self) -> Float[Tensor, " other"]:
@@ -53,10 +53,13 @@ def interactions(
     memory_gib: float | None = None,
     route: Route | None = None,
 ) -> Interactions:
-    """I(c, d) of a head `9.6` or a neuron `L5.N1234` with every other one of its layer, corrupted activations in.
+    """Return I(c, d) of a head `9.6` or a neuron `L5.N1234` with every other component of its layer, in logits.
 
-    `denoising` is the mirror, as in activation patching. A component that is equal in both runs interacts with none:
-    exactly 0. Raises ValueError on a name that the model does not have.
+    The replaced components take the corrupted activations; `denoising` is the mirror, as in activation patching. A
+    component that is equal in both runs interacts with none: exactly 0.
+
+    Raises:
+        InputError: The model has no component of this name.
     """
     pairs = listed(pair)
     found: dict[int, Tensor] = {}
@@ -76,7 +79,7 @@ def interactions(
 
 
 def _excess(question: Contrast, site: Site, layer: int, index: int, rows: Rows) -> Float[Tensor, "pair component"]:
-    """I(c, d) of component `index` with every one of its layer: with itself it means nothing."""
+    """Return I(c, d) of component `index` with every one of its layer; with itself it means nothing."""
     start, end = question.ends(site, layer)
     function, moved = question.function(site, layer), question.moved(site, layer)
     with_c = swapped(start, end, torch.tensor([index], device=start.device))[:, 0]

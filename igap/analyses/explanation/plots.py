@@ -19,9 +19,12 @@ _POINTS = {
 
 @styled
 def explanation(outliers: Mapping[str, Mapping[str, float]], *, unit: str, title: str = "") -> Figure:
-    """Left: where AtP, IG, AP and the mirrored AP are. Right: the terms between them, stacked, positive ones right.
+    """Draw where AtP, IG, AP and the mirrored AP are (left), and the terms between them, stacked (right).
 
-    `outliers` are points and terms by name, farthest first.
+    Args:
+        outliers: Points and terms by name, in `unit`, farthest first.
+        unit: What the axes say.
+        title: What stands above.
     """
     fig, (left, right) = figure(10.0, 0.34 * max(len(outliers), 3) + 1.3, 1, 2, title)
     if not outliers:
@@ -65,7 +68,7 @@ def explanation(outliers: Mapping[str, Mapping[str, float]], *, unit: str, title
 def interaction_parts(
     head: str, others: Sequence[str], shares: Sequence[float], *, higher_order: float, title: str = ""
 ) -> Figure:
-    """Which heads of its layer the interaction of `head` comes from, and what is of higher order; logits."""
+    """Draw which heads of its layer the interaction of `head` comes from, and what is of higher order; in logits."""
     labels, values = [*others, "higher\norder", "all"], [*shares, higher_order, sum(shares) + higher_order]
     heading = (
         f"{title}\ninteraction of head {head}, part of AP - IG: minus half of I(c, d), pairs of heads replaced together"

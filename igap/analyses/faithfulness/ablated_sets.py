@@ -29,9 +29,20 @@ def set_metrics(
     memory_gib: float | None = None,
     on_progress: Progress | None = None,
 ) -> Float[Tensor, "pair set"]:
-    """F of each clean prompt with the components of the site that a set does not keep moved to the baseline, in logits.
+    """Return F, in logits, of each clean prompt with the components that a set does not keep moved to the baseline.
 
-    They are moved at all positions, those of every layer in one run. Raises ValueError as the baseline does.
+    Args:
+        model: Comes back unchanged.
+        pairs: Prompt pairs, the rows of what is returned.
+        site: Its components of every layer are kept or moved in one run, at all positions.
+        kept: The components that each set keeps; the sets are the columns of what is returned.
+        baseline: What the other components are moved to.
+        batch_size: Rows of a pass; None: what `memory_gib` holds.
+        memory_gib: GiB of a pass beyond the model; None: 2, on a GPU half of what is free.
+        on_progress: Called with (values done, values in all).
+
+    Raises:
+        InputError: The baseline cannot be had.
     """
     found = torch.empty(len(pairs), len(kept), dtype=torch.float64)
     done = 0
@@ -48,7 +59,7 @@ def set_metrics(
 
 
 def _with_sets(question: Contrast, site: Site, kept: Bool[Tensor, "set layer component"], few: Tensor) -> Tensor:
-    """F with each of these sets, `[pair, set]`."""
+    """Return F with each of these sets, `[pair, set]`."""
 
     def change(layer: int, own: Tensor) -> Tensor:
         keep = kept[few, layer].reshape(1, len(few), 1, -1, *[1] * (own.ndim - 4))

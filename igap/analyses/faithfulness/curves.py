@@ -39,13 +39,13 @@ class Estimate:
 
     value: Float64[np.ndarray, " size"]
     low: Float64[np.ndarray, " size"]
-    """Over pairs, by bootstrap: NaN for one pair. Of random rankings: over the rankings."""
+    """Ends over pairs, by bootstrap: NaN for one pair. For random rankings: over the rankings."""
     high: Float64[np.ndarray, " size"]
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Faithfulness by k of one method's ranking; of `random` the mean over rankings."""
+    """Faithfulness by k of one method's ranking; for `random` the mean over rankings."""
 
     method: str
     ranking: Ranking

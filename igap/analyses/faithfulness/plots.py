@@ -71,9 +71,14 @@ def _panel(ax: Axes, group: FaithfulnessCurves, area: str) -> None:
 
 
 def _line(ax: Axes, share: Float64[np.ndarray, " size"], curve: Curve, colour: str, **style: Any) -> None:
-    found = curve.faithfulness
-    ax.plot(share, found.value, color=colour, label=f"{curve.method} {curve.area.value[0]:.3f}", **style)
-    if np.isfinite(found.low).all():
+    estimate = curve.faithfulness
+    ax.plot(share, estimate.value, color=colour, label=f"{curve.method} {curve.area.value[0]:.3f}", **style)
+    if np.isfinite(estimate.low).all():
         ax.fill_between(
-            share, found.low, found.high, color=colour, alpha=0.25 if curve.method == RANDOM else 0.12, linewidth=0
+            share,
+            estimate.low,
+            estimate.high,
+            color=colour,
+            alpha=0.25 if curve.method == RANDOM else 0.12,
+            linewidth=0,
         )

@@ -66,10 +66,10 @@ class OutputCurves:
 
     @property
     def max_deviation_from_chord(self) -> Float64[np.ndarray, " component"]:
-        """The curvature number: where the curve on [0, 1] is farthest from the straight line F(0) to F(1), F - line.
+        """F minus the chord, the straight line from F(0) to F(1), where the two are farthest apart on [0, 1].
 
-        In logits; 0 for a straight line, positive where the curve lies above, of a parabola -1/8 of its second
-        derivative. Taken at the alphas: NaN when none of them is strictly between 0 and 1.
+        In logits, signed; `bend` in files. 0 for a straight line, positive where the curve lies above, of a parabola
+        -1/8 of its second derivative. Taken at the alphas: NaN when none of them is strictly between 0 and 1.
         """
         within = (self.alphas > 0) & (self.alphas < 1)
         if not within.any():
@@ -80,28 +80,28 @@ class OutputCurves:
 
     @checks_arguments
     def extrema(self, index: int) -> tuple[Extremum, ...]:
-        """Peaks and troughs of one component's (mean) curve, by ascending alpha; `index` counts from 0."""
+        """Return the peaks and troughs of one component's (mean) curve, by ascending alpha; `index` counts from 0."""
         if not 0 <= index < len(self.names):
             raise InputError(f"index: got {shown(index)}, wanted one of {len(self.names)} components. Try index=0.")
         return find_extrema(self.alphas, self.values[index], self.rounding)
 
     def summary(self) -> dict[str, float | int | str | None]:
-        """`curves/...`: the components, how far the farthest of them bends, and how many extrema there are."""
+        """Return `curves/...`: the components, how far the farthest of them bends, and how many extrema there are."""
         deviations, extrema = (
             self.max_deviation_from_chord,
-            [one for i in range(len(self.names)) for one in self.extrema(i)],
+            [extremum for i in range(len(self.names)) for extremum in self.extrema(i)],
         )
         known = bool(np.isfinite(deviations).all())
         return {
             "curves/components": " ".join(self.names),
             "curves/max_abs_bend": float(np.abs(deviations).max()) if known else None,
             **({} if known else {"curves/max_abs_bend/reason": "no alpha is strictly between 0 and 1"}),
-            "curves/n_extrema_inside": sum(one.inside for one in extrema),
-            "curves/n_extrema_outside": sum(not one.inside for one in extrema),
+            "curves/n_extrema_inside": sum(extremum.inside for extremum in extrema),
+            "curves/n_extrema_outside": sum(not extremum.inside for extremum in extrema),
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The curves, one row a component and alpha; their numbers, one row a component; their extrema."""
+        """Return the curves, one row a component and alpha; their numbers, one row a component; their extrema."""
         each = list(zip(self.names, self.roles or [""] * len(self.names), strict=True))
         points = pd.DataFrame(
             {
@@ -120,9 +120,9 @@ class OutputCurves:
             self.max_deviation_from_chord,
         )
         extrema = [
-            (name, one.kind, one.alpha, one.inside, one.value, one.prominence)
+            (name, extremum.kind, extremum.alpha, extremum.inside, extremum.value, extremum.prominence)
             for i, name in enumerate(self.names)
-            for one in self.extrema(i)
+            for extremum in self.extrema(i)
         ]
         columns = ["name", "kind", "alpha", "inside", "logit_diff", "prominence"]
         return {
@@ -132,23 +132,23 @@ class OutputCurves:
         }
 
     def sentences(self) -> tuple[str, ...]:
-        """How far the curves bend, and every component with a peak or trough on its path."""
+        """Return how far the curves bend, and every component with a peak or trough on its path."""
         counts = {role: self.roles.count(role) for role in dict.fromkeys(self.roles)}
         chosen = ", ".join(f"{n} {role}" for role, n in counts.items())
         beyond = f", {self.left_out} outliers left out" if self.left_out else ""
-        said = [f"output curves: {len(self.names)} components" + (f" ({chosen}{beyond})" if chosen else "")]
+        lines = [f"output curves: {len(self.names)} components" + (f" ({chosen}{beyond})" if chosen else "")]
         if np.isfinite(self.max_deviation_from_chord).all():
             deviations = self.max_deviation_from_chord
             far = int(np.abs(deviations).argmax())
-            said.append(f"farthest from a straight line on [0, 1]: {self.names[far]}, {deviations[far]:+.3f} logits")
+            lines.append(f"farthest from a straight line on [0, 1]: {self.names[far]}, {deviations[far]:+.3f} logits")
         inside = [
-            f"{name} {one.kind} at alpha {one.alpha:.2f} ({one.value:+.3f} logits)"
+            f"{name} {extremum.kind} at alpha {extremum.alpha:.2f} ({extremum.value:+.3f} logits)"
             for i, name in enumerate(self.names)
-            for one in self.extrema(i)
-            if one.inside
+            for extremum in self.extrema(i)
+            if extremum.inside
         ]
-        said.append(f"inside [0, 1]: {', '.join(inside)}" if inside else "no peak or trough inside [0, 1]")
-        return ("; ".join(said),)
+        lines.append(f"inside [0, 1]: {', '.join(inside)}" if inside else "no peak or trough inside [0, 1]")
+        return ("; ".join(lines),)
 
 
 @checks_arguments
@@ -164,10 +164,34 @@ def output_curve(
     memory_gib: Positive | None = None,
     route: Route | None = None,
 ) -> OutputCurves:
-    """F, in logits, with each of the components (`9.6`, `L5.N1234`), alone, at a + alpha (a' - a) at all positions.
+    """Measure F while single components move from the run's activation a to the baseline's a', and beyond.
 
-    Alphas may leave [0, 1]; None is 61 of them from -1 to 2. Raises ValueError on a name that is no component of the
-    model, and on alphas that are not ascending numbers.
+    Each component moves alone, at all positions: it is at a + alpha (a' - a).
+
+    Args:
+        model: A `TransformerBridge`; it comes back unchanged.
+        pair: One prompt pair, or several, of which the curves are the mean.
+        components: Names such as `9.6` (head) or `L5.N1234` (neuron).
+        alphas: Ascending numbers, no unit; 0 is the run, 1 the baseline. None: 61 from -1 to 2.
+        baseline: What a' is; see `Baseline`.
+        direction: `noising` moves the clean run, `denoising` the corrupted one.
+        batch_size: Rows of a pass; None: what `memory_gib` holds.
+        memory_gib: GiB of a pass beyond the model; None: 2, on a GPU half of what is free.
+        route: `suffix` or `hooks`; None: the faster one that is right for this model.
+
+    Returns:
+        F in logits at every alpha, its slope at 0 and its ends, by component.
+
+    Raises:
+        InputError: A name is no component of the model, the alphas are not ascending numbers, or F is not finite.
+
+    Example:
+        >>> from igap import PromptPair, load_model, output_curve
+        >>> story = "After John and Mary went to the store, {} gave a bottle of milk to"
+        >>> pair = PromptPair(story.format("Mary"), story.format("John"), answer=" John", distractor=" Mary")
+        >>> curve = output_curve(load_model(), pair, "3.1", alphas=[0, 0.5, 1])
+        >>> curve.values.shape, float(curve.effects[0].round(2))
+        ((1, 3), -1.75)
     """
     names = (components,) if isinstance(components, str) else tuple(components)
     alphas = DEFAULT_ALPHAS if alphas is None else alphas
@@ -205,7 +229,7 @@ def output_curve(
 
 
 def check_alphas(alphas: Sequence[float | int]) -> None:
-    """Raises InputError when the alphas are too few, too many or too far from the run, or do not ascend."""
+    """Raise InputError when the alphas are too few, too many or too far from the run, or do not ascend."""
     if not 3 <= len(alphas) <= MOST_ALPHAS or not ascending(alphas):
         raise InputError(
             f"curves.alphas: got {list(alphas)}, wanted {ALPHAS}, each above the last. Try "
@@ -216,7 +240,7 @@ def check_alphas(alphas: Sequence[float | int]) -> None:
 def _along(
     question: Contrast, site: Site, layer: int, index: int, alphas: Sequence[float | int], rows: Rows
 ) -> tuple[Float[Tensor, "pair alpha"], Float[Tensor, " pair"]]:
-    """F at 0, at 1 and at the alphas, and its slope at 0, in logits."""
+    """Return F at 0, at 1 and at the alphas, and its slope at 0, in logits."""
     start, end = question.ends(site, layer)
     function = question.function(site, layer)
     only = functional.one_hot(torch.tensor(index, device=start.device), start.shape[2]).to(start)

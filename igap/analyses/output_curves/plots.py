@@ -13,7 +13,7 @@ _PATH, _LINE, _SLOPE, _PEAK, _TROUGH = PALETTE[0], "0.35", PALETTE[1], PALETTE[3
 
 @styled
 def output_curves(curves: OutputCurves, *, title: str = "") -> Figure:
-    """One panel a component: F against alpha, the straight line from F(0) to F(1), the slope at 0, the extrema."""
+    """Draw a panel a component: F against alpha, the straight line from F(0) to F(1), the slope at 0, the extrema."""
     n = len(curves.names)
     columns = min(n, _COLUMNS)
     rows = -(-n // columns)
@@ -58,17 +58,17 @@ def _panel(ax: Axes, curves: OutputCurves, i: int) -> None:
         near, start + curves.slopes[i] * near, color=_SLOPE, linestyle="--", linewidth=1.2, label="slope at 0 (AtP)"
     )
     ax.plot([0, 1], [start, end], "o", color=_PATH, markersize=3.5)
-    for one in curves.extrema(i):
-        marker, colour = ("^", _PEAK) if one.kind == "peak" else ("v", _TROUGH)
-        face = colour if one.inside else "white"
-        where = "inside" if one.inside else "outside"
+    for extremum in curves.extrema(i):
+        marker, colour = ("^", _PEAK) if extremum.kind == "peak" else ("v", _TROUGH)
+        face = colour if extremum.inside else "white"
+        where = "inside" if extremum.inside else "outside"
         ax.plot(
-            one.alpha,
-            one.value,
+            extremum.alpha,
+            extremum.value,
             marker,
             color=colour,
             markerfacecolor=face,
-            label=f"{one.kind} {where} [0, 1]",
+            label=f"{extremum.kind} {where} [0, 1]",
             linestyle="",
         )
     role = f", {curves.roles[i]}" if curves.roles else ""

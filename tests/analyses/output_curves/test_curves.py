@@ -8,11 +8,12 @@ import torch
 from helpers import handmade
 from helpers.reference import HOOKS, Reference
 
-from igap import InputError, PromptPair, activation_patching, attribution_patching, cli, output_curve, pipeline
+from igap import InputError, PromptPair, activation_patching, attribution_patching, cli, output_curve
 from igap.analyses.base import RunContext
 from igap.analyses.registry import ANALYSES
 from igap.cli.compose import compose_one
 from igap.components import parse_component
+from igap.models import cached
 
 MODELS = [("gpt2", "processed"), ("llama", "raw"), ("opt", "processed")]
 ALPHAS = [-1, -0.25, 0.4, 0.5, 1.7]
@@ -166,7 +167,7 @@ def test_extrema_and_numbers_of_a_curve_are_in_its_tables(ioi_mini, pair):
     ],
 )
 def test_what_a_run_cannot_draw_is_refused_before_the_model_loads(monkeypatch, capsys, override, message):
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     assert cli.main(["run", override, "tracking=disabled"]) == 2
     assert capsys.readouterr().err.startswith(f"igap: {message}")
 
