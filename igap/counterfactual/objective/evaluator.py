@@ -20,12 +20,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.attribution.integrated_gradients import along_path
 from igap.attribution.maps import per_component
 from igap.components import Site, hook_name
+from igap.counterfactual.objective.embeddings import token_embeddings
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.engine.activations import Run, record
 from igap.engine.batching import Rows, rows_a_pass
 from igap.engine.forward import HOOKS, Engine, Route, choose_backend
 from igap.engine.hooks import SiteFunction, changed
-from igap.errors import InputError
 from igap.inputs.prompts import tokenize
 from igap.models.families import check_neurons
 
@@ -114,7 +114,7 @@ class Evaluator:
         self._activations = given.embedded(target.site, target.layer)
         self._metric = self._around.single(target.site, target.layer, target.index)
         self._start = self.clean.activations[target.site][target.layer][:, None, first:]
-        self._embed = _embeddings(model, first_pair.tokens)
+        self._embed = token_embeddings(model, first_pair.tokens)
         self._clean_embedded = self._embed[bound.clean[: bound.given, first:]][:, None]
         cfg, n_pos = model.cfg, bound.clean.shape[1]
         n_neurons = cfg.d_mlp or 4 * cfg.d_model
@@ -332,23 +332,3 @@ def _mean_log_probability(
     chosen = logits[:, :, :-1].gather(-1, tokens[:, :, 1:, None])[..., 0]
     mean: Tensor = (chosen - logits[:, :, :-1].logsumexp(-1)).mean(-1)
     return mean
-
-
-def _embeddings(model: TransformerBridge, tokens: Int[Tensor, "1 pos"]) -> Float[Tensor, "d_vocab d_model"]:
-    """The embedding that the model begins with for each token, before positions are added: W_E, or W_E times a factor.
-
-    Gemma and Granite have such a factor. Raises InputError on a model that does more with them.
-    """
-    with torch.no_grad():
-        begun = model.run_with_cache(tokens, names_filter=["hook_embed"], logits_to_keep=1)[1]["hook_embed"]
-    table: Tensor = model.W_E.detach()
-    plain = table[tokens]
-    factor = (begun * plain).sum() / plain.square().sum()
-    rounding = 100 * torch.finfo(plain.dtype).eps * begun.abs().max()
-    for scaled in (1.0, factor):
-        if (begun - scaled * plain).abs().max() <= rounding:
-            return table if scaled == 1.0 else scaled * table
-    raise InputError(
-        f"model.name: got {model.cfg.model_name}, whose tokens' embeddings are more than rows of a table, wanted a "
-        "model of a family that search knows, such as GPT-2, Llama, Qwen or Gemma."
-    )

@@ -21,7 +21,7 @@ SLOTS = (Slot("first", (KEEP, "Tom", "Anna"), (2,)), Slot("second", ("Tom", "Mar
 TWO = Space("slots", SLOTS)
 
 
-def trials(*candidate, value=1.0, source="start", **more):
+def trial_of(*candidate, value=1.0, source="start", **more):
     return EvaluatedTrial(Proposal(candidate, source), (value,), (value, value), **more)
 
 
@@ -48,7 +48,7 @@ def test_trials_come_back_as_they_were_put_in(storage):
 
 def test_a_word_is_stored_as_its_index_and_the_words_once_in_the_study(storage):
     trials = TrialStore(storage, TWO, {}, Objective())
-    trials.add([trials(1, 0), trials(2, 1)])
+    trials.add([trial_of(1, 0), trial_of(2, 1)])
     study = optuna.load_study(study_name="igap", storage=storage)
     first, second = study.get_trials()
     assert [first.params, second.params] == [{"first": 1, "second": 0}, {"first": 2, "second": 1}]
@@ -76,10 +76,10 @@ def test_optuna_honours_the_bounds_and_0_or_less_is_within_them(storage):
     trials = TrialStore(storage, TWO, {}, Objective())
     trials.add(
         [
-            trials(0, 0, value=9.0, violations={"max_corrupted": 0.1}),
-            trials(0, 1, value=5.0, violations={"max_corrupted": 0.0}),
-            trials(1, 0, value=3.0, violations={"max_corrupted": -2.0}),
-            trials(1, 1, value=float("nan"), reason="a number is not finite"),
+            trial_of(0, 0, value=9.0, violations={"max_corrupted": 0.1}),
+            trial_of(0, 1, value=5.0, violations={"max_corrupted": 0.0}),
+            trial_of(1, 0, value=3.0, violations={"max_corrupted": -2.0}),
+            trial_of(1, 1, value=float("nan"), reason="a number is not finite"),
         ]
     )
     study = optuna.load_study(study_name="igap", storage=storage)
@@ -125,11 +125,11 @@ def test_optunas_own_tools_read_the_study_of_a_search(small, pair, tmp_path):
 def test_a_batch_is_cut_at_the_total_and_leaves_out_what_another_worker_has_added(storage):
     mine, other = (TrialStore(storage, TWO, {}) for _ in range(2))
     mine.all()
-    other.add([trials(0, 0, source="other"), trials(0, 1, source="other")])
-    mine.add([trials(0, 1), trials(1, 0), trials(1, 1), trials(2, 0)], until=4)
+    other.add([trial_of(0, 0, source="other"), trial_of(0, 1, source="other")])
+    mine.add([trial_of(0, 1), trial_of(1, 0), trial_of(1, 1), trial_of(2, 0)], until=4)
     found = [(one.proposal.candidate, one.proposal.source) for one in mine.all()]
     assert found == [((0, 0), "other"), ((0, 1), "other"), ((1, 0), "start"), ((1, 1), "start")]
-    mine.add([trials(2, 1)], until=4)
+    mine.add([trial_of(2, 1)], until=4)
     assert len(other.all()) == 4
 
 
@@ -146,10 +146,10 @@ def test_a_batch_is_in_a_database_as_a_whole_or_not_at_all(tmp_path, monkeypatch
 
     monkeypatch.setattr(trials.study, "add_trial", dies)
     with pytest.raises(KeyboardInterrupt):
-        trials.add([trials(0, 0), trials(0, 1), trials(1, 0)])
+        trials.add([trial_of(0, 0), trial_of(0, 1), trial_of(1, 0)])
     assert trials.all() == TrialStore(open_storage("sqlite", tmp_path), TWO, {}).all() == []
-    trials.add([trials(1, 1)])
-    assert trials.all() == TrialStore(open_storage("sqlite", tmp_path), TWO, {}).all() == [trials(1, 1)]
+    trials.add([trial_of(1, 1)])
+    assert trials.all() == TrialStore(open_storage("sqlite", tmp_path), TWO, {}).all() == [trial_of(1, 1)]
 
 
 DIFFERENCES = {
@@ -163,7 +163,7 @@ DIFFERENCES = {
     "sign": ({"sign": "drop"}, "it has sign 'abs', asked for 'drop'"),
     "aggregate": ({"aggregate": "min"}, "it has aggregate 'mean', asked for 'min'"),
     "seed": ({"seed": 1}, "it has seed 0, asked for 1"),
-    "bound": ({"bounds": {"max_corrupted": 1.0}}, "it has constraints {'min_clean': None,"),
+    "bound": ({"constraints": {"max_corrupted": 1.0}}, "it has constraints {'min_clean': None,"),
 }
 
 
@@ -204,18 +204,18 @@ def test_a_study_has_one_id_for_ever_and_no_other_has_it(storage):
 
 def test_a_storage_that_fails_in_the_middle_is_told_and_keeps_what_it_has(tmp_path, monkeypatch):
     trials = TrialStore(open_storage("sqlite", tmp_path), TWO, {})
-    trials.add([trials(0, 0)])
+    trials.add([trial_of(0, 0)])
     locked = sqlalchemy.exc.OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))
 
     def fails(*arguments, **options):
         raise locked
 
     monkeypatch.setattr(optuna.storages._cached_storage._CachedStorage, "get_all_trials", fails)
-    for use in (trials.trials, lambda: trials.add([trials(0, 1)])):
+    for use in (trials.all, lambda: trials.add([trial_of(0, 1)])):
         with pytest.raises(InputError, match=r"search\.storage: got a failure while searching: .*database is locked"):
             use()
     monkeypatch.undo()
-    trials.add([trials(1, 1)])
+    trials.add([trial_of(1, 1)])
     assert [one.proposal.candidate for one in trials.all()] == [(0, 0), (1, 1)]
 
 

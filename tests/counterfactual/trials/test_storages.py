@@ -1,5 +1,6 @@
 """Storages that cannot be reached, are held by another program or damaged, and locks that outlive nobody."""
 
+import logging
 import multiprocessing
 import os
 import re
@@ -273,3 +274,20 @@ def test_a_line_of_the_journal_that_was_cut_short_costs_its_trial_and_no_more(tm
     assert TrialStore(open_storage("journal", tmp_path), SPACE, {}).all() == batch(0, 2) + batch(1, 2)
     assert re.search(rb"\n$", file.read_bytes())
     optuna.load_study(study_name="igap", storage=Journal(file))
+
+
+def test_optunas_logs_are_silent_for_a_block_and_then_as_the_user_had_set_them():
+    levels = {"optuna": logging.DEBUG, "optuna.storages": logging.INFO, "sqlalchemy.pool": logging.CRITICAL + 5}
+    loggers = {logging.getLogger(name): level for name, level in levels.items()}
+    before = {logger: logger.level for logger in loggers}
+    try:
+        for logger, level in loggers.items():
+            logger.setLevel(level)
+        with pytest.raises(InputError), storages.one_line_errors("a study", "Set name=NAME."):
+            inside = [logger.level for logger in loggers]
+            raise ValueError("no study")
+        assert inside == [logging.WARNING, logging.ERROR, logging.CRITICAL + 5], "never louder than the user's"
+        assert [logger.level for logger in loggers] == list(levels.values())
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)
