@@ -10,7 +10,7 @@ import igap
 
 PACKAGE = Path(igap.__file__).parent
 FLOORS = (
-    "errors failures vocabulary", "arguments components", "config storage", "models", "inputs", "engine", "attribution",
+    "errors failures missing vocabulary", "arguments components", "config storage", "models", "inputs", "engine", "attribution",
     "statistics", "plots", "analyses", "pipeline", "replication", "console", "output", "sweep", "counterfactual", "cli",
 )  # fmt: skip
 PROGRAMS = {"igap.models.ioi_mini.train", "igap.models.ioi_mini.evaluate"}
