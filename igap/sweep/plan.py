@@ -109,7 +109,7 @@ def plan(
 
 
 def estimate(jobs: Iterable[Job], runs: Sequence[Finished], at_once: int) -> float | None:
-    """Estimates how long jobs take, from finished runs of their kind: of one model, with the same follow-ups.
+    """Estimates how long jobs take, from finished runs of their kind: of one model, with the same analyses.
 
     The time of IG grows with steps and pairs, that of the files with neither, all other time with pairs. Each rate is
     the median over the finished runs; over those with as many pairs, where there are any, as pairs that share a pass
