@@ -142,7 +142,7 @@ BAD_PROMPTS = [
 
 @pytest.mark.parametrize(("overrides", "message"), BAD_PROMPTS)
 def test_a_bad_pair_is_refused_before_the_model_loads(tiny, overrides, message, capsys, monkeypatch):
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     assert cli.main(["run", *tiny, *overrides]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"igap: {message}")
@@ -151,7 +151,7 @@ def test_a_bad_pair_is_refused_before_the_model_loads(tiny, overrides, message, 
 
 
 def test_a_bad_pair_of_a_file_is_refused_by_its_row_before_the_model_loads(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     Path("my pairs.csv").write_text("clean,corrupted,answer,distractor\nJohn,Mary,Tom,Anna\nJohn,Zebulon,Tom,Anna\n")
     assert cli.main(["run", *tiny, "prompts.file=my pairs.csv"]) == 2
     assert capsys.readouterr().err.startswith(
@@ -161,7 +161,7 @@ def test_a_bad_pair_of_a_file_is_refused_by_its_row_before_the_model_loads(tiny,
 
 
 def test_a_tokenizer_without_the_generators_words_is_refused_before_the_model_loads(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     assert cli.main(["run", *tiny, "prompts.n=5"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("igap: prompts.n: got 5, whose generated prompts this model cannot take (generated pair 0:")
@@ -307,7 +307,7 @@ def test_baseline_kinds_can_be_swept_together_whatever_each_of_them_needs(tiny):
 
 
 def test_the_baselines_prompt_is_checked_before_the_model_loads(tiny, monkeypatch, capsys):
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     assert cli.main(["run", *tiny, "baseline=prompt", "baseline.prompt=After John"]) == 2
     assert capsys.readouterr().err.startswith("igap: baseline.prompt: got 2 tokens, prompts.clean has 16;")
 
@@ -315,7 +315,7 @@ def test_the_baselines_prompt_is_checked_before_the_model_loads(tiny, monkeypatc
 def test_a_multirun_runs_every_combination_and_loads_the_model_once(tiny, monkeypatch, capsys):
     loaded = []
     load = cached.load_model
-    monkeypatch.setattr(pipeline, "load_model", lambda *a, **k: loaded.append(1) or load(*a, **k))
+    monkeypatch.setattr(cached, "load_model", lambda *a, **k: loaded.append(1) or load(*a, **k))
     assert cli.main(["run", *tiny, *BRIEF, "baseline=corrupted,zero", "-m", "ig.n_steps=2,3"]) == 0
     jobs = [json.loads(path.read_text()) for path in only_run().glob("*/summary.json")]
     found = sorted((job["baseline"], job["ig/n_steps"]) for job in jobs)

@@ -8,7 +8,7 @@ that stay the same: so does their checker.
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import jaxtyping
 from beartype import beartype
@@ -55,6 +55,8 @@ def mentions_arrays(annotation: Any) -> bool:
         return any(map(mentions_arrays, annotation))
     if isinstance(annotation, str):
         return True
+    if get_origin(annotation) is Literal:
+        return False
     is_array = inspect.isclass(annotation) and issubclass(annotation, jaxtyping.AbstractArray)
     return is_array or any(map(mentions_arrays, get_args(annotation)))
 

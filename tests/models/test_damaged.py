@@ -224,7 +224,8 @@ PATTERN = ("pre_tokenizer", "pretokenizers", 0, "pattern", "Regex")
 
 
 @pytest.mark.parametrize("pattern", [r"(.*)*\d", r"(\w+\s?)*[!?]", ""])
-def test_a_pattern_that_does_not_end_or_fails_is_refused(copied, pattern):
+def test_a_pattern_that_does_not_end_or_fails_is_refused(copied, pattern, monkeypatch):
+    monkeypatch.setattr(patterns, "_SECONDS", 2.0)  # which are waited for
     set_to(copied, "tokenizer.json", PATTERN, json.dumps(pattern))
     if pattern:
         assert f"tokenizer.json: its pattern {pattern!a} does not end on" in refusal(read_header, str(copied))

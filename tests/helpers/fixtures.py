@@ -1,0 +1,183 @@
+"""Small models made on the spot, and the annotations of igap checked on every call (jaxtyping + beartype)."""
+
+import csv
+import functools
+import importlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import jaxtyping
+import numpy as np
+import pytest
+
+from helpers import annotations
+
+# Before the hook: what is imported while a module of igap loads, the hook has Python compile anew in every process.
+for name in (
+    *("captum.attr", "hydra", "matplotlib.pyplot", "optuna", "pandas", "rich.progress", "scipy.signal", "scipy.stats"),
+    *("seaborn", "sqlalchemy", "transformer_lens.model_bridge", "transformers.models.gpt2.modeling_gpt2", "wandb"),
+):
+    importlib.import_module(name)
+annotations.install()
+
+hypothesis.settings.register_profile("suite", deadline=None)  # an example may take as long as a busy machine needs
+hypothesis.settings.load_profile("suite")
+
+import torch  # noqa: E402 - the import hook comes before anything that imports igap
+from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
+
+from helpers.checkpoints import save_checkpoint  # noqa: E402
+from igap import PromptPair, load_model, pipeline  # noqa: E402
+from igap.cli.compose import compose_one  # noqa: E402
+from igap.models import cached  # noqa: E402
+from igap.models.load import EMBEDDED  # noqa: E402
+from igap.output import disk  # noqa: E402
+from igap.pipeline import Result  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _reseeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Annotations are not checked, as when a user calls: what is refused is refused by igap itself."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # the models are so small that a second thread only waits
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nodes_once() -> Iterator[None]:
+    """numpy solves an eigenvalue problem for the nodes of a quadrature; the same ones are asked for all the time."""
+    legendre = np.polynomial.legendre
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(legendre, "leggauss", functools.cache(legendre.leggauss))
+        yield
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a random 4-head model, 3 layers unless told otherwise."""
+    made: dict[tuple[str, int], Path] = {}
+
+    def make(architecture: str, n_layers: int = 3) -> Path:
+        key = (architecture, n_layers)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(architecture)
+            save_checkpoint(architecture, n_layers, made[key])
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small(checkpoint: Callable[..., Path]) -> Callable[..., TransformerBridge]:
+    """Small models in float64, random ones and the embedded one, each loaded once: `small("llama", "raw")`."""
+    made: dict[tuple[str, str], TransformerBridge] = {}
+
+    def load(architecture: str = "gpt2", processing: str = "processed") -> TransformerBridge:
+        key = (architecture, processing)
+        if key not in made:
+            name = EMBEDDED if architecture == EMBEDDED else str(checkpoint(architecture))
+            made[key] = load_model(name, processing=processing, dtype="float64")
+        return made[key]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def ioi_mini() -> TransformerBridge:
+    """The embedded model, as `igap run` loads it."""
+    return load_model()
+
+
+@pytest.fixture(scope="session")
+def pair() -> PromptPair:
+    """The notebook's prompt pair."""
+    return PromptPair(
+        clean="After John and Mary went to the store, Mary gave a bottle of milk to",
+        corrupted="After John and Mary went to the store, John gave a bottle of milk to",
+        answer=" John",
+        distractor=" Mary",
+        min_gap=0.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def result(checkpoint: Callable[..., Path]) -> Result:
+    """A finished run of the random GPT-2, before anything is written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cached, "_cached_model", cached._cached_model.__wrapped__)
+        name = f"model.name={checkpoint('gpt2')}"
+        config = compose_one(["model=hf", name, "prompts.min_gap=0", "device=cpu", "seed=7"]).config
+        return pipeline.run(config)
+
+
+@pytest.fixture(scope="session")
+def written(result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of that run."""
+    folder = tmp_path_factory.mktemp("written")
+    disk.prepare(folder)
+    disk.write(result, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pairs of two lengths and three first differences, in the words of the random models."""
+    rest = "went to the store, {} gave a bottle of milk to"
+    rows = [
+        [f"After John and Mary {rest.format('Mary')}", f"After John and Mary {rest.format('John')}", " John", " Mary"],
+        [f"Then Tom and Anna {rest.format('Anna')}", f"Then Tom and Anna {rest.format('Tom')}", " Tom", " Anna"],
+        ["John and Mary went to the store, Mary gave it to", "John and Mary went to the store, John gave it to",
+         " John", " Mary"],
+        [f"After Anna and Mary {rest.format('Mary')}", f"After Anna and Mary {rest.format('Anna')}", " Anna", " Mary"],
+        [f"After John and Tom {rest.format('Tom')}", f"After Mary and Tom {rest.format('Tom')}", " John", " Mary"],
+    ]  # fmt: skip
+    path = tmp_path_factory.mktemp("pairs") / "five.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["clean", "corrupted", "answer", "distractor"], *rows])
+    return path
+
+
+@pytest.fixture(scope="session")
+def many(checkpoint: Callable[..., Path], pair_file: Path) -> Result:
+    """A finished run of the random GPT-2 on those pairs, one of which has too small a gap for scores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cached, "_cached_model", cached._cached_model.__wrapped__)
+        overrides = ["model=hf", f"model.name={checkpoint('gpt2')}", "device=cpu", f"prompts.file={pair_file}"]
+        config = compose_one([*overrides, "prompts.min_gap=0.2"]).config
+        return pipeline.run(config)
+
+
+@pytest.fixture(scope="session")
+def many_written(many: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of that run."""
+    folder = tmp_path_factory.mktemp("many")
+    disk.prepare(folder)
+    disk.write(many, folder)
+    return folder
+
+
+@pytest.fixture
+def forgetful() -> Iterator[None]:
+    """W&B keeps keys and addresses for a whole process: nothing it reads from the environment meanwhile lasts."""
+    import wandb
+
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.fixture
+def no_key(forgetful: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No credentials for W&B on this machine, and no server where it looks for one."""
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")

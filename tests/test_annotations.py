@@ -1,0 +1,60 @@
+"""Annotations are checked whenever a function of igap is called, by helpers/annotations.py."""
+
+import numpy as np
+import pytest
+from beartype.roar import BeartypeCallHintViolation
+from helpers.annotations import checker, jaxtyped
+from jaxtyping import Float, TypeCheckError
+
+from igap.components import hook_name
+
+checked = jaxtyped(typechecker=checker)
+
+
+@checked
+def product(a: Float[np.ndarray, "x y"], b: Float[np.ndarray, " y"]) -> Float[np.ndarray, " x"]:
+    return a @ b if len(a) == 2 else b
+
+
+@checked
+def repeated(text: str, times: int) -> str:
+    return text * times if times else times
+
+
+def test_an_axis_has_one_length_in_all_arguments_and_what_is_returned():
+    assert product(np.ones((2, 3)), np.ones(3)).shape == (2,)
+    with pytest.raises(TypeCheckError, match="parameters of"):
+        product(np.ones((2, 3)), np.ones(2))
+    with pytest.raises(TypeCheckError, match="return value"):
+        product(np.ones((4, 3)), np.ones(3))
+
+
+def test_types_are_checked_where_there_is_no_array():
+    assert repeated("a", 2) == "aa"
+    for arguments in (("a", "2"), ("a", 0)):
+        with pytest.raises(BeartypeCallHintViolation):
+            repeated(*arguments)
+
+
+def test_a_function_within_another_is_checked_each_time_it_is_defined_and_is_that_one():
+    def define(summand):
+        @checked
+        def added(number: int) -> int:
+            return number + summand
+
+        return added
+
+    for summand in range(2):
+        assert define(summand)(3) == 3 + summand
+        with pytest.raises(TypeCheckError):
+            define(summand)("3")
+
+
+def test_igap_is_checked():
+    with pytest.raises(BeartypeCallHintViolation):
+        hook_name("heads", "first")
+
+
+def test_nothing_is_checked_where_a_test_asks_for_what_users_have(unchecked):
+    assert hook_name("heads", "first") == "blocks.first.attn.hook_z"
+    assert repeated([1], 2) == [1, 1]
