@@ -28,6 +28,7 @@ commands
   search head=9.6  corrupted prompts for which a head's effect is as large as it gets
   check            says what a run, or run -m, or sweep NAME would do, and whether it can; computes nothing
   status DIR...    how the jobs of a sweep stand: done, stale, running, failed, planned
+  plot RUN...      the pictures of finished runs, drawn from their records: again, or for the first time
   compare DIR...   finished runs side by side: a table, a CSV file and a page
   sync DIR...      logs finished runs to W&B from disk, and uploads those logged offline
   verify DIR...    W&B's offline runs against what is on disk
@@ -49,6 +50,7 @@ _COMMANDS = {
     "search": "igap.cli.search:main",
     "check": "igap.cli.run:check",
     "status": "igap.sweep.status:main",
+    "plot": "igap.output.plot_command:main",
     "compare": "igap.output.dashboard.command:main",
     "sync": "igap.output.tracking.sync:main",
     "verify": "igap.output.tracking.verify:main",
