@@ -1,4 +1,4 @@
-"""The commands that read what is on disk: status, compare, sync, verify, workspace, store.
+"""The commands that read what is on disk: status, plot, compare, sync, verify, workspace, store.
 
 Each only parses; the work is done by a function that it imports when it runs.
 """
@@ -38,6 +38,35 @@ def status(folders: tuple[Path, ...], watch: bool) -> int:
     from igap.sweep.status import show_status
 
     return show_status(folders, watch=watch)
+
+
+@click.command(
+    cls=Command,
+    short_help="The pictures of finished runs, drawn from their records: again, or for the first time.",
+    arguments=[("RUN...", "folders of finished runs, or folders that hold such folders")],
+    examples=[("igap plot runs --only 'heads_heatmap curves'", "two kinds of pictures of all runs")],
+    needs_arguments=True,
+)
+@click.option(
+    "--only",
+    metavar="NAMES",
+    default="all",
+    help="Names with spaces between them, each of a picture or of an analysis (explain, curves, ablation, ...), all of "
+    "whose pictures it stands for; default: all.",
+)
+@click.argument("folders", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
+def plot(folders: tuple[Path, ...], only: str) -> int:
+    """Draws the pictures of finished runs from their records, and prints the files.
+
+    Again, as after a change of style, or for the first time, where they ran with plots=none. The exit code is 1 where a
+    picture could not be drawn.
+    """
+    from igap.console import warn
+    from igap.output.plot_command import draw_runs
+
+    problems = draw_runs(folders, only)
+    warn(problems)
+    return 1 if problems else 0
 
 
 def _default_metrics() -> list[Section]:
@@ -180,5 +209,5 @@ def store(folders: tuple[Path, ...], prune: Any) -> int:
     return show_store(folders, prune=prune)
 
 
-COMMANDS: tuple[click.Command, ...] = (status, compare, sync, verify, workspace, store)
+COMMANDS: tuple[click.Command, ...] = (status, plot, compare, sync, verify, workspace, store)
 """In the order in which help lists them."""

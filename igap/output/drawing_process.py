@@ -115,11 +115,11 @@ def _tasks() -> Iterator[tuple[Path, list[str]]]:
 def main() -> None:
     """Draw what standard input asks for, until it ends."""
     tasks = _tasks()
-    from igap.output.record import draw
+    from igap.output.record import draw_or_say
 
     gc.freeze()  # what has been imported stays: the collector need not look at it after every few figures
     for folder, names in tasks:
-        drawn = draw(folder, frozenset(names))
+        drawn = draw_or_say(folder, frozenset(names))
         failures = {name: [failure.reason, failure.story] for name, failure in drawn.failures.items()}
         sys.stdout.write(json.dumps({"failures": failures, "seconds": drawn.seconds}) + "\n")
         sys.stdout.flush()

@@ -160,6 +160,8 @@ class Drawn:
     failures: Mapping[str, Failure]
     """`plots/NAME` to why a figure, or those of an analysis, could not be drawn or written."""
     seconds: float
+    files: tuple[Path, ...] = ()
+    """Those written, where this process wrote them."""
 
 
 def draw(data: FigureData, folder: Path, wanted: frozenset[str]) -> Drawn:
@@ -168,6 +170,7 @@ def draw(data: FigureData, folder: Path, wanted: frozenset[str]) -> Drawn:
 
     started = time.perf_counter()
     failures: dict[str, Failure] = {}
+    files: list[Path] = []
     for group, make in figures(data).items() if wanted else ():
         if group not in wanted:
             continue
@@ -178,7 +181,8 @@ def draw(data: FigureData, folder: Path, wanted: frozenset[str]) -> Drawn:
             path = folder / FOLDER / f"{name}.png"
             with surviving(f"{FOLDER}/{name}", failures):
                 atomically(path, partial(write_png, figure))
-    return Drawn(failures, time.perf_counter() - started)
+                files.append(path)
+    return Drawn(failures, time.perf_counter() - started, tuple(files))
 
 
 def _title(result: Result) -> str:

@@ -94,11 +94,23 @@ def read(folder: Path) -> Record:
 
 
 def draw(folder: Path, wanted: frozenset[str]) -> Drawn:
-    """Draw pictures of a run from the record in its folder, as `figures.draw` does."""
-    if not wanted:
-        return Drawn({}, 0.0)
+    """Draw pictures of a run from the record in its folder, as `figures.draw` does.
+
+    Raises:
+        ValueError: The record cannot be read; the text names the file and says why.
+    """
     try:
         data = read(folder).data
     except ValueError as error:
-        return Drawn({f"{FOLDER}/record": Failure(f"{folder / FILE}: {error}", "")}, 0.0)
+        raise ValueError(f"{FILE}: {error}") from None
     return figures.draw(data, folder, wanted)
+
+
+def draw_or_say(folder: Path, wanted: frozenset[str]) -> Drawn:
+    """Draw as `draw` does; a record that cannot be read is one failure, in place of all pictures."""
+    if not wanted:
+        return Drawn({}, 0.0)
+    try:
+        return draw(folder, wanted)
+    except ValueError as error:
+        return Drawn({f"{FOLDER}/record": Failure(str(error), "")}, 0.0)

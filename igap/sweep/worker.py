@@ -254,7 +254,7 @@ class Pictures:
 
     def _draw_one_here(self) -> None:
         computed = self._waiting.popleft()
-        self._finish(computed, record.draw(self._folder.run(computed.job.key), computed.wanted))
+        self._finish(computed, record.draw_or_say(self._folder.run(computed.job.key), computed.wanted))
         self._exchange(wait=False)
 
     def _exchange(self, *, wait: bool) -> None:

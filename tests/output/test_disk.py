@@ -45,6 +45,7 @@ def test_a_run_leaves_these_files_and_no_others(written):
             "summary.json",
             "config.json",
             "attributions.safetensors",
+            "record.safetensors",
             *(f"{name}.csv" for name in TABLES),
             *(f"plots/{name}.png" for name in PLOTS),
         ]

@@ -5,7 +5,7 @@ import json
 
 from igap import pipeline
 from igap.failures import Failure
-from igap.output import disk
+from igap.output import disk, figures
 from igap.replication import jobs
 
 
@@ -22,7 +22,7 @@ def test_a_run_of_a_study_that_fails_costs_itself_and_the_comparison_only(result
     assert found.beside.keys() == {"zero-baseline"}
     assert found.findings.keys() == result.findings.keys()
     assert {name: failure.reason for name, failure in found.failures.items()} == {"second-pair": "MemoryError"}
-    monkeypatch.setattr(disk, "figures", lambda _: {})
+    monkeypatch.setattr(figures, "figures", lambda _: {})
     disk.prepare(tmp_path)
     summary = disk.write(found, tmp_path)
     assert summary["failed"] == "second-pair zero-baseline/curves"

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import shutil
+from contextlib import ExitStack
 
 import pytest
 from helpers.small_disk import no_file_above
 
 from igap import pipeline
 from igap.failures import Failure
-from igap.output import disk, figures
+from igap.output import disk, figures, record
 from igap.sweep import worker
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Composed, Job
@@ -150,3 +151,64 @@ def test_a_disk_too_small_for_a_run_is_one_line_and_its_numbers_are_shown(
     assert [line for line in caplog.text.splitlines() if "failed" in line and "Traceback" not in line]
     assert "Traceback" not in caplog.text
     assert folder.status(untracked.key).run is None
+
+
+def test_a_run_whose_process_died_before_its_pictures_is_finished_from_its_record(untracked, folder, result, written):
+    """`folder` fails the test where anything is computed."""
+    disk.prepare(folder.run(untracked.key))
+    disk.write_numbers(result, folder.run(untracked.key), {})
+    assert folder.status(untracked.key).state == "planned"
+    assert do(untracked, folder) == worker.Outcome(untracked.key, "done")
+    for path in written.rglob("*"):
+        again = folder.run(untracked.key) / path.relative_to(written)
+        if path.suffix in (".png", ".csv", ".safetensors") and path.name != "record.safetensors":
+            assert again.read_bytes() == path.read_bytes(), path.name
+    summaries = [json.loads((place / "summary.json").read_text()) for place in (written, folder.run(untracked.key))]
+    assert summaries[0].keys() == summaries[1].keys()
+    assert {n for n in summaries[0] if summaries[0][n] != summaries[1][n]} <= {"seconds/files"}
+
+
+@pytest.mark.parametrize("why", ["another key", "other versions", "an analysis failed", "cut short"])
+def test_a_record_that_does_not_say_all_is_computed_again(untracked, folder, result, monkeypatch, why):
+    place = folder.run(untracked.key)
+    disk.prepare(place)
+    failures = {"curves": Failure("a flat tyre", "")} if why == "an analysis failed" else {}
+    changed = {"another key": {"key": "0" * 12}, "other versions": {"versions": {"torch": "1.0"}}}.get(why, {})
+    disk.write_numbers(dataclasses.replace(result, **changed), place, failures)
+    if why == "cut short":
+        (place / "record.safetensors").write_bytes(b"")
+    monkeypatch.setattr(pipeline, "run", lambda *_: 1 / 0)
+    assert do(untracked, folder).reason == "ZeroDivisionError: division by zero"
+
+
+def test_an_interruption_keeps_the_mark_that_a_job_was_begun(untracked, folder, result, monkeypatch):
+    def interrupted(folder, wanted):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run", lambda *_: result)
+    monkeypatch.setattr(record, "draw_or_say", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        do(untracked, folder)
+    assert folder.holder(untracked.key) is None, "its lock is free"
+    assert folder.status(untracked.key).detail == "was interrupted before"
+
+
+def test_jobs_are_drawn_by_the_process_beside_and_here_once_it_has_died(untracked, folder, result, monkeypatch):
+    ends = []
+    monkeypatch.setattr(pipeline, "run", lambda *_: result)
+    plots = untracked.composed.config.model_copy(update={"plots": "jaccard"})
+    job = dataclasses.replace(untracked, composed=Composed((), plots, ""))
+    with ExitStack() as claims, worker.Pictures(folder, lambda job, end: ends.append(end), beside=True) as pictures:
+        place = folder.run(job.key)
+        for number in range(2):
+            begun = worker.begin(job, folder, pipeline.silent, claims, wait=False)
+            assert not (place / "summary.json").exists(), "a job is finished with its pictures"
+            assert folder.holder(job.key) is not None, "and claimed until then"
+            pictures.add(begun)
+            if number:
+                pictures._process._process.kill()
+            pictures.finish()
+            assert ends == [worker.Outcome(job.key, "done")] * (number + 1)
+            assert [path.name for path in place.glob("plots/*")] == ["jaccard.png"]
+            assert (pictures._process is None) == bool(number)
+            shutil.rmtree(place)

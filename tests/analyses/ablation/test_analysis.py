@@ -9,9 +9,9 @@ from scipy import stats
 
 from igap import pipeline
 from igap.analyses.ablation.study import AGAINST
+from igap.analyses.registry import ANALYSES
 from igap.cli.compose import compose_one
 from igap.models import cached
-from igap.output import figures
 
 
 def run(checkpoint, *overrides):
@@ -116,9 +116,7 @@ def test_bars_stand_at_the_shares_and_the_line_at_the_whole_model(found):
         for one, share in zip(given.kinds["mean"].single, numbers, strict=True)
     )
     study = dataclasses.replace(given.kinds["mean"], single=singles, accuracy=0.8)
-    drawn = figures.drawn(
-        dataclasses.replace(found, findings={"ablation": dataclasses.replace(given, kinds={"mean": study})})
-    )
+    drawn = ANALYSES["ablation"].figures(dataclasses.replace(given, kinds={"mean": study}), "")
     (ax,) = drawn["ablation_mean"].axes
     assert [bar.get_height() for bar in ax.patches] == [one.accuracy for one in (*study.single, study.together)]
     assert [label.get_text() for label in ax.get_xticklabels()][:6] == [*(one.name for one in study.single), "all"]
