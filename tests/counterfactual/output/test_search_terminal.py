@@ -111,7 +111,7 @@ def test_the_report_counts_trials_out_of_bounds_and_says_why_one_failed(results)
     some = Proposal(result.trials[0].proposal.candidate, "random")
     failed = EvaluatedTrial(some, (float("nan"),), (), {}, "a number is not finite")
     broken = EvaluatedTrial(some, (1.0,), (), {"min_fluency": 0.5})
-    text = said(terminal.show, replace(result, trials=(*result.trials, failed, broken, broken), n_found=1), "0.4")
+    text = said(terminal.show, replace(result, trials=(*result.trials, failed, broken, broken), n_cached=1), "0.4")
     assert "19 trials of 16 candidates, 2 out of bounds, 1 failed (a number is not finite); this time" in text
     assert "1 candidate was known from earlier searches" in text
 

@@ -93,7 +93,7 @@ def test_wandb_sync_without_a_server_fails_and_is_told(logged, tmp_path, monkeyp
     end = sync._upload(folder / wandb_run.logged(folder).place, {})
     assert end.failed
     assert end.waits
-    assert "wandb sync" in end.what
+    assert "wandb sync" in end.message
 
 
 def test_a_number_or_setting_that_differs_is_named_with_both_values(logged, tmp_path, capsys):
