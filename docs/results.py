@@ -50,8 +50,8 @@ from results_tables import (
 )
 
 from igap.components import parse_component
-from igap.storage.atomic import atomically, write_text
-from igap.storage.untrusted import read_names
+from igap.storage.atomic import write_atomically, write_text
+from igap.storage.untrusted import read_json_object
 
 Says = Callable[[bool, str], str]
 """A condition and a sentence that is true where it holds, to the sentence."""
@@ -84,12 +84,12 @@ def write(runs: Path, searches: Path, page: Path, *, draft: bool) -> None:
     """The page and, in a folder of its name, its pictures. Raises SystemExit where a sentence no longer holds."""
     tasks = read_tasks(runs)
     bends = read_bends(next(iter(tasks.values())), runs)
-    found = [whole(read_names, file) for file in sorted(searches.glob("**/search_summary.json"))]
+    found = [whole(read_json_object, file) for file in sorted(searches.glob("**/search_summary.json"))]
     written = text(tasks, bends, found, partial(says, draft=draft))
     pictures = page.with_suffix("")
     pictures.mkdir(exist_ok=True)
     for name, picture in (("agreement", draw_agreement(tasks)), ("bends", draw_bends(tasks, bends))):
-        atomically(pictures / f"{name}.png", partial(picture.savefig, format="png", dpi=110))
+        write_atomically(pictures / f"{name}.png", partial(picture.savefig, format="png", dpi=110))
     write_text(page, written)
     print(f"written: {page} and {pictures}{os.sep}")
 

@@ -16,9 +16,9 @@ from scipy import stats
 import igap
 from igap.errors import printable
 from igap.models.load import load_model
-from igap.statistics.bootstrap import LEVEL, bootstrap_means, resample_counts, row_correlations
+from igap.statistics.bootstrap import LEVEL, mean_intervals, resample_counts, row_correlations
 from igap.storage import finished
-from igap.storage.atomic import atomically
+from igap.storage.atomic import write_atomically
 from igap.storage.untrusted import check_file
 
 TASKS = {
@@ -59,8 +59,8 @@ class Task:
     """The runs of one task, IG from the corrupted prompt and from zero."""
 
     title: str
-    corrupted: finished.Finished
-    zero: finished.Finished
+    corrupted: finished.FinishedRun
+    zero: finished.FinishedRun
 
     @cached_property
     def maps(self) -> Maps:
@@ -103,7 +103,7 @@ class Task:
         return whole(partial(pd.read_csv, dtype=texts), self.corrupted.folder / f"{name}.csv")
 
 
-def _scores(run: finished.Finished, names: Sequence[str]) -> Maps:
+def _scores(run: finished.FinishedRun, names: Sequence[str]) -> Maps:
     stored = whole(load_file, run.folder / "attributions.safetensors")
     found = {name: stored[f"pairs.{name}.heads"] for name in names}
     flat = {name: values.reshape(len(values), -1).astype(np.float64) for name, values in found.items()}
@@ -127,10 +127,10 @@ class Bends:
 
 def read_tasks(folder: Path) -> dict[str, Task]:
     """The finished runs by task."""
-    runs, troubles = finished.find([folder])
+    runs, troubles = finished.find_runs([folder])
     for trouble in troubles:
         print(trouble, file=sys.stderr)
-    by_name: dict[tuple[str, str], finished.Finished] = {}
+    by_name: dict[tuple[str, str], finished.FinishedRun] = {}
     for run in runs:
         settings = run.settings
         if not settings:  # told above
@@ -151,7 +151,7 @@ def read_bends(task: Task, folder: Path) -> Bends:
         print(f"output curves of every head, {len(pairs)} pairs: some minutes")
         model = load_model(str(task.corrupted.settings["model.name"]))
         computed = igap.output_curve(model, pairs, list(task.table("heads")["name"]), alphas=ALPHAS.tolist())
-        atomically(file, lambda path: save_file({"F": np.ascontiguousarray(computed.by_pair)}, path))
+        write_atomically(file, lambda path: save_file({"F": np.ascontiguousarray(computed.by_pair)}, path))
     curves = whole(load_file, file)["F"]
     bend, beyond = departures(curves)
     maps = whole(load_file, task.corrupted.folder / "attributions.safetensors")
@@ -184,5 +184,5 @@ def r_over_pairs(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
 def spearman_over_pairs(bends: Bends, name: str) -> tuple[float, float, float]:
     """Mean over pairs of the Spearman correlation over heads of |bend| with |AP - IG| or |AP - AtP|; its interval."""
     each = np.array([stats.spearmanr(np.abs(x), y).statistic for x, y in zip(bends.bend, bends.off[name], strict=True)])
-    ends = bootstrap_means(each[:, None], seed=0)
+    ends = mean_intervals(each[:, None], seed=0)
     return float(each.mean()), float(ends.low[0]), float(ends.high[0])

@@ -8,7 +8,7 @@ from results_runs import AREAS, METHODS, TERMS, Bends, Task, r_over_pairs
 from scipy import stats
 
 from igap.plots.canvas import PALETTE, figure, styled
-from igap.statistics.bootstrap import bootstrap_means, row_correlations
+from igap.statistics.bootstrap import mean_intervals, row_correlations
 from igap.statistics.comparison import compare_values
 
 
@@ -59,7 +59,7 @@ def of_agreement(tasks: Mapping[str, Task]) -> str:
             ig, ap = maps["ig"], maps["ap"]
             compared = compare_values(ig.mean(0)[None], ap.mean(0)[None])
             each = row_correlations(ig, ap)
-            ends = bootstrap_means(each[:, None], seed=0)
+            ends = mean_intervals(each[:, None], seed=0)
             rows.append(
                 [
                     title,

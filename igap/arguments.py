@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import numpy as np
 from jaxtyping import jaxtyped
 
-from igap.errors import InputError, shown
+from igap.errors import InputError, short_repr
 from igap.vocabulary import LARGEST_SEED, MOST_COUNT
 
 Public = TypeVar("Public", bound=Callable[..., Any])
@@ -78,7 +78,7 @@ def _check_calls(function: Any, annotated: Callable[..., Any]) -> Any:
             if not isinstance(default, str | int | float | None):
                 remedy = f"help(igap.{annotated.__qualname__}) says what it is."
             raise InputError(
-                f"{name}{refused.where}: got {shown(refused.got)}, wanted {refused.wanted}. {remedy}"
+                f"{name}{refused.where}: got {short_repr(refused.got)}, wanted {refused.wanted}. {remedy}"
             ) from None
 
     @functools.wraps(function)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from igap.errors import InputError, shown
+from igap.errors import InputError, short_repr
 
 Site = Literal["heads", "neurons"]
 SITES: tuple[Site, ...] = ("heads", "neurons")
@@ -55,7 +55,7 @@ def are_components(names: Sequence[str]) -> bool:
     return bool(names) and all(map(is_component, names)) and len(set(map(parse_component, names))) == len(names)
 
 
-def chosen(setting: str) -> tuple[Site, ...]:
+def sites_named(setting: str) -> tuple[Site, ...]:
     """The sites that a setting stands for: none, heads, neurons or both."""
     return tuple(site for site in SITES if setting in (site, "both"))
 
@@ -77,7 +77,7 @@ def locate(name: str, n_layers: int | None, widths: Mapping[Site, int | None], *
     Raises InputError naming `item` if it is no component's name, or the model has no such component.
     """
     if not is_component(name):
-        raise InputError(f"{item}: got {shown(name)}, wanted a head such as 9.6 or a neuron such as L5.N1234.")
+        raise InputError(f"{item}: got {short_repr(name)}, wanted a head such as 9.6 or a neuron such as L5.N1234.")
     site, layer, index = parse_component(name)
     for what, got, n in (("layers", layer, n_layers), (site, index, widths[site])):
         if n is not None and got >= n:

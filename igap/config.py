@@ -20,8 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from igap.components import SITES, Site, are_components, chosen, is_component, parse_component, sites_of
-from igap.errors import InputError, shown
+from igap.components import SITES, Site, are_components, is_component, parse_component, sites_named, sites_of
+from igap.errors import InputError, short_repr
 from igap.vocabulary import (
     ALPHAS,
     LARGEST_SEED,
@@ -45,7 +45,7 @@ TEXTS = ("clean", "corrupted", "answer", "distractor")
 """What a prompt pair is made of."""
 
 
-BESIDE_THE_NUMBERS = (
+EXECUTION_KEYS = (
     "tracking",
     "output",
     "plots",
@@ -307,7 +307,7 @@ class RunConfig(Frozen):
     @property
     def asked_sites(self) -> tuple[Site, ...]:
         """`sites` one by one."""
-        return chosen(self.sites)
+        return sites_named(self.sites)
 
     @model_validator(mode="after")
     def _sites_are_asked_for(self) -> "RunConfig":
@@ -315,7 +315,7 @@ class RunConfig(Frozen):
         ablates = self.ablation.kind != "none"
         about = {
             "study": (self.study, SITES if self.study else ()),
-            "faithfulness": (self.faithfulness, chosen(self.faithfulness)),
+            "faithfulness": (self.faithfulness, sites_named(self.faithfulness)),
             "interactions": (self.interactions, ("heads",) if self.interactions else ()),
             "curves.components": (curves, sites_of(curves.split())),
             "ablation.components": (
@@ -373,7 +373,7 @@ class RunConfig(Frozen):
         by their names: `contents` are hashes of all that the settings only name. Of the baseline counts what its kind
         uses.
         """
-        fields = self.model_dump(mode="json", exclude=set(BESIDE_THE_NUMBERS) | {"seed"})
+        fields = self.model_dump(mode="json", exclude=set(EXECUTION_KEYS) | {"seed"})
         fields["contents"] = dict(contents)
         for name in ("name", "revision"):
             del fields["model"][name]
@@ -401,10 +401,10 @@ class RunConfig(Frozen):
 
 def parse(values: Mapping[str, Any]) -> RunConfig:
     """Validate the settings of a run. Raises InputError, one line a mistake: item, got, wanted, remedy."""
-    return checked(RunConfig, values)
+    return validate_settings(RunConfig, values)
 
 
-def checked(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
+def validate_settings(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
     """Validate settings against a schema. Raises InputError as `parse` does."""
     try:
         return schema.model_validate(dict(values))
@@ -482,7 +482,7 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
         return f"{item}: got a key that no {noun(schema)} has, wanted one of {known}. Remove it or correct the name."
     if kind == "model_type" and isinstance(got, str):
         option = f"{'/'.join(path)}={got}"
-        return f"{item}: got {shown(got)}, wanted settings of this group. Choose an option of it: {option}."
+        return f"{item}: got {short_repr(got)}, wanted settings of this group. Choose an option of it: {option}."
     wanted = {
         "missing": "a value",
         "bool_type": "true or false",
@@ -509,6 +509,5 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
         }.get(item, "another text"),
         "value_error": str(details.get("error")),
     }.get(kind, error["msg"])
-    return (
-        f"{item}: got {'nothing' if kind == 'missing' else shown(got)}, wanted {wanted}. Try {example(path, schema)}."
-    )
+    value = "nothing" if kind == "missing" else short_repr(got)
+    return f"{item}: got {value}, wanted {wanted}. Try {example(path, schema)}."

@@ -31,7 +31,7 @@ class InputError(ValueError):
         super().__init__(message if len(message) <= _MOST else f"{message[: _MOST - 1000]} ... {message[-900:]}")
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """The repr of a value for a message: on one line and cut short; of an array its shape and type."""
     try:
         if type(value).__module__ in ("numpy", "torch") and hasattr(value, "dtype"):

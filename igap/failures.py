@@ -19,7 +19,7 @@ class Failure:
 
 
 @contextmanager
-def surviving(name: str, failures: dict[str, Failure]) -> Iterator[None]:
+def collect_failure(name: str, failures: dict[str, Failure]) -> Iterator[None]:
     """Record any exception of the block in `failures` under this name, and go on.
 
     An interruption (KeyboardInterrupt) passes through.
@@ -30,7 +30,7 @@ def surviving(name: str, failures: dict[str, Failure]) -> Iterator[None]:
         failures[name] = Failure(reason_of(error), traceback.format_exc())
 
 
-def recorded(failures: Mapping[str, Failure]) -> dict[str, str | None]:
+def summary_entries(failures: Mapping[str, Failure]) -> dict[str, str | None]:
     """The failures as entries of summary.json; `storage.finished.failures_of` reads them back."""
     reasons = {f"{name}/reason": failure.reason for name, failure in failures.items()}
     return {**dict.fromkeys(failures), **reasons, **({"failed": " ".join(failures)} if failures else {})}

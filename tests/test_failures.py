@@ -3,7 +3,7 @@
 import pytest
 
 from igap.errors import InputError
-from igap.failures import reason_of, surviving
+from igap.failures import collect_failure, reason_of
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from igap.failures import reason_of, surviving
 )
 def test_a_reason_is_one_line_that_says_what_and_where(error, reason):
     failures = {}
-    with surviving("curves", failures):
+    with collect_failure("curves", failures):
         raise error
     assert failures["curves"].reason == reason == reason_of(error)
     assert failures["curves"].story.startswith("Traceback")
@@ -28,7 +28,7 @@ def test_a_reason_is_one_line_that_says_what_and_where(error, reason):
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 def test_an_interruption_is_no_failure(kind):
     failures = {}
-    with pytest.raises(kind), surviving("curves", failures):
+    with pytest.raises(kind), collect_failure("curves", failures):
         raise kind
     assert not failures
 

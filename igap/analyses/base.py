@@ -17,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.maps import AttributionMap, Progress
 from igap.components import Site
-from igap.config import Frozen, RunConfig, checked
+from igap.config import Frozen, RunConfig, validate_settings
 from igap.engine.baselines import Baseline, configured
 from igap.engine.contrast import OpenPairs
 from igap.inputs.prompts import PromptPair
@@ -138,5 +138,5 @@ def settings_of(config: RunConfig, name: str, schema: type[SettingsT]) -> Settin
     fields: dict[str, Any] = {name: (schema, ...)}
     within: Any = create_model("Analyses", __base__=Frozen, **fields)
     whole: Any = create_model("RunConfig", __base__=Frozen, analyses=(within, ...))
-    settings: SettingsT = getattr(checked(whole, {"analyses": {name: config.analyses[name]}}).analyses, name)
+    settings: SettingsT = getattr(validate_settings(whole, {"analyses": {name: config.analyses[name]}}).analyses, name)
     return settings

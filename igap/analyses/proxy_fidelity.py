@@ -17,7 +17,7 @@ from igap.attribution.maps import AttributionMap, Progress
 from igap.attribution.methods import METHODS
 from igap.components import Site
 from igap.config import RunConfig
-from igap.statistics.comparison import REPORTED_K, Comparison, compare, paired
+from igap.statistics.comparison import REPORTED_K, Comparison, comparable_values, compare
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ def proxy_fidelity(proxy: AttributionMap, ap: AttributionMap, *, of: str) -> Pro
 
 
 def _budgets(proxy: AttributionMap, ap: AttributionMap) -> dict[int, int]:
-    size, exact = (np.abs(values).ravel() for values in paired(proxy, ap)[1:])
+    size, exact = (np.abs(values).ravel() for values in comparable_values(proxy, ap)[1:])
     rank = stats.rankdata(-size, method="max")
     top = np.argsort(-exact, kind="stable")
     return {k: int(rank[top[:k]].max()) for k in REPORTED_K if k <= np.count_nonzero(exact)}

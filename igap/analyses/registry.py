@@ -11,7 +11,7 @@ from igap.analyses.output_curves.analysis import OutputCurvesAnalysis
 from igap.analyses.proxy_fidelity import ProxyFidelityAnalysis
 from igap.analyses.queries_keys import QueriesKeysAnalysis
 from igap.config import RunConfig
-from igap.errors import InputError, shown
+from igap.errors import InputError, short_repr
 from igap.models.load import Header
 
 ANALYSES: dict[str, Analysis[Any]] = {
@@ -40,7 +40,7 @@ def check_analyses(config: RunConfig, header: Header) -> dict[str, str]:
     for name in config.analyses:
         if name not in known:
             raise InputError(
-                f"analyses: got {shown(name)}, wanted one of {', '.join(known) or 'none'}: the analyses that take "
+                f"analyses: got {short_repr(name)}, wanted one of {', '.join(known) or 'none'}: the analyses that take "
                 "their settings there. Correct the name, or register the analysis in igap/analyses/registry.py."
             )
     for name, analysis in ANALYSES.items():

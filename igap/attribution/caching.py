@@ -7,7 +7,7 @@ import torch
 from igap.attribution.maps import AttributionMap, mean
 from igap.components import Site
 from igap.inputs.prompts import TokenPair
-from igap.storage.cache import Tensors, shared
+from igap.storage.cache import Tensors, get_or_compute
 from igap.vocabulary import Direction
 
 
@@ -25,7 +25,7 @@ def kept(
     anew. `kind` names what is computed; a map's name ends with its method (`ap`, `q.ap`). `least_gaps` are those of the
     pairs below which there are no scores, in logits.
     """
-    found = shared(
+    found = get_or_compute(
         kind,
         {"site": site, "direction": direction, "pairs": [pair.identity for pair in pairs]},
         lambda: {f"{part}/{name}": t for name, one in compute().items() for part, t in _tensors(one).items()},

@@ -224,7 +224,7 @@ def checked_config(config: "DictConfig", schema: "type[Schema]") -> "Schema":
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue
 
-    from igap.config import checked, example
+    from igap.config import example, validate_settings
 
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -234,4 +234,4 @@ def checked_config(config: "DictConfig", schema: "type[Schema]") -> "Schema":
             f"{item}: got nothing, wanted a value. Add {example(tuple(item.split('.')), schema)}."
         ) from None
     assert isinstance(values, dict)
-    return checked(schema, {str(key): value for key, value in values.items()})
+    return validate_settings(schema, {str(key): value for key, value in values.items()})

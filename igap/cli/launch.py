@@ -19,7 +19,7 @@ from igap.cli.compose import launcher_schemas
 from igap.cli.texts import quote
 from igap.console import show_stage, terminal_console
 from igap.engine.batching import most_processes
-from igap.errors import InputError, one_line, shown
+from igap.errors import InputError, one_line, short_repr
 from igap.storage.atomic import write_text
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Job, Plan
@@ -79,7 +79,8 @@ def launcher_of(config: "DictConfig", loader: "ConfigLoader") -> Launcher:
         n_jobs, most = settings.n_jobs, most_processes()
         if type(n_jobs) is not int or not (-1_000_000 <= n_jobs <= most and n_jobs):
             raise InputError(
-                f"hydra.launcher.n_jobs: got {shown(n_jobs)}, wanted a number of processes from 1 to {most}, four a "
+                f"hydra.launcher.n_jobs: got {short_repr(n_jobs)}, wanted a number of processes from 1 to {most}, four "
+                "a "
                 "core, or -1: one a core."
             )
         at_once = n_jobs if n_jobs > 0 else max(1, cores + 1 + n_jobs)
@@ -99,13 +100,14 @@ def _check_settings(settings: "DictConfig") -> None:
     for name in _COUNTS:
         count = settings.get(name)
         if count is not None and (type(count) is not int or not 1 <= count <= 1_000_000):
-            raise InputError(f"hydra.launcher.{name}: got {shown(count)}, wanted a whole number from 1. Try 1.")
+            raise InputError(f"hydra.launcher.{name}: got {short_repr(count)}, wanted a whole number from 1. Try 1.")
     if (schema := launcher_schemas.get(str(settings._target_))) is not None:
         try:
             OmegaConf.merge(schema, settings)
         except OmegaConfBaseException as error:
             raise InputError(
-                f"hydra.launcher.{error.full_key}: got {shown(OmegaConf.select(settings, str(error.full_key)))}, which "
+                f"hydra.launcher.{error.full_key}: got {short_repr(OmegaConf.select(settings, str(error.full_key)))}, "
+                "which "
                 f"the launcher does not take ({str(error.msg).splitlines()[0]}). Leave it out, or correct it."
             ) from None
 
@@ -124,12 +126,13 @@ def _check_target(config: "DictConfig") -> None:
     plugin = Plugins.instance().class_name_to_class.get(targets["launcher"])
     if plugin is None or not issubclass(plugin, HydraLauncher):
         raise InputError(
-            f"hydra.launcher._target_: got {shown(targets['launcher'])}, wanted one of Hydra's launchers. Choose "
+            f"hydra.launcher._target_: got {short_repr(targets['launcher'])}, wanted one of Hydra's launchers. Choose "
             "hydra/launcher=basic, joblib, submitit_local or submitit_slurm."
         )
     if not targets["sweeper"].endswith(".BasicSweeper"):
         raise InputError(
-            f"hydra.sweeper._target_: got {shown(targets['sweeper'])}, but igap itself takes every combination and "
+            f"hydra.sweeper._target_: got {short_repr(targets['sweeper'])}, but igap itself takes every combination "
+            "and "
             "leaves no choice to a sweeper. Leave it out."
         )
 

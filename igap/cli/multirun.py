@@ -11,7 +11,7 @@ from igap.cli.compose import compose_jobs, compose_multirun
 from igap.cli.settings import sweep_names
 from igap.cli.texts import kind_of, quote_override
 from igap.errors import InputError, did_you_mean, one_line
-from igap.storage.finished import find
+from igap.storage.finished import find_runs
 
 if TYPE_CHECKING:
     from igap.cli.launch import Launcher
@@ -217,7 +217,7 @@ def _make_plan(request: MultirunRequest) -> "tuple[Plan, Launcher]":
     if not planned.jobs:
         raise InputError(f"sweep: none of its {len(composed)} jobs is valid. The first: {planned.rejected[0].reason}")
     try:
-        runs = find([folder.path.parent])[0]
+        runs = find_runs([folder.path.parent])[0]
     except InputError:  # nothing has run here yet
         runs = []
     at_once = min(launcher.at_once, max(1, len(planned.to_do)))

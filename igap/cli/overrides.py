@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from igap.cli.texts import SHARED, grammar_length, kind_of, quote
-from igap.errors import InputError, did_you_mean, one_line, shown
+from igap.errors import InputError, did_you_mean, one_line, short_repr
 
 if TYPE_CHECKING:
     from igap.config import Frozen
@@ -45,7 +45,7 @@ def expand(
             choices.append([f"{override.get_key_element()}={value!s}" for value in values])
             if not values or override.key_or_group.startswith("hydra") or override.key_or_group in SHARED:
                 raise InputError(
-                    f"{override.key_or_group}: got {shown(text)}, wanted "
+                    f"{override.key_or_group}: got {short_repr(text)}, wanted "
                     + ("at least one value." if not values else "one value: all jobs of a multirun share it.")
                 )
             if not multirun:
@@ -76,7 +76,7 @@ def _parse(parser: Any, text: str) -> Any:
     except (HydraException, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
         raise InputError(
-            f"{text.partition('=')[0]}: got {shown(text)}, which is no override ({reason}), wanted KEY=VALUE. "
+            f"{text.partition('=')[0]}: got {short_repr(text)}, which is no override ({reason}), wanted KEY=VALUE. "
             "Quote values with special characters: KEY='\"some, text\"'."
         ) from None
     override.config_loader = parser.config_loader  # which knows what a glob's pattern is to match
@@ -103,7 +103,7 @@ def _values(override: Any, text: str) -> list[str] | None:
                 values = [text if text == "null" or text[:1] in ("'", '"') else quote(text) for text in values]
     except (HydraException, ArithmeticError, ValueError, TypeError) as error:
         raise InputError(
-            f"{override.key_or_group}: got {shown(text)}, whose values cannot be listed ({one_line(error)}). Name "
+            f"{override.key_or_group}: got {short_repr(text)}, whose values cannot be listed ({one_line(error)}). Name "
             "them: A,B."
         ) from None
     if max(n, len(values)) > _MOST_JOBS:
@@ -131,7 +131,7 @@ def _check(
     what, key = noun(schema), override.key_or_group
     if override.is_delete() and not _is_entry(key, schema):
         raise InputError(
-            f"{key}: got a deletion ({shown(text)}); a {what} needs every key. Set another value: {key}=VALUE."
+            f"{key}: got a deletion ({short_repr(text)}); a {what} needs every key. Set another value: {key}=VALUE."
         )
     if key.split(".")[0] == "hydra" or key.startswith("hydra/"):
         return
@@ -144,18 +144,19 @@ def _check(
                 continue
             if str(option) not in groups[key]:
                 raise InputError(
-                    f"{key}: got {shown(option)}, wanted one of {', '.join(groups[key])}."
+                    f"{key}: got {short_repr(option)}, wanted one of {', '.join(groups[key])}."
                     f"{did_you_mean(str(option), groups[key])} "
                     f"igap {what} --help lists every group."
                 )
     elif not _is_key(key, schema):
         raise InputError(
-            f"{key}: got a key that no {what} has (in {shown(text)}).{did_you_mean(key, [*keys(schema), *groups])} "
+            f"{key}: got a key that no {what} has (in {short_repr(text)})."
+            f"{did_you_mean(key, [*keys(schema), *groups])} "
             f"igap {what} --help lists every key."
         )
     if override.is_add() and field_at(tuple(key.split(".")), schema) is not None:
         raise InputError(
-            f"{key}: got {shown(text)}, but every {what} has that key. Write {text.lstrip('+')!r} without the +."
+            f"{key}: got {short_repr(text)}, but every {what} has that key. Write {text.lstrip('+')!r} without the +."
         )
 
 

@@ -23,7 +23,7 @@ from igap.models.load import read_header
 from igap.output import disk
 from igap.output.tracking import wandb_run
 from igap.storage import atomic
-from igap.storage.finished import failures_of, lost_findings, read
+from igap.storage.finished import failed_findings, failures_of, read_run
 
 INTERRUPTED = 130
 """The exit code of a search that Ctrl-C has ended."""
@@ -120,7 +120,7 @@ def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> 
     since = time.perf_counter()
     try:
         with show_stage(progress, "load model"):
-            model = cached.loaded(config.model, config.device, study.checkpoint)
+            model = cached.cached_model(config.model, config.device, study.checkpoint)
         with frozen(model):
             session = open_session(study, model, storage)
 
@@ -155,8 +155,8 @@ def _run_best_pair(
         settings["sites"] = "heads"
     asked = defaults.model_copy(update=settings)
     place = study.folder / RUNS / pipeline.check(asked).key
-    before = read(place)[0]
-    if before is not None and not lost_findings(before.summary):
+    before = read_run(place)[0]
+    if before is not None and not failed_findings(before.summary):
         return 0
     try:
         atomic.check_writable(place / "plots")

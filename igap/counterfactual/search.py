@@ -27,7 +27,7 @@ from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation.results import Validation
 from igap.counterfactual.validation.validate import validate
 from igap.engine.activations import Model, frozen
-from igap.errors import InputError, shown
+from igap.errors import InputError, short_repr
 from igap.inputs.prompts import PromptPair
 
 
@@ -221,7 +221,8 @@ def _check_json(identity: Mapping[str, object] | None) -> None:
         json.dumps(identity)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"identity: got {shown(identity)}, which is no JSON ({error}), wanted texts and numbers by names. Leave it "
+            f"identity: got {short_repr(identity)}, which is no JSON ({error}), wanted texts and numbers by "
+            "names. Leave it "
             "out: then it is a hash of the model's weights."
         ) from None
 

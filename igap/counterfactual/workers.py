@@ -87,7 +87,7 @@ def run_worker(config: SearchConfig, threads: int | None = None, parent: int | N
     (study,), _ = plan_studies([config])
     study.folder.mkdir(parents=True, exist_ok=True)
     storage = study_storage(study)
-    model = cached.loaded(config.model, config.device, study.checkpoint)
+    model = cached.cached_model(config.model, config.device, study.checkpoint)
     with frozen(model):
         on_progress = None if parent is None else partial(_stop_if_orphaned, parent)
         explore(open_session(study, model, storage), config, on_progress)

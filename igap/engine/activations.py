@@ -18,7 +18,7 @@ from igap.components import SITES, Site, hook_name
 from igap.errors import InputError
 from igap.inputs.alignment import Partners
 from igap.inputs.prompts import TokenPair
-from igap.storage.cache import Tensors, shared
+from igap.storage.cache import Tensors, get_or_compute
 
 
 class _Whole:
@@ -119,7 +119,11 @@ def first_moved(here: Activations, there: Activations) -> int:
 
 def of_the_model(kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors], model: Any) -> Tensors:
     """What `compute` gives, as `store.shared`; a model with hooks on it is not the one that jobs share."""
-    return compute() if any(point.fwd_hooks for point in model.hook_dict.values()) else shared(kind, inputs, compute)
+    return (
+        compute()
+        if any(point.fwd_hooks for point in model.hook_dict.values())
+        else get_or_compute(kind, inputs, compute)
+    )
 
 
 @contextmanager

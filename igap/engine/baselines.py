@@ -17,10 +17,10 @@ from igap.components import hook_name
 from igap.config import BaselineConfig
 from igap.engine.activations import Activations, Run, of_the_model, record
 from igap.engine.hooks import replaced
-from igap.errors import InputError, shown
+from igap.errors import InputError, short_repr
 from igap.inputs.ioi import ioi_stream
 from igap.inputs.prompts import TokenPair, encode_prompt
-from igap.storage.cache import sharing
+from igap.storage.cache import use_cache
 from igap.vocabulary import BaselineKind
 
 _DRAWN = 300
@@ -62,7 +62,8 @@ class Baseline:
     def __post_init__(self) -> None:
         if (self.kind == "prompt") != (self.prompt is not None):
             raise InputError(
-                f"baseline.prompt: got {shown(self.prompt)} with baseline={self.kind}; baseline=prompt needs a text "
+                f"baseline.prompt: got {short_repr(self.prompt)} with baseline={self.kind}; baseline=prompt needs a "
+                "text "
                 "and no other kind takes one. Set baseline=prompt baseline.prompt='...'."
             )
 
@@ -126,7 +127,7 @@ def _mean(request: Request) -> Activations:
 
     def compute() -> Mapping[str, Tensor]:
         total: dict[str, Tensor] = {}
-        with sharing(None):  # of the prompts themselves nothing is needed again
+        with use_cache(None):  # of the prompts themselves nothing is needed again
             for tokens in torch.cat(prompts).split(max(1, _TOKENS_A_PASS // prompts[0].shape[1])):
                 run = record(request.model, tokens, [request.pairs[0]] * len(tokens), name="reference", sites=sites)
                 for site in sites:

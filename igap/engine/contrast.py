@@ -24,7 +24,7 @@ from igap.engine.batching import Rows, rows_a_pass
 from igap.engine.forward import HOOKS, Backend, Engine, Route, choose_backend
 from igap.engine.hooks import Gradients, PatchFunction, SiteFunction
 from igap.errors import InputError
-from igap.inputs.prompts import PromptPair, TokenPair, least_gap, tokenize
+from igap.inputs.prompts import PromptPair, TokenPair, min_scored_gap, tokenize
 from igap.models.families import check_heads, check_neurons
 from igap.vocabulary import BaselineKind, Direction, denoising_problem
 
@@ -65,7 +65,7 @@ class Contrast:
     def least_gaps(self) -> list[float]:
         """The absolute gap, in logits, below which each pair has no scores."""
         return [
-            least_gap(pair.min_gap, clean)
+            min_scored_gap(pair.min_gap, clean)
             for pair, clean in zip(self.pairs, self.clean.logit_diff.tolist(), strict=True)
         ]
 

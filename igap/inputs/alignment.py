@@ -86,7 +86,7 @@ def _n_common(left: Sequence[int], right: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
 
 
-def first_moved(partners: Partners, here: Sequence[int], there: Sequence[int]) -> int | None:
+def first_diff_position(partners: Partners, here: Sequence[int], there: Sequence[int]) -> int | None:
     """The first position of `here` whose partner has another activation; None if there is none.
 
     An activation depends on the tokens up to its position: two are equal where the partner has the same index and no

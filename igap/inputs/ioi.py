@@ -105,7 +105,7 @@ def ioi_stream(
         yield _example(rng, rng.choice(templates), rng.choice(orders), pool, words)
 
 
-def held_out(first: str, second: str) -> bool:
+def is_held_out(first: str, second: str) -> bool:
     """Whether this pair of names, in either order, is held out from the embedded model's training: one in eight."""
     return random.Random("|".join(sorted((first, second)))).random() < 1 / 8
 

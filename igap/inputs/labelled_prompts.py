@@ -55,7 +55,7 @@ class Prompt:
                 raise InputError(f"{name}: got an empty text, wanted words. Fill it in.")
 
 
-def generated(n: int, seed: int, tokenizer: Any) -> list[Prompt]:
+def generate_prompts(n: int, seed: int, tokenizer: Any) -> list[Prompt]:
     """Generate `n` IOI prompts whose names are single tokens; every token length occurs at least twice.
 
     Resample ablation needs another prompt of the same length. Raises InputError if fewer than two names are single

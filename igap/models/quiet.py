@@ -59,7 +59,7 @@ def hold_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def refusing(make_error: Callable[[str], InputError]) -> Iterator[None]:
+def as_input_error(make_error: Callable[[str], InputError]) -> Iterator[None]:
     """Turn whatever a library raises inside the block into the InputError that `make_error` makes of its text.
 
     An InputError stays as it is. Libraries raise errors of their own, and panics of Rust, which are no Exception.

@@ -23,7 +23,7 @@ from igap.analyses.circuit_recovery.recovery import CLASS_OF
 from igap.components import Site, component_names
 from igap.config import TEXTS, RunConfig
 from igap.errors import InputError
-from igap.failures import Failure, recorded, surviving
+from igap.failures import Failure, collect_failure, summary_entries
 from igap.output import record
 from igap.output.figures import FOLDER, chosen, draw, figure_data
 from igap.output.record import FILE, Record
@@ -31,10 +31,10 @@ from igap.output.record import write as write_record
 from igap.pipeline import Result
 from igap.replication.page import page
 from igap.replication.study import Study
-from igap.statistics.across_pairs import Spread, by_pair
+from igap.statistics.across_pairs import PairStatistics, by_pair
 from igap.storage import tables
-from igap.storage.atomic import atomically, check_writable, write_bytes, write_text
-from igap.storage.finished import SCHEMA, failures_of, read
+from igap.storage.atomic import check_writable, write_atomically, write_bytes, write_text
+from igap.storage.finished import SCHEMA, failures_of, read_run
 
 TOP_NEURONS = 100
 """Rows that each method puts into neurons.csv."""
@@ -64,7 +64,7 @@ def unfinish(folder: Path) -> None:
 
     For a run that is done again. One in which something failed counts until what replaces it is written.
     """
-    if read(folder)[0] is not None:
+    if read_run(folder)[0] is not None:
         return
     for summary in (*folder.glob("summary.json"), *folder.glob("*/summary.json")):
         os.replace(summary, summary.with_name("summary.broken.json"))
@@ -90,7 +90,7 @@ def write(result: Result, folder: Path) -> Summary:
     failures |= draw(record.data, folder, chosen(result.config.plots)).failures
     study = result.findings.get("notebook")
     if isinstance(study, Study):
-        with surviving("page", failures):
+        with collect_failure("page", failures):
             write_text(folder / "page.html", page(result, study, folder))
     return finish(folder, record.summary, failures, time.perf_counter() - started)
 
@@ -105,16 +105,16 @@ def write_numbers(result: Result, folder: Path, failures: dict[str, Failure]) ->
     write_bytes(folder / "attributions.safetensors", save(_tensors(result)))
     for site in result.maps:
         components = table(result, site) if site == "heads" else top_neurons(result)
-        atomically(folder / f"{site}.csv", partial(tables.write, frame=components))
+        write_atomically(folder / f"{site}.csv", partial(tables.write_csv, frame=components))
     aligned = alignment_table(result)
     if not aligned.empty:
-        atomically(folder / "alignment.csv", partial(tables.write, frame=aligned))
+        write_atomically(folder / "alignment.csv", partial(tables.write_csv, frame=aligned))
     if result.spread is not None:
         pairs = pair_table(result, result.spread)
-        atomically(folder / "pairs.csv", partial(tables.write, frame=pairs))
+        write_atomically(folder / "pairs.csv", partial(tables.write_csv, frame=pairs))
     for finding in result.findings.values():
         for name, frame in finding.tables().items():
-            atomically(folder / f"{name}.csv", partial(tables.write, frame=frame))
+            write_atomically(folder / f"{name}.csv", partial(tables.write_csv, frame=frame))
     write_config(result.config, folder)
     summary = summarize(replace(result, failures=failures))
     return write_record(Record(summary, figure_data(result)), folder, failures)
@@ -134,7 +134,7 @@ def finish(folder: Path, summary: record.Summary, failures: Mapping[str, Failure
     if stories:
         with suppress(OSError):  # the reasons are in the summary
             write_text(folder / "failure.log", stories)
-    whole = {**summary, **recorded(failures), "seconds/files": round(seconds, 3)}
+    whole = {**summary, **summary_entries(failures), "seconds/files": round(seconds, 3)}
     write_text(folder / "summary.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
     return whole
 
@@ -166,7 +166,7 @@ def summarize(result: Result) -> Summary:
         for name, value in finding.summary().items():
             finite = not isinstance(value, float) or math.isfinite(value)
             summary |= {name: value} if finite else {name: None, f"{name}/reason": "not finite"}
-    summary |= recorded(result.failures)
+    summary |= summary_entries(result.failures)
     summary |= {f"seconds/{name}": round(value, 3) for name, value in result.seconds.items()}
     summary |= {
         "schema": SCHEMA,
@@ -195,7 +195,7 @@ def summarize(result: Result) -> Summary:
     return summary | {f"version/{name}": version for name, version in result.versions.items()}
 
 
-def _over_pairs(result: Result, spread: Spread) -> Summary:
+def _over_pairs(result: Result, spread: PairStatistics) -> Summary:
     """The spread of the gap, and the agreement of IG and AP pair by pair."""
     gaps = np.array(result.gaps)
     summary: Summary = {
@@ -260,7 +260,7 @@ def table(result: Result, site: Site) -> pd.DataFrame:
     return frame
 
 
-def pair_table(result: Result, spread: Spread) -> pd.DataFrame:
+def pair_table(result: Result, spread: PairStatistics) -> pd.DataFrame:
     """One row a pair, in the order of axis `pair` of the tensors: texts, tokens, F, gap, and Pearson r of IG and AP."""
     columns: dict[str, object] = {"index": range(len(result.pairs))}
     columns |= {name: [pair.texts[i] for pair in result.pairs] for i, name in enumerate(TEXTS)}

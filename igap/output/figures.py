@@ -18,13 +18,13 @@ from igap.analyses.base import Analysis
 from igap.analyses.registry import ANALYSES
 from igap.components import SITES, Site, component_names
 from igap.errors import InputError, did_you_mean
-from igap.failures import Failure, surviving
-from igap.inputs.sources import describe
+from igap.failures import Failure, collect_failure
+from igap.inputs.sources import describe_source
 from igap.pipeline import Result
 from igap.statistics.comparison import Comparison
 from igap.statistics.units import LABELS, values_in
 from igap.statistics.warnings import DELTA_TOLERANCE
-from igap.storage.atomic import atomically
+from igap.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
     from igap.plots import Figure
@@ -175,12 +175,12 @@ def draw(data: FigureData, folder: Path, wanted: frozenset[str]) -> Drawn:
         if group not in wanted:
             continue
         made: Mapping[str, Figure] = {}
-        with surviving(f"{FOLDER}/{group}", failures):
+        with collect_failure(f"{FOLDER}/{group}", failures):
             made = make()
         for name, figure in made.items():
             path = folder / FOLDER / f"{name}.png"
-            with surviving(f"{FOLDER}/{name}", failures):
-                atomically(path, partial(write_png, figure))
+            with collect_failure(f"{FOLDER}/{name}", failures):
+                write_atomically(path, partial(write_png, figure))
                 files.append(path)
     return Drawn(failures, time.perf_counter() - started, tuple(files))
 
@@ -188,7 +188,7 @@ def draw(data: FigureData, folder: Path, wanted: frozenset[str]) -> Drawn:
 def _title(result: Result) -> str:
     config, mean, pairs = result.config, "", ""
     if result.spread:
-        mean, pairs = "mean ", f"means over {describe(config.prompts, len(result.pairs))}\n"
+        mean, pairs = "mean ", f"means over {describe_source(config.prompts, len(result.pairs))}\n"
     return (
         f"{config.model.short_name}, {config.direction}, {mean}gap {result.gap:.3f} logits\n{pairs}"
         f"IG: {config.baseline.kind} baseline, {config.ig.path} path, {config.ig.n_steps} steps"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from igap.errors import InputError, printable
-from igap.storage.finished import find
+from igap.storage.finished import find_runs
 
 
 def draw_runs(folders: Sequence[Path], only: str = "all") -> list[str]:
@@ -27,7 +27,7 @@ def draw_runs(folders: Sequence[Path], only: str = "all") -> list[str]:
     wanted = chosen(only, item="--only") if only.strip() else frozenset()
     if not wanted:
         raise InputError(f"--only: got {only!r}, wanted names of pictures or analyses. Try --only heads_heatmap.")
-    runs, problems = find(folders)
+    runs, problems = find_runs(folders)
     n_drawn = 0
     for run in runs:
         inside = sorted(path.parent for path in run.folder.glob(f"*/{record.FILE}"))

@@ -16,11 +16,11 @@ import torch
 from igap.analyses.registry import ANALYSES
 from igap.components import Site
 from igap.errors import printable
-from igap.failures import Failure, surviving
+from igap.failures import Failure, collect_failure
 from igap.output import figures
 from igap.output.figures import FOLDER, Drawn, FigureData, SiteData, finding_type, has_figures
 from igap.storage import atomic, tensors_file, typed_file
-from igap.storage.untrusted import parse
+from igap.storage.untrusted import parse_json
 
 FILE = "record.safetensors"
 """Its name in a run's folder."""
@@ -48,7 +48,7 @@ def write(record: Record, folder: Path, failures: dict[str, Failure]) -> Record:
     tensors: dict[str, torch.Tensor] = {}
     data, findings, trees = record.data, dict[str, Any](), dict[str, Any]()
     for name, finding in data.findings.items():
-        with surviving(f"{FOLDER}/{name}", failures):
+        with collect_failure(f"{FOLDER}/{name}", failures):
             more = dict(tensors)
             trees[name] = typed_file.encode(finding, more)
             findings[name], tensors = finding, more
@@ -71,7 +71,7 @@ def read(folder: Path) -> Record:
         ValueError: There is none, or it is not as igap wrote it; the text says why.
     """
     text, tensors = tensors_file.read(folder / FILE)
-    tree = parse(text)
+    tree = parse_json(text)
     schema = tree.get("schema", "none") if isinstance(tree, dict) else "none"
     if schema != SCHEMA:
         raise ValueError(f"its schema is {printable(schema, 60)}, this igap knows {SCHEMA}")

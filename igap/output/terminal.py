@@ -12,9 +12,9 @@ from rich.table import Table
 from igap.components import Site, component_name
 from igap.console import number
 from igap.inputs.prompts import TokenPair
-from igap.inputs.sources import describe
+from igap.inputs.sources import describe_source
 from igap.pipeline import Result
-from igap.statistics.across_pairs import Spread
+from igap.statistics.across_pairs import PairStatistics
 from igap.statistics.units import values_in
 
 _TOP = 5
@@ -100,9 +100,9 @@ def _word(words: Sequence[str], position: int | None) -> str:
     return "-" if position is None else words[position].strip() or repr(words[position])
 
 
-def _show_pairs(console: Console, result: Result, spread: Spread) -> None:
+def _show_pairs(console: Console, result: Result, spread: PairStatistics) -> None:
     gaps = result.gaps
-    console.print(f"\n[bold]prompts[/]  {escape(describe(result.config.prompts, len(gaps)))}")
+    console.print(f"\n[bold]prompts[/]  {escape(describe_source(result.config.prompts, len(gaps)))}")
     console.print(
         f"logit difference answer - distractor, mean over pairs: clean {result.clean_logit_diff:+.3f}, corrupted "
         f"{result.corrupted_logit_diff:+.3f}, gap {result.gap:+.3f} logits"

@@ -51,9 +51,9 @@ def check(config: RunConfig) -> Checked:
     contents = {"checkpoint": fingerprint(header.folder)}
     contents = {**check_analyses(config, header), **contents}
     known: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
-    pairs = sources.read(config.prompts, header.tokenizer)
+    pairs = sources.read_prompt_pairs(config.prompts, header.tokenizer)
     _check_memory(config, len(pairs), header)
-    tokens = sources.encode(config.prompts, pairs, header.tokenizer, **known)
+    tokens = sources.encode_pairs(config.prompts, pairs, header.tokenizer, **known)
     baseline = configured(config.baseline)
     if baseline.kind == "mean":
         # Whether the model wants a BOS token only the model itself knows; a pair that has one is left to it.

@@ -10,7 +10,7 @@ from igap.components import Site
 from igap.config import RunConfig
 from igap.failures import Failure
 from igap.inputs.prompts import PromptPair, TokenPair
-from igap.statistics.across_pairs import Spread
+from igap.statistics.across_pairs import PairStatistics
 from igap.statistics.comparison import Comparison
 from igap.statistics.warnings import n_unscored
 
@@ -39,7 +39,7 @@ class Result:
     """By site, then method: ig, ap, atp, and atp_star in models of several layers. Of several pairs the mean."""
     comparisons: Mapping[Site, Comparison]
     """IG against AP, by site. Of several pairs, of the mean maps."""
-    spread: Spread | None
+    spread: PairStatistics | None
     """None for one pair."""
     findings: Mapping[str, Finding]
     """What the analyses found out, by their names."""

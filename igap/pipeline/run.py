@@ -22,15 +22,15 @@ from igap.engine.baselines import Baseline, configured
 from igap.engine.batching import budget_bytes
 from igap.engine.contrast import Contrast, OpenPairs, open_pairs
 from igap.engine.forward import Backend
-from igap.failures import Failure, surviving
-from igap.inputs.prompts import least_gap
-from igap.models.cached import model_of, resolve_device
+from igap.failures import Failure, collect_failure
+from igap.inputs.prompts import min_scored_gap
+from igap.models.cached import resolve_device, run_model
 from igap.pipeline.prepare import Checked, check
 from igap.pipeline.result import Result
-from igap.statistics.across_pairs import spread
+from igap.statistics.across_pairs import pair_statistics
 from igap.statistics.comparison import compare
-from igap.statistics.warnings import cautions, spacing
-from igap.storage.cache import Store, sharing
+from igap.statistics.warnings import run_warnings, spacing_warnings
+from igap.storage.cache import ResultCache, use_cache
 from igap.storage.versions import versions
 
 Stage = Callable[[str], AbstractContextManager[Progress | None]]
@@ -58,13 +58,13 @@ def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> 
         "device": device.partition(":")[0],
         "versions": dict(versions()),
     }
-    with sharing(Store(store, common)):
+    with use_cache(ResultCache(store, common)):
         return _open(config, checked, device, stage, started)
 
 
 def _open(config: RunConfig, checked: Checked, device: str, stage: Stage, started: float) -> Result:
     with stage("load model"):
-        model = model_of(config, checked.checkpoint)
+        model = run_model(config, checked.checkpoint)
     seconds = {"model": time.perf_counter() - started}
     # As much again as a pass may take is kept of what methods and analyses share.
     kept = budget_bytes(torch.device(device), config.memory_gib)
@@ -89,7 +89,7 @@ def _attribute(
 ) -> dict[Site, dict[str, AttributionMap]]:
     """The maps of every method by site, then method; adds the seconds of each method."""
     maps: dict[Site, dict[str, AttributionMap]] = {site: {} for site in config.asked_sites}
-    least = [least_gap(pair.min_gap, x) for pair, x in zip(opened.tokens, clean, strict=True)]
+    least = [min_scored_gap(pair.min_gap, x) for pair, x in zip(opened.tokens, clean, strict=True)]
     for name, method in METHODS.items():
         if not method.asked(config) or method.missing(opened.model.cfg.n_layers):
             continue
@@ -130,7 +130,7 @@ def _run(
     maps = _attribute(config, opened, clean, stage, seconds)
     comparisons = {site: compare(maps[site]["ig"], maps[site]["ap"]) for site in maps}
     since = time.perf_counter()
-    spreads = spread(maps, seed=config.prompts.seed) if len(pairs) > 1 else None
+    spreads = pair_statistics(maps, seed=config.prompts.seed) if len(pairs) > 1 else None
     if spreads:
         seconds["intervals"] = time.perf_counter() - since
     context = RunContext(config, opened, maps, comparisons)
@@ -140,7 +140,7 @@ def _run(
         if not analysis.asked_for(config):
             continue
         since = time.perf_counter()
-        with surviving(name, failures), stage(name) as progress:
+        with collect_failure(name, failures), stage(name) as progress:
             findings[name] = complete(analysis.run(context, progress))
         seconds[name] = time.perf_counter() - since
     seconds["total"] = time.perf_counter() - started
@@ -162,8 +162,8 @@ def _run(
         seconds=seconds,
         versions=versions(),
         warnings=(
-            *spacing(tokens),
-            *cautions(config, clean, [x - y for x, y in zip(clean, corrupted, strict=True)], maps),
+            *spacing_warnings(tokens),
+            *run_warnings(config, clean, [x - y for x, y in zip(clean, corrupted, strict=True)], maps),
         ),
         failures=failures,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from igap import pipeline
 from igap.analyses.base import complete
 from igap.config import TEXTS, RunConfig
-from igap.failures import surviving
+from igap.failures import collect_failure
 from igap.models import cached
 from igap.pipeline import Result, Stage, silent
 from igap.replication.published import OUTLIERS, SECOND
@@ -44,11 +44,11 @@ def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> 
     first = pipeline.run(config, stage, store)
     findings, failures, beside = dict(first.findings), dict(first.failures), {}
     for name, other in configs(config).items():
-        with surviving(name, failures):
+        with collect_failure(name, failures):
             beside[name] = pipeline.run(other, stage, store)
     if not failures.keys() & configs(config).keys():
-        with surviving("notebook", failures), stage("notebook"):
-            model = cached.model_of(config)
+        with collect_failure("notebook", failures), stage("notebook"):
+            model = cached.run_model(config)
             findings["notebook"] = complete(study(model, first, beside["zero-baseline"], beside["second-pair"]))
     seconds = {**first.seconds, "total": time.perf_counter() - started}
     return replace(first, key=key, findings=findings, beside=beside, failures=failures, seconds=seconds)

@@ -10,13 +10,13 @@ from jaxtyping import Float, Float64
 
 from igap.attribution.maps import AttributionMap
 from igap.components import Site
-from igap.statistics.bootstrap import Interval, bootstrap_means, row_correlations
+from igap.statistics.bootstrap import Interval, mean_intervals, row_correlations
 
 Kind = Literal["score", "effect"]
 
 
 @dataclass(frozen=True, eq=False)
-class Spread:
+class PairStatistics:
     """Statistics over several pairs. Every interval is a 95% percentile bootstrap interval over pairs."""
 
     intervals: Mapping[Site, Mapping[str, Interval]]
@@ -29,22 +29,22 @@ class Spread:
     def pearson_mean(self, site: Site, seed: int) -> tuple[float, float, float]:
         """Mean of `pearson` over the pairs that have it, and the ends of its interval; NaN if too few have it."""
         known = self.pearson[site][~np.isnan(self.pearson[site])]
-        ends = bootstrap_means(known[:, None], seed=seed)
+        ends = mean_intervals(known[:, None], seed=seed)
         return float(known.mean()) if known.size else float("nan"), float(ends.low[0]), float(ends.high[0])
 
 
-def spread(maps: Mapping[Site, Mapping[str, AttributionMap]], *, seed: int) -> Spread:
+def pair_statistics(maps: Mapping[Site, Mapping[str, AttributionMap]], *, seed: int) -> PairStatistics:
     """Statistics of maps that are means over the same pairs."""
     gaps = np.array([of_pair.gap for of_pair in next(iter(maps.values()))["ap"].pairs])
-    return Spread(
+    return PairStatistics(
         intervals={
             site: {
-                name: bootstrap_means(_flatten(by_pair(mean_map, "score")), seed=seed)
+                name: mean_intervals(_flatten(by_pair(mean_map, "score")), seed=seed)
                 for name, mean_map in by_method.items()
             }
             for site, by_method in maps.items()
         },
-        gap=bootstrap_means(gaps[:, None], seed=seed),
+        gap=mean_intervals(gaps[:, None], seed=seed),
         pearson={
             site: row_correlations(*(_flatten(by_pair(by_method[name], "effect")) for name in ("ig", "ap")))
             for site, by_method in maps.items()

@@ -24,7 +24,7 @@ class Interval:
     high: Float64[np.ndarray, " component"]
 
 
-def bootstrap_means(
+def mean_intervals(
     values: Float64[np.ndarray, "pair component"],
     *,
     seed: int,

@@ -348,11 +348,11 @@ def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
 
     Source: Bland & Altman 1986 (limits of agreement), Fisher 1921 and Bonett & Wright 2000 (intervals).
     """
-    unit, *values = paired(ig, ap)
+    unit, *values = comparable_values(ig, ap)
     return compare_values(*values, unit=unit, names=(ig.method.upper(), ap.method.upper()))
 
 
-def paired(
+def comparable_values(
     ig: AttributionMap, ap: AttributionMap
 ) -> tuple[Unit, Float64[np.ndarray, "layer component"], Float64[np.ndarray, "layer component"]]:
     """The unit `score` and the scores of both maps, or if those are missing (small gap) `logits` and the effects.

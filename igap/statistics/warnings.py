@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from igap.attribution.maps import AttributionMap, scores_exist
 from igap.components import Site
 from igap.config import RunConfig
-from igap.inputs.prompts import SCORED_SHARE, TokenPair, least_gap
+from igap.inputs.prompts import SCORED_SHARE, TokenPair, min_scored_gap
 
 DELTA_TOLERANCE = 0.01
 """Share of a layer's effect above which its completeness delta is worth a warning."""
@@ -13,10 +13,10 @@ DELTA_TOLERANCE = 0.01
 
 def n_unscored(clean: Sequence[float], gaps: Sequence[float], min_gap: float) -> int:
     """Number of pairs whose gap is too small to divide by, from their F(clean) and gaps in logits."""
-    return sum(not scores_exist(gap, least_gap(min_gap, x)) for x, gap in zip(clean, gaps, strict=True))
+    return sum(not scores_exist(gap, min_scored_gap(min_gap, x)) for x, gap in zip(clean, gaps, strict=True))
 
 
-def cautions(
+def run_warnings(
     config: RunConfig,
     clean: Sequence[float],
     gaps: Sequence[float],
@@ -33,7 +33,7 @@ def cautions(
     return tuple(filter(None, texts))
 
 
-def spacing(pairs: Sequence[TokenPair]) -> tuple[str, ...]:
+def spacing_warnings(pairs: Sequence[TokenPair]) -> tuple[str, ...]:
     """The warning that a space may be missing before answers or distractors, of all pairs in one line."""
     texts = [caution for pair in pairs for caution in pair.cautions]
     more = f" The same may hold for {len(texts) - 1} more." if len(texts) > 1 else ""

@@ -10,7 +10,7 @@ _SPACE = 8 * 2**20
 """Bytes of free disk space that a job needs before it starts: more than its files take."""
 
 
-def atomically(path: Path, write_to: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
     """Write the file at `path` with `write_to`; until it is whole, the file that was there stays.
 
     Raises OSError naming the file.
@@ -30,7 +30,7 @@ def atomically(path: Path, write_to: Callable[[Path], object]) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically. Raises OSError."""
-    atomically(path, lambda unfinished: unfinished.write_bytes(content))
+    write_atomically(path, lambda unfinished: unfinished.write_bytes(content))
 
 
 def write_text(path: Path, content: str) -> None:

@@ -33,7 +33,7 @@ log = logging.getLogger("igap")
 
 
 @dataclass(frozen=True)
-class Store:
+class ResultCache:
     """A folder of cached results, and what all of them depend on."""
 
     folder: Path
@@ -63,12 +63,12 @@ class Store:
             return tensors
 
 
-_active: ContextVar[Store | None] = ContextVar("store", default=None)
+_active: ContextVar[ResultCache | None] = ContextVar("store", default=None)
 
 
 @contextmanager
-def sharing(store: Store | None) -> Iterator[None]:
-    """Use this store for calls of `shared` inside the block; None caches nothing."""
+def use_cache(store: ResultCache | None) -> Iterator[None]:
+    """Use this store for calls of `get_or_compute` inside the block; None caches nothing."""
     token = _active.set(store)
     try:
         yield
@@ -76,7 +76,7 @@ def sharing(store: Store | None) -> Iterator[None]:
         _active.reset(token)
 
 
-def shared(kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors]) -> Tensors:
+def get_or_compute(kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors]) -> Tensors:
     """Load the result from the store in use, or compute it; without a store it is computed.
 
     `inputs` is everything the result depends on beyond model, numerics and versions, as JSON values.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from igap.errors import InputError, printable
-from igap.storage.untrusted import is_text, read_names
+from igap.storage.untrusted import is_text, read_json_object
 
 SCHEMA = 1
 """Version of summary.json and config.json; another number means that names or units have changed."""
@@ -24,7 +24,7 @@ Value = float | int | str | bool | None | tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Finished:
+class FinishedRun:
     """One finished run."""
 
     folder: Path
@@ -44,7 +44,7 @@ class Finished:
         return self.settings.get("sites") != "neurons"
 
 
-def lost_findings(summary: Mapping[str, Any]) -> dict[str, str]:
+def failed_findings(summary: Mapping[str, Any]) -> dict[str, str]:
     """The analyses that failed, with their reasons, which another try may complete; without figures and pages."""
     return {
         name: reason
@@ -58,14 +58,14 @@ def failures_of(summary: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(summary.get(f"{name}/reason", "")) for name in str(summary.get("failed", "")).split()}
 
 
-def find(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[Finished], list[str]]:
+def find_runs(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[FinishedRun], list[str]]:
     """Find the finished runs in these folders; the second value holds one line for each problem.
 
     A folder is a run's own or one that holds runs. Each run comes once, in the order of the folders and within them by
     path; a run inside another, as a study has them, belongs to that one. With `searches`, finished searches come as
     well, each before the runs in its folder. Raises InputError on a missing folder, and if there is no run at all.
     """
-    runs: dict[tuple[int, int], Finished] = {}
+    runs: dict[tuple[int, int], FinishedRun] = {}
     problems: list[str] = []
     searched = list(folders)
     for folder in searched:
@@ -75,7 +75,7 @@ def find(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[Finis
             )
         for identity, place in _run_folders(folder, problems, SUMMARIES if searches else SUMMARIES[:1]):
             if identity not in runs:
-                run, problem = read(place)
+                run, problem = read_run(place)
                 problems += [problem] if problem else []
                 if run is not None:
                     runs[identity] = run
@@ -87,7 +87,7 @@ def find(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[Finis
     return list(runs.values()), problems
 
 
-def read(folder: Path) -> tuple[Finished | None, str | None]:
+def read_run(folder: Path) -> tuple[FinishedRun | None, str | None]:
     """Read the run in a folder, None if its summary is unreadable; and the problem with it, None if there is none."""
     file = next((name for name in SUMMARIES if os.path.lexists(folder / name)), SUMMARIES[0])
     place = printable(folder)
@@ -97,22 +97,22 @@ def read(folder: Path) -> tuple[Finished | None, str | None]:
         return None, f"{place}: left out: {file} cannot be read ({error})."
     schema = summary.get("schema")
     if schema != SCHEMA:
-        return Finished(folder, summary, {}), (
+        return FinishedRun(folder, summary, {}), (
             f"{place}: its schema is {'none' if schema is None else printable(schema, 60)}, this igap knows {SCHEMA}: "
             "its numbers are shown under their names, its settings are not."
         )
     try:
-        settings = dict(flat(read_names(folder / "config.json")))
+        settings = dict(flatten(read_json_object(folder / "config.json")))
         if len(settings) > _MOST_SETTINGS:
             raise ValueError(f"it holds {len(settings):,} settings, more than {_MOST_SETTINGS:,}")
     except ValueError as error:
-        return Finished(folder, summary, {}), f"{place}: its settings cannot be read (config.json: {error})."
-    return Finished(folder, summary, settings), None
+        return FinishedRun(folder, summary, {}), f"{place}: its settings cannot be read (config.json: {error})."
+    return FinishedRun(folder, summary, settings), None
 
 
 def _read_summary(file: Path) -> dict[str, float | int | str | None]:
     """Read a summary. Raises ValueError on one that igap did not write."""
-    summary = read_names(file)
+    summary = read_json_object(file)
     if len(summary) > _MOST_NUMBERS:
         raise ValueError(f"it holds {len(summary):,} names, more than {_MOST_NUMBERS:,}")
     for name, value in summary.items():
@@ -129,11 +129,11 @@ def is_key(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text) is not None
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Value]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Value]]:
     """Flatten nested settings to dotted keys and values, lists as tuples."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, tuple(value) if isinstance(value, list) else value
 

@@ -1,7 +1,7 @@
 """Tables as CSV files that are safe to open in a spreadsheet.
 
 A text that begins like a formula (=, +, -, @, a tab, a line break) is written with an apostrophe before it, which
-`read` removes again. Numbers are written as they are.
+`read_prompt_pairs` removes again. Numbers are written as they are.
 """
 
 import re
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 
 
-def guarded(text: str) -> str:
+def escape_formula(text: str) -> str:
     """Escape a text that a spreadsheet would take for a formula."""
     return f"'{text}" if _FORMULA.match(text) else text
 
@@ -25,13 +25,13 @@ def unescape_formula(text: str) -> str:
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
-def write(path: Path, frame: "pd.DataFrame", *, index: bool = False) -> None:
+def write_csv(path: Path, frame: "pd.DataFrame", *, index: bool = False) -> None:
     """Write the table as a CSV file. Raises OSError."""
-    _map_texts(frame, guarded).to_csv(path, index=index)
+    _map_texts(frame, escape_formula).to_csv(path, index=index)
 
 
-def read(path: Path, dtype: Mapping[str, type] | None = None) -> "pd.DataFrame":
-    """Read a table that `write` wrote, with its texts unescaped. Raises what pandas raises."""
+def read_csv(path: Path, dtype: Mapping[str, type] | None = None) -> "pd.DataFrame":
+    """Read a table that `write_csv` wrote, with its texts unescaped. Raises what pandas raises."""
     import pandas as pd
 
     return _map_texts(pd.read_csv(path, dtype=dtype), unescape_formula)

@@ -58,15 +58,15 @@ def read_text(path: Path) -> str:
         raise ValueError(error.strerror or str(error)) from None
 
 
-def read_names(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file. Raises ValueError as `read_text` and `parse` do, and on any other JSON value."""
-    value = parse(read_text(path))
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read the object in a JSON file. Raises ValueError as `read_text` and `parse_json` do, and on other JSON."""
+    value = parse_json(read_text(path))
     if not isinstance(value, dict):
         raise ValueError(f"it holds {type(value).__name__}, wanted names and values")
     return value
 
 
-def parse(text: str, *, holes: bool = False) -> Any:
+def parse_json(text: str, *, holes: bool = False) -> Any:
     """Parse a JSON text. With `holes`, NaN reads as None: W&B writes empty cells so.
 
     Raises ValueError on invalid JSON, a duplicate name, a number that no float holds (NaN, infinity, 400 digits), half

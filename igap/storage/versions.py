@@ -20,7 +20,7 @@ def versions() -> Mapping[str, str]:
     return packages | {"source": digest.hexdigest()[:12]}
 
 
-def changed(made_by: Mapping[str, object]) -> tuple[str, ...]:
+def version_differences(made_by: Mapping[str, object]) -> tuple[str, ...]:
     """Differences of the versions in a summary (`version/NAME`) from these, each as "torch 2.12.0 -> 2.13.0"."""
     return tuple(
         f"{name} {made_by.get(f'version/{name}', 'unknown')} -> {version}"

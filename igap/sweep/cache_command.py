@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from igap.console import folding_table, terminal_console
 from igap.errors import InputError, printable
-from igap.storage.untrusted import parse
+from igap.storage.untrusted import parse_json
 
 Prune = Literal["broken", "all"]
 """Files that are removed: those that no job can use, or every one."""
@@ -78,7 +78,7 @@ def _about(path: Path) -> tuple[str, object]:
     """What a file of a store holds, in words, and the versions that made it. Raises ValueError on a broken one."""
     from igap.storage.cache import inputs_of
 
-    match parse(inputs_of(path)):
+    match parse_json(inputs_of(path)):
         case {"kind": str(kind), "inputs": {**inputs}, "versions": made_by}:
             return f"{kind} {inputs.get('site', '')}".strip(), made_by
     raise ValueError("what it was computed from cannot be read")

@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 
 from igap.errors import InputError, printable
 from igap.storage import atomic, versions
-from igap.storage.finished import Finished, is_key, lost_findings, read
-from igap.storage.untrusted import read_names
+from igap.storage.finished import FinishedRun, failed_findings, is_key, read_run
+from igap.storage.untrusted import read_json_object
 
 PLAN = "sweep.json"
 SCHEMA = 1
@@ -49,7 +49,7 @@ class JobStatus:
     state: State
     detail: str = ""
     """Why it failed, where it runs, what made it stale; empty where there is nothing to say."""
-    run: Finished | None = None
+    run: FinishedRun | None = None
     """The run on disk, where it is finished or is to be done again because something in it failed."""
 
     @property
@@ -77,11 +77,11 @@ class SweepFolder:
         folder = self.run(key)
         problem, before = None, None
         if os.path.lexists(folder / "summary.json"):
-            run, problem = read(folder)
-            if run is not None and run.key == key and lost_findings(run.summary):
+            run, problem = read_run(folder)
+            if run is not None and run.key == key and failed_findings(run.summary):
                 before = run
             elif run is not None and run.key == key:
-                changes = [problem] if problem else versions.changed(run.summary)
+                changes = [problem] if problem else versions.version_differences(run.summary)
                 return JobStatus(key, "stale" if changes else "done", printable(", ".join(changes), 1000), run)
             else:
                 problem = problem or f"{printable(folder)}: its summary is of another run ({run.key if run else ''})"
@@ -227,7 +227,7 @@ class SweepFolder:
 
     def read_plan(self) -> list[PlannedJob]:
         """The jobs of the plan last started here. Raises ValueError, whose text says why it cannot be read."""
-        plan = read_names(self.path / PLAN)
+        plan = read_json_object(self.path / PLAN)
         if plan.get("schema") != SCHEMA:
             raise ValueError(f"its schema is {printable(plan.get('schema', 'none'), 60)}, this igap knows {SCHEMA}")
         jobs = plan.get("jobs")
@@ -246,6 +246,6 @@ def _is_job(job: object) -> bool:
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        return read_names(path)
+        return read_json_object(path)
     except ValueError:
         return None

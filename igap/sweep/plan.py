@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from igap.config import RunConfig, TrackingConfig
 from igap.errors import InputError
-from igap.storage.finished import Finished, flat
+from igap.storage.finished import FinishedRun, flatten
 from igap.sweep.folder import JobStatus, SweepFolder
 
 
@@ -108,7 +108,7 @@ def plan(
     return Plan(folder, jobs, statuses, n_duplicates, tuple(rejected))
 
 
-def estimate(jobs: Iterable[Job], runs: Sequence[Finished], at_once: int) -> float | None:
+def estimate(jobs: Iterable[Job], runs: Sequence[FinishedRun], at_once: int) -> float | None:
     """Estimates how long jobs take, from finished runs of their kind: of one model, with the same analyses.
 
     The time of IG grows with steps and pairs, that of the files with neither, all other time with pairs. Each rate is
@@ -158,9 +158,9 @@ _MOST = 1e9
 """Seconds, or pairs: larger numbers in a summary are damage."""
 
 
-def _rates(run: Finished, config: RunConfig) -> _Rate | None:
+def _rates(run: FinishedRun, config: RunConfig) -> _Rate | None:
     """The rates of a finished run of this job's kind; None of another kind, or where its summary does not say."""
-    wanted, summary = dict(flat(config.model_dump(mode="json"))), run.summary
+    wanted, summary = dict(flatten(config.model_dump(mode="json"))), run.summary
     settings = {"sites": "both"} | dict(run.settings)  # as runs from before there was a choice had them
     same = all(settings.get(name) == wanted[name] for name in _KIND)
     names = ("seconds/ig", "seconds/total", "seconds/files", "seconds/model", "n_pairs")

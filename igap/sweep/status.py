@@ -12,7 +12,7 @@ from rich.table import Table
 
 from igap.console import folding_table, terminal_console, warn
 from igap.errors import InputError, printable
-from igap.storage.finished import read
+from igap.storage.finished import read_run
 from igap.storage.untrusted import is_text
 from igap.sweep.folder import PLAN, STATES, JobStatus, PlannedJob, SweepFolder
 
@@ -115,4 +115,4 @@ def _table(sweep: SweepFolder, jobs: Sequence[PlannedJob], statuses: Sequence[Jo
 def _count_others(sweep: SweepFolder, keys: set[str]) -> int:
     """The number of finished runs that the plan does not name."""
     beside = [path.parent for path in sweep.path.glob("*/summary.json") if path.parent.name not in keys]
-    return sum(read(path)[0] is not None for path in beside)
+    return sum(read_run(path)[0] is not None for path in beside)

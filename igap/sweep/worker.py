@@ -29,7 +29,7 @@ from igap.pipeline import Checked, Result, Stage
 from igap.replication import jobs
 from igap.storage import cache, versions
 from igap.storage.atomic import check_writable
-from igap.storage.finished import failures_of, lost_findings
+from igap.storage.finished import failed_findings, failures_of
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Job
 
@@ -217,7 +217,9 @@ def _recorded(key: str, place: Path) -> record.Summary | None:
     except ValueError:
         return None
     return (
-        summary if summary.get("key") == key and not lost_findings(summary) and not versions.changed(summary) else None
+        summary
+        if summary.get("key") == key and not failed_findings(summary) and not versions.version_differences(summary)
+        else None
     )
 
 

@@ -11,7 +11,7 @@ from igap import PromptPair, compare, load_model
 from igap.analyses import queries_keys
 from igap.attribution.qk_patching import qk_patching
 from igap.components import component_names
-from igap.storage.cache import Store, sharing
+from igap.storage.cache import ResultCache, use_cache
 
 
 def test_a_run_writes_a_row_a_head_and_node_with_scores_and_effects(result, written):
@@ -58,7 +58,7 @@ def test_jobs_of_a_sweep_share_the_maps_bit_for_bit(result, small, tmp_path, mon
     monkeypatch.setattr(
         queries_keys, "qk_patching", lambda *given, **asked: calls.append(1) or qk_patching(*given, **asked)
     )
-    with sharing(Store(tmp_path, {})):
+    with use_cache(ResultCache(tmp_path, {})):
         first, again = (follow("qk", *compared) for _ in range(2))
     assert calls == [1]
     for node, by_method in first.maps.items():

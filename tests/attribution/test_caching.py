@@ -9,7 +9,7 @@ from igap import PromptPair, activation_patching
 from igap.attribution import atp_star
 from igap.attribution.caching import kept
 from igap.inputs.prompts import tokenize
-from igap.storage.cache import Store, sharing
+from igap.storage.cache import ResultCache, use_cache
 
 
 @pytest.mark.parametrize("n_pairs", [1, 2])
@@ -29,7 +29,7 @@ def test_a_kept_map_is_the_computed_one_bit_for_bit(small, pair, tmp_path, n_pai
         return {f"part.{name}": method(model, asked, "neurons")}
 
     for _ in range(2):
-        with sharing(Store(tmp_path, {})):
+        with use_cache(ResultCache(tmp_path, {})):
             (found,) = kept("kind", "neurons", "noising", tokens, least, compute).values()
         assert calls == [1]
         for one, same in zip((found, *found.pairs), (computed, *computed.pairs), strict=True):
@@ -46,7 +46,7 @@ def test_a_kept_map_is_the_computed_one_bit_for_bit(small, pair, tmp_path, n_pai
 def test_another_question_is_another_map(small, pair, tmp_path, change):
     model = small("gpt2")
     site, direction, asked = "heads", "noising", pair
-    with sharing(Store(tmp_path, {})):
+    with use_cache(ResultCache(tmp_path, {})):
         for _ in range(2):
             computed = activation_patching(model, asked, site, direction=direction)
             compute = functools.partial(dict, ap=computed)

@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from igap import cli, pipeline
 from igap.cli import compose, overrides
 from igap.cli.compose import compose_one, compose_searches
-from igap.config import RunConfig, checked, keys
+from igap.config import RunConfig, keys, validate_settings
 from igap.counterfactual.config import SearchConfig
 from igap.errors import InputError
 
@@ -76,7 +76,7 @@ def test_a_number_or_a_name_beyond_all_measure_is_refused_in_every_key(schema):
             if free and absurd == 1e308:
                 continue
             with pytest.raises(InputError) as told:
-                checked(schema, values)
+                validate_settings(schema, values)
             assert str(told.value).startswith(f"{key}: got "), key
             assert "\n" not in str(told.value)
             assert len(str(told.value)) < 900, key

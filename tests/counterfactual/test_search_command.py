@@ -152,7 +152,7 @@ def test_bad_input_is_one_line_and_exit_code_2_before_the_model_loads(
     overrides, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cached, "loaded", None)
+    monkeypatch.setattr(cached, "cached_model", None)
     assert cli.main(["search", *overrides]) == 2
     out, err = capsys.readouterr()
     assert err.startswith(f"igap: {message}")
@@ -164,7 +164,7 @@ def test_bad_input_is_one_line_and_exit_code_2_before_the_model_loads(
 def test_a_storage_without_its_url_is_refused_before_the_model_loads(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("IGAP_STORAGE_URL", raising=False)
-    monkeypatch.setattr(cached, "loaded", None)
+    monkeypatch.setattr(cached, "cached_model", None)
     assert cli.main(["search", "head=1.2", "search/storage=postgres"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("igap: search.storage: got postgres, but IGAP_STORAGE_URL is not set.")
@@ -215,7 +215,7 @@ def test_positions_count_the_bos_token_also_before_the_model_loads(position, tmp
 
 def test_help_and_check_say_what_there_is_and_compute_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cached, "loaded", None)
+    monkeypatch.setattr(cached, "cached_model", None)
     assert cli.main(["search", "--help"]) == 0
     text = capsys.readouterr().out
     for word in (
@@ -249,7 +249,7 @@ def test_a_search_leaves_its_files_and_the_summary_last_as_finite_json(done):
     last = (done / "search_summary.json").stat().st_mtime_ns
     assert all((done / name).stat().st_mtime_ns <= last for name in (*(f"{t}.csv" for t in tables), *pictures))
     summary = summary_of(done)
-    trials = tables_of.read(done / "trials.csv")
+    trials = tables_of.read_csv(done / "trials.csv")
     assert (summary["n_trials"], summary["n_clean"], summary["heldout/n"]) == (len(trials), 2, 3) == (20, 2, 3)
     assert trials["ap"].max() == pytest.approx(summary["best/value"], rel=1e-5)
     assert (trials["ap"] - trials[["effect/0", "effect/1"]].mean(axis=1).abs()).abs().max() < 1e-6

@@ -54,7 +54,7 @@ def rows(text, start):
 
 def test_the_page_says_what_the_runs_hold(results, done, page):
     text = page.read_text()
-    runs, _ = finished.find([done / "runs" / "results"])
+    runs, _ = finished.find_runs([done / "runs" / "results"])
     (corrupted,) = (run for run in runs if run.settings["baseline.kind"] == "corrupted")
     (zero,) = (run for run in runs if run.settings["baseline.kind"] == "zero")
     agreement = rows(text, "corrupted") + rows(text, "zero")

@@ -17,7 +17,7 @@ from igap.cli import main
 from igap.cli.compose import compose_one
 from igap.components import SITES
 from igap.engine.contrast import contrast, open_pairs
-from igap.inputs.alignment import align, first_moved
+from igap.inputs.alignment import align, first_diff_position
 from igap.inputs.prompts import encode_pair, tokenize
 
 METHODS = [activation_patching, attribution_patching, atp_star, integrated_gradients]
@@ -102,11 +102,11 @@ def test_a_token_in_front_of_both_changes_nothing(clean, corrupted):
 
 
 def test_the_first_moved_position_is_that_whose_past_or_index_differs():
-    assert first_moved((0, 1, 2), [5, 6, 7], [5, 6, 7]) is None
-    assert first_moved((0, 1, 2), [5, 6, 7], [5, 8, 7]) == 1
-    assert first_moved((0, None, 2), [5, 6, 7], [5, 8, 7]) == 2
-    assert first_moved((0, 2), [5, 6], [5, 4, 6]) == 1
-    assert first_moved((None, 0), [5, 6], [6]) == 1
+    assert first_diff_position((0, 1, 2), [5, 6, 7], [5, 6, 7]) is None
+    assert first_diff_position((0, 1, 2), [5, 6, 7], [5, 8, 7]) == 1
+    assert first_diff_position((0, None, 2), [5, 6, 7], [5, 8, 7]) == 2
+    assert first_diff_position((0, 2), [5, 6], [5, 4, 6]) == 1
+    assert first_diff_position((None, 0), [5, 6], [6]) == 1
 
 
 def slow(model, pair, partners, direction="noising"):

@@ -9,7 +9,7 @@ import pytest
 from helpers.gpt2_tokens import FILE, LISTS, cut, pieces
 
 from igap.config import PromptsConfig
-from igap.inputs.sources import encode, read
+from igap.inputs.sources import encode_pairs, read_prompt_pairs
 from igap.inputs.tokenizing import single_tokens
 from igap.inputs.words import NAMES, SEVERAL_TOKENS
 
@@ -59,7 +59,7 @@ def test_every_name_may_be_generated(gpt2):
 )
 def test_every_pair_of_a_task_is_one_for_gpt2(gpt2, task, n):
     prompts = PromptsConfig(file=task)
-    tokens = encode(prompts, read(prompts, gpt2), gpt2, prepend_bos=True, n_ctx=1024, n_vocab=50257)
+    tokens = encode_pairs(prompts, read_prompt_pairs(prompts, gpt2), gpt2, prepend_bos=True, n_ctx=1024, n_vocab=50257)
     assert len(tokens) == n
     assert not any(one.cautions for one in tokens)
     if task == "greater-than":

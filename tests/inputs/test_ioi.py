@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from igap.inputs.ioi import HELD_OUT_TEMPLATE, TEMPLATES, generate_animals, generate_ioi, held_out
+from igap.inputs.ioi import HELD_OUT_TEMPLATE, TEMPLATES, generate_animals, generate_ioi, is_held_out
 from igap.inputs.words import ANIMALS, NAMES, OBJECTS, PLACES, VERBS
 
 
@@ -69,9 +69,9 @@ def test_sentences_about_animals_have_a_name_that_acts_and_end_with_an_animal():
 
 def test_one_pair_of_names_in_eight_is_held_out_whatever_its_order():
     pairs = [(a, b) for i, a in enumerate(NAMES) for b in NAMES[:i]]
-    share = sum(held_out(a, b) for a, b in pairs) / len(pairs)
+    share = sum(is_held_out(a, b) for a, b in pairs) / len(pairs)
     assert abs(share - 1 / 8) < 4 * (1 / 8 * 7 / 8 / len(pairs)) ** 0.5, "four standard errors"
-    assert all(held_out(a, b) == held_out(b, a) for a, b in pairs)
+    assert all(is_held_out(a, b) == is_held_out(b, a) for a, b in pairs)
 
 
 def test_the_held_out_template_and_names_are_not_trained_on():
@@ -84,7 +84,7 @@ def test_the_held_out_template_and_names_are_not_trained_on():
     assert re.match(fixed, generate_ioi(1, 0, templates=[HELD_OUT_TEMPLATE])[0].clean)
     for sentence in trained:
         names = sorted({word for word in re.findall(r"\w+", sentence) if word in NAMES})
-        assert len(names) < 2 or not held_out(*names)
+        assert len(names) < 2 or not is_held_out(*names)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from igap.inputs.ioi import generate_ioi
-from igap.inputs.labelled_prompts import Prompt, generated, read_prompts, write_prompts
+from igap.inputs.labelled_prompts import Prompt, generate_prompts, read_prompts, write_prompts
 from igap.models.load import EMBEDDED, read_header
 
 NOTEBOOK = [
@@ -48,7 +48,7 @@ def test_what_is_written_is_read_again(tmp_path, suffix, distractor):
 
 
 def test_generated_prompts_are_the_generators_first_and_never_alone_in_their_length(tokenizer):
-    found = generated(100, 0, tokenizer)
+    found = generate_prompts(100, 0, tokenizer)
     assert len(found) == 100
     first = [one.clean for one in generate_ioi(200, 0)]
     fewest = [
@@ -59,7 +59,7 @@ def test_generated_prompts_are_the_generators_first_and_never_alone_in_their_len
     ]
     assert fewest[0] == 1 < fewest[1]
     assert [prompt.text for prompt in found] == [text for text in first if text in {prompt.text for prompt in found}]
-    assert found == generated(100, 0, tokenizer) != generated(100, 4, tokenizer)
+    assert found == generate_prompts(100, 0, tokenizer) != generate_prompts(100, 4, tokenizer)
 
 
 @pytest.mark.parametrize(

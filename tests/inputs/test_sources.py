@@ -7,7 +7,7 @@ import pytest
 from igap.cli.compose import compose_one
 from igap.config import PromptsConfig
 from igap.inputs.ioi import generate_ioi
-from igap.inputs.sources import describe, encode, read
+from igap.inputs.sources import describe_source, encode_pairs, read_prompt_pairs
 from igap.inputs.words import NAMES
 from igap.models.load import read_header
 
@@ -29,18 +29,18 @@ class Splits:
 
 def test_on_the_embedded_model_the_pairs_are_the_generators():
     tokenizer = read_header("ioi-mini").tokenizer
-    pairs = read(PromptsConfig(n=50, seed=3, min_gap=0.5), tokenizer)
+    pairs = read_prompt_pairs(PromptsConfig(n=50, seed=3, min_gap=0.5), tokenizer)
     expected = generate_ioi(50, 3)
     assert [pair.texts for pair in pairs] == [(e.clean, e.corrupted, e.answer, e.distractor) for e in expected]
     assert {pair.min_gap for pair in pairs} == {0.5}
-    assert len(encode(PromptsConfig(n=50), pairs, tokenizer, **KNOWN)) == 50
+    assert len(encode_pairs(PromptsConfig(n=50), pairs, tokenizer, **KNOWN)) == 50
 
 
 def test_generated_names_are_single_tokens_of_the_model():
-    pairs = read(PromptsConfig(n=300), Splits())
+    pairs = read_prompt_pairs(PromptsConfig(n=300), Splits())
     used = {pair.answer.strip() for pair in pairs} | {pair.distractor.strip() for pair in pairs}
     assert used == {name for name in NAMES if name[-1] not in "aeiouy" and name != "Tom"}
-    for tokens in encode(PromptsConfig(n=300), pairs, Splits(), **KNOWN):
+    for tokens in encode_pairs(PromptsConfig(n=300), pairs, Splits(), **KNOWN):
         assert (tokens.clean != tokens.corrupted).sum() == 1
 
 
@@ -52,26 +52,26 @@ def test_too_few_names_are_refused():
     with pytest.raises(
         ValueError, match=r"prompts\.n: got 9, but only 0 of the generator's 114 names \(John, Mary, Tom"
     ):
-        read(PromptsConfig(n=9), Letters())
+        read_prompt_pairs(PromptsConfig(n=9), Letters())
 
 
 def test_words_that_the_tokenizer_lacks_are_named(checkpoint):
     tokenizer = read_header(str(checkpoint("gpt2"))).tokenizer
     prompts = PromptsConfig(n=5)
-    pairs = read(prompts, tokenizer)
+    pairs = read_prompt_pairs(prompts, tokenizer)
     assert {pair.answer for pair in pairs} <= {" John", " Mary", " Tom", " Anna"}
     with pytest.raises(
         ValueError,
         match=r"prompts\.n: got 5, whose generated prompts this model cannot take \(generated pair 0: clean: the "
         r"tokenizer does not know '[^()]*'\)\. Use prompts\.file with words that the model knows, or another model\.$",
     ):
-        encode(prompts, pairs, tokenizer, **KNOWN)
+        encode_pairs(prompts, pairs, tokenizer, **KNOWN)
 
 
 def test_a_context_that_is_too_short_is_named():
     prompts = PromptsConfig(n=5)
     with pytest.raises(ValueError, match=r"cannot take \(generated pair 0: clean: got \d+ tokens, the model's context"):
-        encode(prompts, read(prompts, Splits()), Splits(), prepend_bos=False, n_ctx=3, n_vocab=None)
+        encode_pairs(prompts, read_prompt_pairs(prompts, Splits()), Splits(), prepend_bos=False, n_ctx=3, n_vocab=None)
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_the_first_bad_pair_of_a_file_is_named_by_its_row(checkpoint, tmp_path, 
     (tmp_path / "pairs.csv").write_text("\n".join(["clean,corrupted,answer,distractor", good, row, row]))
     prompts, tokenizer = PromptsConfig(file="pairs.csv"), read_header(str(checkpoint("gpt2"))).tokenizer
     with pytest.raises(ValueError, match=message):
-        encode(prompts, read(prompts, tokenizer), tokenizer, **KNOWN)
+        encode_pairs(prompts, read_prompt_pairs(prompts, tokenizer), tokenizer, **KNOWN)
 
 
 def test_the_description_names_the_number_and_the_source():
-    assert describe(PromptsConfig(n=100, seed=4), 100) == "100 pairs (generated, seed 4)"
-    assert describe(PromptsConfig(file="some/where/pairs.csv"), 12) == "12 pairs (pairs.csv)"
+    assert describe_source(PromptsConfig(n=100, seed=4), 100) == "100 pairs (generated, seed 4)"
+    assert describe_source(PromptsConfig(file="some/where/pairs.csv"), 12) == "12 pairs (pairs.csv)"
 
 
 def test_a_limit_takes_a_files_first_pairs_and_at_most_all_of_them(pair_file):
-    every = read(PromptsConfig(file=str(pair_file)), None)
+    every = read_prompt_pairs(PromptsConfig(file=str(pair_file)), None)
     for limit in (1, 3, 5, 100):
-        assert read(PromptsConfig(file=str(pair_file), limit=limit), None) == every[:limit]
+        assert read_prompt_pairs(PromptsConfig(file=str(pair_file), limit=limit), None) == every[:limit]
 
 
 @pytest.mark.parametrize("overrides", [["prompts.limit=5"], ["prompts.n=9", "prompts.limit=5"]])
@@ -121,5 +121,5 @@ def test_the_key_of_a_limited_file_is_that_of_a_file_with_those_pairs(pair_file,
     keys = []
     for overrides in ([f"prompts.file={pair_file}", "prompts.limit=3"], [f"prompts.file={first}"]):
         config = compose_one(overrides).config
-        keys.append(config.key_of([pair.texts for pair in read(config.prompts, None)], {}))
+        keys.append(config.key_of([pair.texts for pair in read_prompt_pairs(config.prompts, None)], {}))
     assert keys[0] == keys[1]

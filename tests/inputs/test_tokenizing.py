@@ -12,9 +12,9 @@ from igap.config import PromptsConfig
 from igap.counterfactual.spaces.substitution import bind_substitution, substitution_space
 from igap.counterfactual.spaces.template import bind_template, generate_clean_prompts, template_space
 from igap.inputs.ioi import TEMPLATES
-from igap.inputs.labelled_prompts import Prompt, generated
+from igap.inputs.labelled_prompts import Prompt, generate_prompts
 from igap.inputs.prompts import encode_pair, encode_prompt
-from igap.inputs.sources import encode, read
+from igap.inputs.sources import encode_pairs, read_prompt_pairs
 from igap.inputs.tokenizing import continuation, single_tokens
 
 CLEAN = "After John and Mary went to the store, Mary gave a bottle of milk to"
@@ -115,7 +115,7 @@ def test_an_answer_that_is_another_token_after_the_corrupted_prompt_is_refused()
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_generated_prompts_are_of_names_that_continue_them_by_one_token(kind):
-    pairs = read(PromptsConfig(n=20), tokenizer(kind))
+    pairs = read_prompt_pairs(PromptsConfig(n=20), tokenizer(kind))
     assert {word.strip() for pair in pairs for word in (pair.answer, pair.distractor)} <= {
         "John",
         "Mary",
@@ -123,9 +123,9 @@ def test_generated_prompts_are_of_names_that_continue_them_by_one_token(kind):
         "Alex",
     }
     written = PromptPair(CLEAN, PAIR.corrupted, pairs[0].answer, pairs[0].distractor)
-    (tokens,) = encode(PromptsConfig(n=20), (written,), tokenizer(kind), **KNOWN)
+    (tokens,) = encode_pairs(PromptsConfig(n=20), (written,), tokenizer(kind), **KNOWN)
     assert tokens.answer == spaced(kind, written.answer.strip())
-    assert {one.answer.strip() for one in generated(20, 0, tokenizer(kind))} <= {"John", "Mary", "Tom", "Alex"}
+    assert {one.answer.strip() for one in generate_prompts(20, 0, tokenizer(kind))} <= {"John", "Mary", "Tom", "Alex"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -30,7 +30,7 @@ from igap.inputs.tokenizing import token_ids
 from igap.models import files, patterns
 from igap.models.load import read_header
 from igap.models.patterns import check_patterns
-from igap.models.quiet import hold_stderr, refusing, silence_libraries
+from igap.models.quiet import as_input_error, hold_stderr, silence_libraries
 
 LLAMA_3 = next(each for each in patterns.KNOWN if "{1,3}" in each)
 
@@ -291,10 +291,10 @@ def test_what_is_said_where_nothing_fails_is_heard(capfd):
 
 
 def test_an_error_is_shown_without_what_a_terminal_cannot_show():
-    with pytest.raises(InputError) as refused, refusing(InputError):
+    with pytest.raises(InputError) as refused, as_input_error(InputError):
         raise ValueError("a\ud800\n \x1b[31mb" + "c" * 1000)
     assert str(refused.value) == r"a\ud800 \x1b[31mb" + "c" * (199 - len("a\ud800 \x1b[31mb")) + "…"
-    with pytest.raises(KeyboardInterrupt), refusing(InputError):
+    with pytest.raises(KeyboardInterrupt), as_input_error(InputError):
         raise KeyboardInterrupt
 
 

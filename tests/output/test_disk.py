@@ -18,7 +18,7 @@ from igap.failures import Failure
 from igap.inputs.prompts import encode_pair
 from igap.models.load import read_header
 from igap.output import disk, figures
-from igap.statistics.bootstrap import bootstrap_means
+from igap.statistics.bootstrap import mean_intervals
 from igap.storage.finished import failures_of
 
 PLOTS = ["convergence_delta", "jaccard", "explanation", "interactions", "output_curves"] + [
@@ -286,7 +286,7 @@ def test_the_agreement_of_single_pairs_is_averaged_with_its_interval(many, many_
         np.testing.assert_allclose(pairs[f"pearson_{site}"], found, atol=1e-5)
         name = f"{site}/pearson_pairs_mean"
         assert summary[name] == pytest.approx(np.mean(found), abs=1e-5)
-        expected = bootstrap_means(np.array(found)[:, None], seed=0)
+        expected = mean_intervals(np.array(found)[:, None], seed=0)
         assert summary[f"{name}_low"] == pytest.approx(expected.low[0], abs=1e-5)
         assert summary[f"{name}_high"] == pytest.approx(expected.high[0], abs=1e-5)
 
@@ -332,7 +332,7 @@ def test_tensors_of_several_pairs_are_means_every_pair_and_the_ends_of_the_inter
             scores = scores[[0, 1, 3, 4]]
             np.testing.assert_allclose(saved[name], scores.mean(0), rtol=1e-5, atol=1e-8)
             np.testing.assert_allclose(saved[f"effect.{name}"], effects.mean(0), rtol=1e-5, atol=1e-7)
-            expected = bootstrap_means(scores.double().flatten(1).numpy(), seed=0)
+            expected = mean_intervals(scores.double().flatten(1).numpy(), seed=0)
             np.testing.assert_allclose(saved[f"low.{name}"].flatten(), expected.low, rtol=1e-6)
             np.testing.assert_allclose(saved[f"high.{name}"].flatten(), expected.high, rtol=1e-6)
             assert (saved[f"low.{name}"] <= saved[name] + 1e-6).all()

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from igap.statistics import bootstrap
-from igap.statistics.bootstrap import bootstrap_means, row_correlations
+from igap.statistics.bootstrap import mean_intervals, row_correlations
 
 
 def test_a_component_of_one_value_has_that_value_at_both_ends():
-    found = bootstrap_means(np.full((7, 2), [0.1, -3.0]), seed=0)
+    found = mean_intervals(np.full((7, 2), [0.1, -3.0]), seed=0)
     assert list(found.low) == list(found.high) == [0.1, -3.0]
 
 
 def test_two_pairs_are_their_own_ends():
     # Of the means of two draws 1/4 are the one value, 1/4 the other, 1/2 halfway: 2.5% and 97.5% are the values.
-    found = bootstrap_means(np.array([[0.0, 5.0], [1.0, -5.0]]), seed=0)
+    found = mean_intervals(np.array([[0.0, 5.0], [1.0, -5.0]]), seed=0)
     assert (list(found.low), list(found.high)) == ([0.0, -5.0], [1.0, 5.0])
 
 
@@ -35,7 +35,7 @@ def test_the_ends_are_scipys(monkeypatch):
         rng.random(40),
     ]
     values, n_resamples = np.stack(columns, axis=1), 20_000
-    found = bootstrap_means(values, seed=1, n_resamples=n_resamples)
+    found = mean_intervals(values, seed=1, n_resamples=n_resamples)
     for column, low, high in zip(columns, found.low, found.high, strict=True):
         expected = stats.bootstrap(
             (column,), np.mean, method="percentile", n_resamples=n_resamples, rng=np.random.default_rng(2)
@@ -52,7 +52,7 @@ def test_the_ends_are_scipys(monkeypatch):
 
 def test_the_interval_is_as_wide_as_the_standard_error_says():
     values = np.random.default_rng(0).standard_normal((400, 1))
-    found = bootstrap_means(values, seed=0)
+    found = mean_intervals(values, seed=0)
     error = values.std() / np.sqrt(400)
     # Off by 0.06 standard errors an end, as N_RESAMPLES says: four times that.
     assert found.low[0] == pytest.approx(values.mean() - 1.96 * error, abs=0.24 * error)
@@ -64,7 +64,7 @@ def test_a_pair_with_a_missing_value_is_left_out_for_all_components():
     holed = values.copy()
     holed[4] = np.nan
     holed[7, 1] = np.nan
-    found, expected = bootstrap_means(holed, seed=3), bootstrap_means(np.delete(values, [4, 7], axis=0), seed=3)
+    found, expected = mean_intervals(holed, seed=3), mean_intervals(np.delete(values, [4, 7], axis=0), seed=3)
     assert np.array_equal(found.low, expected.low)
     assert np.array_equal(found.high, expected.high)
     assert np.isfinite(found.low).all()
@@ -72,21 +72,21 @@ def test_a_pair_with_a_missing_value_is_left_out_for_all_components():
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_fewer_than_two_pairs_have_no_interval(n):
-    found = bootstrap_means(np.ones((n, 2)), seed=0)
+    found = mean_intervals(np.ones((n, 2)), seed=0)
     assert np.isnan([found.low, found.high]).all()
-    assert np.isnan(bootstrap_means(np.array([[1.0], [np.nan]]), seed=0).low).all()
+    assert np.isnan(mean_intervals(np.array([[1.0], [np.nan]]), seed=0).low).all()
 
 
 def test_the_same_seed_gives_the_same_ends_and_0_is_one():
     values = np.random.default_rng(0).standard_normal((20, 4))
-    first, second, other = (bootstrap_means(values, seed=seed).low for seed in (0, 0, 1))
+    first, second, other = (mean_intervals(values, seed=seed).low for seed in (0, 0, 1))
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)
 
 
 def test_a_component_gets_what_it_gets_among_any_others():
     values = np.random.default_rng(0).standard_normal((20, 3000))  # several chunks
-    found, alone = bootstrap_means(values, seed=0), bootstrap_means(values[:, [2500]], seed=0)
+    found, alone = mean_intervals(values, seed=0), mean_intervals(values[:, [2500]], seed=0)
     assert found.low[2500] == pytest.approx(alone.low[0], rel=1e-12)
     assert found.high[2500] == pytest.approx(alone.high[0], rel=1e-12)
 
@@ -94,7 +94,7 @@ def test_a_component_gets_what_it_gets_among_any_others():
 @settings(max_examples=30)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12), st.integers(0, 5))
 def test_the_ends_lie_among_the_values_in_order(column, seed):
-    found = bootstrap_means(np.array(column)[:, None], seed=seed)
+    found = mean_intervals(np.array(column)[:, None], seed=seed)
     rounding = 1e-9 * max(1.0, *map(abs, column))
     assert min(column) - rounding <= found.low[0] <= found.high[0] <= max(column) + rounding
 
@@ -103,7 +103,7 @@ def test_every_neuron_of_gpt2_over_100_pairs_takes_far_fewer_calls_than_there_ar
     """No loop over components or samples: 1.5 s where this was written."""
     values = np.random.default_rng(0).standard_normal((100, 36_864))
     profile = cProfile.Profile()
-    profile.runcall(bootstrap_means, values, seed=0)
+    profile.runcall(mean_intervals, values, seed=0)
     assert pstats.Stats(profile).total_calls < 36_864
 
 

@@ -15,7 +15,7 @@ def test_a_file_half_written_never_takes_the_place_of_a_whole_one(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        atomic.atomically(path, interrupted)
+        atomic.write_atomically(path, interrupted)
     assert path.read_text() == "whole"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from igap import Baseline, integrated_gradients
 from igap.storage import cache, tensors_file
-from igap.storage.cache import Store, shared, sharing
+from igap.storage.cache import ResultCache, get_or_compute, use_cache
 
 TENSORS = {"effect": torch.arange(6.0).view(2, 3), "signed": torch.tensor(True), "gap": torch.tensor([1 / 3]).double()}
 
@@ -39,17 +39,17 @@ def only_file(folder):
 
 def test_without_a_store_everything_is_computed():
     compute = Counted()
-    shared("ap", {}, compute)
-    with sharing(None):
-        shared("ap", {}, compute)
+    get_or_compute("ap", {}, compute)
+    with use_cache(None):
+        get_or_compute("ap", {}, compute)
     assert compute.n == 2
 
 
 def test_a_result_is_computed_once_and_comes_back_bit_for_bit(tmp_path):
     compute = Counted()
     for _ in range(3):
-        with sharing(Store(tmp_path, {"checkpoint": "x"})):
-            assert same(shared("ap", {"site": "heads"}, compute))
+        with use_cache(ResultCache(tmp_path, {"checkpoint": "x"})):
+            assert same(get_or_compute("ap", {"site": "heads"}, compute))
     assert compute.n == 1
 
 
@@ -60,8 +60,8 @@ def test_a_result_is_computed_once_and_comes_back_bit_for_bit(tmp_path):
 )  # fmt: skip
 def test_other_inputs_are_another_result(tmp_path, common, kind, inputs):
     compute = Counted()
-    Store(tmp_path, {"checkpoint": "x"}).shared("ap", {"site": "heads"}, compute)
-    Store(tmp_path, common).shared(kind, inputs, compute)
+    ResultCache(tmp_path, {"checkpoint": "x"}).shared("ap", {"site": "heads"}, compute)
+    ResultCache(tmp_path, common).shared(kind, inputs, compute)
     assert compute.n == 2
 
 
@@ -83,7 +83,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_reported_and_computed_again(tmp_path, damage, caplog):
-    compute, kept = Counted(), Store(tmp_path, {})
+    compute, kept = Counted(), ResultCache(tmp_path, {})
     kept.shared("ap", {}, compute)
     DAMAGES[damage](only_file(tmp_path))
     with caplog.at_level(logging.WARNING):
@@ -98,7 +98,7 @@ def test_a_damaged_file_is_reported_and_computed_again(tmp_path, damage, caplog)
 
 @pytest.mark.parametrize(("kind", "site"), [("ap", "neurons"), ("atp", "heads")])
 def test_a_sound_file_under_another_ones_name_is_not_believed(tmp_path, caplog, kind, site):
-    compute, kept = Counted(), Store(tmp_path, {})
+    compute, kept = Counted(), ResultCache(tmp_path, {})
     kept.shared("ap", {"site": "heads"}, lambda: {"effect": torch.zeros(1)})
     wrong = only_file(tmp_path)
     kept.shared(kind, {"site": site}, compute)
@@ -112,13 +112,13 @@ def test_a_sound_file_under_another_ones_name_is_not_believed(tmp_path, caplog, 
 def test_what_is_too_large_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "LARGEST", 32)
     compute = Counted()
-    assert same(Store(tmp_path, {}).shared("ap", {}, compute))
+    assert same(ResultCache(tmp_path, {}).shared("ap", {}, compute))
     assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_a_folder_that_takes_nothing_costs_no_result(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    assert same(Store(tmp_path / "file" / "store", {}).shared("ap", {}, Counted()))
+    assert same(ResultCache(tmp_path / "file" / "store", {}).shared("ap", {}, Counted()))
     assert "nothing can be shared there" in caplog.text
 
 
@@ -127,9 +127,9 @@ def test_an_error_of_the_computation_is_the_callers_and_keeps_nothing(tmp_path):
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        Store(tmp_path, {}).shared("ap", {}, broken)
+        ResultCache(tmp_path, {}).shared("ap", {}, broken)
     assert not list(tmp_path.glob("*.safetensors"))
-    assert same(Store(tmp_path, {}).shared("ap", {}, Counted()))
+    assert same(ResultCache(tmp_path, {}).shared("ap", {}, Counted()))
 
 
 def compute_slowly(folder, counts):
@@ -138,7 +138,7 @@ def compute_slowly(folder, counts):
         multiprocessing.Event().wait(1)
         return TENSORS
 
-    assert same(Store(folder, {}).shared("ap", {}, compute))
+    assert same(ResultCache(folder, {}).shared("ap", {}, compute))
 
 
 def test_two_processes_that_need_it_at_once_compute_it_once(tmp_path):
@@ -169,7 +169,7 @@ def test_runs_and_reference_means_are_shared_and_every_number_stays(ioi_mini, pa
 
     counts = []
     alone = effect(3), effect(4)
-    with sharing(Store(tmp_path, {})):
+    with use_cache(ResultCache(tmp_path, {})):
         together = effect(3), effect(4)
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
     assert counts[:2] == [counts[0]] * 2
@@ -179,7 +179,7 @@ def test_runs_and_reference_means_are_shared_and_every_number_stays(ioi_mini, pa
     assert len(list(tmp_path.glob("run-*.safetensors"))) == 2, "clean and corrupted: the references are in their mean"
     hook = ioi_mini.hook_dict["blocks.0.hook_out"].add_hook(lambda activation, hook: 2 * activation)
     try:
-        with sharing(Store(tmp_path, {})):
+        with use_cache(ResultCache(tmp_path, {})):
             hooked = effect(3)
     finally:
         hook.hook.remove()

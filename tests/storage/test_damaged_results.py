@@ -14,7 +14,7 @@ from igap.errors import InputError
 from igap.output.dashboard import command as compare
 from igap.output.tracking import sync, verify, wandb_run
 from igap.storage import finished, untrusted, versions
-from igap.storage.cache import Store, inputs_of
+from igap.storage.cache import ResultCache, inputs_of
 from igap.sweep import cache_command, status
 from igap.sweep.folder import PlannedJob, SweepFolder
 
@@ -54,7 +54,7 @@ def told(lines, place):
 def test_every_damaged_run_is_shown_or_left_out_with_one_line_and_the_others_are_shown(run, tmp_path):
     good, damaged = make(tmp_path / "runs" / "good", seed=1), tmp_path / "runs"
     copies = [*damaged_runs(run, damaged)]
-    runs, troubles = finished.find([damaged])
+    runs, troubles = finished.find_runs([damaged])
     folders = {str(one.folder) for one in runs}
     assert str(good) in folders
     for description, copy in copies:
@@ -135,7 +135,7 @@ def test_every_damaged_file_of_a_store_is_told_and_removed(tmp_path, capsys):
 
     def kept(folder, site):
         common = {"versions": dict(versions.versions())}
-        Store(folder / ".store", common).shared("ap", {"site": site}, lambda: {"effect": torch.arange(6.0)})
+        ResultCache(folder / ".store", common).shared("ap", {"site": site}, lambda: {"effect": torch.arange(6.0)})
 
     kept(tmp_path / "source", "heads")
     copies = [*damaged_runs(tmp_path / "source", tmp_path / "sweeps")]
@@ -180,7 +180,7 @@ def test_wandb_is_given_no_pipe(run, name, no_key):
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     os.mkfifo(path)
-    read = finished.read(run)[0]
+    read = finished.read_run(run)[0]
     end = sync._sync(read, {}, online=False)
     assert end.failed
     assert re.search(rf"{name}: it is a named pipe, no file", end.message)
@@ -190,7 +190,7 @@ def test_settings_that_no_tracking_takes_fail_that_run_alone(run):
     config = json.loads((run / "config.json").read_text())
     for value in (5, [1], {"a": 1}, True):
         (run / "config.json").write_text(json.dumps({**config, "tracking": {"project": value, "timeout": "x"}}))
-        end = sync._sync(finished.read(run)[0], {}, online=False)
+        end = sync._sync(finished.read_run(run)[0], {}, online=False)
         assert end.failed
         assert end.message == "left out: config.json: invalid tracking.project, tracking.timeout"
 
@@ -200,4 +200,4 @@ def test_an_offline_run_that_is_a_pipe_is_unreadable_and_not_waited_for(run):
     place.mkdir(parents=True)
     os.mkfifo(place / "run-x.wandb")
     (run / wandb_run.MARK).write_text(json.dumps(MARKS))
-    assert verify._compare(finished.read(run)[0]) == (True, "unreadable: it is a named pipe, no file")
+    assert verify._compare(finished.read_run(run)[0]) == (True, "unreadable: it is a named pipe, no file")

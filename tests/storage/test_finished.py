@@ -11,7 +11,7 @@ from igap.storage import finished
 
 
 def test_a_run_comes_back_with_its_numbers_and_settings(result, written):
-    (run,), troubles = finished.find([written])
+    (run,), troubles = finished.find_runs([written])
     assert troubles == []
     assert run.summary == json.loads((written / "summary.json").read_text())
     assert run.key == result.key
@@ -24,7 +24,7 @@ def test_a_run_comes_back_with_its_numbers_and_settings(result, written):
 def test_runs_are_found_once_and_those_of_a_study_belong_to_it(written, tmp_path):
     for place in ("b", "a/deep", "b/second-pair", "b/plots", ".stale/c"):
         shutil.copytree(written, tmp_path / place, dirs_exist_ok=True)
-    runs, _ = finished.find([tmp_path / "b", tmp_path, tmp_path / "a" / ".." / "b"])
+    runs, _ = finished.find_runs([tmp_path / "b", tmp_path, tmp_path / "a" / ".." / "b"])
     assert [str(run.folder.relative_to(tmp_path)) for run in runs] == ["b", "a/deep"]
 
 
@@ -37,7 +37,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_read(written, tmp_path):
     (tmp_path / "old" / "summary.json").write_text(json.dumps(summary | {"schema": 99}))
     (tmp_path / "unlisted" / "config.json").write_text("[]")
     (tmp_path / "unset" / "config.json").write_text("{")
-    runs, troubles = finished.find([tmp_path])
+    runs, troubles = finished.find_runs([tmp_path])
     with_settings = {run.folder.name: bool(run.settings) for run in runs}
     assert with_settings == {"good": True, "old": False, "unlisted": False, "unset": False}
     assert all(run.summary["gap"] == summary["gap"] for run in runs)
@@ -64,13 +64,13 @@ def test_a_folder_that_cannot_be_read_is_said_and_links_end(written, tmp_path, m
         return listed(path)
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
-    runs, troubles = finished.find([tmp_path])
+    runs, troubles = finished.find_runs([tmp_path])
     assert [run.folder.name for run in runs] == ["good"]
     assert troubles == [f"{tmp_path}/closed: left out: it cannot be read (Permission denied)."]
 
 
 def test_no_folder_and_no_run_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"folder: got .*/no, which is none"):
-        finished.find([tmp_path / "no"])
+        finished.find_runs([tmp_path / "no"])
     with pytest.raises(InputError, match=r"without a finished run in it \(no summary\.json\)"):
-        finished.find([tmp_path])
+        finished.find_runs([tmp_path])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from igap.output import disk
 from igap.output.dashboard.table import tabulate
 from igap.storage import tables
-from igap.storage.finished import read
-from igap.storage.tables import guarded, unescape_formula
+from igap.storage.finished import read_run
+from igap.storage.tables import escape_formula, unescape_formula
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", '=HYPERLINK("http://x")', "=keep", "-"]
 STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -20,26 +20,26 @@ STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_a_text_that_begins_as_a_formula_is_written_with_an_apostrophe(text):
-    assert guarded(text) == f"'{text}"
+    assert escape_formula(text) == f"'{text}"
 
 
 @given(st.text())
 def test_no_text_is_written_as_a_formula_and_each_is_read_back(text):
-    assert not guarded(text).startswith(STARTS)
-    assert unescape_formula(guarded(text)) == text
+    assert not escape_formula(text).startswith(STARTS)
+    assert unescape_formula(escape_formula(text)) == text
 
 
 @pytest.mark.parametrize("text", ["'=1", "''-a", "'tis", "'", " =1", "a=1"])
 def test_texts_with_an_apostrophe_of_their_own_come_back_too(text):
-    assert unescape_formula(guarded(text)) == text
+    assert unescape_formula(escape_formula(text)) == text
 
 
 def test_numbers_types_and_gaps_stay_as_they_are(tmp_path):
     frame = pd.DataFrame({"x": [-1.5, 1e-300], "n": [-1, 2], "flag": [True, False], "text": ["-1.5", None]})
     frame["mixed"] = pd.Series(["=a", -2], dtype=object)
-    tables.write(tmp_path / "a.csv", frame)
+    tables.write_csv(tmp_path / "a.csv", frame)
     assert (tmp_path / "a.csv").read_text() == "x,n,flag,text,mixed\n-1.5,-1,True,'-1.5,'=a\n1e-300,2,False,,-2\n"
-    found = tables.read(tmp_path / "a.csv", {"text": str})
+    found = tables.read_csv(tmp_path / "a.csv", {"text": str})
     assert found["text"].tolist()[0] == "-1.5"
     assert found["mixed"].tolist() == ["=a", "-2"]
     assert found["x"].tolist() == [-1.5, 1e-300]
@@ -72,11 +72,11 @@ def test_no_table_of_a_run_holds_a_formula(many, tmp_path):
     for path in written:
         for row in cells(path):
             assert not any(cell.startswith(STARTS) and not is_number(cell) for cell in row), path.name
-    assert tables.read(tmp_path / "pairs.csv")["clean"].tolist() == texts
+    assert tables.read_csv(tmp_path / "pairs.csv")["clean"].tolist() == texts
 
 
 def test_settings_that_are_texts_are_guarded_in_compare_csv_and_numbers_are_not(written, many_written):
-    runs = [read(folder)[0] for folder in (written, many_written)]
+    runs = [read_run(folder)[0] for folder in (written, many_written)]
     changes = [{"prompts.answer": "=1+1", "prompts.min_gap": -1}, {"prompts.answer": "-1", "prompts.min_gap": -2.5}]
     runs = [replace(run, settings={**run.settings, **own}) for run, own in zip(runs, changes, strict=True)]
     header, first, second = csv.reader(tabulate(runs).csv().splitlines())

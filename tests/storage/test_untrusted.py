@@ -8,7 +8,7 @@ from helpers.damaged_results import HUGE, NAMES, VALUES
 
 from igap.errors import printable
 from igap.storage import untrusted
-from igap.storage.untrusted import check_file, is_text, parse, read_names, read_text
+from igap.storage.untrusted import check_file, is_text, parse_json, read_json_object, read_text
 
 NO_VALUES = (
     "400 digits", "5,000 digits", "1e999", "NaN", "-Infinity", "a lone surrogate", "nested 100,000 deep",
@@ -21,10 +21,10 @@ NO_VALUES = (
 def test_json_is_plain_values_or_one_line(name, place):
     text = place.format(VALUES[name])
     if name not in NO_VALUES:
-        assert parse(text) == json.loads(text)
+        assert parse_json(text) == json.loads(text)
         return
     with pytest.raises(ValueError, match=r"\w") as caught:
-        parse(text)
+        parse_json(text)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 100
 
@@ -33,7 +33,7 @@ def test_json_is_plain_values_or_one_line(name, place):
 def test_names_are_texts_and_there_once(name):
     text = f"{{{NAMES[name]}: 1, {NAMES[name]}: 2}}"
     with pytest.raises(ValueError, match=r"is there twice|half of a surrogate pair"):
-        parse(text)
+        parse_json(text)
 
 
 @pytest.mark.parametrize("depth", [40, 60])
@@ -41,10 +41,10 @@ def test_fifty_lists_inside_each_other_are_enough(depth):
     for opened, closed in (("[", "]"), ('{"a":', "}")):
         text = opened * depth + "1" + closed * depth
         if depth < 50:
-            assert parse(text) == json.loads(text)
+            assert parse_json(text) == json.loads(text)
         else:
             with pytest.raises(ValueError, match="nested more than 50 deep"):
-                parse(text)
+                parse_json(text)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_file_is_read_to_its_end(tmp_path):
 def test_names_are_wanted_where_there_is_a_list(tmp_path):
     (tmp_path / "file").write_text("[1]")
     with pytest.raises(ValueError, match="it holds list, wanted names and values"):
-        read_names(tmp_path / "file")
+        read_json_object(tmp_path / "file")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from igap.cli.compose import compose_one
 from igap.errors import InputError
-from igap.storage.finished import Finished
+from igap.storage.finished import FinishedRun
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import RejectedJob, estimate, plan
 
@@ -58,7 +58,7 @@ def finished(settings=(), **changed):
     numbers = {"n_pairs": 1, "ig/n_steps": 50}
     seconds = {"seconds/ig": 5.0, "seconds/total": 10.0, "seconds/model": 2.0, "seconds/files": 1.0}
     summary = {**numbers, **seconds, **{name.replace("__", "/"): value for name, value in changed.items()}}
-    return Finished(Path(), summary, {**kind, "ablation.kind": "none", **dict(settings)})
+    return FinishedRun(Path(), summary, {**kind, "ablation.kind": "none", **dict(settings)})
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_rates_are_medians_of_runs_of_the_same_model_only(tmp_path):
     jobs = jobs_of(tmp_path, ["ig.n_steps=50"])
     runs = [finished(), finished(seconds__ig=6.0, seconds__total=11.0), finished(seconds__ig=1e2, seconds__total=5e2)]
     other = finished({"model.name": "gpt2"}, seconds__total=1e6)
-    silent = Finished(Path(), {}, {})
+    silent = FinishedRun(Path(), {}, {})
     assert estimate(jobs, [*runs, other, other, silent], 1) == pytest.approx(6 + 4)
     assert estimate(jobs, [other], 1) is None
     assert estimate(jobs, [], 1) is None

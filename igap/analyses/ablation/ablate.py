@@ -31,7 +31,7 @@ from igap.components import Site, component_name, locate, parse_component, width
 from igap.engine.activations import Model, frozen
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
-from igap.statistics.bootstrap import bootstrap_means, resample_counts
+from igap.statistics.bootstrap import mean_intervals, resample_counts
 from igap.vocabulary import AblationKind
 
 Counts = Float64[np.ndarray, "resample prompt"]
@@ -277,7 +277,7 @@ def _effect(
 
 
 def _interval(values: Float64[np.ndarray, " prompt"], counts: Counts) -> tuple[float, float]:
-    interval = bootstrap_means(values[:, None], seed=0, counts=counts)
+    interval = mean_intervals(values[:, None], seed=0, counts=counts)
     return float(interval.low[0]), float(interval.high[0])
 
 

@@ -15,7 +15,7 @@ from igap.attribution.maps import Progress
 from igap.components import component_names, locate, parse_component
 from igap.config import AblationConfig, RunConfig
 from igap.errors import InputError
-from igap.inputs.labelled_prompts import Prompt, generated, read_prompts
+from igap.inputs.labelled_prompts import Prompt, generate_prompts, read_prompts
 from igap.models.load import Header
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def read_or_generate(settings: AblationConfig, tokenizer: Any, bos: str) -> list
         InputError: The file holds fewer than `ablation.n`, or none could be generated.
     """
     made = (
-        generated(settings.n or DEFAULT_N, settings.seed, tokenizer)
+        generate_prompts(settings.n or DEFAULT_N, settings.seed, tokenizer)
         if settings.file is None
         else read_prompts(settings.file)
     )

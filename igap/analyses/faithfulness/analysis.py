@@ -11,7 +11,7 @@ from igap.analyses.faithfulness.ablated_sets import set_metrics
 from igap.analyses.faithfulness.curves import Ablation, Faithfulness, FaithfulnessCurves, curves_of
 from igap.analyses.faithfulness.rankings import ranks, sets, sizes_of
 from igap.attribution.maps import Progress
-from igap.components import SITES, chosen
+from igap.components import SITES, sites_named
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline
 from igap.errors import InputError
@@ -33,7 +33,7 @@ class FaithfulnessAnalysis(Analysis[Faithfulness]):
         """Return the curves of the sites that the config asks for, under both ablations."""
         config = context.config
         ranked = []
-        for site in chosen(config.faithfulness):
+        for site in sites_named(config.faithfulness):
             maps = context.maps[site]
             n = maps["ap"].effect.numel()
             ranked.append((site, n, *sets(ranks(maps, config.direction, seed=config.seed), sizes_of(n))))

@@ -25,7 +25,7 @@ from jaxtyping import Float64
 from igap.analyses.faithfulness.rankings import RANDOM, Index, Kind, Ranking
 from igap.attribution.maps import scores_exist
 from igap.components import Site
-from igap.inputs.prompts import SCORED_SHARE, least_gap
+from igap.inputs.prompts import SCORED_SHARE, min_scored_gap
 from igap.statistics.bootstrap import LEVEL, resample_counts
 
 Ablation = Literal["corrupted", "mean"]
@@ -169,12 +169,12 @@ def curves_of(
 ) -> FaithfulnessCurves:
     """Return the curves and areas from F of every set, in logits; set 0 keeps nothing, set 1 everything.
 
-    They are undefined, with a reason, where F(clean) and F(all ablated) differ by less than `least_gap`.
+    They are undefined, with a reason, where F(clean) and F(all ablated) differ by less than `min_scored_gap`.
     """
     n_pairs, n = len(values), sizes[-1]
     means = values.mean(0)
     empty, full = float(means[0]), float(means[1])
-    if not scores_exist(full - empty, least_gap(min_gap, full)):
+    if not scores_exist(full - empty, min_scored_gap(min_gap, full)):
         reason = (
             f"not defined, F(clean) is {full:.4g} and F(all ablated) {empty:.4g} logits; what lies between them is "
             f"divided by, and has to be at least prompts.min_gap={min_gap} and "

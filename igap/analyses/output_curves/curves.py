@@ -22,7 +22,7 @@ from igap.engine.baselines import Baseline
 from igap.engine.batching import Rows
 from igap.engine.contrast import Contrast, OpenPairs, open_pairs
 from igap.engine.forward import Route
-from igap.errors import InputError, shown
+from igap.errors import InputError, short_repr
 from igap.inputs.prompts import PromptPair
 from igap.statistics.extrema import Extremum, find_extrema
 from igap.vocabulary import ALPHAS, BaselineKind, Direction, are_alphas
@@ -88,7 +88,9 @@ class OutputCurves:
     def extrema(self, index: int) -> tuple[Extremum, ...]:
         """Return the peaks and troughs of one component's (mean) curve, by ascending alpha; `index` counts from 0."""
         if not 0 <= index < len(self.names):
-            raise InputError(f"index: got {shown(index)}, wanted one of {len(self.names)} components. Try index=0.")
+            raise InputError(
+                f"index: got {short_repr(index)}, wanted one of {len(self.names)} components. Try index=0."
+            )
         return find_extrema(self.alphas, self.values[index], self.rounding)
 
     def summary(self) -> dict[str, float | int | str | None]:

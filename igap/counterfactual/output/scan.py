@@ -11,8 +11,8 @@ import pandas as pd
 from igap.counterfactual.output.flatten import flatten
 from igap.counterfactual.output.plots import search_matrix, search_scan
 from igap.counterfactual.search import SearchResult
-from igap.storage.atomic import atomically, write_text
-from igap.storage.tables import write as write_table
+from igap.storage.atomic import write_atomically, write_text
+from igap.storage.tables import write_csv as write_table
 
 Results = Sequence[tuple[str, SearchResult]]
 """Each component's name and its search, in the order of the command."""
@@ -27,14 +27,14 @@ def write(results: Results, folder: Path) -> None:
     """`scan.csv`, `matrix.csv` and their pictures in the folder of the searches. Raises OSError."""
     frames = {"scan": table(results), "matrix": matrix(results)}
     for name, rows in frames.items():
-        atomically(folder / f"{name}.csv", partial(write_table, frame=rows, index=name == "matrix"))
+        write_atomically(folder / f"{name}.csv", partial(write_table, frame=rows, index=name == "matrix"))
     (folder / "plots").mkdir(exist_ok=True)
     pictures = {"matrix": search_matrix(frames["matrix"])}
     heads = [head.name for head in results[0][1].validation.heads]
     if any(name in heads for name, _ in results):
         pictures["scan"] = search_scan(frames["scan"], heads)
     for name, figure in pictures.items():
-        atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+        write_atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
     write_text(folder / "scan.json", json.dumps([name for name, _ in results]) + "\n")
 
 

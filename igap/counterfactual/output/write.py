@@ -18,10 +18,10 @@ from igap.counterfactual.output.plots import (
 )
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.trials.study import SCHEMA
-from igap.failures import Failure, recorded, surviving
+from igap.failures import Failure, collect_failure, summary_entries
 from igap.plots import Figure
-from igap.storage.atomic import atomically, write_text
-from igap.storage.tables import write as write_table
+from igap.storage.atomic import write_atomically, write_text
+from igap.storage.tables import write_csv as write_table
 from igap.storage.versions import versions
 
 
@@ -38,7 +38,7 @@ def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
         name: pd.DataFrame(rows) for name, rows in tables(validation, terms).items() if rows
     }
     for name, frame in frames.items():
-        atomically(folder / f"{name}.csv", partial(write_table, frame=frame))
+        write_atomically(folder / f"{name}.csv", partial(write_table, frame=frame))
     (folder / "plots").mkdir(exist_ok=True)
     plots: dict[str, Callable[[], Figure]] = {
         "history": lambda: search_history(
@@ -58,10 +58,10 @@ def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
         plots["front"] = lambda: search_front(frames["trials"], frames["front"], terms, head)
     failures: dict[str, Failure] = {}
     for name, draw in plots.items():
-        with surviving(f"plots/{name}", failures):
-            atomically(folder / "plots" / f"{name}.png", partial(draw().savefig, format="png", dpi=150))
+        with collect_failure(f"plots/{name}", failures):
+            write_atomically(folder / "plots" / f"{name}.png", partial(draw().savefig, format="png", dpi=150))
     write_text(folder / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-    summary = summarize(result, config) | recorded(failures)
+    summary = summarize(result, config) | summary_entries(failures)
     write_text(folder / "search_summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return summary
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from igap.config import checked
+from igap.config import validate_settings
 from igap.counterfactual.config import SpaceConfig
 from igap.counterfactual.spaces.base import BoundSpace, Space
 from igap.counterfactual.spaces.prompt_list import bind_prompt_list, prompt_list_space
@@ -71,7 +71,7 @@ def prepare(
         )
     if not isinstance(space, SpaceConfig):
         slots = {name: tuple(words) for name, words in (SLOTS if space is None else space).items()}
-        space = checked(SpaceConfig, {"slots": slots})
+        space = validate_settings(SpaceConfig, {"slots": slots})
     options = {"prepend_bos": prepend_bos}
     if space.kind == "slots":
         made = template_space(space.template, space.slots, pair, tokenizer, max_edits=space.max_edits, **options)

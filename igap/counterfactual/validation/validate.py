@@ -51,7 +51,7 @@ from igap.engine.contrast import open_pairs
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, tokenize
 from igap.missing import Missing
-from igap.statistics.bootstrap import bootstrap_means
+from igap.statistics.bootstrap import mean_intervals
 from igap.vocabulary import BaselineKind
 
 NEUTRAL = 64
@@ -261,7 +261,7 @@ def _evaluate_held_out(
     values = objective.values(measurements)[:, 0]
     effects = objective.effects(measurements)
     signed = effects if objective.terms[0] == "disagreement" else effects * signs(effects, objective.sign)
-    interval = bootstrap_means(signed[:1].double().numpy().T, seed=session.seed)
+    interval = mean_intervals(signed[:1].double().numpy().T, seed=session.seed)
     low, high = (
         float(end[0]) if np.isfinite(end[0]) else Missing("an interval needs two held-out prompts")
         for end in (interval.low, interval.high)

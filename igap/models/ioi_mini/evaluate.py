@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution import activation_patching, integrated_gradients
 from igap.components import SITES, component_names
-from igap.inputs.ioi import HELD_OUT_TEMPLATE, TEMPLATES, IOIExample, generate_ioi, held_out
+from igap.inputs.ioi import HELD_OUT_TEMPLATE, TEMPLATES, IOIExample, generate_ioi, is_held_out
 from igap.inputs.prompts import PromptPair
 from igap.models.load import EMBEDDED, load_model
 from igap.statistics.comparison import compare
@@ -31,7 +31,7 @@ def examples(n: int, seed: int, *, unseen: str) -> list[IOIExample]:
         [HELD_OUT_TEMPLATE] if unseen == "template" else [t for t in range(len(TEMPLATES)) if t != HELD_OUT_TEMPLATE]
     )
     candidates = generate_ioi(n if unseen == "template" else 20 * n, seed, templates=chosen)
-    unseen_only = (e for e in candidates if unseen == "template" or held_out(e.answer.strip(), e.distractor.strip()))
+    unseen_only = (e for e in candidates if unseen == "template" or is_held_out(e.answer.strip(), e.distractor.strip()))
     return list(itertools.islice(unseen_only, n))
 
 

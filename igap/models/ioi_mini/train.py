@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from igap.inputs.ioi import HELD_OUT_TEMPLATE, TEMPLATES, generate_animals, generate_ioi, held_out
+from igap.inputs.ioi import HELD_OUT_TEMPLATE, TEMPLATES, generate_animals, generate_ioi, is_held_out
 from igap.inputs.words import ANIMALS, NAMES, OBJECTS, PLACES, VERBS
 
 N_HEADS = 8
@@ -82,7 +82,7 @@ def sentences(n: int, seed: int, wrong: float) -> list[str]:
     trained = [index for index in range(len(TEMPLATES)) if index != HELD_OUT_TEMPLATE]
     texts = generate_animals(n // 8, seed)
     for example in generate_ioi(2 * n, seed, templates=trained):
-        if len(texts) < n and not held_out(example.answer.strip(), example.distractor.strip()):
+        if len(texts) < n and not is_held_out(example.answer.strip(), example.distractor.strip()):
             texts.append(example.clean + (example.distractor if rng.random() < wrong else example.answer))
     return texts
 

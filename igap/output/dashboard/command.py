@@ -10,7 +10,7 @@ from igap.output.dashboard import head_maps, table
 from igap.output.dashboard.head_maps import Heads
 from igap.output.dashboard.table import Table
 from igap.storage.atomic import write_text
-from igap.storage.finished import Finished, find
+from igap.storage.finished import FinishedRun, find_runs
 
 
 def compare_runs(
@@ -74,9 +74,9 @@ def _check_output(folder: Path) -> None:
         raise InputError(f"output: got {folder}, wanted a folder that can be written to. Set output=FOLDER.")
 
 
-def _collect(folders: Sequence[Path], project: str | None) -> tuple[list[Finished], dict[Path, Heads], list[str]]:
+def _collect(folders: Sequence[Path], project: str | None) -> tuple[list[FinishedRun], dict[Path, Heads], list[str]]:
     """The runs, the heads of those that have them readable, and a line for each thing that cannot be read."""
-    runs, problems = find(folders) if folders else ([], [])
+    runs, problems = find_runs(folders) if folders else ([], [])
     maps: dict[Path, Heads] = {}
     for run in runs:
         values, problem = head_maps.read(run.folder) if run.has_heads else (None, None)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from igap.output.dashboard.head_maps import Heads
 from igap.output.dashboard.table import Table, differing, metric, setting
-from igap.storage.finished import Finished
+from igap.storage.finished import FinishedRun
 
 MAX_MAPS = 7_000_000
 """Characters of IG and AP over all runs; what comes after is left out, so that the page stays below 10 MB."""
@@ -97,13 +97,13 @@ def _packed(heads: Heads) -> dict[str, object]:
     }
 
 
-def _why(run: Finished, maps: Mapping[Path, Heads]) -> str:
+def _why(run: FinishedRun, maps: Mapping[Path, Heads]) -> str:
     if run.folder in maps:
         return f"left out: the maps of the runs above it take {MAX_MAPS / 1e6:.0f} MB already. Compare fewer runs."
     return "its heads could not be read" if run.has_heads else "it was asked about neurons only (sites=neurons)"
 
 
-def _steps(run: Finished) -> int | None:
+def _steps(run: FinishedRun) -> int | None:
     """ig.n_steps where it is a number: of auto each layer has its own."""
     value = run.settings.get("ig.n_steps")
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from igap.config import BESIDE_THE_NUMBERS
+from igap.config import EXECUTION_KEYS
 from igap.errors import InputError, did_you_mean, printable
-from igap.storage.finished import Finished, Value
-from igap.storage.tables import guarded
+from igap.storage.finished import FinishedRun, Value
+from igap.storage.tables import escape_formula
 
 DEFAULT = (
     "gap",
@@ -35,7 +35,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 _NOT_METRICS = ("schema", "seed", "ig/n_steps", "prompts/n", "prompts/seed")
 """Numbers of a summary that repeat a setting, or say how it is written."""
-_NOT_SHOWN = frozenset(BESIDE_THE_NUMBERS) - {"device"}
+_NOT_SHOWN = frozenset(EXECUTION_KEYS) - {"device"}
 """Keys and groups that say where and how a run is done; the device, whose rounding may differ, is shown."""
 
 
@@ -43,7 +43,7 @@ _NOT_SHOWN = frozenset(BESIDE_THE_NUMBERS) - {"device"}
 class Table:
     """Runs in the order they are shown in, and what is shown of each."""
 
-    runs: Sequence[Finished]
+    runs: Sequence[FinishedRun]
     labels: Sequence[str]
     """The runs' folders, without what all of them share."""
     settings: Sequence[str]
@@ -65,12 +65,12 @@ class Table:
         """Folder, key, differing settings and every metric of each run, numbers in full; empty where there is none."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["folder", "key", *map(guarded, (*self.settings, *self.every_metric))])
+        writer.writerow(["folder", "key", *map(escape_formula, (*self.settings, *self.every_metric))])
         for run in self.runs:
             writer.writerow(
                 [
-                    guarded(str(run.folder)),
-                    guarded(run.key),
+                    escape_formula(str(run.folder)),
+                    escape_formula(run.key),
                     *(_cell(run, key) for key in self.settings),
                     *(metric(run, name) for name in self.every_metric),
                 ]
@@ -100,7 +100,7 @@ class Table:
         return [printable(line, 2000) for line in lines]
 
 
-def tabulate(runs: Iterable[Finished], *, metrics: Sequence[str] | None = None, sort: str | None = None) -> Table:
+def tabulate(runs: Iterable[FinishedRun], *, metrics: Sequence[str] | None = None, sort: str | None = None) -> Table:
     """The table of these runs, at least one; in their order, or by the column `sort` ("-gap": largest first).
 
     A column is folder, key, a setting or a metric. Rows without a value come last either way; equal ones stay as they
@@ -119,17 +119,17 @@ def tabulate(runs: Iterable[Finished], *, metrics: Sequence[str] | None = None, 
     return Table(runs, labels(runs), differing(runs), chosen, with_number)
 
 
-def _sorted(runs: list[Finished], name: str, metrics: Sequence[str], *, largest_first: bool) -> list[Finished]:
+def _sorted(runs: list[FinishedRun], name: str, metrics: Sequence[str], *, largest_first: bool) -> list[FinishedRun]:
     keys = list(dict.fromkeys(key for run in runs for key in run.settings))
     if name not in (columns := ["folder", "key", *keys, *metrics]):
         raise InputError(f"sort: got {name!r}, which is no column.{_nearest(name, columns)}")
 
-    def value(run: Finished) -> Value:
+    def value(run: FinishedRun) -> Value:
         if name in ("folder", "key"):
             return str(run.folder) if name == "folder" else run.key
         return metric(run, name) if name in metrics else run.settings.get(name)
 
-    def rank(run: Finished) -> tuple[bool, float, str]:
+    def rank(run: FinishedRun) -> tuple[bool, float, str]:
         found = value(run)
         number = float(found) if isinstance(found, int | float) else math.inf
         return isinstance(found, str | tuple), number, shown(found)
@@ -138,7 +138,7 @@ def _sorted(runs: list[Finished], name: str, metrics: Sequence[str], *, largest_
     return sorted(some, key=rank, reverse=largest_first) + [run for run in runs if value(run) is None]
 
 
-def differing(runs: Iterable[Finished], *, all_keys: bool = False) -> list[str]:
+def differing(runs: Iterable[FinishedRun], *, all_keys: bool = False) -> list[str]:
     """Keys whose value is not the same in all runs whose settings are known, in the config's order.
 
     A key that only some runs have differs. Where and how a run is done is left out unless `all_keys`.
@@ -153,7 +153,7 @@ def differing(runs: Iterable[Finished], *, all_keys: bool = False) -> list[str]:
     ]
 
 
-def every_metric(runs: Iterable[Finished]) -> list[str]:
+def every_metric(runs: Iterable[FinishedRun]) -> list[str]:
     """Names whose value is a number, or None for one that is not defined, in some run's summary."""
     names = dict.fromkeys(
         name for run in runs for name, value in run.summary.items() if value is None or _number(value)
@@ -161,27 +161,27 @@ def every_metric(runs: Iterable[Finished]) -> list[str]:
     return [name for name in names if name not in _NOT_METRICS]
 
 
-def metric(run: Finished, name: str) -> int | float | None:
+def metric(run: FinishedRun, name: str) -> int | float | None:
     """A number of the run's summary; None where it is not there, not defined or not finite."""
     value = run.summary.get(name)
     return value if _number(value) and math.isfinite(value) else None
 
 
-def _why_missing(run: Finished, name: str) -> str:
+def _why_missing(run: FinishedRun, name: str) -> str:
     if isinstance(run.summary.get(name), str):
         return "a text in its place"
     return str(run.summary.get(f"{name}/reason", "not measured"))
 
 
-def setting(run: Finished, key: str) -> str:
+def setting(run: FinishedRun, key: str) -> str:
     """A setting as text; ABSENT where the run has none."""
     return shown(run.settings[key]) if key in run.settings else ABSENT
 
 
-def _cell(run: Finished, key: str) -> str:
+def _cell(run: FinishedRun, key: str) -> str:
     """A setting as compare.csv has it: a text guarded against spreadsheets, a number as it is."""
     text = setting(run, key)
-    return guarded(text) if isinstance(run.settings.get(key), str) else text
+    return escape_formula(text) if isinstance(run.settings.get(key), str) else text
 
 
 def shown(value: Value) -> str:
@@ -189,7 +189,7 @@ def shown(value: Value) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def labels(runs: Sequence[Finished]) -> list[str]:
+def labels(runs: Sequence[FinishedRun]) -> list[str]:
     """The folders' paths below the deepest folder that holds all runs; of one run its folder's name."""
     paths = [os.path.abspath(run.folder) for run in runs]
     above = os.path.commonpath([os.path.dirname(path) for path in paths])

@@ -12,14 +12,14 @@ from igap.errors import InputError
 from igap.output.dashboard import head_maps
 from igap.output.dashboard.head_maps import Heads
 from igap.output.tracking import places
-from igap.storage.finished import SCHEMA, Finished, flat
-from igap.storage.untrusted import parse
+from igap.storage.finished import SCHEMA, FinishedRun, flatten
+from igap.storage.untrusted import parse_json
 
 TIMEOUT = 5
 """Seconds that one request may take."""
 
 
-def fetch_runs(project: str) -> tuple[list[Finished], dict[Path, Heads], list[str]]:
+def fetch_runs(project: str) -> tuple[list[FinishedRun], dict[Path, Heads], list[str]]:
     """The finished igap runs of "entity/project", their heads, and a line for each thing that cannot be read.
 
     A run's folder is entity/project/NAME (ID), which is on no disk. Raises InputError without a key, and where the
@@ -29,12 +29,12 @@ def fetch_runs(project: str) -> tuple[list[Finished], dict[Path, Heads], list[st
         return _fetched(project)
 
 
-def _fetched(project: str) -> tuple[list[Finished], dict[Path, Heads], list[str]]:
+def _fetched(project: str) -> tuple[list[FinishedRun], dict[Path, Heads], list[str]]:
     import wandb
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(TIMEOUT))  # what login waits for; it takes no argument for that
-    runs: list[Finished] = []
+    runs: list[FinishedRun] = []
     maps: dict[Path, Heads] = {}
     troubles: list[str] = []
     try:
@@ -63,7 +63,7 @@ def _fetched(project: str) -> tuple[list[Finished], dict[Path, Heads], list[str]
     return runs, maps, troubles
 
 
-def _finished(project: str, logged: Any) -> tuple[Finished | None, str | None]:
+def _finished(project: str, logged: Any) -> tuple[FinishedRun | None, str | None]:
     place = Path(project, f"{logged.name} ({logged.id})")
     whole: Mapping[str, Any] = logged.summary_metrics
     summary = {
@@ -74,12 +74,12 @@ def _finished(project: str, logged: Any) -> tuple[Finished | None, str | None]:
     if logged.state != "finished" or "key" not in summary:
         return None, f"{place}: left out: {'no run of igap' if logged.state == 'finished' else logged.state}."
     if summary.get("schema") != SCHEMA:
-        return Finished(place, summary, {}), (
+        return FinishedRun(place, summary, {}), (
             f"{place}: its schema is {summary.get('schema', 'none')}, this igap knows {SCHEMA}: its numbers are shown "
             "under their names, its settings are not."
         )
     config = {name: value for name, value in logged.config.items() if name != "key" and not name.startswith("_")}
-    return Finished(place, summary, dict(flat(config))), None
+    return FinishedRun(place, summary, dict(flatten(config))), None
 
 
 def _heads(place: Path, logged: Any) -> tuple[Heads | None, str | None]:
@@ -88,7 +88,7 @@ def _heads(place: Path, logged: Any) -> tuple[Heads | None, str | None]:
         if not name.startswith("media/table/") or ".." in name:
             raise ValueError(f"its table is at {name!r}")
         with tempfile.TemporaryDirectory() as folder, logged.file(name).download(root=folder) as file:
-            table = parse(file.read(), holes=True)
+            table = parse_json(file.read(), holes=True)
         return head_maps.from_rows(dict(zip(table["columns"], row, strict=True)) for row in table["data"]), None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return None, f"{place}: its heads cannot be read (tables/heads: {type(error).__name__}: {error})."

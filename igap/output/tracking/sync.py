@@ -15,7 +15,7 @@ from igap.config import TrackingConfig
 from igap.console import folding_table, terminal_console, warn
 from igap.errors import InputError, printable
 from igap.output.tracking import places
-from igap.storage.finished import Finished, find
+from igap.storage.finished import FinishedRun, find_runs
 
 UPLOAD_SECONDS = 600.0
 """Seconds that one wandb sync may take."""
@@ -52,7 +52,7 @@ def sync_runs(folders: Sequence[Path], *, project: str | None = None, entity: st
     if not folders:
         raise InputError("folder: got none, wanted a run's folder or one that holds runs. Name one: igap sync runs.")
     overrides = {name: value for name, value in (("project", project), ("entity", entity)) if value is not None}
-    runs, problems = find(folders, searches=True)
+    runs, problems = find_runs(folders, searches=True)
     warn(problems)
     resolved, message = wandb_run.resolve_mode(TrackingConfig.model_validate({"mode": "auto"}))
     console = terminal_console()
@@ -72,7 +72,7 @@ def sync_runs(folders: Sequence[Path], *, project: str | None = None, entity: st
     return 1 if any(outcome.failed for outcome in outcomes) else 0
 
 
-def _sync(run: Finished, overrides: Mapping[str, str], *, online: bool) -> _Outcome:
+def _sync(run: FinishedRun, overrides: Mapping[str, str], *, online: bool) -> _Outcome:
     """Logs or uploads one run, and says what was done."""
     from igap.output.tracking import wandb_run
 

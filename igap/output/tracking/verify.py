@@ -11,8 +11,8 @@ from rich.markup import escape
 
 from igap.console import folding_table, terminal_console, warn
 from igap.errors import InputError, printable
-from igap.storage.finished import Finished, find, flat
-from igap.storage.untrusted import check_file, parse
+from igap.storage.finished import FinishedRun, find_runs, flatten
+from igap.storage.untrusted import check_file, parse_json
 
 _SHOWN = 3
 """Differences of a run that are shown."""
@@ -34,7 +34,7 @@ def verify_runs(folders: Sequence[Path]) -> int:
     """
     if not folders:
         raise InputError("folder: got none, wanted a run's folder or one that holds runs. Name one: igap verify runs.")
-    runs, problems = find(folders, searches=True)
+    runs, problems = find_runs(folders, searches=True)
     warn(problems)
     table = folding_table("W&B against disk", "folder", "W&B")
     n_bad = 0
@@ -48,7 +48,7 @@ def verify_runs(folders: Sequence[Path]) -> int:
     return 1 if n_bad or problems else 0
 
 
-def _compare(run: Finished) -> tuple[bool, str]:
+def _compare(run: FinishedRun) -> tuple[bool, str]:
     """Whether a run's offline W&B run differs from its folder, and a message that says how."""
     from igap.output.tracking import wandb_run
 
@@ -63,7 +63,7 @@ def _compare(run: Finished) -> tuple[bool, str]:
         return True, f"unreadable: {error}"
     differing = [*_differing(run.summary, read.get("summary") or {}, "")]
     settings = {name: value for name, value in run.settings.items() if not name.startswith("tracking.")}
-    differing += _differing(settings, dict(flat(read.get("config") or {})), "config ")
+    differing += _differing(settings, dict(flatten(read.get("config") or {})), "config ")
     if not differing:
         return False, f"equal: {len(run.summary)} numbers and texts, {len(settings)} settings"
     more = f", and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
@@ -82,7 +82,7 @@ def _read_back(offline: Path) -> Mapping[str, Any]:
     except subprocess.TimeoutExpired:
         raise ValueError(f"W&B's reader did not end within {_READER_SECONDS:.0f} s") from None
     try:
-        read = parse(done.stdout)
+        read = parse_json(done.stdout)
     except ValueError:
         raise ValueError((done.stderr.strip().splitlines() or ["no reason given"])[-1][:200]) from None
     if not isinstance(read, dict):

@@ -26,7 +26,7 @@ from igap.errors import InputError
 from igap.output.tracking import places
 from igap.storage import tables
 from igap.storage.atomic import write_text
-from igap.storage.untrusted import check_file, read_names
+from igap.storage.untrusted import check_file, read_json_object
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,7 +134,7 @@ def log(folder: Path, tracking: TrackingConfig) -> str | None:
 def logged(folder: Path) -> Logged | None:
     """What W&B has of a run; None where nothing is, or where the process that logged was killed meanwhile."""
     try:
-        mark = read_names(folder / MARK)
+        mark = read_json_object(folder / MARK)
     except ValueError:
         return None
     match mark:
@@ -218,7 +218,7 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
             f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / "plots").glob("*.png"))
         }
         names = [path.stem for path in sorted(folder.glob("*.csv"))]
-        shown = {name: _table(tables.read(folder / f"{name}.csv", _TEXTS)) for name in names}
+        shown = {name: _table(tables.read_csv(folder / f"{name}.csv", _TEXTS)) for name in names}
         run.log({**media, **{f"tables/{name}": table for name, table in shown.items()}})
         artifact = wandb.Artifact(f"{kept.artifact}-{key}", type=kept.artifact)
         for name in (*kept.files, *(f"{name}.csv" for name in names)):
@@ -277,10 +277,10 @@ def _running(**settings: Any) -> Iterator[Any]:
 
 
 def _of_run(folder: Path) -> _Kept:
-    config = parse(read_names(folder / "config.json"))
+    config = parse(read_json_object(folder / "config.json"))
     sweep = folder.parent.name if (folder.parent / "sweep.json").exists() else None
     return _Kept(
-        summary=read_names(folder / "summary.json"),
+        summary=read_json_object(folder / "summary.json"),
         config=config.model_dump(mode="json", exclude={"tracking"}),
         name=f"{sweep}/{folder.name}" if sweep else folder.name,
         group=sweep,
@@ -295,8 +295,8 @@ def _of_search(folder: Path) -> _Kept:
     """A study: a step a trial, with its terms, whether it counts and the best first term so far."""
     import pandas as pd
 
-    summary = read_names(folder / SEARCH)
-    config = read_names(folder / "config.json")
+    summary = read_json_object(folder / SEARCH)
+    config = read_json_object(folder / "config.json")
     config.pop("tracking")
     terms = summary["objective"].split(",")
     trials = pd.read_csv(folder / "trials.csv")

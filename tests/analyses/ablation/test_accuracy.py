@@ -161,9 +161,9 @@ def test_answers_that_are_not_one_token_are_counted_and_named_by_their_rows(smal
 
 
 def test_the_embedded_model_does_its_task(ioi_mini):
-    from igap.inputs.labelled_prompts import generated
+    from igap.inputs.labelled_prompts import generate_prompts
 
-    found = evaluate(ioi_mini, generated(200, 0, ioi_mini.tokenizer))
+    found = evaluate(ioi_mini, generate_prompts(200, 0, ioi_mini.tokenizer))
     assert found.correct.mean() > 0.95
     assert np.sign(found.logit_diff).mean() > 0.95
 

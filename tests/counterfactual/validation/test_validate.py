@@ -28,7 +28,7 @@ from igap.engine.activations import frozen
 from igap.errors import InputError
 from igap.missing import Missing
 from igap.models.load import EMBEDDED
-from igap.statistics.bootstrap import bootstrap_means
+from igap.statistics.bootstrap import mean_intervals
 
 SPACE = {
     "first": ["=keep", "=N2", "Tom"],
@@ -424,7 +424,7 @@ def test_held_out_value_mean_and_interval_are_those_of_prompts_that_the_search_n
     assert summary["heldout/n"] == 5
     assert summary["heldout/value"] == summary["heldout/mean"] == near(signed.mean())
     assert summary["heldout/share"] == near(signed.mean() / slow.value(best))
-    interval = bootstrap_means(signed[:, None], seed=0)
+    interval = mean_intervals(signed[:, None], seed=0)
     assert (summary["heldout/low"], summary["heldout/high"]) == near((interval.low[0], interval.high[0]))
     sign = np.sign(slow.effects(best).mean())
     assert summary["heldout/by_hand"] == near(sign * slow.by_hand(slow.heldout).mean())

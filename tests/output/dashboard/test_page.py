@@ -14,13 +14,13 @@ from helpers.finished_runs import make
 from igap.output.dashboard import head_maps, table
 from igap.output.dashboard import page as pages
 from igap.output.dashboard.page import page
-from igap.storage.finished import find
+from igap.storage.finished import find_runs
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u2028'\""
 
 
 def build(folder, **options):
-    runs, troubles = find([folder])
+    runs, troubles = find_runs([folder])
     maps = {run.folder: found for run in runs if (found := head_maps.read(run.folder)[0]) is not None}
     return page(table.tabulate(runs, **options), maps, troubles)
 

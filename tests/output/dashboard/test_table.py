@@ -10,11 +10,11 @@ import pytest
 
 from igap.errors import InputError
 from igap.output.dashboard import table
-from igap.storage.finished import Finished, find
+from igap.storage.finished import FinishedRun, find_runs
 
 
 def run(name, settings=None, **summary):
-    return Finished(Path("/runs", name), {"key": name, **summary}, settings or {})
+    return FinishedRun(Path("/runs", name), {"key": name, **summary}, settings or {})
 
 
 def folders(found):
@@ -109,7 +109,7 @@ def test_an_unknown_column_is_refused():
 
 
 def test_the_csv_holds_every_number_in_full_and_texts_as_they_are(written, many_written):
-    runs, _ = find([written, many_written])
+    runs, _ = find_runs([written, many_written])
     found = table.tabulate(runs, metrics=["gap"])
     frame = pd.read_csv(io.StringIO(found.csv()), dtype={"key": str})
     assert list(frame["folder"]) == [str(written), str(many_written)]
@@ -129,7 +129,7 @@ def test_a_setting_keeps_its_text_in_the_csv():
 
 def test_labels_are_the_folders_below_what_they_share(tmp_path):
     places = [tmp_path / "monday" / "0", tmp_path / "monday" / "1", tmp_path / "tuesday"]
-    runs = [Finished(place, {}, {}) for place in places]
+    runs = [FinishedRun(place, {}, {}) for place in places]
     assert table.labels(runs) == ["monday/0", "monday/1", "tuesday"]
     assert table.labels(runs[:2]) == ["0", "1"]
     assert table.labels(runs[:1]) == ["0"]

@@ -12,7 +12,7 @@ from helpers import finished_runs
 
 from igap.errors import InputError
 from igap.output.dashboard import command, head_maps, wandb_runs
-from igap.storage.finished import read
+from igap.storage.finished import read_run
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def logged(folder, state="finished", **changes):
 def test_a_run_is_what_it_is_on_disk(server, written):
     server.append(logged(written))
     (run,), maps, troubles = wandb_runs.fetch_runs("me/igap")
-    disk, _ = read(written)
+    disk, _ = read_run(written)
     assert troubles == []
     assert run.folder == Path("me/igap/monday/3 (abc)")
     assert run.summary == disk.summary

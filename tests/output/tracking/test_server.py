@@ -15,7 +15,7 @@ from igap.config import TrackingConfig
 from igap.errors import InputError
 from igap.output.dashboard import head_maps, wandb_runs
 from igap.output.tracking import sync, wandb_run
-from igap.storage.finished import read
+from igap.storage.finished import read_run
 
 ONLINE = TrackingConfig.model_validate({"mode": "online", "timeout": 300})
 PASSING = [
@@ -124,7 +124,7 @@ def test_a_run_arrives_as_it_is_on_disk_whatever_fails_for_a_moment(server, onli
 def test_it_is_read_back_as_it_is_on_disk(server, online, capfd):
     runs, maps, troubles = wandb_runs.fetch_runs(f"{ENTITY}/igap")
     (run,) = (run for run in runs if key(online) in str(run.folder))
-    disk, _ = read(online)
+    disk, _ = read_run(online)
     assert not any(key(online) in trouble for trouble in troubles)
     assert str(run.folder) == f"{ENTITY}/igap/monday/3 ({key(online)})"
     assert run.summary == {name: value for name, value in disk.summary.items() if value is not None}

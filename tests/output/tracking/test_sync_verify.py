@@ -10,7 +10,7 @@ from igap import cli
 from igap.errors import InputError
 from igap.models.load import EMBEDDED
 from igap.output.tracking import sync, verify, wandb_run
-from igap.storage.finished import find
+from igap.storage.finished import find_runs
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ def test_searches_are_logged_and_compared_as_the_runs_in_them_are(logged, small,
     assert sync.sync_runs([tmp_path]) == 0
     assert capsys.readouterr().out.count("logged offline") == 2
     assert verify.verify_runs([tmp_path]) == 0
-    assert [run.folder for run in find([tmp_path])[0]] == [folder / "runs" / "a"], "compare and status read runs"
+    assert [run.folder for run in find_runs([tmp_path])[0]] == [folder / "runs" / "a"], "compare and status read runs"
 
 
 def test_a_relative_folder_as_the_hint_names_it_will_do(logged, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from igap.cli import commands
 from igap.cli.compose import compose_one
 from igap.errors import InputError
 from igap.output.tracking import workspace
-from igap.storage.finished import flat
+from igap.storage.finished import flatten
 
 SWEEPS = Path(__file__).parents[3] / "sweeps" / "wandb"
 
@@ -30,7 +30,7 @@ def test_the_workspace_shows_numbers_and_plots_that_runs_have(written, result, t
     bars = [panel["config"]["metrics"] for panel in panels if panel["viewType"] == "Bar Chart"]
     assert set(itertools.chain(*bars)) <= set(summary)
     assert len(bars) == 10
-    settings = dict(flat(result.config.model_dump(mode="json")))
+    settings = dict(flatten(result.config.model_dump(mode="json")))
     assert {panel["config"]["groupBy"] for panel in panels if "groupBy" in panel["config"]} == {"baseline.value.kind"}
     assert {"baseline.kind", "ig.n_steps"} <= set(settings)
     text = json.dumps(panels)
@@ -98,7 +98,7 @@ def test_every_command_an_agent_makes_of_a_sweep_file_is_a_run(path):
         arguments = {name: {"value": value} for name, value in zip(values, chosen, strict=True)}
         overrides = create_sweep_command_args({"args": arguments})["args_no_hyphens"]
         assert command[2] == "${args_no_hyphens}"
-        settings = dict(flat(compose_one(overrides).config.model_dump(mode="json")))
+        settings = dict(flatten(compose_one(overrides).config.model_dump(mode="json")))
         for name, value in zip(values, chosen, strict=True):
             key = {"baseline": "baseline.kind", "tracking": "tracking.mode"}.get(name, name)
             if name != "prompts":
