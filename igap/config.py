@@ -128,11 +128,11 @@ class PromptsConfig(Frozen):
     limit: int | None = Field(None, ge=1, le=10_000_000, examples=[100])
     """Pairs of the file that are taken at most: its first ones."""
     seed: Seed = Field(0, examples=[0])
-    """Of the generated pairs and of the bootstrap over several pairs."""
+    """Seed of the generated pairs, and of the bootstrap over several pairs."""
     min_gap: Annotated[float, AfterValidator(abs)] = Field(0.1, ge=0, examples=[0.1])  # -0.0 is 0
     """Logits."""
     align: Align = "error"
-    """Of prompts whose lengths differ."""
+    """How prompts of different lengths are matched."""
     bos: str = Field("auto", min_length=1, examples=["none"])
     """The token before every prompt: auto, none, or its text."""
 
@@ -174,7 +174,7 @@ class IGConfig(Frozen):
 
     n_steps: int | Literal["auto"] = 50
     tolerance: float = Field(1e-3, gt=0, lt=1, examples=[0.001])
-    """Of n_steps=auto: share of a layer's effect."""
+    """With n_steps=auto: the completeness delta allowed, as a share of the layer's effect."""
     method: Quadrature = "gausslegendre"
     path: IGPath = "joint"
 

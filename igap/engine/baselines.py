@@ -27,7 +27,7 @@ _DRAWN = 300
 """Prompts drawn at most for each reference prompt."""
 
 _TOKENS_A_PASS = 512
-"""Of reference prompts: their activations at every site are held together."""
+"""Reference prompts whose activations, at every site, are held at once."""
 
 
 @checks_arguments
@@ -82,7 +82,7 @@ class Request:
     """Pairs of one token length."""
     clean: Run
     corrupted: Activations
-    """Of the corrupted run, at the positions of the clean one."""
+    """The corrupted run's activations, at the positions of the clean one."""
     baseline: Baseline
 
 

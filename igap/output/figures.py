@@ -161,7 +161,7 @@ class Drawn:
     """`plots/NAME` to why a figure, or those of an analysis, could not be drawn or written."""
     seconds: float
     files: tuple[Path, ...] = ()
-    """Those written, where this process wrote them."""
+    """The files written, where this process wrote them."""
 
 
 def draw(data: FigureData, folder: Path, wanted: frozenset[str]) -> Drawn:

@@ -26,7 +26,7 @@ FILE = "record.safetensors"
 """Its name in a run's folder."""
 
 SCHEMA = 1
-"""Of the file; another number means that its fields have changed."""
+"""Version of the file; another number means that its fields have changed."""
 
 Summary = Mapping[str, int | str | float | None]
 

@@ -27,7 +27,7 @@ class Result:
     device: str
     pairs: tuple[PromptPair, ...]
     tokens: tuple[TokenPair, ...]
-    """Of each pair, as the model takes it."""
+    """The token ids of each pair, BOS included."""
     clean_logit_diffs: tuple[float, ...]
     """F(x) of each pair, in logits."""
     corrupted_logit_diffs: tuple[float, ...]

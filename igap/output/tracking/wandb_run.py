@@ -164,7 +164,7 @@ class _Kept:
     artifact: str
     """Its type, and the beginning of its name."""
     files: tuple[str, ...]
-    """Of the artifact, beside the tables."""
+    """Files of the artifact, beside the tables."""
     steps: Sequence[Mapping[str, float | int]] = ()
     """Rows of W&B's history, before tables and pictures."""
 
