@@ -40,7 +40,7 @@ class SearchResult:
         >>> space = {name: ["=keep"] for name in ("first", "second", "place", "verb", "object")}
         >>> space["subject"] = ["John", "Tom"]
         >>> result = search(model, pair, "0.3", space=space, until=2, control=1, clean_n=1, heldout_n=0)
-        >>> result.best.corrupted == pair.corrupted, len(result.tried)
+        >>> result.best.corrupted == pair.corrupted, len(result.trials)
         (True, 2)
     """
 
