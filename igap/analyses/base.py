@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.attribution.maps import AttributionMap, Progress
 from igap.components import Site
 from igap.config import Frozen, RunConfig, validate_settings
-from igap.engine.baselines import Baseline, configured
+from igap.engine.baselines import Baseline, baseline_of
 from igap.engine.contrast import OpenPairs
 from igap.inputs.prompts import PromptPair
 from igap.models.load import Header
@@ -79,7 +79,7 @@ class RunContext:
     @property
     def baseline(self) -> Baseline:
         """The baseline that IG integrates towards."""
-        return configured(self.config.baseline)
+        return baseline_of(self.config.baseline)
 
     def values(self, site: Site, method: str) -> Float64[np.ndarray, "layer component"]:
         """Return a map in the unit of its comparison: scores, or effects in logits where scores are missing."""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from igap.analyses.base import Analysis, RunContext
 from igap.analyses.proxy_fidelity import ProxyFidelities, proxy_fidelity
-from igap.attribution.caching import kept
+from igap.attribution.caching import cached_maps
 from igap.attribution.maps import AttributionMap, Progress
 from igap.attribution.qk_patching import METHODS, Node, NoNodesError, qk_patching
 from igap.components import component_names
@@ -83,7 +83,7 @@ class QueriesKeysAnalysis(Analysis[QueriesAndKeys]):
         ap = context.maps["heads"]["ap"]
         least_gaps = [each.min_gap for each in ap.pairs or [ap]]
         try:
-            named = kept("qk", "heads", config.direction, context.opened.tokens, least_gaps, compute)
+            named = cached_maps("qk", "heads", config.direction, context.opened.tokens, least_gaps, compute)
         except NoNodesError as error:
             return QueriesAndKeys({}, ProxyFidelities(()), str(error))
         maps: dict[Node, dict[str, AttributionMap]] = {

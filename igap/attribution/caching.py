@@ -11,7 +11,7 @@ from igap.storage.cache import Tensors, get_or_compute
 from igap.vocabulary import Direction
 
 
-def kept(
+def cached_maps(
     kind: str,
     site: Site,
     direction: Direction,

@@ -27,10 +27,10 @@ from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
 from igap.engine.baselines import Baseline
-from igap.engine.batching import Rows
+from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast, open_pairs
 from igap.engine.forward import Route
-from igap.engine.hooks import SiteFunction, swapped
+from igap.engine.hooks import SiteFunction, swap_components
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
 from igap.vocabulary import BaselineKind, Direction, IGPath, Quadrature
@@ -194,7 +194,7 @@ def check_quadrature(method: Quadrature, n_steps: Steps, path: IGPath) -> None:
 
 
 def along_path(
-    function: SiteFunction, start: Tensor, end: Tensor, n_steps: int, method: Quadrature, rows: Rows
+    function: SiteFunction, start: Tensor, end: Tensor, n_steps: int, method: Quadrature, rows: AdaptiveBatch
 ) -> Tensor:
     """Attributions of each entry along the straight path from `start` to `end`, `[pair, row, pos, ...]`, in logits."""
     shape = start.shape[:2]
@@ -230,7 +230,7 @@ def _together(
     asked: tuple[Steps, float, Whole],
     rounding: Tensor,
     method: Quadrature,
-    rows: Rows,
+    rows: AdaptiveBatch,
 ) -> tuple[Tensor, ...]:
     """Joint-path effects `[pair, pos, component]` of a layer, each pair's delta and layer effect.
 
@@ -284,7 +284,7 @@ def _doubled(
 
 
 def _one_by_one(
-    contrast: Contrast, site: Site, layer: int, n_steps: int, method: Quadrature, rows: Rows
+    contrast: Contrast, site: Site, layer: int, n_steps: int, method: Quadrature, rows: AdaptiveBatch
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Single-path effects `[pair, pos, component]` of a layer, each pair's farthest delta and its exact effect."""
     start, end = contrast.ends(site, layer)
@@ -299,7 +299,7 @@ def _one_by_one(
         unpatched = function(start[:, None])
 
     def along(components: Tensor) -> Tensor:
-        ends = swapped(start, end, components)
+        ends = swap_components(start, end, components)
         attributions = per_component(
             along_path(function, start[:, None].expand_as(ends), ends, n_steps, method, rows), site
         )

@@ -25,9 +25,9 @@ from torch.nn import functional
 from igap.attribution.atp_star import first_order
 from igap.attribution.maps import AttributionMap, Progress, mean
 from igap.components import hook_name
-from igap.engine.batching import Rows
+from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast, OpenPairs
-from igap.engine.hooks import Change, SiteFunction, changed, metric, swapped
+from igap.engine.hooks import Change, SiteFunction, edit_hooks, metric, swap_components
 from igap.errors import InputError
 from igap.vocabulary import Direction
 
@@ -138,13 +138,13 @@ def _through_attention(
         name: partial(cut, name) for layer in layers for name in (_name(node, layer) for node in get_args(Node))
     }
     changes |= {hook_name("heads", layer): partial(read, layer) for layer in layers}
-    with torch.enable_grad(), changed(contrast.model, changes):
+    with torch.enable_grad(), edit_hooks(contrast.model, changes):
         metric(contrast.model, contrast.around.tokens[few][:, None], [contrast.pairs[pair] for pair in few])
     return found
 
 
 def _exact(
-    contrast: Contrast, ends: Mapping[Node, Sequence[Tensor]], widths: Mapping[Node, int], rows: Rows
+    contrast: Contrast, ends: Mapping[Node, Sequence[Tensor]], widths: Mapping[Node, int], rows: AdaptiveBatch
 ) -> Mapping[Node, Float[Tensor, "pair layer node"]]:
     """F with z of each node's heads, alone, replaced, minus F."""
     n_pairs = len(contrast.pairs)
@@ -169,7 +169,7 @@ def _exact(
 
 def _together(function: SiteFunction, start: Tensor, end: Tensor, nodes: Tensor) -> Float[Tensor, "pair row"]:
     """F with each of these nodes, alone, moved: z are `[pair, pos, node, head, d_head]`."""
-    return function(swapped(start, end, nodes).flatten(3, 4))
+    return function(swap_components(start, end, nodes).flatten(3, 4))
 
 
 def _name(kind: str, layer: int) -> str:
@@ -214,7 +214,7 @@ def _z(contrast: Contrast, given: Mapping[str, Tensor]) -> list[Tensor]:
 
     changes: dict[str, Change] = {name: partial(_instead, activation) for name, activation in given.items()}
     changes |= {hook_name("heads", layer): partial(read, layer) for layer in range(contrast.n_layers)}
-    with torch.no_grad(), changed(contrast.model, changes):
+    with torch.no_grad(), edit_hooks(contrast.model, changes):
         metric(contrast.model, contrast.around.tokens[:, None], contrast.pairs)
     return [found[layer] for layer in range(contrast.n_layers)]
 

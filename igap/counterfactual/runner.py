@@ -15,7 +15,7 @@ from igap.counterfactual.output.write import write
 from igap.counterfactual.plan import PlannedStudy, describe
 from igap.counterfactual.search import SearchResult, explore_and_validate
 from igap.counterfactual.workers import explore, open_session, start_workers, stop_workers, study_storage
-from igap.engine.activations import frozen
+from igap.engine.activations import borrow
 from igap.errors import InputError
 from igap.failures import reason_of
 from igap.models import cached
@@ -121,7 +121,7 @@ def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> 
     try:
         with show_stage(progress, "load model"):
             model = cached.cached_model(config.model, config.device, study.checkpoint)
-        with frozen(model):
+        with borrow(model):
             session = open_session(study, model, storage)
 
             def make_trials() -> None:

@@ -26,7 +26,7 @@ from igap.counterfactual.trials.storages import open_storage
 from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation.results import Validation
 from igap.counterfactual.validation.validate import validate
-from igap.engine.activations import Model, frozen
+from igap.engine.activations import Model, borrow
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import PromptPair
 
@@ -149,7 +149,7 @@ def search(
     _check_json(identity)
     wanted = Objective(terms, sign, aggregate, penalty, constraints or Constraints())
     since = time.perf_counter()
-    with frozen(model):
+    with borrow(model):
         session = SearchSession(
             model,
             pair,

@@ -20,7 +20,7 @@ from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.plan import PlannedStudy, plan_studies, reference_pair
 from igap.counterfactual.session import OnProgress, Progress, SearchSession
 from igap.counterfactual.trials.storages import find_only_study, open_storage
-from igap.engine.activations import frozen
+from igap.engine.activations import borrow
 from igap.errors import InputError
 from igap.failures import reason_of
 from igap.models import cached
@@ -88,7 +88,7 @@ def run_worker(config: SearchConfig, threads: int | None = None, parent: int | N
     study.folder.mkdir(parents=True, exist_ok=True)
     storage = study_storage(study)
     model = cached.cached_model(config.model, config.device, study.checkpoint)
-    with frozen(model):
+    with borrow(model):
         on_progress = None if parent is None else partial(_stop_if_orphaned, parent)
         explore(open_session(study, model, storage), config, on_progress)
 

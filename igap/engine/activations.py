@@ -1,6 +1,6 @@
 """One run of the model on one prompt of each pair, kept whole: the activations of every site, and the metric.
 
-`frozen` is how the model is borrowed: evaluation mode, no parameter gradients, and everything given back afterwards.
+`borrow` is how the model is borrowed: evaluation mode, no parameter gradients, and everything given back afterwards.
 """
 
 import itertools
@@ -42,7 +42,7 @@ Activations = Mapping[Site, tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class ForwardPass:
     """A forward pass on one prompt of each pair: what a patch starts from, and what it takes from."""
 
     tokens: Int[Tensor, "pair pos"]
@@ -53,10 +53,10 @@ class Run:
     logit_diff: Float[Tensor, " pair"]
     """F: logit[answer] - logit[distractor] at the last position, in logits."""
 
-    def of_pairs(self, few: Sequence[int]) -> "Run":
+    def of_pairs(self, few: Sequence[int]) -> "ForwardPass":
         """The run of these pairs alone."""
         index = list(few)
-        return Run(
+        return ForwardPass(
             tokens=self.tokens[index],
             residual=tuple(stream[index] for stream in self.residual),
             activations={site: tuple(a[index] for a in layers) for site, layers in self.activations.items()},
@@ -86,7 +86,7 @@ def logit_diff(
     return logits[each, ..., answer] - logits[each, ..., distractor]
 
 
-def aligned(there: Run, here: Run, partners: Sequence[Partners]) -> Activations:
+def aligned(there: ForwardPass, here: ForwardPass, partners: Sequence[Partners]) -> Activations:
     """The activations of run `there` at the positions of run `here`, whose own ones stay where there is no partner."""
     if all(each == tuple(range(there.tokens.shape[1])) for each in partners):
         return there.activations
@@ -127,7 +127,7 @@ def of_the_model(kind: str, inputs: Mapping[str, object], compute: Callable[[], 
 
 
 @contextmanager
-def frozen(model: TransformerBridge) -> Iterator[None]:
+def borrow(model: TransformerBridge) -> Iterator[None]:
     """The model in evaluation mode without parameter gradients; modes and flags come back, also after an error."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     training = [m for m in model.modules() if m.training]
@@ -150,7 +150,7 @@ def record(
     *,
     name: str,
     sites: Sequence[Site] = SITES,
-) -> Run:
+) -> ForwardPass:
     """The run of `model` on `tokens`, one prompt a pair, all of one length, with the activations of `sites`.
 
     Those of heads are kept in any case: what neurons add comes after them in a block. Raises ValueError (naming `name`
@@ -184,7 +184,7 @@ def record(
     inputs = {"tokens": tokens.tolist(), **words, "sites": list(hooks)}
     found = of_the_model("run", inputs, compute, model)
     device = tokens.device
-    run = Run(
+    run = ForwardPass(
         tokens=tokens,
         residual=tuple(found[hook].to(device) for hook in residual),
         activations={site: tuple(found[hook].to(device) for hook in layers) for site, layers in hooks.items()},
@@ -194,7 +194,7 @@ def record(
     return run
 
 
-def _check_finite(run: Run, name: str) -> None:
+def _check_finite(run: ForwardPass, name: str) -> None:
     stages = [
         (f"layer {layer} ({what})", tensor)
         for layer, tensors in enumerate(zip(run.residual, *run.activations.values(), strict=True))

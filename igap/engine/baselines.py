@@ -15,8 +15,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.arguments import Range, Seed, checks_arguments
 from igap.components import hook_name
 from igap.config import BaselineConfig
-from igap.engine.activations import Activations, Run, of_the_model, record
-from igap.engine.hooks import replaced
+from igap.engine.activations import Activations, ForwardPass, of_the_model, record
+from igap.engine.hooks import replace_activation
 from igap.errors import InputError, short_repr
 from igap.inputs.ioi import ioi_stream
 from igap.inputs.prompts import TokenPair, encode_prompt
@@ -68,7 +68,7 @@ class Baseline:
             )
 
 
-def configured(asked: BaselineConfig) -> Baseline:
+def baseline_of(asked: BaselineConfig) -> Baseline:
     """The config's baseline; a prompt that its kind does not use is left out, so that kinds can be swept."""
     return Baseline(asked.kind, asked.prompt if asked.kind == "prompt" else None, asked.n, asked.seed)
 
@@ -80,7 +80,7 @@ class Request:
     model: TransformerBridge
     pairs: Sequence[TokenPair]
     """Pairs of one token length."""
-    clean: Run
+    clean: ForwardPass
     corrupted: Activations
     """The corrupted run's activations, at the positions of the clean one."""
     baseline: Baseline
@@ -115,7 +115,7 @@ def _zero_input(request: Request) -> Activations:
                 f"baseline: got zero_input, but {model.cfg.model_name} has no norm before its MLP whose input could "
                 "be 0. Use baseline=zero."
             )
-        with torch.no_grad(), replaced(model, norm, torch.zeros_like(request.clean.residual[layer])):
+        with torch.no_grad(), replace_activation(model, norm, torch.zeros_like(request.clean.residual[layer])):
             _, cache = model.run_with_cache(request.clean.tokens, names_filter=[post])
         neurons.append(cache[post])
     return {**_zero(request), **({"neurons": tuple(neurons)} if neurons else {})}

@@ -45,7 +45,7 @@ def machine_bytes() -> int | None:
 
 
 def stage(compute: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """What `compute` makes of its inputs; in a pass of `Rows` that recompute, its activations are not kept.
+    """What `compute` makes of its inputs; in a pass of `AdaptiveBatch` that recompute, its activations are not kept.
 
     A backward pass computes them again then: a third more time, and one block's memory instead of all blocks'.
     """
@@ -55,7 +55,7 @@ def stage(compute: Callable[..., Tensor], *inputs: Any) -> Tensor:
     return made
 
 
-class Rows:
+class AdaptiveBatch:
     """The number of rows of a pass; it halves, once and for all that follows, when memory runs out."""
 
     def __init__(self, number: int, *, recompute: bool = False) -> None:
@@ -103,7 +103,7 @@ def budget_bytes(device: torch.device, memory_gib: float | None) -> float:
     return _DEFAULT_GIB * 2**30
 
 
-def rows_a_pass(
+def adaptive_batch(
     bytes_a_block: int,
     blocks_kept: int,
     device: torch.device,
@@ -111,7 +111,7 @@ def rows_a_pass(
     memory_gib: float | None = None,
     *,
     recomputes: bool = False,
-) -> Rows:
+) -> AdaptiveBatch:
     """As many rows as asked, or as `memory_gib` holds (2 on a CPU, half of what is free on a card).
 
     A row takes `bytes_a_block` in each block, and `blocks_kept` of them are held at once (one, or all for gradients).
@@ -119,11 +119,11 @@ def rows_a_pass(
     `recomputes`: goes through `stage`.
     """
     if asked is not None:
-        return Rows(asked)
+        return AdaptiveBatch(asked)
     budget = budget_bytes(device, memory_gib)
     most = _MOST_MIB["cpu" if device.type == "cpu" else "cuda"] * 2**20
     recompute = recomputes and bytes_a_block * blocks_kept > budget
-    return Rows(
+    return AdaptiveBatch(
         max(1, int(min(budget / (1 if recompute else blocks_kept), most) // bytes_a_block)), recompute=recompute
     )
 

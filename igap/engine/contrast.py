@@ -18,9 +18,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import SITES, Site
 from igap.engine import baselines
-from igap.engine.activations import Activations, Run, aligned, first_moved, frozen, record
+from igap.engine.activations import Activations, ForwardPass, aligned, borrow, first_moved, record
 from igap.engine.baselines import Baseline
-from igap.engine.batching import Rows, rows_a_pass
+from igap.engine.batching import AdaptiveBatch, adaptive_batch
 from igap.engine.forward import HOOKS, Backend, Engine, Route, choose_backend
 from igap.engine.hooks import Gradients, PatchFunction, SiteFunction
 from igap.errors import InputError
@@ -44,9 +44,9 @@ class Contrast:
     model: TransformerBridge
     pairs: tuple[TokenPair, ...]
     """Pairs of equal lengths whose activations change from one position on; axis `pair` of every tensor."""
-    clean: Run
-    corrupted: Run
-    around: Run
+    clean: ForwardPass
+    corrupted: ForwardPass
+    around: ForwardPass
     """The runs the site is changed in: clean when noising, corrupted when denoising."""
     replacement: Activations
     """a' for every site of the runs, one tensor a layer, at all positions of `around`; without a partner a stays."""
@@ -128,7 +128,7 @@ class Contrast:
         pairs = [self.pairs[pair] for pair in few]
         return self.backend.engine(self.model, pairs, self.around.of_pairs(few), self.first)
 
-    def rounding(self, site: Site, rows: Rows) -> Float[Tensor, "pair layer"]:
+    def rounding(self, site: Site, rows: AdaptiveBatch) -> Float[Tensor, "pair layer"]:
         """How far rounding alone may put F(end) - F(start), or a sum that should be equal to it, in logits.
 
         Measured in layer 0: points so near to the start that F is a straight line there, but for rounding. Eight times
@@ -153,7 +153,9 @@ class Contrast:
         least = 10 * torch.finfo(torch.float32).eps * self.gap.abs().clamp(min=1.0).cpu().double()
         return torch.maximum(8 * deviation[:, None] * left.sqrt(), least[:, None]).to(start)
 
-    def rows(self, asked: int | None, memory_gib: float | None, *, gradients: bool, whole: bool = False) -> Rows:
+    def rows(
+        self, asked: int | None, memory_gib: float | None, *, gradients: bool, whole: bool = False
+    ) -> AdaptiveBatch:
         """How many rows a pass has, counting those of all pairs; `whole` where it is of the whole model, hooked."""
         run, cfg = self.around, self.model.cfg
         n_tokens, width = run.tokens.shape[1], cfg.d_mlp or 4 * cfg.d_model
@@ -165,7 +167,7 @@ class Contrast:
             numbers += cfg.d_vocab
         kept = self.n_layers if gradients else 1
         size, device = numbers * run.residual[0].element_size(), run.tokens.device
-        return rows_a_pass(size, kept, device, asked, memory_gib, recomputes=gradients and not whole)
+        return adaptive_batch(size, kept, device, asked, memory_gib, recomputes=gradients and not whole)
 
 
 class OpenPairs:
@@ -250,7 +252,7 @@ class OpenPairs:
             engine=self._backend.engine(self.model, group, around, first),
         )
 
-    def _record(self, group: Sequence[TokenPair]) -> tuple[Run, Run]:
+    def _record(self, group: Sequence[TokenPair]) -> tuple[ForwardPass, ForwardPass]:
         """The clean and the corrupted run."""
         clean, corrupted = (
             record(self.model, torch.cat([getattr(pair, name) for pair in group]), group, name=name, sites=self._sites)
@@ -276,7 +278,7 @@ class OpenPairs:
         self._held.clear()
 
 
-def _layers_of_runs(runs: Sequence[Run]) -> list[Iterable[Tensor]]:
+def _layers_of_runs(runs: Sequence[ForwardPass]) -> list[Iterable[Tensor]]:
     return [layers for run in runs for layers in (run.residual, *run.activations.values())]
 
 
@@ -310,7 +312,7 @@ def open_pairs(
     if not pairs:
         raise InputError("prompts: got no pair, wanted at least one.")
     opened = OpenPairs(model, pairs, sites, route, kept_bytes)
-    with frozen(model):
+    with borrow(model):
         try:
             yield opened
         finally:

@@ -28,7 +28,7 @@ from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import Site
-from igap.engine.activations import Run, answers
+from igap.engine.activations import ForwardPass, answers
 from igap.engine.attention import attend, visible
 from igap.engine.batching import stage
 from igap.engine.decoder import Block, Decoder, UnknownDecoderError, keep, read
@@ -44,7 +44,7 @@ Route = Literal["suffix", "hooks"]
 class Suffix:
     """What comes after the site and from position `first` on, with the model's weights."""
 
-    def __init__(self, decoder: Decoder, pairs: Sequence[TokenPair], around: Run, first: int) -> None:
+    def __init__(self, decoder: Decoder, pairs: Sequence[TokenPair], around: ForwardPass, first: int) -> None:
         """As Hooks; the keys and values that all rows share are computed here."""
         self._decoder, self._blocks = decoder, decoder.blocks
         self._around, self._first = around, first
@@ -268,7 +268,7 @@ class Backend:
         """`suffix` or `hooks`."""
         return "hooks" if self.decoder is None else "suffix"
 
-    def engine(self, model: TransformerBridge, pairs: Sequence[TokenPair], around: Run, first: int) -> Engine:
+    def engine(self, model: TransformerBridge, pairs: Sequence[TokenPair], around: ForwardPass, first: int) -> Engine:
         """F as a function of a site changed in the run `around` of these pairs, from position `first` on."""
         if self.decoder is None:
             return Hooks(model, pairs, around, first)
@@ -280,7 +280,7 @@ HOOKS = Backend(None, "asked for")
 
 
 def choose_backend(
-    model: TransformerBridge, pair: TokenPair, around: Run, others: Mapping[Site, Sequence[Tensor]], first: int
+    model: TransformerBridge, pair: TokenPair, around: ForwardPass, others: Mapping[Site, Sequence[Tensor]], first: int
 ) -> Backend:
     """The `suffix` route where the weights alone give what the whole model gives, otherwise the `hooks` route.
 

@@ -15,7 +15,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import Site, hook_name
-from igap.engine.activations import Run, answers, logit_diff
+from igap.engine.activations import ForwardPass, answers, logit_diff
 from igap.inputs.prompts import TokenPair
 
 Change = Callable[[Tensor], Tensor | None]
@@ -37,7 +37,7 @@ WRITERS = ("attn.hook_out", "mlp.hook_out")
 
 
 @contextmanager
-def changed(model: TransformerBridge, changes: Mapping[str, Change]) -> Iterator[None]:
+def edit_hooks(model: TransformerBridge, changes: Mapping[str, Change]) -> Iterator[None]:
     """A block in which each named hook point gives what its change makes of it; other hooks stay as they are.
 
     Two names of one hook point, or a name that the model lacks, are a mistake of the caller: KeyError, AssertionError.
@@ -71,12 +71,12 @@ def metric(
     return logit_diff(logits, *answers(pairs, tokens.device))
 
 
-def replaced(model: TransformerBridge, name: str, rows: Tensor) -> AbstractContextManager[None]:
+def replace_activation(model: TransformerBridge, name: str, rows: Tensor) -> AbstractContextManager[None]:
     """A block in which the hook point gives `rows`."""
-    return changed(model, {name: lambda _: rows})
+    return edit_hooks(model, {name: lambda _: rows})
 
 
-def swapped(start: Tensor, end: Tensor, components: Tensor) -> Float[Tensor, "pair row pos *component"]:
+def swap_components(start: Tensor, end: Tensor, components: Tensor) -> Float[Tensor, "pair row pos *component"]:
     """One row a component: `start` `[pair, pos, component, ...]` with that component, at all positions, from `end`."""
     rows = start[:, None].repeat(1, len(components), *[1] * (start.ndim - 1))
     index = torch.arange(len(components), device=start.device)
@@ -87,7 +87,7 @@ def swapped(start: Tensor, end: Tensor, components: Tensor) -> Float[Tensor, "pa
 class Hooks:
     """The whole model, with the site replaced by a hook: any architecture, slowly."""
 
-    def __init__(self, model: TransformerBridge, pairs: Sequence[TokenPair], around: Run, first: int) -> None:
+    def __init__(self, model: TransformerBridge, pairs: Sequence[TokenPair], around: ForwardPass, first: int) -> None:
         """`around` is the run of the pairs that the site is changed in, `first` the position it changes from."""
         self._model, self._pairs, self._around, self._first = model, pairs, around, first
 
@@ -100,7 +100,7 @@ class Hooks:
             n_rows = rows.shape[1]
             whole = torch.cat([before.expand(-1, n_rows, *before.shape[2:]), rows], 2)
             tokens = self._around.tokens[:, None].expand(-1, n_rows, -1)
-            with replaced(self._model, name, whole.flatten(0, 1)):
+            with replace_activation(self._model, name, whole.flatten(0, 1)):
                 return metric(self._model, tokens, self._pairs)
 
         return of_rows
@@ -108,7 +108,7 @@ class Hooks:
     def patches(self, site: Site, layer: int, start: Tensor, end: Tensor) -> PatchFunction:
         """F with single components moved from `start` to `end`, each `[pair, pos, ...]`."""
         function = self.function(site, layer)
-        return lambda components: function(swapped(start, end, components))
+        return lambda components: function(swap_components(start, end, components))
 
     def single(self, site: Site, layer: int, index: int) -> SiteFunction:
         """F as a function of one component's activation `[pair, row, pos, ...]`, the others as they are in the run."""
@@ -134,7 +134,7 @@ class Hooks:
                 "hook_embed": lambda embedded: embedded + whole,
                 hook_name(site, layer): found.append,
             }
-            with changed(self._model, hooks):
+            with edit_hooks(self._model, hooks):
                 self._model(tokens, logits_to_keep=1)
             whole_site: Tensor = found[0].unflatten(0, (n_pairs, n_rows))
             return whole_site[:, :, self._first :]
@@ -151,7 +151,7 @@ class Hooks:
         changes: dict[str, Change] = {
             hook_name(site, layer): partial(edit, layer) for layer in range(len(self._around.residual))
         }
-        with changed(self._model, changes):
+        with edit_hooks(self._model, changes):
             return metric(self._model, self._around.tokens[:, None].expand(-1, n_rows, -1), self._pairs)
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
@@ -178,7 +178,7 @@ class Hooks:
         changes: dict[str, Change] = {hook_name(site, layer): partial(add_zeros, layer) for layer in layers}
         if dropping:
             changes |= {f"blocks.{layer}.{writer}": partial(drop, layer) for layer in layers for writer in WRITERS}
-        with torch.enable_grad(), changed(self._model, changes):
+        with torch.enable_grad(), edit_hooks(self._model, changes):
             value = metric(self._model, self._around.tokens[:, None], self._pairs).sum()
         for dropped in (None, *layers[1:]) if dropping else (None,):
             below = layers[:dropped]

@@ -11,7 +11,7 @@ import torch
 from igap.analyses.registry import check_analyses
 from igap.attribution.integrated_gradients import check_quadrature
 from igap.config import RunConfig
-from igap.engine.baselines import Baseline, configured, reference_ids, same_length
+from igap.engine.baselines import Baseline, baseline_of, reference_ids, same_length
 from igap.engine.batching import machine_bytes
 from igap.errors import InputError
 from igap.inputs import sources
@@ -54,7 +54,7 @@ def check(config: RunConfig) -> Checked:
     pairs = sources.read_prompt_pairs(config.prompts, header.tokenizer)
     _check_memory(config, len(pairs), header)
     tokens = sources.encode_pairs(config.prompts, pairs, header.tokenizer, **known)
-    baseline = configured(config.baseline)
+    baseline = baseline_of(config.baseline)
     if baseline.kind == "mean":
         # Whether the model wants a BOS token only the model itself knows; a pair that has one is left to it.
         own = header.tokenizer.bos_token_id if config.prompts.bos == "auto" else None

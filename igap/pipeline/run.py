@@ -13,12 +13,12 @@ import torch
 
 from igap.analyses.base import Finding, RunContext, complete
 from igap.analyses.registry import ANALYSES
-from igap.attribution.caching import kept
+from igap.attribution.caching import cached_maps
 from igap.attribution.maps import Advance, AttributionMap, Method, Progress, attribute_pairs
 from igap.attribution.methods import METHODS
 from igap.components import Site
 from igap.config import RunConfig
-from igap.engine.baselines import Baseline, configured
+from igap.engine.baselines import Baseline, baseline_of
 from igap.engine.batching import budget_bytes
 from igap.engine.contrast import Contrast, OpenPairs, open_pairs
 from igap.engine.forward import Backend
@@ -98,7 +98,7 @@ def _attribute(
             with stage(f"{name} {site}") as progress:
                 compute = functools.partial(_map, config, opened, method, site, progress)
                 if method.shared:
-                    maps[site] |= kept(name, site, config.direction, opened.tokens, least, compute)
+                    maps[site] |= cached_maps(name, site, config.direction, opened.tokens, least, compute)
                 else:
                     maps[site] |= compute()
         seconds[name] = time.perf_counter() - since
@@ -111,7 +111,7 @@ def _map(
     def attribute(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
         return method.attribute(contrast, site, config, advance)
 
-    baseline = configured(config.baseline) if method.towards_baseline else Baseline("corrupted")
+    baseline = baseline_of(config.baseline) if method.towards_baseline else Baseline("corrupted")
     found = attribute_pairs(attribute, opened, site, progress, baseline=baseline, direction=config.direction)
     return {method.name: found}
 

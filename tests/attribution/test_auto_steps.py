@@ -8,7 +8,7 @@ import torch
 from igap import integrated_gradients, load_model
 from igap.attribution.integrated_gradients import _doubled, along_path
 from igap.components import SITES
-from igap.engine.batching import Rows
+from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import contrast
 from igap.engine.decoder import read
 from igap.engine.forward import Suffix
@@ -22,7 +22,7 @@ def doubled(function, bound=1e-3):
     def along(nodes, few):
         assert few == [0]
         tried.append(nodes)
-        return along_path(function, start, end, nodes, "gausslegendre", Rows(1000))[:, 0]
+        return along_path(function, start, end, nodes, "gausslegendre", AdaptiveBatch(1000))[:, 0]
 
     whole = (function(end) - function(start))[:, 0]
     effect, nodes, enough = _doubled(along, whole, *(torch.tensor([x], dtype=torch.float64) for x in (bound, 1e-6)))
@@ -141,7 +141,7 @@ def test_the_rounding_measured_bounds_that_of_float32_and_is_no_more_than_some_o
             ),
             question.first,
         )
-        bound = question.rounding(site, Rows(3))[0]
+        bound = question.rounding(site, AdaptiveBatch(3))[0]
         for layer in range(question.n_layers):
             ends = torch.stack(question.ends(site, layer), 1)
             ours, theirs = question.function(site, layer)(ends), exact.function(site, layer)(ends.double())

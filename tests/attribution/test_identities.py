@@ -8,7 +8,7 @@ import torch
 from igap import PromptPair, activation_patching, attribution_patching, integrated_gradients
 from igap.attribution.integrated_gradients import along_path
 from igap.components import SITES
-from igap.engine.batching import Rows
+from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import contrast
 
 MODELS = [
@@ -93,8 +93,8 @@ def test_walking_the_path_backwards_in_the_same_run_flips_every_sign(model, pair
     with contrast(model, pair) as question:
         start, end = (ends[:, None] for ends in question.ends(site, 1))
         function = question.function(site, 1)
-        there = along_path(function, start, end, 40, "gausslegendre", Rows(64))
-        back = along_path(function, end, start, 40, "gausslegendre", Rows(64))
+        there = along_path(function, start, end, 40, "gausslegendre", AdaptiveBatch(64))
+        back = along_path(function, end, start, 40, "gausslegendre", AdaptiveBatch(64))
     assert there.abs().max() > 1e-4
     torch.testing.assert_close(there, -back, atol=CAPTUM, rtol=0)
 
@@ -218,7 +218,7 @@ def test_quadrature_is_exact_on_polynomials_worked_by_hand():
 
     start, end = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[2.0, 5.0]]]])
     for n_steps in (1, 2, 50):
-        effect = along_path(function, start, end, n_steps, "gausslegendre", Rows(1))
+        effect = along_path(function, start, end, n_steps, "gausslegendre", AdaptiveBatch(1))
         torch.testing.assert_close(effect, torch.tensor([[[[3.0, 21.0]]]]))
 
 

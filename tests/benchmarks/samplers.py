@@ -26,7 +26,7 @@ from igap.counterfactual.samplers.registry import samplers_for
 from igap.counterfactual.session import SearchSession
 from igap.counterfactual.spaces.base import Candidate
 from igap.counterfactual.trials.storages import open_storage
-from igap.engine.activations import frozen
+from igap.engine.activations import borrow
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from hypervolume import hypervolume
@@ -166,7 +166,7 @@ def main() -> None:
     known = samplers_for(2 if asked.pareto else 1)
     names = asked.samplers.split(",") if asked.samplers else [name for name in known if name not in ("gp", "brute")]
     model = load_model("ioi-mini")
-    with frozen(model):
+    with borrow(model):
         table = (pareto if asked.pareto else single)(model, heads, seeds, names, asked)
     print(f"{len(heads)} heads x {seeds} seeds, {asked.until} evaluations, {asked.clean} clean prompts, {asked.space}")
     for name, row in sorted(table.items(), key=lambda item: -item[1]["mean"]):

@@ -25,7 +25,7 @@ from igap.counterfactual.objective.evaluator import Evaluator, Target
 from igap.counterfactual.samplers.base import draw
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.counterfactual.spaces.prepare import prepare
-from igap.engine.activations import frozen
+from igap.engine.activations import borrow
 from igap.inputs.prompts import tokenize
 
 TARGET = Target("heads", 9, 6)
@@ -80,7 +80,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = gpt2_small(bench, Path(folder))
     print(f"{torch.get_num_threads()} threads; {n} candidates in batches of 16, {n_hooked} through hooks")
-    with frozen(model):
+    with borrow(model):
         for name, slots in (("words", WORDS), ("words and rules", None)):
             for n_clean in (1, 8):
                 bound = prepare(PAIR, model.tokenizer, space=slots, clean_n=n_clean, heldout_n=0, prepend_bos=True)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from igap import cli, pipeline
 from igap.cli import commands, compose, settings
 from igap.cli.texts import quote_override
-from igap.engine.baselines import configured
+from igap.engine.baselines import baseline_of
 from igap.inputs.ioi import generate_ioi
 from igap.models import cached
 from igap.output import disk
@@ -301,7 +301,7 @@ def test_baseline_kinds_can_be_swept_together_whatever_each_of_them_needs(tiny):
     overrides = ["ig.n_steps=2", "baseline=corrupted,zero", f"baseline.prompt={other}"]
     assert cli.main(["run", "-m", *tiny, *BRIEF, *overrides]) == 0
     jobs = compose.compose_jobs([*tiny, "baseline=corrupted,prompt", quote_override(overrides[-1])])
-    assert [(job.config.baseline.kind, configured(job.config.baseline).prompt) for job in jobs] == [
+    assert [(job.config.baseline.kind, baseline_of(job.config.baseline).prompt) for job in jobs] == [
         ("corrupted", None), ("prompt", other),
     ]  # fmt: skip
 

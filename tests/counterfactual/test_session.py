@@ -8,7 +8,7 @@ import torch
 from helpers.small_searches import SPACE, candidates, opened
 
 from igap.counterfactual.trials.storages import open_storage
-from igap.engine.activations import frozen
+from igap.engine.activations import borrow
 from igap.errors import InputError
 
 AFTER = {"hybrid": range(8, 48, 8), "gradient": [24], "evolution": [32], "thompson": [24], "random": [16]}
@@ -17,7 +17,7 @@ AFTER = {"hybrid": range(8, 48, 8), "gradient": [24], "evolution": [32], "thomps
 
 @pytest.fixture
 def model(small):
-    with frozen(small("gpt2")):
+    with borrow(small("gpt2")):
         yield small("gpt2")
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from igap import activation_patching, integrated_gradients, load_model
-from igap.engine.activations import frozen, record
+from igap.engine.activations import borrow, record
 from igap.engine.contrast import contrast
 from igap.inputs.prompts import tokenize
 
@@ -97,7 +97,7 @@ def test_infinite_activations_are_refused_by_layer(checkpoint, pair, layer):
         getattr(model.blocks[layer].mlp, "in").weight.fill_(float("inf"))
     tokens = tokenize(model, pair)
     with (
-        frozen(model),
+        borrow(model),
         pytest.raises(ValueError, match=rf"clean run: got NaN or infinity in layer {layer} \(neurons\)"),
     ):
         record(model, tokens.clean, [tokens], name="clean")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from igap import activation_patching, integrated_gradients
-from igap.engine.batching import Rows, rows_a_pass
+from igap.engine.batching import AdaptiveBatch, adaptive_batch
 from igap.engine.contrast import contrast
 from igap.engine.forward import Suffix
 
@@ -29,18 +29,18 @@ class Small:
 
 def test_the_budget_sets_the_rows_and_caches_bound_them_on_a_cpu():
     mib = 2**20
-    assert rows_a_pass(mib, 64, CPU, memory_gib=1.0).number == 16
-    assert rows_a_pass(mib, 64, CPU).number == 32  # 2 GiB unless told otherwise
-    assert rows_a_pass(mib, 1, CPU).number == 100  # of MiB, what caches like
-    assert rows_a_pass(200 * mib, 1, CPU).number == 1
-    assert rows_a_pass(mib, 64, CPU, asked=500, memory_gib=1.0).number == 500
+    assert adaptive_batch(mib, 64, CPU, memory_gib=1.0).number == 16
+    assert adaptive_batch(mib, 64, CPU).number == 32  # 2 GiB unless told otherwise
+    assert adaptive_batch(mib, 1, CPU).number == 100  # of MiB, what caches like
+    assert adaptive_batch(200 * mib, 1, CPU).number == 1
+    assert adaptive_batch(mib, 64, CPU, asked=500, memory_gib=1.0).number == 500
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError(FULL), torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=type
 )
 def test_out_of_memory_halves_the_rows_goes_on_and_says_so_once(error, caplog):
-    machine, rows = Small(3, error), Rows(10)
+    machine, rows = Small(3, error), AdaptiveBatch(10)
     with caplog.at_level(logging.WARNING, logger="igap"):
         done = list(rows.each(machine.compute, torch.arange(11)))
     assert torch.equal(torch.cat([made for _, made in done]), 2 * torch.arange(11))
@@ -54,19 +54,19 @@ def test_out_of_memory_halves_the_rows_goes_on_and_says_so_once(error, caplog):
 
 def test_one_row_that_does_not_fit_and_any_other_error_come_through():
     with pytest.raises(RuntimeError, match="can't allocate memory"):
-        list(Rows(4).each(Small(0, RuntimeError(FULL)).compute, torch.arange(4)))
+        list(AdaptiveBatch(4).each(Small(0, RuntimeError(FULL)).compute, torch.arange(4)))
     other = Small(0, RuntimeError("sizes differ"))
     with pytest.raises(RuntimeError, match="sizes differ"):
-        list(Rows(4).each(other.compute, torch.arange(4)))
+        list(AdaptiveBatch(4).each(other.compute, torch.arange(4)))
     assert other.tried == [4]
 
 
 def test_an_item_of_many_rows_counts_as_many():
     machine = Small(100, MemoryError())
-    list(Rows(10).each(machine.compute, torch.arange(7), rows_an_item=4))
+    list(AdaptiveBatch(10).each(machine.compute, torch.arange(7), rows_an_item=4))
     assert machine.tried == [2, 2, 2, 1]
     machine.tried.clear()
-    list(Rows(3).each(machine.compute, torch.arange(2), rows_an_item=4))
+    list(AdaptiveBatch(3).each(machine.compute, torch.arange(2), rows_an_item=4))
     assert machine.tried == [1, 1]
 
 

@@ -10,7 +10,7 @@ from igap import Baseline, activation_patching, attribution_patching, load_model
 from igap.components import SITES
 from igap.engine.contrast import contrast
 from igap.engine.forward import choose_backend
-from igap.engine.hooks import replaced
+from igap.engine.hooks import replace_activation
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_replaced_hook_is_gone_after_an_error_and_others_stay(small):
     point = model.hook_dict[name]
     mine = point.add_hook(lambda activation, hook: None)
     try:
-        with pytest.raises(KeyError), replaced(model, name, torch.zeros(1)):
+        with pytest.raises(KeyError), replace_activation(model, name, torch.zeros(1)):
             assert len(point.fwd_hooks) == 2
             raise KeyError
         assert point.fwd_hooks == [mine]

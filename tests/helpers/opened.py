@@ -1,6 +1,7 @@
 """Functions of open pairs, called with a model and its pairs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from igap.analyses.base import RunContext
@@ -27,7 +28,14 @@ qk_patching = _with_pairs(_qk.qk_patching)
 set_metrics = _with_pairs(ablated_sets.set_metrics)
 
 
+@contextmanager
+def run_context(config: RunConfig, model, pairs, maps, comparisons) -> Iterator[RunContext]:
+    """A run of these pairs after its comparison."""
+    with open_pairs(model, pairs, sites=config.asked_sites) as opened:
+        yield RunContext(config, opened, maps, comparisons)
+
+
 def follow(name: str, config: RunConfig, model, pairs, maps, comparisons, told=None) -> Any:
     """What the analysis of this name finds out about these maps of the pairs."""
-    with open_pairs(model, pairs, sites=config.asked_sites) as opened:
-        return ANALYSES[name].run(RunContext(config, opened, maps, comparisons), told)
+    with run_context(config, model, pairs, maps, comparisons) as context:
+        return ANALYSES[name].run(context, told)

@@ -6,9 +6,9 @@ from captum.attr import IntegratedGradients
 
 from igap import activation_patching, integrated_gradients
 from igap.components import SITES, hook_name
-from igap.engine.activations import frozen
+from igap.engine.activations import borrow
 from igap.engine.contrast import contrast
-from igap.engine.hooks import replaced
+from igap.engine.hooks import replace_activation
 from igap.inputs.prompts import tokenize
 from igap.replication import original_code
 
@@ -21,11 +21,11 @@ def captum_as_in_the_notebook(model, pair, site, layer, baseline, reads):
     name = hook_name(site, layer)
 
     def forward(x):
-        with replaced(model, name, x):
+        with replace_activation(model, name, x):
             logits = model(tokens.clean.expand(len(x), -1))
         return reads(logits[:, -1, tokens.answer] - logits[:, -1, tokens.distractor])[None]
 
-    with frozen(model):
+    with borrow(model):
         return IntegratedGradients(forward).attribute(inputs=end, baselines=clean, n_steps=50)[0]
 
 
@@ -61,7 +61,7 @@ def test_the_notebooks_unit_is_a_mean_over_positions_and_of_a_heads_output_over_
         (hook_name("heads", layer), lambda z, hook: start),
         (f"blocks.{layer}.hook_attn_out", lambda x, hook: x + leaf),
     ]
-    with frozen(model):
+    with borrow(model):
         logits = model.run_with_hooks(tokens.clean, fwd_hooks=hooks)[0, -1]
         (gradient,) = torch.autograd.grad(logits[tokens.answer] - logits[tokens.distractor], leaf)
     theirs = original_code.FIRST_WEIGHT * (moved * gradient[:, :, None]).mean((1, 3))[0]

@@ -28,7 +28,7 @@ from igap.analyses.ablation.replacements import by_place, replacement
 from igap.arguments import Count, Positive, Range, Seed, checks_arguments
 from igap.attribution.maps import Progress
 from igap.components import Site, component_name, locate, parse_component, widths_of
-from igap.engine.activations import Model, frozen
+from igap.engine.activations import Model, borrow
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
 from igap.statistics.bootstrap import mean_intervals, resample_counts
@@ -184,7 +184,7 @@ def ablate_kinds(
     sets += [(f"control {index}", names) for index, names in enumerate(drawn, start=1)]
     places = [by_place(names) for _, names in sets]
     rows = batch_rows(model, batches, batch_size, memory_gib)
-    with frozen(model), torch.no_grad():
+    with borrow(model), torch.no_grad():
         open_batch = choose_passes(model, batches[0], places, generate)
         every = by_place(itertools.chain(components, *drawn))
         replacements = [

@@ -18,8 +18,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.maps import Progress
-from igap.engine.activations import frozen
-from igap.engine.batching import Rows, rows_a_pass
+from igap.engine.activations import borrow
+from igap.engine.batching import AdaptiveBatch, adaptive_batch
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
 from igap.inputs.prompts import encode_prompt
@@ -148,7 +148,7 @@ def batch_by_length(model: TransformerBridge, prompts: Sequence[Prompt]) -> list
 
 def batch_rows(
     model: TransformerBridge, batches: Sequence[Batch], batch_size: int | None = None, memory_gib: float | None = None
-) -> Rows:
+) -> AdaptiveBatch:
     """How many prompts share a pass: what `memory_gib` holds of the longest, and of what is kept to restart them."""
     cfg = model.cfg
     n_tokens = max(batch.tokens.shape[1] for batch in batches) + N_GENERATED - 1
@@ -157,7 +157,7 @@ def batch_rows(
     kept = cfg.n_layers * n_tokens * 6 * cfg.d_model  # residual stream, z, and keys and values of two passes
     weight = next(model.parameters())
     size = working * weight.element_size()
-    return rows_a_pass(size, 1 + math.ceil(kept / working), weight.device, batch_size, memory_gib)
+    return adaptive_batch(size, 1 + math.ceil(kept / working), weight.device, batch_size, memory_gib)
 
 
 def evaluate_accuracy(
@@ -167,7 +167,7 @@ def evaluate_accuracy(
     variants: Callable[[Batch], Iterator[Logits]] | None = None,
     n_variants: int = 1,
     generate: bool = False,
-    rows: Rows | None = None,
+    rows: AdaptiveBatch | None = None,
     on_progress: Progress | None = None,
 ) -> list[PromptOutcomes]:
     """What the model does on each prompt, one entry a variant of the model; of the model itself unless told otherwise.
@@ -198,7 +198,7 @@ def evaluate_accuracy(
                 on_progress(done + len(judged) * len(members), n_prompts * n_variants)
         return torch.stack(judged, 1)
 
-    with frozen(model), torch.no_grad():
+    with borrow(model), torch.no_grad():
         for batch in batches:
             for members, judged in rows.each(partial(judge_all, batch), torch.arange(len(batch.indices))):
                 outcomes[torch.tensor(batch.indices)[members]] = judged

@@ -16,11 +16,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.analyses.ablation.accuracy import N_GENERATED, Batch, Logits, whole_model
 from igap.analyses.ablation.replacements import Place, Places, Values, record_places
 from igap.components import Site, hook_name
-from igap.engine.activations import Run
+from igap.engine.activations import ForwardPass
 from igap.engine.cached_forward import CachedForward, KeysValues
 from igap.engine.decoder import Decoder, UnknownDecoderError, read
 from igap.engine.forward import choose_backend, rounding
-from igap.engine.hooks import Change, changed
+from igap.engine.hooks import Change, edit_hooks
 from igap.inputs.alignment import Alignment
 from igap.inputs.prompts import TokenPair
 
@@ -47,7 +47,7 @@ class HookedPasses:
             for place, indices in places.items():
                 given = [at_prompt[place]] if at_added is None else [at_prompt[place], at_added[place]]
                 changes[hook_name(*place)] = partial(_put_by_part, indices, given, n_tokens)
-            with changed(self._model, changes):
+            with edit_hooks(self._model, changes):
                 logits = self._model(tokens, logits_to_keep=1)[:, -1]
             yield logits
             tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], 1)
@@ -185,7 +185,7 @@ def _restartable_decoder(model: TransformerBridge, prompt: Batch, sites: Iterabl
     activations: dict[Site, tuple[Tensor, ...]] = {"heads": tuple(cache[name] for name in heads)}
     if "neurons" in sites:
         activations["neurons"] = (cache[neurons],)
-    run = Run(
+    run = ForwardPass(
         tokens=prompt.tokens,
         residual=tuple(cache[name] for name in inputs),
         activations=activations,

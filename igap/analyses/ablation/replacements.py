@@ -16,7 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.analyses.ablation.accuracy import Batch
 from igap.components import Site, hook_name, parse_component
-from igap.engine.batching import Rows
+from igap.engine.batching import AdaptiveBatch
 from igap.errors import InputError
 from igap.vocabulary import AblationKind
 
@@ -56,7 +56,7 @@ def replacement(
     *,
     reference_n: int,
     rng: np.random.Generator,
-    rows: Rows,
+    rows: AdaptiveBatch,
 ) -> Replacement:
     """What this kind of ablation puts in the place of components, all of which are among `places`."""
     if kind == "zero":
@@ -101,7 +101,7 @@ def _means(
     *,
     reference_n: int,
     rng: np.random.Generator,
-    rows: Rows,
+    rows: AdaptiveBatch,
 ) -> dict[Place, tuple[Tensor, Tensor]]:
     """Activations of reference prompts by place: their sum `[pos, component, ...]`, and how many there are `[pos]`."""
     n = sum(len(batch.indices) for batch in batches)

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from igap.components import Site, component_name, locate
-from igap.engine.batching import Rows
+from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast, OpenPairs
-from igap.engine.hooks import swapped
+from igap.engine.hooks import swap_components
 from igap.vocabulary import Direction
 
 
@@ -57,10 +57,10 @@ def interactions(
     """
     found: dict[int, Tensor] = {}
     with torch.no_grad():
-        for indices, question in opened.contrasts(direction=direction):
-            site, layer, index = locate(component, question.n_layers, question.widths, item="interactions")
-            rows = question.rows(batch_size, memory_gib, gradients=False)
-            found.update(zip(indices, _excess(question, site, layer, index, rows).cpu(), strict=True))
+        for indices, contrast in opened.contrasts(direction=direction):
+            site, layer, index = locate(component, contrast.n_layers, contrast.widths, item="interactions")
+            rows = contrast.rows(batch_size, memory_gib, gradients=False)
+            found.update(zip(indices, _excess(contrast, site, layer, index, rows).cpu(), strict=True))
     width = len(found[0])
     others = [other for other in range(width) if other != index]
     return Interactions(
@@ -70,12 +70,14 @@ def interactions(
     )
 
 
-def _excess(question: Contrast, site: Site, layer: int, index: int, rows: Rows) -> Float[Tensor, "pair component"]:
+def _excess(
+    contrast: Contrast, site: Site, layer: int, index: int, rows: AdaptiveBatch
+) -> Float[Tensor, "pair component"]:
     """Return I(c, d) of component `index` with every one of its layer; with itself it means nothing."""
-    start, end = question.ends(site, layer)
-    function, moved = question.function(site, layer), question.moved(site, layer)
-    with_c = swapped(start, end, torch.tensor([index], device=start.device))[:, 0]
-    apart, together = question.patches(site, layer), question.engine.patches(site, layer, with_c, end)
+    start, end = contrast.ends(site, layer)
+    function, moved = contrast.function(site, layer), contrast.moved(site, layer)
+    with_c = swap_components(start, end, torch.tensor([index], device=start.device))[:, 0]
+    apart, together = contrast.patches(site, layer), contrast.engine.patches(site, layer, with_c, end)
     unpatched, patched = function(start[:, None]), function(with_c[:, None])
     excess = start.new_zeros(len(start), start.shape[2])
 

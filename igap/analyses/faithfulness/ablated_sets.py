@@ -42,9 +42,9 @@ def set_metrics(
     """
     found = torch.empty(len(opened.pairs), len(kept), dtype=torch.float64)
     done = 0
-    for indices, question in opened.contrasts(baseline):
-        rows = question.rows(batch_size, memory_gib, gradients=False)
-        of_sets = partial(_with_sets, question, site, kept.to(question.around.tokens.device))
+    for indices, contrast in opened.contrasts(baseline):
+        rows = contrast.rows(batch_size, memory_gib, gradients=False)
+        of_sets = partial(_with_sets, contrast, site, kept.to(contrast.around.tokens.device))
         for few, values in rows.each(of_sets, torch.arange(len(kept)), len(indices)):
             found[torch.tensor(indices)[:, None], few] = values.double().cpu()
             done += values.numel()
@@ -53,12 +53,12 @@ def set_metrics(
     return found
 
 
-def _with_sets(question: Contrast, site: Site, kept: Bool[Tensor, "set layer component"], few: Tensor) -> Tensor:
+def _with_sets(contrast: Contrast, site: Site, kept: Bool[Tensor, "set layer component"], few: Tensor) -> Tensor:
     """Return F with each of these sets, `[pair, set]`."""
 
     def change(layer: int, own: Tensor) -> Tensor:
         keep = kept[few, layer].reshape(1, len(few), 1, -1, *[1] * (own.ndim - 4))
-        return torch.where(keep, own, question.replacement[site][layer][:, None, -own.shape[2] :])
+        return torch.where(keep, own, contrast.replacement[site][layer][:, None, -own.shape[2] :])
 
     with torch.no_grad():
-        return question.engine.with_changes(site, change, len(few))
+        return contrast.engine.with_changes(site, change, len(few))

@@ -19,7 +19,7 @@ from igap.arguments import Count, Finite, Positive, checks_arguments
 from igap.components import Site, locate, sites_of
 from igap.engine.activations import Model
 from igap.engine.baselines import Baseline
-from igap.engine.batching import Rows
+from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast, OpenPairs, open_pairs
 from igap.engine.forward import Route
 from igap.errors import InputError, short_repr
@@ -220,13 +220,13 @@ def trace_curves(
     check_alphas(alphas)
     baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
     found: dict[int, tuple[Tensor, Tensor]] = {}
-    for indices, question in opened.contrasts(baseline, direction):
-        places = [locate(name, question.n_layers, question.widths, item="curves.components") for name in names]
-        rows = question.rows(batch_size, memory_gib, gradients=False)
-        along = [_along(question, *place, alphas, rows) for place in places]
+    for indices, contrast in opened.contrasts(baseline, direction):
+        places = [locate(name, contrast.n_layers, contrast.widths, item="curves.components") for name in names]
+        rows = contrast.rows(batch_size, memory_gib, gradients=False)
+        along = [_along(contrast, *place, alphas, rows) for place in places]
         parts = (torch.stack(part, 1).double().cpu() for part in zip(*along, strict=True))
         found.update(zip(indices, zip(*parts, strict=True), strict=True))
-        eps = torch.finfo(question.around.residual[0].dtype).eps
+        eps = torch.finfo(contrast.around.residual[0].dtype).eps
     values, slopes = (torch.stack([found[i][k] for i in range(len(opened.pairs))]).numpy() for k in (0, 1))
     if not np.isfinite(values).all():
         raise InputError(
@@ -252,11 +252,11 @@ def check_alphas(alphas: Sequence[float | int]) -> None:
 
 
 def _along(
-    question: Contrast, site: Site, layer: int, index: int, alphas: Sequence[float | int], rows: Rows
+    contrast: Contrast, site: Site, layer: int, index: int, alphas: Sequence[float | int], rows: AdaptiveBatch
 ) -> tuple[Float[Tensor, "pair alpha"], Float[Tensor, " pair"]]:
     """Return F at 0, at 1 and at the alphas, and its slope at 0, in logits."""
-    start, end = question.ends(site, layer)
-    function = question.function(site, layer)
+    start, end = contrast.ends(site, layer)
+    function = contrast.function(site, layer)
     only = functional.one_hot(torch.tensor(index, device=start.device), start.shape[2]).to(start)
 
     def metric(at: Tensor) -> Tensor:  # [pair or 1, row] to [pair, row]

@@ -49,7 +49,7 @@ class CachedEvaluator:
         bound, target = evaluator.bound, evaluator.target
         self.n_computed = self.n_cached = 0
         """Candidates, of all calls."""
-        question = {
+        contrast = {
             **identity,
             "versions": versions(),
             "component": [target.site, target.layer, target.index],
@@ -57,7 +57,7 @@ class CachedEvaluator:
             "answers": [[pair.answer, pair.distractor] for pair in bound.pairs],
             "route": evaluator.route,
         }
-        self._question = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).digest()
+        self._question = hashlib.sha256(json.dumps(contrast, sort_keys=True).encode()).digest()
 
     def numbers(self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number]) -> Numbers:
         """The same numbers as the evaluator's, computed only where the file does not have them."""

@@ -22,10 +22,10 @@ from igap.attribution.maps import per_component
 from igap.components import Site, hook_name
 from igap.counterfactual.objective.embeddings import token_embeddings
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
-from igap.engine.activations import Run, record
-from igap.engine.batching import Rows, rows_a_pass
+from igap.engine.activations import ForwardPass, record
+from igap.engine.batching import AdaptiveBatch, adaptive_batch
 from igap.engine.forward import HOOKS, Engine, Route, choose_backend
-from igap.engine.hooks import SiteFunction, changed
+from igap.engine.hooks import SiteFunction, edit_hooks
 from igap.inputs.prompts import tokenize
 from igap.models.families import check_neurons
 
@@ -96,7 +96,7 @@ class Evaluator:
         self.first = min([bound.first, *(pair.first_difference for pair in self._pairs)])
         """Position from which corrupted prompts, also those made by hand, may differ from the clean ones."""
         sites = (target.site,)
-        self.clean: Run = record(model, bound.clean, self._pairs, name="clean", sites=sites)
+        self.clean: ForwardPass = record(model, bound.clean, self._pairs, name="clean", sites=sites)
         if target.site == "neurons":
             width = self.clean.activations["neurons"][0].shape[2]
             check_neurons(model.original_model.config, width, model.cfg.model_name)
@@ -121,10 +121,10 @@ class Evaluator:
         changing = n_pos - first
         size = changing * (10 * cfg.d_model + 4 * n_neurons) * self._embed.element_size()
         device = self._embed.device
-        self._rows = rows_a_pass(size, 1, device, batch_size, memory_gib)
-        self._gradient_rows = rows_a_pass(size, cfg.n_layers, device, batch_size, memory_gib)
+        self._rows = adaptive_batch(size, 1, device, batch_size, memory_gib)
+        self._gradient_rows = adaptive_batch(size, cfg.n_layers, device, batch_size, memory_gib)
         whole = n_pos * max(10 * cfg.d_model + 4 * n_neurons, 3 * cfg.d_vocab) * self._embed.element_size()
-        self._whole_rows = rows_a_pass(whole, 1, device, batch_size, memory_gib)
+        self._whole_rows = adaptive_batch(whole, 1, device, batch_size, memory_gib)
         prefix = suffix = 1.0
         if self.route == "suffix":
             share = changing / n_pos
@@ -205,7 +205,7 @@ class Evaluator:
                 seen.append(activation[:, self.first :, self.target.index])
                 return activation
 
-            with torch.no_grad(), changed(self._model, {name: keep}):
+            with torch.no_grad(), edit_hooks(self._model, {name: keep}):
                 self._model(prompts[items], logits_to_keep=1)
             return seen[0]
 
@@ -213,7 +213,11 @@ class Evaluator:
         return torch.cat([made for _, made in self._whole_rows.each(compute, torch.arange(len(prompts)))])
 
     def _each(
-        self, tokens: Tensor, names: Sequence[Number], compute: Callable[[Tensor, Sequence[Number]], Tensor], rows: Rows
+        self,
+        tokens: Tensor,
+        names: Sequence[Number],
+        compute: Callable[[Tensor, Sequence[Number]], Tensor],
+        rows: AdaptiveBatch,
     ) -> Float[Tensor, "candidate pair name"]:
         n, n_pairs = tokens.shape[1], len(self.bound.pairs)
         numbers = torch.empty(n, n_pairs, len(names), dtype=self._embed.dtype)
@@ -293,7 +297,7 @@ class Evaluator:
 
             return keep
 
-        with torch.no_grad(), changed(self._model, {name: keeping(name) for name in names}):
+        with torch.no_grad(), edit_hooks(self._model, {name: keeping(name) for name in names}):
             logits = self._model(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
         if not heads:
             return logits, None

@@ -202,11 +202,11 @@ def _patch_component(
     """AP effect, gap, and the least gap that gives a score, of each pair, in logits, from its texts as in any run."""
     effects, gaps, least = torch.zeros(3, len(pairs))
     with open_pairs(model, pairs, sites=(target.site,)) as opened, torch.no_grad():
-        for indices, question in opened.contrasts(baseline):
-            patched = question.patches(target.site, target.layer)(torch.tensor([target.index]))[:, 0]
-            effects[list(indices)] = (patched - question.around.logit_diff).float().cpu()
-            gaps[list(indices)] = question.gap.float().cpu()
-            least[list(indices)] = torch.tensor(question.least_gaps)
+        for indices, contrast in opened.contrasts(baseline):
+            patched = contrast.patches(target.site, target.layer)(torch.tensor([target.index]))[:, 0]
+            effects[list(indices)] = (patched - contrast.around.logit_diff).float().cpu()
+            gaps[list(indices)] = contrast.gap.float().cpu()
+            least[list(indices)] = torch.tensor(contrast.least_gaps)
     return effects, gaps, least
 
 

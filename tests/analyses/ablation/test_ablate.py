@@ -14,7 +14,7 @@ from igap.analyses.ablation.accuracy import batch_by_length, batch_rows
 from igap.analyses.ablation.passes import HookedPasses, RestartedPasses, choose_passes
 from igap.analyses.ablation.replacements import by_place, replacement
 from igap.components import hook_name, parse_component
-from igap.engine.activations import frozen
+from igap.engine.activations import borrow
 from igap.inputs.labelled_prompts import Prompt
 from igap.models.load import EMBEDDED
 
@@ -187,7 +187,7 @@ def test_every_logit_of_a_continuation_is_that_of_the_whole_model(small, archite
     model = small(architecture)
     batches = batch_by_length(model, PROMPTS)
     places = by_place(("2.1", "1.2", "0.3", "L1.N7"))
-    with frozen(model), torch.no_grad():
+    with borrow(model), torch.no_grad():
         every = choose_passes(model, batches[0], [places], True), partial(HookedPasses, model)
         replace = replacement(
             model, batches, kind, places, reference_n=12, rng=np.random.default_rng(3), rows=batch_rows(model, batches)

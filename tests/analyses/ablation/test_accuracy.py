@@ -6,7 +6,7 @@ import torch
 
 from igap.analyses.ablation.accuracy import Batch, batch_by_length, batch_rows, encode_prompts, evaluate_accuracy
 from igap.cli import main
-from igap.engine.batching import Rows
+from igap.engine.batching import AdaptiveBatch
 from igap.inputs.labelled_prompts import Prompt
 
 REST = "gave a bottle of milk to"
@@ -95,7 +95,7 @@ class NextLetter(torch.nn.Module):
 def test_three_tokens_are_generated_and_their_first_word_is_searched(unchecked, start, answer, counts):
     one = torch.tensor([0])
     batch = Batch((0,), torch.tensor([[start]]), one, one, (answer,))
-    (found,) = evaluate_accuracy(NextLetter(), [batch], generate=True, rows=Rows(1))
+    (found,) = evaluate_accuracy(NextLetter(), [batch], generate=True, rows=AdaptiveBatch(1))
     assert found.generated.tolist() == [counts]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import handmade
-from helpers.opened import decompose, follow, interactions
+from helpers.opened import decompose, follow, interactions, run_context
 
 from igap import activation_patching, attribution_patching, integrated_gradients
 from igap.analyses.base import Finding
@@ -79,11 +79,11 @@ def test_summary_and_tables_hold_every_point_and_term(tmp_path):
 def test_a_run_explains_its_outliers_farthest_first_and_splits_the_one_that_interacts_most(small, pair):
     state = compared(small("ioi-mini"), [pair])
     found = follow("explain", *state)
-    assert found.chain.points["ig"] is state.maps["heads"]["ig"]
-    assert found.chain.points["atp"] is state.maps["heads"]["atp"]
+    assert found.chain.points["ig"] is state[3]["heads"]["ig"]
+    assert found.chain.points["atp"] is state[3]["heads"]["atp"]
     assert found.unit == "score"
-    difference = state.comparisons["heads"].difference
-    assert list(found.outliers) == state.comparisons["heads"].outliers("heads")
+    difference = state[4]["heads"].difference
+    assert list(found.outliers) == state[4]["heads"].outliers("heads")
     told = found.of_outliers(100)
     assert list(told) == list(found.outliers)
     for name, values in told.items():
@@ -122,11 +122,12 @@ def test_where_the_reference_does_not_converge_the_sentence_names_the_layers(sma
 
 def test_heads_worth_a_curve_are_outliers_two_that_agree_and_two_null(small, pair):
     state = compared(small("ioi-mini"), [pair])
-    chosen, left_out = select_components(state)
-    outliers = state.comparisons["heads"].outliers("heads")
+    with run_context(*state) as context:
+        chosen, left_out = select_components(context)
+    outliers = state[4]["heads"].outliers("heads")
     assert [name for name, role in chosen.items() if role == "outlier"] == outliers[:8]
     assert left_out == max(0, len(outliers) - 8)
-    ig, ap = (state.maps["heads"][name].score.numpy() for name in ("ig", "ap"))
+    ig, ap = (state[3]["heads"][name].score.numpy() for name in ("ig", "ap"))
     rest = {f"{i}.{j}": (ig[i, j], ap[i, j]) for i in range(4) for j in range(8) if f"{i}.{j}" not in outliers}
     null = sorted(rest, key=lambda name: max(map(abs, rest[name])))[:2]
     assert [name for name, role in chosen.items() if role == "null"] == null

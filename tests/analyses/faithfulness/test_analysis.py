@@ -14,7 +14,7 @@ from igap.analyses.faithfulness.rankings import sets
 from igap.cli.compose import compose_one
 from igap.components import hook_name
 from igap.engine.contrast import contrast
-from igap.engine.hooks import changed, metric
+from igap.engine.hooks import edit_hooks, metric
 from igap.models import cached
 from igap.output import disk
 
@@ -192,7 +192,7 @@ def test_the_mean_of_generated_prompts_is_the_other_ablation(run_with):
 
     with contrast(load_model(), result.pairs[0], baseline=Baseline("mean", n=5)) as question:
         given = {hook_name("heads", layer): lambda z, a=a: a for layer, a in enumerate(question.replacement["heads"])}
-        with changed(question.model, given):
+        with edit_hooks(question.model, given):
             value = metric(question.model, question.clean.tokens[:, None], question.pairs)
     assert mean.empty == pytest.approx(value.item(), abs=1e-4)
 

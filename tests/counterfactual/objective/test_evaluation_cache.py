@@ -19,7 +19,7 @@ from igap.counterfactual.objective.evaluator import Evaluator, Number, Target
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.output.flatten import flatten
 from igap.counterfactual.trials.storages import open_storage
-from igap.engine.activations import frozen
+from igap.engine.activations import borrow
 from igap.errors import InputError
 
 NUMBERS = get_args(Number)
@@ -30,7 +30,7 @@ IDENTITY = {"model": "abc", "dtype": "float64"}
 
 def remembering(model, file, *, kind="rules", pairs=PAIRS, target=HEAD, identity=IDENTITY, **options):
     bound = searched(kind, pairs, model.tokenizer)
-    with frozen(model):
+    with borrow(model):
         return CachedEvaluator(Evaluator(model, bound, target, **options), file, identity)
 
 

@@ -28,7 +28,7 @@ from igap.components import component_name, hook_name
 from igap.counterfactual.objective import evaluator
 from igap.counterfactual.objective.evaluator import Evaluator, Number, Target
 from igap.counterfactual.spaces.template import SLOTS, bind_template, generate_clean_prompts, template_space
-from igap.engine.activations import frozen
+from igap.engine.activations import borrow
 
 NUMBERS = get_args(Number)
 
@@ -44,7 +44,7 @@ def some(space, n=4):
 
 def evaluated(model, target, kind="rules", n_pairs=3, **options):
     bound = searched(kind, PAIRS[:n_pairs], model.tokenizer, bos=bool(model.cfg.default_prepend_bos))
-    with frozen(model):
+    with borrow(model):
         return Evaluator(model, bound, target, **options)
 
 
@@ -269,7 +269,7 @@ def test_the_model_is_the_same_afterwards(checkpoint, hooks):
     flags = {name: each.requires_grad for name, each in model.named_parameters()}
     assert any(flags.values())
     bound = searched("rules", PAIRS, model.tokenizer)
-    with frozen(model):
+    with borrow(model):
         found = Evaluator(model, bound, HEAD, hooks=hooks)
         numbers(found, some(bound.space))
         found.first_order_scores(some(bound.space)[0], torch.ones(3))
@@ -359,7 +359,7 @@ def test_the_best_swaps_by_gain_are_far_better_than_random_ones(ioi_mini):
     )
     rng = np.random.default_rng(0)
     shares = []
-    with frozen(ioi_mini):
+    with borrow(ioi_mini):
         for layer, head in ((1, 3), (2, 5), (3, 1)):
             found = Evaluator(ioi_mini, bound, Target("heads", layer, head))
             for _ in range(3):
@@ -390,7 +390,7 @@ def test_hand_made_prompts_that_differ_before_every_slot_are_evaluated_from_ther
         prepend_bos=True,
     )
     bound = bind_template(space, [ABBA], model.tokenizer, prepend_bos=True)
-    with frozen(model):
+    with borrow(model):
         found = Evaluator(model, bound, HEAD)
         tokens = torch.cat([model.to_tokens(ABBA.corrupted)[None], bound.tokens([(1,)])], 1)
         ap = found.numbers(tokens, ["ap"])["ap"][:, 0]

@@ -11,7 +11,7 @@ from igap.counterfactual.objective.evaluator import Evaluator, Target
 from igap.counterfactual.objective.objective import Objective, aggregate_over_pairs, signs
 from igap.counterfactual.spaces.base import Space
 from igap.counterfactual.spaces.template import SLOTS, bind_template, generate_clean_prompts, template_space
-from igap.engine.activations import frozen
+from igap.engine.activations import borrow
 
 MEASURED = {
     "ap": torch.tensor([[1.0, 3.0, -2.0, 6.0], [-4.0, 1.0, -1.0, -2.0]]),
@@ -125,7 +125,7 @@ def test_gains_are_the_objectives_own(tmp_path, sign, aggregate):
     model = handmade.linear(tmp_path)
     objective = Objective(sign=sign, aggregate=aggregate)
     compared = 0
-    with frozen(model):
+    with borrow(model):
         found = Evaluator(model, searched("rules", PAIRS, model.tokenizer), Target("heads", 1, 2))
         space: Space = found.bound.space
         for anchor in [(1, 2, 3, 1, 1), (3, 1, 2, 0, 0)]:
@@ -153,7 +153,7 @@ def test_a_quotient_by_the_gap_picks_a_tiny_gap_and_an_objective_in_logits_a_lar
     rng = np.random.default_rng(0)
     candidates = [tuple(int(rng.integers(size)) for size in space.sizes) for _ in range(600)]
     for layer, head in ((1, 3), (3, 1)):
-        with frozen(ioi_mini):
+        with borrow(ioi_mini):
             evaluator = Evaluator(ioi_mini, bound, Target("heads", layer, head))
             measurements = evaluator.numbers(bound.tokens(candidates), ["ap", "corrupted"])
         effects = measurements["ap"][:, 0].abs().numpy()

@@ -10,7 +10,7 @@ from igap.components import hook_name
 from igap.counterfactual.objective.evaluator import Evaluator, Target
 from igap.counterfactual.objective.typicality import MIN_PROMPTS, fit_distribution
 from igap.counterfactual.spaces.template import bind_template, template_space
-from igap.engine.activations import frozen
+from igap.engine.activations import borrow
 
 KNOWN = "John Mary Tom Anna cat dog it".split()
 
@@ -47,7 +47,7 @@ def test_a_percentile_is_the_share_of_other_ordinary_prompts_that_are_nearer(sma
     model = small("gpt2")
     bound = searched(kind, PAIRS[:n_pairs], model.tokenizer)
     every = prompts(model, 60)
-    with frozen(model):
+    with borrow(model):
         evaluator = Evaluator(model, bound, target)
         found = fit_distribution(evaluator, every)
         candidates = [tuple(min(i, size - 1) for size in bound.space.sizes) for i in range(4)]
@@ -79,7 +79,7 @@ def test_ordinary_prompts_are_ordinary_from_their_first_word_on(small):
     )
     assert bound.first == 10
     every = prompts(model, MIN_PROMPTS)
-    with frozen(model):
+    with borrow(model):
         found = fit_distribution(Evaluator(model, bound, target), every)
     z = activations(model, every, target, 10)
     np.testing.assert_allclose(found.distances, sorted(distance(one, z[::2]) for one in z[1::2]), rtol=1e-4)
@@ -91,7 +91,7 @@ def test_other_ordinary_prompts_lie_in_the_middle_and_nonsense_beyond_all(ioi_mi
     tokenizer, target = ioi_mini.tokenizer, Target("heads", 3, 1)
     texts = [one.clean for one in generate_clean_prompts(ABBA, TEMPLATE, 160, 1, tokenizer)]
     bound = searched("prompts", (ABBA,), tokenizer)
-    with frozen(ioi_mini):
+    with borrow(ioi_mini):
         evaluator = Evaluator(ioi_mini, bound, target)
         found = fit_distribution(evaluator, ioi_mini.to_tokens(texts[:120]))
         fresh = found.percentile(evaluator, ioi_mini.to_tokens(texts[120:])[None])
@@ -103,7 +103,7 @@ def test_other_ordinary_prompts_lie_in_the_middle_and_nonsense_beyond_all(ioi_mi
 
 def test_of_too_few_prompts_nothing_is_said(small):
     model = small("gpt2")
-    with frozen(model):
+    with borrow(model):
         evaluator = Evaluator(model, searched("rules", PAIRS, model.tokenizer), Target("heads", 1, 2))
         assert fit_distribution(evaluator, prompts(model, MIN_PROMPTS - 1)) is None
         assert fit_distribution(evaluator, prompts(model, MIN_PROMPTS)) is not None
@@ -113,7 +113,7 @@ def test_a_component_that_is_the_same_on_all_prompts_has_a_distance(tmp_path):
     from helpers import handmade
 
     model = handmade.one_still_head(tmp_path)
-    with frozen(model):
+    with borrow(model):
         evaluator = Evaluator(model, searched("rules", PAIRS, model.tokenizer), Target("heads", 0, 1))
         found = fit_distribution(evaluator, prompts(model, 30))
         percentiles = found.percentile(evaluator, evaluator.bound.tokens([(1, 1, 1, 1, 1)]))

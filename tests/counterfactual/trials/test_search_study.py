@@ -14,7 +14,7 @@ from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.spaces.base import KEEP, Slot, Space
 from igap.counterfactual.trials.storages import open_storage
 from igap.counterfactual.trials.study import SCHEMA, EvaluatedTrial, TrialStore
-from igap.engine.activations import frozen
+from igap.engine.activations import borrow
 from igap.errors import InputError
 
 SLOTS = (Slot("first", (KEEP, "Tom", "Anna"), (2,)), Slot("second", ("Tom", "Mary"), (4,)))
@@ -108,7 +108,7 @@ def test_of_two_terms_edits_are_fewer_the_better(tmp_path):
 
 def test_optunas_own_tools_read_the_study_of_a_search(small, pair, tmp_path):
     model = small("gpt2")
-    with frozen(model):
+    with borrow(model):
         search = opened(model, pair, storage=open_storage("sqlite", tmp_path))
         search.explore(60)
     study = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'study.db'}")
@@ -175,7 +175,7 @@ def test_a_study_of_another_search_is_refused_with_what_differs(small, pair, tmp
     other = changes.pop("pair", None)
     texts = [text.replace("John", other) if other else text for text in pair.texts]
     asked = PromptPair(*texts, min_gap=0.0)
-    with frozen(model):
+    with borrow(model):
         storage = open_storage("memory", tmp_path)
         opened(model, pair, storage=storage, identity={"model": "a"})
         with pytest.raises(InputError) as refused:

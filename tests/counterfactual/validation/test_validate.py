@@ -24,7 +24,7 @@ from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation import neighbours, validate
 from igap.counterfactual.validation.importance import variance_shares
 from igap.counterfactual.validation.results import PrunedPrompt
-from igap.engine.activations import frozen
+from igap.engine.activations import borrow
 from igap.errors import InputError
 from igap.missing import Missing
 from igap.models.load import EMBEDDED
@@ -309,7 +309,7 @@ def test_changes_that_may_not_be_do_not_count_as_better(small, pair):
 
 def test_the_front_is_that_of_the_trials_it_was_told(small, pair):
     """Another worker may add some meanwhile."""
-    with frozen(small(EMBEDDED)):
+    with borrow(small(EMBEDDED)):
         session = opened(small(EMBEDDED), pair, head="0.4", terms=("ap", "edits"))
         session.explore(64)
         trials = session.trials.all()[:40]
