@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_made_again_to_the_same_numbers(small, pair_file):
         assert before[-1] is not again[-1]
         assert sum(some_kept._held.values()) < needed
         assert all(map(torch.equal, effects(some_kept), expected))
-    ends = sum(tensor.nbytes for layers in first[0].replacement.values() for tensor in layers)
+    ends = sum(tensor.nbytes for layers in first[0].source.values() for tensor in layers)
     with open_pairs(small(), pairs, kept_bytes=1.5 * ends) as nothing_kept:  # enough for them, not for the runs
         before, again = (next(nothing_kept.contrasts("zero"))[1] for _ in range(2))
         assert before is not again

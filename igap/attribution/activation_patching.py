@@ -80,7 +80,7 @@ def patch_components(
     """Activation patching of each pair of a contrast; see `activation_patching`."""
     width, n_pairs = contrast.n_components(site), len(contrast.pairs)
     rows = contrast.rows(batch_size, memory_gib, gradients=False)
-    effect = contrast.around.residual[0].new_zeros(n_pairs, contrast.n_layers, width)
+    effect = contrast.base.residual[0].new_zeros(n_pairs, contrast.n_layers, width)
     with torch.no_grad():
         for layer in range(contrast.n_layers):
             start, _ = contrast.ends(site, layer)

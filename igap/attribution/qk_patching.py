@@ -71,7 +71,7 @@ def _of_group(
     """The maps of each pair."""
     n_layers, n_pairs = contrast.n_layers, len(contrast.pairs)
     here, there = _projections(contrast)
-    start = contrast.around.activations["heads"]
+    start = contrast.base.activations["heads"]
     names = {node: [_name(node, layer) for layer in range(n_layers)] for node in get_args(Node)}
     widths = {node: here[own[0]].shape[2] for node, own in names.items()}
     ends = {node: _z(contrast, {name: there[name] for name in own}) for node, own in names.items()}
@@ -139,7 +139,7 @@ def _through_attention(
     }
     changes |= {hook_name("heads", layer): partial(read, layer) for layer in layers}
     with torch.enable_grad(), edit_hooks(contrast.model, changes):
-        metric(contrast.model, contrast.around.tokens[few][:, None], [contrast.pairs[pair] for pair in few])
+        metric(contrast.model, contrast.base.tokens[few][:, None], [contrast.pairs[pair] for pair in few])
     return found
 
 
@@ -151,7 +151,7 @@ def _exact(
     effects = {node: contrast.gap.new_zeros(n_pairs, contrast.n_layers, width) for node, width in widths.items()}
     with torch.no_grad():
         for layer in range(contrast.n_layers):
-            start = contrast.around.activations["heads"][layer][:, contrast.first :]
+            start = contrast.base.activations["heads"][layer][:, contrast.first :]
             function = contrast.function("heads", layer)
             unpatched = function(start[:, None])
             for node, of_layers in ends.items():
@@ -178,8 +178,8 @@ def _name(kind: str, layer: int) -> str:
 
 def _projections(contrast: Contrast) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
     """q, k, v of every layer in the run around and in the other one, by hook name. Raises NoNodesError."""
-    model, around = contrast.model, contrast.around
-    other = contrast.corrupted if around is contrast.clean else contrast.clean
+    model, base = contrast.model, contrast.base
+    other = contrast.corrupted if base is contrast.clean else contrast.clean
     names = [_name(kind, layer) for layer in range(contrast.n_layers) for kind in "qkv"]
     if not all(pair.alignment.is_plain for pair in contrast.pairs):
         raise NoNodesError("prompts of different lengths have no query for every query")
@@ -187,9 +187,9 @@ def _projections(contrast: Contrast) -> tuple[Mapping[str, Tensor], Mapping[str,
         raise NoNodesError(f"{model.cfg.model_name} has no hooks at its queries, keys and values")
     here, there = (
         {name: cache[name] for name in names}
-        for cache in (model.run_with_cache(run.tokens, names_filter=names)[1] for run in (around, other))
+        for cache in (model.run_with_cache(run.tokens, names_filter=names)[1] for run in (base, other))
     )
-    z = around.activations["heads"][0]
+    z = base.activations["heads"][0]
     shapes = {kind: list(here[_name(kind, 0)].shape[2:]) for kind in "qkv"}
     n_heads, d_head = z.shape[2:]
     if shapes["q"] != [n_heads, d_head] or shapes["k"] != shapes["v"] or n_heads % shapes["k"][0]:
@@ -210,12 +210,12 @@ def _z(contrast: Contrast, given: Mapping[str, Tensor]) -> list[Tensor]:
 
     def read(layer: int, z: Tensor) -> Tensor:
         found[layer] = z
-        return contrast.around.activations["heads"][layer]
+        return contrast.base.activations["heads"][layer]
 
     changes: dict[str, Change] = {name: partial(_instead, activation) for name, activation in given.items()}
     changes |= {hook_name("heads", layer): partial(read, layer) for layer in range(contrast.n_layers)}
     with torch.no_grad(), edit_hooks(contrast.model, changes):
-        metric(contrast.model, contrast.around.tokens[:, None], contrast.pairs)
+        metric(contrast.model, contrast.base.tokens[:, None], contrast.pairs)
     return [found[layer] for layer in range(contrast.n_layers)]
 
 

@@ -46,10 +46,10 @@ class Contrast:
     """Pairs of equal lengths whose activations change from one position on; axis `pair` of every tensor."""
     clean: ForwardPass
     corrupted: ForwardPass
-    around: ForwardPass
+    base: ForwardPass
     """The runs the site is changed in: clean when noising, corrupted when denoising."""
-    replacement: Activations
-    """a' for every site of the runs, one tensor a layer, at all positions of `around`; without a partner a stays."""
+    source: Activations
+    """a' for every site of the runs, one tensor a layer, at all positions of `base`; without a partner a stays."""
     first: int
     """The first position at which an activation changes."""
     backend: Backend
@@ -72,13 +72,13 @@ class Contrast:
     @property
     def n_layers(self) -> int:
         """Blocks of the model."""
-        return len(self.around.residual)
+        return len(self.base.residual)
 
     def n_components(self, site: Site) -> int:
         """Components of the site in one layer. Raises InputError on a site that was not asked for."""
-        if site not in self.around.activations:
+        if site not in self.base.activations:
             raise InputError(f"site: got {site!r}, wanted one that was asked for. Add it to sites.")
-        return self.around.activations[site][0].shape[2]
+        return self.base.activations[site][0].shape[2]
 
     def check(self, site: Site) -> None:
         """Raises InputError where the site's columns are not the model's components."""
@@ -90,7 +90,7 @@ class Contrast:
     @property
     def widths(self) -> dict[Site, int | None]:
         """Components of each site in one layer, None of a site whose activations were not asked for."""
-        return {site: self.n_components(site) if site in self.around.activations else None for site in SITES}
+        return {site: self.n_components(site) if site in self.base.activations else None for site in SITES}
 
     def function(self, site: Site, layer: int) -> SiteFunction:
         """F as a function of this site's activation in this layer, at the positions from `first` on."""
@@ -103,7 +103,7 @@ class Contrast:
     def ends(self, site: Site, layer: int) -> tuple[Tensor, Tensor]:
         """The path's start a (in the run) and end a' (its replacement), each `[pair, pos, ...]` from `first` on."""
         self.check(site)
-        start, end = self.around.activations[site][layer], self.replacement[site][layer]
+        start, end = self.base.activations[site][layer], self.source[site][layer]
         return start[:, self.first :], end[:, self.first :]
 
     def moved(self, site: Site, layer: int) -> Tensor:
@@ -126,7 +126,7 @@ class Contrast:
         if len(few) == len(self.pairs):
             return self.engine
         pairs = [self.pairs[pair] for pair in few]
-        return self.backend.engine(self.model, pairs, self.around.of_pairs(few), self.first)
+        return self.backend.engine(self.model, pairs, self.base.of_pairs(few), self.first)
 
     def rounding(self, site: Site, rows: AdaptiveBatch) -> Float[Tensor, "pair layer"]:
         """How far rounding alone may put F(end) - F(start), or a sum that should be equal to it, in logits.
@@ -157,7 +157,7 @@ class Contrast:
         self, asked: int | None, memory_gib: float | None, *, gradients: bool, whole: bool = False
     ) -> AdaptiveBatch:
         """How many rows a pass has, counting those of all pairs; `whole` where it is of the whole model, hooked."""
-        run, cfg = self.around, self.model.cfg
+        run, cfg = self.base, self.model.cfg
         n_tokens, width = run.tokens.shape[1], cfg.d_mlp or 4 * cfg.d_model
         whole = whole or self.backend.route == "hooks"
         changed = n_tokens if whole else n_tokens - self.first
@@ -222,16 +222,16 @@ class OpenPairs:
         clean, corrupted = self._keep(indices, partial(self._record, group), _layers_of_runs)
         into_clean = aligned(corrupted, clean, [pair.alignment.clean for pair in group])
         if direction == "noising":
-            around = clean
-            replacement = baselines.activations(baselines.Request(self.model, group, clean, into_clean, baseline))
+            base = clean
+            source = baselines.activations(baselines.Request(self.model, group, clean, into_clean, baseline))
         else:
-            around = corrupted
-            replacement = aligned(clean, corrupted, [pair.alignment.corrupted for pair in group])
+            base = corrupted
+            source = aligned(clean, corrupted, [pair.alignment.corrupted for pair in group])
         if baseline.kind == "corrupted":
             # Compare tokens, not activations: rounding can differ before the first changed token.
             first = group[0].first_difference if direction == "noising" else group[0].first_difference_in_corrupted
         else:
-            first = first_moved(around.activations, replacement)
+            first = first_moved(base.activations, source)
         if self._backend is None:
             one = {site: tuple(layer[:1] for layer in layers) for site, layers in into_clean.items()}
             chosen = choose_backend(self.model, group[0], clean.of_pairs([0]), one, group[0].first_difference)
@@ -245,11 +245,11 @@ class OpenPairs:
             pairs=group,
             clean=clean,
             corrupted=corrupted,
-            around=around,
-            replacement=replacement,
+            base=base,
+            source=source,
             first=first,
             backend=self._backend,
-            engine=self._backend.engine(self.model, group, around, first),
+            engine=self._backend.engine(self.model, group, base, first),
         )
 
     def _record(self, group: Sequence[TokenPair]) -> tuple[ForwardPass, ForwardPass]:
@@ -283,7 +283,7 @@ def _layers_of_runs(runs: Sequence[ForwardPass]) -> list[Iterable[Tensor]]:
 
 
 def _layers_of_contrast(made: Contrast) -> list[Iterable[Tensor]]:
-    return [*_layers_of_runs((made.clean, made.corrupted)), *made.replacement.values()]
+    return [*_layers_of_runs((made.clean, made.corrupted)), *made.source.values()]
 
 
 @contextmanager

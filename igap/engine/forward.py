@@ -44,23 +44,23 @@ Route = Literal["suffix", "hooks"]
 class Suffix:
     """What comes after the site and from position `first` on, with the model's weights."""
 
-    def __init__(self, decoder: Decoder, pairs: Sequence[TokenPair], around: ForwardPass, first: int) -> None:
+    def __init__(self, decoder: Decoder, pairs: Sequence[TokenPair], base: ForwardPass, first: int) -> None:
         """As Hooks; the keys and values that all rows share are computed here."""
         self._decoder, self._blocks = decoder, decoder.blocks
-        self._around, self._first = around, first
-        self._metric = _metric(decoder, *answers(pairs, around.tokens.device))
-        positions = torch.arange(around.tokens.shape[1], device=around.tokens.device)
+        self._base, self._first = base, first
+        self._metric = _metric(decoder, *answers(pairs, base.tokens.device))
+        positions = torch.arange(base.tokens.shape[1], device=base.tokens.device)
         behind = positions[first:, None] - positions  # [query, key]
         self._seen = {  # by how far back a block sees
             window: visible(behind, window) for window in {block.window for block in self._blocks}
         }
         with torch.no_grad():
             self._turns = {
-                rotary: rotary.tables(around.residual[0], positions)
+                rotary: rotary.tables(base.residual[0], positions)
                 for rotary in {block.rotary for block in self._blocks}
                 if rotary is not None
             }
-            self._shared = [self._prefix(block, run) for block, run in zip(self._blocks, around.residual, strict=True)]
+            self._shared = [self._prefix(block, run) for block, run in zip(self._blocks, base.residual, strict=True)]
 
     def function(self, site: Site, layer: int) -> SiteFunction:
         """As Hooks."""
@@ -92,7 +92,7 @@ class Suffix:
         """As Hooks."""
         block, after = self._blocks[layer], self._after(site, layer)
         late = slice(-1 if layer == len(self._blocks) - 1 else None, None)
-        start = self._around.activations[site][layer][:, None, self._first :]
+        start = self._base.activations[site][layer][:, None, self._first :]
         unpatched = self._write(site, layer)(start)
         own = start[:, :, late, index]
         columns = (block.out if site == "heads" else block.down).weight.T.unflatten(0, (start.shape[3], -1))[index]
@@ -108,7 +108,7 @@ class Suffix:
         block = self._blocks[layer]
 
         def activations(changes: Tensor) -> Tensor:
-            stream = self._around.residual[0][:, None, self._first :] + changes
+            stream = self._base.residual[0][:, None, self._first :] + changes
             for earlier in range(layer):
                 stream = self._through(earlier, stream)
             z = self._attention(layer, block.norm1(stream))
@@ -120,7 +120,7 @@ class Suffix:
 
     def with_changes(self, site: Site, change: SiteChange, n_rows: int) -> Float[Tensor, "pair row"]:
         """As Hooks."""
-        stream = self._around.residual[0][:, None, self._first :].expand(-1, n_rows, -1, -1)
+        stream = self._base.residual[0][:, None, self._first :].expand(-1, n_rows, -1, -1)
         for layer in range(len(self._blocks)):
 
             def edit(activation: Tensor, layer: int = layer) -> Tensor:
@@ -135,10 +135,10 @@ class Suffix:
         """As Hooks: block by block from the last, so that one block's activations are held at a time."""
         last = len(self._blocks) - 1
         with torch.no_grad():
-            top = self._through(last, self._around.residual[last][:, None, self._first :])
+            top = self._through(last, self._base.residual[last][:, None, self._first :])
         slopes: dict[int | None, Tensor] = {None: _slope(lambda x: self._metric(self._decoder.norm(x[:, :, -1])), top)}
         for layer in range(last, -1, -1):
-            stream = self._around.residual[layer][:, None, self._first :].detach().requires_grad_()
+            stream = self._base.residual[layer][:, None, self._first :].detach().requires_grad_()
             width = (self._blocks[layer].out if site == "heads" else self._blocks[layer].down).weight.shape[1]
             zeros = stream.new_zeros(*slopes[None].shape[:-1], width, requires_grad=True)
             with torch.enable_grad():
@@ -168,9 +168,9 @@ class Suffix:
         block = self._blocks[layer]
         late = slice(-1 if layer == len(self._blocks) - 1 else self._first, None)
         with torch.no_grad():
-            carrier = self._around.residual[layer][:, None, late]
+            carrier = self._base.residual[layer][:, None, late]
             if site == "neurons":
-                z = self._around.activations["heads"][layer][:, None, late]
+                z = self._base.activations["heads"][layer][:, None, late]
                 carrier = carrier + block.attention_adds(block.out(z.flatten(3)))
             elif block.parallel:
                 carrier = carrier + block.mlp(carrier)
@@ -268,11 +268,11 @@ class Backend:
         """`suffix` or `hooks`."""
         return "hooks" if self.decoder is None else "suffix"
 
-    def engine(self, model: TransformerBridge, pairs: Sequence[TokenPair], around: ForwardPass, first: int) -> Engine:
-        """F as a function of a site changed in the run `around` of these pairs, from position `first` on."""
+    def engine(self, model: TransformerBridge, pairs: Sequence[TokenPair], base: ForwardPass, first: int) -> Engine:
+        """F as a function of a site changed in the run `base` of these pairs, from position `first` on."""
         if self.decoder is None:
-            return Hooks(model, pairs, around, first)
-        return Suffix(self.decoder, pairs, around, first)
+            return Hooks(model, pairs, base, first)
+        return Suffix(self.decoder, pairs, base, first)
 
 
 HOOKS = Backend(None, "asked for")
@@ -280,7 +280,7 @@ HOOKS = Backend(None, "asked for")
 
 
 def choose_backend(
-    model: TransformerBridge, pair: TokenPair, around: ForwardPass, others: Mapping[Site, Sequence[Tensor]], first: int
+    model: TransformerBridge, pair: TokenPair, base: ForwardPass, others: Mapping[Site, Sequence[Tensor]], first: int
 ) -> Backend:
     """The `suffix` route where the weights alone give what the whole model gives, otherwise the `hooks` route.
 
@@ -288,19 +288,19 @@ def choose_backend(
     activations and `others` (of one pair): the neurons' rows go through the attention of every later block, the heads'
     through every MLP. So what is not in the weights (a cap on the logits, a hook somebody left) is noticed.
     """
-    if around.residual[0].dtype == torch.bfloat16:
+    if base.residual[0].dtype == torch.bfloat16:
         return Backend(None, "bfloat16 rounds too much to compare it with the whole model")
     try:
         decoder = read(model)
     except UnknownDecoderError as unknown:
         return Backend(None, str(unknown))
-    suffix, hooks = Suffix(decoder, [pair], around, first), Hooks(model, [pair], around, first)
-    for site in around.activations:
-        rows = torch.stack([a[:, first:] for a in (around.activations[site][0], others[site][0])], 1)
+    suffix, hooks = Suffix(decoder, [pair], base, first), Hooks(model, [pair], base, first)
+    for site in base.activations:
+        rows = torch.stack([a[:, first:] for a in (base.activations[site][0], others[site][0])], 1)
         with torch.no_grad():
             ours = suffix.function(site, 0)(rows)
             # Whole models hold [query, key] scores of every head: long prompts go one by one.
-            few = rows.split(1 if around.tokens.shape[1] > _LONG else 2, 1)
+            few = rows.split(1 if base.tokens.shape[1] > _LONG else 2, 1)
             theirs = torch.cat([hooks.function(site, 0)(part) for part in few], 1)
         difference = (ours - theirs).abs().max().item()
         if not difference <= rounding(theirs):

@@ -87,19 +87,19 @@ def swap_components(start: Tensor, end: Tensor, components: Tensor) -> Float[Ten
 class Hooks:
     """The whole model, with the site replaced by a hook: any architecture, slowly."""
 
-    def __init__(self, model: TransformerBridge, pairs: Sequence[TokenPair], around: ForwardPass, first: int) -> None:
-        """`around` is the run of the pairs that the site is changed in, `first` the position it changes from."""
-        self._model, self._pairs, self._around, self._first = model, pairs, around, first
+    def __init__(self, model: TransformerBridge, pairs: Sequence[TokenPair], base: ForwardPass, first: int) -> None:
+        """`base` is the run of the pairs that the site is changed in, `first` the position it changes from."""
+        self._model, self._pairs, self._base, self._first = model, pairs, base, first
 
     def function(self, site: Site, layer: int) -> SiteFunction:
         """F as a function of this site's activation in this layer."""
         name = hook_name(site, layer)
-        before = self._around.activations[site][layer][:, None, : self._first]
+        before = self._base.activations[site][layer][:, None, : self._first]
 
         def of_rows(rows: Tensor) -> Tensor:
             n_rows = rows.shape[1]
             whole = torch.cat([before.expand(-1, n_rows, *before.shape[2:]), rows], 2)
-            tokens = self._around.tokens[:, None].expand(-1, n_rows, -1)
+            tokens = self._base.tokens[:, None].expand(-1, n_rows, -1)
             with replace_activation(self._model, name, whole.flatten(0, 1)):
                 return metric(self._model, tokens, self._pairs)
 
@@ -113,7 +113,7 @@ class Hooks:
     def single(self, site: Site, layer: int, index: int) -> SiteFunction:
         """F as a function of one component's activation `[pair, row, pos, ...]`, the others as they are in the run."""
         function = self.function(site, layer)
-        start = self._around.activations[site][layer][:, None, self._first :]
+        start = self._base.activations[site][layer][:, None, self._first :]
 
         def of_rows(rows: Tensor) -> Tensor:
             whole = start.expand(-1, rows.shape[1], *start.shape[2:])
@@ -128,7 +128,7 @@ class Hooks:
         def activations(changes: Tensor) -> Tensor:
             n_pairs, n_rows = changes.shape[:2]
             whole = functional.pad(changes, (0, 0, self._first, 0)).flatten(0, 1)
-            tokens = self._around.tokens[:, None].expand(-1, n_rows, -1).flatten(0, 1)
+            tokens = self._base.tokens[:, None].expand(-1, n_rows, -1).flatten(0, 1)
             found: list[Tensor] = []
             hooks: dict[str, Change] = {
                 "hook_embed": lambda embedded: embedded + whole,
@@ -149,10 +149,10 @@ class Hooks:
             return torch.cat([rows[:, :, : self._first], change(layer, rows[:, :, self._first :])], 2).flatten(0, 1)
 
         changes: dict[str, Change] = {
-            hook_name(site, layer): partial(edit, layer) for layer in range(len(self._around.residual))
+            hook_name(site, layer): partial(edit, layer) for layer in range(len(self._base.residual))
         }
         with edit_hooks(self._model, changes):
-            return metric(self._model, self._around.tokens[:, None].expand(-1, n_rows, -1), self._pairs)
+            return metric(self._model, self._base.tokens[:, None].expand(-1, n_rows, -1), self._pairs)
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
         """dF/da of the site as it is in the run, in every layer, from `first` on.
@@ -160,7 +160,7 @@ class Hooks:
         With `dropping` then also without what goes through the output of each later layer: that of an earlier one makes
         no difference, and without the layer's own there is none.
         """
-        layers = range(len(self._around.residual))
+        layers = range(len(self._base.residual))
         leaves: dict[int, Tensor] = {}
         dropped: int | None = None
 
@@ -179,7 +179,7 @@ class Hooks:
         if dropping:
             changes |= {f"blocks.{layer}.{writer}": partial(drop, layer) for layer in layers for writer in WRITERS}
         with torch.enable_grad(), edit_hooks(self._model, changes):
-            value = metric(self._model, self._around.tokens[:, None], self._pairs).sum()
+            value = metric(self._model, self._base.tokens[:, None], self._pairs).sum()
         for dropped in (None, *layers[1:]) if dropping else (None,):
             below = layers[:dropped]
             found = torch.autograd.grad(

@@ -130,7 +130,7 @@ def test_the_rounding_measured_bounds_that_of_float32_and_is_no_more_than_some_o
     """Against the same weights and activations in float64."""
     single, double = (load_model(dtype=dtype) for dtype in ("float32", "float64"))
     with contrast(single, pair) as question, torch.no_grad():
-        run = question.around
+        run = question.base
         exact = Suffix(
             read(double),
             question.pairs,

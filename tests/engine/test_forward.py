@@ -132,7 +132,7 @@ def test_work_starts_at_the_first_position_that_changes(small, pair):
                 start, end = question.ends(site, 0)
                 assert start.shape == end.shape
                 assert start.shape[:2] == (1, positions)
-                assert torch.equal(start, question.around.activations[site][0][:, -positions:])
+                assert torch.equal(start, question.base.activations[site][0][:, -positions:])
 
 
 @pytest.mark.parametrize("route", ["suffix", "hooks"])

@@ -17,7 +17,7 @@ def captum_as_in_the_notebook(model, pair, site, layer, baseline, reads):
     """Attributions `[pos, component, ...]` of a layer: the whole path as one batch, one number for all of it."""
     tokens = tokenize(model, pair)
     with contrast(model, pair, baseline=baseline) as question:
-        clean, end = question.around.activations[site][layer], question.replacement[site][layer]
+        clean, end = question.base.activations[site][layer], question.source[site][layer]
     name = hook_name(site, layer)
 
     def forward(x):

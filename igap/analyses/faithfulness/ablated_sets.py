@@ -44,7 +44,7 @@ def set_metrics(
     done = 0
     for indices, contrast in opened.contrasts(baseline):
         rows = contrast.rows(batch_size, memory_gib, gradients=False)
-        of_sets = partial(_with_sets, contrast, site, kept.to(contrast.around.tokens.device))
+        of_sets = partial(_with_sets, contrast, site, kept.to(contrast.base.tokens.device))
         for few, values in rows.each(of_sets, torch.arange(len(kept)), len(indices)):
             found[torch.tensor(indices)[:, None], few] = values.double().cpu()
             done += values.numel()
@@ -58,7 +58,7 @@ def _with_sets(contrast: Contrast, site: Site, kept: Bool[Tensor, "set layer com
 
     def change(layer: int, own: Tensor) -> Tensor:
         keep = kept[few, layer].reshape(1, len(few), 1, -1, *[1] * (own.ndim - 4))
-        return torch.where(keep, own, contrast.replacement[site][layer][:, None, -own.shape[2] :])
+        return torch.where(keep, own, contrast.source[site][layer][:, None, -own.shape[2] :])
 
     with torch.no_grad():
         return contrast.engine.with_changes(site, change, len(few))

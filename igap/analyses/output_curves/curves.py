@@ -226,7 +226,7 @@ def trace_curves(
         along = [_along(contrast, *place, alphas, rows) for place in places]
         parts = (torch.stack(part, 1).double().cpu() for part in zip(*along, strict=True))
         found.update(zip(indices, zip(*parts, strict=True), strict=True))
-        eps = torch.finfo(contrast.around.residual[0].dtype).eps
+        eps = torch.finfo(contrast.base.residual[0].dtype).eps
     values, slopes = (torch.stack([found[i][k] for i in range(len(opened.pairs))]).numpy() for k in (0, 1))
     if not np.isfinite(values).all():
         raise InputError(

@@ -204,7 +204,7 @@ def _patch_component(
     with open_pairs(model, pairs, sites=(target.site,)) as opened, torch.no_grad():
         for indices, contrast in opened.contrasts(baseline):
             patched = contrast.patches(target.site, target.layer)(torch.tensor([target.index]))[:, 0]
-            effects[list(indices)] = (patched - contrast.around.logit_diff).float().cpu()
+            effects[list(indices)] = (patched - contrast.base.logit_diff).float().cpu()
             gaps[list(indices)] = contrast.gap.float().cpu()
             least[list(indices)] = torch.tensor(contrast.least_gaps)
     return effects, gaps, least

@@ -191,7 +191,7 @@ def test_the_mean_of_generated_prompts_is_the_other_ablation(run_with):
     assert abs(corrupted.empty - mean.empty) > 0.01
 
     with contrast(load_model(), result.pairs[0], baseline=Baseline("mean", n=5)) as question:
-        given = {hook_name("heads", layer): lambda z, a=a: a for layer, a in enumerate(question.replacement["heads"])}
+        given = {hook_name("heads", layer): lambda z, a=a: a for layer, a in enumerate(question.source["heads"])}
         with edit_hooks(question.model, given):
             value = metric(question.model, question.clean.tokens[:, None], question.pairs)
     assert mean.empty == pytest.approx(value.item(), abs=1e-4)
