@@ -8,6 +8,7 @@ from igap import pipeline
 from igap.cli.compose import compose_one
 from igap.config import TEXTS, RunConfig, example, field_at, keys, parse
 from igap.errors import InputError
+from igap.models import cached
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ HOSTILE = [
 def test_whatever_a_key_is_set_to_it_is_taken_or_refused_in_readable_lines_before_the_weights_load(
     default, monkeypatch, group, more
 ):
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     start = default.model_copy(update={"device": "cpu"})
     for key, value in more.items():
         start = changed(start, key, value)

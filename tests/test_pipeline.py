@@ -118,7 +118,7 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_refused(config, checkpoin
         (folder / "generation_config.json").write_text("{}")
         return load(*arguments, **options)
 
-    monkeypatch.setattr(pipeline, "load_model", changing)
+    monkeypatch.setattr(cached, "load_model", changing)
     with pytest.raises(
         InputError, match=r"model\.name: got .*mine, whose files have changed since the run was planned"
     ):
@@ -126,7 +126,7 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_refused(config, checkpoin
 
 
 def test_check_needs_no_weights(config, monkeypatch):
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     (tokens,) = check(config()).tokens
     assert tokens.answer != tokens.distractor
 
@@ -377,14 +377,14 @@ def test_an_analysis_that_fails_costs_its_own_result_only(config, analyses):
 
 
 def test_a_mean_over_prompts_that_the_generator_does_not_have_is_refused_before_the_model_loads(config, monkeypatch):
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     texts = ["prompts.clean=John went to", "prompts.corrupted=Mary went to"]
     with pytest.raises(InputError, match=r"baseline\.n: got 2, found 0 generated prompts of 3 tokens, the length of"):
         check(config("baseline=mean", "baseline.n=2", "model.name=ioi-mini", *texts))
 
 
 def test_more_top_heads_than_the_model_has_are_refused_before_it_loads(config, monkeypatch):
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     asked = ["ablation=zero", "ablation.components=top", "ablation.n=20", "model.name=ioi-mini"]
     check(config(*asked, "ablation.top=32"))
     with pytest.raises(InputError, match=r"ablation\.top: got 33, but the model has 32 heads\."):
@@ -392,6 +392,6 @@ def test_more_top_heads_than_the_model_has_are_refused_before_it_loads(config, m
 
 
 def test_so_few_prompts_that_none_is_left_are_refused_before_the_model_loads(config, monkeypatch):
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(InputError, match=r"ablation\.n: got 2, wanted more: no two of so few generated prompts"):
         check(config("ablation=zero", "ablation.n=2", "model.name=ioi-mini"))

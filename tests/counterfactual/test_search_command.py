@@ -16,7 +16,7 @@ from helpers.small_disk import no_file_above
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
-from igap import cli, pipeline
+from igap import cli
 from igap.cli import launch
 from igap.counterfactual import job
 from igap.models import cached
@@ -150,7 +150,7 @@ def test_bad_input_is_one_line_and_exit_code_2_before_the_model_loads(
     overrides, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline, "loaded", None)
+    monkeypatch.setattr(cached, "loaded", None)
     assert cli.main(["search", *overrides]) == 2
     out, err = capsys.readouterr()
     assert err.startswith(f"igap: {message}")
@@ -162,7 +162,7 @@ def test_bad_input_is_one_line_and_exit_code_2_before_the_model_loads(
 def test_a_storage_without_its_url_is_refused_before_the_model_loads(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("IGAP_STORAGE_URL", raising=False)
-    monkeypatch.setattr(pipeline, "loaded", None)
+    monkeypatch.setattr(cached, "loaded", None)
     assert cli.main(["search", "head=1.2", "search/storage=postgres"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("igap: search.storage: got postgres, but IGAP_STORAGE_URL is not set.")
@@ -213,7 +213,7 @@ def test_positions_count_the_bos_token_also_before_the_model_loads(position, tmp
 
 def test_help_and_check_say_what_there_is_and_compute_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline, "loaded", None)
+    monkeypatch.setattr(cached, "loaded", None)
     assert cli.main(["search", "--help"]) == 0
     text = capsys.readouterr().out
     for word in ("search_mini", "search_9_6", "head_scan", "search.until", "Exit codes", "min_clean:", "objective:"):
