@@ -95,7 +95,7 @@ class Sweep(Command):
             if path.name == "summary.json":
                 numbers = json.loads(path.read_text())
                 found[name] = {k: v for k, v in numbers.items() if not k.startswith("seconds/")}
-            elif path.suffix in (".csv", ".safetensors"):
+            elif path.suffix in (".csv", ".safetensors") and path.name != "record.safetensors":  # it holds seconds
                 found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         return found
 
