@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import numpy as np
 import torch
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, jaxtyped
 
 from igap.errors import printable
 
@@ -95,7 +95,9 @@ def _array(hint: Any, tree: Any, tensors: Mapping[str, torch.Tensor], where: str
     name = tree.get(_ARRAY) if isinstance(tree, dict) and tree.keys() == {_ARRAY} else None
     tensor = tensors.get(name) if isinstance(name, str) else None
     array = tensor.numpy() if tensor is not None and hint.array_type is np.ndarray else tensor
-    if not isinstance(array, hint):
+    with jaxtyped("context"):  # axes have their own lengths here, whatever they have in a caller
+        is_named = isinstance(array, hint)
+    if not is_named:
         got = type(tree).__name__ if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"
         raise ValueError(f"{where or 'it'} holds {got}, wanted an array {hint.__name__}")
     return array
