@@ -29,7 +29,7 @@ from igap.counterfactual.trials.storages import open_storage
 from igap.engine.activations import borrow
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from hypervolume import hypervolume
+from helpers.hypervolume import hypervolume
 
 PAIR = PromptPair(
     "After John and Mary went to the store, Mary gave a bottle of milk to",

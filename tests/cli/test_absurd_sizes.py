@@ -12,12 +12,13 @@ from igap.cli.compose import compose_one, compose_searches
 from igap.config import RunConfig, keys, validate_settings
 from igap.counterfactual.config import SearchConfig
 from igap.errors import InputError
+from igap.models import cached
 
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     yield
     GlobalHydra.instance().clear()
 

@@ -27,7 +27,7 @@ class Call:
     function: Callable[..., object]
     arguments: Mapping[str, object]
 
-    def changed_slots(self, **arguments: object) -> object:
+    def changed(self, **arguments: object) -> object:
         return self.function(**{**self.arguments, **arguments})
 
 

@@ -11,7 +11,7 @@ import torch
 from captum.attr import IntegratedGradients
 from helpers.checkpoints import save_checkpoint
 
-from igap import load_model, pipeline
+from igap import load_model
 from igap.analyses.circuit_recovery.recovery import CLASS_OF
 from igap.cli import main
 from igap.cli.compose import compose_one
@@ -151,7 +151,7 @@ def test_the_study_varies_baseline_and_pair_itself(override, capsys):
 
 def test_the_second_pair_is_checked_before_anything_runs(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(jobs, "SECOND", (published.FIRST[0], "After the unicorn", *published.FIRST[2:]))
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     assert main(["run", "experiment=notebook", "tracking=disabled"]) == 2
     assert "prompts.corrupted: the tokenizer does not know 'unicorn'" in capsys.readouterr().err
 

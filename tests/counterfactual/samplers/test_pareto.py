@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypervolume import hypervolume
+from helpers.hypervolume import hypervolume
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays

@@ -149,7 +149,9 @@ def test_listed_prompts_are_those_of_the_clean_prompts_length_each_once(words):
 
 def test_the_configs_are_spaces_of_their_kind(tmp_path):
     folder = Path(__file__).parents[3] / "conf" / "search" / "space"
-    asked = {kind: yaml.safe_load((folder / f"{kind}.yaml").read_text()) for kind in ("substitute", "prompts")}
+    base, *own = (yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("base", "substitute", "prompts"))
+    asked = {settings["kind"]: {**base, **settings} for settings in own}
+    assert all(settings.pop("defaults") for settings in asked.values())
     found = SpaceConfig(**asked["substitute"])
     assert (found.kind, found.positions, found.vocabulary, found.max_edits) == ("substitute", None, (WORDS,), 3)
     with pytest.raises(ValueError, match="got no prompt, wanted one of the two"):
