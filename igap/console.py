@@ -4,14 +4,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from igap.attribution.maps import Progress as OnProgress
 from igap.errors import printable
+
+if TYPE_CHECKING:
+    from igap.attribution.maps import Progress as OnProgress
 
 _WIDTH = 160
 """Columns of a table where there is no terminal to fold it to."""
@@ -59,7 +62,7 @@ def log_progress(
 @contextmanager
 def show_stage(
     console: Console, name: str, *, clock: Callable[[], float] = time.monotonic, announced: bool = True
-) -> Iterator[OnProgress]:
+) -> Iterator["OnProgress"]:
     """A progress bar for one stage of work, gone when it is done; lines where there is no terminal.
 
     Without `announced` there the first line comes after a minute.

@@ -1,6 +1,7 @@
 """A run about one site: that site's numbers as in a run about both, and nothing about the other, anywhere."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest

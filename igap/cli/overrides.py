@@ -171,6 +171,6 @@ def _is_entry(key: str, schema: "type[Frozen]") -> bool:
     """True if this names an entry of a setting that holds a mapping."""
     from igap.config import field_at
 
-    *above, _ = key.split(".")
-    group = field_at(tuple(above), schema) if above else None
-    return getattr(group and group.annotation, "__origin__", None) is dict
+    parts = key.split(".")
+    above = [field_at(tuple(parts[:n]), schema) for n in range(1, len(parts))]
+    return any(getattr(field and field.annotation, "__origin__", None) is dict for field in above)

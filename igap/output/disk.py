@@ -26,7 +26,7 @@ from igap.errors import InputError
 from igap.failures import Failure, collect_failure, summary_entries
 from igap.output import record
 from igap.output.figures import FOLDER, chosen, draw, figure_data
-from igap.output.record import FILE, Record
+from igap.output.record import FILE, Record, digests_of
 from igap.output.record import write as write_record
 from igap.pipeline import Result
 from igap.replication.page import page
@@ -117,7 +117,7 @@ def write_numbers(result: Result, folder: Path, failures: dict[str, Failure]) ->
             write_atomically(folder / f"{name}.csv", partial(tables.write_csv, frame=frame))
     write_config(result.config, folder)
     summary = summarize(replace(result, failures=failures))
-    return write_record(Record(summary, figure_data(result)), folder, failures)
+    return write_record(Record(summary, figure_data(result), digests_of(folder)), folder, failures)
 
 
 def write_config(config: RunConfig, folder: Path) -> None:

@@ -5,9 +5,10 @@ in between is finished from it and nothing is computed again, and pictures are d
 for. It is read back as if anybody could have written it.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,18 @@ class Record:
     summary: Summary
     """summary.json, without what only drawing tells: the pictures that failed, the seconds of the files."""
     data: FigureData
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Name to SHA-256 of the files beside it that hold the run's tensors and tables."""
+
+    def is_whole(self, folder: Path) -> bool:
+        """Return whether those files are in the folder as they were written."""
+        return self.digests == digests_of(folder)
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """Return name to SHA-256 of the files in a run's folder that hold its tensors and tables."""
+    paths = [*sorted(folder.glob("*.csv")), folder / "attributions.safetensors"]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
 
 def write(record: Record, folder: Path, failures: dict[str, Failure]) -> Record:
@@ -55,6 +68,7 @@ def write(record: Record, folder: Path, failures: dict[str, Failure]) -> Record:
     tree = {
         "schema": SCHEMA,
         "summary": typed_file.encode(record.summary, tensors),
+        "digests": dict(record.digests),
         "title": data.title,
         "several_pairs": data.several_pairs,
         "sites": typed_file.encode(data.sites, tensors),
@@ -76,21 +90,22 @@ def read(folder: Path) -> Record:
     if schema != SCHEMA:
         raise ValueError(f"its schema is {printable(schema, 60)}, this igap knows {SCHEMA}")
 
-    def field(name: str, hint: Any) -> Any:
+    def value_of(name: str, hint: Any) -> Any:
         return typed_file.decode(hint, tree.get(name), tensors, name)
 
     findings = tree.get("findings")
     if not isinstance(findings, dict) or not all(name in ANALYSES and has_figures(name) for name in findings):
         raise ValueError("it has findings of no analysis that draws")
     data = FigureData(
-        title=field("title", str),
-        several_pairs=field("several_pairs", bool),
-        sites=field("sites", Mapping[Site, SiteData]),
+        title=value_of("title", str),
+        several_pairs=value_of("several_pairs", bool),
+        sites=value_of("sites", Mapping[Site, SiteData]),
         findings={
             name: typed_file.decode(finding_type(name), finding, tensors, name) for name, finding in findings.items()
         },
     )
-    return Record(field("summary", Mapping[str, int | str | float | None]), data)
+    summary = value_of("summary", Mapping[str, int | str | float | None])
+    return Record(summary, data, value_of("digests", Mapping[str, str]))
 
 
 def draw(folder: Path, wanted: frozenset[str]) -> Drawn:

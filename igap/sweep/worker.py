@@ -209,12 +209,15 @@ def _written(job: Job, folder: SweepFolder, result: Result, claim: ExitStack) ->
 def _recorded(key: str, place: Path) -> record.Summary | None:
     """Return the summary in the record that a process left which died before the run was finished.
 
-    None where there is no such record, where another analysis may succeed at another try, and where other versions of
-    the code have made it.
+    None where there is no such record, where the files beside it are not as it says, where another analysis may succeed
+    at another try, and where other versions of the code have made it.
     """
     try:
-        summary = record.read(place).summary
-    except ValueError:
+        left = record.read(place)
+        summary = left.summary
+        if not left.is_whole(place):
+            return None
+    except (OSError, ValueError):
         return None
     return (
         summary

@@ -229,7 +229,7 @@ def test_quadrature_is_exact_on_polynomials_worked_by_hand():
         ({"method": "riemann_trapezoid"}, r"method: got 'riemann_trapezoid', wanted one of gausslegendre"),
         ({"method": "simpson"}, r"method: got 'simpson', wanted one of gausslegendre"),
         ({"path": "both"}, r"path: got 'both', wanted joint or single"),
-        ({"direction": "denoising", "baseline": "zero"}, r"baseline: got 'zero' with direction=denoising"),
+        ({"direction": "denoising", "baseline": "zero"}, r"baseline: got zero with direction=denoising"),
         ({"direction": "up"}, r"direction: got 'up', wanted noising or denoising"),
         ({"baseline": "random"}, r"baseline: got 'random', wanted one of corrupted, zero"),
     ],

@@ -27,18 +27,18 @@ import captum.attr; lap("import captum")
 from igap.models import cached
 from igap import pipeline; from igap.cli.compose import compose_one; lap("import igap.pipeline")
 config = compose_one([]).config; lap("compose the config (Hydra)")
-model = cached.model_of(config); lap("load the model")
-from igap.contrast import contrast
+model = cached.run_model(config); lap("load the model")
+from igap.engine.contrast import contrast
 with contrast(model, pipeline.check(config).pairs[0]) as question:
     question.gap.item()
 lap("first number: F of both runs")
 result = pipeline.run(config); lap("all attributions and their comparison")
-from igap import records; lap("import matplotlib, pandas")
+from igap.output import disk; lap("import matplotlib, pandas")
 from pathlib import Path
-folder = Path("steps"); records.prepare(folder); summary = records.write(result, folder); lap("plots and files")
+folder = Path("steps"); disk.prepare(folder); disk.write(result, folder); lap("plots and files")
 import wandb; lap("import wandb")
-from igap import tracking
-tracking.log(config, summary, folder, multirun=None); lap("W&B offline run")
+from igap.output.tracking import wandb_run
+wandb_run.log(folder, config.tracking); lap("W&B offline run")
 start = float(os.environ["STARTED"])
 print(json.dumps([[name, now - before] for (name, now), before in zip(times, [start] + [t for _, t in times])]))
 """

@@ -290,7 +290,7 @@ def test_an_interrupted_multirun_shows_the_jobs_that_are_done(tiny, monkeypatch,
         return run(config, stage, store)
 
     monkeypatch.setattr(pipeline, "run", interrupted)
-    assert cli.main(["run", "-m", *tiny, *BRIEF, "ig.n_steps=2,3,4"]) == 130
+    assert cli.main(["run", "-m", *tiny, *BRIEF, "plots=none", "ig.n_steps=2,3,4"]) == 130
     captured = capsys.readouterr()
     assert "1 of 3 jobs finished in " in captured.out
     assert "igap: interrupted" in captured.err

@@ -20,6 +20,7 @@ from igap.models import cached
 from igap.sweep import worker
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Composed, Job, Plan
+from igap.sweep.worker import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +49,15 @@ def test_every_launcher_gives_the_same_runs_and_a_failing_job_costs_no_other(
     checkpoint, broken, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(worker.records, "figures", lambda result: {})  # of this process; the others draw
     grid = [f"model.name={checkpoint('gpt2')},{broken}", "ig.n_steps=2,3"]
-    quiet = ["tracking=disabled", "prompts.min_gap=0", "device=cpu", "curves.components=none", "explain=false"]
+    quiet = [
+        "tracking=disabled",
+        "prompts.min_gap=0",
+        "device=cpu",
+        "curves.components=none",
+        "explain=false",
+        "plots=none",
+    ]
     launchers = {
         "basic": [],
         "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
@@ -145,7 +152,7 @@ class Rounds:
                 self.folder._locks.mkdir(exist_ok=True)
                 (self.folder._locks / f"{key}.json").write_text("{}")
                 (self.folder._locks / f"{key}.lock").touch()
-        outcomes = [worker.Outcome(key, end, "storm") for key, end in ends.items() if end != "dies"]
+        outcomes = [Outcome(key, end, "storm") for key, end in ends.items() if end != "dies"]
         return [outcomes], "a worker died" if "dies" in ends.values() else ""
 
 
@@ -175,7 +182,7 @@ def test_jobs_another_process_is_at_get_another_round_and_those_whose_process_di
         {"cc": "dies"},
         {"cc": "dies"},
     )
-    assert asked == [([["aa"], ["bb"], ["cc"]], False), ([["bb"]], True), ([["cc"]], True), ([["cc"]], True)]
+    assert asked == [([["aa", "bb", "cc"]], False), ([["bb"]], True), ([["cc"]], True), ([["cc"]], True)]
     assert reasons == {"cc": "its process ended without a word 3 times: killed, or out of memory"}
 
 
@@ -203,7 +210,7 @@ def test_a_job_that_failed_is_not_tried_again_in_the_same_sweep(plan, monkeypatc
 def test_a_job_without_a_place_fails_alone(plan, monkeypatch):
     (plan.folder.path / "bb").write_text("a file where the run's folder should be")
     reasons, asked = launched(plan, monkeypatch, {"aa": "done", "cc": "done"})
-    assert asked == [([["aa"], ["cc"]], False)]
+    assert asked == [([["aa", "cc"]], False)]
     assert set(reasons) == {"bb"}
     assert "bb" in reasons["bb"]
 

@@ -1,5 +1,6 @@
 """A multirun as a user meets it: planned first, resumed by the same command, its work shared, its failures told."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,15 +10,14 @@ from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
 from igap import cli, pipeline
+from igap.attribution.methods import METHODS
 from igap.cli import multirun, settings
 from igap.models import cached
-from igap.sweep import worker
 
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(worker.records, "figures", lambda result: {})  # half of a tiny run's time
     yield
     GlobalHydra.instance().clear()
     cached._cached_model.cache_clear()
@@ -28,7 +28,14 @@ def sweep(checkpoint, capsys):
     """Runs a multirun of the random GPT-2; its exit code, and what it said."""
 
     def run(*overrides, command=("run", "-m")):
-        quiet = ["tracking=disabled", "prompts.min_gap=0", "device=cpu", "curves.components=none", "explain=false"]
+        quiet = [
+            "tracking=disabled",
+            "prompts.min_gap=0",
+            "device=cpu",
+            "curves.components=none",
+            "explain=false",
+            "plots=none",
+        ]
         code = cli.main([*command, "model=hf", f"model.name={checkpoint('gpt2')}", *quiet, *overrides])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -41,16 +48,15 @@ def computed(monkeypatch):
     """What has been computed, in order: "ap heads", "ig neurons", ..."""
     calls = []
 
-    def counted(name, method):
-        def call(model, pair, site, **options):
-            calls.append(f"{name} {site}")
-            return method(model, pair, site, **options)
+    def counted(method):
+        def attribute(contrast, site, *rest):
+            calls.append(f"{method.name} {site}")
+            return method.attribute(contrast, site, *rest)
 
-        return call
+        return dataclasses.replace(method, attribute=attribute)
 
-    for name, function in (("ap", "activation_patching"), ("atp", "attribution_patching"),
-                           ("ig", "integrated_gradients"), ("atp_star", "atp_star")):  # fmt: skip
-        monkeypatch.setattr(pipeline, function, counted(name, getattr(pipeline, function)))
+    for name, method in METHODS.items():
+        monkeypatch.setitem(METHODS, name, counted(method))
     return calls
 
 
@@ -63,7 +69,7 @@ def content(folder="runs/multirun"):
     files = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(Path(folder).glob("[0-9a-f]*/*"))
-        if path.suffix in (".csv", ".safetensors")
+        if path.suffix in (".csv", ".safetensors") and path.name != "record.safetensors"  # which holds seconds
     }
     numbers = {
         key: {name: value for name, value in one.items() if not name.startswith("seconds/")}
@@ -239,8 +245,8 @@ def test_the_shared_results_are_listed_and_pruned(sweep, capsys):
     assert {path.name.partition("-")[0] for path in files} == {"ap", "atp", "atp_star", "qk", "run"}
     assert load_file(files[0])["effect/ap"].shape[0] == 1, "one pair"
     assert cli.main(["store", "runs"]) == 0
-    # Of each prompt the run as heads need it, and as neurons do.
-    assert capsys.readouterr().out.count("sound") == len(files) == 11
+    # Three maps of two sites, one of queries, keys and values, and each prompt's run, once for both sites.
+    assert capsys.readouterr().out.count("sound") == len(files) == 9
     files[0].write_bytes(files[0].read_bytes()[:-1])
     assert cli.main(["store", "runs/multirun"]) == 1
     assert "cannot be read" in capsys.readouterr().out

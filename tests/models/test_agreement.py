@@ -14,7 +14,7 @@ from igap.models.load import read_header
 @pytest.mark.parametrize("processing", ["processed", "raw"])
 def test_an_attention_that_the_bridge_scales_and_the_model_does_not_is_refused(tmp_path, dtype, processing):
     save_checkpoint("gpt2", 3, tmp_path, scale_attn_weights=False)
-    with pytest.raises(ValueError, match=r"whose logits are others in TransformerLens' bridge \(") as refused:
+    with pytest.raises(ValueError, match=r"whose logits change in TransformerLens' bridge \(") as refused:
         load_model(str(tmp_path), dtype=dtype, processing=processing)
     assert "\n" not in str(refused.value)
     assert ("Try model.processing=raw" in str(refused.value)) == (processing == "processed")

@@ -38,9 +38,9 @@ def test_only_the_pictures_named_are_drawn_those_of_an_analysis_together(bare, c
     [
         (["--only", "jacard"], "--only: got 'jacard', wanted all, none, or names of heads_heatmap"),
         (["--only", "none"], "--only: got 'none', wanted names of pictures"),
-        (["--only"], "--only: got '', wanted names of pictures"),
+        (["--only"], "--only: got nothing, wanted a value. igap plot --help shows what it takes."),
         (["--only=ablation"], "--only: got 'ablation', of which none of the 1 runs has a picture."),
-        (["--fast"], "option: got --fast, wanted --only or --help."),
+        (["--fast"], "option: got '--fast', which igap plot does not have, wanted RUN or one of --only, --help."),
         (["/nowhere"], "folder: got /nowhere, which is none"),
     ],
 )

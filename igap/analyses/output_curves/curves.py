@@ -37,7 +37,7 @@ class OutputCurves:
 
     Example:
         >>> curves = output_curve(model, pair, ["0.3", "2.1"])
-        >>> curves.values.shape, len(curves.extrema(0)), curves.bends.round(2).tolist()
+        >>> curves.values.shape, len(curves.extrema(0)), curves.max_deviation_from_chord.round(2).tolist()
         ((2, 61), 0, [0.03, 0.0])
     """
 

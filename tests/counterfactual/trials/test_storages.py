@@ -221,7 +221,7 @@ def test_a_journals_lock_ends_with_the_process_that_holds_it(tmp_path, monkeypat
     folder = Path("searches")  # relative, as a search's folder is: Optuna's own link then points nowhere
     TrialStore(open_storage("journal", folder), SPACE, {})
     hold = (
-        "import os, signal\nfrom pathlib import Path\nfrom igap.counterfactual.sharing import Journal\n"
+        "import os, signal\nfrom pathlib import Path\nfrom igap.counterfactual.trials.locking import Journal\n"
         "journal = Journal(Path('searches/study.journal'))\njournal.lock.acquire()\n"
         "print('held', flush=True)\nsignal.pause()\n"
     )

@@ -118,7 +118,6 @@ def test_a_sweep_with_auto_decides_once_and_says_it(server, checkpoint, tmp_path
     monkeypatch.chdir(tmp_path)
     asked = []
     monkeypatch.setattr(wandb_run, "answers", lambda: asked.append(1) is not None)
-    monkeypatch.setattr("igap.output.disk.figures", lambda result: {})
     quiet = ["curves.components=none", "explain=false", "prompts.min_gap=0", "tracking=auto"]
     with server("closed"):
         model = ["model=hf", f"model.name={checkpoint('gpt2')}"]

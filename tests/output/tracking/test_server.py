@@ -86,6 +86,7 @@ def assert_whole(server, folder):
     assert run.state == "finished"
     config = {name: item["value"] for name, item in run.config.items() if name != "_wandb"}
     disk = json.loads((folder / "config.json").read_text())
+    assert disk.pop("analyses") == {}, "nothing, which W&B leaves out"
     del disk["tracking"]
     assert config == {**disk, "key": key(folder)}
     summary = json.loads((folder / "summary.json").read_text())
