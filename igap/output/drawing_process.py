@@ -34,7 +34,7 @@ class DrawingProcess:
         """Runs that it has been told of and has not answered."""
         self.dead = False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "igap.output.drawing_process"],
+            [sys.executable, "-P", "-m", "igap.output.drawing_process"],
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
