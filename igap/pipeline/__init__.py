@@ -2,6 +2,6 @@
 
 from igap.pipeline.prepare import Checked, check
 from igap.pipeline.result import Result
-from igap.pipeline.run import Stage, run, silent
+from igap.pipeline.steps import Stage, run, silent
 
 __all__ = ["Checked", "Result", "Stage", "check", "run", "silent"]
