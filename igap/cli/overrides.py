@@ -144,7 +144,7 @@ def _check(
                 continue
             if str(option) not in groups[key]:
                 raise InputError(
-                    f"{key}: got {short_repr(option)}, wanted one of {', '.join(groups[key])}."
+                    f"{key}: got {short_repr(option)}, wanted {'one of ' + ', '.join(groups[key]) if groups[key] else 'none, as there are no options'}."
                     f"{did_you_mean(str(option), groups[key])} "
                     f"igap {what} --help lists every group."
                 )
