@@ -143,8 +143,9 @@ def _check(
             if key == "experiment" and option is None:
                 continue
             if str(option) not in groups[key]:
+                known = f"one of {', '.join(groups[key])}" if groups[key] else "none, as there are no options"
                 raise InputError(
-                    f"{key}: got {short_repr(option)}, wanted {'one of ' + ', '.join(groups[key]) if groups[key] else 'none, as there are no options'}."
+                    f"{key}: got {short_repr(option)}, wanted {known}."
                     f"{did_you_mean(str(option), groups[key])} "
                     f"igap {what} --help lists every group."
                 )
