@@ -428,7 +428,7 @@ def load() -> None:
         "cli.multirun",
         "cli.search",
         "pipeline",
-        "records",
+        "output.disk",
         "counterfactual.runner",
         "models.load",
     ):
