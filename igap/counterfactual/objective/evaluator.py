@@ -83,7 +83,7 @@ class Evaluator:
             model: a frozen model.
             bound: a space, bound to the clean prompts.
             target: the component.
-            memory_gib: GiB of one pass beyond the model; None: as `igap.memory` has it.
+            memory_gib: GiB of one pass beyond the model; None: as `igap.engine.batching` has it.
             batch_size: prompts in one pass; None: as many as fit.
             hooks: take the slow route, which every architecture has.
 

@@ -1,4 +1,4 @@
-"""The process that logs one finished run online: `python -m igap.tracking.online FOLDER TRACKING`, TRACKING as JSON."""
+"""The process that logs one finished run online: `python -m igap.output.tracking.online_process FOLDER TRACKING`, TRACKING as JSON."""
 
 import sys
 from pathlib import Path
