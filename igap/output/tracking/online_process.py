@@ -1,4 +1,9 @@
-"""The process that logs one finished run online: `python -m igap.output.tracking.online_process FOLDER TRACKING`, TRACKING as JSON."""
+"""The process that logs one finished run online.
+
+    python -m igap.output.tracking.online_process FOLDER TRACKING
+
+TRACKING is the run's TrackingConfig as JSON.
+"""
 
 import sys
 from pathlib import Path
