@@ -145,7 +145,7 @@ class Contrast:
             return function(start[:, None] + shares.view(-1, *[1] * (start.ndim - 1)) * (end - start)[:, None])
 
         with torch.no_grad():
-            values = torch.cat([found for _, found in rows.each(near, nudges, len(self.pairs))], 1).cpu().double()
+            values = torch.cat([near_f for _, near_f in rows.each(near, nudges, len(self.pairs))], 1).cpu().double()
         line = torch.stack([torch.ones_like(_NUDGES), _NUDGES / _NUDGES[-1]], 1).double()
         off = values.T - line @ (torch.linalg.pinv(line) @ values.T)
         deviation = (off.square().sum(0) / (len(nudges) - 2)).sqrt()
@@ -233,8 +233,8 @@ class OpenPairs:
         else:
             first = first_moved(base.activations, source)
         if self._backend is None:
-            one = {site: tuple(layer[:1] for layer in layers) for site, layers in into_clean.items()}
-            chosen = choose_backend(self.model, group[0], clean.of_pairs([0]), one, group[0].first_difference)
+            first_pair = {site: tuple(layer[:1] for layer in layers) for site, layers in into_clean.items()}
+            chosen = choose_backend(self.model, group[0], clean.of_pairs([0]), first_pair, group[0].first_difference)
             if self._asked == "suffix" and chosen.route != "suffix":
                 raise InputError(
                     f"route: got suffix, which this model does not have: {chosen.reason}. Use route=hooks."

@@ -113,8 +113,8 @@ def _show_pairs(console: Console, result: Result, spread: PairStatistics) -> Non
     )
     aligned = [tokens.alignment for tokens in result.tokens if not tokens.alignment.is_plain]
     if aligned:
-        n_tokens = sum(len(one.clean) + len(one.corrupted) for one in aligned)
-        n_unmatched = sum(one.n_unmatched for one in aligned)
+        n_tokens = sum(len(alignment.clean) + len(alignment.corrupted) for alignment in aligned)
+        n_unmatched = sum(alignment.n_unmatched for alignment in aligned)
         console.print(
             f"alignment ({result.config.prompts.align}): {len(aligned)} of {len(gaps)} pairs have prompts of two "
             f"lengths; of their {n_tokens} tokens {n_unmatched} have no partner and take nothing from the other prompt "

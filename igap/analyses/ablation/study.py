@@ -111,15 +111,15 @@ class AblationStudy:
         return f"  r of the change with {', '.join(parts)} (n = {n}{few})"
 
 
-def _sentence(one: AblationEffect) -> str:
-    logits = ""
-    if one.logit_diff_change is not None:
-        logits = (
-            f"; logit difference {one.logit_diff_change:+.3f} [{one.logit_diff_low:+.3f}, {one.logit_diff_high:+.3f}]"
-        )
-    return (
-        f"{one.name}: {one.change:+.1%} [{one.change_low:+.1%}, {one.change_high:+.1%}], McNemar p {one.p:.2g}{logits}"
+def _sentence(effect: AblationEffect) -> str:
+    text = (
+        f"{effect.name}: {effect.change:+.1%} [{effect.change_low:+.1%}, {effect.change_high:+.1%}], "
+        f"McNemar p {effect.p:.2g}"
     )
+    if effect.logit_diff_change is not None:
+        interval = f"[{effect.logit_diff_low:+.3f}, {effect.logit_diff_high:+.3f}]"
+        text += f"; logit difference {effect.logit_diff_change:+.3f} {interval}"
+    return text
 
 
 def _all(ablations: Ablations) -> tuple[AblationEffect, ...]:
