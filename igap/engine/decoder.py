@@ -262,9 +262,10 @@ class UnknownDecoderError(Exception):
 
 def read(model: TransformerBridge) -> Decoder:
     """The model's weights, shared with it. Raises UnknownDecoderError where the engine has no form for them."""
-    cfg, hf = model.cfg, model.original_model.config
+    cfg = model.cfg
     if cfg.architecture not in ARCHITECTURES:
         raise UnknownDecoderError(f"the engine has no form for {cfg.architecture}")
+    hf = model.original_model.config
     if cfg.act_fn not in ACTIVATIONS:
         raise UnknownDecoderError(f"its activation {cfg.act_fn} is none of {', '.join(ACTIVATIONS)}")
     for setting in _UNKNOWN:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformer_lens.model_bridge import TransformerBridge
 
 from igap import activation_patching, integrated_gradients, load_model
 from igap.engine.activations import borrow, record
@@ -101,3 +102,12 @@ def test_infinite_activations_are_refused_by_layer(checkpoint, pair, layer):
         pytest.raises(ValueError, match=rf"clean run: got NaN or infinity in layer {layer} \(neurons\)"),
     ):
         record(model, tokens.clean, [tokens], name="clean")
+
+
+def test_a_bridge_that_wraps_no_hugging_face_model_is_attributed_to_by_hooks(ioi_mini, pair):
+    settings = {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_head": 4, "d_mlp": 12, "n_ctx": 24, "act_fn": "gelu"}
+    settings["d_vocab"] = ioi_mini.cfg.d_vocab
+    model = TransformerBridge.boot_native(settings, tokenizer=ioi_mini.tokenizer)
+    assert activation_patching(model, pair, "neurons").effect.shape == (1, 12)
+    with pytest.raises(ValueError, match="route: got suffix, .*: the engine has no form for TransformerLensNative"):
+        activation_patching(model, pair, "neurons", route="suffix")
