@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.components import locate, widths_of
+from igap.components import locate
 from igap.counterfactual.config import Constraints, SpaceConfig
 from igap.counterfactual.history import Floats, History, Proposal
 from igap.counterfactual.objective.cache import CachedEvaluator
@@ -26,6 +26,7 @@ from igap.counterfactual.spaces.template import find_template, generate_clean_pr
 from igap.counterfactual.trials.study import EvaluatedTrial, TrialStore
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, tokenize
+from igap.models.families import widths_of_model
 
 _N_TYPICAL = 200
 """Ordinary prompts that activations are compared with."""
@@ -224,8 +225,7 @@ class SearchSession:
 
 def locate_component(model: TransformerBridge, head: str) -> Target:
     """The component of this name. Raises InputError where the model has none."""
-    cfg = model.cfg
-    return Target(*locate(head, cfg.n_layers, widths_of(cfg.n_heads, cfg.d_mlp), item="head"))
+    return Target(*locate(head, model.cfg.n_layers, widths_of_model(model), item="head"))
 
 
 def _select_clean_pairs(

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.models.families import widths_of_model
 
 # More rows in a pass gain nothing: weights are reused enough, and on a CPU activations leave the caches.
 _MOST_MIB = {"cpu": 100, "cuda": 8192}
@@ -92,6 +95,12 @@ class AdaptiveBatch:
                 "out of memory with %d rows a pass; going on with fewer. Set memory_gib lower to start there.", used
             )
         return None
+
+
+def block_numbers(model: TransformerBridge) -> int:
+    """Numbers that a position takes in a block at its fullest, but for attention: the residual stream and the MLP."""
+    d_model = model.cfg.d_model
+    return 10 * d_model + 4 * (widths_of_model(model)["neurons"] or 4 * d_model)
 
 
 def budget_bytes(device: torch.device, memory_gib: float | None) -> float:

@@ -20,12 +20,12 @@ from igap.components import SITES, Site
 from igap.engine import baselines
 from igap.engine.activations import Activations, ForwardPass, aligned, borrow, first_moved, record
 from igap.engine.baselines import Baseline
-from igap.engine.batching import AdaptiveBatch, adaptive_batch
+from igap.engine.batching import AdaptiveBatch, adaptive_batch, block_numbers
 from igap.engine.forward import HOOKS, Backend, Engine, Route, choose_backend
 from igap.engine.hooks import Gradients, PatchFunction, SiteFunction
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, TokenPair, min_scored_gap, tokenize
-from igap.models.families import check_heads, check_neurons
+from igap.models.families import check_columns
 from igap.vocabulary import BaselineKind, Direction, denoising_problem
 
 T = TypeVar("T")
@@ -82,10 +82,7 @@ class Contrast:
 
     def check(self, site: Site) -> None:
         """Raises InputError where the site's columns are not the model's components."""
-        config = getattr(self.model.original_model, "config", None)
-        if config is not None:
-            check_columns = check_heads if site == "heads" else check_neurons
-            check_columns(config, self.n_components(site), self.model.cfg.model_name)
+        check_columns(self.model, site, self.n_components(site))
 
     @property
     def widths(self) -> dict[Site, int | None]:
@@ -158,11 +155,11 @@ class Contrast:
     ) -> AdaptiveBatch:
         """How many rows a pass has, counting those of all pairs; `whole` where it is of the whole model, hooked."""
         run, cfg = self.base, self.model.cfg
-        n_tokens, width = run.tokens.shape[1], cfg.d_mlp or 4 * cfg.d_model
+        n_tokens = run.tokens.shape[1]
         whole = whole or self.backend.route == "hooks"
         changed = n_tokens if whole else n_tokens - self.first
         # What one block holds at its fullest; with gradients every block keeps about that much.
-        numbers = changed * (10 * cfg.d_model + 4 * width) + 2 * n_tokens * (cfg.d_model + 2 * cfg.n_heads * changed)
+        numbers = changed * block_numbers(self.model) + 2 * n_tokens * (cfg.d_model + 2 * cfg.n_heads * changed)
         if whole:
             numbers += cfg.d_vocab
         kept = self.n_layers if gradients else 1

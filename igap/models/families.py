@@ -1,8 +1,9 @@
-"""Model families by their config: whether igap supports one, and how many neurons its MLPs have. Reads no weights."""
+"""Model families by their config: whether igap supports one, and how many components a layer has. Reads no weights."""
 
 from typing import Any
 
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config
 from transformer_lens.utilities.architectures import (
     MASKED_LM_ARCHITECTURES,
@@ -10,6 +11,7 @@ from transformer_lens.utilities.architectures import (
     classify_model_config,
 )
 
+from igap.components import Site, widths_of
 from igap.errors import InputError, printable
 
 _KINDS = {
@@ -95,3 +97,20 @@ def check_neurons(config: Any, width: int, name: str) -> None:
         reason = f"TransformerLens' hook_post has {width} columns, but an MLP of it has {wanted} neurons"
     if reason is not None:
         raise no_neurons_error(name, reason)
+
+
+def widths_of_model(model: TransformerBridge) -> dict[Site, int | None]:
+    """Return how many components of each site a layer of a loaded model has; None where its config does not say.
+
+    The config's own number comes first: TransformerLens' `d_mlp` is 4 d_model where it does not know the field's name
+    (OPT, XGLM, Falcon).
+    """
+    config = getattr(model.original_model, "config", None)
+    return widths_of(model.cfg.n_heads, model.cfg.d_mlp if config is None else n_neurons(config))
+
+
+def check_columns(model: TransformerBridge, site: Site, width: int) -> None:
+    """Raises InputError if the `width` columns of the site's hook point are not the model's components."""
+    config = getattr(model.original_model, "config", None)
+    if config is not None:
+        (check_heads if site == "heads" else check_neurons)(config, width, model.cfg.model_name)

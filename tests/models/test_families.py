@@ -16,10 +16,10 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from igap import activation_patching, attribution_patching, integrated_gradients, load_model
+from igap import Prompt, ablate, activation_patching, attribution_patching, integrated_gradients, load_model
 from igap.cli import main
 from igap.cli.compose import compose_one
-from igap.models.families import check_family, n_neurons, neurons_reason
+from igap.models.families import check_family, n_neurons, neurons_reason, widths_of_model
 from igap.models.load import read_header
 from igap.pipeline import check
 
@@ -140,6 +140,7 @@ def test_neurons_are_as_many_as_columns_of_the_mlps_hidden_layer(save, family):
     assert header.neurons_reason is None
     model = load_model(str(header.folder), processing="raw")
     assert model.run_with_cache(torch.arange(8)[None])[1]["blocks.1.mlp.hook_post"].shape[-1] == header.n_neurons
+    assert widths_of_model(model) == header.widths == {"heads": 4, "neurons": header.n_neurons}
 
 
 def test_a_mixture_of_experts_has_heads_and_no_neurons(save, pair, capsys):
@@ -153,14 +154,19 @@ def test_a_mixture_of_experts_has_heads_and_no_neurons(save, pair, capsys):
     for method in (activation_patching, attribution_patching, integrated_gradients):
         with pytest.raises(ValueError, match=reason):
             method(model, pair, "neurons")
+    with pytest.raises(ValueError, match=reason):
+        ablate(model, [Prompt(pair.clean, pair.answer)], ["0.1", "L0.N3"])
     assert activation_patching(model, pair, "heads").effect.shape == (2, 4)
 
 
 def test_columns_that_are_not_the_mlps_neurons_are_refused_with_both_numbers(small, pair, monkeypatch):
     model = small("gpt2")
     monkeypatch.setattr(model.original_model.config, "n_inner", 47)
-    with pytest.raises(ValueError, match=r"hook_post has 48 columns, but an MLP of it has 47 neurons\. Use sites=head"):
+    reason = r"hook_post has 48 columns, but an MLP of it has 47 neurons\. Use sites=head"
+    with pytest.raises(ValueError, match=reason):
         attribution_patching(model, pair, "neurons")
+    with pytest.raises(ValueError, match=reason):
+        ablate(model, [Prompt(pair.clean, pair.answer)], ["L0.N3"])
     attribution_patching(model, pair, "heads")
 
 

@@ -5,7 +5,7 @@ Zero ablation of heads differs between processed and raw weights, whose value bi
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -27,10 +27,11 @@ from igap.analyses.ablation.passes import choose_passes
 from igap.analyses.ablation.replacements import by_place, replacement
 from igap.arguments import Count, Positive, Range, Seed, checks_arguments
 from igap.attribution.maps import Progress
-from igap.components import Site, component_name, locate, parse_component, widths_of
+from igap.components import Site, component_name, hook_name, locate, parse_component, sites_of
 from igap.engine.activations import Model, borrow
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
+from igap.models.families import check_columns, widths_of_model
 from igap.statistics.bootstrap import mean_intervals, resample_counts
 from igap.vocabulary import AblationKind
 
@@ -172,15 +173,17 @@ def ablate_kinds(
         raise InputError("prompts: got none, wanted at least one. Make some with igap.Prompt.")
     if not components or len(set(components)) < len(components):
         raise InputError(f"ablation.components: got {' '.join(components) or 'none'}, wanted different components.")
-    widths = widths_of(model.cfg.n_heads, model.cfg.d_mlp)
+    widths = widths_of_model(model)
     for name in components:
         locate(name, model.cfg.n_layers, widths, item="ablation.components")
     batches = batch_by_length(model, prompts)
+    if "neurons" in sites_of(components):
+        _check_neurons(model, batches[0])
     rng = np.random.default_rng(seed)
     sets: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in components]
     if len(components) > 1:
         sets.append(("all", tuple(components)))
-    drawn = _controls(model, components, controls, rng)
+    drawn = _controls(model.cfg.n_layers, widths, components, controls, rng)
     sets += [(f"control {index}", names) for index, names in enumerate(drawn, start=1)]
     places = [by_place(names) for _, names in sets]
     rows = batch_rows(model, batches, batch_size, memory_gib)
@@ -281,8 +284,16 @@ def _interval(values: Float64[np.ndarray, " prompt"], counts: Counts) -> tuple[f
     return float(interval.low[0]), float(interval.high[0])
 
 
+def _check_neurons(model: TransformerBridge, batch: Batch) -> None:
+    """Raises InputError where the columns of TransformerLens' hook point are not the model's neurons."""
+    name = hook_name("neurons", 0)
+    with borrow(model), torch.no_grad():
+        _, cache = model.run_with_cache(batch.tokens[:1], names_filter=[name], logits_to_keep=1)
+    check_columns(model, "neurons", cache[name].shape[2])
+
+
 def _controls(
-    model: TransformerBridge, components: Sequence[str], repeats: int, rng: np.random.Generator
+    n_layers: int, widths: Mapping[Site, int | None], components: Sequence[str], repeats: int, rng: np.random.Generator
 ) -> list[tuple[str, ...]]:
     """`repeats` random sets of other components, as many of each site as given; none where too few are left."""
     wanted: dict[Site, set[tuple[int, int]]] = {}
@@ -291,10 +302,8 @@ def _controls(
         wanted.setdefault(site, set()).add((layer, index))
     pools = {}
     for site, taken in wanted.items():
-        width = model.cfg.n_heads if site == "heads" else int(model.cfg.d_mlp or 0)
-        pools[site] = [
-            place for place in itertools.product(range(model.cfg.n_layers), range(width)) if place not in taken
-        ]
+        every = itertools.product(range(n_layers), range(widths[site] or 0))
+        pools[site] = [place for place in every if place not in taken]
         if len(pools[site]) < len(taken):
             return []
     return [

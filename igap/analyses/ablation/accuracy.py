@@ -19,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.maps import Progress
 from igap.engine.activations import borrow
-from igap.engine.batching import AdaptiveBatch, adaptive_batch
+from igap.engine.batching import AdaptiveBatch, adaptive_batch, block_numbers
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
 from igap.inputs.prompts import encode_prompt
@@ -152,7 +152,7 @@ def batch_rows(
     """How many prompts share a pass: what `memory_gib` holds of the longest, and of what is kept to restart them."""
     cfg = model.cfg
     n_tokens = max(batch.tokens.shape[1] for batch in batches) + N_GENERATED - 1
-    working = n_tokens * (10 * cfg.d_model + 4 * (cfg.d_mlp or 4 * cfg.d_model) + 2 * n_tokens * cfg.n_heads)
+    working = n_tokens * (block_numbers(model) + 2 * n_tokens * cfg.n_heads)
     working += 2 * cfg.d_vocab
     kept = cfg.n_layers * n_tokens * 6 * cfg.d_model  # residual stream, z, and keys and values of two passes
     weight = next(model.parameters())

@@ -23,11 +23,11 @@ from igap.components import Site, hook_name
 from igap.counterfactual.objective.embeddings import token_embeddings
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.engine.activations import ForwardPass, record
-from igap.engine.batching import AdaptiveBatch, adaptive_batch
+from igap.engine.batching import AdaptiveBatch, adaptive_batch, block_numbers
 from igap.engine.forward import HOOKS, Engine, Route, choose_backend
 from igap.engine.hooks import SiteFunction, edit_hooks
 from igap.inputs.prompts import tokenize
-from igap.models.families import check_neurons
+from igap.models.families import check_columns
 
 Number = Literal["ap", "ig", "curve", "mean_other_heads", "fluency", "corrupted"]
 """The numbers of a candidate in each clean prompt's run:
@@ -97,9 +97,7 @@ class Evaluator:
         """Position from which corrupted prompts, also those made by hand, may differ from the clean ones."""
         sites = (target.site,)
         self.clean: ForwardPass = record(model, bound.clean, self._pairs, name="clean", sites=sites)
-        if target.site == "neurons":
-            width = self.clean.activations["neurons"][0].shape[2]
-            check_neurons(model.original_model.config, width, model.cfg.model_name)
+        check_columns(model, target.site, self.clean.activations[target.site][0].shape[2])
         first, n_pairs = self.first, len(bound.pairs)
         first_pair = self.clean.of_pairs([0])
         other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted", sites=sites)
@@ -117,13 +115,12 @@ class Evaluator:
         self._embed = token_embeddings(model, first_pair.tokens)
         self._clean_embedded = self._embed[bound.clean[: bound.given, first:]][:, None]
         cfg, n_pos = model.cfg, bound.clean.shape[1]
-        n_neurons = cfg.d_mlp or 4 * cfg.d_model
-        changing = n_pos - first
-        size = changing * (10 * cfg.d_model + 4 * n_neurons) * self._embed.element_size()
+        numbers, changing = block_numbers(model), n_pos - first
+        size = changing * numbers * self._embed.element_size()
         device = self._embed.device
         self._rows = adaptive_batch(size, 1, device, batch_size, memory_gib)
         self._gradient_rows = adaptive_batch(size, cfg.n_layers, device, batch_size, memory_gib)
-        whole = n_pos * max(10 * cfg.d_model + 4 * n_neurons, 3 * cfg.d_vocab) * self._embed.element_size()
+        whole = n_pos * max(numbers, 3 * cfg.d_vocab) * self._embed.element_size()
         self._whole_rows = adaptive_batch(whole, 1, device, batch_size, memory_gib)
         prefix = suffix = 1.0
         if self.route == "suffix":

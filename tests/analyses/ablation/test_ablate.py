@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from helpers.checkpoints import save_checkpoint
 from scipy import stats
 
 from igap.analyses.ablation.ablate import Ablations, ablate, ablate_kinds, mcnemar
@@ -16,7 +17,7 @@ from igap.analyses.ablation.replacements import by_place, replacement
 from igap.components import hook_name, parse_component
 from igap.engine.activations import borrow
 from igap.inputs.labelled_prompts import Prompt
-from igap.models.load import EMBEDDED
+from igap.models.load import EMBEDDED, load_model
 
 REST = "gave a bottle of milk to"
 NAMES = ("John", "Mary", "Tom", "Anna")
@@ -141,8 +142,20 @@ def test_however_many_sets_are_resampled_the_prompts_and_their_donors_run_once(s
             counts.append(len(passes))
     finally:
         handle.remove()
-    trials = (2, 3)  # one prompt's run, and that with a site of layer 0 replaced, for heads and for neurons
+    # One prompt's run, and that with a site of layer 0 replaced, for heads and for neurons; a look at neurons' columns.
+    trials = (2, 4)
     assert counts == [trial + 2 for trial in trials]
+
+
+def test_random_neurons_are_neurons_of_a_model_whose_mlp_is_not_four_times_as_wide_as_its_stream(tmp_path):
+    save_checkpoint("opt", 2, tmp_path, ffn_dim=96)
+    model = load_model(tmp_path)
+    components = [f"L{layer}.N{index}" for layer in range(2) for index in range(30)]
+    ablations = ablate(model, LONG[:2], components, controls=20)
+    drawn = {name for control in ablations.controls for name in control.components}
+    assert drawn == {f"L{layer}.N{index}" for layer in range(2) for index in range(96)} - set(components)
+    with pytest.raises(ValueError, match=r"ablation\.components: got L0\.N96, but the model has 96 neurons in a layer"):
+        ablate(model, LONG[:2], ["L0.N96"])
 
 
 KINDS = ("zero", "mean", "mean_positional", "resample")
