@@ -6,6 +6,7 @@ Each kind is one function from a Request to one activation a layer, for every si
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -16,7 +17,7 @@ from igap.arguments import Range, Seed, checks_arguments
 from igap.components import hook_name
 from igap.config import BaselineConfig
 from igap.engine.activations import Activations, ForwardPass, of_the_model, record
-from igap.engine.hooks import replace_activation
+from igap.engine.hooks import edit_hooks
 from igap.errors import InputError, short_repr
 from igap.inputs.ioi import ioi_stream
 from igap.inputs.prompts import TokenPair, encode_prompt
@@ -104,21 +105,42 @@ def _zero_input(request: Request) -> Activations:
 
     The input is that of the norm before the MLP, whose bias counts: folded into b_in (processed) or not (raw).
     """
-    model, neurons = request.model, []
-    for layer in range(len(request.clean.residual) if "neurons" in request.clean.activations else 0):
-        post = hook_name("neurons", layer)
-        # Blocks that run attention and MLP side by side may have one norm for both.
-        norms = [f"blocks.{layer}.{name}.hook_in" for name in ("ln2", "ln1")]
-        norm = next((name for name in norms if name in model.hook_dict), None)
-        if norm is None:
+    zero, model, tokens = _zero(request), request.model, request.clean.tokens
+    if "neurons" not in zero:
+        return zero
+    posts = [hook_name("neurons", layer) for layer in range(len(request.clean.residual))]
+    zeros = torch.zeros_like(request.clean.residual[0])
+    norms = _norms_before_mlp(model, tokens[:1], posts)
+    with torch.no_grad(), edit_hooks(model, dict.fromkeys(norms, lambda _: zeros)):
+        _, cache = model.run_with_cache(tokens, names_filter=posts, logits_to_keep=1)
+    return {**zero, "neurons": tuple(cache[post] for post in posts)}
+
+
+def _norms_before_mlp(model: TransformerBridge, tokens: Tensor, posts: Sequence[str]) -> list[str]:
+    """The input of the norm that feeds each layer's MLP, by the order in which the model computes them.
+
+    Blocks that run attention and MLP side by side may have one norm for both; where norms follow what they norm
+    (GPT-1), that of attention feeds the MLP. Raises InputError on a model without one.
+    """
+    norms = [f"blocks.{layer}.{kind}.hook_in" for layer in range(len(posts)) for kind in ("ln1", "ln2")]
+    order: list[str] = []
+    names = [name for name in (*norms, *posts) if name in model.hook_dict]
+    with torch.no_grad(), edit_hooks(model, {name: partial(_note, order, name) for name in names}):
+        model(tokens, logits_to_keep=1)
+    feeding = []
+    for layer, post in enumerate(posts):
+        before = [name for name in norms[2 * layer : 2 * layer + 2] if name in order[: order.index(post)]]
+        if not before:
             raise InputError(
                 f"baseline: got zero_input, but {model.cfg.model_name} has no norm before its MLP whose input could "
                 "be 0. Use baseline=zero."
             )
-        with torch.no_grad(), replace_activation(model, norm, torch.zeros_like(request.clean.residual[layer])):
-            _, cache = model.run_with_cache(request.clean.tokens, names_filter=[post])
-        neurons.append(cache[post])
-    return {**_zero(request), **({"neurons": tuple(neurons)} if neurons else {})}
+        feeding.append(before[-1])
+    return feeding
+
+
+def _note(order: list[str], name: str, activation: Tensor) -> None:  # noqa: ARG001 - the interface of a Change
+    order.append(name)
 
 
 def _mean(request: Request) -> Activations:

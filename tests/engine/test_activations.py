@@ -109,5 +109,5 @@ def test_a_bridge_that_wraps_no_hugging_face_model_is_attributed_to_by_hooks(ioi
     settings["d_vocab"] = ioi_mini.cfg.d_vocab
     model = TransformerBridge.boot_native(settings, tokenizer=ioi_mini.tokenizer)
     assert activation_patching(model, pair, "neurons").effect.shape == (1, 12)
-    with pytest.raises(ValueError, match="route: got suffix, .*: the engine has no form for TransformerLensNative"):
+    with pytest.raises(ValueError, match=r"route: got suffix, .*: the engine has no form for TransformerLensNative"):
         activation_patching(model, pair, "neurons", route="suffix")

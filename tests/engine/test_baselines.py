@@ -1,7 +1,11 @@
 """Each baseline kind against what it says it is, by TransformerLens' own cache."""
 
+from functools import partial
+
 import pytest
 import torch
+from helpers.families import FAMILIES, save
+from torch.nn import functional
 
 from igap import PromptPair, integrated_gradients, load_model
 from igap.components import SITES, hook_name
@@ -50,6 +54,31 @@ def test_zero_input_is_the_nonlinearity_of_the_input_bias(small, pair):
         expected = torch.nn.functional.gelu(model.blocks[layer].mlp.b_in, approximate="tanh")
         assert expected.abs().max() > 0.01
         torch.testing.assert_close(activation, expected.expand_as(activation), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "nonlinearity"),
+    [("GPT-1", partial(functional.gelu, approximate="tanh")), ("OPT, norms after (350m)", functional.relu)],
+)
+def test_zero_input_goes_into_the_norm_of_attention_where_norms_follow_what_they_norm(
+    family, nonlinearity, tmp_path, pair
+):
+    save(FAMILIES[family], tmp_path)
+    model = load_model(tmp_path, processing="raw", dtype="float64")
+    found, request = made(model, pair, Baseline("zero_input"))
+    for layer, activation in enumerate(found["neurons"]):
+        block = model.blocks[layer]
+        with torch.no_grad():
+            normed = block.ln1(torch.zeros_like(request.clean.residual[layer]))
+            expected = nonlinearity(getattr(block.mlp, "in")(normed))
+        torch.testing.assert_close(activation, expected.view_as(activation), atol=1e-12, rtol=0)
+        assert not torch.equal(activation, request.clean.activations["neurons"][layer])
+
+
+def test_zero_input_needs_a_norm_before_the_mlp(tmp_path, pair):
+    save(FAMILIES["OLMo 2"], tmp_path)
+    with pytest.raises(ValueError, match=r"baseline: got zero_input, but .* has no norm before its MLP whose input"):
+        made(load_model(tmp_path, processing="raw"), pair, Baseline("zero_input"))
 
 
 def test_zero_is_0(small, pair):
