@@ -21,6 +21,7 @@ from igap.arguments import Range, checks_arguments
 from igap.attribution.maps import AttributionMap
 from igap.components import Site, component_names
 from igap.errors import InputError
+from igap.statistics.jaccard import curve_ks, expected_jaccard, jaccard, shared_from, undefined_reasons
 from igap.statistics.units import Unit, unit_of, values_in
 
 WIDTH = 1.96
@@ -29,8 +30,6 @@ WIDTH = 1.96
 REPORTED_K = (10, 30)
 """The k whose Jaccard index `Comparison.summary` reports."""
 
-_EVERY_K_UP_TO = 200  # `jaccard_k` holds every k for at most this many components, and about _CURVE_POINTS beyond
-_CURVE_POINTS = 60
 _ROUNDING = 1e-13  # values that differ by less than this share of the largest magnitude are rounding: constant
 _LARGEST = 1e150  # the squares of larger scores overflow float64
 
@@ -112,10 +111,7 @@ class Comparison:
         Equal |scores| at the cut go to the lower index, row by row. NaN where the top k is undefined: k above n, or a
         map with fewer than k non-zero components (which of its zeros are on top would be an accident).
         """
-        if k > self.n_nonzero:
-            return float("nan")
-        shared = int(np.searchsorted(self.shared_from, k, side="right"))
-        return shared / (2 * k - shared)
+        return float(jaccard(np.array([min(k, self.n + 1)]), self.shared_from, self.n_nonzero)[0])
 
     @checks_arguments
     def outliers(self, site: Site) -> list[str]:
@@ -167,11 +163,10 @@ def compare_values(
     signed = (x != 0) | (y != 0)
     if not signed.any():
         reasons["sign_agreement"] = "both maps are zero everywhere"
-    shared_from = np.sort(np.maximum(_ranks_by_magnitude(x), _ranks_by_magnitude(y)))
+    both = shared_from(x, y)
     n_nonzero = int(min(np.count_nonzero(x), np.count_nonzero(y)))
-    ks = _curve_ks(n)
-    reasons |= _jaccard_reasons({*ks.tolist(), *REPORTED_K}, n, n_nonzero)
-    shared = np.searchsorted(shared_from, ks, side="right")
+    ks = curve_ks(n, REPORTED_K)
+    reasons |= undefined_reasons({*ks.tolist(), *REPORTED_K}, n, n_nonzero)
     outside = np.abs(difference - difference.mean()) > WIDTH * difference.std()
     magnitude = np.abs(difference)
     large = magnitude > WIDTH * magnitude.std()
@@ -183,30 +178,15 @@ def compare_values(
         **slope,
         sign_agreement=float(np.mean(np.sign(x[signed]) == np.sign(y[signed]))) if signed.any() else float("nan"),
         jaccard_k=ks,
-        jaccard=np.where(ks <= n_nonzero, shared / (2 * ks - shared), np.nan),
+        jaccard=jaccard(ks, both, n_nonzero),
         jaccard_chance=np.array([expected_jaccard(n, k) for k in ks.tolist()]),
         difference=(difference * scale).reshape(ig_map.shape),
         outlier_abs=(large & (not _is_constant(magnitude, 1.0))).reshape(ig_map.shape),
         outlier_limits=(outside & (not _is_constant(difference, 1.0))).reshape(ig_map.shape),
-        shared_from=shared_from,
+        shared_from=both,
         n_nonzero=n_nonzero,
         reasons=reasons,
     )
-
-
-def expected_jaccard(n: int, k: int) -> float:
-    """Expected Jaccard index, [0, 1], of two independent uniformly random k-subsets of n; NaN if k > n.
-
-    E[I / (2k - I)], where the overlap I is hypergeometric with mean k^2 / n. Exact up to rounding.
-    """
-    if not 1 <= k <= n:
-        return float("nan")
-    overlap = np.arange(max(0, 2 * k - n), k + 1, dtype=np.float64)
-    below = overlap[:-1]  # log P(I + 1) - log P(I), summed from the smallest overlap; P is normalised at the end
-    steps = 2 * np.log(k - below) - np.log(below + 1) - np.log(n - 2 * k + below + 1)
-    log_p = np.concatenate([[0.0], np.cumsum(steps)])
-    p = np.exp(log_p - log_p.max())
-    return float(np.sum(p * overlap / (2 * k - overlap)) / np.sum(p))
 
 
 def _check_map(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -298,32 +278,8 @@ def _slope(
     return {"slope": slope, "slope_low": slope - half, "slope_high": slope + half}
 
 
-def _jaccard_reasons(ks: set[int], n: int, n_nonzero: int) -> dict[str, str]:
-    reasons = {}
-    for k in sorted(ks):
-        if k > n:
-            reasons[f"jaccard@{k}"] = reasons[f"jaccard_chance@{k}"] = f"k = {k} is more than the {n} components"
-        elif k > n_nonzero:
-            reasons[f"jaccard@{k}"] = f"a map has only {n_nonzero} non-zero components, fewer than k = {k}"
-    return reasons
-
-
 def _too_few(n: int) -> str:
     return f"{n} components; an interval needs at least 4"
-
-
-def _ranks_by_magnitude(x: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Rank 1..n of each value by descending magnitude; ties in order of index."""
-    ranks = np.empty(x.size, dtype=np.int64)
-    ranks[np.argsort(-np.abs(x), kind="stable")] = np.arange(1, x.size + 1)
-    return ranks
-
-
-def _curve_ks(n: int) -> npt.NDArray[np.int64]:
-    if n <= _EVERY_K_UP_TO:
-        return np.arange(1, n + 1, dtype=np.int64)
-    spaced = np.geomspace(1, n, _CURVE_POINTS).round().astype(np.int64)
-    return np.unique(np.concatenate([spaced, np.array(REPORTED_K, dtype=np.int64)]))
 
 
 @checks_arguments

@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import stats
 
 from igap.attribution import AttributionMap
-from igap.statistics.comparison import Comparison, compare, compare_values, expected_jaccard
+from igap.statistics.comparison import Comparison, compare, compare_values
+from igap.statistics.jaccard import expected_jaccard
 
 INTERVALS = ("pearson_low", "pearson_high", "spearman_low", "spearman_high", "slope_low", "slope_high")
 CORRELATIONS = ("pearson", "pearson_low", "pearson_high", "spearman", "spearman_low", "spearman_high")
