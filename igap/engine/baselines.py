@@ -69,9 +69,15 @@ class Baseline:
             )
 
 
-def baseline_of(asked: BaselineConfig) -> Baseline:
-    """The config's baseline; a prompt that its kind does not use is left out, so that kinds can be swept."""
-    return Baseline(asked.kind, asked.prompt if asked.kind == "prompt" else None, asked.n, asked.seed)
+def baseline_of(asked: BaselineConfig, kind: BaselineKind | None = None) -> Baseline:
+    """The config's baseline, or one of another kind; settings that the kind does not use have no say.
+
+    So kinds can be swept with one prompt set for all, and baselines that are the same are equal and computed once.
+    """
+    kind = kind or asked.kind
+    if kind == "mean":
+        return Baseline(kind, n=asked.n, seed=asked.seed)
+    return Baseline(kind, asked.prompt if kind == "prompt" else None)
 
 
 @dataclass(frozen=True)

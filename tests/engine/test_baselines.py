@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from igap import PromptPair, integrated_gradients, load_model
 from igap.components import SITES, hook_name
-from igap.engine.baselines import KINDS, Baseline, Request, activations, reference_tokens
+from igap.config import BaselineConfig
+from igap.engine.baselines import KINDS, Baseline, Request, activations, baseline_of, reference_tokens
 from igap.engine.contrast import contrast
 
 
@@ -129,6 +130,14 @@ def test_mean_needs_generated_prompts_of_the_clean_prompts_length(ioi_mini):
 def test_the_other_prompt_has_the_clean_prompts_length(small, pair):
     with pytest.raises(ValueError, match=r"baseline\.prompt: got 5 tokens, prompts\.clean has 17; the two need one le"):
         integrated_gradients(small(), pair, baseline=Baseline("prompt", prompt="Mary gave it to"))
+
+
+def test_settings_that_a_kind_does_not_use_make_no_other_baseline_of_it():
+    config = BaselineConfig(prompt="another", n=7, seed=3)
+    assert baseline_of(config) == Baseline()
+    assert baseline_of(config, "zero") == Baseline("zero")
+    assert baseline_of(config, "mean") == Baseline("mean", n=7, seed=3)
+    assert baseline_of(config, "prompt") == Baseline("prompt", prompt="another")
 
 
 @pytest.mark.parametrize(

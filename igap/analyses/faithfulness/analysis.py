@@ -13,7 +13,7 @@ from igap.analyses.faithfulness.rankings import ranks, sets, sizes_of
 from igap.attribution.maps import Progress
 from igap.components import SITES, sites_named
 from igap.config import RunConfig
-from igap.engine.baselines import Baseline
+from igap.engine.baselines import baseline_of
 from igap.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class FaithfulnessAnalysis(Analysis[Faithfulness]):
                     context.opened,
                     site,
                     torch.from_numpy(kept).view(-1, *context.maps[site]["ap"].effect.shape),
-                    baseline=Baseline(ablation, n=config.baseline.n, seed=config.baseline.seed),
+                    baseline=baseline_of(config.baseline, ablation),
                     batch_size=config.batch_size,
                     memory_gib=config.memory_gib,
                     on_progress=advance,
