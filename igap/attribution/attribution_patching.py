@@ -77,10 +77,17 @@ def attribution_patching(
 
 
 def estimate_patches(
-    contrast: Contrast, site: Site, advance: Advance = ignore, *, at: float = 0.0, per_position: bool = False
+    contrast: Contrast,
+    site: Site,
+    advance: Advance = ignore,
+    *,
+    at: float = 0.0,
+    per_position: bool = False,
+    batch_size: int | None = None,
+    memory_gib: float | None = None,
 ) -> list[AttributionMap]:
     """Attribution patching of each pair of a contrast; see `attribution_patching`."""
-    rows = contrast.rows(None, None, gradients=True)
+    rows = contrast.rows(batch_size, memory_gib, gradients=True)
 
     def by_position(few: Tensor) -> Float[Tensor, "pair layer pos component"]:
         pairs = few.tolist()
@@ -117,8 +124,8 @@ def _slopes(contrast: Contrast, site: Site, few: list[int], at: float) -> Gradie
         yield layer, None, slope[:, 0]
 
 
-def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:  # noqa: ARG001 - of every method
-    return estimate_patches(contrast, site, advance)
+def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:
+    return estimate_patches(contrast, site, advance, batch_size=config.batch_size, memory_gib=config.memory_gib)
 
 
 METHOD = Method("atp", _attribute, shared=True)

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 
 from igap import cli
 from igap.attribution.activation_patching import patch_components
-from igap.attribution.maps import Method
+from igap.attribution.maps import Method, ignore
 from igap.attribution.methods import METHODS
+from igap.cli.compose import compose_one
+from igap.engine.contrast import open_pairs
 from igap.models import cached
 
 
@@ -79,3 +81,24 @@ def test_what_a_method_moves_to_is_the_runs_baseline_only_if_it_says_so(run, mon
     tensors = load_file(run("baseline=zero", "tracking=disabled")[0] / "attributions.safetensors")
     torch.testing.assert_close(tensors["effect.other.heads"], 2 * tensors["effect.ap.heads"])
     assert not torch.allclose(tensors["effect.own.heads"], tensors["effect.other.heads"])
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.shared])
+def test_passes_of_a_method_are_as_small_as_the_run_says(small, pair, name):
+    model, passes = small(), []
+    pairs = [
+        pair,
+        replace(pair, clean=pair.clean.replace("store", "dog"), corrupted=pair.corrupted.replace("store", "dog")),
+    ]
+    handle = model.original_model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        with open_pairs(model, pairs, sites=("heads",), route="hooks") as opened:
+            ((_, contrast),) = opened.contrasts()
+            counts = []
+            for rows in (None, 1):
+                passes.clear()
+                METHODS[name].attribute(contrast, "heads", compose_one([f"batch_size={rows or 'null'}"]).config, ignore)
+                counts.append(len(passes))
+    finally:
+        handle.remove()
+    assert counts[1] > counts[0]
