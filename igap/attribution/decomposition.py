@@ -18,7 +18,7 @@ from torch import Tensor
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.attribution_patching import estimate_patches
 from igap.attribution.integrated_gradients import integrate_path
-from igap.attribution.maps import Advance, AttributionMap, Progress, attribute_pairs
+from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, attribute_pairs
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast, OpenPairs
 from igap.vocabulary import BaselineKind, Direction, IGPath
@@ -35,8 +35,6 @@ BETWEEN: tuple[Term, ...] = ("quadrature", "baseline", "interaction")
 
 CONVERGED = 1e-4
 """Share of the gap within which a converged IG is complete, and its components no longer move."""
-
-Kind = Literal["effect", "score"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +61,7 @@ class Decomposition:
         """Whether quadrature, baseline and interaction are right to CONVERGED of the gap (or to float32's rounding)."""
         known = [self.points[name].converged for name in ("ig_converged", "ig_corrupted")]
         everywhere = torch.ones(len(self.points["ap"].effect), dtype=torch.bool)
-        return torch.stack([everywhere, *(found for found in known if found is not None)]).all(0)
+        return torch.stack([everywhere, *(layers for layers in known if layers is not None)]).all(0)
 
 
 def decompose(
@@ -96,7 +94,7 @@ def decompose(
         return integrate_path(contrast, site, advance, **options, **budget)
 
     def estimate(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
-        return estimate_patches(contrast, site, advance)
+        return estimate_patches(contrast, site, advance, **budget)
 
     def converge(towards: Baseline) -> AttributionMap:
         if path == "single":
@@ -119,5 +117,5 @@ def decompose(
     )
 
 
-def _negative(found: AttributionMap) -> AttributionMap:
-    return replace(found, effect=-found.effect, pairs=tuple(map(_negative, found.pairs)))
+def _negative(attribution: AttributionMap) -> AttributionMap:
+    return replace(attribution, effect=-attribution.effect, pairs=tuple(map(_negative, attribution.pairs)))

@@ -134,10 +134,10 @@ def integrate_path(
     for layer in range(contrast.n_layers):
         if path == "joint":
             asked = n_steps, tolerance, tolerance_of
-            layers.append(_together(contrast, site, layer, asked, rounding[:, layer], method, rows))
+            layers.append(_integrate_jointly(contrast, site, layer, asked, rounding[:, layer], method, rows))
         else:
             assert isinstance(n_steps, int)
-            layers.append(_one_by_one(contrast, site, layer, n_steps, method, rows))
+            layers.append(_integrate_singly(contrast, site, layer, n_steps, method, rows))
         advance((layer + 1) * contrast.n_components(site))
     effects, deltas, layer_effects, *auto = (torch.stack(parts, 1).cpu() for parts in zip(*layers, strict=True))
     nodes = auto[0] if auto else torch.full(deltas.shape, int(n_steps))
@@ -217,13 +217,13 @@ def along_path(
 
     while True:
         with torch.enable_grad():
-            found = rows.attempt(attribute, max(min(rows.number, n_steps * n_paths), n_paths), smallest=n_paths)
-        if found is not None:
-            attributions: Tensor = found.detach().unflatten(0, shape)
+            flat = rows.attempt(attribute, max(min(rows.number, n_steps * n_paths), n_paths), smallest=n_paths)
+        if flat is not None:
+            attributions: Tensor = flat.detach().unflatten(0, shape)
             return attributions
 
 
-def _together(
+def _integrate_jointly(
     contrast: Contrast,
     site: Site,
     layer: int,
@@ -283,7 +283,7 @@ def _doubled(
     return effect, used, enough
 
 
-def _one_by_one(
+def _integrate_singly(
     contrast: Contrast, site: Site, layer: int, n_steps: int, method: Quadrature, rows: AdaptiveBatch
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Single-path effects `[pair, pos, component]` of a layer, each pair's farthest delta and its exact effect."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +14,9 @@ from igap.config import RunConfig
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast, OpenPairs
 from igap.vocabulary import BaselineKind, Direction
+
+Kind = Literal["effect", "score"]
+"""The two numbers that a map has of each component."""
 
 Progress = Callable[[int, int], None]
 """Called with (components done, components in all), over all pairs."""
@@ -38,7 +42,7 @@ class AttributionMap:
     gap: Finite
     """D = F(clean) - F(corrupted), in logits."""
     min_gap: NotNegative = 0.0
-    """Logits. Below this absolute gap scores are missing (NaN): `least_gap` of the pair."""
+    """Logits. Below this absolute gap scores are missing (NaN): see `Contrast.least_gaps`."""
     delta: Float[Tensor, " layer"] | None = None
     """IG only. Completeness delta in logits: (sum of the layer's effects) - (F(all of the site replaced) - F(x)).
     For the single path, where each component has its own completeness, the one farthest from 0: IG_c - AP_c.
@@ -66,7 +70,7 @@ class AttributionMap:
         quotient by almost nothing says nothing. Over several pairs the mean of the scores that there are.
         """
         if self.pairs:
-            return torch.stack([one.score for one in self.pairs]).nanmean(0)
+            return torch.stack([of_pair.score for of_pair in self.pairs]).nanmean(0)
         if not scores_exist(self.gap, self.min_gap):
             return torch.full_like(self.effect, float("nan"))
         return self.effect / (self.gap if self.signed else abs(self.gap))
@@ -75,7 +79,7 @@ class AttributionMap:
     def incomplete_layers(self, tolerance: NotNegative = 0.01) -> list[int]:
         """Layers whose |delta| is above `tolerance` times |layer_effect| and above rounding; empty without a delta."""
         if self.pairs:
-            return sorted({layer for one in self.pairs for layer in one.incomplete_layers(tolerance)})
+            return sorted({layer for of_pair in self.pairs for layer in of_pair.incomplete_layers(tolerance)})
         if self.delta is None or self.layer_effect is None or self.rounding is None:
             return []
         bound = completeness_bound(self.layer_effect, self.rounding, tolerance)
@@ -104,7 +108,7 @@ PairMaps = Callable[[Contrast, Advance], list[AttributionMap]]
 
 
 def ignore(done: int) -> None:
-    """Tell nobody of progress."""
+    """Ignore the progress."""
 
 
 def attribute_pairs(
@@ -155,27 +159,27 @@ def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
     """The mean of one method's maps of several pairs; one map as it is."""
     if len(maps) == 1:
         return maps[0]
-    one = maps[0]
+    first = maps[0]
     delta = layer_effect = rounding = n_steps = converged = None
-    if one.delta is not None:
+    if first.delta is not None:
         each = [torch.stack([getattr(m, name) for m in maps]) for name in ("delta", "layer_effect", "rounding")]
         worst = each[0].abs().argmax(0, keepdim=True)
         delta, layer_effect, rounding = (of_pairs.gather(0, worst)[0] for of_pairs in each)
-    if one.n_steps is not None:
+    if first.n_steps is not None:
         n_steps = torch.stack([m.n_steps for m in maps if m.n_steps is not None]).amax(0)
-    if one.converged is not None:
+    if first.converged is not None:
         converged = torch.stack([m.converged for m in maps if m.converged is not None]).all(0)
     return AttributionMap(
-        method=one.method,
-        site=one.site,
+        method=first.method,
+        site=first.site,
         effect=torch.stack([m.effect for m in maps]).mean(0),
         gap=sum(m.gap for m in maps) / len(maps),
-        min_gap=one.min_gap,
+        min_gap=first.min_gap,
         delta=delta,
         layer_effect=layer_effect,
         rounding=rounding,
         n_steps=n_steps,
-        signed=one.signed,
+        signed=first.signed,
         converged=converged,
         pairs=tuple(maps),
     )

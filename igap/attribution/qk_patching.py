@@ -56,7 +56,7 @@ def qk_patching(
     n_pairs = len(opened.pairs)
     maps: dict[int, dict[Node, dict[str, AttributionMap]]] = {}
     for indices, contrast in opened.contrasts(direction=direction):
-        maps |= zip(indices, _of_group(contrast, batch_size, memory_gib), strict=True)
+        maps |= zip(indices, _patch_group(contrast, batch_size, memory_gib), strict=True)
         if on_progress:
             on_progress(len(maps), n_pairs)
     return {
@@ -65,7 +65,7 @@ def qk_patching(
     }
 
 
-def _of_group(
+def _patch_group(
     contrast: Contrast, batch_size: int | None, memory_gib: float | None
 ) -> list[dict[Node, dict[str, AttributionMap]]]:
     """The maps of each pair."""
@@ -102,8 +102,8 @@ def _of_group(
         return torch.stack([torch.stack([through[layer] for layer in range(n_layers)], 1), atp_qk, atp_star])
 
     rows = contrast.rows(batch_size, memory_gib, gradients=True)
-    found = torch.cat([of_few for _, of_few in rows.each(estimates, torch.arange(n_pairs))], 1)
-    cheap = found.split([widths[node] for node in names], 3)
+    estimated = torch.cat([of_few for _, of_few in rows.each(estimates, torch.arange(n_pairs))], 1)
+    cheap = estimated.split([widths[node] for node in names], 3)
     exact = _exact(contrast, ends, widths, contrast.rows(batch_size, memory_gib, gradients=False))
     methods = METHODS if n_layers > 1 else METHODS[:-1]
     maps: list[dict[Node, dict[str, AttributionMap]]] = [{} for _ in contrast.pairs]
@@ -122,7 +122,7 @@ def _through_attention(
 ) -> Mapping[int, Mapping[Node, Tensor]]:
     """By layer dF/dq, dF/dk and dF/dv of these pairs, from dF/dz. One layer's attention is held at a time."""
     leaves: dict[str, Tensor] = {}
-    found: dict[int, Mapping[Node, Tensor]] = {}
+    gradients: dict[int, Mapping[Node, Tensor]] = {}
 
     def cut(name: str, activation: Tensor) -> Tensor:
         leaves[name] = activation.detach().requires_grad_()
@@ -130,7 +130,7 @@ def _through_attention(
 
     def read(layer: int, z: Tensor) -> Tensor:
         at = {node: leaves.pop(_name(node, layer)) for node in get_args(Node)}
-        found[layer] = dict(zip(at, torch.autograd.grad(z, list(at.values()), slopes[layer]), strict=True))
+        gradients[layer] = dict(zip(at, torch.autograd.grad(z, list(at.values()), slopes[layer]), strict=True))
         return z.detach()
 
     layers = range(contrast.n_layers)
@@ -140,7 +140,7 @@ def _through_attention(
     changes |= {hook_name("heads", layer): partial(read, layer) for layer in layers}
     with torch.enable_grad(), edit_hooks(contrast.model, changes):
         metric(contrast.model, contrast.base.tokens[few][:, None], [contrast.pairs[pair] for pair in few])
-    return found
+    return gradients
 
 
 def _exact(
@@ -161,13 +161,13 @@ def _exact(
                     patches = contrast.engine.patches("heads", layer, start, end)
                 else:
                     shared = [z.unflatten(2, (width, -1)) for z in (start, end)]
-                    patches = partial(_together, function, *shared)
+                    patches = partial(_patch_groups, function, *shared)
                 for nodes, patched in rows.each(patches, torch.arange(width), n_pairs):
                     effects[node][:, layer, nodes] = patched - unpatched
     return effects
 
 
-def _together(function: SiteFunction, start: Tensor, end: Tensor, nodes: Tensor) -> Float[Tensor, "pair row"]:
+def _patch_groups(function: SiteFunction, start: Tensor, end: Tensor, nodes: Tensor) -> Float[Tensor, "pair row"]:
     """F with each of these nodes, alone, moved: z are `[pair, pos, node, head, d_head]`."""
     return function(swap_components(start, end, nodes).flatten(3, 4))
 
@@ -177,7 +177,7 @@ def _name(kind: str, layer: int) -> str:
 
 
 def _projections(contrast: Contrast) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """q, k, v of every layer in the run around and in the other one, by hook name. Raises NoNodesError."""
+    """q, k, v of every layer in the base run and in the other one, by hook name. Raises NoNodesError."""
     model, base = contrast.model, contrast.base
     other = contrast.corrupted if base is contrast.clean else contrast.clean
     names = [_name(kind, layer) for layer in range(contrast.n_layers) for kind in "qkv"]
@@ -197,27 +197,27 @@ def _projections(contrast: Contrast) -> tuple[Mapping[str, Tensor], Mapping[str,
             f"queries, keys and values have the shapes {list(shapes.values())}, heads {[n_heads, d_head]}"
         )
     # Attention must be what lies between q, k, v and z, and the hooks must reach it: those of the other run give its z.
-    for found, own in zip(_z(contrast, there), other.activations["heads"], strict=True):
+    for given, own in zip(_z(contrast, there), other.activations["heads"], strict=True):
         tolerance = 1000 * torch.finfo(own.dtype).eps * max(1.0, own.abs().max().item())
-        if not (found - own).abs().max() <= tolerance:
+        if not (given - own).abs().max() <= tolerance:
             raise NoNodesError("the hooked queries, keys and values do not give the heads' z")
     return here, there
 
 
 def _z(contrast: Contrast, given: Mapping[str, Tensor]) -> list[Tensor]:
     """z of every layer with these queries, keys or values in it, and nothing changed before it."""
-    found: dict[int, Tensor] = {}
+    z_of: dict[int, Tensor] = {}
 
     def read(layer: int, z: Tensor) -> Tensor:
-        found[layer] = z
+        z_of[layer] = z
         return contrast.base.activations["heads"][layer]
 
-    changes: dict[str, Change] = {name: partial(_instead, activation) for name, activation in given.items()}
+    changes: dict[str, Change] = {name: partial(_replace, activation) for name, activation in given.items()}
     changes |= {hook_name("heads", layer): partial(read, layer) for layer in range(contrast.n_layers)}
     with torch.no_grad(), edit_hooks(contrast.model, changes):
         metric(contrast.model, contrast.base.tokens[:, None], contrast.pairs)
-    return [found[layer] for layer in range(contrast.n_layers)]
+    return [z_of[layer] for layer in range(contrast.n_layers)]
 
 
-def _instead(replacement: Tensor, activation: Tensor) -> Tensor:  # noqa: ARG001 - the interface of a Change
+def _replace(replacement: Tensor, activation: Tensor) -> Tensor:  # noqa: ARG001 - the interface of a Change
     return replacement

@@ -1,4 +1,4 @@
-"""One run of the model on one prompt of each pair, kept whole: the activations of every site, and the metric.
+"""A forward pass of the model on one prompt of each pair: the activations of every site, and the metric.
 
 `borrow` is how the model is borrowed: evaluation mode, no parameter gradients, and everything given back afterwards.
 """
@@ -18,6 +18,7 @@ from igap.components import SITES, Site, hook_name
 from igap.errors import InputError
 from igap.inputs.alignment import Partners
 from igap.inputs.prompts import TokenPair
+from igap.models.families import widths_of_model
 from igap.storage.cache import Tensors, get_or_compute
 
 
@@ -35,7 +36,7 @@ class _Whole:
 
 
 Model = Annotated[TransformerBridge, _Whole()]
-"""What public functions take."""
+"""The model that public functions take."""
 
 Activations = Mapping[Site, tuple[Tensor, ...]]
 """One tensor a layer, by site."""
@@ -53,8 +54,8 @@ class ForwardPass:
     logit_diff: Float[Tensor, " pair"]
     """F: logit[answer] - logit[distractor] at the last position, in logits."""
 
-    def of_pairs(self, few: Sequence[int]) -> "ForwardPass":
-        """The run of these pairs alone."""
+    def select(self, few: Sequence[int]) -> "ForwardPass":
+        """The forward pass on these pairs alone."""
         index = list(few)
         return ForwardPass(
             tokens=self.tokens[index],
@@ -86,39 +87,43 @@ def logit_diff(
     return logits[each, ..., answer] - logits[each, ..., distractor]
 
 
-def aligned(there: ForwardPass, here: ForwardPass, partners: Sequence[Partners]) -> Activations:
-    """The activations of run `there` at the positions of run `here`, whose own ones stay where there is no partner."""
-    if all(each == tuple(range(there.tokens.shape[1])) for each in partners):
-        return there.activations
-    device = here.tokens.device
+def realign(other: ForwardPass, base: ForwardPass, partners: Sequence[Partners]) -> Activations:
+    """The activations of `other` at the positions of `base`, which keeps its own where a position has no partner."""
+    if all(each == tuple(range(other.tokens.shape[1])) for each in partners):
+        return other.activations
+    device = base.tokens.device
     pair = torch.arange(len(partners), device=device)[:, None]
     index = torch.tensor([[j or 0 for j in each] for each in partners], device=device)
     matched = torch.tensor([[j is not None for j in each] for each in partners], device=device)
 
-    def taken(own: Tensor, others: Tensor) -> Tensor:
+    def move(own: Tensor, others: Tensor) -> Tensor:
         return torch.where(matched.view(*matched.shape, *[1] * (own.ndim - 2)), others[pair, index], own)
 
     return {
-        site: tuple(
-            taken(own, others) for own, others in zip(*(run.activations[site] for run in (here, there)), strict=True)
-        )
-        for site in here.activations
+        site: tuple(itertools.starmap(move, zip(layers, other.activations[site], strict=True)))
+        for site, layers in base.activations.items()
     }
 
 
-def first_moved(here: Activations, there: Activations) -> int:
-    """First position at which any activation of any pair differs; the last one when none does."""
-    found = [
-        (one != other).flatten(2).any(-1).any(0)
+def first_difference(here: Activations, there: Activations) -> int:
+    """First position at which any activation of any pair differs; the last one if none does."""
+    differs = [
+        (own != other).flatten(2).any(-1).any(0)
         for site in here
-        for one, other in zip(here[site], there[site], strict=True)
+        for own, other in zip(here[site], there[site], strict=True)
     ]
-    moved = torch.stack(found).any(0).nonzero()
-    return int(moved[0]) if len(moved) else len(found[0]) - 1
+    positions = torch.stack(differs).any(0).nonzero()
+    return int(positions[0]) if len(positions) else len(differs[0]) - 1
 
 
-def of_the_model(kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors], model: Any) -> Tensors:
-    """What `compute` gives, as `store.shared`; a model with hooks on it is not the one that jobs share."""
+def block_numbers(model: TransformerBridge) -> int:
+    """Numbers that a position takes in a block at its fullest, but for attention: the residual stream and the MLP."""
+    d_model = model.cfg.d_model
+    return 10 * d_model + 4 * (widths_of_model(model)["neurons"] or 4 * d_model)
+
+
+def compute_or_share(kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors], model: Any) -> Tensors:
+    """As `get_or_compute`, but a model with hooks on it shares nothing: it is not the model of the other jobs."""
     return (
         compute()
         if any(point.fwd_hooks for point in model.hook_dict.values())
@@ -151,10 +156,10 @@ def record(
     name: str,
     sites: Sequence[Site] = SITES,
 ) -> ForwardPass:
-    """The run of `model` on `tokens`, one prompt a pair, all of one length, with the activations of `sites`.
+    """The forward pass on `tokens`, one prompt a pair, all of one length, with the activations of `sites`.
 
-    Those of heads are kept in any case: what neurons add comes after them in a block. Raises ValueError (naming `name`
-    and the layer) on NaN or infinity.
+    Those of heads are kept in any case: what neurons add comes after them in a block. Raises InputError (naming `name`
+    and the layer) on NaN or infinity, and on a model without the hook points.
     """
     n_layers = model.cfg.n_layers
     residual = [f"blocks.{layer}.hook_in" for layer in range(n_layers)]
@@ -182,13 +187,13 @@ def record(
 
     words = {"answer": answer.tolist(), "distractor": distractor.tolist()}
     inputs = {"tokens": tokens.tolist(), **words, "sites": list(hooks)}
-    found = of_the_model("run", inputs, compute, model)
+    recorded = compute_or_share("run", inputs, compute, model)
     device = tokens.device
     run = ForwardPass(
         tokens=tokens,
-        residual=tuple(found[hook].to(device) for hook in residual),
-        activations={site: tuple(found[hook].to(device) for hook in layers) for site, layers in hooks.items()},
-        logit_diff=found["logit_diff"].to(device),
+        residual=tuple(recorded[hook].to(device) for hook in residual),
+        activations={site: tuple(recorded[hook].to(device) for hook in layers) for site, layers in hooks.items()},
+        logit_diff=recorded["logit_diff"].to(device),
     )
     _check_finite(run, name)
     return run

@@ -16,7 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.arguments import Range, Seed, checks_arguments
 from igap.components import hook_name
 from igap.config import BaselineConfig
-from igap.engine.activations import Activations, ForwardPass, of_the_model, record
+from igap.engine.activations import Activations, ForwardPass, compute_or_share, record
 from igap.engine.hooks import edit_hooks
 from igap.errors import InputError, short_repr
 from igap.inputs.ioi import ioi_stream
@@ -64,8 +64,7 @@ class Baseline:
         if (self.kind == "prompt") != (self.prompt is not None):
             raise InputError(
                 f"baseline.prompt: got {short_repr(self.prompt)} with baseline={self.kind}; baseline=prompt needs a "
-                "text "
-                "and no other kind takes one. Set baseline=prompt baseline.prompt='...'."
+                "text and no other kind takes one. Set baseline=prompt baseline.prompt='...'."
             )
 
 
@@ -94,7 +93,7 @@ class Request:
 
 
 def activations(request: Request) -> Activations:
-    """a' of every site and layer, shaped like the clean run's. Raises ValueError when the kind cannot be had."""
+    """a' of every site and layer, shaped like the clean run's. Raises InputError where these pairs have no such one."""
     return KINDS[request.baseline.kind](request)
 
 
@@ -165,28 +164,28 @@ def _mean(request: Request) -> Activations:
         return {name: activation / len(prompts) for name, activation in total.items()}
 
     inputs = {"tokens": [tokens[0].tolist() for tokens in prompts], "sites": list(sites)}
-    found = of_the_model("mean", inputs, compute, request.model)
+    means = compute_or_share("mean", inputs, compute, request.model)
     device = request.clean.tokens.device
-    mean = {site: tuple(found[hook_name(site, layer)].to(device) for layer in layers) for site in sites}
+    mean = {site: tuple(means[hook_name(site, layer)].to(device) for layer in layers) for site in sites}
     return _for_each_pair(request, mean)
 
 
 def _prompt(request: Request) -> Activations:
     assert request.baseline.prompt is not None
     tokens = _encode(request, request.baseline.prompt)
-    same_length(tokens[0].tolist(), request.pairs[0])
+    check_same_length(tokens[0].tolist(), request.pairs[0])
     sites = tuple(request.clean.activations)
     run = record(request.model, tokens, request.pairs[:1], name="baseline.prompt", sites=sites)
     return _for_each_pair(request, run.activations)
 
 
-def _for_each_pair(request: Request, one: Activations) -> Activations:
+def _for_each_pair(request: Request, shared: Activations) -> Activations:
     """The activations of one prompt, `[1, pos, ...]`, as every pair's."""
-    return {site: tuple(a.expand(len(request.pairs), *a.shape[1:]) for a in layers) for site, layers in one.items()}
+    return {site: tuple(a.expand(len(request.pairs), *a.shape[1:]) for a in layers) for site, layers in shared.items()}
 
 
-def same_length(ids: Sequence[int], pair: TokenPair) -> None:
-    """Raises ValueError when the baseline's prompt has another token length than the pair."""
+def check_same_length(ids: Sequence[int], pair: TokenPair) -> None:
+    """Raises InputError when the baseline's prompt has another token length than the pair."""
     if len(ids) != pair.clean.shape[1]:
         raise InputError(
             f"baseline.prompt: got {len(ids)} tokens, prompts.clean has {pair.clean.shape[1]}; the two need one "
@@ -197,8 +196,8 @@ def same_length(ids: Sequence[int], pair: TokenPair) -> None:
 def reference_tokens(request: Request) -> list[Tensor]:
     """`baseline.n` generated prompts `[1, pos]` of the clean prompt's token length. Raises as `reference_ids` does."""
     n_tokens, device = request.clean.tokens.shape[1], request.clean.tokens.device
-    found = reference_ids(request.model.tokenizer, request.baseline, n_tokens, **_known(request))
-    return [torch.tensor([ids], device=device) for ids in found]
+    prompts = reference_ids(request.model.tokenizer, request.baseline, n_tokens, **_limits(request))
+    return [torch.tensor([ids], device=device) for ids in prompts]
 
 
 def reference_ids(
@@ -208,29 +207,29 @@ def reference_ids(
 
     Raises InputError when the generator has too few prompts of that length for this tokenizer.
     """
-    found: list[list[int]] = []
+    prompts: list[list[int]] = []
     wanted = min(baseline.n, first or baseline.n)
     for drawn, example in enumerate(itertools.islice(ioi_stream(baseline.seed), _DRAWN * baseline.n)):
         ids = encode_prompt(tokenizer, example.clean, item=f"baseline={baseline.kind}", **known)
         if len(ids) == n_tokens:
-            found.append(ids)
-        if len(found) == wanted:
-            return found
-        if drawn > 100 * _DRAWN and drawn > 3 * _DRAWN * len(found):  # many more would be needed than are drawn
+            prompts.append(ids)
+        if len(prompts) == wanted:
+            return prompts
+        if drawn > 100 * _DRAWN and drawn > 3 * _DRAWN * len(prompts):  # many more would be needed than are drawn
             break
     raise InputError(
-        f"baseline.n: got {baseline.n}, found {len(found)} generated prompts of {n_tokens} tokens, the length of "
+        f"baseline.n: got {baseline.n}, found {len(prompts)} generated prompts of {n_tokens} tokens, the length of "
         "prompts.clean. Use a smaller baseline.n, a prompt of a generated shape, or baseline=corrupted."
     )
 
 
 def _encode(request: Request, text: str) -> Tensor:
-    ids = encode_prompt(request.model.tokenizer, text, item="baseline.prompt", **_known(request))
+    ids = encode_prompt(request.model.tokenizer, text, item="baseline.prompt", **_limits(request))
     return torch.tensor([ids], device=request.clean.tokens.device)
 
 
-def _known(request: Request) -> dict[str, Any]:
-    """What `encode_prompt` takes, of the model and the pairs."""
+def _limits(request: Request) -> dict[str, Any]:
+    """What `encode_prompt` takes beside the text, from the model and the pairs."""
     cfg = request.model.cfg
     return {
         "prepend_bos": bool(cfg.default_prepend_bos),

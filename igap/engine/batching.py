@@ -1,4 +1,4 @@
-"""How many rows make one pass: what the budget holds, no more than the caches like, and half after running out."""
+"""How many rows make one pass: what the memory budget holds, no more than caches gain from, half after running out."""
 
 import logging
 import os
@@ -11,14 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformer_lens.model_bridge import TransformerBridge
-
-from igap.models.families import widths_of_model
 
 # More rows in a pass gain nothing: weights are reused enough, and on a CPU activations leave the caches.
 _MOST_MIB = {"cpu": 100, "cuda": 8192}
 _DEFAULT_GIB = 2.0
-_CARD_SHARE = 0.5
+_GPU_SHARE = 0.5
 
 _recomputed: ContextVar[bool] = ContextVar("recomputed", default=False)
 
@@ -97,18 +94,12 @@ class AdaptiveBatch:
         return None
 
 
-def block_numbers(model: TransformerBridge) -> int:
-    """Numbers that a position takes in a block at its fullest, but for attention: the residual stream and the MLP."""
-    d_model = model.cfg.d_model
-    return 10 * d_model + 4 * (widths_of_model(model)["neurons"] or 4 * d_model)
-
-
 def budget_bytes(device: torch.device, memory_gib: float | None) -> float:
-    """The bytes of so many GiB; of None 2 GiB on a CPU, half of what is free on a card."""
+    """The bytes that `memory_gib` allows; None: 2 GiB on a CPU, half of what is free on a GPU."""
     if memory_gib is not None:
         return float(memory_gib * 2**30)
     if device.type == "cuda":
-        return float(_CARD_SHARE * torch.cuda.mem_get_info(device)[0])
+        return float(_GPU_SHARE * torch.cuda.mem_get_info(device)[0])
     return _DEFAULT_GIB * 2**30
 
 
@@ -121,7 +112,7 @@ def adaptive_batch(
     *,
     recomputes: bool = False,
 ) -> AdaptiveBatch:
-    """As many rows as asked, or as `memory_gib` holds (2 on a CPU, half of what is free on a card).
+    """As many rows as asked, or as `memory_gib` holds, see `budget_bytes`.
 
     A row takes `bytes_a_block` in each block, and `blocks_kept` of them are held at once (one, or all for gradients).
     Where that is more than there is for a single row, blocks are computed again instead of held, if the pass

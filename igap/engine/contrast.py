@@ -18,9 +18,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import SITES, Site
 from igap.engine import baselines
-from igap.engine.activations import Activations, ForwardPass, aligned, borrow, first_moved, record
+from igap.engine.activations import Activations, ForwardPass, block_numbers, borrow, first_difference, realign, record
 from igap.engine.baselines import Baseline
-from igap.engine.batching import AdaptiveBatch, adaptive_batch, block_numbers
+from igap.engine.batching import AdaptiveBatch, adaptive_batch
 from igap.engine.forward import HOOKS, Backend, Engine, Route, choose_backend
 from igap.engine.hooks import Gradients, PatchFunction, SiteFunction
 from igap.errors import InputError
@@ -123,7 +123,7 @@ class Contrast:
         if len(few) == len(self.pairs):
             return self.engine
         pairs = [self.pairs[pair] for pair in few]
-        return self.backend.engine(self.model, pairs, self.base.of_pairs(few), self.first)
+        return self.backend.engine(self.model, pairs, self.base.select(few), self.first)
 
     def rounding(self, site: Site, rows: AdaptiveBatch) -> Float[Tensor, "pair layer"]:
         """How far rounding alone may put F(end) - F(start), or a sum that should be equal to it, in logits.
@@ -217,21 +217,21 @@ class OpenPairs:
     def _contrast(self, indices: tuple[int, ...], baseline: Baseline, direction: Direction) -> Contrast:
         group = tuple(self.tokens[index] for index in indices)
         clean, corrupted = self._keep(indices, partial(self._record, group), _layers_of_runs)
-        into_clean = aligned(corrupted, clean, [pair.alignment.clean for pair in group])
+        into_clean = realign(corrupted, clean, [pair.alignment.clean for pair in group])
         if direction == "noising":
             base = clean
             source = baselines.activations(baselines.Request(self.model, group, clean, into_clean, baseline))
         else:
             base = corrupted
-            source = aligned(clean, corrupted, [pair.alignment.corrupted for pair in group])
+            source = realign(clean, corrupted, [pair.alignment.corrupted for pair in group])
         if baseline.kind == "corrupted":
             # Compare tokens, not activations: rounding can differ before the first changed token.
             first = group[0].first_difference if direction == "noising" else group[0].first_difference_in_corrupted
         else:
-            first = first_moved(base.activations, source)
+            first = first_difference(base.activations, source)
         if self._backend is None:
             first_pair = {site: tuple(layer[:1] for layer in layers) for site, layers in into_clean.items()}
-            chosen = choose_backend(self.model, group[0], clean.of_pairs([0]), first_pair, group[0].first_difference)
+            chosen = choose_backend(self.model, group[0], clean.select([0]), first_pair, group[0].first_difference)
             if self._asked == "suffix" and chosen.route != "suffix":
                 raise InputError(
                     f"route: got suffix, which this model does not have: {chosen.reason}. Use route=hooks."

@@ -198,7 +198,7 @@ class Block:
     window: int | None = None
     """How many positions a query sees, its own among them; None: all before it."""
     softmax: torch.dtype | None = None
-    """What the model takes its softmax in, whatever its own dtype; None: in that."""
+    """The type in which the model takes its softmax; None: its own."""
     score_cap: float | None = None
     """c of Gemma 2's c tanh(score / c)."""
     residual_scale: float = 1.0

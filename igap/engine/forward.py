@@ -226,7 +226,7 @@ class Suffix:
 
 
 Engine = Suffix | Hooks
-"""One of the two routes, for the pairs and the run around the site that it was made for."""
+"""F of some pairs by one of the two routes, as a function of what changes in their base run."""
 
 
 def _slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
@@ -261,7 +261,7 @@ class Backend:
     decoder: Decoder | None
     """The weights that `suffix` multiplies with; None for `hooks`."""
     reason: str
-    """In a few words."""
+    """Why this route, in a few words."""
 
     @property
     def route(self) -> Route:

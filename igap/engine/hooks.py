@@ -46,12 +46,12 @@ def edit_hooks(model: TransformerBridge, changes: Mapping[str, Change]) -> Itera
     assert len({id(point) for point in points.values()}) == len(points)
     with ExitStack() as stack:
         for name, change in changes.items():
-            stack.enter_context(_one(points[name], change))
+            stack.enter_context(_edit_hook(points[name], change))
         yield
 
 
 @contextmanager
-def _one(point: HookPoint, change: Change) -> Iterator[None]:
+def _edit_hook(point: HookPoint, change: Change) -> Iterator[None]:
     handle = point.add_hook(lambda activation, hook: change(activation))  # noqa: ARG005 - TransformerLens passes `hook`
     try:
         yield
@@ -129,14 +129,14 @@ class Hooks:
             n_pairs, n_rows = changes.shape[:2]
             whole = functional.pad(changes, (0, 0, self._first, 0)).flatten(0, 1)
             tokens = self._base.tokens[:, None].expand(-1, n_rows, -1).flatten(0, 1)
-            found: list[Tensor] = []
+            recorded: list[Tensor] = []
             hooks: dict[str, Change] = {
                 "hook_embed": lambda embedded: embedded + whole,
-                hook_name(site, layer): found.append,
+                hook_name(site, layer): recorded.append,
             }
             with edit_hooks(self._model, hooks):
                 self._model(tokens, logits_to_keep=1)
-            whole_site: Tensor = found[0].unflatten(0, (n_pairs, n_rows))
+            whole_site: Tensor = recorded[0].unflatten(0, (n_pairs, n_rows))
             return whole_site[:, :, self._first :]
 
         return activations
@@ -182,8 +182,8 @@ class Hooks:
             value = metric(self._model, self._base.tokens[:, None], self._pairs).sum()
         for dropped in (None, *layers[1:]) if dropping else (None,):
             below = layers[:dropped]
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 value, [leaves[layer] for layer in below], retain_graph=dropping, materialize_grads=True
             )
-            for layer, gradient in zip(below, found, strict=True):
+            for layer, gradient in zip(below, gradients, strict=True):
                 yield layer, dropped, gradient[:, self._first :]

@@ -38,6 +38,7 @@ class Header:
     stored: Mapping[str, files.TensorHeader]
     """Headers of the weights' tensors, by name."""
     n_ctx: int | None
+    """Tokens of the longest prompt. This and the sizes below are None where config.json does not say."""
     n_vocab: int | None
     n_layers: int | None
     n_heads: int | None

@@ -11,7 +11,7 @@ import torch
 from igap.analyses.registry import check_analyses
 from igap.attribution.integrated_gradients import check_quadrature
 from igap.config import RunConfig
-from igap.engine.baselines import Baseline, baseline_of, reference_ids, same_length
+from igap.engine.baselines import Baseline, baseline_of, check_same_length, reference_ids
 from igap.engine.batching import machine_bytes
 from igap.errors import InputError
 from igap.inputs import sources
@@ -69,7 +69,7 @@ def check(config: RunConfig) -> Checked:
                     f"baseline.prompt: got {len(ids)} tokens, the prompts of {pair.place.rstrip(': ')} have "
                     f"{encoded.clean.shape[1]}; all need one length. Use pairs of one length, or another baseline."
                 )
-            same_length(ids, encoded)
+            check_same_length(ids, encoded)
     contents["tokens"] = _digest([pair.identity for pair in tokens])
     key = config.key_of([pair.texts for pair in pairs], contents)
     return Checked(pairs, tuple(tokens), contents["checkpoint"], key)

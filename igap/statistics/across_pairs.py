@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 
-from igap.attribution.maps import AttributionMap
+from igap.attribution.maps import AttributionMap, Kind
 from igap.components import Site
 from igap.statistics.bootstrap import Interval, mean_intervals, row_correlations
-
-Kind = Literal["score", "effect"]
 
 
 @dataclass(frozen=True, eq=False)

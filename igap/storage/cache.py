@@ -40,7 +40,7 @@ class ResultCache:
     common: Mapping[str, object]
     """Model, numerics, versions: JSON values."""
 
-    def shared(self, kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors]) -> Tensors:
+    def get_or_compute(self, kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors]) -> Tensors:
         """Load the result from the folder, or compute and cache it. A damaged file is replaced."""
         identity = json.dumps({"kind": kind, **self.common, "inputs": inputs}, sort_keys=True)
         path = self.folder / f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
@@ -67,9 +67,9 @@ _active: ContextVar[ResultCache | None] = ContextVar("store", default=None)
 
 
 @contextmanager
-def use_cache(store: ResultCache | None) -> Iterator[None]:
-    """Use this store for calls of `get_or_compute` inside the block; None caches nothing."""
-    token = _active.set(store)
+def use_cache(cache: ResultCache | None) -> Iterator[None]:
+    """Use this cache for calls of `get_or_compute` inside the block; None caches nothing."""
+    token = _active.set(cache)
     try:
         yield
     finally:
@@ -77,12 +77,12 @@ def use_cache(store: ResultCache | None) -> Iterator[None]:
 
 
 def get_or_compute(kind: str, inputs: Mapping[str, object], compute: Callable[[], Tensors]) -> Tensors:
-    """Load the result from the store in use, or compute it; without a store it is computed.
+    """Load the result from the cache in use, or compute it; without a cache it is computed.
 
     `inputs` is everything the result depends on beyond model, numerics and versions, as JSON values.
     """
-    store = _active.get()
-    return compute() if store is None else store.shared(kind, inputs, compute)
+    cache = _active.get()
+    return compute() if cache is None else cache.get_or_compute(kind, inputs, compute)
 
 
 def inputs_of(path: Path) -> str:

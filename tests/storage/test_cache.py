@@ -60,8 +60,8 @@ def test_a_result_is_computed_once_and_comes_back_bit_for_bit(tmp_path):
 )  # fmt: skip
 def test_other_inputs_are_another_result(tmp_path, common, kind, inputs):
     compute = Counted()
-    ResultCache(tmp_path, {"checkpoint": "x"}).shared("ap", {"site": "heads"}, compute)
-    ResultCache(tmp_path, common).shared(kind, inputs, compute)
+    ResultCache(tmp_path, {"checkpoint": "x"}).get_or_compute("ap", {"site": "heads"}, compute)
+    ResultCache(tmp_path, common).get_or_compute(kind, inputs, compute)
     assert compute.n == 2
 
 
@@ -84,14 +84,14 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_reported_and_computed_again(tmp_path, damage, caplog):
     compute, kept = Counted(), ResultCache(tmp_path, {})
-    kept.shared("ap", {}, compute)
+    kept.get_or_compute("ap", {}, compute)
     DAMAGES[damage](only_file(tmp_path))
     with caplog.at_level(logging.WARNING):
-        assert same(kept.shared("ap", {}, compute))
+        assert same(kept.get_or_compute("ap", {}, compute))
     assert compute.n == 2
     assert caplog.text.count("computing it again") == 1
     caplog.clear()
-    assert same(kept.shared("ap", {}, compute))
+    assert same(kept.get_or_compute("ap", {}, compute))
     assert compute.n == 2
     assert caplog.text == "", "the file has been replaced by a sound one"
 
@@ -99,12 +99,12 @@ def test_a_damaged_file_is_reported_and_computed_again(tmp_path, damage, caplog)
 @pytest.mark.parametrize(("kind", "site"), [("ap", "neurons"), ("atp", "heads")])
 def test_a_sound_file_under_another_ones_name_is_not_believed(tmp_path, caplog, kind, site):
     compute, kept = Counted(), ResultCache(tmp_path, {})
-    kept.shared("ap", {"site": "heads"}, lambda: {"effect": torch.zeros(1)})
+    kept.get_or_compute("ap", {"site": "heads"}, lambda: {"effect": torch.zeros(1)})
     wrong = only_file(tmp_path)
-    kept.shared(kind, {"site": site}, compute)
+    kept.get_or_compute(kind, {"site": site}, compute)
     (right,) = set(tmp_path.glob("*.safetensors")) - {wrong}
     shutil.copy(wrong, right)
-    assert same(kept.shared(kind, {"site": site}, compute))
+    assert same(kept.get_or_compute(kind, {"site": site}, compute))
     assert compute.n == 2
     assert "it holds what other inputs gave; computing it again" in caplog.text
 
@@ -112,13 +112,13 @@ def test_a_sound_file_under_another_ones_name_is_not_believed(tmp_path, caplog, 
 def test_what_is_too_large_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "LARGEST", 32)
     compute = Counted()
-    assert same(ResultCache(tmp_path, {}).shared("ap", {}, compute))
+    assert same(ResultCache(tmp_path, {}).get_or_compute("ap", {}, compute))
     assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_a_folder_that_takes_nothing_costs_no_result(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    assert same(ResultCache(tmp_path / "file" / "store", {}).shared("ap", {}, Counted()))
+    assert same(ResultCache(tmp_path / "file" / "store", {}).get_or_compute("ap", {}, Counted()))
     assert "nothing can be shared there" in caplog.text
 
 
@@ -127,9 +127,9 @@ def test_an_error_of_the_computation_is_the_callers_and_keeps_nothing(tmp_path):
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        ResultCache(tmp_path, {}).shared("ap", {}, broken)
+        ResultCache(tmp_path, {}).get_or_compute("ap", {}, broken)
     assert not list(tmp_path.glob("*.safetensors"))
-    assert same(ResultCache(tmp_path, {}).shared("ap", {}, Counted()))
+    assert same(ResultCache(tmp_path, {}).get_or_compute("ap", {}, Counted()))
 
 
 def compute_slowly(folder, counts):
@@ -138,7 +138,7 @@ def compute_slowly(folder, counts):
         multiprocessing.Event().wait(1)
         return TENSORS
 
-    assert same(ResultCache(folder, {}).shared("ap", {}, compute))
+    assert same(ResultCache(folder, {}).get_or_compute("ap", {}, compute))
 
 
 def test_two_processes_that_need_it_at_once_compute_it_once(tmp_path):

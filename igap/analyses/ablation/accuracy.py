@@ -18,8 +18,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.maps import Progress
-from igap.engine.activations import borrow
-from igap.engine.batching import AdaptiveBatch, adaptive_batch, block_numbers
+from igap.engine.activations import block_numbers, borrow
+from igap.engine.batching import AdaptiveBatch, adaptive_batch
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
 from igap.inputs.prompts import encode_prompt

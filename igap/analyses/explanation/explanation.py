@@ -9,7 +9,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from igap.analyses.explanation.interactions import Interactions
-from igap.attribution.decomposition import BETWEEN, CONVERGED, POINTS, Decomposition, Kind, Term
+from igap.attribution.decomposition import BETWEEN, CONVERGED, POINTS, Decomposition, Term
+from igap.attribution.maps import Kind
 from igap.components import component_names, parse_component
 from igap.statistics.units import Unit
 

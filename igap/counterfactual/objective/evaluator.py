@@ -22,8 +22,8 @@ from igap.attribution.maps import per_component
 from igap.components import Site, hook_name
 from igap.counterfactual.objective.embeddings import token_embeddings
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
-from igap.engine.activations import ForwardPass, record
-from igap.engine.batching import AdaptiveBatch, adaptive_batch, block_numbers
+from igap.engine.activations import ForwardPass, block_numbers, record
+from igap.engine.batching import AdaptiveBatch, adaptive_batch
 from igap.engine.forward import HOOKS, Engine, Route, choose_backend
 from igap.engine.hooks import SiteFunction, edit_hooks
 from igap.inputs.prompts import tokenize
@@ -99,7 +99,7 @@ class Evaluator:
         self.clean: ForwardPass = record(model, bound.clean, self._pairs, name="clean", sites=sites)
         check_columns(model, target.site, self.clean.activations[target.site][0].shape[2])
         first, n_pairs = self.first, len(bound.pairs)
-        first_pair = self.clean.of_pairs([0])
+        first_pair = self.clean.select([0])
         other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted", sites=sites)
         backend = HOOKS if hooks else choose_backend(model, self._pairs[0], first_pair, other.activations, first)
         self.route: Route = backend.route
