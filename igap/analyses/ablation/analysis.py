@@ -135,7 +135,7 @@ def read_or_generate(settings: AblationConfig, tokenizer: Any, bos: str) -> list
 
 @functools.lru_cache(maxsize=8)
 def _generate_once(n: int, seed: int, tokenizer: Any) -> tuple[Prompt, ...]:
-    """As `generate_prompts`, once for the jobs of a process: the tokenizer is one that igap loaded, and never changes."""
+    """As `generate_prompts`, once for the jobs of a process, whose tokenizer igap loaded and nobody changes."""
     return tuple(generate_prompts(n, seed, tokenizer))
 
 
