@@ -19,7 +19,6 @@ from igap.engine.activations import borrow
 from igap.errors import InputError
 from igap.failures import reason_of
 from igap.models import cached
-from igap.models.load import read_header
 from igap.output import disk
 from igap.output.tracking import wandb_run
 from igap.storage import atomic
@@ -97,8 +96,14 @@ def run_studies(
             if not interrupted:
                 break
     if len(results) > 1 and _of_several_heads(studies):
-        scan.write(results, studies[0].folder.parent)
-        terminal.show_scan(out, results, studies[0].folder.parent)
+        folder = studies[0].folder.parent
+        terminal.show_scan(out, results)  # also where it cannot be written
+        try:
+            scan.write(results, folder)
+        except Exception as error:
+            log.error("scan: %s", reason_of(error))
+            return max(code, 1)
+        out.print(f"written to {folder}: scan.csv, matrix.csv, plots/", markup=False, soft_wrap=True)
     return code
 
 
@@ -151,14 +156,15 @@ def _run_best_pair(
         "model": config.model, "prompts": prompts, "tracking": config.tracking, "device": config.device,
         "memory_gib": config.memory_gib,
     }  # fmt: skip
-    if read_header(config.model.name, config.model.revision).neurons_reason is not None:
+    if cached.header_of(config.model.name, config.model.revision).neurons_reason is not None:
         settings["sites"] = "heads"
     asked = defaults.model_copy(update=settings)
-    place = study.folder / RUNS / pipeline.check(asked).key
-    before = read_run(place)[0]
-    if before is not None and not failed_findings(before.summary):
-        return 0
+    place = study.folder / RUNS
     try:
+        place /= pipeline.check(asked).key
+        before = read_run(place)[0]
+        if before is not None and not failed_findings(before.summary):
+            return 0
         atomic.check_writable(place / "plots")
         run_result = pipeline.run(asked, lambda name: show_stage(progress, name))
         disk.unfinish(place)
