@@ -15,7 +15,7 @@ from igap.errors import InputError, did_you_mean, one_line
 from igap.storage.finished import FinishedRun, find_runs
 
 if TYPE_CHECKING:
-    from igap.cli.launch import Launcher
+    from igap.cli.launchers import Launcher
     from igap.sweep.plan import Job, Plan
 
 
@@ -178,7 +178,7 @@ def _make_plan(request: MultirunRequest) -> "tuple[Plan, Launcher]":
     """Plans the jobs and shows the plan. Raises InputError when a job is invalid (without keep_going=true)."""
     from rich.console import Console
 
-    from igap.cli.launch import launcher_of
+    from igap.cli.launchers import launcher_of
     from igap.config import RunConfig, TrackingConfig
     from igap.console import show_stage, terminal_console
     from igap.output.tracking import wandb_run

@@ -12,7 +12,7 @@ from igap.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from igap.cli.launch import Launcher
+    from igap.cli.launchers import Launcher
     from igap.counterfactual.config import SearchConfig
     from igap.counterfactual.plan import PlannedStudy
 
@@ -116,7 +116,7 @@ def _compose(arguments: Sequence[str], *, multirun: bool) -> "tuple[list[SearchC
 
 def _launcher(studies: "Sequence[PlannedStudy]", workers: "Sequence[SearchConfig]", hydras: list[str]) -> "Launcher":
     """What starts the workers. Raises InputError on invalid settings of Hydra's, and on such that nothing would use."""
-    from igap.cli.launch import launcher_of
+    from igap.cli.launchers import launcher_of
 
     launcher = launcher_of(*compose_multirun([f"output={quote(workers[0].output)}", "sweep=.workers", *hydras]))
     if len(workers) == len(studies) and not launcher.in_this_process:
