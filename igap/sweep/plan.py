@@ -134,7 +134,7 @@ def estimate(
 
     The time of IG grows with steps and pairs, that of the files with neither, all other time with pairs. Each rate is
     the median over the finished runs; over those with as many pairs, where there are any, as pairs that share a pass
-    take less time each; that of the files over those with the same pictures, where there are any.
+    take less time each; that of the files over those with the same pictures.
 
     Args:
         jobs: the jobs to do.
@@ -160,7 +160,9 @@ def estimate(
         alike = [rate for rate in rates[kind] if rate.n_pairs == n_pairs] or rates[kind]
         steps = config.ig.n_steps if isinstance(config.ig.n_steps, int) else 50
         computing += n_pairs * (median(rate.node for rate in alike) * steps + median(rate.pair for rate in alike))
-        files += median(rate.files for rate in [rate for rate in alike if rate.plots == config.plots] or alike)
+        drawn = [rate for rate in alike if rate.plots == config.plots]
+        if drawn or config.plots != "none":  # files without pictures take next to nothing
+            files += median(rate.files for rate in drawn or alike)
     # Where too many pictures wait for the process that draws, the other one draws as well.
     seconds = max(computing, (computing + files) / 2) if beside else (computing + files) / at_once
     return Estimate(seconds, sum(used.values()))

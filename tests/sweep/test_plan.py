@@ -114,7 +114,9 @@ def test_three_jobs_with_pictures_are_drawn_beside(tmp_path, monkeypatch):
 def test_runs_with_the_same_pictures_tell_how_long_the_files_take(tmp_path):
     jobs = jobs_of(tmp_path, ["ig.n_steps=50", "plots=none"])
     runs = [finished(seconds__files=4.0), finished({"plots": "all"}, seconds__files=6.0)]
-    assert estimate(jobs, runs, 1).seconds == pytest.approx(8 + 5)
+    assert estimate(jobs, runs, 1).seconds == pytest.approx(8)
+    assert estimate(jobs_of(tmp_path, ["ig.n_steps=50"]), runs, 1).seconds == pytest.approx(8 + 5)
+    assert estimate(jobs_of(tmp_path, ["ig.n_steps=50", "plots=heatmap"]), runs, 1).seconds == pytest.approx(8 + 5)
     assert estimate(jobs, [*runs, finished({"plots": "none"}, seconds__files=0.5)], 1).seconds == pytest.approx(8.5)
 
 
