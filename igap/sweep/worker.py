@@ -83,7 +83,7 @@ class Computed:
     summary: record.Summary
     failures: Mapping[str, Failure]
     seconds: float
-    """That its files took."""
+    """What writing its files took."""
     claim: ExitStack
     """Closed when the job is finished."""
 

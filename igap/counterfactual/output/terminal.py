@@ -18,6 +18,7 @@ from igap.counterfactual.validation.results import Deletion, HeldOut, Validation
 from igap.missing import Missing
 
 _TOP = 5
+"""Best prompts that are shown; of a front twice as many."""
 
 
 @contextmanager
@@ -221,7 +222,7 @@ def show_scan(console: Console, results: Sequence[tuple[str, SearchResult]]) -> 
 
 
 def show_paths(console: Console, folder: Path) -> None:
-    """Where everything is."""
+    """Print the files in a search's folder, and the runs of its best pairs."""
     console.print(f"\nwritten to {folder}", markup=False, soft_wrap=True)
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder).parts
