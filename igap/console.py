@@ -39,19 +39,26 @@ _SECONDS_BETWEEN = 60.0
 def log_progress(
     console: Console, name: str, *, clock: Callable[[], float] = time.monotonic, announced: bool = True
 ) -> Callable[[int, int, str], None]:
-    """What a log file gets for one stage, in place of a bar: a line now, then about every minute how far it is.
+    """Log a stage of work in place of a progress bar: a line now, then about every minute how far it is.
 
-    What it gives takes what is done, of how much, and what else to say. `clock` gives seconds.
+    Args:
+        console: where to.
+        name: of the stage.
+        clock: gives seconds.
+        announced: whether there is a line now.
+
+    Returns:
+        A function to call with what is done, of how much, and what else to say.
     """
-    started = said = clock()
+    started = last_line = clock()
     if announced:
         console.print(name, markup=False, highlight=False, soft_wrap=True)
 
     def tell(done: int, total: int, more: str = "") -> None:
-        nonlocal said
+        nonlocal last_line
         now = clock()
-        if now - said >= _SECONDS_BETWEEN:
-            said = now
+        if now - last_line >= _SECONDS_BETWEEN:
+            last_line = now
             left = f", about {duration((now - started) * (total - done) / done)} left" if done else ""
             text = f"{name}: {done} of {total} after {duration(now - started)}{left}{more}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """`igap run -m`, `igap sweep NAME` and `igap check`: plan all jobs first, then launch those that are not done."""
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +12,10 @@ from igap.cli.compose import compose_jobs, compose_multirun
 from igap.cli.settings import sweep_names
 from igap.cli.texts import kind_of, quote_override
 from igap.errors import InputError, did_you_mean, one_line
-from igap.storage.finished import find_runs
+from igap.storage.finished import FinishedRun, find_runs
 
 if TYPE_CHECKING:
-    from igap.cli.launch import Launcher
+    from igap.cli.launchers import Launcher
     from igap.sweep.plan import Job, Plan
 
 
@@ -177,12 +178,12 @@ def _make_plan(request: MultirunRequest) -> "tuple[Plan, Launcher]":
     """Plans the jobs and shows the plan. Raises InputError when a job is invalid (without keep_going=true)."""
     from rich.console import Console
 
-    from igap.cli.launch import launcher_of
+    from igap.cli.launchers import launcher_of
     from igap.config import RunConfig, TrackingConfig
     from igap.console import show_stage, terminal_console
     from igap.output.tracking import wandb_run
     from igap.sweep.folder import SweepFolder
-    from igap.sweep.plan import RejectedJob, estimate, plan
+    from igap.sweep.plan import RejectedJob, draws_beside, estimate, plan
     from igap.sweep.terminal import show_plan
     from igap.sweep.worker import check
 
@@ -216,11 +217,12 @@ def _make_plan(request: MultirunRequest) -> "tuple[Plan, Launcher]":
         )
     if not planned.jobs:
         raise InputError(f"sweep: none of its {len(composed)} jobs is valid. The first: {planned.rejected[0].reason}")
-    try:
-        runs = find_runs([folder.path.parent])[0]
-    except InputError:  # nothing has run here yet
-        runs = []
+    runs: list[FinishedRun] = []
+    if planned.to_do:
+        with contextlib.suppress(InputError):  # nothing has run here yet
+            runs, _ = find_runs([folder.path.parent])
     at_once = min(launcher.at_once, max(1, len(planned.to_do)))
-    seconds = estimate(planned.to_do, runs, at_once)
-    show_plan(terminal_console(), planned, seconds, len(runs), single=request.single)
+    beside = launcher.in_this_process and draws_beside(planned.to_do)
+    time_left = estimate(planned.to_do, runs, at_once, beside=beside)
+    show_plan(terminal_console(), planned, time_left, single=request.single)
     return planned, launcher

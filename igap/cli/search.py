@@ -12,7 +12,7 @@ from igap.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from igap.cli.launch import Launcher
+    from igap.cli.launchers import Launcher
     from igap.counterfactual.config import SearchConfig
     from igap.counterfactual.plan import PlannedStudy
 
@@ -46,20 +46,19 @@ def run_searches(arguments: Sequence[str], *, multirun: bool = False) -> int:
     Raises:
         InputError: before the first trial, on an invalid search.
     """
-    searches, hydras = _compose(arguments, multirun=multirun)
+    studies, workers, launcher = _plan(arguments, multirun=multirun)
 
     from rich.console import Console
 
     from igap.cli.launch import one_round
     from igap.console import terminal_console
-    from igap.counterfactual.plan import plan_studies
     from igap.counterfactual.runner import run_studies
-    from igap.output.tracking import wandb_run
+    from igap.storage import atomic
 
-    wandb_run.check(searches[0].tracking)
-    studies, workers = plan_studies(searches)
-    launcher, interrupted = _launcher(studies, workers, hydras), False
+    interrupted = False
     if len(workers) > len(studies):
+        for study in studies:
+            atomic.check_writable(study.folder)
         try:
             # What the workers leave undone the studies' own processes do.
             one_round(Task(tuple(workers), launcher.threads), len(workers), launcher)
@@ -73,13 +72,23 @@ def run_searches(arguments: Sequence[str], *, multirun: bool = False) -> int:
 def check_searches(arguments: Sequence[str], *, multirun: bool = False) -> None:
     """Shows what `run_searches` would do; computes nothing and writes nothing. Raises InputError as it does."""
     from igap.console import terminal_console
-    from igap.counterfactual.plan import describe, plan_studies
+    from igap.counterfactual.plan import describe
 
-    searches, hydras = _compose(arguments, multirun=multirun)
-    studies, workers = plan_studies(searches)
-    _launcher(studies, workers, hydras)
+    studies, _, _ = _plan(arguments, multirun=multirun)
     for study in studies:
         terminal_console().print(describe(study), markup=False, soft_wrap=True)
+
+
+def _plan(arguments: Sequence[str], *, multirun: bool) -> "tuple[list[PlannedStudy], list[SearchConfig], Launcher]":
+    """The studies, the config of every worker, and what starts them. Raises InputError as `run_searches` does."""
+    searches, hydras = _compose(arguments, multirun=multirun)
+
+    from igap.counterfactual.plan import plan_studies
+    from igap.output.tracking import wandb_run
+
+    wandb_run.check(searches[0].tracking)
+    studies, workers = plan_studies(searches)
+    return studies, workers, _launcher(studies, workers, hydras)
 
 
 def _compose(arguments: Sequence[str], *, multirun: bool) -> "tuple[list[SearchConfig], list[str]]":
@@ -107,7 +116,7 @@ def _compose(arguments: Sequence[str], *, multirun: bool) -> "tuple[list[SearchC
 
 def _launcher(studies: "Sequence[PlannedStudy]", workers: "Sequence[SearchConfig]", hydras: list[str]) -> "Launcher":
     """What starts the workers. Raises InputError on invalid settings of Hydra's, and on such that nothing would use."""
-    from igap.cli.launch import launcher_of
+    from igap.cli.launchers import launcher_of
 
     launcher = launcher_of(*compose_multirun([f"output={quote(workers[0].output)}", "sweep=.workers", *hydras]))
     if len(workers) == len(studies) and not launcher.in_this_process:

@@ -5,5 +5,5 @@ A corrupted prompt is a point of a space (`spaces`), its value a number (`object
 `search` is the whole from Python, `runner` the whole from a config, `output` what is written and shown.
 
 Imports go one way: samplers.registry, config, spaces, history, objective, samplers, trials, session, validation,
-search, output, runner.
+search, plan, workers, output, runner.
 """

@@ -13,7 +13,7 @@ from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
 from igap.models import cached
 from igap.models.fingerprint import fingerprint
-from igap.models.load import Header, check_sites, read_header
+from igap.models.load import Header, check_sites
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,13 @@ def plan_studies(searches: Sequence[SearchConfig]) -> tuple[list[PlannedStudy], 
     studies: dict[Path, PlannedStudy] = {}
     workers: list[SearchConfig] = []
     for search in searches:
-        header = read_header(search.model.name, search.model.revision)
-        for config, folder in _split_components(search, header):
-            study = PlannedStudy(config, folder, fingerprint(header.folder), _check(config, header))
+        header = cached.header_of(search.model.name, search.model.revision)
+        components = _split_components(search, header)
+        for config, _ in components:
+            _check_component(config, header)
+        checkpoint, size = fingerprint(header.folder), _space_size(search, header)
+        for config, folder in components:
+            study = PlannedStudy(config, folder, checkpoint, size)
             asked = config.search.model_dump(exclude={"worker"})
             known = studies.setdefault(folder, study)
             if known.config.model_copy(update={"search": None}) != config.model_copy(update={"search": None}) or (
@@ -105,11 +109,15 @@ def _split_components(config: SearchConfig, header: Header) -> list[tuple[Search
     return [(single, parent / single.folder_name) for single in singles]
 
 
-def _check(config: SearchConfig, header: Header) -> int:
-    """Refuse all that can be refused before the weights load, and return the size of the space. Raises InputError."""
+def _check_component(config: SearchConfig, header: Header) -> None:
+    """Raises InputError on a device that this machine lacks, and on a component that the model lacks."""
     cached.resolve_device(config.device)
     site, _, _ = locate(config.head, header.n_layers, header.widths, item="head")
     check_sites(header, [site], config.model.name)
+
+
+def _space_size(config: SearchConfig, header: Header) -> int:
+    """The number of candidates, the same for all components. Raises InputError on an invalid space or pair."""
     refused = None
     # Whether the model wants a BOS token, which shifts positions, only the model itself knows.
     for prepend_bos in (True, False) if header.tokenizer.bos_token_id is not None else (False,):

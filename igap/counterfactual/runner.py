@@ -19,7 +19,6 @@ from igap.engine.activations import borrow
 from igap.errors import InputError
 from igap.failures import reason_of
 from igap.models import cached
-from igap.models.load import read_header
 from igap.output import disk
 from igap.output.tracking import wandb_run
 from igap.storage import atomic
@@ -53,9 +52,9 @@ def run_studies(
         InputError: the only study is invalid.
     """
     code, results = 0, list[tuple[str, SearchResult]]()
-    settled, said = wandb_run.resolve_mode(studies[0].config.tracking)
-    if said:
-        out.print(said, markup=False)
+    tracking, message = wandb_run.resolve_mode(studies[0].config.tracking)
+    if message:
+        out.print(message, markup=False)
     for study in studies:
         atomic.check_writable(study.folder)
     for number, study in enumerate(studies, start=1):
@@ -86,9 +85,9 @@ def run_studies(
         if unwritten:
             continue
         if study.config.full_run and not result.interrupted:
-            code = max(code, _run_best_pair(result, study, defaults, settled, progress))
-        tracked = _log(study.folder, settled)
-        out.print(f"W&B run: {tracked or settled.mode}", markup=False, soft_wrap=True)
+            code = max(code, _run_best_pair(result, study, defaults, tracking, progress))
+        place = _log(study.folder, tracking)
+        out.print(f"W&B run: {place or tracking.mode}", markup=False, soft_wrap=True)
         terminal.show_paths(out, study.folder)
         results.append((study.config.head, result))
         if result.interrupted:
@@ -97,8 +96,14 @@ def run_studies(
             if not interrupted:
                 break
     if len(results) > 1 and _of_several_heads(studies):
-        scan.write(results, studies[0].folder.parent)
-        terminal.show_scan(out, results, studies[0].folder.parent)
+        folder = studies[0].folder.parent
+        terminal.show_scan(out, results)  # also where it cannot be written
+        try:
+            scan.write(results, folder)
+        except Exception as error:
+            log.error("scan: %s", reason_of(error))
+            return max(code, 1)
+        out.print(f"written to {folder}: scan.csv, matrix.csv, plots/", markup=False, soft_wrap=True)
     return code
 
 
@@ -142,7 +147,7 @@ def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> 
 
 
 def _run_best_pair(
-    result: SearchResult, study: PlannedStudy, defaults: RunConfig, settled: TrackingConfig, progress: Console
+    result: SearchResult, study: PlannedStudy, defaults: RunConfig, tracking: TrackingConfig, progress: Console
 ) -> int:
     """Run `igap run` on the best pair, in a folder of its own, unless it is there already; return the exit code."""
     config, texts = study.config, dict(zip(TEXTS, result.best.texts, strict=True))
@@ -151,14 +156,15 @@ def _run_best_pair(
         "model": config.model, "prompts": prompts, "tracking": config.tracking, "device": config.device,
         "memory_gib": config.memory_gib,
     }  # fmt: skip
-    if read_header(config.model.name, config.model.revision).neurons_reason is not None:
+    if cached.header_of(config.model.name, config.model.revision).neurons_reason is not None:
         settings["sites"] = "heads"
     asked = defaults.model_copy(update=settings)
-    place = study.folder / RUNS / pipeline.check(asked).key
-    before = read_run(place)[0]
-    if before is not None and not failed_findings(before.summary):
-        return 0
+    place = study.folder / RUNS
     try:
+        place /= pipeline.check(asked).key
+        before = read_run(place)[0]
+        if before is not None and not failed_findings(before.summary):
+            return 0
         atomic.check_writable(place / "plots")
         run_result = pipeline.run(asked, lambda name: show_stage(progress, name))
         disk.unfinish(place)
@@ -169,14 +175,14 @@ def _run_best_pair(
         return 1
     for name, reason in failures.items():
         log.error("of the run of the best pair, in %s, %s failed: %s", place, name, reason)
-    _log(place, settled)
+    _log(place, tracking)
     return 1 if failures else 0
 
 
-def _log(folder: Path, settled: TrackingConfig) -> str | None:
+def _log(folder: Path, tracking: TrackingConfig) -> str | None:
     """Log the folder to W&B and return where it is there; an error of W&B's is a warning."""
     try:
-        return wandb_run.log(folder, settled)
+        return wandb_run.log(folder, tracking)
     except Exception as error:
         log.warning("W&B did not take it (%s: %s); everything is in %s", type(error).__name__, error, folder)
         return None

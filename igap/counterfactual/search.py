@@ -222,8 +222,7 @@ def _check_json(identity: Mapping[str, object] | None) -> None:
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"identity: got {short_repr(identity)}, which is no JSON ({error}), wanted texts and numbers by "
-            "names. Leave it "
-            "out: then it is a hash of the model's weights."
+            "names. Leave it out: then it is a hash of the model's weights."
         ) from None
 
 

@@ -1,5 +1,6 @@
 """The jobs of a multirun before the first of them runs: keys, duplicates, what is done already, how long is left."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -108,33 +109,63 @@ def plan(
     return Plan(folder, jobs, statuses, n_duplicates, tuple(rejected))
 
 
-def estimate(jobs: Iterable[Job], runs: Sequence[FinishedRun], at_once: int) -> float | None:
+_FEWEST_BESIDE = 3
+"""Jobs with pictures for which a process that draws is worth its start of a few seconds."""
+
+
+def draws_beside(jobs: Iterable[Job]) -> bool:
+    """True if a process of its own is to draw the jobs' pictures while this one, which has the machine, computes."""
+    return sum(job.composed.config.plots != "none" for job in jobs) >= _FEWEST_BESIDE and (os.cpu_count() or 1) > 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long jobs take."""
+
+    seconds: float
+    n_runs: int
+    """Finished runs of the jobs' kinds, which it goes by."""
+
+
+def estimate(
+    jobs: Sequence[Job], runs: Iterable[FinishedRun], at_once: int, *, beside: bool = False
+) -> Estimate | None:
     """Estimates how long jobs take, from finished runs of their kind: of one model, with the same analyses.
 
     The time of IG grows with steps and pairs, that of the files with neither, all other time with pairs. Each rate is
     the median over the finished runs; over those with as many pairs, where there are any, as pairs that share a pass
-    take less time each.
+    take less time each; that of the files over those with the same pictures.
 
     Args:
         jobs: the jobs to do.
         runs: finished runs to go by.
         at_once: jobs done side by side.
+        beside: whether another process draws, which is most of the time of the files, while the next job is computed.
 
     Returns:
-        Seconds; None where no run of some job's kind is finished.
+        None where no run of some job's kind is finished.
     """
-    total = 0.0
+    rates: dict[str, list[_Rate]] = {}
+    for run in runs:
+        if (rate := _rate(run)) is not None:
+            rates.setdefault(_kind(run.settings), []).append(rate)
+    computing = files = 0.0
+    used = dict[str, int]()
     for job in jobs:
-        config = job.composed.config
-        rates = [rate for run in runs if (rate := _rates(run, config)) is not None]
-        if not rates:
+        config, n_pairs = job.composed.config, job.n_pairs
+        kind = _kind(dict(flatten(config.model_dump(mode="json"))))
+        if kind not in rates:
             return None
-        n_pairs = job.n_pairs
-        alike = [rate for rate in rates if rate.n_pairs == n_pairs] or rates
+        used[kind] = len(rates[kind])
+        alike = [rate for rate in rates[kind] if rate.n_pairs == n_pairs] or rates[kind]
         steps = config.ig.n_steps if isinstance(config.ig.n_steps, int) else 50
-        total += n_pairs * (median(rate.node for rate in alike) * steps + median(rate.pair for rate in alike))
-        total += median(rate.files for rate in alike)
-    return total / at_once
+        computing += n_pairs * (median(rate.node for rate in alike) * steps + median(rate.pair for rate in alike))
+        drawn = [rate for rate in alike if rate.plots == config.plots]
+        if drawn or config.plots != "none":  # files without pictures take next to nothing
+            files += median(rate.files for rate in drawn or alike)
+    # Where too many pictures wait for the process that draws, the other one draws as well.
+    seconds = max(computing, (computing + files) / 2) if beside else (computing + files) / at_once
+    return Estimate(seconds, sum(used.values()))
 
 
 class _Rate(NamedTuple):
@@ -145,29 +176,37 @@ class _Rate(NamedTuple):
     pair: float
     """Everything else that grows with pairs: seconds a pair."""
     files: float
-    """Seconds for the files."""
-    n_pairs: float
+    """Seconds for the files, pictures included."""
+    n_pairs: int
     """Pairs of the run."""
+    plots: object
+    """The pictures that were asked for."""
 
 
 _KIND = ("model.name", "model.processing", "sites", "study", "faithfulness", "ablation.kind")
 """Settings that decide which work is done; the other settings decide how long it takes."""
 
+_BEFORE = {"sites": "both", "plots": "all"}
+"""What runs from before there was such a setting did."""
 
 _MOST = 1e9
 """Seconds, or pairs: larger numbers in a summary are damage."""
 
 
-def _rates(run: FinishedRun, config: RunConfig) -> _Rate | None:
-    """The rates of a finished run of this job's kind; None of another kind, or where its summary does not say."""
-    wanted, summary = dict(flatten(config.model_dump(mode="json"))), run.summary
-    settings = {"sites": "both"} | dict(run.settings)  # as runs from before there was a choice had them
-    same = all(settings.get(name) == wanted[name] for name in _KIND)
+def _kind(settings: Mapping[str, object]) -> str:
+    """The work that a run with these settings does."""
+    return repr([settings.get(name, _BEFORE.get(name)) for name in _KIND])
+
+
+def _rate(run: FinishedRun) -> _Rate | None:
+    """The rates of a finished run; None where its summary does not say."""
     names = ("seconds/ig", "seconds/total", "seconds/files", "seconds/model", "n_pairs")
+    summary = run.summary
     numbers = [number for name in names if isinstance(number := summary.get(name), int | float) and 0 <= number < _MOST]
-    if not same or len(numbers) < len(names) or not summary["n_pairs"]:
+    if len(numbers) < len(names) or not summary["n_pairs"]:
         return None
     ig, whole, files, model, n_pairs = numbers
     steps = summary.get("ig/n_steps")
     node = ig / n_pairs / (steps if isinstance(steps, int) and steps > 0 else 50)
-    return _Rate(node, max(0.0, whole - model - ig) / n_pairs, files, int(n_pairs))
+    plots = run.settings.get("plots", _BEFORE["plots"])
+    return _Rate(node, max(0.0, whole - model - ig) / n_pairs, files, int(n_pairs), plots)

@@ -9,18 +9,25 @@ from rich.table import Table
 from igap.components import SITES
 from igap.console import duration, number
 from igap.sweep.folder import JobStatus
-from igap.sweep.plan import Plan
+from igap.sweep.plan import Estimate, Plan
 
 
-def show_plan(console: Console, plan: Plan, seconds: float | None, n_measured: int, *, single: bool = False) -> None:
-    """How many jobs a multirun has, how they stand, how long those to do take, and which cannot be; or a single run."""
+def show_plan(console: Console, plan: Plan, time_left: Estimate | None, *, single: bool = False) -> None:
+    """How many jobs a multirun has, how they stand, how long the rest takes, and which were rejected; or a single run.
+
+    Args:
+        console: where to.
+        plan: the jobs.
+        time_left: of the jobs to do; None where nothing tells.
+        single: whether it is one run, in a folder of its own.
+    """
     counts = {state: len(plan.in_state(state)) for state in ("done", "stale", "running", "failed")}
-    said = [f"{counts['done']} done already"] if counts["done"] else []
-    said += [f"{counts['running']} running in another process"] if counts["running"] else []
-    said += [f"{counts['failed']} failed before"] if counts["failed"] else []
-    said += [f"{plan.n_duplicates} duplicate{'s' * (plan.n_duplicates != 1)} left out"] if plan.n_duplicates else []
+    notes = [f"{counts['done']} done already"] if counts["done"] else []
+    notes += [f"{counts['running']} running in another process"] if counts["running"] else []
+    notes += [f"{counts['failed']} failed before"] if counts["failed"] else []
+    notes += [f"{plan.n_duplicates} duplicate{'s' * (plan.n_duplicates != 1)} left out"] if plan.n_duplicates else []
     n = len(plan.jobs)
-    text = f"{n} job{'s' * (n != 1)} in {plan.folder.path}, {len(plan.to_do)} to do" + "".join(f", {x}" for x in said)
+    text = ", ".join([f"{n} job{'s' * (n != 1)} in {plan.folder.path}", f"{len(plan.to_do)} to do", *notes])
     if single:
         text = f"1 run, key {plan.jobs[0].key}, which can be done"
     console.print(text, markup=False, soft_wrap=True)
@@ -33,24 +40,24 @@ def show_plan(console: Console, plan: Plan, seconds: float | None, n_measured: i
     for job in plan.rejected:
         console.print(f"[yellow]dropped[/] {escape(' '.join(job.overrides))}: {escape(job.reason)}")
     if plan.to_do:
-        took = "nothing of this kind has run here to tell how long it takes"
-        if seconds is not None:
-            runs = f"{n_measured} finished run{'s' * (n_measured != 1)}"
-            took = f"about {duration(seconds)}, going by {runs} in {plan.folder.path.parent}"
-        console.print(took, markup=False, soft_wrap=True)
+        text = "nothing of this kind has run here to tell how long it takes"
+        if time_left is not None:
+            runs = f"{time_left.n_runs} finished run{'s' * (time_left.n_runs != 1)}"
+            text = f"about {duration(time_left.seconds)}, going by {runs} in {plan.folder.path.parent}"
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def show_job(console: Console, count: str, overrides: Sequence[str], status: JobStatus, reason: str = "") -> None:
     """One line for a job that has ended: its key numbers, or why there are none."""
-    said = []
+    parts = []
     if status.run is not None:
         summary = status.run.summary
         names = [name for site in SITES if (name := f"{site}/pearson") in summary]
         numbers = (f"{name} {number(summary[name])}" for name in names)
-        said.append(f"{', '.join(numbers)} ({number(summary.get('seconds/total'))} s)")
+        parts.append(f"{', '.join(numbers)} ({number(summary.get('seconds/total'))} s)")
     if not status.finished:
-        said.append(f"failed: {reason or status.detail}")
-    text = f"[{count}] {status.key} {' '.join(overrides)}: {'; '.join(said)}"
+        parts.append(f"failed: {reason or status.detail}")
+    text = f"[{count}] {status.key} {' '.join(overrides)}: {'; '.join(parts)}"
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

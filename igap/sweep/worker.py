@@ -6,7 +6,6 @@ in the run's folder is all that the next one needs to finish the job.
 """
 
 import logging
-import os
 import time
 import traceback
 from collections import deque
@@ -31,12 +30,9 @@ from igap.storage import cache, versions
 from igap.storage.atomic import check_writable
 from igap.storage.finished import failed_findings, failures_of
 from igap.sweep.folder import SweepFolder
-from igap.sweep.plan import Job
+from igap.sweep.plan import Job, draws_beside
 
 log = logging.getLogger("igap")
-
-_FEWEST_BESIDE = 3
-"""Jobs with pictures for which a process that draws is worth its start of a few seconds."""
 
 _MOST_WAITING = 4
 """Computed jobs that wait for that process; beyond them this one draws, too."""
@@ -87,7 +83,7 @@ class Computed:
     summary: record.Summary
     failures: Mapping[str, Failure]
     seconds: float
-    """That its files took."""
+    """What writing its files took."""
     claim: ExitStack
     """Closed when the job is finished."""
 
@@ -131,8 +127,7 @@ def do_all(
         on_done(job, outcome)
         outcomes.append(outcome)
 
-    n_drawn = sum(job.composed.config.plots != "none" for job in pack)
-    beside = draw_beside and n_drawn >= _FEWEST_BESIDE and (os.cpu_count() or 1) > 1
+    beside = draw_beside and draws_beside(pack)
     with ExitStack() as claims, Pictures(folder, end, beside=beside) as pictures:
         for job in pack:
             if wait:  # for another process, which may wait for what this one holds

@@ -13,7 +13,7 @@ from hydra.core.plugins import Plugins
 from safetensors.torch import load_file, save_file
 
 from igap import cli, pipeline
-from igap.cli import launch
+from igap.cli import launch, launchers
 from igap.cli.compose import compose_multirun, compose_one
 from igap.errors import InputError
 from igap.models import cached
@@ -100,7 +100,7 @@ def test_every_launcher_gives_the_same_runs_and_a_failing_job_costs_no_other(
 )
 def test_processes_share_the_cores_and_packs_share_a_model(overrides, cores, expected, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    found = launch.launcher_of(*compose_multirun(overrides))
+    found = launchers.launcher_of(*compose_multirun(overrides))
     assert (found.at_once, found.pack, found.threads) == expected
 
 
@@ -129,8 +129,8 @@ def test_a_launcher_that_is_not_installed_is_refused_with_the_remedy(name, extra
     with pytest.raises(
         InputError, match=rf"pip install -e '\.\[{extra}\]' -c constraints\.txt, or hydra/launcher=basic"
     ):
-        launch.launcher_of(*composed)
-    launch.launcher_of(*compose_multirun([]))
+        launchers.launcher_of(*composed)
+    launchers.launcher_of(*compose_multirun([]))
 
 
 class Rounds:
@@ -168,7 +168,7 @@ def launched(plan, monkeypatch, *rounds, options=()):
     """The reasons, and the packs and waiting of each round."""
     stub = Rounds(plan.folder, *rounds)
     monkeypatch.setattr(launch, "one_round", stub)
-    reasons = launch.launch(plan, launch.launcher_of(*compose_multirun(list(options))))
+    reasons = launch.launch(plan, launchers.launcher_of(*compose_multirun(list(options))))
     assert not stub.rounds
     return reasons, stub.asked
 
@@ -197,7 +197,7 @@ def test_a_job_whose_process_dies_costs_none_of_those_behind_it(plan, monkeypatc
 
 def test_what_no_process_ever_began_is_told_with_the_launchers_own_words(plan, monkeypatch):
     monkeypatch.setattr(launch, "one_round", lambda worker, n, launcher: ([], "RuntimeError: no sbatch"))
-    reasons = launch.launch(plan, launch.launcher_of(*compose_multirun([])))
+    reasons = launch.launch(plan, launchers.launcher_of(*compose_multirun([])))
     assert reasons == dict.fromkeys(("aa", "bb", "cc"), "it was not started 3 times: RuntimeError: no sbatch")
 
 
@@ -225,21 +225,21 @@ def test_a_process_that_joblib_restarts_for_its_memory_is_not_told_and_costs_no_
 
     monkeypatch.setattr(Plugins, "instantiate_launcher", lambda self, **_: Restarts())
     worker = launch.Worker((plan.jobs,), plan.folder, False, None, False)
-    assert launch.one_round(worker, 1, launch.launcher_of(*compose_multirun([]))) == ([], "")
+    assert launch.one_round(worker, 1, launchers.launcher_of(*compose_multirun([]))) == ([], "")
 
 
 def test_a_number_of_processes_that_is_none_is_refused_in_one_line():
     with pytest.raises(InputError, match=r"hydra\.launcher\.n_jobs: got 'abc', wanted a number of processes"):
-        launch.launcher_of(*compose_multirun(["hydra/launcher=joblib", "hydra.launcher.n_jobs=abc"]))
+        launchers.launcher_of(*compose_multirun(["hydra/launcher=joblib", "hydra.launcher.n_jobs=abc"]))
 
 
 def test_a_setting_that_the_launcher_does_not_have_is_refused_before_any_job_starts():
     with pytest.raises(InputError, match=r"hydra\.launcher\.nonsense: got 3, which the launcher does not take"):
-        launch.launcher_of(*compose_multirun(["hydra/launcher=submitit_local", "++hydra.launcher.nonsense=3"]))
+        launchers.launcher_of(*compose_multirun(["hydra/launcher=submitit_local", "++hydra.launcher.nonsense=3"]))
 
 
 @pytest.mark.skipif(shutil.which("srun") is not None, reason="there is a SLURM here")
 def test_a_launcher_that_cannot_start_is_the_reason_of_every_job(plan):
-    reasons = launch.launch(plan, launch.launcher_of(*compose_multirun(["hydra/launcher=submitit_slurm"])))
+    reasons = launch.launch(plan, launchers.launcher_of(*compose_multirun(["hydra/launcher=submitit_slurm"])))
     assert set(reasons) == {"aa", "bb", "cc"}
     assert 'it was not started 3 times: RuntimeError: Could not detect "srun"' in reasons["aa"]

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from igap import cli
 from igap.cli import launch
 from igap.counterfactual import runner, workers
+from igap.errors import InputError
 from igap.models import cached
 from igap.output import figures
 from igap.output.tracking import wandb_run
@@ -213,7 +214,7 @@ def test_positions_count_the_bos_token_also_before_the_model_loads(position, tmp
     assert "1.2: ap, 3 candidates" in capsys.readouterr().out
 
 
-def test_help_and_check_say_what_there_is_and_compute_nothing(tmp_path, monkeypatch, capsys):
+def test_help_and_check_say_what_there_is_and_compute_nothing(no_key, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cached, "cached_model", None)
     assert cli.main(["search", "--help"]) == 0
@@ -232,6 +233,8 @@ def test_help_and_check_say_what_there_is_and_compute_nothing(tmp_path, monkeypa
     capsys.readouterr()
     assert cli.main(["check", "search", "head=9.9"]) == 2
     assert capsys.readouterr().err.startswith("igap: head: got 9.9, but the model has 4 layers (0 to 3).")
+    assert cli.main(["check", "search", "head=1.2", "tracking=online"]) == 2, "no key: as the search itself"
+    assert capsys.readouterr().err.startswith("igap: tracking: got online, but W&B has no key for this machine.")
     assert cli.main(["check", "search", "search_mini"]) == 0
     line = capsys.readouterr().out
     assert line.startswith("1.2: ap, 2.541e+11 candidates, 200 trials (")
@@ -417,7 +420,9 @@ def test_searches_of_two_questions_are_no_scan(tmp_path):
     ]  # fmt: skip
 
 
-def test_ctrl_c_in_a_scan_keeps_the_heads_that_are_done(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_in_a_scan_keeps_the_heads_that_are_done_and_shows_them_whatever_is_not_written(
+    tmp_path, monkeypatch, capsys, caplog
+):
     one = runner._run_study
 
     def interrupted(study, *arguments, **options):
@@ -426,8 +431,24 @@ def test_ctrl_c_in_a_scan_keeps_the_heads_that_are_done(tmp_path, monkeypatch, c
         return one(study, *arguments, **options)
 
     monkeypatch.setattr(runner, "_run_study", interrupted)
+    monkeypatch.setattr("igap.counterfactual.output.scan.search_scan", lambda *_: 1 / 0)
     assert search("head=0.4,1.2,2.3,3.1", "search.until=16", *QUIET, where=tmp_path) == 130
     assert pd.read_csv(tmp_path / "searches" / "heads-ap" / "scan.csv", dtype=str)["name"].tolist() == ["0.4", "1.2"]
+    assert "scan: ZeroDivisionError: division by zero" in caplog.text
+    shown = capsys.readouterr().out
+    assert "What each component reaches" in shown
+    assert "scan.csv" not in shown
+
+
+def test_a_best_pair_that_no_run_takes_costs_its_run_only(tmp_path, monkeypatch, caplog):
+    def refuses(config):
+        raise InputError("prompts.corrupted: got what no run takes.")
+
+    monkeypatch.setattr(runner.pipeline, "check", refuses)
+    small = ["search.until=16", "clean.n=1", "heldout.n=0", "tracking=disabled"]
+    assert search(*small, where=tmp_path) == 1
+    assert "failed: prompts.corrupted: got what no run takes." in caplog.text
+    assert summary_of(tmp_path / "searches" / "0.4-ap")["n_trials"] == 16
 
 
 def test_ctrl_c_on_a_launchers_workers_ends_with_the_report_of_what_there_is(tmp_path, monkeypatch, capsys):

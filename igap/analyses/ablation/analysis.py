@@ -1,5 +1,6 @@
 """The analysis `ablation`: accuracy on labelled prompts without the components that the run asks for."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -55,10 +56,10 @@ class AblationAnalysis(Analysis[AblationStudy]):
             )
         prompts = read_or_generate(settings, header.tokenizer, config.prompts.bos)
         limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
-        encoded = encode_prompts(prompts, header.tokenizer, item=settings.file or "ablation.n", **limits)
+        lengths = _token_lengths(tuple(prompts), header.tokenizer, item=settings.file or "ablation.n", **limits)
         kinds = {settings.kind, *settings.also}
         if "resample" in kinds:
-            check_donors(len(prompt.ids) for prompt in encoded)
+            check_donors(lengths)
         if settings.reference_n > len(prompts) and kinds & {"mean", "mean_positional"}:
             raise too_few_references(settings.reference_n, len(prompts))
         texts = [[prompt.text, prompt.answer, prompt.distractor] for prompt in prompts]
@@ -114,7 +115,7 @@ def read_or_generate(settings: AblationConfig, tokenizer: Any, bos: str) -> list
         InputError: The file holds fewer than `ablation.n`, or none could be generated.
     """
     made = (
-        generate_prompts(settings.n or DEFAULT_N, settings.seed, tokenizer)
+        _generate_once(settings.n or DEFAULT_N, settings.seed, tokenizer)
         if settings.file is None
         else read_prompts(settings.file)
     )
@@ -130,6 +131,18 @@ def read_or_generate(settings: AblationConfig, tokenizer: Any, bos: str) -> list
             "leave ablation.n out to take all."
         )
     return prompts[: settings.n]
+
+
+@functools.lru_cache(maxsize=8)
+def _generate_once(n: int, seed: int, tokenizer: Any) -> tuple[Prompt, ...]:
+    """As `generate_prompts`, once for the jobs of a process, whose tokenizer igap loaded and nobody changes."""
+    return tuple(generate_prompts(n, seed, tokenizer))
+
+
+@functools.lru_cache(maxsize=8)
+def _token_lengths(prompts: tuple[Prompt, ...], tokenizer: Any, *, item: str, **limits: Any) -> tuple[int, ...]:
+    """Tokens of each prompt, once for the jobs of a plan. Raises InputError as `encode_prompts` does."""
+    return tuple(len(prompt.ids) for prompt in encode_prompts(prompts, tokenizer, item=item, **limits))
 
 
 def select_components(context: RunContext) -> Sequence[str]:

@@ -28,6 +28,7 @@ FILE = ".evaluations.sqlite"
 
 _TABLE = "CREATE TABLE IF NOT EXISTS numbers (key BLOB PRIMARY KEY, floats BLOB) WITHOUT ROWID"
 _AT_ONCE = 500
+"""Keys in one query: SQLite takes a limited number."""
 _WAIT = 30.0
 """Seconds for another process to finish writing."""
 
@@ -49,7 +50,7 @@ class CachedEvaluator:
         bound, target = evaluator.bound, evaluator.target
         self.n_computed = self.n_cached = 0
         """Candidates, of all calls."""
-        contrast = {
+        inputs = {
             **identity,
             "versions": versions(),
             "component": [target.site, target.layer, target.index],
@@ -57,12 +58,12 @@ class CachedEvaluator:
             "answers": [[pair.answer, pair.distractor] for pair in bound.pairs],
             "route": evaluator.route,
         }
-        self._question = hashlib.sha256(json.dumps(contrast, sort_keys=True).encode()).digest()
+        self._inputs_hash = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).digest()
 
     def numbers(self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number]) -> Numbers:
         """The same numbers as the evaluator's, computed only where the file does not have them."""
         rows = tokens.expand(len(self.evaluator.bound.pairs), -1, -1).transpose(0, 1).contiguous().cpu()
-        hashes = [hashlib.sha256(self._question + row.numpy().tobytes()).digest() for row in rows]
+        hashes = [hashlib.sha256(self._inputs_hash + row.numpy().tobytes()).digest() for row in rows]
         keys = {name: [name.encode() + b" " + each for each in hashes] for name in names}
         stored = self._load([key for of_name in keys.values() for key in of_name])
         missing = [i for i in range(len(hashes)) if any(keys[name][i] not in stored for name in names)]

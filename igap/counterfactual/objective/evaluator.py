@@ -64,7 +64,7 @@ class Evaluator:
 
     `cost` counts forward equivalents: one is a whole pass of the model over one prompt, forward or, twice that much,
     backward; what begins in the middle counts as the share of the blocks and positions it passes. On the route
-    `hooks` nothing does.
+    `hooks` every pass is a whole one.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Evaluator:
         return torch.cat([made for _, made in passes], 1)
 
     def activations_of_others(self, prompts: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt changed *component"]:
-        """The same for any prompts of the clean prompts' length, whatever their words."""
+        """The component's activations in runs of any prompts of the clean prompts' length, from `first` on."""
         name = hook_name(self.target.site, self.target.layer)
 
         def compute(items: Tensor) -> Tensor:

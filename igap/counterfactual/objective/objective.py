@@ -20,6 +20,7 @@ from igap.counterfactual.objective.evaluator import Evaluator, Number
 from igap.counterfactual.spaces.base import Candidate
 
 _TAIL = 0.25
+"""Share of the clean prompts, the worst of them, that `cvar` is the mean over."""
 _NEEDS: Mapping[Term, tuple[Number, ...]] = {
     "ap": ("ap",),
     "ig": ("ig",),

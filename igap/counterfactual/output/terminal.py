@@ -18,6 +18,7 @@ from igap.counterfactual.validation.results import Deletion, HeldOut, Validation
 from igap.missing import Missing
 
 _TOP = 5
+"""Best prompts that are shown; of a front twice as many."""
 
 
 @contextmanager
@@ -195,8 +196,8 @@ def _describe_deletion(deletion: Deletion, best: float) -> str:
     return f"deleted (its mean instead): {_format(deletion.ap)}, patched: {_format(best)}: {what}"
 
 
-def show_scan(console: Console, results: Sequence[tuple[str, SearchResult]], folder: Path) -> None:
-    """Print a line a component, and where the matrix and the map are."""
+def show_scan(console: Console, results: Sequence[tuple[str, SearchResult]]) -> None:
+    """Print a line a component."""
     term = results[0][1].objective.terms[0]
     table = Table(title=f"What each component reaches: AP effects, and values of {term}, logits", title_justify="left")
     for column in ("", "AP by hand", "AP deleted", "AP best", "value", "best of random", "held out", "rank by hand",
@@ -218,11 +219,10 @@ def show_scan(console: Console, results: Sequence[tuple[str, SearchResult]], fol
         )
         table.add_row(name, *map(_format, numbers), escape(validation.best.rule))
     console.print(table)
-    console.print(f"written to {folder}: scan.csv, matrix.csv, plots/", markup=False, soft_wrap=True)
 
 
 def show_paths(console: Console, folder: Path) -> None:
-    """Where everything is."""
+    """Print the files in a search's folder, and the runs of its best pairs."""
     console.print(f"\nwritten to {folder}", markup=False, soft_wrap=True)
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder).parts

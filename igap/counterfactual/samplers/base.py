@@ -68,7 +68,7 @@ def within(space: Space, candidate: Candidate, rng: np.random.Generator, new: It
 
 
 def unseen(candidates: Iterator[Candidate], n: int, taken: set[Candidate], source: str) -> list[Proposal]:
-    """The first `n` that are not taken, which they are from then on."""
+    """The first `n` candidates that are not taken, as proposals; they are added to `taken`."""
     proposals: list[Proposal] = []
     for candidate in candidates:
         if len(proposals) == n:

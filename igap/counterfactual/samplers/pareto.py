@@ -12,6 +12,7 @@ _POPULATION = 8
 _GRADIENT = 0.5
 """Share of children by gradient; the others are crossed, mutated, or have an edit taken back."""
 _TRIES = 50
+"""Children made for each one that is asked for, at most."""
 
 
 def front(points: Floats) -> list[int]:

@@ -18,6 +18,7 @@ _LEAST = 1e-3
 _MODELLED = 1000
 """The best trials that the linear model learns from: its cost grows with their cube."""
 _NEAREST = 50
+"""Options of a slot, and single changes, that are combined around the best candidate."""
 
 
 def thompson(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:

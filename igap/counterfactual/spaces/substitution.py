@@ -69,7 +69,7 @@ def bind_substitution(
     @cache
     def token(word: str, *, at_start: bool) -> int:
         ids = _word_ids(tokenizer, word, at_start=at_start)
-        assert ids is not None, "substitute has seen to it"
+        assert ids is not None, "substitution_space has seen to it"
         return ids[0]
 
     tables = []

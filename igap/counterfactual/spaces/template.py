@@ -176,7 +176,7 @@ def generate_clean_prompts(
             "make. Use clean.n=1 heldout.n=0, or a prompt that follows one of igap's IOI templates."
         )
     fills = match_slots(template, pair.clean)
-    assert fills is not None, "build or matching_template has seen to it"
+    assert fills is not None, "template_space or find_template has seen to it"
     if [pair.answer.strip(), pair.distractor.strip()] != [_name_that_does_not_act(fills), fills["subject"]]:
         raise InputError(
             f"clean.n: got {n} clean prompts (heldout.n counted), whose others ask for the name that does not act "

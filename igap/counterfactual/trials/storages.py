@@ -36,7 +36,7 @@ FILES = {"sqlite": "study.db", "journal": "study.journal"}
 """Names in a search's folder."""
 
 _LOOKS = 10
-"""At tables that other workers are making."""
+"""Times that a database is opened whose tables another worker is making."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 

@@ -28,10 +28,11 @@ from igap.counterfactual.trials.storages import one_line_errors
 from igap.errors import InputError
 
 SCHEMA = 1
-"""The schema of a study's attributes and its trials'."""
+"""Version of the attributes of a study and of its trials."""
 
-_WHILE = ("a failure while searching", "What it has is kept: once it is there again, the same command goes on.")
-_READ = ("a study that cannot be read", "Restore it from a copy, or set name=NAME for a new one.")
+_SEARCHING = ("a failure while searching", "What it has is kept: once it is there again, the same command goes on.")
+_READING = ("a study that cannot be read", "Restore it from a copy, or set name=NAME for a new one.")
+"""What went wrong, and the remedy, of an error of the storage at that time."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class EvaluatedTrial:
 
     @property
     def value(self) -> float:
-        """The first term's."""
+        """The value of the first term."""
         return self.values[0]
 
     @property
@@ -91,7 +92,7 @@ class TrialStore:
         }
         self._read: dict[int, EvaluatedTrial] = {}
         wanted = {"schema": SCHEMA, "space": space.digest, **identity}
-        with one_line_errors(*_READ):
+        with one_line_errors(*_READING):
             if name in optuna.get_all_study_names(storage):
                 self.study = optuna.load_study(study_name=name, storage=storage)
             else:
@@ -133,9 +134,9 @@ class TrialStore:
 
     def all(self) -> list[EvaluatedTrial]:
         """All trials, in the order of their numbers. Raises InputError on a storage that has failed meanwhile."""
-        with one_line_errors(*_WHILE):
+        with one_line_errors(*_SEARCHING):
             trials = self.study.get_trials(deepcopy=False)
-        with one_line_errors(*_READ):
+        with one_line_errors(*_READING):
             for trial in trials:
                 if trial.number not in self._read and trial.state.is_finished():
                     self._read[trial.number] = self._from_optuna(trial)
@@ -156,14 +157,14 @@ class TrialStore:
         """
         name = self.study.study_name
         try:
-            with one_line_errors(*_WHILE), exclusive(self._storage, name):
+            with one_line_errors(*_SEARCHING), exclusive(self._storage, name):
                 there = self.all()
                 seen = {trial.proposal.candidate for trial in there}
                 new = [trial for trial in batch if trial.proposal.candidate not in seen]
                 room = None if until is None else max(0, until - len(there))
                 self.study.add_trials([self._to_optuna(trial) for trial in new[:room]])
         except BaseException:  # also Ctrl-C, after which there is a report: of what the storage has
-            with one_line_errors(*_WHILE):  # anew: Optuna's cache has what was undone
+            with one_line_errors(*_SEARCHING):  # anew: Optuna's cache has what was undone
                 self.study = optuna.load_study(study_name=name, storage=self._storage)
             raise
 

@@ -61,6 +61,7 @@ class NeutralEdits:
     """Edits that change no name: another place, verb or object."""
 
     n: int
+    """Edits drawn."""
     p95: float
     """95th percentile of their |value|; logits."""
 
@@ -134,7 +135,7 @@ class SlotImportance:
     value_without: float
     """The best prompt's value with the clean word there; logits."""
     loss: float
-    """The best value less that; logits."""
+    """The best prompt's value less `value_without`; logits."""
     variance_share: float | Missing
     """Share of the variance of random trials' values, 0 to 1."""
     variance_share_error: float | Missing
@@ -183,6 +184,7 @@ class HeldOut:
     """The best candidate in clean prompts that the search has not seen."""
 
     n: int
+    """Clean prompts."""
     value: float
     """Logits."""
     share: float | Missing

@@ -8,9 +8,11 @@ import pytest
 from scipy import stats
 
 from igap import pipeline
+from igap.analyses.ablation import analysis
 from igap.analyses.ablation.study import AGAINST
 from igap.analyses.registry import ANALYSES
 from igap.cli.compose import compose_one
+from igap.errors import InputError
 from igap.models import cached
 
 
@@ -149,3 +151,32 @@ def test_the_default_is_the_outliers_and_none_of_them_is_said(found, checkpoint,
     )
     assert study.summary() == {"ablation/n_components": 0}
     assert run(checkpoint).findings.keys() & {"ablation"} == set()
+
+
+def test_jobs_with_the_same_prompts_tokenise_them_once_and_changed_ones_are_checked_anew(tmp_path):
+    file = tmp_path / "own.csv"
+    names = ("John", "Mary"), ("Mary", "John"), ("John", "Tom"), ("Tom", "John")
+    rows = [f'"Then {a} and {b} went to the store, {b} gave a ring to"," {a}"," {b}"' for a, b in names]
+
+    def write(rows):
+        file.write_text("\n".join(["prompt,answer,distractor", *rows]) + "\n")
+
+    def key(component):
+        given = ["ablation=zero", f"ablation.file={file}", f"ablation.components='{component}'"]
+        return pipeline.check(compose_one(given).config).key
+
+    def tokenisations():
+        return analysis._token_lengths.cache_info().misses
+
+    write(rows)
+    before = tokenisations()
+    keys = {key("0.0"), key("0.1"), key("1.0")}
+    assert (len(keys), tokenisations() - before) == (3, 1)
+    with pytest.raises(InputError, match=r"ablation\.components"):
+        key("9.9")
+    write(rows[:3])
+    assert key("0.0") not in keys
+    assert tokenisations() - before == 2
+    write([*rows[:3], rows[3].replace("ring", "zyxwv")])
+    with pytest.raises(InputError, match="row 4: the tokenizer does not know 'zyxwv'"):
+        key("0.0")

@@ -156,8 +156,8 @@ def test_the_scan_holds_each_searchs_numbers_and_the_matrix_every_head_in_each_b
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"matrix.png", "scan.png"}
 
 
-def test_the_scans_table_tells_effects_and_values_apart(results, tmp_path):
-    text = said(terminal.show_scan, results, tmp_path)
+def test_the_scans_table_tells_effects_and_values_apart(results):
+    text = said(terminal.show_scan, results)
     assert "AP effects, and values of ap, logits" in " ".join(text.split())
     for name, result in results:
         line = next(line for line in text.splitlines() if line.startswith(f"│ {name}"))
