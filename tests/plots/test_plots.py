@@ -109,6 +109,24 @@ def test_figures_render_without_warnings_and_leave_matplotlib_as_it_was(shape):
     assert plt.get_fignums() == []
 
 
+def test_a_picture_is_the_same_whatever_matplotlib_is_set_to(tmp_path):
+    for name, settings in (("a", {}), ("b", {"font.size": 17, "text.hinting": "force_autohint", "savefig.dpi": 40})):
+        with mpl.rc_context(settings):
+            plots.write_png(plots.head_heatmaps(*random_maps((4, 8)), unit=UNIT), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(("shape", "site"), [((4, 8), "heads"), ((4, 512), "neurons")])
+def test_panels_are_where_matplotlibs_own_layout_puts_them(shape, site):
+    for fig in every_figure(*random_maps(shape), site):
+        fig.draw_without_rendering()
+        places = [ax.get_position().extents for ax in fig.axes]
+        fig.set_layout_engine("constrained")
+        fig.draw_without_rendering()
+        # The name of a tick near an edge reaches out of a panel by more or less, as the panel's width changes.
+        np.testing.assert_allclose(places, [ax.get_position().extents for ax in fig.axes], atol=0.01)
+
+
 @pytest.mark.parametrize(("shape", "site"), [((4, 8), "heads"), ((4, 512), "neurons")])
 def test_nothing_runs_out_of_the_figure(shape, site):
     ig, ap = random_maps(shape)
