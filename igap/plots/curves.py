@@ -89,4 +89,4 @@ def _delta_axis(
     ax.set_xticks(ticks(n_layers))
     listed = [f"{site} {', '.join(f'L{i}' for i in np.flatnonzero(v))}" for site, v in left_out.items() if v.any()]
     if listed:
-        ax.set_title(textwrap.fill(f"{why}: {'; '.join(listed)}", 60), fontsize=8, loc="left")
+        ax.set_title(textwrap.fill(f"{why}: {'; '.join(listed)}", 60), fontsize=8, loc="left", y=1.0)

@@ -5,16 +5,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy import stats
 
-from igap.plots.canvas import PALETTE, Flat, Map, blank, figure, finite, styled
+from igap.plots.canvas import PALETTE, Flat, Map, blank, figure, finite, lay_out, styled
 from igap.statistics.comparison import Comparison
 
 Flags = Bool[np.ndarray, "layer component"]
+Boxes = Float64[np.ndarray, "box 4"]  # left, bottom, right, top
 
 _POINT, _OUTLIER, _FIT = PALETTE[0], PALETTE[3], PALETTE[2]
 _LABEL_SIZE = 7.5
@@ -143,30 +144,38 @@ def _label_largest(
     chosen = chosen[np.argsort(-np.abs(difference[chosen]), kind="stable")][:_MAX_LABELS]
     fig = ax.get_figure(root=True)
     assert fig is not None
-    fig.draw_without_rendering()  # runs the layout: from here on data coordinates have their place on the page
+    lay_out(fig)  # from here on data coordinates have their place on the page
     to_points = 72 / fig.dpi
     frame = np.array(ax.get_window_extent().extents) * to_points
     taken = [np.array(text.get_window_extent().extents) * to_points for text in ax.texts]
     places = ax.transData.transform(np.column_stack([x, y])) * to_points
     crowd = places[flagged] if x.size > _MANY else places
 
-    def cost(radius: float, box: Flat) -> float:
-        low, high = box[:2], box[2:]
-        hidden = int(((crowd > low) & (crowd < high)).all(axis=1).sum())
-        hits = sum(bool((low < other[2:]).all() and (high > other[:2]).all()) for other in taken)
-        return radius / 10 + 2 * hidden + 100 * hits + 1000 * bool((low < frame[:2]).any() or (high > frame[2:]).any())
+    def costs(boxes: Boxes) -> npt.NDArray[np.float64]:
+        low, high = boxes[:, None, :2], boxes[:, None, 2:]
+        hidden = _all(crowd > low, crowd < high).sum(axis=1)
+        hits = _all(low < np.array(taken)[:, 2:], high > np.array(taken)[:, :2]).sum(axis=1) if taken else 0
+        outside = ~_all(boxes[:, :2] >= frame[:2], boxes[:, 2:] <= frame[2:])
+        cost: npt.NDArray[np.float64] = radii / 10 + 2 * hidden + 100 * hits + 1000 * outside
+        return cost
 
     angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-    ways = np.column_stack([np.cos(angles), np.sin(angles)])
+    radii = np.repeat([6.0, 11.0, 18.0, 26.0, 36.0, 48.0, 62.0], angles.size)
+    ways = np.tile(np.column_stack([np.cos(angles), np.sin(angles)]), (radii.size // angles.size, 1))
     style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": _LABEL_SIZE}
     style["path_effects"] = [withStroke(linewidth=2, foreground="white")]
     leader = {"arrowstyle": "-", "color": "0.5", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2}
     for i in chosen.tolist():
         half = np.array([0.31 * len(names[i]) + 0.1, 0.6]) * _LABEL_SIZE
-        tries = [(r, way * (r + half)) for r in (6.0, 11.0, 18.0, 26.0, 36.0, 48.0, 62.0) for way in ways]
-        boxes = [np.concatenate([places[i] + shift - half, places[i] + shift + half]) for _, shift in tries]
-        best = int(np.argmin([cost(radius, box) for (radius, _), box in zip(tries, boxes, strict=True)]))
-        radius, shift = tries[best]
+        shifts = ways * (radii[:, None] + half)
+        boxes = np.hstack([places[i] + shifts - half, places[i] + shifts + half])
+        best = int(np.argmin(costs(boxes)))
         taken.append(boxes[best])
-        arrow = leader if radius > 11 else None
-        ax.annotate(names[i], (x[i], y[i]), xytext=tuple(shift), arrowprops=arrow, **style).set_in_layout(False)
+        arrow = leader if radii[best] > 11 else None
+        ax.annotate(names[i], (x[i], y[i]), xytext=tuple(shifts[best]), arrowprops=arrow, **style).set_in_layout(False)
+
+
+def _all(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return where both hold for x and y, the last axis."""
+    both: npt.NDArray[np.bool_] = np.all(first & second, axis=-1)
+    return both

@@ -58,3 +58,18 @@ def test_a_run_without_a_record_is_named_and_the_others_are_drawn(bare, capsys):
     told = capsys.readouterr()
     assert told.out.split() == [str(bare / "plots" / "jaccard.png")]
     assert f"igap: {older}: left out: record.safetensors: " in told.err
+
+
+def test_a_picture_that_cannot_be_written_is_named_and_the_others_and_the_runs_inside_are_drawn(bare, capsys):
+    inside = shutil.copytree(bare, bare / "second-pair")
+    (bare / "plots" / "jaccard.png").mkdir()
+    assert cli.main(["plot", str(bare), "--only", "jaccard convergence_delta"]) == 1
+    told = capsys.readouterr()
+    expected = [
+        bare / "plots/convergence_delta.png",
+        *(inside / f"plots/{n}.png" for n in ("convergence_delta", "jaccard")),
+    ]
+    assert sorted(told.out.split()) == sorted(map(str, expected))
+    (line,) = told.err.splitlines()
+    assert f"{bare}: plots/jaccard: " in line
+    assert "Is a directory" in line

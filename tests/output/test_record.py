@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -122,3 +123,16 @@ def test_a_record_cut_short_is_no_record(written, tmp_path):
         (tmp_path / record.FILE).write_bytes(content[:end])
         with pytest.raises(ValueError, match=r"cannot be read|do not agree"):
             record.read(tmp_path)
+
+
+def test_a_record_is_whole_while_the_files_beside_it_are_as_they_were_written(written, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(written, folder)
+    kept, table = record.read(folder), folder / "heads.csv"
+    content = table.read_bytes()
+    assert {"heads.csv", "attributions.safetensors"} <= kept.digests.keys()
+    for change in (lambda: table.write_bytes(content + b"1"), table.unlink, lambda: (folder / "x.csv").write_text("")):
+        assert kept.is_whole(folder)
+        change()
+        assert not kept.is_whole(folder)
+        table.write_bytes(content)

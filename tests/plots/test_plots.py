@@ -10,8 +10,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
+from matplotlib.textpath import TextPath
 
 from igap import plots
+from igap.plots.canvas import FONT
+from igap.plots.heatmaps import CellTexts
 from igap.statistics.comparison import Comparison, compare_values
 
 UNIT = "score (effect / gap)"
@@ -54,6 +57,18 @@ def labels(ax: Axes) -> list[str]:
     return [text.get_text() for text in ax.texts if isinstance(text, Annotation)]
 
 
+def written(ax: Axes) -> dict[tuple[float, float], tuple[str, str]]:
+    """By the place of a cell (x, y), the text that stands there and its colour; the outline is that of the text."""
+    found = {}
+    for cells in (artist for artist in ax.collections if isinstance(artist, CellTexts)):
+        for (x, y), text, outline, colour in zip(
+            cells.get_offsets().tolist(), cells.texts.ravel(), cells.get_paths(), cells.get_facecolor(), strict=True
+        ):
+            assert len(outline.vertices) == (len(TextPath((0, 0), text, prop=FONT).vertices) if text else 0)
+            found[x, y] = (str(text), "white" if colour[0] == 1 else "dark")
+    return found
+
+
 def line(ax: Axes, label: str):
     return next(artist for artist in ax.lines if re.match(label, str(artist.get_label())))
 
@@ -92,6 +107,24 @@ def test_figures_render_without_warnings_and_leave_matplotlib_as_it_was(shape):
             assert fig.dpi == 150
         assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == []
+
+
+def test_a_picture_is_the_same_whatever_matplotlib_is_set_to(tmp_path):
+    for name, settings in (("a", {}), ("b", {"font.size": 17, "text.hinting": "force_autohint", "savefig.dpi": 40})):
+        with mpl.rc_context(settings):
+            plots.write_png(plots.head_heatmaps(*random_maps((4, 8)), unit=UNIT), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(("shape", "site"), [((4, 8), "heads"), ((4, 512), "neurons")])
+def test_panels_are_where_matplotlibs_own_layout_puts_them(shape, site):
+    for fig in every_figure(*random_maps(shape), site):
+        fig.draw_without_rendering()
+        places = [ax.get_position().extents for ax in fig.axes]
+        fig.set_layout_engine("constrained")
+        fig.draw_without_rendering()
+        # The name of a tick near an edge reaches out of a panel by more or less, as the panel's width changes.
+        np.testing.assert_allclose(places, [ax.get_position().extents for ax in fig.axes], atol=0.01)
 
 
 @pytest.mark.parametrize(("shape", "site"), [((4, 8), "heads"), ((4, 512), "neurons")])
@@ -167,29 +200,29 @@ def test_a_small_grid_shows_its_scores_to_two_decimals_and_a_large_one_does_not(
     ig, ap = random_maps((12, 12))
     ig[4, 7] = -0.001
     left, _ = panels(plots.head_heatmaps(ig, ap, unit=UNIT))
-    written = {text.get_position(): text.get_text() for text in left.texts}
-    assert len(written) == 144
-    assert written[5, 1] == f"{ig[1, 5]:.2f}"  # x is the head, y the layer
-    assert written[7, 4] == "0.00"
-    assert not panels(plots.head_heatmaps(*random_maps((13, 12)), unit=UNIT))[0].texts
+    cells = written(left)
+    assert len(cells) == 144
+    assert cells[5, 1][0] == f"{ig[1, 5]:.2f}"  # x is the head, y the layer
+    assert cells[7, 4][0] == "0.00"
+    assert not written(panels(plots.head_heatmaps(*random_maps((13, 12)), unit=UNIT))[0])
 
 
 def test_numbers_are_white_on_dark_cells_only():
     ig = np.array([[0.3, 0.001], [-0.3, 0.02]])
     left, _ = panels(plots.head_heatmaps(ig, ig, unit=UNIT))
-    assert [text.get_color() for text in left.texts] == ["white", "0.2", "white", "0.2"]
+    assert [colour for _, colour in written(left).values()] == ["white", "dark", "white", "dark"]
 
 
 @pytest.mark.parametrize("shape", NEURONS)
 def test_a_cell_of_the_neuron_heatmaps_is_one_neuron_in_both_panels(shape):
     ig, ap = random_maps(shape)
     upper, lower = panels(plots.neuron_heatmaps(ig, ap, unit=UNIT))
-    cells = [{text.get_position(): int(text.get_text()) for text in ax.texts} for ax in (upper, lower)]
+    cells = [{place: int(text) for place, (text, _) in written(ax).items()} for ax in (upper, lower)]
     assert cells[0] == cells[1]
     assert len(cells[0]) == shape[0] * 25
     for (rank, layer), neuron in cells[0].items():
-        assert upper.images[0].get_array()[layer, rank] == ig[layer, neuron]
-        assert lower.images[0].get_array()[layer, rank] == ap[layer, neuron]
+        assert upper.images[0].get_array()[int(layer), int(rank)] == ig[int(layer), neuron]
+        assert lower.images[0].get_array()[int(layer), int(rank)] == ap[int(layer), neuron]
     weight = np.maximum(np.abs(ig), np.abs(ap))
     by_rank = [weight[2, cells[0][rank, 2]] for rank in range(25)]
     np.testing.assert_array_equal(by_rank, np.sort(weight[2])[::-1][:25])
@@ -235,8 +268,9 @@ def test_difference_heatmaps_show_the_neurons_of_each_layer_that_differ_most():
     ig, ap = (m.astype(np.float64) for m in random_maps((4, 512)))
     fig = plots.difference_heatmaps(ig, ap, site="neurons", unit=UNIT, per_layer=5)
     signed, absolute = panels(fig)
-    cells = {text.get_position(): int(text.get_text()) for text in signed.texts}
-    assert cells == {text.get_position(): int(text.get_text()) for text in absolute.texts}
+    cells = {place: int(text) for place, (text, _) in written(signed).items()}
+    assert written(absolute).keys() == cells.keys()
+    assert cells == {place: int(text) for place, (text, _) in written(absolute).items()}
     assert [cells[rank, 1] for rank in range(5)] == np.argsort(-np.abs(ap - ig)[1])[:5].tolist()
     assert "of the sum of |AP - IG|" in fig.get_suptitle()
 

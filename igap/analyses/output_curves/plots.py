@@ -32,11 +32,12 @@ def output_curves(curves: OutputCurves, *, title: str = "") -> Figure:
             xlim=(min(0.0, curves.alphas[0]), max(1.0, curves.alphas[-1])),
             ylim=(reach.min() - margin, reach.max() + margin),
         )
-        ax.tick_params(labelbottom=i + columns >= n, labelleft=i % columns == 0)
-        if i + columns >= n:
-            ax.set_xlabel("alpha")
-        if i % columns == 0:
-            ax.set_ylabel("F, logits")
+        ax.ticklabel_format(style="plain", useOffset=False)  # an offset would lie on the title
+        lowest, first = i + columns >= n, i % columns == 0
+        ax.tick_params(labelbottom=lowest, labelleft=first)
+        ax.set(xlabel="alpha" if lowest else "", ylabel="F, logits" if first else "")
+        ax.xaxis.set_in_layout(lowest)
+        ax.yaxis.set_in_layout(first)
     handles, labels = [], []
     for ax in axes[:n]:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -75,4 +76,4 @@ def _panel(ax: Axes, curves: OutputCurves, i: int) -> None:
     # + 0.0 turns -0.0 into 0.0
     effect, bend = (round(float(value), 2) + 0.0 for value in (curves.effects[i], curves.max_deviation_from_chord[i]))
     numbers = f"F(1) - F(0) {effect:+.2f}, bend {bend:+.2f}"
-    ax.set_title(f"{curves.names[i]}{role}\n{numbers}", fontsize=8)
+    ax.set_title(f"{curves.names[i]}{role}\n{numbers}", fontsize=8, y=1.0)
