@@ -301,7 +301,8 @@ def test_the_alignment_is_part_of_a_runs_key():
 
 def test_a_run_on_prompts_of_two_lengths_keeps_and_counts_the_alignment(checkpoint, tmp_path, capsys):
     overrides = ["model=hf", f"model.name={checkpoint('gpt2')}", "prompts=second-pair", "prompts.min_gap=0"]
-    quick = ["ig.n_steps=2", "explain=false", "curves.components=none", "tracking=disabled", f"output={tmp_path}"]
+    quick = ["ig.n_steps=2", "explain=false", "curves.components=none", "plots=none", "tracking=disabled"]
+    quick += [f"output={tmp_path}"]
     assert main(["run", *overrides, *quick]) == 0
     assert "alignment: 17 and 19 tokens, 6 of them without a partner" in " ".join(capsys.readouterr().out.split())
     (folder,) = tmp_path.iterdir()

@@ -43,6 +43,7 @@ def found(tmp_path_factory):
             "explain=false",
         ]
         overrides += [f"ablation.file={prompts}", "ablation.reference_n=12", "ablation.controls=1"]
+        overrides += ["plots='heads_heatmap heads_scatter circuit'"]
         config = compose_one(["model=gpt2-small", "experiment=notebook", *overrides]).config
         result = jobs.run(config)
         disk.prepare(folder)
