@@ -55,7 +55,7 @@ def test_joint_ig_of_a_layer_sums_to_the_effect_of_replacing_the_whole_site(mode
                 for layer in range(question.n_layers)
             ]
         )
-    # Without a site the input of a norm may be nearly 0, near which F turns sharply: not so in random models with biases.
+    # Without its site a norm's input may be nearly 0, near which F turns sharply: not in random models with biases.
     turns = baseline != "corrupted" and (model.cfg.normalization_type == "RMS" or model.cfg.d_mlp > 100)
     nodes = 500 if turns else 60
     few, many = (integrated_gradients(model, pair, site, baseline=baseline, n_steps=n) for n in (2, nodes))
