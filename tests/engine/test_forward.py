@@ -6,7 +6,9 @@ import pytest
 import torch
 from helpers.checkpoints import save_checkpoint
 
-from igap import Baseline, activation_patching, attribution_patching, load_model
+from igap import Baseline, activation_patching, load_model
+from igap.attribution.activation_patching import patch_components
+from igap.attribution.attribution_patching import estimate_patches
 from igap.components import SITES
 from igap.engine.contrast import contrast
 from igap.engine.forward import choose_backend
@@ -58,12 +60,12 @@ def model(request, saved):
 def test_every_architecture_with_a_fast_route_gives_what_plain_hooks_give(model, pair):
     # A difference in the middle (the shared keys are copied) and one near the end (they are multiplied once for all).
     for asked in (pair, replace(pair, corrupted=pair.clean.replace("milk", "cat"))):
-        with contrast(model, asked) as question:
-            assert question.backend.route == "suffix", question.backend.reason
-        for site, method in itertools.product(SITES, (activation_patching, attribution_patching)):
-            fast, slow = (method(model, asked, site, route=route) for route in ("suffix", "hooks"))
-            assert slow.effect.abs().max() > 1e-3
-            torch.testing.assert_close(fast.effect, slow.effect, atol=1e-12, rtol=0)
+        with contrast(model, asked) as fast, contrast(model, asked, route="hooks") as slow:
+            assert fast.backend.route == "suffix", fast.backend.reason
+            for site, method in itertools.product(SITES, (patch_components, estimate_patches)):
+                (ours,), (plain,) = (method(question, site) for question in (fast, slow))
+                assert plain.effect.abs().max() > 1e-3
+                torch.testing.assert_close(ours.effect, plain.effect, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("site", SITES)

@@ -14,6 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igap import PromptPair, activation_patching, atp_star, attribution_patching, integrated_gradients, load_model
+from igap.attribution.activation_patching import patch_components
+from igap.attribution.attribution_patching import estimate_patches
+from igap.attribution.integrated_gradients import integrate_path
 from igap.cli import main
 from igap.cli.compose import compose_one
 from igap.components import SITES
@@ -148,15 +151,15 @@ def test_every_method_follows_the_alignment(narrow, second, how, partners, direc
         expected = reference.activation_patching(site)
         assert expected.abs().max() > 0.01
         effects, deltas = reference.integrated_gradients(site, n_steps=7)
+        slopes = first_order(reference, site)
         for route in ("suffix", "hooks"):
-            options = {"direction": direction, "route": route}
-            found = activation_patching(model, pair, site, **options)
+            with contrast(model, pair, direction=direction, route=route, sites=[site]) as question:
+                (found,), (atp,) = patch_components(question, site), estimate_patches(question, site)
+                (ig,) = integrate_path(question, site, n_steps=7)
             torch.testing.assert_close(found.effect, expected, rtol=0, atol=1e-12)
-            ig = integrated_gradients(model, pair, site, n_steps=7, **options)
             torch.testing.assert_close(ig.effect, effects, rtol=1e-7, atol=1e-7)  # Captum keeps weights in float32
             torch.testing.assert_close(ig.delta, deltas, rtol=0, atol=1e-7)
-            atp = attribution_patching(model, pair, site, **options)
-            torch.testing.assert_close(atp.effect, first_order(reference, site), rtol=0, atol=1e-12)
+            torch.testing.assert_close(atp.effect, slopes, rtol=0, atol=1e-12)
         star = atp_star(model, pair, site, direction=direction)
         torch.testing.assert_close(star.effect, reference.grad_drop(site), rtol=0, atol=1e-12)
 
