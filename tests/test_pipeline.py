@@ -30,9 +30,10 @@ def _no_model_kept():
 
 @pytest.fixture
 def config(checkpoint):
-    def make(*overrides):
+    def make(*overrides, analyses=False):
         name = f"model.name={checkpoint('gpt2')}"
-        return compose_one(["model=hf", name, "prompts.min_gap=0", "device=cpu", *overrides]).config
+        left_out = [] if analyses else ["explain=false", "curves.components=none"]
+        return compose_one(["model=hf", name, "prompts.min_gap=0", "device=cpu", *left_out, *overrides]).config
 
     return make
 
@@ -143,7 +144,7 @@ def test_progress_is_told_for_every_site_and_method(config):
         def __exit__(self, *_):
             return None
 
-    pipeline.run(config("ig.n_steps=2"), Stage)
+    pipeline.run(config("ig.n_steps=2", analyses=True), Stage)
     methods = [f"{method} {site}" for method in METHODS for site in SITES]
     assert opened == ["load model", *methods, "screening", "qk", "explain", "curves"]
     for name in methods:

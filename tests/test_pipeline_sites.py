@@ -15,7 +15,7 @@ from igap.cli.compose import compose_jobs, compose_one
 from igap.components import SITES
 from igap.errors import InputError
 from igap.models import cached
-from igap.output import disk
+from igap.output import disk, figures
 from igap.output.dashboard import command
 
 
@@ -40,11 +40,12 @@ def run(checkpoint, pair_file, tmp_path):
 
 
 def test_of_one_site_all_is_as_in_a_run_about_both_and_of_the_other_there_is_nothing(run):
-    both, whole = run("baseline=zero_input", "faithfulness=both", "prompts.limit=3")
+    both, whole = run("baseline=zero_input", "faithfulness=both", "prompts.limit=3", "plots=none")
     names = json.loads((whole / "summary.json").read_text())
     tensors = load_file(whole / "attributions.safetensors")
     for site, other in (SITES, reversed(SITES)):
-        alone, folder = run("baseline=zero_input", f"sites={site}", f"faithfulness={site}", "prompts.limit=3")
+        asked = ["baseline=zero_input", f"sites={site}", f"faithfulness={site}", "prompts.limit=3"]
+        alone, folder = run(*asked, "plots='heads_scatter neurons_scatter faithfulness'")
         assert list(alone.maps) == list(alone.comparisons) == list(alone.spread.intervals) == [site]
         kept = load_file(folder / "attributions.safetensors")
         assert set(kept) == {name for name in tensors if name.endswith(f".{site}")}
@@ -58,6 +59,7 @@ def test_of_one_site_all_is_as_in_a_run_about_both_and_of_the_other_there_is_not
         files = {path.name for path in folder.rglob("*.*")}
         assert [name for name in files if name.startswith((other, f"faithfulness_{other}"))] == []
         assert {f"{site}.csv", f"{site}_scatter.png", f"faithfulness_{site}.png"} <= files
+        assert [name for name in figures.figures(figures.figure_data(alone)) if name.startswith(other)] == []
         assert ({"qk.csv", "explanation.csv", "curves.csv"} <= files) == (site == "heads")
         assert f"pearson_{other}" not in pd.read_csv(folder / "pairs.csv")
         assert alone.key != both.key

@@ -45,6 +45,7 @@ def config_dir(analysis, tmp_path, monkeypatch):
 def test_its_numbers_table_figure_and_sentence_are_in_the_run_and_in_wandb(config_dir, tmp_path, capsys):
     folder = tmp_path / "run"
     quick = ["ig.n_steps=2", "sites=heads", "explain=false", "curves.components=none", "device=cpu"]
+    quick += ["plots=disagreement"]
     asked = ["analyses=disagreement", "analyses.disagreement.top=2"]
     code = cli.main(["run", "--config-dir", config_dir, *asked, *quick, f"hydra.run.dir={folder}"])
     said = capsys.readouterr()

@@ -3,11 +3,12 @@
 import captum.attr
 import pytest
 import torch
+from helpers.checkpoints import save_checkpoint
 from helpers.reference import HOOKS, Reference
 from transformer_lens import patching
 from transformer_lens.tools.analysis.attribution_patching import attribution_patch
 
-from igap import activation_patching, attribution_patching, integrated_gradients
+from igap import activation_patching, attribution_patching, integrated_gradients, load_model
 from igap.components import SITES
 
 MODELS = [
@@ -20,9 +21,18 @@ MODELS = [
 ]
 
 
+WIDTH = {"gpt2": "n_inner", "gptj": "n_inner", "opt": "ffn_dim"}
+"""What the config calls the number of neurons, where it is not `intermediate_size`."""
+
+
 @pytest.fixture(params=MODELS, ids=lambda m: "-".join(m), scope="module")
-def reference(request, small, pair):
-    return Reference(small(*request.param), pair.clean, pair.corrupted, pair.answer, pair.distractor)
+def reference(request, pair, tmp_path_factory):
+    """Of 12 neurons a layer, each of which takes a pass."""
+    architecture, processing = request.param
+    folder = tmp_path_factory.mktemp(architecture)
+    save_checkpoint(architecture, 3, folder, **{WIDTH.get(architecture, "intermediate_size"): 12})
+    model = load_model(str(folder), processing=processing, dtype="float64")
+    return Reference(model, pair.clean, pair.corrupted, pair.answer, pair.distractor)
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -47,8 +57,8 @@ def test_head_patching_equals_transformer_lens(reference, pair):
 
 @pytest.mark.parametrize("site", SITES)
 def test_joint_ig_equals_a_plain_loop_over_quadrature_nodes(reference, pair, site):
-    effects, deltas = reference.integrated_gradients(site, n_steps=9)
-    ours = integrated_gradients(reference.model, pair, site, n_steps=9)
+    effects, deltas = reference.integrated_gradients(site, n_steps=5)
+    ours = integrated_gradients(reference.model, pair, site, n_steps=5)
     torch.testing.assert_close(ours.effect, effects, atol=1e-7, rtol=1e-7)  # Captum keeps weights in float32: 6e-8
     torch.testing.assert_close(ours.delta, deltas, atol=1e-7, rtol=0)
 
@@ -59,8 +69,8 @@ def test_joint_ig_with_the_zero_baseline_equals_the_plain_loop(reference, pair, 
         HOOKS[site].format(layer): torch.zeros_like(reference.cache["clean"][HOOKS[site].format(layer)])
         for layer in range(3)
     }
-    effects, _ = reference.integrated_gradients(site, 9, zeros)
-    ours = integrated_gradients(reference.model, pair, site, n_steps=9, baseline="zero")
+    effects, _ = reference.integrated_gradients(site, 5, zeros)
+    ours = integrated_gradients(reference.model, pair, site, n_steps=5, baseline="zero")
     torch.testing.assert_close(ours.effect, effects, atol=1e-7, rtol=1e-7)
 
 

@@ -126,10 +126,11 @@ def test_every_point_is_that_of_a_plain_loop_and_the_terms_sum_to_the_whole_diff
     hooks = [HOOKS["heads"].format(layer) for layer in range(model.cfg.n_layers)]
     ends = None if baseline == "corrupted" else {hook: torch.zeros_like(plain.cache["clean"][hook]) for hook in hooks}
     found = chain(model, pair, baseline=baseline, n_steps=2)
+    to_corrupted = plain.integrated_gradients("heads", 40)[0]  # 60 nodes leave its sums off by 3e-7 of some logits
     expected = {
         "ig": plain.integrated_gradients("heads", 2, ends)[0],
-        "ig_converged": plain.integrated_gradients("heads", 100, ends)[0],
-        "ig_corrupted": plain.integrated_gradients("heads", 100)[0],
+        "ig_converged": to_corrupted if ends is None else plain.integrated_gradients("heads", 40, ends)[0],
+        "ig_corrupted": to_corrupted,
         "ap": plain.activation_patching("heads"),
         "ap_mirrored": -plain.activation_patching("heads", "corrupted", "clean"),
     }

@@ -35,7 +35,7 @@ def model(request, small):
 def test_single_path_ig_is_activation_patching(model, pair, site):
     ap = activation_patching(model, pair, site)
     # One neuron of a trained model bends F so little that few nodes are exact, and 2,048 of them take their time.
-    n_steps = 6 if site == "neurons" and ap.effect.shape[1] > 100 else 50
+    n_steps = 3 if site == "neurons" and ap.effect.shape[1] > 100 else 50
     single = integrated_gradients(model, pair, site, path="single", n_steps=n_steps)
     assert ap.effect.abs().max() > 1e-3
     # transformers computes Llama's RMS norms in float32, whatever the model's type.
@@ -55,7 +55,10 @@ def test_joint_ig_of_a_layer_sums_to_the_effect_of_replacing_the_whole_site(mode
                 for layer in range(question.n_layers)
             ]
         )
-    few, many = (integrated_gradients(model, pair, site, baseline=baseline, n_steps=n) for n in (2, 1000))
+    # Without its site a norm's input may be nearly 0, near which F turns sharply: not in random models with biases.
+    turns = baseline != "corrupted" and (model.cfg.normalization_type == "RMS" or model.cfg.d_mlp > 100)
+    nodes = 500 if turns else 60
+    few, many = (integrated_gradients(model, pair, site, baseline=baseline, n_steps=n) for n in (2, nodes))
     torch.testing.assert_close(many.effect.sum(1), whole, atol=1e-5, rtol=0)
     torch.testing.assert_close(many.layer_effect, whole, atol=EXACT * 100, rtol=0)
     torch.testing.assert_close(few.delta, few.effect.sum(1) - whole, atol=EXACT * 100, rtol=0)
@@ -76,7 +79,8 @@ def test_a_component_equal_in_both_runs_scores_exactly_0(model, pair, site, meth
 
 @pytest.mark.parametrize("method", [activation_patching, integrated_gradients], ids=lambda m: m.__name__)
 def test_batch_of_1_equals_batch_of_many(model, pair, method):
-    one, many = (method(model, pair, "neurons", batch_size=size) for size in (1, 500))
+    site = "heads" if model.cfg.d_mlp > 100 else "neurons"  # a pass each for 2,048 neurons shows nothing more
+    one, many = (method(model, pair, site, batch_size=size) for size in (1, 500))
     torch.testing.assert_close(one.effect, many.effect, atol=EXACT, rtol=0)
 
 

@@ -32,7 +32,7 @@ def run(checkpoint, tmp_path, monkeypatch, capsys):
     def call(*overrides):
         name = f"model.name={checkpoint('gpt2')}"
         settings = ["model=hf", name, "prompts.min_gap=0", "ig.n_steps=2", "sites=heads", "curves.components=none"]
-        assert cli.main(["run", *settings, "explain=false", "device=cpu", *overrides]) == 0
+        assert cli.main(["run", *settings, "explain=false", "plots=none", "device=cpu", *overrides]) == 0
         (folder,) = (path.parent for path in tmp_path.glob("runs/*/summary.json"))
         return folder, capsys.readouterr().out
 

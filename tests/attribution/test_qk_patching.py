@@ -35,6 +35,11 @@ def case(request, small, grouped):
     return grouped if architecture == "grouped" else small(architecture, processing), tolerance
 
 
+@pytest.fixture(scope="module")
+def maps(case, pair):
+    return qk_patching(case[0], pair)
+
+
 def hooked(reference, source, node, layer, head, heads, read):
     """Hooks that put one head's q, k or v of the other run in place, and read z of the heads that it acts through."""
 
@@ -80,9 +85,9 @@ def slow(reference, node, run="clean", source="corrupted"):
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_every_method_is_what_plain_hooks_give_one_head_at_a_time(case, pair, node):
+def test_every_method_is_what_plain_hooks_give_one_head_at_a_time(case, maps, pair, node):
     model, tolerance = case
-    found = qk_patching(model, pair)[node]
+    found = maps[node]
     expected = slow(Reference(model, *pair.texts), node)
     for method, effect in expected.items():
         assert effect.abs().max() > 1e-3
@@ -102,9 +107,9 @@ def test_denoising_brings_the_clean_query_into_the_corrupted_run(small, pair):
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_in_the_last_layer_atp_star_is_the_magnitude_of_the_qk_fix(case, pair, node):
-    model, tolerance = case
-    found = qk_patching(model, pair)[node]
+def test_in_the_last_layer_atp_star_is_the_magnitude_of_the_qk_fix(case, maps, node):
+    _, tolerance = case
+    found = maps[node]
     torch.testing.assert_close(found["atp_star"].effect[-1], found["atp_qk"].effect[-1].abs(), atol=tolerance, rtol=0)
     assert (found["atp_star"].effect[0] - found["atp_qk"].effect[0].abs()).abs().max() > 1e-4
     assert not found["atp_star"].signed

@@ -112,8 +112,7 @@ def in_float32(family: Family, folder: Path, agreement: dict[str, Agreement]) ->
     processing = "raw" if "processed" in family.refused else "processed"
     model = load_model(str(folder), processing=processing)
     with contrast(model, PAIR) as question:
-        route = question.backend.route
-    ours = effects(family, model, PAIR, route)
+        route, ours = question.backend.route, effects(family, question)
     plain = agreement[processing].plain
     return max((ours[site, "ap"] - plain[site, "ap"]).abs().max().item() for site in family.sites), route
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from helpers.checkpoints import save_checkpoint
 
-from igap import Baseline, activation_patching, attribution_patching, load_model
+from igap import Baseline, activation_patching, load_model
+from igap.attribution.activation_patching import patch_components
+from igap.attribution.attribution_patching import estimate_patches
 from igap.components import SITES
 from igap.engine.contrast import contrast
 from igap.engine.forward import choose_backend
@@ -41,44 +43,50 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("processing", ["processed", "raw"])
-def test_every_architecture_with_a_fast_route_gives_what_plain_hooks_give(tmp_path, pair, variant, processing):
-    settings = {"architecture": variant, **VARIANTS[variant]}
-    save_checkpoint(settings.pop("architecture"), 3, tmp_path, **settings)
-    model = load_model(str(tmp_path), processing=processing, dtype="float64")
+@pytest.fixture(scope="module", params=VARIANTS)
+def saved(request, tmp_path_factory):
+    """A checkpoint of this variant."""
+    settings = {"architecture": request.param, **VARIANTS[request.param]}
+    folder = tmp_path_factory.mktemp("variant")
+    save_checkpoint(settings.pop("architecture"), 3, folder, **settings)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["processed", "raw"])
+def model(request, saved):
+    return load_model(str(saved), processing=request.param, dtype="float64")
+
+
+def test_every_architecture_with_a_fast_route_gives_what_plain_hooks_give(model, pair):
     # A difference in the middle (the shared keys are copied) and one near the end (they are multiplied once for all).
     for asked in (pair, replace(pair, corrupted=pair.clean.replace("milk", "cat"))):
-        with contrast(model, asked) as question:
-            assert question.backend.route == "suffix", question.backend.reason
-        for site, method in itertools.product(SITES, (activation_patching, attribution_patching)):
-            fast, slow = (method(model, asked, site, route=route) for route in ("suffix", "hooks"))
-            assert slow.effect.abs().max() > 1e-3
-            torch.testing.assert_close(fast.effect, slow.effect, atol=1e-12, rtol=0)
+        with contrast(model, asked) as fast, contrast(model, asked, route="hooks") as slow:
+            assert fast.backend.route == "suffix", fast.backend.reason
+            for site, method in itertools.product(SITES, (patch_components, estimate_patches)):
+                (ours,), (plain,) = (method(question, site) for question in (fast, slow))
+                assert plain.effect.abs().max() > 1e-3
+                torch.testing.assert_close(ours.effect, plain.effect, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("processing", ["processed", "raw"])
-def test_a_site_is_a_function_of_the_embeddings_and_f_of_one_component(tmp_path, pair, variant, processing):
+@pytest.mark.parametrize("site", SITES)
+def test_a_site_is_a_function_of_the_embeddings_and_f_of_one_component(model, pair, site):
     """The corrupted prompt's embeddings give its activations; its activation in one component gives that one's AP."""
-    settings = {"architecture": variant, **VARIANTS[variant]}
-    save_checkpoint(settings.pop("architecture"), 3, tmp_path, **settings)
-    model = load_model(str(tmp_path), processing=processing, dtype="float64")
     tolerance = {"atol": 1e-12, "rtol": 0}
-    for site, layer, route in itertools.product(SITES, range(3), ("suffix", "hooks")):
-        effects = activation_patching(model, pair, site).effect[layer]
+    every_effect = activation_patching(model, pair, site).effect
+    for route in ("suffix", "hooks"):
         with contrast(model, pair, route=route) as question, torch.no_grad():
             embeddings = model.embed(torch.cat([question.clean.tokens, question.corrupted.tokens]))
             moved = (embeddings[1] - embeddings[0])[question.first :]
             assert moved.abs().max() > 1e-2
-            found = question.engine.embedded(site, layer)(torch.stack([0 * moved, moved])[None])
-            start, end = question.ends(site, layer)
-            scale = max(1.0, end.abs().max().item())  # activations reach 8
-            torch.testing.assert_close(found / scale, torch.stack([start, end], 1) / scale, **tolerance)
-            for index in (0, start.shape[2] - 1):
-                patched = question.engine.single(site, layer, index)(found[:, :, :, index])
-                expected = question.clean.logit_diff[:, None] + torch.stack([0 * effects[index], effects[index]])
-                torch.testing.assert_close(patched, expected, **tolerance)
+            for layer, effects in enumerate(every_effect):
+                found = question.engine.embedded(site, layer)(torch.stack([0 * moved, moved])[None])
+                start, end = question.ends(site, layer)
+                scale = max(1.0, end.abs().max().item())  # activations reach 8
+                torch.testing.assert_close(found / scale, torch.stack([start, end], 1) / scale, **tolerance)
+                for index in (0, start.shape[2] - 1):
+                    patched = question.engine.single(site, layer, index)(found[:, :, :, index])
+                    expected = question.clean.logit_diff[:, None] + torch.stack([0 * effects[index], effects[index]])
+                    torch.testing.assert_close(patched, expected, **tolerance)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox"])

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from helpers.families import Family, save
 from helpers.plain import Plain, Whole
-from igap import PromptPair, activation_patching, integrated_gradients, load_model
-from igap.engine.contrast import contrast
+from igap import PromptPair, load_model
+from igap.attribution.activation_patching import patch_components
+from igap.attribution.integrated_gradients import integrate_path
+from igap.engine.contrast import Contrast, contrast
 from igap.inputs.prompts import tokenize
 
 N_STEPS = 8
@@ -55,23 +57,21 @@ def agreements(family: Family, folder: Path, pair: PromptPair) -> dict[str, Agre
         plain = plain or plain_effects(family, folder, model, pair)
         with contrast(model, pair) as question:
             route = question.backend.route
-        # Whatever the weights, the slower route is the same code.
-        routes = {route, "hooks"} if processing == "raw" else {route}
-        ours = {each: effects(family, model, pair, each) for each in routes}
+            ours = {route: effects(family, question)}
+        if processing == "raw" and route != "hooks":  # whatever the weights, the slower route is the same code
+            with contrast(model, pair, route="hooks") as question:
+                ours["hooks"] = effects(family, question)
         result[processing] = Agreement(route, ours, plain)
     return result
 
 
-def effects(family: Family, model: Any, pair: PromptPair, route: str | None) -> Effects:
-    """What igap says by this route."""
-    return {
-        (site, method): method_of(model, pair, site, route=route, **settings).effect
-        for site in family.sites
-        for method, method_of, settings in (
-            ("ap", activation_patching, {}),
-            ("ig", integrated_gradients, {"n_steps": N_STEPS}),
-        )
-    }
+def effects(family: Family, question: Contrast) -> Effects:
+    """What igap says by the route of this contrast."""
+    found: Effects = {}
+    for site in family.sites:
+        (ap,), (ig,) = patch_components(question, site), integrate_path(question, site, n_steps=N_STEPS)
+        found[site, "ap"], found[site, "ig"] = ap.effect, ig.effect
+    return found
 
 
 def plain_effects(family: Family, folder: Path, model: Any, pair: PromptPair) -> Effects:

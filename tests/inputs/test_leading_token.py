@@ -78,9 +78,10 @@ def test_it_is_named_on_the_terminal_and_in_the_summary_and_determines_the_key(c
     model = ["model=hf", f"model.name={checkpoint('gpt2')}", "prompts.min_gap=0", "tracking=disabled", "explain=false"]
     keys = {check(compose_one([*model, f"prompts.bos={bos}"]).config).key for bos in BEFORE}
     assert len(keys) == len(BEFORE)
+    quick = ["sites=heads", "ig.n_steps=2", "curves.components=none", "plots=none"]
     for bos, said in (("none", "none"), ("<|endoftext|>", "<|endoftext|>")):
         folder = tmp_path / str(len(bos))
-        assert main(["run", *model, "curves.components=none", f"prompts.bos={bos}", f"hydra.run.dir={folder}"]) == 0
+        assert main(["run", *model, *quick, f"prompts.bos={bos}", f"hydra.run.dir={folder}"]) == 0
         assert f"token before every prompt: {said} (prompts.bos={bos})" in capsys.readouterr().out
         assert json.loads((folder / "summary.json").read_text())["prompts/bos"] == said
 

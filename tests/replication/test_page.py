@@ -1,6 +1,7 @@
 """The whole study on a random model of GPT-2 small's layers and heads: its files, its table, its page."""
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -34,7 +35,7 @@ def found(tmp_path_factory):
     prompts.write_text(json.dumps([{"prompt": text, "answer": answer} for text, answer in texts]))
     save_checkpoint("gpt2", 12, checkpoint, n_head=12, n_embd=48, n_inner=64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cached, "_cached_model", cached._cached_model.__wrapped__)
+        patch.setattr(cached, "_cached_model", functools.cache(cached._cached_model.__wrapped__))
         overrides = [
             f"model.name={checkpoint}",
             "prompts.min_gap=0",
@@ -43,6 +44,7 @@ def found(tmp_path_factory):
             "explain=false",
         ]
         overrides += [f"ablation.file={prompts}", "ablation.reference_n=12", "ablation.controls=1"]
+        overrides += ["plots='heads_heatmap heads_scatter circuit'"]
         config = compose_one(["model=gpt2-small", "experiment=notebook", *overrides]).config
         result = jobs.run(config)
         disk.prepare(folder)

@@ -167,14 +167,17 @@ def hooked(monkeypatch):
 
 def ablate_every_kind(model, components):
     return ablate_kinds(
-        model, PROMPTS, components, KINDS, reference_n=12, seed=3, controls=2, generate=True, batch_size=5,
+        model, PROMPTS[:9], components, KINDS, reference_n=5, seed=3, controls=1, generate=True, batch_size=4,
         memory_gib=None, on_progress=None,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma", EMBEDDED])
 def test_restarted_passes_give_what_the_whole_model_gives_with_hooks(small, architecture, monkeypatch):
-    """gemma: rotary, two heads a key. Heads and neurons of every layer, alone and together; then each next token."""
+    """gemma: rotary, two heads a key. Heads and neurons of every layer, alone and together; then each next token.
+
+    Five prompts of one length, of which one is alone in its batch, and four of the other.
+    """
     model = small(architecture)
     components = ("1.2", "0.3", "L1.N7", "2.1", "L2.N3")
     restarted = ablate_every_kind(model, components)

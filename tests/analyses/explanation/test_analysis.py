@@ -43,6 +43,12 @@ def compared(model, pairs, *overrides):
     return config, model, tuple(pairs), maps, comparisons
 
 
+@pytest.fixture(scope="module")
+def embedded(small, pair):
+    """A run of the pair on the embedded model."""
+    return compared(small("ioi-mini"), [pair])
+
+
 def test_the_sentences_of_the_two_heads_are_those_worked_by_hand(tmp_path):
     """Gap 7. Zero baseline: IG -5 and -10, AP 20 and -15. Of 25, 19 are baseline; of -5, -11 baseline and 6 not."""
     found = by_hand(tmp_path, "zero")
@@ -76,8 +82,8 @@ def test_summary_and_tables_hold_every_point_and_term(tmp_path):
     assert parts.loc["0.0", "effect_interaction"] == pytest.approx(-12)
 
 
-def test_a_run_explains_its_outliers_farthest_first_and_splits_the_one_that_interacts_most(small, pair):
-    state = compared(small("ioi-mini"), [pair])
+def test_a_run_explains_its_outliers_farthest_first_and_splits_the_one_that_interacts_most(embedded, small, pair):
+    state = embedded
     found = follow("explain", *state)
     assert found.chain.points["ig"] is state[3]["heads"]["ig"]
     assert found.chain.points["atp"] is state[3]["heads"]["atp"]
@@ -93,7 +99,8 @@ def test_a_run_explains_its_outliers_farthest_first_and_splits_the_one_that_inte
     assert found.split.component == max(size, key=size.get)
     shares = found.split.shares.sum().item()
     assert shares + found.higher_order == pytest.approx(found.interaction, abs=1e-12)
-    asked = follow("explain", *compared(small("ioi-mini"), [pair], "interactions='1.2'"))
+    config = compose_one(["prompts.min_gap=0", "interactions='1.2'"]).config
+    asked = follow("explain", config, *state[1:])
     assert asked.split.component == "1.2"
     torch.testing.assert_close(asked.split.by_pair, interactions(small("ioi-mini"), pair, "1.2").by_pair)
 
@@ -120,8 +127,8 @@ def test_where_the_reference_does_not_converge_the_sentence_names_the_layers(sma
     assert sorted(set(table.loc[~table["converged"], "layer"])) == layers
 
 
-def test_heads_worth_a_curve_are_outliers_two_that_agree_and_two_null(small, pair):
-    state = compared(small("ioi-mini"), [pair])
+def test_heads_worth_a_curve_are_outliers_two_that_agree_and_two_null(embedded):
+    state = embedded
     with run_context(*state) as context:
         chosen, left_out = select_components(context)
     outliers = state[4]["heads"].outliers("heads")

@@ -16,7 +16,7 @@ MODELS = [("gpt2", "processed"), ("llama", "raw"), ("opt", "processed")]
 
 
 def slow(model, pair, site, layer, index, run="clean", source="corrupted"):
-    """I(c, d) for every d, three hooked forwards each."""
+    """I(c, d) for every d, two hooked forwards each."""
     plain = Reference(model, pair.clean, pair.corrupted, pair.answer, pair.distractor)
     hook = HOOKS[site].format(layer)
 
@@ -27,8 +27,8 @@ def slow(model, pair, site, layer, index, run="clean", source="corrupted"):
         return plain.f(run, hook, patched)
 
     with torch.no_grad():
-        others = [d for d in range(plain.width(site)) if d != index]
-        return torch.stack([f(index, d) - f(index) - f(d) + f() for d in others])
+        others, alone, unpatched = [d for d in range(plain.width(site)) if d != index], f(index), f()
+        return torch.stack([f(index, d) - alone - f(d) + unpatched for d in others])
 
 
 def test_two_heads_interact_as_worked_by_hand(tmp_path):

@@ -146,7 +146,8 @@ def run_with(checkpoint):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cached, "_cached_model", cached._cached_model.__wrapped__)
             named = model or ["model=hf", f"model.name={checkpoint('gpt2')}"]
-            fixed = ["prompts.min_gap=0", "device=cpu", "ig.n_steps=3"]
+            fixed = ["prompts.min_gap=0", "device=cpu", "ig.n_steps=3", "sites=heads", "plots=none"]
+            fixed += ["explain=false", "curves.components=none"]
             config = compose_one([*named, *fixed, *overrides]).config
             return pipeline.run(config)
 

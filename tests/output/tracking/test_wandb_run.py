@@ -144,7 +144,8 @@ def test_disabled_tracking_does_not_even_import_wandb(result, written, monkeypat
 def test_a_failure_of_wandb_is_a_warning_and_costs_no_result(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it raises
-    assert cli.main(["run", "model=hf", f"model.name={checkpoint('gpt2')}", "prompts.min_gap=0"]) == 0
+    quick = ["ig.n_steps=2", "explain=false", "curves.components=none", "plots=none"]
+    assert cli.main(["run", "model=hf", f"model.name={checkpoint('gpt2')}", "prompts.min_gap=0", *quick]) == 0
     captured = capsys.readouterr()
     assert "igap: W&B did not take the run (" in captured.err
     assert "everything is in " in captured.err
