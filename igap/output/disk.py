@@ -114,6 +114,8 @@ def write_numbers(result: Result, folder: Path, failures: dict[str, Failure]) ->
         write_atomically(folder / "pairs.csv", partial(tables.write_csv, frame=pairs))
     for finding in result.findings.values():
         for name, frame in finding.tables().items():
+            if not len(frame.columns):  # of nothing found: no reader takes an empty file for a table
+                continue
             write_atomically(folder / f"{name}.csv", partial(tables.write_csv, frame=frame))
     write_config(result.config, folder)
     summary = summarize(replace(result, failures=failures))

@@ -100,6 +100,33 @@ def test_the_table_has_a_row_a_set_of_components_and_kind(found):
     assert zero.loc[study.single[2].name, "ap - ig"] == found.findings["ablation"].scores["ap - ig"][2]
 
 
+def test_a_number_that_was_not_measured_is_missing_with_its_reason(found):
+    study = found.findings["ablation"]
+    bare = dataclasses.replace(study.kinds["zero"], logit_diff=None, generated=None)
+    for kinds, reasons in (
+        (study.kinds, {}),
+        ({"zero": bare}, {"logit_diff": "the prompts have no distractor", "generated": "ablation.generate=false"}),
+    ):
+        summary = dataclasses.replace(study, kinds=kinds).summary()
+        assert {name: summary.get(f"ablation/zero/{name}/reason") for name in reasons} == reasons
+        missing = [name for name, value in summary.items() if value is None]
+        assert all(summary[f"{name}/reason"] for name in missing)
+        assert all(summary[name.removesuffix("/reason")] is None for name in summary if name.endswith("/reason"))
+
+
+def test_one_prompt_has_no_interval(found):
+    study = found.findings["ablation"]
+    singles = [dataclasses.replace(one, change_low=np.nan, change_high=np.nan) for one in study.kinds["zero"].single]
+    kinds = {"zero": dataclasses.replace(study.kinds["zero"], single=tuple(singles))}
+    lines = [line for line in dataclasses.replace(study, kinds=kinds).sentences() if line.startswith("  without ")]
+    for one, line in zip(singles, lines, strict=False):
+        interval = f"[{one.logit_diff_low:+.3f}, {one.logit_diff_high:+.3f}]"
+        assert line == (
+            f"  without {one.name}: {one.change:+.1%}, McNemar p {one.p:.2g}; "
+            f"logit difference {one.logit_diff_change:+.3f} {interval}"
+        )
+
+
 def test_the_terminal_says_kind_weights_and_controls(found):
     text = "\n".join(found.findings["ablation"].sentences())
     assert "zero ablation, 12 prompts, processed weights:" in text
