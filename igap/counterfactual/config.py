@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from igap.components import component_name, is_component, parse_component
-from igap.config import Device, Frozen, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
+from igap.config import Device, FolderName, Frozen, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
 from igap.counterfactual.samplers.registry import SamplerNames, samplers_for
 from igap.errors import InputError
 
@@ -60,7 +60,9 @@ class StorageConfig(Frozen):
     """Where the trials are kept."""
 
     kind: Literal["sqlite", "journal", "memory", "postgres", "grpc"] = "sqlite"
-    address: str = Field("localhost:13000", pattern=r"^[\w.-]+:\d+$", examples=["localhost:13000"])
+    address: str = Field(
+        "localhost:13000", pattern=r"^[\w.-]+:\d+$", description="HOST:PORT", examples=["localhost:13000"]
+    )
 
 
 class StudyConfig(Frozen):
@@ -132,7 +134,9 @@ class SearchConfig(Frozen):
     aggregate: Aggregate = "mean"
     penalty: float = Field(1.0, ge=0)
     full_run: bool = True
-    name: PathText | None = Field(None, pattern=r"^[\w][\w.-]*$", examples=["my-search"])
+    name: FolderName | None = Field(
+        None, description="a folder's name (letters, digits, dots, dashes)", examples=["my-search"]
+    )
     seed: Seed = Field(0, examples=[0])
     device: Device = Field("auto", examples=["cpu"])
     memory_gib: float | None = Field(None, gt=0, le=1_000_000, examples=[2])
