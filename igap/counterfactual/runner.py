@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -21,7 +20,7 @@ from igap.failures import reason_of
 from igap.models import cached
 from igap.models.load import read_header
 from igap.output import disk
-from igap.output.tracking import wandb_run
+from igap.output.tracking import places, wandb_run
 from igap.storage import atomic
 from igap.storage.finished import failed_findings, failures_of, read_run
 
@@ -87,8 +86,8 @@ def run_studies(
             continue
         if study.config.full_run and not result.interrupted:
             code = max(code, _run_best_pair(result, study, defaults, settled, progress))
-        tracked = _log(study.folder, settled)
-        out.print(f"W&B run: {tracked or settled.mode}", markup=False, soft_wrap=True)
+        for line in wandb_run.log_or_warn(study.folder, settled, f"the search of {study.config.head}"):
+            out.print(line, markup=False, soft_wrap=True)
         terminal.show_paths(out, study.folder)
         results.append((study.config.head, result))
         if result.interrupted:
@@ -162,21 +161,12 @@ def _run_best_pair(
         atomic.check_writable(place / "plots")
         run_result = pipeline.run(asked, lambda name: show_stage(progress, name))
         disk.unfinish(place)
-        (place / wandb_run.MARK).unlink(missing_ok=True)
+        (place / places.MARK).unlink(missing_ok=True)
         failures = failures_of(disk.write(run_result, place))
     except Exception as error:
         log.error("the run of the best pair, in %s, failed: %s", place, reason_of(error))
         return 1
     for name, reason in failures.items():
         log.error("of the run of the best pair, in %s, %s failed: %s", place, name, reason)
-    _log(place, settled)
+    wandb_run.log_or_warn(place, settled, "the run of the best pair")
     return 1 if failures else 0
-
-
-def _log(folder: Path, settled: TrackingConfig) -> str | None:
-    """Log the folder to W&B and return where it is there; an error of W&B's is a warning."""
-    try:
-        return wandb_run.log(folder, settled)
-    except Exception as error:
-        log.warning("W&B did not take it (%s: %s); everything is in %s", type(error).__name__, error, folder)
-        return None

@@ -20,14 +20,14 @@ _HERE = Path(__file__).parent
 _SCRIPTS = ("page.js", "plots.js", "views.js")
 
 
-def page(table: Table, maps: Mapping[Path, Heads], troubles: Sequence[str] = ()) -> str:
-    """The page of these runs, in the table's order; `troubles` are quoted on it."""
+def page(table: Table, maps: Mapping[Path, Heads], problems: Sequence[str] = ()) -> str:
+    """The page of these runs, in the table's order; `problems` are quoted on it."""
     script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":"), "ensure_ascii": False}
     return environment.get_template("page.html").render(
         data=_data(table, maps),
-        notes=[*table.notes(), *troubles],
+        notes=[*table.notes(), *problems],
         script=Markup(script),
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

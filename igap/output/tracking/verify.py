@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from igap.console import folding_table, terminal_console, warn
 from igap.errors import InputError, printable
+from igap.output.tracking import places
 from igap.storage.finished import FinishedRun, find_runs, flatten
 from igap.storage.untrusted import check_file, parse_json
 
@@ -50,9 +51,7 @@ def verify_runs(folders: Sequence[Path]) -> int:
 
 def _compare(run: FinishedRun) -> tuple[bool, str]:
     """Whether a run's offline W&B run differs from its folder, and a message that says how."""
-    from igap.output.tracking import wandb_run
-
-    logged = wandb_run.logged(run.folder)
+    logged = places.find_logged_run(run.folder)
     if logged is None:
         return True, "missing: nothing was logged, or not to the end. igap sync logs it from disk"
     if logged.mode == "online":

@@ -9,7 +9,7 @@ import pytest
 from igap import cli
 from igap.errors import InputError
 from igap.models.load import EMBEDDED
-from igap.output.tracking import sync, verify, wandb_run
+from igap.output.tracking import places, sync, verify, wandb_run
 from igap.storage.finished import find_runs
 
 
@@ -81,7 +81,7 @@ def test_a_relative_folder_as_the_hint_names_it_will_do(logged, tmp_path, monkey
     shutil.rmtree(lost / "wandb")
     monkeypatch.chdir(tmp_path)
     assert sync.sync_runs([Path("lost")]) == 0
-    assert wandb_run.logged(lost).mode == "offline"
+    assert places.find_logged_run(lost).mode == "offline"
 
 
 def test_wandb_sync_without_a_server_fails_and_is_told(logged, tmp_path, monkeypatch):
@@ -90,7 +90,7 @@ def test_wandb_sync_without_a_server_fails_and_is_told(logged, tmp_path, monkeyp
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(sync, "UPLOAD_SECONDS", 8.0)
-    end = sync._upload(folder / wandb_run.logged(folder).place, {})
+    end = sync._upload(folder / places.find_logged_run(folder).place, {})
     assert end.failed
     assert end.waits
     assert "wandb sync" in end.message
@@ -114,7 +114,7 @@ def test_a_number_or_setting_that_differs_is_named_with_both_values(logged, tmp_
 
 def test_a_run_that_was_not_logged_or_cannot_be_read_back_is_told(logged, tmp_path, capsys):
     missing, broken = copy(logged, tmp_path, "missing"), copy(logged, tmp_path, "broken")
-    (missing / wandb_run.MARK).unlink()
+    (missing / places.MARK).unlink()
     (binary,) = broken.glob("wandb/offline-run-*/*.wandb")
     binary.write_bytes(b"")
     assert verify.verify_runs([tmp_path]) == 1
