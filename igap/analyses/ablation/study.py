@@ -81,7 +81,10 @@ class AblationStudy:
                 yield row
 
     def sentences(self) -> tuple[str, ...]:
-        """Return, a kind after the other: the whole model, each component, all together, controls, correlations."""
+        """Return, a kind after the other: the whole model, each component, all together, controls, correlations.
+
+        Changes of the share correct are in percentage points.
+        """
         if not self.kinds:
             return ("ablation: nothing to ablate, because no head is an outlier; ablation.components names others",)
         lines = []
@@ -116,18 +119,18 @@ class AblationStudy:
 
 
 def _sentence(effect: AblationEffect) -> str:
-    change = _with_interval(effect.change, effect.change_low, effect.change_high, "+.1%")
-    text = f"{effect.name}: {change}, McNemar p {effect.p:.2g}"
+    points = _with_interval(100 * effect.change, 100 * effect.change_low, 100 * effect.change_high, "+.1f", " points")
+    text = f"{effect.name}: {points}, McNemar p {effect.p:.2g}"
     if effect.logit_diff_change is not None:
-        change = _with_interval(effect.logit_diff_change, effect.logit_diff_low, effect.logit_diff_high, "+.3f")
+        change = _with_interval(effect.logit_diff_change, effect.logit_diff_low, effect.logit_diff_high, "+.3f", "")
         text += f"; logit difference {change}"
     return text
 
 
-def _with_interval(value: float, low: float | None, high: float | None, form: str) -> str:
-    """Return a number and its interval, which one prompt does not have."""
+def _with_interval(value: float, low: float | None, high: float | None, form: str, unit: str) -> str:
+    """Return a number, its unit and its interval, which one prompt does not have."""
     interval = "" if low is None or not np.isfinite(low) else f" [{low:{form}}, {high:{form}}]"
-    return f"{value:{form}}{interval}"
+    return f"{value:{form}}{unit}{interval}"
 
 
 def _all(ablations: Ablations) -> tuple[AblationEffect, ...]:

@@ -114,15 +114,16 @@ def test_a_number_that_was_not_measured_is_missing_with_its_reason(found):
         assert all(summary[name.removesuffix("/reason")] is None for name in summary if name.endswith("/reason"))
 
 
-def test_one_prompt_has_no_interval(found):
+def test_a_change_is_in_percentage_points_and_one_prompt_has_no_interval(found):
     study = found.findings["ablation"]
     singles = [dataclasses.replace(one, change_low=np.nan, change_high=np.nan) for one in study.kinds["zero"].single]
+    singles[0] = dataclasses.replace(singles[0], change=-0.125)
     kinds = {"zero": dataclasses.replace(study.kinds["zero"], single=tuple(singles))}
     lines = [line for line in dataclasses.replace(study, kinds=kinds).sentences() if line.startswith("  without ")]
     for one, line in zip(singles, lines, strict=False):
         interval = f"[{one.logit_diff_low:+.3f}, {one.logit_diff_high:+.3f}]"
         assert line == (
-            f"  without {one.name}: {one.change:+.1%}, McNemar p {one.p:.2g}; "
+            f"  without {one.name}: {100 * one.change:+.1f} points, McNemar p {one.p:.2g}; "
             f"logit difference {one.logit_diff_change:+.3f} {interval}"
         )
 

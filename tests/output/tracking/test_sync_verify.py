@@ -53,6 +53,16 @@ def test_a_run_whose_offline_folder_was_lost_is_logged_again_from_disk(logged, w
     assert "from disk" not in capsys.readouterr().out, "the second time there is nothing to do"
 
 
+def test_a_run_that_is_online_is_not_counted_as_compared(written, tmp_path, capsys):
+    folder = shutil.copytree(written, tmp_path / "online")
+    (folder / "wandb").mkdir()
+    (folder / places.MARK).write_text('{"mode": "online", "place": "https://wandb.example/me/igap/runs/1"}')
+    assert verify.verify_runs([tmp_path]) == 0
+    said = capsys.readouterr().out
+    assert "0 of 1 runs are in W&B's files as they are on disk, 1 are online, not compared" in said
+    assert "online, not compared: https://wandb.example/me/igap/runs/1" in said
+
+
 def test_searches_are_logged_and_compared_as_the_runs_in_them_are(logged, small, pair, tmp_path, capsys):
     from igap.cli.compose import compose_searches
     from igap.counterfactual import search
