@@ -47,7 +47,9 @@ PathText = Annotated[str, Field(min_length=1), AfterValidator(_check_path)]
 """A path that a file system may have."""
 
 FolderName = Annotated[
-    PathText, Field(pattern=r"^[\w][\w.-]*$", description="a folder's name (letters, digits, dots, dashes)")
+    str,
+    Field(min_length=1, pattern=r"^[\w][\w.-]*$", description="a folder's name (letters, digits, dots, dashes)"),
+    AfterValidator(_check_path),
 ]
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from igap.components import component_name, is_component, parse_component
-from igap.config import Device, FolderName, Frozen, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
+from igap.config import Device, Frozen, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
 from igap.counterfactual.samplers.registry import SamplerNames, samplers_for
 from igap.errors import InputError
 
@@ -134,8 +134,11 @@ class SearchConfig(Frozen):
     aggregate: Aggregate = "mean"
     penalty: float = Field(1.0, ge=0)
     full_run: bool = True
-    name: FolderName | None = Field(
-        None, description="a folder's name (letters, digits, dots, dashes)", examples=["my-search"]
+    name: PathText | None = Field(
+        None,
+        pattern=r"^[\w][\w.-]*$",
+        description="a folder's name (letters, digits, dots, dashes)",
+        examples=["my-search"],
     )
     seed: Seed = Field(0, examples=[0])
     device: Device = Field("auto", examples=["cpu"])

@@ -1,5 +1,6 @@
 """The analysis `ablation`: accuracy on labelled prompts without the components that the run asks for."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -54,11 +55,11 @@ class AblationAnalysis(Analysis[AblationStudy]):
                 "in ablation.components."
             )
         prompts = read_or_generate(settings, header.tokenizer, config.prompts.bos)
-        limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
-        encoded = encode_prompts(prompts, header.tokenizer, item=settings.file or "ablation.n", **limits)
+        item = settings.file or "ablation.n"
+        lengths = _token_lengths(tuple(prompts), header.tokenizer, item, header.n_ctx, header.n_vocab)
         kinds = {settings.kind, *settings.also}
         if "resample" in kinds:
-            check_donors(len(prompt.ids) for prompt in encoded)
+            check_donors(lengths)
         if settings.reference_n > len(prompts) and kinds & {"mean", "mean_positional"}:
             raise too_few_references(settings.reference_n, len(prompts))
         texts = [[prompt.text, prompt.answer, prompt.distractor] for prompt in prompts]
@@ -113,8 +114,8 @@ def read_or_generate(settings: AblationConfig, tokenizer: Any, bos: str) -> list
     Raises:
         InputError: The file holds fewer than `ablation.n`, or none could be generated.
     """
-    made = (
-        generate_prompts(settings.n or DEFAULT_N, settings.seed, tokenizer)
+    made: Sequence[Prompt] = (
+        _generate(settings.n or DEFAULT_N, settings.seed, tokenizer)
         if settings.file is None
         else read_prompts(settings.file)
     )
@@ -130,6 +131,21 @@ def read_or_generate(settings: AblationConfig, tokenizer: Any, bos: str) -> list
             "leave ablation.n out to take all."
         )
     return prompts[: settings.n]
+
+
+@functools.lru_cache(maxsize=4)
+def _generate(n: int, seed: int, tokenizer: Any) -> tuple[Prompt, ...]:
+    """Return generated prompts, kept for the other jobs of a sweep."""
+    return tuple(generate_prompts(n, seed, tokenizer))
+
+
+@functools.lru_cache(maxsize=4)
+def _token_lengths(
+    prompts: tuple[Prompt, ...], tokenizer: Any, item: str, n_ctx: int | None, n_vocab: int | None
+) -> tuple[int, ...]:
+    """Return the token lengths of these prompts, kept for the other jobs of a sweep. Raises as `encode_prompts`."""
+    encoded = encode_prompts(prompts, tokenizer, item=item, prepend_bos=False, n_ctx=n_ctx, n_vocab=n_vocab)
+    return tuple(len(prompt.ids) for prompt in encoded)
 
 
 def select_components(context: RunContext) -> Sequence[str]:

@@ -1,6 +1,8 @@
 """The run's ablations: which components, what is said of them, and the correlations, against scipy."""
 
+import cProfile
 import dataclasses
+import pstats
 
 import numpy as np
 import pandas as pd
@@ -98,6 +100,16 @@ def test_the_table_has_a_row_a_set_of_components_and_kind(found):
     assert zero["generated"].notna().all()
     assert pd.isna(zero.loc["all", "ap"])
     assert zero.loc[study.single[2].name, "ap - ig"] == found.findings["ablation"].scores["ap - ig"][2]
+
+
+def test_the_prompts_are_generated_and_tokenised_for_the_first_job_of_a_sweep_only():
+    calls = []
+    for steps in (3, 4):
+        config = compose_one(["ablation=zero", "ablation.seed=11", f"ig.n_steps={steps}"]).config
+        profile = cProfile.Profile()
+        profile.runcall(pipeline.check, config)
+        calls.append(pstats.Stats(profile).total_calls)
+    assert calls[1] < calls[0] / 5
 
 
 def test_a_number_that_was_not_measured_is_missing_with_its_reason(found):
