@@ -1,6 +1,6 @@
 """The words that settings and methods share, and the checks that both make, each defined once.
 
-`config.py` must not import torch, and the modules that use these words do: both sides import them from here. This
+`config` must not import torch, and the modules that use these words do: both sides import them from here. This
 module imports nothing but Python. Sites are in `components.py`, the words of a search in `counterfactual/config.py`.
 """
 

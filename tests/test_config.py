@@ -47,7 +47,7 @@ def test_the_yaml_files_give_every_key_of_the_schema(default):
     """A key that only the schema knows would be missing from --help and from --cfg."""
     from igap.cli.settings import config_keys
 
-    assert {key.name for key in config_keys("config")} == set(keys())
+    assert {key.name for key in config_keys("config")} == set(keys(RunConfig))
 
 
 def test_the_schemas_choices_are_those_of_the_methods():
@@ -61,7 +61,7 @@ def test_the_schemas_choices_are_those_of_the_methods():
         ("model.processing", igap.load_model, "processing"),
     ]:
         choices = get_args(get_type_hints(method)[argument])
-        assert set(get_args(field_at(tuple(key.split("."))).annotation)) == set(choices), key
+        assert set(get_args(field_at(tuple(key.split(".")), RunConfig).annotation)) == set(choices), key
 
 
 def test_a_config_survives_the_round_trip_through_plain_values(default):
@@ -69,10 +69,14 @@ def test_a_config_survives_the_round_trip_through_plain_values(default):
 
 
 def test_examples_are_accepted_by_the_schema(default):
-    for key in keys():
-        name, _, text = example(tuple(key.split("."))).partition("=")
+    for key in keys(RunConfig):
+        name, _, text = example(tuple(key.split(".")), RunConfig).partition("=")
         assert name == key
-        if text not in ("None", "VALUE") and field_at(tuple(key.split("."))).annotation in (int, int | None, str):
+        if text not in ("None", "VALUE") and field_at(tuple(key.split(".")), RunConfig).annotation in (
+            int,
+            int | None,
+            str,
+        ):
             value = int(text) if text.isdigit() else text.strip("'")
             changed(changed(default, "prompts.file", "a.csv") if key == "prompts.limit" else default, key, value)
 
@@ -89,7 +93,7 @@ HOSTILE = [
 @pytest.mark.parametrize(
     ("group", "more"),
     [
-        *((group, {}) for group in sorted({key.partition(".")[0] for key in keys()})),
+        *((group, {}) for group in sorted({key.partition(".")[0] for key in keys(RunConfig)})),
         ("ablation", {"ablation.kind": "mean", "ablation.n": 20, "ablation.reference_n": 5}),
         ("baseline", {"baseline.kind": "mean"}),
     ],
@@ -101,7 +105,7 @@ def test_whatever_a_key_is_set_to_it_is_taken_or_refused_in_readable_lines_befor
     start = default.model_copy(update={"device": "cpu"})
     for key, value in more.items():
         start = changed(start, key, value)
-    for key in (key for key in keys() if key.partition(".")[0] == group):
+    for key in (key for key in keys(RunConfig) if key.partition(".")[0] == group):
         for value in HOSTILE:
             try:
                 config = changed(start, key, value)

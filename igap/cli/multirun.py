@@ -133,7 +133,7 @@ def run_jobs(request: MultirunRequest) -> int:
     """
     from igap.cli.launch import launch
     from igap.console import terminal_console
-    from igap.output.tracking import wandb_run
+    from igap.output.tracking import places, wandb_run
     from igap.storage import atomic
     from igap.sweep.folder import PlannedJob
     from igap.sweep.terminal import show_plan_end
@@ -162,7 +162,7 @@ def run_jobs(request: MultirunRequest) -> int:
     finally:  # also when interrupted
         show_plan_end(out, plan, reasons)
         done = [job for job in plan.jobs if plan.folder.status(job.key).run and job.tracking.mode != "disabled"]
-        n_lost = sum(wandb_run.logged(plan.folder.run(job.key)) is None for job in done)
+        n_lost = sum(places.find_logged_run(plan.folder.run(job.key)) is None for job in done)
         if n_lost:
             out.print(f"W&B lacks {n_lost} of the finished runs: igap sync {plan.folder.path}", markup=False)
     return 1 if reasons else 0

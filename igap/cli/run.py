@@ -150,13 +150,6 @@ def _do(composed: "DictConfig") -> int:
             log.error("%s; what is above is not all written. Make room, or set output=FOLDER.", reason_of(error))
         return 1
     terminal.show(console, result, folder, failures)
-    try:
-        resolved, message = wandb_run.resolve_mode(config.tracking)
-        if message:
-            console.print(message, markup=False)
-        place = wandb_run.log(folder, resolved)
-    except Exception as error:
-        log.warning("W&B did not take the run (%s: %s); everything is in %s", type(error).__name__, error, folder)
-    else:
-        console.print(f"W&B run: {place}" if place else "W&B: disabled", markup=False, soft_wrap=True)
+    for line in wandb_run.log_or_warn(folder, config.tracking):
+        console.print(line, markup=False, soft_wrap=True)
     return 1 if failures else 0

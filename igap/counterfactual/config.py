@@ -60,7 +60,9 @@ class StorageConfig(Frozen):
     """Where the trials are kept."""
 
     kind: Literal["sqlite", "journal", "memory", "postgres", "grpc"] = "sqlite"
-    address: str = Field("localhost:13000", pattern=r"^[\w.-]+:\d+$", examples=["localhost:13000"])
+    address: str = Field(
+        "localhost:13000", pattern=r"^[\w.-]+:\d+$", description="HOST:PORT", examples=["localhost:13000"]
+    )
 
 
 class StudyConfig(Frozen):
@@ -132,7 +134,12 @@ class SearchConfig(Frozen):
     aggregate: Aggregate = "mean"
     penalty: float = Field(1.0, ge=0)
     full_run: bool = True
-    name: PathText | None = Field(None, pattern=r"^[\w][\w.-]*$", examples=["my-search"])
+    name: PathText | None = Field(
+        None,
+        pattern=r"^[\w][\w.-]*$",
+        description="a folder's name (letters, digits, dots, dashes)",
+        examples=["my-search"],
+    )
     seed: Seed = Field(0, examples=[0])
     device: Device = Field("auto", examples=["cpu"])
     memory_gib: float | None = Field(None, gt=0, le=1_000_000, examples=[2])

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -20,7 +19,7 @@ from igap.errors import InputError
 from igap.failures import reason_of
 from igap.models import cached
 from igap.output import disk
-from igap.output.tracking import wandb_run
+from igap.output.tracking import places, wandb_run
 from igap.storage import atomic
 from igap.storage.finished import failed_findings, failures_of, read_run
 
@@ -86,8 +85,8 @@ def run_studies(
             continue
         if study.config.full_run and not result.interrupted:
             code = max(code, _run_best_pair(result, study, defaults, tracking, progress))
-        place = _log(study.folder, tracking)
-        out.print(f"W&B run: {place or tracking.mode}", markup=False, soft_wrap=True)
+        for line in wandb_run.log_or_warn(study.folder, tracking, f"the search of {study.config.head}"):
+            out.print(line, markup=False, soft_wrap=True)
         terminal.show_paths(out, study.folder)
         results.append((study.config.head, result))
         if result.interrupted:
@@ -168,21 +167,12 @@ def _run_best_pair(
         atomic.check_writable(place / "plots")
         run_result = pipeline.run(asked, lambda name: show_stage(progress, name))
         disk.unfinish(place)
-        (place / wandb_run.MARK).unlink(missing_ok=True)
+        (place / places.MARK).unlink(missing_ok=True)
         failures = failures_of(disk.write(run_result, place))
     except Exception as error:
         log.error("the run of the best pair, in %s, failed: %s", place, reason_of(error))
         return 1
     for name, reason in failures.items():
         log.error("of the run of the best pair, in %s, %s failed: %s", place, name, reason)
-    _log(place, tracking)
+    wandb_run.log_or_warn(place, tracking, "the run of the best pair")
     return 1 if failures else 0
-
-
-def _log(folder: Path, tracking: TrackingConfig) -> str | None:
-    """Log the folder to W&B and return where it is there; an error of W&B's is a warning."""
-    try:
-        return wandb_run.log(folder, tracking)
-    except Exception as error:
-        log.warning("W&B did not take it (%s: %s); everything is in %s", type(error).__name__, error, folder)
-        return None

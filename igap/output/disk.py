@@ -24,9 +24,9 @@ from igap.components import Site, component_names
 from igap.config import TEXTS, RunConfig
 from igap.errors import InputError
 from igap.failures import Failure, collect_failure, summary_entries
-from igap.output import record
 from igap.output.figures import FOLDER, chosen, draw, figure_data
 from igap.output.record import FILE, Record, digests_of
+from igap.output.record import Summary as RecordedSummary
 from igap.output.record import write as write_record
 from igap.pipeline import Result
 from igap.replication.page import page
@@ -114,6 +114,8 @@ def write_numbers(result: Result, folder: Path, failures: dict[str, Failure]) ->
         write_atomically(folder / "pairs.csv", partial(tables.write_csv, frame=pairs))
     for finding in result.findings.values():
         for name, frame in finding.tables().items():
+            if not len(frame.columns):  # of nothing found: no reader takes an empty file for a table
+                continue
             write_atomically(folder / f"{name}.csv", partial(tables.write_csv, frame=frame))
     write_config(result.config, folder)
     summary = summarize(replace(result, failures=failures))
@@ -125,7 +127,7 @@ def write_config(config: RunConfig, folder: Path) -> None:
     write_text(folder / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
 
 
-def finish(folder: Path, summary: record.Summary, failures: Mapping[str, Failure], seconds: float) -> Summary:
+def finish(folder: Path, summary: RecordedSummary, failures: Mapping[str, Failure], seconds: float) -> Summary:
     """Write summary.json, which marks the run as finished, and return it; failure.log before it, where there are any.
 
     Raises OSError.
@@ -294,8 +296,8 @@ def top_neurons(result: Result) -> pd.DataFrame:
     """The rows of the neurons that either method ranks among its first TOP_NEURONS by |effect|, AP's order first."""
     frame = table(result, "neurons")
     ranks = frame[["effect_ig", "effect_ap"]].abs().rank(ascending=False, method="first")
-    chosen = frame[(ranks <= TOP_NEURONS).any(axis=1)]
-    return chosen.loc[chosen["effect_ap"].abs().sort_values(ascending=False, kind="stable").index]
+    top = frame[(ranks <= TOP_NEURONS).any(axis=1)]
+    return top.loc[top["effect_ap"].abs().sort_values(ascending=False, kind="stable").index]
 
 
 def _delta(result: Result, site: Site) -> float:
@@ -314,16 +316,18 @@ def _steps(result: Result, site: Site) -> str:
 def _tensors(result: Result) -> dict[str, torch.Tensor]:
     tensors = {}
     for site, maps in result.maps.items():
-        for method, found in maps.items():
-            tensors[f"{method}.{site}"] = found.score
-            tensors[f"effect.{method}.{site}"] = found.effect
-            if found.delta is not None and found.layer_effect is not None:
-                tensors[f"delta.{method}.{site}"] = found.delta
-                tensors[f"layer_effect.{method}.{site}"] = found.layer_effect
+        for method, attribution in maps.items():
+            tensors[f"{method}.{site}"] = attribution.score
+            tensors[f"effect.{method}.{site}"] = attribution.effect
+            if attribution.delta is not None and attribution.layer_effect is not None:
+                tensors[f"delta.{method}.{site}"] = attribution.delta
+                tensors[f"layer_effect.{method}.{site}"] = attribution.layer_effect
             if result.spread is not None:
                 ends = result.spread.intervals[site][method]
                 for name, end in (("low", ends.low), ("high", ends.high)):
-                    tensors[f"{name}.{method}.{site}"] = torch.from_numpy(end).to(found.score).view_as(found.score)
-                tensors[f"pairs.{method}.{site}"] = by_pair(found, "score")
-                tensors[f"pairs.effect.{method}.{site}"] = by_pair(found, "effect")
+                    tensors[f"{name}.{method}.{site}"] = (
+                        torch.from_numpy(end).to(attribution.score).view_as(attribution.score)
+                    )
+                tensors[f"pairs.{method}.{site}"] = by_pair(attribution, "score")
+                tensors[f"pairs.effect.{method}.{site}"] = by_pair(attribution, "effect")
     return {name: tensor.contiguous() for name, tensor in tensors.items()}

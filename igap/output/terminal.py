@@ -15,6 +15,7 @@ from igap.inputs.prompts import TokenPair
 from igap.inputs.sources import describe_source
 from igap.pipeline import Result
 from igap.statistics.across_pairs import PairStatistics
+from igap.statistics.comparison import REPORTED_K
 from igap.statistics.units import values_in
 
 _TOP = 5
@@ -131,8 +132,7 @@ def _agreement(result: Result) -> Table:
         "Pearson r [95%]",
         "Spearman [95%]",
         "same sign",
-        "Jaccard@10",
-        "Jaccard@30",
+        *(f"Jaccard@{k}" for k in REPORTED_K),
         "max |delta|",
     ):
         table.add_column(column, justify="left" if column == "site" else "right")
@@ -147,7 +147,10 @@ def _agreement(result: Result) -> Table:
                 for r in ("pearson", "spearman")
             ),
             number(numbers["sign_agreement"]),
-            *(f"{number(numbers[f'jaccard@{k}'])} (chance {number(numbers[f'jaccard_chance@{k}'])})" for k in (10, 30)),
+            *(
+                f"{number(numbers[f'jaccard@{k}'])} (chance {number(numbers[f'jaccard_chance@{k}'])})"
+                for k in REPORTED_K
+            ),
             "-" if delta is None else f"{float(delta.abs().max()):.1e}",
         )
     return table
@@ -167,14 +170,16 @@ def _top(result: Result) -> Table:
 
 
 def _ranked(result: Result, site: Site, method: str) -> list[str]:
-    found = result.maps[site][method]
-    values = values_in(result.comparisons[site].unit, found)
-    order = torch.argsort(found.effect.abs().flatten(), descending=True, stable=True)[:_TOP]
+    attribution = result.maps[site][method]
+    values = values_in(result.comparisons[site].unit, attribution)
+    order = torch.argsort(attribution.effect.abs().flatten(), descending=True, stable=True)[:_TOP]
     width = values.shape[1]
-    named = [f"{component_name(found.site, int(i) // width, int(i) % width):>8} {values.flat[i]:+.3f}" for i in order]
+    named = [
+        f"{component_name(attribution.site, int(i) // width, int(i) % width):>8} {values.flat[i]:+.3f}" for i in order
+    ]
     if result.spread is None or not result.has_scores:
         return named
-    ends = result.spread.intervals[found.site][method]
+    ends = result.spread.intervals[attribution.site][method]
     return [
         f"{text} \\[{ends.low[i]:+.3f}, {ends.high[i]:+.3f}]" for text, i in zip(named, order.tolist(), strict=True)
     ]

@@ -21,7 +21,7 @@ from igap.models.fingerprint import fingerprint
 from igap.models.load import Header, check_sites
 
 _REFERENCES = 20
-"""Prompts of a mean baseline that are looked for before the model loads: where they are, there are more."""
+"""Prompts of a mean baseline that are drawn before the model loads: a generator that has these has more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Checked:
 
     pairs: tuple[PromptPair, ...]
     tokens: tuple[TokenPair, ...]
-    """With prompts.bos=auto without a BOS, which is the model's."""
+    """Token ids; with prompts.bos=auto without the BOS token, which only the model knows."""
     checkpoint: str
     """The model's fingerprint."""
     key: str
@@ -50,19 +50,19 @@ def check(config: RunConfig) -> Checked:
     check_sites(header, config.asked_sites, config.model.name)
     contents = {"checkpoint": fingerprint(header.folder)}
     contents = {**check_analyses(config, header), **contents}
-    known: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
+    limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
     pairs = sources.read_prompt_pairs(config.prompts, header.tokenizer)
     _check_memory(config, len(pairs), header)
-    tokens = sources.encode_pairs(config.prompts, pairs, header.tokenizer, **known)
+    tokens = sources.encode_pairs(config.prompts, pairs, header.tokenizer, **limits)
     baseline = baseline_of(config.baseline)
     if baseline.kind == "mean":
         # Whether the model wants a BOS token only the model itself knows; a pair that has one is left to it.
         own = header.tokenizer.bos_token_id if config.prompts.bos == "auto" else None
         for n_tokens in {pair.clean.shape[1] for pair in tokens if int(pair.clean[0, 0]) != own}:
-            _check_references(header.tokenizer, baseline, n_tokens, bos=config.prompts.bos, **known)
+            _check_references(header.tokenizer, baseline, n_tokens, bos=config.prompts.bos, **limits)
     other = baseline.prompt
     if other is not None:
-        ids = encode_prompt(header.tokenizer, other, item="baseline.prompt", bos=config.prompts.bos, **known)
+        ids = encode_prompt(header.tokenizer, other, item="baseline.prompt", bos=config.prompts.bos, **limits)
         for pair, encoded in zip(pairs, tokens, strict=True):
             if len(pairs) > 1 and len(ids) != encoded.clean.shape[1]:
                 raise InputError(
@@ -76,9 +76,9 @@ def check(config: RunConfig) -> Checked:
 
 
 @functools.lru_cache(maxsize=64)
-def _check_references(tokenizer: Any, baseline: Baseline, n_tokens: int, **known: Any) -> None:
+def _check_references(tokenizer: Any, baseline: Baseline, n_tokens: int, **limits: Any) -> None:
     """Raise InputError where the generator has too few prompts of the pairs' length for a mean over them."""
-    reference_ids(tokenizer, baseline, n_tokens, first=_REFERENCES, **known)
+    reference_ids(tokenizer, baseline, n_tokens, first=_REFERENCES, **limits)
 
 
 def _check_memory(config: RunConfig, n_pairs: int, header: Header) -> None:
@@ -87,14 +87,14 @@ def _check_memory(config: RunConfig, n_pairs: int, header: Header) -> None:
     The effects of each pair and method (ig, ap, atp) are kept; effects and scores are there twice while the tensors
     are written.
     """
-    known = [
+    sizes = [
         header.n_layers * width for site in config.asked_sites if header.n_layers and (width := header.widths[site])
     ]
-    numbers = n_pairs * sum(known) * 3 * 5
+    numbers = n_pairs * sum(sizes) * 3 * 5
     size, memory = numbers * getattr(torch, config.model.dtype).itemsize, machine_bytes()
     if n_pairs > 1 and memory is not None and size > memory:
         raise InputError(
-            f"prompts: got {n_pairs} pairs, whose maps of {sum(known)} components take {size / 2**30:.0f} GiB, wanted "
+            f"prompts: got {n_pairs} pairs, whose maps of {sum(sizes)} components take {size / 2**30:.0f} GiB, wanted "
             f"what this machine's memory holds ({memory / 2**30:.0f} GiB). Use fewer (prompts.n, prompts.limit), or "
             "sites=heads."
         )

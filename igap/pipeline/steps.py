@@ -43,7 +43,7 @@ def silent(name: str) -> AbstractContextManager[Progress | None]:  # noqa: ARG00
 
 
 def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> Result:
-    """The result of one run. Raises ValueError on input that cannot be used; leaves the cached model unchanged.
+    """The result of one run. Raises InputError on invalid input; leaves the cached model unchanged.
 
     `store` is a folder in which runs share what depends on neither baseline nor steps.
     """
@@ -66,7 +66,7 @@ def _open(config: RunConfig, checked: Checked, device: str, stage: Stage, starte
     with stage("load model"):
         model = run_model(config, checked.checkpoint)
     seconds = {"model": time.perf_counter() - started}
-    # As much again as a pass may take is kept of what methods and analyses share.
+    # What methods and analyses share may take as much again as a pass.
     kept = budget_bytes(torch.device(device), config.memory_gib)
     with open_pairs(model, checked.pairs, sites=config.asked_sites, kept_bytes=kept) as opened:
         return _run(config, checked, opened, device, stage, seconds, started)
@@ -112,8 +112,9 @@ def _map(
         return method.attribute(contrast, site, config, advance)
 
     baseline = baseline_of(config.baseline) if method.towards_baseline else Baseline("corrupted")
-    found = attribute_pairs(attribute, opened, site, progress, baseline=baseline, direction=config.direction)
-    return {method.name: found}
+    return {
+        method.name: attribute_pairs(attribute, opened, site, progress, baseline=baseline, direction=config.direction)
+    }
 
 
 def _run(
@@ -130,8 +131,8 @@ def _run(
     maps = _attribute(config, opened, clean, stage, seconds)
     comparisons = {site: compare(maps[site]["ig"], maps[site]["ap"]) for site in maps}
     since = time.perf_counter()
-    spreads = pair_statistics(maps, seed=config.prompts.seed) if len(pairs) > 1 else None
-    if spreads:
+    spread = pair_statistics(maps, seed=config.prompts.seed) if len(pairs) > 1 else None
+    if spread is not None:
         seconds["intervals"] = time.perf_counter() - since
     context = RunContext(config, opened, maps, comparisons)
     findings: dict[str, Finding] = {}
@@ -157,7 +158,7 @@ def _run(
         why_route=backend.reason,
         maps=maps,
         comparisons=comparisons,
-        spread=spreads,
+        spread=spread,
         findings=findings,
         seconds=seconds,
         versions=versions(),

@@ -42,18 +42,20 @@ def mean_over_steps(ig: AttributionMap) -> AttributionMap:
     return _scale(ig, 1 / N_STEPS)
 
 
-def average(found: AttributionMap, n_tokens: int, d_model: int) -> AttributionMap:
+def average(attribution: AttributionMap, n_tokens: int, d_model: int) -> AttributionMap:
     """In the notebook's unit: the mean over positions, and of a head's output over d_model."""
-    return _scale(found, 1 / (n_tokens * (d_model if found.site == "heads" else 1)))
+    return _scale(attribution, 1 / (n_tokens * (d_model if attribution.site == "heads" else 1)))
 
 
-def to_displayed_unit(found: AttributionMap, n_tokens: int, d_model: int) -> AttributionMap:
+def to_displayed_unit(attribution: AttributionMap, n_tokens: int, d_model: int) -> AttributionMap:
     """A map whose scores are the numbers that the notebook subtracts from AP's scores to find its outlier heads."""
-    return _scale(average(found, n_tokens, d_model), DISPLAY_FACTOR * found.gap)
+    return _scale(average(attribution, n_tokens, d_model), DISPLAY_FACTOR * attribution.gap)
 
 
-def _scale(found: AttributionMap, factor: float) -> AttributionMap:
-    return AttributionMap("ig", found.site, factor * found.effect, gap=found.gap, min_gap=found.min_gap)
+def _scale(attribution: AttributionMap, factor: float) -> AttributionMap:
+    return AttributionMap(
+        "ig", attribution.site, factor * attribution.effect, gap=attribution.gap, min_gap=attribution.min_gap
+    )
 
 
 def pad_pair(pair: PromptPair, pad: str, missing: int) -> PromptPair:

@@ -65,7 +65,7 @@ _SECTIONS: Sequence[tuple[str, str, Sequence[tuple[str, str]], Sequence[str]]] =
 """Title, text, figures as (run, name), findings whose sentences are quoted. A section without content is left out."""
 
 
-def page(result: Result, found: Study, folder: Path) -> str:
+def page(result: Result, study: Study, folder: Path) -> str:
     """The page of a study whose figures lie in `folder`. Needs no other file."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     (pair,) = result.pairs
@@ -81,14 +81,14 @@ def page(result: Result, found: Study, folder: Path) -> str:
         rows=[
             {
                 "figure": row.figure,
-                "published": _cell(found.published(row)),
+                "published": _cell(study.published(row)),
                 "cells": [(_cell(row.cells[column]), column == row.source) for column in COLUMNS],
                 "agrees": {True: "yes", False: "no", None: ""}[row.agrees],
                 "why": row.why,
             }
-            for row in found.rows
+            for row in study.rows
         ],
-        verdict=" ".join(found.sentences()),
+        verdict=" ".join(study.sentences()),
         key=result.key,
         versions=", ".join(f"{name} {version}" for name, version in result.versions.items()),
     )

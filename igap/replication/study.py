@@ -146,7 +146,7 @@ def _agreement(
             compared = {c: compare(m, result.maps[site]["ap"]) for c, m in replayed[name, site].items()}
             cells: dict[str, Cell] = {
                 "this run": result.comparisons[site].pearson,
-                **{c: found.pearson for c, found in compared.items()},
+                **{column: each.pearson for column, each in compared.items()},
             }
             figure = f"Pearson r of IG ({name} baseline) and AP, {site}"
             key = f"pearson.{name}.{site}"
@@ -154,7 +154,7 @@ def _agreement(
         compared = {c: compare(m, result.maps["neurons"]["ap"]) for c, m in replayed[name, "neurons"].items()}
         cells = {
             "this run": result.comparisons["neurons"].jaccard_at(30),
-            **{c: found.jaccard_at(30) for c, found in compared.items()},
+            **{column: each.jaccard_at(30) for column, each in compared.items()},
         }
         figure = f"Jaccard of the top 30 neurons, {name} baseline"
         yield Row(figure, published.FIGURES[f"jaccard.{name}"], cells, "earlier metric", _FIRST_NODE)
@@ -198,30 +198,30 @@ _OTHER_PROMPTS = (
 def _ablations(
     model: TransformerBridge, first: Result, replayed: Mapping[str, AttributionMap], comparable: bool
 ) -> Iterator[Row]:
-    found = first.findings.get("ablation")
-    if not isinstance(found, AblationStudy) or not {"zero", "mean"} <= found.kinds.keys():
+    ablation = first.findings.get("ablation")
+    if not isinstance(ablation, AblationStudy) or not {"zero", "mean"} <= ablation.kinds.keys():
         return
-    zero = found.kinds["zero"]
-    names = [one.name for one in zero.single]
+    zero = ablation.kinds["zero"]
+    names = [each.name for each in zero.single]
     quoted = dict(zip(published.OUTLIERS, published.ZERO_ABLATED, strict=True)) if comparable else {}
     yield _accuracy_row("performance, nothing ablated", published.FIGURES["performance"], zero.accuracy, zero.generated)
-    for one in zero.single:
-        figure = f"performance after zero ablation of head {one.name}"
-        yield _accuracy_row(figure, quoted.get(one.name), one.accuracy, one.generated)
+    for each in zero.single:
+        figure = f"performance after zero ablation of head {each.name}"
+        yield _accuracy_row(figure, quoted.get(each.name), each.accuracy, each.generated)
     n_tokens, d_model = first.tokens[0].clean.shape[1], int(model.cfg.d_model)
     places = [parse_component(name)[1:] for name in names]
-    ap = np.array(found.scores["ap"])
-    scores = {"this run": {"ig": np.array(found.scores["ig"]), "ap": ap}}
-    for column, one_map in replayed.items():
-        effect = original_code.average(one_map, n_tokens, d_model).effect
+    ap = np.array(ablation.scores["ap"])
+    scores = {"this run": {"ig": np.array(ablation.scores["ig"]), "ap": ap}}
+    for column, attribution in replayed.items():
+        effect = original_code.average(attribution, n_tokens, d_model).effect
         scores[column] = {"ig": np.array([float(effect[place]) for place in places]), "ap": ap}
     why = f"{_OTHER_PROMPTS} {len(names)} points prove nothing."
     for kind, quantities in (("zero", ("ap - ig", "ig", "ap")), ("mean", ("ig", "ap"))):
-        of_kind = found.kinds[kind]
+        of_kind = ablation.kinds[kind]
         assert of_kind.generated is not None
         changes = {
-            "this run": np.array([one.change for one in of_kind.single]),
-            "printed code": np.array([(one.generated or 0.0) - of_kind.generated for one in of_kind.single]),
+            "this run": np.array([each.change for each in of_kind.single]),
+            "printed code": np.array([each.generated for each in of_kind.single], np.float64) - of_kind.generated,
         }
         changes["earlier metric"] = changes["printed code"]
         for quantity in quantities:
@@ -316,7 +316,7 @@ def _deltas(
         for layer, (delta, effect) in enumerate(zip(ig.delta.tolist(), ig.layer_effect.tolist(), strict=True)):
             cells: dict[str, Cell] = {
                 "this run": delta,
-                **{column: float(found.effect[layer].sum()) - effect for column, found in maps.items()},
+                **{column: float(each.effect[layer].sum()) - effect for column, each in maps.items()},
             }
             figure = published.DELTAS[name, site][layer] if comparable else None
             why = f"{_FIRST_NODE} Its sum is nearly 0, so that the delta is minus the layer's effect."

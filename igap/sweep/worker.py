@@ -23,7 +23,7 @@ from igap.console import terminal_console
 from igap.failures import Failure, reason_of
 from igap.output import disk, figures, record, terminal
 from igap.output.drawing_process import DrawingProcess
-from igap.output.tracking import wandb_run
+from igap.output.tracking import places, wandb_run
 from igap.pipeline import Checked, Result, Stage
 from igap.replication import jobs
 from igap.storage import cache, versions
@@ -180,7 +180,7 @@ def _compute(job: Job, folder: SweepFolder, stage: Stage, claim: ExitStack) -> O
                 f"the run's key is {result.key}, the plan's {job.key}: a file or the checkpoint has changed since the "
                 "plan was made. Start the sweep again."
             )
-        (place / wandb_run.MARK).unlink(missing_ok=True)  # W&B has what is replaced
+        (place / places.MARK).unlink(missing_ok=True)  # W&B has what is replaced
         disk.unfinish(place)
         return _written(job, folder, result, claim)
     except Exception as error:
@@ -296,10 +296,7 @@ class Pictures:
 def _logged(job: Job, folder: SweepFolder, summary: Mapping[str, object]) -> Outcome:
     """Log a finished run to W&B, and return what became of its job."""
     place = folder.run(job.key)
-    try:
-        wandb_run.log(place, job.tracking)
-    except Exception as error:
-        log.warning("W&B did not take %s (%s: %s); everything is in %s", job.key, type(error).__name__, error, place)
+    wandb_run.log_or_warn(place, job.tracking, job.key)
     failures = failures_of(summary)
     if failures:
         reason, story = "; ".join(f"{name}: {why}" for name, why in failures.items()), place / "failure.log"

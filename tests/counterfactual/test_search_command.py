@@ -22,7 +22,7 @@ from igap.counterfactual import runner, workers
 from igap.errors import InputError
 from igap.models import cached
 from igap.output import figures
-from igap.output.tracking import wandb_run
+from igap.output.tracking import places
 from igap.storage import tables as tables_of
 
 pytestmark = pytest.mark.long
@@ -304,7 +304,7 @@ def inspect(place, *options):
 
 
 def test_wandb_has_the_summary_a_step_a_trial_tables_and_pictures(done):
-    place = done / wandb_run.logged(done).place
+    place = done / places.find_logged_run(done).place
     read = json.loads(inspect(place, "--summary"))
     for name, value in summary_of(done).items():
         if isinstance(value, float):

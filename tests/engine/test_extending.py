@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from igap import integrated_gradients, output_curve
 from igap.cli.settings import CONF
-from igap.config import BaselineKind
 from igap.engine.baselines import KINDS, Activations, Request
+from igap.vocabulary import BaselineKind
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending" / "baseline.md").read_text()
 

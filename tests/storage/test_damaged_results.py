@@ -12,7 +12,7 @@ from helpers.finished_runs import make
 
 from igap.errors import InputError
 from igap.output.dashboard import command as compare
-from igap.output.tracking import sync, verify, wandb_run
+from igap.output.tracking import places, sync, verify
 from igap.storage import finished, untrusted, versions
 from igap.storage.cache import ResultCache, inputs_of
 from igap.sweep import cache_command, status
@@ -165,12 +165,12 @@ MARKS = {"mode": "offline", "place": "wandb/offline-run-1-x"}
 
 
 def test_a_damaged_mark_of_wandb_leads_nowhere_outside_the_run(tmp_path):
-    mark = tmp_path / "source" / wandb_run.MARK
+    mark = tmp_path / "source" / places.MARK
     (mark.parent / "offline-run-1-x").mkdir(parents=True)
     mark.write_text(json.dumps(MARKS))
-    assert wandb_run.logged(tmp_path / "source") == wandb_run.Logged("offline", MARKS["place"])
+    assert places.find_logged_run(tmp_path / "source") == places.LoggedRun("offline", MARKS["place"])
     for description, copy in damaged_runs(tmp_path / "source", tmp_path / "copies"):
-        found = wandb_run.logged(copy)
+        found = places.find_logged_run(copy)
         assert found is None or found.mode == "online" or found.place == MARKS["place"], description
 
 
@@ -199,5 +199,5 @@ def test_an_offline_run_that_is_a_pipe_is_unreadable_and_not_waited_for(run):
     place = run / "wandb" / "offline-run-1-x"
     place.mkdir(parents=True)
     os.mkfifo(place / "run-x.wandb")
-    (run / wandb_run.MARK).write_text(json.dumps(MARKS))
+    (run / places.MARK).write_text(json.dumps(MARKS))
     assert verify._compare(finished.read_run(run)[0]) == (True, "unreadable: it is a named pipe, no file")

@@ -11,6 +11,7 @@ from helpers.small_disk import no_file_above
 from igap import pipeline
 from igap.failures import Failure
 from igap.output import disk, figures, record
+from igap.output.tracking import places
 from igap.sweep import worker
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Composed, Job
@@ -108,7 +109,7 @@ def test_a_retry_that_cannot_be_written_leaves_what_was_found_before(untracked, 
     monkeypatch.setattr(figures, "figures", lambda data: {})
     monkeypatch.setattr(pipeline, "run", lambda *_: lame)
     do(untracked, folder)
-    mark = folder.run(untracked.key) / worker.wandb_run.MARK
+    mark = folder.run(untracked.key) / places.MARK
     mark.parent.mkdir(exist_ok=True)
     mark.write_text("{}")
     write = disk.write_numbers

@@ -171,11 +171,10 @@ def ablate_kinds(
     """`ablate` with several kinds of ablation, of the same sets of components; the whole model runs once for all."""
     if not prompts:
         raise InputError("prompts: got none, wanted at least one. Make some with igap.Prompt.")
-    if not components or len(set(components)) < len(components):
-        raise InputError(f"ablation.components: got {' '.join(components) or 'none'}, wanted different components.")
     widths = widths_of_model(model)
-    for name in components:
-        locate(name, model.cfg.n_layers, widths, item="ablation.components")
+    located = {locate(name, model.cfg.n_layers, widths, item="ablation.components") for name in components}
+    if not components or len(located) < len(components):
+        raise InputError(f"ablation.components: got {' '.join(components) or 'none'}, wanted different components.")
     batches = batch_by_length(model, prompts)
     if "neurons" in sites_of(components):
         _check_neurons(model, batches[0])

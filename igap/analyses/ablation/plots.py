@@ -1,10 +1,13 @@
 """Accuracy without some components, and how its change goes with what the methods say about them."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from jaxtyping import Float64
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from igap.analyses.ablation.ablate import Ablations
+from igap.analyses.ablation.ablate import AblationEffect, Ablations
 from igap.analyses.ablation.study import AGAINST, FEW, AblationStudy
 from igap.plots.canvas import PALETTE, blank, figure, styled
 from igap.statistics.units import LABELS
@@ -19,10 +22,9 @@ def accuracy_bars(ablations: Ablations, *, title: str = "") -> Figure:
     sets = [*ablations.single, *([ablations.together] if ablations.together else [])]
     fig, (ax,) = figure(max(6.0, 1.8 + 0.6 * (len(sets) + 1)), 4.0, 1, 1, title)
     share = np.array([each.accuracy for each in sets])
-    ends = np.array([[each.change - each.change_low, each.change_high - each.change] for each in sets]).T
     colours = [PALETTE[0]] * len(ablations.single) + [PALETTE[3]] * (len(sets) - len(ablations.single))
     ax.bar(range(len(sets)), share, color=colours, width=0.7)
-    ax.errorbar(range(len(sets)), share, yerr=np.abs(ends), fmt="none", ecolor="0.15", capsize=3)
+    ax.errorbar(range(len(sets)), share, yerr=_bars(sets), fmt="none", ecolor="0.15", capsize=3)
     labels = [each.name for each in sets]
     if ablations.controls:
         spread = np.linspace(-0.25, 0.25, len(ablations.controls)) if len(ablations.controls) > 1 else np.zeros(1)
@@ -48,20 +50,26 @@ def change_scatter(study: AblationStudy, kind: str, *, title: str = "") -> Figur
     fig, axes = figure(11.0, 3.8, 1, len(AGAINST), title)
     single = study.kinds[kind].single
     change = np.array([100 * each.change for each in single])
-    ends = np.array([[each.change - each.change_low, each.change_high - each.change] for each in single]).T
     for ax, against in zip(axes, AGAINST, strict=True):
         x, relation = np.array(study.scores[against]), study.relation(kind, against)
         if not np.isfinite(x).all():
             blank(ax, "not drawn: a score is missing")
             continue
-        ax.errorbar(x, change, yerr=100 * np.abs(ends), fmt="o", color=PALETTE[0], ecolor="0.7", capsize=2)
+        ax.errorbar(x, change, yerr=100 * _bars(single), fmt="o", color=PALETTE[0], ecolor="0.7", capsize=2)
         for name, at, height in zip((each.name for each in single), x, change, strict=True):
             ax.annotate(name, (at, height), xytext=(4, 4), textcoords="offset points", fontsize=8)
         ax.axhline(0, color="0.7", linewidth=1, zorder=0)
-        ends_of_r = f" [{relation.pearson_low:+.2f}, {relation.pearson_high:+.2f}]" if len(x) > 3 else ""
-        r = f"r = {relation.pearson:+.2f}{ends_of_r}" if np.isfinite(relation.pearson) else "r undefined"
+        interval = f" [{relation.pearson_low:+.2f}, {relation.pearson_high:+.2f}]" if len(x) > 3 else ""
+        r = f"r = {relation.pearson:+.2f}{interval}" if np.isfinite(relation.pearson) else "r undefined"
         ax.set_title(f"{r}\nn = {len(x)}{', proves nothing' if len(x) < FEW else ''}")
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.set(xlabel=f"{against.upper()}, {LABELS[study.unit]}", ylabel="change in share correct, percentage points")
         ax.margins(x=0.15)
     return fig
+
+
+def _bars(effects: Sequence[AblationEffect]) -> Float64[np.ndarray, "end effect"]:
+    """Return how far each interval of `change` reaches below and above it."""
+    return np.abs(
+        [[each.change - each.change_low for each in effects], [each.change_high - each.change for each in effects]]
+    )

@@ -17,6 +17,9 @@ FEW = 30
 AGAINST = ("ig", "ap", "ap - ig")
 """What the change is set against: scores, or effects in logits where scores are missing."""
 
+_REASONS = {"logit_diff": "the prompts have no distractor", "generated": "ablation.generate=false"}
+"""Why a number that is not measured is missing."""
+
 
 @dataclass(frozen=True, eq=False)
 class AblationStudy:
@@ -43,6 +46,7 @@ class AblationStudy:
             name = f"ablation/{kind}"
             flat |= {f"{name}/n_prompts": ablations.n_prompts, f"{name}/share": ablations.accuracy}
             flat |= {f"{name}/logit_diff": ablations.logit_diff, f"{name}/generated": ablations.generated}
+            flat |= {f"{name}/{key}/reason": why for key, why in _REASONS.items() if getattr(ablations, key) is None}
             for each in _all(ablations):
                 flat |= {f"{name}/{each.name}/change": each.change, f"{name}/{each.name}/p": each.p}
             for against in AGAINST:
@@ -77,7 +81,10 @@ class AblationStudy:
                 yield row
 
     def sentences(self) -> tuple[str, ...]:
-        """Return, a kind after the other: the whole model, each component, all together, controls, correlations."""
+        """Return, a kind after the other: the whole model, each component, all together, controls, correlations.
+
+        Changes of the share correct are in percentage points.
+        """
         if not self.kinds:
             return ("ablation: nothing to ablate, because no head is an outlier; ablation.components names others",)
         lines = []
@@ -112,14 +119,18 @@ class AblationStudy:
 
 
 def _sentence(effect: AblationEffect) -> str:
-    text = (
-        f"{effect.name}: {effect.change:+.1%} [{effect.change_low:+.1%}, {effect.change_high:+.1%}], "
-        f"McNemar p {effect.p:.2g}"
-    )
+    points = _with_interval(100 * effect.change, 100 * effect.change_low, 100 * effect.change_high, "+.1f", " points")
+    text = f"{effect.name}: {points}, McNemar p {effect.p:.2g}"
     if effect.logit_diff_change is not None:
-        interval = f"[{effect.logit_diff_low:+.3f}, {effect.logit_diff_high:+.3f}]"
-        text += f"; logit difference {effect.logit_diff_change:+.3f} {interval}"
+        change = _with_interval(effect.logit_diff_change, effect.logit_diff_low, effect.logit_diff_high, "+.3f", "")
+        text += f"; logit difference {change}"
     return text
+
+
+def _with_interval(value: float, low: float | None, high: float | None, form: str, unit: str) -> str:
+    """Return a number, its unit and its interval, which one prompt does not have."""
+    interval = "" if low is None or not np.isfinite(low) else f" [{low:{form}}, {high:{form}}]"
+    return f"{value:{form}}{unit}{interval}"
 
 
 def _all(ablations: Ablations) -> tuple[AblationEffect, ...]:

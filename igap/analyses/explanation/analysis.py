@@ -52,8 +52,10 @@ class ExplanationAnalysis(Analysis[Explanation]):
         )
         outliers = tuple(context.outliers("heads"))
         head = config.interactions or _most_interaction(chain, outliers)
-        split = head and interactions(context.opened, head, direction=config.direction, **budget)
-        return Explanation(chain, context.comparisons["heads"].unit, outliers, split or None)
+        split = None
+        if head is not None:
+            split = interactions(context.opened, head, direction=config.direction, **budget)
+        return Explanation(chain, context.comparisons["heads"].unit, outliers, split)
 
     def figures(self, finding: Explanation, title: str) -> "Mapping[str, Figure]":
         """Draw `explanation`, the terms of the outliers, and `interactions`, the parts of one head's interaction."""

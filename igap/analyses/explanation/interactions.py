@@ -55,18 +55,18 @@ def interactions(
     Raises:
         InputError: The model has no component of this name.
     """
-    found: dict[int, Tensor] = {}
+    by_pair: dict[int, Tensor] = {}
     with torch.no_grad():
         for indices, contrast in opened.contrasts(direction=direction):
             site, layer, index = locate(component, contrast.n_layers, contrast.widths, item="interactions")
             rows = contrast.rows(batch_size, memory_gib, gradients=False)
-            found.update(zip(indices, _excess(contrast, site, layer, index, rows).cpu(), strict=True))
-    width = len(found[0])
+            by_pair.update(zip(indices, _excess(contrast, site, layer, index, rows).cpu(), strict=True))
+    width = len(by_pair[0])
     others = [other for other in range(width) if other != index]
     return Interactions(
         component=component,
         others=tuple(component_name(site, layer, other) for other in others),
-        by_pair=torch.stack([found[i] for i in range(len(opened.pairs))])[:, others],
+        by_pair=torch.stack([by_pair[i] for i in range(len(opened.pairs))])[:, others],
     )
 
 
@@ -84,6 +84,6 @@ def _excess(
     def beyond(others: Tensor) -> Tensor:
         return (together(others) - patched) - (apart(others) - unpatched)
 
-    for others, found in rows.each(beyond, moved.any(0).nonzero().flatten(), len(start)):
-        excess[:, others] = found
+    for others, values in rows.each(beyond, moved.any(0).nonzero().flatten(), len(start)):
+        excess[:, others] = values
     return excess.masked_fill_(~(moved & moved[:, [index]]), 0)

@@ -28,8 +28,7 @@ def set_metrics(
     """Return F, in logits, of each clean prompt with the components that a set does not keep moved to the baseline.
 
     Args:
-        model: Comes back unchanged.
-        pairs: Prompt pairs, the rows of what is returned.
+        opened: The open prompt pairs, the rows of what is returned.
         site: Its components of every layer are kept or moved in one run, at all positions.
         kept: The components that each set keeps; the sets are the columns of what is returned.
         baseline: What the other components are moved to.
@@ -38,19 +37,19 @@ def set_metrics(
         on_progress: Called with (values done, values in all).
 
     Raises:
-        InputError: The baseline cannot be had.
+        InputError: These pairs cannot have the baseline.
     """
-    found = torch.empty(len(opened.pairs), len(kept), dtype=torch.float64)
+    metrics = torch.empty(len(opened.pairs), len(kept), dtype=torch.float64)
     done = 0
     for indices, contrast in opened.contrasts(baseline):
         rows = contrast.rows(batch_size, memory_gib, gradients=False)
         of_sets = partial(_with_sets, contrast, site, kept.to(contrast.base.tokens.device))
         for few, values in rows.each(of_sets, torch.arange(len(kept)), len(indices)):
-            found[torch.tensor(indices)[:, None], few] = values.double().cpu()
+            metrics[torch.tensor(indices)[:, None], few] = values.double().cpu()
             done += values.numel()
             if on_progress:
-                on_progress(done, found.numel())
-    return found
+                on_progress(done, metrics.numel())
+    return metrics
 
 
 def _with_sets(contrast: Contrast, site: Site, kept: Bool[Tensor, "set layer component"], few: Tensor) -> Tensor:

@@ -95,10 +95,8 @@ class OutputCurves:
 
     def summary(self) -> dict[str, float | int | str | None]:
         """Return `curves/...`: the components, how far the farthest of them bends, and how many extrema there are."""
-        deviations, extrema = (
-            self.max_deviation_from_chord,
-            [extremum for i in range(len(self.names)) for extremum in self.extrema(i)],
-        )
+        deviations = self.max_deviation_from_chord
+        extrema = [extremum for i in range(len(self.names)) for extremum in self.extrema(i)]
         known = bool(np.isfinite(deviations).all())
         return {
             "curves/components": " ".join(self.names),
@@ -122,11 +120,8 @@ class OutputCurves:
             points["logit_diff_sd"] = self.by_pair.std(0, ddof=1).ravel()
         numbers = pd.DataFrame(each, columns=["name", "role"])
         numbers["logit_diff_0"], numbers["logit_diff_1"] = self.ends.T
-        numbers["effect"], numbers["slope_0"], numbers["bend"] = (
-            self.effects,
-            self.slopes,
-            self.max_deviation_from_chord,
-        )
+        numbers["effect"], numbers["slope_0"] = self.effects, self.slopes
+        numbers["bend"] = self.max_deviation_from_chord
         extrema = [
             (name, extremum.kind, extremum.alpha, extremum.inside, extremum.value, extremum.prominence)
             for i, name in enumerate(self.names)
@@ -219,15 +214,15 @@ def trace_curves(
     """The curves of components of open pairs; see `output_curve`."""
     check_alphas(alphas)
     baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
-    found: dict[int, tuple[Tensor, Tensor]] = {}
+    by_pair: dict[int, tuple[Tensor, Tensor]] = {}
     for indices, contrast in opened.contrasts(baseline, direction):
         places = [locate(name, contrast.n_layers, contrast.widths, item="curves.components") for name in names]
         rows = contrast.rows(batch_size, memory_gib, gradients=False)
         along = [_along(contrast, *place, alphas, rows) for place in places]
         parts = (torch.stack(part, 1).double().cpu() for part in zip(*along, strict=True))
-        found.update(zip(indices, zip(*parts, strict=True), strict=True))
+        by_pair.update(zip(indices, zip(*parts, strict=True), strict=True))
         eps = torch.finfo(contrast.base.residual[0].dtype).eps
-    values, slopes = (torch.stack([found[i][k] for i in range(len(opened.pairs))]).numpy() for k in (0, 1))
+    values, slopes = (torch.stack([by_pair[i][k] for i in range(len(opened.pairs))]).numpy() for k in (0, 1))
     if not np.isfinite(values).all():
         raise InputError(
             f"curves.alphas: got {alphas[0]:g} to {alphas[-1]:g}, where F is not finite, wanted numbers that the model "

@@ -52,20 +52,20 @@ def from_rows(rows: Iterable[Mapping[str, object]]) -> Heads:
 
     Raises ValueError, KeyError or TypeError where that is not what it holds.
     """
-    found: dict[tuple[int, int], list[float]] = {}
+    by_place: dict[tuple[int, int], list[float]] = {}
     for row in rows:
         place = int(str(row["layer"])), int(str(row["head"]))
-        if place in found:
+        if place in by_place:
             raise ValueError(f"head {place[0]}.{place[1]} is there twice")
-        found[place] = [_number(row[name]) for name in ("ig", "ap", "effect_ig", "effect_ap")]
-    n_layers, n_heads = (max((place[i] for place in found), default=-1) + 1 for i in (0, 1))
+        by_place[place] = [_number(row[name]) for name in ("ig", "ap", "effect_ig", "effect_ap")]
+    n_layers, n_heads = (max((place[i] for place in by_place), default=-1) + 1 for i in (0, 1))
     # Of so many different places, none beyond the largest and none below 0, each of the grid's is one.
-    if n_layers * n_heads != len(found) or not found or min(map(min, found)) < 0:
-        raise ValueError(f"{len(found)} rows are no grid of layers and heads")
-    scores_exist = any(math.isfinite(number) for numbers in found.values() for number in numbers[:2])
+    if n_layers * n_heads != len(by_place) or not by_place or min(map(min, by_place)) < 0:
+        raise ValueError(f"{len(by_place)} rows are no grid of layers and heads")
+    scores_exist = any(math.isfinite(number) for numbers in by_place.values() for number in numbers[:2])
     grid = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
     first = 0 if scores_exist else 2
-    ig, ap = (tuple(found[place][first + i] for place in grid) for i in (0, 1))
+    ig, ap = (tuple(by_place[place][first + i] for place in grid) for i in (0, 1))
     return Heads("score" if scores_exist else "effect", n_layers, n_heads, ig, ap)
 
 

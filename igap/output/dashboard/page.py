@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from igap.output.dashboard.head_maps import Heads
-from igap.output.dashboard.table import Table, differing, metric, setting
+from igap.output.dashboard.table import Table, differing, is_number, metric, setting
 from igap.storage.finished import FinishedRun
 
 MAX_MAPS = 7_000_000
@@ -20,14 +20,14 @@ _HERE = Path(__file__).parent
 _SCRIPTS = ("page.js", "plots.js", "views.js")
 
 
-def page(table: Table, maps: Mapping[Path, Heads], troubles: Sequence[str] = ()) -> str:
-    """The page of these runs, in the table's order; `troubles` are quoted on it."""
+def page(table: Table, maps: Mapping[Path, Heads], problems: Sequence[str] = ()) -> str:
+    """The page of these runs, in the table's order; `problems` are quoted on it."""
     script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":"), "ensure_ascii": False}
     return environment.get_template("page.html").render(
         data=_data(table, maps),
-        notes=[*table.notes(), *troubles],
+        notes=[*table.notes(), *problems],
         script=Markup(script),
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -39,9 +39,9 @@ def _data(table: Table, maps: Mapping[Path, Heads]) -> dict[str, object]:
     runs, size = table.runs, 0
     drawn: list[dict[str, object] | None] = []
     for run in runs:
-        found = _packed(maps[run.folder]) if run.folder in maps else None
-        size += 0 if found is None else len(str(found["numbers"]))
-        drawn.append(found if size <= MAX_MAPS else None)
+        packed = _packed(maps[run.folder]) if run.folder in maps else None
+        size += 0 if packed is None else len(str(packed["numbers"]))
+        drawn.append(packed if size <= MAX_MAPS else None)
     keys = differing(runs, all_keys=True)
     return {
         "runs": [
@@ -51,16 +51,16 @@ def _data(table: Table, maps: Mapping[Path, Heads]) -> dict[str, object]:
                 "model": str(run.summary.get("model", "")),
                 "known": bool(run.settings),
                 "n_steps": _steps(run),
-                "heads": found,
-                "no_heads": "" if found is not None else _why(run, maps),
+                "heads": packed,
+                "no_heads": "" if packed is not None else _why(run, maps),
             }
-            for run, label, found in zip(runs, table.labels, drawn, strict=True)
+            for run, label, packed in zip(runs, table.labels, drawn, strict=True)
         ],
         "settings": [
             {
                 "name": key,
                 "shown": key in table.settings,
-                "numeric": all(_is_number(run.settings[key]) for run in runs if key in run.settings),
+                "numeric": all(is_number(run.settings[key]) for run in runs if key in run.settings),
                 "values": [setting(run, key) if key in run.settings else None for run in runs],
             }
             for key in keys
@@ -107,10 +107,6 @@ def _steps(run: FinishedRun) -> int | None:
     """ig.n_steps where it is a number: of auto each layer has its own."""
     value = run.settings.get("ig.n_steps")
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _rounded(number: int | float | None) -> int | float | None:

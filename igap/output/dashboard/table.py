@@ -75,7 +75,7 @@ class Table:
                     *(metric(run, name) for name in self.every_metric),
                 ]
             )
-        return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text.getvalue())
+        return _CONTROLS.sub(lambda control: control[0].encode("unicode_escape").decode(), text.getvalue())
 
     def notes(self) -> list[str]:
         """What the table does not show by itself: that nothing differs, other versions or tokens before prompts, why a
@@ -130,9 +130,9 @@ def _sorted(runs: list[FinishedRun], name: str, metrics: Sequence[str], *, large
         return metric(run, name) if name in metrics else run.settings.get(name)
 
     def rank(run: FinishedRun) -> tuple[bool, float, str]:
-        found = value(run)
-        number = float(found) if isinstance(found, int | float) else math.inf
-        return isinstance(found, str | tuple), number, shown(found)
+        cell = value(run)
+        number = float(cell) if isinstance(cell, int | float) else math.inf
+        return isinstance(cell, str | tuple), number, shown(cell)
 
     some = [run for run in runs if value(run) is not None]
     return sorted(some, key=rank, reverse=largest_first) + [run for run in runs if value(run) is None]
@@ -156,7 +156,7 @@ def differing(runs: Iterable[FinishedRun], *, all_keys: bool = False) -> list[st
 def every_metric(runs: Iterable[FinishedRun]) -> list[str]:
     """Names whose value is a number, or None for one that is not defined, in some run's summary."""
     names = dict.fromkeys(
-        name for run in runs for name, value in run.summary.items() if value is None or _number(value)
+        name for run in runs for name, value in run.summary.items() if value is None or is_number(value)
     )
     return [name for name in names if name not in _NOT_METRICS]
 
@@ -164,7 +164,7 @@ def every_metric(runs: Iterable[FinishedRun]) -> list[str]:
 def metric(run: FinishedRun, name: str) -> int | float | None:
     """A number of the run's summary; None where it is not there, not defined or not finite."""
     value = run.summary.get(name)
-    return value if _number(value) and math.isfinite(value) else None
+    return value if is_number(value) and math.isfinite(value) else None
 
 
 def _why_missing(run: FinishedRun, name: str) -> str:
@@ -204,7 +204,8 @@ def _identity(settings: Mapping[str, Value], key: str) -> str | None:
     return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def _number(value: object) -> TypeGuard[int | float]:
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number, which a boolean is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -41,33 +41,34 @@ def shortened(texts: Sequence[str]) -> list[str]:
     return cut if len(set(cut)) == len(set(texts)) else list(texts)  # they differ later; the column folds
 
 
-def show(found: Table) -> None:
+def show(table: Table) -> None:
     """Prints the table and its notes; every part begins with the runs' names. Where there is no terminal, one part."""
     console = terminal_console(width=1_000_000)
-    title = f"{len(found.runs)} finished run{'s' if len(found.runs) > 1 else ''}"
-    label, *columns = _columns(found)
+    title = f"{len(table.runs)} finished run{'s' if len(table.runs) > 1 else ''}"
+    label, *columns = _columns(table)
     if console.is_terminal:
         columns = [(name, numbers, cells if numbers else shortened(cells)) for name, numbers, cells in columns]
     for part in _parts(columns, console.width - _width(label, console), console):
         shown = Shown(title=title, title_justify="left")
-        for name, numbers, _ in (label, *part):
-            width = _width((name, numbers, _), console) - 3
+        for column in (label, *part):
+            name, numbers, _ = column
+            width = _width(column, console) - 3
             shown.add_column(escape(name), width=width, justify="right" if numbers else "left", overflow="fold")
         for cells in zip(*(cells for *_, cells in (label, *part)), strict=True):
             shown.add_row(*map(escape, cells))
         console.print(shown)
         title = "the same runs"
-    for note in found.notes():
+    for note in table.notes():
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
-def _columns(found: Table) -> list[_Column]:
-    heads = ["run", *(printable(key).replace(".", ".\n") for key in found.settings)]
-    rows = found.rows
+def _columns(table: Table) -> list[_Column]:
+    heads = ["run", *(printable(key).replace(".", ".\n") for key in table.settings)]
+    rows = table.rows
     texts = [(name, False, [printable(row[i], _LONGEST) or "-" for row in rows]) for i, name in enumerate(heads)]
     numbers = [
         (printable(name).replace("/", "/\n"), True, ["-" if row[i] is None else f"{row[i]:.5g}" for row in rows])
-        for i, name in enumerate(found.metrics, len(heads))
+        for i, name in enumerate(table.metrics, len(heads))
     ]
     return texts + numbers
 

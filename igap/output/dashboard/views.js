@@ -57,7 +57,7 @@ function deltaPlot(groups, chosen) {
   return svg;
 }
 
-// IG of the ten heads that are largest at the most steps.
+// IG of the eight heads that are largest at the most steps.
 function igPlot(all, xRange) {
   const last = HEADS[all.at(-1)];
   const runs = all.filter((i) => last && HEADS[i]?.unit === last.unit && HEADS[i].ig.length === last.ig.length);

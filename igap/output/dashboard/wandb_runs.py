@@ -1,8 +1,5 @@
-"""Runs read back from W&B's server as `finished` reads them from disk. wandb is imported here, late, for reading only;
-what is written to W&B is in `tracking`.
-"""
+"""Runs read back from W&B's server as `finished` reads them from disk."""
 
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +8,9 @@ from typing import Any
 from igap.errors import InputError
 from igap.output.dashboard import head_maps
 from igap.output.dashboard.head_maps import Heads
-from igap.output.tracking import places
+from igap.output.tracking import places, reading
 from igap.storage.finished import SCHEMA, FinishedRun, flatten
 from igap.storage.untrusted import parse_json
-
-TIMEOUT = 5
-"""Seconds that one request may take."""
 
 
 def fetch_runs(project: str) -> tuple[list[FinishedRun], dict[Path, Heads], list[str]]:
@@ -25,42 +19,21 @@ def fetch_runs(project: str) -> tuple[list[FinishedRun], dict[Path, Heads], list
     A run's folder is entity/project/NAME (ID), which is on no disk. Raises InputError without a key, and where the
     server or the project cannot be reached.
     """
-    with places.no_cache():
-        return _fetched(project)
-
-
-def _fetched(project: str) -> tuple[list[FinishedRun], dict[Path, Heads], list[str]]:
-    import wandb
-    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
-
-    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(TIMEOUT))  # what login waits for; it takes no argument for that
     runs: list[FinishedRun] = []
     maps: dict[Path, Heads] = {}
-    troubles: list[str] = []
-    try:
-        if not wandb.login(prompt=False):
-            raise InputError(
-                f"--wandb: got {project}, but W&B has no key for this machine. Run wandb login, or set WANDB_API_KEY."
-            )
-        for logged in wandb.Api(timeout=TIMEOUT).runs(project, lazy=False):
-            run, trouble = _finished(project, logged)
-            troubles += [trouble] if trouble else []
+    problems: list[str] = []
+    with places.no_cache(), reading.project_runs(project) as logged_runs:
+        for logged in logged_runs:
+            run, problem = _finished(project, logged)
+            problems += [problem] if problem else []
             if run is not None:
                 runs.append(run)
-                found, trouble = _heads(run.folder, logged) if run.has_heads else (None, None)
-                maps |= {} if found is None else {run.folder: found}
-                troubles += [trouble] if trouble else []
-    except (wandb.errors.Error, WandbApiFailedError, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"--wandb: {project} cannot be read ({type(error).__name__}: {reason}). Check its name, the key and the "
-            "network, or compare folders on disk."
-        ) from error
-    if not runs and not troubles:
+                heads, problem = _heads(run.folder, logged) if run.has_heads else (None, None)
+                maps |= {} if heads is None else {run.folder: heads}
+                problems += [problem] if problem else []
+    if not runs and not problems:
         raise InputError(f"--wandb: got {project}, in which there is no run, wanted one with igap's runs.")
-    return runs, maps, troubles
+    return runs, maps, problems
 
 
 def _finished(project: str, logged: Any) -> tuple[FinishedRun | None, str | None]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from igap.config import TrackingConfig
-from igap.output.tracking.wandb_run import write
+from igap.output.tracking.writing import write
 
 if __name__ == "__main__":
     write(Path(sys.argv[1]), TrackingConfig.model_validate_json(sys.argv[2]), "online")

@@ -76,15 +76,15 @@ def _sync(run: FinishedRun, overrides: Mapping[str, str], *, online: bool) -> _O
     """Logs or uploads one run, and says what was done."""
     from igap.output.tracking import wandb_run
 
-    logged = wandb_run.logged(run.folder)
+    logged = places.find_logged_run(run.folder)
     if logged is not None and logged.mode == "online":
         return _Outcome("there already")
     folder = run.folder.resolve()
-    if logged is not None and places.sent(folder, folder / logged.place):
+    if logged is not None and places.is_uploaded(folder, folder / logged.place):
         return _Outcome("uploaded already")
     if not run.settings:
         return _Outcome("left out: its settings cannot be read", failed=True)
-    if logged is None or not places.whole(folder, folder / logged.place):
+    if logged is None or not places.is_complete(folder, folder / logged.place):
         settings = {name: run.settings.get(f"tracking.{name}") for name in ("project", "entity", "group", "timeout")}
         try:
             wanted = TrackingConfig.model_validate({**settings, **overrides, "mode": "online" if online else "offline"})
@@ -95,7 +95,7 @@ def _sync(run: FinishedRun, overrides: Mapping[str, str], *, online: bool) -> _O
             place = wandb_run.log(run.folder, wanted)
         except Exception as error:
             return _Outcome(f"W&B did not take it: {type(error).__name__}: {error}", failed=True)
-        logged = wandb_run.logged(run.folder)
+        logged = places.find_logged_run(run.folder)
         if logged is None or logged.mode == "offline":
             return _Outcome("logged offline from disk", waits=True, failed=online)
         return _Outcome(f"logged from disk: {place}")
@@ -109,7 +109,7 @@ def _upload(offline: Path, overrides: Mapping[str, str]) -> _Outcome:
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "wandb", "sync", "--yes", *options, str(offline)],
-                env={**places.apart(), "WANDB_DIR": own, "WANDB_CACHE_DIR": own},
+                env={**places.own_environment(), "WANDB_DIR": own, "WANDB_CACHE_DIR": own},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -118,7 +118,7 @@ def _upload(offline: Path, overrides: Mapping[str, str]) -> _Outcome:
             )
         except subprocess.TimeoutExpired:
             return _Outcome(f"wandb sync did not end within {UPLOAD_SECONDS:.0f} s", waits=True, failed=True)
-        refused = places.refused(Path(own) / "wandb" / "logs")
+        refused = places.first_refusal(Path(own) / "wandb" / "logs")
     marks = list(offline.glob("*.synced"))
     if done.returncode or refused or not marks:
         for mark in marks:

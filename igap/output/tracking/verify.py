@@ -11,6 +11,8 @@ from rich.markup import escape
 
 from igap.console import folding_table, terminal_console, warn
 from igap.errors import InputError, printable
+from igap.output.tracking import places
+from igap.output.tracking.places import LoggedRun
 from igap.storage.finished import FinishedRun, find_runs, flatten
 from igap.storage.untrusted import check_file, parse_json
 
@@ -37,26 +39,27 @@ def verify_runs(folders: Sequence[Path]) -> int:
     runs, problems = find_runs(folders, searches=True)
     warn(problems)
     table = folding_table("W&B against disk", "folder", "W&B")
-    n_bad = 0
+    n_bad = n_online = 0
     for run in runs:
-        differs, message = _compare(run)
+        logged = places.find_logged_run(run.folder)
+        if logged is not None and logged.mode == "online":
+            n_online += 1
+            differs, message = False, f"online, not compared: {logged.place}"
+        else:
+            differs, message = _compare(run, logged)
         n_bad += differs
         table.add_row(escape(printable(run.folder)), escape(printable(message, 1000)))
     console = terminal_console()
     console.print(table)
-    console.print(f"{len(runs) - n_bad} of {len(runs)} runs are in W&B's files as they are on disk")
+    n_equal, not_compared = len(runs) - n_bad - n_online, f", {n_online} are online, not compared" if n_online else ""
+    console.print(f"{n_equal} of {len(runs)} runs are in W&B's files as they are on disk{not_compared}")
     return 1 if n_bad or problems else 0
 
 
-def _compare(run: FinishedRun) -> tuple[bool, str]:
+def _compare(run: FinishedRun, logged: LoggedRun | None) -> tuple[bool, str]:
     """Whether a run's offline W&B run differs from its folder, and a message that says how."""
-    from igap.output.tracking import wandb_run
-
-    logged = wandb_run.logged(run.folder)
     if logged is None:
         return True, "missing: nothing was logged, or not to the end. igap sync logs it from disk"
-    if logged.mode == "online":
-        return False, f"online, not compared: {logged.place}"
     try:
         read = _read_back(run.folder / logged.place)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Weights & Biases: a sink for what is already on disk. wandb is imported in this package only, and only when used.
+"""Weights & Biases: a sink for what is already on disk.
 
 Everything W&B gets is read from a finished run's folder, so that a run can be logged at any time: when it ends, or from
 disk later (`igap sync`). Its id in W&B is its key, and its folder holds one offline run of it at most.
@@ -6,63 +6,23 @@ disk later (`igap sync`). Its id in W&B is its key, and its folder holds one off
 
 import contextlib
 import io
-import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
-from igap.config import RunConfig, TrackingConfig, parse
+from igap.config import TrackingConfig
 from igap.errors import InputError
-from igap.output.tracking import places
-from igap.storage import tables
-from igap.storage.atomic import write_text
-from igap.storage.untrusted import check_file, read_json_object
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-PROBE_SECONDS = 3.0
-"""That W&B's server has to answer anything at all."""
-
-MARK = Path("wandb") / "logged.json"
-"""In a run's folder: that W&B's files beside it are whole, and where they are."""
-
-_LARGEST = 8 * 2**30
-"""Bytes of a file that W&B is given."""
-
-_TEXTS = dict.fromkeys(("name", "part", "components"), str)
-"""Columns of components' names: read as a number, head 9.10 would be 9.1, another head."""
-
-Mode = Literal["offline", "online"]
-
-SEARCH = "search_summary.json"
-"""In the folder of a search."""
+from igap.output.tracking import places, reading
+from igap.output.tracking.writing import write
 
 log_messages = logging.getLogger("igap")
 
 
-@dataclass(frozen=True)
-class Logged:
-    """What W&B has of a run."""
-
-    mode: Mode
-    place: str
-    """The offline run's folder in the run's folder, or the address."""
-
-
 def check(tracking: TrackingConfig) -> None:
     """Raises InputError on online tracking without credentials, where W&B would stop a finished run to ask for them."""
-    if tracking.mode == "online" and not has_key():
+    if tracking.mode == "online" and not reading.has_key():
         raise InputError(
             "tracking: got online, but W&B has no key for this machine. Run wandb login, set WANDB_API_KEY, or use "
             "tracking=offline."
@@ -73,42 +33,13 @@ def resolve_mode(tracking: TrackingConfig) -> tuple[TrackingConfig, str | None]:
     """The tracking with mode auto settled, once for all jobs, and the sentence that says so; others as they are."""
     if tracking.mode != "auto":
         return tracking, None
-    if not answers():  # first: W&B may ask an unreachable server about a key for longer
-        mode, why = "offline", f"W&B's server does not answer within {PROBE_SECONDS:.0f} s"
-    elif not has_key():
+    if not reading.answers():  # first: W&B may ask an unreachable server about a key for longer
+        mode, why = "offline", f"W&B's server does not answer within {reading.PROBE_SECONDS:.0f} s"
+    elif not reading.has_key():
         mode, why = "offline", "W&B has no key for this machine"
     else:
         mode, why = "online", "there is a key, and W&B's server answers"
     return tracking.model_copy(update={"mode": mode}), f"W&B: {mode} ({why})"
-
-
-def has_key() -> bool:
-    """Whether W&B finds credentials on this machine, without a prompt."""
-    import wandb
-
-    with contextlib.redirect_stderr(io.StringIO()):  # where it tells which key it found
-        return wandb.login(prompt=False, verify=False)
-
-
-def answers() -> bool:
-    """Whether W&B's server says anything within PROBE_SECONDS."""
-    from wandb.sdk import wandb_setup
-
-    url, heard = wandb_setup.singleton().settings.base_url, threading.Event()  # wandb.setup() starts its service
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(url, timeout=PROBE_SECONDS):
-                heard.set()
-        except urllib.error.HTTPError:  # an answer too
-            heard.set()
-        except (OSError, ValueError, HTTPException):  # the last: no server of W&B's
-            pass
-
-    asking = threading.Thread(target=ask, daemon=True)  # a name server may take longer than any time limit of a socket
-    asking.start()
-    asking.join(PROBE_SECONDS)
-    return heard.is_set()
 
 
 def log(folder: Path, tracking: TrackingConfig) -> str | None:
@@ -123,215 +54,36 @@ def log(folder: Path, tracking: TrackingConfig) -> str | None:
     if tracking.mode == "online":
         trouble = _in_a_child(folder, tracking)
         if trouble is None:
-            found = logged(folder)
-            assert found is not None
-            return found.place
+            logged = places.find_logged_run(folder)
+            assert logged is not None
+            return logged.place
         log_messages.warning("%s: %s; logged offline. Upload it later: igap sync %s", folder, trouble, folder)
     with contextlib.redirect_stderr(io.StringIO()):  # where W&B prints the traceback of what the caller is told of
         return write(folder, tracking, "offline").place
 
 
-def logged(folder: Path) -> Logged | None:
-    """What W&B has of a run; None where nothing is, or where the process that logged was killed meanwhile."""
-    try:
-        mark = read_json_object(folder / MARK)
-    except ValueError:
-        return None
-    match mark:
-        case {"mode": "online", "place": str(place)}:
-            return Logged("online", place)
-        case {"mode": "offline", "place": str(place)} if _is_inside(place) and os.path.isdir(folder / place):
-            return Logged("offline", place)
-    return None
+def log_or_warn(folder: Path, tracking: TrackingConfig, name: str = "the run") -> tuple[str, ...]:
+    """Log as `log` does, with the mode settled; an error is a warning, since everything is on disk.
 
+    Args:
+        folder: The folder of a finished run or search.
+        tracking: Where to.
+        name: What the warning calls it.
 
-def _is_inside(place: str) -> bool:
-    """Whether a path is one in W&B's folder of a run: what a mark says is uploaded, or removed."""
-    parts = Path(place).parts
-    return len(parts) > 1 and parts[0] == MARK.parent.name and ".." not in parts
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What a folder holds for W&B."""
-
-    summary: dict[str, Any]
-    config: dict[str, Any]
-    name: str
-    group: str | None
-    job_type: str
-    tags: list[str]
-    artifact: str
-    """Its type, and the beginning of its name."""
-    files: tuple[str, ...]
-    """Files of the artifact, beside the tables."""
-    steps: Sequence[Mapping[str, float | int]] = ()
-    """Rows of W&B's history, before tables and pictures."""
-
-
-def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> Logged:
-    """Logs what the folder of a run or a search holds, in place of what an earlier try left there.
-
-    Config, the summary under the same names, every CSV file as a table, plots as images, files as an artifact; of a
-    search each trial as a step. Jobs of a sweep are a group of its name, unless `tracking.group` names another. Raises
-    whatever W&B raises.
+    Returns:
+        What the terminal says, a line each: the mode where it was auto, and where the run is.
     """
-    import wandb
-
-    folder = folder.resolve()
-    _check_files(folder)
-    kept = _of_search(folder) if (folder / SEARCH).exists() else _of_run(folder)
-    key = kept.summary["key"]
-    (folder / MARK).unlink(missing_ok=True)
-    for left in (*folder.glob(f"wandb/offline-run-*-{key}"), *folder.glob(f"wandb/run-*-{key}")):
-        shutil.rmtree(left)  # a second run of one id in one folder would be uploaded as well
-    settings = wandb.Settings(
-        console="off",
-        silent=True,
-        init_timeout=tracking.timeout,
-        x_disable_stats=True,
-        disable_git=True,
-        save_code=False,
-    )
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(places.no_cache())
-        run = stack.enter_context(
-            _running(
-                project=tracking.project,
-                entity=tracking.entity,
-                id=key,
-                group=tracking.group or kept.group,
-                name=kept.name,
-                job_type=kept.job_type,
-                tags=kept.tags,
-                mode=mode,
-                dir=folder,
-                config={**kept.config, "key": key},
-                settings=settings,
-            )
-        )
-        at = Path(run.dir).parent
-        stack.enter_context(places.variables(WANDB_DATA_DIR=str(at)))  # read when a file is added to an artifact
-        for row in kept.steps:
-            run.log(dict(row))
-        media: dict[str, Any] = {
-            f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / "plots").glob("*.png"))
-        }
-        names = [path.stem for path in sorted(folder.glob("*.csv"))]
-        shown = {name: _table(tables.read_csv(folder / f"{name}.csv", _TEXTS)) for name in names}
-        run.log({**media, **{f"tables/{name}": table for name, table in shown.items()}})
-        artifact = wandb.Artifact(f"{kept.artifact}-{key}", type=kept.artifact)
-        for name in (*kept.files, *(f"{name}.csv" for name in names)):
-            artifact.add_file(str(folder / name))
-        run.log_artifact(artifact)
-        run.summary.update(kept.summary)
-        place = str(at.relative_to(folder)) if mode == "offline" else str(run.url)
-    found = Logged(mode, place)
-    write_text(folder / MARK, json.dumps({"mode": found.mode, "place": found.place}) + "\n")
-    return found
-
-
-def _table(frame: "pd.DataFrame") -> Any:
-    """Return the frame as W&B's table: as `Table(dataframe=)` makes it, which looks every cell's column up."""
-    import wandb
-
-    cells = zip(*(frame[column].values for column in frame.columns), strict=True)
-    return wandb.Table(columns=[*frame.columns], data=[list(row) for row in cells])
-
-
-def _check_files(folder: Path) -> None:
-    """Raises InputError on what W&B would wait for, or read without end, among the files that it is given."""
-    for pattern in ("*.csv", "*.safetensors", "plots/*.png"):
-        for path in sorted(folder.glob(pattern)):
-            try:
-                check_file(path, _LARGEST)
-            except ValueError as error:
-                raise InputError(f"{path.relative_to(folder)}: {error}") from None
-
-
-@contextlib.contextmanager
-def _running(**settings: Any) -> Iterator[Any]:
-    """A run of W&B, finished at the end. After an error W&B starts anew next time: its process may be dead."""
-    import wandb
-
+    lines: list[str] = []
     try:
-        run = wandb.init(**settings)
-        yield run
-        run.finish()
-        at = Path(run.dir).parent
-        if run.offline:
-            places.settle(at)
-        elif refused := places.refused(at / "logs"):
-            raise RuntimeError(f"the server did not take all of it: {refused}")
-    except BaseException:
-        with contextlib.suppress(Exception):
-            if wandb.run is not None:
-                wandb.run.finish(exit_code=1)
-        with contextlib.suppress(Exception, SystemExit):
-            wandb.teardown()
-        logger = logging.getLogger("wandb")
-        for handler in [each for each in logger.handlers if isinstance(each, logging.FileHandler)]:
-            logger.removeHandler(handler)  # of this run's log: the next one would fail where that is gone
-            handler.close()
-        raise
-
-
-def _of_run(folder: Path) -> _Kept:
-    config = parse(read_json_object(folder / "config.json"))
-    sweep = folder.parent.name if (folder.parent / "sweep.json").exists() else None
-    return _Kept(
-        summary=read_json_object(folder / "summary.json"),
-        config=config.model_dump(mode="json", exclude={"tracking"}),
-        name=f"{sweep}/{folder.name}" if sweep else folder.name,
-        group=sweep,
-        job_type="sweep" if sweep else "run",
-        tags=choices(config),
-        artifact="attributions",
-        files=("attributions.safetensors", "config.json", "summary.json"),
-    )
-
-
-def _of_search(folder: Path) -> _Kept:
-    """A study: a step a trial, with its terms, whether it counts and the best first term so far."""
-    import pandas as pd
-
-    summary = read_json_object(folder / SEARCH)
-    config = read_json_object(folder / "config.json")
-    config.pop("tracking")
-    terms = summary["objective"].split(",")
-    trials = pd.read_csv(folder / "trials.csv")
-    trials["best"] = trials[terms[0]].where(trials["counts"]).cummax()
-    rows = trials[["trial", *terms, "best"]].to_dict("records")
-    steps = [{str(name): value for name, value in row.items() if value == value} for row in rows]
-    tags = [f"{name}={summary[name]}"[:64] for name in ("model", "head", "objective", "sign", "sampler")]
-    several = folder.parent.name if (folder.parent / "scan.json").exists() else None
-    return _Kept(
-        summary=summary,
-        config=config,
-        name=folder.name,
-        group=several,
-        job_type="search",
-        tags=tags,
-        artifact="search",
-        files=("config.json", SEARCH),
-        steps=steps,
-    )
-
-
-def choices(config: RunConfig) -> list[str]:
-    """A run's tags: what was chosen of each group."""
-    prompts = config.prompts
-    source = f"{prompts.n} generated" if prompts.n is not None else prompts.file or prompts.clean or ""
-    chosen = {
-        "model": config.model.name,
-        "prompts": source,
-        "baseline": config.baseline.kind,
-        "ig": f"{config.ig.method} {config.ig.path}",
-        "ablation": config.ablation.kind,
-        "direction": config.direction,
-        "sites": config.sites,
-    }
-    return [f"{name}={value}"[:64] for name, value in chosen.items()]
+        resolved, message = resolve_mode(tracking)
+        lines += [message] if message else []
+        place = log(folder, resolved)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        log_messages.warning("W&B did not take %s (%s); everything is in %s", name, why, folder)
+    else:
+        lines.append(f"W&B run: {place}" if place else "W&B: disabled")
+    return tuple(lines)
 
 
 def _in_a_child(folder: Path, tracking: TrackingConfig) -> str | None:
@@ -347,7 +99,7 @@ def _in_a_child(folder: Path, tracking: TrackingConfig) -> str | None:
         str(folder.resolve()),
         tracking.model_dump_json(),
     ]
-    environment = {**places.apart(), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {**places.own_environment(), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         done = subprocess.run(  # what kills the child kills W&B's own process: it ends with the one that it serves
             command,

@@ -53,9 +53,9 @@ def write_workspace(project: str, output: Path = Path("workspace.json"), *, uplo
         ) from error
     sys.stdout.write(f"written to {output}\n")
     if upload:
-        from igap.output.tracking import wandb_run
+        from igap.output.tracking import reading
 
-        if not wandb_run.has_key():
+        if not reading.has_key():
             raise InputError("--upload: W&B has no key for this machine. Run wandb login, or set WANDB_API_KEY.")
         try:
             with no_cache():

@@ -338,6 +338,7 @@ def test_components_are_grouped_by_site_and_layer():
         ({"kind": "noise"}, r"kind: got 'noise', wanted one of zero, mean, mean_positional, resample"),
         ({"components": ["3.0"]}, r"ablation\.components: got 3\.0, but the model has 3 layers"),
         ({"components": []}, r"ablation\.components: got none, wanted different components"),
+        ({"components": ["1.2", "1.02"]}, r"ablation\.components: got 1\.2 1\.02, wanted different components"),
         ({"components": ["1.2", "1.2"]}, r"ablation\.components: got 1\.2 1\.2, wanted different components"),
         ({"kind": "mean", "reference_n": 99}, r"ablation\.reference_n: got 99, but there are only 24 prompts"),
         ({"kind": "mean_positional", "reference_n": 1, "seed": SEED_OF_A_SHORT_ONE, "controls": 0}, r"ablation\.reference_n: got 1 reference prompts, none of which reaches position 8 of the longest prompt \(17 tokens\)"),  # noqa: E501

@@ -117,14 +117,16 @@ def test_batches_hold_all_prompts_of_one_length(small):
     assert some.answers == batches[-1].answers[1:2]
 
 
-def test_a_pass_holds_as_many_prompts_as_asked_for_or_as_memory_holds(small):
-    """Also of what is kept to restart it: in half of the memory half as many."""
+def test_a_pass_holds_as_many_prompts_as_asked_for_or_as_memory_holds(small, monkeypatch):
+    """Also of what is kept to restart it: in half of the memory half as many, and of a deep model far fewer."""
     model = small("gpt2")
     batches = batch_by_length(model, PROMPTS)
     assert batch_rows(model, batches, batch_size=2, memory_gib=1e-9).number == 2
     many, half = (batch_rows(model, batches, memory_gib=gib).number for gib in (2**-8, 2**-9))
     assert many == pytest.approx(2 * half, abs=1)
     assert batch_rows(model, batches, memory_gib=1e-9).number == 1
+    monkeypatch.setattr(model.cfg, "n_layers", 100 * model.cfg.n_layers)
+    assert batch_rows(model, batches, memory_gib=2**-8).number < many / 10
 
 
 def test_progress_counts_prompts(small):

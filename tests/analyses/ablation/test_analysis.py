@@ -1,6 +1,8 @@
 """The run's ablations: which components, what is said of them, and the correlations, against scipy."""
 
+import cProfile
 import dataclasses
+import pstats
 
 import numpy as np
 import pandas as pd
@@ -100,6 +102,44 @@ def test_the_table_has_a_row_a_set_of_components_and_kind(found):
     assert zero["generated"].notna().all()
     assert pd.isna(zero.loc["all", "ap"])
     assert zero.loc[study.single[2].name, "ap - ig"] == found.findings["ablation"].scores["ap - ig"][2]
+
+
+def test_the_prompts_are_generated_and_tokenised_for_the_first_job_of_a_sweep_only():
+    calls = []
+    for steps in (3, 4):
+        config = compose_one(["ablation=zero", "ablation.seed=11", f"ig.n_steps={steps}"]).config
+        profile = cProfile.Profile()
+        profile.runcall(pipeline.check, config)
+        calls.append(pstats.Stats(profile).total_calls)
+    assert calls[1] < calls[0] / 5
+
+
+def test_a_number_that_was_not_measured_is_missing_with_its_reason(found):
+    study = found.findings["ablation"]
+    bare = dataclasses.replace(study.kinds["zero"], logit_diff=None, generated=None)
+    for kinds, reasons in (
+        (study.kinds, {}),
+        ({"zero": bare}, {"logit_diff": "the prompts have no distractor", "generated": "ablation.generate=false"}),
+    ):
+        summary = dataclasses.replace(study, kinds=kinds).summary()
+        assert {name: summary.get(f"ablation/zero/{name}/reason") for name in reasons} == reasons
+        missing = [name for name, value in summary.items() if value is None]
+        assert all(summary[f"{name}/reason"] for name in missing)
+        assert all(summary[name.removesuffix("/reason")] is None for name in summary if name.endswith("/reason"))
+
+
+def test_a_change_is_in_percentage_points_and_one_prompt_has_no_interval(found):
+    study = found.findings["ablation"]
+    singles = [dataclasses.replace(one, change_low=np.nan, change_high=np.nan) for one in study.kinds["zero"].single]
+    singles[0] = dataclasses.replace(singles[0], change=-0.125)
+    kinds = {"zero": dataclasses.replace(study.kinds["zero"], single=tuple(singles))}
+    lines = [line for line in dataclasses.replace(study, kinds=kinds).sentences() if line.startswith("  without ")]
+    for one, line in zip(singles, lines, strict=False):
+        interval = f"[{one.logit_diff_low:+.3f}, {one.logit_diff_high:+.3f}]"
+        assert line == (
+            f"  without {one.name}: {100 * one.change:+.1f} points, McNemar p {one.p:.2g}; "
+            f"logit difference {one.logit_diff_change:+.3f} {interval}"
+        )
 
 
 def test_the_terminal_says_kind_weights_and_controls(found):

@@ -13,7 +13,7 @@ import pytest
 
 from igap import cli
 from igap.config import TrackingConfig
-from igap.output.tracking import wandb_run
+from igap.output.tracking import places, reading, wandb_run
 
 KEY = "a" * 40
 
@@ -88,7 +88,7 @@ def test_auto_is_offline_without_a_key_whoever_answers(server, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["offline", "online", "disabled"])
 def test_what_was_asked_for_by_name_stays_and_nobody_is_asked(mode, monkeypatch):
-    monkeypatch.setattr(wandb_run, "has_key", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(reading, "has_key", lambda: pytest.fail("asked"))
     assert wandb_run.resolve_mode(config(mode)) == (config(mode), None)
 
 
@@ -101,7 +101,7 @@ def test_a_server_that_hangs_costs_the_timeout_and_no_result(server, result, wri
         "W&B did not finish online within tracking.timeout=6 s; logged offline. Upload it later: igap sync"
         in caplog.text
     )
-    assert wandb_run.logged(folder) == wandb_run.Logged("offline", place)
+    assert places.find_logged_run(folder) == places.LoggedRun("offline", place)
     assert len(list(folder.glob("wandb/*run-*"))) == 1, "of the online one nothing is left"
     left = [one.cmdline() for one in psutil.process_iter(["environ"]) if _talks_to(one, address)]
     assert all(str(os.getpid()) in command for command in left), "only the service that this process started is there"
@@ -111,13 +111,13 @@ def test_a_failing_child_is_told_in_one_line_and_the_run_logged_offline(written,
     folder = shutil.copytree(written, tmp_path / "run")
     bad = config("online").model_copy(update={"project": "a/b"})
     assert "W&B failed online (" in (wandb_run._in_a_child(folder, bad) or "")
-    assert wandb_run.logged(folder) is None
+    assert places.find_logged_run(folder) is None
 
 
 def test_a_sweep_with_auto_decides_once_and_says_it(server, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     asked = []
-    monkeypatch.setattr(wandb_run, "answers", lambda: asked.append(1) is not None)
+    monkeypatch.setattr(reading, "answers", lambda: asked.append(1) is not None)
     quiet = ["curves.components=none", "explain=false", "prompts.min_gap=0", "tracking=auto"]
     with server("closed"):
         model = ["model=hf", f"model.name={checkpoint('gpt2')}"]
@@ -125,5 +125,5 @@ def test_a_sweep_with_auto_decides_once_and_says_it(server, checkpoint, tmp_path
     assert asked == [1]
     assert capsys.readouterr().out.count("W&B: offline (W&B's server does not answer within 3 s)") == 1
     folders = [path.parent for path in (tmp_path / "runs").glob("*/*/summary.json")]
-    assert [wandb_run.logged(folder).mode for folder in folders] == ["offline"] * 2
+    assert [places.find_logged_run(folder).mode for folder in folders] == ["offline"] * 2
     assert all(json.loads((folder / "config.json").read_text())["tracking"]["mode"] == "auto" for folder in folders)

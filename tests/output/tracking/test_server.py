@@ -14,7 +14,7 @@ from helpers.wandb_server import ENTITY, serving
 from igap.config import TrackingConfig
 from igap.errors import InputError
 from igap.output.dashboard import head_maps, wandb_runs
-from igap.output.tracking import sync, wandb_run
+from igap.output.tracking import places, sync, wandb_run, writing
 from igap.storage.finished import read_run
 
 ONLINE = TrackingConfig.model_validate({"mode": "online", "timeout": 300})
@@ -97,7 +97,7 @@ def assert_whole(server, folder):
         assert run.summary[f"plots/{path.stem}"] == step[f"plots/{path.stem}"]
     for path in folder.glob("*.csv"):
         table = json.loads(run.files[step[f"tables/{path.stem}"]["path"]])
-        wanted = pd.read_csv(path, dtype=wandb_run._TEXTS).astype(object)
+        wanted = pd.read_csv(path, dtype=writing._TEXTS).astype(object)
         assert table["columns"] == list(wanted.columns)
         assert table["data"] == wanted.where(wanted.notna(), None).to_numpy().tolist()
         assert artifact.files[path.name] == path.read_bytes()
@@ -119,7 +119,7 @@ def test_a_run_arrives_as_it_is_on_disk_whatever_fails_for_a_moment(server, onli
     told = server.runs[key(online)].told
     assert (told["displayName"], told["groupName"], told["jobType"]) == ("monday/3", "monday", "sweep")
     assert "baseline=corrupted" in told["tags"]
-    assert wandb_run.logged(online).mode == "online"
+    assert places.find_logged_run(online).mode == "online"
 
 
 def test_it_is_read_back_as_it_is_on_disk(server, online, capfd):
@@ -149,7 +149,7 @@ def test_what_the_server_refuses_is_told_each_time_until_all_has_arrived(server,
     folder = another(slim, tmp_path / "run", "refused")
     server.faults.append(("file_stream", 403))
     place = wandb_run.log(folder, ONLINE)
-    assert wandb_run.logged(folder) == wandb_run.Logged("offline", place)
+    assert places.find_logged_run(folder) == places.LoggedRun("offline", place)
     (line,) = (record.getMessage() for record in caplog.records if record.name == "igap")
     assert "W&B failed online (RuntimeError: the server did not take all of it: filestream: " in line
     assert "logged offline. Upload it later: igap sync" in line
@@ -188,7 +188,7 @@ def test_a_search_arrives_with_a_step_a_trial(server, tmp_path):
     (tmp_path / "plots").mkdir()
     trials.to_csv(tmp_path / "trials.csv", index=False)
     (tmp_path / "config.json").write_text(json.dumps({"seed": 1, "tracking": {}}))
-    (tmp_path / wandb_run.SEARCH).write_text(json.dumps(summary))
+    (tmp_path / writing.SEARCH).write_text(json.dumps(summary))
     wandb_run.log(tmp_path, ONLINE)
     run = server.runs["searched"]
     steps = [{name: step[name] for name in ("trial", "ap", "best") if name in step} for step in run.history.values()]

@@ -9,7 +9,7 @@ import pytest
 from igap import cli
 from igap.errors import InputError
 from igap.models.load import EMBEDDED
-from igap.output.tracking import sync, verify, wandb_run
+from igap.output.tracking import places, sync, verify, wandb_run
 from igap.storage.finished import find_runs
 
 
@@ -53,6 +53,16 @@ def test_a_run_whose_offline_folder_was_lost_is_logged_again_from_disk(logged, w
     assert "from disk" not in capsys.readouterr().out, "the second time there is nothing to do"
 
 
+def test_a_run_that_is_online_is_not_counted_as_compared(written, tmp_path, capsys):
+    folder = shutil.copytree(written, tmp_path / "online")
+    (folder / "wandb").mkdir()
+    (folder / places.MARK).write_text('{"mode": "online", "place": "https://wandb.example/me/igap/runs/1"}')
+    assert verify.verify_runs([tmp_path]) == 0
+    said = capsys.readouterr().out
+    assert "0 of 1 runs are in W&B's files as they are on disk, 1 are online, not compared" in said
+    assert "online, not compared: https://wandb.example/me/igap/runs/1" in said
+
+
 def test_searches_are_logged_and_compared_as_the_runs_in_them_are(logged, small, pair, tmp_path, capsys):
     from igap.cli.compose import compose_searches
     from igap.counterfactual import search
@@ -81,7 +91,7 @@ def test_a_relative_folder_as_the_hint_names_it_will_do(logged, tmp_path, monkey
     shutil.rmtree(lost / "wandb")
     monkeypatch.chdir(tmp_path)
     assert sync.sync_runs([Path("lost")]) == 0
-    assert wandb_run.logged(lost).mode == "offline"
+    assert places.find_logged_run(lost).mode == "offline"
 
 
 def test_wandb_sync_without_a_server_fails_and_is_told(logged, tmp_path, monkeypatch):
@@ -90,7 +100,7 @@ def test_wandb_sync_without_a_server_fails_and_is_told(logged, tmp_path, monkeyp
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(sync, "UPLOAD_SECONDS", 8.0)
-    end = sync._upload(folder / wandb_run.logged(folder).place, {})
+    end = sync._upload(folder / places.find_logged_run(folder).place, {})
     assert end.failed
     assert end.waits
     assert "wandb sync" in end.message
@@ -114,7 +124,7 @@ def test_a_number_or_setting_that_differs_is_named_with_both_values(logged, tmp_
 
 def test_a_run_that_was_not_logged_or_cannot_be_read_back_is_told(logged, tmp_path, capsys):
     missing, broken = copy(logged, tmp_path, "missing"), copy(logged, tmp_path, "broken")
-    (missing / wandb_run.MARK).unlink()
+    (missing / places.MARK).unlink()
     (binary,) = broken.glob("wandb/offline-run-*/*.wandb")
     binary.write_bytes(b"")
     assert verify.verify_runs([tmp_path]) == 1

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from igap import cli
-from igap.output.tracking import wandb_run
+from igap.output.tracking import places, wandb_run
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_jobs_of_a_sweep_are_one_group_and_carry_its_name(result, written, tmp_p
 def test_the_id_is_the_key_and_a_folder_holds_one_offline_run_of_it(offline, result, tmp_path):
     folder = shutil.copytree(offline[0], tmp_path / "again", symlinks=True)
     (folder / "wandb" / "offline-run-20200101_000000-another").mkdir()
-    first = json.loads((folder / wandb_run.MARK).read_text())["place"]
+    first = json.loads((folder / places.MARK).read_text())["place"]
     (folder / first / "lost").write_text("")
     second = wandb_run.log(folder, result.config.tracking)
     assert second.endswith(f"-{result.key}")
@@ -93,15 +93,15 @@ def test_the_id_is_the_key_and_a_folder_holds_one_offline_run_of_it(offline, res
 
 def test_what_was_cut_off_while_it_was_logged_is_not_trusted(offline, tmp_path):
     folder = shutil.copytree(offline[0], tmp_path / "cut", symlinks=True)
-    assert wandb_run.logged(folder).mode == "offline"
-    mark = (folder / wandb_run.MARK).read_text()
+    assert places.find_logged_run(folder).mode == "offline"
+    mark = (folder / places.MARK).read_text()
     for text in ("", "{", "[]", '{"mode": "offline"}', '{"mode": "offline", "place": "wandb/none"}'):
-        (folder / wandb_run.MARK).write_text(text)
-        assert wandb_run.logged(folder) is None
-    (folder / wandb_run.MARK).write_text(mark)
-    assert wandb_run.logged(folder) is not None
-    (folder / wandb_run.MARK).unlink()
-    assert wandb_run.logged(folder) is None
+        (folder / places.MARK).write_text(text)
+        assert places.find_logged_run(folder) is None
+    (folder / places.MARK).write_text(mark)
+    assert places.find_logged_run(folder) is not None
+    (folder / places.MARK).unlink()
+    assert places.find_logged_run(folder) is None
 
 
 def test_a_second_log_that_fails_leaves_nothing_to_trust(offline, result, tmp_path):
@@ -109,7 +109,7 @@ def test_a_second_log_that_fails_leaves_nothing_to_trust(offline, result, tmp_pa
     (folder / "plots" / "heads.png").write_bytes(b"not a picture")
     with pytest.raises(OSError, match="cannot identify image"):
         wandb_run.log(folder, result.config.tracking)
-    assert not (folder / wandb_run.MARK).exists()
+    assert not (folder / places.MARK).exists()
     gc.collect()  # W&B's half-made media, whose finalizers would run in a test that takes wandb away
 
 

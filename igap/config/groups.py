@@ -1,0 +1,219 @@
+"""The groups of a run's settings, a frozen model each: those of the folders of `conf/`."""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from igap.components import are_components
+from igap.config.schema import Frozen
+from igap.vocabulary import (
+    ALPHAS,
+    LARGEST_SEED,
+    MOST_COUNT,
+    AblationKind,
+    Align,
+    BaselineKind,
+    DTypeName,
+    IGPath,
+    Method,
+    Processing,
+    Quadrature,
+    TrackingMode,
+    are_alphas,
+)
+
+TEXTS = ("clean", "corrupted", "answer", "distractor")
+"""What a prompt pair is made of."""
+
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+"""What every generator takes: torch's, numpy's, Python's."""
+
+
+def _check_path(path: str) -> str:
+    """Return the path. Raises ValueError if no file system takes it."""
+    try:
+        whole = os.fsencode(path)
+    except UnicodeEncodeError:
+        whole = b"\0"
+    if b"\0" in whole or len(whole) > 2000 or any(len(part) > 255 for part in whole.split(b"/")):
+        raise ValueError("a path of at most 2000 bytes, 255 a name, without NUL")
+    return path
+
+
+PathText = Annotated[str, Field(min_length=1), AfterValidator(_check_path)]
+"""A path that a file system may have."""
+
+FolderName = Annotated[
+    str,
+    Field(min_length=1, pattern=r"^[\w][\w.-]*$", description="a folder's name (letters, digits, dots, dashes)"),
+    AfterValidator(_check_path),
+]
+
+
+def _names_or(*words: str) -> AfterValidator:
+    """Accepts one of these words, or names of components."""
+
+    def check(components: str) -> str:
+        if components not in words and not are_components(components.split()):
+            raise ValueError(f"{', '.join(words)}, or names such as '9.6 L5.N1234', each once")
+        return components
+
+    return AfterValidator(check)
+
+
+class ModelConfig(Frozen):
+    """Which weights, and in which numerics."""
+
+    name: PathText = Field(examples=["gpt2"])
+    processing: Processing = "processed"
+    dtype: DTypeName = "float32"
+    revision: str | None = Field(None, max_length=255, examples=["main"])
+    circuit: Literal["ioi"] | None = None
+    """The published circuit whose heads this model has."""
+
+    @property
+    def short_name(self) -> str:
+        """The last part of the name: of a folder or of a name on the hub."""
+        return os.path.basename(os.path.abspath(self.name))
+
+
+class PromptsConfig(Frozen):
+    """The prompt pairs: one of four texts, those of a file, or generated ones."""
+
+    clean: str | None = Field(None, min_length=1, examples=["'When John and Mary met, Mary waved to'"])
+    corrupted: str | None = Field(None, min_length=1, examples=["'When John and Mary met, John waved to'"])
+    answer: str | None = Field(None, min_length=1, examples=["' John'"])
+    distractor: str | None = Field(None, min_length=1, examples=["' Mary'"])
+    n: int | None = Field(None, ge=2, le=100_000, examples=[100])
+    """Generated pairs."""
+    file: PathText | None = Field(None, examples=["pairs.csv"])
+    limit: int | None = Field(None, ge=1, le=10_000_000, examples=[100])
+    """Pairs of the file that are taken at most: its first ones."""
+    seed: Seed = Field(0, examples=[0])
+    """Seed of the generated pairs, and of the bootstrap over several pairs."""
+    min_gap: Annotated[float, AfterValidator(abs)] = Field(0.1, ge=0, examples=[0.1])  # -0.0 is 0
+    """Logits."""
+    align: Align = "error"
+    """How prompts of different lengths are matched."""
+    bos: str = Field("auto", min_length=1, examples=["none"])
+    """The token before every prompt: auto, none, or its text."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _texts_are_of_one_pair(cls, values: Any) -> Any:
+        """A file and a generator bring their own texts: the option's, which `prompts.n=100` leaves there, are none."""
+        if isinstance(values, Mapping) and not (values.get("n") is None and values.get("file") is None):
+            return {**values, **dict.fromkeys(TEXTS)}
+        return values
+
+    @model_validator(mode="after")
+    def _limit_is_of_a_file(self) -> "PromptsConfig":
+        if self.limit is not None and self.file is None:
+            raise ValueError(
+                f"prompts.limit: got {self.limit} without a file, wanted prompts.file, whose first pairs it takes. "
+                "Leave it out, or generate as many pairs with prompts.n."
+            )
+        return self
+
+    @property
+    def given(self) -> bool:
+        """Whether the pair's texts are in the config, not in a file or up to a generator."""
+        return self.n is None and self.file is None
+
+
+class BaselineConfig(Frozen):
+    """What activations are moved to."""
+
+    kind: BaselineKind = "corrupted"
+    prompt: str | None = Field(None, examples=["'When Tom and Anna met, Tom waved to'"])
+    n: int = Field(100, ge=1, le=100_000, examples=[100])
+    """Reference prompts of `mean`."""
+    seed: Seed = Field(0, examples=[0])
+
+
+class IGConfig(Frozen):
+    """How Integrated Gradients integrates."""
+
+    n_steps: int | Literal["auto"] = 50
+    tolerance: float = Field(1e-3, gt=0, lt=1, examples=[0.001])
+    """With n_steps=auto: the completeness delta allowed, as a share of the layer's effect."""
+    method: Quadrature = "gausslegendre"
+    path: IGPath = "joint"
+
+    @field_validator("n_steps", mode="before")
+    @classmethod
+    def _count(cls, n_steps: object) -> object:
+        if n_steps != "auto" and (type(n_steps) is not int or not 1 <= n_steps <= MOST_COUNT):
+            raise ValueError(f"a whole number from 1 to {MOST_COUNT}, or auto")
+        return n_steps
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _refuse_biased(cls, method: object) -> object:
+        if method == "riemann_trapezoid":
+            raise ValueError(
+                "a method whose weights sum to 1 (in Captum those of the trapezoid sum to (n_steps - 1) / n_steps, so "
+                "that every attribution comes out too small)"
+            )
+        return method
+
+
+class AblationConfig(Frozen):
+    """What is ablated after the comparison."""
+
+    kind: Literal["none", AblationKind] = "none"
+    also: tuple[AblationKind, ...] = ()
+    """Further kinds, of the same components."""
+    components: Annotated[str, _names_or("outliers", "top")] = Field(
+        "outliers", min_length=1, examples=["'9.6 L5.N1234'"]
+    )
+    """outliers, top, or names."""
+    top: int = Field(6, ge=1, le=10_000)
+    by: Method = "ap"
+    n: int | None = Field(None, ge=2, le=1_000_000, examples=[1000])
+    """Prompts."""
+    file: PathText | None = Field(None, examples=["prompts.json"])
+    seed: Seed = Field(0, examples=[0])
+    reference_n: int = Field(100, ge=1, le=100_000)
+    """Prompts that means are over."""
+    controls: int = Field(10, ge=0, le=1000)
+    generate: bool = False
+
+    @field_validator("also", mode="before")
+    @classmethod
+    def _listed(cls, also: object) -> object:
+        return tuple(also) if isinstance(also, list) else also  # YAML has no tuples
+
+
+class CurvesConfig(Frozen):
+    """F along the path of single components."""
+
+    components: Annotated[str, _names_or("default", "none")] = Field(
+        "default", min_length=1, examples=["'9.6 L5.N1234'"]
+    )
+    """default, none, or names."""
+    alphas: tuple[float, ...] | None = Field(None, examples=["[-1,0,0.5,1,2]"])
+
+    @field_validator("alphas", mode="before")
+    @classmethod
+    def _ascending(cls, alphas: object) -> object:
+        if alphas is None:
+            return None
+        numbers = list(alphas) if isinstance(alphas, list | tuple) else []
+        if not are_alphas(numbers):
+            raise ValueError(ALPHAS)
+        return tuple(float(number) + 0.0 for number in numbers)  # YAML has no tuples; and -0.0 is 0
+
+
+class TrackingConfig(Frozen):
+    """Where W&B logs to."""
+
+    mode: TrackingMode = "offline"
+    project: str = Field("igap", min_length=1, max_length=128, examples=["igap"])
+    entity: str | None = Field(None, max_length=128, examples=["my-team"])
+    group: str | None = Field(None, max_length=128, examples=["baselines"])
+    timeout: float = Field(60.0, gt=0, le=3600, examples=[60])
+    """Seconds that a run may take online."""
