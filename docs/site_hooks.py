@@ -15,11 +15,14 @@ from igap.counterfactual.config import SearchConfig
 
 ROOT = Path(__file__).parents[1]
 COPIED = {
-    "contributing.md": "CONTRIBUTING.md",
-    "changelog.md": "CHANGELOG.md",
-    "reference/ioi-mini.md": "igap/models/ioi_mini/README.md",
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "LICENSE": "LICENSE",
+    "CITATION.cff": "CITATION.cff",
+    "igap/models/ioi_mini/README.md": "reference/ioi-mini.md",
 }
-"""Pages that are files from elsewhere in the repository."""
+"""Files from elsewhere in the repository, and where they are in the site."""
 
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 _BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}"}
@@ -27,10 +30,15 @@ _BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}"}
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Adds the pages that no file of docs/ holds."""
-    pages = {page: (ROOT / file).read_text(encoding="utf-8") for page, file in COPIED.items()}
+    pages = {page: _in_site((ROOT / file).read_text(encoding="utf-8")) for file, page in COPIED.items()}
     pages["reference/keys.md"] = keys_page()
     for page, text in pages.items():
-        files.append(File.generated(config, page, content=text.replace("](docs/", "](")))
+        files.append(File.generated(config, page, content=text))
+
+
+def _in_site(text: str) -> str:
+    """The text of a file at the top of the repository, with its links as they are in the site."""
+    return re.sub(r"\]\(([^):#]+)", lambda link: f"]({COPIED.get(link[1], link[1].removeprefix('docs/'))}", text)
 
 
 def keys_page() -> str:
