@@ -23,11 +23,12 @@ WORDS = {
     "K": r"\d+",
     "N": r"\d+",
     "SET": "[^/]+",
-    "CLASS": "[a-z][a-z ]+",
+    "CLASS": "[A-Za-z][A-Za-z -]+",
     "STAGE": "[^/]+",
     "PACKAGE": "[^/]+",
     "SLOT": "[^/]+",
     "CONSTRAINT": "[^/]+",
+    "OBJECTIVE": "ap|ig|disagreement|selectivity|curve|fluency|edits",
     "POINT": r"\w+",
     "I": r"\d+",
 }
