@@ -1,5 +1,6 @@
-"""Pages of the site that are made from other sources each time it is built: the keys, and files of the repository."""
+"""Pages that are made while the site is built: the keys, the notebook, files from elsewhere in the repository."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from mkdocs.structure.files import File, Files
 from igap.cli.settings import Key, config_keys, group_defaults, option_meaning, options
 from igap.config import Frozen, RunConfig, field_at
 from igap.counterfactual.config import SearchConfig
+from igap.vocabulary import LARGEST_SEED
 
 ROOT = Path(__file__).parents[1]
 COPIED = {
@@ -24,14 +26,25 @@ COPIED = {
 }
 """Files from elsewhere in the repository, and where they are in the site."""
 
+NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
+
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 _BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}"}
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Puts the notebook first among the tutorials, once it is there."""
+    if NOTEBOOK.is_file():
+        (tutorials,) = (entry["Tutorials"] for entry in config.nav or () if "Tutorials" in entry)
+        tutorials.insert(0, "tutorial.md")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Adds the pages that no file of docs/ holds."""
     pages = {page: _in_site((ROOT / file).read_text(encoding="utf-8")) for file, page in COPIED.items()}
     pages["reference/keys.md"] = keys_page()
+    if NOTEBOOK.is_file():
+        pages["tutorial.md"] = notebook_page(json.loads(NOTEBOOK.read_text(encoding="utf-8")))
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
 
@@ -41,11 +54,41 @@ def _in_site(text: str) -> str:
     return re.sub(r"\]\(([^):#]+)", lambda link: f"]({COPIED.get(link[1], link[1].removeprefix('docs/'))}", text)
 
 
+def notebook_page(notebook: dict[str, Any]) -> str:
+    """The cells of a notebook and what they gave, as Markdown."""
+    blocks = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            blocks.append(source)
+        elif cell["cell_type"] == "code":
+            blocks.append(_fenced(source, "python"))
+            blocks += map(_output, cell["outputs"])
+    return "\n\n".join(blocks)
+
+
+def _output(output: dict[str, Any]) -> str:
+    """What a cell gave, in the richest form that it has."""
+    if output["output_type"] == "stream":
+        return _fenced("".join(output["text"]))
+    data = {kind: "".join(text) for kind, text in output["data"].items()}
+    if "text/html" in data:
+        html = re.sub(r"\n\s*\n", "\n", data["text/html"].strip())  # a blank line would end it for Markdown
+        return f"<div>{html}</div>"
+    if "image/png" in data:
+        return f"![{data.get('text/plain', '')}](data:image/png;base64,{data['image/png'].strip()})"
+    return _fenced(data["text/plain"])
+
+
+def _fenced(text: str, language: str = "") -> str:
+    return f"```{language}\n{text.rstrip()}\n```"
+
+
 def keys_page() -> str:
     """Every key of a run and of a search, as `igap run --help` and `igap search --help` read them from conf/."""
     return "\n".join(
         (
-            "# Every key\n",
+            "---\nsearch: {boost: 2}\n---\n# Every key\n",
             "This page is made from the files in `conf/` and the schema that checks them. `igap run --help` and",
             "`igap search --help` print the same. A key is set as `igap run ig.n_steps=100`, and an option of a group,",
             "which sets several keys at once, as `igap run baseline=zero`.\n",
@@ -112,12 +155,12 @@ def _words(kind: Any) -> str:
 
 
 def _bounds(metadata: list[Any]) -> str:
-    """What a number may be: "≥ 2, ≤ 100000"."""
+    """What a number may be: "≥ 2, ≤ 100,000"."""
     return ", ".join(
-        sign.format(f"{limit:g}" if limit < 10**6 else f"{limit:.4g}")
+        sign.format(f"{limit:,}")
         for name, sign in _BOUNDS.items()
         for entry in metadata
-        if (limit := getattr(entry, name, None)) is not None and limit < 2**63 - 1
+        if (limit := getattr(entry, name, None)) is not None and limit < LARGEST_SEED
     )
 
 

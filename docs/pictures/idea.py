@@ -18,7 +18,7 @@ from igap.plots.canvas import PALETTE, styled
 LAYER, HEAD = 0, 6
 CLEAN, CORRUPTED, IG, INK, PALE, GREY = PALETTE[0], PALETTE[3], PALETTE[2], "#26303a", "#c9d0d6", "#5b656e"
 MINUS = "\N{MINUS SIGN}"
-WIDTH, HEIGHT = 100, 50  # of the canvas, in its own units
+WIDTH, HEIGHT = 100, 47  # of the canvas, in its own units
 LEFT, RIGHT = 3, 97
 STEP, MARGIN, BETWEEN = 1.75, 0.4, 2.6  # of heads, around them, between layers
 
@@ -86,19 +86,19 @@ def draw(pair: PromptPair) -> Figure:
     ax.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))
     ax.set_axis_off()
 
-    draw_prompt(ax, 46, "clean prompt", (pair.clean, pair.corrupted), pair.answer, CLEAN)
-    moved, end = draw_heads(ax, 40, *shape)
-    ax.text(end, 40.3, f"F = {number(clean)}", fontsize=11, color=CLEAN, weight="bold")
-    ax.text(end, 37.9, f"with head {LAYER}.{HEAD}\nmoved: {number(clean + ap)}", fontsize=9, color=INK, va="top")
-    draw_arrow(ax, (moved, 29.2), (moved, 38.9), CORRUPTED)
+    draw_prompt(ax, 43, "clean prompt", (pair.clean, pair.corrupted), pair.answer, CLEAN)
+    moved, end = draw_heads(ax, 37, *shape)
+    ax.text(end, 37.3, f"F = {number(clean)}", fontsize=11, color=CLEAN, weight="bold")
+    ax.text(end, 34.9, f"with head {LAYER}.{HEAD}\nmoved: {number(clean + ap)}", fontsize=9, color=INK, va="top")
+    draw_arrow(ax, (moved, 26.2), (moved, 35.9), CORRUPTED)
     text = (
         f"the activation of one head (layer {LAYER}, head {HEAD}) moves\n"
         "from the corrupted prompt's to the clean prompt's run"
     )
-    ax.text(moved + 1.5, 34, text, fontsize=9, color=INK, va="center")
-    draw_heads(ax, 28, *shape)
-    ax.text(end, 27.4, f"F = {number(clean - gap)}", fontsize=11, color=CORRUPTED, weight="bold")
-    draw_prompt(ax, 22, "corrupted prompt", (pair.corrupted, pair.clean), pair.distractor, CORRUPTED)
+    ax.text(moved + 1.5, 31, text, fontsize=9, color=INK, va="center")
+    draw_heads(ax, 25, *shape)
+    ax.text(end, 24.4, f"F = {number(clean - gap)}", fontsize=11, color=CORRUPTED, weight="bold")
+    draw_prompt(ax, 19, "corrupted prompt", (pair.corrupted, pair.clean), pair.distractor, CORRUPTED)
 
     def at(value: float) -> float:
         return LEFT + 5 + (value - (clean - gap)) / gap * (RIGHT - LEFT - 10)

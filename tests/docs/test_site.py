@@ -1,5 +1,6 @@
 """The site, built: without a warning or a network; links lead somewhere; every key and every public name is there."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -91,6 +92,31 @@ def test_every_link_of_the_files_at_the_top_leads_to_a_file_and_a_heading(name, 
         assert (ROOT / path).is_file(), path
         if anchor:
             assert anchor in pages[path.removeprefix("docs/").replace(".md", ".html")].ids
+
+
+def test_a_notebook_becomes_a_page_with_its_texts_its_code_and_what_that_gave():
+    spec = importlib.util.spec_from_file_location("site_hooks", DOCS / "site_hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    data = {"text/plain": ["<Figure>"]}
+    outputs = [
+        {"output_type": "stream", "text": ["one\n", "two\n"]},
+        {"output_type": "execute_result", "data": {**data, "text/html": ["<table>\n", "\n", "</table>"]}},
+        {"output_type": "display_data", "data": {**data, "image/png": "iVBO\n"}},
+        {"output_type": "execute_result", "data": data},
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "text"]},
+        {"cell_type": "code", "source": ["x = 1"], "outputs": outputs},
+    ]
+    assert hooks.notebook_page({"cells": cells}).split("\n\n") == [
+        "# Title\ntext",
+        "```python\nx = 1\n```",
+        "```\none\ntwo\n```",
+        "<div><table>\n</table></div>",
+        "![<Figure>](data:image/png;base64,iVBO)",
+        "```\n<Figure>\n```",
+    ]
 
 
 def test_files_that_the_code_and_the_tests_name_exist():
