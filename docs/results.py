@@ -208,7 +208,7 @@ SmolLM2-135M-Instruct is a Llama of 30 layers of 9 heads, here as llama.cpp's us
 to float32). 270 heads, `sites=heads ig.n_steps=auto`, {versions}, igap's
 source {sources}.
 Scores are effect / gap, without unit: 0 no effect, -1 the head alone carries the model to the corrupted answer.
-Brackets hold 95% bootstrap intervals over pairs. How to read the rest: [README](../README.md#how-to-read-the-numbers).
+Brackets hold 95% bootstrap intervals over pairs. How to read the rest: [numbers](numbers.md).
 
 {of_tasks(tasks)}
 

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 PACKAGED = (
@@ -59,12 +61,23 @@ def test_the_wheel_holds_configs_sweeps_and_the_model_and_no_tests(installed):
         "sweeps/search/search_mini.yaml",
         "models/ioi_mini/model.safetensors",
         "cli/run.py",
+        "py.typed",
         *PACKAGED,
     ):
         assert (installed / "igap" / name).is_file(), name
     assert not list(installed.rglob("test_*.py"))
     (entry,) = installed.glob("igap-*.dist-info/entry_points.txt")
     assert "igap = igap.cli:main" in entry.read_text()
+    (licence,) = installed.glob("igap-*.dist-info/licenses/LICENSE")
+    assert licence.read_text() == (ROOT / "LICENSE").read_text()
+
+
+def test_the_wheel_the_licence_and_the_citation_name_one_version_and_one_author():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert citation["authors"] == project["authors"]
+    assert project["authors"][0]["name"] in (ROOT / "LICENSE").read_text()
 
 
 def test_help_works_from_another_folder(igap):

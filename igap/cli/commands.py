@@ -104,7 +104,7 @@ def _sweep_request(name: str | None, overrides: Sequence[str]) -> "MultirunReque
         ("igap run model=gpt2-small", "GPT-2 small from the Hugging Face hub or its cache"),
         (
             'eval "$(_IGAP_COMPLETE=bash_source igap)"',
-            "completion of commands, keys and options in bash; docs/commands.md",
+            "completion of commands, keys and options in bash; docs/how-to/commands.md",
         ),
     ],
 )

@@ -1,0 +1,130 @@
+"""The reference of the site: every name that is written stands there, and every name that stands there is written."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from igap.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reference" / "summary.md"
+METHODS = "ig|ap|atp|atp_star|atp_qk|random"
+WORDS = {
+    "SITE": "heads|neurons",
+    "NODE": "queries|keys|values",
+    "METHOD": METHODS,
+    "KIND": "zero|mean|mean_positional|resample",
+    "OTHER": "ig|ap|ap - ig",
+    "TERM": "curvature|quadrature|baseline|interaction|direction",
+    "BY": "corrupted|mean",
+    "K": r"\d+",
+    "N": r"\d+",
+    "SET": "[^/]+",
+    "CLASS": "[A-Za-z][A-Za-z -]+",
+    "STAGE": "[^/]+",
+    "PACKAGE": "[^/]+",
+    "SLOT": "[^/]+",
+    "CONSTRAINT": "[^/]+",
+    "OBJECTIVE": "ap|ig|disagreement|selectivity|curve|fluency|edits",
+    "POINT": r"\w+",
+    "I": r"\d+",
+}
+
+
+def pattern(name):
+    """The regular expression of a name as the pages write it."""
+    text = re.escape(name).replace(re.escape("[_low, _high]"), "(_low|_high)?")
+    return re.compile(re.sub("[A-Z]+", lambda word: f"({WORDS[word[0]]})", text))
+
+
+def patterns(kind):
+    """The regular expression of each name of the page, by the name as it stands there; `kind` is run or search."""
+    sections = re.findall(rf"^## A {kind}: .*?(?=^## |\Z)", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    rows = re.findall(r"^\| (`.*?) \|", "\n".join(sections), flags=re.MULTILINE)
+    return {name: pattern(name) for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+def compare(kind, written):
+    """Names written without a row, and rows that nothing written matches."""
+    known = patterns(kind)
+    bare = {name.removesuffix("/reason") if name != "route/reason" else name for name in written}
+    unknown = {name for name in bare if not any(pattern.fullmatch(name) for pattern in known.values())}
+    unused = {name for name, pattern in known.items() if not any(map(pattern.fullmatch, bare))}
+    return unknown, unused
+
+
+def check_columns(folder):
+    """Every column of every table stands in the row of its file."""
+    sections = (PAGE.parent / "files.md").read_text().partition("## A search")[::2]
+    for path in folder.rglob("*.csv"):
+        section = sections[(path.parent / "trials.csv").exists()]
+        (row,) = re.findall(rf"^\| `{path.name}`(.*)$", section, flags=re.MULTILINE)
+        known = [pattern(name) for name in re.findall("`([^`]+)`", row)]
+        for column in path.read_text().splitlines()[0].split(","):
+            assert any(each.fullmatch(column) for each in known), (path.name, column)
+
+
+def of_run(folder, *overrides):
+    """The names in summary.json of a run."""
+    assert main(["run", f"hydra.run.dir={folder}", "tracking=disabled", "plots=none", *overrides]) == 0
+    return set(json.loads((folder / "summary.json").read_text()))
+
+
+@pytest.mark.long
+def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
+    from igap.analyses.circuit_recovery.recovery import recover
+    from igap.attribution import AttributionMap
+
+    brief = ("ig.n_steps=2", "explain=false")
+    written = of_run(
+        tmp_path / "one",
+        "ig.n_steps=2",
+        "ablation=zero",
+        "ablation.n=8",
+        "ablation.controls=1",
+        "faithfulness=heads",
+        "baseline=mean",
+        "baseline.n=2",
+    )
+    written |= of_run(tmp_path / "many", "prompts.n=2", "sites=heads", *brief)
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text(
+        "clean,corrupted,answer,distractor\n"
+        '"After John and Mary went to the store, Mary gave a bottle of milk to",'
+        '"After John and Mary went to the store, John gave a bottle of milk to", John, Mary\n'
+    )
+    written |= of_run(tmp_path / "file", f"prompts.file={pairs}", "sites=heads", *brief)
+    written |= set(recover([AttributionMap("ap", "heads", torch.rand(12, 12), gap=1.0)]).summary())
+    check_columns(tmp_path)
+    unknown, unused = compare("run", written)
+    assert not unknown
+    # Where something is missing or failed, and of the notebook's study, which takes too long here.
+    assert unused == {"failed", "qk", "notebook/n_compared", "notebook/n_agree", "notebook/differ"} | {
+        f"faithfulness/SITE/BY/{area}" for area in ("cpr", "cmd", "deletion")
+    }
+
+
+@pytest.mark.long
+def test_every_name_of_a_search_stands_there_and_no_other(tmp_path):
+    budget = ("search.until=20", "clean.n=1", "heldout.n=2", "search.control=4")
+    assert main(["search", "head=1.2", *budget, f"output={tmp_path}", "tracking=disabled"]) == 0
+    (summary,) = Path(tmp_path).rglob("search_summary.json")
+    check_columns(summary.parent)
+    unknown, unused = compare("search", set(json.loads(summary.read_text())))
+    assert not unknown
+    assert unused == {"failed"}
+
+
+def test_messages_are_those_of_the_sources(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    pytest.importorskip("mkdocs")
+    from message_hook import messages_page
+
+    page = messages_page()
+    assert "- ig.n\\_steps: got auto with ig.path=single, wanted a number there. Try ig.n\\_steps=50." in page
+    assert "- index: got *index*, wanted one of *names* components. Try index=0." in page
+    said = sum(path.read_text().count("raise InputError(") for path in (ROOT / "igap").rglob("*.py"))
+    assert len(re.findall("^- ", page, flags=re.MULTILINE)) > 0.8 * said
