@@ -31,3 +31,14 @@ def test_its_figures_are_those_of_the_embedded_model(ioi_mini, pair):
         assert f"{found.pearson:.3f} [{found.pearson_low:.3f}, {found.pearson_high:.3f}]" in row
         assert f"{found.spearman:.3f} [{found.spearman_low:.3f}, {found.spearman_high:.3f}]" in row
         assert f"{found.jaccard_at(10):.3f} (chance" in row
+
+
+def test_what_it_says_of_head_0_6_and_of_the_zero_baseline_is_so(ioi_mini, pair):
+    from igap import activation_patching, compare, integrated_gradients, output_curve
+
+    ap, ig = activation_patching(ioi_mini, pair), integrated_gradients(ioi_mini, pair)
+    assert f"0.6: AP {ap.score[0, 6]:+.3f}, IG {ig.score[0, 6]:+.3f}; the difference of " in README
+    clean = float(output_curve(ioi_mini, pair, ["0.6"], alphas=[0, 0.5, 1]).values[0, 0])
+    assert f"falls from {clean:.2f} to {clean + ap.effect[0, 6]:.2f}]" in README
+    zero = compare(integrated_gradients(ioi_mini, pair, baseline="zero"), ap).pearson
+    assert f"falls from {compare(ig, ap).pearson:.3f} to\n{zero:.3f}" in README

@@ -64,7 +64,7 @@ def test_the_process_ends_with_whoever_tells_it(runs):
     with DrawingProcess() as process:
         process.ask(runs[0], ONE)
         process._process.stdin.close()
-        assert process._process.wait(timeout=60) == 0
+        assert process._process.wait(timeout=600) == 0
         process.answer(wait=True)
         assert process.answer(wait=True) is None
         assert process.dead
