@@ -10,6 +10,7 @@ import torch
 
 from igap.analyses.registry import check_analyses
 from igap.attribution.integrated_gradients import check_quadrature
+from igap.attribution.methods import METHODS
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline, baseline_of, check_same_length, reference_ids
 from igap.engine.batching import machine_bytes
@@ -84,13 +85,13 @@ def _check_references(tokenizer: Any, baseline: Baseline, n_tokens: int, **limit
 def _check_memory(config: RunConfig, n_pairs: int, header: Header) -> None:
     """Raise InputError on more pairs than this machine's memory holds the maps of, at the least.
 
-    The effects of each pair and method (ig, ap, atp) are kept; effects and scores are there twice while the tensors
-    are written.
+    The effects of each pair and method are kept; effects and scores are there twice while the tensors are written.
     """
     sizes = [
         header.n_layers * width for site in config.asked_sites if header.n_layers and (width := header.widths[site])
     ]
-    numbers = n_pairs * sum(sizes) * 3 * 5
+    methods = [method for method in METHODS.values() if method.asked(config)]
+    numbers = n_pairs * sum(sizes) * len(methods) * 5
     size, memory = numbers * getattr(torch, config.model.dtype).itemsize, machine_bytes()
     if n_pairs > 1 and memory is not None and size > memory:
         raise InputError(

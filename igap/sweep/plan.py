@@ -184,7 +184,7 @@ class _Rate(NamedTuple):
 
 
 _KIND = ("model.name", "model.processing", "sites", "study", "faithfulness", "ablation.kind")
-"""Settings that decide which work is done; the other settings decide how long it takes."""
+"""Settings by which finished runs are told apart for the time estimate: what kind of work a run does."""
 
 _BEFORE = {"sites": "both", "plots": "all"}
 """What runs from before there was such a setting did."""
