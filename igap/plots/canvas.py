@@ -16,6 +16,9 @@ from matplotlib.figure import Figure
 Map = Float[np.ndarray, "layer component"]
 Flat = npt.NDArray[np.floating[Any]]
 
+METHODS = ("IG", "AP")
+"""What figures call the two maps of a run; those of a comparison of others have their own names."""
+
 PALETTE = sns.color_palette("colorblind").as_hex()
 
 _STYLE: Any = {
