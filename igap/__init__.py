@@ -14,11 +14,18 @@ Every example in a docstring goes on from here, with this `model` and this `pair
     >>> compare(ig, ap).outliers("heads")
     ['0.3', '0.5', '0.2', '0.6']
 
+and with this finished run in the folder `runs/first`:
+
+    >>> from igap import run
+    >>> run("sites=heads", "plots=none", "tracking=disabled", folder="runs/first").summary["heads/n_outliers"]
+    4
+
 F is logit[answer] - logit[distractor] after the last token, the gap F(clean) - F(corrupted), and a score effect / gap.
 """
 
 import ast
 import importlib
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +41,8 @@ if TYPE_CHECKING:  # every public name, and the module that it lives in
     from igap.attribution.attribution_patching import attribution_patching as attribution_patching
     from igap.attribution.integrated_gradients import integrated_gradients as integrated_gradients
     from igap.attribution.maps import AttributionMap as AttributionMap
+    from igap.counterfactual.config import Constraints as Constraints
+    from igap.counterfactual.config import SpaceConfig as SpaceConfig
     from igap.counterfactual.search import SearchResult as SearchResult
     from igap.counterfactual.search import search as search
     from igap.engine.baselines import Baseline as Baseline
@@ -67,7 +76,9 @@ def __getattr__(name: str) -> Any:
     # Importing the package costs nothing, so that `igap --help` answers at once; torch comes with the first name used.
     if name not in _HOMES:
         raise AttributeError(f"module 'igap' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, in a notebook without ipywidgets
+        return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -64,7 +64,21 @@ Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 """What every generator takes: torch's, numpy's, Python's."""
 
 
-class Frozen(BaseModel):
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
+
+
+class _Checked(ModelMetaclass):
+    """Makes invalid settings from Python an InputError, with the lines of the command line."""
+
+    def __call__(self, **values: Any) -> Any:
+        schema: Any = self
+        return validate_settings(schema, values)
+
+
+class Frozen(BaseModel, metaclass=_Checked):
     """A group of settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -415,11 +429,11 @@ def validate_settings(schema: type[Schema], values: Mapping[str, Any]) -> Schema
         }  # pydantic calls a list with bad entries too short as well
         mistakes = [each for each in mistakes if each["type"] != "too_short" or each["loc"] not in lists]
         # A key that takes its value from a key of the same name at the top is reported there.
-        at_top = {(each["loc"], each["type"], repr(each["input"])) for each in mistakes if len(each["loc"]) == 1}
+        at_top = {(each["loc"], each["type"], short_repr(each["input"])) for each in mistakes if len(each["loc"]) == 1}
         mistakes = [
             each
             for each in mistakes
-            if len(each["loc"]) < 2 or (each["loc"][-1:], each["type"], repr(each["input"])) not in at_top
+            if len(each["loc"]) < 2 or (each["loc"][-1:], each["type"], short_repr(each["input"])) not in at_top
         ]
         lines: dict[tuple[str, ...], str] = {}
         for mistake in mistakes:

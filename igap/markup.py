@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float64
 
 from igap.components import Site, component_name
@@ -23,6 +24,11 @@ def block(heading: str, lines: Sequence[str], body: str = "") -> str:
     """Return a heading, lines of plain text, and HTML below them."""
     texts = "".join(f"<div>{escape(line)}</div>" for line in lines)
     return f"<div><div><b>{escape(heading)}</b></div>{texts}{body}</div>"
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Return a table as pandas shows it, numbers to four digits."""
+    return frame.to_html(notebook=True, float_format="{:.4g}".format)
 
 
 def heatmap(

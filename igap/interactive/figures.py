@@ -13,11 +13,14 @@ from igap import plots
 from igap.analyses.ablation.ablate import Ablations
 from igap.analyses.output_curves.curves import OutputCurves
 from igap.attribution.maps import AttributionMap
-from igap.errors import InputError, did_you_mean, printable
+from igap.errors import InputError, did_you_mean, printable, short_repr
 from igap.output import record
 from igap.output.figures import figures, has_figures, site_figures
 from igap.statistics.comparison import Comparison, comparable_values
 from igap.statistics.units import LABELS, Unit, unit_of, values_in
+
+_DPI = 100
+"""Of a picture in a notebook, which is stored in it; a run's own have more."""
 
 
 def draw(name: str, *values: Any) -> Axes:
@@ -29,7 +32,7 @@ def draw(name: str, *values: Any) -> Axes:
     def png() -> bytes:
         # Drawn when it is shown, so that it has what was set on the axes since.
         data = io.BytesIO()
-        figure.savefig(data, format="png")
+        figure.savefig(data, format="png", dpi=_DPI)
         return data.getvalue()
 
     setattr(axes, "_repr_png_", png)  # noqa: B010 - IPython's protocol, which matplotlib leaves to pyplot
@@ -93,7 +96,7 @@ def _record(folder: Path, name: str) -> Figure:
         made = {each: drawn for group in filter(has_figures, draws) for each, drawn in draws[group]().items()}
     if name not in made:
         known = [*(group for group in draws if not has_figures(group)), *made]
-        raise InputError(f"name: got {name!r}, wanted one of {', '.join(known)}.{did_you_mean(name, known)}")
+        raise InputError(f"name: got {short_repr(name)}, wanted one of {', '.join(known)}.{did_you_mean(name, known)}")
     return made[name]
 
 

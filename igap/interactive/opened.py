@@ -37,12 +37,13 @@ _LARGEST_TABLE = 2**30
 """Bytes of a table that is read."""
 
 
+@checks_arguments
 @dataclass(frozen=True, eq=False)
 class Run:
     """A finished run, as `run` gives it and `open_run` opens it.
 
     Example:
-        >>> finished = run("sites=heads", "plots=none", folder=tmp_path / "first")
+        >>> finished = open_run("runs/first")
         >>> finished.summary["heads/outliers"], finished.config.baseline.kind, sorted(finished.tables)[:2]
         ('0.3 0.5 0.2 0.6', 'corrupted', ['curves', 'curves_components'])
     """
@@ -50,7 +51,7 @@ class Run:
     folder: Path
     config: RunConfig
     """The settings, as checked."""
-    summary: Mapping[str, float | int | str | None]
+    summary: Mapping[str, int | float | str | None]
     """The values of summary.json by name; an undefined one is None, with its reason under NAME/reason."""
     maps: Mapping[Site, Mapping[str, AttributionMap]]
     """By site, then method: `maps["heads"]["ap"]`. Of several pairs the mean, with the map of each in its `pairs`."""
@@ -70,6 +71,7 @@ class Run:
         """The analyses and figures that failed, with their reasons; empty for a run that has all it should."""
         return failures_of(self.summary)
 
+    @checks_arguments
     def plot(self, name: str = "heads_scatter") -> Axes:
         """Return the axes of a figure by its name in `plots/`, drawn anew; a notebook shows it as a picture.
 
@@ -98,7 +100,7 @@ class Run:
             f"{config.model.short_name}, {config.direction}, {config.baseline.kind} baseline{pairs}",
             f"gap {one.gap:+.3f} logits, {', '.join(agree)}",
             *failed,
-            printable(self.folder),
+            _shown(self.folder),
         ]
 
 
@@ -117,13 +119,11 @@ def open_run(folder: str | Path) -> Run:
             the run has left it.
 
     Example:
-        >>> finished = run("sites=heads", "plots=none", folder=tmp_path / "second")
-        >>> again = open_run(finished.folder)
-        >>> again.maps["heads"]["ap"].score.equal(finished.maps["heads"]["ap"].score)
-        True
+        >>> finished = open_run("runs/first")
+        >>> finished.maps["heads"]["ap"].score.allclose(ap.score), finished.comparisons["heads"].outliers("heads")
+        (True, ['0.3', '0.5', '0.2', '0.6'])
     """
-    folder = Path(os.path.expanduser(folder))
-    place = printable(folder)
+    place, folder = printable(folder), _absolute(folder)
     _check_folder(folder, place)
     found, problem = read_run(folder)
     if problem is not None or found is None:
@@ -140,9 +140,20 @@ def open_run(folder: str | Path) -> Run:
     return Run(folder, config, found.summary, maps)
 
 
+def _absolute(folder: str | Path) -> Path:
+    """The folder wherever the working folder goes: tables are read later."""
+    return Path(os.path.abspath(os.path.expanduser(folder)))
+
+
+def _shown(folder: Path) -> str:
+    """The folder as it is called from the working folder, where it lies in that."""
+    below = folder.is_relative_to(os.getcwd())
+    return printable(os.path.relpath(folder) if below else folder)
+
+
 def _check_folder(folder: Path, place: str) -> None:
     """Raises InputError on a folder that is none, or holds no finished run of its own."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"folder: got {place}, which is no folder, wanted a run's. igap status FOLDER lists runs.")
     if os.path.lexists(folder / "summary.json"):
         return
@@ -246,16 +257,15 @@ def _table(path: Path) -> pd.DataFrame:
         raise InputError(f"folder: {printable(path)} cannot be read ({one_line(error)}). Run it again.") from error
 
 
+@checks_arguments
 @dataclass(frozen=True, eq=False)
 class Sweep(Sequence[Run]):
     """The finished runs of a sweep, as `open_sweep` gives them; one is opened when it is asked for.
 
     Example:
-        >>> for kind in ("corrupted", "zero"):
-        ...     finished = run(f"baseline={kind}", "sites=heads", "plots=none", folder=tmp_path / "sweep" / kind)
-        >>> sweep = open_sweep(tmp_path / "sweep")
-        >>> sweep.labels, sweep["zero"].config.baseline.kind, sweep.to_frame()["heads/pearson"].round(3).tolist()
-        (('corrupted', 'zero'), 'zero', [0.957, 0.829])
+        >>> sweep = open_sweep("runs")
+        >>> sweep.labels, sweep["first"].config.baseline.kind, sweep.to_frame()["heads/pearson"].round(3).tolist()
+        (('first',), 'corrupted', [0.957])
     """
 
     folder: Path
@@ -273,6 +283,7 @@ class Sweep(Sequence[Run]):
         """The runs' folders, without what all of them share: what a run is asked for by."""
         return tuple(self._table.labels)
 
+    @checks_arguments
     def to_frame(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
         """Return one row a run, by its label: the settings that differ, then numbers of its summary.
 
@@ -298,12 +309,12 @@ class Sweep(Sequence[Run]):
 
     def __repr__(self) -> str:
         left_out = f", {len(self.problems)} problems" if self.problems else ""
-        return f"Sweep({len(self)} finished runs{left_out}; differing: {self._differing()}; {printable(self.folder)})"
+        return f"Sweep({len(self)} finished runs{left_out}; differing: {self._differing()}; {_shown(self.folder)})"
 
     def _repr_html_(self) -> str:
         lines = [f"differing: {self._differing()}", *self._table.notes(), *self.problems]
-        heading = f"{len(self)} finished runs in {printable(self.folder)}"
-        return markup.block(heading, lines, self.to_frame().to_html(notebook=True, escape=True))
+        heading = f"{len(self)} finished runs in {_shown(self.folder)}"
+        return markup.block(heading, lines, markup.table(self.to_frame()))
 
     def _differing(self) -> str:
         return ", ".join(self._table.settings) or "nothing"
@@ -324,11 +335,10 @@ def open_sweep(folder: str | Path) -> Sweep:
         InputError: There is no such folder, or no finished run in it that can be read.
 
     Example:
-        >>> finished = run("sites=heads", "plots=none", folder=tmp_path / "several" / "first")
-        >>> len(open_sweep(tmp_path / "several"))
+        >>> len(open_sweep("runs"))
         1
     """
-    folder = Path(os.path.expanduser(folder))
+    folder = _absolute(folder)
     runs, problems = find_runs([folder])
     if not runs:
         raise InputError(f"folder: got {printable(folder)}, without a run that can be read ({problems[0]})")

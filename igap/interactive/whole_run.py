@@ -14,6 +14,7 @@ from igap.arguments import checks_arguments
 from igap.cli.run import execute
 from igap.cli.texts import quote, quote_override
 from igap.console import show_stage
+from igap.errors import InputError, short_repr
 from igap.interactive.opened import Run, open_run
 from igap.pipeline import Stage
 
@@ -41,10 +42,13 @@ def run(*overrides: str, folder: str | Path | None = None) -> Run:
         InputError: What the command line would refuse, with the same line.
 
     Example:
-        >>> finished = run("baseline=zero", "sites=heads", "plots=none", folder=tmp_path / "zero")
+        >>> finished = run("baseline=zero", "sites=heads", "plots=none", "tracking=disabled", folder="zero")
         >>> finished.config.baseline.kind, round(finished.comparisons["heads"].pearson, 3)
         ('zero', 0.829)
     """
+    for override in overrides:
+        if not isinstance(override, str) or not ("=" in override or override.startswith("~")):
+            raise InputError(f"overrides: got {short_repr(override)}, wanted KEY=VALUE. Try baseline=zero.")
     given = [quote_override(override) for override in overrides]
     if folder is not None:
         place = os.path.abspath(os.path.expanduser(folder))

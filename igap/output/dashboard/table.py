@@ -220,4 +220,6 @@ def _number(value: object) -> TypeGuard[int | float]:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    return did_you_mean(name, known, most=3) or f" There are {', '.join(known)}."
+    return (
+        did_you_mean(name, known, most=3) or f" There are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}."
+    )
