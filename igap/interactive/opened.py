@@ -178,17 +178,25 @@ def _check_digests(folder: Path) -> None:
     if not os.path.lexists(folder / record.FILE):
         return
     for path in (*folder.glob("*.csv"), folder / TENSORS):
-        check_file(path)  # before its bytes are read: a pipe would never end
+        _check_file(path)  # before its bytes are read: a pipe would never end
     written, present = record.read(folder).digests, record.digests_of(folder)
     changed = sorted(name for name in written.keys() | present.keys() if written.get(name) != present.get(name))
     if changed:
         raise ValueError(f"{printable(', '.join(changed))} changed since the run")
 
 
+def _check_file(path: Path) -> None:
+    """Raises ValueError with name and reason on what is no file."""
+    try:
+        check_file(path)
+    except ValueError as error:
+        raise ValueError(f"{printable(path.name)}: {error}") from None
+
+
 def _maps(folder: Path, config: RunConfig, summary: Mapping[str, Any], site: Site) -> dict[str, AttributionMap]:
     """The maps of a site by method. Raises ValueError and others where the file does not hold them."""
     path = folder / TENSORS
-    check_file(path)
+    _check_file(path)
     with safe_open(path, framework="pt") as file:
         names, tensor = set(file.keys()), cast("Callable[[str], Tensor]", file.get_tensor)
         methods = [method for method in METHODS if f"effect.{method}.{site}" in names]

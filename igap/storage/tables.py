@@ -42,7 +42,7 @@ def read_csv(path: Path, dtype: Mapping[str, type] | None = None, *, exact: bool
     import pandas as pd
 
     if exact:
-        options: dict[str, Any] = {"float_precision": "round_trip", "keep_default_na": False, "na_values": [""]}
+        options: dict[str, Any] = {"engine": "python", "keep_default_na": False, "na_values": [""]}
         return _map_texts(pd.read_csv(path, dtype=dtype, **options), unescape_formula)
     return _map_texts(pd.read_csv(path, dtype=dtype), unescape_formula)
 
