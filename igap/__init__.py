@@ -23,10 +23,9 @@ and with this finished run in the folder `runs/first`:
 F is logit[answer] - logit[distractor] after the last token, the gap F(clean) - F(corrupted), and a score effect / gap.
 """
 
-import ast
 import importlib
+import sys
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igap.binding import bind
@@ -60,11 +59,10 @@ if TYPE_CHECKING:  # every public name, and the module that it lives in
 
 
 def _homes() -> dict[str, str]:
-    """The module of each public name, read from the imports above: there is no second list."""
-    imports = [
-        node for node in ast.walk(ast.parse(Path(__file__).read_text("utf-8"))) if isinstance(node, ast.ImportFrom)
-    ]
-    return {alias.asname: str(node.module) for node in imports for alias in node.names if alias.asname}
+    """The module of each public name, read from the lines above: there is no second list."""
+    with open(__file__, encoding="utf-8") as file:
+        imports = [line.split() for line in file if line.startswith("    from igap.")]
+    return {words[-1]: words[1] for words in imports}
 
 
 _HOMES = _homes()
@@ -76,9 +74,11 @@ def __getattr__(name: str) -> Any:
     # Importing the package costs nothing, so that `igap --help` answers at once; torch comes with the first name used.
     if name not in _HOMES:
         raise AttributeError(f"module 'igap' has no attribute {name!r}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, in a notebook without ipywidgets
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if _HOMES[name] not in sys.modules:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in notebooks without ipywidgets
+            importlib.import_module(_HOMES[name])
+    return getattr(sys.modules[_HOMES[name]], name)
 
 
 def __dir__() -> list[str]:

@@ -5,7 +5,7 @@ left of its files, so that what is opened is what was measured.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -267,7 +267,7 @@ def _table(path: Path) -> pd.DataFrame:
 
 @checks_arguments
 @dataclass(frozen=True, eq=False)
-class Sweep(Sequence[Run]):
+class Sweep:
     """The finished runs of a sweep, as `open_sweep` gives them; one is opened when it is asked for.
 
     Example:
@@ -303,7 +303,10 @@ class Sweep(Sequence[Run]):
     def __len__(self) -> int:
         return len(self.finished)
 
-    def __getitem__(self, which: Any) -> Any:
+    def __iter__(self) -> Iterator[Run]:
+        return (open_run(each.folder) for each in self.finished)
+
+    def __getitem__(self, which: int | str) -> Run:
         if isinstance(which, str):
             if which not in self.labels:
                 raise InputError(
@@ -311,8 +314,6 @@ class Sweep(Sequence[Run]):
                     ".labels lists them."
                 )
             which = self.labels.index(which)
-        if isinstance(which, slice):
-            return [open_run(each.folder) for each in self.finished[which]]
         return open_run(self.finished[which].folder)
 
     def __repr__(self) -> str:

@@ -185,7 +185,7 @@ def test_a_sweep_is_a_table_and_opens_a_run_when_it_is_asked_for(written, many_w
     assert frame.loc["one", "gap"] == open_run(written).summary["gap"]
     assert frame.loc["two", "prompts.min_gap"] == 0.2, "a setting has its own type"
     assert sweep["two"].maps["heads"]["ap"].pairs
-    assert [run.folder.name for run in sweep] == ["one", "two"] == [run.folder.name for run in sweep[0:2]]
+    assert [run.folder.name for run in sweep] == ["one", "two"] == [sweep[i].folder.name for i in range(2)]
     assert "2 finished runs" in repr(sweep)
     assert "<table" in sweep._repr_html_()
     (tmp_path / "sweep" / "one" / TENSORS).unlink()
