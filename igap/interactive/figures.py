@@ -17,7 +17,7 @@ from igap.errors import InputError, did_you_mean, printable, short_repr
 from igap.output import record
 from igap.output.figures import figures, has_figures, site_figures
 from igap.statistics.comparison import Comparison, comparable_values
-from igap.statistics.units import LABELS, Unit, unit_of, values_in
+from igap.statistics.units import LABELS, unit_of, values_in
 
 _DPI = 100
 """Of a picture in a notebook, which is stored in it; a run's own have more."""
@@ -45,7 +45,7 @@ def _map(found: AttributionMap) -> Figure:
         values_in(unit, found),
         site=found.site,
         method=found.method.upper(),
-        unit=_label(found, unit),
+        unit=("mean " if found.pairs else "") + LABELS[unit],
         title=_title(found),
     )
 
@@ -55,14 +55,10 @@ def _comparison(comparison: Comparison, name: str) -> Figure:
     title = _title(first) if first.gap == second.gap else first.site
     if name == "jaccard":
         return plots.jaccard_curve({first.site: comparison}, title=title)
-    unit, *values = comparable_values(first, second)
+    _, *values = comparable_values(first, second)
     methods = tuple(method.upper() for method in comparison.methods)
-    draws = site_figures(first.site, comparison, *values, unit=_label(first, unit), title=title, methods=methods)
+    draws = site_figures(first.site, comparison, *values, unit=comparison.label, title=title, methods=methods)
     return draws[name]()
-
-
-def _label(found: AttributionMap, unit: Unit) -> str:
-    return ("mean " if found.pairs else "") + LABELS[unit]
 
 
 def _title(found: AttributionMap) -> str:

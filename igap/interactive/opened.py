@@ -147,8 +147,7 @@ def _absolute(folder: str | Path) -> Path:
 
 def _shown(folder: Path) -> str:
     """The folder as it is called from the working folder, where it lies in that."""
-    below = folder.is_relative_to(os.getcwd())
-    return printable(os.path.relpath(folder) if below else folder)
+    return printable(os.path.relpath(folder) if folder.is_relative_to(os.getcwd()) else folder)
 
 
 def _check_folder(folder: Path, place: str) -> None:
@@ -230,11 +229,10 @@ def _map(
             AttributionMap(method, site, effect, gap, least, **known)
             for effect, (gap, least) in zip(effects, pairs, strict=True)
         )
-    steps = summary.get(f"{site}/ig_n_steps")
     if f"delta.{method}.{site}" in names:
         known["delta"] = tensor(f"delta.{method}.{site}")
         known["layer_effect"] = tensor(f"layer_effect.{method}.{site}")
-        known["n_steps"] = torch.tensor([int(n) for n in str(steps).split()])
+        known["n_steps"] = torch.tensor([int(n) for n in str(summary[f"{site}/ig_n_steps"]).split()])
     effect = tensor(f"effect.{method}.{site}")
     found = AttributionMap(method, site, effect, float(summary["gap"]), pairs[0][1], pairs=each, **known)
     saved = tensor(f"{method}.{site}")
@@ -309,10 +307,8 @@ class Sweep:
     def __getitem__(self, which: int | str) -> Run:
         if isinstance(which, str):
             if which not in self.labels:
-                raise InputError(
-                    f"run: got {which!r}, which the sweep does not have.{did_you_mean(which, self.labels, most=3)} "
-                    ".labels lists them."
-                )
+                near = did_you_mean(which, self.labels, most=3)
+                raise InputError(f"run: got {which!r}, which the sweep does not have.{near} .labels lists them.")
             which = self.labels.index(which)
         return open_run(self.finished[which].folder)
 
@@ -322,8 +318,7 @@ class Sweep:
 
     def _repr_html_(self) -> str:
         lines = [f"differing: {self._differing()}", *self._table.notes(), *self.problems]
-        heading = f"{len(self)} finished runs in {_shown(self.folder)}"
-        return markup.block(heading, lines, markup.table(self.to_frame()))
+        return markup.block(f"{len(self)} runs in {_shown(self.folder)}", lines, markup.table(self.to_frame()))
 
     def _differing(self) -> str:
         return ", ".join(self._table.settings) or "nothing"

@@ -138,6 +138,15 @@ class Comparison:
         first, second = ("ig", "ap") if self.maps is None else (each.method for each in self.maps)
         return (first, second) if first != second else (f"{first}_1", f"{second}_2")
 
+    @property
+    def label(self) -> str:
+        """What an axis says of the numbers compared: scores or effects, between bars where these are magnitudes."""
+        of_pairs, signed = False, True
+        if self.maps is not None:
+            of_pairs, signed = bool(self.maps[0].pairs), all(each.signed for each in self.maps)
+        text = ("mean " if of_pairs else "") + LABELS[self.unit]
+        return text if signed else f"|{text}|"
+
     def to_frame(self) -> pd.DataFrame:
         """Return one row a component, by (layer, head) or (layer, neuron), with the columns of a run's `heads.csv`.
 
@@ -171,7 +180,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         site: Site = "heads" if self.maps is None else self.maps[0].site
         first, second = self.methods
-        unit = f"{second} - {first}, {LABELS[self.unit]}"
+        unit = f"{second} - {first}, {self.label}"
         heading, *lines = self._facts()
         return markup.block(heading, lines, markup.heatmap(self.difference, site, unit=unit, marked=self.outlier_abs))
 
@@ -190,7 +199,7 @@ class Comparison:
         named = [] if self.maps is None else self.outliers(self.maps[0].site)
         names = f": {', '.join(named[:8])}{', ...' if n > 8 else ''}" if named else ""
         return [
-            f"{first} against {second}, {site} {shape}, as {LABELS[self.unit]}",
+            f"{first} against {second}, {site} {shape}, as {self.label}",
             ", ".join(agreement),
             f"{n} outliers, |{second} - {first}| above 1.96 SD{names}",
         ]

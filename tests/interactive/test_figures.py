@@ -49,6 +49,7 @@ def test_axes_carry_the_names_of_the_methods_that_were_compared(result):
     axes = compare(maps["atp"], maps["ap"]).plot()
     assert axes.get_xlabel().startswith("ATP, ")
     assert axes.get_ylabel().startswith("AP, ")
+    assert compare(maps["atp_star"], maps["ap"]).plot().get_ylabel() == "AP, |score (effect / gap)|"
     assert compare(maps["ap"], maps["ap"]).plot("mean_difference").get_ylabel().startswith("AP_2 - AP_1, ")
 
 
