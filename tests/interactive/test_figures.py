@@ -42,6 +42,8 @@ def test_a_map_draws_its_panel_of_the_runs_heatmap(result):
         shown = np.abs(axes.images[0].get_array())
         assert shown.max() == pytest.approx(float(found.score.abs().max()))
         assert shown.shape == (3, 4 if site == "heads" else 25)
+        if site == "heads":
+            np.testing.assert_allclose(axes.images[0].get_array(), found.score)
 
 
 def test_axes_carry_the_names_of_the_methods_that_were_compared(result):
