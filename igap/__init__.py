@@ -14,73 +14,72 @@ Every example in a docstring goes on from here, with this `model` and this `pair
     >>> compare(ig, ap).outliers("heads")
     ['0.3', '0.5', '0.2', '0.6']
 
+and with this finished run in the folder `runs/first`:
+
+    >>> from igap import run
+    >>> run("sites=heads", "plots=none", "tracking=disabled", folder="runs/first").summary["heads/n_outliers"]
+    4
+
 F is logit[answer] - logit[distractor] after the last token, the gap F(clean) - F(corrupted), and a score effect / gap.
 """
 
 import importlib
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from igap.analyses.ablation.ablate import Ablations, ablate
-    from igap.analyses.output_curves import OutputCurves, output_curve
-    from igap.attribution.activation_patching import activation_patching
-    from igap.attribution.atp_star import atp_star
-    from igap.attribution.attribution_patching import attribution_patching
-    from igap.attribution.integrated_gradients import integrated_gradients
-    from igap.attribution.maps import AttributionMap
-    from igap.counterfactual.search import SearchResult, search
-    from igap.engine.baselines import Baseline
-    from igap.errors import InputError
-    from igap.inputs.labelled_prompts import Prompt
-    from igap.inputs.prompts import PromptPair
-    from igap.models.load import load_model
-    from igap.statistics.comparison import Comparison, compare
+from igap.binding import bind
 
-_HOMES = {
-    "Ablations": "igap.analyses.ablation.ablate",
-    "Prompt": "igap.inputs.labelled_prompts",
-    "ablate": "igap.analyses.ablation.ablate",
-    "AttributionMap": "igap.attribution",
-    "InputError": "igap.errors",
-    "Baseline": "igap.engine.baselines",
-    "Comparison": "igap.statistics.comparison",
-    "OutputCurves": "igap.analyses.output_curves",
-    "PromptPair": "igap.inputs.prompts",
-    "SearchResult": "igap.counterfactual.search",
-    "activation_patching": "igap.attribution",
-    "atp_star": "igap.attribution",
-    "attribution_patching": "igap.attribution",
-    "compare": "igap.statistics.comparison",
-    "integrated_gradients": "igap.attribution",
-    "load_model": "igap.models.load",
-    "output_curve": "igap.analyses.output_curves",
-    "search": "igap.counterfactual.search",
-}
+if TYPE_CHECKING:  # every public name, and the module that it lives in
+    from igap.analyses.ablation.ablate import Ablations as Ablations
+    from igap.analyses.ablation.ablate import ablate as ablate
+    from igap.analyses.output_curves import OutputCurves as OutputCurves
+    from igap.analyses.output_curves import output_curve as output_curve
+    from igap.attribution.activation_patching import activation_patching as activation_patching
+    from igap.attribution.atp_star import atp_star as atp_star
+    from igap.attribution.attribution_patching import attribution_patching as attribution_patching
+    from igap.attribution.integrated_gradients import integrated_gradients as integrated_gradients
+    from igap.attribution.maps import AttributionMap as AttributionMap
+    from igap.counterfactual.config import Constraints as Constraints
+    from igap.counterfactual.config import SpaceConfig as SpaceConfig
+    from igap.counterfactual.search import SearchResult as SearchResult
+    from igap.counterfactual.search import search as search
+    from igap.engine.baselines import Baseline as Baseline
+    from igap.errors import InputError as InputError
+    from igap.inputs.labelled_prompts import Prompt as Prompt
+    from igap.inputs.prompts import PromptPair as PromptPair
+    from igap.interactive.opened import Run as Run
+    from igap.interactive.opened import Sweep as Sweep
+    from igap.interactive.opened import open_run as open_run
+    from igap.interactive.opened import open_sweep as open_sweep
+    from igap.interactive.whole_run import run as run
+    from igap.models.load import load_model as load_model
+    from igap.statistics.comparison import Comparison as Comparison
+    from igap.statistics.comparison import compare as compare
 
-__all__ = [
-    "Ablations",
-    "AttributionMap",
-    "Baseline",
-    "Comparison",
-    "InputError",
-    "OutputCurves",
-    "Prompt",
-    "PromptPair",
-    "SearchResult",
-    "ablate",
-    "activation_patching",
-    "atp_star",
-    "attribution_patching",
-    "compare",
-    "integrated_gradients",
-    "load_model",
-    "output_curve",
-    "search",
-]
+
+def _homes() -> dict[str, str]:
+    """The module of each public name, read from the lines above: there is no second list."""
+    with open(__file__, encoding="utf-8") as file:
+        imports = [line.split() for line in file if line.startswith("    from igap.")]
+    return {words[-1]: words[1] for words in imports}
+
+
+_HOMES = _homes()
+__all__ = sorted(_HOMES)
+bind(lambda: importlib.import_module("igap.interactive.figures").draw)
 
 
 def __getattr__(name: str) -> Any:
     # Importing the package costs nothing, so that `igap --help` answers at once; torch comes with the first name used.
     if name not in _HOMES:
         raise AttributeError(f"module 'igap' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    if _HOMES[name] not in sys.modules:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in notebooks without ipywidgets
+            importlib.import_module(_HOMES[name])
+    return getattr(sys.modules[_HOMES[name]], name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

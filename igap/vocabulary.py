@@ -18,7 +18,8 @@ BaselineKind = Literal["corrupted", "zero", "zero_input", "mean", "prompt"]
 """What IG moves a site's activation to.
 
 `corrupted`: its value on the corrupted prompt, as in activation patching. `zero`: 0. `zero_input`: its value when its
-layer's input is 0: 0 for heads, act(b_in) for neurons. `mean`: its mean over generated reference prompts. `prompt`: its value on another prompt.
+layer's input is 0: 0 for heads, act(b_in) for neurons. `mean`: its mean over generated reference prompts.
+`prompt`: its value on another prompt.
 """
 
 Direction = Literal["noising", "denoising"]

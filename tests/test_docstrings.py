@@ -30,9 +30,17 @@ def run(docstring, name, globs):
 
 
 @pytest.fixture(scope="module")
-def package():
-    """What the package's own example leaves: the public names it imports, `model` and `pair`."""
-    names = run(igap.__doc__, "igap", {})
+def place(tmp_path_factory):
+    """The working folder of every example."""
+    return tmp_path_factory.mktemp("examples")
+
+
+@pytest.fixture(scope="module")
+def package(place):
+    """What the package's own example leaves: the public names it imports, `model` and `pair`, and a run on disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        names = run(igap.__doc__, "igap", {})
     return {**{name: getattr(igap, name) for name in igap.__all__}, **names}
 
 
@@ -50,7 +58,8 @@ def documented_fields(kind):
 
 
 @pytest.mark.parametrize("name", igap.__all__)
-def test_the_example_of_a_public_name_runs(name, package):
+def test_the_example_of_a_public_name_runs(name, package, place, monkeypatch):
+    monkeypatch.chdir(place)
     run(inspect.getdoc(getattr(igap, name)), name, dict(package))
 
 

@@ -10,9 +10,9 @@ import igap
 
 PACKAGE = Path(igap.__file__).parent
 FLOORS = (
-    "errors failures missing vocabulary", "arguments components", "config storage", "models", "inputs", "engine",
-    "attribution", "statistics", "plots", "analyses", "pipeline", "replication", "console", "output", "sweep",
-    "counterfactual", "cli",
+    "binding errors failures missing vocabulary", "arguments components", "markup", "config storage", "models",
+    "inputs", "engine", "attribution", "statistics", "plots", "analyses", "pipeline", "replication", "console",
+    "output", "sweep", "counterfactual", "cli", "interactive",
 )  # fmt: skip
 PROGRAMS = {"igap.models.ioi_mini.train", "igap.models.ioi_mini.evaluate"}
 """Started by hand; nothing imports them."""

@@ -34,7 +34,16 @@ def cached_maps(
     return {
         name: mean(
             [
-                AttributionMap(name.rpartition(".")[2], site, effect, gap, min_gap=least, signed=signed)
+                AttributionMap(
+                    name.rpartition(".")[2],
+                    site,
+                    effect,
+                    gap,
+                    min_gap=least,
+                    signed=signed,
+                    baseline="corrupted",
+                    direction=direction,
+                )
                 for effect, gap, least in zip(
                     tensors[f"effect/{name}"], tensors[f"gap/{name}"].tolist(), least_gaps, strict=True
                 )

@@ -1,18 +1,23 @@
 """The result of every attribution method: one number a component, with its unit and its completeness delta."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from igap import markup
 from igap.arguments import Finite, NotNegative, checks_arguments
-from igap.components import Site
+from igap.binding import Axes, draw
+from igap.components import Site, component_name, component_names
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast, OpenPairs
+from igap.errors import InputError
 from igap.vocabulary import BaselineKind, Direction
 
 Kind = Literal["effect", "score"]
@@ -61,6 +66,10 @@ class AttributionMap:
     """Whether effect and score have a sign; if not they are magnitudes."""
     pairs: tuple["AttributionMap", ...] = ()
     """The maps of the pairs that this one is the mean of; empty for one pair."""
+    baseline: BaselineKind | None = None
+    """What activations move to; None where the map was not made by a method."""
+    direction: Direction | None = None
+    """Whether corrupted activations go into the clean run (noising) or clean ones into the corrupted run."""
 
     @property
     def score(self) -> Float[Tensor, "layer component"]:
@@ -75,15 +84,80 @@ class AttributionMap:
             return torch.full_like(self.effect, float("nan"))
         return self.effect / (self.gap if self.signed else abs(self.gap))
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether every component has a score; else the gap is too small, and effects are shown in their place."""
+        return bool(self.score.isfinite().all())
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a component, by (layer, head) or (layer, neuron), with the columns of a run's `heads.csv`.
+
+        `name`; under the method's name the score, no unit, NaN where there is none; `effect_METHOD`, in logits.
+        """
+        return frame_of({self.method: self})
+
+    def plot(self) -> Axes:
+        """Return the axes of the heatmap that a run draws, of this map alone; a notebook shows it as a picture."""
+        return draw("map", self)
+
+    def __repr__(self) -> str:
+        return f"AttributionMap({self._facts()}; largest {self._largest()})"
+
+    def _repr_html_(self) -> str:
+        shown = self.score if self.has_scores else self.effect
+        unit = "score (effect / gap)" if self.has_scores else "effect (logits)"
+        cells = markup.heatmap(np.asarray(shown.detach().double().cpu().numpy()), self.site, unit=unit)
+        return markup.block(self._facts(), [f"largest {self._largest()}"], cells)
+
+    def _facts(self) -> str:
+        """What the map is of, in one line."""
+        moved = "" if self.direction is None else f", {self.direction}"
+        towards = "" if self.baseline is None else f" with the {self.baseline} baseline"
+        over = f"mean of {len(self.pairs)} pairs, mean gap" if self.pairs else "gap"
+        return f"{self.method} of {self.site} {list(self.effect.shape)}{moved}{towards}, {over} {self.gap:+.3f} logits"
+
+    def _largest(self, n: int = 3) -> str:
+        """The components with the largest |effect|, and their scores or effects."""
+        shown = self.score if self.has_scores else self.effect
+        width, flat = self.effect.shape[1], shown.flatten().tolist()
+        order = torch.argsort(self.effect.abs().flatten(), descending=True, stable=True)[:n].tolist()
+        named = [f"{component_name(self.site, i // width, i % width)} {flat[i]:+.3f}" for i in order]
+        return f"{'scores' if self.has_scores else 'effects, in logits'}: {', '.join(named)}"
+
     @checks_arguments
     def incomplete_layers(self, tolerance: NotNegative = 0.01) -> list[int]:
-        """Layers whose |delta| is above `tolerance` times |layer_effect| and above rounding; empty without a delta."""
+        """Layers whose |delta| is above `tolerance` times |layer_effect| and above rounding; empty without a delta.
+
+        Raises InputError for a map that was opened from disk, where no rounding is kept.
+        """
+        known = self.rounding is not None if not self.pairs else all(each.delta is not None for each in self.pairs)
+        if self.delta is not None and not known:
+            raise InputError(
+                "incomplete_layers: got a map of a finished run, whose files do not hold F's rounding, wanted one just "
+                "computed. The run's own check is under warnings in its summary."
+            )
         if self.pairs:
             return sorted({layer for of_pair in self.pairs for layer in of_pair.incomplete_layers(tolerance)})
         if self.delta is None or self.layer_effect is None or self.rounding is None:
             return []
         bound = completeness_bound(self.layer_effect, self.rounding, tolerance)
         return [int(layer) for layer in (self.delta.abs() > bound).nonzero().flatten()]
+
+
+def frame_of(maps: Mapping[str, AttributionMap]) -> pd.DataFrame:
+    """Return maps of one site side by side: `name`, the scores under the maps' names, their effects in logits.
+
+    The index has the levels `layer` and `head`, or `layer` and `neuron`.
+    """
+    one = next(iter(maps.values()))
+    n_layers, width = one.effect.shape
+    index = pd.MultiIndex.from_product(
+        [range(n_layers), range(width)], names=["layer", "head" if one.site == "heads" else "neuron"]
+    )
+    columns = {name: each.score for name, each in maps.items()}
+    columns |= {f"effect_{name}": each.effect for name, each in maps.items()}
+    numbers = {name: values.detach().double().cpu().numpy().ravel() for name, values in columns.items()}
+    return pd.DataFrame({"name": component_names(one.site, n_layers, width), **numbers}, index=index)
 
 
 def scores_exist(gap: float, min_gap: float) -> bool:
@@ -122,6 +196,7 @@ def attribute_pairs(
 ) -> AttributionMap:
     """The method's map of one pair, or the mean over several pairs, with the map of each in `pairs`."""
     n_pairs = len(opened.pairs)
+    kind = baseline.kind if isinstance(baseline, Baseline) else baseline
     maps: dict[int, AttributionMap] = {}
     for indices, contrast in opened.contrasts(baseline, direction):
         in_all = contrast.n_layers * contrast.n_components(site)
@@ -130,7 +205,8 @@ def attribute_pairs(
             if on_progress:
                 on_progress(before * each + at_once * done, n_pairs * each)
 
-        maps.update(zip(indices, method(contrast, advance), strict=True))
+        made = [replace(each, baseline=kind, direction=direction) for each in method(contrast, advance)]
+        maps.update(zip(indices, made, strict=True))
         advance(in_all)
     return mean([maps[index] for index in range(n_pairs)])
 
@@ -182,4 +258,6 @@ def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
         signed=first.signed,
         converged=converged,
         pairs=tuple(maps),
+        baseline=first.baseline,
+        direction=first.direction,
     )

@@ -30,14 +30,19 @@ launcher_schemas: "dict[str, DictConfig]" = {}
 
 @contextmanager
 def open_hydra() -> "Iterator[Hydra]":
-    """Hydra on igap's own conf/, while the block runs."""
+    """Hydra on igap's own conf/, while the block runs; one that the process has opened itself is there again after."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    with initialize_config_dir(str(settings.CONF), version_base="1.3", job_name="igap"):
-        instance = GlobalHydra.instance().hydra
-        assert instance is not None
-        yield instance
+    theirs = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(settings.CONF), version_base="1.3", job_name="igap"):
+            instance = GlobalHydra.instance().hydra
+            assert instance is not None
+            yield instance
+    finally:
+        GlobalHydra.instance().hydra = theirs
 
 
 def compose_one(overrides: Sequence[str], config_name: str | None = None, config_dir: str | None = None) -> Composed:

@@ -1,10 +1,10 @@
-"""`igap run` of one job: composed, checked, then through Hydra: computed, written, logged and shown."""
+"""One job: composed, checked, then through Hydra: computed, written, logged to W&B. `igap run` shows it as well."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from igap.cli.compose import compose_multirun, compose_one, open_hydra, parse_config, search_path
 from igap.errors import InputError, one_line
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
     from igap.cli.multirun import MultirunRequest
     from igap.config import RunConfig
+    from igap.pipeline import Result, Stage
 
 log = logging.getLogger("igap")
+Done = TypeVar("Done")
 
 
 def run_job(request: "MultirunRequest") -> int:
@@ -30,6 +32,48 @@ def run_job(request: "MultirunRequest") -> int:
     Raises:
         InputError: on all that can be refused before the model loads.
     """
+    return _through_hydra(request, _do)
+
+
+def execute(overrides: Sequence[str], stage: "Stage") -> Path:
+    """One run from Python: nothing is shown, and logging and working folder stay as they are.
+
+    Args:
+        overrides: as Hydra takes them, their texts quoted.
+        stage: shows the progress of a stage of work by its name.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        InputError: as the command line has it; an analysis or figure that fails does not raise.
+    """
+    from igap.cli.multirun import MultirunRequest
+    from igap.output import disk
+    from igap.output.tracking import wandb_run
+
+    def do(composed: "DictConfig") -> Path | Exception:
+        try:
+            folder = _output_folder()
+            with _log_file(folder):
+                result = _compute(composed, folder, stage)
+                disk.write(result, folder)
+                for line in wandb_run.log_or_warn(folder, result.config.tracking):
+                    log.info("%s", line)
+        except Exception as error:  # Hydra would write a line of its own before it raises it
+            return error
+        return folder
+
+    done = _through_hydra(MultirunRequest(tuple(overrides), single=True), do, configure_logging=False)
+    if isinstance(done, Exception):
+        raise done
+    return done
+
+
+def _through_hydra(
+    request: "MultirunRequest", task: "Callable[[DictConfig], Done]", *, configure_logging: bool = True
+) -> Done:
+    """What a task makes of the composed config, in the folder that Hydra has made. Raises InputError before."""
     job = compose_one(request.overrides, request.config_name, request.config_dir)
     hydras = [text for text in request.overrides if text.lstrip("+~").startswith("hydra")]
     if hydras:
@@ -38,8 +82,8 @@ def run_job(request: "MultirunRequest") -> int:
     # Hydra's own main would read sys.argv, print what goes wrong and exit; this is the part of it that runs a job.
     with _hydra_refusals(), open_hydra() as hydra:
         overrides = [*search_path(request.config_dir), *request.overrides, "hydra.mode=RUN"]
-        code: int = hydra.run(request.config_name or "config", _do, overrides).return_value
-    return code
+        done: Done = hydra.run(request.config_name or "config", task, overrides, configure_logging).return_value
+    return done
 
 
 def show_config(
@@ -112,12 +156,41 @@ def _check(config: "RunConfig", overrides: Sequence[str]) -> None:
     atomic.check_writable(Path(config.output))
 
 
+def _output_folder() -> Path:
+    """The folder that Hydra has made for the run in progress."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def _compute(composed: "DictConfig", folder: Path, stage: "Stage") -> "Result":
+    """The result of one run. Raises InputError where the model or the folder refuses it."""
+    from igap.output import disk
+    from igap.sweep.worker import compute
+
+    config = parse_config(composed)
+    disk.prepare(folder)
+    return compute(config, stage)
+
+
+@contextmanager
+def _log_file(folder: Path) -> Iterator[None]:
+    """Igap's messages also go to igap.log in the folder while the block runs, as Hydra has it of a command."""
+    handler = logging.FileHandler(folder / "igap.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
 def _do(composed: "DictConfig") -> int:
     """Computes, writes, logs and shows one run, and gives the exit code. Never raises but on interruption.
 
     What was computed is shown, also where it cannot be written.
     """
-    from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
 
     from igap.console import show_stage, terminal_console
@@ -125,14 +198,11 @@ def _do(composed: "DictConfig") -> int:
     from igap.output import disk, terminal
     from igap.output.tracking import wandb_run
     from igap.storage.finished import failures_of
-    from igap.sweep.worker import compute
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = _output_folder()
     try:
-        config = parse_config(composed)
-        disk.prepare(folder)
         progress = Console(stderr=True)
-        result = compute(config, lambda name: show_stage(progress, name))
+        result = _compute(composed, folder, lambda name: show_stage(progress, name))
     except InputError as error:
         log.error("%s", error)
         return 2
@@ -150,6 +220,6 @@ def _do(composed: "DictConfig") -> int:
             log.error("%s; what is above is not all written. Make room, or set output=FOLDER.", reason_of(error))
         return 1
     terminal.show(console, result, folder, failures)
-    for line in wandb_run.log_or_warn(folder, config.tracking):
+    for line in wandb_run.log_or_warn(folder, result.config.tracking):
         console.print(line, markup=False, soft_wrap=True)
     return 1 if failures else 0

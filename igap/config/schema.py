@@ -4,14 +4,27 @@ A key is dotted, `ig.n_steps`. This module reads no file and imports no heavy li
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from igap.errors import InputError, short_repr
 
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
-class Frozen(BaseModel):
+
+class _Checked(ModelMetaclass):
+    """Makes invalid settings from Python an InputError, with the lines of the command line."""
+
+    def __call__(self, **values: Any) -> Any:
+        schema: Any = self
+        return validate_settings(schema, values)
+
+
+class Frozen(BaseModel, metaclass=_Checked):
     """A group of settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -31,11 +44,11 @@ def validate_settings(schema: type[Schema], values: Mapping[str, Any]) -> Schema
         }  # pydantic calls a list with bad entries too short as well
         mistakes = [each for each in mistakes if each["type"] != "too_short" or each["loc"] not in lists]
         # A key that takes its value from a key of the same name at the top is reported there.
-        at_top = {(each["loc"], each["type"], repr(each["input"])) for each in mistakes if len(each["loc"]) == 1}
+        at_top = {(each["loc"], each["type"], short_repr(each["input"])) for each in mistakes if len(each["loc"]) == 1}
         mistakes = [
             each
             for each in mistakes
-            if len(each["loc"]) < 2 or (each["loc"][-1:], each["type"], repr(each["input"])) not in at_top
+            if len(each["loc"]) < 2 or (each["loc"][-1:], each["type"], short_repr(each["input"])) not in at_top
         ]
         lines: dict[tuple[str, ...], str] = {}
         for mistake in mistakes:

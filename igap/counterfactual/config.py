@@ -25,7 +25,28 @@ def _as_tuple(value: object) -> object:
 
 
 class SpaceConfig(Frozen):
-    """Which corrupted prompts there are."""
+    """Which corrupted prompts there are: what `search` takes as its `space`.
+
+    Args:
+        kind: "slots" (default): words and rules for the slots of a template. "substitute": other words at token
+            positions of the prompt. "prompts": corrupted prompts of your own.
+        template: Of slots. The prompt with its slots in braces; None (default): the one of igap's IOI templates that
+            the clean prompt follows.
+        slots: Of slots. Words and rules for each slot, such as "=keep"; conf/search/space/slots.yaml says which.
+        positions: Of substitute. Token positions, the BOS token counted as 0; None (default): every whole word.
+        vocabulary: Of substitute. "words" (default), every word of the tokenizer that is one token; or lists and words.
+        max_edits: Slots or positions that may differ from the clean prompt; None (default): all.
+        prompts: Of prompts. The corrupted prompts.
+        file: Of prompts. A file with one prompt a line, in place of `prompts`; None (default): no file.
+
+    Raises:
+        InputError: A value is invalid, or the kind lacks what it needs.
+
+    Example:
+        >>> space = SpaceConfig(slots={"subject": ["John", "Tom"]})
+        >>> space.kind, space.slots["subject"]
+        ('slots', ('John', 'Tom'))
+    """
 
     kind: Literal["slots", "substitute", "prompts"] = "slots"
     template: str | None = Field(default=None, min_length=1)
@@ -99,7 +120,23 @@ class HeldoutConfig(Frozen):
 
 
 class Constraints(Frozen):
-    """What a candidate must satisfy; None: no limit. Limits hold for means over clean prompts, `min_clean` for each."""
+    """What a candidate must satisfy; None: no limit. Limits hold for means over clean prompts, `min_clean` for each.
+
+    Args:
+        min_clean: Least F(clean), in logits; default 0.
+        min_corrupted: Least F(corrupted), in logits; default None.
+        max_corrupted: Largest F(corrupted), in logits; default None.
+        min_fluency: Least fluency, in nats a token beside the clean prompt; default None.
+        max_percentile: Percentile, 0 to 100, of the component's distance from its usual activations that the corrupted
+            prompt's may have at most; default None.
+
+    Raises:
+        InputError: A value is invalid, or nothing is between the limits of F(corrupted).
+
+    Example:
+        >>> Constraints(min_clean=2.0, min_fluency=-1.0).min_clean
+        2.0
+    """
 
     min_clean: float | None = Field(default=0.0, examples=[0.0])
     min_corrupted: float | None = Field(default=None, examples=[-10.0])

@@ -42,8 +42,8 @@ def run_studies(
         defaults: settings of the run of the best pair; the model and the prompts are the search's.
         out: for results.
         progress: for progress and stages.
-        interrupted: whether Ctrl-C has already ended this command's workers; then no trials are added, and what there is
-            is reported.
+        interrupted: whether Ctrl-C has ended this command's workers already; then no trials are added, and what
+            there is is reported.
 
     Returns:
         The exit code: 0; 1: something failed; 130: interrupted.

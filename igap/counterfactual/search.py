@@ -12,10 +12,12 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import torch
 from optuna.storages import BaseStorage
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap import markup
 from igap.arguments import NotNegative, Positive, Range, Seed, checks_arguments
 from igap.counterfactual.config import Aggregate, Constraints, Sign, SpaceConfig, Term, check_terms
 from igap.counterfactual.objective.objective import Objective
@@ -74,6 +76,40 @@ class SearchResult:
     def best_value(self) -> float:
         """The first term's value of the best candidate: logits."""
         return self.validation.best.value
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row a trial, in order, with the columns of a search's `trials.csv`.
+
+        Who proposed it, its terms, its option in each slot, effects in logits, why it failed.
+        """
+        names = [f"slot/{slot.name}" for slot in self.space.slots]
+        rows: list[dict[str, object]] = []
+        for number, trial in enumerate(self.trials):
+            row: dict[str, object] = {"trial": number, "source": trial.proposal.source}
+            row |= dict(zip(self.objective.terms, trial.values, strict=True))
+            row |= {"counts": trial.is_feasible}
+            row |= dict(zip(names, self.space.words(trial.proposal.candidate), strict=True))
+            row |= {f"effect/{i}": effect for i, effect in enumerate(trial.effects)}
+            row |= {f"violation/{name}": by for name, by in trial.violations.items()}
+            rows.append({**row, "reason": trial.reason})
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return f"SearchResult({'; '.join(self._facts())})"
+
+    def _repr_html_(self) -> str:
+        heading, *lines = self._facts()
+        return markup.block(heading, lines)
+
+    def _facts(self) -> list[str]:
+        terms, best = ", ".join(self.objective.terms), self.best
+        feasible = sum(trial.is_feasible for trial in self.trials)
+        return [
+            f"search for {terms}: {len(self.trials)} trials by {self.sampler}, {feasible} within the constraints",
+            f"best {self.objective.terms[0]} {self.best_value:+.3f} logits",
+            f"clean: {best.clean}",
+            f"corrupted: {best.corrupted}",
+        ]
 
 
 @checks_arguments

@@ -75,7 +75,7 @@ def names() -> tuple[str, ...]:
 
 def has_figures(analysis: str) -> bool:
     """Return whether an analysis draws something."""
-    return type(ANALYSES[analysis]).figures is not Analysis.figures
+    return analysis in ANALYSES and type(ANALYSES[analysis]).figures is not Analysis.figures
 
 
 def finding_type(analysis: str) -> Any:
@@ -129,15 +129,9 @@ def figures(data: FigureData) -> dict[str, Draw]:
         draws[name] = lambda: {name: draw(*values, **options)}
 
     for site, of_site in data.sites.items():
-        title, comparison = f"{site} of {data.title}", of_site.comparison
-        ig, ap, unit = of_site.ig, of_site.ap, of_site.unit
-        heatmaps = plots.head_heatmaps if site == "heads" else plots.neuron_heatmaps
-        add(f"{site}_heatmap", heatmaps, ig, ap, unit=unit, title=title)
-        points: dict[str, Any] = {"comparison": comparison, "unit": unit, "title": title}
-        points["names"] = component_names(site, *ig.shape)
-        add(f"{site}_scatter", plots.scatter, ig, ap, outliers=comparison.outlier_abs, **points)
-        add(f"{site}_mean_difference", plots.mean_difference, ig, ap, **points)
-        add(f"{site}_difference", plots.difference_heatmaps, ig, ap, site=site, unit=unit, title=title)
+        shown = (of_site.comparison, of_site.ig, of_site.ap)
+        for name, draw in site_figures(site, *shown, unit=of_site.unit, title=f"{site} of {data.title}").items():
+            add(f"{site}_{name}", draw)
     for name, finding in data.findings.items():
         draws[name] = partial(ANALYSES[name].figures, finding, data.title)
     comparisons = {str(site): of_site.comparison for site, of_site in data.sites.items()}
@@ -151,6 +145,26 @@ def figures(data: FigureData) -> dict[str, Draw]:
         title=data.title + ("\nof each layer the pair with the largest |delta|" if data.several_pairs else ""),
     )
     return draws
+
+
+def site_figures(
+    site: Site,
+    comparison: Comparison,
+    ig: Float64[np.ndarray, "layer component"],
+    ap: Float64[np.ndarray, "layer component"],
+    **options: Any,
+) -> "dict[str, Callable[[], Figure]]":
+    """Return what draws the figures of one site by their names without the site's; options: unit, title, methods."""
+    from igap import plots
+
+    heatmaps = plots.head_heatmaps if site == "heads" else plots.neuron_heatmaps
+    points = {"comparison": comparison, "names": component_names(site, *ig.shape), **options}
+    return {
+        "heatmap": partial(heatmaps, ig, ap, **options),
+        "scatter": partial(plots.scatter, ig, ap, outliers=comparison.outlier_abs, **points),
+        "mean_difference": partial(plots.mean_difference, ig, ap, **points),
+        "difference": partial(plots.difference_heatmaps, ig, ap, site=site, **options),
+    }
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from igap.plots.canvas import write_png
 from igap.plots.curves import convergence_delta, jaccard_curve
-from igap.plots.heatmaps import difference_heatmaps, head_heatmaps, neuron_heatmaps
+from igap.plots.heatmaps import difference_heatmaps, head_heatmaps, map_heatmap, neuron_heatmaps
 from igap.plots.points import mean_difference, scatter
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "difference_heatmaps",
     "head_heatmaps",
     "jaccard_curve",
+    "map_heatmap",
     "mean_difference",
     "neuron_heatmaps",
     "scatter",

@@ -19,6 +19,9 @@ from matplotlib.transforms import Bbox
 Map = Float[np.ndarray, "layer component"]
 Flat = npt.NDArray[np.floating[Any]]
 
+METHODS = ("IG", "AP")
+"""What figures call the two maps of a run; those of a comparison of others have their own names."""
+
 PALETTE = sns.color_palette("colorblind").as_hex()
 
 FONT = "DejaVu Sans"  # comes with matplotlib: the same figure on every machine

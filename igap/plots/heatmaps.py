@@ -14,7 +14,7 @@ from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
-from igap.plots.canvas import FONT, Map, blank, figure, finite, styled, ticks
+from igap.plots.canvas import FONT, METHODS, Map, blank, figure, finite, styled, ticks
 
 Order = Int[np.ndarray, "layer rank"]
 
@@ -24,25 +24,48 @@ _CLIP_PERCENTILE = 95
 
 
 @styled
-def head_heatmaps(ig: Map, ap: Map, *, unit: str, title: str = "") -> Figure:
-    """Draw IG and AP side by side on one colour scale, symmetric about 0 and ending at the largest |score|."""
-    return two_heatmaps({"IG": finite(ig), "AP": finite(ap)}, unit=unit, title=title)
+def map_heatmap(values: Map, *, site: str, method: str, unit: str, title: str = "", per_layer: int = 25) -> Figure:
+    """Draw one map as `head_heatmaps` or `neuron_heatmaps` draw two."""
+    panels = {method: finite(values)}
+    if site == "heads":
+        return heatmaps(panels, unit=unit, title=title)
+    order, note = _thinned(np.abs(panels[method]), per_layer, panels[method], f"|{method}|")
+    return heatmaps(panels, unit=unit, title=title, order=order, note=note, by=f"|{method}|")
 
 
 @styled
-def neuron_heatmaps(ig: Map, ap: Map, *, unit: str, title: str = "", per_layer: int = 25) -> Figure:
+def head_heatmaps(ig: Map, ap: Map, *, unit: str, title: str = "", methods: tuple[str, str] = METHODS) -> Figure:
+    """Draw IG and AP side by side on one colour scale, symmetric about 0 and ending at the largest |score|."""
+    return heatmaps(dict(zip(methods, (finite(ig), finite(ap)), strict=True)), unit=unit, title=title)
+
+
+@styled
+def neuron_heatmaps(
+    ig: Map, ap: Map, *, unit: str, title: str = "", per_layer: int = 25, methods: tuple[str, str] = METHODS
+) -> Figure:
     """Draw IG above AP for the `per_layer` neurons of each layer with the largest max(|IG|, |AP|), largest first.
 
     A cell is the same neuron in both panels; its number is the neuron's index in the layer. One scale, symmetric about
     0; it ends at the 95th percentile of the |scores| shown, which the colour bar says.
     """
     ig, ap = finite(ig), finite(ap)
-    order, note = _thinned(np.fmax(np.abs(ig), np.abs(ap)), per_layer, ap, "|AP|")
-    return two_heatmaps({"IG": ig, "AP": ap}, unit=unit, title=title, order=order, note=note, by="max(|IG|, |AP|)")
+    first, second = methods
+    order, note = _thinned(np.fmax(np.abs(ig), np.abs(ap)), per_layer, ap, f"|{second}|")
+    by = f"max(|{first}|, |{second}|)"
+    return heatmaps({first: ig, second: ap}, unit=unit, title=title, order=order, note=note, by=by)
 
 
 @styled
-def difference_heatmaps(ig: Map, ap: Map, *, site: str, unit: str, title: str = "", per_layer: int = 25) -> Figure:
+def difference_heatmaps(
+    ig: Map,
+    ap: Map,
+    *,
+    site: str,
+    unit: str,
+    title: str = "",
+    per_layer: int = 25,
+    methods: tuple[str, str] = METHODS,
+) -> Figure:
     """Draw AP - IG and |AP| - |IG| on one scale, symmetric about 0; red where AP is higher, or larger in magnitude.
 
     `site` is `heads`, all of them, or `neurons`: the `per_layer` neurons of each layer with the largest |AP - IG|.
@@ -50,11 +73,13 @@ def difference_heatmaps(ig: Map, ap: Map, *, site: str, unit: str, title: str = 
     if site not in ("heads", "neurons"):
         raise ValueError(f"site is {site!r}; the difference of heads or neurons can be drawn. Pass heads or neurons.")
     ig, ap = finite(ig), finite(ap)
-    panels = {"AP - IG": ap - ig, "|AP| - |IG|": np.abs(ap) - np.abs(ig)}
+    first, second = methods
+    panels = {f"{second} - {first}": ap - ig, f"|{second}| - |{first}|": np.abs(ap) - np.abs(ig)}
     if site == "heads":
-        return two_heatmaps(panels, unit=unit, title=title)
-    order, note = _thinned(np.abs(ap - ig), per_layer, ap - ig, "|AP - IG|")
-    return two_heatmaps(panels, unit=unit, title=title, order=order, note=note, by="|AP - IG|")
+        return heatmaps(panels, unit=unit, title=title)
+    by = f"|{second} - {first}|"
+    order, note = _thinned(np.abs(ap - ig), per_layer, ap - ig, by)
+    return heatmaps(panels, unit=unit, title=title, order=order, note=note, by=by)
 
 
 def _thinned(weight: Map, per_layer: int, values: Map, what: str) -> tuple[Order, str]:
@@ -66,18 +91,18 @@ def _thinned(weight: Map, per_layer: int, values: Map, what: str) -> tuple[Order
     return order, f"{order.size:,} of {weight.size:,} neurons, the top {order.shape[1]} of each layer: {share}"
 
 
-def two_heatmaps(
+def heatmaps(
     panels: Mapping[str, Map], *, unit: str, title: str, order: Order | None = None, note: str = "", by: str = ""
 ) -> Figure:
-    """Draw two panels on one scale: whole maps side by side, or the components of `order` one above the other."""
-    heads = order is None
+    """Draw panels on one scale: whole maps side by side, or the components of `order` one above the other."""
+    heads, n = order is None, len(panels)
     shown = {k: v if order is None else np.take_along_axis(v, order, axis=1) for k, v in panels.items()}
     rows, columns = next(iter(shown.values())).shape
     annotated = heads and max(rows, columns) <= _MAX_ANNOTATED
     cell = (0.44, 0.38) if annotated else (0.24, 0.24) if heads else (0.37, 0.25)
     width, height = columns * cell[0] + 0.8, rows * cell[1] + 0.9
-    size = (max(2 * width, 6.0) + 1.2, max(height, 1.8) + 0.4) if heads else (max(width, 6.0) + 1.2, 2 * height + 0.4)
-    fig, axes = figure(*size, *((1, 2) if heads else (2, 1)), "\n".join(part for part in (title, note) if part))
+    size = (max(n * width, 6.0) + 1.2, max(height, 1.8) + 0.4) if heads else (max(width, 6.0) + 1.2, n * height + 0.4)
+    fig, axes = figure(*size, *((1, n) if heads else (n, 1)), "\n".join(part for part in (title, note) if part))
 
     magnitudes = np.abs(np.concatenate([v[~np.isnan(v)] for v in shown.values()]))
     largest = float(magnitudes.max(initial=0.0))

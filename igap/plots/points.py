@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy import stats
 
-from igap.plots.canvas import PALETTE, Flat, Map, blank, figure, finite, lay_out, styled
+from igap.plots.canvas import METHODS, PALETTE, Flat, Map, blank, figure, finite, lay_out, styled
 from igap.statistics.comparison import Comparison
 
 Flags = Bool[np.ndarray, "layer component"]
@@ -33,6 +33,7 @@ def scatter(
     comparison: Comparison | None,
     unit: str,
     title: str = "",
+    methods: tuple[str, str] = METHODS,
 ) -> Figure:
     """Draw IG against AP, one point a component, with y = x, the least-squares line and its 95% band.
 
@@ -51,7 +52,7 @@ def scatter(
         margin = 0.06 * (high - low)
         ax.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal")
     _statistics_box(ax, x, y, comparison)
-    ax.set(xlabel=f"IG, {unit}", ylabel=f"AP, {unit}")
+    ax.set(xlabel=f"{methods[0]}, {unit}", ylabel=f"{methods[1]}, {unit}")
     fig.legend(loc="outside lower center", ncols=2)
     _label_largest(ax, x, y, y - x, flagged, names)
     return fig
@@ -59,7 +60,14 @@ def scatter(
 
 @styled
 def mean_difference(
-    ig: Map, ap: Map, *, names: Sequence[str], comparison: Comparison | None, unit: str, title: str = ""
+    ig: Map,
+    ap: Map,
+    *,
+    names: Sequence[str],
+    comparison: Comparison | None,
+    unit: str,
+    title: str = "",
+    methods: tuple[str, str] = METHODS,
 ) -> Figure:
     """Draw a Bland-Altman plot: AP - IG against the mean of both, with bias, limits of agreement, proportional bias.
 
@@ -81,7 +89,8 @@ def mean_difference(
         label = f"limits of agreement {comparison.limits_low:.3g} to {comparison.limits_high:.3g} (bias ± 1.96 SD)"
         ax.axhline(comparison.limits_low, color="0.2", linestyle="--", linewidth=1, label=label)
     _fit_line(ax, x, y, f"least squares, slope {_with_interval(comparison, 'slope')}, 95% band")
-    ax.set(xlabel=f"mean of IG and AP, {unit}", ylabel=f"AP - IG, {unit}")
+    first, second = methods
+    ax.set(xlabel=f"mean of {first} and {second}, {unit}", ylabel=f"{second} - {first}, {unit}")
     fig.legend(loc="outside lower center", ncols=2)
     _label_largest(ax, x, y, y, flagged, names)
     return fig

@@ -9,20 +9,26 @@ Sources: Bland & Altman 1986 (limits of agreement), Fisher 1921 (z transform), B
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from jaxtyping import Bool, Float64, Int64
 from scipy import stats
 
+from igap import markup
 from igap.arguments import Range, checks_arguments
-from igap.attribution.maps import AttributionMap
+from igap.attribution.maps import AttributionMap, frame_of
+from igap.binding import Axes, draw
 from igap.components import Site, component_names
 from igap.errors import InputError
 from igap.statistics.jaccard import curve_ks, expected_jaccard, jaccard, shared_from, undefined_reasons
-from igap.statistics.units import Unit, unit_of, values_in
+from igap.statistics.units import LABELS, Unit, unit_of, values_in
+
+FigureName = Literal["scatter", "mean_difference", "heatmap", "difference", "jaccard"]
+"""The figures of a comparison, by the names of a run's files."""
 
 WIDTH = 1.96
 """Half-width of the limits of agreement and the outlier threshold, in standard deviations."""
@@ -103,6 +109,8 @@ class Comparison:
     """Non-zero components in the map that has fewer of them, 0..n: the largest k with a defined top k in both maps."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Statistic -> why it is NaN, by the names of `summary`; `jaccard@k` for every k of `jaccard_k` and for 10, 30."""
+    maps: tuple[AttributionMap, AttributionMap] | None = field(default=None, metadata={"saved": False})
+    """The two maps compared, first and second; None where arrays were."""
 
     @checks_arguments
     def jaccard_at(self, k: Annotated[int, Range(1)]) -> float:
@@ -119,6 +127,78 @@ class Comparison:
         names = component_names(site, *self.difference.shape)
         order = np.argsort(-np.abs(self.difference).ravel(), kind="stable")
         return [names[i] for i in order if self.outlier_abs.ravel()[i]]
+
+    @property
+    def methods(self) -> tuple[str, str]:
+        """Names of the two maps: their methods, numbered where both have one."""
+        first, second = ("ig", "ap") if self.maps is None else (each.method for each in self.maps)
+        return (first, second) if first != second else (f"{first}_1", f"{second}_2")
+
+    @property
+    def label(self) -> str:
+        """What an axis says of the numbers compared: scores or effects, between bars where these are magnitudes."""
+        of_pairs, signed = False, True
+        if self.maps is not None:
+            of_pairs, signed = bool(self.maps[0].pairs), all(each.signed for each in self.maps)
+        text = ("mean " if of_pairs else "") + LABELS[self.unit]
+        return text if signed else f"|{text}|"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a component, by (layer, head) or (layer, neuron), with the columns of a run's `heads.csv`.
+
+        `name`; each map's scores, no unit, and `effect_METHOD`, in logits; `difference`, second minus first, in `unit`;
+        `outlier_abs` and `outlier_limits`. Raises InputError where arrays were compared.
+        """
+        frame = frame_of(dict(zip(self.methods, self.compared(), strict=True)))
+        frame.insert(3, "difference", self.difference.ravel())
+        return frame.assign(outlier_abs=self.outlier_abs.ravel(), outlier_limits=self.outlier_limits.ravel())
+
+    @checks_arguments
+    def plot(self, kind: FigureName = "scatter") -> Axes:
+        """Return the axes of a figure that a run draws of its heads or neurons; a notebook shows it as a picture.
+
+        `scatter` (default): one map against the other. `mean_difference`: Bland and Altman's plot. `heatmap`: both
+        maps. `difference`: second minus first, of values and of magnitudes. `jaccard`: overlap of the k largest.
+        Raises InputError on another name, and where arrays were compared.
+        """
+        self.compared()
+        return draw("comparison", self, kind)
+
+    def compared(self) -> tuple[AttributionMap, AttributionMap]:
+        """Return the two maps. Raises InputError where arrays were compared."""
+        if self.maps is None:
+            raise InputError("comparison: got one of arrays, wanted one of maps. Make it with igap.compare(map, map).")
+        return self.maps
+
+    def __repr__(self) -> str:
+        return f"Comparison({'; '.join(self._facts())})"
+
+    def _repr_html_(self) -> str:
+        site: Site = "heads" if self.maps is None else self.maps[0].site
+        first, second = self.methods
+        unit = f"{second} - {first}, {self.label}"
+        heading, *lines = self._facts()
+        return markup.block(heading, lines, markup.heatmap(self.difference, site, unit=unit, marked=self.outlier_abs))
+
+    def _facts(self) -> list[str]:
+        """What was compared, how far the maps agree, and the outliers, a line each."""
+        first, second = self.methods
+        shape = list(self.difference.shape)
+        site = "components" if self.maps is None else self.maps[0].site
+        numbers = self.summary()
+        agreement = [
+            f"{title} {numbers[name]:.3f} [{numbers[f'{name}_low']:.3f}, {numbers[f'{name}_high']:.3f}]"
+            for title, name in (("Pearson r", "pearson"), ("Spearman", "spearman"))
+        ]
+        agreement.append(f"Jaccard@10 {numbers['jaccard@10']:.3f} (chance {numbers['jaccard_chance@10']:.3f})")
+        n = int(self.outlier_abs.sum())
+        named = [] if self.maps is None else self.outliers(self.maps[0].site)
+        names = f": {', '.join(named[:8])}{', ...' if n > 8 else ''}" if named else ""
+        return [
+            f"{first} against {second}, {site} {shape}, as {self.label}",
+            ", ".join(agreement),
+            f"{n} outliers, |{second} - {first}| above 1.96 SD{names}",
+        ]
 
     def summary(self) -> dict[str, float | int]:
         """Flat statistics by the names of `summary.json`, no site prefix; `n_outliers` is the notebook's rule."""
@@ -186,6 +266,7 @@ def compare_values(
         shared_from=both,
         n_nonzero=n_nonzero,
         reasons=reasons,
+        maps=None,
     )
 
 
@@ -305,7 +386,8 @@ def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
     Source: Bland & Altman 1986 (limits of agreement), Fisher 1921 and Bonett & Wright 2000 (intervals).
     """
     unit, *values = comparable_values(ig, ap)
-    return compare_values(*values, unit=unit, names=(ig.method.upper(), ap.method.upper()))
+    found = compare_values(*values, unit=unit, names=(ig.method.upper(), ap.method.upper()))
+    return replace(found, maps=(ig, ap))
 
 
 def comparable_values(

@@ -16,7 +16,7 @@ LABELS: Mapping[Unit, str] = {"score": "score (effect / gap)", "logits": "effect
 
 def unit_of(*maps: AttributionMap) -> Unit:
     """Return `score` if every score of every map is finite, else `logits`."""
-    return "score" if all(bool(each.score.isfinite().all()) for each in maps) else "logits"
+    return "score" if all(each.has_scores for each in maps) else "logits"
 
 
 def values_in(unit: Unit, attribution: AttributionMap) -> Float64[np.ndarray, "layer component"]:

@@ -7,7 +7,7 @@ A text that begins like a formula (=, +, -, @, a tab, a line break) is written w
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,10 +30,20 @@ def write_csv(path: Path, frame: "pd.DataFrame", *, index: bool = False) -> None
     _map_texts(frame, escape_formula).to_csv(path, index=index)
 
 
-def read_csv(path: Path, dtype: Mapping[str, type] | None = None) -> "pd.DataFrame":
-    """Read a table that `write_csv` wrote, with its texts unescaped. Raises what pandas raises."""
+TEXTS = dict.fromkeys(("name", "part", "components"), str)
+"""Columns of components' names: read as a number, head 9.10 would be 9.1, another head."""
+
+
+def read_csv(path: Path, dtype: Mapping[str, type] | None = None, *, exact: bool = False) -> "pd.DataFrame":
+    """Read a table that `write_csv` wrote, with its texts unescaped. Raises what pandas raises.
+
+    With `exact`, numbers are those that were written to the last bit, and a text such as null or NA is that text.
+    """
     import pandas as pd
 
+    if exact:
+        options: dict[str, Any] = {"engine": "python", "keep_default_na": False, "na_values": [""]}
+        return _map_texts(pd.read_csv(path, dtype=dtype, **options), unescape_formula)
     return _map_texts(pd.read_csv(path, dtype=dtype), unescape_formula)
 
 

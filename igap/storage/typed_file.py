@@ -36,7 +36,7 @@ def encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         tensors[name] = torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
         return {_ARRAY: name}
     if dataclasses.is_dataclass(value) and not isclass(value):
-        return {field.name: encode(getattr(value, field.name), tensors) for field in dataclasses.fields(value)}
+        return {name: encode(getattr(value, name), tensors) for name in _saved(value)}
     if isinstance(value, Mapping) and all(type(key) in (str, int) for key in value):
         return {str(key): encode(each, tensors) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -103,8 +103,13 @@ def _array(hint: Any, tree: Any, tensors: Mapping[str, torch.Tensor], where: str
     return array
 
 
+def _saved(kind: Any) -> list[str]:
+    """Return the fields of a dataclass that are written; one with the metadata `saved=False` is not."""
+    return [field.name for field in dataclasses.fields(kind) if field.metadata.get("saved", True)]
+
+
 def _dataclass(hint: Any, tree: Any, tensors: Mapping[str, torch.Tensor], where: str) -> Any:
-    fields = [field.name for field in dataclasses.fields(hint)]
+    fields = _saved(hint)
     if not isinstance(tree, dict) or tree.keys() != set(fields):
         got = ", ".join(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
         raise ValueError(f"{where or 'it'} holds {printable(got, 200)}, wanted {', '.join(fields)}")

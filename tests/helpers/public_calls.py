@@ -48,7 +48,7 @@ def public() -> dict[str, tuple[str, ...]]:
     return {name: parameters for name, parameters in own.items() if parameters}
 
 
-def calls(model: TransformerBridge, checkpoint: Path, scratch: Path) -> dict[str, Call]:
+def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder: Path) -> dict[str, Call]:
     """The calls by the names that `public` has; `model` has at least two layers of four heads."""
     ig = igap.integrated_gradients(model, PAIR, n_steps=3)
     ap = igap.activation_patching(model, PAIR)
@@ -70,6 +70,9 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path) -> dict[str
         "model": model, "pair": PAIR, "site": "heads", "baseline": "corrupted", "direction": "noising",
         "batch_size": 4, "memory_gib": 1.0, "route": "hooks", "on_progress": None,
     }  # fmt: skip
+
+    finished = igap.open_run(run_folder)
+    sweep = igap.open_sweep(run_folder.parent)
 
     def ask(*without: str, **more: object) -> dict[str, object]:
         return {name: value for name, value in (asking | more).items() if name not in without}
@@ -95,6 +98,13 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path) -> dict[str
         "ablate": ablating,
         "output_curve": ask("site", "on_progress", components=["0.1"], alphas=[0.0, 0.5, 1.0]),
         "search": searching,
+        "run": {"overrides": "tracking=disabled", "folder": scratch / "run"},
+        "open_run": {"folder": finished.folder},
+        "open_sweep": {"folder": finished.folder.parent},
+        "Run": _fields(finished),
+        "Sweep": _fields(sweep),
+        "Constraints": dict(Constraints()),
+        "SpaceConfig": dict(igap.SpaceConfig(slots=SPACE)),
         "load_model": {
             "name": str(checkpoint), "processing": "raw", "device": "cpu", "dtype": "float32", "revision": None
         },
@@ -102,8 +112,11 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path) -> dict[str
         "Comparison.jaccard_at": {"k": 2},
         "Comparison.outliers": {"site": "heads"},
         "OutputCurves.extrema": {"index": 1},
+        "Comparison.plot": {"kind": "jaccard"},
+        "Run.plot": {"name": "heads_heatmap"},
+        "Sweep.to_frame": {"metrics": ["gap"]},
     }  # fmt: skip
-    objects = {"AttributionMap": ig, "Comparison": compared, "OutputCurves": curves}
+    objects = {"AttributionMap": ig, "Comparison": compared, "OutputCurves": curves, "Run": finished, "Sweep": sweep}
     return {name: Call(_bound(name, objects), arguments) for name, arguments in made.items()}
 
 
@@ -112,6 +125,8 @@ def _fields(made: object) -> dict[str, object]:
 
 
 def _bound(name: str, objects: Mapping[str, object]) -> Callable[..., object]:
+    if name == "run":
+        return lambda overrides, folder: igap.run(overrides, folder=folder)
     owner, _, method = name.partition(".")
     return getattr(objects[owner], method) if method else getattr(igap, name)
 
@@ -193,6 +208,7 @@ _NOT_NEGATIVE = _NUMBERS - {"-1"}
 _POSITIVE = _NOT_NEGATIVE - {"0"}
 _BOOLS = {"True", "numpy True"}
 _TEXTS = {"text", "long text"}
+_LIMITS = ("min_clean", "min_corrupted", "max_corrupted", "min_fluency")
 
 TAKES: Mapping[str, set[str]] = {
     "batch_size": {"None", *_COUNTS},
@@ -239,10 +255,27 @@ TAKES: Mapping[str, set[str]] = {
     "AttributionMap.incomplete_layers tolerance": _NOT_NEGATIVE,
     "k": {*_COUNTS, "10**400", "10**5000"},
     "index": {"0"},
+    "run folder": {"None", "path", "empty text", *_TEXTS},
+    "Comparison.plot kind": set(),
+    "Run.plot name": set(),
+    "metrics": {"None", "empty list"},
+    # Of settings pydantic checks the types: what has a float's value is one.
+    **{key: {"None", "numpy True", "tensor", *_NUMBERS} for key in _LIMITS},
+    "max_percentile": {"None", "numpy True", "tensor", "0", *_COUNTS, "1.5", "numpy 1.5"},
+    "template": {"None", "zero character", *_TEXTS},
+    "slots": {"mapping", "mapping of numbers"},  # the second holds two mistakes, which get a line each
+    "positions": {"None", "list of numbers"},
+    "vocabulary": {"list of texts", "tuple of texts"},
+    "max_edits": {"None", "5"},
+    "prompts": {"empty list", "list of texts", "tuple of texts"},
+    "file": {"None", "text"},
+    "AttributionMap baseline": {"None"},
+    "AttributionMap direction": {"None"},
+    "ablate prompts": set(),
 }
 """Of a parameter of any function, or of one function."""
 
-RESULTS = ("Ablations", "Comparison", "OutputCurves", "SearchResult")
+RESULTS = ("Ablations", "Comparison", "OutputCurves", "Run", "SearchResult", "Sweep")
 """What igap makes and a user only reads: of their fields the types are checked."""
 
 

@@ -7,14 +7,16 @@ import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float64
 from scipy import stats
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap import markup
 from igap.analyses.ablation.accuracy import (
     Batch,
     Logits,
@@ -27,6 +29,7 @@ from igap.analyses.ablation.passes import choose_passes
 from igap.analyses.ablation.replacements import by_place, replacement
 from igap.arguments import Count, Positive, Range, Seed, checks_arguments
 from igap.attribution.maps import Progress
+from igap.binding import Axes, draw
 from igap.components import Site, component_name, hook_name, locate, parse_component, sites_of
 from igap.engine.activations import Model, borrow
 from igap.errors import InputError
@@ -95,6 +98,44 @@ class Ablations:
     """All of them; None for one component."""
     controls: tuple[AblationEffect, ...]
     """As many others of the same sites at random, all together, repeated; empty where the model has too few others."""
+
+    @property
+    def effects(self) -> tuple[AblationEffect, ...]:
+        """Of each component, of all together, of the controls."""
+        return (*self.single, *([self.together] if self.together else []), *self.controls)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a run's `ablation.csv`, by column: the whole model, then `effects`."""
+        whole = {"share": self.accuracy, "logit_diff": self.logit_diff, "generated": self.generated}
+        yield {"kind": self.kind, "name": "none", "components": "", "n_prompts": self.n_prompts, **whole}
+        for each in self.effects:
+            row: dict[str, Any] = {"kind": self.kind, "name": each.name, "components": " ".join(each.components)}
+            row |= {"n_prompts": self.n_prompts, "share": each.accuracy}
+            for column in (
+                *("logit_diff", "generated", "change", "change_low", "change_high", "p"),
+                *("logit_diff_change", "logit_diff_low", "logit_diff_high"),
+            ):
+                row[column] = getattr(each, column)
+            yield row
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a set of components, by its name, `none` first, with the columns of a run's `ablation.csv`."""
+        return pd.DataFrame(list(self.rows())).set_index("name")
+
+    def plot(self) -> Axes:
+        """Return the axes of the bars that a run draws; a notebook shows them as a picture."""
+        return draw("ablations", self)
+
+    def __repr__(self) -> str:
+        return f"Ablations({self._fact()})"
+
+    def _repr_html_(self) -> str:
+        return markup.block(self._fact(), [], markup.table(self.to_frame()))
+
+    def _fact(self) -> str:
+        changes = ", ".join(f"{each.name} {each.change:+.1%}" for each in self.effects[: len(self.single) + 1][:8])
+        whole = f"{self.n_prompts} prompts, {self.accuracy:.1%} correct with nothing ablated"
+        return f"{self.kind} ablation, {whole}; without: {changes}"
 
 
 @checks_arguments

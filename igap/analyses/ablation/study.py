@@ -47,7 +47,7 @@ class AblationStudy:
             flat |= {f"{name}/n_prompts": ablations.n_prompts, f"{name}/share": ablations.accuracy}
             flat |= {f"{name}/logit_diff": ablations.logit_diff, f"{name}/generated": ablations.generated}
             flat |= {f"{name}/{key}/reason": why for key, why in _REASONS.items() if getattr(ablations, key) is None}
-            for each in _all(ablations):
+            for each in ablations.effects:
                 flat |= {f"{name}/{each.name}/change": each.change, f"{name}/{each.name}/p": each.p}
             for against in AGAINST:
                 relation = self.relation(kind, against)
@@ -64,21 +64,12 @@ class AblationStudy:
         return {"ablation": pd.DataFrame(list(self._rows()))}
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        for kind, ablations in self.kinds.items():
-            whole = {"share": ablations.accuracy, "logit_diff": ablations.logit_diff, "generated": ablations.generated}
-            yield {"kind": kind, "name": "none", "components": "", "n_prompts": ablations.n_prompts, **whole}
-            for each in _all(ablations):
-                row: dict[str, Any] = {"kind": kind, "name": each.name, "components": " ".join(each.components)}
-                row |= {"n_prompts": ablations.n_prompts, "share": each.accuracy}
-                for column in (
-                    *("logit_diff", "generated", "change", "change_low", "change_high", "p"),
-                    *("logit_diff_change", "logit_diff_low", "logit_diff_high"),
-                ):
-                    row[column] = getattr(each, column)
-                if each in ablations.single:
-                    index = ablations.single.index(each)
-                    row |= {against: self.scores[against][index] for against in AGAINST}
-                yield row
+        for ablations in self.kinds.values():
+            whole, *rows = ablations.rows()
+            yield whole
+            for index, row in enumerate(rows):
+                alone = index < len(ablations.single)
+                yield row | ({against: self.scores[against][index] for against in AGAINST} if alone else {})
 
     def sentences(self) -> tuple[str, ...]:
         """Return, a kind after the other: the whole model, each component, all together, controls, correlations.
@@ -131,7 +122,3 @@ def _with_interval(value: float, low: float | None, high: float | None, form: st
     """Return a number, its unit and its interval, which one prompt does not have."""
     interval = "" if low is None or not np.isfinite(low) else f" [{low:{form}}, {high:{form}}]"
     return f"{value:{form}}{unit}{interval}"
-
-
-def _all(ablations: Ablations) -> tuple[AblationEffect, ...]:
-    return (*ablations.single, *([ablations.together] if ablations.together else []), *ablations.controls)

@@ -15,7 +15,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn import functional
 
+from igap import markup
 from igap.arguments import Count, Finite, Positive, checks_arguments
+from igap.binding import Axes, draw
 from igap.components import Site, locate, sites_of
 from igap.engine.activations import Model
 from igap.engine.baselines import Baseline
@@ -133,6 +135,21 @@ class OutputCurves:
             "curves_components": numbers,
             "curves_extrema": pd.DataFrame(extrema, columns=columns),
         }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a component, by its name, with the columns of a run's `curves_components.csv`, in logits."""
+        return self.tables()["curves_components"].set_index("name")
+
+    def plot(self) -> Axes:
+        """Return the (first) axes of the figure that a run draws; a notebook shows the whole as a picture."""
+        return draw("curves", self)
+
+    def __repr__(self) -> str:
+        return f"OutputCurves({self.direction} with the {self.baseline} baseline; {self.sentences()[0]})"
+
+    def _repr_html_(self) -> str:
+        heading = f"output curves, {self.direction} with the {self.baseline} baseline"
+        return markup.block(heading, self.sentences(), markup.table(self.to_frame()))
 
     def sentences(self) -> tuple[str, ...]:
         """Return how far the curves bend, and every component with a peak or trough on its path."""

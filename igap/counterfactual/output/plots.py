@@ -11,7 +11,7 @@ from igap.analyses.output_curves import OutputCurves
 from igap.counterfactual.validation.results import NeutralEdits, RandomControl
 from igap.missing import Missing
 from igap.plots.canvas import PALETTE, blank, figure, styled, ticks
-from igap.plots.heatmaps import COLOURS, two_heatmaps
+from igap.plots.heatmaps import COLOURS, heatmaps
 
 _SHOWN = 12
 """Words of each slot that are named."""
@@ -106,7 +106,7 @@ def search_heads(heads: pd.DataFrame, head: str) -> Figure:
         values = np.full((places[0].max() + 1, places[1].max() + 1), np.nan)
         values[places[0], places[1]] = heads[column]
         maps[name] = values
-    fig = two_heatmaps(maps, unit="AP effect, logits", title=f"AP of every head; searched: {head}")
+    fig = heatmaps(maps, unit="AP effect, logits", title=f"AP of every head; searched: {head}")
     for row in np.flatnonzero(heads["name"] == head):  # none where a neuron was searched
         layer, column = places.iloc[row]
         for ax in fig.axes[: len(maps)]:
@@ -188,4 +188,4 @@ def search_scan(scan: pd.DataFrame, heads: Sequence[str]) -> Figure:
                 layer, head = name.split(".")
                 values[int(layer), int(head)] = value
         maps[title] = values
-    return two_heatmaps(maps, unit="AP effect, logits", title="Which heads can be made to stand out")
+    return heatmaps(maps, unit="AP effect, logits", title="Which heads can be made to stand out")

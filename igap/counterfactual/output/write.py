@@ -34,7 +34,7 @@ def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
         OSError: the disk does not take a file.
     """
     terms, validation, head = result.objective.terms, result.validation, config.head
-    frames = {"trials": trials_frame(result)} | {
+    frames = {"trials": result.to_frame()} | {
         name: pd.DataFrame(rows) for name, rows in tables(validation, terms).items() if rows
     }
     for name, frame in frames.items():
@@ -64,21 +64,6 @@ def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
     summary = summarize(result, config) | summary_entries(failures)
     write_text(folder / "search_summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return summary
-
-
-def trials_frame(result: SearchResult) -> pd.DataFrame:
-    """A row a trial, in order: who proposed it, its terms, its option in each slot, effects, why it failed."""
-    names = [f"slot/{slot.name}" for slot in result.space.slots]
-    rows: list[dict[str, object]] = []
-    for number, trial in enumerate(result.trials):
-        row: dict[str, object] = {"trial": number, "source": trial.proposal.source}
-        row |= dict(zip(result.objective.terms, trial.values, strict=True))
-        row |= {"counts": trial.is_feasible}
-        row |= dict(zip(names, result.space.words(trial.proposal.candidate), strict=True))
-        row |= {f"effect/{i}": effect for i, effect in enumerate(trial.effects)}
-        row |= {f"violation/{name}": by for name, by in trial.violations.items()}
-        rows.append({**row, "reason": trial.reason})
-    return pd.DataFrame(rows)
 
 
 def summarize(result: SearchResult, config: SearchConfig) -> Summary:

@@ -8,12 +8,15 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from igap.config import EXECUTION_KEYS
 from igap.errors import InputError, did_you_mean, printable
 from igap.storage.finished import FinishedRun, Value
 from igap.storage.tables import escape_formula
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEFAULT = (
     "gap",
@@ -60,6 +63,14 @@ class Table:
             [label, *(setting(run, key) for key in self.settings), *(metric(run, name) for name in self.metrics)]
             for run, label in zip(self.runs, self.labels, strict=True)
         ]
+
+    def frame(self) -> "pd.DataFrame":
+        """One row a run, by its label: differing settings as they are (None: the run has none), chosen metrics."""
+        import pandas as pd
+
+        columns: dict[str, list[object]] = {key: [run.settings.get(key) for run in self.runs] for key in self.settings}
+        columns |= {name: [metric(run, name) for run in self.runs] for name in self.metrics}
+        return pd.DataFrame(columns, index=pd.Index(self.labels, name="run"))
 
     def csv(self) -> str:
         """Folder, key, differing settings and every metric of each run, numbers in full; empty where there is none."""
@@ -210,4 +221,6 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    return did_you_mean(name, known, most=3) or f" There are {', '.join(known)}."
+    return (
+        did_you_mean(name, known, most=3) or f" There are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}."
+    )

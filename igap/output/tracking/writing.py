@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 _LARGEST = 8 * 2**30
 """Bytes of a file that W&B is given."""
 
-_TEXTS = dict.fromkeys(("name", "part", "components"), str)
-"""Columns of components' names: read as a number, head 9.10 would be 9.1, another head."""
-
 SEARCH = "search_summary.json"
 """In the folder of a search."""
 
@@ -97,7 +94,7 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> LoggedRun:
             f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted((folder / "plots").glob("*.png"))
         }
         names = [path.stem for path in sorted(folder.glob("*.csv"))]
-        shown = {name: _table(tables.read_csv(folder / f"{name}.csv", _TEXTS)) for name in names}
+        shown = {name: _table(tables.read_csv(folder / f"{name}.csv", tables.TEXTS)) for name in names}
         run.log({**media, **{f"tables/{name}": table for name, table in shown.items()}})
         artifact = wandb.Artifact(f"{kept.artifact}-{key}", type=kept.artifact)
         for name in (*kept.files, *(f"{name}.csv" for name in names)):
