@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from igap.components import component_names, locate
 from igap.config import TEXTS
@@ -45,10 +46,16 @@ def plan_studies(searches: Sequence[SearchConfig]) -> tuple[list[PlannedStudy], 
     """
     studies: dict[Path, PlannedStudy] = {}
     workers: list[SearchConfig] = []
+    sizes: dict[str, int] = {}  # a space is the same for every component
     for search in searches:
         header = read_header(search.model.name, search.model.revision)
+        checkpoint = fingerprint(header.folder)
+        prompts = search.model_dump_json(include=_OF_THE_SPACE) + checkpoint
         for config, folder in _split_components(search, header):
-            study = PlannedStudy(config, folder, fingerprint(header.folder), _check(config, header))
+            _check_component(config, header)
+            if prompts not in sizes:
+                sizes[prompts] = _space_size(config, header)
+            study = PlannedStudy(config, folder, checkpoint, sizes[prompts])
             asked = config.search.model_dump(exclude={"worker"})
             known = studies.setdefault(folder, study)
             if known.config.model_copy(update={"search": None}) != config.model_copy(update={"search": None}) or (
@@ -105,11 +112,19 @@ def _split_components(config: SearchConfig, header: Header) -> list[tuple[Search
     return [(single, parent / single.folder_name) for single in singles]
 
 
-def _check(config: SearchConfig, header: Header) -> int:
-    """Refuse all that can be refused before the weights load, and return the size of the space. Raises InputError."""
+def _check_component(config: SearchConfig, header: Header) -> None:
+    """Refuse a device or a component that there is not, before the weights load. Raises InputError."""
     cached.resolve_device(config.device)
     site, _, _ = locate(config.head, header.n_layers, header.widths, item="head")
     check_sites(header, [site], config.model.name)
+
+
+_OF_THE_SPACE: Any = {"model": True, "prompts": True, "search": {"space"}, "clean": True, "heldout": True, "seed": True}
+"""All that a space and its clean prompts depend on."""
+
+
+def _space_size(config: SearchConfig, header: Header) -> int:
+    """Refuse an invalid space before the weights load, and return its size. Raises InputError."""
     refused = None
     # Whether the model wants a BOS token, which shifts positions, only the model itself knows.
     for prepend_bos in (True, False) if header.tokenizer.bos_token_id is not None else (False,):
