@@ -4,16 +4,15 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from helpers.small_disk import no_file_above
+from helpers.small_searches import n_trials
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
@@ -356,16 +355,6 @@ def test_a_disk_too_small_for_a_search_costs_no_certificate_and_a_figure_itself_
 def test_disabled_tracking_writes_nothing_of_wandb(quiet):
     assert (quiet / "searches" / "0.4-ap" / "search_summary.json").exists()
     assert not list(quiet.rglob("wandb"))
-
-
-def n_trials(file):
-    if not file.exists():
-        return 0
-    try:
-        with closing(sqlite3.connect(file)) as connection:
-            return connection.execute("SELECT count(*) FROM trials").fetchone()[0]
-    except sqlite3.OperationalError:
-        return 0
 
 
 def test_ctrl_c_ends_with_the_report_of_what_there_is_and_the_same_command_goes_on(tmp_path):
