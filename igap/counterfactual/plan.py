@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from igap.components import component_names, locate
 from igap.config import TEXTS
@@ -45,14 +46,16 @@ def plan_studies(searches: Sequence[SearchConfig]) -> tuple[list[PlannedStudy], 
     """
     studies: dict[Path, PlannedStudy] = {}
     workers: list[SearchConfig] = []
+    sizes: dict[str, int] = {}  # a space is the same for every component
     for search in searches:
         header = cached.header_of(search.model.name, search.model.revision)
-        components = _split_components(search, header)
-        for config, _ in components:
+        checkpoint = fingerprint(header.folder)
+        prompts = search.model_dump_json(include=_OF_THE_SPACE) + checkpoint
+        for config, folder in _split_components(search, header):
             _check_component(config, header)
-        checkpoint, size = fingerprint(header.folder), _space_size(search, header)
-        for config, folder in components:
-            study = PlannedStudy(config, folder, checkpoint, size)
+            if prompts not in sizes:
+                sizes[prompts] = _space_size(config, header)
+            study = PlannedStudy(config, folder, checkpoint, sizes[prompts])
             asked = config.search.model_dump(exclude={"worker"})
             known = studies.setdefault(folder, study)
             if known.config.model_copy(update={"search": None}) != config.model_copy(update={"search": None}) or (
@@ -114,6 +117,10 @@ def _check_component(config: SearchConfig, header: Header) -> None:
     cached.resolve_device(config.device)
     site, _, _ = locate(config.head, header.n_layers, header.widths, item="head")
     check_sites(header, [site], config.model.name)
+
+
+_OF_THE_SPACE: Any = {"model": True, "prompts": True, "search": {"space"}, "clean": True, "heldout": True, "seed": True}
+"""All that a space and its clean prompts depend on."""
 
 
 def _space_size(config: SearchConfig, header: Header) -> int:

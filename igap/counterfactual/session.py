@@ -77,7 +77,7 @@ class SearchSession:
         Raises:
             InputError: an invalid argument, or a storage with another study of that name.
         """
-        self.model, self.seed, self._memory_gib = model, seed, memory_gib
+        self.model, self.seed, self.memory_gib = model, seed, memory_gib
         self._evaluators: list[Evaluator] = []
         self.sampler = ""
         """The one that chose the last trials."""
@@ -124,7 +124,7 @@ class SearchSession:
 
     def cached_evaluator(self, bound: BoundSpace) -> CachedEvaluator:
         """The evaluator for these clean prompts, which looks on disk first."""
-        evaluator = Evaluator(self.model, bound, self.target, memory_gib=self._memory_gib)
+        evaluator = Evaluator(self.model, bound, self.target, memory_gib=self.memory_gib)
         self._evaluators.append(evaluator)
         return CachedEvaluator(evaluator, self._remember, self._identity)
 

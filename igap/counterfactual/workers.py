@@ -27,6 +27,9 @@ from igap.models import cached
 
 log = logging.getLogger("igap")
 
+_CONTEXT = multiprocessing.get_context("spawn")
+"""How other processes start: torch's threads and a card's state do not survive a fork."""
+
 
 def study_storage(study: PlannedStudy) -> Any:
     """The Optuna storage of a study. Raises InputError on one that cannot be used."""
@@ -129,9 +132,7 @@ def start_workers(config: SearchConfig) -> list[BaseProcess]:
         for worker in range(1, n):
             own_search = config.search.model_copy(update={"worker": worker, "workers": 1})
             own = config.model_copy(update={"search": own_search})
-            child = multiprocessing.get_context("spawn").Process(
-                target=_run_child_worker, args=(own, threads, os.getpid()), daemon=True
-            )
+            child = _CONTEXT.Process(target=_run_child_worker, args=(own, threads, os.getpid()), daemon=True)
             child.start()
             children.append(child)
     finally:

@@ -23,18 +23,26 @@ from igap.inputs.ioi import generate_ioi
 from igap.models import cached
 from igap.output import disk
 
-BRIEF = ["sites=heads", "curves.components=none", "explain=false"]
-"""For a run of which a test looks at neither the neurons nor what follows the comparison."""
+pytestmark = pytest.mark.usefixtures("one_model")
+
+BRIEF = ["sites=heads", "curves.components=none", "explain=false", "plots=none"]
+"""For a run of which a test looks at neither the neurons nor what follows the comparison, nor at pictures."""
 PAIR_OF_ANIMALS = "After the cat and the dog went to the store, Mary gave a bottle of milk to"
 
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
-    """Every command runs in an empty folder, and leaves neither Hydra's state nor a model behind."""
+    """Every command runs in an empty folder, and leaves nothing of Hydra's state behind."""
     monkeypatch.chdir(tmp_path)
     yield
     GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Nothing is loaded, nor may be."""
     cached._cached_model.cache_clear()
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
 
 
 @pytest.fixture
@@ -141,8 +149,7 @@ BAD_PROMPTS = [
 
 
 @pytest.mark.parametrize(("overrides", "message"), BAD_PROMPTS)
-def test_a_bad_pair_is_refused_before_the_model_loads(tiny, overrides, message, capsys, monkeypatch):
-    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+def test_a_bad_pair_is_refused_before_the_model_loads(no_model, tiny, overrides, message, capsys):
     assert cli.main(["run", *tiny, *overrides]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"igap: {message}")
@@ -150,8 +157,7 @@ def test_a_bad_pair_is_refused_before_the_model_loads(tiny, overrides, message, 
     assert not Path("runs").exists(), "refused before anything was written"
 
 
-def test_a_bad_pair_of_a_file_is_refused_by_its_row_before_the_model_loads(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+def test_a_bad_pair_of_a_file_is_refused_by_its_row_before_the_model_loads(no_model, tiny, capsys):
     Path("my pairs.csv").write_text("clean,corrupted,answer,distractor\nJohn,Mary,Tom,Anna\nJohn,Zebulon,Tom,Anna\n")
     assert cli.main(["run", *tiny, "prompts.file=my pairs.csv"]) == 2
     assert capsys.readouterr().err.startswith(
@@ -160,8 +166,7 @@ def test_a_bad_pair_of_a_file_is_refused_by_its_row_before_the_model_loads(tiny,
     assert not Path("runs").exists()
 
 
-def test_a_tokenizer_without_the_generators_words_is_refused_before_the_model_loads(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+def test_a_tokenizer_without_the_generators_words_is_refused_before_the_model_loads(no_model, tiny, capsys):
     assert cli.main(["run", *tiny, "prompts.n=5"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("igap: prompts.n: got 5, whose generated prompts this model cannot take (generated pair 0:")
@@ -235,7 +240,7 @@ def test_activations_that_are_not_finite_are_refused_by_layer(tiny, checkpoint, 
 
 
 def test_a_small_gap_keeps_the_effects_and_says_why_there_are_no_scores(tiny, capsys):
-    assert cli.main(["run", *tiny, *BRIEF, "prompts.min_gap=1e6"]) == 0
+    assert cli.main(["run", *tiny, *BRIEF, "prompts.min_gap=1e6", "plots=all"]) == 0
     out = capsys.readouterr().out
     assert (
         "wanted at least prompts.min_gap=1000000.0 and 10% of |F(clean)|; scores (effect / gap) would explode and are "
@@ -290,7 +295,7 @@ def test_an_interrupted_multirun_shows_the_jobs_that_are_done(tiny, monkeypatch,
         return run(config, stage, store)
 
     monkeypatch.setattr(pipeline, "run", interrupted)
-    assert cli.main(["run", "-m", *tiny, *BRIEF, "plots=none", "ig.n_steps=2,3,4"]) == 130
+    assert cli.main(["run", "-m", *tiny, *BRIEF, "ig.n_steps=2,3,4"]) == 130
     captured = capsys.readouterr()
     assert "1 of 3 jobs finished in " in captured.out
     assert "igap: interrupted" in captured.err
@@ -306,14 +311,14 @@ def test_baseline_kinds_can_be_swept_together_whatever_each_of_them_needs(tiny):
     ]  # fmt: skip
 
 
-def test_the_baselines_prompt_is_checked_before_the_model_loads(tiny, monkeypatch, capsys):
-    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+def test_the_baselines_prompt_is_checked_before_the_model_loads(no_model, tiny, capsys):
     assert cli.main(["run", *tiny, "baseline=prompt", "baseline.prompt=After John"]) == 2
     assert capsys.readouterr().err.startswith("igap: baseline.prompt: got 2 tokens, prompts.clean has 16;")
 
 
 def test_a_multirun_runs_every_combination_and_loads_the_model_once(tiny, monkeypatch, capsys):
     loaded = []
+    cached._cached_model.cache_clear()
     load = cached.load_model
     monkeypatch.setattr(cached, "load_model", lambda *a, **k: loaded.append(1) or load(*a, **k))
     assert cli.main(["run", *tiny, *BRIEF, "baseline=corrupted,zero", "-m", "ig.n_steps=2,3"]) == 0
@@ -374,7 +379,7 @@ def test_a_failed_follow_up_costs_no_other_finding_and_exit_code_1(tiny, uneven,
 
 def test_a_job_with_a_failed_follow_up_is_failed_shown_with_its_numbers_and_tried_again(tiny, uneven, capsys):
     for _ in range(2):
-        assert cli.main(["run", "-m", *tiny, *uneven]) == 1
+        assert cli.main(["run", "-m", *tiny, *uneven, "plots=none"]) == 1
         out = " ".join(capsys.readouterr().out.split())
         assert f"s); failed: ablation: {WHY}" in out
         assert "0 of 1 jobs finished" in out

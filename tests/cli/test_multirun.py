@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from igap import cli, pipeline
 from igap.attribution.methods import METHODS
 from igap.cli import multirun, settings
-from igap.models import cached
+
+pytestmark = pytest.mark.usefixtures("one_model")
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,6 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield
     GlobalHydra.instance().clear()
-    cached._cached_model.cache_clear()
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def sweep(checkpoint, capsys):
             "curves.components=none",
             "explain=false",
             "plots=none",
+            "sites=heads",
         ]
         code = cli.main([*command, "model=hf", f"model.name={checkpoint('gpt2')}", *quiet, *overrides])
         captured = capsys.readouterr()
@@ -101,7 +102,7 @@ def test_the_same_command_again_does_nothing_twice_and_a_larger_grid_only_what_i
 
 
 def test_a_grid_of_baselines_and_steps_computes_what_depends_on_neither_once(sweep, computed, tmp_path):
-    assert sweep("ig.n_steps=2,3", "baseline=corrupted,zero")[0] == 0
+    assert sweep("ig.n_steps=2,3", "baseline=corrupted,zero", "sites=both")[0] == 0
     assert [
         computed.count(f"{name} {site}") for name in ("ap", "atp", "atp_star") for site in ("heads", "neurons")
     ] == [1] * 6
@@ -109,9 +110,9 @@ def test_a_grid_of_baselines_and_steps_computes_what_depends_on_neither_once(swe
     shared = content()
     shutil.rmtree("runs")
     for overrides in (("ig.n_steps=2",), ("ig.n_steps=3",), ("ig.n_steps=2", "baseline=zero")):
-        sweep(*overrides)
+        sweep(*overrides, "sites=both")
         shutil.rmtree("runs/multirun/.store")
-    sweep("ig.n_steps=3", "baseline=zero")
+    sweep("ig.n_steps=3", "baseline=zero", "sites=both")
     assert computed.count("ap heads") == 5, "each of the four alone"
     assert content() == shared, "shared or not, every byte is the same"
 
@@ -240,7 +241,7 @@ def test_a_checkpoint_that_changes_meanwhile_is_noticed(sweep, checkpoint, monke
 
 
 def test_the_shared_results_are_listed_and_pruned(sweep, capsys):
-    sweep("ig.n_steps=2")
+    sweep("ig.n_steps=2", "sites=both")
     files = sorted(Path("runs/multirun/.store").glob("*.safetensors"))
     assert {path.name.partition("-")[0] for path in files} == {"ap", "atp", "atp_star", "qk", "run"}
     assert load_file(files[0])["effect/ap"].shape[0] == 1, "one pair"

@@ -125,10 +125,9 @@ def test_files_of_any_name_are_read_by_runs_sweeps_and_searches(name, tmp_path, 
         "".join(f"After {a} and {b} went to the store, {b} gave a bottle of milk to\n" for a, b in PEOPLE)
     )
     assert cli.main(["check", f"prompts.file={pairs.name}", "prompts.min_gap=0"]) == 0
-    assert (
-        cli.main(["check", "sweep", "ig_steps", f"prompts.file={pairs.name}", "output=o" + name.replace("${", "$")])
-        == 0
-    )
+    few = ["baseline=corrupted", "ig.n_steps=2,5"]
+    swept = [f"prompts.file={pairs.name}", "output=o" + name.replace("${", "$"), *few]
+    assert cli.main(["check", "sweep", "ig_steps", *swept]) == 0
     searched = [f"search.space.file={prompts.name}", "search/space=prompts", "clean.n=1", "heldout.n=0", "head=1.2"]
     assert cli.main(["check", "search", *searched, f"output=s{name}"]) == 0
     assert capsys.readouterr().err.replace("check jobs\n", "") == ""

@@ -2,17 +2,17 @@
 
 import json
 import os
+import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from helpers.small_disk import no_file_above
+from helpers.small_searches import n_trials
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
@@ -25,7 +25,7 @@ from igap.output import figures
 from igap.output.tracking import places
 from igap.storage import tables as tables_of
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_model")]
 
 TEMPLATE = "After {first} and {second} went to the {place}, {subject} {verb} a {object} to"
 SPACE = [
@@ -44,7 +44,6 @@ def _own_state(monkeypatch):
     monkeypatch.setattr(figures, "figures", lambda data: {})  # of the full run
     yield
     GlobalHydra.instance().clear()
-    cached._cached_model.cache_clear()
 
 
 def search(*overrides, where):
@@ -64,6 +63,20 @@ def done(tmp_path_factory):
         patch.setattr(figures, "figures", lambda data: {})
         assert search("search.until=20", "name=one", where=where) == 0
     return where / "searches" / "one"
+
+
+QUIET = ["tracking=disabled", "full_run=false"]
+LIGHT = [*QUIET, "clean.n=1", "heldout.n=0"]
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    """A folder with a search that is finished, without W&B and without a run: searches/0.4-ap."""
+    where = tmp_path_factory.mktemp("quiet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "figures", lambda data: {})
+        assert search("search.until=18", *QUIET, where=where) == 0
+    return where
 
 
 def summary_of(folder):
@@ -279,8 +292,6 @@ def test_the_best_pair_has_its_run_which_is_that_of_igap_run(done, tmp_path, mon
 
 
 def test_the_same_command_computes_nothing_new_and_a_higher_target_goes_on(done, tmp_path, capsys):
-    import shutil
-
     folder = shutil.copytree(done, tmp_path / "searches" / "one", symlinks=True)
     shutil.copy(done.parent / ".evaluations.sqlite", folder.parent)
     (run,) = folder.glob("runs/*/summary.json")
@@ -323,7 +334,7 @@ def test_a_disk_too_small_for_a_search_costs_no_certificate_and_a_figure_itself_
     tmp_path, monkeypatch, capsys, caplog
 ):
     monkeypatch.chdir(tmp_path)
-    write, asked = runner.write, ("search.until=20", "full_run=false", "tracking=disabled")
+    write, asked = runner.write, ("search.until=16", *LIGHT)
 
     def on_a_small_disk(*given):
         with no_file_above(500):
@@ -344,20 +355,9 @@ def test_a_disk_too_small_for_a_search_costs_no_certificate_and_a_figure_itself_
     assert "plots/heads: ZeroDivisionError: division by zero" in caplog.text
 
 
-def test_disabled_tracking_writes_nothing_of_wandb(tmp_path):
-    assert search("search.until=16", "tracking=disabled", "full_run=false", where=tmp_path) == 0
-    assert (tmp_path / "searches" / "0.4-ap" / "search_summary.json").exists()
-    assert not list(tmp_path.rglob("wandb"))
-
-
-def n_trials(file):
-    if not file.exists():
-        return 0
-    try:
-        with closing(sqlite3.connect(file)) as connection:
-            return connection.execute("SELECT count(*) FROM trials").fetchone()[0]
-    except sqlite3.OperationalError:
-        return 0
+def test_disabled_tracking_writes_nothing_of_wandb(quiet):
+    assert (quiet / "searches" / "0.4-ap" / "search_summary.json").exists()
+    assert not list(quiet.rglob("wandb"))
 
 
 def test_ctrl_c_ends_with_the_report_of_what_there_is_and_the_same_command_goes_on(tmp_path):
@@ -390,11 +390,8 @@ def test_ctrl_c_ends_with_the_report_of_what_there_is_and_the_same_command_goes_
     assert (after["n_trials"], after["interrupted"]) == (n + 4, 0)
 
 
-QUIET = ["tracking=disabled", "full_run=false"]
-
-
-def test_a_study_goes_on_where_it_was_moved_to(tmp_path):
-    assert search("search.until=18", *QUIET, where=tmp_path) == 0
+def test_a_study_goes_on_where_it_was_moved_to(quiet, tmp_path):
+    shutil.copytree(quiet / "searches", tmp_path / "searches")
     (tmp_path / "searches" / "0.4-ap").rename(tmp_path / "searches" / "kept")
     before = summary_of(tmp_path / "searches" / "kept")
     assert search("search.until=20", "name=kept", *QUIET, where=tmp_path) == 0
@@ -403,18 +400,16 @@ def test_a_study_goes_on_where_it_was_moved_to(tmp_path):
     assert after["key"] == before["key"]
 
 
-def test_two_searches_of_one_question_are_two_runs_of_wandb_and_say_what_they_used(tmp_path):
-    found = []
-    for output, more in (("a", []), ("b", ["search.until=108"])):
-        assert search("search.until=18", f"output={output}", *QUIET, *more, where=tmp_path) == 0
-        found.append(summary_of(tmp_path / output / "0.4-ap"))
+def test_two_searches_of_one_question_are_two_runs_of_wandb_and_say_what_they_used(quiet, tmp_path):
+    assert search("search.until=108", *QUIET, where=tmp_path) == 0
+    found = [summary_of(where / "searches" / "0.4-ap") for where in (quiet, tmp_path)]
     assert found[0]["key"] != found[1]["key"]
     assert [one["sampler"] for one in found] == ["hybrid", "brute"]
     assert [one["n_from_disk"] for one in found] == [0, 0]
 
 
 def test_searches_of_two_questions_are_no_scan(tmp_path):
-    assert search("-m", "objective=ap,curve", "search.until=16", *QUIET, where=tmp_path) == 0
+    assert search("-m", "objective=ap,curve", "search.until=16", *LIGHT, where=tmp_path) == 0
     assert sorted(path.name for path in (tmp_path / "searches").iterdir() if path.name[0] != ".") == [
         "0.4-ap", "0.4-curve",
     ]  # fmt: skip
@@ -432,7 +427,7 @@ def test_ctrl_c_in_a_scan_keeps_the_heads_that_are_done_and_shows_them_whatever_
 
     monkeypatch.setattr(runner, "_run_study", interrupted)
     monkeypatch.setattr("igap.counterfactual.output.scan.search_scan", lambda *_: 1 / 0)
-    assert search("head=0.4,1.2,2.3,3.1", "search.until=16", *QUIET, where=tmp_path) == 130
+    assert search("head=0.4,1.2,2.3,3.1", "search.until=16", *LIGHT, where=tmp_path) == 130
     assert pd.read_csv(tmp_path / "searches" / "heads-ap" / "scan.csv", dtype=str)["name"].tolist() == ["0.4", "1.2"]
     assert "scan: ZeroDivisionError: division by zero" in caplog.text
     shown = capsys.readouterr().out
@@ -451,7 +446,7 @@ def test_a_best_pair_that_no_run_takes_costs_its_run_only(tmp_path, monkeypatch,
     assert summary_of(tmp_path / "searches" / "0.4-ap")["n_trials"] == 16
 
 
-def test_ctrl_c_on_a_launchers_workers_ends_with_the_report_of_what_there_is(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_on_a_launchers_workers_ends_with_the_report_of_what_there_is(quiet, tmp_path, monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
@@ -459,7 +454,8 @@ def test_ctrl_c_on_a_launchers_workers_ends_with_the_report_of_what_there_is(tmp
     monkeypatch.setattr(launch, "one_round", interrupted)
     assert search(*asked, "search.until=20", where=tmp_path) == 130, "nothing there yet"
     assert not list(tmp_path.rglob("search_summary.json"))
-    assert search("search.until=18", *QUIET, "name=one", where=tmp_path) == 0
+    shutil.rmtree(tmp_path / "searches", ignore_errors=True)
+    shutil.copytree(quiet / "searches" / "0.4-ap", tmp_path / "searches" / "one")
     assert search(*asked, "search.until=20", where=tmp_path) == 130
     assert "interrupted at 18 trials; the same command goes on" in capsys.readouterr().out
     assert summary_of(tmp_path / "searches" / "one")["interrupted"] == 1
@@ -470,6 +466,6 @@ def test_workers_that_fail_are_told_and_their_part_is_done(tmp_path, monkeypatch
         raise RuntimeError("no such card")
 
     monkeypatch.setattr(workers, "run_worker", fails)
-    assert search("-m", "search.worker=range(2)", "search.until=18", *QUIET, "name=one", where=tmp_path) == 0
+    assert search("-m", "search.worker=range(2)", "search.until=18", *LIGHT, "name=one", where=tmp_path) == 0
     assert capfd.readouterr().err.count("a process failed: RuntimeError: no such card") == 2
     assert summary_of(tmp_path / "searches" / "one")["n_trials"] == 18

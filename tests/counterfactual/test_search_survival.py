@@ -1,19 +1,17 @@
 """A short version of programs/search_survival.py, which starts whole commands, kills more often, also on PostgreSQL."""
 
-import multiprocessing
 import os
 import random
 import signal
 import time
 
 import pytest
+from helpers.forked import FORK, load_embedded
 from programs.search_survival import Searching
 
 from igap import cli
 
-pytestmark = pytest.mark.long
-
-FORK = multiprocessing.get_context("fork")  # what takes seconds to import is there
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_model")]
 
 
 def begun(search, worker):
@@ -29,6 +27,7 @@ def test_a_search_that_is_killed_again_and_again_reaches_its_total_and_writes_it
 ):
     search, rng, n = Searching(tmp_path / "search", storage, workers=1, until=48), random.Random(0), 0
     monkeypatch.chdir(search.folder)
+    load_embedded()
     for _ in range(2):
         processes = [begun(search, worker) for worker in range(2)]
         while len(search.trials()) < min(n + 4, 44) and processes[0].is_alive():

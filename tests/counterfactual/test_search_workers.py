@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -12,18 +11,25 @@ from pathlib import Path
 
 import optuna
 import pytest
+from helpers.forked import FORK, load_embedded
+from helpers.small_searches import n_trials
 from hydra.core.global_hydra import GlobalHydra
 from programs.kills import alive, descendants
 
 from igap import cli
+from igap.counterfactual import workers
 from igap.counterfactual.trials.storages import open_storage
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_model")]
 
 QUIET = [
     "head=1.2", "name=few", "tracking=disabled", "full_run=false", "device=cpu", "clean.n=1", "heldout.n=2",
     "search.until=64", "search.batch=8", "search.control=8",
 ]  # fmt: skip
+
+
+WORKER = b"python"
+"""In the command line of a process that is forked from here."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,9 +54,16 @@ def finished(folder="searches/few", kind="sqlite"):
 def test_workers_of_a_launcher_share_one_study_and_end_with_one_report(launcher, capfd):
     options = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     storage = "journal" if launcher == "joblib" else "sqlite"
-    arguments = [*QUIET, "search.worker=range(2)", f"search/storage={storage}", f"hydra/launcher={launcher}", *options]
+    arguments = [
+        *QUIET,
+        "search.until=32",
+        "search.worker=range(2)",
+        f"search/storage={storage}",
+        f"hydra/launcher={launcher}",
+        *options,
+    ]
     assert cli.main(["search", "-m", *arguments]) == 0
-    assert len(finished(kind=storage)) == 64
+    assert len(finished(kind=storage)) == 32
     assert capfd.readouterr().out.count("written to") == 1
     assert len(list(Path("searches").glob("*/search_summary.json"))) == 1
 
@@ -69,30 +82,38 @@ def test_two_searches_that_differ_cannot_have_one_folder(capsys):
     assert "name: got one folder (searches/few) for two searches that differ." in capsys.readouterr().err
 
 
-def started(until):
-    """A command of two workers, once the second is at work."""
+@pytest.fixture
+def started(monkeypatch):
+    """A command of two workers, once both are at work; both are forked from here."""
+    monkeypatch.setattr(workers, "_CONTEXT", FORK)
+    load_embedded()
+    return _started
+
+
+def _started(until):
 
     def command():
         os.setsid()
         sys.exit(cli.main(["search", *QUIET, "search.workers=2", until]))
 
-    process = multiprocessing.get_context("fork").Process(target=command)
+    process = FORK.Process(target=command)
     process.start()
     deadline = time.monotonic() + 300
-    while not _at_work(process.pid) and time.monotonic() < deadline:
+    file = Path("searches/few/study.db")
+    while not (_at_work(process.pid) and n_trials(file) >= 16) and time.monotonic() < deadline:
         time.sleep(0.05)
     return process
 
 
-def test_two_workers_of_one_command_end_by_ctrl_c_with_a_report_and_the_command_goes_on_to_its_total(capfd):
+def test_two_workers_of_one_command_end_by_ctrl_c_with_a_report_and_the_command_goes_on_to_its_total(started, capfd):
     process = started("search.until=5000")
     time.sleep(0.5)
     below = descendants(process.pid)
-    assert len(alive(below)) == 1, "the second worker"
+    assert len(alive(below, WORKER)) == 1, "the second worker"
     os.killpg(process.pid, signal.SIGINT)
     process.join(timeout=300)
     assert process.exitcode == 130
-    assert not alive(below)
+    assert not alive(below, WORKER)
     n = len(finished())  # the report's number is the storage's
     said = capfd.readouterr()
     assert "Traceback" not in said.err
@@ -103,23 +124,23 @@ def test_two_workers_of_one_command_end_by_ctrl_c_with_a_report_and_the_command_
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_workers_end_with_the_command_that_started_them(how):
+def test_workers_end_with_the_command_that_started_them(started, how):
     process = started("search.until=50000")
     below = descendants(process.pid)
-    assert len(alive(below)) == 1, "the second worker"
+    assert len(alive(below, WORKER)) == 1, "the second worker"
     os.kill(process.pid, how)
     process.join(timeout=300)
     deadline = time.monotonic() + 300
-    while alive(below) and time.monotonic() < deadline:
+    while alive(below, WORKER) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not alive(below)
+    assert not alive(below, WORKER)
     trials = optuna.load_study(study_name="few", storage=open_storage("sqlite", Path("searches/few"))).get_trials()
     assert {trial.state.name for trial in trials} <= {"COMPLETE"}
 
 
 def _at_work(pid):
     """Whether the second worker has opened the study."""
-    for child in alive(descendants(pid)):
+    for child in alive(descendants(pid), WORKER):
         with contextlib.suppress(OSError):
             opened = [os.readlink(file) for file in Path(f"/proc/{child}/fd").iterdir()]
             if any(file.endswith("study.db") for file in opened):

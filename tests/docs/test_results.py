@@ -32,7 +32,7 @@ def done(tmp_path_factory):
     """The presets' runs and search, small: 4 generated pairs, one head."""
     folder = tmp_path_factory.mktemp("results")
     small = ["model=ioi-mini", "tracking=disabled"]
-    sweep = [*small, "prompts=generated", "prompts.n=4", "sweep=results", f"output={folder}/runs"]
+    sweep = [*small, "prompts=generated", "prompts.n=4", "sweep=results", f"output={folder}/runs", "plots=none"]
     assert cli.main(["sweep", "results", *sweep, "ablation.n=40"]) == 0
     assert cli.main(["sweep", "results_zero", *sweep]) == 0
     search = ["head=0.6", "search.until=24", "search.control=8", "clean.n=2", "heldout.n=4"]

@@ -91,6 +91,13 @@ def small(checkpoint: Callable[..., Path]) -> Callable[..., TransformerBridge]:
     return load
 
 
+@pytest.fixture(scope="module")
+def one_model() -> Iterator[None]:
+    """The commands of a module share the model they load; those of others find none loaded."""
+    yield
+    cached._cached_model.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def ioi_mini() -> TransformerBridge:
     """The embedded model, as `igap run` loads it."""

@@ -1,5 +1,7 @@
 """Searches on the random GPT-2 in float64, whose few words make three slots of twelve options."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from igap.counterfactual.config import Constraints
@@ -26,3 +28,14 @@ def opened(
 def candidates(search):
     """What has been tried, in order, and by whom."""
     return [trial.proposal for trial in search.trials.all()]
+
+
+def n_trials(file):
+    """The trials in the file of a sqlite study, also while others write it."""
+    if not file.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(file)) as connection:
+            return connection.execute("SELECT count(*) FROM trials").fetchone()[0]
+    except sqlite3.OperationalError:
+        return 0

@@ -29,12 +29,16 @@ class Command(ABC):
     def start(self) -> "subprocess.Popen[str]":
         """The command, in a process group of its own; its paths are relative, as a user's are."""
         self.n_starts += 1
-        with (self.folder / f"said{self.n_starts}").open("w") as said:  # no pipe, which workers would keep open
+        return self.begin(self.folder / f"said{self.n_starts}")
+
+    def begin(self, said: Path) -> "subprocess.Popen[str]":
+        """Its process, whose output goes into this file: no pipe, which workers would keep open."""
+        with said.open("w") as file:
             return subprocess.Popen(
                 [sys.executable, "-m", "igap.cli", *self.arguments],
                 cwd=self.folder,
                 env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
-                stdout=said,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,

@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
@@ -46,13 +47,16 @@ class Sweep(Command):
 
     def __init__(
         self, folder: Path, launcher: str = "basic", tracking: str = "disabled", n_jobs: int = 12, threads: int = 1,
-        reference: dict[str, object] | None = None,
+        reference: dict[str, object] | None = None, more: Sequence[str] = (), n_plots: int = 8,
     ) -> None:  # fmt: skip
-        """A sweep that writes into `folder`/runs, and what must be there in the end."""
-        arguments = ["run", "-m", *GRID[n_jobs], *QUIET, f"tracking={tracking}", *LAUNCHERS[launcher]]
+        """A sweep that writes into `folder`/runs, and what must be there in the end.
+
+        `more`: further settings, with which a run has at least `n_plots` pictures.
+        """
+        arguments = ["run", "-m", *GRID[n_jobs], *QUIET, f"tracking={tracking}", *LAUNCHERS[launcher], *more]
         super().__init__(folder, arguments, threads=threads)
         self.runs, self.n_jobs, self.reference = folder / "runs" / "multirun", n_jobs, reference
-        self.seen: dict[str, tuple[int, str]] = {}
+        self.n_plots, self.seen = n_plots, dict[str, tuple[int, str]]()
 
     def progress(self) -> int:
         """Finished runs."""
@@ -76,7 +80,7 @@ class Sweep(Command):
             assert json.loads(content)["key"] == key, f"{path} is of another run"
             now = (path.stat().st_mtime_ns, hashlib.sha256(content).hexdigest())
             assert self.seen.setdefault(key, now) == now, f"{key} was finished and has been done again"
-            whole(path.parent)
+            whole(path.parent, self.n_plots)
         assert set(self.seen) <= set(finished), "a finished run is gone"
 
     def finished(self) -> None:
@@ -100,26 +104,28 @@ class Sweep(Command):
         return found
 
 
-def whole(folder: Path) -> None:
+def whole(folder: Path, n_plots: int) -> None:
     """Raises where a file of a finished run is cut short or missing."""
     assert load_file(folder / "attributions.safetensors")["ap.heads"].shape == (4, 8)
     json.loads((folder / "config.json").read_text())
     with (folder / "heads.csv").open(newline="") as file:
         assert len(list(csv.reader(file))) == 33
     plots = list((folder / "plots").glob("*.png"))
-    assert len(plots) >= 8, f"{folder} has {len(plots)} plots"
+    assert len(plots) >= n_plots, f"{folder} has {len(plots)} plots"
     for path in plots:
         assert path.read_bytes().endswith(b"IEND\xaeB`\x82"), f"{path} is cut short"
 
 
 def survive(
-    folder: Path, kills_: int, launcher: str = "basic", tracking: str = "disabled", seed: int = 0, n_jobs: int = 12
-) -> str:
+    folder: Path, kills_: int, launcher: str = "basic", tracking: str = "disabled", seed: int = 0, n_jobs: int = 12,
+    more: Sequence[str] = (), n_plots: int = 8,
+) -> str:  # fmt: skip
     """What was done: sweeps killed so often in all, each carried on until it is done, and compared."""
-    reference = undisturbed(folder / f"{launcher}_undisturbed", launcher, n_jobs=n_jobs).results()
+    drawn: Any = {"more": more, "n_plots": n_plots}
+    reference = undisturbed(folder / f"{launcher}_undisturbed", launcher, n_jobs=n_jobs, **drawn).results()
 
     def make(number: int) -> Sweep:
-        return Sweep(folder / f"{launcher}{number}", launcher, tracking, n_jobs, reference=reference)
+        return Sweep(folder / f"{launcher}{number}", launcher, tracking, n_jobs, reference=reference, **drawn)
 
     said = kills.survive(make, kills=kills_, seed=seed, alone=launcher == "basic")
     return (
@@ -128,9 +134,9 @@ def survive(
     )
 
 
-def undisturbed(folder: Path, launcher: str = "basic", *, n_jobs: int = 12, threads: int = 1) -> Sweep:
+def undisturbed(folder: Path, launcher: str = "basic", **options: Any) -> Sweep:
     """A sweep that nobody disturbs, at its end."""
-    sweep = Sweep(folder, launcher, n_jobs=n_jobs, threads=threads)
+    sweep = Sweep(folder, launcher, **options)
     assert sweep.to_the_end() == 0, sweep.said()
     sweep.finished()
     return sweep

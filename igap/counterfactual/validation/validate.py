@@ -5,17 +5,17 @@ Everything is evaluated anew here. Effects are in logits; values are the objecti
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
-from igap.analyses.output_curves import output_curve
-from igap.attribution.activation_patching import activation_patching
-from igap.attribution.maps import scores_exist
+from igap.analyses.output_curves.curves import DEFAULT_ALPHAS, trace_curves
+from igap.attribution.activation_patching import patch_components
+from igap.attribution.maps import Advance, AttributionMap, attribute_pairs, scores_exist
 from igap.components import component_name
 from igap.counterfactual.config import Constraints
 from igap.counterfactual.history import Floats, History
@@ -47,7 +47,8 @@ from igap.counterfactual.validation.results import (
     ReferenceValues,
     Validation,
 )
-from igap.engine.contrast import open_pairs
+from igap.engine.batching import budget_bytes
+from igap.engine.contrast import Contrast, OpenPairs, open_pairs
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, tokenize
 from igap.missing import Missing
@@ -101,10 +102,15 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> Valida
     )
     turn = {"raise": 1, "drop": -1, "abs": 0}[objective.sign]
     same_direction = [trial for trial in ranked[:LOOKED_AT] if turn * sum(trial.effects) >= 0]
-    model, reference_pairs, target = session.model, session.bound.pairs, session.target
+    target = session.target
     component = component_name(target.site, target.layer, target.index)
-    reference_effects, reference_grid = _pair_effects(model, reference_pairs, target)
-    best_effects, best_grid = _pair_effects(model, pairs, target)
+    with _open(session, pairs) as opened:
+        best_effects, best_grid = _pair_effects(opened, target)
+        best_curve = trace_curves(opened, (component,), DEFAULT_ALPHAS)
+    with _open(session, session.bound.pairs) as opened:
+        reference_effects, reference_grid = _pair_effects(opened, target)
+        reference_curve = trace_curves(opened, (component,), DEFAULT_ALPHAS)
+        deletion = _delete(opened, target, best_effects.ap)
     return Validation(
         candidate=best,
         pairs=pairs,
@@ -127,13 +133,13 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> Valida
         pruned=prune_prompt(session.space, bound, evaluate, best, value),
         reference_effects=reference_effects,
         best_effects=best_effects,
-        deletion=_delete(model, reference_pairs, target, best_effects.ap),
+        deletion=deletion,
         heads=_head_effects(reference_grid, best_grid),
         heldout=_evaluate_held_out(session, objective, best, value),
         top=_select_diverse(session, ranked),
         front=_pareto_front(session, trials),
-        reference_curve=output_curve(model, list(reference_pairs), component),
-        best_curve=output_curve(model, list(pairs), component),
+        reference_curve=reference_curve,
+        best_curve=best_curve,
     )
 
 
@@ -196,12 +202,18 @@ def _judge_plausibility(session: SearchSession, bound: BoundSpace, best: Candida
     return Plausibility(fluency, session.distribution.percentile(evaluator.evaluator, tokens).mean().item())
 
 
+def _open(session: SearchSession, pairs: Sequence[PromptPair]) -> AbstractContextManager[OpenPairs]:
+    """A block with contrasts of these pairs, of which the heads and the component's site are asked."""
+    kept = budget_bytes(session.model.W_E.device, session.memory_gib)
+    return open_pairs(session.model, pairs, sites=sorted({"heads", session.target.site}), kept_bytes=kept)
+
+
 def _patch_component(
-    model: TransformerBridge, pairs: Sequence[PromptPair], target: Target, baseline: BaselineKind = "corrupted"
+    opened: OpenPairs, target: Target, baseline: BaselineKind = "corrupted"
 ) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"], Float[Tensor, " pair"]]:
     """AP effect, gap, and the least gap that gives a score, of each pair, in logits, from its texts as in any run."""
-    effects, gaps, least = torch.zeros(3, len(pairs))
-    with open_pairs(model, pairs, sites=(target.site,)) as opened, torch.no_grad():
+    effects, gaps, least = torch.zeros(3, len(opened.pairs))
+    with torch.no_grad():
         for indices, contrast in opened.contrasts(baseline):
             patched = contrast.patches(target.site, target.layer)(torch.tensor([target.index]))[:, 0]
             effects[list(indices)] = (patched - contrast.base.logit_diff).float().cpu()
@@ -210,14 +222,16 @@ def _patch_component(
     return effects, gaps, least
 
 
-def _pair_effects(
-    model: TransformerBridge, pairs: Sequence[PromptPair], target: Target
-) -> tuple[PairEffects, Float[Tensor, "layer head"]]:
+def _pair_effects(opened: OpenPairs, target: Target) -> tuple[PairEffects, Float[Tensor, "layer head"]]:
     """What a run reports of the component for these pairs, and the AP effect of every head, in logits."""
-    effects, gaps, least = _patch_component(model, pairs, target)
+
+    def patch(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
+        return patch_components(contrast, "heads", advance)
+
+    effects, gaps, least = _patch_component(opened, target)
     each = zip(effects.tolist(), gaps.tolist(), least.tolist(), strict=True)
     scores = [effect / gap for effect, gap, enough in each if scores_exist(gap, enough)]
-    grid = activation_patching(model, list(pairs), "heads").effect
+    grid = attribute_pairs(patch, opened, "heads").effect
     rank: int | Missing = Missing("a neuron has no rank among heads")
     if target.site == "heads":
         size = grid.abs()
@@ -234,10 +248,10 @@ def _head_effects(reference: Float[Tensor, "layer head"], best: Float[Tensor, "l
     )
 
 
-def _delete(model: TransformerBridge, pairs: Sequence[PromptPair], target: Target, best: float) -> Deletion | Missing:
+def _delete(opened: OpenPairs, target: Target, best: float) -> Deletion | Missing:
     """Replace the activation by its mean over other prompts. `best` is the best pairs' effect, in logits."""
     try:
-        deletion = _patch_component(model, pairs, target, "mean")[0].mean().item()
+        deletion = _patch_component(opened, target, "mean")[0].mean().item()
     except InputError as error:  # a tokenizer that does not know the reference prompts' words
         return Missing(str(error))
     return Deletion(deletion, is_injection=best * deletion < 0 or abs(best) > 2 * abs(deletion))
