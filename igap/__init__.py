@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 from igap.binding import bind
 
 if TYPE_CHECKING:  # every public name, and the module that it lives in
-    from igap.analyses.ablation.ablate import Ablations as Ablations
     from igap.analyses.ablation.ablate import ablate as ablate
+    from igap.analyses.ablation.results import Ablations as Ablations
     from igap.analyses.output_curves import OutputCurves as OutputCurves
     from igap.analyses.output_curves import output_curve as output_curve
     from igap.attribution.activation_patching import activation_patching as activation_patching

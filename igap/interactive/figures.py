@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from igap import plots
-from igap.analyses.ablation.ablate import Ablations
+from igap.analyses.ablation.results import Ablations
 from igap.analyses.output_curves.curves import OutputCurves
 from igap.attribution.maps import AttributionMap
 from igap.errors import InputError, did_you_mean, printable, short_repr

@@ -4,8 +4,6 @@ Pure functions: two arrays in, one `Comparison` out. Plots are in `plots/`.
 
 Components of one model are not independent samples. Every interval here describes this set of components under the
 usual formula, and no more: it says nothing about another model, another prompt pair, or a population of components.
-
-Sources: Bland & Altman 1986 (limits of agreement), Fisher 1921 (z transform), Bonett & Wright 2000 (Spearman interval).
 """
 
 from collections.abc import Mapping
@@ -16,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from jaxtyping import Bool, Float64, Int64
-from scipy import stats
 
 from igap import markup
 from igap.arguments import Range, checks_arguments
@@ -24,19 +21,23 @@ from igap.attribution.maps import AttributionMap, frame_of
 from igap.binding import Axes, draw
 from igap.components import Site, component_names
 from igap.errors import InputError
+from igap.statistics.agreement import (
+    WIDTH,
+    correlations,
+    is_constant,
+    limits_of_agreement,
+    power_of_two,
+    proportional_bias,
+)
 from igap.statistics.jaccard import curve_ks, expected_jaccard, jaccard, shared_from, undefined_reasons
 from igap.statistics.units import LABELS, Unit, unit_of, values_in
 
 FigureName = Literal["scatter", "mean_difference", "heatmap", "difference", "jaccard"]
 """The figures of a comparison, by the names of a run's files."""
 
-WIDTH = 1.96
-"""Half-width of the limits of agreement and the outlier threshold, in standard deviations."""
-
 REPORTED_K = (10, 30)
 """The k whose Jaccard index `Comparison.summary` reports."""
 
-_ROUNDING = 1e-13  # values that differ by less than this share of the largest magnitude are rounding: constant
 _LARGEST = 1e150  # the squares of larger scores overflow float64
 
 
@@ -233,13 +234,13 @@ def compare_values(
         )
     x, y = ig_map.ravel(), ap_map.ravel()
     n = x.size
-    scale = _power_of_two(max(np.abs(x).max(), np.abs(y).max()))  # squares of tiny scores must not vanish
+    scale = power_of_two(max(np.abs(x).max(), np.abs(y).max()))  # squares of tiny scores must not vanish
     difference, mean = y / scale - x / scale, (y / scale + x / scale) / 2
 
     reasons: dict[str, str] = {}
-    pearson = _correlations(x, y, names, reasons)
-    limits = _limits(difference, scale, reasons)
-    slope = _slope(mean, difference, names, reasons)
+    pearson = correlations(x, y, names, reasons)
+    limits = limits_of_agreement(difference, scale, reasons)
+    slope = proportional_bias(mean, difference, names, reasons)
     signed = (x != 0) | (y != 0)
     if not signed.any():
         reasons["sign_agreement"] = "both maps are zero everywhere"
@@ -261,8 +262,8 @@ def compare_values(
         jaccard=jaccard(ks, both, n_nonzero),
         jaccard_chance=np.array([expected_jaccard(n, k) for k in ks.tolist()]),
         difference=(difference * scale).reshape(ig_map.shape),
-        outlier_abs=(large & (not _is_constant(magnitude, 1.0))).reshape(ig_map.shape),
-        outlier_limits=(outside & (not _is_constant(difference, 1.0))).reshape(ig_map.shape),
+        outlier_abs=(large & (not is_constant(magnitude, 1.0))).reshape(ig_map.shape),
+        outlier_limits=(outside & (not is_constant(difference, 1.0))).reshape(ig_map.shape),
         shared_from=both,
         n_nonzero=n_nonzero,
         reasons=reasons,
@@ -286,81 +287,6 @@ def _check_map(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
             "Check the gap the effects were divided by, and the model's precision."
         )
     return array
-
-
-def _power_of_two(largest: float) -> float:
-    """The power of two just above `largest`, or 1.0 for 0: dividing by it is exact and brings it to [0.5, 1)."""
-    return float(np.ldexp(1.0, int(np.frexp(largest)[1]))) if largest > 0 else 1.0
-
-
-def _is_constant(x: npt.NDArray[np.float64], largest: float) -> bool:
-    return bool(np.ptp(x) <= _ROUNDING * largest)
-
-
-def _correlations(
-    x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], names: tuple[str, str], reasons: dict[str, str]
-) -> dict[str, float]:
-    """Pearson and Spearman with their intervals; every reason for a NaN goes into `reasons`."""
-    out = dict.fromkeys((a + b for a in ("pearson", "spearman") for b in ("", "_low", "_high")), float("nan"))
-    constant = [
-        name for name, values in zip(names, (x, y), strict=True) if _is_constant(values, float(np.abs(values).max()))
-    ]
-    if constant:
-        why = "there is one component only" if x.size == 1 else f"{' and '.join(constant)} scores are constant"
-        reasons.update(dict.fromkeys(out, why))
-        return out
-    for name, u, v in (("pearson", x, y), ("spearman", stats.rankdata(x), stats.rankdata(y))):
-        r = out[name] = _pearson(u, v)
-        if x.size <= 3:
-            reasons[f"{name}_low"] = reasons[f"{name}_high"] = _too_few(x.size)
-            continue
-        variance = (1 + r**2 / 2 if name == "spearman" else 1.0) / (x.size - 3)
-        half = float(stats.norm.ppf(0.975)) * np.sqrt(variance)
-        centre = np.arctanh(r) if abs(r) < 1 else r * np.inf
-        out[f"{name}_low"], out[f"{name}_high"] = float(np.tanh(centre - half)), float(np.tanh(centre + half))
-    return out
-
-
-def _pearson(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
-    """Pearson r of two arrays that are not constant, each brought to its own scale first; clipped to [-1, 1]."""
-    u, v = (a / _power_of_two(np.abs(a).max()) for a in (x, y))
-    u, v = u - u.mean(), v - v.mean()
-    return float(np.clip(np.dot(u / np.linalg.norm(u), v / np.linalg.norm(v)), -1, 1))
-
-
-def _limits(difference: npt.NDArray[np.float64], scale: float, reasons: dict[str, str]) -> dict[str, float]:
-    """Bias, SD and limits of agreement, times `scale`."""
-    bias, sd = float(difference.mean()) * scale, float(difference.std()) * scale
-    if difference.size == 1:
-        sd = float("nan")
-        reasons.update(dict.fromkeys(("sd", "limits_low", "limits_high"), "one component has no spread"))
-    return {"bias": bias, "sd": sd, "limits_low": bias - WIDTH * sd, "limits_high": bias + WIDTH * sd}
-
-
-def _slope(
-    mean: npt.NDArray[np.float64],
-    difference: npt.NDArray[np.float64],
-    names: tuple[str, str],
-    reasons: dict[str, str],
-) -> dict[str, float]:
-    """Slope of difference on mean, with its interval."""
-    out = dict.fromkeys(("slope", "slope_low", "slope_high"), float("nan"))
-    if _is_constant(mean, 1.0):
-        why = "there is one component only" if mean.size == 1 else f"the means of {' and '.join(names)} are constant"
-        reasons.update(dict.fromkeys(out, why))
-        return out
-    u, v = mean - mean.mean(), difference - difference.mean()
-    slope = out["slope"] = float(np.dot(u, v) / np.dot(u, u))
-    if mean.size <= 3:
-        reasons["slope_low"] = reasons["slope_high"] = _too_few(mean.size)
-        return out
-    stderr = float(np.linalg.norm(v - slope * u) / np.linalg.norm(u) / np.sqrt(mean.size - 2))
-    half = float(stats.t.ppf(0.975, mean.size - 2)) * stderr
-    return {"slope": slope, "slope_low": slope - half, "slope_high": slope + half}
-
-
-def _too_few(n: int) -> str:
-    return f"{n} components; an interval needs at least 4"
 
 
 @checks_arguments

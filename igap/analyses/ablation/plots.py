@@ -7,7 +7,7 @@ from jaxtyping import Float64
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from igap.analyses.ablation.ablate import AblationEffect, Ablations
+from igap.analyses.ablation.results import AblationEffect, Ablations
 from igap.analyses.ablation.study import AGAINST, FEW, AblationStudy
 from igap.plots.canvas import PALETTE, blank, figure, styled
 from igap.statistics.units import LABELS

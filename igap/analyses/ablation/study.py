@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from igap.analyses.ablation.ablate import AblationEffect, Ablations
+from igap.analyses.ablation.results import AblationEffect, Ablations
 from igap.statistics.comparison import Comparison, compare_values
 from igap.statistics.units import Unit
 

@@ -10,7 +10,8 @@ import torch
 from helpers.checkpoints import save_checkpoint
 from scipy import stats
 
-from igap.analyses.ablation.ablate import Ablations, ablate, ablate_kinds, mcnemar
+from igap.analyses.ablation.ablate import ablate, ablate_kinds, mcnemar
+from igap.analyses.ablation.results import Ablations
 from igap.analyses.ablation.accuracy import batch_by_length, batch_rows
 from igap.analyses.ablation.passes import HookedPasses, RestartedPasses, choose_passes
 from igap.analyses.ablation.replacements import by_place, replacement
