@@ -25,6 +25,7 @@ from igap.counterfactual.validation import neighbours, validate
 from igap.counterfactual.validation.importance import variance_shares
 from igap.counterfactual.validation.results import PrunedPrompt
 from igap.engine.activations import borrow
+from igap.engine.contrast import open_pairs
 from igap.errors import InputError
 from igap.missing import Missing
 from igap.models.load import EMBEDDED
@@ -568,8 +569,10 @@ def test_a_counterfactual_writes_in_where_its_effect_is_over_twice_the_deletion_
 ):
     best = PromptPair(pair.clean, corrupted, pair.answer, pair.distractor)
     target = Target("heads", *head)
-    effects, _ = validate._pair_effects(ioi_mini, [best], target)
-    found = validate._delete(ioi_mini, [pair], target, effects.ap)
+    with open_pairs(ioi_mini, best) as opened:
+        effects, _ = validate._pair_effects(opened, target)
+    with open_pairs(ioi_mini, pair) as opened:
+        found = validate._delete(opened, target, effects.ap)
     deletion = activation_patching(ioi_mini, pair, baseline="mean").effect[head].item()
     effect = activation_patching(ioi_mini, best).effect[head].item()
     assert found.ap == pytest.approx(deletion, rel=1e-3)  # float32
