@@ -11,10 +11,10 @@ from helpers.checkpoints import save_checkpoint
 from scipy import stats
 
 from igap.analyses.ablation.ablate import ablate, ablate_kinds, mcnemar
-from igap.analyses.ablation.results import Ablations
 from igap.analyses.ablation.accuracy import batch_by_length, batch_rows
 from igap.analyses.ablation.passes import HookedPasses, RestartedPasses, choose_passes
 from igap.analyses.ablation.replacements import by_place, replacement
+from igap.analyses.ablation.results import Ablations
 from igap.components import hook_name, parse_component
 from igap.engine.activations import borrow
 from igap.inputs.labelled_prompts import Prompt
