@@ -34,13 +34,12 @@ COMMANDS = commands()
 
 
 def parsed(words):
-    """The names of a command and its subcommand, and what click gives its function."""
-    command, arguments, names = igap, list(words), []
-    while isinstance(command, click.Group):
-        context = command.make_context("igap", arguments)
-        name, command, arguments = command.resolve_command(context, [*context._protected_args, *context.args])
-        names.append(name)
-    return names, command.make_context(names[-1], arguments).params
+    """The name of a command, its last word, and what click gives its function."""
+    context = igap.make_context("igap", list(words))
+    while isinstance(context.command, click.Group):
+        name, command, arguments = context.command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, arguments, parent=context)  # a parent: click keeps the names of --help
+    return context.info_name, context.params
 
 
 def test_there_are_commands_of_every_kind():
@@ -49,14 +48,14 @@ def test_there_are_commands_of_every_kind():
 
 @pytest.mark.parametrize("words", sorted(COMMANDS), ids=" ".join)
 def test_igap_takes_the_command(words):
-    names, given = parsed(words)
-    if names[-1] == "run":
+    name, given = parsed(words)
+    if name == "run":
         overrides = list(map(quote_override, given["overrides"]))
         jobs = compose_jobs(overrides, multirun=given["multirun"])
         assert not [job.reason for job in jobs if isinstance(job, RejectedJob)]
-    elif names[-1] == "sweep":
+    elif name == "sweep":
         compose_multirun(sweep_request(given["name"], given["overrides"]).overrides, sweep=given["name"])
-    elif names[-1] == "search":
+    elif name == "search":
         preset = next(iter(set(given["overrides"][:1]) & set(sweep_names("search"))), None)
         overrides = [quote_override(text) for text in given["overrides"] if text != preset]
         compose_searches(overrides, preset, multirun=given["multirun"])
