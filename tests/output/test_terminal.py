@@ -13,7 +13,7 @@ from igap.inputs.prompts import encode_pair
 from igap.models.load import read_header
 from igap.output import terminal
 from igap.sweep.folder import JobStatus, SweepFolder
-from igap.sweep.plan import Composed, Job, Plan
+from igap.sweep.plan import Composed, Estimate, Job, Plan
 from igap.sweep.terminal import show_plan, show_plan_end
 
 
@@ -84,12 +84,17 @@ def test_a_sweep_ends_with_a_line_a_job_and_failures_with_reason_and_log(console
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(None, "nothing of this kind"), (100.0, "about 100 s"), (600.0, "about 10 min")]
+    ("time_left", "said"),
+    [
+        (None, "nothing of this kind"),
+        (Estimate(100.0, 3), "about 100 s, going by 3 finished runs in"),
+        (Estimate(600.0, 1), "about 10 min, going by 1 finished run in"),
+    ],
 )
-def test_a_plan_says_how_long_it_takes_where_that_is_known(console, result, tmp_path, seconds, said):
+def test_a_plan_says_how_long_it_takes_where_that_is_known(console, result, tmp_path, time_left, said):
     job = Job(result.key, (), Composed((), result.config, ""), 1, result.config.tracking)
     plan = Plan(SweepFolder(tmp_path), (job,), {job.key: JobStatus(job.key, "planned")}, 0, ())
-    show_plan(console, plan, seconds, 3)
+    show_plan(console, plan, time_left)
     assert said in text(console)
 
 

@@ -135,7 +135,9 @@ def test_every_damaged_file_of_a_store_is_told_and_removed(tmp_path, capsys):
 
     def kept(folder, site):
         common = {"versions": dict(versions.versions())}
-        ResultCache(folder / ".store", common).shared("ap", {"site": site}, lambda: {"effect": torch.arange(6.0)})
+        ResultCache(folder / ".store", common).get_or_compute(
+            "ap", {"site": site}, lambda: {"effect": torch.arange(6.0)}
+        )
 
     kept(tmp_path / "source", "heads")
     copies = [*damaged_runs(tmp_path / "source", tmp_path / "sweeps")]
@@ -200,4 +202,7 @@ def test_an_offline_run_that_is_a_pipe_is_unreadable_and_not_waited_for(run):
     place.mkdir(parents=True)
     os.mkfifo(place / "run-x.wandb")
     (run / places.MARK).write_text(json.dumps(MARKS))
-    assert verify._compare(finished.read_run(run)[0]) == (True, "unreadable: it is a named pipe, no file")
+    assert verify._compare(finished.read_run(run)[0], places.find_logged_run(run)) == (
+        True,
+        "unreadable: it is a named pipe, no file",
+    )

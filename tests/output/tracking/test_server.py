@@ -15,6 +15,7 @@ from igap.config import TrackingConfig
 from igap.errors import InputError
 from igap.output.dashboard import head_maps, wandb_runs
 from igap.output.tracking import places, sync, wandb_run, writing
+from igap.storage import tables
 from igap.storage.finished import read_run
 
 ONLINE = TrackingConfig.model_validate({"mode": "online", "timeout": 300})
@@ -97,7 +98,7 @@ def assert_whole(server, folder):
         assert run.summary[f"plots/{path.stem}"] == step[f"plots/{path.stem}"]
     for path in folder.glob("*.csv"):
         table = json.loads(run.files[step[f"tables/{path.stem}"]["path"]])
-        wanted = pd.read_csv(path, dtype=writing._TEXTS).astype(object)
+        wanted = pd.read_csv(path, dtype=tables.TEXTS).astype(object)
         assert table["columns"] == list(wanted.columns)
         assert table["data"] == wanted.where(wanted.notna(), None).to_numpy().tolist()
         assert artifact.files[path.name] == path.read_bytes()
