@@ -78,3 +78,9 @@ def test_an_analysis_loads_what_draws_only_when_it_draws(name):
     at_once = [node for node in ast.parse(KNOWN[name].read_text()).body if isinstance(node, ast.ImportFrom)]
     drawing = {node.module for node in at_once if re.search(r"\bplots\b|matplotlib|seaborn", node.module or "")}
     assert not drawing
+
+
+def test_the_architecture_page_has_this_order():
+    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
+    block = page.partition("From the ground up:")[2].partition("`tests/test_layers.py`")[0]
+    assert [line.strip().replace(",", "") for line in block.splitlines() if line.strip()] == list(FLOORS)
