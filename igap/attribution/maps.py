@@ -1,7 +1,7 @@
 """The result of every attribution method: one number a component, with its unit and its completeness delta."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -66,9 +66,9 @@ class AttributionMap:
     """Whether effect and score have a sign; if not they are magnitudes."""
     pairs: tuple["AttributionMap", ...] = ()
     """The maps of the pairs that this one is the mean of; empty for one pair."""
-    baseline: BaselineKind | None = None
+    baseline: BaselineKind | None = field(default=None, metadata={"later": True})
     """What activations move to; None where the map was not made by a method."""
-    direction: Direction | None = None
+    direction: Direction | None = field(default=None, metadata={"later": True})
     """Whether corrupted activations go into the clean run (noising) or clean ones into the corrupted run."""
 
     @property

@@ -104,12 +104,19 @@ def _array(hint: Any, tree: Any, tensors: Mapping[str, torch.Tensor], where: str
 
 
 def _saved(kind: Any) -> list[str]:
-    """Return the fields of a dataclass that are written; one with the metadata `saved=False` is not."""
+    """Return the fields of a dataclass that are written; one with the metadata `saved=False` is not.
+
+    A field with the metadata `later=True` was added when there were files already: where it is missing it has its
+    default.
+    """
     return [field.name for field in dataclasses.fields(kind) if field.metadata.get("saved", True)]
 
 
 def _dataclass(hint: Any, tree: Any, tensors: Mapping[str, torch.Tensor], where: str) -> Any:
     fields = _saved(hint)
+    if isinstance(tree, dict):  # files from before there was such a field lack it
+        later = {field.name for field in dataclasses.fields(hint) if field.metadata.get("later", False)}
+        fields = [name for name in fields if name in tree or name not in later]
     if not isinstance(tree, dict) or tree.keys() != set(fields):
         got = ", ".join(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
         raise ValueError(f"{where or 'it'} holds {printable(got, 200)}, wanted {', '.join(fields)}")

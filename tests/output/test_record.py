@@ -116,6 +116,24 @@ def test_a_record_that_holds_something_else_is_refused_with_its_place(result, tm
         record.read(tmp_path)
 
 
+def test_a_record_from_before_a_field_was_there_is_read_and_lacks_no_other(one):
+    tensors = {}
+    tree = typed_file.encode(one, tensors)
+    del tree["baseline"], tree["direction"]
+    read = typed_file.decode(AttributionMap, tree, tensors)
+    assert torch.equal(read.effect, one.effect)
+    assert (read.baseline, read.direction) == (None, None)
+    del tree["signed"]
+    with pytest.raises(ValueError, match="wanted method, site"):
+        typed_file.decode(AttributionMap, tree, tensors)
+
+
+@pytest.fixture
+def one():
+    """A map that knows what it moved to."""
+    return AttributionMap("ap", "heads", torch.rand(2, 3), gap=1.0, baseline="zero", direction="noising")
+
+
 def test_an_array_of_another_shape_or_type_is_refused():
     hint = figures.SiteData.__annotations__["ig"]
     for tensor in (torch.zeros(3).double(), torch.zeros(2, 3)):
