@@ -26,7 +26,7 @@ ANALYSES: dict[str, Analysis[Any]] = {
         FaithfulnessAnalysis(),
     )
 }
-"""By name; a new analysis is one more line here."""
+"""By name; a new analysis is one import and one more line here."""
 
 
 def check_analyses(config: RunConfig, header: Header) -> dict[str, str]:

@@ -63,7 +63,10 @@ class Run:
 
     @cached_property
     def tables(self) -> Mapping[str, pd.DataFrame]:
-        """The CSV files of the run by name, without suffix. Raises InputError on one that cannot be read."""
+        """The run's CSV files as pandas DataFrames, by file name without suffix: `tables["heads"]`.
+
+        Raises InputError on one that cannot be read.
+        """
         return {path.stem: _table(path) for path in sorted(self.folder.glob("*.csv"))}
 
     @property
@@ -73,9 +76,10 @@ class Run:
 
     @checks_arguments
     def plot(self, name: str = "heads_scatter") -> Axes:
-        """Return the axes of a figure by its name in `plots/`, drawn anew; a notebook shows it as a picture.
+        """Return the axes of a figure by its name, drawn anew, also of a run with `plots=none`; a notebook shows a picture.
 
-        Raises InputError on a name that the run has no figure of.
+        `.figure.savefig("x.png")` writes a file. Raises InputError on a name that the run has no figure of, with all
+        names that it has.
         """
         return draw("record", self.folder, name)
 

@@ -62,20 +62,24 @@ def show_job(console: Console, count: str, overrides: Sequence[str], status: Job
 
 
 def show_plan_end(console: Console, plan: Plan, reasons: Mapping[str, str]) -> None:
-    """A line a finished job, a table of those that failed with their reasons and logs, and where everything is."""
+    """A line a finished job, which runs have warnings, those that failed with reasons and logs, and where all is."""
     names = ("gap", "heads/pearson", "heads/jaccard@10", "heads/max_abs_delta", "neurons/pearson", "neurons/jaccard@30")
     table = Table(title="Jobs", title_justify="left")
     for column in ("folder", "overrides", *names):
         table.add_column(column, justify="right" if column in names else "left", overflow="fold")
-    n_finished = 0
+    n_finished, warned = 0, []
     for job in plan.jobs:
         status = plan.folder.status(job.key)
         numbers: list[str] = [status.state] * len(names)
         if status.run is not None:
             numbers = [number(status.run.summary.get(name)) for name in names]
+            warned += [job.key] if status.run.summary.get("warnings") else []
         n_finished += status.finished
         table.add_row(job.key, escape(" ".join(job.distinct_overrides)), *numbers)
     console.print(table)
+    if warned:
+        text = f"warnings of {len(warned)} run{'s' * (len(warned) != 1)}, in their summary.json: {' '.join(warned)}"
+        console.print(text, markup=False, soft_wrap=True)
     if reasons:
         failures = Table(title="Failed", title_justify="left")
         for column in ("folder", "overrides", "reason", "log"):

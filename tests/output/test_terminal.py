@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def test_a_sweep_ends_with_a_line_a_job_and_failures_with_reason_and_log(console
         for n, key in ((2, result.key), (3, "b" * 12), (4, "c" * 12))
     )
     shutil.copytree(written, folder.run(result.key))
+    summary = folder.run(result.key) / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"warnings": "ig: use more steps"}))
     folder.fail("b" * 12, "no [red]luck[/red]", "Traceback")
     plan = Plan(folder, jobs, {job.key: folder.status(job.key) for job in jobs}, 0, ())
     show_plan_end(console, plan, {"b" * 12: "no [red]luck[/red]"})
@@ -78,6 +81,7 @@ def test_a_sweep_ends_with_a_line_a_job_and_failures_with_reason_and_log(console
     assert "planned" in planned
     assert "no [red]luck[/red]" in reason
     assert "failure.log" in text(console)
+    assert f"warnings of 1 run, in their summary.json: {result.key}\n" in text(console)
     assert "seed=1" not in text(console)
     assert "1 of 3 jobs finished" in text(console)
     assert "the same command again does the rest" in text(console)

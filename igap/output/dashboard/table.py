@@ -122,7 +122,7 @@ def tabulate(runs: Iterable[FinishedRun], *, metrics: Sequence[str] | None = Non
     every = every_metric(runs)
     for name in metrics or ():
         if name not in every:
-            raise InputError(f"metrics: got {name!r}, which no run's summary has.{_nearest(name, every)}")
+            raise InputError(f"metrics: got {name!r}, which is no number of any run's summary.{_nearest(name, every)}")
     chosen = list(dict.fromkeys(metrics)) if metrics else [name for name in DEFAULT if name in every]
     if sort is not None:
         runs = _sorted(runs, sort.removeprefix("-"), every, largest_first=sort.startswith("-"))
