@@ -93,8 +93,8 @@ class RunContext:
 class Analysis(Protocol[FindingT]):
     """Something that a run does after the comparison; subclass it and write `name` and `run`, with `settings`.
 
-    An analysis that has keys of its own in `RunConfig` has no `settings`, cannot be chosen by `analyses=`, and says itself
-    when it is `asked_for`.
+    An analysis that has keys of its own in `RunConfig` has no `settings`, cannot be chosen by `analyses=`, and says
+    itself when it is `asked_for`.
     """
 
     name: ClassVar[str]

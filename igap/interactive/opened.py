@@ -76,10 +76,11 @@ class Run:
 
     @checks_arguments
     def plot(self, name: str = "heads_scatter") -> Axes:
-        """Return the axes of a figure by its name, drawn anew, also of a run with `plots=none`; a notebook shows a picture.
+        """Return the axes of a figure by its name, drawn anew; a notebook shows it as a picture.
 
-        `.figure.savefig("x.png")` writes a file. Raises InputError on a name that the run has no figure of, with all
-        names that it has.
+        Also of a run with `plots=none`. `.figure.savefig("x.png")` writes a file.
+
+        Raises InputError on a name that the run has no figure of, with all names that it has.
         """
         return draw("record", self.folder, name)
 
