@@ -239,12 +239,12 @@ def _map(
         known["layer_effect"] = tensor(f"layer_effect.{method}.{site}")
         known["n_steps"] = torch.tensor([int(n) for n in str(summary[f"{site}/ig_n_steps"]).split()])
     effect = tensor(f"effect.{method}.{site}")
-    found = AttributionMap(method, site, effect, float(summary["gap"]), pairs[0][1], pairs=each, **known)
+    shown = AttributionMap(method, site, effect, float(summary["gap"]), pairs[0][1], pairs=each, **known)
     saved = tensor(f"{method}.{site}")
     # The means over pairs may have been taken on another device, in another order.
-    if saved.shape != found.score.shape or not torch.allclose(found.score, saved, rtol=1e-4, atol=1e-7, equal_nan=True):
+    if saved.shape != shown.score.shape or not torch.allclose(shown.score, saved, rtol=1e-4, atol=1e-7, equal_nan=True):
         raise ValueError(f"the scores {method}.{site} are not the effects over the gap")
-    return found
+    return shown
 
 
 def _pairs(folder: Path, config: RunConfig, summary: Mapping[str, Any]) -> list[tuple[float, float]]:

@@ -72,7 +72,7 @@ class Ablations:
 
     @property
     def effects(self) -> tuple[AblationEffect, ...]:
-        """Of each component, of all together, of the controls."""
+        """The effects of each component, then of all together, then of the controls."""
         return (*self.single, *([self.together] if self.together else []), *self.controls)
 
     def rows(self) -> Iterator[dict[str, Any]]:
