@@ -340,6 +340,8 @@ def calls(scratch: Path, rng: random.Random) -> Iterator[Case]:
     """Every parameter of every public function with every value: taken, or refused with an InputError of one line."""
     from helpers.public_calls import RESULTS, public
 
+    runs = made(scratch / "finished", ["run", *QUICK]) / "runs"
+    [finished] = (path.parent for path in runs.rglob("summary.json"))
     # Results are what igap makes and a user only reads: the tests check the types of their fields.
     cases = [
         (name, parameter) for name, parameters in public().items() if name not in RESULTS for parameter in parameters
@@ -355,7 +357,7 @@ def calls(scratch: Path, rng: random.Random) -> Iterator[Case]:
 
             answers = []
             model = handmade.one_still_head(Path())
-            call = public_calls.calls(model, Path(), Path())[name]
+            call = public_calls.calls(model, Path(), Path(), finished)[name]
             for what, value in public_calls.hostile(AutoModelForCausalLM.from_pretrained(".")).items():
                 if what in public_calls.takes(name, parameter):
                     continue  # some are long computations
