@@ -13,6 +13,7 @@ import json
 import platform
 import re
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ from igap.engine.contrast import contrast
 from igap.engine.decoder import Linear
 from igap.inputs.ioi import ioi_stream
 from igap.models.load import find_checkpoint
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from helpers.memory import peak_gib
 
 PAIR = PromptPair(
     clean="After John and Mary went to the store, Mary gave a bottle of milk to",
@@ -171,7 +175,7 @@ def patching_of(bench: Bench, model: TransformerBridge, title: str) -> Report:
 
     maps: dict[Site, Any] = {}
     limit = Limit(bench, model, a_pass * (n_tokens - first))
-    memory = peak_memory(bench, engine)
+    memory = peak_gib(bench.device, engine)
     rounds = bench.rounds({"loop": loop, "batched": batched, "limit": limit.work, "engine": engine}, warm=["engine"])
     seconds = {
         "notebook loop": [s / len(sample) * n_all for s in rounds["loop"]],
@@ -489,26 +493,6 @@ def long_pair(n_tokens: int, first: int) -> PromptPair:
     other = text.copy()
     text[first - 1], other[first - 1] = "Mary", "John"
     return replace(PAIR, clean=" ".join(text), corrupted=" ".join(other))
-
-
-def peak_memory(bench: Bench, work: Callable[[], object]) -> float:
-    """GiB that a call needs beyond what was there before it, at its fullest."""
-    if bench.device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return (torch.cuda.max_memory_allocated() - before) / 2**30
-    status = Path("/proc/self/status")
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
-    before = _kib(status.read_text(), "VmRSS")
-    work()
-    return (_kib(status.read_text(), "VmHWM") - before) / 2**20
-
-
-def _kib(status: str, name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", status)
-    assert found
-    return int(found[1])
 
 
 def ratio(seconds: dict[str, list[float]], slow: str, fast: str = "igap") -> list[float]:

@@ -32,6 +32,7 @@ from igap.inputs.ioi import ioi_stream
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers.families import FAMILIES, save
 from helpers.family_agreement import effects, precisely
+from helpers.memory import peak_gib
 
 PAIR = igap.PromptPair(
     clean="After John and Mary went to the store, Mary gave a bottle of milk to",
@@ -286,17 +287,11 @@ def memory(checks: Checks) -> None:
     }.items():
 
         def check(name: str = name, call: Callable[[], Any] = call) -> None:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            before, since = torch.cuda.memory_allocated(), time.perf_counter()
-            call()
-            torch.cuda.synchronize()
-            spent = time.perf_counter() - since
-            peak = (torch.cuda.max_memory_allocated() - before) / 2**30
+            since = time.perf_counter()
+            peak = peak_gib(checks.device, call)
             # Both runs' activations are kept beside a pass, within the same budget once more.
-            checks.line(
-                f"{name}, 2,000 tokens", peak, np.inf if "hooks" in name else 2 * budget, f"GiB at most, {spent:.1f} s"
-            )
+            bound = np.inf if "hooks" in name else 2 * budget
+            checks.line(f"{name}, 2,000 tokens", peak, bound, f"GiB at most, {time.perf_counter() - since:.1f} s")
 
         checks.attempt(name, check)
 
@@ -311,7 +306,8 @@ def memory(checks: Checks) -> None:
             torch.cuda.set_per_process_memory_fraction(1.0)
         checks.line("4,096 rows a pass in 3 GiB, beside 4 rows", float((fits - halved).abs().max()), 5e-4, "logits")
 
-    checks.attempt("running out", runs_out)
+    if checks.device.startswith("cuda"):
+        checks.attempt("running out", runs_out)
 
 
 SECTIONS: dict[str, Callable[[Checks], None]] = {
