@@ -377,6 +377,7 @@ def test_an_analysis_that_fails_costs_its_own_result_only(config, analyses):
 def test_a_mean_over_prompts_that_the_generator_does_not_have_is_refused_before_the_model_loads(config, monkeypatch):
     monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     texts = ["prompts.clean=John went to", "prompts.corrupted=Mary went to"]
+    texts += ["prompts.answer=' John'", "prompts.distractor=' Mary'"]
     with pytest.raises(InputError, match=r"baseline\.n: got 2, found 0 generated prompts of 3 tokens, the length of"):
         check(config("baseline=mean", "baseline.n=2", "model.name=ioi-mini", *texts))
 

@@ -19,9 +19,11 @@ from igap import cli, pipeline
 from igap.cli import commands, compose, settings
 from igap.cli.texts import quote_override
 from igap.engine.baselines import baseline_of
+from igap.errors import InputError
 from igap.inputs.ioi import generate_ioi
 from igap.models import cached
 from igap.output import disk
+from igap.sweep.plan import RejectedJob
 
 pytestmark = pytest.mark.usefixtures("one_model")
 
@@ -132,6 +134,8 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(arguments, message, capsys)
     assert not Path("runs").exists(), "refused before anything was written"
 
 
+ALL_FOUR = ["prompts.corrupted=After Tom and Mary went to the store, Mary gave a bottle of milk to",
+            "prompts.answer= John", "prompts.distractor= Mary"]  # fmt: skip
 BAD_PROMPTS = [
     (["prompts.corrupted=" + PAIR_OF_ANIMALS],
      "prompts.corrupted: got 18 tokens, prompts.clean has 16; patching needs prompts of one length."),
@@ -139,10 +143,10 @@ BAD_PROMPTS = [
      "prompts.corrupted: got the same text as prompts.clean"),
     (["prompts.answer=John Mary"], "prompts.answer: got 'John Mary', which is 2 tokens"),
     (["prompts.answer= Zebulon"], "prompts.answer: the tokenizer does not know 'Zebulon'"),
-    (["prompts.clean=After Zebulon and Mary went to the store, Mary gave a bottle of milk to"],
+    ([*ALL_FOUR, "prompts.clean=After Zebulon and Mary went to the store, Mary gave a bottle of milk to"],
      "prompts.clean: the tokenizer does not know 'Zebulon'"),
     (["prompts.answer= Mary"], "prompts.distractor: got ' Mary', the same word as prompts.answer"),
-    (["prompts.clean=" + "John " * 30, "prompts.corrupted=" + "Mary " * 30],
+    ([*ALL_FOUR, "prompts.clean=" + "John " * 30, "prompts.corrupted=" + "Mary " * 30],
      "prompts.clean: got 30 tokens, the model's context holds 24. Shorten the prompt."),
     (["prompts.clean="], "prompts.clean: got '', wanted a text that is not empty."),
 ]  # fmt: skip
@@ -155,6 +159,36 @@ def test_a_bad_pair_is_refused_before_the_model_loads(no_model, tiny, overrides,
     assert error.startswith(f"igap: {message}")
     assert "Traceback" not in error
     assert not Path("runs").exists(), "refused before anything was written"
+
+
+NEW_CLEAN = "prompts.clean=After Tom and Anna went to the store, Anna gave a bottle of milk to"
+LEFT = ("prompts.corrupted='After John and Mary went to the store, John gave a bottle of milk to', "
+        "prompts.answer=' John', prompts.distractor=' Mary'")  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [["run"], ["run", "-m"], ["check"], ["check", "-m"], ["search", "head=1.2"]])
+def test_a_new_clean_prompt_with_other_texts_of_the_preset_is_refused(no_model, command, capsys):
+    assert cli.main([*command, NEW_CLEAN]) == 2
+    clean = NEW_CLEAN.partition("=")[2]
+    assert capsys.readouterr().err.endswith(
+        f"prompts.clean: got {clean!r}, and from the preset {LEFT}, wanted all four texts of the question: a preset's "
+        "answer need not be that of another clean prompt. Add prompts.corrupted=... prompts.answer=... "
+        "prompts.distractor=...; repeat what you mean to keep.\n"
+    )
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("left", ["corrupted", "answer", "distractor"])
+def test_a_new_clean_prompt_needs_each_of_the_other_texts(left):
+    others = [f"prompts.{name}= Tom" for name in ("corrupted", "answer", "distractor") if name != left]
+    with pytest.raises(InputError, match=rf"from the preset prompts\.{left}='[^']+', wanted .* Add prompts\.{left}="):
+        compose.compose_one([quote_override(text) for text in (f"++{NEW_CLEAN}", *others)])
+
+
+def test_other_corrupted_prompts_and_words_are_asked_of_the_same_clean_prompt(tiny):
+    for text in ("corrupted='After Tom and Mary went'", "answer=' Tom'", "distractor=' Tom',' Anna'", "clean=null"):
+        jobs = compose.compose_jobs([*tiny, f"prompts.{text}", *(["prompts=generated"] if "null" in text else [])])
+        assert not any(isinstance(job, RejectedJob) for job in jobs)
 
 
 def test_a_bad_pair_of_a_file_is_refused_by_its_row_before_the_model_loads(no_model, tiny, capsys):
@@ -258,15 +292,16 @@ def test_a_small_gap_keeps_the_effects_and_says_why_there_are_no_scores(tiny, ca
 def test_texts_with_commas_and_spaces_arrive_as_they_are(tiny):
     clean = "Then, John and Mary went to the store. Mary gave it to"
     overrides = [f"prompts.clean={clean}", "prompts.corrupted=" + clean.replace("Mary gave", "John gave")]
-    assert cli.main(["run", *tiny, *BRIEF, *overrides, "prompts.answer= John"]) == 0
+    overrides += ["prompts.answer= John", "prompts.distractor= Mary"]
+    assert cli.main(["run", *tiny, *BRIEF, *overrides]) == 0
     summary = json.loads((only_run() / "summary.json").read_text())
     assert (summary["prompts/clean"], summary["prompts/answer"]) == (clean, " John")
 
 
 @pytest.mark.parametrize("text", ["it's [a], {b}=c", "a\\", "${seed} $HOME", "null and void", "é 木 🙂", "-m x=1,2"])
 def test_any_text_reaches_the_config_as_it_was_typed(text):
-    config = compose.compose_one([quote_override(f"prompts.clean={text}")]).config
-    assert config.prompts.clean == text
+    config = compose.compose_one([quote_override(f"prompts.corrupted={text}")]).config
+    assert config.prompts.corrupted == text
 
 
 @pytest.mark.parametrize("folder", ["x_${nope}", "/proc/x"])
