@@ -289,6 +289,17 @@ def test_a_small_gap_keeps_the_effects_and_says_why_there_are_no_scores(tiny, ca
     assert summary["heads/pearson"] is not None, "correlations do not change with the unit"
 
 
+def test_a_swapped_answer_is_told_on_the_terminal_and_in_the_summary(capsys):
+    swapped = ["prompts.answer= Mary", "prompts.distractor= John", "ig.n_steps=3", "tracking=disabled", "device=cpu"]
+    assert cli.main(["run", *BRIEF, *swapped]) == 0
+    told = (
+        "prompts: the model prefers the distractor on the clean prompt (F = -5.40) and the answer on the corrupted one "
+        "(F = +5.04): are answer and distractor swapped?"
+    )
+    assert f"warning: {told}" in " ".join(capsys.readouterr().out.split())
+    assert told in json.loads((only_run() / "summary.json").read_text())["warnings"].splitlines()
+
+
 def test_texts_with_commas_and_spaces_arrive_as_they_are(tiny):
     clean = "Then, John and Mary went to the store. Mary gave it to"
     overrides = [f"prompts.clean={clean}", "prompts.corrupted=" + clean.replace("Mary gave", "John gave")]
