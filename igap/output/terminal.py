@@ -90,7 +90,8 @@ def _show_alignment(console: Console, tokens: TokenPair) -> None:
     cells = [(_word(tokens.clean_words, i), _word(tokens.corrupted_words, j)) for i, j in tokens.alignment.rows]
     widths = [max(len(word) for word in cell) for cell in cells]
     console.print(
-        f"alignment: {tokens.clean.shape[1]} and {tokens.corrupted.shape[1]} tokens, {tokens.alignment.n_unmatched} of "
+        f"alignment: {tokens.clean.shape[1]} and {tokens.corrupted.shape[1]} tokens"
+        f"{', the one before every prompt included' if tokens.leading else ''}, {tokens.alignment.n_unmatched} of "
         "them without a partner, which take nothing from the other prompt"
     )
     line: list[int] = []

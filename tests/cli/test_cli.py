@@ -138,7 +138,8 @@ ALL_FOUR = ["prompts.corrupted=After Tom and Mary went to the store, Mary gave a
             "prompts.answer= John", "prompts.distractor= Mary"]  # fmt: skip
 BAD_PROMPTS = [
     (["prompts.corrupted=" + PAIR_OF_ANIMALS],
-     "prompts.corrupted: got 18 tokens, prompts.clean has 16; patching needs prompts of one length."),
+     "prompts.corrupted: got 18 tokens, prompts.clean has 16 (without the token before every prompt); patching "
+     "needs prompts of one length."),
     (["prompts.corrupted=After John and Mary went to the store, Mary gave a bottle of milk to"],
      "prompts.corrupted: got the same text as prompts.clean"),
     (["prompts.answer=John Mary"], "prompts.answer: got 'John Mary', which is 2 tokens"),
@@ -195,7 +196,7 @@ def test_a_bad_pair_of_a_file_is_refused_by_its_row_before_the_model_loads(no_mo
     Path("my pairs.csv").write_text("clean,corrupted,answer,distractor\nJohn,Mary,Tom,Anna\nJohn,Zebulon,Tom,Anna\n")
     assert cli.main(["run", *tiny, "prompts.file=my pairs.csv"]) == 2
     assert capsys.readouterr().err.startswith(
-        "igap: my pairs.csv, row 2: corrupted: the tokenizer does not know 'Zebulon' (in 'Zebulon')."
+        "igap: my pairs.csv, row 2 (line 3): corrupted: the tokenizer does not know 'Zebulon' (in 'Zebulon')."
     )
     assert not Path("runs").exists()
 
@@ -359,7 +360,7 @@ def test_baseline_kinds_can_be_swept_together_whatever_each_of_them_needs(tiny):
 
 def test_the_baselines_prompt_is_checked_before_the_model_loads(no_model, tiny, capsys):
     assert cli.main(["run", *tiny, "baseline=prompt", "baseline.prompt=After John"]) == 2
-    assert capsys.readouterr().err.startswith("igap: baseline.prompt: got 2 tokens, prompts.clean has 16;")
+    assert capsys.readouterr().err.startswith("igap: baseline.prompt: got 2 tokens, prompts.clean has 16 (with")
 
 
 def test_a_multirun_runs_every_combination_and_loads_the_model_once(tiny, monkeypatch, capsys):
@@ -514,3 +515,9 @@ def test_ctrl_c_leaves_nothing_that_looks_finished(tiny):
     assert "igap: interrupted; a run without summary.json is not finished.\n" in error
     assert "Traceback" not in error
     assert [path.name for path in only_run().rglob("*") if path.suffix in (".json", ".safetensors", ".csv")] == []
+
+
+def test_an_ablation_file_is_named_by_its_lines(no_model, tiny, capsys):
+    Path("p.csv").write_text("prompt,answer\n\nJohn and,Mary\nJohn,Zebulon\n")
+    assert cli.main(["run", *tiny, "ablation=zero", "ablation.file=p.csv"]) == 2
+    assert "row 2 (line 4): answer: the tokenizer does not know 'Zebulon' (in ' Zebulon')" in capsys.readouterr().err

@@ -225,7 +225,9 @@ def test_an_alignment_is_shown_token_below_token(result):
     console = Console(file=io.StringIO(), width=60)
     terminal.show(console, dataclasses.replace(result, pairs=(second,), tokens=(tokens,)), Path("nowhere"))
     shown = console.file.getvalue()
-    assert "17 and 19 tokens, 6 of them without a partner" in " ".join(shown.split())
+    assert "17 and 19 tokens, the one before every prompt included, 6 of them without a partner" in " ".join(
+        shown.split()
+    )
     lines = [line for line in shown.splitlines() if line.startswith(("  clean ", "  corrupted "))]
     assert len(lines) == 6
     assert all(len(line) <= 60 for line in lines)
