@@ -15,7 +15,7 @@ KEYS = ("a" * 12, "b" * 12, "c" * 12, "d" * 12)
 @pytest.fixture
 def sweep(written, tmp_path):
     """A sweep of three finished runs and one that is planned."""
-    sweep = SweepFolder(tmp_path / "s[0]")
+    sweep = SweepFolder(tmp_path / "s[b]")
     sweep.write_plan([PlannedJob(key, ()) for key in KEYS])
     for key in KEYS[:3]:
         folder = shutil.copytree(written, sweep.run(key))
