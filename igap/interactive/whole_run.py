@@ -48,7 +48,8 @@ def run(*overrides: str, folder: str | Path | None = None) -> Run:
     """
     for override in overrides:
         if not isinstance(override, str) or not ("=" in override or override.startswith("~")):
-            remedy = "Try baseline=zero." if type(override) not in (list, tuple) else "Write igap.run(*overrides)."
+            several = type(override).__name__ in ("list", "tuple")
+            remedy = "Write igap.run(*overrides)." if several else "Try baseline=zero."
             raise InputError(f"overrides: got {short_repr(override)}, wanted KEY=VALUE. {remedy}")
     given = [quote_override(override) for override in overrides]
     if folder is not None:
