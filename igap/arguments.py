@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import numpy as np
 from jaxtyping import jaxtyped
 
-from igap.errors import InputError, short_repr
+from igap.errors import InputError, did_you_mean_of, short_repr
 from igap.vocabulary import LARGEST_SEED, MOST_COUNT
 
 Public = TypeVar("Public", bound=Callable[..., Any])
@@ -77,6 +77,7 @@ def _check_calls(function: Any, annotated: Callable[..., Any]) -> Any:
             remedy = "Leave it out." if default is None else f"Try {name}={default!r}."
             if not isinstance(default, str | int | float | None):
                 remedy = f"help(igap.{annotated.__qualname__}) says what it is."
+            remedy = did_you_mean_of(refused.got, refused.wanted).lstrip() or remedy
             raise InputError(
                 f"{name}{refused.where}: got {short_repr(refused.got)}, wanted {refused.wanted}. {remedy}"
             ) from None

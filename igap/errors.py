@@ -76,3 +76,13 @@ def did_you_mean(name: str, known: Sequence[str], most: int = 1) -> str:
     """
     near = difflib.get_close_matches(name, known, n=most)
     return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def did_you_mean_of(got: object, wanted: str) -> str:
+    """As `did_you_mean`, where a message already lists the known names: empty where `wanted` is more than names.
+
+    >>> did_you_mean_of("head", "one of 'both', 'heads' or 'neurons'")
+    ' Did you mean heads?'
+    """
+    known = re.split(r", | or ", wanted.removeprefix("one of ").replace("'", ""))
+    return did_you_mean(got, known) if isinstance(got, str) and not any(" " in name for name in known) else ""

@@ -207,7 +207,7 @@ Made = checks_arguments(Plain)
         ({"by": {"x": [1, 0]}}, "by['x'][1]: got 0, wanted a whole number, at least 1 and at most 1000000. Leave it"),
         ({"by": {5: []}}, "by, a key: got 5, wanted a text. Leave it out."),
         ({"by": []}, "by: got [], wanted a mapping from a text to a list, each entry a whole number, at least 1 and"),
-        ({"kind": "these"}, "kind: got 'these', wanted one of this, that, other. Try kind='this'."),
+        ({"kind": "these"}, "kind: got 'these', wanted one of this, that, other. Did you mean this?"),
         ({"path": 5}, "path: got 5, wanted a path or None. Leave it out."),
         ({"path": "a\0b"}, r"path: got 'a\x00b', wanted a path or None."),
         ({"steps": 1.0}, "steps: got 1.0, wanted a whole number, at least 1 and at most 1000000 or auto. Try steps=5"),

@@ -281,7 +281,9 @@ def test_the_key_is_that_of_the_prompts_really_used(config, pair_file, tmp_path)
 def test_a_baselines_prompt_of_another_length_than_some_pair_is_refused(config, pair_file):
     other = "baseline.prompt='After Tom and Anna went to the store, Anna gave a bottle of milk to'"
     with pytest.raises(
-        ValueError, match=r"baseline\.prompt: got 16 tokens, the prompts of .*five\.csv, row 3 have 12;"
+        ValueError,
+        match=r"baseline\.prompt: got 16 tokens, the prompts of .*five\.csv, row 3 \(line 4\) have 12 \(without the "
+        r"token before every prompt\);",
     ):
         check(config(f"prompts.file={pair_file}", "baseline=prompt", other))
 
@@ -377,7 +379,8 @@ def test_an_analysis_that_fails_costs_its_own_result_only(config, analyses):
 def test_a_mean_over_prompts_that_the_generator_does_not_have_is_refused_before_the_model_loads(config, monkeypatch):
     monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     texts = ["prompts.clean=John went to", "prompts.corrupted=Mary went to"]
-    with pytest.raises(InputError, match=r"baseline\.n: got 2, found 0 generated prompts of 3 tokens, the length of"):
+    texts += ["prompts.answer=' John'", "prompts.distractor=' Mary'"]
+    with pytest.raises(InputError, match=r"baseline\.n: got 2, found 0 generated prompts of 3 tokens \(without"):
         check(config("baseline=mean", "baseline.n=2", "model.name=ioi-mini", *texts))
 
 

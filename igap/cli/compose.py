@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from omegaconf import DictConfig
 
-    from igap.config import RunConfig, Schema
+    from igap.config import PromptsConfig, RunConfig, Schema
     from igap.counterfactual.config import SearchConfig
 
-_PAIR_KEYS = ("prompts.clean", "prompts.corrupted", "prompts.answer", "prompts.distractor")
 launcher_schemas: "dict[str, DictConfig]" = {}
 """What the plugins of Hydra's launchers say of their settings, by target."""
 
@@ -101,7 +100,7 @@ def compose_jobs(
             try:
                 composed = compose(config_name or "config", [*extra, *job])
                 config = parse_config(composed)
-                _check_source(config, job)
+                _check_texts(config.prompts, job)
                 jobs.append(Composed(job, config, OmegaConf.to_yaml(composed)))
             except (HydraException, OmegaConfBaseException) as error:
                 jobs.append(RejectedJob(job, f"{' '.join(job) or 'config'}: {one_line(error)}"))
@@ -135,13 +134,15 @@ def compose_searches(
     with open_hydra() as hydra:
         parser = OverridesParser.create(hydra.config_loader)
         choices = expand(parser, overrides, groups, SearchConfig, multirun=multirun)
+        searches = []
         try:
-            return [
-                checked_config(compose("search", [*extra, *job]), SearchConfig) for job in itertools.product(*choices)
-            ]
+            for job in itertools.product(*choices):
+                searches.append(checked_config(compose("search", [*extra, *job]), SearchConfig))
+                _check_texts(searches[-1].prompts, job)
         except (HydraException, OmegaConfBaseException) as error:
             missing = re.match(r"Could not override '([\w.]+)'", one_line(error))
             raise InputError(_explain_missing(missing[1]) if missing else f"search: {one_line(error)}") from error
+    return searches
 
 
 def _explain_missing(key: str) -> str:
@@ -206,15 +207,32 @@ def search_path(config_dir: str | None, name: str | None = None, group: str = "s
     return [f"hydra.searchpath=[{','.join(map(quote, places))}]", f"+{group}@_global_={quote(name)}"]
 
 
-def _check_source(config: "RunConfig", overrides: Sequence[str]) -> None:
-    """Raises InputError on a text for one pair in a run whose pairs come from elsewhere, where it would be ignored."""
-    source = "prompts.n" if config.prompts.n is not None else "prompts.file"
-    for key, _, value in (override.partition("=") for override in overrides):
-        if key in _PAIR_KEYS and value != "null" and not config.prompts.given:
+def _check_texts(prompts: "PromptsConfig", overrides: Sequence[str]) -> None:
+    """Raises InputError on texts of a pair that would be ignored, and on a clean prompt with other texts of a preset's.
+
+    Another corrupted prompt, answer or distractor alone is a question about the same clean prompt. Another clean prompt
+    is another question, which the preset's other texts would not fit: it would run, and give wrong numbers.
+    """
+    from igap.config import TEXTS
+
+    split = (override.lstrip("+").partition("=") for override in overrides)
+    given = {key: value for key, _, value in split if value != "null"}
+    texts = [f"prompts.{name}" for name in TEXTS]
+    source = "prompts.n" if prompts.n is not None else "prompts.file"
+    for key in texts:
+        if key in given and not prompts.given:
             raise InputError(
-                f"{key}: got {value} together with {source}, wanted one of the two: the text belongs to a single "
+                f"{key}: got {given[key]} together with {source}, wanted one of the two: the text belongs to a single "
                 f"pair. Leave it out, or set {source}=null."
             )
+    left = [name for name, key in zip(TEXTS, texts, strict=True) if key not in given]
+    if "prompts.clean" in given and left:
+        kept = ", ".join(f"prompts.{name}={getattr(prompts, name)!r}" for name in left)
+        raise InputError(
+            f"prompts.clean: got {prompts.clean!r}, and from the preset {kept}, wanted all four texts of the question: "
+            "a preset's answer need not be that of another clean prompt. Add "
+            f"{' '.join(f'prompts.{name}=...' for name in left)}; repeat what you mean to keep."
+        )
 
 
 def parse_config(config: "DictConfig") -> "RunConfig":

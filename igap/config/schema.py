@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from igap.errors import InputError, short_repr
+from igap.errors import InputError, did_you_mean_of, short_repr
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -134,4 +134,5 @@ def _explain(error: dict[str, Any], schema: type[Frozen]) -> str:
         "value_error": str(details.get("error")),
     }.get(kind, error["msg"])
     value = "nothing" if kind == "missing" else short_repr(got)
-    return f"{item}: got {value}, wanted {wanted}. Try {example(path, schema)}."
+    near = did_you_mean_of(got, wanted) if wanted.startswith("one of ") else ""
+    return f"{item}: got {value}, wanted {wanted}.{near or f' Try {example(path, schema)}.'}"

@@ -21,6 +21,7 @@ from igap.engine.hooks import edit_hooks
 from igap.errors import InputError, short_repr
 from igap.inputs.ioi import ioi_stream
 from igap.inputs.prompts import TokenPair, encode_prompt
+from igap.inputs.tokenizing import leading_token
 from igap.storage.cache import use_cache
 from igap.vocabulary import BaselineKind
 
@@ -188,8 +189,9 @@ def check_same_length(ids: Sequence[int], pair: TokenPair) -> None:
     """Raises InputError when the baseline's prompt has another token length than the pair."""
     if len(ids) != pair.clean.shape[1]:
         raise InputError(
-            f"baseline.prompt: got {len(ids)} tokens, prompts.clean has {pair.clean.shape[1]}; the two need one "
-            "length. Reword it."
+            f"baseline.prompt: got {len(ids) - pair.n_leading} tokens, prompts.clean has "
+            f"{pair.clean.shape[1] - pair.n_leading} (without the token before every prompt); the two need one length. "
+            "Reword it."
         )
 
 
@@ -217,9 +219,11 @@ def reference_ids(
             return prompts
         if drawn > 100 * _DRAWN and drawn > 3 * _DRAWN * len(prompts):  # many more would be needed than are drawn
             break
+    lead = leading_token(tokenizer, known["bos"], prepend_bos=known["prepend_bos"])
     raise InputError(
-        f"baseline.n: got {baseline.n}, found {len(prompts)} generated prompts of {n_tokens} tokens, the length of "
-        "prompts.clean. Use a smaller baseline.n, a prompt of a generated shape, or baseline=corrupted."
+        f"baseline.n: got {baseline.n}, found {len(prompts)} generated prompts of {n_tokens - (lead is not None)} "
+        "tokens (without the token before every prompt), the length of prompts.clean. Use a smaller baseline.n, a "
+        "prompt of a generated shape, or baseline=corrupted."
     )
 
 

@@ -22,16 +22,17 @@ def task_names() -> list[str]:
     return sorted(path.stem for path in _TASKS.glob("*.csv"))
 
 
-def read_pairs(file: str) -> list[dict[str, str]]:
-    """Read the prompt pairs of a file, each with exactly the fields TEXTS. Raises InputError as `read_rows` does."""
+def read_pairs(file: str) -> dict[str, dict[str, str]]:
+    """Read the prompt pairs of a file, each with exactly the fields TEXTS, as `read_rows` does."""
     return read_rows(file, (TEXTS,), item="prompts.file")
 
 
-def read_rows(file: str, shapes: Sequence[Sequence[str]], *, item: str) -> list[dict[str, str]]:
+def read_rows(file: str, shapes: Sequence[Sequence[str]], *, item: str) -> dict[str, dict[str, str]]:
     """Read the rows of a .json, .jsonl or .csv file in order, each with exactly the fields of one of `shapes`.
 
-    Rows are numbered from 1; a CSV header and empty lines do not count. Raises InputError naming file, row and line.
-    `item` is the configuration key that named the file.
+    They are given by their place, what messages call them: "pairs.csv, row 2 (line 3)"; of .json there is no line. Rows
+    are numbered from 1; a CSV header and empty lines do not count. Raises InputError naming file, row and line, or the
+    line of the header. `item` is the configuration key that named the file.
     """
     name = printable(file)
     path = _TASKS / f"{file}.csv" if file in task_names() else Path(os.path.expanduser(file))
@@ -42,10 +43,10 @@ def read_rows(file: str, shapes: Sequence[Sequence[str]], *, item: str) -> list[
             f"({', '.join(task_names())}). Rename it after its content."
         )
     text = read_text(path, name, item=item)
-    rows = [
-        _check_row(row, shapes, f"{name}, row {index}" + (f" (line {line})" if line else ""))
+    rows = {
+        (place := f"{name}, row {index}" + (f" (line {line})" if line else "")): _check_row(row, shapes, place)
         for index, (line, row) in enumerate(reader(text, name, item, shapes), start=1)
-    ]
+    }
     if not rows:
         raise InputError(f"{item}: got {name}, which holds no row, wanted at least one. Add some.")
     return rows
@@ -78,21 +79,9 @@ def read_text(path: Path, name: str, *, item: str) -> str:
 
 
 def _check_row(row: object, shapes: Sequence[Sequence[str]], place: str) -> dict[str, str]:
-    # The shape that shares most fields with the row is the one that was meant.
-    names = max(shapes, key=lambda shape: len(set(shape) & set(row if isinstance(row, Mapping) else ())))
-    wanted = " or ".join(", ".join(shape) for shape in shapes)
     if not isinstance(row, Mapping):
-        raise InputError(f"{place}: got {_shorten(row)}, wanted the fields {wanted}. Write an object.")
-    missing = [name for name in names if name not in row]
-    unknown = [name for name in row if name not in names]
-    if missing or unknown:
-        near = difflib.get_close_matches(str(unknown[0]), missing, n=1) if unknown else []
-        remedy = f"Rename {unknown[0]} to {near[0]}." if near else f"Add {', '.join(missing)}."
-        if not missing:
-            remedy = f"Remove {', '.join(map(str, unknown))}."
-        raise InputError(
-            f"{place}: got the fields {', '.join(map(str, row)) or 'none'}, wanted exactly {wanted}. {remedy}"
-        )
+        raise InputError(f"{place}: got {_shorten(row)}, wanted the fields {_either(shapes)}. Write an object.")
+    names = _check_fields(list(row), shapes, place)
     for name in names:
         value = row[name]
         if not isinstance(value, str) or not value.strip():
@@ -101,6 +90,26 @@ def _check_row(row: object, shapes: Sequence[Sequence[str]], place: str) -> dict
         if not value.isascii() and value.encode(errors="replace").decode() != value:
             raise InputError(f"{place}: {name}: got {_shorten(value)}, half of a character, wanted a text. Correct it.")
     return {name: row[name] for name in names}
+
+
+def _check_fields(fields: Sequence[object], shapes: "_Shapes", place: str) -> Sequence[str]:
+    """The shape whose fields these are. Raises InputError where they are those of none."""
+    # The shape that shares most fields with the row is the one that was meant.
+    names = max(shapes, key=lambda shape: len(set(shape) & set(fields)))
+    missing = [name for name in names if name not in fields]
+    unknown = [name for name in fields if name not in names]
+    if missing or unknown:
+        near = difflib.get_close_matches(str(unknown[0]), missing, n=1) if unknown else []
+        remedy = f"Rename {unknown[0]} to {near[0]}." if near else f"Add {', '.join(missing)}."
+        if not missing:
+            remedy = f"Remove {', '.join(map(str, unknown))}."
+        got = ", ".join(map(str, fields)) or "none"
+        raise InputError(f"{place}: got the fields {got}, wanted exactly {_either(shapes)}. {remedy}")
+    return names
+
+
+def _either(shapes: "_Shapes") -> str:
+    return " or ".join(", ".join(shape) for shape in shapes)
 
 
 _Rows = Iterator[tuple[int | None, object]]
@@ -214,7 +223,7 @@ def _check_header(header: list[str], place: str, shapes: _Shapes) -> None:
     if "" in header:
         raise InputError(
             f"{place}: got a column without a name (number {header.index('') + 1}; pandas writes its index so), wanted "
-            f"{' or '.join(', '.join(shape) for shape in shapes)}. Save it without (index=False), or remove it."
+            f"{_either(shapes)}. Save it without (index=False), or remove it."
         )
     if header and not known & set(header) and not difflib.get_close_matches(header[0].lower(), known):
         raise InputError(
@@ -222,6 +231,8 @@ def _check_header(header: list[str], place: str, shapes: _Shapes) -> None:
             f"{' or '.join(','.join(shape) for shape in shapes)}. Add them as the first line."
         )
     _check_unique(header, place)
+    if header:
+        _check_fields(header, shapes, place)
 
 
 def _check_unique(names: list[str], place: str) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Prompt:
         answer: The right next word, one token, with its leading space where the tokenizer has one (" John").
         distractor: The word it is compared with. None (default): there is no logit difference, only accuracy.
         bos: The token before the prompt, "auto" by default; see PromptPair.
+        place: What messages call it, "prompts.csv, row 3 (line 4)". Empty (default): by its number.
 
     Raises:
         InputError: An empty text.
@@ -48,6 +49,7 @@ class Prompt:
     """None where a file has none: then there is no logit difference."""
     bos: str = "auto"
     """The token before it, as in a PromptPair."""
+    place: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, text in (("text", self.text.strip()), ("answer", self.answer), ("distractor", self.distractor)):
@@ -82,9 +84,12 @@ def read_prompts(file: str, *, item: str = "ablation.file") -> list[Prompt]:
     rows = read_rows(file, (("prompt", "answer"), ("prompt", "answer", "distractor"), TEXTS), item=item)
     return [
         Prompt(
-            text, _add_space(text, row["answer"]), _add_space(text, row["distractor"]) if "distractor" in row else None
+            text,
+            _add_space(text, row["answer"]),
+            _add_space(text, row["distractor"]) if "distractor" in row else None,
+            place=place,
         )
-        for row in rows
+        for place, row in rows.items()
         for text in [row.get("prompt") or row["clean"]]
     ]
 

@@ -126,6 +126,11 @@ class TokenPair:
     """Warnings that a space may be missing before answer or distractor."""
 
     @property
+    def n_leading(self) -> int:
+        """Number of tokens before both prompts, 0 or 1. Messages count without it, the written numbers with it."""
+        return int(self.leading is not None)
+
+    @property
     def identity(self) -> dict[str, object]:
         """Everything a result on this pair depends on, as JSON values: token ids, alignment, answer, distractor."""
         return {
@@ -177,11 +182,14 @@ def encode_pair(
         for item, text in (("clean", pair.clean), ("corrupted", pair.corrupted))
     )
     clean_words, corrupted_words = (tuple(tokenizer.decode([i]) for i in ids) for ids in (clean, corrupted))
-    listing = f"\n  clean:     {_show(clean_words)}\n  corrupted: {_show(corrupted_words)}"
+    lead = leading_token(tokenizer, pair.bos, prepend_bos=prepend_bos)
+    n_leading = int(lead is not None)
+    listing = f"\n  clean:     {_show(clean_words[n_leading:])}\n  corrupted: {_show(corrupted_words[n_leading:])}"
     if len(clean) != len(corrupted) and pair.align == "error":
         raise InputError(
-            f"{pair.place}corrupted: got {len(corrupted)} tokens, {pair.short}clean has {len(clean)}; patching needs "
-            f"prompts of one length. Reword one of them, or set prompts.align=end or prompts.align=diff.{listing}"
+            f"{pair.place}corrupted: got {len(corrupted) - n_leading} tokens, {pair.short}clean has "
+            f"{len(clean) - n_leading} (without the token before every prompt); patching needs prompts of one length. "
+            f"Reword one of them, or set prompts.align=end or prompts.align=diff.{listing}"
         )
     if clean == corrupted:
         raise InputError(
@@ -201,7 +209,6 @@ def encode_pair(
             f"{pair.place}distractor: got {pair.distractor!r}, the same token as {pair.short}answer {pair.answer!r}; "
             "the metric logit[answer] - logit[distractor] would be 0. Name another word."
         )
-    lead = leading_token(tokenizer, pair.bos, prepend_bos=prepend_bos)
     words = (("answer", pair.answer), ("distractor", pair.distractor))
     cautions = (missing_space_warning(tokenizer, pair.place + name, word, pair.clean) for name, word in words)
     return TokenPair(
@@ -249,7 +256,8 @@ def encode_prompt(
         ids = [lead, *ids]
     check_vocabulary(ids, n_vocab, item)
     if n_ctx is not None and len(ids) > n_ctx:
-        raise InputError(f"{item}: got {len(ids)} tokens, the model's context holds {n_ctx}. Shorten the prompt.")
+        own = f"{len(ids)} tokens" if lead is None else f"{len(ids) - 1} tokens and the token before every prompt"
+        raise InputError(f"{item}: got {own}, the model's context holds {n_ctx}. Shorten the prompt.")
     return ids
 
 

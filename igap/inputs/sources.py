@@ -3,6 +3,7 @@
 Needs a tokenizer, because generated names have to be single tokens, and no model.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ def read_prompt_pairs(prompts: PromptsConfig, tokenizer: Any) -> tuple[PromptPai
     """Read or generate the pairs, in order; each knows its name in messages. Raises InputError on the first bad one."""
     if prompts.file is not None:
         return tuple(
-            _pair([row[name] for name in TEXTS], prompts, f"{prompts.file}, row {index}: ")
-            for index, row in enumerate(read_pairs(prompts.file)[: prompts.limit], start=1)
+            _pair([row[name] for name in TEXTS], prompts, f"{place}: ")
+            for place, row in itertools.islice(read_pairs(prompts.file).items(), prompts.limit)
         )
     if prompts.n is None:
         return (_pair([getattr(prompts, name) for name in TEXTS], prompts, "prompts."),)

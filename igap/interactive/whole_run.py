@@ -48,7 +48,9 @@ def run(*overrides: str, folder: str | Path | None = None) -> Run:
     """
     for override in overrides:
         if not isinstance(override, str) or not ("=" in override or override.startswith("~")):
-            raise InputError(f"overrides: got {short_repr(override)}, wanted KEY=VALUE. Try baseline=zero.")
+            several = type(override).__name__ in ("list", "tuple")
+            remedy = "Write igap.run(*overrides)." if several else "Try baseline=zero."
+            raise InputError(f"overrides: got {short_repr(override)}, wanted KEY=VALUE. {remedy}")
     given = [quote_override(override) for override in overrides]
     if folder is not None:
         place = os.path.abspath(os.path.expanduser(folder))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import stdev
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -15,10 +16,13 @@ from igap.inputs.prompts import TokenPair
 from igap.inputs.sources import describe_source
 from igap.pipeline import Result
 from igap.statistics.across_pairs import PairStatistics
+from igap.statistics.bootstrap import interval_label
 from igap.statistics.comparison import REPORTED_K
 from igap.statistics.units import values_in
 
 _TOP = 5
+_LAST = ("screening", "qk")
+"""Analyses of many lines a run, shown after those that explain what is above: the outliers."""
 
 
 def show(
@@ -39,16 +43,20 @@ def show(
     if result.spread is not None:
         for site in result.maps:
             r, low, high = map(number, result.spread.pearson_mean(site, result.config.prompts.seed))
-            console.print(f"Pearson r of single pairs, {site}: mean {r} [95% over pairs: {low}, {high}]")
+            over = interval_label(int(np.count_nonzero(~np.isnan(result.spread.pearson[site]))))
+            console.print(f"Pearson r of single pairs, {site}: mean {r} \\[{over}: {low}, {high}]")
     console.print(_top(result))
+    if result.spread is not None:
+        for site in result.maps:
+            console.print(_first_in_pairs(result, site))
     for site in result.maps:
         names = result.comparisons[site].outliers(site)
         console.print(
             f"outliers among {site} (|AP - IG| > 1.96 SD): {len(names)}"
             + (f": {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}" if names else "")
         )
-    for finding in result.findings.values():
-        for sentence in finding.sentences():
+    for name in sorted(result.findings, key=_LAST.__contains__):
+        for sentence in result.findings[name].sentences():
             console.print(sentence, markup=False)
     if failures is None:
         failures = {name: failure.reason for name, failure in result.failures.items()}
@@ -82,7 +90,8 @@ def _show_alignment(console: Console, tokens: TokenPair) -> None:
     cells = [(_word(tokens.clean_words, i), _word(tokens.corrupted_words, j)) for i, j in tokens.alignment.rows]
     widths = [max(len(word) for word in cell) for cell in cells]
     console.print(
-        f"alignment: {tokens.clean.shape[1]} and {tokens.corrupted.shape[1]} tokens, {tokens.alignment.n_unmatched} of "
+        f"alignment: {tokens.clean.shape[1]} and {tokens.corrupted.shape[1]} tokens"
+        f"{', the one before every prompt included' if tokens.leading else ''}, {tokens.alignment.n_unmatched} of "
         "them without a partner, which take nothing from the other prompt"
     )
     line: list[int] = []
@@ -109,8 +118,8 @@ def _show_pairs(console: Console, result: Result, spread: PairStatistics) -> Non
         f"{result.corrupted_logit_diff:+.3f}, gap {result.gap:+.3f} logits"
     )
     console.print(
-        f"gap: [95% over pairs: {spread.gap.low[0]:+.3f}, {spread.gap.high[0]:+.3f}], SD {stdev(gaps):.3f}, from "
-        f"{min(gaps):+.3f} to {max(gaps):+.3f} logits"
+        f"gap: \\[{interval_label(len(gaps))}: {spread.gap.low[0]:+.3f}, {spread.gap.high[0]:+.3f}], SD "
+        f"{stdev(gaps):.3f}, from {min(gaps):+.3f} to {max(gaps):+.3f} logits"
     )
     aligned = [tokens.alignment for tokens in result.tokens if not tokens.alignment.is_plain]
     if aligned:
@@ -159,7 +168,8 @@ def _agreement(result: Result) -> Table:
 def _top(result: Result) -> Table:
     unit = "score" if result.has_scores else "logits"
     if result.spread:
-        unit = f"mean {unit}{' [95% over pairs]' if result.has_scores else ''}"
+        over = f" \\[{interval_label(len(result.pairs) - result.n_unscored)}]"
+        unit = f"mean {unit}{over if result.has_scores else ''}"
     table = Table(title=f"Top {_TOP} by |effect|, with {unit}", title_justify="left")
     for column in ("rank", *(f"{site} {method}" for site in result.maps for method in ("IG", "AP"))):
         table.add_column(column, justify="right")
@@ -167,6 +177,17 @@ def _top(result: Result) -> Table:
     for rank, cells in enumerate(zip(*columns, strict=True), start=1):
         table.add_row(str(rank), *cells)
     return table
+
+
+def _first_in_pairs(result: Result, site: Site) -> str:
+    """The component that is first in the mean map, by each method, and in how many pairs it is first."""
+    parts = []
+    for method in ("ig", "ap"):
+        mean_map = result.maps[site][method]
+        first, *of_pairs = (int(each.effect.abs().argmax()) for each in (mean_map, *mean_map.pairs))
+        name = component_name(site, *divmod(first, mean_map.effect.shape[1]))
+        parts.append(f"{name} by {method.upper()} (first in {of_pairs.count(first)} of {len(of_pairs)} pairs)")
+    return f"{site}, first in the mean: {', '.join(parts)}"
 
 
 def _ranked(result: Result, site: Site, method: str) -> list[str]:

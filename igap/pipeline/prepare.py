@@ -67,8 +67,9 @@ def check(config: RunConfig) -> Checked:
         for pair, encoded in zip(pairs, tokens, strict=True):
             if len(pairs) > 1 and len(ids) != encoded.clean.shape[1]:
                 raise InputError(
-                    f"baseline.prompt: got {len(ids)} tokens, the prompts of {pair.place.rstrip(': ')} have "
-                    f"{encoded.clean.shape[1]}; all need one length. Use pairs of one length, or another baseline."
+                    f"baseline.prompt: got {len(ids) - encoded.n_leading} tokens, the prompts of "
+                    f"{pair.place.rstrip(': ')} have {encoded.clean.shape[1] - encoded.n_leading} (without the token "
+                    "before every prompt); all need one length. Use pairs of one length, or another baseline."
                 )
             check_same_length(ids, encoded)
     contents["tokens"] = _digest([pair.identity for pair in tokens])

@@ -54,6 +54,11 @@ def mean_intervals(
     return Interval(low, high)
 
 
+def interval_label(n: int) -> str:
+    """What an interval over n pairs is: of 2 or 3, where 1/n^n of all resamples are n times the least, their range."""
+    return f"about the range of {n} pairs" if n > 1 and n**-n > (1 - LEVEL) / 2 else f"{LEVEL:.0%} over pairs"
+
+
 def resample_counts(n: int, *, seed: int, n_resamples: int = N_RESAMPLES) -> Float64[np.ndarray, "resample pair"]:
     """How often each of n pairs is drawn in each bootstrap sample; a row sums to n."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)

@@ -1,10 +1,11 @@
-"""Warnings of a run, each with its remedy: missing scores, rounding, incomplete integrals, missing spaces."""
+"""Warnings of a run, each with its remedy: missing scores, answers that may be swapped, rounding, incomplete integrals,
+missing spaces."""
 
 from collections.abc import Mapping, Sequence
 
 from igap.attribution.maps import AttributionMap, scores_exist
 from igap.components import Site
-from igap.config import RunConfig
+from igap.config import PromptsConfig, RunConfig
 from igap.inputs.prompts import SCORED_SHARE, TokenPair, min_scored_gap
 
 DELTA_TOLERANCE = 0.01
@@ -28,7 +29,8 @@ def run_warnings(
         "model.dtype: bfloat16 keeps 8 bits of a logit; effects and completeness deltas below some hundredths of a "
         "logit are rounding. Use model.dtype=float32 for numbers that count."
     )
-    texts = [_small_gaps(config.prompts.min_gap, clean, gaps), rounding if coarse else ""]
+    texts = [_small_gaps(config.prompts.min_gap, clean, gaps), _swapped(config.prompts, clean, gaps)]
+    texts += [rounding if coarse else ""]
     texts += ["" if coarse else _incomplete(config, site, by_method["ig"]) for site, by_method in maps.items()]
     return tuple(filter(None, texts))
 
@@ -58,6 +60,25 @@ def _small_gaps(min_gap: float, clean: Sequence[float], gaps: Sequence[float]) -
     return (
         f"{text}they have no scores (effect / gap), which would explode, and mean scores and their intervals leave "
         "them out; mean effects in logits do not. pairs.csv lists every gap."
+    )
+
+
+def _swapped(prompts: PromptsConfig, clean: Sequence[float], gaps: Sequence[float]) -> str:
+    """The warning that the model gives each prompt the other's word, in pairs that have scores; empty if in none."""
+    signs = [
+        (index, x, x - gap)
+        for index, (x, gap) in enumerate(zip(clean, gaps, strict=True))
+        if x < 0 < x - gap and not n_unscored([x], [gap], prompts.min_gap)
+    ]
+    if not signs:
+        return ""
+    index, x, y = signs[0]
+    several = f"in {len(signs)} of {len(gaps)} pairs " if len(gaps) > 1 else ""
+    first = f"pair {index}: " if several else ""
+    doubt = "the model does not do the task there." if prompts.n is not None else "are answer and distractor swapped?"
+    return (
+        f"prompts: {several}the model prefers the distractor on the clean prompt ({first}F = {x:+.2f}) and the answer "
+        f"on the corrupted one (F = {y:+.2f}): {doubt}{' pairs.csv lists F of every pair.' if several else ''}"
     )
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from igap.console import folding_table, terminal_console, warn
 from igap.errors import InputError, printable
+from igap.output.tracking import places
 from igap.storage.finished import read_run
 from igap.storage.untrusted import is_text
 from igap.sweep.folder import PLAN, STATES, JobStatus, PlannedJob, SweepFolder
@@ -90,6 +91,10 @@ def _show(sweeps: Sequence[SweepFolder]) -> tuple[Group, set[str], list[str]]:
         statuses = [sweep.status(job.key) for job in jobs]
         states |= {status.state for status in statuses}
         parts.append(_table(sweep, jobs, statuses))
+        if n_here := sum(map(_waits_for_wandb, statuses)):
+            n_finished = sum(status.finished for status in statuses)
+            place = escape(printable(sweep.path))
+            parts.append(f"{n_here} of {n_finished} finished runs wait on this machine for W&B: igap sync {place}")
         n_others = _count_others(sweep, {job.key for job in jobs})
         if n_others:
             parts.append(f"{n_others} finished runs beside this grid, of grids started here before")
@@ -110,6 +115,15 @@ def _table(sweep: SweepFolder, jobs: Sequence[PlannedJob], statuses: Sequence[Jo
         cells = (job.key, escape(printable(" ".join(job.overrides), 2000)), status.state, escape(status.detail))
         table.add_row(*cells[: 3 + len(more)])
     return table
+
+
+def _waits_for_wandb(status: JobStatus) -> bool:
+    """Whether a finished run is to be in W&B and is not, or only in its offline files, as its own folder tells."""
+    if status.run is None or not status.finished or status.run.settings.get("tracking.mode") in (None, "disabled"):
+        return False
+    folder = status.run.folder.resolve()
+    logged = places.find_logged_run(folder)
+    return logged is None or (logged.mode == "offline" and not places.is_uploaded(folder, folder / logged.place))
 
 
 def _count_others(sweep: SweepFolder, keys: set[str]) -> int:

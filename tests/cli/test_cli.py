@@ -19,9 +19,11 @@ from igap import cli, pipeline
 from igap.cli import commands, compose, settings
 from igap.cli.texts import quote_override
 from igap.engine.baselines import baseline_of
+from igap.errors import InputError
 from igap.inputs.ioi import generate_ioi
 from igap.models import cached
 from igap.output import disk
+from igap.sweep.plan import RejectedJob
 
 pytestmark = pytest.mark.usefixtures("one_model")
 
@@ -132,17 +134,20 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(arguments, message, capsys)
     assert not Path("runs").exists(), "refused before anything was written"
 
 
+ALL_FOUR = ["prompts.corrupted=After Tom and Mary went to the store, Mary gave a bottle of milk to",
+            "prompts.answer= John", "prompts.distractor= Mary"]  # fmt: skip
 BAD_PROMPTS = [
     (["prompts.corrupted=" + PAIR_OF_ANIMALS],
-     "prompts.corrupted: got 18 tokens, prompts.clean has 16; patching needs prompts of one length."),
+     "prompts.corrupted: got 18 tokens, prompts.clean has 16 (without the token before every prompt); patching "
+     "needs prompts of one length."),
     (["prompts.corrupted=After John and Mary went to the store, Mary gave a bottle of milk to"],
      "prompts.corrupted: got the same text as prompts.clean"),
     (["prompts.answer=John Mary"], "prompts.answer: got 'John Mary', which is 2 tokens"),
     (["prompts.answer= Zebulon"], "prompts.answer: the tokenizer does not know 'Zebulon'"),
-    (["prompts.clean=After Zebulon and Mary went to the store, Mary gave a bottle of milk to"],
+    ([*ALL_FOUR, "prompts.clean=After Zebulon and Mary went to the store, Mary gave a bottle of milk to"],
      "prompts.clean: the tokenizer does not know 'Zebulon'"),
     (["prompts.answer= Mary"], "prompts.distractor: got ' Mary', the same word as prompts.answer"),
-    (["prompts.clean=" + "John " * 30, "prompts.corrupted=" + "Mary " * 30],
+    ([*ALL_FOUR, "prompts.clean=" + "John " * 30, "prompts.corrupted=" + "Mary " * 30],
      "prompts.clean: got 30 tokens, the model's context holds 24. Shorten the prompt."),
     (["prompts.clean="], "prompts.clean: got '', wanted a text that is not empty."),
 ]  # fmt: skip
@@ -157,11 +162,41 @@ def test_a_bad_pair_is_refused_before_the_model_loads(no_model, tiny, overrides,
     assert not Path("runs").exists(), "refused before anything was written"
 
 
+NEW_CLEAN = "prompts.clean=After Tom and Anna went to the store, Anna gave a bottle of milk to"
+LEFT = ("prompts.corrupted='After John and Mary went to the store, John gave a bottle of milk to', "
+        "prompts.answer=' John', prompts.distractor=' Mary'")  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [["run"], ["run", "-m"], ["check"], ["check", "-m"], ["search", "head=1.2"]])
+def test_a_new_clean_prompt_with_other_texts_of_the_preset_is_refused(no_model, command, capsys):
+    assert cli.main([*command, NEW_CLEAN]) == 2
+    clean = NEW_CLEAN.partition("=")[2]
+    assert capsys.readouterr().err.endswith(
+        f"prompts.clean: got {clean!r}, and from the preset {LEFT}, wanted all four texts of the question: a preset's "
+        "answer need not be that of another clean prompt. Add prompts.corrupted=... prompts.answer=... "
+        "prompts.distractor=...; repeat what you mean to keep.\n"
+    )
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("left", ["corrupted", "answer", "distractor"])
+def test_a_new_clean_prompt_needs_each_of_the_other_texts(left):
+    others = [f"prompts.{name}= Tom" for name in ("corrupted", "answer", "distractor") if name != left]
+    with pytest.raises(InputError, match=rf"from the preset prompts\.{left}='[^']+', wanted .* Add prompts\.{left}="):
+        compose.compose_one([quote_override(text) for text in (f"++{NEW_CLEAN}", *others)])
+
+
+def test_other_corrupted_prompts_and_words_are_asked_of_the_same_clean_prompt(tiny):
+    for text in ("corrupted='After Tom and Mary went'", "answer=' Tom'", "distractor=' Tom',' Anna'", "clean=null"):
+        jobs = compose.compose_jobs([*tiny, f"prompts.{text}", *(["prompts=generated"] if "null" in text else [])])
+        assert not any(isinstance(job, RejectedJob) for job in jobs)
+
+
 def test_a_bad_pair_of_a_file_is_refused_by_its_row_before_the_model_loads(no_model, tiny, capsys):
     Path("my pairs.csv").write_text("clean,corrupted,answer,distractor\nJohn,Mary,Tom,Anna\nJohn,Zebulon,Tom,Anna\n")
     assert cli.main(["run", *tiny, "prompts.file=my pairs.csv"]) == 2
     assert capsys.readouterr().err.startswith(
-        "igap: my pairs.csv, row 2: corrupted: the tokenizer does not know 'Zebulon' (in 'Zebulon')."
+        "igap: my pairs.csv, row 2 (line 3): corrupted: the tokenizer does not know 'Zebulon' (in 'Zebulon')."
     )
     assert not Path("runs").exists()
 
@@ -255,18 +290,30 @@ def test_a_small_gap_keeps_the_effects_and_says_why_there_are_no_scores(tiny, ca
     assert summary["heads/pearson"] is not None, "correlations do not change with the unit"
 
 
+def test_a_swapped_answer_is_told_on_the_terminal_and_in_the_summary(capsys):
+    swapped = ["prompts.answer= Mary", "prompts.distractor= John", "ig.n_steps=3", "tracking=disabled", "device=cpu"]
+    assert cli.main(["run", *BRIEF, *swapped]) == 0
+    told = (
+        "prompts: the model prefers the distractor on the clean prompt (F = -5.40) and the answer on the corrupted one "
+        "(F = +5.04): are answer and distractor swapped?"
+    )
+    assert f"warning: {told}" in " ".join(capsys.readouterr().out.split())
+    assert told in json.loads((only_run() / "summary.json").read_text())["warnings"].splitlines()
+
+
 def test_texts_with_commas_and_spaces_arrive_as_they_are(tiny):
     clean = "Then, John and Mary went to the store. Mary gave it to"
     overrides = [f"prompts.clean={clean}", "prompts.corrupted=" + clean.replace("Mary gave", "John gave")]
-    assert cli.main(["run", *tiny, *BRIEF, *overrides, "prompts.answer= John"]) == 0
+    overrides += ["prompts.answer= John", "prompts.distractor= Mary"]
+    assert cli.main(["run", *tiny, *BRIEF, *overrides]) == 0
     summary = json.loads((only_run() / "summary.json").read_text())
     assert (summary["prompts/clean"], summary["prompts/answer"]) == (clean, " John")
 
 
 @pytest.mark.parametrize("text", ["it's [a], {b}=c", "a\\", "${seed} $HOME", "null and void", "é 木 🙂", "-m x=1,2"])
 def test_any_text_reaches_the_config_as_it_was_typed(text):
-    config = compose.compose_one([quote_override(f"prompts.clean={text}")]).config
-    assert config.prompts.clean == text
+    config = compose.compose_one([quote_override(f"prompts.corrupted={text}")]).config
+    assert config.prompts.corrupted == text
 
 
 @pytest.mark.parametrize("folder", ["x_${nope}", "/proc/x"])
@@ -313,7 +360,7 @@ def test_baseline_kinds_can_be_swept_together_whatever_each_of_them_needs(tiny):
 
 def test_the_baselines_prompt_is_checked_before_the_model_loads(no_model, tiny, capsys):
     assert cli.main(["run", *tiny, "baseline=prompt", "baseline.prompt=After John"]) == 2
-    assert capsys.readouterr().err.startswith("igap: baseline.prompt: got 2 tokens, prompts.clean has 16;")
+    assert capsys.readouterr().err.startswith("igap: baseline.prompt: got 2 tokens, prompts.clean has 16 (with")
 
 
 def test_a_multirun_runs_every_combination_and_loads_the_model_once(tiny, monkeypatch, capsys):
@@ -468,3 +515,9 @@ def test_ctrl_c_leaves_nothing_that_looks_finished(tiny):
     assert "igap: interrupted; a run without summary.json is not finished.\n" in error
     assert "Traceback" not in error
     assert [path.name for path in only_run().rglob("*") if path.suffix in (".json", ".safetensors", ".csv")] == []
+
+
+def test_an_ablation_file_is_named_by_its_lines(no_model, tiny, capsys):
+    Path("p.csv").write_text("prompt,answer\n\nJohn and,Mary\nJohn,Zebulon\n")
+    assert cli.main(["run", *tiny, "ablation=zero", "ablation.file=p.csv"]) == 2
+    assert "row 2 (line 4): answer: the tokenizer does not know 'Zebulon' (in ' Zebulon')" in capsys.readouterr().err

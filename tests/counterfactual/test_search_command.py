@@ -206,6 +206,7 @@ def test_a_template_of_ones_own_is_given_with_its_lists_on_the_command_line(tmp_
     template = "After {first} and {second} went to the store, {subject} {verb} it to"
     texts = [f"prompts.{name}={template.format(first='John', second='Mary', subject=who, verb='gave')}"
              for name, who in (("clean", "Mary"), ("corrupted", "John"))]  # fmt: skip
+    texts += ["prompts.answer= John", "prompts.distractor= Mary"]
     without = ["~search.space.slots.place", "~search.space.slots.object"]
     one = ["clean.n=1", "heldout.n=0"]
     assert cli.main(["check", "search", "head=1.2", f"search.space.template={template}", *texts, *without, *one]) == 0

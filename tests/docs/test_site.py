@@ -152,5 +152,5 @@ def test_the_file_of_pairs_is_one_and_the_embedded_model_tells_them_apart(ioi_mi
     page = (DOCS / "how-to" / "prompts.md").read_text()
     (lines,) = re.findall(r"```\w*\n(clean,corrupted.*?)```", page, flags=re.DOTALL)
     (tmp_path / "pairs.csv").write_text(lines)
-    (pair,) = (PromptPair(**row) for row in read_pairs(str(tmp_path / "pairs.csv")))
+    (pair,) = (PromptPair(**row) for row in read_pairs(str(tmp_path / "pairs.csv")).values())
     assert attribution_patching(ioi_mini, pair).gap > 5

@@ -30,7 +30,7 @@ def _texts() -> Iterator[str]:
     yield from (*words.NAMES, *words.ANIMALS)  # at the start of a prompt
     fills = {"first": "John", "second": "Mary", "subject": "Mary", "place": "store", "verb": "gave"}
     yield from (template.format(**fills, object="ring", other="ball") for template in TEMPLATES)
-    for row in (row for task in task_names() for row in read_pairs(task)):
+    for row in (row for task in task_names() for row in read_pairs(task).values()):
         yield from (row[prompt] + row[word] for prompt in ("clean", "corrupted") for word in ("answer", "distractor"))
         yield from (row["clean"], row["corrupted"])
 

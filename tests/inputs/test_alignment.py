@@ -316,7 +316,9 @@ def test_a_run_on_prompts_of_two_lengths_keeps_and_counts_the_alignment(checkpoi
     quick = ["ig.n_steps=2", "explain=false", "curves.components=none", "plots=none", "tracking=disabled"]
     quick += [f"output={tmp_path}"]
     assert main(["run", *overrides, *quick]) == 0
-    assert "alignment: 17 and 19 tokens, 6 of them without a partner" in " ".join(capsys.readouterr().out.split())
+    assert "alignment: 17 and 19 tokens, the one before every prompt included, 6 of them without a partner" in " ".join(
+        capsys.readouterr().out.split()
+    )
     (folder,) = tmp_path.iterdir()
     saved = pd.read_csv(folder / "alignment.csv")
     matched = saved.dropna(subset=["clean_position", "corrupted_position"])

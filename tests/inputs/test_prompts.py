@@ -25,15 +25,16 @@ def test_tokens_are_what_transformer_lens_makes(small, pair):
     [
         (
             {"corrupted": "After the cat and the dog went to the store, Mary gave a bottle of milk to"},
-            r"prompts\.corrupted: got 19 tokens, prompts\.clean has 17; patching needs prompts of one length\. Reword"
-            r"(.|\n)*clean: +<\|endoftext\|>\|After\|John(.|\n)*corrupted: +<\|endoftext\|>\|After\|the\|cat",
+            r"prompts\.corrupted: got 18 tokens, prompts\.clean has 16 \(without the "
+            r"token before every prompt\); patching needs prompts of one length\. Reword"
+            r"(.|\n)*clean: +After\|John(.|\n)*corrupted: +After\|the\|cat",
         ),
         ({"clean": "After Zebulon and Mary went to the store, Mary gave a bottle of milk to"},
          r"prompts\.clean: the tokenizer does not know 'Zebulon'"),
         ({"answer": " Zebulon"}, r"prompts\.answer: the tokenizer does not know 'Zebulon'"),
         ({"distractor": "John Mary"}, r"prompts\.distractor: got 'John Mary', which is 2 tokens \['John', 'Mary'\]"),
         ({"clean": "After " + "John " * 24, "corrupted": "After " + "Mary " * 24},
-         r"prompts\.clean: got 26 tokens, the model's context holds 24"),
+         r"prompts\.clean: got 25 tokens and the token before every prompt, the model's context holds 24"),
         ({"corrupted": "After John and Mary went to the store , Mary gave a bottle of milk to"},
          r"prompts\.corrupted: got the same tokens as prompts\.clean"),
     ],

@@ -77,14 +77,14 @@ def test_a_context_that_is_too_short_is_named():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("John,John,Tom,Anna", r"^pairs\.csv, row 2: corrupted: got the same text as clean \('John'\), wanted a"),
-        ("John,Mary,Tom,Tom", r"^pairs\.csv, row 2: distractor: got 'Tom', the same word as answer; the metric"),
+        ("John,John,Tom,Anna", r"corrupted: got the same text as clean \('John'\), wanted a"),
+        ("John,Mary,Tom,Tom", r"distractor: got 'Tom', the same word as answer; the metric"),
         ("John,Mary and,Tom,Anna",
-         r"^pairs\.csv, row 2: corrupted: got 2 tokens, clean has 1; patching needs prompts of one length\. Reword"),
-        ("John,John  ,Tom,Anna", r"^pairs\.csv, row 2: corrupted: got the same tokens as clean \(John\), wanted a "),
-        ("Zebulon,John,Tom,Anna", r"^pairs\.csv, row 2: clean: the tokenizer does not know 'Zebulon'"),
-        ("John,Mary,Zebulon,Anna", r"^pairs\.csv, row 2: answer: the tokenizer does not know 'Zebulon'"),
-        ("John,Mary,Tom,Anna Mary", r"^pairs\.csv, row 2: distractor: got 'Anna Mary', which is 2 tokens"),
+         r"corrupted: got 2 tokens, clean has 1 \(without the token before every prompt\); patching"),
+        ("John,John  ,Tom,Anna", r"corrupted: got the same tokens as clean \(John\), wanted a "),
+        ("Zebulon,John,Tom,Anna", r"clean: the tokenizer does not know 'Zebulon'"),
+        ("John,Mary,Zebulon,Anna", r"answer: the tokenizer does not know 'Zebulon'"),
+        ("John,Mary,Tom,Anna Mary", r"distractor: got 'Anna Mary', which is 2 tokens"),
     ],
 )  # fmt: skip
 def test_the_first_bad_pair_of_a_file_is_named_by_its_row(checkpoint, tmp_path, monkeypatch, row, message):
@@ -92,7 +92,7 @@ def test_the_first_bad_pair_of_a_file_is_named_by_its_row(checkpoint, tmp_path, 
     good = "John,Mary,Tom,Anna"
     (tmp_path / "pairs.csv").write_text("\n".join(["clean,corrupted,answer,distractor", good, row, row]))
     prompts, tokenizer = PromptsConfig(file="pairs.csv"), read_header(str(checkpoint("gpt2"))).tokenizer
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"^pairs\.csv, row 2 \(line 3\): {message}"):
         encode_pairs(prompts, read_prompt_pairs(prompts, tokenizer), tokenizer, **KNOWN)
 
 

@@ -17,7 +17,7 @@ def test_there_are_four():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_task_is_some_dozens_of_different_pairs_of_equal_numbers_of_words(name):
-    rows = read_pairs(name)
+    rows = list(read_pairs(name).values())
     assert 24 <= len(rows) <= 36
     assert len({tuple(row.values()) for row in rows}) == len(rows)
     for row in rows:
@@ -31,14 +31,14 @@ def test_a_task_is_some_dozens_of_different_pairs_of_equal_numbers_of_words(name
 
 
 def test_in_greater_than_the_answer_is_possible_and_the_distractor_is_so_after_the_corrupted_prompt_only():
-    for row in read_pairs("greater-than"):
+    for row in read_pairs("greater-than").values():
         start, other = (int(row[name].split(" to the year")[0][-2:]) for name in ("clean", "corrupted"))
         assert other < int(row["distractor"]) < start < int(row["answer"])
         assert row["clean"][-2:] == row["clean"].split("year ")[1][:2]
 
 
 def test_the_other_prompt_of_a_country_has_the_other_answer():
-    rows = read_pairs("capital-country")
+    rows = list(read_pairs("capital-country").values())
     capitals = {}
     for row in rows:
         (city,) = set(row["clean"].split()) - set(row["corrupted"].split())
@@ -53,7 +53,7 @@ def test_the_other_prompt_of_a_country_has_the_other_answer():
 def test_a_model_that_lacks_the_words_is_told_so(name, capsys):
     assert main(["run", f"prompts={name}", "tracking=disabled"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"igap: {name}, row 1: ")
+    assert error.startswith(f"igap: {name}, row 1 (line 2): ")
     assert "the tokenizer does not know '" in error
     assert error.count("\n") == 1
 

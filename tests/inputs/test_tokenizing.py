@@ -142,7 +142,7 @@ def test_refused_answers_are_counted_and_the_first_is_explained():
     prompts = [Prompt("Mary met", " Tom"), Prompt("Mary met ", "Tom"), Prompt("in 18", "59")]
     with pytest.raises(
         InputError,
-        match=r"^mine\.csv: got 2 of 3 answers .*\(rows 2, 3; .* Row 2: answer: got 'Tom' after a prompt that",
+        match=r"^mine\.csv: got 2 of 3 answers .*\(rows 2, 3; .* row 2: answer: got 'Tom' after a prompt that",
     ):
         encode_prompts(prompts, tokenizer("byte_level"), item="mine.csv", **KNOWN)
 

@@ -82,7 +82,9 @@ def test_it_runs_within_a_running_event_loop_and_beside_a_hydra_of_the_users_own
         (("baseline=zero,mean",), "baseline: got 2 values (zero, mean), wanted one."),
         (("ig.n_steps=0",), "ig.n_steps: got 0, wanted a whole number from 1 to "),
         (("hello",), "overrides: got 'hello', wanted KEY=VALUE."),
-        ((5,), "overrides: got 5, wanted KEY=VALUE."),
+        ((5,), "overrides: got 5, wanted KEY=VALUE. Try baseline=zero."),
+        ((["a=1"],), "overrides: got ['a=1'], wanted KEY=VALUE. Write igap.run(*overrides)."),
+        (("prompts.clean=a b",), "prompts.clean: got 'a b', and from the preset prompts.corrupted='After "),
     ],
 )
 def test_what_the_command_line_refuses_is_refused_with_its_line_and_leaves_no_folder(

@@ -137,6 +137,7 @@ def test_the_fingerprint_is_of_the_files_content(tiny, tmp_path):
 def test_a_run_takes_a_file(tiny, tmp_path, capsys):
     asked = ["model=hf", f"model.name={tiny[1]}", f"output={tmp_path}", "tracking=disabled", "device=cpu"]
     asked += ["prompts.clean=' John gave Mary'", "prompts.corrupted=' Tom gave Mary'", "prompts.min_gap=0"]
+    asked += ["prompts.answer=' John'", "prompts.distractor=' Mary'"]
     code = main(["run", *asked, "explain=false", "curves.components=none", "ig.n_steps=3", "plots=none"])
     assert code == 0, capsys.readouterr().err
     (summary,) = tmp_path.glob("*/summary.json")

@@ -152,6 +152,49 @@ def test_several_pairs_are_shown_by_number_and_source_with_intervals(console, ma
     assert "  pairs.csv" in shown
 
 
+def test_the_lines_against_ap_come_after_those_that_explain_the_outliers(console, result, written):
+    terminal.show(console, result, written)
+    shown = text(console)
+    lines = [
+        "outliers among neurons",
+        "the difference of",
+        "output curves: ",
+        "heads, IG against AP",
+        "queries, ATP ag",
+    ]
+    places = [shown.index(line) for line in lines]
+    assert places == sorted(places)
+    assert shown.rindex("the difference of") < places[3]
+
+
+def test_the_first_of_the_mean_is_told_with_the_pairs_in_which_it_is_first(console, many, many_written):
+    terminal.show(console, many, many_written)
+    for site, width in (("heads", 4), ("neurons", 48)):
+        parts = []
+        for method in ("ig", "ap"):
+            effect = many.maps[site][method].effect.abs()
+            layer, index = divmod(int(effect.argmax()), width)
+            first = [
+                bool(of.effect.abs()[layer, index] == of.effect.abs().max()) for of in many.maps[site][method].pairs
+            ]
+            name = f"{layer}.{index}" if site == "heads" else f"L{layer}.N{index}"
+            parts.append(f"{name} by {method.upper()} (first in {sum(first)} of 5 pairs)")
+        assert f"{site}, first in the mean: {', '.join(parts)}\n" in text(console)
+
+
+def test_an_interval_over_three_pairs_is_called_their_range(console, many, many_written):
+    numbers = {"clean_logit_diffs": (5.0, 6.0, 7.0), "corrupted_logit_diffs": (-5.0, -6.0, -7.0)}
+    three = dataclasses.replace(many, pairs=many.pairs[:3], tokens=many.tokens[:3], **numbers)
+    spread = dataclasses.replace(many.spread, pearson={site: r[:3] for site, r in many.spread.pearson.items()})
+    terminal.show(console, dataclasses.replace(three, spread=spread), many_written)
+    shown = text(console)
+    assert "gap: [about the range of 3 pairs: " in shown
+    assert "Top 5 by |effect|, with mean score [about the range of 3 pairs]" in shown
+    assert "Pearson r of single pairs, neurons: mean " in shown
+    assert shown.count("[about the range of 3 pairs: ") == 3
+    assert "95% over pairs" not in shown
+
+
 def test_beside_a_top_heads_mean_score_stands_its_interval(console, many, many_written):
     terminal.show(console, many, many_written)
     for method in ("ig", "ap"):
@@ -182,7 +225,9 @@ def test_an_alignment_is_shown_token_below_token(result):
     console = Console(file=io.StringIO(), width=60)
     terminal.show(console, dataclasses.replace(result, pairs=(second,), tokens=(tokens,)), Path("nowhere"))
     shown = console.file.getvalue()
-    assert "17 and 19 tokens, 6 of them without a partner" in " ".join(shown.split())
+    assert "17 and 19 tokens, the one before every prompt included, 6 of them without a partner" in " ".join(
+        shown.split()
+    )
     lines = [line for line in shown.splitlines() if line.startswith(("  clean ", "  corrupted "))]
     assert len(lines) == 6
     assert all(len(line) <= 60 for line in lines)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from igap.statistics import bootstrap
-from igap.statistics.bootstrap import mean_intervals, row_correlations
+from igap.statistics.bootstrap import interval_label, mean_intervals, row_correlations
 
 
 def test_a_component_of_one_value_has_that_value_at_both_ends():
@@ -117,3 +117,15 @@ def test_row_correlations_are_numpys_and_undefined_where_a_row_is_constant():
     assert found[1] == pytest.approx(1, abs=1e-12)
     assert found[2] == pytest.approx(-1, abs=1e-12)
     assert np.isnan(found[[3, 4]]).all()
+
+
+@pytest.mark.parametrize(("n", "is_range"), [(2, True), (3, True), (4, False), (12, False)])
+def test_an_interval_is_called_a_range_where_it_is_one(n, is_range):
+    values = np.random.default_rng(1).normal(size=(n, 20))
+    found = mean_intervals(values, seed=0)
+    assert np.allclose([found.low, found.high], [values.min(0), values.max(0)], atol=1e-9) == is_range
+    assert interval_label(n) == (f"about the range of {n} pairs" if is_range else "95% over pairs")
+
+
+def test_an_interval_that_a_single_pair_does_not_have_is_called_as_any():
+    assert interval_label(1) == interval_label(0) == "95% over pairs"

@@ -91,9 +91,10 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, *, item: str, **li
         InputError: On the first invalid prompt, and on answers or distractors that are not one token, which are
             counted.
     """
+    places = [prompt.place or f"{item}, row {row}" for row, prompt in enumerate(prompts, start=1)]
     ids = [
-        encode_prompt(tokenizer, prompt.text, item=f"{item}, row {row}", bos=prompt.bos, **limits)
-        for row, prompt in enumerate(prompts, start=1)
+        encode_prompt(tokenizer, prompt.text, item=place, bos=prompt.bos, **limits)
+        for place, prompt in zip(places, prompts, strict=True)
     ]
     tokens: dict[str, list[Any]] = {}
     for name in ("answer", "distractor"):
@@ -102,7 +103,7 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Any, *, item: str, **li
         refused: dict[int, InputError] = {}
         for row, (prompt, word) in enumerate(zip(prompts, words, strict=True), start=1):
             try:
-                place = f"Row {row}: {name}"
+                place = f"{places[row - 1]}: {name}"
                 words_as_tokens.append(
                     None if word is None else answer_token(tokenizer, place, word, prompt.text, limits["n_vocab"])
                 )

@@ -89,10 +89,11 @@ class Explanation:
         if self.split is not None:
             shares = dict(zip(self.split.others, self.split.shares.tolist(), strict=True))
             largest = sorted(shares, key=lambda other: -abs(shares[other]))[:3]
-            parts = [f"with {other} {shares.pop(other):+.3f}" for other in largest]
+            parts = [f"{other} {shares.pop(other):+.3f}" for other in largest]
+            parts += [f"the other {len(shares)} {sum(shares.values()):+.3f}"] if shares else []
             lines.append(
-                f"interaction of {self.split.component}, {self.interaction:+.3f} logits: {', '.join(parts)}, with the "
-                f"other {len(shares)} {sum(shares.values()):+.3f}, of higher order {self.higher_order:+.3f}"
+                f"interaction in AP - IG of {self.split.component}, {self.interaction:+.3f} logits (-I/2 with each of "
+                f"its layer): {', '.join(parts)}; of higher order {self.higher_order:+.3f}"
             )
         layers = self._unconverged()
         if layers:

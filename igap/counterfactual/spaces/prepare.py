@@ -66,8 +66,9 @@ def prepare(
     tokens = encode_pair(pair, tokenizer, prepend_bos=prepend_bos, n_ctx=None, n_vocab=None)
     if tokens.clean.shape != tokens.corrupted.shape:
         raise InputError(
-            f"prompts.corrupted: got {tokens.corrupted.shape[1]} tokens, prompts.clean has {tokens.clean.shape[1]}; a "
-            "search needs prompts of one length. Reword one of them."
+            f"prompts.corrupted: got {tokens.corrupted.shape[1] - tokens.n_leading} tokens, prompts.clean has "
+            f"{tokens.clean.shape[1] - tokens.n_leading} (without the token before every prompt); a search needs "
+            "prompts of one length. Reword one of them."
         )
     if not isinstance(space, SpaceConfig):
         slots = {name: tuple(words) for name, words in (SLOTS if space is None else space).items()}

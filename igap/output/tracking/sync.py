@@ -99,7 +99,7 @@ def _sync(run: FinishedRun, overrides: Mapping[str, str], *, online: bool) -> _O
         if logged is None or logged.mode == "offline":
             return _Outcome("logged offline from disk", waits=True, failed=online)
         return _Outcome(f"logged from disk: {place}")
-    return _upload(folder / logged.place, overrides) if online else _Outcome("logged offline", waits=True)
+    return _upload(folder / logged.place, overrides) if online else _Outcome("logged offline already", waits=True)
 
 
 def _upload(offline: Path, overrides: Mapping[str, str]) -> _Outcome:

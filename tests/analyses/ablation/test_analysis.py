@@ -218,5 +218,5 @@ def test_jobs_with_the_same_prompts_tokenise_them_once_and_changed_ones_are_chec
     assert key("0.0") not in keys
     assert tokenisations() - before == 2
     write([*rows[:3], rows[3].replace("ring", "zyxwv")])
-    with pytest.raises(InputError, match="row 4: the tokenizer does not know 'zyxwv'"):
+    with pytest.raises(InputError, match=r"own\.csv, row 4 \(line 5\): the tokenizer does not know 'zyxwv'"):
         key("0.0")

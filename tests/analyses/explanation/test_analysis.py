@@ -57,7 +57,8 @@ def test_the_sentences_of_the_two_heads_are_those_worked_by_hand(tmp_path):
         "interaction with the rest of its layer (+0.857)",
         "0.0: AP +2.857, IG -0.714; the difference of +3.571 is 76% baseline (+2.714), 24% "
         "interaction with the rest of its layer (+0.857)",
-        "interaction of 0.1, +6.000 logits: with 0.0 +6.000, with the other 0 +0.000, of higher order +0.000",
+        "interaction in AP - IG of 0.1, +6.000 logits (-I/2 with each of its layer): 0.0 +6.000; of higher order "
+        "+0.000",
     )
 
 

@@ -458,6 +458,6 @@ def test_prompts_of_two_lengths_are_refused_whatever_aligns_them_in_a_run(small)
     with pytest.raises(InputError) as error:
         search(small("gpt2"), pair, "1.2", clean_n=1, heldout_n=0)
     assert str(error.value) == (
-        "prompts.corrupted: got 16 tokens, prompts.clean has 17; a search needs prompts of one length. Reword one of "
-        "them."
+        "prompts.corrupted: got 15 tokens, prompts.clean has 16 (without the token before every prompt); a search "
+        "needs prompts of one length. Reword one of them."
     )

@@ -51,7 +51,7 @@ def test_a_name_without_a_line_is_refused_with_all_that_have_one(registered, sma
     assert cli.main(["check", "search", "head=1.2", "search.sampler=tinny"]) == 2
     GlobalHydra.instance().clear()
     assert "search.sampler: got 'tinny', wanted one of auto, hybrid, " in (said := capsys.readouterr().err)
-    assert ", brute, tiny. Try search.sampler=auto." in said
+    assert ", brute, tiny. Did you mean tiny?" in said
     with pytest.raises(InputError, match=r"^sampler: got 'tinny', wanted a text, one of auto, hybrid, .*, tiny\."):
         search(small(), ABBA, "1.2", sampler="tinny")
 

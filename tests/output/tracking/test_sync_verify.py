@@ -50,7 +50,9 @@ def test_a_run_whose_offline_folder_was_lost_is_logged_again_from_disk(logged, w
     assert verify.verify_runs([tmp_path]) == 0
     assert "2 of 2 runs are in W&B's files as they are on disk" in capsys.readouterr().out
     assert sync.sync_runs([tmp_path]) == 0
-    assert "from disk" not in capsys.readouterr().out, "the second time there is nothing to do"
+    said = capsys.readouterr().out
+    assert said.count("logged offline already") == 2
+    assert "from disk" not in said, "the second time there is nothing to do"
 
 
 def test_a_run_that_is_online_is_not_counted_as_compared(written, tmp_path, capsys):
