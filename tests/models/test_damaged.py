@@ -326,6 +326,12 @@ def test_settings_that_give_nothing_its_size_may_be_anything(copied, field, valu
     assert load_model(copied).cfg.n_layers == 1
 
 
+def test_an_attention_that_this_machine_lacks_is_not_needed_to_count_the_weights_of_a_config(copied):
+    set_to(copied, "config.json", ("attn_implementation",), '"flash_attention_2"')
+    set_to(copied, "config.json", ("number_of_my_own",), str(10**9))  # larger than any weight: the model is built
+    assert load_model(copied).cfg.n_layers == 1
+
+
 def test_files_that_no_library_reads_may_be_anything(copied):
     with (copied / "train.txt").open("wb") as file:
         file.truncate(2**28)
