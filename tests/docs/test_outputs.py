@@ -22,14 +22,21 @@ def lines(text: str) -> set[str]:
     return {line.strip() for line in text.splitlines()}
 
 
+def blocks(page: str, language: str = "") -> str:
+    """The lines of a page's blocks in a language."""
+    pairs = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    return "".join(text for each, text in pairs if each == language)
+
+
 def shown(page: str) -> set[str]:
     """The lines of a page's blocks without a language; three dots stand for lines, or for the rest of one."""
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
-    return lines("".join(block for language, block in blocks if not language)) - {"...", ""}
+    return lines(blocks(page)) - {"...", ""}
 
 
 @pytest.mark.parametrize("command", PAGES, ids=lambda command: command[0])
-def test_every_line_of_output_on_a_page_is_one_that_the_command_prints(command, tmp_path, monkeypatch, capsys):
+def test_every_line_of_output_on_a_page_is_one_that_the_command_prints_and_its_python_runs_after_it(
+    command, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "140")
     assert cli.main([*command, "device=cpu", "tracking=disabled"]) == 0
@@ -39,6 +46,8 @@ def test_every_line_of_output_on_a_page_is_one_that_the_command_prints(command, 
         assert len(wanted) > 5
         wrong = {line for line in wanted if not any(line == each or _begins(line, each) for each in printed)}
         assert not wrong, page
+        if page != "README.md":  # its Python makes a run of its own: tests/test_readme.py
+            exec(compile(blocks(page, "python"), page, "exec"), {})
 
 
 def _begins(line: str, printed: str) -> bool:
