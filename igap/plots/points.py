@@ -44,7 +44,7 @@ def scatter(
     if comparison is None or not (ig.any() or ap.any()):
         return blank(ax, "not drawn: every score is 0" if comparison else "not drawn: the scores cannot be compared")
     x, y, flagged = finite(ig).ravel(), finite(ap).ravel(), outliers.ravel()
-    _points(ax, x, y, flagged)
+    _points(ax, x, y, flagged, "outliers")
     ax.axline((0, 0), slope=1, color="0.5", linestyle="--", linewidth=1, label="y = x")
     _fit_line(ax, x, y, "least squares, slope {slope:.3g}, 95% band")
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
@@ -81,7 +81,7 @@ def mean_difference(
         comparison.difference.ravel(),
         comparison.outlier_limits.ravel(),
     )
-    _points(ax, x, y, flagged)
+    _points(ax, x, y, flagged, "outside the limits")
     ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     ax.axhline(comparison.bias, color="0.2", linewidth=1.2, label=f"bias {comparison.bias:.3g}")
     if np.isfinite(comparison.sd):
@@ -96,13 +96,13 @@ def mean_difference(
     return fig
 
 
-def _points(ax: Axes, x: Flat, y: Flat, flagged: npt.NDArray[np.bool_]) -> None:
+def _points(ax: Axes, x: Flat, y: Flat, flagged: npt.NDArray[np.bool_], what: str) -> None:
     many = x.size > _MANY
     style: dict[str, Any] = {"s": 5, "alpha": 0.35, "rasterized": True} if many else {"s": 20, "alpha": 0.7}
     ax.scatter(x[~flagged], y[~flagged], color=_POINT, linewidths=0, **style)
     style |= {"s": 9 if many else 28, "alpha": 0.8}
     named = f", largest {_MAX_LABELS} named" if flagged.sum() > _MAX_LABELS else ""
-    label = f"outliers: {int(flagged.sum()):,} of {x.size:,}{named}"
+    label = f"{what}: {int(flagged.sum()):,} of {x.size:,}{named}"
     ax.scatter(x[flagged], y[flagged], color=_OUTLIER, linewidths=0, zorder=3, label=label, **style)
 
 

@@ -336,15 +336,16 @@ def test_outliers_are_highlighted_and_the_largest_twelve_named(shape):
     ig, ap = random_maps(shape)
     figures = point_plots(ig, ap)
     comparison = figures[2]
-    for fig, flagged in zip(figures, (comparison.outlier_abs, comparison.outlier_limits), strict=False):
+    rules = (("outliers", comparison.outlier_abs), ("outside the limits", comparison.outlier_limits))
+    for fig, (what, flagged) in zip(figures, rules, strict=False):
         (ax,) = fig.axes
         size = np.where(flagged, np.abs(comparison.difference), -1).ravel()
         expected = [names_of(shape)[i] for i in np.argsort(-size)[: min(12, flagged.sum())]]
         assert labels(ax) == expected
         assert names_of(shape)[shape[1] + 5] in expected
-        highlighted = next(c for c in ax.collections if str(c.get_label()).startswith("outliers"))
+        highlighted = next(c for c in ax.collections if str(c.get_label()).startswith(what))
         assert len(highlighted.get_offsets()) == flagged.sum()
-        assert f"outliers: {flagged.sum():,} of {ig.size:,}" in texts(fig)
+        assert f"{what}: {flagged.sum():,} of {ig.size:,}" in texts(fig)
         by_label = {text.get_text(): text.xy for text in ax.texts if isinstance(text, Annotation)}
         assert by_label[names_of(shape)[shape[1] + 5]] in set(map(tuple, highlighted.get_offsets().tolist()))
 

@@ -10,7 +10,7 @@ from igap.plots.canvas import PALETTE, blank, figure, styled
 
 _COLOURS = dict(zip(TERMS, (PALETTE[5], PALETTE[8], PALETTE[2], PALETTE[0], PALETTE[7]), strict=True))
 _POINTS = {
-    "atp": ("D", "none", "AtP, the naive IG"),
+    "atp": ("D", "none", "AtP"),
     "ig": ("o", "none", "IG"),
     "ap": ("o", "black", "AP"),
     "ap_mirrored": ("s", "none", "minus AP of the other direction"),

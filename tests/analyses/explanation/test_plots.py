@@ -46,7 +46,7 @@ def test_points_of_the_chain_are_marked_beside_the_outliers_names():
     figure = explanation(OUTLIERS, unit="score (effect / gap)")
     left, _ = figure.axes
     marked = {line.get_label(): list(line.get_xdata()) for line in left.lines}
-    for label, point in (("IG", "ig"), ("AP", "ap"), ("AtP, the naive IG", "atp")):
+    for label, point in (("IG", "ig"), ("AP", "ap"), ("AtP", "atp")):
         assert marked[label] == [values[point] for values in OUTLIERS.values()]
     assert [tick.get_text() for tick in left.get_yticklabels()] == list(OUTLIERS)
     assert left.get_xlabel() == "score (effect / gap)"
