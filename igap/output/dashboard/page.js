@@ -50,7 +50,7 @@ const METRICS = DATA.metrics.filter((column) => column.shown);
 const COLUMNS = [{ name: "run", numeric: false, values: RUNS.map((run) => run.label) }, ...SETTINGS,
   ...METRICS.map((column) => ({ ...column, numeric: true, metric: true }))];
 
-const state = { order: RUNS.map((_, i) => i), kept: new Set(RUNS.map((_, i) => i)), sort: null, down: false, chosen: 0 };
+const state = { order: RUNS.map((_, i) => i), kept: new Set(RUNS.map((_, i) => i)), sort: null, down: false, chosen: 0, unknown: [] };
 const visible = () => state.order.filter((i) => state.kept.has(i));
 
 function cellText(column, i) {
@@ -74,10 +74,18 @@ function sortBy(column) {
   drawScatter();
 }
 
-// A text has to be in the row; NAME<NUMBER and so on hold for one column, any metric or setting.
+// The column of this name, any metric or setting; a group's name, as overrides have it, is that of its kind.
+function columnNamed(name) {
+  const all = [...COLUMNS, ...DATA.metrics, ...DATA.settings];
+  const wanted = [name.toLowerCase(), `${name.toLowerCase()}.kind`];
+  return all.find((column) => column.name === name) ?? all.find((column) => wanted.includes(column.name.toLowerCase()));
+}
+
+// A text has to be in the row; NAME<NUMBER and so on hold for one column.
 function test(word) {
-  const parts = word.match(/^(.+?)(<=|>=|<|>|=)(.+)$/);
-  const column = parts && [...COLUMNS, ...DATA.metrics, ...DATA.settings].find(({ name }) => name === parts[1]);
+  const parts = word.match(/^(.+?)(<=|>=|!=|<|>|=)(.+)$/);
+  const column = parts && columnNamed(parts[1]);
+  if (parts && !column) state.unknown.push(parts[1]);
   if (!column) {
     const wanted = word.toLowerCase();
     return (i) => COLUMNS.some((one) => cellText(one, i).toLowerCase().includes(wanted));
@@ -87,15 +95,20 @@ function test(word) {
   return (i) => {
     const value = column.values[i];
     if (value === null) return false;
-    if (sign === "=") return String(value) === text || (text !== "" && Number(value) === limit);
+    const equal = String(value) === text || (text !== "" && Number(value) === limit);
+    if (sign === "=" || sign === "!=") return equal === (sign === "=");
     const number = Number(value);
     return { "<": number < limit, ">": number > limit, "<=": number <= limit, ">=": number >= limit }[sign];
   };
 }
 
 function filter() {
-  const tests = $("filter").value.split(/\s+/).filter(Boolean).map(test);
+  state.unknown = [];
+  const words = $("filter").value.replace(/\s*(<=|>=|!=|<|>|=)\s*/g, "$1").split(/\s+/).filter(Boolean);
+  const tests = words.map(test);
   state.kept = new Set(RUNS.map((_, i) => i).filter((i) => tests.every((one) => one(i))));
+  const first = visible()[0];
+  if (first !== undefined && !state.kept.has(state.chosen)) choose(first);
   drawTable();
   drawAll();
 }
@@ -120,7 +133,8 @@ function drawTable() {
     return row;
   });
   $("runs").tBodies[0].replaceChildren(...rows);
-  $("count").textContent = `${rows.length} of ${RUNS.length} runs`;
+  const unknown = state.unknown.map((name) => `; no column is called ${name}`).join("");
+  $("count").textContent = `${rows.length} of ${RUNS.length} runs${unknown}`;
 }
 
 function choose(i) {

@@ -138,6 +138,8 @@ def test_a_click_sorts_numbers_as_numbers_and_missing_ones_come_last(opened, fou
         ("ig.n_steps>5 zero", ["b", "d"]),
         ("ig.n_steps=20", ["c", "d"]),
         ("gap<=9", ["a", "d"]),
+        ("IG.n_steps != 20", ["a", "b"]),
+        ("baseline=zero  gap <= 9", ["a", "d"]),
         ("nothing", []),
         ("", ["a", "b", "c", "d"]),
     ],
@@ -148,6 +150,16 @@ def test_the_filter_leaves_rows_and_plots_of_what_matches(typed, left, opened, f
     assert column(page, 1) == left
     assert page.locator("#count").inner_text() == f"{len(left)} of 4 runs"
     assert page.locator("#scatter-note").inner_text().startswith(f"{len(left)} of {len(left)} runs drawn.")
+
+
+def test_the_filter_names_a_column_that_there_is_not_and_the_heads_are_those_of_a_run_that_passes(opened, four):
+    page = opened(four)
+    page.locator("#filter").fill("ig.n_steps=20")
+    assert page.locator("#run").input_value() == "2"
+    page.locator("#filter").fill("heads/pearsn>0.5")
+    assert page.locator("#count").inner_text() == "0 of 4 runs; no column is called heads/pearsn"
+    page.locator("#filter").fill("")
+    assert page.locator("#count").inner_text() == "4 of 4 runs"
 
 
 def test_a_click_on_a_row_shows_its_heads(opened, four):
