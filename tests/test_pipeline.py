@@ -83,7 +83,7 @@ def test_a_coarse_quadrature_is_warned_about_with_the_remedy(config):
     found = pipeline.run(config("ig.n_steps=2", "ig.method=riemann_left"))
     warning = next(text for text in found.warnings if text.startswith("ig: the completeness delta of heads"))
     assert "is above 1% of the layer's effect in layer" in warning
-    assert warning.endswith("Use more steps: ig.n_steps=8, or ig.n_steps=auto.")
+    assert warning.endswith("Use ig.n_steps=auto, or more steps: ig.n_steps=8.")
     assert not pipeline.run(config("ig.n_steps=100")).warnings
 
 

@@ -158,7 +158,9 @@ def _shown(folder: Path) -> str:
 def _check_folder(folder: Path, place: str) -> None:
     """Raises InputError on a folder that is none, or holds no finished run of its own."""
     if not os.path.isdir(folder):
-        raise InputError(f"folder: got {place}, which is no folder, wanted a run's. igap status FOLDER lists runs.")
+        raise InputError(
+            f"folder: got {place}, which is no folder, wanted a run's. igap compare FOLDER lists the runs in a folder."
+        )
     if os.path.lexists(folder / "summary.json"):
         return
     try:

@@ -111,6 +111,6 @@ def _incomplete(config: RunConfig, site: Site, ig: AttributionMap) -> str:
         + (
             "No number of steps tried was enough: the path has a kink or a jump there."
             if config.ig.n_steps == "auto"
-            else f"Use more steps: ig.n_steps={4 * config.ig.n_steps}, or ig.n_steps=auto."
+            else f"Use ig.n_steps=auto, or more steps: ig.n_steps={4 * config.ig.n_steps}."
         )
     )

@@ -67,13 +67,16 @@ def find_runs(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[
     """
     runs: dict[tuple[int, int], FinishedRun] = {}
     problems: list[str] = []
+    empty: list[str] = []
     searched = list(folders)
     for folder in searched:
         if not os.path.isdir(folder):
             raise InputError(
-                f"folder: got {printable(folder)}, which is none, wanted a run's folder or one that holds runs."
+                f"folder: got {printable(folder)}, which is no folder, wanted a run's folder or one that holds runs."
             )
-        for identity, place in _run_folders(folder, problems, SUMMARIES if searches else SUMMARIES[:1]):
+        places = list(_run_folders(folder, problems, SUMMARIES if searches else SUMMARIES[:1]))
+        empty += [] if places else [f"{printable(folder)}: left out: no finished run in it (no summary.json)."]
+        for identity, place in places:
             if identity not in runs:
                 run, problem = read_run(place)
                 problems += [problem] if problem else []
@@ -84,7 +87,7 @@ def find_runs(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[
             f"folder: got {', '.join(map(printable, searched))}, without a finished run in it (no summary.json), "
             "wanted a run's folder or one that holds runs. Start some with igap run or igap sweep."
         )
-    return list(runs.values()), problems
+    return list(runs.values()), problems + empty
 
 
 def read_run(folder: Path) -> tuple[FinishedRun | None, str | None]:

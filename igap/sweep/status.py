@@ -56,7 +56,7 @@ def _sweeps(folder: Path) -> Iterator[Path]:
     """The sweep at a path, or those in it."""
     name = printable(folder)
     if not os.path.isdir(folder):
-        raise InputError(f"folder: got {name}, which is none, wanted a sweep's folder or one that holds sweeps.")
+        raise InputError(f"folder: got {name}, which is no folder, wanted a sweep's folder or one that holds sweeps.")
     try:
         sweeps = sorted(path for path in folder.iterdir() if os.path.lexists(path / PLAN))
     except OSError as error:

@@ -272,7 +272,7 @@ BAD = [
     (["check", "sweep"], "sweep: got no name, wanted one of ablations, baselines,"),
     (["check", "sweep", "nope"], "sweep: got 'nope', wanted one of ablations, baselines,"),
     (["check", "prompts.answer= Zebulon"], "prompts.answer: the tokenizer does not know 'Zebulon'"),
-    (["status", "nowhere"], "folder: got nowhere, which is none, wanted a sweep's folder"),
+    (["status", "nowhere"], "folder: got nowhere, which is no folder, wanted a sweep's folder"),
     (["status", "."], "folder: got ., without a sweep in it (no sweep.json)"),
     (["status", "--wath", "."], "option: got '--wath', which igap status does not have, wanted DIR or one of --watch,"),
     (["status", "--watch"], "folder: got none, wanted the folder of a sweep."),

@@ -41,7 +41,7 @@ def test_only_the_pictures_named_are_drawn_those_of_an_analysis_together(bare, c
         (["--only"], "--only: got nothing, wanted a value. igap plot --help shows what it takes."),
         (["--only=ablation"], "--only: got 'ablation', of which none of the 1 runs has a picture."),
         (["--fast"], "option: got '--fast', which igap plot does not have, wanted RUN or one of --only, --help."),
-        (["/nowhere"], "folder: got /nowhere, which is none"),
+        (["/nowhere"], "folder: got /nowhere, which is no folder"),
     ],
 )
 def test_a_wrong_argument_is_one_line(bare, arguments, said, capsys):

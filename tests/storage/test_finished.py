@@ -69,8 +69,16 @@ def test_a_folder_that_cannot_be_read_is_said_and_links_end(written, tmp_path, m
     assert troubles == [f"{tmp_path}/closed: left out: it cannot be read (Permission denied)."]
 
 
+def test_a_folder_without_runs_beside_one_that_has_some_is_named(written, tmp_path):
+    shutil.copytree(written, tmp_path / "runs" / "good")
+    (tmp_path / "docs").mkdir()
+    runs, troubles = finished.find_runs([tmp_path / "docs", tmp_path / "runs"])
+    assert [run.folder.name for run in runs] == ["good"]
+    assert troubles == [f"{tmp_path}/docs: left out: no finished run in it (no summary.json)."]
+
+
 def test_no_folder_and_no_run_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"folder: got .*/no, which is none"):
+    with pytest.raises(InputError, match=r"folder: got .*/no, which is no folder"):
         finished.find_runs([tmp_path / "no"])
     with pytest.raises(InputError, match=r"without a finished run in it \(no summary\.json\)"):
         finished.find_runs([tmp_path])

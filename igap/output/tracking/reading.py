@@ -16,7 +16,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from igap.errors import InputError
+from igap.errors import InputError, one_line
 from igap.storage.untrusted import check_file
 
 PROBE_SECONDS = 3.0
@@ -30,12 +30,15 @@ _MOST = 2**31
 """Bytes of a .wandb file."""
 
 
-def has_key() -> bool:
-    """Whether W&B finds credentials on this machine, without a prompt."""
+def missing_key() -> str | None:
+    """Why W&B has no credentials on this machine, without a prompt; None where it has."""
     import wandb
 
-    with contextlib.redirect_stderr(io.StringIO()):  # where it tells which key it found
-        return wandb.login(prompt=False, verify=False)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # where it tells which key it found
+            return None if wandb.login(prompt=False, verify=False) else "W&B has no key for this machine"
+    except wandb.errors.Error as error:
+        return f"W&B takes no key of this machine ({one_line(error).rstrip('.')})"
 
 
 def answers() -> bool:

@@ -22,10 +22,9 @@ log_messages = logging.getLogger("igap")
 
 def check(tracking: TrackingConfig) -> None:
     """Raises InputError on online tracking without credentials, where W&B would stop a finished run to ask for them."""
-    if tracking.mode == "online" and not reading.has_key():
+    if tracking.mode == "online" and (missing := reading.missing_key()):
         raise InputError(
-            "tracking: got online, but W&B has no key for this machine. Run wandb login, set WANDB_API_KEY, or use "
-            "tracking=offline."
+            f"tracking: got online, but {missing}. Run wandb login, set WANDB_API_KEY, or use tracking=offline."
         )
 
 
@@ -35,8 +34,8 @@ def resolve_mode(tracking: TrackingConfig) -> tuple[TrackingConfig, str | None]:
         return tracking, None
     if not reading.answers():  # first: W&B may ask an unreachable server about a key for longer
         mode, why = "offline", f"W&B's server does not answer within {reading.PROBE_SECONDS:.0f} s"
-    elif not reading.has_key():
-        mode, why = "offline", "W&B has no key for this machine"
+    elif missing := reading.missing_key():
+        mode, why = "offline", missing
     else:
         mode, why = "online", "there is a key, and W&B's server answers"
     return tracking.model_copy(update={"mode": mode}), f"W&B: {mode} ({why})"

@@ -55,8 +55,8 @@ def write_workspace(project: str, output: Path = Path("workspace.json"), *, uplo
     if upload:
         from igap.output.tracking import reading
 
-        if not reading.has_key():
-            raise InputError("--upload: W&B has no key for this machine. Run wandb login, or set WANDB_API_KEY.")
+        if missing := reading.missing_key():
+            raise InputError(f"--upload: {missing}. Run wandb login, or set WANDB_API_KEY.")
         try:
             with no_cache():
                 workspace.save()

@@ -93,7 +93,7 @@ def test_a_setting_may_be_written_as_a_key_or_as_an_option(runs, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], r"^igap: folder: got nowhere, which is none"),
+        (["nowhere"], r"^igap: folder: got nowhere, which is no folder"),
         (["."], r"^igap: folder: got \., without a finished run in it"),
         (["RUNS", "sort=gapp"], r"^igap: sort: got 'gapp', which is no column\. Did you mean gap"),
         (["RUNS", "metrics=gap,heads/person"], r"^igap: metrics: got 'heads/person', .* Did you mean heads/pearson\?"),

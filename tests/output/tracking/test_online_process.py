@@ -88,7 +88,7 @@ def test_auto_is_offline_without_a_key_whoever_answers(server, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["offline", "online", "disabled"])
 def test_what_was_asked_for_by_name_stays_and_nobody_is_asked(mode, monkeypatch):
-    monkeypatch.setattr(reading, "has_key", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(reading, "missing_key", lambda: pytest.fail("asked"))
     assert wandb_run.resolve_mode(config(mode)) == (config(mode), None)
 
 
