@@ -1,9 +1,11 @@
-"""A method registered in one line has its column wherever the other methods have theirs."""
+"""docs/extending/method.md, as it stands there: a method named in one line has its column wherever the others have."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,16 +14,23 @@ from safetensors.torch import load_file
 
 from igap import cli
 from igap.attribution.activation_patching import patch_components
-from igap.attribution.maps import Method, ignore
+from igap.attribution.maps import AttributionMap, Method, ignore
 from igap.attribution.methods import METHODS
 from igap.cli.compose import compose_one
-from igap.engine.contrast import open_pairs
+from igap.components import Site
+from igap.config import RunConfig
+from igap.engine.contrast import Contrast, open_pairs
 from igap.models import cached
 
+PAGE = (Path(__file__).parents[2] / "docs" / "extending" / "method.md").read_text()
 
-def twice(contrast, site, config, advance):
-    maps = patch_components(contrast, site, advance, batch_size=config.batch_size)
-    return [replace(one, method="twice_ap", effect=2 * one.effect) for one in maps]
+
+def methods_own():
+    """What the page's module is called there: METHOD."""
+    names = {"Contrast": Contrast, "Site": Site, "RunConfig": RunConfig, "AttributionMap": AttributionMap}
+    names |= {"Advance": object, "patch_components": patch_components, "replace": replace, "Method": Method}
+    exec(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1], names)
+    return names["METHOD"]
 
 
 @pytest.fixture
@@ -41,7 +50,7 @@ def run(checkpoint, tmp_path, monkeypatch, capsys):
 
 
 def test_a_method_of_ones_own_is_in_every_output(run, monkeypatch):
-    monkeypatch.setitem(METHODS, "twice_ap", Method("twice_ap", twice))
+    monkeypatch.setitem(METHODS, "twice_ap", methods_own())
     folder, said = run("tracking=offline", "faithfulness=heads")
     tensors = load_file(folder / "attributions.safetensors")
     for name in ("{}.heads", "effect.{}.heads"):
@@ -65,8 +74,12 @@ def test_a_method_of_ones_own_is_in_every_output(run, monkeypatch):
 
 
 def test_a_method_that_is_not_asked_for_or_not_to_be_had_is_left_out(run, monkeypatch):
-    monkeypatch.setitem(METHODS, "unasked", Method("unasked", twice, asked=lambda config: config.batch_size == 7))
-    monkeypatch.setitem(METHODS, "unable", Method("unable", twice, missing=lambda n: f"{n} layers are too few"))
+    monkeypatch.setitem(
+        METHODS, "unasked", Method("unasked", methods_own().attribute, asked=lambda config: config.batch_size == 7)
+    )
+    monkeypatch.setitem(
+        METHODS, "unable", Method("unable", methods_own().attribute, missing=lambda n: f"{n} layers are too few")
+    )
     folder, _ = run("tracking=disabled")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["heads/unable/pearson"] is None
@@ -77,7 +90,7 @@ def test_a_method_that_is_not_asked_for_or_not_to_be_had_is_left_out(run, monkey
 
 def test_what_a_method_moves_to_is_the_runs_baseline_only_if_it_says_so(run, monkeypatch):
     for name, towards in (("own", True), ("other", False)):
-        monkeypatch.setitem(METHODS, name, Method(name, twice, towards_baseline=towards))
+        monkeypatch.setitem(METHODS, name, Method(name, methods_own().attribute, towards_baseline=towards))
     tensors = load_file(run("baseline=zero", "tracking=disabled")[0] / "attributions.safetensors")
     torch.testing.assert_close(tensors["effect.other.heads"], 2 * tensors["effect.ap.heads"])
     assert not torch.allclose(tensors["effect.own.heads"], tensors["effect.other.heads"])

@@ -1,8 +1,13 @@
-"""The samplers by name: each is where its line says, and a line is all that a new one needs."""
+"""The samplers by name: each is where its line says, and a line is all that a new one needs, as sampler.md says."""
 
 import itertools
 import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.searched import ABBA
@@ -10,10 +15,12 @@ from hydra.core.global_hydra import GlobalHydra
 
 from igap import InputError, cli, search
 from igap.counterfactual.config import check_terms
-from igap.counterfactual.samplers.base import unseen
+from igap.counterfactual.history import History, Proposal
+from igap.counterfactual.samplers.base import FirstOrderScores, unseen
 from igap.counterfactual.samplers.registry import SAMPLERS, SamplerEntry, make_sampler, samplers_for
 from igap.counterfactual.spaces.base import KEEP, Slot, Space
 
+PAGE = (Path(__file__).parents[3] / "docs" / "extending" / "sampler.md").read_text()
 SPACE = Space("slots", (Slot("first", (KEEP, "Tom"), (1,)),))
 
 
@@ -37,14 +44,22 @@ def registered(monkeypatch):
     monkeypatch.setitem(SAMPLERS, "tiny", SamplerEntry(f"{__name__}:tiny", random_trials=False))
 
 
-def test_a_line_of_the_registry_makes_a_sampler_a_value_of_the_config_and_names_it_in_the_results(registered, tmp_path):
-    asked = ["search", "head=1.2", "search.sampler=tiny", "search.until=20", "clean.n=1", "heldout.n=0"]
+def test_the_pages_function_and_line_make_a_value_of_the_config_and_are_named_in_the_results(tmp_path, monkeypatch):
+    function, line = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    module = ModuleType("igap.counterfactual.samplers.every_other")
+    names = {"History": History, "Proposal": Proposal, "FirstOrderScores": FirstOrderScores, "np": np}
+    module.__dict__.update(names | {"unseen": unseen, "itertools": itertools})
+    exec(function, module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name, entry in eval(f"{{{line}}}").items():
+        monkeypatch.setitem(SAMPLERS, name, entry)
+    asked = ["search", "head=1.2", "search.sampler=every_other", "search.until=20", "clean.n=1", "heldout.n=0"]
     asked += ["tracking=disabled", "full_run=false", "device=cpu", f"output={tmp_path}", "name=own"]
     assert cli.main(asked) == 0
     GlobalHydra.instance().clear()
-    assert json.loads((tmp_path / "own" / "search_summary.json").read_text())["sampler"] == "tiny"
+    assert json.loads((tmp_path / "own" / "search_summary.json").read_text())["sampler"] == "every_other"
     trials = pd.read_csv(tmp_path / "own" / "trials.csv")
-    assert trials["source"].tolist() == ["tiny"] * 20, "no random start and no control"
+    assert trials["source"].tolist() == ["every_other"] * 20, "no random start and no control"
 
 
 def test_a_name_without_a_line_is_refused_with_all_that_have_one(registered, small, capsys):
