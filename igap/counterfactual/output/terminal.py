@@ -225,7 +225,7 @@ def _describe_held_out(result: SearchResult) -> list[str]:
     )
     return [
         f"held out, {heldout.n} clean prompt{'s' if heldout.n > 1 else ''}: {term} {_format(heldout.value)}{share}; "
-        f"mean {effect}{'' if sign == 'abs' else f', {sign} being positive,'} {_format(heldout.mean)}{interval}"
+        f"mean {effect}{', drop being positive,' if sign == 'drop' else ''} {_format(heldout.mean)}{interval}"
     ]
 
 

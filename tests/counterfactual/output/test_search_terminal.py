@@ -108,9 +108,10 @@ def test_held_out_prompts_give_the_objectives_value_with_its_share_and_then_the_
         return next(each for each in terminal.sentences(changed(asked, **other)) if each.startswith("held out"))
 
     begin = "held out, 16 clean prompts: {} -0.100, -0.200 of the value found; mean "
-    effect = begin + "effect, raise being positive, 0.300 [95% over pairs: 0.250, 0.500]"
+    effect = begin + "effect 0.300 [95% over pairs: 0.250, 0.500]"
     assert line("ap") == effect.format("ap")
     assert line("selectivity") == effect.format("selectivity")
+    assert "; mean effect, drop being positive, 0.300 [" in line("ap", best={"sign": "drop"})
     assert line("ig") == effect.format("ig").replace("mean effect", "mean ig")
     without_direction = line("disagreement", best={"sign": "abs"})
     assert without_direction.startswith(begin.format("disagreement") + "disagreement 0.300 [")
