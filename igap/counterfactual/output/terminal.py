@@ -177,10 +177,10 @@ def _describe_single_edits(result: SearchResult) -> str:
     n, of, n_allowed = len(edits.edits), edits.n_possible, sum(edit.allowed for edit in edits.edits)
     what = "other prompts of the list" if result.space.kind == "prompts" else "one-word changes of the best"
     tried = f"{what}: {n if n_allowed == n else f'{n_allowed} allowed of {n}'} tried"
-    if n != of:
-        tried += f" (those of {of} with the largest first-order gains)"
+    notes = [f"those of {of} with the largest first-order gains"] if n != of else []
     if n_allowed < n and any(trial.violations for trial in result.trials):
-        tried += " (bounds are checked of the better ones alone)"
+        notes.append("bounds are checked of the better ones alone")
+    tried += f" ({'; '.join(notes)})" if notes else ""
     if not edits.n_better or isinstance(edits.best, Missing):
         return f"{tried}, 0 better: a local optimum{'' if n == of else ' among these'}"
     more = "; more trials would help" if edits.best - best >= _WORTH_IT * abs(best) else ", by less than 1%"

@@ -152,7 +152,7 @@ def test_one_word_changes_count_the_allowed_ones_and_advise_more_trials_only_whe
         "0 better: a local optimum among these"
     )
     bounded = replace(result.trials[0], violations={"min_fluency": -1.0})
-    assert "(bounds are checked of the better ones alone), 0 better" in line(replace(other, trials=(bounded,)))
+    assert "gains; bounds are checked of the better ones alone), 0 better" in line(replace(other, trials=(bounded,)))
 
 
 def test_what_chance_found_is_told_with_its_direction_and_its_bounds_where_these_matter(results):
