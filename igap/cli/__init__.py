@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell(str(error))
         return 2
     except KeyboardInterrupt:
-        _tell("interrupted; a run without summary.json is not finished.")
+        typed = sys.argv[1:] if arguments is None else arguments
+        what, summary = ("search", "search_summary.json") if "search" in typed[:1] else ("run", "summary.json")
+        _tell(f"interrupted; a {what} without {summary} is not finished.")
         return 130
     except BrokenPipeError:  # whoever reads has seen enough
         _tell("")

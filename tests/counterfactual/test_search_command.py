@@ -454,6 +454,8 @@ def test_ctrl_c_on_a_launchers_workers_ends_with_the_report_of_what_there_is(qui
     asked = ["-m", "search.worker=range(2)", *QUIET, "name=one"]
     monkeypatch.setattr(launch, "one_round", interrupted)
     assert search(*asked, "search.until=20", where=tmp_path) == 130, "nothing there yet"
+    told = "igap: interrupted; a search without search_summary.json is not finished.\n"
+    assert capsys.readouterr().err.endswith(told)
     assert not list(tmp_path.rglob("search_summary.json"))
     shutil.rmtree(tmp_path / "searches", ignore_errors=True)
     shutil.copytree(quiet / "searches" / "0.4-ap", tmp_path / "searches" / "one")

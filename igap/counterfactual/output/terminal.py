@@ -12,13 +12,20 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from igap.console import log_progress
+from igap.counterfactual.config import Sign
+from igap.counterfactual.output import scan
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.session import OnProgress, Progress
-from igap.counterfactual.validation.results import Deletion, HeldOut, Validation
+from igap.counterfactual.validation.results import Deletion, PairEffects, Validation
 from igap.missing import Missing
+from igap.statistics.bootstrap import interval_label
 
 _TOP = 5
 """Best prompts that are shown; of a front twice as many."""
+_WORTH_IT = 0.01
+"""Share of the best value by which a one-word change must be better for more trials to be worth their time."""
+_ROUNDING = 1e-6
+"""Share of a head's effect by which another must be larger to be called larger."""
 
 
 @contextmanager
@@ -65,8 +72,8 @@ def show(console: Console, result: SearchResult, head: str, *, brief: bool = Fal
     table.add_row(
         _format(best.value),
         _format(validation.reference.value),
-        f"{_format(random.best)} (of {random.n})" if random.n else "-",
-        _format(random.search_at_equal_budget),
+        _random_best(result),
+        _format(random.search_at_equal_budget) + _other_direction(result, random.search_sign),
         _format(neutral if isinstance(neutral, Missing) else neutral.p95),
         _format(heldout if isinstance(heldout, Missing) else heldout.value),
         _format(heldout if isinstance(heldout, Missing) else heldout.reference),
@@ -75,14 +82,38 @@ def show(console: Console, result: SearchResult, head: str, *, brief: bool = Fal
     if brief:
         return
     pairs = Table(title="As igap run has it, means over clean prompts", title_justify="left")
-    for column in ("pair", "AP effect, logits", "gap, logits", "score (effect / gap)", "rank among heads"):
+    for column in ("pair", "AP effect, logits", "gap, logits", "mean of effect / gap", "rank among heads"):
         pairs.add_column(column, justify="right" if column != "pair" else "left")
-    for title, effects in (("made by hand", validation.reference_effects), ("best", validation.best_effects)):
-        pairs.add_row(title, *map(_format, (effects.ap, effects.gap, effects.score, effects.rank)))
+    for title, effects, of in (
+        ("made by hand", validation.reference_effects, n),
+        ("best", validation.best_effects, len(validation.pairs)),
+    ):
+        pairs.add_row(title, _format(effects.ap), _format(effects.gap), _score(effects, of), _format(effects.rank))
     console.print(pairs)
     for sentence in sentences(result):
         console.print(sentence, markup=False, soft_wrap=True)
     console.print(_table_of_prompts(validation, asked.terms))
+
+
+def _random_best(result: SearchResult) -> str:
+    """The best random trial, of how many, its direction where that is not the best prompt's."""
+    random = result.validation.random
+    if not random.n:
+        return "-"
+    within = f", {random.n_feasible} within bounds" if random.n_feasible < random.n else ""
+    return f"{_format(random.best)}{_other_direction(result, random.best_sign)} (of {random.n}{within})"
+
+
+def _other_direction(result: SearchResult, sign: Sign) -> str:
+    """The direction of a trial's |effect| where it is not the best prompt's."""
+    best = result.validation.best.sign
+    return f" {sign}" if result.objective.sign == "abs" and "abs" not in (best, sign) and sign != best else ""
+
+
+def _score(effects: PairEffects, n: int) -> str:
+    """The mean quotient of a component's effect and the gap, and over how many of the n pairs where not over all."""
+    part = not isinstance(effects.score, Missing) and effects.n_scored < n
+    return _format(effects.score) + (f" (over {effects.n_scored} of {n})" if part else "")
 
 
 def _table_of_prompts(validation: Validation, terms: Sequence[str]) -> Table:
@@ -111,7 +142,7 @@ def sentences(result: SearchResult) -> list[str]:
         )
     if result.space.kind != "prompts":
         lines += _describe_words(validation)
-    lines += _describe_held_out(validation.heldout)
+    lines += _describe_held_out(result)
     if not isinstance(validation.deletion, Missing):
         lines.append(_describe_deletion(validation.deletion, validation.best_effects.ap))
     percentile = validation.plausibility.percentile
@@ -142,13 +173,18 @@ def _describe_trials(result: SearchResult) -> str:
 
 
 def _describe_single_edits(result: SearchResult) -> str:
-    edits = result.validation.single_edits
-    n, of = len(edits.edits), edits.n_possible
+    edits, best = result.validation.single_edits, result.validation.best.value
+    n, of, n_allowed = len(edits.edits), edits.n_possible, sum(edit.allowed for edit in edits.edits)
     what = "other prompts of the list" if result.space.kind == "prompts" else "one-word changes of the best"
-    return (
-        f"{what}: {n}{'' if n == of else f' of {of} (the largest first-order gains)'} tried, {edits.n_better} better"
-        + (f", up to {_format(edits.best)}; more trials would help" if edits.n_better else ": a local optimum")
-    )
+    tried = f"{what}: {n if n_allowed == n else f'{n_allowed} allowed of {n}'} tried"
+    notes = [f"those of {of} with the largest first-order gains"] if n != of else []
+    if n_allowed < n and any(trial.violations for trial in result.trials):
+        notes.append("bounds are checked of the better ones alone")
+    tried += f" ({'; '.join(notes)})" if notes else ""
+    if not edits.n_better or isinstance(edits.best, Missing):
+        return f"{tried}, 0 better: a local optimum{'' if n == of else ' among these'}"
+    more = "; more trials would help" if edits.best - best >= _WORTH_IT * abs(best) else ", by less than 1%"
+    return f"{tried}, {edits.n_better} better, up to {_format(edits.best)}{more}"
 
 
 def _describe_words(validation: Validation) -> list[str]:
@@ -175,13 +211,21 @@ def _describe_words(validation: Validation) -> list[str]:
     return lines
 
 
-def _describe_held_out(heldout: HeldOut | Missing) -> list[str]:
-    if isinstance(heldout, Missing) or isinstance(heldout.low, Missing):
+def _describe_held_out(result: SearchResult) -> list[str]:
+    """The objective's value on clean prompts that the search has not seen, and the mean effect there."""
+    heldout, term, sign = result.validation.heldout, result.objective.terms[0], result.validation.best.sign
+    if isinstance(heldout, Missing):
         return []
-    interval = f"{_format(heldout.low)}, {_format(heldout.high)}"
+    share = "" if isinstance(heldout.share, Missing) else f", {_format(heldout.share)} of the value found"
+    effect = "effect" if term in ("ap", "selectivity") else term
+    interval = (
+        ""
+        if isinstance(heldout.low, Missing)
+        else f" [{interval_label(heldout.n)}: {_format(heldout.low)}, {_format(heldout.high)}]"
+    )
     return [
-        f"held out: mean effect {_format(heldout.mean)} [95% over {heldout.n} prompts: {interval}]"
-        + ("" if isinstance(heldout.share, Missing) else f", {_format(heldout.share)} of the value found")
+        f"held out, {heldout.n} clean prompt{'s' if heldout.n > 1 else ''}: {term} {_format(heldout.value)}{share}; "
+        f"mean {effect}{', drop being positive,' if sign == 'drop' else ''} {_format(heldout.mean)}{interval}"
     ]
 
 
@@ -197,9 +241,10 @@ def _describe_deletion(deletion: Deletion, best: float) -> str:
 
 
 def show_scan(console: Console, results: Sequence[tuple[str, SearchResult]]) -> None:
-    """Print a line a component."""
+    """Print a line a component, and which of them reach more in the prompt that was found for another."""
     term = results[0][1].objective.terms[0]
-    table = Table(title=f"What each component reaches: AP effects, and values of {term}, logits", title_justify="left")
+    title = f"What each component reaches in its own search: AP effects, and values of {term}, logits"
+    table = Table(title=title, title_justify="left")
     for column in ("", "AP by hand", "AP deleted", "AP best", "value", "best of random", "held out", "rank by hand",
                    "rank", "rule"):  # fmt: skip
         table.add_column(column, justify="left" if column in ("", "rule") else "right", overflow="fold")
@@ -219,6 +264,15 @@ def show_scan(console: Console, results: Sequence[tuple[str, SearchResult]]) -> 
         )
         table.add_row(name, *map(_format, numbers), escape(validation.best.rule))
     console.print(table)
+    beaten = []
+    for head, effects in scan.matrix(results).to_dict("index").items():
+        where = max(effects, key=lambda name: abs(effects[name]))
+        if abs(effects[where]) > (1 + _ROUNDING) * abs(effects[head]):
+            beaten.append(f"{head} {_format(effects[where])} in {where}'s ({_format(effects[head])} in its own)")
+    if beaten:
+        console.print(
+            f"a larger |AP effect| in another's best prompt: {'; '.join(beaten)}", markup=False, soft_wrap=True
+        )
 
 
 def show_paths(console: Console, folder: Path) -> None:

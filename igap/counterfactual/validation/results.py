@@ -48,12 +48,18 @@ class RandomControl:
 
     n: int
     """Random trials, the search's own start among them."""
+    n_feasible: int
+    """Those of them that have a value and satisfy the constraints."""
     best: float | Missing
-    """The best value of those that satisfy the constraints; logits."""
+    """The best value of these; logits. Under sign=abs in the direction `best_sign`, maybe not the best prompt's."""
+    best_sign: Sign
+    """The direction of that trial's effect; abs where there is none."""
     mean: float | Missing
     """Their mean value; logits."""
     search_at_equal_budget: float | Missing
     """The best of the search's own first trials, as many as were random; logits."""
+    search_sign: Sign
+    """The direction of that trial's effect; abs where there is none."""
 
 
 @dataclass(frozen=True)

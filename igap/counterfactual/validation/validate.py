@@ -17,7 +17,7 @@ from igap.analyses.output_curves.curves import DEFAULT_ALPHAS, trace_curves
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.maps import Advance, AttributionMap, attribute_pairs, scores_exist
 from igap.components import component_name
-from igap.counterfactual.config import Constraints
+from igap.counterfactual.config import Constraints, Sign
 from igap.counterfactual.history import Floats, History
 from igap.counterfactual.objective.evaluator import Target
 from igap.counterfactual.objective.objective import Objective, signs
@@ -157,20 +157,32 @@ def _explain_no_trial(trials: Sequence[EvaluatedTrial]) -> str:
 def _compare_with_random(trials: Sequence[EvaluatedTrial]) -> RandomControl:
     """The best of the random trials, and of as many of the search's own first ones."""
     random = [trial for trial in trials if trial.proposal.source in ("start", "random")]
-    own = [trial for trial in trials if trial.proposal.source != "random"][: len(random)]
-    values = [trial.value for trial in random if trial.is_feasible]
-    own_values = [trial.value for trial in own if trial.is_feasible]
+    chosen = [trial for trial in trials if trial.proposal.source != "random"]
+    feasible = [trial for trial in random if trial.is_feasible]
+    own = [trial for trial in chosen[: len(random)] if trial.is_feasible]
     nothing = Missing("no random trial" if not random else "no random trial within the constraints")
+    equal_budget: float | Missing
     if not any(trial.proposal.source == "random" for trial in random):
-        equal_budget: float | Missing = Missing("no random trials beside the search's own start")
+        own, equal_budget = [], Missing("no random trials beside the search's own start")
+    elif not chosen:
+        equal_budget = Missing("no trials but random ones")
     else:
-        equal_budget = max(own_values) if own_values else Missing("no trial within the constraints")
+        equal_budget = max(trial.value for trial in own) if own else Missing("no trial within the constraints")
     return RandomControl(
         n=len(random),
-        best=max(values) if values else nothing,
-        mean=float(np.mean(values)) if values else nothing,
+        n_feasible=len(feasible),
+        best=max(trial.value for trial in feasible) if feasible else nothing,
+        best_sign=_direction_of_best(feasible),
+        mean=float(np.mean([trial.value for trial in feasible])) if feasible else nothing,
         search_at_equal_budget=equal_budget,
+        search_sign=_direction_of_best(own),
     )
+
+
+def _direction_of_best(trials: Sequence[EvaluatedTrial]) -> Sign:
+    if not trials:
+        return "abs"
+    return "raise" if sum(max(trials, key=lambda trial: trial.value).effects) > 0 else "drop"
 
 
 def _evaluate_neutral_edits(session: SearchSession, objective: Objective) -> NeutralEdits | Missing:

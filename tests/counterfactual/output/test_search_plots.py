@@ -21,7 +21,15 @@ TRIALS = pd.DataFrame(
 )
 
 COMPARED = {
-    "random": RandomControl(n=2, best=0.5, mean=0.35, search_at_equal_budget=Missing("no random trials")),
+    "random": RandomControl(
+        n=2,
+        n_feasible=2,
+        best=0.5,
+        best_sign="raise",
+        mean=0.35,
+        search_at_equal_budget=Missing("no random trials"),
+        search_sign="abs",
+    ),
     "reference": 0.25,
     "neutral": Missing("no template"),
 }

@@ -52,7 +52,7 @@ def test_the_report_names_the_pair_its_rule_units_and_what_to_compare_it_with(re
         "best/gap",
     ):
         assert f"{summary[key]:.3f}" in text, key
-    assert "score (effect / gap)" in text
+    assert "mean of effect / gap" in text
     assert re.search(r"16 trials of 16 candidates; this time \d+\.\d s, [\d,]+ forward equivalents", text)
     assert "one-word changes of the best: 5 tried, 0 better: a local optimum" in text
     assert "rank among heads" in text
@@ -96,7 +96,79 @@ def test_a_share_of_the_value_is_told_of_means_only(results):
     for share, told in ((0.5, True), (Missing("aggregate=min"), False)):
         other = changed(results[0][1], heldout={"share": share})
         (held,) = (line for line in terminal.sentences(other) if "held out" in line)
-        assert held.endswith("of the value found") is told
+        assert ("of the value found" in held) is told
+
+
+def test_held_out_prompts_give_the_objectives_value_with_its_share_and_then_the_mean_effect(results):
+    measured = {"n": 16, "value": -0.1, "share": -0.2, "mean": 0.3, "low": 0.25, "high": 0.5}
+    found = changed(results[0][1], heldout=measured, best={"sign": "raise"})
+
+    def line(term, **other):
+        asked = replace(found, objective=replace(found.objective, terms=(term,)))
+        return next(each for each in terminal.sentences(changed(asked, **other)) if each.startswith("held out"))
+
+    begin = "held out, 16 clean prompts: {} -0.100, -0.200 of the value found; mean "
+    effect = begin + "effect 0.300 [95% over pairs: 0.250, 0.500]"
+    assert line("ap") == effect.format("ap")
+    assert line("selectivity") == effect.format("selectivity")
+    assert "; mean effect, drop being positive, 0.300 [" in line("ap", best={"sign": "drop"})
+    assert line("ig") == effect.format("ig").replace("mean effect", "mean ig")
+    without_direction = line("disagreement", best={"sign": "abs"})
+    assert without_direction.startswith(begin.format("disagreement") + "disagreement 0.300 [")
+    for n in (2, 3):
+        assert f"[about the range of {n} pairs: 0.250, 0.500]" in line("ap", heldout={"n": n})
+    one = line("ap", heldout={"n": 1, "low": Missing("one"), "high": Missing("one")})
+    assert one.startswith("held out, 1 clean prompt: ap")
+    assert one.endswith("0.300")
+
+
+def test_a_mean_of_quotients_says_of_how_many_pairs_it_is_where_some_have_none(results):
+    _, result = results[0]
+    n = len(result.validation.pairs)
+
+    def row(**effects):
+        text = said(terminal.show, changed(result, best_effects=effects), "0.4")
+        return next(line for line in text.splitlines() if line.startswith("│ best ") and "gap" not in line)
+
+    assert f"│ 0.500 (over {n - 1} of {n}) │" in " ".join(row(score=0.5, n_scored=n - 1).split())
+    assert "over" not in row(score=0.5, n_scored=n)
+    assert "over" not in row(score=Missing("no gap"), n_scored=0)
+
+
+def test_one_word_changes_count_the_allowed_ones_and_advise_more_trials_only_where_these_gain_a_percent(results):
+    _, result = results[0]
+    edits = result.validation.single_edits
+    found = changed(result, best={"value": -2.0}, single_edits={"n_better": 3, "best": -1.981})
+
+    def line(result):
+        return next(each for each in terminal.sentences(result) if each.startswith("one-word"))
+
+    assert line(found) == "one-word changes of the best: 5 tried, 3 better, up to -1.981, by less than 1%"
+    assert line(changed(found, single_edits={"best": -1.979})).endswith("up to -1.979; more trials would help")
+    some = tuple(replace(edit, allowed=i > 1) for i, edit in enumerate(edits.edits))
+    other = changed(result, single_edits={"edits": some, "n_possible": 9})
+    assert line(other) == (
+        "one-word changes of the best: 3 allowed of 5 tried (those of 9 with the largest first-order gains), "
+        "0 better: a local optimum among these"
+    )
+    bounded = replace(result.trials[0], violations={"min_fluency": -1.0})
+    assert "gains; bounds are checked of the better ones alone), 0 better" in line(replace(other, trials=(bounded,)))
+
+
+def test_what_chance_found_is_told_with_its_direction_and_its_bounds_where_these_matter(results):
+    _, result = results[0]
+    asked = {"n": 60, "n_feasible": 60, "best": 1.0, "best_sign": "raise", "search_sign": "raise"}
+    asked |= {"search_at_equal_budget": 2.0}
+
+    def cells(sign="raise", **random):
+        text = said(terminal.show, changed(result, best={"sign": sign}, random=asked | random), "0.4", brief=True)
+        line = text.splitlines()[next(i for i, each in enumerate(text.splitlines()) if "best of random" in each) + 2]
+        return [cell.strip() for cell in line.split("│")[3:5]]
+
+    assert cells() == ["1.000 (of 60)", "2.000"]
+    assert cells(n_feasible=4) == ["1.000 (of 60, 4 within bounds)", "2.000"]
+    assert cells("drop") == ["1.000 raise (of 60)", "2.000 raise"]
+    assert cells("abs") == ["1.000 (of 60)", "2.000"], "an objective without a direction"
 
 
 def test_the_pruned_prompt_is_named_where_it_is_simpler(results):
@@ -158,13 +230,27 @@ def test_the_scan_holds_each_searchs_numbers_and_the_matrix_every_head_in_each_b
 
 def test_the_scans_table_tells_effects_and_values_apart(results):
     text = said(terminal.show_scan, results)
-    assert "AP effects, and values of ap, logits" in " ".join(text.split())
+    assert "reaches in its own search: AP effects, and values of ap, logits" in " ".join(text.split())
     for name, result in results:
         line = next(line for line in text.splitlines() if line.startswith(f"│ {name}"))
         cells = [cell.strip() for cell in line.split("│")[1:]]
         keys = ("by_hand/ap", "deletion/ap", "best/ap", "best/value")
         assert cells[1:5] == [f"{flatten(result.validation)[key]:.3f}" for key in keys]
     assert text.count("-0.") or text.count("-1.") or text.count("-2."), "an effect keeps its sign"
+
+
+def test_heads_that_do_more_in_the_prompt_of_another_are_named_under_the_scans_table(results):
+    def with_effects(result, **effects):
+        heads = result.validation.heads
+        return changed(result, heads=tuple(replace(head, best=effects.get(head.name, 0.0)) for head in heads))
+
+    (a, first), (b, second) = results
+    changes = {a: 0.5, b: -0.25}
+    same = [(a, with_effects(first, **changes)), (b, with_effects(second, **changes))]
+    assert "another's" not in said(terminal.show_scan, same)
+    other = [same[0], (b, with_effects(second, **{a: -0.75, b: -0.25}))]
+    text = said(terminal.show_scan, other)
+    assert "a larger |AP effect| in another's best prompt: 0.4 -0.750 in 1.2's (0.500 in its own)\n" in text
 
 
 def test_terms_that_make_no_search_together_are_refused():

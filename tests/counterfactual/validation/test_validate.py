@@ -329,8 +329,21 @@ def test_random_and_search_at_equal_budget_need_random_trials_that_are_not_the_s
     assert alone.search_at_equal_budget == Missing("no random trials beside the search's own start")
     broken = one("random", 7.0, violations={"min_fluency": 1.0})
     found = validate._compare_with_random([*starts, *chosen, one("random", 3.0), broken])
-    assert (found.n, found.best) == (4, 3.0), "what broke a bound was drawn, too"
+    assert (found.n, found.n_feasible, found.best) == (4, 3, 3.0), "what broke a bound was drawn, too"
     assert found.search_at_equal_budget == 5.0, "of the first four: 1, 2, 5, 4"
+    chance = validate._compare_with_random([one("random", v) for v in (1.0, 2.0)])
+    assert chance.search_at_equal_budget == Missing("no trials but random ones")
+
+
+def test_of_the_best_random_trial_and_of_the_searchs_own_the_direction_is_known():
+    def one(source, value, effect):
+        return EvaluatedTrial(Proposal((0,), source), (value,), (effect, 0.0))
+
+    trials = [one("start", 1.0, 1.0), one("incumbent", 3.0, 3.0), one("random", 2.0, -2.0)]
+    control = validate._compare_with_random(trials)
+    assert (control.best_sign, control.search_sign) == ("drop", "raise")
+    alone = validate._compare_with_random(trials[:2])
+    assert (alone.best_sign, alone.search_sign) == ("raise", "abs")
 
 
 @pytest.mark.parametrize("head", ["0.4", "2.4"])
