@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NO_NAMES = {"igap.log", "igap.fish", "igap.counterfactual.samplers.reversed"}
+NO_NAMES = {"igap.log", "igap.fish", "igap.counterfactual.samplers.every_other"}
 """Files, and the module that a reader of `docs/extending/sampler.md` writes."""
 
 
