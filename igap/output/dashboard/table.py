@@ -89,8 +89,8 @@ class Table:
         return _CONTROLS.sub(lambda control: control[0].encode("unicode_escape").decode(), text.getvalue())
 
     def notes(self) -> list[str]:
-        """What the table does not show by itself: that nothing differs, other versions or tokens before prompts, why a
-        number is missing.
+        """What the table does not show by itself: that nothing differs, other versions or tokens before prompts, which runs
+        warn, why a number is missing.
         """
         known = [run for run in self.runs if run.settings]
         lines = []
@@ -103,6 +103,9 @@ class Table:
             values = sorted({str(run.summary.get(name, "unknown")) for run in self.runs})
             if len(values) > 1:
                 lines.append(f"{name} differs among the runs: {', '.join(values)}.")
+        warned = [label for run, label in zip(self.runs, self.labels, strict=True) if run.summary.get("warnings")]
+        if warned:
+            lines.append(f"{len(warned)} of {len(self.runs)} runs have warnings, in summary.json: {', '.join(warned)}.")
         for name in self.metrics:
             missing = [run for run in self.runs if metric(run, name) is None]
             reasons = sorted({_why_missing(run, name) for run in missing})

@@ -142,11 +142,12 @@ def test_the_notes_say_what_the_table_cannot():
     assert table.tabulate(same).notes() == ["No setting differs among the 2 runs whose settings are known."]
     runs = [
         run("a", {"x": 1}, **{"version/torch": "2.6", "prompts/bos": "<s>", "gap": None, "gap/reason": "too small"}),
-        run("b", {"x": 2}, **{"version/torch": "2.13", "gap": 1.0}),
+        run("b", {"x": 2}, **{"version/torch": "2.13", "gap": 1.0, "warnings": ["ig: delta"]}),
         run("c", {"x": 3}, **{"version/torch": "2.13", "prompts/bos": "none"}),
     ]
     assert table.tabulate(runs).notes() == [
         "version/torch differs among the runs: 2.13, 2.6.",
         "prompts/bos differs among the runs: <s>, none, unknown.",
+        "1 of 3 runs have warnings, in summary.json: b.",
         "gap: no number in 2 of 3 runs: not measured; too small.",
     ]
