@@ -49,9 +49,9 @@ if TYPE_CHECKING:  # every public name, and the module that it lives in
     from igap.inputs.labelled_prompts import Prompt as Prompt
     from igap.inputs.prompts import PromptPair as PromptPair
     from igap.interactive.opened import Run as Run
-    from igap.interactive.opened import Sweep as Sweep
     from igap.interactive.opened import open_run as open_run
-    from igap.interactive.opened import open_sweep as open_sweep
+    from igap.interactive.sweep import Sweep as Sweep
+    from igap.interactive.sweep import open_sweep as open_sweep
     from igap.interactive.whole_run import run as run
     from igap.models.load import load_model as load_model
     from igap.statistics.comparison import Comparison as Comparison

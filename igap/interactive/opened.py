@@ -1,12 +1,12 @@
-"""Finished runs and sweeps, opened from disk: maps, comparisons, tables, summary and config, each as its own type.
+"""Finished runs, opened from disk: maps, comparisons, tables, summary and config, each as its own type.
 
 Anybody may have written what lies in a folder: it is read with distrust, and held against the digests that the run has
 left of its files, so that what is opened is what was measured.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -23,12 +23,11 @@ from igap.attribution.methods import METHODS
 from igap.binding import Axes, draw
 from igap.components import Site
 from igap.config import RunConfig, parse
-from igap.errors import InputError, did_you_mean, one_line, printable
+from igap.errors import InputError, one_line, printable
 from igap.inputs.prompts import min_scored_gap
 from igap.output import record
-from igap.output.dashboard.table import Table, tabulate
 from igap.statistics.comparison import Comparison, compare
-from igap.storage.finished import FinishedRun, failures_of, find_runs, read_run
+from igap.storage.finished import failures_of, read_run
 from igap.storage.tables import TEXTS, read_csv
 from igap.storage.untrusted import check_file, read_json_object
 
@@ -105,7 +104,7 @@ class Run:
             f"{config.model.short_name}, {config.direction}, {config.baseline.kind} baseline{pairs}",
             f"gap {one.gap:+.3f} logits, {', '.join(agree)}",
             *failed,
-            _shown(self.folder),
+            shown(self.folder),
         ]
 
 
@@ -128,7 +127,7 @@ def open_run(folder: str | Path) -> Run:
         >>> finished.maps["heads"]["ap"].score.allclose(ap.score), finished.comparisons["heads"].outliers("heads")
         (True, ['0.3', '0.5', '0.2', '0.6'])
     """
-    place, folder = printable(folder), _absolute(folder)
+    place, folder = printable(folder), absolute(folder)
     _check_folder(folder, place)
     found, problem = read_run(folder)
     if problem is not None or found is None:
@@ -145,12 +144,12 @@ def open_run(folder: str | Path) -> Run:
     return Run(folder, config, found.summary, maps)
 
 
-def _absolute(folder: str | Path) -> Path:
+def absolute(folder: str | Path) -> Path:
     """The folder wherever the working folder goes: tables are read later."""
     return Path(os.path.abspath(os.path.expanduser(folder)))
 
 
-def _shown(folder: Path) -> str:
+def shown(folder: Path) -> str:
     """The folder as it is called from the working folder, where it lies in that."""
     return printable(os.path.relpath(folder) if folder.is_relative_to(os.getcwd()) else folder)
 
@@ -268,89 +267,3 @@ def _table(path: Path) -> pd.DataFrame:
         return read_csv(path, TEXTS, exact=True)
     except Exception as error:  # of a file that anybody may have written pandas raises whatever it stumbles over
         raise InputError(f"folder: {printable(path)} cannot be read ({one_line(error)}). Run it again.") from error
-
-
-@checks_arguments
-@dataclass(frozen=True, eq=False)
-class Sweep:
-    """The finished runs of a sweep, as `open_sweep` gives them; one is opened when it is asked for.
-
-    Example:
-        >>> sweep = open_sweep("runs")
-        >>> sweep.labels, sweep["first"].config.baseline.kind, sweep.to_frame()["heads/pearson"].round(3).tolist()
-        (('first',), 'corrupted', [0.957])
-    """
-
-    folder: Path
-    finished: tuple[FinishedRun, ...]
-    """Summary and settings of each run, in the order of their paths."""
-    problems: tuple[str, ...] = field(default=())
-    """A line for each run that cannot be read, or only in part."""
-
-    @cached_property
-    def _table(self) -> Table:
-        return tabulate(self.finished)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The runs' folders, without what all of them share: what a run is asked for by."""
-        return tuple(self._table.labels)
-
-    @checks_arguments
-    def to_frame(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return one row a run, by its label: the settings that differ, then numbers of its summary.
-
-        `metrics` are names of summary.json; None (default) takes those that `igap compare` shows. Raises InputError on
-        a name that no run's summary has.
-        """
-        return tabulate(self.finished, metrics=metrics).frame()
-
-    def __len__(self) -> int:
-        return len(self.finished)
-
-    def __iter__(self) -> Iterator[Run]:
-        return (open_run(each.folder) for each in self.finished)
-
-    def __getitem__(self, which: int | str) -> Run:
-        if isinstance(which, str):
-            if which not in self.labels:
-                near = did_you_mean(which, self.labels, most=3)
-                raise InputError(f"run: got {which!r}, which the sweep does not have.{near} .labels lists them.")
-            which = self.labels.index(which)
-        return open_run(self.finished[which].folder)
-
-    def __repr__(self) -> str:
-        left_out = f", {len(self.problems)} problems" if self.problems else ""
-        return f"Sweep({len(self)} finished runs{left_out}; differing: {self._differing()}; {_shown(self.folder)})"
-
-    def _repr_html_(self) -> str:
-        lines = [f"differing: {self._differing()}", *self._table.notes(), *self.problems]
-        return markup.block(f"{len(self)} runs in {_shown(self.folder)}", lines, markup.table(self.to_frame()))
-
-    def _differing(self) -> str:
-        return ", ".join(self._table.settings) or "nothing"
-
-
-@checks_arguments
-def open_sweep(folder: str | Path) -> Sweep:
-    """The finished runs in a folder: a sweep's, or any that holds runs.
-
-    Args:
-        folder: `runs/SWEEP`, or a folder above several of them.
-
-    Returns:
-        The runs in the order of their paths, with the table of `igap compare`. None is opened before it is asked for;
-        what cannot be read is left out, with a line in `problems`.
-
-    Raises:
-        InputError: There is no such folder, or no finished run in it that can be read.
-
-    Example:
-        >>> len(open_sweep("runs"))
-        1
-    """
-    folder = _absolute(folder)
-    runs, problems = find_runs([folder])
-    if not runs:
-        raise InputError(f"folder: got {printable(folder)}, without a run that can be read ({problems[0]})")
-    return Sweep(folder, tuple(runs), tuple(problems))

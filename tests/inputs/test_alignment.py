@@ -300,7 +300,7 @@ def test_different_lengths_are_refused_unless_asked_for(capsys):
 
 
 def test_an_alignment_that_there_is_not_is_refused(pair, unchecked):
-    with pytest.raises(ValueError, match=r"^align: got 'dif', wanted one of error, end, diff\. Try align='error'\.$"):
+    with pytest.raises(ValueError, match=r"^align: got 'dif', wanted one of error, end, diff\. Did you mean diff\?$"):
         dataclasses.replace(pair, align="dif")
 
 

@@ -89,8 +89,8 @@ class Table:
         return _CONTROLS.sub(lambda control: control[0].encode("unicode_escape").decode(), text.getvalue())
 
     def notes(self) -> list[str]:
-        """What the table does not show by itself: that nothing differs, other versions or tokens before prompts, which runs
-        warn, why a number is missing.
+        """What the table does not show by itself: that nothing differs, versions or tokens before prompts, warnings,
+        why a number is missing.
         """
         known = [run for run in self.runs if run.settings]
         lines = []
