@@ -102,7 +102,7 @@ def families(checks: Checks) -> None:
             here, there = said["cpu"], said[checks.device]
             off = max(float((here[each] - there[each]).abs().max()) for each in here)
             rotary = any("rotary" in each for each, _ in model.named_modules())
-            checks.line(name, off, 1e-5 if rotary else ROUNDING[family.dtype], route)
+            checks.line(name, off, max(ROUNDING[family.dtype], 1e-5 if rotary else 0), route)
 
         if processing:
             checks.attempt(name, check)
