@@ -154,3 +154,14 @@ def test_the_file_of_pairs_is_one_and_the_embedded_model_tells_them_apart(ioi_mi
     (tmp_path / "pairs.csv").write_text(lines)
     (pair,) = (PromptPair(**row) for row in read_pairs(str(tmp_path / "pairs.csv")).values())
     assert attribution_patching(ioi_mini, pair).gap > 5
+
+
+def test_beside_every_picture_stands_the_command_that_draws_it():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    shown = {page: re.findall(r"!\[[^]]*\]\(\S*?(\w+/\w+\.png)\)", page.read_text()) for page in pages}
+    assert sum(map(len, shown.values())) > 4
+    for page, pictures in shown.items():
+        commands = re.findall(r"python\s+(docs/\S+\.py)", page.read_text())
+        assert all((ROOT / command).is_file() for command in commands)
+        drawn = {name for command in commands for name in re.findall(r"\w+", (ROOT / command).read_text())}
+        assert {Path(picture).stem for picture in pictures} <= drawn, page
