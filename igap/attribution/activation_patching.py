@@ -6,6 +6,8 @@ Heimersheim & Nanda 2024 (arXiv 2404.15255), Zhang & Nanda 2023 (2309.16042).
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.maps import Advance, AttributionMap, Method, Progress, attribute_pairs, ignore
@@ -13,8 +15,10 @@ from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
 from igap.engine.baselines import Baseline
+from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast, open_pairs
 from igap.engine.forward import Route
+from igap.engine.positions import Positions, find_spans
 from igap.inputs.prompts import PromptPair
 from igap.vocabulary import BaselineKind, Direction
 
@@ -27,6 +31,7 @@ def activation_patching(
     *,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
+    positions: Positions = "all",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     route: Route | None = None,
@@ -40,9 +45,13 @@ def activation_patching(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several, whose mean is returned.
-        site: "heads" (default) or "neurons".
+        site: "heads" (default), "neurons", "q", "k", "v", or one vector a layer: "resid_pre", "resid_mid",
+            "resid_post", "attn_out", "mlp_out". See `igap.components.PLACES`.
         baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
+        positions: Which positions change; "all" (default): at once. "each": one at a time, `[layer, pos, component]`.
+            "last", "diff": the last one, or those whose token differs. A mapping of spans by name to positions or
+            words: `[layer, span, component]`.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
@@ -63,10 +72,14 @@ def activation_patching(
     """
 
     def patch(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
-        return patch_components(contrast, site, advance, batch_size=batch_size, memory_gib=memory_gib)
+        return patch_components(
+            contrast, site, advance, positions=positions, batch_size=batch_size, memory_gib=memory_gib
+        )
 
     with open_pairs(model, pair, sites=(site,), route=route) as opened:
-        return attribute_pairs(patch, opened, site, on_progress, baseline=baseline, direction=direction)
+        return attribute_pairs(
+            patch, opened, site, on_progress, baseline=baseline, direction=direction, positions=positions
+        )
 
 
 def patch_components(
@@ -74,12 +87,45 @@ def patch_components(
     site: Site,
     advance: Advance = ignore,
     *,
+    positions: Positions = "all",
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
     """Activation patching of each pair of a contrast; see `activation_patching`."""
+    spans = find_spans(positions, contrast.pairs, contrast.direction)
+    contrasts = [contrast] if spans is None else [contrast.at(mask) for mask in spans.masks]
+    if spans is not None and spans.has_axis:
+        contrasts.append(contrast)  # all positions together
+    in_all = contrast.n_layers * contrast.n_components(site)
+    effects: list[Tensor] = []
+    for each in contrasts:
+
+        def part(done: int, before: int = len(effects)) -> None:
+            advance((before * in_all + done) // len(contrasts))
+
+        effects.append(_patch(each, site, part, each.rows(batch_size, memory_gib, gradients=False)))
+    together, effect = None, effects[0]
+    if spans is not None and spans.has_axis:
+        together, effect = effects.pop(), torch.stack(effects, 2)
+    return [
+        AttributionMap(
+            "ap",
+            site,
+            effect[index],
+            gap=gap,
+            min_gap=least,
+            spans=spans.names if spans is not None and spans.has_axis else None,
+            together=None if together is None else together[index],
+        )
+        for index, (gap, least) in enumerate(zip(contrast.gap.tolist(), contrast.least_gaps, strict=True))
+    ]
+
+
+def _patch(
+    contrast: Contrast, site: Site, advance: Advance, rows: AdaptiveBatch
+) -> Float[Tensor, "pair layer component"]:
+    """F with each component replaced minus F without, in logits."""
     width, n_pairs = contrast.n_components(site), len(contrast.pairs)
-    rows = contrast.rows(batch_size, memory_gib, gradients=False)
     effect = contrast.base.residual[0].new_zeros(n_pairs, contrast.n_layers, width)
     with torch.no_grad():
         for layer in range(contrast.n_layers):
@@ -95,10 +141,7 @@ def patch_components(
             # Those that moved in another pair of the pass only.
             effect[:, layer].masked_fill_(~moved, 0)
             advance((layer + 1) * width)
-    return [
-        AttributionMap("ap", site, of_pair.cpu(), gap=gap, min_gap=least)
-        for of_pair, gap, least in zip(effect, contrast.gap.tolist(), contrast.least_gaps, strict=True)
-    ]
+    return effect.cpu()
 
 
 def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:

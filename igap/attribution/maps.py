@@ -13,11 +13,12 @@ from torch import Tensor
 from igap import markup
 from igap.arguments import Finite, NotNegative, checks_arguments
 from igap.binding import Axes, draw
-from igap.components import Site, component_name, component_names
+from igap.components import PLACES, Site, component_name
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast, OpenPairs
-from igap.errors import InputError
+from igap.engine.positions import Positions, Spans, check_lengths
+from igap.errors import InputError, short_repr
 from igap.vocabulary import BaselineKind, Direction
 
 Kind = Literal["effect", "score"]
@@ -41,7 +42,7 @@ class AttributionMap:
     method: str
     """Its name: ig, ap, atp, atp_star or another of `methods.METHODS`."""
     site: Site
-    effect: Float[Tensor, "layer component"]
+    effect: Float[Tensor, "layer *span component"]
     """Logits. Negative: moving the component to the baseline lowers F = logit[answer] - logit[distractor].
     Without a sign (`signed`), how far it moves F either way, at least 0."""
     gap: Finite
@@ -60,8 +61,11 @@ class AttributionMap:
     """IG only. Quadrature nodes of the numbers given, the most of any pair."""
     converged: Bool[Tensor, " layer"] | None = None
     """IG with n_steps=auto only. Whether the nodes were enough for the tolerance; of several pairs, for every one."""
-    effect_by_position: Float[Tensor, "layer pos component"] | None = None
-    """Logits; sums to `effect` over positions. Only where asked for, of one pair."""
+    spans: tuple[str, ...] | None = None
+    """Names of `effect`'s middle axis: positions with their tokens, or spans; None where it has none."""
+    together: Float[Tensor, "layer component"] | None = None
+    """The effect of all positions at once, logits; None where `effect` is that. For IG and attribution patching the sum
+    of the effects of each position. AP's sum differs from it by the interaction between positions."""
     signed: bool = True
     """Whether effect and score have a sign; if not they are magnitudes."""
     pairs: tuple["AttributionMap", ...] = ()
@@ -72,7 +76,7 @@ class AttributionMap:
     """Whether corrupted activations go into the clean run (noising) or clean ones into the corrupted run."""
 
     @property
-    def score(self) -> Float[Tensor, "layer component"]:
+    def score(self) -> Float[Tensor, "layer *span component"]:
         """effect / gap: 0 no effect, -1 (noising) the component alone carries F all the way to the corrupted run.
 
         Of a map without sign effect / |gap|, at least 0. NaN everywhere when |gap| < min_gap or the gap is 0: a
@@ -114,14 +118,47 @@ class AttributionMap:
         moved = "" if self.direction is None else f", {self.direction}"
         towards = "" if self.baseline is None else f" with the {self.baseline} baseline"
         over = f"mean of {len(self.pairs)} pairs, mean gap" if self.pairs else "gap"
-        return f"{self.method} of {self.site} {list(self.effect.shape)}{moved}{towards}, {over} {self.gap:+.3f} logits"
+        shape = list(self.effect.shape)
+        return f"{self.method} of {self.site} {shape}{moved}{towards}, {over} {self.gap:+.3f} logits"
+
+    @checks_arguments
+    def at(self, span: str) -> "AttributionMap":
+        """Return the map `[layer, component]` of one position or span.
+
+        Args:
+            span: One of `spans`, or a position's number alone.
+
+        Raises:
+            InputError: The map has no spans, or no such one.
+        """
+        known = self.spans or ()
+        index = next((i for i, name in enumerate(known) if span in (name, name.split(" ")[0])), None)
+        if index is None:
+            raise InputError(f"span: got {short_repr(span)}, wanted one of {', '.join(known) or 'a map by positions'}.")
+        return replace(
+            self,
+            effect=self.effect[:, index],
+            spans=None,
+            together=None,
+            pairs=tuple(each.at(each.spans[index]) for each in self.pairs if each.spans),
+            delta=None,
+            layer_effect=None,
+            rounding=None,
+            n_steps=None,
+            converged=None,
+        )
 
     def _largest(self, n: int = 3) -> str:
         """The components with the largest |effect|, and their scores or effects."""
         shown = self.score if self.has_scores else self.effect
-        width, flat = self.effect.shape[1], shown.flatten().tolist()
+        width, flat = self.effect.shape[-1], shown.flatten().tolist()
         order = torch.argsort(self.effect.abs().flatten(), descending=True, stable=True)[:n].tolist()
-        named = [f"{component_name(self.site, i // width, i % width)} {flat[i]:+.3f}" for i in order]
+        n_spans = len(self.spans) if self.spans else 1
+        named = [
+            f"{component_name(self.site, i // (n_spans * width), i % width)}"
+            f"{f' at {self.spans[i // width % n_spans]}' if self.spans else ''} {flat[i]:+.3f}"
+            for i in order
+        ]
         return f"{'scores' if self.has_scores else 'effects, in logits'}: {', '.join(named)}"
 
     @checks_arguments
@@ -147,17 +184,25 @@ class AttributionMap:
 def frame_of(maps: Mapping[str, AttributionMap]) -> pd.DataFrame:
     """Return maps of one site side by side: `name`, the scores under the maps' names, their effects in logits.
 
-    The index has the levels `layer` and `head`, or `layer` and `neuron`.
+    The index has the levels `layer` and what a component is: `head`, `neuron`, `kv_head`, or `vector`, whose only
+    number is 0. Between them `span`, where the maps have spans.
     """
-    one = next(iter(maps.values()))
-    n_layers, width = one.effect.shape
-    index = pd.MultiIndex.from_product(
-        [range(n_layers), range(width)], names=["layer", "head" if one.site == "heads" else "neuron"]
-    )
+    first = next(iter(maps.values()))
+    n_layers, *n_spans, width = first.effect.shape
+    levels = {"layer": range(n_layers), "span": first.spans or (), PLACES[first.site].column or "vector": range(width)}
+    if not n_spans:
+        del levels["span"]
+    index = pd.MultiIndex.from_product(list(levels.values()), names=list(levels))
     columns = {name: each.score for name, each in maps.items()}
     columns |= {f"effect_{name}": each.effect for name, each in maps.items()}
     numbers = {name: values.detach().double().cpu().numpy().ravel() for name, values in columns.items()}
-    return pd.DataFrame({"name": component_names(one.site, n_layers, width), **numbers}, index=index)
+    names = [
+        component_name(first.site, layer, index)
+        for layer in range(n_layers)
+        for _ in range(*n_spans or (1,))
+        for index in range(width)
+    ]
+    return pd.DataFrame({"name": names, **numbers}, index=index)
 
 
 def scores_exist(gap: float, min_gap: float) -> bool:
@@ -170,9 +215,20 @@ def completeness_bound(whole: Tensor, rounding: Tensor, tolerance: float) -> Ten
     return torch.maximum(tolerance * whole.abs(), rounding)
 
 
+def over_spans(
+    effects: Float[Tensor, "pair layer pos component"], first: int, spans: Spans | None
+) -> tuple[Float[Tensor, "pair layer *span component"], Float[Tensor, "pair layer component"] | None]:
+    """Effects of positions from `first` on, summed over spans, and those of all positions where spans are an axis."""
+    total = effects.sum(2)
+    if spans is None:
+        return total, None
+    sums = [(effects * mask[:, None, first:, None].to(effects)).sum(2) for mask in spans.masks]
+    return (torch.stack(sums, 2), total) if spans.has_axis else (sums[0], None)
+
+
 def per_component(attributions: Tensor, site: Site) -> Float[Tensor, "*rows pos component"]:
-    """Attributions of a site's activation summed over d_head (heads) or as they are (neurons)."""
-    return attributions.sum(-1) if site == "heads" else attributions
+    """Attributions of a site's activation summed over a component's dimensions; a neuron has one."""
+    return attributions if site == "neurons" else attributions.sum(-1)
 
 
 Advance = Callable[[int], None]
@@ -193,8 +249,10 @@ def attribute_pairs(
     *,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
+    positions: Positions = "all",
 ) -> AttributionMap:
     """The method's map of one pair, or the mean over several pairs, with the map of each in `pairs`."""
+    check_lengths(positions, opened.tokens, direction)
     n_pairs = len(opened.pairs)
     kind = baseline.kind if isinstance(baseline, Baseline) else baseline
     maps: dict[int, AttributionMap] = {}
@@ -245,10 +303,17 @@ def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
         n_steps = torch.stack([m.n_steps for m in maps if m.n_steps is not None]).amax(0)
     if first.converged is not None:
         converged = torch.stack([m.converged for m in maps if m.converged is not None]).all(0)
+    spans, together = first.spans, None
+    if spans is not None and any(m.spans != spans for m in maps):
+        spans = tuple(name.split()[0] for name in spans)  # positions, whose tokens differ between the pairs
+    if first.together is not None:
+        together = torch.stack([m.together for m in maps if m.together is not None]).mean(0)
     return AttributionMap(
         method=first.method,
         site=first.site,
         effect=torch.stack([m.effect for m in maps]).mean(0),
+        spans=spans,
+        together=together,
         gap=sum(m.gap for m in maps) / len(maps),
         min_gap=first.min_gap,
         delta=delta,

@@ -7,12 +7,12 @@ baseline. A method then only needs `Contrast.function` or `Contrast.patches` and
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -33,9 +33,6 @@ T = TypeVar("T")
 _PAIRS_A_PASS, _TOKENS_A_PASS = 64, 2048
 """A pass has a row of every pair at least, so that pairs of long prompts share none."""
 
-_NUDGES = torch.arange(8) * 2.0**-20
-"""Shares of a path that move F by less than it is rounded, but for a straight line."""
-
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
@@ -55,6 +52,8 @@ class Contrast:
     backend: Backend
     engine: Engine
     """The backend's, for all of the pairs."""
+    where: Bool[Tensor, "pair pos"] | None = None
+    """The positions at which activations change; None: all."""
 
     @property
     def gap(self) -> Tensor:
@@ -70,6 +69,11 @@ class Contrast:
         ]
 
     @property
+    def direction(self) -> Direction:
+        """Which run the site is changed in."""
+        return "noising" if self.base is self.clean else "denoising"
+
+    @property
     def n_layers(self) -> int:
         """Blocks of the model."""
         return len(self.base.residual)
@@ -82,7 +86,8 @@ class Contrast:
 
     def check(self, site: Site) -> None:
         """Raises InputError where the site's columns are not the model's components."""
-        check_columns(self.model, site, self.n_components(site))
+        self.n_components(site)
+        check_columns(self.model, site, self.base.activations[site][0].shape[2:])
 
     @property
     def widths(self) -> dict[Site, int | None]:
@@ -100,13 +105,24 @@ class Contrast:
     def ends(self, site: Site, layer: int) -> tuple[Tensor, Tensor]:
         """The path's start a (in the run) and end a' (its replacement), each `[pair, pos, ...]` from `first` on."""
         self.check(site)
-        start, end = self.base.activations[site][layer], self.source[site][layer]
-        return start[:, self.first :], end[:, self.first :]
+        start, end = (of[site][layer][:, self.first :] for of in (self.base.activations, self.source))
+        if self.where is not None:
+            where = self.where[:, self.first :]
+            end = torch.where(where.view(*where.shape, *[1] * (start.ndim - 2)), end, start)
+        return start, end
+
+    def at(self, where: Bool[Tensor, "pair pos"]) -> "Contrast":
+        """The contrast in which activations change at these positions of the base run alone."""
+        chosen = where.any(0).nonzero().flatten().tolist()
+        first = max(self.first, min(chosen, default=self.first))
+        engine = self.backend.engine(self.model, self.pairs, self.base, first) if first > self.first else self.engine
+        return replace(self, where=where, first=first, engine=engine)
 
     def moved(self, site: Site, layer: int) -> Tensor:
         """Whether a component's activation differs between the ends, `[pair, component]`; if not its effect is 0."""
         start, end = self.ends(site, layer)
-        return (start != end).flatten(3).any(-1).any(1) if site == "heads" else (start != end).any(1)
+        differs = start != end
+        return (differs.any(-1) if differs.ndim == 4 else differs).any(1)
 
     def path(self, site: Site, layer: int, few: list[int]) -> tuple[SiteFunction, Tensor, Tensor]:
         """`function` and `ends` of some of the pairs."""
@@ -124,31 +140,6 @@ class Contrast:
             return self.engine
         pairs = [self.pairs[pair] for pair in few]
         return self.backend.engine(self.model, pairs, self.base.select(few), self.first)
-
-    def rounding(self, site: Site, rows: AdaptiveBatch) -> Float[Tensor, "pair layer"]:
-        """How far rounding alone may put F(end) - F(start), or a sum that should be equal to it, in logits.
-
-        Measured in layer 0: points so near to the start that F is a straight line there, but for rounding. Eight times
-        the standard deviation from that line, because what near points share of it does not show: on SmolLM2 errors
-        against float64 were 2.5 times as large (root mean square), 6.6 times at most. Every block adds rounding of its
-        own and such errors add in squares, hence the square root of the blocks that are left. At least ten roundings
-        of float32, in which Captum has its weights whatever the model's type; of bfloat16, where near points are the
-        same, no more is known.
-        """
-        function, (start, end) = self.function(site, 0), self.ends(site, 0)
-        nudges = _NUDGES.to(start)
-
-        def near(shares: Tensor) -> Tensor:
-            return function(start[:, None] + shares.view(-1, *[1] * (start.ndim - 1)) * (end - start)[:, None])
-
-        with torch.no_grad():
-            values = torch.cat([near_f for _, near_f in rows.each(near, nudges, len(self.pairs))], 1).cpu().double()
-        line = torch.stack([torch.ones_like(_NUDGES), _NUDGES / _NUDGES[-1]], 1).double()
-        off = values.T - line @ (torch.linalg.pinv(line) @ values.T)
-        deviation = (off.square().sum(0) / (len(nudges) - 2)).sqrt()
-        left = 1 - torch.arange(self.n_layers).double() / self.n_layers
-        least = 10 * torch.finfo(torch.float32).eps * self.gap.abs().clamp(min=1.0).cpu().double()
-        return torch.maximum(8 * deviation[:, None] * left.sqrt(), least[:, None]).to(start)
 
     def rows(
         self, asked: int | None, memory_gib: float | None, *, gradients: bool, whole: bool = False

@@ -5,7 +5,7 @@ a site of block L changes from position f on:
 
     position      0 .. f-1              f .. S-1
     block < L     -                     -
-    block L       -                     from the site on: W_O, MLP (heads) or W_out (neurons)
+    block L       -                     from the site on: W_O, MLP (heads), W_out (neurons), attention (q, k, v), ...
     block > L     keys, values: shared  whole block, one row a patch
     last block    keys, values: shared  keys, values; query, MLP and metric of S-1 only
 
@@ -19,20 +19,28 @@ Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.components import Site
+from igap.components import SITES, Site
 from igap.engine.activations import ForwardPass, answers
 from igap.engine.attention import attend, visible
 from igap.engine.batching import stage
-from igap.engine.decoder import Block, Decoder, UnknownDecoderError, keep, read
-from igap.engine.hooks import EmbeddingFunction, Gradients, Hooks, PatchFunction, SiteChange, SiteFunction
+from igap.engine.decoder import Block, Decoder, Edit, UnknownDecoderError, keep, read
+from igap.engine.hooks import (
+    EmbeddingFunction,
+    Gradients,
+    Hooks,
+    PatchFunction,
+    SiteChange,
+    SiteFunction,
+    swap_components,
+)
 from igap.inputs.prompts import TokenPair
 
 _LONG = 256
@@ -64,11 +72,23 @@ class Suffix:
 
     def function(self, site: Site, layer: int) -> SiteFunction:
         """As Hooks."""
-        write, after = self._write(site, layer), self._after(site, layer)
-        return lambda rows: after(write(rows))
+        if site in SITES:
+            write, after = self._write(site, layer), self._after(site, layer)
+            return lambda rows: after(write(rows))
+        before = self._base.residual[layer][:, None, self._first :]
+
+        def metric(rows: Tensor) -> Tensor:
+            # What comes before the site has one row.
+            stream = self._through(layer, before, (site, lambda own: rows[:, :, -own.shape[2] :]))
+            return self._from(layer + 1, stream)
+
+        return metric
 
     def patches(self, site: Site, layer: int, start: Tensor, end: Tensor) -> PatchFunction:
         """As Hooks."""
+        if site not in SITES:
+            function = self.function(site, layer)
+            return lambda components: function(swap_components(start, end, components))
         block, after = self._blocks[layer], self._after(site, layer)
         unpatched = self._write(site, layer)(start[:, None])
         moved = end - start
@@ -113,8 +133,9 @@ class Suffix:
                 stream = self._through(earlier, stream)
             z = self._attention(layer, block.norm1(stream))
             if site == "heads":
-                return self._by_head(layer, z)
-            return block.neurons(stream if block.parallel else stream + block.attention_adds(block.out(z)))
+                return z
+            attended = stream + block.attention_adds(block.out(z.flatten(3)))
+            return block.neurons(stream if block.parallel else attended)
 
         return activations
 
@@ -122,13 +143,7 @@ class Suffix:
         """As Hooks."""
         stream = self._base.residual[0][:, None, self._first :].expand(-1, n_rows, -1, -1)
         for layer in range(len(self._blocks)):
-
-            def edit(activation: Tensor, layer: int = layer) -> Tensor:
-                if site == "neurons":
-                    return change(layer, activation)
-                return change(layer, self._by_head(layer, activation)).flatten(3)
-
-            stream = self._through(layer, stream, (site, edit))
+            stream = self._through(layer, stream, (site, partial(change, layer)))
         return self._metric(self._decoder.norm(stream[:, :, -1]))
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
@@ -139,23 +154,21 @@ class Suffix:
         slopes: dict[int | None, Tensor] = {None: _slope(lambda x: self._metric(self._decoder.norm(x[:, :, -1])), top)}
         for layer in range(last, -1, -1):
             stream = self._base.residual[layer][:, None, self._first :].detach().requires_grad_()
-            width = (self._blocks[layer].out if site == "heads" else self._blocks[layer].down).weight.shape[1]
-            zeros = stream.new_zeros(*slopes[None].shape[:-1], width, requires_grad=True)
+            leaves: list[Tensor] = []
+
+            def add_zeros(activation: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
+                leaves.append(torch.zeros_like(activation).requires_grad_())
+                return activation + leaves[0]
+
             with torch.enable_grad():
-                after = self._through(layer, stream, (site, zeros.__add__))
+                after = self._through(layer, stream, (site, add_zeros))
             below: dict[int | None, Tensor] = {}
             for dropped, slope in slopes.items():
-                below[dropped], here = torch.autograd.grad(after, [stream, zeros], slope, retain_graph=True)
-                gradient = functional.pad(here[:, 0], (0, 0, stream.shape[2] - zeros.shape[2], 0))
-                yield layer, dropped, self._by_head(layer, gradient) if site == "heads" else gradient
+                below[dropped], here = torch.autograd.grad(after, [stream, *leaves], slope, retain_graph=True)
+                yield layer, dropped, _late(here, stream.shape[2])[:, 0]
             if dropping:
-                below[layer] = functional.pad(slopes[None], (0, 0, stream.shape[2] - zeros.shape[2], 0))
+                below[layer] = _late(slopes[None], stream.shape[2])
             slopes = below
-
-    def _by_head(self, layer: int, z: Tensor) -> Tensor:
-        """Heads side by side, as `[..., head, d_head]`."""
-        by_head: Tensor = z.unflatten(-1, (-1, self._blocks[layer].d_head))
-        return by_head
 
     def _write(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
         """Activations of the site to what its layer writes, at the positions that are read later."""
@@ -179,38 +192,58 @@ class Suffix:
             stream = carrier + (block.attention_adds if site == "heads" else block.mlp_adds)(written)
             if site == "heads" and not block.parallel:
                 stream = stream + block.mlp(stream)
-            for later in range(layer + 1, len(self._blocks)):
-                stream = stage(self._through, later, stream)
-            return self._metric(self._decoder.norm(stream[:, :, -1]))
+            return self._from(layer + 1, stream)
 
         return metric
 
-    def _through(
-        self, layer: int, stream: Tensor, change: tuple[Site, Callable[[Tensor], Tensor]] | None = None
-    ) -> Tensor:
+    def _from(self, layer: int, stream: Tensor) -> Tensor:
+        """F from the residual stream before a block, or after the last one."""
+        for later in range(layer, len(self._blocks)):
+            stream = stage(self._through, later, stream)
+        return self._metric(self._decoder.norm(stream[:, :, -1]))
+
+    def _through(self, layer: int, stream: Tensor, change: tuple[Site, Edit] | None = None) -> Tensor:
         """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, the last position only.
 
-        `change` is one of a site's activations, its components side by side.
+        `change` is one of a site's activations, at all positions that the block still has there.
         """
-        site, edit = change or (None, keep)
+        changed, edit = change or (None, keep)
+
+        def at(site: Site, activation: Tensor) -> Tensor:
+            return edit(activation) if site == changed else activation
+
+        def at_vector(site: Site, vectors: Tensor) -> Tensor:
+            return edit(vectors.unsqueeze(3)).squeeze(3) if site == changed else vectors
+
         block = self._blocks[layer]
         last = layer == len(self._blocks) - 1
-        z = self._attention(layer, block.norm1(stream), n_queries=1 if last else None)
+        stream = at_vector("resid_pre", stream)
+        z = at("heads", self._attention(layer, block.norm1(stream), n_queries=1 if last else None, at=at))
         if last:
             stream = stream[:, :, -1:]
-        attended = stream + block.attention_adds(block.out(edit(z) if site == "heads" else z))
-        neurons = block.neurons(stream if block.parallel else attended)
-        return attended + block.mlp_adds(block.down(edit(neurons) if site == "neurons" else neurons))
+        attended = stream + at_vector("attn_out", block.attention_adds(block.out(z.flatten(3))))
+        attended = at_vector("resid_mid", attended)
+        neurons = at("neurons", block.neurons(stream if block.parallel else attended))
+        return at_vector("resid_post", attended + at_vector("mlp_out", block.mlp_adds(block.down(neurons))))
 
-    def _attention(self, layer: int, normed: Tensor, n_queries: int | None = None) -> Tensor:
-        """z of every head, side by side, `[pair, row, query, head * d_head]`, for the last `n_queries` positions."""
+    def _attention(
+        self,
+        layer: int,
+        normed: Tensor,
+        n_queries: int | None = None,
+        at: Callable[[Site, Tensor], Tensor] = lambda _, activation: activation,
+    ) -> Float[Tensor, "pair row query head d_head"]:
+        """z of every head, for the last `n_queries` positions."""
         block = self._blocks[layer]
         asked = normed if n_queries is None else normed[:, :, -n_queries:]
         seen = self._seen[block.window][-asked.shape[2] :]
-        k, v = block.keys_values(normed)
-        q, k = (self._rotated(block, x).transpose(2, 3) for x in (block.queries(asked), k))
+        k, v = block.keys_values(normed, partial(at, "k"), partial(at, "v"))
+        q = block.queries(asked, partial(at, "q"))
+        n_rows = max(x.shape[1] for x in (q, k, v))
+        q, k, v = (x.expand(-1, n_rows, -1, -1, -1) for x in (q, k, v))
+        q, k = (self._rotated(block, x).transpose(2, 3) for x in (q, k))
         z = attend(block, q, self._shared[layer], (k, v.transpose(2, 3)), seen)
-        return z.transpose(2, 3).flatten(3)
+        return z.transpose(2, 3)
 
     def _prefix(self, block: Block, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values before the first change, each `[pair, 1, head, pos, d_head]`."""
@@ -223,6 +256,12 @@ class Suffix:
             return x
         cos, sin = (part[where or slice(len(part) - x.shape[2], None)] for part in self._turns[block.rotary])
         return block.rotary.rotate(x, cos, sin)
+
+
+def _late(x: Tensor, n: int) -> Tensor:
+    """`[pair, row, pos, ...]` of the last positions, as of the last n: 0 where there were none."""
+    missing = n - x.shape[2]
+    return torch.cat([x.new_zeros(*x.shape[:2], missing, *x.shape[3:]), x], 2) if missing else x
 
 
 Engine = Suffix | Hooks

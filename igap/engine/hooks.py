@@ -15,7 +15,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import Site, hook_name
-from igap.engine.activations import ForwardPass, answers, logit_diff
+from igap.engine.activations import ForwardPass, answers, from_hook, logit_diff, to_hook, written_hook
 from igap.inputs.prompts import TokenPair
 
 Change = Callable[[Tensor], Tensor | None]
@@ -93,14 +93,16 @@ class Hooks:
 
     def function(self, site: Site, layer: int) -> SiteFunction:
         """F as a function of this site's activation in this layer."""
-        name = hook_name(site, layer)
+        name = written_hook(site, layer)
         before = self._base.activations[site][layer][:, None, : self._first]
 
         def of_rows(rows: Tensor) -> Tensor:
             n_rows = rows.shape[1]
             whole = torch.cat([before.expand(-1, n_rows, *before.shape[2:]), rows], 2)
+            if site == "resid_mid":
+                whole = whole - from_hook(site, self._base.residual[layer])[:, None]
             tokens = self._base.tokens[:, None].expand(-1, n_rows, -1)
-            with replace_activation(self._model, name, whole.flatten(0, 1)):
+            with replace_activation(self._model, name, to_hook(site, whole.flatten(0, 1))):
                 return metric(self._model, tokens, self._pairs)
 
         return of_rows
@@ -136,7 +138,7 @@ class Hooks:
             }
             with edit_hooks(self._model, hooks):
                 self._model(tokens, logits_to_keep=1)
-            whole_site: Tensor = recorded[0].unflatten(0, (n_pairs, n_rows))
+            whole_site: Tensor = from_hook(site, recorded[0]).unflatten(0, (n_pairs, n_rows))
             return whole_site[:, :, self._first :]
 
         return activations
@@ -145,8 +147,9 @@ class Hooks:
         """F with a site changed in every layer, each one's activations being what the changes before it give."""
 
         def edit(layer: int, activation: Tensor) -> Tensor:
-            rows = activation.unflatten(0, (-1, n_rows))
-            return torch.cat([rows[:, :, : self._first], change(layer, rows[:, :, self._first :])], 2).flatten(0, 1)
+            rows = from_hook(site, activation).unflatten(0, (-1, n_rows))
+            changed = torch.cat([rows[:, :, : self._first], change(layer, rows[:, :, self._first :])], 2)
+            return to_hook(site, changed.flatten(0, 1))
 
         changes: dict[str, Change] = {
             hook_name(site, layer): partial(edit, layer) for layer in range(len(self._base.residual))
@@ -175,7 +178,7 @@ class Hooks:
             written.register_hook(lambda gradient: torch.zeros_like(gradient) if layer == dropped else None)
             return written
 
-        changes: dict[str, Change] = {hook_name(site, layer): partial(add_zeros, layer) for layer in layers}
+        changes: dict[str, Change] = {written_hook(site, layer): partial(add_zeros, layer) for layer in layers}
         if dropping:
             changes |= {f"blocks.{layer}.{writer}": partial(drop, layer) for layer in layers for writer in WRITERS}
         with torch.enable_grad(), edit_hooks(self._model, changes):
@@ -186,4 +189,4 @@ class Hooks:
                 value, [leaves[layer] for layer in below], retain_graph=dropping, materialize_grads=True
             )
             for layer, gradient in zip(below, gradients, strict=True):
-                yield layer, dropped, gradient[:, self._first :]
+                yield layer, dropped, from_hook(site, gradient[:, self._first :])

@@ -97,7 +97,7 @@ class Evaluator:
         """Position from which corrupted prompts, also those made by hand, may differ from the clean ones."""
         sites = (target.site,)
         self.clean: ForwardPass = record(model, bound.clean, self._pairs, name="clean", sites=sites)
-        check_columns(model, target.site, self.clean.activations[target.site][0].shape[2])
+        check_columns(model, target.site, self.clean.activations[target.site][0].shape[2:])
         first, n_pairs = self.first, len(bound.pairs)
         first_pair = self.clean.select([0])
         other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted", sites=sites)
