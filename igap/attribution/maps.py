@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -61,9 +61,13 @@ class AttributionMap:
     """IG only. Quadrature nodes of the numbers given, the most of any pair."""
     converged: Bool[Tensor, " layer"] | None = None
     """IG with n_steps=auto only. Whether the nodes were enough for the tolerance; of several pairs, for every one."""
-    spans: tuple[str, ...] | None = None
+    metric: str = field(default="logit_diff", metadata={"later": True})
+    """F."""
+    unit: str = field(default="logits", metadata={"later": True})
+    """Its unit, which effects, deltas and the gap have."""
+    spans: tuple[str, ...] | None = field(default=None, metadata={"later": True})
     """Names of `effect`'s middle axis: positions with their tokens, or spans; None where it has none."""
-    together: Float[Tensor, "layer component"] | None = None
+    together: Float[Tensor, "layer component"] | None = field(default=None, metadata={"later": True})
     """The effect of all positions at once, logits; None where `effect` is that. For IG and attribution patching the sum
     of the effects of each position. AP's sum differs from it by the interaction between positions."""
     signed: bool = True
@@ -119,7 +123,7 @@ class AttributionMap:
         towards = "" if self.baseline is None else f" with the {self.baseline} baseline"
         over = f"mean of {len(self.pairs)} pairs, mean gap" if self.pairs else "gap"
         shape = list(self.effect.shape)
-        return f"{self.method} of {self.site} {shape}{moved}{towards}, {over} {self.gap:+.3f} logits"
+        return f"{self.method} of {self.site} {shape}{moved}{towards}, {over} {self.gap:+.3f} {self.unit}"
 
     @checks_arguments
     def at(self, span: str) -> "AttributionMap":
@@ -263,7 +267,9 @@ def attribute_pairs(
             if on_progress:
                 on_progress(before * each + at_once * done, n_pairs * each)
 
-        made = [replace(each, baseline=kind, direction=direction) for each in method(contrast, advance)]
+        readout = contrast.readout
+        about: Any = {"baseline": kind, "direction": direction, "metric": readout.name, "unit": readout.metric.unit}
+        made = [replace(each, **about) for each in method(contrast, advance)]
         maps.update(zip(indices, made, strict=True))
         advance(in_all)
     return mean([maps[index] for index in range(n_pairs)])
@@ -325,4 +331,6 @@ def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
         pairs=tuple(maps),
         baseline=first.baseline,
         direction=first.direction,
+        metric=first.metric,
+        unit=first.unit,
     )
