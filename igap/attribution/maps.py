@@ -170,7 +170,8 @@ class AttributionMap:
         known = self.spans or ()
         index = next((i for i, name in enumerate(known) if span in (name, name.split(" ")[0])), None)
         if index is None:
-            raise InputError(f"span: got {short_repr(span)}, wanted one of {', '.join(known) or 'a map by positions'}.")
+            remedy = f"one of {', '.join(known)}" if known else "a map by positions. Take positions='each'"
+            raise InputError(f"span: got {short_repr(span)}, wanted {remedy}.")
         return replace(
             self,
             effect=self.effect[:, index],

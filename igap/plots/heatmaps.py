@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import cast
 
 import matplotlib as mpl
 import numpy as np
@@ -85,7 +86,7 @@ def difference_heatmaps(
     ig: Map,
     ap: Map,
     *,
-    site: Site,
+    site: str,
     unit: str,
     title: str = "",
     per_layer: int = 25,
@@ -102,7 +103,7 @@ def difference_heatmaps(
     first, second = methods
     panels = {f"{second} - {first}": ap - ig, f"|{second}| - |{first}|": np.abs(ap) - np.abs(ig)}
     if site != "neurons" or spans is not None:
-        return _whole(panels, site, spans, unit=unit, title=title)
+        return _whole(panels, cast(Site, site), spans, unit=unit, title=title)
     by = f"|{second} - {first}|"
     order, note = _thinned(np.abs(ap - ig), per_layer, ap - ig, by)
     return heatmaps(panels, unit=unit, title=title, order=order, note=note, by=by)

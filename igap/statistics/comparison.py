@@ -126,8 +126,10 @@ class Comparison:
     def outliers(self, site: Site) -> list[str]:
         """Names of the components whose |AP - IG| is above 1.96 SD of all, farthest first; of maps of this site.
 
-        Of maps with spans `9.6 at 10 Mary`.
+        Of maps with spans `9.6 at 10 Mary`. Raises InputError if the maps are of another site.
         """
+        if self.maps is not None and site != self.maps[0].site:
+            raise InputError(f"site: got {site}, wanted {self.maps[0].site}, of which the compared maps are.")
         n_layers, *_, width = self.difference.shape
         names = component_names(site, n_layers, width, self.spans)
         order = np.argsort(-np.abs(self.difference).ravel(), kind="stable")

@@ -37,8 +37,8 @@ def comparable_values(
         raise InputError(f"ap is a map of {ap.site}, {ig.method} of {ig.site}; compare two maps of one site.")
     if _places(ig) != _places(ap):
         raise InputError(
-            f"ap is a map {_where(ap)}, {ig.method} {_where(ig)}; compare two maps of the same positions, or one "
-            'position of each: compare(ig.at("10"), ap.at("10")).'
+            f"ap is a map {_positions(ap)}, {ig.method} {_positions(ig)}; compare two maps of the same positions. Give "
+            'both the same positions=, or take one position of each: compare(ig.at("10"), ap.at("10")).'
         )
     unit = unit_of(ig, ap)
     x, y = values_in(unit, ig), values_in(unit, ap)
@@ -49,10 +49,13 @@ def comparable_values(
 
 def _places(attribution: AttributionMap) -> Sequence[object]:
     """Which positions a map is of, and whether it has an axis of them."""
-    return attribution.spans is not None, attribution.where, [each.where for each in attribution.pairs]
+    by_pair = [each.where for each in attribution.pairs]
+    return attribution.spans is not None, attribution.where or (any(by_pair) and by_pair)
 
 
-def _where(attribution: AttributionMap) -> str:
+def _positions(attribution: AttributionMap) -> str:
     if attribution.spans is None:
         return attribution.place.strip() or "of all positions at once"
-    return f"by {len(attribution.spans)} positions or spans ({', '.join(attribution.spans)[:60]})"
+    places = attribution.where or [()] * len(attribution.spans)
+    named = [f"{name} {list(where)}" for name, where in zip(attribution.spans, places, strict=True)]
+    return f"by {len(named)} positions or spans ({', '.join(named[:3])}{', ...' if len(named) > 3 else ''})"
