@@ -13,7 +13,7 @@ from torch import Tensor
 from igap import markup
 from igap.arguments import Finite, NotNegative, checks_arguments
 from igap.binding import Axes, draw
-from igap.components import PLACES, Site, component_names
+from igap.components import PLACES, SITES, Site, component_names
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast, OpenPairs
@@ -272,6 +272,8 @@ def attribute_pairs(
     check_lengths(positions, opened.tokens, direction)
     n_pairs = len(opened.pairs)
     kind = baseline.kind if isinstance(baseline, Baseline) else baseline
+    if kind == "zero_input" and site not in SITES:
+        raise InputError(f"baseline: got zero_input of {site}, wanted it of heads or neurons. Use baseline=zero.")
     maps: dict[int, AttributionMap] = {}
     for indices, contrast in opened.contrasts(baseline, direction):
         in_all = contrast.n_layers * contrast.n_components(site)

@@ -91,3 +91,9 @@ def test_pairs_of_one_length_whose_tokens_differ_have_positions_by_number(small,
     assert both.spans == tuple(map(str, range(both.effect.shape[1])))
     assert both.covers
     assert both.at("4").where == ((4,),)
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "mlp_out", "k"])
+def test_a_baseline_that_is_known_of_heads_and_neurons_only_is_refused_elsewhere(small, pair, site):
+    with pytest.raises(InputError, match=rf"^baseline: got zero_input of {site}, wanted it of heads or neurons\. Use "):
+        activation_patching(small("gpt2"), pair, site, baseline="zero_input")
