@@ -67,9 +67,17 @@ def component_name(site: Site, layer: int, index: int) -> str:
     return f"{layer}.{index}" if site == "heads" else f"{layer}.{index}.{site}"
 
 
-def component_names(site: Site, n_layers: int, n_components: int) -> list[str]:
-    """The names of all components, layer by layer: the row-major order of a `[layer, component]` map."""
-    return [component_name(site, layer, index) for layer in range(n_layers) for index in range(n_components)]
+def component_names(site: Site, n_layers: int, n_components: int, spans: Sequence[str] | None = None) -> list[str]:
+    """The names of all components, layer by layer: the row-major order of a `[layer, component]` map.
+
+    With spans that of `[layer, span, component]`: `9.6 at 10 Mary`.
+    """
+    return [
+        component_name(site, layer, index) + where
+        for layer in range(n_layers)
+        for where in (("",) if spans is None else (f" at {span}" for span in spans))
+        for index in range(n_components)
+    ]
 
 
 def parse_component(name: str) -> tuple[Site, int, int]:

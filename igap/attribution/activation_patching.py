@@ -11,6 +11,7 @@ from torch import Tensor
 
 from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.maps import Advance, AttributionMap, Method, Progress, attribute_pairs, ignore
+from igap.attribution.spans import span_facts
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
@@ -118,8 +119,7 @@ def patch_components(
             effect[index],
             gap=gap,
             min_gap=least,
-            spans=spans.names if spans is not None and spans.has_axis else None,
-            together=None if together is None else together[index],
+            **span_facts(spans, together, contrast, index),
         )
         for index, (gap, least) in enumerate(zip(contrast.gap.tolist(), contrast.least_gaps, strict=True))
     ]

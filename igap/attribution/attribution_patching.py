@@ -17,9 +17,9 @@ from igap.attribution.maps import (
     Progress,
     attribute_pairs,
     ignore,
-    over_spans,
     per_component,
 )
+from igap.attribution.spans import over_spans, span_facts
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
@@ -129,8 +129,7 @@ def estimate_patches(
             effect[index],
             gap=gap,
             min_gap=least,
-            spans=spans.names if spans is not None and spans.has_axis else None,
-            together=None if together is None else together[index],
+            **span_facts(spans, together, contrast, index),
         )
         for index, (gap, least) in enumerate(zip(contrast.gap.tolist(), contrast.least_gaps, strict=True))
     ]

@@ -20,9 +20,9 @@ from igap.attribution.maps import (
     attribute_pairs,
     completeness_bound,
     ignore,
-    over_spans,
     per_component,
 )
+from igap.attribution.spans import over_spans, span_facts
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
@@ -167,8 +167,7 @@ def integrate_path(
             rounding=rounding[index].cpu(),
             n_steps=nodes[index],
             converged=None if converged is None else converged[index],
-            spans=spans.names if spans is not None and spans.has_axis else None,
-            together=None if together is None else together[index],
+            **span_facts(spans, together, contrast, index),
         )
         for index, (gap, least) in enumerate(zip(contrast.gap.tolist(), contrast.least_gaps, strict=True))
     ]

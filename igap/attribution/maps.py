@@ -13,11 +13,11 @@ from torch import Tensor
 from igap import markup
 from igap.arguments import Finite, NotNegative, checks_arguments
 from igap.binding import Axes, draw
-from igap.components import PLACES, Site, component_name
+from igap.components import PLACES, SITES, Site, component_names
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast, OpenPairs
-from igap.engine.positions import Positions, Spans, check_lengths
+from igap.engine.positions import Positions, check_lengths
 from igap.errors import InputError, short_repr
 from igap.vocabulary import BaselineKind, Direction
 
@@ -69,7 +69,11 @@ class AttributionMap:
     """Names of `effect`'s middle axis: positions with their tokens, or spans; None where it has none."""
     together: Float[Tensor, "layer component"] | None = field(default=None, metadata={"later": True})
     """The effect of all positions at once, logits; None where `effect` is that. For IG and attribution patching the sum
-    of the effects of each position. AP's sum differs from it by the interaction between positions."""
+    of the effects of each position. AP's sum differs from it by `position_interaction`."""
+    where: tuple[tuple[int, ...], ...] | None = field(default=None, metadata={"later": True})
+    """The positions of each span, or those whose part a map without spans is; None: all, or they differ by pair."""
+    covers: bool = field(default=False, metadata={"later": True})
+    """Whether the spans hold every position whose activations change."""
     signed: bool = True
     """Whether effect and score have a sign; if not they are magnitudes."""
     pairs: tuple["AttributionMap", ...] = ()
@@ -97,6 +101,15 @@ class AttributionMap:
         """Whether every component has a score; else the gap is too small, and effects are shown in their place."""
         return bool(self.score.isfinite().all())
 
+    @property
+    def position_interaction(self) -> Float[Tensor, "layer component"] | None:
+        """The effect of all positions at once minus the sum over spans, in logits: what positions do only together.
+
+        Of AP; of IG and attribution patching, which share one effect out, 0 up to rounding. None without spans, and
+        where they leave out positions that change: the effects of those would be in it.
+        """
+        return None if self.together is None or not self.covers else self.together - self.effect.sum(1)
+
     def to_frame(self) -> pd.DataFrame:
         """Return one row a component, by (layer, head) or (layer, neuron), with the columns of a run's `heads.csv`.
 
@@ -109,21 +122,45 @@ class AttributionMap:
         return draw("map", self)
 
     def __repr__(self) -> str:
-        return f"AttributionMap({self._facts()}; largest {self._largest()})"
+        return f"AttributionMap({'; '.join([self._facts(), *self._lines()])})"
 
     def _repr_html_(self) -> str:
         shown = self.score if self.has_scores else self.effect
         unit = "score (effect / gap)" if self.has_scores else "effect (logits)"
-        cells = markup.heatmap(np.asarray(shown.detach().double().cpu().numpy()), self.site, unit=unit)
-        return markup.block(self._facts(), [f"largest {self._largest()}"], cells)
+        values = np.asarray(shown.detach().double().cpu().numpy())
+        cells = markup.heatmap(values, self.site, unit=unit, spans=self.spans)
+        return markup.block(self._facts(), self._lines(), cells)
 
     def _facts(self) -> str:
         """What the map is of, in one line."""
         moved = "" if self.direction is None else f", {self.direction}"
         towards = "" if self.baseline is None else f" with the {self.baseline} baseline"
         over = f"mean of {len(self.pairs)} pairs, mean gap" if self.pairs else "gap"
-        shape = list(self.effect.shape)
-        return f"{self.method} of {self.site} {shape}{moved}{towards}, {over} {self.gap:+.3f} {self.unit}"
+        shape = f"{list(self.effect.shape)}{self.place}"
+        of = f"{self.method} of {self.site}" if self.metric == "logit_diff" else f"{self.method} of {self.metric}, {self.site}"
+        return f"{of} {shape}{moved}{towards}, {over} {self.gap:+.3f} {self.unit}"
+
+    def _lines(self) -> list[str]:
+        """The components with the largest |effect|, and the largest interaction between positions, if there is one."""
+        shown = self.score if self.has_scores else self.effect
+        what = "scores" if self.has_scores else f"effects, in {self.unit}"
+        lines = [f"largest {what}: {self._largest(self.effect, shown, self.spans)}"]
+        between = self.position_interaction
+        if between is not None:
+            rounding = 10 * torch.finfo(between.dtype).eps * max(1.0, abs(self.gap)) * self.effect.shape[1]
+            if between.abs().max() > rounding:
+                lines.append(f"interaction between positions, in {self.unit}: {self._largest(between, between)}")
+        return lines
+
+    @property
+    def place(self) -> str:
+        """The positions whose part a map without spans is, in words; empty where it is of all."""
+        if self.spans or (self.where is None and all(each.where is None for each in self.pairs)):
+            return ""
+        if self.where is None:
+            return " at positions of each pair's own"
+        positions = [str(position) for span in self.where for position in span]
+        return f" at position{'s' if len(positions) > 1 else ''} {', '.join(positions) or 'none'}"
 
     @checks_arguments
     def at(self, span: str) -> "AttributionMap":
@@ -138,12 +175,15 @@ class AttributionMap:
         known = self.spans or ()
         index = next((i for i, name in enumerate(known) if span in (name, name.split(" ")[0])), None)
         if index is None:
-            raise InputError(f"span: got {short_repr(span)}, wanted one of {', '.join(known) or 'a map by positions'}.")
+            remedy = f"one of {', '.join(known)}" if known else "a map by positions. Take positions='each'"
+            raise InputError(f"span: got {short_repr(span)}, wanted {remedy}.")
         return replace(
             self,
             effect=self.effect[:, index],
             spans=None,
             together=None,
+            where=None if self.where is None else (self.where[index],),
+            covers=False,
             pairs=tuple(each.at(each.spans[index]) for each in self.pairs if each.spans),
             delta=None,
             layer_effect=None,
@@ -152,18 +192,11 @@ class AttributionMap:
             converged=None,
         )
 
-    def _largest(self, n: int = 3) -> str:
-        """The components with the largest |effect|, and their scores or effects."""
-        shown = self.score if self.has_scores else self.effect
-        width, flat = self.effect.shape[-1], shown.flatten().tolist()
-        order = torch.argsort(self.effect.abs().flatten(), descending=True, stable=True)[:n].tolist()
-        n_spans = len(self.spans) if self.spans else 1
-        named = [
-            f"{component_name(self.site, i // (n_spans * width), i % width)}"
-            f"{f' at {self.spans[i // width % n_spans]}' if self.spans else ''} {flat[i]:+.3f}"
-            for i in order
-        ]
-        return f"{'scores' if self.has_scores else 'effects, in logits'}: {', '.join(named)}"
+    def _largest(self, weight: Tensor, shown: Tensor, spans: Sequence[str] | None = None) -> str:
+        """The three components with the largest |weight|, and the numbers shown of them."""
+        names = component_names(self.site, weight.shape[0], weight.shape[-1], spans)
+        order = torch.argsort(weight.abs().flatten(), descending=True, stable=True)[:3].tolist()
+        return ", ".join(f"{names[i]} {shown.flatten()[i]:+.3f}" for i in order)
 
     @checks_arguments
     def incomplete_layers(self, tolerance: NotNegative = 0.01) -> list[int]:
@@ -200,12 +233,8 @@ def frame_of(maps: Mapping[str, AttributionMap]) -> pd.DataFrame:
     columns = {name: each.score for name, each in maps.items()}
     columns |= {f"effect_{name}": each.effect for name, each in maps.items()}
     numbers = {name: values.detach().double().cpu().numpy().ravel() for name, values in columns.items()}
-    names = [
-        component_name(first.site, layer, index)
-        for layer in range(n_layers)
-        for _ in range(*n_spans or (1,))
-        for index in range(width)
-    ]
+    names = np.reshape(np.array(component_names(first.site, n_layers, width), object), (n_layers, 1, width))
+    names = np.broadcast_to(names, (n_layers, len(first.spans or [""]), width)).ravel()
     return pd.DataFrame({"name": names, **numbers}, index=index)
 
 
@@ -217,17 +246,6 @@ def scores_exist(gap: float, min_gap: float) -> bool:
 def completeness_bound(whole: Tensor, rounding: Tensor, tolerance: float) -> Tensor:
     """How far a completeness delta may be from 0, in logits: a share of the whole, or F's rounding."""
     return torch.maximum(tolerance * whole.abs(), rounding)
-
-
-def over_spans(
-    effects: Float[Tensor, "pair layer pos component"], first: int, spans: Spans | None
-) -> tuple[Float[Tensor, "pair layer *span component"], Float[Tensor, "pair layer component"] | None]:
-    """Effects of positions from `first` on, summed over spans, and those of all positions where spans are an axis."""
-    total = effects.sum(2)
-    if spans is None:
-        return total, None
-    sums = [(effects * mask[:, None, first:, None].to(effects)).sum(2) for mask in spans.masks]
-    return (torch.stack(sums, 2), total) if spans.has_axis else (sums[0], None)
 
 
 def per_component(attributions: Tensor, site: Site) -> Float[Tensor, "*rows pos component"]:
@@ -259,6 +277,8 @@ def attribute_pairs(
     check_lengths(positions, opened.tokens, direction)
     n_pairs = len(opened.pairs)
     kind = baseline.kind if isinstance(baseline, Baseline) else baseline
+    if kind == "zero_input" and site not in SITES:
+        raise InputError(f"baseline: got zero_input of {site}, wanted it of heads or neurons. Use baseline=zero.")
     maps: dict[int, AttributionMap] = {}
     for indices, contrast in opened.contrasts(baseline, direction):
         in_all = contrast.n_layers * contrast.n_components(site)
@@ -320,6 +340,8 @@ def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
         effect=torch.stack([m.effect for m in maps]).mean(0),
         spans=spans,
         together=together,
+        where=first.where if all(m.where == first.where for m in maps) else None,
+        covers=all(m.covers for m in maps),
         gap=sum(m.gap for m in maps) / len(maps),
         min_gap=first.min_gap,
         delta=delta,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from igap import cli
+from igap.components import PLACES
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -53,3 +54,19 @@ def test_every_line_of_output_on_a_page_is_one_that_the_command_prints_and_its_p
 def _begins(line: str, printed: str) -> bool:
     start, dots, _ = line.partition("(...)")
     return bool(dots) and printed.startswith(start)
+
+
+def test_every_line_of_output_on_the_page_of_positions_is_one_that_its_python_prints(capsys):
+    page = "docs/how-to/positions.md"
+    exec(compile(blocks(page, "python"), page, "exec"), {})
+    printed = lines(capsys.readouterr().out)
+    wanted = shown(page)
+    assert len(wanted) == 6
+    assert not {line for line in wanted if not any(line == each or _begins(line, each) for each in printed)}
+
+
+def test_the_page_of_positions_has_every_site_with_its_hook():
+    rows = re.findall(
+        r"^\| `(\w+)` \| `([\w.]+)` \|", (ROOT / "docs/how-to/positions.md").read_text(), flags=re.MULTILINE
+    )
+    assert rows == [(site, place.hook) for site, place in PLACES.items()]
