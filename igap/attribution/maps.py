@@ -110,6 +110,16 @@ class AttributionMap:
         """
         return None if self.together is None or not self.covers else self.together - self.effect.sum(1)
 
+    @property
+    def label(self) -> str:
+        """What an axis says of the numbers shown: scores, or effects where a score is missing."""
+        return "score (effect / gap)" if self.has_scores else f"effect ({self.unit})"
+
+    @property
+    def topic(self) -> str:
+        """The site, and F where it is another than the logit difference."""
+        return self.site if self.metric == "logit_diff" else f"{self.site}, {self.metric}"
+
     def to_frame(self) -> pd.DataFrame:
         """Return one row a component, by (layer, head) or (layer, neuron), with the columns of a run's `heads.csv`.
 
@@ -126,9 +136,8 @@ class AttributionMap:
 
     def _repr_html_(self) -> str:
         shown = self.score if self.has_scores else self.effect
-        unit = "score (effect / gap)" if self.has_scores else "effect (logits)"
         values = np.asarray(shown.detach().double().cpu().numpy())
-        cells = markup.heatmap(values, self.site, unit=unit, spans=self.spans)
+        cells = markup.heatmap(values, self.site, unit=self.label, spans=self.spans)
         return markup.block(self._facts(), self._lines(), cells)
 
     def _facts(self) -> str:
@@ -137,8 +146,7 @@ class AttributionMap:
         towards = "" if self.baseline is None else f" with the {self.baseline} baseline"
         over = f"mean of {len(self.pairs)} pairs, mean gap" if self.pairs else "gap"
         shape = f"{list(self.effect.shape)}{self.place}"
-        of = f"{self.method} of {self.site}" if self.metric == "logit_diff" else f"{self.method} of {self.metric}, {self.site}"
-        return f"{of} {shape}{moved}{towards}, {over} {self.gap:+.3f} {self.unit}"
+        return f"{self.method} of {self.topic} {shape}{moved}{towards}, {over} {self.gap:+.3f} {self.unit}"
 
     def _lines(self) -> list[str]:
         """The components with the largest |effect|, and the largest interaction between positions, if there is one."""

@@ -149,10 +149,11 @@ class Comparison:
     @property
     def label(self) -> str:
         """What an axis says of the numbers compared: scores or effects, between bars where these are magnitudes."""
-        of_pairs, signed = False, True
+        of_pairs, signed, text = False, True, LABELS[self.unit]
         if self.maps is not None:
             of_pairs, signed = bool(self.maps[0].pairs), all(each.signed for each in self.maps)
-        text = ("mean " if of_pairs else "") + LABELS[self.unit]
+            text = text.replace("logits", self.maps[0].unit)
+        text = ("mean " if of_pairs else "") + text
         return text if signed else f"|{text}|"
 
     def to_frame(self) -> pd.DataFrame:
@@ -311,11 +312,11 @@ def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
         ap: The map it is compared with. Every difference is `ap` minus `ig`.
 
     Returns:
-        The statistics, of scores (effect / gap) if both maps have them, else of effects in logits; `unit` says which.
+        The statistics, of scores (effect / gap) if both maps have them, else of effects; `unit` says which.
         If one of the maps has no sign (AtP*), magnitudes are compared.
 
     Raises:
-        InputError: The maps are of different sites, positions or shapes, or hold values that are not finite.
+        InputError: The maps are of different sites, positions, metrics or shapes, or hold values that are not finite.
 
     Example:
         >>> comparison = compare(integrated_gradients(model, pair), activation_patching(model, pair))

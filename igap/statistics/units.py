@@ -31,7 +31,7 @@ def comparable_values(
 ) -> tuple[Unit, Float64[np.ndarray, "layer *span component"], Float64[np.ndarray, "layer *span component"]]:
     """The unit `score` and the scores of both maps, or if those are missing (small gap) `logits` and the effects.
 
-    If one of the maps has no sign, magnitudes of both. Raises InputError for different sites or positions.
+    If one of the maps has no sign, magnitudes of both. Raises InputError for different sites, positions or metrics.
     """
     if ig.site != ap.site:
         raise InputError(f"ap is a map of {ap.site}, {ig.method} of {ig.site}; compare two maps of one site.")
@@ -40,6 +40,8 @@ def comparable_values(
             f"ap is a map {_positions(ap)}, {ig.method} {_positions(ig)}; compare two maps of the same positions. Give "
             'both the same positions=, or take one position of each: compare(ig.at("10"), ap.at("10")).'
         )
+    if ig.metric != ap.metric:
+        raise InputError(f"ap is a map of {ap.metric}, {ig.method} of {ig.metric}; compare two maps of one metric.")
     unit = unit_of(ig, ap)
     x, y = values_in(unit, ig), values_in(unit, ap)
     if not (ig.signed and ap.signed):

@@ -1,5 +1,7 @@
 """Metrics other than the logit difference, against scipy and torch's own functions on whole models' logits."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers.families import FAMILIES, save
@@ -14,6 +16,7 @@ from igap import (
     PromptPair,
     activation_patching,
     attribution_patching,
+    compare,
     integrated_gradients,
     load_model,
 )
@@ -155,3 +158,16 @@ def test_a_gradient_that_must_be_zero_is_refused(model, pair):
         assert attribution_patching(model, pair, metric=metric, direction="denoising").effect.abs().max() > 1e-6
     with pytest.raises(InputError, match=r"^metric: got 'entropy', wanted one of logit_diff, logit\b"):
         integrated_gradients(model, pair, metric="entropy")
+
+
+def test_what_is_shown_of_a_map_has_its_metric_and_unit(model, pair):
+    divergence = activation_patching(model, replace(pair, min_gap=50.0), metric="kl")
+    assert not divergence.has_scores
+    for shown in (repr(divergence), divergence._repr_html_(), divergence.plot().figure.get_suptitle()):
+        assert "heads, kl" in shown
+        assert "nats" in shown
+        assert "logits" not in shown
+    same = compare(divergence, divergence)
+    assert same.label == "effect (nats)"
+    with pytest.raises(InputError, match=r"^ap is a map of logit_diff, ap of kl; compare two maps of one metric\.$"):
+        compare(divergence, activation_patching(model, pair))
