@@ -11,6 +11,7 @@ Source: Kramar et al. 2024 (arXiv 2403.00745). Of its two changes to attribution
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,7 @@ from igap.vocabulary import BaselineKind, Direction
 def atp_star(
     model: Model,
     pair: PromptPair | Sequence[PromptPair],
-    site: Site = "heads",
+    site: Literal["heads", "neurons"] = "heads",
     *,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
@@ -49,7 +50,7 @@ def atp_star(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several, whose mean is returned.
-        site: "heads" (default) or "neurons".
+        site: "heads" (default) or "neurons"; other sites have a gradient beside what their own layer writes.
         baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
         batch_size: Rows of a pass. None (default): as many as fit.

@@ -18,7 +18,7 @@ from igap.config import RunConfig
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast, OpenPairs
 from igap.engine.positions import Positions, Spans, check_lengths
-from igap.errors import InputError, short_repr
+from igap.errors import InputError, printable, short_repr
 from igap.vocabulary import BaselineKind, Direction
 
 Kind = Literal["effect", "score"]
@@ -132,9 +132,12 @@ class AttributionMap:
             InputError: The map has no spans, or no such one.
         """
         known = self.spans or ()
-        index = next((i for i, name in enumerate(known) if span in (name, name.split(" ")[0])), None)
+        numbers = [name.split(" ")[0] for name in known]
+        index = next((names.index(span) for names in (known, numbers) if names.count(span) == 1), None)
         if index is None:
-            raise InputError(f"span: got {short_repr(span)}, wanted one of {', '.join(known) or 'a map by positions'}.")
+            raise InputError(
+                f"span: got {short_repr(span)}, wanted one of {printable(', '.join(known)) or 'a map by positions'}."
+            )
         return replace(
             self,
             effect=self.effect[:, index],

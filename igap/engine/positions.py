@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from igap.errors import InputError, short_repr
+from igap.errors import InputError, printable, short_repr
 from igap.inputs.prompts import TokenPair
 from igap.vocabulary import Direction
 
@@ -115,7 +115,7 @@ class _Side:
         if not places:
             raise InputError(
                 f"{item}: got {short_repr(text)}, wanted words of the {self.name} prompt, whose tokens are "
-                f"{' | '.join(map(str.strip, self.words))}."
+                f"{printable(' | '.join(map(str.strip, self.words)))}."
             )
         if not number and len(places) > 1:
             raise InputError(

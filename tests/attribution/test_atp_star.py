@@ -133,3 +133,9 @@ def test_a_model_of_one_layer_is_refused(checkpoint, pair):
     model = load_model(str(checkpoint("gpt2", n_layers=1)))
     with pytest.raises(InputError, match=r"atp_star with a model of 1 layer, wanted at least 2"):
         atp_star(model, pair)
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "q", "mlp_out"])
+def test_sites_whose_own_layer_leaves_them_a_gradient_are_refused(small, pair, site, unchecked):
+    with pytest.raises(ValueError, match=rf"^site: got '{site}', wanted heads or neurons\."):
+        atp_star(small(), pair, site)

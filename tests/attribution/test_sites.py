@@ -12,7 +12,7 @@ from helpers.plain import Whole
 from transformer_lens import patching
 from transformers import AutoModelForCausalLM
 
-from igap import Baseline, PromptPair, activation_patching, attribution_patching, integrated_gradients, load_model
+from igap import Baseline, PromptPair, activation_patching, integrated_gradients, load_model
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.attribution_patching import estimate_patches
 from igap.attribution.integrated_gradients import integrate_path
@@ -20,6 +20,7 @@ from igap.components import PLACES, hook_name
 from igap.engine.baselines import Request, reference_tokens
 from igap.engine.contrast import contrast, open_pairs
 from igap.inputs.prompts import tokenize
+from igap.models.load import find_checkpoint
 
 EXACT = 1e-10
 """float64, sums of a few thousand terms of size 1."""
@@ -28,7 +29,7 @@ CAPTUM = 1e-7
 
 PAIR = PromptPair("After John and Mary gave Mary a", "After Tom and Mary gave John a", " John", " Mary", min_gap=0.0)
 SAME_PASS = PromptPair("Then Anna and Tom gave Tom it", "Then John and Tom gave Anna dog", " Tom", " it", min_gap=0.0)
-SHORTER = dataclasses.replace(PAIR, corrupted="After Anna gave John a")
+SHORTER = dataclasses.replace(PAIR, corrupted="After Anna gave Tom a")
 BY_WORD = {  # who is whose partner, word by word, worked out by hand
     "end": (None, None, 0, 1, 2, 3, 4),
     "diff": (0, None, None, None, 2, 3, 4),
@@ -104,6 +105,7 @@ def test_patching_each_position_is_one_forward_a_component_and_position(case, al
     """Of pairs that share a pass, too."""
     model, plain, sites = case
     pairs = [PAIR, SAME_PASS] if align == "error" else [dataclasses.replace(SHORTER, align=align)]
+    pairs = pairs if direction == "noising" else pairs[:1]
     with open_pairs(model, pairs, sites=sites) as opened:
         ((_, question),) = opened.contrasts(direction=direction)
         for site in sites:
@@ -119,28 +121,42 @@ def test_patching_each_position_is_one_forward_a_component_and_position(case, al
                     assert expected[-1].abs().max() > 1e-5
 
 
-@pytest.mark.parametrize("baseline", [Baseline("zero"), Baseline("mean", n=3)], ids=lambda b: b.kind)
-def test_patching_towards_zero_and_the_mean_is_the_same_forwards(case, pair, baseline):
+def test_patching_towards_zero_is_the_same_forwards(case):
     model, plain, sites = case
-    spans = {"early": [0, 3], "late": [10, 16]} if model.cfg.default_prepend_bos else {"early": [0], "late": [9, 15]}
-    with contrast(model, pair, sites=sites, baseline=baseline) as question:
-        tokens, hand = question.pairs[0], by_hand(plain, question.pairs[0])
-        start = hand.read(tokens.clean)
-        if baseline.kind == "zero":
-            ends = {place: torch.zeros_like(activation) for place, activation in start.items()}
-        else:
-            request = Request(model, question.pairs, question.clean, question.corrupted.activations, baseline)
-            runs = [hand.read(each[None]) for each in reference_tokens(request)]
-            ends = {place: torch.stack([run[place] for run in runs]).mean(0) for place in start}
+    spans = {"early": [0, 3], "late": [1, 5]}
+    with contrast(model, PAIR, sites=sites, baseline="zero") as question:
+        tokens = question.pairs[0]
         for site in sites:
             (found,) = patch_components(question, site, positions=spans)
             for layer in range(2):
-                expected = hand.patched(
-                    tokens.clean, site, layer, ends[site, layer], [*spans.values(), range(tokens.clean.shape[1])]
-                )
-                torch.testing.assert_close(found.effect[layer], expected[:-1], rtol=0, atol=EXACT)
-                torch.testing.assert_close(found.together[layer], expected[-1], rtol=0, atol=EXACT)
-                assert expected.abs().max() > 1e-4
+                end = torch.zeros_like(by_hand(plain, tokens).read(tokens.clean)[site, layer])
+                same_as_by_hand(found, plain, tokens, site, layer, end, spans)
+
+
+def test_patching_towards_the_mean_is_the_same_forwards(small, pair):
+    """Of the embedded model, whose tokenizer has the words of the generated prompts."""
+    model, baseline = small("ioi-mini", "raw"), Baseline("mean", n=3)
+    folder = find_checkpoint("ioi-mini")
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval().requires_grad_(False)
+    sites, spans = ("heads", "k", "resid_mid", "mlp_out"), {"early": [0, 3], "late": [10, 16]}
+    with contrast(model, pair, sites=sites, baseline=baseline) as question:
+        tokens = question.pairs[0]
+        request = Request(model, question.pairs, question.clean, question.corrupted.activations, baseline)
+        runs = [by_hand(plain, tokens).read(each[None]) for each in reference_tokens(request)]
+        for site in sites:
+            (found,) = patch_components(question, site, positions=spans)
+            for layer in (0, model.cfg.n_layers - 1):
+                end = torch.stack([run[site, layer] for run in runs]).mean(0)
+                same_as_by_hand(found, plain, tokens, site, layer, end, spans)
+
+
+def same_as_by_hand(found, plain, tokens, site, layer, end, spans):
+    """Noising of the spans and of all positions."""
+    asked = [*spans.values(), range(tokens.clean.shape[1])]
+    expected = by_hand(plain, tokens).patched(tokens.clean, site, layer, end, asked)
+    torch.testing.assert_close(found.effect[layer], expected[:-1], rtol=0, atol=EXACT)
+    torch.testing.assert_close(found.together[layer], expected[-1], rtol=0, atol=EXACT)
+    assert expected.abs().max() > 1e-5
 
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
@@ -181,7 +197,7 @@ def test_ig_of_one_vector_a_layer_is_its_single_path_and_its_patch(case):
         joint, single = (integrated_gradients(model, PAIR, site, path=path, n_steps=60) for path in ("joint", "single"))
         assert ap.effect.shape == (2, 1)
         assert ap.effect.abs().max() > 1e-3
-        torch.testing.assert_close(joint.effect, ap.effect, rtol=0, atol=1e-6)
+        torch.testing.assert_close(joint.effect, ap.effect, rtol=1e-4, atol=1e-6)  # what 60 nodes leave
         torch.testing.assert_close(single.effect, joint.effect, rtol=0, atol=CAPTUM)
         coarse = integrated_gradients(model, PAIR, site, n_steps=2)
         torch.testing.assert_close(coarse.effect[:, 0] - coarse.delta, ap.effect[:, 0], rtol=0, atol=CAPTUM)
@@ -210,6 +226,7 @@ def test_ig_of_each_site_is_captums_layer_class_by_position(case):
 # TransformerLens' functions, and whether their last axis is one of heads.
 BY_POSITION = {
     "resid_pre": patching.get_act_patch_resid_pre,
+    "resid_mid": patching.get_act_patch_resid_mid,
     "attn_out": patching.get_act_patch_attn_out,
     "mlp_out": patching.get_act_patch_mlp_out,
     "heads": patching.get_act_patch_attn_head_out_by_pos,
@@ -223,7 +240,7 @@ ALL_POSITIONS = {
     "k": patching.get_act_patch_attn_head_k_all_pos,
     "v": patching.get_act_patch_attn_head_v_all_pos,
 }
-TINY = PromptPair("John and Mary gave Mary", "John and Mary gave Tom", " John", " Mary", min_gap=0.0)
+TINY = PromptPair("John gave Mary a", "Tom gave John a", " John", " Mary", min_gap=0.0)
 
 
 class Theirs:
@@ -241,9 +258,10 @@ class Theirs:
     def metric(self, logits):
         return logits[0, -1, self.answer] - logits[0, -1, self.distractor]
 
-    def effect(self, function):
+    def effect(self, function, **options):
         with torch.no_grad():
-            return function(self.model, self.tokens, self.cache, self.metric) - self.metric(self.model(self.tokens))
+            values = function(self.model, self.tokens, self.cache, self.metric, **options)
+            return values - self.metric(self.model(self.tokens))
 
 
 @pytest.mark.parametrize(
@@ -254,6 +272,8 @@ def test_float32_patching_is_transformer_lens_own(folders, name, processing, dir
     model = load_model(str(folders[name]), processing=processing)
     theirs = Theirs(model, direction)
     for site, function in BY_POSITION.items():
+        if (site, name) == ("resid_mid", "parallel"):
+            continue
         expected = theirs.effect(function)
         expected = expected[:, :, None] if site in VECTORS else expected
         ours = activation_patching(model, TINY, site, positions="each", direction=direction)
@@ -268,14 +288,21 @@ def test_float32_patching_is_transformer_lens_own(folders, name, processing, dir
         assert ours.effect.shape[2] == 2  # key-value heads, as TransformerLens sweeps them
 
 
-def test_resid_mid_is_the_stream_and_not_what_transformer_lens_bridge_has_there(folders):
-    """Its hook_resid_mid is on the MLP's input alone: a change there does not reach the stream beside the MLP."""
+def test_resid_mid_is_the_stream_and_not_what_a_hook_of_the_bridge_changes_there(folders):
+    """The bridge's hook_resid_mid is on the MLP's input: a hook that returns another tensor leaves the stream alone.
+
+    TransformerLens' own function reaches the stream, because it writes into the tensor that both of them are.
+    """
     model = load_model(str(folders["gpt2"]), processing="raw", dtype="float64")
     plain = AutoModelForCausalLM.from_pretrained(folders["gpt2"], dtype=torch.float64).eval().requires_grad_(False)
     tokens = tokenize(model, TINY)
     hand = by_hand(plain, tokens)
     here, ends = moved_to(hand, tokens, range(tokens.clean.shape[1]), "noising")
-    theirs = Theirs(model, "noising").effect(patching.get_act_patch_resid_mid)
+
+    def returned(activation, index, source):
+        return patching.layer_pos_patch_setter(activation.clone(), index, source)
+
+    theirs = Theirs(model, "noising").effect(patching.get_act_patch_resid_mid, patch_setter=returned)
     ours = activation_patching(model, TINY, "resid_mid", positions="each").effect[..., 0]
     spans = [[i] for i in range(here.shape[1])]
     stream, read = (
@@ -284,4 +311,4 @@ def test_resid_mid_is_the_stream_and_not_what_transformer_lens_bridge_has_there(
     )
     torch.testing.assert_close(ours, stream, rtol=0, atol=EXACT)
     torch.testing.assert_close(theirs.double(), read, rtol=0, atol=1e-6)  # they keep their results in float32
-    assert (stream - read).abs().max() > 0.01
+    assert (stream - read).abs().max() > 0.1

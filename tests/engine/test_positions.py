@@ -14,6 +14,7 @@ from igap.attribution.activation_patching import patch_components
 from igap.components import PLACES
 from igap.engine.contrast import open_pairs
 from igap.engine.positions import find_spans
+from igap.inputs.alignment import Alignment
 from igap.inputs.prompts import tokenize
 
 FIRST = 10
@@ -209,18 +210,39 @@ def test_spans_that_a_prompt_does_not_have_are_refused_in_one_line(small, pair, 
         assert "\n" not in str(refused.value)
 
 
-def test_the_message_of_a_long_prompt_stays_one_short_line(small, pair, unchecked):
-    long = dataclasses.replace(
-        pair, clean="the dog " * 8 + pair.clean[-20:], corrupted="the cat " * 8 + pair.clean[-20:]
+def test_the_message_about_a_long_prompt_is_short_and_in_one_line(small, pair):
+    long = torch.zeros(1, 5000, dtype=torch.long)
+    alike = Alignment(tuple(range(5000)), tuple(range(5000)))
+    tokens = dataclasses.replace(
+        tokenize(small(), pair), clean=long, corrupted=long, alignment=alike, clean_words=("a\nb",) * 5000
     )
-    with pytest.raises(InputError) as refused:
-        find_spans({"a": "Tom"}, [tokenize(small(), long)], "noising")
-    assert len(str(refused.value)) < 400
+    with pytest.raises(InputError, match=r"^positions\['a'\]: got 'Tom'") as refused:
+        find_spans({"a": "Tom"}, [tokens], "noising")
+    assert len(str(refused.value)) < 500
+    assert "\n" not in str(refused.value)
+
+
+def test_a_map_is_asked_for_a_span_by_its_whole_name_and_a_position_by_its_number(small, pair):
+    spans = {"S2 and": [10], "S2": [11], "10": [12], "of it": [13], "of all": [14]}
+    found = attribution_patching(small(), pair, positions=spans)
+    for i, name in enumerate(spans):
+        assert torch.equal(found.at(name).effect, found.effect[:, i])
+    each = attribution_patching(small(), pair, positions="each")
+    assert torch.equal(each.at("10 Mary").effect, each.effect[:, 10])
+    for of, wrong in (
+        (found, "of"),
+        (found, "S3"),
+        (each, "17"),
+        (each, "Mary"),
+        (attribution_patching(small(), pair), "10"),
+    ):
+        with pytest.raises(InputError, match=rf"^span: got '{wrong}', wanted one of .*\.$"):
+            of.at(wrong)
 
 
 @methods
 def test_positions_one_by_one_need_pairs_of_one_length(small, pair, shorter, method):
-    with pytest.raises(InputError, match=r"^positions: got each with pairs of 11 and 17 tokens, wanted pairs of one"):
+    with pytest.raises(InputError, match=r"^positions: got each with pairs of 10 and 17 tokens, wanted pairs of one"):
         method(small(), [pair, shorter], positions="each")
 
 
