@@ -8,6 +8,9 @@ from helpers.families import FAMILIES, WORDS, build, make_config, save
 from helpers.family_agreement import METHODS, agreements, precisely
 
 from igap import activation_patching, load_model
+from igap.attribution.activation_patching import patch_components
+from igap.attribution.attribution_patching import estimate_patches
+from igap.components import PLACES, SITES
 from igap.engine.contrast import contrast
 from igap.errors import InputError
 from igap.models.load import read_header
@@ -94,6 +97,29 @@ def test_block_by_block_gradients_and_changes_of_all_layers_are_those_of_the_who
             assert not torch.allclose(whole[0, None], whole[0, 2])
             torch.testing.assert_close(*changed, rtol=0, atol=1e-10)
             assert changed[0].std() > 1e-3
+        others_agree_by_both_routes(model, pair)
+
+
+def others_agree_by_both_routes(model, pair):
+    """Patches and gradients of every site that a run does not take apart."""
+    others = [
+        site for site in PLACES if site not in SITES and (site, model.cfg.parallel_attn_mlp) != ("resid_mid", True)
+    ]
+    by_route = []
+    for route in ("suffix", "hooks"):
+        with contrast(model, pair, route=route, sites=others) as question:
+            by_route.append(
+                {
+                    (site, method): method(question, site, positions={"first": [10], "later": [11, 15]})[0]
+                    for site in others
+                    for method in (patch_components, estimate_patches)
+                }
+            )
+    for suffix, hooks in zip(*(maps.values() for maps in by_route), strict=True):
+        for name in ("effect", "together"):
+            ours, whole = getattr(suffix, name), getattr(hooks, name)
+            torch.testing.assert_close(ours, whole, rtol=0, atol=1e-12 + 1e-10 * whole.abs().max().item())
+        assert suffix.together.abs().max() > 1e-6
 
 
 @pytest.mark.parametrize(("name", "processing"), REFUSED)
