@@ -162,7 +162,8 @@ def _patch(
 
 def _mix(function: SiteFunction, start: Tensor, end: Tensor, where: Tensor, spans: Tensor) -> Tensor:
     """F of each of the spans, one row each: `end` there and `start` elsewhere."""
-    return function(torch.where(where[:, spans], end[:, None], start[:, None]))
+    of_rows: Tensor = function(torch.where(where[:, spans], end[:, None], start[:, None]))
+    return of_rows
 
 
 def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:

@@ -108,6 +108,7 @@ def test_patching_each_position_is_one_forward_a_component_and_position(case, al
     pairs = pairs if direction == "noising" else pairs[:1]
     with open_pairs(model, pairs, sites=sites) as opened:
         ((_, question),) = opened.contrasts(direction=direction)
+        assert question.backend.route == "suffix"
         for site in sites:
             maps = patch_components(question, site, positions="each")
             for pair, tokens, found in zip(pairs, question.pairs, maps, strict=True):
@@ -165,6 +166,7 @@ def test_gradients_of_each_position_are_plain_autograds(case, direction):
     pairs = [PAIR, SAME_PASS]
     with open_pairs(model, pairs, sites=sites) as opened:
         ((_, question),) = opened.contrasts(direction=direction)
+        assert question.backend.route == "suffix"
         for site in sites:
             atp = estimate_patches(question, site, positions="each")
             ig = integrate_path(question, site, positions="each", n_steps=5)

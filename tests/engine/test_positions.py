@@ -142,7 +142,7 @@ def test_progress_by_positions_never_goes_back_and_ends_at_all(small, pair, shor
 masks = st.lists(st.lists(st.booleans(), min_size=N_TOKENS, max_size=N_TOKENS), min_size=2, max_size=2)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(masks=masks, site=st.sampled_from(list(PLACES)), direction=st.sampled_from(["noising", "denoising"]))
 def test_any_mask_is_the_path_s_end_mixed_with_its_start(small, pair, other, masks, site, direction):
     """Each pair its own; F is that of the whole suffix, from the first difference on."""
@@ -163,7 +163,7 @@ def test_any_mask_is_the_path_s_end_mixed_with_its_start(small, pair, other, mas
                 torch.testing.assert_close(found, expected, rtol=0, atol=EXACT)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     places=st.permutations(range(8, N_TOKENS)), cut=st.integers(1, 8), site=st.sampled_from(list(PLACES)),
     method=st.sampled_from([attribution_patching, quick_ig]),
@@ -260,3 +260,14 @@ def test_resid_mid_of_parallel_blocks_is_refused_in_one_line(family, method, tmp
     with pytest.raises(InputError, match=message) as refused:
         method(model, pair, "resid_mid")
     assert "\n" not in str(refused.value)
+
+
+@methods
+def test_a_block_whose_output_is_no_tensor_is_refused_at_resid_post_in_one_line(method, tmp_path, pair):
+    """GPT-1's blocks give a list."""
+    save(FAMILIES["GPT-1"], tmp_path)
+    model = load_model(str(tmp_path), processing="raw")
+    with pytest.raises(
+        InputError, match=r"^model: .* has blocks\.0\.hook_out, but its block gives no tensor there, wanted"
+    ):
+        method(model, pair, "resid_post")
