@@ -15,6 +15,7 @@ from igap.engine.contrast import contrast
 from igap.errors import InputError
 from igap.models.load import read_header
 
+STREAM = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 TAKEN = [name for name, family in FAMILIES.items() if len(family.refused) < 2]
 REFUSED = [(name, processing) for name, family in FAMILIES.items() for processing in family.refused]
 SWITCHES = [(name, setting) for name, family in FAMILIES.items() for setting in family.off]
@@ -101,13 +102,16 @@ def test_block_by_block_gradients_and_changes_of_all_layers_are_those_of_the_who
 
 
 def others_agree_by_both_routes(model, pair):
-    """Patches and gradients of every site that a run does not take apart."""
+    """Patches and gradients of every site that a run does not take apart, and what the stream is the sum of."""
     others = [
         site for site in PLACES if site not in SITES and (site, model.cfg.parallel_attn_mlp) != ("resid_mid", True)
     ]
     by_route = []
     for route in ("suffix", "hooks"):
         with contrast(model, pair, route=route, sites=others) as question:
+            has = question.clean.activations
+            for pre, attended, mlp, post in zip(*(has[site] for site in STREAM), strict=True):
+                torch.testing.assert_close(pre + attended + mlp, post, rtol=0, atol=1e-12)
             by_route.append(
                 {
                     (site, method): method(question, site, positions={"first": [10], "later": [11, 15]})[0]
