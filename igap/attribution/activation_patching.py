@@ -157,13 +157,12 @@ def _patch(
             # Those that moved in another pair of the pass only.
             effect[:, layer].masked_fill_(~moved, 0)
             advance((layer + 1) * width)
-    return effect.unflatten(2, (-1, width)).cpu()
+    return effect.view(n_pairs, contrast.n_layers, -1, width).cpu()
 
 
 def _mix(function: SiteFunction, start: Tensor, end: Tensor, where: Tensor, spans: Tensor) -> Tensor:
     """F of each of the spans, one row each: `end` there and `start` elsewhere."""
-    of_rows: Tensor = function(torch.where(where[:, spans], end[:, None], start[:, None]))
-    return of_rows
+    return function(torch.where(where[:, spans], end[:, None], start[:, None]))
 
 
 def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:

@@ -63,7 +63,8 @@ def beside(bench: Bench, model: TransformerBridge, site: Site) -> dict[str, Any]
             "igap, each position": partial(ours, "each", positions="each", direction="denoising"),
             "igap, each position, towards zero": partial(ours, "zero", positions="each", baseline="zero"),
             "igap, all positions at once": partial(ours, "all", direction="denoising"),
-        }
+        },
+        warm=["igap, each position, towards zero", "igap, all positions at once"],
     )
     seconds["TransformerLens"] = [s / len(rows) * len(index) for s in seconds["TransformerLens"]]
     each = found["each"] if site == "heads" else found["each"][..., 0]
