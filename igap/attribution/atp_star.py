@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from igap.arguments import Count, Positive, checks_arguments
-from igap.attribution.maps import Advance, AttributionMap, Method, Progress, attribute_pairs, ignore, per_component
+from igap.attribution.maps import Advance, AttributionMap, Progress, attribute_pairs, ignore, per_component
+from igap.attribution.method import Method
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model

@@ -13,12 +13,12 @@ from igap.arguments import Finite, checks_arguments
 from igap.attribution.maps import (
     Advance,
     AttributionMap,
-    Method,
     Progress,
     attribute_pairs,
     ignore,
     per_component,
 )
+from igap.attribution.method import Method
 from igap.attribution.spans import over_spans, span_facts
 from igap.components import Site
 from igap.config import RunConfig

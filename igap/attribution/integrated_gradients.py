@@ -15,13 +15,13 @@ from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.maps import (
     Advance,
     AttributionMap,
-    Method,
     Progress,
     attribute_pairs,
     completeness_bound,
     ignore,
     per_component,
 )
+from igap.attribution.method import Method
 from igap.attribution.spans import over_spans, span_facts
 from igap.components import Site
 from igap.config import RunConfig

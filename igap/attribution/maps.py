@@ -14,11 +14,10 @@ from igap import markup
 from igap.arguments import Finite, NotNegative, checks_arguments
 from igap.binding import Axes, draw
 from igap.components import PLACES, SITES, Site, component_names
-from igap.config import RunConfig
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast, OpenPairs
 from igap.engine.positions import Positions, check_lengths
-from igap.errors import InputError, short_repr
+from igap.errors import InputError, printable, short_repr
 from igap.vocabulary import BaselineKind, Direction
 
 Kind = Literal["effect", "score"]
@@ -181,9 +180,10 @@ class AttributionMap:
             InputError: The map has no spans, or no such one.
         """
         known = self.spans or ()
-        index = next((i for i, name in enumerate(known) if span in (name, name.split(" ")[0])), None)
+        numbers = [name.split(" ")[0] for name in known]
+        index = next((names.index(span) for names in (known, numbers) if names.count(span) == 1), None)
         if index is None:
-            remedy = f"one of {', '.join(known)}" if known else "a map by positions. Take positions='each'"
+            remedy = f"one of {printable(', '.join(known))}" if known else "a map by positions. Take positions='each'"
             raise InputError(f"span: got {short_repr(span)}, wanted {remedy}.")
         return replace(
             self,
@@ -301,26 +301,6 @@ def attribute_pairs(
         maps.update(zip(indices, made, strict=True))
         advance(in_all)
     return mean([maps[index] for index in range(n_pairs)])
-
-
-@dataclass(frozen=True)
-class Method:
-    """One attribution method of a run: a column beside the others."""
-
-    name: str
-    """Its name in files: `NAME.SITE` and `effect.NAME.SITE` in attributions.safetensors, a column NAME in tables."""
-    attribute: Callable[[Contrast, Site, RunConfig, Advance], list[AttributionMap]]
-    """The map of each pair of an open contrast, with the run's settings; calls back with the components done."""
-    towards_baseline: bool = False
-    """Whether activations move to the run's baseline, as for IG; otherwise to the corrupted ones, as for AP."""
-    shared: bool = False
-    """Whether the maps depend on pairs, site and direction only, so that jobs of a sweep compute them once."""
-    signed: bool = True
-    """Whether effects have a sign; if not they are magnitudes and compared with |AP|."""
-    asked: Callable[[RunConfig], bool] = lambda config: True  # noqa: ARG005 - a run's settings, which may not matter
-    """Whether a run with these settings wants it."""
-    missing: Callable[[int], str] = lambda n_layers: ""  # noqa: ARG005 - may not matter
-    """Why a model of so many layers has no such map; empty where it has one."""
 
 
 def mean(maps: Sequence[AttributionMap]) -> AttributionMap:

@@ -206,6 +206,11 @@ def record(
         # no_grad and not inference_mode: Integrated Gradients differentiates with respect to copies of these tensors.
         with torch.no_grad():
             logits, cache = model.run_with_cache(tokens, names_filter=every, logits_to_keep=1)
+        if silent := [hook for hook in every if hook not in cache.cache_dict]:
+            raise InputError(
+                f"model: {model.cfg.model_name} has {silent[0]}, but its block gives no tensor there, wanted one. "
+                "Use another site."
+            )
         tensors = {hook: cache[hook] for hook in every}
         for hook, tensor in tensors.items():
             if tensor.shape[:2] != tokens.shape:

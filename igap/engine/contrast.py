@@ -120,6 +120,9 @@ class Contrast:
 
     def at(self, where: Bool[Tensor, "pair pos"]) -> "Contrast":
         """The contrast in which activations change at these positions of the base run alone."""
+        where = where if self.where is None else where & self.where
+        if where.all():
+            return self
         chosen = where.any(0).nonzero().flatten().tolist()
         first = max(self.first, min(chosen, default=self.first))
         engine = self.engine

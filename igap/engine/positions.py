@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from igap.errors import InputError, short_repr
+from igap.errors import InputError, printable, short_repr
 from igap.inputs.prompts import TokenPair
 from igap.vocabulary import Direction
 
@@ -104,18 +104,11 @@ class _Side:
 
     def _words(self, item: str, text: str) -> list[int]:
         words, _, number = text.rpartition(":") if text.rpartition(":")[2].isdecimal() else (text, "", "")
-        n = len(self.words)
-        places = [
-            list(range(start, end))
-            for start in range(n)
-            for end in range(start + 1, n + 1)
-            if _joined(self.words[start:end]) == _joined([words]) and self.words[start].strip()
-        ]
-        places = [place for place in places if self.words[place[-1]].strip()]
+        places = self._places(_joined(words))
         if not places:
             raise InputError(
                 f"{item}: got {short_repr(text)}, wanted words of the {self.name} prompt, whose tokens are "
-                f"{' | '.join(map(str.strip, self.words))}."
+                f"{printable(' | '.join(map(str.strip, self.words)))}."
             )
         if not number and len(places) > 1:
             raise InputError(
@@ -129,10 +122,23 @@ class _Side:
             )
         return places[int(number or 1) - 1]
 
+    def _places(self, wanted: str) -> list[list[int]]:
+        """Where tokens spell the text, in order; they begin and end with something that is no white space."""
+        spelled = [_joined(word) for word in self.words]
+        places = []
+        for start in (i for i, word in enumerate(spelled) if word):
+            end, text = start, ""
+            while end < len(spelled) and len(text) < len(wanted) and wanted.startswith(text):
+                text += spelled[end]
+                end += 1
+            if wanted and text == wanted:
+                places.append(list(range(start, end)))
+        return places
 
-def _joined(words: Sequence[str]) -> str:
-    """Words without white space, which some tokenizers do not keep in single tokens."""
-    return "".join("".join(words).split())
+
+def _joined(text: str) -> str:
+    """A text without white space, which some tokenizers do not keep in single tokens."""
+    return "".join(text.split())
 
 
 def _check_apart(by_name: Mapping[str, Sequence[Sequence[int]]]) -> None:
