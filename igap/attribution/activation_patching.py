@@ -19,9 +19,10 @@ from igap.engine.baselines import Baseline
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast, open_pairs
 from igap.engine.forward import Route
+from igap.engine.metrics import CustomMetric
 from igap.engine.positions import Positions, find_spans
 from igap.inputs.prompts import PromptPair
-from igap.vocabulary import BaselineKind, Direction
+from igap.vocabulary import BaselineKind, Direction, MetricName
 
 
 @checks_arguments
@@ -33,6 +34,7 @@ def activation_patching(
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
     positions: Positions = "all",
+    metric: MetricName | CustomMetric = "logit_diff",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     route: Route | None = None,
@@ -53,6 +55,8 @@ def activation_patching(
         positions: Which positions change; "all" (default): at once. "each": one at a time, `[layer, pos, component]`.
             "last", "diff": the last one, or those whose token differs. A mapping of spans by name to positions or
             words: `[layer, span, component]`.
+        metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "kl", "js": to the clean output.
+            Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
@@ -77,7 +81,7 @@ def activation_patching(
             contrast, site, advance, positions=positions, batch_size=batch_size, memory_gib=memory_gib
         )
 
-    with open_pairs(model, pair, sites=(site,), route=route) as opened:
+    with open_pairs(model, pair, sites=(site,), route=route, metric=metric) as opened:
         return attribute_pairs(
             patch, opened, site, on_progress, baseline=baseline, direction=direction, positions=positions
         )

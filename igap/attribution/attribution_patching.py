@@ -27,10 +27,11 @@ from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast, open_pairs
 from igap.engine.forward import Route
 from igap.engine.hooks import Gradients
+from igap.engine.metrics import CustomMetric, check_gradient
 from igap.engine.positions import Positions, find_spans
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
-from igap.vocabulary import BaselineKind, Direction
+from igap.vocabulary import BaselineKind, Direction, MetricName
 
 
 @checks_arguments
@@ -43,6 +44,7 @@ def attribution_patching(
     direction: Direction = "noising",
     at: Finite = 0.0,
     positions: Positions = "all",
+    metric: MetricName | CustomMetric = "logit_diff",
     route: Route | None = None,
     on_progress: Progress | None = None,
 ) -> AttributionMap:
@@ -61,6 +63,8 @@ def attribution_patching(
         positions: Whose part is given; "all" (default): the sum over positions. "each": `[layer, pos, component]`.
             "last", "diff": of the last one, or of those whose token differs. A mapping of spans by name to positions or
             words: `[layer, span, component]`.
+        metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "kl", "js": to the clean output.
+            Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
         on_progress: Called with (components done, components in all).
 
@@ -81,7 +85,7 @@ def attribution_patching(
     def estimate(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
         return estimate_patches(contrast, site, advance, at=at, positions=positions)
 
-    with open_pairs(model, pair, sites=(site,), route=route) as opened:
+    with open_pairs(model, pair, sites=(site,), route=route, metric=metric) as opened:
         attributed = attribute_pairs(
             estimate, opened, site, on_progress, baseline=baseline, direction=direction, positions=positions
         )
@@ -101,6 +105,8 @@ def estimate_patches(
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
     """Attribution patching of each pair of a contrast; see `attribution_patching`."""
+    if not at:
+        check_gradient(contrast.readout, contrast.direction, "attribution patching")
     rows = contrast.rows(batch_size, memory_gib, gradients=True)
 
     def by_position(few: Tensor) -> Float[Tensor, "pair layer pos component"]:

@@ -31,11 +31,12 @@ from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast, open_pairs
 from igap.engine.forward import Route
 from igap.engine.hooks import SiteFunction, swap_components
+from igap.engine.metrics import CustomMetric
 from igap.engine.positions import Positions, find_spans
 from igap.engine.rounding import rounding_of
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
-from igap.vocabulary import BaselineKind, Direction, IGPath, Quadrature
+from igap.vocabulary import BaselineKind, Direction, IGPath, MetricName, Quadrature
 
 Steps = Count | Literal["auto"]
 Whole = Literal["layer", "gap"]
@@ -61,6 +62,7 @@ def integrated_gradients(
     method: Quadrature = "gausslegendre",
     path: IGPath = "joint",
     positions: Positions = "all",
+    metric: MetricName | CustomMetric = "logit_diff",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     route: Route | None = None,
@@ -89,6 +91,8 @@ def integrated_gradients(
         positions: Whose part is given; "all" (default): the sum over positions. "each": `[layer, pos, component]`.
             "last", "diff": of the last one, or of those whose token differs. A mapping of spans by name to positions or
             words: `[layer, span, component]`. All positions move along the path in any case, so that parts add up.
+        metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "kl", "js": to the clean output.
+            Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
@@ -114,7 +118,7 @@ def integrated_gradients(
         budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
         return integrate_path(contrast, site, advance, path=path, positions=positions, **quadrature, **budget)
 
-    with open_pairs(model, pair, sites=(site,), route=route) as opened:
+    with open_pairs(model, pair, sites=(site,), route=route, metric=metric) as opened:
         return attribute_pairs(
             integrate, opened, site, on_progress, baseline=baseline, direction=direction, positions=positions
         )

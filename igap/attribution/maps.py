@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from igap import markup
 from igap.arguments import Finite, NotNegative, checks_arguments
+from igap.attribution.spans import Places, in_words
 from igap.binding import Axes, draw
 from igap.components import PLACES, SITES, Site, component_names
 from igap.config import RunConfig
@@ -61,12 +62,16 @@ class AttributionMap:
     """IG only. Quadrature nodes of the numbers given, the most of any pair."""
     converged: Bool[Tensor, " layer"] | None = None
     """IG with n_steps=auto only. Whether the nodes were enough for the tolerance; of several pairs, for every one."""
-    spans: tuple[str, ...] | None = None
+    metric: str = field(default="logit_diff", metadata={"later": True})
+    """F."""
+    unit: str = field(default="logits", metadata={"later": True})
+    """Its unit, which effects, deltas and the gap have."""
+    spans: tuple[str, ...] | None = field(default=None, metadata={"later": True})
     """Names of `effect`'s middle axis: positions with their tokens, or spans; None where it has none."""
-    together: Float[Tensor, "layer component"] | None = None
+    together: Float[Tensor, "layer component"] | None = field(default=None, metadata={"later": True})
     """The effect of all positions at once, logits; None where `effect` is that. For IG and attribution patching the sum
     of the effects of each position. AP's sum differs from it by `position_interaction`."""
-    where: tuple[tuple[int, ...], ...] | None = field(default=None, metadata={"later": True})
+    where: Places | None = field(default=None, metadata={"later": True})
     """The positions of each span, or those whose part a map without spans is; None: all, or they differ by pair."""
     covers: bool = field(default=False, metadata={"later": True})
     """Whether the spans hold every position whose activations change."""
@@ -101,9 +106,8 @@ class AttributionMap:
     def position_interaction(self) -> Float[Tensor, "layer component"] | None:
         """The effect of all positions at once minus the sum over spans, in logits: what positions do only together.
 
-        Of AP; of IG and attribution patching, which share one effect out, 0 up to rounding. None without spans, and
-        where they leave out positions that change: the effects of those would be in it.
-        """
+        0 up to rounding for IG and attribution patching, which share one effect out. None without spans, or where they
+        leave out positions that change."""
         return None if self.together is None or not self.covers else self.together - self.effect.sum(1)
 
     def to_frame(self) -> pd.DataFrame:
@@ -122,9 +126,8 @@ class AttributionMap:
 
     def _repr_html_(self) -> str:
         shown = self.score if self.has_scores else self.effect
-        unit = "score (effect / gap)" if self.has_scores else "effect (logits)"
-        values = np.asarray(shown.detach().double().cpu().numpy())
-        cells = markup.heatmap(values, self.site, unit=unit, spans=self.spans)
+        unit = "score (effect / gap)" if self.has_scores else f"effect ({self.unit})"
+        cells = markup.heatmap(shown.detach().double().cpu().numpy(), self.site, unit=unit, spans=self.spans)
         return markup.block(self._facts(), self._lines(), cells)
 
     def _facts(self) -> str:
@@ -132,30 +135,24 @@ class AttributionMap:
         moved = "" if self.direction is None else f", {self.direction}"
         towards = "" if self.baseline is None else f" with the {self.baseline} baseline"
         over = f"mean of {len(self.pairs)} pairs, mean gap" if self.pairs else "gap"
-        shape = f"{list(self.effect.shape)}{self.place}"
-        return f"{self.method} of {self.site} {shape}{moved}{towards}, {over} {self.gap:+.3f} logits"
+        shape, gap = f"{list(self.effect.shape)}{self.place}", f"{self.gap:+.3f} {self.unit}"
+        return f"{self.method} of {self.site} {shape}{moved}{towards}, {over} {gap}"
 
     def _lines(self) -> list[str]:
         """The components with the largest |effect|, and the largest interaction between positions, if there is one."""
         shown = self.score if self.has_scores else self.effect
-        what = "scores" if self.has_scores else "effects, in logits"
-        lines = [f"largest {what}: {self._largest(self.effect, shown, self.spans)}"]
-        between = self.position_interaction
+        what = "scores" if self.has_scores else f"effects, in {self.unit}"
+        lines, between = [f"largest {what}: {self._largest(self.effect, shown, self.spans)}"], self.position_interaction
         if between is not None:
             rounding = 10 * torch.finfo(between.dtype).eps * max(1.0, abs(self.gap)) * self.effect.shape[1]
             if between.abs().max() > rounding:
-                lines.append(f"interaction between positions, in logits: {self._largest(between, between)}")
+                lines.append(f"interaction between positions, in {self.unit}: {self._largest(between, between)}")
         return lines
 
     @property
     def place(self) -> str:
         """The positions whose part a map without spans is, in words; empty where it is of all."""
-        if self.spans or (self.where is None and all(each.where is None for each in self.pairs)):
-            return ""
-        if self.where is None:
-            return " at positions of each pair's own"
-        positions = [str(position) for span in self.where for position in span]
-        return f" at position{'s' if len(positions) > 1 else ''} {', '.join(positions) or 'none'}"
+        return "" if self.spans else in_words(self.where, [each.where for each in self.pairs])
 
     @checks_arguments
     def at(self, span: str) -> "AttributionMap":
@@ -282,7 +279,9 @@ def attribute_pairs(
             if on_progress:
                 on_progress(before * each + at_once * done, n_pairs * each)
 
-        made = [replace(each, baseline=kind, direction=direction) for each in method(contrast, advance)]
+        readout = contrast.readout
+        about: Any = {"baseline": kind, "direction": direction, "metric": readout.name, "unit": readout.metric.unit}
+        made = [replace(each, **about) for each in method(contrast, advance)]
         maps.update(zip(indices, made, strict=True))
         advance(in_all)
     return mean([maps[index] for index in range(n_pairs)])
@@ -346,4 +345,6 @@ def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
         pairs=tuple(maps),
         baseline=first.baseline,
         direction=first.direction,
+        metric=first.metric,
+        unit=first.unit,
     )

@@ -52,7 +52,9 @@ class ForwardPass:
     activations: Activations
     """`heads` `[pair, pos, head, d_head]`, always; `neurons` `[pair, pos, d_mlp]` and other sites if asked for."""
     logit_diff: Float[Tensor, " pair"]
-    """F: logit[answer] - logit[distractor] at the last position, in logits."""
+    """logit[answer] - logit[distractor] at the last position, in logits."""
+    logits: Float[Tensor, "pair vocab"] | None = None
+    """Those of the last position, if asked for."""
 
     def select(self, few: Sequence[int]) -> "ForwardPass":
         """The forward pass on these pairs alone."""
@@ -62,6 +64,7 @@ class ForwardPass:
             residual=tuple(stream[index] for stream in self.residual),
             activations={site: tuple(a[index] for a in layers) for site, layers in self.activations.items()},
             logit_diff=self.logit_diff[index],
+            logits=None if self.logits is None else self.logits[index],
         )
 
 
@@ -95,7 +98,7 @@ def answers(pairs: Sequence[TokenPair], device: torch.device) -> tuple[Int[Tenso
 def logit_diff(
     logits: Float[Tensor, "pair *row vocab"], answer: Int[Tensor, " pair"], distractor: Int[Tensor, " pair"]
 ) -> Float[Tensor, "pair *row"]:
-    """The metric F = logit[answer] - logit[distractor] of each pair, in logits. Differentiable.
+    """logit[answer] - logit[distractor] of each pair, in logits. Differentiable.
 
     Args:
         logits: Those of the position that the answer follows, in any number of rows a pair.
@@ -174,10 +177,12 @@ def record(
     *,
     name: str,
     sites: Sequence[Site] = SITES,
+    with_logits: bool = False,
 ) -> ForwardPass:
     """The forward pass on `tokens`, one prompt a pair, all of one length, with the activations of `sites`.
 
-    Those of heads are kept in any case: what neurons add comes after them in a block. Raises InputError (naming `name`
+    Those of heads are kept in any case: what neurons add comes after them in a block. `with_logits` keeps the logits of
+    every token. Raises InputError (naming `name`
     and the layer) on NaN or infinity, and on a model without the hook points.
     """
     n_layers = model.cfg.n_layers
@@ -208,10 +213,11 @@ def record(
                     f"model: {model.cfg.model_name} gives {hook} as {list(tensor.shape)}, wanted one entry a prompt "
                     f"and position, {list(tokens.shape)} first. Use another site."
                 )
-        return tensors | {"logit_diff": logit_diff(logits[:, -1], answer, distractor)}
+        whole = {"logits": logits[:, -1]} if with_logits else {}
+        return tensors | whole | {"logit_diff": logit_diff(logits[:, -1], answer, distractor)}
 
     words = {"answer": answer.tolist(), "distractor": distractor.tolist()}
-    inputs = {"tokens": tokens.tolist(), **words, "sites": list(hooks)}
+    inputs = {"tokens": tokens.tolist(), **words, "sites": list(hooks), **({"logits": True} if with_logits else {})}
     recorded = compute_or_share("run", inputs, compute, model)
     device = tokens.device
     run = ForwardPass(
@@ -227,6 +233,7 @@ def record(
             for site, layers in hooks.items()
         },
         logit_diff=recorded["logit_diff"].to(device),
+        logits=recorded["logits"].to(device) if with_logits else None,
     )
     _check_finite(run, name)
     return run

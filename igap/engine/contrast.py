@@ -23,10 +23,11 @@ from igap.engine.baselines import Baseline
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
 from igap.engine.forward import HOOKS, Backend, Engine, Route, choose_backend
 from igap.engine.hooks import Gradients, PatchFunction, SiteFunction
+from igap.engine.metrics import CustomMetric, Readout, check_custom, read_out
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, TokenPair, min_scored_gap, tokenize
 from igap.models.families import check_columns
-from igap.vocabulary import BaselineKind, Direction, denoising_problem
+from igap.vocabulary import BaselineKind, Direction, MetricName, denoising_problem
 
 T = TypeVar("T")
 
@@ -50,6 +51,8 @@ class Contrast:
     first: int
     """The first position at which an activation changes."""
     backend: Backend
+    readout: Readout
+    """F of the pairs."""
     engine: Engine
     """The backend's, for all of the pairs."""
     where: Bool[Tensor, "pair pos"] | None = None
@@ -57,15 +60,19 @@ class Contrast:
 
     @property
     def gap(self) -> Tensor:
-        """D = F(clean) - F(corrupted) of each pair, in logits, whatever the direction and baseline."""
-        return self.clean.logit_diff - self.corrupted.logit_diff
+        """D = F(clean) - F(corrupted) of each pair, whatever the direction and baseline."""
+        return self._value(self.clean) - self._value(self.corrupted)
+
+    def _value(self, run: ForwardPass) -> Tensor:
+        """F of each pair in one of the two runs."""
+        return run.logit_diff if run.logits is None else self.readout(run.logits)
 
     @property
     def least_gaps(self) -> list[float]:
-        """The absolute gap, in logits, below which each pair has no scores."""
+        """The absolute gap, in F's unit, below which each pair has no scores."""
         return [
             min_scored_gap(pair.min_gap, clean)
-            for pair, clean in zip(self.pairs, self.clean.logit_diff.tolist(), strict=True)
+            for pair, clean in zip(self.pairs, self._value(self.clean).tolist(), strict=True)
         ]
 
     @property
@@ -115,7 +122,9 @@ class Contrast:
         """The contrast in which activations change at these positions of the base run alone."""
         chosen = where.any(0).nonzero().flatten().tolist()
         first = max(self.first, min(chosen, default=self.first))
-        engine = self.backend.engine(self.model, self.pairs, self.base, first) if first > self.first else self.engine
+        engine = self.engine
+        if first > self.first:
+            engine = self.backend.engine(self.model, self.readout, self.base, first)
         return replace(self, where=where, first=first, engine=engine)
 
     def moved(self, site: Site, layer: int) -> Tensor:
@@ -138,8 +147,7 @@ class Contrast:
     def _engine(self, few: list[int]) -> Engine:
         if len(few) == len(self.pairs):
             return self.engine
-        pairs = [self.pairs[pair] for pair in few]
-        return self.backend.engine(self.model, pairs, self.base.select(few), self.first)
+        return self.backend.engine(self.model, self.readout.select(few), self.base.select(few), self.first)
 
     def rows(
         self, asked: int | None, memory_gib: float | None, *, gradients: bool, whole: bool = False
@@ -151,7 +159,7 @@ class Contrast:
         changed = n_tokens if whole else n_tokens - self.first
         # What one block holds at its fullest; with gradients every block keeps about that much.
         numbers = changed * block_numbers(self.model) + 2 * n_tokens * (cfg.d_model + 2 * cfg.n_heads * changed)
-        if whole:
+        if whole or not self.readout.is_logit_diff:
             numbers += cfg.d_vocab
         kept = self.n_layers if gradients else 1
         size, device = numbers * run.residual[0].element_size(), run.tokens.device
@@ -173,9 +181,10 @@ class OpenPairs:
         sites: Sequence[Site],
         route: Route | None,
         kept: float,
+        metric: MetricName | CustomMetric = "logit_diff",
     ) -> None:
         """Tokenises the pairs; see `open_pairs`."""
-        self.model = model
+        self.model, self._metric = model, metric
         self.pairs = tuple(pairs)
         self.tokens = tuple(tokenize(model, pair) for pair in self.pairs)
         """The pairs as token ids, in their order."""
@@ -208,6 +217,9 @@ class OpenPairs:
     def _contrast(self, indices: tuple[int, ...], baseline: Baseline, direction: Direction) -> Contrast:
         group = tuple(self.tokens[index] for index in indices)
         clean, corrupted = self._keep(indices, partial(self._record, group), _layers_of_runs)
+        readout = read_out(group, clean.tokens.device, self._metric, clean.logits)
+        if not isinstance(self._metric, str) and clean.logits is not None:
+            check_custom(self._metric, group[0], clean.logits[0])
         into_clean = realign(corrupted, clean, [pair.alignment.clean for pair in group])
         if direction == "noising":
             base = clean
@@ -222,7 +234,9 @@ class OpenPairs:
             first = first_difference(base.activations, source)
         if self._backend is None:
             first_pair = {site: tuple(layer[:1] for layer in layers) for site, layers in into_clean.items()}
-            chosen = choose_backend(self.model, group[0], clean.select([0]), first_pair, group[0].first_difference)
+            chosen = choose_backend(
+                self.model, readout.select([0]), clean.select([0]), first_pair, group[0].first_difference
+            )
             if self._asked == "suffix" and chosen.route != "suffix":
                 raise InputError(
                     f"route: got suffix, which this model does not have: {chosen.reason}. Use route=hooks."
@@ -237,13 +251,21 @@ class OpenPairs:
             source=source,
             first=first,
             backend=self._backend,
-            engine=self._backend.engine(self.model, group, base, first),
+            readout=readout,
+            engine=self._backend.engine(self.model, readout, base, first),
         )
 
     def _record(self, group: Sequence[TokenPair]) -> tuple[ForwardPass, ForwardPass]:
         """The clean and the corrupted run."""
         clean, corrupted = (
-            record(self.model, torch.cat([getattr(pair, name) for pair in group]), group, name=name, sites=self._sites)
+            record(
+                self.model,
+                torch.cat([getattr(pair, name) for pair in group]),
+                group,
+                name=name,
+                sites=self._sites,
+                with_logits=self._metric != "logit_diff",
+            )
             for name in ("clean", "corrupted")
         )
         return clean, corrupted
@@ -282,6 +304,7 @@ def open_pairs(
     sites: Sequence[Site] = SITES,
     route: Route | None = None,
     kept_bytes: float = 0.0,
+    metric: MetricName | CustomMetric = "logit_diff",
 ) -> Iterator[OpenPairs]:
     """A block in which the model is frozen and contrasts of these pairs can be had; it comes back unchanged.
 
@@ -290,6 +313,7 @@ def open_pairs(
         pairs: One pair or several.
         sites: Those that contrasts are asked about.
         route: How F is computed; None chooses the faster route that is right for this model.
+        metric: F.
         kept_bytes: How much of what contrasts share may be held between them, in bytes. By default nothing: right where
             all pairs are gone through once.
 
@@ -299,7 +323,7 @@ def open_pairs(
     pairs = [pairs] if isinstance(pairs, PromptPair) else list(pairs)
     if not pairs:
         raise InputError("prompts: got no pair, wanted at least one.")
-    opened = OpenPairs(model, pairs, sites, route, kept_bytes)
+    opened = OpenPairs(model, pairs, sites, route, kept_bytes, metric)
     with borrow(model):
         try:
             yield opened
@@ -316,9 +340,10 @@ def contrast(
     direction: Direction = "noising",
     route: Route | None = None,
     sites: Sequence[Site] = SITES,
+    metric: MetricName | CustomMetric = "logit_diff",
 ) -> Iterator[Contrast]:
     """The contrast of one prompt pair, open in this block; see `open_pairs` and `OpenPairs.contrasts`."""
-    with open_pairs(model, pair, sites=sites, route=route) as opened:
+    with open_pairs(model, pair, sites=sites, route=route, metric=metric) as opened:
         yield next(opened.contrasts(baseline, direction))[1]
 
 

@@ -258,6 +258,13 @@ class Decoder:
     logit_cap: float | None
     """c of Gemma 2's c tanh(logit / c)."""
 
+    def logits(self, normed: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:
+        """The logits of every token, from the final norm's output."""
+        logits = normed @ self.unembed + self.unembed_bias
+        if self.logit_scale != 1:
+            logits = self.logit_scale * logits
+        return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
+
 
 class UnknownDecoderError(Exception):
     """The engine has no form for a model's weights; says why, in a few words."""

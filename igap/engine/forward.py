@@ -17,6 +17,7 @@ Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass
 `suffix` does the above with the model's weights, `hooks` runs the whole model with the site replaced.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import SITES, Site
-from igap.engine.activations import ForwardPass, answers
+from igap.engine.activations import ForwardPass
 from igap.engine.attention import attend, visible
 from igap.engine.batching import stage
 from igap.engine.decoder import Block, Decoder, Edit, UnknownDecoderError, keep, read
@@ -41,7 +42,7 @@ from igap.engine.hooks import (
     SiteFunction,
     swap_components,
 )
-from igap.inputs.prompts import TokenPair
+from igap.engine.metrics import Readout, read_out
 
 _LONG = 256
 """Tokens from which a whole model's pass over one prompt fills the machine."""
@@ -52,11 +53,11 @@ Route = Literal["suffix", "hooks"]
 class Suffix:
     """What comes after the site and from position `first` on, with the model's weights."""
 
-    def __init__(self, decoder: Decoder, pairs: Sequence[TokenPair], base: ForwardPass, first: int) -> None:
+    def __init__(self, decoder: Decoder, readout: Readout, base: ForwardPass, first: int) -> None:
         """As Hooks; the keys and values that all rows share are computed here."""
         self._decoder, self._blocks = decoder, decoder.blocks
         self._base, self._first = base, first
-        self._metric = _metric(decoder, *answers(pairs, base.tokens.device))
+        self._metric = _metric(decoder, readout)
         positions = torch.arange(base.tokens.shape[1], device=base.tokens.device)
         behind = positions[first:, None] - positions  # [query, key]
         self._seen = {  # by how far back a block sees
@@ -276,9 +277,12 @@ def _slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
     return slope
 
 
-def _metric(decoder: Decoder, answer: Tensor, distractor: Tensor) -> Callable[[Tensor], Tensor]:
-    """The final norm's output `[pair, row, d_model]` to F `[pair, row]`, for these tokens, one of each a pair."""
+def _metric(decoder: Decoder, readout: Readout) -> Callable[[Tensor], Tensor]:
+    """The final norm's output `[pair, row, d_model]` to F `[pair, row]`."""
+    if not readout.is_logit_diff:
+        return lambda last: readout(decoder.logits(last))
     scale, cap = decoder.logit_scale, decoder.logit_cap
+    answer, distractor = readout.known.answer, readout.known.distractor
     weights = [decoder.unembed[:, token].T.detach() for token in (answer, distractor)]
     biases = [decoder.unembed_bias[token].detach() for token in (answer, distractor)]
     if cap is None:
@@ -307,11 +311,11 @@ class Backend:
         """`suffix` or `hooks`."""
         return "hooks" if self.decoder is None else "suffix"
 
-    def engine(self, model: TransformerBridge, pairs: Sequence[TokenPair], base: ForwardPass, first: int) -> Engine:
+    def engine(self, model: TransformerBridge, readout: Readout, base: ForwardPass, first: int) -> Engine:
         """F as a function of a site changed in the run `base` of these pairs, from position `first` on."""
         if self.decoder is None:
-            return Hooks(model, pairs, base, first)
-        return Suffix(self.decoder, pairs, base, first)
+            return Hooks(model, readout, base, first)
+        return Suffix(self.decoder, readout, base, first)
 
 
 HOOKS = Backend(None, "asked for")
@@ -319,7 +323,7 @@ HOOKS = Backend(None, "asked for")
 
 
 def choose_backend(
-    model: TransformerBridge, pair: TokenPair, base: ForwardPass, others: Mapping[Site, Sequence[Tensor]], first: int
+    model: TransformerBridge, readout: Readout, base: ForwardPass, others: Mapping[Site, Sequence[Tensor]], first: int
 ) -> Backend:
     """The `suffix` route where the weights alone give what the whole model gives, otherwise the `hooks` route.
 
@@ -333,8 +337,10 @@ def choose_backend(
         decoder = read(model)
     except UnknownDecoderError as unknown:
         return Backend(None, str(unknown))
-    suffix, hooks = Suffix(decoder, [pair], base, first), Hooks(model, [pair], base, first)
-    for site in base.activations:
+    # A probability near 0 or 1 hides what a logit shows.
+    difference_too = [readout] if readout.is_logit_diff else [readout, read_out(readout.pairs, base.tokens.device)]
+    for site, shown in itertools.product(base.activations, difference_too):
+        suffix, hooks = Suffix(decoder, shown, base, first), Hooks(model, shown, base, first)
         rows = torch.stack([a[:, first:] for a in (base.activations[site][0], others[site][0])], 1)
         with torch.no_grad():
             ours = suffix.function(site, 0)(rows)

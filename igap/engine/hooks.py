@@ -3,7 +3,7 @@
 For questions about more than one site and layer; what is about one of them is in `forward`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
@@ -15,8 +15,8 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import Site, hook_name
-from igap.engine.activations import ForwardPass, answers, from_hook, logit_diff, to_hook, written_hook
-from igap.inputs.prompts import TokenPair
+from igap.engine.activations import ForwardPass, from_hook, to_hook, written_hook
+from igap.engine.metrics import Readout
 
 Change = Callable[[Tensor], Tensor | None]
 """A hook point's activation to what it becomes; None leaves it as it is."""
@@ -61,14 +61,14 @@ def _edit_hook(point: HookPoint, change: Change) -> Iterator[None]:
 
 
 def metric(
-    model: TransformerBridge, tokens: Int[Tensor, "pair row pos"], pairs: Sequence[TokenPair]
+    model: TransformerBridge, tokens: Int[Tensor, "pair row pos"], readout: Readout
 ) -> Float[Tensor, "pair row"]:
-    """F of every row: logit[answer] - logit[distractor] of its pair at the last position, in logits. Differentiable.
+    """F of every row, at the last position. Differentiable.
 
     The model sees rows as one batch, pair by pair: `[pair * row, pos]`.
     """
     logits = model(tokens.flatten(0, 1), logits_to_keep=1)[:, -1].unflatten(0, tokens.shape[:2])
-    return logit_diff(logits, *answers(pairs, tokens.device))
+    return readout(logits)
 
 
 def replace_activation(model: TransformerBridge, name: str, rows: Tensor) -> AbstractContextManager[None]:
@@ -87,9 +87,9 @@ def swap_components(start: Tensor, end: Tensor, components: Tensor) -> Float[Ten
 class Hooks:
     """The whole model, with the site replaced by a hook: any architecture, slowly."""
 
-    def __init__(self, model: TransformerBridge, pairs: Sequence[TokenPair], base: ForwardPass, first: int) -> None:
+    def __init__(self, model: TransformerBridge, readout: Readout, base: ForwardPass, first: int) -> None:
         """`base` is the run of the pairs that the site is changed in, `first` the position it changes from."""
-        self._model, self._pairs, self._base, self._first = model, pairs, base, first
+        self._model, self._readout, self._base, self._first = model, readout, base, first
 
     def function(self, site: Site, layer: int) -> SiteFunction:
         """F as a function of this site's activation in this layer."""
@@ -103,7 +103,7 @@ class Hooks:
                 whole = whole - from_hook(site, self._base.residual[layer])[:, None]
             tokens = self._base.tokens[:, None].expand(-1, n_rows, -1)
             with replace_activation(self._model, name, to_hook(site, whole.flatten(0, 1))):
-                return metric(self._model, tokens, self._pairs)
+                return metric(self._model, tokens, self._readout)
 
         return of_rows
 
@@ -155,7 +155,7 @@ class Hooks:
             hook_name(site, layer): partial(edit, layer) for layer in range(len(self._base.residual))
         }
         with edit_hooks(self._model, changes):
-            return metric(self._model, self._base.tokens[:, None].expand(-1, n_rows, -1), self._pairs)
+            return metric(self._model, self._base.tokens[:, None].expand(-1, n_rows, -1), self._readout)
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
         """dF/da of the site as it is in the run, in every layer, from `first` on.
@@ -182,7 +182,7 @@ class Hooks:
         if dropping:
             changes |= {f"blocks.{layer}.{writer}": partial(drop, layer) for layer in layers for writer in WRITERS}
         with torch.enable_grad(), edit_hooks(self._model, changes):
-            value = metric(self._model, self._base.tokens[:, None], self._pairs).sum()
+            value = metric(self._model, self._base.tokens[:, None], self._readout).sum()
         for dropped in (None, *layers[1:]) if dropping else (None,):
             below = layers[:dropped]
             gradients = torch.autograd.grad(

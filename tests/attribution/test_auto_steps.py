@@ -137,7 +137,7 @@ def test_the_rounding_measured_bounds_that_of_float32_and_is_no_more_than_some_o
         run = question.base
         exact = Suffix(
             read(double),
-            question.pairs,
+            question.readout,
             replace(
                 run,
                 residual=tuple(stream.double() for stream in run.residual),
