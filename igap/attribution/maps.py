@@ -12,6 +12,7 @@ from torch import Tensor
 
 from igap import markup
 from igap.arguments import Finite, NotNegative, checks_arguments
+from igap.attribution.spans import Places, in_words
 from igap.binding import Axes, draw
 from igap.components import PLACES, SITES, Site, component_names
 from igap.engine.baselines import Baseline
@@ -69,7 +70,7 @@ class AttributionMap:
     together: Float[Tensor, "layer component"] | None = field(default=None, metadata={"later": True})
     """The effect of all positions at once, logits; None where `effect` is that. For IG and attribution patching the sum
     of the effects of each position. AP's sum differs from it by `position_interaction`."""
-    where: tuple[tuple[int, ...], ...] | None = field(default=None, metadata={"later": True})
+    where: Places | None = field(default=None, metadata={"later": True})
     """The positions of each span, or those whose part a map without spans is; None: all, or they differ by pair."""
     covers: bool = field(default=False, metadata={"later": True})
     """Whether the spans hold every position whose activations change."""
@@ -104,9 +105,8 @@ class AttributionMap:
     def position_interaction(self) -> Float[Tensor, "layer component"] | None:
         """The effect of all positions at once minus the sum over spans, in logits: what positions do only together.
 
-        Of AP; of IG and attribution patching, which share one effect out, 0 up to rounding. None without spans, and
-        where they leave out positions that change: the effects of those would be in it.
-        """
+        0 up to rounding for IG and attribution patching, which share one effect out. None without spans, or where they
+        leave out positions that change."""
         return None if self.together is None or not self.covers else self.together - self.effect.sum(1)
 
     @property
@@ -135,8 +135,7 @@ class AttributionMap:
 
     def _repr_html_(self) -> str:
         shown = self.score if self.has_scores else self.effect
-        values = np.asarray(shown.detach().double().cpu().numpy())
-        cells = markup.heatmap(values, self.site, unit=self.label, spans=self.spans)
+        cells = markup.heatmap(shown.detach().double().cpu().numpy(), self.site, unit=self.label, spans=self.spans)
         return markup.block(self._facts(), self._lines(), cells)
 
     def _facts(self) -> str:
@@ -151,8 +150,7 @@ class AttributionMap:
         """The components with the largest |effect|, and the largest interaction between positions, if there is one."""
         shown = self.score if self.has_scores else self.effect
         what = "scores" if self.has_scores else f"effects, in {self.unit}"
-        lines = [f"largest {what}: {self._largest(self.effect, shown, self.spans)}"]
-        between = self.position_interaction
+        lines, between = [f"largest {what}: {self._largest(self.effect, shown, self.spans)}"], self.position_interaction
         if between is not None:
             rounding = 10 * torch.finfo(between.dtype).eps * max(1.0, abs(self.gap)) * self.effect.shape[1]
             if between.abs().max() > rounding:
@@ -162,12 +160,7 @@ class AttributionMap:
     @property
     def place(self) -> str:
         """The positions whose part a map without spans is, in words; empty where it is of all."""
-        if self.spans or (self.where is None and all(each.where is None for each in self.pairs)):
-            return ""
-        if self.where is None:
-            return " at positions of each pair's own"
-        positions = [str(position) for span in self.where for position in span]
-        return f" at position{'s' if len(positions) > 1 else ''} {', '.join(positions) or 'none'}"
+        return "" if self.spans else in_words(self.where, [each.where for each in self.pairs])
 
     @checks_arguments
     def at(self, span: str) -> "AttributionMap":

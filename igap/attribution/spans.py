@@ -1,5 +1,6 @@
 """Effects by position: sums over spans, and what a map says of its positions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor
 
 from igap.engine.contrast import Contrast
 from igap.engine.positions import Spans
+
+Places = tuple[tuple[int, ...], ...]
+"""The positions of each span."""
 
 
 def over_spans(
@@ -33,3 +37,11 @@ def span_facts(
         return {"where": where}
     covers = bool(masks.any(0)[contrast.first :].all())
     return {"where": where, "spans": spans.names, "together": together[pair], "covers": covers}
+
+
+def in_words(where: Places | None, by_pair: Sequence[Places | None]) -> str:
+    """The positions whose part a map without spans is, of one pair or of each; empty where it is of all."""
+    if where is None:
+        return " at positions of each pair's own" if any(by_pair) else ""
+    positions = [str(position) for span in where for position in span]
+    return f" at position{'s' if len(positions) > 1 else ''} {', '.join(positions) or 'none'}"

@@ -17,6 +17,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
 from igap.components import PLACES, Site
+from igap.errors import printable
 from igap.grids import Grid, grid_of
 from igap.plots.canvas import FONT, METHODS, Map, blank, figure, finite, styled, ticks
 
@@ -25,6 +26,8 @@ Order = Int[np.ndarray, "layer rank"]
 COLOURS = mpl.colormaps["RdBu_r"].with_extremes(bad="0.85")  # blue to white to red, safe for the colour-blind
 _MAX_ANNOTATED = 12  # a grid of at most this many rows and columns shows its numbers
 _CLIP_PERCENTILE = 95
+_LONGEST_NAME = 24
+"""Characters of a position's name that are shown."""
 
 
 @styled
@@ -145,7 +148,7 @@ def heatmaps(
     low = grid is not None and (grid.column == "position" or len(grid.rows) == 1)
     width, height = columns * cell[0] + 0.8, (max(rows * cell[1], 1.4) if low else rows * cell[1]) + 0.9
     if grid is not None and grid.column == "position":
-        height += 0.07 * max(map(len, grid.columns))
+        height += 0.1 * min(_LONGEST_NAME, max(map(len, grid.columns)))
     size = (max(n * width, 6.0) + 1.2, max(height, 1.8) + 0.4) if heads else (max(width, 6.0) + 1.2, n * height + 0.4)
     fig, axes = figure(*size, *((1, n) if heads else (n, 1)), "\n".join(part for part in (title, note) if part))
 
@@ -192,7 +195,8 @@ def _named(ax: Axes, grid: Grid) -> list[Axis]:
     else:
         ax.set_yticks(range(len(grid.rows)), grid.rows)
     if grid.column == "position":
-        ax.set_xticks(range(len(grid.columns)), grid.columns, rotation="vertical")
+        names = [printable(name, _LONGEST_NAME) for name in grid.columns]
+        ax.set_xticks(range(len(names)), names, rotation="vertical")
     else:
         numbered.append(ax.xaxis)
     return numbered

@@ -93,6 +93,11 @@ def test_pairs_of_one_length_whose_tokens_differ_have_positions_by_number(small,
     assert both.at("4").where == ((4,),)
 
 
+def test_the_mean_of_maps_whose_tokens_differ_names_positions_by_number():
+    assert mean([MAP, replace(MAP, spans=("0 to", "1 John"))]).spans == ("0", "1")
+    assert mean([MAP, MAP]).spans == ("0 to", "1 Mary")
+
+
 @pytest.mark.parametrize("site", ["resid_pre", "mlp_out", "k"])
 def test_a_baseline_that_is_known_of_heads_and_neurons_only_is_refused_elsewhere(small, pair, site):
     with pytest.raises(InputError, match=rf"^baseline: got zero_input of {site}, wanted it of heads or neurons\. Use "):

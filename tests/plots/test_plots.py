@@ -301,6 +301,13 @@ def test_by_position_every_token_is_below_its_column_upright_and_within_the_pict
             assert (high - low) * fig.get_figheight() > 1
 
 
+def test_a_long_name_of_a_span_is_cut_and_no_mathematics():
+    spans = ("w" * 60, "$x_{")
+    fig = plots.map_heatmap(np.ones((2, 2, 1)), site="resid_pre", method="AP", unit=UNIT, spans=spans)
+    render(fig)
+    assert [name.get_text() for name in panels(fig)[0].get_xticklabels()] == ["w" * 23 + "…", "$x_{"]
+
+
 def test_a_figure_by_position_has_the_numbers_of_the_components_that_its_rows_name():
     values = np.zeros((2, 3, 30))
     values[1, 2, 7], values[0, 0, 3] = -2.0, 1.0
