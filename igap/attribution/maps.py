@@ -117,7 +117,7 @@ class AttributionMap:
     @property
     def topic(self) -> str:
         """The site, and F where it is another than the logit difference."""
-        return self.site if self.metric == "logit_diff" else f"{self.site}, {self.metric}"
+        return self.site if self.metric == "logit_diff" else f"{self.site} on {self.metric}"
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a component, by (layer, head) or (layer, neuron), with the columns of a run's `heads.csv`.

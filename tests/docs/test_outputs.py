@@ -56,13 +56,20 @@ def _begins(line: str, printed: str) -> bool:
     return bool(dots) and printed.startswith(start)
 
 
-def test_every_line_of_output_on_the_page_of_positions_is_one_that_its_python_prints(capsys):
-    page = "docs/how-to/positions.md"
+@pytest.mark.parametrize("name", ["positions", "metrics"])
+def test_every_line_of_output_on_a_page_is_one_that_its_python_prints(name, capsys):
+    page = f"docs/how-to/{name}.md"
     exec(compile(blocks(page, "python"), page, "exec"), {})
     printed = lines(capsys.readouterr().out)
     wanted = shown(page)
     assert len(wanted) == 6
     assert not {line for line in wanted if not any(line == each or _begins(line, each) for each in printed)}
+
+
+def test_the_page_of_metrics_has_every_metric_with_its_unit():
+    page = (ROOT / "docs/how-to/metrics.md").read_text()
+    rows = re.findall(r"^\| `(\w+)`.* \| (\w+) \|$", page, flags=re.MULTILINE)
+    assert rows == [(name, metric.unit) for name, metric in METRICS.items()]
 
 
 def test_the_page_of_positions_has_every_site_with_its_hook():

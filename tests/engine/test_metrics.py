@@ -164,7 +164,7 @@ def test_what_is_shown_of_a_map_has_its_metric_and_unit(model, pair):
     divergence = activation_patching(model, replace(pair, min_gap=50.0), metric="kl")
     assert not divergence.has_scores
     for shown in (repr(divergence), divergence._repr_html_(), divergence.plot().figure.get_suptitle()):
-        assert "heads, kl" in shown
+        assert "heads on kl" in shown
         assert "nats" in shown
         assert "logits" not in shown
     same = compare(divergence, divergence)
