@@ -39,7 +39,7 @@ REPORTED_K = (10, 30)
 """The k whose Jaccard index `Comparison.summary` reports."""
 
 SIGN_THRESHOLD = 1e-3
-"""Share of the largest magnitude in either map from which on a component's sign counts; smaller ones may be rounding."""
+"""Share of the largest magnitude in either map from which on a sign counts; smaller values may be rounding."""
 
 _LARGEST = 1e150  # the squares of larger scores overflow float64
 
