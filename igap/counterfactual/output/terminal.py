@@ -24,6 +24,9 @@ _TOP = 5
 """Best prompts that are shown; of a front twice as many."""
 _WORTH_IT = 0.01
 """Share of the best value by which a one-word change must be better for more trials to be worth their time."""
+_ENOUGH = 250
+"""Random trials from which on a slot's share of the variance is known to about 10%, with 60 words a slot."""
+
 _ROUNDING = 1e-6
 """Share of a head's effect by which another must be larger to be called larger."""
 
@@ -187,6 +190,19 @@ def _describe_single_edits(result: SearchResult) -> str:
     return f"{tried}, {edits.n_better} better, up to {_format(edits.best)}{more}"
 
 
+def _describe_shares(shares: Sequence[tuple[str, float, float]]) -> str:
+    """The largest shares of the variance with their errors; that nothing is known where the 95% interval holds all."""
+    largest = sorted(shares, key=lambda share: -share[1])[:6]
+    unknown = [slot for slot, share, error in largest if 1.96 * error >= max(share, 1 - share)]
+    said = [f"{slot} {100 * share:.0f} ± {100 * error:.0f}%" for slot, share, error in largest if slot not in unknown]
+    if unknown:
+        said.append(
+            f"too few random trials to say for {', '.join(unknown)}, anything from 0 to 100% (about {_ENOUGH} would "
+            f"do: search.control={_ENOUGH}, search.until={3 * _ENOUGH} or more)"
+        )
+    return ", ".join(said)
+
+
 def _describe_words(validation: Validation) -> list[str]:
     """What few words do, and what each slot does."""
     lines = []
@@ -205,9 +221,7 @@ def _describe_words(validation: Validation) -> list[str]:
             if not isinstance(slot.variance_share, Missing) and not isinstance(slot.variance_share_error, Missing)
         ]
         if shares:
-            largest = sorted(shares, key=lambda share: -share[1])[:6]
-            each = ", ".join(f"{slot} {100 * share:.0f} ± {100 * error:.0f}%" for slot, share, error in largest)
-            lines.append(f"share of the variance at random: {each}")
+            lines.append(f"share of the variance at random: {_describe_shares(shares)}")
     return lines
 
 

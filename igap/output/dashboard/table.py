@@ -105,12 +105,15 @@ class Table:
                 lines.append(f"{name} differs among the runs: {', '.join(values)}.")
         warned = [label for run, label in zip(self.runs, self.labels, strict=True) if run.summary.get("warnings")]
         if warned:
-            lines.append(f"{len(warned)} of {len(self.runs)} runs have warnings, in summary.json: {', '.join(warned)}.")
+            who = f"{len(warned)} of {len(self.runs)} runs {'has' if len(warned) == 1 else 'have'}"
+            who = who if len(self.runs) > 1 else "It has"
+            lines.append(f"{who} warnings, in summary.json: {', '.join(warned)}.")
         for name in self.metrics:
             missing = [run for run in self.runs if metric(run, name) is None]
             reasons = sorted({_why_missing(run, name) for run in missing})
             if missing:
-                lines.append(f"{name}: no number in {len(missing)} of {len(self.runs)} runs: {'; '.join(reasons)}.")
+                where = f" in {len(missing)} of {len(self.runs)} runs" if len(self.runs) > 1 else ""
+                lines.append(f"{name}: no number{where}: {'; '.join(reasons)}.")
         return [printable(line, 2000) for line in lines]
 
 

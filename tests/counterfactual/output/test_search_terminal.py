@@ -70,6 +70,19 @@ def changed(result, **sections):
     return replace(result, validation=validation)
 
 
+def test_a_share_of_variance_that_may_be_any_is_not_said(results):
+    shares = {"first": (0.2, 0.1), "second": (0.43, 0.3), "subject": (0.0, 0.6)}
+    slots = tuple(
+        replace(slot, variance_share=shares[slot.slot][0], variance_share_error=shares[slot.slot][1])
+        for slot in results[0][1].validation.slots
+    )
+    told = terminal.sentences(changed(results[0][1], slots=slots))
+    assert (
+        "share of the variance at random: first 20 ± 10%, too few random trials to say for second, subject, anything "
+        "from 0 to 100% (about 250 would do: search.control=250, search.until=750 or more)"
+    ) in told
+
+
 def test_shares_of_variance_come_with_their_errors_the_largest_first_and_unknown_ones_are_left_out(results):
     result = results[0][1]
     shares = {"first": (0.2, 0.1), "second": (0.43, 0.17), "subject": (Missing("one word"), Missing("one word"))}

@@ -138,6 +138,10 @@ def test_labels_are_the_folders_below_what_they_share(tmp_path):
 
 def test_the_notes_say_what_the_table_cannot():
     assert table.tabulate([run("a", {"x": 1})]).notes() == ["One run: there is no other to set it beside."]
+    assert table.tabulate([run("a", {"x": 1}, warnings="ig", gap=None)], metrics=["gap"]).notes()[1:] == [
+        "It has warnings, in summary.json: a.",
+        "gap: no number: not measured.",
+    ]
     same = [run("a", {"x": 1}, gap=1.0), run("b", {"x": 1}, gap=1.0), run("unread", gap=2.0)]
     assert table.tabulate(same).notes() == ["No setting differs among the 2 runs whose settings are known."]
     runs = [
@@ -148,6 +152,6 @@ def test_the_notes_say_what_the_table_cannot():
     assert table.tabulate(runs).notes() == [
         "version/torch differs among the runs: 2.13, 2.6.",
         "prompts/bos differs among the runs: <s>, none, unknown.",
-        "1 of 3 runs have warnings, in summary.json: b.",
+        "1 of 3 runs has warnings, in summary.json: b.",
         "gap: no number in 2 of 3 runs: not measured; too small.",
     ]
