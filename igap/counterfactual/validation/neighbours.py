@@ -130,7 +130,7 @@ def find_best_by_edit_count(
             choices.append((trials_by_edits[n], bound.changed_slots(trials_by_edits[n])))
         values = evaluate([bound.with_slots(candidate, slots) for candidate, slots in choices])
         candidate, slots = choices[int(np.argmax(values))]
-        share = float(values.max()) / value if value else Missing("the best value is 0")
+        share = float(values.max()) / value if value > 0 else Missing("the best value is not above 0")
         words = ", ".join(_describe_word(space, candidate, slot) for slot in slots)
         steps.append(BestByEditCount(n, float(values.max()), share, words, judge(candidate, slots)))
     return tuple(steps)

@@ -298,7 +298,7 @@ def _evaluate_held_out(
     if objective.aggregate != "mean":
         share: float | Missing = Missing(f"with aggregate={objective.aggregate} it depends on the number of prompts")
     else:
-        share = float(values[0]) / value if value else Missing("the best value is 0")
+        share = float(values[0]) / value if value > 0 else Missing("the best value is not above 0")
     return HeldOut(len(bound.pairs), float(values[0]), share, signed[0].mean().item(), low, high, float(values[1]))
 
 

@@ -14,15 +14,16 @@ _NAMED = 3
 
 
 def verdict(validation: Validation, component: str, objective: Objective) -> tuple[str, str, str]:
-    """Say whether the component stands out, whether that holds on held-out prompts, and what kind of effect it is.
+    """Say whether the component stands out, whether its effect holds on held-out prompts, and what kind it is.
 
     - It *stands out* if no head has a larger |AP effect| in the best pairs: rank 1. The question is which prompt makes
       this one stand out, so that a second place is not enough; the heads before it are named, the largest three.
-    - It *holds* if the 95% interval of the mean held-out effect lies above 0 in the direction of the best prompt, and
-      so does the held-out value. It holds *in part* if less than half of the value found is left: most of it was then
-      fitted to the search's own clean prompts. An interval over fewer than 4 prompts is about their range and decides
-      nothing. A value that is no larger than that of the pairs made by hand on the same prompts is told as such.
-      A `disagreement` is never negative, so that for it the share and the pairs made by hand alone can object.
+    - The effect *holds* if the 95% interval of its held-out mean lies above 0 in the direction of the best prompt, and
+      so does the held-out value. It holds *in part* if less than half of the value found is left: most of that was
+      then fitted to the search's own clean prompts. An interval over fewer than 4 prompts is about their range and
+      decides nothing; a value found that is not above 0 leaves nothing to hold. A held-out value that is no larger
+      than the pairs made by hand have is told as such. A `disagreement` is never negative, so that its share and the
+      pairs made by hand alone can object.
     - It is an *injection* if what is written in is larger in magnitude than the deletion: `Deletion.is_injection`.
     - The activation is *unusual* above percentile 95: farther from the usual ones than 19 in 20 ordinary prompts'.
 
@@ -80,19 +81,22 @@ def _against_heads(validation: Validation, component: str) -> str:
 def _holds(validation: Validation, objective: Objective) -> str:
     heldout = validation.heldout
     if isinstance(heldout, Missing):
-        return f"Whether it holds on other prompts is not known: {heldout.reason}."
+        return f"Whether the effect holds on other prompts is not known: {heldout.reason}."
+    if validation.best.value <= 0:
+        found = decimals(validation.best.value)
+        return f"There is nothing that could hold on other prompts: the value found, {found}, is not above 0."
     measured = _measured(validation, heldout, objective)
     prompts = f"{heldout.n} held-out prompt{'s' if heldout.n > 1 else ''}"
     if isinstance(heldout.low, Missing) or is_range(heldout.n):
         few = "are too few" if heldout.n > 1 else "is too few"
-        return f"Whether it holds on other prompts is not known: {prompts} {few} to tell ({measured})."
+        return f"Whether the effect holds on other prompts is not known: {prompts} {few} to tell ({measured})."
     if heldout.low <= 0 or heldout.value <= 0:
-        return f"It does not hold on {prompts}: {measured}."
+        return f"The effect does not hold on {prompts}: {measured}."
     in_part = not isinstance(heldout.share, Missing) and heldout.share < HALF
     no_more = "" if heldout.value > heldout.reference else (
         f", which is no more than the pairs made by hand have there ({decimals(heldout.reference)})"
     )  # fmt: skip
-    return f"It holds {'in part ' if in_part else ''}on {prompts}: {measured}{no_more}."
+    return f"The effect holds {'in part ' if in_part else ''}on {prompts}: {measured}{no_more}."
 
 
 def _measured(validation: Validation, heldout: HeldOut, objective: Objective) -> str:

@@ -273,6 +273,14 @@ def test_the_ladder_and_the_simplest_form_are_written_with_whether_the_search_co
     assert summary["simplest/allowed"] == int("first :=" in simplest and "second :=" in simplest)
 
 
+def test_of_a_best_value_below_0_there_are_no_shares(small, pair):
+    asked = {**ASKED, "objective": "selectivity", "penalty": 1000.0, "until": 16}
+    validation = igap.search(small(EMBEDDED), pair, "0.4", **asked).validation
+    assert validation.best.value < 0
+    for measured in (validation.heldout, *validation.by_edit_count):
+        assert measured.share == Missing("the best value is not above 0")
+
+
 def test_all_is_measured_in_the_winners_direction(small, pair):
     """Head 2.4: the pair made by hand and some changes of the best turn the effect round."""
     result = igap.search(small(EMBEDDED), pair, "2.4", **{**ASKED, "until": 54})

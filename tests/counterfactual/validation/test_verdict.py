@@ -127,43 +127,46 @@ def test_of_a_neuron_it_is_not_known_whether_it_stands_out():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({}, "It holds on 16 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 75% of the 2.000 found."),
+        (
+            {},
+            "The effect holds on 16 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 75% of the 2.000 found.",
+        ),
         (
             {"value": 1.0, "share": 0.5},
-            "It holds on 16 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 50% of the 2.000 found.",
+            "The effect holds on 16 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 50% of the 2.000 found.",
         ),
         (
             {"share": 0.49},
-            "It holds in part on 16 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 49% of the 2.000 "
+            "The effect holds in part on 16 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 49% of the 2.000 "
             "found.",
         ),
         (
             {"low": 0.0},
-            "It does not hold on 16 held-out prompts: a mean drop of 1.500 logits [0.000, 1.750], 75% of the 2.000 "
+            "The effect does not hold on 16 held-out prompts: a mean drop of 1.500 logits [0.000, 1.750], 75% of the 2.000 "
             "found.",
         ),
         (
             {"value": -1.0, "share": -0.5, "mean": -1.0, "low": -1.5, "high": -0.5},
-            "It does not hold on 16 held-out prompts: a mean drop of -1.000 logits [-1.500, -0.500], -50% of the 2.000 "
+            "The effect does not hold on 16 held-out prompts: a mean drop of -1.000 logits [-1.500, -0.500], -50% of the 2.000 "
             "found.",
         ),
         (
             {"reference": 1.5},
-            "It holds on 16 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 75% of the 2.000 found, "
+            "The effect holds on 16 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 75% of the 2.000 found, "
             "which is no more than the pairs made by hand have there (1.500).",
         ),
         (
             {"n": 4},
-            "It holds on 4 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 75% of the 2.000 found.",
+            "The effect holds on 4 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 75% of the 2.000 found.",
         ),
         (
             {"n": 3},
-            "Whether it holds on other prompts is not known: 3 held-out prompts are too few to tell (a mean drop of "
+            "Whether the effect holds on other prompts is not known: 3 held-out prompts are too few to tell (a mean drop of "
             "1.500 logits [1.250, 1.750], 75% of the 2.000 found).",
         ),
         (
             {"n": 1, "low": NONE, "high": NONE},
-            "Whether it holds on other prompts is not known: 1 held-out prompt is too few to tell (a mean drop of "
+            "Whether the effect holds on other prompts is not known: 1 held-out prompt is too few to tell (a mean drop of "
             "1.500 logits, 75% of the 2.000 found).",
         ),
     ],
@@ -174,13 +177,21 @@ def test_it_holds_where_the_interval_is_above_0_and_in_part_where_less_than_half
 
 def test_without_held_out_prompts_the_reason_is_told():
     told = said(made(heldout=Missing("heldout.n=0")))[1]
-    assert told == "Whether it holds on other prompts is not known: heldout.n=0."
+    assert told == "Whether the effect holds on other prompts is not known: heldout.n=0."
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5])
+def test_a_value_found_that_is_not_above_0_leaves_nothing_to_hold(value):
+    told = said(made(best=replace(made().best, value=value)), terms=("selectivity",))[1]
+    assert told == f"There is nothing that could hold on other prompts: the value found, {value:.3f}, is not above 0."
 
 
 def test_the_held_out_numbers_are_named_by_the_objectives_term_direction_and_aggregate():
     def middle(sign, heldout=HELDOUT, **objective):
         best = replace(made().best, sign=sign)
-        return said(made(best=best, heldout=heldout), **objective)[1].removeprefix("It holds on 16 held-out prompts: ")
+        return said(made(best=best, heldout=heldout), **objective)[1].removeprefix(
+            "The effect holds on 16 held-out prompts: "
+        )
 
     assert middle("raise").startswith("a mean rise of 1.500 logits [")
     assert middle("raise", terms=("ig",)).startswith("a mean ig of 1.500 logits [1.250, 1.750], 75%")
@@ -197,7 +208,7 @@ def test_the_held_out_numbers_are_named_by_the_objectives_term_direction_and_agg
         "depends on the number of prompts)."
     )
     turned = replace(unshared, value=-0.5)
-    assert middle("raise", turned, aggregate="min").startswith("It does not hold on 16 held-out prompts"), (
+    assert middle("raise", turned, aggregate="min").startswith("The effect does not hold on 16 held-out prompts"), (
         "the worst of them turns round"
     )
 
