@@ -256,8 +256,9 @@ def test_a_prompt_of_few_words_says_whether_it_is_out_of_bounds(small, pair):
         fluency = free.cached_evaluator(bound).numbers(tokens, ["fluency"])["fluency"].item()
         for least, rejection in ((fluency - 0.01, ""), (fluency + 0.01, "out of bounds")):
             session = opened(small(EMBEDDED), pair, head="0.4", space=SPACE, constraints={"min_fluency": least})
-            judged = neighbours.judge_subset(session, bound, session.cached_evaluator(bound), best, (0,))
-            assert judged == rejection
+            evaluator = session.cached_evaluator(bound)
+            assert neighbours.judge_subset(session, bound, evaluator, best, (0,)) == rejection
+            assert neighbours.judge_subset(session, bound, evaluator, best, (0, 1)) == "", "trials are judged before"
 
 
 def test_the_ladder_and_the_simplest_form_are_written_with_whether_the_search_could_give_them(small, pair):

@@ -124,50 +124,36 @@ def test_of_a_neuron_it_is_not_known_whether_it_stands_out():
     )
 
 
+DROP = "a mean drop of 1.500 logits [1.250, 1.750]"
+NOT_KNOWN = "Whether the effect holds on other prompts is not known:"
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (
-            {},
-            "The effect holds on 16 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 75% of the 2.000 found.",
-        ),
-        (
-            {"value": 1.0, "share": 0.5},
-            "The effect holds on 16 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 50% of the 2.000 found.",
-        ),
-        (
-            {"share": 0.49},
-            "The effect holds in part on 16 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 49% of the 2.000 "
-            "found.",
-        ),
+        ({}, f"The effect holds on 16 held-out prompts: {DROP}, 75% of the 2.000 found."),
+        ({"value": 1.0, "share": 0.5}, f"The effect holds on 16 held-out prompts: {DROP}, 50% of the 2.000 found."),
+        ({"share": 0.49}, f"The effect holds in part on 16 held-out prompts: {DROP}, 49% of the 2.000 found."),
         (
             {"low": 0.0},
-            "The effect does not hold on 16 held-out prompts: a mean drop of 1.500 logits [0.000, 1.750], 75% of the 2.000 "
-            "found.",
+            "The effect does not hold on 16 held-out prompts: a mean drop of 1.500 logits [0.000, 1.750], 75% of the "
+            "2.000 found.",
         ),
         (
             {"value": -1.0, "share": -0.5, "mean": -1.0, "low": -1.5, "high": -0.5},
-            "The effect does not hold on 16 held-out prompts: a mean drop of -1.000 logits [-1.500, -0.500], -50% of the 2.000 "
-            "found.",
+            "The effect does not hold on 16 held-out prompts: a mean drop of -1.000 logits [-1.500, -0.500], -50% of "
+            "the 2.000 found.",
         ),
         (
             {"reference": 1.5},
-            "The effect holds on 16 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 75% of the 2.000 found, "
-            "which is no more than the pairs made by hand have there (1.500).",
+            f"The effect holds on 16 held-out prompts: {DROP}, 75% of the 2.000 found, which is no more than the pairs "
+            "made by hand have there (1.500).",
         ),
-        (
-            {"n": 4},
-            "The effect holds on 4 held-out prompts: a mean drop of 1.500 logits [1.250, 1.750], 75% of the 2.000 found.",
-        ),
-        (
-            {"n": 3},
-            "Whether the effect holds on other prompts is not known: 3 held-out prompts are too few to tell (a mean drop of "
-            "1.500 logits [1.250, 1.750], 75% of the 2.000 found).",
-        ),
+        ({"n": 4}, f"The effect holds on 4 held-out prompts: {DROP}, 75% of the 2.000 found."),
+        ({"n": 3}, f"{NOT_KNOWN} 3 held-out prompts are too few to tell ({DROP}, 75% of the 2.000 found)."),
         (
             {"n": 1, "low": NONE, "high": NONE},
-            "Whether the effect holds on other prompts is not known: 1 held-out prompt is too few to tell (a mean drop of "
-            "1.500 logits, 75% of the 2.000 found).",
+            f"{NOT_KNOWN} 1 held-out prompt is too few to tell (a mean drop of 1.500 logits, 75% of the 2.000 found).",
         ),
     ],
 )
@@ -177,7 +163,7 @@ def test_it_holds_where_the_interval_is_above_0_and_in_part_where_less_than_half
 
 def test_without_held_out_prompts_the_reason_is_told():
     told = said(made(heldout=Missing("heldout.n=0")))[1]
-    assert told == "Whether the effect holds on other prompts is not known: heldout.n=0."
+    assert told == f"{NOT_KNOWN} heldout.n=0."
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5])
