@@ -83,7 +83,7 @@ class SearchResult:
 
     @property
     def verdict(self) -> str:
-        """Three lines, a sentence each: does the component stand out, does that hold elsewhere, what kind of effect."""
+        """Three lines, a sentence each: whether the component stands out, its effect holds elsewhere, and its kind."""
         return "\n".join(verdict(self.validation, self.head, self.objective))
 
     def to_frame(self) -> pd.DataFrame:

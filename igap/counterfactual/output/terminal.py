@@ -277,7 +277,7 @@ def show_scan(console: Console, results: Sequence[tuple[str, SearchResult]]) -> 
     heads = [name for name, each in verdicts.items() if not isinstance(each, Missing)]
     standing = ", ".join(name for name in heads if verdicts[name]) or "none"
     if heads:
-        what = f"stand out in their own best prompts (rank 1 by |AP effect|), of {len(heads)} heads: {standing}"
+        what = f"heads that stand out in their own best prompts (rank 1 by |AP effect|), of {len(heads)}: {standing}"
         console.print(what, markup=False, highlight=False, soft_wrap=True)
     beaten = []
     for head, effects in scan.matrix(results).to_dict("index").items():

@@ -116,7 +116,7 @@ def find_best_by_edit_count(
     """The best known prompts with 1, 2 and 3 words changed.
 
     Each is the better of two: some of the best candidate's words, or the first of the `ranked` trials that changes so
-    many. Some of its words may be no candidate of the space, and more than the best one: `rejection` says so.
+    many. Some of its words, with the clean prompt's elsewhere, may be no candidate of the space: `rejection` says so.
     """
     changed = bound.changed_slots(best)
     trials_by_edits: dict[int, Candidate] = {}

@@ -265,10 +265,10 @@ def test_the_scan_names_the_heads_that_stand_out_in_their_own_best_prompts(resul
                  for (name, result), rank in zip(results, ranks, strict=True)]  # fmt: skip
         return said(terminal.show_scan, other)
 
-    begin = "stand out in their own best prompts (rank 1 by |AP effect|), of"
-    assert f"{begin} 2 heads: 1.2\n" in told(3, 1)
-    assert f"{begin} 2 heads: none\n" in told(3, 2)
-    assert f"{begin} 1 heads: 0.4\n" in told(1, Missing("a neuron"))
+    begin = "\nheads that stand out in their own best prompts (rank 1 by |AP effect|), of"
+    assert f"{begin} 2: 1.2\n" in told(3, 1)
+    assert f"{begin} 2: none\n" in told(3, 2)
+    assert f"{begin} 1: 0.4\n" in told(1, Missing("a neuron"))
     assert "stand out" not in told(Missing("a neuron"), Missing("a neuron"))
 
 
