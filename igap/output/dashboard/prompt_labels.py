@@ -18,8 +18,8 @@ def prompt_labels(runs: Sequence[FinishedRun]) -> list[str]:
     for a run whose settings are not known.
     """
     known = {_identity(run): _label(run.settings) for run in runs if run.settings}
-    alike: dict[str, list[tuple[Value, ...]]] = {}
-    for identity in sorted(known, key=repr):
+    alike: dict[str, list[str]] = {}
+    for identity in sorted(known):
         alike.setdefault(known[identity], []).append(identity)
     numbered = {
         identity: f"{label} ({i})" if len(identities) > 1 else label
@@ -29,8 +29,8 @@ def prompt_labels(runs: Sequence[FinishedRun]) -> list[str]:
     return [numbered[_identity(run)] if run.settings else "" for run in runs]
 
 
-def _identity(run: FinishedRun) -> tuple[Value, ...]:
-    return tuple(run.settings.get(key) for key in KEYS)
+def _identity(run: FinishedRun) -> str:
+    return repr([run.settings.get(key) for key in KEYS])  # a damaged config may hold lists of lists
 
 
 def _label(settings: Mapping[str, Value]) -> str:

@@ -138,6 +138,12 @@ def test_the_texts_of_prompts_are_said_where_nothing_else_differs():
     assert found.notes() == ["John - Mary: C | c"]
 
 
+def test_prompts_that_are_no_texts_have_a_label():
+    damaged = {**IOI, "prompts.clean": ([1], {"a": 2}), "prompts.answer": ([3],)}
+    found = table.tabulate([run("a", damaged), run("b", IOI)])
+    assert found.rows == [["a", "([3],) - Mary"], ["b", "John - Mary"]]
+
+
 def test_one_text_of_prompts_that_differs_is_its_own_column():
     found = table.tabulate([run("a", IOI), run("b", {**IOI, "prompts.clean": "D"})])
     assert found.shown_settings == {"prompts.clean": ["C", "D"]}
