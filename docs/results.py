@@ -291,8 +291,10 @@ range.
 ## Which counterfactual makes a head stand out?
 
 The three strongest heads of the pair by hand, AP over 4 clean prompts, 160 trials, in logits. *Held out*: 32 clean
-prompts that the search never saw. *Effect of its mean*: of replacing the head by its mean over ordinary prompts;
-where the effect found is over twice as large, or of the other sign, the prompt writes something in.
+prompts that the search never saw. *Effect of its mean*: of replacing the head by its mean over ordinary prompts, which
+takes out what the head gives; the rest of the effect found is written in by the prompt. Where the rest is the larger
+part, it is an injection: the effect found is then over twice as large, or of the other sign. *Found* is positive in
+the direction of the prompt found, be it up or down; the effect of the mean has the sign of its change of F.
 
 {of_searches(searches)}
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 import igap
 from igap import pipeline
+from igap.analyses.registry import ANALYSES
 from igap.cli.compose import compose_one
 from igap.config import TEXTS, RunConfig, example, field_at, keys, parse
 from igap.errors import InputError
@@ -248,6 +249,60 @@ def test_what_determines_the_numbers_changes_the_key(default, key, values, data)
     other = changed(default, key, value)
     assert (key_of(other) == key_of(default)) == (other == default)
     assert len(key_of(other)) == 12
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        ("ablation=zero", "8bf1382b86e8"),
+        ("ablation=zero ablation.components=top ablation.top=3 ablation.by=ig", "d44a1f7044d2"),
+        ("ablation=mean ablation.reference_n=50", "b3148ab9ee16"),
+        ("ablation=zero ablation.also=[mean] ablation.reference_n=50", "605bbcf47645"),
+        ("ig.n_steps=auto ig.tolerance=1e-4", "7ae247ab295a"),
+        ("curves.alphas=[0,0.5,1]", "5a7275f60916"),
+        ("curves.components=none", "6406b0e692cf"),
+        ("sites=neurons", "4aca4a118be4"),
+        ("sites=neurons curves.components=none", "209f4fa8a555"),
+        ("baseline=mean baseline.n=5", "9b074f9a9ea5"),
+        ("faithfulness=heads baseline.n=5", "9dc919e4739b"),
+    ],
+)
+def test_a_finished_runs_key_stays_what_it_was_where_all_settings_are_used(overrides, key):
+    config = compose_one(overrides.split()).config
+    assert key_of(config) == key
+    assert not config.idle
+
+
+IDLE = [
+    ("", "ablation.n=5", "no ablation was asked for (ablation=zero|mean|mean_positional|resample)"),
+    ("", "ablation.also=[mean]", "no ablation was asked for"),
+    ("ablation=zero", "ablation.top=3", "only ablation.components=top takes"),
+    ("ablation=zero", "ablation.by=ig", "only ablation.components=top takes"),
+    ("ablation=zero ablation.also=[resample]", "ablation.reference_n=50", "only ablation=mean|mean_positional"),
+    ("curves.components=none", "curves.alphas=[0,0.5,1]", "no curves were asked for"),
+    ("sites=neurons", "curves.alphas=[0,0.5,1]", "no curves were asked for"),
+    ("", "ig.tolerance=0.01", "ig.n_steps=50 is fixed, only ig.n_steps=auto has a tolerance"),
+    ("", "baseline.n=5", "no mean over reference prompts was asked for (baseline=mean)"),
+]
+
+
+@pytest.mark.parametrize(("asked", "setting", "reason"), IDLE)
+def test_a_setting_of_what_was_not_asked_for_is_not_in_the_key(asked, setting, reason):
+    without, having = (compose_one([*asked.split(), *more]).config for more in ([], [setting]))
+    assert key_of(having) == key_of(without)
+    (idle,) = having.idle
+    assert list(idle.values) == [setting.partition("=")[0]]
+    assert idle.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "overrides", ["", "ablation=zero", "sites=neurons", "curves.components=none", "curves.components='0.1'"]
+)
+def test_the_settings_of_an_analysis_that_is_off_change_nothing_and_those_of_one_that_is_on_do(overrides):
+    settings = ["ablation.n=50", "ablation.generate=true", "curves.alphas=[0,0.5,1]"]
+    config = compose_one([*overrides.split(), *settings]).config
+    idle = {key.partition(".")[0] for each in config.idle for key in each.values}
+    assert idle == {name for name in ("ablation", "curves") if not ANALYSES[name].asked_for(config)}
 
 
 def test_of_the_baseline_the_key_holds_what_its_kind_uses(default):

@@ -81,7 +81,7 @@ def _default_metrics() -> list[Section]:
     arguments=[(_DIR, "folders of finished runs, or folders that hold such folders (a sweep, all of runs/)")],
     examples=[
         ("igap compare runs sort=-heads/pearson", "all runs, those that agree most first"),
-        ("igap compare runs/monday runs/tuesday/3 metrics=gap,heads/slope output=comparison", "a folder and a run"),
+        ("igap compare runs/monday runs/tuesday/3 metrics=gap,heads/bias output=comparison", "a folder and a run"),
     ],
     sections=_default_metrics,
     needs_arguments=True,
@@ -92,7 +92,9 @@ def _default_metrics() -> list[Section]:
     metavar="NAME",
     help="Rows by a metric, a setting, folder or key; -NAME: the largest first; default: in the order found.",
 )
-@click.option("--metrics", cls=Setting, metavar="A,B,...", help="Names of summary.json; default: those below.")
+@click.option(
+    "--metrics", cls=Setting, metavar="A,B,...", help="Names of summary.json or ap_on_ig; default: those below."
+)
 @click.option(
     "--output",
     cls=Setting,

@@ -14,7 +14,7 @@ from igap.config.groups import (
     Seed,
     TrackingConfig,
 )
-from igap.config.run import EXECUTION_KEYS, Device, RunConfig, parse
+from igap.config.run import EXECUTION_KEYS, Device, Idle, RunConfig, parse
 from igap.config.schema import Frozen, Schema, example, field_at, keys, noun, validate_settings
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "BaselineConfig",
     "Device",
     "Frozen",
+    "Idle",
     "ModelConfig",
     "PathText",
     "PromptsConfig",

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -22,7 +23,7 @@ from igap.config.groups import (
     TrackingConfig,
 )
 from igap.config.schema import Frozen, example, validate_settings
-from igap.vocabulary import Direction, SitesSetting, denoising_problem
+from igap.vocabulary import AblationKind, Direction, SitesSetting, denoising_problem
 
 EXECUTION_KEYS = (
     "tracking",
@@ -41,6 +42,17 @@ EXECUTION_KEYS = (
 Device = Annotated[
     str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?|mps)$", description="auto, cpu, cuda, cuda:N or mps")
 ]
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Settings that change nothing in a run, for one reason; those that have their default values are none."""
+
+    values: Mapping[str, Any]
+    """Dotted key to value."""
+    defaults: Mapping[str, Any]
+    """Dotted key to the value that the run would have without the setting."""
+    reason: str
 
 
 class RunConfig(Frozen):
@@ -157,14 +169,51 @@ class RunConfig(Frozen):
                 )
         return self
 
+    @property
+    def idle(self) -> tuple[Idle, ...]:
+        """Settings of what was not asked for, seeds apart, which `seed` sets all; the run warns of them.
+
+        None is refused: `ablation=none,zero ablation.n=50` is a grid.
+        """
+        idle = []
+        for group, names, reason in self._unused():
+            settings = getattr(self, group)
+            defaults = {name: type(settings).model_fields[name].get_default() for name in names}
+            values = {f"{group}.{name}": each for name in names if (each := getattr(settings, name)) != defaults[name]}
+            if values:
+                idle.append(Idle(values, {f"{group}.{name}": defaults[name] for name in names}, reason))
+        return tuple(idle)
+
+    def _unused(self) -> Iterator[tuple[str, list[str], str]]:
+        """Groups, their keys that the run does not read, and why not."""
+        ablation, curves = self.ablation, self.curves.components
+        if ablation.kind == "none":
+            names = [name for name in AblationConfig.model_fields if name not in ("kind", "seed")]
+            yield "ablation", names, f"no ablation was asked for (ablation={'|'.join(get_args(AblationKind))})"
+        else:
+            if ablation.components != "top":
+                yield "ablation", ["top", "by"], "only ablation.components=top takes the first of a ranking"
+            if not {ablation.kind, *ablation.also} & {"mean", "mean_positional"}:
+                yield "ablation", ["reference_n"], "only ablation=mean|mean_positional takes means"
+        if curves == "none" or (curves == "default" and "heads" not in self.asked_sites):
+            yield "curves", ["alphas"], "no curves were asked for (curves.components='9.6 L5.N1234')"
+        if self.ig.n_steps != "auto":
+            yield "ig", ["tolerance"], f"ig.n_steps={self.ig.n_steps} is fixed, only ig.n_steps=auto has a tolerance"
+        if self.baseline.kind != "mean" and self.faithfulness == "none" and not self.analyses:
+            yield "baseline", ["n"], "no mean over reference prompts was asked for (baseline=mean)"
+
     def key_of(self, pairs: Sequence[Sequence[str]], contents: Mapping[str, str]) -> str:
         """12 hex digits of what determines the numbers: the settings, and the TEXTS of the pairs, in their order.
 
         Not tracking, output, device or memory. Pairs, the checkpoint and other files count by what they hold and not
         by their names: `contents` are hashes of all that the settings only name. Of the baseline counts what its kind
-        uses.
+        uses; what changes nothing (`idle`) counts as if it were not set.
         """
         fields = self.model_dump(mode="json", exclude=set(EXECUTION_KEYS) | {"seed"})
+        for idle in self.idle:
+            for key, default in idle.defaults.items():
+                group, name = key.split(".")
+                fields[group][name] = default
         fields["contents"] = dict(contents)
         for name in ("name", "revision"):
             del fields["model"][name]

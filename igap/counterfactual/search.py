@@ -19,6 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap import markup
 from igap.arguments import NotNegative, Positive, Range, Seed, checks_arguments
+from igap.components import component_name
 from igap.counterfactual.config import Aggregate, Constraints, Sign, SpaceConfig, Term, check_terms
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.samplers.registry import SamplerNames
@@ -28,6 +29,7 @@ from igap.counterfactual.trials.storages import open_storage
 from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation.results import Validation
 from igap.counterfactual.validation.validate import validate
+from igap.counterfactual.validation.verdict import verdict
 from igap.engine.activations import Model, borrow
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import PromptPair
@@ -48,6 +50,8 @@ class SearchResult:
 
     id: str
     """The study's, which stays the same when the search goes on."""
+    head: str
+    """The component that was searched for, "9.6" or "L5.N1234"."""
     sampler: str
     """The one that chose the trials: never `auto`."""
     space: Space
@@ -77,6 +81,11 @@ class SearchResult:
         """The first term's value of the best candidate: logits."""
         return self.validation.best.value
 
+    @property
+    def verdict(self) -> str:
+        """Three lines, a sentence each: whether the component stands out, its effect holds elsewhere, and its kind."""
+        return "\n".join(verdict(self.validation, self.head, self.objective))
+
     def to_frame(self) -> pd.DataFrame:
         """Return a row a trial, in order, with the columns of a search's `trials.csv`.
 
@@ -99,13 +108,14 @@ class SearchResult:
 
     def _repr_html_(self) -> str:
         heading, *lines = self._facts()
-        return markup.block(heading, lines)
+        return markup.block(heading, [*self.verdict.split("\n"), *lines])
 
     def _facts(self) -> list[str]:
         terms, best = ", ".join(self.objective.terms), self.best
         feasible = sum(trial.is_feasible for trial in self.trials)
+        tried = f"{len(self.trials)} trials by {self.sampler}, {feasible} within the constraints"
         return [
-            f"search for {terms}: {len(self.trials)} trials by {self.sampler}, {feasible} within the constraints",
+            f"search for {terms} of {self.head}: {tried}",
             f"best {self.objective.terms[0]} {self.best_value:+.3f} logits",
             f"clean: {best.clean}",
             f"corrupted: {best.corrupted}",
@@ -237,6 +247,7 @@ def explore_and_validate(
         validation = validate(session, trials)
     return SearchResult(
         id=session.trials.id,
+        head=component_name(session.target.site, session.target.layer, session.target.index),
         sampler=session.sampler,
         space=session.space,
         objective=session.objective,

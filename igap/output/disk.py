@@ -39,6 +39,9 @@ from igap.storage.finished import SCHEMA, failures_of, read_run
 TOP_NEURONS = 100
 """Rows that each method puts into neurons.csv."""
 
+MOST_OUTLIERS = 5_000
+"""Rows that outliers beyond those put into it: W&B shows no table of more than 10,000."""
+
 _IN_SCORES = ("bias", "limits_low", "limits_high")
 
 Summary = dict[str, float | int | str | None]
@@ -293,11 +296,17 @@ def alignment_table(result: Result) -> pd.DataFrame:
 
 
 def top_neurons(result: Result) -> pd.DataFrame:
-    """The rows of the neurons that either method ranks among its first TOP_NEURONS by |effect|, AP's order first."""
+    """The rows of the neurons that either method ranks among its first TOP_NEURONS by |effect|, in AP's order.
+
+    After them the other outliers (`outlier_abs`), the MOST_OUTLIERS with the largest |AP - IG|, farthest first.
+    """
     frame = table(result, "neurons")
     ranks = frame[["effect_ig", "effect_ap"]].abs().rank(ascending=False, method="first")
-    top = frame[(ranks <= TOP_NEURONS).any(axis=1)]
-    return top.loc[top["effect_ap"].abs().sort_values(ascending=False, kind="stable").index]
+    is_top = (ranks <= TOP_NEURONS).any(axis=1)
+    order = frame.loc[is_top, "effect_ap"].abs().sort_values(ascending=False, kind="stable").index
+    distance = pd.Series(np.abs(result.comparisons["neurons"].difference.ravel()))[frame["outlier_abs"] & ~is_top]
+    others = distance.sort_values(ascending=False, kind="stable").index[:MOST_OUTLIERS]
+    return frame.loc[[*order, *others]]
 
 
 def _delta(result: Result, site: Site) -> float:

@@ -14,6 +14,7 @@ from igap.components import Site, component_name
 from igap.console import number
 from igap.inputs.prompts import TokenPair
 from igap.inputs.sources import describe_source
+from igap.output import disk
 from igap.pipeline import Result
 from igap.statistics.across_pairs import PairStatistics
 from igap.statistics.bootstrap import interval_label
@@ -55,6 +56,12 @@ def show(
             f"outliers among {site} (|AP - IG| > 1.96 SD): {len(names)}"
             + (f": {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}" if names else "")
         )
+        if site == "neurons" and len(names) > disk.MOST_OUTLIERS:
+            left_out = len(names) - int(disk.top_neurons(result)["outlier_abs"].sum())
+            console.print(
+                f"neurons.csv leaves out {left_out:,} of them, those with the smallest |AP - IG|; "
+                "attributions.safetensors holds every neuron"
+            )
     for name in sorted(result.findings, key=_LAST.__contains__):
         for sentence in result.findings[name].sentences():
             console.print(sentence, markup=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from igap import pipeline
 from igap.analyses.base import complete
-from igap.config import TEXTS, RunConfig
+from igap.config import TEXTS, AblationConfig, RunConfig
 from igap.failures import collect_failure
 from igap.models import cached
 from igap.pipeline import Result, Stage, silent
@@ -21,9 +21,10 @@ def configs(config: RunConfig) -> Mapping[str, RunConfig]:
     The notebook's zero baseline is 0 for a head's output and for the input of an MLP, which is `zero_input`.
     """
     second = {**dict(zip(TEXTS, SECOND, strict=True)), "align": "diff"}
+    none = AblationConfig(seed=config.ablation.seed).model_dump()
     return {
-        "zero-baseline": _change_config(config, {"baseline": {"kind": "zero_input"}, "ablation": {"kind": "none"}}),
-        "second-pair": _change_config(config, {"prompts": second, "ablation": {"kind": "none"}}),
+        "zero-baseline": _change_config(config, {"baseline": {"kind": "zero_input"}, "ablation": none}),
+        "second-pair": _change_config(config, {"prompts": second, "ablation": none}),
     }
 
 
@@ -54,7 +55,9 @@ def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> 
     return replace(first, key=key, findings=findings, beside=beside, failures=failures, seconds=seconds)
 
 
-def _change_config(config: RunConfig, groups: Mapping[str, Mapping[str, str]], study: str | None = None) -> RunConfig:
+def _change_config(
+    config: RunConfig, groups: Mapping[str, Mapping[str, object]], study: str | None = None
+) -> RunConfig:
     """The config with these keys of its groups replaced, and no study unless one is given."""
     changed = {name: getattr(config, name).model_copy(update=dict(values)) for name, values in groups.items()}
     return config.model_copy(update=changed | {"study": study})

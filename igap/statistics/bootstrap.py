@@ -54,9 +54,14 @@ def mean_intervals(
     return Interval(low, high)
 
 
+def is_range(n: int) -> bool:
+    """True if an interval over n pairs is about their range: of 2 or 3, 1/n^n of resamples are n times the least."""
+    return n > 1 and n**-n > (1 - LEVEL) / 2
+
+
 def interval_label(n: int) -> str:
-    """What an interval over n pairs is: of 2 or 3, where 1/n^n of all resamples are n times the least, their range."""
-    return f"about the range of {n} pairs" if n > 1 and n**-n > (1 - LEVEL) / 2 else f"{LEVEL:.0%} over pairs"
+    """What an interval over n pairs is."""
+    return f"about the range of {n} pairs" if is_range(n) else f"{LEVEL:.0%} over pairs"
 
 
 def resample_counts(n: int, *, seed: int, n_resamples: int = N_RESAMPLES) -> Float64[np.ndarray, "resample pair"]:

@@ -38,6 +38,9 @@ FigureName = Literal["scatter", "mean_difference", "heatmap", "difference", "jac
 REPORTED_K = (10, 30)
 """The k whose Jaccard index `Comparison.summary` reports."""
 
+SIGN_THRESHOLD = 1e-3
+"""Share of the largest magnitude in either map from which on a sign counts; smaller values may be rounding."""
+
 _LARGEST = 1e150  # the squares of larger scores overflow float64
 
 
@@ -71,7 +74,11 @@ class Comparison:
     spearman_high: float
     """Upper end of the same interval."""
     sign_agreement: float
-    """Share of the components non-zero in either map whose signs are equal, [0, 1]; zero against non-zero disagrees."""
+    """Share of equal signs, [0, 1], among the components that have a sign worth comparing.
+
+    Those are the ones that have in at least one map 1/1000 (`SIGN_THRESHOLD`) of the largest magnitude in either map or
+    more: smaller ones may be rounding, and no reader cares for their sign. Zero against non-zero disagrees.
+    """
     jaccard_k: Int64[np.ndarray, " k"]
     """Ascending k of the Jaccard curve: every k of 1..n up to n = 200, log-spaced with 10, 30 and n beyond."""
     jaccard: Float64[np.ndarray, " k"]
@@ -254,7 +261,8 @@ def compare_values(
     pearson = correlations(x, y, names, reasons)
     limits = limits_of_agreement(difference, scale, reasons)
     slope = proportional_bias(mean, difference, names, reasons)
-    signed = (x != 0) | (y != 0)
+    larger = np.maximum(np.abs(x), np.abs(y)) / scale
+    signed = (larger >= SIGN_THRESHOLD * larger.max()) & (larger > 0)
     if not signed.any():
         reasons["sign_agreement"] = "both maps are zero everywhere"
     both = shared_from(x, y)

@@ -1,11 +1,11 @@
 """Warnings of a run, each with its remedy: missing scores, answers that may be swapped, rounding, incomplete integrals,
-missing spaces."""
+missing spaces, settings that change nothing."""
 
 from collections.abc import Mapping, Sequence
 
 from igap.attribution.maps import AttributionMap, scores_exist
 from igap.components import Site
-from igap.config import PromptsConfig, RunConfig
+from igap.config import Idle, PromptsConfig, RunConfig
 from igap.inputs.prompts import SCORED_SHARE, TokenPair, min_scored_gap
 
 DELTA_TOLERANCE = 0.01
@@ -32,7 +32,20 @@ def run_warnings(
     texts = [_small_gaps(config.prompts.min_gap, clean, gaps), _swapped(config.prompts, clean, gaps)]
     texts += [rounding if coarse else ""]
     texts += ["" if coarse else _incomplete(config, site, by_method["ig"]) for site, by_method in maps.items()]
+    texts += [_without_effect(idle) for idle in config.idle]
     return tuple(filter(None, texts))
+
+
+def _without_effect(idle: Idle) -> str:
+    """The warning that settings change nothing, as they are typed."""
+    typed = [f"{key}={_typed(value)}" for key, value in idle.values.items()]
+    return f"{', '.join(typed)} {'changes' if len(typed) == 1 else 'change'} nothing: {idle.reason}."
+
+
+def _typed(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{','.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def spacing_warnings(pairs: Sequence[TokenPair]) -> tuple[str, ...]:

@@ -94,6 +94,7 @@ def show_plan_end(console: Console, plan: Plan, reasons: Mapping[str, str]) -> N
                 )
         console.print(failures)
     n = len(plan.jobs)
-    console.print(f"{n_finished} of {n} jobs finished in {plan.folder.path}", markup=False, soft_wrap=True)
+    jobs = "job" if n == 1 else "jobs"
+    console.print(f"{n_finished} of {n} {jobs} finished in {plan.folder.path}", markup=False, soft_wrap=True)
     if n_finished < n:
         console.print("the same command again does the rest", markup=False)

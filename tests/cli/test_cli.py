@@ -429,7 +429,7 @@ def test_a_job_with_a_failed_follow_up_is_failed_shown_with_its_numbers_and_trie
         assert cli.main(["run", "-m", *tiny, *uneven, "plots=none"]) == 1
         out = " ".join(capsys.readouterr().out.split())
         assert f"s); failed: ablation: {WHY}" in out
-        assert "0 of 1 jobs finished" in out
+        assert "0 of 1 job finished" in out
     assert cli.main(["status", "runs/multirun"]) == 1
     assert "1 job: 1 failed" in capsys.readouterr().out
     assert cli.main(["compare", "runs/multirun"]) == 0

@@ -1,11 +1,9 @@
 """Every command of the README and of the pages is one that igap takes, and does, but for those that say why not."""
 
-import re
-import shlex
-from pathlib import Path
-
 import click
 import pytest
+from helpers.page_outputs import ROOT
+from helpers.page_outputs import commands as commands_of
 
 from igap import cli
 from igap.cli.commands import igap
@@ -15,19 +13,15 @@ from igap.cli.settings import sweep_names
 from igap.cli.texts import quote_override
 from igap.sweep.plan import RejectedJob
 
-ROOT = Path(__file__).parents[2]
-
 
 def commands():
     """The arguments of each command in the blocks of bash, and the pages it stands on."""
     found = {}
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        for block in re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text(), flags=re.DOTALL | re.MULTILINE):
-            for line in block.replace("\\\n", " ").splitlines():
-                for part in line.split("&&"):
-                    words = shlex.split(part, comments=True)
-                    if words[:1] == ["igap"] and "--help" not in words:
-                        found.setdefault(tuple(words[1:]), set()).add(str(page.relative_to(ROOT)))
+        name = str(page.relative_to(ROOT))
+        for words in commands_of(name):
+            if "--help" not in words:
+                found.setdefault(tuple(words), set()).add(name)
     return found
 
 

@@ -115,16 +115,24 @@ def test_heads_csv_has_a_row_a_head_with_its_numbers(result, written):
     assert result.comparisons["heads"].outliers("heads") == list(by_distance["name"])
 
 
-def test_neurons_csv_holds_the_top_neurons_of_either_method(result, monkeypatch):
+def test_neurons_csv_holds_the_top_neurons_of_either_method_and_then_every_other_outlier(result, monkeypatch):
     monkeypatch.setattr(disk, "TOP_NEURONS", 5)
     names = np.array(component_names("neurons", 3, 48))
     top = {
-        method: set(names[np.argsort(-result.maps["neurons"][method].effect.abs().flatten().numpy())[:5]])
+        name
         for method in ("ig", "ap")
+        for name in names[np.argsort(-result.maps["neurons"][method].effect.abs().flatten().numpy())[:5]]
     }
     rows = disk.top_neurons(result)
-    assert set(rows["name"]) == top["ig"] | top["ap"]
-    assert list(rows["effect_ap"].abs()) == sorted(rows["effect_ap"].abs(), reverse=True)
+    first, others = rows[: len(top)], rows[len(top) :]
+    assert set(first["name"]) == top
+    assert list(first["effect_ap"].abs()) == sorted(first["effect_ap"].abs(), reverse=True)
+    farthest_first = [name for name in result.comparisons["neurons"].outliers("neurons") if name not in top]
+    assert list(others["name"]) == farthest_first
+    assert len(farthest_first) > 1
+
+    monkeypatch.setattr(disk, "MOST_OUTLIERS", 1)
+    assert list(disk.top_neurons(result)["name"]) == [*first["name"], farthest_first[0]]
 
 
 def test_a_failure_while_writing_leaves_no_mark_of_a_finished_run_and_keeps_the_numbers(result, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from igap.console import show_stage
 from igap.inputs.alignment import align
 from igap.inputs.prompts import encode_pair
 from igap.models.load import read_header
-from igap.output import terminal
+from igap.output import disk, terminal
 from igap.sweep.folder import JobStatus, SweepFolder
 from igap.sweep.plan import Composed, Estimate, Job, Plan
 from igap.sweep.terminal import show_plan, show_plan_end
@@ -150,6 +150,18 @@ def test_several_pairs_are_shown_by_number_and_source_with_intervals(console, ma
         assert f"Pearson r of single pairs, {site}: mean {r:.3f} [95% over pairs: {low:.3f}, {high:.3f}]" in shown
     assert "warning: prompts: the gap F(clean) - F(corrupted) of 1 of 5 pairs is too small" in shown
     assert "  pairs.csv" in shown
+
+
+def test_outlier_neurons_that_the_table_leaves_out_are_counted(console, result, written, monkeypatch):
+    terminal.show(console, result, written)
+    assert "leaves out" not in text(console)
+    monkeypatch.setattr(disk, "TOP_NEURONS", 2)
+    monkeypatch.setattr(disk, "MOST_OUTLIERS", 1)
+    terminal.show(console, result, written)
+    outliers = result.comparisons["neurons"].outliers("neurons")
+    left_out = len(set(outliers) - set(disk.top_neurons(result)["name"]))
+    assert left_out > 1
+    assert f"neurons.csv leaves out {left_out} of them, those with the smallest |AP - IG|" in text(console)
 
 
 def test_the_lines_against_ap_come_after_those_that_explain_the_outliers(console, result, written):

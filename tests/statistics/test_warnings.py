@@ -37,3 +37,13 @@ def test_a_model_that_prefers_the_answer_on_the_clean_prompt_or_one_word_on_both
 def test_signs_of_a_gap_too_small_for_scores_are_not_told():
     (small,) = warned([-0.04], [0.04])
     assert "wanted at least prompts.min_gap=0.1" in small
+
+
+def test_settings_that_change_nothing_are_told_as_they_are_typed_a_line_a_reason():
+    assert warned([2.0], [-2.0], "ablation.n=5") == (
+        "ablation.n=5 changes nothing: no ablation was asked for (ablation=zero|mean|mean_positional|resample).",
+    )
+    first, second = warned([2.0], [-2.0], "ablation.also=[mean,zero]", "ablation.generate=true", "ig.tolerance=0.01")
+    assert first.startswith("ablation.also=[mean,zero], ablation.generate=true change nothing: no ablation ")
+    assert second.startswith("ig.tolerance=0.01 changes nothing: ig.n_steps=50 is fixed")
+    assert not warned([2.0], [-2.0], "ablation=mean", "ablation.n=5", "ig.n_steps=auto", "ig.tolerance=0.01")

@@ -138,7 +138,7 @@ class Explanation:
             {
                 "name": split.component,
                 "part": [*split.others, "higher order", "all"],
-                "effect_interaction": [*split.effect.tolist(), None, None],
+                "interaction": [*split.effect.tolist(), None, None],
                 "effect_share": [*split.shares.tolist(), self.higher_order, self.interaction],
             }
         )

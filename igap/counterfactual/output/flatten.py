@@ -44,9 +44,11 @@ def flatten(validation: Validation) -> Summary:
         "single_edits/better": edits.n_better,
         "single_edits/best": edits.best,
         **{f"ladder/{step.edits}": step.value for step in validation.by_edit_count},
+        **{f"ladder/{step.edits}/allowed": int(not step.rejection) for step in validation.by_edit_count},
         "simplest/edits": validation.pruned.edits,
         "simplest/value": validation.pruned.value,
         "simplest/words": validation.pruned.words,
+        "simplest/allowed": int(not validation.pruned.rejection),
     }
     for slot in validation.slots:
         numbers |= {
@@ -59,7 +61,11 @@ def flatten(validation: Validation) -> Summary:
     if isinstance(deletion, Missing):
         numbers["deletion/ap"] = deletion
     else:
-        numbers |= {"deletion/ap": deletion.ap, "deletion/writes_in": int(deletion.is_injection)}
+        numbers |= {
+            "deletion/ap": deletion.ap,
+            "deletion/injected": deletion.injected,
+            "deletion/writes_in": int(deletion.is_injection),
+        }
     if isinstance(heldout, Missing):
         numbers["heldout/value"] = heldout
     else:
@@ -97,7 +103,13 @@ def tables(validation: Validation, terms: Sequence[str]) -> dict[str, Rows]:
             for edit in validation.single_edits.edits
         ],
         "ladder": [
-            {"edits": step.edits, "value": step.value, "share": or_none(step.share), "words": step.words}
+            {
+                "edits": step.edits,
+                "value": step.value,
+                "share": or_none(step.share),
+                "words": step.words,
+                "allowed": int(not step.rejection),
+            }
             for step in validation.by_edit_count
         ],
         "slots": [

@@ -106,8 +106,10 @@ def search_heads(heads: pd.DataFrame, head: str) -> Figure:
         values = np.full((places[0].max() + 1, places[1].max() + 1), np.nan)
         values[places[0], places[1]] = heads[column]
         maps[name] = values
-    fig = heatmaps(maps, unit="AP effect, logits", title=f"AP of every head; searched: {head}")
-    for row in np.flatnonzero(heads["name"] == head):  # none where a neuron was searched
+    own = np.flatnonzero(heads["name"] == head)  # none where a neuron was searched
+    framed = " (framed)" if len(own) else ""
+    fig = heatmaps(maps, unit="AP effect, logits", title=f"AP of every head; searched: {head}{framed}")
+    for row in own:
         layer, column = places.iloc[row]
         for ax in fig.axes[: len(maps)]:
             ax.add_patch(Rectangle((column - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.5))

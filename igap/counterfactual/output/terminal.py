@@ -16,7 +16,8 @@ from igap.counterfactual.config import Sign
 from igap.counterfactual.output import scan
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.session import OnProgress, Progress
-from igap.counterfactual.validation.results import Deletion, PairEffects, Validation
+from igap.counterfactual.validation.results import BestByEditCount, PairEffects, PrunedPrompt, Validation
+from igap.counterfactual.validation.verdict import decimals, stands_out
 from igap.missing import Missing
 from igap.statistics.bootstrap import interval_label
 
@@ -24,8 +25,19 @@ _TOP = 5
 """Best prompts that are shown; of a front twice as many."""
 _WORTH_IT = 0.01
 """Share of the best value by which a one-word change must be better for more trials to be worth their time."""
+_ENOUGH = 250
+"""Random trials from which on a slot's share of the variance is known to about 10%, with 60 words a slot."""
+
 _ROUNDING = 1e-6
 """Share of a head's effect by which another must be larger to be called larger."""
+
+_REJECTED = {
+    "outside the space": "outside the space: it has the clean prompt's words in slots that do not offer them, so that "
+    "no trial can be this prompt; its value may be above the best",
+    "out of bounds": "out of bounds: it violates a constraint, so that no trial with it counts; its value may be above "
+    "the best",
+}
+"""What is said once of prompts that the search could not give."""
 
 
 @contextmanager
@@ -52,9 +64,13 @@ def progress_bar(console: Console) -> Iterator[OnProgress]:
 
 
 def show(console: Console, result: SearchResult, head: str, *, brief: bool = False) -> None:
-    """Print the best pair with its changed words marked, what it is worth, how far to believe it, and the next best."""
+    """Print the verdict, the best pair with its changed words marked, what it is worth, and the next best."""
     validation, pair = result.validation, result.best
     best, random, heldout = validation.best, validation.random, validation.heldout
+    first, *others = result.verdict.split("\n")
+    console.print(f"\n[bold]{escape(first)}[/]", highlight=False, soft_wrap=True)
+    for line in others:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"\n[bold]clean[/]      {escape(pair.clean)} [green]{escape(pair.answer)}[/]", soft_wrap=True)
     console.print(f"[bold]corrupted[/]  {_mark_changes(pair.clean, pair.corrupted)}", soft_wrap=True)
     console.print(f"rule: {best.rule}", markup=False, soft_wrap=True)
@@ -64,7 +80,7 @@ def show(console: Console, result: SearchResult, head: str, *, brief: bool = Fal
     over = f"{asked.aggregate} over {n} clean prompts" if n > 1 else "one clean prompt"
     table = Table(title=f"{head}: {asked.terms[0]} (sign={asked.sign}{of_abs}), {over}, logits", title_justify="left")
     for column in (
-        "best", "made by hand", "best of random", "search, as many", "neutral edits, p95", "held out",
+        "best", "made by hand", "best of random", f"search's first {random.n}", "neutral edits, p95", "held out",
         "by hand, held out",
     ):  # fmt: skip
         table.add_column(column, justify="right")
@@ -143,11 +159,9 @@ def sentences(result: SearchResult) -> list[str]:
     if result.space.kind != "prompts":
         lines += _describe_words(validation)
     lines += _describe_held_out(result)
-    if not isinstance(validation.deletion, Missing):
-        lines.append(_describe_deletion(validation.deletion, validation.best_effects.ap))
     percentile = validation.plausibility.percentile
     lines.append(
-        f"the best prompts: {_format(validation.plausibility.fluency)} nats a token beside the clean ones"
+        f"fluency of the best prompts: {_format(validation.plausibility.fluency)} nats a token beside the clean ones"
         + ("" if isinstance(percentile, Missing) else
            f"; the component's activation at percentile {percentile:.0f} of ordinary prompts'")
     )  # fmt: skip
@@ -187,28 +201,48 @@ def _describe_single_edits(result: SearchResult) -> str:
     return f"{tried}, {edits.n_better} better, up to {_format(edits.best)}{more}"
 
 
+def _describe_shares(shares: Sequence[tuple[str, float, float]]) -> str:
+    """The largest shares of the variance with their errors; that nothing is known where the 95% interval holds all."""
+    largest = sorted(shares, key=lambda share: -share[1])[:6]
+    unknown = [slot for slot, share, error in largest if 1.96 * error >= max(share, 1 - share)]
+    said = [f"{slot} {100 * share:.0f} ± {100 * error:.0f}%" for slot, share, error in largest if slot not in unknown]
+    if unknown:
+        said.append(
+            f"too few random trials to say for {', '.join(unknown)}, anything from 0 to 100% (about {_ENOUGH} would "
+            f"do: search.control={_ENOUGH}, search.until={3 * _ENOUGH} or more)"
+        )
+    return ", ".join(said)
+
+
 def _describe_words(validation: Validation) -> list[str]:
     """What few words do, and what each slot does."""
     lines = []
     if validation.by_edit_count:
-        steps = "; ".join(f"{step.edits}: {_format(step.value)} ({step.words})" for step in validation.by_edit_count)
+        steps = "; ".join(f"{step.edits}: {_partial(step)}" for step in validation.by_edit_count)
         lines.append(f"with few words changed: {steps}")
         pruned, n = validation.pruned, validation.best.edits
         if pruned.edits != n:
-            lines.append(f"{pruned.edits} of its {n} words are enough: {_format(pruned.value)} ({pruned.words})")
+            be = "is" if pruned.edits == 1 else "are"
+            lines.append(f"{pruned.edits} of its {n} words {be} enough: {_partial(pruned)}")
+        rejections = {pruned.rejection, *(step.rejection for step in validation.by_edit_count)}
+        lines += [text for rejection, text in _REJECTED.items() if rejection in rejections]
     if validation.slots:
         losses = ", ".join(f"{slot.slot} {_format(slot.loss)}" for slot in validation.slots[:6])
-        lines.append(f"lost without a slot's word: {losses}")
+        lines.append(f"lost with the clean prompt's word in a slot: {losses}")
         shares = [
             (slot.slot, slot.variance_share, slot.variance_share_error)
             for slot in validation.slots
             if not isinstance(slot.variance_share, Missing) and not isinstance(slot.variance_share_error, Missing)
         ]
         if shares:
-            largest = sorted(shares, key=lambda share: -share[1])[:6]
-            each = ", ".join(f"{slot} {100 * share:.0f} ± {100 * error:.0f}%" for slot, share, error in largest)
-            lines.append(f"share of the variance at random: {each}")
+            lines.append(f"share of the variance at random: {_describe_shares(shares)}")
     return lines
+
+
+def _partial(prompt: BestByEditCount | PrunedPrompt) -> str:
+    """The value and the words of a prompt that has some of the best one's, and why the search could not give it."""
+    rejection = f"; {prompt.rejection}" if prompt.rejection else ""
+    return f"{_format(prompt.value)} ({prompt.words}{rejection})"
 
 
 def _describe_held_out(result: SearchResult) -> list[str]:
@@ -229,19 +263,8 @@ def _describe_held_out(result: SearchResult) -> list[str]:
     ]
 
 
-def _describe_deletion(deletion: Deletion, best: float) -> str:
-    """What the component's mean does beside the best pairs' effect, `best`; both in logits."""
-    small = 2 * abs(best) < abs(deletion.ap)
-    what = (
-        "the counterfactual writes something in rather than taking out what the component gives"
-        if deletion.is_injection
-        else f"the counterfactual takes out {'less than half of' if small else 'about'} what the component gives"
-    )
-    return f"deleted (its mean instead): {_format(deletion.ap)}, patched: {_format(best)}: {what}"
-
-
 def show_scan(console: Console, results: Sequence[tuple[str, SearchResult]]) -> None:
-    """Print a line a component, and which of them reach more in the prompt that was found for another."""
+    """Print a line a component, which of them stand out, and which reach more in the prompt found for another."""
     term = results[0][1].objective.terms[0]
     title = f"What each component reaches in its own search: AP effects, and values of {term}, logits"
     table = Table(title=title, title_justify="left")
@@ -264,6 +287,12 @@ def show_scan(console: Console, results: Sequence[tuple[str, SearchResult]]) -> 
         )
         table.add_row(name, *map(_format, numbers), escape(validation.best.rule))
     console.print(table)
+    verdicts = {name: stands_out(result.validation) for name, result in results}
+    heads = [name for name, each in verdicts.items() if not isinstance(each, Missing)]
+    standing = ", ".join(name for name in heads if verdicts[name]) or "none"
+    if heads:
+        what = f"heads that stand out in their own best prompts (rank 1 by |AP effect|), of {len(heads)}: {standing}"
+        console.print(what, markup=False, highlight=False, soft_wrap=True)
     beaten = []
     for head, effects in scan.matrix(results).to_dict("index").items():
         where = max(effects, key=lambda name: abs(effects[name]))
@@ -301,4 +330,4 @@ def _format(value: int | float | Missing) -> str:
     """Three decimals, a whole number as it is, "-" for a missing one."""
     if isinstance(value, Missing):
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return decimals(value) if isinstance(value, float) else str(value)

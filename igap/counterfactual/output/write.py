@@ -73,6 +73,7 @@ def summarize(result: SearchResult, config: SearchConfig) -> Summary:
     """
     best = result.best
     return {
+        "verdict": result.verdict.replace("\n", " "),
         **flatten(result.validation),
         "best/clean": best.clean,
         "best/corrupted": best.corrupted,

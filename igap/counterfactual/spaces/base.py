@@ -184,6 +184,11 @@ class BoundSpace:
         differ = (self.tokens([candidate])[:, 0] != self.clean).any(0)
         return tuple(i for i, slot in enumerate(self.space.slots) if bool(differ[list(slot.positions)].any()))
 
+    def offers_clean(self, slot: int) -> bool:
+        """True if the slot has an option that leaves every clean prompt as it is."""
+        own = self.clean[:, None, list(self.space.slots[slot].positions)]
+        return bool((self.tables[slot] == own).all(-1).all(0).any())
+
     def texts(self, candidate: Candidate) -> list[str]:
         """The corrupted prompt of every clean prompt."""
         return [self.write(pair, candidate) for pair in self.pairs]

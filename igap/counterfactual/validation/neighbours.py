@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from igap.counterfactual.config import Constraints
@@ -13,7 +14,13 @@ from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.session import SearchSession
 from igap.counterfactual.spaces.base import BoundSpace, Candidate, Space
 from igap.counterfactual.trials.study import EvaluatedTrial
-from igap.counterfactual.validation.results import BestByEditCount, PrunedPrompt, SingleEdit, SingleEdits
+from igap.counterfactual.validation.results import (
+    BestByEditCount,
+    PrunedPrompt,
+    Rejection,
+    SingleEdit,
+    SingleEdits,
+)
 from igap.missing import Missing
 
 SINGLE_EDITS = 2000
@@ -27,6 +34,8 @@ ROUNDING = 1e-6
 
 Evaluate = Callable[[Sequence[Tensor]], Floats]
 """Values, in logits, of corrupted prompts: each `[pair, pos]`, a row a clean prompt."""
+Judge = Callable[[Candidate, Sequence[int]], Rejection]
+"""Why the search could not give a candidate's words in these slots, the clean prompt's in all others."""
 
 
 def evaluate_single_edits(
@@ -54,12 +63,9 @@ def evaluate_single_edits(
     values = evaluator.objective_values(bound.tokens(candidates), objective)
     allowed = np.array([space.is_allowed(candidate) for candidate in candidates])
     promising = np.flatnonzero(allowed & (values > value + ROUNDING * abs(value)))
-    if session.objective.constraints != Constraints() and len(promising):
-        evaluator.distribution = session.distribution
+    if len(promising):
         tokens = bound.tokens([candidates[i] for i in promising])
-        violations = session.objective.violations(evaluator.measure(tokens, session.objective))
-        for excess in violations.values():
-            allowed[promising[(excess > 0).numpy()]] = False
+        allowed[promising[_out_of_bounds(session, evaluator, tokens)]] = False
     rows = [
         SingleEdit(space.slots[slot].name, space.slots[slot].options[option], float(v), bool(may))
         for (slot, option), v, may in zip(edits, values, allowed, strict=True)
@@ -73,10 +79,36 @@ def evaluate_single_edits(
     )
 
 
+def _out_of_bounds(
+    session: SearchSession, evaluator: CachedEvaluator, tokens: Int[Tensor, "pair candidate pos"]
+) -> Bool[np.ndarray, " candidate"]:
+    """Whether each corrupted prompt violates a constraint of the search."""
+    out = np.zeros(tokens.shape[1], dtype=bool)
+    if session.objective.constraints != Constraints():
+        evaluator.distribution = session.distribution
+        for excess in session.objective.violations(evaluator.measure(tokens, session.objective)).values():
+            out |= (excess > 0).numpy()
+    return out
+
+
+def judge_subset(
+    session: SearchSession, bound: BoundSpace, evaluator: CachedEvaluator, candidate: Candidate, slots: Sequence[int]
+) -> Rejection:
+    """Why the search could not give the words that this trial's candidate has in some of the slots it changes."""
+    kept = set(bound.changed_slots(candidate)) - set(slots)
+    if not kept:
+        return ""
+    if not all(bound.offers_clean(slot) for slot in kept):
+        return "outside the space"
+    tokens = bound.with_slots(candidate, slots)[:, None]
+    return "out of bounds" if _out_of_bounds(session, evaluator, tokens).any() else ""
+
+
 def find_best_by_edit_count(
     space: Space,
     bound: BoundSpace,
     evaluate: Evaluate,
+    judge: Judge,
     best: Candidate,
     value: float,
     ranked: Sequence[EvaluatedTrial],
@@ -84,7 +116,7 @@ def find_best_by_edit_count(
     """The best known prompts with 1, 2 and 3 words changed.
 
     Each is the better of two: some of the best candidate's words, or the first of the `ranked` trials that changes so
-    many.
+    many. Some of its words, with the clean prompt's elsewhere, may be no candidate of the space: `rejection` says so.
     """
     changed = bound.changed_slots(best)
     trials_by_edits: dict[int, Candidate] = {}
@@ -98,13 +130,15 @@ def find_best_by_edit_count(
             choices.append((trials_by_edits[n], bound.changed_slots(trials_by_edits[n])))
         values = evaluate([bound.with_slots(candidate, slots) for candidate, slots in choices])
         candidate, slots = choices[int(np.argmax(values))]
-        share = float(values.max()) / value if value else Missing("the best value is 0")
+        share = float(values.max()) / value if value > 0 else Missing("the best value is not above 0")
         words = ", ".join(_describe_word(space, candidate, slot) for slot in slots)
-        steps.append(BestByEditCount(n, float(values.max()), share, words))
+        steps.append(BestByEditCount(n, float(values.max()), share, words, judge(candidate, slots)))
     return tuple(steps)
 
 
-def prune_prompt(space: Space, bound: BoundSpace, evaluate: Evaluate, best: Candidate, value: float) -> PrunedPrompt:
+def prune_prompt(
+    space: Space, bound: BoundSpace, evaluate: Evaluate, judge: Judge, best: Candidate, value: float
+) -> PrunedPrompt:
     """The best prompt without words that do next to nothing: taken out one by one, that with the least loss first."""
     left, left_value = list(bound.changed_slots(best)), value
     while len(left) > 1:
@@ -114,7 +148,7 @@ def prune_prompt(space: Space, bound: BoundSpace, evaluate: Evaluate, best: Cand
         left_value = float(values.max())
         del left[int(values.argmax())]
     words = ", ".join(_describe_word(space, best, slot) for slot in left)
-    return PrunedPrompt(len(left), left_value, words)
+    return PrunedPrompt(len(left), left_value, words, judge(best, left))
 
 
 def _describe_word(space: Space, candidate: Candidate, slot: int) -> str:

@@ -6,12 +6,17 @@ in the direction of the best prompt, so that an effect that turns round is negat
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from igap.analyses.output_curves import OutputCurves
 from igap.counterfactual.config import Sign
 from igap.counterfactual.spaces.base import Candidate
 from igap.inputs.prompts import PromptPair
 from igap.missing import Missing
+
+Rejection = Literal["", "outside the space", "out of bounds"]
+"""Why a prompt made of words of another is none that the search could give, however many its trials: a slot with the
+clean prompt's word does not offer it, or the prompt violates a constraint. Empty: the search could give it."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ class BestByEditCount:
     """Share of the best prompt's value; 1 is all of it."""
     words: str
     """The changed slots, "first := Tom, subject := IO"."""
+    rejection: Rejection
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,7 @@ class PrunedPrompt:
     value: float
     """Logits."""
     words: str
+    rejection: Rejection
 
 
 @dataclass(frozen=True)
@@ -180,9 +187,14 @@ class Deletion:
 
     ap: float
     """Logits."""
-    is_injection: bool
-    """True if the best pairs' effect has the other sign or is over twice as large: the counterfactual then writes
-    something in and does not take out what the component gives."""
+    injected: float
+    """The best pairs' effect less `ap`, logits: what the best prompt writes in beside taking out what the component
+    gives."""
+
+    @property
+    def is_injection(self) -> bool:
+        """True if more is written in than taking out does: the effect has the other sign or is over twice as large."""
+        return abs(self.injected) > abs(self.ap)
 
 
 @dataclass(frozen=True)

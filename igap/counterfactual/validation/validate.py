@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from igap.counterfactual.validation.neighbours import (
     LOOKED_AT,
     evaluate_single_edits,
     find_best_by_edit_count,
+    judge_subset,
     prune_prompt,
 )
 from igap.counterfactual.validation.results import (
@@ -92,6 +94,7 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> Valida
     def evaluate(rows: Sequence[Int[Tensor, "pair pos"]]) -> Floats:
         return evaluator.objective_values(torch.stack(list(rows), 1), objective)
 
+    judge = partial(judge_subset, session, bound, evaluator)
     reference = torch.cat([tokenize(session.model, pair).corrupted for pair in bound.pairs])
     value, reference_value = map(float, evaluate([bound.with_slots(best, range(len(bound.space.slots))), reference]))
     own = objective.effects(evaluator.measure(reference[:, None], objective))
@@ -128,9 +131,9 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> Valida
         neutral=_evaluate_neutral_edits(session, objective),
         plausibility=_judge_plausibility(session, bound, best),
         single_edits=evaluate_single_edits(session, bound, objective, evaluator, best, value),
-        by_edit_count=find_best_by_edit_count(session.space, bound, evaluate, best, value, same_direction),
+        by_edit_count=find_best_by_edit_count(session.space, bound, evaluate, judge, best, value, same_direction),
         slots=slot_importance(bound, evaluate, best, value, trials),
-        pruned=prune_prompt(session.space, bound, evaluate, best, value),
+        pruned=prune_prompt(session.space, bound, evaluate, judge, best, value),
         reference_effects=reference_effects,
         best_effects=best_effects,
         deletion=deletion,
@@ -266,7 +269,7 @@ def _delete(opened: OpenPairs, target: Target, best: float) -> Deletion | Missin
         deletion = _patch_component(opened, target, "mean")[0].mean().item()
     except InputError as error:  # a tokenizer that does not know the reference prompts' words
         return Missing(str(error))
-    return Deletion(deletion, is_injection=best * deletion < 0 or abs(best) > 2 * abs(deletion))
+    return Deletion(deletion, injected=best - deletion)
 
 
 def _evaluate_held_out(
@@ -295,7 +298,7 @@ def _evaluate_held_out(
     if objective.aggregate != "mean":
         share: float | Missing = Missing(f"with aggregate={objective.aggregate} it depends on the number of prompts")
     else:
-        share = float(values[0]) / value if value else Missing("the best value is 0")
+        share = float(values[0]) / value if value > 0 else Missing("the best value is not above 0")
     return HeldOut(len(bound.pairs), float(values[0]), share, signed[0].mean().item(), low, high, float(values[1]))
 
 

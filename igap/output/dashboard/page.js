@@ -59,6 +59,12 @@ function cellText(column, i) {
   return value === null ? (RUNS[i].known ? "not set" : "unknown") : value;
 }
 
+// What the label of a run's prompts stands for.
+function promptTexts(i) {
+  const texts = DATA.settings.filter((column) => column.name.startsWith("prompts.") && column.values[i] !== null);
+  return texts.map((column) => `${column.name}=${column.values[i]}`).join("\n");
+}
+
 function compare(column, a, b) {
   const [x, y] = [column.values[a], column.values[b]];
   if (x === null || y === null) return (x === null) - (y === null); // last, either way
@@ -126,6 +132,7 @@ function drawTable() {
     const cells = COLUMNS.map((column) => {
       const cell = make("td", column.numeric ? { class: "number" } : {}, cellText(column, i));
       if (column.metric && column.values[i] === null) cell.title = column.reasons[i] || "not measured";
+      if (column.label) cell.title = promptTexts(i);
       return cell;
     });
     const row = make("tr", { "data-run": i, ...(i === state.chosen && { class: "chosen" }) }, ...cells);

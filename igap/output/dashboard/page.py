@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from igap.output.dashboard import prompt_labels
 from igap.output.dashboard.head_maps import Heads
 from igap.output.dashboard.table import Table, differing, is_number, metric, setting
 from igap.storage.finished import FinishedRun
@@ -42,7 +43,6 @@ def _data(table: Table, maps: Mapping[Path, Heads]) -> dict[str, object]:
         packed = _packed(maps[run.folder]) if run.folder in maps else None
         size += 0 if packed is None else len(str(packed["numbers"]))
         drawn.append(packed if size <= MAX_MAPS else None)
-    keys = differing(runs, all_keys=True)
     return {
         "runs": [
             {
@@ -56,15 +56,7 @@ def _data(table: Table, maps: Mapping[Path, Heads]) -> dict[str, object]:
             }
             for run, label, packed in zip(runs, table.labels, drawn, strict=True)
         ],
-        "settings": [
-            {
-                "name": key,
-                "shown": key in table.settings,
-                "numeric": all(is_number(run.settings[key]) for run in runs if key in run.settings),
-                "values": [setting(run, key) if key in run.settings else None for run in runs],
-            }
-            for key in keys
-        ],
+        "settings": _settings(table),
         "metrics": [
             {
                 "name": name,
@@ -79,6 +71,29 @@ def _data(table: Table, maps: Mapping[Path, Heads]) -> dict[str, object]:
             for name in dict.fromkeys([*table.metrics, *table.every_metric])
         ],
     }
+
+
+def _settings(table: Table) -> list[dict[str, object]]:
+    """Every setting that differs; before the first text of prompts, their labels where the table shows these."""
+    runs, shown = table.runs, table.shown_settings
+    keys = differing(runs, all_keys=True)
+    labelled = [key for key in keys if key in prompt_labels.KEYS] if prompt_labels.NAME in shown else []
+    columns: list[dict[str, object]] = []
+    for key in keys:
+        if key in labelled[:1]:
+            labels = [text or None for text in shown[prompt_labels.NAME]]
+            columns.append(
+                {"name": prompt_labels.NAME, "shown": True, "numeric": False, "label": True, "values": labels}
+            )
+        columns.append(
+            {
+                "name": key,
+                "shown": key in shown,
+                "numeric": all(is_number(run.settings[key]) for run in runs if key in run.settings),
+                "values": [setting(run, key) if key in run.settings else None for run in runs],
+            }
+        )
+    return columns
 
 
 def _packed(heads: Heads) -> dict[str, object]:

@@ -140,9 +140,32 @@ function heatmap(heads, title, values, limit, difference) {
 const MAX_POINTS = 60000;
 const scatter = { points: [], base: null, runs: [] };
 
-// The same whatever the order and the filter, where there are few runs.
-function runColour({ run, place }) {
-  return PALETTE[RUNS.length <= PALETTE.length ? run : place];
+// The chosen setting's value, or the run itself, is a colour. The same whatever the order and the filter, where the
+// palette has one for each value there is; else for each that is drawn, and beyond its length round the colour wheel.
+let colourOf = () => PALETTE[0];
+
+function setColours() {
+  const column = SETTINGS.find(({ name }) => name === $("colour").value);
+  const text = (i) => (column ? cellText(column, i) : RUNS[i].label);
+  const different = (runs) => {
+    const texts = [...new Set(runs.map(text))];
+    return column ? texts.sort((a, b) => a.localeCompare(b, "en", { numeric: true })) : texts;
+  };
+  const all = different([...RUNS.keys()]);
+  const drawn = different([...scatter.runs].sort((a, b) => a - b));
+  const values = all.length <= PALETTE.length ? all : drawn;
+  const pick = (k) => (values.length <= PALETTE.length ? PALETTE[k] : `hsl(${Math.round((360 * k) / values.length)} 75% ${k % 2 ? 32 : 50}%)`);
+  colourOf = (run) => pick(values.indexOf(text(run)));
+  return drawn.map((value) => [value, scatter.runs.filter((run) => text(run) === value)]);
+}
+
+// By run where the palette has a colour for each, else by the setting with the fewest values.
+function startColours() {
+  const counts = SETTINGS.map((column) => [column.name, new Set(RUNS.map((_, i) => cellText(column, i))).size]);
+  options($("colour"), [["", "run"], ...counts.map(([name]) => [name, name])]);
+  const few = counts.filter(([, n]) => n <= PALETTE.length).sort(([, a], [, b]) => a - b);
+  if (RUNS.length > PALETTE.length && few.length) $("colour").value = few[0][0];
+  $("colour").addEventListener("change", drawScatter);
 }
 
 function drawScatter() {
@@ -158,6 +181,7 @@ function drawScatter() {
   notes.push("Hover over a head to see it in the other runs of its model.");
   $("scatter-note").textContent = notes.join(" ");
   $("linked").replaceChildren();
+  $("legend").replaceChildren();
   if (!scatter.runs.length) return empty($("scatter"), "No run with heads passes the filter.");
   const all = scatter.runs.flatMap((i) => [...HEADS[i].ig, ...HEADS[i].ap]);
   const range = padded(spread(all));
@@ -165,16 +189,32 @@ function drawScatter() {
   svg.append(make("path", { d: `M${x(range[0])} ${y(range[0])}L${x(range[1])} ${y(range[1])}`, stroke: "#888", "stroke-dasharray": "5 4" }));
   const canvas = make("canvas", { width: 640, height: 520, "aria-label": "IG against AP" });
   canvas.style.marginTop = "-520px";
-  scatter.points = scatter.runs.flatMap((run, place) => Array.from(HEADS[run].ig, (ig, i) => ({ run, i, place, x: x(ig), y: y(HEADS[run].ap[i]) }))).filter((point) => Number.isFinite(point.x) && Number.isFinite(point.y));
-  const few = scatter.runs.length <= PALETTE.length;
+  scatter.points = scatter.runs.flatMap((run) => Array.from(HEADS[run].ig, (ig, i) => ({ run, i, x: x(ig), y: y(HEADS[run].ap[i]) }))).filter((point) => Number.isFinite(point.x) && Number.isFinite(point.y));
+  const groups = setColours();
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.globalAlpha = scatter.points.length > 5000 ? 0.35 : 0.75;
-  for (const point of scatter.points) dot(context, point, few ? runColour(point) : PALETTE[0], 2.6);
+  for (const point of scatter.points) dot(context, point, colourOf(point.run), 2.6);
   scatter.base = context.getImageData(0, 0, 640, 520);
   canvas.addEventListener("mousemove", (event) => link(event, context, canvas));
   canvas.addEventListener("mouseleave", () => { tip(null, null); });
   $("scatter").replaceChildren(svg, canvas);
-  if (few) $("linked").append(...scatter.runs.map((i, place) => key(runColour({ run: i, place }), RUNS[i].label)));
+  $("legend").append(...groups.map(([value, runs]) => legendEntry(context, value, runs)));
+}
+
+// Under the mouse, its points come to the front.
+function legendEntry(context, value, runs) {
+  const several = $("colour").value ? ` (${runs.length} run${runs.length > 1 ? "s" : ""})` : "";
+  const entry = key(colourOf(runs[0]), value + several);
+  entry.addEventListener("mouseenter", () => mark(context, scatter.points.filter((point) => runs.includes(point.run)), 2.6));
+  entry.addEventListener("mouseleave", () => context.putImageData(scatter.base, 0, 0));
+  return entry;
+}
+
+function mark(context, points, radius) {
+  context.putImageData(scatter.base, 0, 0);
+  context.globalAlpha = 1;
+  for (const point of points) dot(context, point, "#000", radius + 1.5);
+  for (const point of points) dot(context, point, colourOf(point.run), radius);
 }
 
 function key(fill, text) {
@@ -202,14 +242,9 @@ function link(event, context, canvas) {
   const name = headName(heads, nearest.i);
   tip(event, [`head ${name}`, `run ${RUNS[nearest.run].label}`, `IG ${digits(heads.ig[nearest.i])}`, `AP ${digits(heads.ap[nearest.i])}`]);
   const same = scatter.points.filter((point) => RUNS[point.run].model === RUNS[nearest.run].model && headName(HEADS[point.run], point.i) === name);
-  context.putImageData(scatter.base, 0, 0);
-  context.globalAlpha = 1;
-  for (const point of same) {
-    dot(context, point, "#000", 6);
-    dot(context, point, scatter.runs.length <= PALETTE.length ? runColour(point) : "#e69f00", 4.5);
-  }
-  const rows = same.map(({ run, i, place }) => make("tr", {},
-    make("td", {}, scatter.runs.length <= PALETTE.length ? key(runColour({ run, place }), RUNS[run].label) : RUNS[run].label),
+  mark(context, same, 4.5);
+  const rows = same.map(({ run, i }) => make("tr", {},
+    make("td", {}, key(colourOf(run), RUNS[run].label)),
     make("td", { class: "number" }, digits(HEADS[run].ig[i])), make("td", { class: "number" }, digits(HEADS[run].ap[i]))));
   $("linked").replaceChildren(make("table", { "data-head": name }, make("caption", {}, `head ${name} in ${same.length} run${same.length > 1 ? "s" : ""} of ${RUNS[nearest.run].model}`),
     make("thead", {}, make("tr", {}, make("th", {}, "run"), make("th", { class: "number" }, "IG"), make("th", { class: "number" }, "AP"))), make("tbody", {}, ...rows)));

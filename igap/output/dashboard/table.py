@@ -7,11 +7,12 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeGuard
 
 from igap.config import EXECUTION_KEYS
 from igap.errors import InputError, did_you_mean, printable
+from igap.output.dashboard import prompt_labels
 from igap.storage.finished import FinishedRun, Value
 from igap.storage.tables import escape_formula
 
@@ -21,14 +22,21 @@ if TYPE_CHECKING:
 DEFAULT = (
     "gap",
     "heads/pearson",
+    "heads/ap_on_ig",
     "heads/spearman",
     "heads/jaccard@10",
     "heads/max_abs_delta",
     "neurons/pearson",
+    "neurons/ap_on_ig",
     "neurons/jaccard@30",
     "heads/n_outliers",
 )
 """The metrics that are shown unless others are asked for, where a summary has them."""
+
+_SCALE = "/ap_on_ig"
+"""End of the names that no summary has: `with_scale`."""
+
+_SCALE_NOTE = "ap_on_ig is the slope of AP on IG by least squares: where r is near 1, AP is about ap_on_ig times IG."
 
 ABSENT = ""
 """Text of a setting that a run does not have, or whose settings could not be read."""
@@ -57,11 +65,23 @@ class Table:
     """Names that hold a number in a run's summary at least, in the order of the summaries."""
 
     @property
+    def shown_settings(self) -> dict[str, list[str]]:
+        """The settings' columns on a terminal and on the page, a text a run: several texts of prompts are one label."""
+        texts = [key for key in self.settings if key in prompt_labels.KEYS]
+        columns: dict[str, list[str]] = {}
+        for key in self.settings:
+            if len(texts) > 1 and key in texts:
+                columns.setdefault(prompt_labels.NAME, prompt_labels.prompt_labels(self.runs))
+            else:
+                columns[key] = [setting(run, key) for run in self.runs]
+        return columns
+
+    @property
     def rows(self) -> list[list[str | int | float | None]]:
-        """One a run: label, settings as texts, chosen metrics (None: not defined, or not measured)."""
+        """One a run: label, settings as they are shown, chosen metrics (None: not defined, or not measured)."""
         return [
-            [label, *(setting(run, key) for key in self.settings), *(metric(run, name) for name in self.metrics)]
-            for run, label in zip(self.runs, self.labels, strict=True)
+            [label, *texts, *(metric(run, name) for name in self.metrics)]
+            for run, label, *texts in zip(self.runs, self.labels, *self.shown_settings.values(), strict=True)
         ]
 
     def frame(self) -> "pd.DataFrame":
@@ -98,6 +118,9 @@ class Table:
             lines.append("One run: there is no other to set it beside.")
         elif len(known) > 1 and not self.settings:
             lines.append(f"No setting differs among the {len(known)} runs whose settings are known.")
+        lines += self._prompt_texts()
+        if any(name.endswith(_SCALE) for name in self.metrics):
+            lines.append(_SCALE_NOTE)
         names = {name for run in self.runs for name in run.summary if name.startswith("version/")}
         for name in [*sorted(names), "prompts/bos"]:
             values = sorted({str(run.summary.get(name, "unknown")) for run in self.runs})
@@ -105,13 +128,29 @@ class Table:
                 lines.append(f"{name} differs among the runs: {', '.join(values)}.")
         warned = [label for run, label in zip(self.runs, self.labels, strict=True) if run.summary.get("warnings")]
         if warned:
-            lines.append(f"{len(warned)} of {len(self.runs)} runs have warnings, in summary.json: {', '.join(warned)}.")
+            who = f"{len(warned)} of {len(self.runs)} runs {'has' if len(warned) == 1 else 'have'}"
+            who = who if len(self.runs) > 1 else "It has"
+            lines.append(f"{who} warnings, in summary.json: {', '.join(warned)}.")
         for name in self.metrics:
             missing = [run for run in self.runs if metric(run, name) is None]
             reasons = sorted({_why_missing(run, name) for run in missing})
             if missing:
-                lines.append(f"{name}: no number in {len(missing)} of {len(self.runs)} runs: {'; '.join(reasons)}.")
+                where = f" in {len(missing)} of {len(self.runs)} runs" if len(self.runs) > 1 else ""
+                lines.append(f"{name}: no number{where}: {'; '.join(reasons)}.")
         return [printable(line, 2000) for line in lines]
+
+    def _prompt_texts(self) -> list[str]:
+        """What the labels of the prompts stand for: the texts where nothing else differs, else where they are."""
+        if prompt_labels.NAME not in self.shown_settings:
+            return []
+        if not all(key.startswith("prompts.") for key in self.settings):
+            return [f"The texts of the prompts are in compare.csv ({', '.join(prompt_labels.KEYS[:4])})."]
+        texts = {
+            label: " | ".join(setting(run, key) for key in prompt_labels.KEYS[:2])
+            for label, run in zip(self.shown_settings[prompt_labels.NAME], self.runs, strict=True)
+            if run.settings.get(prompt_labels.KEYS[0]) is not None
+        }
+        return [f"{label}: {text}" for label, text in sorted(texts.items())]
 
 
 def tabulate(runs: Iterable[FinishedRun], *, metrics: Sequence[str] | None = None, sort: str | None = None) -> Table:
@@ -120,7 +159,7 @@ def tabulate(runs: Iterable[FinishedRun], *, metrics: Sequence[str] | None = Non
     A column is folder, key, a setting or a metric. Rows without a value come last either way; equal ones stay as they
     are. Raises InputError on a metric that no summary has, and on a column that there is not.
     """
-    runs = list(runs)
+    runs = [with_scale(run) for run in runs]
     assert runs
     every = every_metric(runs)
     for name in metrics or ():
@@ -135,12 +174,15 @@ def tabulate(runs: Iterable[FinishedRun], *, metrics: Sequence[str] | None = Non
 
 def _sorted(runs: list[FinishedRun], name: str, metrics: Sequence[str], *, largest_first: bool) -> list[FinishedRun]:
     keys = list(dict.fromkeys(key for run in runs for key in run.settings))
-    if name not in (columns := ["folder", "key", *keys, *metrics]):
+    prompts = dict(zip(runs, prompt_labels.prompt_labels(runs), strict=True))
+    if name not in (columns := ["folder", "key", *keys, *metrics, prompt_labels.NAME]):
         raise InputError(f"sort: got {name!r}, which is no column.{_nearest(name, columns)}")
 
     def value(run: FinishedRun) -> Value:
         if name in ("folder", "key"):
             return str(run.folder) if name == "folder" else run.key
+        if name == prompt_labels.NAME:
+            return prompts[run]
         return metric(run, name) if name in metrics else run.settings.get(name)
 
     def rank(run: FinishedRun) -> tuple[bool, float, str]:
@@ -150,6 +192,28 @@ def _sorted(runs: list[FinishedRun], name: str, metrics: Sequence[str], *, large
 
     some = [run for run in runs if value(run) is not None]
     return sorted(some, key=rank, reverse=largest_first) + [run for run in runs if value(run) is None]
+
+
+def with_scale(run: FinishedRun) -> FinishedRun:
+    """The run with SITE/ap_on_ig, the slope of AP on IG by least squares, which its r and its `slope` determine.
+
+    With k = SD(AP) / SD(IG), `slope` is b = 2 (k^2 - 1) / (k^2 + 1 + 2 r k), the slope of AP - IG on their mean. So k
+    is (b r + sqrt(b^2 r^2 + 4 - b^2)) / (2 - b), and the slope of AP on IG is r k. Beyond |b| = 2, which takes a
+    negative r, two values of k give one b.
+    """
+    added: dict[str, float | int | str | None] = {}
+    for site in ("heads", "neurons"):
+        names = [f"{site}/pearson", f"{site}/slope"]
+        if not all(name in run.summary for name in names):
+            continue
+        r, b = (metric(run, name) for name in names)
+        name = site + _SCALE
+        if r is not None and b is not None and abs(r) <= 1 and abs(b) < 2:
+            added[name] = r * (b * r + math.sqrt((b * r) ** 2 + 4 - b**2)) / (2 - b)
+        else:
+            reasons = [run.summary[f"{each}/reason"] for each in names if f"{each}/reason" in run.summary]
+            added |= {name: None, f"{name}/reason": (*reasons, "not determined by pearson and slope")[0]}
+    return replace(run, summary={**run.summary, **added})
 
 
 def differing(runs: Iterable[FinishedRun], *, all_keys: bool = False) -> list[str]:

@@ -63,7 +63,7 @@ def show(table: Table) -> None:
 
 
 def _columns(table: Table) -> list[_Column]:
-    heads = ["run", *(printable(key).replace(".", ".\n") for key in table.settings)]
+    heads = ["run", *(printable(key).replace(".", ".\n") for key in table.shown_settings)]
     rows = table.rows
     texts = [(name, False, [printable(row[i], _LONGEST) or "-" for row in rows]) for i, name in enumerate(heads)]
     numbers = [

@@ -110,7 +110,7 @@ function variedPlot(varied, column, all) {
 function drawDiff() {
   const [a, b] = [Number($("first").value), Number($("second").value)];
   const unknown = [a, b].filter((i) => !RUNS[i].known);
-  const keys = DATA.settings.filter((column) => column.values[a] !== column.values[b]);
+  const keys = DATA.settings.filter((column) => !column.label && column.values[a] !== column.values[b]);
   $("diff").hidden = unknown.length > 0 || keys.length === 0;
   if (unknown.length) $("diff-note").textContent = `The settings of ${unknown.map((i) => RUNS[i].label).join(", ")} could not be read.`;
   else $("diff-note").textContent = keys.length ? `${keys.length} setting${keys.length > 1 ? "s differ" : " differs"}.` : a === b ? "The same run twice." : "Every setting is the same.";
@@ -133,6 +133,7 @@ function start() {
   $("filter").addEventListener("input", filter);
   $("run").addEventListener("change", () => choose(Number($("run").value)));
   $("metric").addEventListener("change", drawVaried);
+  startColours();
   $("steps-group").addEventListener("change", drawGroup);
   for (const id of ["first", "second"]) $(id).addEventListener("change", drawDiff);
   drawTable();

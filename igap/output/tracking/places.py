@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from igap.output.tracking.reading import read_records
+from igap.output.tracking import reading
 from igap.storage.untrusted import read_json_object
 
 SETTLED_SECONDS = 60.0
@@ -83,11 +83,17 @@ def no_cache() -> Iterator[None]:
         yield
 
 
+def missing_key() -> str | None:
+    """As `reading.missing_key`: its question starts W&B's process, which keeps a log."""
+    with no_cache():
+        return reading.missing_key()
+
+
 def files_to_upload(place: Path) -> set[Path]:
     """The files that W&B's offline run in `place` needs for its upload. Raises ValueError where its end is missing."""
     (file,) = place.glob("*.wandb")
     needs, ended = {file}, False
-    for record in read_records(file):
+    for record in reading.read_records(file):
         needs |= {Path(entry.local_path) for entry in record.artifact.manifest.contents if entry.local_path}
         needs |= {place / "files" / entry.path for entry in record.files.files}
         ended = ended or record.HasField("exit")

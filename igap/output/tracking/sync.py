@@ -1,10 +1,11 @@
 """`igap sync DIR...`: finished runs to W&B from disk, also those that a kill or a dead network kept out."""
 
+import math
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,13 @@ from igap.config import TrackingConfig
 from igap.console import folding_table, terminal_console, warn
 from igap.errors import InputError, printable
 from igap.output.tracking import places
-from igap.storage.finished import FinishedRun, find_runs
+from igap.storage.finished import FinishedRun, Value, find_runs
 
 UPLOAD_SECONDS = 600.0
 """Seconds that one wandb sync may take."""
+
+_ROUNDING = 1e-5
+"""Logits by which another number of threads moves a number at most: `tests/programs/survival.py` measures it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def sync_runs(folders: Sequence[Path], *, project: str | None = None, entity: st
     resolved, message = wandb_run.resolve_mode(TrackingConfig.model_validate({"mode": "auto"}))
     console = terminal_console()
     console.print(message, markup=False)
+    warn(list(_shared_ids(runs, overrides)))
     table = folding_table("Runs", "folder", "W&B")
     outcomes = []
     for run in runs:
@@ -70,6 +75,59 @@ def sync_runs(folders: Sequence[Path], *, project: str | None = None, entity: st
             f"{waiting} of {len(outcomes)} runs wait on this machine; igap sync uploads them once W&B is online"
         )
     return 1 if any(outcome.failed for outcome in outcomes) else 0
+
+
+def _shared_ids(runs: Sequence[FinishedRun], overrides: Mapping[str, str]) -> Iterator[str]:
+    """A line about runs of equal numbers, and one about others, that are one run in W&B: the same key and project.
+
+    Only where one of them is still to be sent. The one that is sent last replaces what W&B has of the others.
+    """
+    by_id: dict[tuple[Value, ...], list[tuple[FinishedRun, bool]]] = {}
+    for run in runs:
+        project, entity, sent = _destination(run, overrides)
+        by_id.setdefault((run.key, project, entity), []).append((run, sent))
+    alike: dict[bool, list[str]] = {True: [], False: []}
+    for (key, project, _), group in by_id.items():
+        waiting = [run for run, sent in group if not sent]
+        if len(group) < 2 or not waiting:
+            continue
+        last = waiting[-1]
+        others = [run for run, _ in group if run is not last]
+        differing = next((text for run in others if (text := _difference(run, last))), None)
+        alike[differing is None].append(
+            f"{' and '.join(printable(run.folder) for run in (*others, last))} have the key {key}, and so are one run "
+            f"in the W&B project {printable(project)}: that of {printable(last.folder)}, which is sent last"
+            + (f". Their numbers differ: {differing}" if differing else ". Their numbers are equal")
+        )
+    for equal, lines in alike.items():
+        if lines:
+            remedy = "" if equal else " To keep both, sync one of the folders with project=NAME."
+            more = f" {len(lines) - 1} more likewise." if len(lines) > 1 else ""
+            yield f"{lines[0]}.{remedy}{more}"
+
+
+def _destination(run: FinishedRun, overrides: Mapping[str, str]) -> tuple[Value, Value, bool]:
+    """The project and entity of a run in W&B, and whether it is there already."""
+    logged = places.find_logged_run(run.folder)
+    project, entity = (run.settings.get(f"tracking.{name}") for name in ("project", "entity"))
+    if logged is not None and logged.mode == "online":
+        address = logged.place.split("/")  # .../ENTITY/PROJECT/runs/ID
+        return address[-3] if len(address) > 3 else project, entity, True
+    if logged is not None and places.is_uploaded(folder := run.folder.resolve(), folder / logged.place):
+        return project, entity, True
+    return overrides.get("project", project), overrides.get("entity", entity), False
+
+
+def _difference(run: FinishedRun, other: FinishedRun) -> str | None:
+    """The first number in which two summaries differ by more than rounding, with both values; times do not count."""
+    for name in dict.fromkeys([*run.summary, *other.summary]):
+        first, second = run.summary.get(name), other.summary.get(name)
+        numbers = [value for value in (first, second) if isinstance(value, int | float)]
+        if not numbers or name.startswith("seconds"):
+            continue
+        if len(numbers) < 2 or not math.isclose(*numbers, rel_tol=1e-3, abs_tol=_ROUNDING):
+            return f"{name} {first} and {second}"
+    return None
 
 
 def _sync(run: FinishedRun, overrides: Mapping[str, str], *, online: bool) -> _Outcome:

@@ -22,7 +22,7 @@ log_messages = logging.getLogger("igap")
 
 def check(tracking: TrackingConfig) -> None:
     """Raises InputError on online tracking without credentials, where W&B would stop a finished run to ask for them."""
-    if tracking.mode == "online" and (missing := reading.missing_key()):
+    if tracking.mode == "online" and (missing := places.missing_key()):
         raise InputError(
             f"tracking: got online, but {missing}. Run wandb login, set WANDB_API_KEY, or use tracking=offline."
         )
@@ -34,7 +34,7 @@ def resolve_mode(tracking: TrackingConfig) -> tuple[TrackingConfig, str | None]:
         return tracking, None
     if not reading.answers():  # first: W&B may ask an unreachable server about a key for longer
         mode, why = "offline", f"W&B's server does not answer within {reading.PROBE_SECONDS:.0f} s"
-    elif missing := reading.missing_key():
+    elif missing := places.missing_key():
         mode, why = "offline", missing
     else:
         mode, why = "online", "there is a key, and W&B's server answers"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from igap.errors import InputError
-from igap.output.tracking.places import no_cache
+from igap.output.tracking.places import missing_key, no_cache
 from igap.storage.atomic import write_text
 
 SECTIONS = {
@@ -21,7 +21,7 @@ SECTIONS = {
     "Largest components": ("heads/jaccard@10", "neurons/jaccard@30", "heads/n_outliers", "neurons/n_outliers"),
     "Completeness": ("heads/max_abs_delta", "neurons/max_abs_delta"),
 }
-"""Section to the numbers of the summary that it shows, each a panel with a bar for every baseline."""
+"""Section to the summary's numbers in it, each a panel with a bar for every baseline, the mean over its runs."""
 AGAINST_STEPS = ("heads/max_abs_delta", "heads/pearson")
 PLOTS = ("plots/heads_heatmap", "plots/heads_scatter", "plots/heads_mean_difference")
 
@@ -53,9 +53,7 @@ def write_workspace(project: str, output: Path = Path("workspace.json"), *, uplo
         ) from error
     sys.stdout.write(f"written to {output}\n")
     if upload:
-        from igap.output.tracking import reading
-
-        if missing := reading.missing_key():
+        if missing := missing_key():
             raise InputError(f"--upload: {missing}. Run wandb login, or set WANDB_API_KEY.")
         try:
             with no_cache():
@@ -82,7 +80,13 @@ def build(entity: str, project: str) -> Any:
             workspaces.Section(
                 name=name,
                 panels=[
-                    reports.BarPlot(title=metric, metrics=[metric], groupby="config.baseline.kind")
+                    reports.BarPlot(
+                        title=f"{metric}, mean over the runs of a baseline",
+                        metrics=[metric],
+                        groupby="config.baseline.kind",
+                        groupby_aggfunc="mean",
+                        groupby_rangefunc="minmax",
+                    )
                     for metric in metrics
                 ],
                 is_open=True,

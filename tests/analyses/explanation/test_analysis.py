@@ -80,7 +80,7 @@ def test_summary_and_tables_hold_every_point_and_term(tmp_path):
     assert table["converged"].all()
     parts = found.tables()["interactions"].set_index("part")
     assert parts["effect_share"].tolist() == pytest.approx([6, 0, 6], abs=1e-4)
-    assert parts.loc["0.0", "effect_interaction"] == pytest.approx(-12)
+    assert parts.loc["0.0", "interaction"] == pytest.approx(-12)
 
 
 def test_a_run_explains_its_outliers_farthest_first_and_splits_the_one_that_interacts_most(embedded, small, pair):

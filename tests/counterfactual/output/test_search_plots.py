@@ -127,10 +127,12 @@ def test_heads_by_hand_and_best_stand_side_by_side_on_one_scale():
     np.testing.assert_array_equal(right.images[0].get_array(), [[0.0, 3.0], [1.0, -1.0]])
     assert left.images[0].get_clim() == right.images[0].get_clim() == (-3, 3)
     assert "AP effect, logits" in texts(fig)
-    assert "1.1" in fig.get_suptitle()
+    assert "searched: 1.1 (framed)" in fig.get_suptitle()
     for ax in (left, right):
         assert [patch.get_bbox().bounds for patch in ax.patches] == [(0.5, 0.5, 1, 1)], "the searched head is framed"
-    assert not any(ax.patches for ax in panels(plots.search_heads(HEADS, "L1.N7")))
+    neuron = plots.search_heads(HEADS, "L1.N7")
+    assert not any(ax.patches for ax in panels(neuron))
+    assert neuron.get_suptitle().endswith("searched: L1.N7")
 
 
 def test_curves_of_both_pairs_have_their_chords():

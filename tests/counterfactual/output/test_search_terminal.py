@@ -3,6 +3,7 @@
 import io
 import re
 from dataclasses import replace
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,8 @@ from igap.counterfactual.history import Proposal
 from igap.counterfactual.output import scan, terminal
 from igap.counterfactual.output.flatten import flatten
 from igap.counterfactual.trials.study import EvaluatedTrial
-from igap.counterfactual.validation.results import Deletion, PrunedPrompt
+from igap.counterfactual.validation.results import BestByEditCount, PrunedPrompt
+from igap.counterfactual.validation.verdict import decimals, verdict
 from igap.missing import Missing
 from igap.models.load import EMBEDDED
 
@@ -70,6 +72,19 @@ def changed(result, **sections):
     return replace(result, validation=validation)
 
 
+def test_a_share_of_variance_that_may_be_any_is_not_said(results):
+    shares = {"first": (0.2, 0.1), "second": (0.43, 0.3), "subject": (0.0, 0.6)}
+    slots = tuple(
+        replace(slot, variance_share=shares[slot.slot][0], variance_share_error=shares[slot.slot][1])
+        for slot in results[0][1].validation.slots
+    )
+    told = terminal.sentences(changed(results[0][1], slots=slots))
+    assert (
+        "share of the variance at random: first 20 ± 10%, too few random trials to say for second, subject, anything "
+        "from 0 to 100% (about 250 would do: search.control=250, search.until=750 or more)"
+    ) in told
+
+
 def test_shares_of_variance_come_with_their_errors_the_largest_first_and_unknown_ones_are_left_out(results):
     result = results[0][1]
     shares = {"first": (0.2, 0.1), "second": (0.43, 0.17), "subject": (Missing("one word"), Missing("one word"))}
@@ -81,15 +96,33 @@ def test_shares_of_variance_come_with_their_errors_the_largest_first_and_unknown
     assert "share of the variance at random: second 43 ± 17%, first 20 ± 10%" in told
 
 
-@pytest.mark.parametrize(("patched", "is_injection", "said"), [
-    (-0.9, False, "the counterfactual takes out about what the component gives"),
-    (-0.4, False, "the counterfactual takes out less than half of what the component gives"),
-    (0.9, True, "the counterfactual writes something in rather than taking out what the component gives"),
-])  # fmt: skip
-def test_injection_is_told_from_deletion_and_from_little(results, patched, is_injection, said):
-    deletion = Deletion(-1.0, is_injection)
-    other = changed(results[0][1], best_effects={"ap": patched}, deletion=deletion)
-    assert any(line.endswith(said) for line in terminal.sentences(other))
+def test_the_verdict_stands_above_all_else_on_the_terminal_in_a_notebook_and_in_the_summary(results):
+    name, result = results[0]
+    lines = verdict(result.validation, name, result.objective)
+    for brief in (False, True):
+        assert said(terminal.show, result, name, brief=brief).startswith("\n" + "\n".join(lines) + "\n\nclean")
+    assert result.verdict == "\n".join(lines)
+    html = result._repr_html_()
+    places = [html.index(escape(line)) for line in (*lines, "best ap")]
+    assert places == sorted(places)
+    assert "search for ap of 0.4: 16 trials" in html
+
+
+def test_prompts_of_few_words_that_the_search_could_not_give_are_marked_and_told_once(results):
+    def told(*rejections):
+        steps = tuple(BestByEditCount(n, 1.0 + n, 1.0, "first := Tom", each) for n, each in enumerate(rejections, 1))
+        pruned = PrunedPrompt(1, 1.25, "second := Tom", rejections[-1])
+        return terminal.sentences(changed(results[0][1], by_edit_count=steps, best={"edits": 3}, pruned=pruned))
+
+    plain = told("", "")
+    assert "with few words changed: 1: 2.000 (first := Tom); 2: 3.000 (first := Tom)" in plain
+    assert not any("outside the space" in line or "out of bounds" in line for line in plain)
+    for rejection in ("outside the space", "out of bounds"):
+        lines = told("", rejection)
+        assert f"with few words changed: 1: 2.000 (first := Tom); 2: 3.000 (first := Tom; {rejection})" in lines
+        assert f"1 of its 3 words is enough: 1.250 (second := Tom; {rejection})" in lines
+        (explained,) = (line for line in lines if line.startswith(f"{rejection}: "))
+        assert explained.endswith("its value may be above the best")
 
 
 def test_a_share_of_the_value_is_told_of_means_only(results):
@@ -173,9 +206,9 @@ def test_what_chance_found_is_told_with_its_direction_and_its_bounds_where_these
 
 def test_the_pruned_prompt_is_named_where_it_is_simpler(results):
     for n, named in ((3, False), (1, True)):
-        other = changed(results[0][1], best={"edits": 3}, pruned=PrunedPrompt(n, 1.25, "second := Tom"))
+        other = changed(results[0][1], best={"edits": 3}, pruned=PrunedPrompt(n, 1.25, "second := Tom", ""))
         text = "\n".join(terminal.sentences(other))
-        assert ("1 of its 3 words are enough: 1.250 (second := Tom)" in text) is named
+        assert ("1 of its 3 words is enough: 1.250 (second := Tom)" in text) is named
 
 
 def test_the_report_counts_trials_out_of_bounds_and_says_why_one_failed(results):
@@ -235,8 +268,21 @@ def test_the_scans_table_tells_effects_and_values_apart(results):
         line = next(line for line in text.splitlines() if line.startswith(f"│ {name}"))
         cells = [cell.strip() for cell in line.split("│")[1:]]
         keys = ("by_hand/ap", "deletion/ap", "best/ap", "best/value")
-        assert cells[1:5] == [f"{flatten(result.validation)[key]:.3f}" for key in keys]
+        assert cells[1:5] == [decimals(flatten(result.validation)[key]) for key in keys]
     assert text.count("-0.") or text.count("-1.") or text.count("-2."), "an effect keeps its sign"
+
+
+def test_the_scan_names_the_heads_that_stand_out_in_their_own_best_prompts(results):
+    def told(*ranks):
+        other = [(name, changed(result, best_effects={"rank": rank}))
+                 for (name, result), rank in zip(results, ranks, strict=True)]  # fmt: skip
+        return said(terminal.show_scan, other)
+
+    begin = "\nheads that stand out in their own best prompts (rank 1 by |AP effect|), of"
+    assert f"{begin} 2: 1.2\n" in told(3, 1)
+    assert f"{begin} 2: none\n" in told(3, 2)
+    assert f"{begin} 1: 0.4\n" in told(1, Missing("a neuron"))
+    assert "stand out" not in told(Missing("a neuron"), Missing("a neuron"))
 
 
 def test_heads_that_do_more_in_the_prompt_of_another_are_named_under_the_scans_table(results):

@@ -226,6 +226,62 @@ def test_the_ladder_has_the_best_subset_of_the_winners_words_of_each_size(found,
         assert partly(slow, best, named) == near(value)
 
 
+@pytest.mark.parametrize(
+    ("first", "clean_n", "rejection"),
+    [
+        (["=keep", "Tom", "Anna"], 2, ""),
+        (["Tom", "Anna"], 2, "outside the space"),
+        (["John", "Tom", "Anna"], 1, ""),  # the clean prompt's own word
+        (["John", "Tom", "Anna"], 2, "outside the space"),  # which the second clean prompt does not have
+    ],
+)
+def test_a_prompt_of_few_words_says_whether_the_space_has_it(small, pair, first, clean_n, rejection):
+    space = {**SPACE, "first": first, "second": ["Paul", "Mark"], "subject": ["=keep"]}
+    with borrow(small(EMBEDDED)):
+        session = opened(small(EMBEDDED), pair, head="0.4", space=space, clean_n=clean_n)
+        bound = session.bound.unshare()
+        judge = functools.partial(neighbours.judge_subset, session, bound, session.cached_evaluator(bound))
+        best = (first.index("Tom"), 0, 0, 0, 0, 0)
+        assert judge(best, (0, 1)) == "", "the whole candidate"
+        assert judge(best, (1,)) == rejection
+        assert judge(best, (0,)) == "outside the space", "second offers no clean word"
+
+
+def test_a_prompt_of_few_words_says_whether_it_is_out_of_bounds(small, pair):
+    with borrow(small(EMBEDDED)):
+        free = opened(small(EMBEDDED), pair, head="0.4", space=SPACE)
+        bound = free.bound.unshare()
+        best = (2, 3, 0, 0, 0, 0)
+        tokens = bound.with_slots(best, (0,))[:, None]
+        fluency = free.cached_evaluator(bound).numbers(tokens, ["fluency"])["fluency"].item()
+        for least, rejection in ((fluency - 0.01, ""), (fluency + 0.01, "out of bounds")):
+            session = opened(small(EMBEDDED), pair, head="0.4", space=SPACE, constraints={"min_fluency": least})
+            evaluator = session.cached_evaluator(bound)
+            assert neighbours.judge_subset(session, bound, evaluator, best, (0,)) == rejection
+            assert neighbours.judge_subset(session, bound, evaluator, best, (0, 1)) == "", "trials are judged before"
+
+
+def test_the_ladder_and_the_simplest_form_are_written_with_whether_the_search_could_give_them(small, pair):
+    words = {**SPACE, "first": ["Tom", "Anna"], "second": ["Tom", "Anna", "Paul"]}
+    result = igap.search(small(EMBEDDED), pair, "0.4", **{**ASKED, "space": words})
+    summary, steps = flatten(result.validation), result.validation.by_edit_count
+    may = [int("first :=" in step.words and "second :=" in step.words) for step in steps]
+    assert {0, 1} == set(may), "both have no clean word"
+    assert [step.rejection for step in steps] == ["" if each else "outside the space" for each in may]
+    assert [row["allowed"] for row in rows(result, "ladder")] == may
+    assert [summary[f"ladder/{step.edits}/allowed"] for step in steps] == may
+    simplest = summary["simplest/words"]
+    assert summary["simplest/allowed"] == int("first :=" in simplest and "second :=" in simplest)
+
+
+def test_of_a_best_value_below_0_there_are_no_shares(small, pair):
+    asked = {**ASKED, "objective": "selectivity", "penalty": 1000.0, "until": 16}
+    validation = igap.search(small(EMBEDDED), pair, "0.4", **asked).validation
+    assert validation.best.value < 0
+    for measured in (validation.heldout, *validation.by_edit_count):
+        assert measured.share == Missing("the best value is not above 0")
+
+
 def test_all_is_measured_in_the_winners_direction(small, pair):
     """Head 2.4: the pair made by hand and some changes of the best turn the effect round."""
     result = igap.search(small(EMBEDDED), pair, "2.4", **{**ASKED, "until": 54})
@@ -395,11 +451,14 @@ def test_the_simplest_form_is_left_when_words_that_do_little_are_taken_out_one_b
 
     bound = SimpleNamespace(changed_slots=lambda best: (0, 1, 2, 3), with_slots=lambda best, slots: tuple(slots))
     monkeypatch.setattr(neighbours, "_describe_word", lambda space, best, slot: f"slot {slot}")
-    prune = functools.partial(neighbours.prune_prompt, None, bound, objective_values, (0, 0, 0, 0))
-    assert prune(10.4) == PrunedPrompt(1, 10.0, "slot 0")
-    assert prune(12.0) == PrunedPrompt(2, 12.0, "slot 0, slot 1")
+    judge = {(0,): "outside the space"}.get
+    prune = functools.partial(
+        neighbours.prune_prompt, None, bound, objective_values, lambda _, slots: judge(tuple(slots), ""), (0, 0, 0, 0)
+    )
+    assert prune(10.4) == PrunedPrompt(1, 10.0, "slot 0", "outside the space")
+    assert prune(12.0) == PrunedPrompt(2, 12.0, "slot 0, slot 1", "")
     assert prune(12.7).edits == 3, "12 is less than 95%"
-    assert prune(20.0) == PrunedPrompt(4, 20.0, ANY)
+    assert prune(20.0) == PrunedPrompt(4, 20.0, ANY, "")
 
 
 def test_the_simplest_forms_value_is_that_of_its_words(found, summary, slow):
@@ -589,6 +648,7 @@ def test_a_counterfactual_writes_in_where_its_effect_is_over_twice_the_deletion_
     deletion = activation_patching(ioi_mini, pair, baseline="mean").effect[head].item()
     effect = activation_patching(ioi_mini, best).effect[head].item()
     assert found.ap == pytest.approx(deletion, rel=1e-3)  # float32
+    assert found.injected == pytest.approx(effect - deletion, rel=1e-3)
     assert found.is_injection == is_injection
     assert (effect / deletion < 0, effect / deletion > 2).count(True) == is_injection
 

@@ -76,6 +76,19 @@ def test_settings_and_metrics_are_columns_in_the_tables_order(tmp_path):
     assert "heads/pearson" in [one["name"] for one in found["metrics"]]
 
 
+def test_prompts_are_one_column_that_is_shown_before_their_own_which_are_not(tmp_path):
+    for name, answer in (("a", " Tom"), ("b", " Ann")):
+        texts = {"prompts.clean": f"for{answer}", "prompts.answer": answer, "prompts.distractor": " Bob"}
+        make(tmp_path / name, settings=texts, summary={"heads/slope": -0.5})
+    found = data(build(tmp_path))
+    assert [(one["name"], one["shown"], one["values"]) for one in found["settings"]] == [
+        ("prompts", True, ["Tom - Bob", "Ann - Bob"]),
+        ("prompts.clean", False, ["for Tom", "for Ann"]),
+        ("prompts.answer", False, [" Tom", " Ann"]),
+    ]
+    assert "heads/ap_on_ig" in [one["name"] for one in found["metrics"] if one["shown"]]
+
+
 def test_no_text_of_a_run_becomes_markup(tmp_path):
     plain = build(make(tmp_path / "plain" / "a").parent)
     make(tmp_path / "evil" / "a", settings={"prompts.clean": EVIL}, summary={"heads/pearson": None, "model": EVIL})

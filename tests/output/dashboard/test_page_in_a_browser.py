@@ -187,6 +187,63 @@ def test_a_hover_in_the_scatter_lists_the_head_in_every_run_of_its_model(opened,
         assert same(ap, head["ap"])
 
 
+def legend(page):
+    return page.locator("#legend div").all_inner_texts()
+
+
+def colours(page):
+    """The runs' colours in the scatter."""
+    return page.evaluate("scatter.runs.map(colourOf)")
+
+
+def test_up_to_eight_runs_have_a_colour_each_whatever_the_filter(opened, four):
+    page = opened(four)
+    assert [text.strip() for text in legend(page)] == ["a", "b", "c", "d"]
+    before = colours(page)
+    assert len(set(before)) == 4
+    page.locator("#filter").fill("zero")
+    assert [text.strip() for text in legend(page)] == ["a", "b", "d"]
+    assert colours(page) == [before[0], before[1], before[3]]
+
+
+def test_more_runs_have_the_colours_of_a_setting_and_a_legend_that_marks_its_points(opened, tmp_path):
+    for i in range(16):
+        settings = {"baseline.kind": ("zero", "corrupted", "mean")[i % 3], "ig.n_steps": 10 + i}
+        make(tmp_path / "runs" / f"{i:02}", settings=settings, seed=i)
+    page = opened(tmp_path / "runs")
+    assert page.locator("#colour").input_value() == "baseline.kind"
+    assert [text.strip() for text in legend(page)] == ["corrupted (5 runs)", "mean (5 runs)", "zero (6 runs)"]
+    zero, corrupted, mean, again, *_ = colours(page)
+    assert len({zero, corrupted, mean}) == 3
+    assert again == zero
+    pixels = "document.querySelector('#scatter canvas').toDataURL()"
+    plain = page.evaluate(pixels)
+    page.locator("#legend div").nth(1).hover()
+    assert page.evaluate(pixels) != plain
+    page.locator("h1").hover()
+    assert page.evaluate(pixels) == plain
+    page.locator("#colour").select_option("run")
+    assert len(legend(page)) == len(set(colours(page))) == 16
+    page.locator("#filter").fill("mean")
+    assert [text.strip() for text in legend(page)] == ["02", "05", "08", "11", "14"]
+
+
+def test_prompts_are_one_column_whose_texts_are_under_the_mouse(opened, tmp_path):
+    for name, answer in (("a", " Tom"), ("b", " Ann")):
+        texts = {"prompts.clean": f"for{answer}", "prompts.answer": answer, "prompts.distractor": " Bob"}
+        make(tmp_path / "runs" / name, settings=texts, seed=ord(name))
+    page = opened(tmp_path / "runs")
+    assert column(page, 2) == ["Tom - Bob", "Ann - Bob"]
+    cell = page.locator("#runs tbody td:nth-child(2)").first
+    assert cell.get_attribute("title") == "prompts.clean=for Tom\nprompts.answer= Tom"
+    rows = [row.split("\t")[0] for row in page.locator("#diff tbody tr").all_inner_texts()]
+    assert rows == ["prompts.clean", "prompts.answer"]
+    page.locator("#filter").fill("prompts.answer=Ann")
+    assert column(page, 1) == []
+    page.locator("#filter").fill("ann")
+    assert column(page, 1) == ["b"]
+
+
 def test_two_runs_settings_show_only_the_keys_that_differ_kept_where_included(opened, four):
     page = opened(four)
     page.locator("#second").select_option(label="d")

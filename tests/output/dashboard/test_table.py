@@ -5,11 +5,13 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from igap.errors import InputError
 from igap.output.dashboard import table
+from igap.statistics.comparison import compare_values
 from igap.storage.finished import FinishedRun, find_runs
 
 
@@ -59,6 +61,93 @@ def test_default_metrics_are_those_that_the_summaries_have():
     assert found.metrics == ["gap", "heads/pearson"]
     assert found.rows == [["a", 1.0, None], ["b", 2.0, None]]
     assert list(found.every_metric) == ["gap", "other"]
+
+
+def test_ap_on_ig_is_the_slope_of_ap_on_ig_that_a_fit_of_the_runs_own_table_gives(written):
+    (run,), _ = find_runs([written])
+    found = table.tabulate([run])
+    frame = pd.read_csv(written / "heads.csv")
+    wanted, _ = np.polyfit(frame["ig"], frame["ap"], 1)
+    assert found.runs[0].summary["heads/ap_on_ig"] == pytest.approx(wanted, rel=1e-9)
+    assert {"heads/ap_on_ig", "neurons/ap_on_ig"} <= set(found.metrics)
+
+
+@pytest.mark.parametrize(("scale", "noise"), [(0.61, 0.02), (1.0, 0.0), (0.001, 0.0), (2.0, 5.0), (-0.1, 1.0)])
+def test_ap_on_ig_shows_the_scale_that_r_does_not(scale, noise):
+    rng = np.random.default_rng(0)
+    ig = rng.normal(size=(4, 8))
+    ap = scale * ig + noise * rng.normal(size=(4, 8))
+    found = table.with_scale(
+        run("a", **{f"heads/{name}": value for name, value in compare_values(ig, ap).summary().items()})
+    )
+    assert found.summary["heads/ap_on_ig"] == pytest.approx(np.polyfit(ig.ravel(), ap.ravel(), 1)[0], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("pearson", "slope"), [(None, 0.5), (0.5, None), (0.5, 2.0), (0.5, -3e200), (7.0, 0.5), ("x", 0)]
+)
+def test_ap_on_ig_is_missing_where_r_and_the_slope_do_not_determine_it(pearson, slope):
+    numbers = {"heads/pearson": pearson, "heads/slope": slope}
+    runs = [run("a", **numbers), run("b", **numbers, **{"heads/slope/reason": "constant"}), run("c", gap=1.0)]
+    found = table.tabulate(runs, metrics=["heads/ap_on_ig"])
+    assert found.rows == [["a", None], ["b", None], ["c", None]]
+    reasons = "constant; not determined by pearson and slope; not measured"
+    assert found.notes()[-1] == f"heads/ap_on_ig: no number in 3 of 3 runs: {reasons}."
+
+
+def test_two_slopes_of_ap_on_ig_have_one_bias_where_r_is_negative():
+    r, b = -0.9, 2.3
+    roots = np.roots([2 - b, -2 * b * r, -(2 + b)])
+    assert (roots > 0).all()
+    for k in roots:
+        assert 2 * (k**2 - 1) / (k**2 + 1 + 2 * r * k) == pytest.approx(b)
+    assert table.with_scale(run("a", **{"heads/pearson": r, "heads/slope": b})).summary["heads/ap_on_ig"] is None
+
+
+IOI = {"prompts.clean": "C", "prompts.corrupted": "c", "prompts.answer": " John", "prompts.distractor": " Mary"}
+IOI |= {"prompts.n": None, "prompts.file": None}
+GENERATED = dict.fromkeys(IOI) | {"prompts.n": 100}
+
+
+def test_texts_of_prompts_are_one_column_of_labels_but_in_the_csv():
+    runs = [
+        run("a", {**IOI, "x": 1}),
+        run("b", {**IOI, "x": 2}),
+        run("c", {**IOI, "prompts.corrupted": "another", "x": 1}),
+        run("d", {**GENERATED, "x": 1}),
+        run("e", {**dict.fromkeys(IOI), "prompts.file": "/my/pairs.csv", "x": 1}),
+        run("unread"),
+    ]
+    found = table.tabulate(runs)
+    labels = ["John - Mary (2)", "John - Mary (2)", "John - Mary (1)", "100 generated", "pairs.csv", table.ABSENT]
+    assert found.shown_settings == {"prompts": labels, "x": ["1", "2", "1", "1", "1", ""]}
+    assert [row[1] for row in found.rows] == labels
+    assert [row[1] for row in table.tabulate(runs[::-1]).rows] == labels[::-1], "whatever the order"
+    assert folders(table.tabulate(runs, sort="prompts"))[:3] == ["unread", "d", "c"]
+    rows = list(csv.DictReader(io.StringIO(found.csv())))
+    assert [row["prompts.corrupted"] for row in rows] == ["c", "c", "another", "null", "null", ""]
+    assert list(found.frame().columns)[:2] == ["prompts.clean", "prompts.corrupted"]
+    (note,) = found.notes()
+    assert note.startswith("The texts of the prompts are in compare.csv (prompts.clean, prompts.corrupted, ")
+
+
+def test_the_texts_of_prompts_are_said_where_nothing_else_differs():
+    runs = [run("a", {**IOI, "prompts.seed": 0}), run("b", {**GENERATED, "prompts.seed": 1})]
+    found = table.tabulate(runs)
+    assert found.rows == [["a", "John - Mary", "0"], ["b", "100 generated", "1"]]
+    assert found.notes() == ["John - Mary: C | c"]
+
+
+def test_prompts_that_are_no_texts_have_a_label():
+    damaged = {**IOI, "prompts.clean": ([1], {"a": 2}), "prompts.answer": ([3],)}
+    found = table.tabulate([run("a", damaged), run("b", IOI)])
+    assert found.rows == [["a", "([3],) - Mary"], ["b", "John - Mary"]]
+
+
+def test_one_text_of_prompts_that_differs_is_its_own_column():
+    found = table.tabulate([run("a", IOI), run("b", {**IOI, "prompts.clean": "D"})])
+    assert found.shown_settings == {"prompts.clean": ["C", "D"]}
+    assert found.notes() == []
 
 
 def test_what_repeats_a_setting_or_is_no_number_is_no_metric():
@@ -138,6 +227,10 @@ def test_labels_are_the_folders_below_what_they_share(tmp_path):
 
 def test_the_notes_say_what_the_table_cannot():
     assert table.tabulate([run("a", {"x": 1})]).notes() == ["One run: there is no other to set it beside."]
+    assert table.tabulate([run("a", {"x": 1}, warnings="ig", gap=None)], metrics=["gap"]).notes()[1:] == [
+        "It has warnings, in summary.json: a.",
+        "gap: no number: not measured.",
+    ]
     same = [run("a", {"x": 1}, gap=1.0), run("b", {"x": 1}, gap=1.0), run("unread", gap=2.0)]
     assert table.tabulate(same).notes() == ["No setting differs among the 2 runs whose settings are known."]
     runs = [
@@ -148,6 +241,6 @@ def test_the_notes_say_what_the_table_cannot():
     assert table.tabulate(runs).notes() == [
         "version/torch differs among the runs: 2.13, 2.6.",
         "prompts/bos differs among the runs: <s>, none, unknown.",
-        "1 of 3 runs have warnings, in summary.json: b.",
+        "1 of 3 runs has warnings, in summary.json: b.",
         "gap: no number in 2 of 3 runs: not measured; too small.",
     ]

@@ -181,6 +181,26 @@ def test_an_offline_run_that_was_moved_arrives_whole(server, slim, tmp_path, cap
     assert "there already" in capsys.readouterr().out
 
 
+def test_two_folders_with_one_key_are_told_of_before_the_last_of_them_stands_at_the_server(
+    server, slim, tmp_path, capsys
+):
+    for sweep in ("first", "second"):
+        another(slim, tmp_path / sweep / "twice", "twice")
+        (tmp_path / sweep / "sweep.json").write_text("{}")
+    first, second = (tmp_path / sweep / "twice" for sweep in ("first", "second"))
+    assert sync.sync_runs([tmp_path / "second", tmp_path / "first"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"igap: {second} and {first} have the key twice, and so are one run in the W&B project igap: that of {first}, "
+        "which is sent last. Their numbers are equal."
+    )
+    assert server.runs["twice"].told["groupName"] == "first"
+    assert sync.sync_runs([tmp_path]) == 0
+    assert capsys.readouterr().err == "", "nothing is sent"
+    assert sync.sync_runs([another(first, tmp_path / "third", "twice"), second]) == 0
+    assert f"that of {tmp_path}/third, which is sent last" in capsys.readouterr().err
+
+
 def test_a_search_arrives_with_a_step_a_trial(server, tmp_path):
     trials = pd.DataFrame(
         {"trial": [0, 1, 2], "ap": [0.1, float("nan"), -0.5], "counts": [True, False, True], "text": ["a", "b", "c"]}

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers.finished_runs import make
 
 from igap import cli
 from igap.errors import InputError
@@ -147,6 +148,38 @@ def test_bad_input_is_one_line(name, tmp_path, capsys):
         assert message in err
         assert err.count("\n") == 1
         assert out == ""
+
+
+def test_runs_of_one_key_whose_numbers_differ_are_named_with_the_first_number_that_does(tmp_path, capsys):
+    numbers = {"gap": 4.0, "heads/pearson": 0.5, "seconds/total": 1.0}
+    for name, seed, changed in (
+        ("a/1", 1, {}),
+        ("b/1", 1, {"gap": 4.000001, "heads/pearson": 0.75, "seconds/total": 9.0}),
+        ("a/2", 2, {}),
+        ("b/2", 2, {"heads/pearson": None}),
+        ("a/3", 3, {}),
+        ("b/3", 3, {"gap": 4.000001, "seconds/total": 9.0}),
+    ):
+        settings = {"tracking.project": "igap"}
+        make(tmp_path / name, seed=seed, settings=settings, summary={"heads/max_abs_delta": 0.0, **numbers, **changed})
+    sync.sync_runs([tmp_path / "a", tmp_path / "b"])
+    a, b = tmp_path / "a", tmp_path / "b"
+    said = "igap: {a} and {b} have the key {key:012x}, and so are one run in the W&B project igap: that of {b}, "
+    said += "which is sent last."
+    assert capsys.readouterr().err.splitlines() == [
+        f"{said.format(a=a / '3', b=b / '3', key=3)} Their numbers are equal.",
+        f"{said.format(a=a / '1', b=b / '1', key=1)} Their numbers differ: heads/pearson 0.5 and 0.75. To keep both,"
+        " sync one of the folders with project=NAME. 1 more likewise.",
+    ]
+
+
+def test_runs_of_one_key_in_two_projects_are_two_runs_unless_one_project_is_given(tmp_path, capsys):
+    for name in ("a", "b"):
+        make(tmp_path / name, settings={"tracking.project": name})
+    sync.sync_runs([tmp_path])
+    assert capsys.readouterr().err == ""
+    sync.sync_runs([tmp_path], project="both")
+    assert "are one run in the W&B project both" in capsys.readouterr().err
 
 
 def test_sync_without_a_folder_says_that_one_is_wanted():

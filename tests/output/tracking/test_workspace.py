@@ -27,9 +27,12 @@ def test_the_workspace_shows_numbers_and_plots_that_runs_have(written, result, t
     sections = definition["spec"]["section"]["panelBankConfig"]["sections"]
     panels = [panel for section in sections for panel in section["panels"]]
     summary = json.loads((written / "summary.json").read_text())
-    bars = [panel["config"]["metrics"] for panel in panels if panel["viewType"] == "Bar Chart"]
+    charts = [panel["config"] for panel in panels if panel["viewType"] == "Bar Chart"]
+    bars = [chart["metrics"] for chart in charts]
     assert set(itertools.chain(*bars)) <= set(summary)
     assert len(bars) == 10
+    said = [(chart["chartTitle"], chart["groupAgg"], chart["groupArea"]) for chart in charts]
+    assert said == [(f"{name}, mean over the runs of a baseline", "mean", "minmax") for (name,) in bars]
     settings = dict(flatten(result.config.model_dump(mode="json")))
     assert {panel["config"]["groupBy"] for panel in panels if "groupBy" in panel["config"]} == {"baseline.value.kind"}
     assert {"baseline.kind", "ig.n_steps"} <= set(settings)

@@ -1,0 +1,138 @@
+"""A search's verdict in words. The rest of `validation` measures; here alone are thresholds that make words of it."""
+
+from igap.counterfactual.objective.objective import Objective
+from igap.counterfactual.validation.results import HeldOut, Validation
+from igap.missing import Missing
+from igap.statistics.bootstrap import LEVEL, is_range
+
+HALF = 0.5
+"""Share of the value found of which less than that on held-out prompts is "in part"."""
+UNUSUAL = 100 * LEVEL
+"""Percentile of the activation above which it is unusual."""
+_NAMED = 3
+"""Heads with larger effects that are named."""
+
+
+def verdict(validation: Validation, component: str, objective: Objective) -> tuple[str, str, str]:
+    """Say whether the component stands out, whether its effect holds on held-out prompts, and what kind it is.
+
+    - It *stands out* if no head has a larger |AP effect| in the best pairs: rank 1. The question is which prompt makes
+      this one stand out, so that a second place is not enough; the heads before it are named, the largest three.
+    - The effect *holds* if the 95% interval of its held-out mean lies above 0 in the direction of the best prompt, and
+      so does the held-out value. It holds *in part* if less than half of the value found is left: most of that was
+      then fitted to the search's own clean prompts. An interval over fewer than 4 prompts is about their range and
+      decides nothing; a value found that is not above 0 leaves nothing to hold. A held-out value that is no larger
+      than the pairs made by hand have is told as such. A `disagreement` is never negative, so that its share and the
+      pairs made by hand alone can object.
+    - It is an *injection* if what is written in is larger in magnitude than the deletion: `Deletion.is_injection`.
+    - The activation is *unusual* above percentile 95: farther from the usual ones than 19 in 20 ordinary prompts'.
+
+    Args:
+        validation: of the search.
+        component: its name, "9.6" or "L5.N1234".
+        objective: what was searched for.
+
+    Returns:
+        Three sentences. Numbers that are missing say why.
+    """
+    return (
+        _against_heads(validation, component),
+        _holds(validation, objective),
+        f"{_kind(validation, component)}; {_activation(validation)}.",
+    )
+
+
+def stands_out(validation: Validation) -> bool | Missing:
+    """True if the component has an effect in the best pairs, and no head a larger one in magnitude."""
+    effects = validation.best_effects
+    return effects.rank if isinstance(effects.rank, Missing) else effects.rank == 1 and effects.ap != 0
+
+
+def decimals(value: float) -> str:
+    """Three decimals; zero has no sign."""
+    text = f"{value:.3f}"
+    return "0.000" if text == "-0.000" else text
+
+
+def _against_heads(validation: Validation, component: str) -> str:
+    best, by_hand = validation.best_effects, validation.reference_effects
+    where = "the best prompts" if len(validation.pairs) > 1 else "the best prompt"
+    if isinstance(best.rank, Missing):
+        return (
+            f"Whether {component} stands out is not known: {best.rank.reason}; its AP effect is {decimals(best.ap)} "
+            f"logits in {where}, {decimals(by_hand.ap)} in those made by hand."
+        )
+    before = f"made by hand: {decimals(by_hand.ap)}, rank {by_hand.rank}"
+    if best.ap == 0:
+        return f"{component} does not stand out: it has no effect in {where} ({before})."
+    if stands_out(validation):
+        own = f"{decimals(best.ap)} logits; {before}"
+        return f"{component} stands out: no head has a larger |AP effect| in {where} ({own})."
+    larger = sorted(validation.heads, key=lambda head: -abs(head.best))[: best.rank - 1]
+    *others, last = (f"{head.name} ({decimals(head.best)})" for head in larger[:_NAMED])
+    named = f"{', '.join(others)} and {last}" if others else last
+    have = f"{len(larger)} heads have" if len(larger) > 1 else "1 head has"
+    return (
+        f"{component} does not stand out: {have} a larger |AP effect| in {where}, {named}"
+        f"{' most' if len(larger) > _NAMED else ''} (its own: {decimals(best.ap)}, rank {best.rank}; {before})."
+    )
+
+
+def _holds(validation: Validation, objective: Objective) -> str:
+    heldout = validation.heldout
+    if isinstance(heldout, Missing):
+        return f"Whether the effect holds on other prompts is not known: {heldout.reason}."
+    if validation.best.value <= 0:
+        found = decimals(validation.best.value)
+        return f"There is nothing that could hold on other prompts: the value found, {found}, is not above 0."
+    measured = _measured(validation, heldout, objective)
+    prompts = f"{heldout.n} held-out prompt{'s' if heldout.n > 1 else ''}"
+    if isinstance(heldout.low, Missing) or is_range(heldout.n):
+        few = "are too few" if heldout.n > 1 else "is too few"
+        return f"Whether the effect holds on other prompts is not known: {prompts} {few} to tell ({measured})."
+    if heldout.low <= 0 or heldout.value <= 0:
+        return f"The effect does not hold on {prompts}: {measured}."
+    in_part = not isinstance(heldout.share, Missing) and heldout.share < HALF
+    no_more = "" if heldout.value > heldout.reference else (
+        f", which is no more than the pairs made by hand have there ({decimals(heldout.reference)})"
+    )  # fmt: skip
+    return f"The effect holds {'in part ' if in_part else ''}on {prompts}: {measured}{no_more}."
+
+
+def _measured(validation: Validation, heldout: HeldOut, objective: Objective) -> str:
+    """The mean held-out effect with its interval, the value where it is another number, and its share."""
+    term, sign = objective.terms[0], validation.best.sign
+    if term in ("ap", "selectivity"):
+        mean = f"a mean {'drop' if sign == 'drop' else 'rise'} of {decimals(heldout.mean)} logits"
+    else:
+        mean = f"a mean {term} of {decimals(heldout.mean)} logits"
+    if not isinstance(heldout.low, Missing) and not isinstance(heldout.high, Missing):
+        mean += f" [{decimals(heldout.low)}, {decimals(heldout.high)}]"
+    if term not in ("ap", "selectivity") and sign == "drop":
+        mean += ", drop being positive"
+    if objective.aggregate != "mean" or term == "selectivity":
+        mean += f", {objective.aggregate} {term} {decimals(heldout.value)}"
+    found = decimals(validation.best.value)
+    if isinstance(heldout.share, Missing):
+        return f"{mean} ({found} were found; no share of that, since {heldout.share.reason})"
+    return f"{mean}, {round(100 * heldout.share)}% of the {found} found"
+
+
+def _kind(validation: Validation, component: str) -> str:
+    deletion, effect = validation.deletion, validation.best_effects.ap
+    if isinstance(deletion, Missing):
+        return f"Whether it is an injection or a deletion is not known: {deletion.reason.rstrip('.')}"
+    if effect == 0:
+        return "It is neither an injection nor a deletion, since there is no effect"
+    return (
+        f"It is {'an injection' if deletion.is_injection else 'a deletion'}: of the AP effect of {decimals(effect)} "
+        f"logits, taking out what {component} gives (its mean instead) does {decimals(deletion.ap)} and what is "
+        f"written in {decimals(deletion.injected)} ({round(100 * deletion.injected / effect)}%)"
+    )
+
+
+def _activation(validation: Validation) -> str:
+    percentile = validation.plausibility.percentile
+    if isinstance(percentile, Missing):
+        return f"whether its activation is unusual is not known: {percentile.reason}"
+    return f"its activation is {'unusual' if percentile > UNUSUAL else 'ordinary'} (percentile {percentile:.0f})"
