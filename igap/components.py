@@ -1,19 +1,51 @@
 """Sites and components: what an attribution is about, and how it is named.
 
-A site is one kind of activation, one tensor a layer, with one component a column: attention heads (`hook_z`, before
-the output projection) or MLP neurons (`hook_post`, after the nonlinearity).
+A site is one kind of activation, one tensor a layer, with one component a column. A run takes apart attention heads
+(`hook_z`, before the output projection) and MLP neurons (`hook_post`, after the nonlinearity); the methods take every
+site of `PLACES`.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from igap.errors import InputError, short_repr
 
-Site = Literal["heads", "neurons"]
+Site = Literal["heads", "neurons", "q", "k", "v", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
 SITES: tuple[Site, ...] = ("heads", "neurons")
+"""Those that a run takes apart."""
 
-_HOOKS: dict[Site, str] = {"heads": "blocks.{layer}.attn.hook_z", "neurons": "blocks.{layer}.mlp.hook_post"}
+
+@dataclass(frozen=True)
+class Place:
+    """Where a site is, and what its components are."""
+
+    hook: str
+    """TransformerLens' hook point in a block."""
+    column: Literal["head", "neuron", "kv_head"] | None
+    """What a component is; None where the site is one vector a layer, and its only component."""
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the hook point's last axis is d_model, without an axis of components."""
+        return self.column is None
+
+
+PLACES: Mapping[Site, Place] = {
+    "heads": Place("attn.hook_z", "head"),
+    "neurons": Place("mlp.hook_post", "neuron"),
+    "q": Place("attn.hook_q", "head"),
+    "k": Place("attn.hook_k", "kv_head"),
+    "v": Place("attn.hook_v", "kv_head"),
+    "resid_pre": Place("hook_in", None),
+    "resid_mid": Place("hook_resid_mid", None),
+    "resid_post": Place("hook_out", None),
+    "attn_out": Place("hook_attn_out", None),
+    "mlp_out": Place("hook_mlp_out", None),
+}
+"""Queries and keys are those before rotary positions; keys and values are those of key-value heads."""
+
 _NUMBER = "[0-9]{1,9}"
 _NAME = re.compile(
     rf"(?P<head_layer>{_NUMBER})\.(?P<head>{_NUMBER})|L(?P<neuron_layer>{_NUMBER})\.N(?P<neuron>{_NUMBER})"
@@ -21,18 +53,31 @@ _NAME = re.compile(
 
 
 def hook_name(site: Site, layer: int) -> str:
-    """TransformerLens' name of the site's hook point: `[batch, pos, head, d_head]` or `[batch, pos, d_mlp]`."""
-    return _HOOKS[site].format(layer=layer)
+    """TransformerLens' name of the site's hook point."""
+    return f"blocks.{layer}.{PLACES[site].hook}"
 
 
 def component_name(site: Site, layer: int, index: int) -> str:
-    """The name people use: head `9.6`, neuron `L5.N1234`. `parse_component` is its inverse."""
-    return f"{layer}.{index}" if site == "heads" else f"L{layer}.N{index}"
+    """The name people use: head `9.6`, neuron `L5.N1234`; the query of a head `9.6.q`, the residual stream
+    `L5.resid_pre`. `parse_component` is its inverse for heads and neurons."""
+    if site == "neurons":
+        return f"L{layer}.N{index}"
+    if PLACES[site].is_vector:
+        return f"L{layer}.{site}"
+    return f"{layer}.{index}" if site == "heads" else f"{layer}.{index}.{site}"
 
 
-def component_names(site: Site, n_layers: int, n_components: int) -> list[str]:
-    """The names of all components, layer by layer: the row-major order of a `[layer, component]` map."""
-    return [component_name(site, layer, index) for layer in range(n_layers) for index in range(n_components)]
+def component_names(site: Site, n_layers: int, n_components: int, spans: Sequence[str] | None = None) -> list[str]:
+    """The names of all components, layer by layer: the row-major order of a `[layer, component]` map.
+
+    With spans that of `[layer, span, component]`: `9.6 at 10 Mary`.
+    """
+    return [
+        component_name(site, layer, index) + where
+        for layer in range(n_layers)
+        for where in (("",) if spans is None else (f" at {span}" for span in spans))
+        for index in range(n_components)
+    ]
 
 
 def parse_component(name: str) -> tuple[Site, int, int]:

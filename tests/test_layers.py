@@ -10,7 +10,7 @@ import igap
 
 PACKAGE = Path(igap.__file__).parent
 FLOORS = (
-    "binding errors failures missing vocabulary", "arguments components", "markup", "config storage", "models",
+    "binding errors failures missing vocabulary", "arguments components", "grids markup", "config storage", "models",
     "inputs", "engine", "attribution", "statistics", "plots", "analyses", "pipeline", "replication", "console",
     "output", "sweep", "counterfactual", "cli", "interactive",
 )  # fmt: skip

@@ -58,3 +58,23 @@ def test_texts_are_escaped_and_there_is_no_script_or_style_sheet():
     assert "&lt;script&gt;" in html
     assert "a &amp; b" in html
     assert "&lt;b&gt;" in html
+
+
+def test_by_position_tokens_stand_upright_over_their_cells_and_are_escaped():
+    html = heatmap(np.array([[[1.0], [-0.5]]]), "resid_pre", unit="score", spans=("0 <b>", '1 "a'))
+    assert [name for name, *_ in cells(html)] == ["L0.resid_pre at 0 &lt;b&gt;", "L0.resid_pre at 1 &quot;a"]
+    assert re.findall(r"<th [^>]*vertical[^>]*>([^<]*)</th>", html) == ["0 &lt;b&gt;", "1 &quot;a"]
+    assert "layers down, positions across" not in heatmap(np.ones((1, 1)), "resid_pre", unit="score")
+
+
+def test_a_vector_a_layer_is_a_row_of_numbers():
+    html = heatmap(np.array([[0.25], [-1.0]]), "attn_out", unit="score")
+    assert cells(html) == [("L0.attn_out", "+0.25", "178,24,43,0.25"), ("L1.attn_out", "-1", "33,102,172,1.00")]
+    assert re.findall(r"<span[^>]*>([^<]*)</span>", html) == ["+0.250", "-1.000"]
+    assert ">attn_out</th>" in html
+
+
+def test_whole_components_stand_in_rows_where_there_are_positions():
+    html = heatmap(np.arange(12.0).reshape(2, 2, 3), "heads", unit="score", spans=("a", "b"))
+    assert [name for name, *_ in cells(html)][:2] == ["1.2 at a", "1.2 at b"]
+    assert ">1.2</th>" in html

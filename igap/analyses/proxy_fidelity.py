@@ -17,7 +17,8 @@ from igap.attribution.maps import AttributionMap, Progress
 from igap.attribution.methods import METHODS
 from igap.components import Site
 from igap.config import RunConfig
-from igap.statistics.comparison import REPORTED_K, Comparison, comparable_values, compare
+from igap.statistics.comparison import REPORTED_K, Comparison, compare
+from igap.statistics.units import comparable_values
 
 
 @dataclass(frozen=True, eq=False)

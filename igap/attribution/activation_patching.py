@@ -4,19 +4,32 @@ Heimersheim & Nanda 2024 (arXiv 2404.15255), Zhang & Nanda 2023 (2309.16042).
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from igap.arguments import Count, Positive, checks_arguments
-from igap.attribution.maps import Advance, AttributionMap, Method, Progress, attribute_pairs, ignore
-from igap.components import Site
+from igap.attribution.maps import Advance, AttributionMap, Progress, attribute_pairs, ignore
+from igap.attribution.method import Method
+from igap.attribution.spans import span_facts
+from igap.components import PLACES, Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
 from igap.engine.baselines import Baseline
+from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast, open_pairs
 from igap.engine.forward import Route
+from igap.engine.hooks import SiteFunction
+from igap.engine.metrics import CustomMetric
+from igap.engine.positions import Positions, find_spans
 from igap.inputs.prompts import PromptPair
-from igap.vocabulary import BaselineKind, Direction
+from igap.vocabulary import BaselineKind, Direction, MetricName
+
+_SPANS_A_PASS = 8
+"""Spans that share the passes of a one-vector site: each alone is a row, for which every weight is read, but from the
+first position of the few on all is recomputed."""
 
 
 @checks_arguments
@@ -27,6 +40,8 @@ def activation_patching(
     *,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
+    positions: Positions = "all",
+    metric: MetricName | CustomMetric = "logit_diff",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     route: Route | None = None,
@@ -40,9 +55,15 @@ def activation_patching(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several, whose mean is returned.
-        site: "heads" (default) or "neurons".
+        site: "heads" (default), "neurons", "q", "k", "v", or one vector a layer: "resid_pre", "resid_mid",
+            "resid_post", "attn_out", "mlp_out". See `igap.components.PLACES`.
         baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
+        positions: Which positions change; "all" (default): at once. "each": one at a time, `[layer, pos, component]`.
+            "last", "diff": the last one, or those whose token differs. A mapping of spans by name to positions or
+            words: `[layer, span, component]`.
+        metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "kl", "js": to the clean output.
+            Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
@@ -63,10 +84,14 @@ def activation_patching(
     """
 
     def patch(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
-        return patch_components(contrast, site, advance, batch_size=batch_size, memory_gib=memory_gib)
+        return patch_components(
+            contrast, site, advance, positions=positions, batch_size=batch_size, memory_gib=memory_gib
+        )
 
-    with open_pairs(model, pair, sites=(site,), route=route) as opened:
-        return attribute_pairs(patch, opened, site, on_progress, baseline=baseline, direction=direction)
+    with open_pairs(model, pair, sites=(site,), route=route, metric=metric) as opened:
+        return attribute_pairs(
+            patch, opened, site, on_progress, baseline=baseline, direction=direction, positions=positions
+        )
 
 
 def patch_components(
@@ -74,31 +99,75 @@ def patch_components(
     site: Site,
     advance: Advance = ignore,
     *,
+    positions: Positions = "all",
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
     """Activation patching of each pair of a contrast; see `activation_patching`."""
-    width, n_pairs = contrast.n_components(site), len(contrast.pairs)
-    rows = contrast.rows(batch_size, memory_gib, gradients=False)
-    effect = contrast.base.residual[0].new_zeros(n_pairs, contrast.n_layers, width)
+    spans = find_spans(positions, contrast.pairs, contrast.direction)
+    everywhere = torch.ones_like(contrast.base.tokens, dtype=torch.bool)
+    masks = (everywhere,) if spans is None else (everywhere, *spans.masks) if spans.has_axis else spans.masks
+    at_once = _SPANS_A_PASS if PLACES[site].is_vector else 1
+    in_all = contrast.n_layers * contrast.n_components(site)
+    effects: list[Tensor] = []
+    for before in range(0, len(masks), at_once):
+        where = torch.stack(masks[before : before + at_once], 1)
+
+        def part(done: int, before: int = before, now: int = where.shape[1]) -> None:
+            advance((before * in_all + now * done) // len(masks))
+
+        each = contrast.at(where.any(1))
+        effects.append(_patch(each, site, where, part, each.rows(batch_size, memory_gib, gradients=False)))
+    effect, together = torch.cat(effects, 2), None
+    if spans is not None and spans.has_axis:
+        together, effect = effect[:, :, 0], effect[:, :, 1:]
+    else:
+        effect = effect[:, :, 0]
+    return [
+        AttributionMap(
+            "ap",
+            site,
+            effect[index],
+            gap=gap,
+            min_gap=least,
+            **span_facts(spans, together, contrast, index),
+        )
+        for index, (gap, least) in enumerate(zip(contrast.gap.tolist(), contrast.least_gaps, strict=True))
+    ]
+
+
+def _patch(
+    contrast: Contrast, site: Site, where: Bool[Tensor, "pair span pos"], advance: Advance, rows: AdaptiveBatch
+) -> Float[Tensor, "pair layer span component"]:
+    """F with each component replaced at each span minus F without, in logits; several spans of one-vector sites only.
+
+    The positions of all the spans are those at which the contrast changes.
+    """
+    width, n_pairs, late = contrast.n_components(site), len(contrast.pairs), where[:, :, contrast.first :, None, None]
+    effect = contrast.base.residual[0].new_zeros(n_pairs, contrast.n_layers, where.shape[1] * width)
     with torch.no_grad():
         for layer in range(contrast.n_layers):
-            start, _ = contrast.ends(site, layer)
-            unpatched = contrast.function(site, layer)(start[:, None])
-            moved = contrast.moved(site, layer)
-            patches = contrast.patches(site, layer)
+            start, end = contrast.ends(site, layer)
+            one = where.shape[1] == 1
+            moved = contrast.moved(site, layer) if one else (late & (start != end)[:, None]).flatten(2).any(2)
             done = layer * width
-            for components, patched in rows.each(patches, moved.any(0).nonzero().flatten(), n_pairs):
-                effect[:, layer, components] = patched - unpatched
-                done += len(components)
-                advance(done)
+            if moved.any():
+                function = contrast.function(site, layer)
+                unpatched = function(start[:, None])
+                patches = contrast.patches(site, layer) if one else partial(_mix, function, start, end, late)
+                for items, patched in rows.each(patches, moved.any(0).nonzero().flatten(), n_pairs):
+                    effect[:, layer, items] = patched - unpatched
+                    done += len(items) // where.shape[1]
+                    advance(done)
             # Those that moved in another pair of the pass only.
             effect[:, layer].masked_fill_(~moved, 0)
             advance((layer + 1) * width)
-    return [
-        AttributionMap("ap", site, of_pair.cpu(), gap=gap, min_gap=least)
-        for of_pair, gap, least in zip(effect, contrast.gap.tolist(), contrast.least_gaps, strict=True)
-    ]
+    return effect.view(n_pairs, contrast.n_layers, -1, width).cpu()
+
+
+def _mix(function: SiteFunction, start: Tensor, end: Tensor, where: Tensor, spans: Tensor) -> Tensor:
+    """F of each of the spans, one row each: `end` there and `start` elsewhere."""
+    return function(torch.where(where[:, spans], end[:, None], start[:, None]))
 
 
 def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:

@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from igap.arguments import Count, Positive, checks_arguments
-from igap.attribution.maps import Advance, AttributionMap, Method, Progress, attribute_pairs, ignore, per_component
+from igap.attribution.maps import Advance, AttributionMap, Progress, attribute_pairs, ignore, per_component
+from igap.attribution.method import Method
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
@@ -26,6 +27,8 @@ from igap.engine.contrast import Contrast, open_pairs
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
 from igap.vocabulary import BaselineKind, Direction
+
+_HAVE_IT: tuple[Site, ...] = ("heads", "neurons", "v")
 
 
 @checks_arguments
@@ -49,7 +52,7 @@ def atp_star(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several, whose mean is returned.
-        site: "heads" (default) or "neurons".
+        site: "heads" (default), "neurons" or "v".
         baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
         batch_size: Rows of a pass. None (default): as many as fit.
@@ -60,7 +63,9 @@ def atp_star(
         Effects `[layer, component]` in logits, and scores: magnitudes without sign, at least 0.
 
     Raises:
-        InputError: An argument is invalid, the pair does not fit the model, or the model has one layer only.
+        InputError: An argument is invalid, the pair does not fit the model, the model has one layer only, or the site
+            is another. Queries and keys need the QK fix: a run has them in `qk.csv`. GradDrop is about what a layer
+            writes; the residual stream goes past it.
 
     Example:
         >>> star = atp_star(model, pair)
@@ -74,6 +79,11 @@ def atp_star(
         return drop_gradients(contrast, site, advance, batch_size=batch_size, memory_gib=memory_gib)
 
     check_layers(model.cfg.n_layers)
+    if site not in _HAVE_IT:
+        raise InputError(
+            f"site: got {site} with atp_star, wanted heads, neurons or v, which lie within what GradDrop leaves out of "
+            "a layer. Use attribution_patching."
+        )
     with open_pairs(model, pair, sites=(site,)) as opened:
         return attribute_pairs(drop, opened, site, on_progress, baseline=baseline, direction=direction)
 

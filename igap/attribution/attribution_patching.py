@@ -8,10 +8,18 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from igap.arguments import Finite, checks_arguments
-from igap.attribution.maps import Advance, AttributionMap, Method, Progress, attribute_pairs, ignore, per_component
+from igap.attribution.maps import (
+    Advance,
+    AttributionMap,
+    Progress,
+    attribute_pairs,
+    ignore,
+    per_component,
+)
+from igap.attribution.method import Method
+from igap.attribution.spans import over_spans, span_facts
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
@@ -19,9 +27,11 @@ from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast, open_pairs
 from igap.engine.forward import Route
 from igap.engine.hooks import Gradients
+from igap.engine.metrics import CustomMetric, check_gradient
+from igap.engine.positions import Positions, find_spans
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
-from igap.vocabulary import BaselineKind, Direction
+from igap.vocabulary import BaselineKind, Direction, MetricName
 
 
 @checks_arguments
@@ -33,7 +43,8 @@ def attribution_patching(
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
     at: Finite = 0.0,
-    per_position: bool = False,
+    positions: Positions = "all",
+    metric: MetricName | CustomMetric = "logit_diff",
     route: Route | None = None,
     on_progress: Progress | None = None,
 ) -> AttributionMap:
@@ -44,11 +55,16 @@ def attribution_patching(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several, whose mean is returned.
-        site: "heads" (default) or "neurons".
+        site: "heads" (default), "neurons", "q", "k", "v", or one vector a layer: "resid_pre", "resid_mid",
+            "resid_post", "attn_out", "mlp_out". See `igap.components.PLACES`.
         baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
         at: The alpha, without unit, at which the gradient is taken: at a + alpha (a' - a). Default 0.0.
-        per_position: Whether `effect_by_position` is filled; of one pair only.
+        positions: Whose part is given; "all" (default): the sum over positions. "each": `[layer, pos, component]`.
+            "last", "diff": of the last one, or of those whose token differs. A mapping of spans by name to positions or
+            words: `[layer, span, component]`.
+        metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "kl", "js": to the clean output.
+            Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
         on_progress: Called with (components done, components in all).
 
@@ -67,10 +83,12 @@ def attribution_patching(
     """
 
     def estimate(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
-        return estimate_patches(contrast, site, advance, at=at, per_position=per_position)
+        return estimate_patches(contrast, site, advance, at=at, positions=positions)
 
-    with open_pairs(model, pair, sites=(site,), route=route) as opened:
-        attributed = attribute_pairs(estimate, opened, site, on_progress, baseline=baseline, direction=direction)
+    with open_pairs(model, pair, sites=(site,), route=route, metric=metric) as opened:
+        attributed = attribute_pairs(
+            estimate, opened, site, on_progress, baseline=baseline, direction=direction, positions=positions
+        )
     if at and not attributed.effect.isfinite().all():
         raise InputError(f"at: got {at:g}, where dF/da is not finite, wanted less. Take 0 to 1, which is on the path.")
     return attributed
@@ -82,11 +100,13 @@ def estimate_patches(
     advance: Advance = ignore,
     *,
     at: float = 0.0,
-    per_position: bool = False,
+    positions: Positions = "all",
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
     """Attribution patching of each pair of a contrast; see `attribution_patching`."""
+    if not at:
+        check_gradient(contrast.readout, contrast.direction, "attribution patching")
     rows = contrast.rows(batch_size, memory_gib, gradients=True)
 
     def by_position(few: Tensor) -> Float[Tensor, "pair layer pos component"]:
@@ -100,15 +120,16 @@ def estimate_patches(
 
     effects = torch.cat([each for _, each in rows.each(by_position, torch.arange(len(contrast.pairs)))]).cpu()
     advance(contrast.n_layers * contrast.n_components(site))
-    whole = functional.pad(effects, (0, 0, contrast.first, 0)) if per_position else None
+    spans = find_spans(positions, contrast.pairs, contrast.direction)
+    effect, together = over_spans(effects, contrast.first, spans)
     return [
         AttributionMap(
             "atp",
             site,
-            effects[index].sum(1),
+            effect[index],
             gap=gap,
             min_gap=least,
-            effect_by_position=None if whole is None else whole[index],
+            **span_facts(spans, together, contrast, index),
         )
         for index, (gap, least) in enumerate(zip(contrast.gap.tolist(), contrast.least_gaps, strict=True))
     ]

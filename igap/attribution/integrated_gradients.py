@@ -10,19 +10,19 @@ from typing import Any, Literal
 import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
-from torch.nn import functional
 
 from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.maps import (
     Advance,
     AttributionMap,
-    Method,
     Progress,
     attribute_pairs,
     completeness_bound,
     ignore,
     per_component,
 )
+from igap.attribution.method import Method
+from igap.attribution.spans import over_spans, span_facts
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
@@ -31,9 +31,12 @@ from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast, open_pairs
 from igap.engine.forward import Route
 from igap.engine.hooks import SiteFunction, swap_components
+from igap.engine.metrics import CustomMetric
+from igap.engine.positions import Positions, find_spans
+from igap.engine.rounding import rounding_of
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
-from igap.vocabulary import BaselineKind, Direction, IGPath, Quadrature
+from igap.vocabulary import BaselineKind, Direction, IGPath, MetricName, Quadrature
 
 Steps = Count | Literal["auto"]
 Whole = Literal["layer", "gap"]
@@ -58,7 +61,8 @@ def integrated_gradients(
     tolerance_of: Whole = "layer",
     method: Quadrature = "gausslegendre",
     path: IGPath = "joint",
-    per_position: bool = False,
+    positions: Positions = "all",
+    metric: MetricName | CustomMetric = "logit_diff",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     route: Route | None = None,
@@ -71,7 +75,8 @@ def integrated_gradients(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several, whose mean is returned.
-        site: "heads" (default) or "neurons".
+        site: "heads" (default), "neurons", "q", "k", "v", or one vector a layer: "resid_pre", "resid_mid",
+            "resid_post", "attn_out", "mlp_out". See `igap.components.PLACES`.
         baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
         n_steps: Quadrature nodes, default 50; each costs a forward and a backward pass a layer (joint) or a component
@@ -83,7 +88,11 @@ def integrated_gradients(
         method: Captum's quadrature, default "gausslegendre".
         path: "joint" (default) moves all components of a layer together; their effects sum to F(all replaced) - F(x).
             "single" moves one component alone: by completeness that is activation patching.
-        per_position: Whether `effect_by_position` is filled; of one pair only.
+        positions: Whose part is given; "all" (default): the sum over positions. "each": `[layer, pos, component]`.
+            "last", "diff": of the last one, or of those whose token differs. A mapping of spans by name to positions or
+            words: `[layer, span, component]`. All positions move along the path in any case, so that parts add up.
+        metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "kl", "js": to the clean output.
+            Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
@@ -107,10 +116,12 @@ def integrated_gradients(
     def integrate(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
         quadrature: Any = {"n_steps": n_steps, "tolerance": tolerance, "tolerance_of": tolerance_of, "method": method}
         budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
-        return integrate_path(contrast, site, advance, path=path, per_position=per_position, **quadrature, **budget)
+        return integrate_path(contrast, site, advance, path=path, positions=positions, **quadrature, **budget)
 
-    with open_pairs(model, pair, sites=(site,), route=route) as opened:
-        return attribute_pairs(integrate, opened, site, on_progress, baseline=baseline, direction=direction)
+    with open_pairs(model, pair, sites=(site,), route=route, metric=metric) as opened:
+        return attribute_pairs(
+            integrate, opened, site, on_progress, baseline=baseline, direction=direction, positions=positions
+        )
 
 
 def integrate_path(
@@ -123,13 +134,13 @@ def integrate_path(
     tolerance_of: Whole = "layer",
     method: Quadrature = "gausslegendre",
     path: IGPath = "joint",
-    per_position: bool = False,
+    positions: Positions = "all",
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
     """Integrated Gradients of each pair of a contrast; see `integrated_gradients`."""
     rows = contrast.rows(batch_size, memory_gib, gradients=True)
-    rounding = contrast.rounding(site, rows)
+    rounding = rounding_of(contrast, site, rows)
     layers = []
     for layer in range(contrast.n_layers):
         if path == "joint":
@@ -142,12 +153,13 @@ def integrate_path(
     effects, deltas, layer_effects, *auto = (torch.stack(parts, 1).cpu() for parts in zip(*layers, strict=True))
     nodes = auto[0] if auto else torch.full(deltas.shape, int(n_steps))
     converged = auto[1] if auto else None
-    whole = functional.pad(effects, (0, 0, contrast.first, 0)) if per_position else None
+    spans = find_spans(positions, contrast.pairs, contrast.direction)
+    effect, together = over_spans(effects, contrast.first, spans)
     return [
         AttributionMap(
             "ig",
             site,
-            effects[index].sum(1),
+            effect[index],
             gap=gap,
             min_gap=least,
             delta=deltas[index],
@@ -155,7 +167,7 @@ def integrate_path(
             rounding=rounding[index].cpu(),
             n_steps=nodes[index],
             converged=None if converged is None else converged[index],
-            effect_by_position=None if whole is None else whole[index],
+            **span_facts(spans, together, contrast, index),
         )
         for index, (gap, least) in enumerate(zip(contrast.gap.tolist(), contrast.least_gaps, strict=True))
     ]

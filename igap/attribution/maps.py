@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from igap import markup
 from igap.arguments import Finite, NotNegative, checks_arguments
+from igap.attribution.spans import Places, in_words
 from igap.binding import Axes, draw
-from igap.components import Site, component_name, component_names
-from igap.config import RunConfig
+from igap.components import PLACES, SITES, Site, component_names
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast, OpenPairs
-from igap.errors import InputError
+from igap.engine.positions import Positions, check_lengths
+from igap.errors import InputError, printable, short_repr
 from igap.vocabulary import BaselineKind, Direction
 
 Kind = Literal["effect", "score"]
@@ -41,7 +42,7 @@ class AttributionMap:
     method: str
     """Its name: ig, ap, atp, atp_star or another of `methods.METHODS`."""
     site: Site
-    effect: Float[Tensor, "layer component"]
+    effect: Float[Tensor, "layer *span component"]
     """Logits. Negative: moving the component to the baseline lowers F = logit[answer] - logit[distractor].
     Without a sign (`signed`), how far it moves F either way, at least 0."""
     gap: Finite
@@ -60,8 +61,19 @@ class AttributionMap:
     """IG only. Quadrature nodes of the numbers given, the most of any pair."""
     converged: Bool[Tensor, " layer"] | None = None
     """IG with n_steps=auto only. Whether the nodes were enough for the tolerance; of several pairs, for every one."""
-    effect_by_position: Float[Tensor, "layer pos component"] | None = None
-    """Logits; sums to `effect` over positions. Only where asked for, of one pair."""
+    metric: str = field(default="logit_diff", metadata={"later": True})
+    """F."""
+    unit: str = field(default="logits", metadata={"later": True})
+    """Its unit, which effects, deltas and the gap have."""
+    spans: tuple[str, ...] | None = field(default=None, metadata={"later": True})
+    """Names of `effect`'s middle axis: positions with their tokens, or spans; None where it has none."""
+    together: Float[Tensor, "layer component"] | None = field(default=None, metadata={"later": True})
+    """The effect of all positions at once, logits; None where `effect` is that. For IG and attribution patching the sum
+    of the effects of each position. AP's sum differs from it by `position_interaction`."""
+    where: Places | None = field(default=None, metadata={"later": True})
+    """The positions of each span, or those whose part a map without spans is; None: all, or they differ by pair."""
+    covers: bool = field(default=False, metadata={"later": True})
+    """Whether the spans hold every position whose activations change."""
     signed: bool = True
     """Whether effect and score have a sign; if not they are magnitudes."""
     pairs: tuple["AttributionMap", ...] = ()
@@ -72,7 +84,7 @@ class AttributionMap:
     """Whether corrupted activations go into the clean run (noising) or clean ones into the corrupted run."""
 
     @property
-    def score(self) -> Float[Tensor, "layer component"]:
+    def score(self) -> Float[Tensor, "layer *span component"]:
         """effect / gap: 0 no effect, -1 (noising) the component alone carries F all the way to the corrupted run.
 
         Of a map without sign effect / |gap|, at least 0. NaN everywhere when |gap| < min_gap or the gap is 0: a
@@ -89,6 +101,24 @@ class AttributionMap:
         """Whether every component has a score; else the gap is too small, and effects are shown in their place."""
         return bool(self.score.isfinite().all())
 
+    @property
+    def position_interaction(self) -> Float[Tensor, "layer component"] | None:
+        """The effect of all positions at once minus the sum over spans, in logits: what positions do only together.
+
+        0 up to rounding for IG and attribution patching, which share one effect out. None without spans, or where they
+        leave out positions that change."""
+        return None if self.together is None or not self.covers else self.together - self.effect.sum(1)
+
+    @property
+    def label(self) -> str:
+        """What an axis says of the numbers shown: scores, or effects where a score is missing."""
+        return "score (effect / gap)" if self.has_scores else f"effect ({self.unit})"
+
+    @property
+    def topic(self) -> str:
+        """The site, and F where it is another than the logit difference."""
+        return self.site if self.metric == "logit_diff" else f"{self.site} on {self.metric}"
+
     def to_frame(self) -> pd.DataFrame:
         """Return one row a component, by (layer, head) or (layer, neuron), with the columns of a run's `heads.csv`.
 
@@ -101,28 +131,73 @@ class AttributionMap:
         return draw("map", self)
 
     def __repr__(self) -> str:
-        return f"AttributionMap({self._facts()}; largest {self._largest()})"
+        return f"AttributionMap({'; '.join([self._facts(), *self._lines()])})"
 
     def _repr_html_(self) -> str:
         shown = self.score if self.has_scores else self.effect
-        unit = "score (effect / gap)" if self.has_scores else "effect (logits)"
-        cells = markup.heatmap(np.asarray(shown.detach().double().cpu().numpy()), self.site, unit=unit)
-        return markup.block(self._facts(), [f"largest {self._largest()}"], cells)
+        cells = markup.heatmap(shown.detach().double().cpu().numpy(), self.site, unit=self.label, spans=self.spans)
+        return markup.block(self._facts(), self._lines(), cells)
 
     def _facts(self) -> str:
         """What the map is of, in one line."""
         moved = "" if self.direction is None else f", {self.direction}"
         towards = "" if self.baseline is None else f" with the {self.baseline} baseline"
         over = f"mean of {len(self.pairs)} pairs, mean gap" if self.pairs else "gap"
-        return f"{self.method} of {self.site} {list(self.effect.shape)}{moved}{towards}, {over} {self.gap:+.3f} logits"
+        shape = f"{list(self.effect.shape)}{self.place}"
+        return f"{self.method} of {self.topic} {shape}{moved}{towards}, {over} {self.gap:+.3f} {self.unit}"
 
-    def _largest(self, n: int = 3) -> str:
-        """The components with the largest |effect|, and their scores or effects."""
+    def _lines(self) -> list[str]:
+        """The components with the largest |effect|, and the largest interaction between positions, if there is one."""
         shown = self.score if self.has_scores else self.effect
-        width, flat = self.effect.shape[1], shown.flatten().tolist()
-        order = torch.argsort(self.effect.abs().flatten(), descending=True, stable=True)[:n].tolist()
-        named = [f"{component_name(self.site, i // width, i % width)} {flat[i]:+.3f}" for i in order]
-        return f"{'scores' if self.has_scores else 'effects, in logits'}: {', '.join(named)}"
+        what = "scores" if self.has_scores else f"effects, in {self.unit}"
+        lines, between = [f"largest {what}: {self._largest(self.effect, shown, self.spans)}"], self.position_interaction
+        if between is not None:
+            rounding = 10 * torch.finfo(between.dtype).eps * max(1.0, abs(self.gap)) * self.effect.shape[1]
+            if between.abs().max() > rounding:
+                lines.append(f"interaction between positions, in {self.unit}: {self._largest(between, between)}")
+        return lines
+
+    @property
+    def place(self) -> str:
+        """The positions whose part a map without spans is, in words; empty where it is of all."""
+        return "" if self.spans else in_words(self.where, [each.where for each in self.pairs])
+
+    @checks_arguments
+    def at(self, span: str) -> "AttributionMap":
+        """Return the map `[layer, component]` of one position or span.
+
+        Args:
+            span: One of `spans`, or a position's number alone.
+
+        Raises:
+            InputError: The map has no spans, or no such one.
+        """
+        known = self.spans or ()
+        numbers = [name.split(" ")[0] for name in known]
+        index = next((names.index(span) for names in (known, numbers) if names.count(span) == 1), None)
+        if index is None:
+            remedy = f"one of {printable(', '.join(known))}" if known else "a map by positions. Take positions='each'"
+            raise InputError(f"span: got {short_repr(span)}, wanted {remedy}.")
+        return replace(
+            self,
+            effect=self.effect[:, index],
+            spans=None,
+            together=None,
+            where=None if self.where is None else (self.where[index],),
+            covers=False,
+            pairs=tuple(each.at(each.spans[index]) for each in self.pairs if each.spans),
+            delta=None,
+            layer_effect=None,
+            rounding=None,
+            n_steps=None,
+            converged=None,
+        )
+
+    def _largest(self, weight: Tensor, shown: Tensor, spans: Sequence[str] | None = None) -> str:
+        """The three components with the largest |weight|, and the numbers shown of them."""
+        names = component_names(self.site, weight.shape[0], weight.shape[-1], spans)
+        order = torch.argsort(weight.abs().flatten(), descending=True, stable=True)[:3].tolist()
+        return ", ".join(f"{names[i]} {shown.flatten()[i]:+.3f}" for i in order)
 
     @checks_arguments
     def incomplete_layers(self, tolerance: NotNegative = 0.01) -> list[int]:
@@ -147,17 +222,21 @@ class AttributionMap:
 def frame_of(maps: Mapping[str, AttributionMap]) -> pd.DataFrame:
     """Return maps of one site side by side: `name`, the scores under the maps' names, their effects in logits.
 
-    The index has the levels `layer` and `head`, or `layer` and `neuron`.
+    The index has the levels `layer` and what a component is: `head`, `neuron`, `kv_head`, or `vector`, whose only
+    number is 0. Between them `span`, where the maps have spans.
     """
-    one = next(iter(maps.values()))
-    n_layers, width = one.effect.shape
-    index = pd.MultiIndex.from_product(
-        [range(n_layers), range(width)], names=["layer", "head" if one.site == "heads" else "neuron"]
-    )
+    first = next(iter(maps.values()))
+    n_layers, *n_spans, width = first.effect.shape
+    levels = {"layer": range(n_layers), "span": first.spans or (), PLACES[first.site].column or "vector": range(width)}
+    if not n_spans:
+        del levels["span"]
+    index = pd.MultiIndex.from_product(list(levels.values()), names=list(levels))
     columns = {name: each.score for name, each in maps.items()}
     columns |= {f"effect_{name}": each.effect for name, each in maps.items()}
     numbers = {name: values.detach().double().cpu().numpy().ravel() for name, values in columns.items()}
-    return pd.DataFrame({"name": component_names(one.site, n_layers, width), **numbers}, index=index)
+    names = np.reshape(np.array(component_names(first.site, n_layers, width), object), (n_layers, 1, width))
+    names = np.broadcast_to(names, (n_layers, len(first.spans or [""]), width)).ravel()
+    return pd.DataFrame({"name": names, **numbers}, index=index)
 
 
 def scores_exist(gap: float, min_gap: float) -> bool:
@@ -171,8 +250,8 @@ def completeness_bound(whole: Tensor, rounding: Tensor, tolerance: float) -> Ten
 
 
 def per_component(attributions: Tensor, site: Site) -> Float[Tensor, "*rows pos component"]:
-    """Attributions of a site's activation summed over d_head (heads) or as they are (neurons)."""
-    return attributions.sum(-1) if site == "heads" else attributions
+    """Attributions of a site's activation summed over a component's dimensions; a neuron has one."""
+    return attributions if site == "neurons" else attributions.sum(-1)
 
 
 Advance = Callable[[int], None]
@@ -193,10 +272,14 @@ def attribute_pairs(
     *,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
+    positions: Positions = "all",
 ) -> AttributionMap:
     """The method's map of one pair, or the mean over several pairs, with the map of each in `pairs`."""
+    check_lengths(positions, opened.tokens, direction)
     n_pairs = len(opened.pairs)
     kind = baseline.kind if isinstance(baseline, Baseline) else baseline
+    if kind == "zero_input" and site not in SITES:
+        raise InputError(f"baseline: got zero_input of {site}, wanted it of heads or neurons. Use baseline=zero.")
     maps: dict[int, AttributionMap] = {}
     for indices, contrast in opened.contrasts(baseline, direction):
         in_all = contrast.n_layers * contrast.n_components(site)
@@ -205,30 +288,12 @@ def attribute_pairs(
             if on_progress:
                 on_progress(before * each + at_once * done, n_pairs * each)
 
-        made = [replace(each, baseline=kind, direction=direction) for each in method(contrast, advance)]
+        readout = contrast.readout
+        about: Any = {"baseline": kind, "direction": direction, "metric": readout.name, "unit": readout.metric.unit}
+        made = [replace(each, **about) for each in method(contrast, advance)]
         maps.update(zip(indices, made, strict=True))
         advance(in_all)
     return mean([maps[index] for index in range(n_pairs)])
-
-
-@dataclass(frozen=True)
-class Method:
-    """One attribution method of a run: a column beside the others."""
-
-    name: str
-    """Its name in files: `NAME.SITE` and `effect.NAME.SITE` in attributions.safetensors, a column NAME in tables."""
-    attribute: Callable[[Contrast, Site, RunConfig, Advance], list[AttributionMap]]
-    """The map of each pair of an open contrast, with the run's settings; calls back with the components done."""
-    towards_baseline: bool = False
-    """Whether activations move to the run's baseline, as for IG; otherwise to the corrupted ones, as for AP."""
-    shared: bool = False
-    """Whether the maps depend on pairs, site and direction only, so that jobs of a sweep compute them once."""
-    signed: bool = True
-    """Whether effects have a sign; if not they are magnitudes and compared with |AP|."""
-    asked: Callable[[RunConfig], bool] = lambda config: True  # noqa: ARG005 - a run's settings, which may not matter
-    """Whether a run with these settings wants it."""
-    missing: Callable[[int], str] = lambda n_layers: ""  # noqa: ARG005 - may not matter
-    """Why a model of so many layers has no such map; empty where it has one."""
 
 
 def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
@@ -245,10 +310,19 @@ def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
         n_steps = torch.stack([m.n_steps for m in maps if m.n_steps is not None]).amax(0)
     if first.converged is not None:
         converged = torch.stack([m.converged for m in maps if m.converged is not None]).all(0)
+    spans, together = first.spans, None
+    if spans is not None and any(m.spans != spans for m in maps):
+        spans = tuple(name.split()[0] for name in spans)  # positions, whose tokens differ between the pairs
+    if first.together is not None:
+        together = torch.stack([m.together for m in maps if m.together is not None]).mean(0)
     return AttributionMap(
         method=first.method,
         site=first.site,
         effect=torch.stack([m.effect for m in maps]).mean(0),
+        spans=spans,
+        together=together,
+        where=first.where if all(m.where == first.where for m in maps) else None,
+        covers=all(m.covers for m in maps),
         gap=sum(m.gap for m in maps) / len(maps),
         min_gap=first.min_gap,
         delta=delta,
@@ -260,4 +334,6 @@ def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
         pairs=tuple(maps),
         baseline=first.baseline,
         direction=first.direction,
+        metric=first.metric,
+        unit=first.unit,
     )

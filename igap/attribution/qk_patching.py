@@ -139,7 +139,7 @@ def _through_attention(
     }
     changes |= {hook_name("heads", layer): partial(read, layer) for layer in layers}
     with torch.enable_grad(), edit_hooks(contrast.model, changes):
-        metric(contrast.model, contrast.base.tokens[few][:, None], [contrast.pairs[pair] for pair in few])
+        metric(contrast.model, contrast.base.tokens[few][:, None], contrast.readout.select(few))
     return gradients
 
 
@@ -215,7 +215,7 @@ def _z(contrast: Contrast, given: Mapping[str, Tensor]) -> list[Tensor]:
     changes: dict[str, Change] = {name: partial(_replace, activation) for name, activation in given.items()}
     changes |= {hook_name("heads", layer): partial(read, layer) for layer in range(contrast.n_layers)}
     with torch.no_grad(), edit_hooks(contrast.model, changes):
-        metric(contrast.model, contrast.base.tokens[:, None], contrast.pairs)
+        metric(contrast.model, contrast.base.tokens[:, None], contrast.readout)
     return [z_of[layer] for layer in range(contrast.n_layers)]
 
 

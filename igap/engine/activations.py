@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.components import SITES, Site, hook_name
+from igap.components import PLACES, SITES, Site, hook_name
 from igap.errors import InputError
 from igap.inputs.alignment import Partners
 from igap.inputs.prompts import TokenPair
@@ -50,9 +50,11 @@ class ForwardPass:
     residual: tuple[Float[Tensor, "pair pos d_model"], ...]
     """The input of each block."""
     activations: Activations
-    """`heads` `[pair, pos, head, d_head]`, always; `neurons` `[pair, pos, d_mlp]` if asked for."""
+    """`heads` `[pair, pos, head, d_head]`, always; `neurons` `[pair, pos, d_mlp]` and other sites if asked for."""
     logit_diff: Float[Tensor, " pair"]
-    """F: logit[answer] - logit[distractor] at the last position, in logits."""
+    """logit[answer] - logit[distractor] at the last position, in logits."""
+    logits: Float[Tensor, "pair vocab"] | None = None
+    """Those of the last position, if asked for."""
 
     def select(self, few: Sequence[int]) -> "ForwardPass":
         """The forward pass on these pairs alone."""
@@ -62,7 +64,27 @@ class ForwardPass:
             residual=tuple(stream[index] for stream in self.residual),
             activations={site: tuple(a[index] for a in layers) for site, layers in self.activations.items()},
             logit_diff=self.logit_diff[index],
+            logits=None if self.logits is None else self.logits[index],
         )
+
+
+def from_hook(site: Site, activation: Tensor) -> Tensor:
+    """What the hook point gives, with an axis of components: `[..., component, d]`, of neurons `[..., neuron]`."""
+    return activation.unsqueeze(-2) if PLACES[site].is_vector else activation
+
+
+def written_hook(site: Site, layer: int) -> str:
+    """The hook point at which the site is read and changed.
+
+    That of `resid_mid` is what attention writes, to which the block's input is added: TransformerLens' bridge has
+    hook_resid_mid where the MLP reads the stream, and a change there does not reach the stream beside the MLP.
+    """
+    return hook_name("attn_out" if site == "resid_mid" else site, layer)
+
+
+def to_hook(site: Site, activation: Tensor) -> Tensor:
+    """The inverse of `from_hook`."""
+    return activation.squeeze(-2) if PLACES[site].is_vector else activation
 
 
 def answers(pairs: Sequence[TokenPair], device: torch.device) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
@@ -76,7 +98,7 @@ def answers(pairs: Sequence[TokenPair], device: torch.device) -> tuple[Int[Tenso
 def logit_diff(
     logits: Float[Tensor, "pair *row vocab"], answer: Int[Tensor, " pair"], distractor: Int[Tensor, " pair"]
 ) -> Float[Tensor, "pair *row"]:
-    """The metric F = logit[answer] - logit[distractor] of each pair, in logits. Differentiable.
+    """logit[answer] - logit[distractor] of each pair, in logits. Differentiable.
 
     Args:
         logits: Those of the position that the answer follows, in any number of rows a pair.
@@ -155,23 +177,25 @@ def record(
     *,
     name: str,
     sites: Sequence[Site] = SITES,
+    with_logits: bool = False,
 ) -> ForwardPass:
     """The forward pass on `tokens`, one prompt a pair, all of one length, with the activations of `sites`.
 
-    Those of heads are kept in any case: what neurons add comes after them in a block. Raises InputError (naming `name`
+    Those of heads are kept in any case: what neurons add comes after them in a block. `with_logits` keeps the logits of
+    every token. Raises InputError (naming `name`
     and the layer) on NaN or infinity, and on a model without the hook points.
     """
     n_layers = model.cfg.n_layers
     residual = [f"blocks.{layer}.hook_in" for layer in range(n_layers)]
-    hooks = {
-        site: [hook_name(site, layer) for layer in range(n_layers)]
-        for site in SITES
-        if site == "heads" or site in sites
-    }
-    every = [*residual, *itertools.chain(*hooks.values())]
-    missing = [hook for hook in every if hook not in model.hook_dict]
+    asked = tuple(dict.fromkeys(("heads", *sites)))
+    hooks = {site: [written_hook(site, layer) for layer in range(n_layers)] for site in asked}
+    every = list(dict.fromkeys([*residual, *itertools.chain(*hooks.values())]))
+    named = [*every, *(hook_name(site, layer) for site in asked for layer in range(n_layers))]
+    missing = [hook for hook in named if hook not in model.hook_dict]
     if missing:
         remedy = ", or sites=heads where its attention is plain" if ".mlp." in missing[0] else ""
+        if missing[0].endswith("resid_mid"):
+            remedy = ", or attn_out: attention and MLP of these blocks read one input, with no stream between them"
         raise InputError(
             f"model: {model.cfg.model_name} has no {missing[0]}, wanted hooks of {' and '.join(hooks)} in every block. "
             f"Use a decoder model with plain attention and MLP blocks{remedy}."
@@ -182,18 +206,39 @@ def record(
         # no_grad and not inference_mode: Integrated Gradients differentiates with respect to copies of these tensors.
         with torch.no_grad():
             logits, cache = model.run_with_cache(tokens, names_filter=every, logits_to_keep=1)
+        if silent := [hook for hook in every if hook not in cache.cache_dict]:
+            raise InputError(
+                f"model: {model.cfg.model_name} has {silent[0]}, but its block gives no tensor there, wanted one. "
+                "Use another site."
+            )
         tensors = {hook: cache[hook] for hook in every}
-        return tensors | {"logit_diff": logit_diff(logits[:, -1], answer, distractor)}
+        for hook, tensor in tensors.items():
+            if tensor.shape[:2] != tokens.shape:
+                raise InputError(
+                    f"model: {model.cfg.model_name} gives {hook} as {list(tensor.shape)}, wanted one entry a prompt "
+                    f"and position, {list(tokens.shape)} first. Use another site."
+                )
+        whole = {"logits": logits[:, -1]} if with_logits else {}
+        return tensors | whole | {"logit_diff": logit_diff(logits[:, -1], answer, distractor)}
 
     words = {"answer": answer.tolist(), "distractor": distractor.tolist()}
-    inputs = {"tokens": tokens.tolist(), **words, "sites": list(hooks)}
+    inputs = {"tokens": tokens.tolist(), **words, "sites": list(hooks), **({"logits": True} if with_logits else {})}
     recorded = compute_or_share("run", inputs, compute, model)
     device = tokens.device
     run = ForwardPass(
         tokens=tokens,
         residual=tuple(recorded[hook].to(device) for hook in residual),
-        activations={site: tuple(recorded[hook].to(device) for hook in layers) for site, layers in hooks.items()},
+        activations={
+            site: tuple(
+                from_hook(
+                    site, (recorded[hook] + recorded[before] if site == "resid_mid" else recorded[hook]).to(device)
+                )
+                for hook, before in zip(layers, residual, strict=True)
+            )
+            for site, layers in hooks.items()
+        },
         logit_diff=recorded["logit_diff"].to(device),
+        logits=recorded["logits"].to(device) if with_logits else None,
     )
     _check_finite(run, name)
     return run

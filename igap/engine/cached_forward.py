@@ -84,11 +84,7 @@ class CachedForward:
 
     def logits(self, last: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt d_vocab"]:
         """The logits of every token, from the residual stream after the last block."""
-        decoder = self._decoder
-        logits = decoder.norm(last) @ decoder.unembed + decoder.unembed_bias
-        if decoder.logit_scale != 1:
-            logits = decoder.logit_scale * logits
-        return logits if decoder.logit_cap is None else decoder.logit_cap * torch.tanh(logits / decoder.logit_cap)
+        return self._decoder.logits(self._decoder.norm(last))
 
     def _block(
         self, layer: int, stream: Tensor, past: KeysValues | None, edits: Edits, n_queries: int | None = None

@@ -7,12 +7,12 @@ baseline. A method then only needs `Contrast.function` or `Contrast.patches` and
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -23,18 +23,16 @@ from igap.engine.baselines import Baseline
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
 from igap.engine.forward import HOOKS, Backend, Engine, Route, choose_backend
 from igap.engine.hooks import Gradients, PatchFunction, SiteFunction
+from igap.engine.metrics import CustomMetric, Readout, check_custom, read_out
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, TokenPair, min_scored_gap, tokenize
 from igap.models.families import check_columns
-from igap.vocabulary import BaselineKind, Direction, denoising_problem
+from igap.vocabulary import BaselineKind, Direction, MetricName, denoising_problem
 
 T = TypeVar("T")
 
 _PAIRS_A_PASS, _TOKENS_A_PASS = 64, 2048
 """A pass has a row of every pair at least, so that pairs of long prompts share none."""
-
-_NUDGES = torch.arange(8) * 2.0**-20
-"""Shares of a path that move F by less than it is rounded, but for a straight line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +51,34 @@ class Contrast:
     first: int
     """The first position at which an activation changes."""
     backend: Backend
+    readout: Readout
+    """F of the pairs."""
     engine: Engine
     """The backend's, for all of the pairs."""
+    where: Bool[Tensor, "pair pos"] | None = None
+    """The positions at which activations change; None: all."""
 
     @property
     def gap(self) -> Tensor:
-        """D = F(clean) - F(corrupted) of each pair, in logits, whatever the direction and baseline."""
-        return self.clean.logit_diff - self.corrupted.logit_diff
+        """D = F(clean) - F(corrupted) of each pair, whatever the direction and baseline."""
+        return self._value(self.clean) - self._value(self.corrupted)
+
+    def _value(self, run: ForwardPass) -> Tensor:
+        """F of each pair in one of the two runs."""
+        return run.logit_diff if run.logits is None else self.readout(run.logits)
 
     @property
     def least_gaps(self) -> list[float]:
-        """The absolute gap, in logits, below which each pair has no scores."""
+        """The absolute gap, in F's unit, below which each pair has no scores."""
         return [
             min_scored_gap(pair.min_gap, clean)
-            for pair, clean in zip(self.pairs, self.clean.logit_diff.tolist(), strict=True)
+            for pair, clean in zip(self.pairs, self._value(self.clean).tolist(), strict=True)
         ]
+
+    @property
+    def direction(self) -> Direction:
+        """Which run the site is changed in."""
+        return "noising" if self.base is self.clean else "denoising"
 
     @property
     def n_layers(self) -> int:
@@ -82,7 +93,8 @@ class Contrast:
 
     def check(self, site: Site) -> None:
         """Raises InputError where the site's columns are not the model's components."""
-        check_columns(self.model, site, self.n_components(site))
+        self.n_components(site)
+        check_columns(self.model, site, self.base.activations[site][0].shape[2:])
 
     @property
     def widths(self) -> dict[Site, int | None]:
@@ -100,13 +112,29 @@ class Contrast:
     def ends(self, site: Site, layer: int) -> tuple[Tensor, Tensor]:
         """The path's start a (in the run) and end a' (its replacement), each `[pair, pos, ...]` from `first` on."""
         self.check(site)
-        start, end = self.base.activations[site][layer], self.source[site][layer]
-        return start[:, self.first :], end[:, self.first :]
+        start, end = (of[site][layer][:, self.first :] for of in (self.base.activations, self.source))
+        if self.where is not None:
+            where = self.where[:, self.first :]
+            end = torch.where(where.view(*where.shape, *[1] * (start.ndim - 2)), end, start)
+        return start, end
+
+    def at(self, where: Bool[Tensor, "pair pos"]) -> "Contrast":
+        """The contrast in which activations change at these positions of the base run alone."""
+        where = where if self.where is None else where & self.where
+        if where.all():
+            return self
+        chosen = where.any(0).nonzero().flatten().tolist()
+        first = max(self.first, min(chosen, default=self.first))
+        engine = self.engine
+        if first > self.first:
+            engine = self.backend.engine(self.model, self.readout, self.base, first)
+        return replace(self, where=where, first=first, engine=engine)
 
     def moved(self, site: Site, layer: int) -> Tensor:
         """Whether a component's activation differs between the ends, `[pair, component]`; if not its effect is 0."""
         start, end = self.ends(site, layer)
-        return (start != end).flatten(3).any(-1).any(1) if site == "heads" else (start != end).any(1)
+        differs = start != end
+        return (differs.any(-1) if differs.ndim == 4 else differs).any(1)
 
     def path(self, site: Site, layer: int, few: list[int]) -> tuple[SiteFunction, Tensor, Tensor]:
         """`function` and `ends` of some of the pairs."""
@@ -122,33 +150,7 @@ class Contrast:
     def _engine(self, few: list[int]) -> Engine:
         if len(few) == len(self.pairs):
             return self.engine
-        pairs = [self.pairs[pair] for pair in few]
-        return self.backend.engine(self.model, pairs, self.base.select(few), self.first)
-
-    def rounding(self, site: Site, rows: AdaptiveBatch) -> Float[Tensor, "pair layer"]:
-        """How far rounding alone may put F(end) - F(start), or a sum that should be equal to it, in logits.
-
-        Measured in layer 0: points so near to the start that F is a straight line there, but for rounding. Eight times
-        the standard deviation from that line, because what near points share of it does not show: on SmolLM2 errors
-        against float64 were 2.5 times as large (root mean square), 6.6 times at most. Every block adds rounding of its
-        own and such errors add in squares, hence the square root of the blocks that are left. At least ten roundings
-        of float32, in which Captum has its weights whatever the model's type; of bfloat16, where near points are the
-        same, no more is known.
-        """
-        function, (start, end) = self.function(site, 0), self.ends(site, 0)
-        nudges = _NUDGES.to(start)
-
-        def near(shares: Tensor) -> Tensor:
-            return function(start[:, None] + shares.view(-1, *[1] * (start.ndim - 1)) * (end - start)[:, None])
-
-        with torch.no_grad():
-            values = torch.cat([near_f for _, near_f in rows.each(near, nudges, len(self.pairs))], 1).cpu().double()
-        line = torch.stack([torch.ones_like(_NUDGES), _NUDGES / _NUDGES[-1]], 1).double()
-        off = values.T - line @ (torch.linalg.pinv(line) @ values.T)
-        deviation = (off.square().sum(0) / (len(nudges) - 2)).sqrt()
-        left = 1 - torch.arange(self.n_layers).double() / self.n_layers
-        least = 10 * torch.finfo(torch.float32).eps * self.gap.abs().clamp(min=1.0).cpu().double()
-        return torch.maximum(8 * deviation[:, None] * left.sqrt(), least[:, None]).to(start)
+        return self.backend.engine(self.model, self.readout.select(few), self.base.select(few), self.first)
 
     def rows(
         self, asked: int | None, memory_gib: float | None, *, gradients: bool, whole: bool = False
@@ -160,7 +162,7 @@ class Contrast:
         changed = n_tokens if whole else n_tokens - self.first
         # What one block holds at its fullest; with gradients every block keeps about that much.
         numbers = changed * block_numbers(self.model) + 2 * n_tokens * (cfg.d_model + 2 * cfg.n_heads * changed)
-        if whole:
+        if whole or not self.readout.is_logit_diff:
             numbers += cfg.d_vocab
         kept = self.n_layers if gradients else 1
         size, device = numbers * run.residual[0].element_size(), run.tokens.device
@@ -182,9 +184,10 @@ class OpenPairs:
         sites: Sequence[Site],
         route: Route | None,
         kept: float,
+        metric: MetricName | CustomMetric = "logit_diff",
     ) -> None:
         """Tokenises the pairs; see `open_pairs`."""
-        self.model = model
+        self.model, self._metric = model, metric
         self.pairs = tuple(pairs)
         self.tokens = tuple(tokenize(model, pair) for pair in self.pairs)
         """The pairs as token ids, in their order."""
@@ -217,6 +220,9 @@ class OpenPairs:
     def _contrast(self, indices: tuple[int, ...], baseline: Baseline, direction: Direction) -> Contrast:
         group = tuple(self.tokens[index] for index in indices)
         clean, corrupted = self._keep(indices, partial(self._record, group), _layers_of_runs)
+        readout = read_out(group, clean.tokens.device, self._metric, clean.logits)
+        if not isinstance(self._metric, str) and clean.logits is not None:
+            check_custom(self._metric, group[0], clean.logits[0])
         into_clean = realign(corrupted, clean, [pair.alignment.clean for pair in group])
         if direction == "noising":
             base = clean
@@ -231,7 +237,9 @@ class OpenPairs:
             first = first_difference(base.activations, source)
         if self._backend is None:
             first_pair = {site: tuple(layer[:1] for layer in layers) for site, layers in into_clean.items()}
-            chosen = choose_backend(self.model, group[0], clean.select([0]), first_pair, group[0].first_difference)
+            chosen = choose_backend(
+                self.model, readout.select([0]), clean.select([0]), first_pair, group[0].first_difference
+            )
             if self._asked == "suffix" and chosen.route != "suffix":
                 raise InputError(
                     f"route: got suffix, which this model does not have: {chosen.reason}. Use route=hooks."
@@ -246,13 +254,21 @@ class OpenPairs:
             source=source,
             first=first,
             backend=self._backend,
-            engine=self._backend.engine(self.model, group, base, first),
+            readout=readout,
+            engine=self._backend.engine(self.model, readout, base, first),
         )
 
     def _record(self, group: Sequence[TokenPair]) -> tuple[ForwardPass, ForwardPass]:
         """The clean and the corrupted run."""
         clean, corrupted = (
-            record(self.model, torch.cat([getattr(pair, name) for pair in group]), group, name=name, sites=self._sites)
+            record(
+                self.model,
+                torch.cat([getattr(pair, name) for pair in group]),
+                group,
+                name=name,
+                sites=self._sites,
+                with_logits=self._metric != "logit_diff",
+            )
             for name in ("clean", "corrupted")
         )
         return clean, corrupted
@@ -291,6 +307,7 @@ def open_pairs(
     sites: Sequence[Site] = SITES,
     route: Route | None = None,
     kept_bytes: float = 0.0,
+    metric: MetricName | CustomMetric = "logit_diff",
 ) -> Iterator[OpenPairs]:
     """A block in which the model is frozen and contrasts of these pairs can be had; it comes back unchanged.
 
@@ -299,6 +316,7 @@ def open_pairs(
         pairs: One pair or several.
         sites: Those that contrasts are asked about.
         route: How F is computed; None chooses the faster route that is right for this model.
+        metric: F.
         kept_bytes: How much of what contrasts share may be held between them, in bytes. By default nothing: right where
             all pairs are gone through once.
 
@@ -308,7 +326,7 @@ def open_pairs(
     pairs = [pairs] if isinstance(pairs, PromptPair) else list(pairs)
     if not pairs:
         raise InputError("prompts: got no pair, wanted at least one.")
-    opened = OpenPairs(model, pairs, sites, route, kept_bytes)
+    opened = OpenPairs(model, pairs, sites, route, kept_bytes, metric)
     with borrow(model):
         try:
             yield opened
@@ -325,9 +343,10 @@ def contrast(
     direction: Direction = "noising",
     route: Route | None = None,
     sites: Sequence[Site] = SITES,
+    metric: MetricName | CustomMetric = "logit_diff",
 ) -> Iterator[Contrast]:
     """The contrast of one prompt pair, open in this block; see `open_pairs` and `OpenPairs.contrasts`."""
-    with open_pairs(model, pair, sites=sites, route=route) as opened:
+    with open_pairs(model, pair, sites=sites, route=route, metric=metric) as opened:
         yield next(opened.contrasts(baseline, direction))[1]
 
 

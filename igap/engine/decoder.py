@@ -122,10 +122,12 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = 
 
 Norm = Callable[[Tensor], Tensor]
 """The residual stream, or queries and keys, normalised over the last axis."""
+Edit = Callable[[Tensor], Tensor]
+"""A site's activation `[pair, row, pos, component, ...]` to what becomes of it."""
 
 
 def keep(x: Tensor) -> Tensor:
-    """The norm of a block that has none there."""
+    """No norm, and no edit."""
     return x
 
 
@@ -226,19 +228,20 @@ class Block:
             return self.up(normed, self.activation)
         return self.gate(normed, self.activation) * self.up(normed)
 
-    def queries(self, normed: Tensor) -> Tensor:
-        """Queries of a normed residual stream, normalised, before they are rotated: `[..., head, d_head]`."""
-        return self._heads(self.query(normed), self.query_norm)
+    def queries(self, normed: Tensor, edit: Edit = keep) -> Tensor:
+        """Queries of a normed residual stream, edited, normalised, before they are rotated: `[..., head, d_head]`."""
+        return self._heads(self.query(normed), self.query_norm, edit)
 
-    def keys_values(self, normed: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys, normalised, before they are rotated, and values: each `[..., kv_head, d_head]`."""
-        return self._heads(self.key(normed), self.key_norm), self._heads(self.value(normed), keep)
+    def keys_values(self, normed: Tensor, edit_keys: Edit = keep, edit_values: Edit = keep) -> tuple[Tensor, Tensor]:
+        """Keys, edited, normalised, before they are rotated, and edited values: each `[..., kv_head, d_head]`."""
+        keys = self._heads(self.key(normed), self.key_norm, edit_keys)
+        return keys, self._heads(self.value(normed), keep, edit_values)
 
-    def _heads(self, projected: Tensor, norm: Norm) -> Tensor:
-        if not self.norm_by_head:
-            projected = norm(projected)
-        by_head: Tensor = projected.unflatten(-1, (-1, self.d_head))
-        return norm(by_head) if self.norm_by_head else by_head
+    def _heads(self, projected: Tensor, norm: Norm, edit: Edit) -> Tensor:
+        by_head: Tensor = edit(projected.unflatten(-1, (-1, self.d_head)))
+        if self.norm_by_head:
+            return norm(by_head)
+        return norm(by_head.flatten(-2)).unflatten(-1, (-1, self.d_head))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,6 +257,13 @@ class Decoder:
     """Factor of the logits (Cohere, Granite)."""
     logit_cap: float | None
     """c of Gemma 2's c tanh(logit / c)."""
+
+    def logits(self, normed: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:
+        """The logits of every token, from the final norm's output."""
+        logits = normed @ self.unembed + self.unembed_bias
+        if self.logit_scale != 1:
+            logits = self.logit_scale * logits
+        return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
 
 
 class UnknownDecoderError(Exception):

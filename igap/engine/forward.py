@@ -5,7 +5,7 @@ a site of block L changes from position f on:
 
     position      0 .. f-1              f .. S-1
     block < L     -                     -
-    block L       -                     from the site on: W_O, MLP (heads) or W_out (neurons)
+    block L       -                     from the site on: W_O, MLP (heads), W_out (neurons), attention (q, k, v), ...
     block > L     keys, values: shared  whole block, one row a patch
     last block    keys, values: shared  keys, values; query, MLP and metric of S-1 only
 
@@ -17,23 +17,32 @@ Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass
 `suffix` does the above with the model's weights, `hooks` runs the whole model with the site replaced.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.components import Site
-from igap.engine.activations import ForwardPass, answers
+from igap.components import SITES, Site
+from igap.engine.activations import ForwardPass
 from igap.engine.attention import attend, visible
 from igap.engine.batching import stage
-from igap.engine.decoder import Block, Decoder, UnknownDecoderError, keep, read
-from igap.engine.hooks import EmbeddingFunction, Gradients, Hooks, PatchFunction, SiteChange, SiteFunction
-from igap.inputs.prompts import TokenPair
+from igap.engine.decoder import Block, Decoder, Edit, UnknownDecoderError, keep, read
+from igap.engine.hooks import (
+    EmbeddingFunction,
+    Gradients,
+    Hooks,
+    PatchFunction,
+    SiteChange,
+    SiteFunction,
+    swap_components,
+)
+from igap.engine.metrics import Readout, read_out
 
 _LONG = 256
 """Tokens from which a whole model's pass over one prompt fills the machine."""
@@ -44,11 +53,11 @@ Route = Literal["suffix", "hooks"]
 class Suffix:
     """What comes after the site and from position `first` on, with the model's weights."""
 
-    def __init__(self, decoder: Decoder, pairs: Sequence[TokenPair], base: ForwardPass, first: int) -> None:
+    def __init__(self, decoder: Decoder, readout: Readout, base: ForwardPass, first: int) -> None:
         """As Hooks; the keys and values that all rows share are computed here."""
         self._decoder, self._blocks = decoder, decoder.blocks
         self._base, self._first = base, first
-        self._metric = _metric(decoder, *answers(pairs, base.tokens.device))
+        self._metric = _metric(decoder, readout)
         positions = torch.arange(base.tokens.shape[1], device=base.tokens.device)
         behind = positions[first:, None] - positions  # [query, key]
         self._seen = {  # by how far back a block sees
@@ -64,11 +73,23 @@ class Suffix:
 
     def function(self, site: Site, layer: int) -> SiteFunction:
         """As Hooks."""
-        write, after = self._write(site, layer), self._after(site, layer)
-        return lambda rows: after(write(rows))
+        if site in SITES:
+            write, after = self._write(site, layer), self._after(site, layer)
+            return lambda rows: after(write(rows))
+        before = self._base.residual[layer][:, None, self._first :]
+
+        def metric(rows: Tensor) -> Tensor:
+            # What comes before the site has one row.
+            stream = self._through(layer, before, (site, lambda own: rows[:, :, -own.shape[2] :]))
+            return self._from(layer + 1, stream)
+
+        return metric
 
     def patches(self, site: Site, layer: int, start: Tensor, end: Tensor) -> PatchFunction:
         """As Hooks."""
+        if site not in SITES:
+            function = self.function(site, layer)
+            return lambda components: function(swap_components(start, end, components))
         block, after = self._blocks[layer], self._after(site, layer)
         unpatched = self._write(site, layer)(start[:, None])
         moved = end - start
@@ -113,8 +134,9 @@ class Suffix:
                 stream = self._through(earlier, stream)
             z = self._attention(layer, block.norm1(stream))
             if site == "heads":
-                return self._by_head(layer, z)
-            return block.neurons(stream if block.parallel else stream + block.attention_adds(block.out(z)))
+                return z
+            attended = stream + block.attention_adds(block.out(z.flatten(3)))
+            return block.neurons(stream if block.parallel else attended)
 
         return activations
 
@@ -122,13 +144,7 @@ class Suffix:
         """As Hooks."""
         stream = self._base.residual[0][:, None, self._first :].expand(-1, n_rows, -1, -1)
         for layer in range(len(self._blocks)):
-
-            def edit(activation: Tensor, layer: int = layer) -> Tensor:
-                if site == "neurons":
-                    return change(layer, activation)
-                return change(layer, self._by_head(layer, activation)).flatten(3)
-
-            stream = self._through(layer, stream, (site, edit))
+            stream = self._through(layer, stream, (site, partial(change, layer)))
         return self._metric(self._decoder.norm(stream[:, :, -1]))
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
@@ -139,23 +155,21 @@ class Suffix:
         slopes: dict[int | None, Tensor] = {None: _slope(lambda x: self._metric(self._decoder.norm(x[:, :, -1])), top)}
         for layer in range(last, -1, -1):
             stream = self._base.residual[layer][:, None, self._first :].detach().requires_grad_()
-            width = (self._blocks[layer].out if site == "heads" else self._blocks[layer].down).weight.shape[1]
-            zeros = stream.new_zeros(*slopes[None].shape[:-1], width, requires_grad=True)
+            leaves: list[Tensor] = []
+
+            def add_zeros(activation: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
+                leaves.append(torch.zeros_like(activation).requires_grad_())
+                return activation + leaves[0]
+
             with torch.enable_grad():
-                after = self._through(layer, stream, (site, zeros.__add__))
+                after = self._through(layer, stream, (site, add_zeros))
             below: dict[int | None, Tensor] = {}
             for dropped, slope in slopes.items():
-                below[dropped], here = torch.autograd.grad(after, [stream, zeros], slope, retain_graph=True)
-                gradient = functional.pad(here[:, 0], (0, 0, stream.shape[2] - zeros.shape[2], 0))
-                yield layer, dropped, self._by_head(layer, gradient) if site == "heads" else gradient
+                below[dropped], here = torch.autograd.grad(after, [stream, *leaves], slope, retain_graph=True)
+                yield layer, dropped, _late(here, stream.shape[2])[:, 0]
             if dropping:
-                below[layer] = functional.pad(slopes[None], (0, 0, stream.shape[2] - zeros.shape[2], 0))
+                below[layer] = _late(slopes[None], stream.shape[2])
             slopes = below
-
-    def _by_head(self, layer: int, z: Tensor) -> Tensor:
-        """Heads side by side, as `[..., head, d_head]`."""
-        by_head: Tensor = z.unflatten(-1, (-1, self._blocks[layer].d_head))
-        return by_head
 
     def _write(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
         """Activations of the site to what its layer writes, at the positions that are read later."""
@@ -179,38 +193,58 @@ class Suffix:
             stream = carrier + (block.attention_adds if site == "heads" else block.mlp_adds)(written)
             if site == "heads" and not block.parallel:
                 stream = stream + block.mlp(stream)
-            for later in range(layer + 1, len(self._blocks)):
-                stream = stage(self._through, later, stream)
-            return self._metric(self._decoder.norm(stream[:, :, -1]))
+            return self._from(layer + 1, stream)
 
         return metric
 
-    def _through(
-        self, layer: int, stream: Tensor, change: tuple[Site, Callable[[Tensor], Tensor]] | None = None
-    ) -> Tensor:
+    def _from(self, layer: int, stream: Tensor) -> Tensor:
+        """F from the residual stream before a block, or after the last one."""
+        for later in range(layer, len(self._blocks)):
+            stream = stage(self._through, later, stream)
+        return self._metric(self._decoder.norm(stream[:, :, -1]))
+
+    def _through(self, layer: int, stream: Tensor, change: tuple[Site, Edit] | None = None) -> Tensor:
         """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, the last position only.
 
-        `change` is one of a site's activations, its components side by side.
+        `change` is one of a site's activations, at all positions that the block still has there.
         """
-        site, edit = change or (None, keep)
+        changed, edit = change or (None, keep)
+
+        def at(site: Site, activation: Tensor) -> Tensor:
+            return edit(activation) if site == changed else activation
+
+        def at_vector(site: Site, vectors: Tensor) -> Tensor:
+            return edit(vectors.unsqueeze(3)).squeeze(3) if site == changed else vectors
+
         block = self._blocks[layer]
         last = layer == len(self._blocks) - 1
-        z = self._attention(layer, block.norm1(stream), n_queries=1 if last else None)
+        stream = at_vector("resid_pre", stream)
+        z = at("heads", self._attention(layer, block.norm1(stream), n_queries=1 if last else None, at=at))
         if last:
             stream = stream[:, :, -1:]
-        attended = stream + block.attention_adds(block.out(edit(z) if site == "heads" else z))
-        neurons = block.neurons(stream if block.parallel else attended)
-        return attended + block.mlp_adds(block.down(edit(neurons) if site == "neurons" else neurons))
+        attended = stream + at_vector("attn_out", block.attention_adds(block.out(z.flatten(3))))
+        attended = at_vector("resid_mid", attended)
+        neurons = at("neurons", block.neurons(stream if block.parallel else attended))
+        return at_vector("resid_post", attended + at_vector("mlp_out", block.mlp_adds(block.down(neurons))))
 
-    def _attention(self, layer: int, normed: Tensor, n_queries: int | None = None) -> Tensor:
-        """z of every head, side by side, `[pair, row, query, head * d_head]`, for the last `n_queries` positions."""
+    def _attention(
+        self,
+        layer: int,
+        normed: Tensor,
+        n_queries: int | None = None,
+        at: Callable[[Site, Tensor], Tensor] = lambda _, activation: activation,
+    ) -> Float[Tensor, "pair row query head d_head"]:
+        """z of every head, for the last `n_queries` positions."""
         block = self._blocks[layer]
         asked = normed if n_queries is None else normed[:, :, -n_queries:]
         seen = self._seen[block.window][-asked.shape[2] :]
-        k, v = block.keys_values(normed)
-        q, k = (self._rotated(block, x).transpose(2, 3) for x in (block.queries(asked), k))
+        k, v = block.keys_values(normed, partial(at, "k"), partial(at, "v"))
+        q = block.queries(asked, partial(at, "q"))
+        n_rows = max(x.shape[1] for x in (q, k, v))
+        q, k, v = (x.expand(-1, n_rows, -1, -1, -1) for x in (q, k, v))
+        q, k = (self._rotated(block, x).transpose(2, 3) for x in (q, k))
         z = attend(block, q, self._shared[layer], (k, v.transpose(2, 3)), seen)
-        return z.transpose(2, 3).flatten(3)
+        return z.transpose(2, 3)
 
     def _prefix(self, block: Block, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values before the first change, each `[pair, 1, head, pos, d_head]`."""
@@ -225,6 +259,12 @@ class Suffix:
         return block.rotary.rotate(x, cos, sin)
 
 
+def _late(x: Tensor, n: int) -> Tensor:
+    """`[pair, row, pos, ...]` of the last positions, as of the last n: 0 where there were none."""
+    missing = n - x.shape[2]
+    return torch.cat([x.new_zeros(*x.shape[:2], missing, *x.shape[3:]), x], 2) if missing else x
+
+
 Engine = Suffix | Hooks
 """F of some pairs by one of the two routes, as a function of what changes in their base run."""
 
@@ -237,9 +277,12 @@ def _slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
     return slope
 
 
-def _metric(decoder: Decoder, answer: Tensor, distractor: Tensor) -> Callable[[Tensor], Tensor]:
-    """The final norm's output `[pair, row, d_model]` to F `[pair, row]`, for these tokens, one of each a pair."""
+def _metric(decoder: Decoder, readout: Readout) -> Callable[[Tensor], Tensor]:
+    """The final norm's output `[pair, row, d_model]` to F `[pair, row]`."""
+    if not readout.is_logit_diff:
+        return lambda last: readout(decoder.logits(last))
     scale, cap = decoder.logit_scale, decoder.logit_cap
+    answer, distractor = readout.known.answer, readout.known.distractor
     weights = [decoder.unembed[:, token].T.detach() for token in (answer, distractor)]
     biases = [decoder.unembed_bias[token].detach() for token in (answer, distractor)]
     if cap is None:
@@ -268,11 +311,11 @@ class Backend:
         """`suffix` or `hooks`."""
         return "hooks" if self.decoder is None else "suffix"
 
-    def engine(self, model: TransformerBridge, pairs: Sequence[TokenPair], base: ForwardPass, first: int) -> Engine:
+    def engine(self, model: TransformerBridge, readout: Readout, base: ForwardPass, first: int) -> Engine:
         """F as a function of a site changed in the run `base` of these pairs, from position `first` on."""
         if self.decoder is None:
-            return Hooks(model, pairs, base, first)
-        return Suffix(self.decoder, pairs, base, first)
+            return Hooks(model, readout, base, first)
+        return Suffix(self.decoder, readout, base, first)
 
 
 HOOKS = Backend(None, "asked for")
@@ -280,7 +323,7 @@ HOOKS = Backend(None, "asked for")
 
 
 def choose_backend(
-    model: TransformerBridge, pair: TokenPair, base: ForwardPass, others: Mapping[Site, Sequence[Tensor]], first: int
+    model: TransformerBridge, readout: Readout, base: ForwardPass, others: Mapping[Site, Sequence[Tensor]], first: int
 ) -> Backend:
     """The `suffix` route where the weights alone give what the whole model gives, otherwise the `hooks` route.
 
@@ -294,8 +337,10 @@ def choose_backend(
         decoder = read(model)
     except UnknownDecoderError as unknown:
         return Backend(None, str(unknown))
-    suffix, hooks = Suffix(decoder, [pair], base, first), Hooks(model, [pair], base, first)
-    for site in base.activations:
+    # A probability near 0 or 1 hides what a logit shows.
+    difference_too = [readout] if readout.is_logit_diff else [readout, read_out(readout.pairs, base.tokens.device)]
+    for site, shown in itertools.product(base.activations, difference_too):
+        suffix, hooks = Suffix(decoder, shown, base, first), Hooks(model, shown, base, first)
         rows = torch.stack([a[:, first:] for a in (base.activations[site][0], others[site][0])], 1)
         with torch.no_grad():
             ours = suffix.function(site, 0)(rows)

@@ -3,7 +3,7 @@
 For questions about more than one site and layer; what is about one of them is in `forward`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
@@ -15,8 +15,8 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import Site, hook_name
-from igap.engine.activations import ForwardPass, answers, logit_diff
-from igap.inputs.prompts import TokenPair
+from igap.engine.activations import ForwardPass, from_hook, to_hook, written_hook
+from igap.engine.metrics import Readout
 
 Change = Callable[[Tensor], Tensor | None]
 """A hook point's activation to what it becomes; None leaves it as it is."""
@@ -61,14 +61,14 @@ def _edit_hook(point: HookPoint, change: Change) -> Iterator[None]:
 
 
 def metric(
-    model: TransformerBridge, tokens: Int[Tensor, "pair row pos"], pairs: Sequence[TokenPair]
+    model: TransformerBridge, tokens: Int[Tensor, "pair row pos"], readout: Readout
 ) -> Float[Tensor, "pair row"]:
-    """F of every row: logit[answer] - logit[distractor] of its pair at the last position, in logits. Differentiable.
+    """F of every row, at the last position. Differentiable.
 
     The model sees rows as one batch, pair by pair: `[pair * row, pos]`.
     """
     logits = model(tokens.flatten(0, 1), logits_to_keep=1)[:, -1].unflatten(0, tokens.shape[:2])
-    return logit_diff(logits, *answers(pairs, tokens.device))
+    return readout(logits)
 
 
 def replace_activation(model: TransformerBridge, name: str, rows: Tensor) -> AbstractContextManager[None]:
@@ -87,21 +87,23 @@ def swap_components(start: Tensor, end: Tensor, components: Tensor) -> Float[Ten
 class Hooks:
     """The whole model, with the site replaced by a hook: any architecture, slowly."""
 
-    def __init__(self, model: TransformerBridge, pairs: Sequence[TokenPair], base: ForwardPass, first: int) -> None:
+    def __init__(self, model: TransformerBridge, readout: Readout, base: ForwardPass, first: int) -> None:
         """`base` is the run of the pairs that the site is changed in, `first` the position it changes from."""
-        self._model, self._pairs, self._base, self._first = model, pairs, base, first
+        self._model, self._readout, self._base, self._first = model, readout, base, first
 
     def function(self, site: Site, layer: int) -> SiteFunction:
         """F as a function of this site's activation in this layer."""
-        name = hook_name(site, layer)
+        name = written_hook(site, layer)
         before = self._base.activations[site][layer][:, None, : self._first]
 
         def of_rows(rows: Tensor) -> Tensor:
             n_rows = rows.shape[1]
             whole = torch.cat([before.expand(-1, n_rows, *before.shape[2:]), rows], 2)
+            if site == "resid_mid":
+                whole = whole - from_hook(site, self._base.residual[layer])[:, None]
             tokens = self._base.tokens[:, None].expand(-1, n_rows, -1)
-            with replace_activation(self._model, name, whole.flatten(0, 1)):
-                return metric(self._model, tokens, self._pairs)
+            with replace_activation(self._model, name, to_hook(site, whole.flatten(0, 1))):
+                return metric(self._model, tokens, self._readout)
 
         return of_rows
 
@@ -136,7 +138,7 @@ class Hooks:
             }
             with edit_hooks(self._model, hooks):
                 self._model(tokens, logits_to_keep=1)
-            whole_site: Tensor = recorded[0].unflatten(0, (n_pairs, n_rows))
+            whole_site: Tensor = from_hook(site, recorded[0]).unflatten(0, (n_pairs, n_rows))
             return whole_site[:, :, self._first :]
 
         return activations
@@ -145,14 +147,15 @@ class Hooks:
         """F with a site changed in every layer, each one's activations being what the changes before it give."""
 
         def edit(layer: int, activation: Tensor) -> Tensor:
-            rows = activation.unflatten(0, (-1, n_rows))
-            return torch.cat([rows[:, :, : self._first], change(layer, rows[:, :, self._first :])], 2).flatten(0, 1)
+            rows = from_hook(site, activation).unflatten(0, (-1, n_rows))
+            changed = torch.cat([rows[:, :, : self._first], change(layer, rows[:, :, self._first :])], 2)
+            return to_hook(site, changed.flatten(0, 1))
 
         changes: dict[str, Change] = {
             hook_name(site, layer): partial(edit, layer) for layer in range(len(self._base.residual))
         }
         with edit_hooks(self._model, changes):
-            return metric(self._model, self._base.tokens[:, None].expand(-1, n_rows, -1), self._pairs)
+            return metric(self._model, self._base.tokens[:, None].expand(-1, n_rows, -1), self._readout)
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
         """dF/da of the site as it is in the run, in every layer, from `first` on.
@@ -175,15 +178,15 @@ class Hooks:
             written.register_hook(lambda gradient: torch.zeros_like(gradient) if layer == dropped else None)
             return written
 
-        changes: dict[str, Change] = {hook_name(site, layer): partial(add_zeros, layer) for layer in layers}
+        changes: dict[str, Change] = {written_hook(site, layer): partial(add_zeros, layer) for layer in layers}
         if dropping:
             changes |= {f"blocks.{layer}.{writer}": partial(drop, layer) for layer in layers for writer in WRITERS}
         with torch.enable_grad(), edit_hooks(self._model, changes):
-            value = metric(self._model, self._base.tokens[:, None], self._pairs).sum()
+            value = metric(self._model, self._base.tokens[:, None], self._readout).sum()
         for dropped in (None, *layers[1:]) if dropping else (None,):
             below = layers[:dropped]
             gradients = torch.autograd.grad(
                 value, [leaves[layer] for layer in below], retain_graph=dropping, materialize_grads=True
             )
             for layer, gradient in zip(below, gradients, strict=True):
-                yield layer, dropped, gradient[:, self._first :]
+                yield layer, dropped, from_hook(site, gradient[:, self._first :])

@@ -16,8 +16,8 @@ from igap.attribution.maps import AttributionMap
 from igap.errors import InputError, did_you_mean, printable, short_repr
 from igap.output import record
 from igap.output.figures import figures, has_figures, site_figures
-from igap.statistics.comparison import Comparison, comparable_values
-from igap.statistics.units import LABELS, unit_of, values_in
+from igap.statistics.comparison import Comparison
+from igap.statistics.units import comparable_values, unit_of, values_in
 
 _DPI = 100
 """Of a picture in a notebook, which is stored in it; a run's own have more."""
@@ -45,25 +45,27 @@ def _map(found: AttributionMap) -> Figure:
         values_in(unit, found),
         site=found.site,
         method=found.method.upper(),
-        unit=("mean " if found.pairs else "") + LABELS[unit],
+        unit=("mean " if found.pairs else "") + found.label,
         title=_title(found),
+        spans=found.spans,
     )
 
 
 def _comparison(comparison: Comparison, name: str) -> Figure:
     first, second = comparison.compared()
-    title = _title(first) if first.gap == second.gap else first.site
+    title = _title(first) if first.gap == second.gap else f"{first.topic}{first.place}"
     if name == "jaccard":
         return plots.jaccard_curve({first.site: comparison}, title=title)
     _, *values = comparable_values(first, second)
     methods = tuple(method.upper() for method in comparison.methods)
-    draws = site_figures(first.site, comparison, *values, unit=comparison.label, title=title, methods=methods)
+    shown: dict[str, Any] = {"unit": comparison.label, "title": title, "methods": methods, "spans": first.spans}
+    draws = site_figures(first.site, comparison, *values, **shown)
     return draws[name]()
 
 
 def _title(found: AttributionMap) -> str:
     moved = "" if found.direction is None else f", {found.direction}"
-    return f"{found.site}{moved}, {'mean ' if found.pairs else ''}gap {found.gap:.3f} logits"
+    return f"{found.topic}{found.place}{moved}, {'mean ' if found.pairs else ''}gap {found.gap:.3f} {found.unit}"
 
 
 def _curves(curves: OutputCurves) -> Figure:

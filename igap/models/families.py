@@ -1,5 +1,6 @@
 """Model families by their config: whether igap supports one, and how many components a layer has. Reads no weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
@@ -11,7 +12,7 @@ from transformer_lens.utilities.architectures import (
     classify_model_config,
 )
 
-from igap.components import Site, widths_of
+from igap.components import PLACES, SITES, Site, widths_of
 from igap.errors import InputError, printable
 
 _KINDS = {
@@ -109,8 +110,17 @@ def widths_of_model(model: TransformerBridge) -> dict[Site, int | None]:
     return widths_of(model.cfg.n_heads, model.cfg.d_mlp if config is None else n_neurons(config))
 
 
-def check_columns(model: TransformerBridge, site: Site, width: int) -> None:
-    """Raises InputError if the `width` columns of the site's hook point are not the model's components."""
-    config = getattr(model.original_model, "config", None)
-    if config is not None:
-        (check_heads if site == "heads" else check_neurons)(config, width, model.cfg.model_name)
+def check_columns(model: TransformerBridge, site: Site, shape: Sequence[int]) -> None:
+    """Raises InputError if the columns of the site's activations `[pair, pos, *shape]` are not its components."""
+    config, name = getattr(model.original_model, "config", None), model.cfg.model_name
+    if site in SITES:
+        if config is not None:
+            (check_heads if site == "heads" else check_neurons)(config, shape[0], name)
+    elif not PLACES[site].is_vector:
+        n_heads, d_head = model.cfg.n_heads, model.cfg.d_head
+        wanted = (n_heads,) if site == "q" else [n for n in range(1, n_heads + 1) if n_heads % n == 0]
+        if len(shape) != 2 or shape[0] not in wanted or shape[1] != d_head:
+            raise InputError(
+                f"site: got {site} of {name}, whose {PLACES[site].hook} comes as {list(shape)}, wanted one column a "
+                f"head, with d_head={d_head}. Use heads."
+            )

@@ -5,7 +5,7 @@
 
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -150,20 +150,24 @@ def figures(data: FigureData) -> dict[str, Draw]:
 def site_figures(
     site: Site,
     comparison: Comparison,
-    ig: Float64[np.ndarray, "layer component"],
-    ap: Float64[np.ndarray, "layer component"],
+    ig: Float64[np.ndarray, "layer *span component"],
+    ap: Float64[np.ndarray, "layer *span component"],
+    *,
+    spans: Sequence[str] | None = None,
     **options: Any,
 ) -> "dict[str, Callable[[], Figure]]":
     """Return what draws the figures of one site by their names without the site's; options: unit, title, methods."""
     from igap import plots
 
-    heatmaps = plots.head_heatmaps if site == "heads" else plots.neuron_heatmaps
-    points = {"comparison": comparison, "names": component_names(site, *ig.shape), **options}
+    whole = partial(plots.head_heatmaps, site=site, spans=spans)
+    heatmaps = plots.neuron_heatmaps if site == "neurons" and spans is None else whole
+    names = component_names(site, ig.shape[0], ig.shape[-1], spans)
+    points = {"comparison": comparison, "names": names, **options}
     return {
         "heatmap": partial(heatmaps, ig, ap, **options),
         "scatter": partial(plots.scatter, ig, ap, outliers=comparison.outlier_abs, **points),
         "mean_difference": partial(plots.mean_difference, ig, ap, **points),
-        "difference": partial(plots.difference_heatmaps, ig, ap, site=site, **options),
+        "difference": partial(plots.difference_heatmaps, ig, ap, site=site, spans=spans, **options),
     }
 
 

@@ -14,7 +14,8 @@ import torch
 from igap.analyses.base import Finding, RunContext, complete
 from igap.analyses.registry import ANALYSES
 from igap.attribution.caching import cached_maps
-from igap.attribution.maps import Advance, AttributionMap, Method, Progress, attribute_pairs
+from igap.attribution.maps import Advance, AttributionMap, Progress, attribute_pairs
+from igap.attribution.method import Method
 from igap.attribution.methods import METHODS
 from igap.components import Site
 from igap.config import RunConfig

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.transforms import Bbox
 
-Map = Float[np.ndarray, "layer component"]
+Map = Float[np.ndarray, "layer *span component"]
 Flat = npt.NDArray[np.floating[Any]]
 
 METHODS = ("IG", "AP")
@@ -67,7 +67,7 @@ def blank(ax: Axes, reason: str) -> Figure:
     return fig
 
 
-def finite(values: Map) -> Float64[np.ndarray, "layer component"]:
+def finite(values: Map) -> Float64[np.ndarray, "layer *span component"]:
     """Return the map in float64, NaN where it is not finite."""
     return np.where(np.isfinite(values), values, np.nan).astype(np.float64)
 

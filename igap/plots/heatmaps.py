@@ -1,12 +1,14 @@
-"""Heatmaps of IG and AP and of their difference: layers down, heads or ranked neurons across."""
+"""Heatmaps of IG and AP and of their difference: layers down; heads, ranked neurons or positions across."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import cast
 
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Int, Shaped
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -14,6 +16,9 @@ from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
+from igap.components import PLACES, Site
+from igap.errors import printable
+from igap.grids import Grid, grid_of
 from igap.plots.canvas import FONT, METHODS, Map, blank, figure, finite, styled, ticks
 
 Order = Int[np.ndarray, "layer rank"]
@@ -21,22 +26,46 @@ Order = Int[np.ndarray, "layer rank"]
 COLOURS = mpl.colormaps["RdBu_r"].with_extremes(bad="0.85")  # blue to white to red, safe for the colour-blind
 _MAX_ANNOTATED = 12  # a grid of at most this many rows and columns shows its numbers
 _CLIP_PERCENTILE = 95
+_LONGEST_NAME = 24
+"""Characters of a position's name that are shown."""
 
 
 @styled
-def map_heatmap(values: Map, *, site: str, method: str, unit: str, title: str = "", per_layer: int = 25) -> Figure:
+def map_heatmap(
+    values: Map,
+    *,
+    site: Site,
+    method: str,
+    unit: str,
+    title: str = "",
+    per_layer: int = 25,
+    spans: Sequence[str] | None = None,
+) -> Figure:
     """Draw one map as `head_heatmaps` or `neuron_heatmaps` draw two."""
     panels = {method: finite(values)}
-    if site == "heads":
-        return heatmaps(panels, unit=unit, title=title)
+    if site != "neurons" or spans is not None:
+        return _whole(panels, site, spans, unit=unit, title=title)
     order, note = _thinned(np.abs(panels[method]), per_layer, panels[method], f"|{method}|")
     return heatmaps(panels, unit=unit, title=title, order=order, note=note, by=f"|{method}|")
 
 
 @styled
-def head_heatmaps(ig: Map, ap: Map, *, unit: str, title: str = "", methods: tuple[str, str] = METHODS) -> Figure:
-    """Draw IG and AP side by side on one colour scale, symmetric about 0 and ending at the largest |score|."""
-    return heatmaps(dict(zip(methods, (finite(ig), finite(ap)), strict=True)), unit=unit, title=title)
+def head_heatmaps(
+    ig: Map,
+    ap: Map,
+    *,
+    unit: str,
+    title: str = "",
+    methods: tuple[str, str] = METHODS,
+    site: Site = "heads",
+    spans: Sequence[str] | None = None,
+) -> Figure:
+    """Draw IG and AP side by side on one colour scale, symmetric about 0 and ending at the largest |score|.
+
+    Of another site its components; of maps with spans those across, as `grids.grid_of` lays them out.
+    """
+    panels = dict(zip(methods, (finite(ig), finite(ap)), strict=True))
+    return _whole(panels, site, spans, unit=unit, title=title)
 
 
 @styled
@@ -65,18 +94,19 @@ def difference_heatmaps(
     title: str = "",
     per_layer: int = 25,
     methods: tuple[str, str] = METHODS,
+    spans: Sequence[str] | None = None,
 ) -> Figure:
     """Draw AP - IG and |AP| - |IG| on one scale, symmetric about 0; red where AP is higher, or larger in magnitude.
 
-    `site` is `heads`, all of them, or `neurons`: the `per_layer` neurons of each layer with the largest |AP - IG|.
+    Of `neurons` the `per_layer` of each layer with the largest |AP - IG|, of other sites as `head_heatmaps`.
     """
-    if site not in ("heads", "neurons"):
+    if site not in PLACES:
         raise ValueError(f"site is {site!r}; the difference of heads or neurons can be drawn. Pass heads or neurons.")
     ig, ap = finite(ig), finite(ap)
     first, second = methods
     panels = {f"{second} - {first}": ap - ig, f"|{second}| - |{first}|": np.abs(ap) - np.abs(ig)}
-    if site == "heads":
-        return heatmaps(panels, unit=unit, title=title)
+    if site != "neurons" or spans is not None:
+        return _whole(panels, cast(Site, site), spans, unit=unit, title=title)
     by = f"|{second} - {first}|"
     order, note = _thinned(np.abs(ap - ig), per_layer, ap - ig, by)
     return heatmaps(panels, unit=unit, title=title, order=order, note=note, by=by)
@@ -91,16 +121,34 @@ def _thinned(weight: Map, per_layer: int, values: Map, what: str) -> tuple[Order
     return order, f"{order.size:,} of {weight.size:,} neurons, the top {order.shape[1]} of each layer: {share}"
 
 
+def _whole(panels: Mapping[str, Map], site: Site, spans: Sequence[str] | None, *, unit: str, title: str) -> Figure:
+    """Draw maps on one scale, the same cells of each: `grids.grid_of` says which."""
+    weight = np.max([np.abs(np.nan_to_num(values)) for values in panels.values()], axis=0)
+    grid = grid_of(weight, site, spans, whole=True)
+    note = grid.note if "largest" in grid.note else ""
+    return heatmaps({k: grid.of(v) for k, v in panels.items()}, unit=unit, title=title, grid=grid, note=note)
+
+
 def heatmaps(
-    panels: Mapping[str, Map], *, unit: str, title: str, order: Order | None = None, note: str = "", by: str = ""
+    panels: Mapping[str, Map],
+    *,
+    unit: str,
+    title: str,
+    grid: Grid | None = None,
+    order: Order | None = None,
+    note: str = "",
+    by: str = "",
 ) -> Figure:
-    """Draw panels on one scale: whole maps side by side, or the components of `order` one above the other."""
+    """Draw panels on one scale: those of a grid side by side, or the components of `order` one above the other."""
     heads, n = order is None, len(panels)
     shown = {k: v if order is None else np.take_along_axis(v, order, axis=1) for k, v in panels.items()}
     rows, columns = next(iter(shown.values())).shape
     annotated = heads and max(rows, columns) <= _MAX_ANNOTATED
     cell = (0.44, 0.38) if annotated else (0.24, 0.24) if heads else (0.37, 0.25)
-    width, height = columns * cell[0] + 0.8, rows * cell[1] + 0.9
+    low = grid is not None and (grid.column == "position" or len(grid.rows) == 1)
+    width, height = columns * cell[0] + 0.8, (max(rows * cell[1], 1.4) if low else rows * cell[1]) + 0.9
+    if grid is not None and grid.column == "position":
+        height += 0.1 * min(_LONGEST_NAME, max(map(len, grid.columns)))
     size = (max(n * width, 6.0) + 1.2, max(height, 1.8) + 0.4) if heads else (max(width, 6.0) + 1.2, n * height + 0.4)
     fig, axes = figure(*size, *((1, n) if heads else (n, 1)), "\n".join(part for part in (title, note) if part))
 
@@ -114,11 +162,12 @@ def heatmaps(
             blank(ax, f"{name}: not drawn, {'no score is finite' if np.isnan(values).any() else 'every score is 0'}")
             continue
         image = ax.imshow(values, cmap=COLOURS, vmin=-limit, vmax=limit, aspect="auto")
-        xlabel = "head" if heads else f"rank in the layer by {by}; the number in a cell is the neuron's index"
-        ax.set(xlabel=xlabel if heads or ax is axes[-1] else "", ylabel="layer")
+        across = "head" if heads else f"rank in the layer by {by}; the number in a cell is the neuron's index"
+        ax.set(xlabel=across if heads or ax is axes[-1] else "", ylabel="layer")
         ax.set_xticks(ticks(columns), [str(t + (not heads)) for t in ticks(columns)])
         ax.set_yticks(ticks(rows))
-        for axis in (ax.xaxis, ax.yaxis):  # the layout asks for the size of each label many times
+        numbered = (ax.xaxis, ax.yaxis) if grid is None else _named(ax, grid)
+        for axis in numbered:  # the layout asks for the size of each label many times
             for tick in axis.get_major_ticks()[1:-1]:
                 tick.label1.set_in_layout(False)
         if annotated or order is not None:
@@ -130,11 +179,27 @@ def heatmaps(
                 7.0 if heads else 6.5,
             )
     if image is not None:
-        label = f"{unit}; red > 0, blue < 0"
+        label = f"{unit}\nred > 0, blue < 0" if low else f"{unit}; red > 0, blue < 0"
         if limit < largest:
             label += f"\ncolours end at {limit:.2g}, the {_CLIP_PERCENTILE}th percentile; largest {largest:.2g}"
         fig.colorbar(image, ax=axes, label=label, extend="both" if limit < largest else "neither", pad=0.02)
     return fig
+
+
+def _named(ax: Axes, grid: Grid) -> list[Axis]:
+    """The axes whose ticks have numbers, after rows and columns have their names; positions stand upright."""
+    ax.set(xlabel=grid.column, ylabel=grid.row)
+    numbered: list[Axis] = []
+    if grid.row == "layer":
+        numbered.append(ax.yaxis)
+    else:
+        ax.set_yticks(range(len(grid.rows)), grid.rows)
+    if grid.column == "position":
+        names = [printable(name, _LONGEST_NAME) for name in grid.columns]
+        ax.set_xticks(range(len(names)), names, rotation="vertical")
+    else:
+        numbered.append(ax.xaxis)
+    return numbered
 
 
 class CellTexts(PathCollection):

@@ -14,7 +14,7 @@ from scipy import stats
 from igap.plots.canvas import METHODS, PALETTE, Flat, Map, blank, figure, finite, lay_out, styled
 from igap.statistics.comparison import Comparison
 
-Flags = Bool[np.ndarray, "layer component"]
+Flags = Bool[np.ndarray, "layer *span component"]
 Boxes = Float64[np.ndarray, "box 4"]  # left, bottom, right, top
 
 _POINT, _OUTLIER, _FIT = PALETTE[0], PALETTE[3], PALETTE[2]

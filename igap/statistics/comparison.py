@@ -30,7 +30,7 @@ from igap.statistics.agreement import (
     proportional_bias,
 )
 from igap.statistics.jaccard import curve_ks, expected_jaccard, jaccard, shared_from, undefined_reasons
-from igap.statistics.units import LABELS, Unit, unit_of, values_in
+from igap.statistics.units import LABELS, Unit, comparable_values
 
 FigureName = Literal["scatter", "mean_difference", "heatmap", "difference", "jaccard"]
 """The figures of a comparison, by the names of a run's files."""
@@ -102,14 +102,14 @@ class Comparison:
     """Lower end of the 95% Student t interval of `slope`. Needs n >= 4, as the other intervals do."""
     slope_high: float
     """Upper end of the same interval."""
-    difference: Float64[np.ndarray, "layer component"]
+    difference: Float64[np.ndarray, "layer *span component"]
     """AP - IG, in the unit of the maps."""
-    outlier_abs: Bool[np.ndarray, "layer component"]
+    outlier_abs: Bool[np.ndarray, "layer *span component"]
     """The notebook's rule: |difference| > 1.96 SD (ddof=0) of |difference|, not centred on its mean.
 
     Where all |differences| are equal up to rounding no component stands out, and none is an outlier.
     """
-    outlier_limits: Bool[np.ndarray, "layer component"]
+    outlier_limits: Bool[np.ndarray, "layer *span component"]
     """Bland and Altman's rule: difference outside the limits. None where all differences are equal up to rounding."""
     shared_from: Int64[np.ndarray, " n"]
     """Ascending, each component once: the smallest k, 1..n, at which it is in the top k of both maps."""
@@ -131,8 +131,14 @@ class Comparison:
 
     @checks_arguments
     def outliers(self, site: Site) -> list[str]:
-        """Names of the components whose |AP - IG| is above 1.96 SD of all, farthest first; of maps of this site."""
-        names = component_names(site, *self.difference.shape)
+        """Names of the components whose |AP - IG| is above 1.96 SD of all, farthest first; of maps of this site.
+
+        Of maps with spans `9.6 at 10 Mary`. Raises InputError if the maps are of another site.
+        """
+        if self.maps is not None and site != self.maps[0].site:
+            raise InputError(f"site: got {site}, wanted {self.maps[0].site}, of which the compared maps are.")
+        n_layers, *_, width = self.difference.shape
+        names = component_names(site, n_layers, width, self.spans)
         order = np.argsort(-np.abs(self.difference).ravel(), kind="stable")
         return [names[i] for i in order if self.outlier_abs.ravel()[i]]
 
@@ -143,12 +149,18 @@ class Comparison:
         return (first, second) if first != second else (f"{first}_1", f"{second}_2")
 
     @property
+    def spans(self) -> tuple[str, ...] | None:
+        """Names of the positions compared, or spans; None where the maps have no such axis."""
+        return None if self.maps is None else self.maps[0].spans
+
+    @property
     def label(self) -> str:
         """What an axis says of the numbers compared: scores or effects, between bars where these are magnitudes."""
-        of_pairs, signed = False, True
+        of_pairs, signed, text = False, True, LABELS[self.unit]
         if self.maps is not None:
             of_pairs, signed = bool(self.maps[0].pairs), all(each.signed for each in self.maps)
-        text = ("mean " if of_pairs else "") + LABELS[self.unit]
+            text = text.replace("logits", self.maps[0].unit)
+        text = ("mean " if of_pairs else "") + text
         return text if signed else f"|{text}|"
 
     def to_frame(self) -> pd.DataFrame:
@@ -186,12 +198,13 @@ class Comparison:
         first, second = self.methods
         unit = f"{second} - {first}, {self.label}"
         heading, *lines = self._facts()
-        return markup.block(heading, lines, markup.heatmap(self.difference, site, unit=unit, marked=self.outlier_abs))
+        cells = markup.heatmap(self.difference, site, unit=unit, spans=self.spans, marked=self.outlier_abs)
+        return markup.block(heading, lines, cells)
 
     def _facts(self) -> list[str]:
         """What was compared, how far the maps agree, and the outliers, a line each."""
         first, second = self.methods
-        shape = list(self.difference.shape)
+        shape = f"{list(self.difference.shape)}{'' if self.maps is None else self.maps[0].place}"
         site = "components" if self.maps is None else self.maps[0].site
         numbers = self.summary()
         agreement = [
@@ -299,18 +312,19 @@ def _check_map(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 @checks_arguments
 def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
-    """Compare two attribution maps of one site, component by component.
+    """Compare two attribution maps of one site and the same positions, component by component.
 
     Args:
-        ig: The first map, of any method, `[layer, component]`.
+        ig: The first map, of any method, `[layer, component]` or `[layer, span, component]`: then each component at
+            each position or span counts as one.
         ap: The map it is compared with. Every difference is `ap` minus `ig`.
 
     Returns:
-        The statistics, of scores (effect / gap) if both maps have them, else of effects in logits; `unit` says which.
+        The statistics, of scores (effect / gap) if both maps have them, else of effects; `unit` says which.
         If one of the maps has no sign (AtP*), magnitudes are compared.
 
     Raises:
-        InputError: The maps are of different sites or shapes, or hold values that are not finite.
+        InputError: The maps are of different sites, positions, metrics or shapes, or hold values that are not finite.
 
     Example:
         >>> comparison = compare(integrated_gradients(model, pair), activation_patching(model, pair))
@@ -320,21 +334,8 @@ def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
     Source: Bland & Altman 1986 (limits of agreement), Fisher 1921 and Bonett & Wright 2000 (intervals).
     """
     unit, *values = comparable_values(ig, ap)
-    found = compare_values(*values, unit=unit, names=(ig.method.upper(), ap.method.upper()))
-    return replace(found, maps=(ig, ap))
-
-
-def comparable_values(
-    ig: AttributionMap, ap: AttributionMap
-) -> tuple[Unit, Float64[np.ndarray, "layer component"], Float64[np.ndarray, "layer component"]]:
-    """The unit `score` and the scores of both maps, or if those are missing (small gap) `logits` and the effects.
-
-    If one of the maps has no sign, magnitudes of both. Raises InputError if the maps are of different sites.
-    """
-    if ig.site != ap.site:
-        raise InputError(f"ap is a map of {ap.site}, {ig.method} of {ig.site}; compare two maps of one site.")
-    unit = unit_of(ig, ap)
-    x, y = values_in(unit, ig), values_in(unit, ap)
-    if not (ig.signed and ap.signed):
-        x, y = np.abs(x), np.abs(y)
-    return unit, x, y
+    shape = tuple(ig.effect.shape)
+    flat = [each.reshape(len(each), -1) for each in values]
+    made = compare_values(*flat, unit=unit, names=(ig.method.upper(), ap.method.upper()))
+    shaped = {name: getattr(made, name).reshape(shape) for name in ("difference", "outlier_abs", "outlier_limits")}
+    return replace(made, maps=(ig, ap), **shaped)

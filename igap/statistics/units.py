@@ -1,12 +1,13 @@
 """The two units of a map's numbers: scores, or effects in logits where the gap is too small to divide by."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
 
 from igap.attribution.maps import AttributionMap
+from igap.errors import InputError
 
 Unit = Literal["score", "logits"]
 
@@ -19,7 +20,44 @@ def unit_of(*maps: AttributionMap) -> Unit:
     return "score" if all(each.has_scores for each in maps) else "logits"
 
 
-def values_in(unit: Unit, attribution: AttributionMap) -> Float64[np.ndarray, "layer component"]:
+def values_in(unit: Unit, attribution: AttributionMap) -> Float64[np.ndarray, "layer *span component"]:
     """Return a map's scores, or its effects in logits."""
     values = attribution.score if unit == "score" else attribution.effect
     return np.asarray(values.detach().double().cpu().numpy())
+
+
+def comparable_values(
+    ig: AttributionMap, ap: AttributionMap
+) -> tuple[Unit, Float64[np.ndarray, "layer *span component"], Float64[np.ndarray, "layer *span component"]]:
+    """The unit `score` and the scores of both maps, or if those are missing (small gap) `logits` and the effects.
+
+    If one of the maps has no sign, magnitudes of both. Raises InputError for different sites, positions or metrics.
+    """
+    if ig.site != ap.site:
+        raise InputError(f"ap is a map of {ap.site}, {ig.method} of {ig.site}; compare two maps of one site.")
+    if _places(ig) != _places(ap):
+        raise InputError(
+            f"ap is a map {_positions(ap)}, {ig.method} {_positions(ig)}; compare two maps of the same positions. Give "
+            'both the same positions=, or take one position of each: compare(ig.at("10"), ap.at("10")).'
+        )
+    if ig.metric != ap.metric:
+        raise InputError(f"ap is a map of {ap.metric}, {ig.method} of {ig.metric}; compare two maps of one metric.")
+    unit = unit_of(ig, ap)
+    x, y = values_in(unit, ig), values_in(unit, ap)
+    if not (ig.signed and ap.signed):
+        x, y = np.abs(x), np.abs(y)
+    return unit, x, y
+
+
+def _places(attribution: AttributionMap) -> Sequence[object]:
+    """Which positions a map is of, and whether it has an axis of them."""
+    by_pair = [each.where for each in attribution.pairs]
+    return attribution.spans is not None, attribution.where or (any(by_pair) and by_pair)
+
+
+def _positions(attribution: AttributionMap) -> str:
+    if attribution.spans is None:
+        return attribution.place.strip() or "of all positions at once"
+    places = attribution.where or [()] * len(attribution.spans)
+    named = [f"{name} {list(where)}" for name, where in zip(attribution.spans, places, strict=True)]
+    return f"by {len(named)} positions or spans ({', '.join(named[:3])}{', ...' if len(named) > 3 else ''})"

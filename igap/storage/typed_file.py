@@ -114,9 +114,10 @@ def _saved(kind: Any) -> list[str]:
 
 def _dataclass(hint: Any, tree: Any, tensors: Mapping[str, torch.Tensor], where: str) -> Any:
     fields = _saved(hint)
-    if isinstance(tree, dict):  # files from before there was such a field lack it
+    if isinstance(tree, dict):  # files from before there was such a field lack it; one that is gone may be empty there
         later = {field.name for field in dataclasses.fields(hint) if field.metadata.get("later", False)}
         fields = [name for name in fields if name in tree or name not in later]
+        tree = {key: value for key, value in tree.items() if key in fields or value is not None}
     if not isinstance(tree, dict) or tree.keys() != set(fields):
         got = ", ".join(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
         raise ValueError(f"{where or 'it'} holds {printable(got, 200)}, wanted {', '.join(fields)}")

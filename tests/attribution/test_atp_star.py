@@ -6,7 +6,7 @@ from helpers.reference import HOOKS, Reference
 from scipy import optimize
 
 from igap import Baseline, InputError, PromptPair, atp_star, attribution_patching, load_model
-from igap.components import SITES
+from igap.components import PLACES, SITES
 from igap.engine.hooks import WRITERS
 
 # float64 sums over a few hundred terms of size 1; transformers computes Llama's RMS norms in float32.
@@ -133,3 +133,17 @@ def test_a_model_of_one_layer_is_refused(checkpoint, pair):
     model = load_model(str(checkpoint("gpt2", n_layers=1)))
     with pytest.raises(InputError, match=r"atp_star with a model of 1 layer, wanted at least 2"):
         atp_star(model, pair)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_values_are_as_right_as_heads(small, pair, architecture, monkeypatch):
+    model = small(architecture)
+    monkeypatch.setitem(HOOKS, "heads", "blocks.{}.attn.hook_v")  # the reference has key-value heads in its columns
+    slow = Reference(model, *pair.texts).grad_drop("heads")
+    torch.testing.assert_close(atp_star(model, pair, "v").effect, slow, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("site", sorted(set(PLACES) - {"heads", "neurons", "v"}))
+def test_a_site_of_which_there_is_no_grad_drop_is_refused(small, pair, site):
+    with pytest.raises(InputError, match=rf"^site: got {site} with atp_star, wanted heads, neurons or v, .* Use attri"):
+        atp_star(small(), pair, site)

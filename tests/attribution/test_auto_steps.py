@@ -12,6 +12,7 @@ from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import contrast
 from igap.engine.decoder import read
 from igap.engine.forward import Suffix
+from igap.engine.rounding import rounding_of
 
 FINE = 96
 """Nodes that leave the layers of these models off by less than 1e-6 of some logits, where the bounds are 1e-5."""
@@ -136,7 +137,7 @@ def test_the_rounding_measured_bounds_that_of_float32_and_is_no_more_than_some_o
         run = question.base
         exact = Suffix(
             read(double),
-            question.pairs,
+            question.readout,
             replace(
                 run,
                 residual=tuple(stream.double() for stream in run.residual),
@@ -144,7 +145,7 @@ def test_the_rounding_measured_bounds_that_of_float32_and_is_no_more_than_some_o
             ),
             question.first,
         )
-        bound = question.rounding(site, AdaptiveBatch(3))[0]
+        bound = rounding_of(question, site, AdaptiveBatch(3))[0]
         for layer in range(question.n_layers):
             ends = torch.stack(question.ends(site, layer), 1)
             ours, theirs = question.function(site, layer)(ends), exact.function(site, layer)(ends.double())

@@ -154,12 +154,13 @@ def test_adding_a_constant_to_all_logits_changes_nothing(checkpoint, pair):
 @pytest.mark.parametrize("method", [attribution_patching, integrated_gradients], ids=lambda m: m.__name__)
 @pytest.mark.parametrize("site", SITES)
 def test_positions_sum_to_the_effect_and_are_0_before_the_first_difference(model, pair, site, method):
-    found = method(model, pair, site, per_position=True)
-    assert method(model, pair, site).effect_by_position is None
-    torch.testing.assert_close(found.effect_by_position.sum(1), found.effect, atol=EXACT, rtol=0)
+    found, plain = method(model, pair, site, positions="each"), method(model, pair, site)
+    assert (plain.spans, plain.together) == (None, None)
+    torch.testing.assert_close(found.effect.sum(1), plain.effect, atol=EXACT, rtol=0)
+    assert torch.equal(found.together, plain.effect)
     first = -7  # "Mary" / "John" stands 7 tokens before the end
-    assert torch.equal(found.effect_by_position[:, :first], torch.zeros_like(found.effect_by_position[:, :first]))
-    assert (found.effect_by_position[:, first:].abs().sum((0, 2)) > 0).all()
+    assert torch.equal(found.effect[:, :first], torch.zeros_like(found.effect[:, :first]))
+    assert (found.effect[:, first:].abs().sum((0, 2)) > 0).all()
 
 
 def test_score_is_effect_over_gap_and_missing_below_min_gap(model, pair):
@@ -203,7 +204,7 @@ def test_the_single_paths_delta_and_layer_effect_are_those_of_the_component_fart
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
 def test_a_site_or_a_route_that_there_is_not_is_refused(small, pair, method, unchecked):
-    with pytest.raises(ValueError, match=r"site: got 'head', wanted heads or neurons\."):
+    with pytest.raises(ValueError, match=r"site: got 'head', wanted one of heads, .*\. Did you mean heads\?"):
         method(small(), pair, "head")
     with pytest.raises(ValueError, match=r"route: got 'block', wanted suffix or hooks or None\."):
         method(small(), pair, "heads", route="block")

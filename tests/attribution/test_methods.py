@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from igap import cli
 from igap.attribution.activation_patching import patch_components
-from igap.attribution.maps import AttributionMap, Method, ignore
+from igap.attribution.maps import AttributionMap, ignore
+from igap.attribution.method import Method
 from igap.attribution.methods import METHODS
 from igap.cli.compose import compose_one
 from igap.components import Site

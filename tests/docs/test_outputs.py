@@ -1,16 +1,19 @@
 """What the pages say that igap prints is what it prints."""
 
 import importlib.util
+import re
 import signal
 
 import pytest
 from helpers import page_outputs
 from helpers.forked import Forked, load_embedded
-from helpers.page_outputs import blocks, commands, wrong_lines
+from helpers.page_outputs import ROOT, blocks, commands, wrong_lines
 from programs import smollm2
 from programs.kills import kill, wait_for
 
 from igap import cli
+from igap.components import PLACES
+from igap.engine.metrics import METRICS
 from igap.output.tracking import places
 from igap.sweep.folder import SweepFolder
 
@@ -52,6 +55,25 @@ def test_every_line_of_output_on_a_page_is_one_that_the_command_prints_and_its_p
         assert not wrong_lines(page, printed), page
         if page != "README.md":  # its Python makes a run of its own: tests/test_readme.py
             exec(compile(blocks(page, "python"), page, "exec"), {})
+
+
+@pytest.mark.parametrize("name", ["positions", "metrics"])
+def test_every_line_of_output_on_a_page_is_one_that_its_python_prints(name, capsys):
+    page = f"docs/how-to/{name}.md"
+    exec(compile(blocks(page, "python"), page, "exec"), {})
+    assert not wrong_lines(page, capsys.readouterr().out)
+
+
+def test_the_page_of_metrics_has_every_metric_with_its_unit():
+    page = (ROOT / "docs/how-to/metrics.md").read_text()
+    rows = re.findall(r"^\| `(\w+)`.* \| (\w+) \|$", page, flags=re.MULTILINE)
+    assert rows[1:] == [(name, metric.unit) for name, metric in METRICS.items()]
+
+
+def test_the_page_of_positions_has_every_site_with_its_hook():
+    page = (ROOT / "docs/how-to/positions.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \|", page, flags=re.MULTILINE)
+    assert rows == [(site, place.hook) for site, place in PLACES.items()]
 
 
 @pytest.mark.usefixtures("one_model", "no_key")

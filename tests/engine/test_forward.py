@@ -119,7 +119,7 @@ def test_weights_that_do_not_give_what_the_model_gives_are_not_used(small, pair)
         handle = model.unembed.hook_out.add_hook(lambda logits, hook: 3 * torch.tanh(logits / 3))
         try:
             others = question.corrupted.activations
-            why = choose_backend(model, question.pairs[0], question.clean, others, question.first).reason
+            why = choose_backend(model, question.readout, question.clean, others, question.first).reason
             assert re.fullmatch(r"its weights alone give F off by [\d.]+ logits", why)
         finally:
             handle.hook.remove()

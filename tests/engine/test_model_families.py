@@ -8,10 +8,14 @@ from helpers.families import FAMILIES, WORDS, build, make_config, save
 from helpers.family_agreement import METHODS, agreements, precisely
 
 from igap import activation_patching, load_model
+from igap.attribution.activation_patching import patch_components
+from igap.attribution.attribution_patching import estimate_patches
+from igap.components import PLACES, SITES
 from igap.engine.contrast import contrast
 from igap.errors import InputError
 from igap.models.load import read_header
 
+STREAM = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 TAKEN = [name for name, family in FAMILIES.items() if len(family.refused) < 2]
 REFUSED = [(name, processing) for name, family in FAMILIES.items() for processing in family.refused]
 SWITCHES = [(name, setting) for name, family in FAMILIES.items() for setting in family.off]
@@ -94,6 +98,32 @@ def test_block_by_block_gradients_and_changes_of_all_layers_are_those_of_the_who
             assert not torch.allclose(whole[0, None], whole[0, 2])
             torch.testing.assert_close(*changed, rtol=0, atol=1e-10)
             assert changed[0].std() > 1e-3
+        others_agree_by_both_routes(model, pair)
+
+
+def others_agree_by_both_routes(model, pair):
+    """Patches and gradients of every site that a run does not take apart, and what the stream is the sum of."""
+    others = [
+        site for site in PLACES if site not in SITES and (site, model.cfg.parallel_attn_mlp) != ("resid_mid", True)
+    ]
+    by_route = []
+    for route in ("suffix", "hooks"):
+        with contrast(model, pair, route=route, sites=others) as question:
+            has = question.clean.activations
+            for pre, attended, mlp, post in zip(*(has[site] for site in STREAM), strict=True):
+                torch.testing.assert_close(pre + attended + mlp, post, rtol=0, atol=1e-12)
+            by_route.append(
+                {
+                    (site, method): method(question, site, positions={"first": [10], "later": [11, 15]})[0]
+                    for site in others
+                    for method in (patch_components, estimate_patches)
+                }
+            )
+    for suffix, hooks in zip(*(maps.values() for maps in by_route), strict=True):
+        for name in ("effect", "together"):
+            ours, whole = getattr(suffix, name), getattr(hooks, name)
+            torch.testing.assert_close(ours, whole, rtol=0, atol=1e-12 + 1e-10 * whole.abs().max().item())
+        assert suffix.together.abs().max() > 1e-6
 
 
 @pytest.mark.parametrize(("name", "processing"), REFUSED)

@@ -51,6 +51,7 @@ def public() -> dict[str, tuple[str, ...]]:
 def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder: Path) -> dict[str, Call]:
     """The calls by the names that `public` has; `model` has at least two layers of four heads."""
     ig = igap.integrated_gradients(model, PAIR, n_steps=3)
+    by_position = igap.integrated_gradients(model, PAIR, n_steps=3, positions="each")
     ap = igap.activation_patching(model, PAIR)
     compared = igap.compare(ig, ap)
     curves = igap.output_curve(model, PAIR, ["0.1", "1.2"])
@@ -79,20 +80,20 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
 
     integrating = {
         "n_steps": 3, "tolerance": 0.01, "tolerance_of": "gap", "method": "riemann_left", "path": "joint",
-        "per_position": True,
+        "positions": "each",
     }  # fmt: skip
     made = {
         "PromptPair": _fields(PAIR),
         "Prompt": _fields(prompts[0]),
         "Baseline": _fields(igap.Baseline("mean", n=3)),
-        "AttributionMap": _fields(ig),
+        "AttributionMap": _fields(by_position),
         "Comparison": _fields(compared),
         "OutputCurves": _fields(curves),
         "Ablations": _fields(igap.ablate(**ablating)),
         "SearchResult": _fields(igap.search(**searching)),
-        "activation_patching": ask(),
+        "activation_patching": ask(positions={"early": [1, 2], "later": [3]}),
         "atp_star": ask("route"),
-        "attribution_patching": ask("batch_size", "memory_gib", at=0.5, per_position=False),
+        "attribution_patching": ask("batch_size", "memory_gib", at=0.5, positions="diff"),
         "integrated_gradients": ask(**integrating),
         "compare": {"ig": ig, "ap": ap},
         "ablate": ablating,
@@ -108,6 +109,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "load_model": {
             "name": str(checkpoint), "processing": "raw", "device": "cpu", "dtype": "float32", "revision": None
         },
+        "AttributionMap.at": {"span": "0"},
         "AttributionMap.incomplete_layers": {"tolerance": 0.01},
         "Comparison.jaccard_at": {"k": 2},
         "Comparison.outliers": {"site": "heads"},
@@ -116,7 +118,8 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "Run.plot": {"name": "heads_heatmap"},
         "Sweep.to_frame": {"metrics": ["gap"]},
     }  # fmt: skip
-    objects = {"AttributionMap": ig, "Comparison": compared, "OutputCurves": curves, "Run": finished, "Sweep": sweep}
+    results = {"Comparison": compared, "OutputCurves": curves, "Run": finished, "Sweep": sweep}
+    objects = {"AttributionMap": by_position, **results}
     return {name: Call(_bound(name, objects), arguments) for name, arguments in made.items()}
 
 
@@ -218,7 +221,10 @@ TAKES: Mapping[str, set[str]] = {
     "pair": {"pair"},
     "baseline": {"baseline"},
     "at": _NUMBERS,
-    "per_position": _BOOLS,
+    **{
+        f"{method} positions": set[str]()
+        for method in ("activation_patching", "attribution_patching", "integrated_gradients")
+    },
     "n_steps": _COUNTS,
     "tolerance": _POSITIVE,
     "generate": _BOOLS,
@@ -249,8 +255,9 @@ TAKES: Mapping[str, set[str]] = {
     "n": _COUNTS,
     "gap": _NUMBERS,
     "signed": _BOOLS,
-    **{key: {"None"} for key in ("delta", "layer_effect", "rounding", "converged", "effect_by_position")},
+    **{key: {"None"} for key in ("delta", "layer_effect", "rounding", "converged", "together")},
     "AttributionMap n_steps": {"None"},
+    "spans": {"None", "array of texts", "empty list", "list of texts", "tuple of texts"},
     "pairs": {"empty list"},
     "AttributionMap.incomplete_layers tolerance": _NOT_NEGATIVE,
     "k": {*_COUNTS, "10**400", "10**5000"},

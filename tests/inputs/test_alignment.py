@@ -213,7 +213,7 @@ def test_the_identities_hold_for_prompts_of_two_lengths(small, second, site, dir
 
 def test_positions_without_a_partner_have_no_effect(small, second):
     """Nor has a position whose partner has the same past; the positions are those of the clean prompt."""
-    by_position = attribution_patching(small("gpt2"), second, "heads", per_position=True).effect_by_position
+    by_position = attribution_patching(small("gpt2"), second, "heads", positions="each").effect
     assert by_position.shape[1] == 17
     moved = (by_position != 0).any(2).any(0)
     assert moved.tolist() == [p is not None and i >= 3 for i, p in enumerate(BY_DIFF)]

@@ -4,8 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from igap import InputError, plots
+from igap import AttributionMap, InputError, plots
+from igap.components import component_name
 from igap.output.figures import figure_data, figures
 from igap.statistics.comparison import FigureName, compare, compare_values
 
@@ -82,3 +84,21 @@ def test_every_name_of_a_figure_is_drawn(result):
 def test_a_blank_panel_says_so_where_there_is_nothing_to_draw():
     figure = plots.map_heatmap(np.zeros((2, 3)), site="heads", method="AP", unit="score")
     assert "every score is 0" in figure.axes[0].texts[0].get_text()
+
+
+@pytest.mark.parametrize("site", ["heads", "resid_pre", "neurons"])
+def test_maps_by_position_and_their_comparison_draw_every_figure_with_the_names_of_positions(site):
+    effects = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 2, 3, 1 if site == "resid_pre" else 30)))
+    effects[1, 1, 2, 0] += 20
+    ig, ap = (
+        AttributionMap(name, site, effect, gap=4.0, spans=("0 to", "1 Mary", "2 gave"), where=((0,), (1,), (2,)))
+        for name, effect in zip(("ig", "ap"), effects, strict=True)
+    )
+    assert [text.get_text() for text in ap.plot().get_xticklabels()] == list(ap.spans)
+    for kind in FigureName.__args__:
+        axes = compare(ig, ap).plot(kind)
+        if kind in ("heatmap", "difference"):
+            assert axes.get_xlabel() == "position"
+        elif kind != "jaccard":
+            assert f"{component_name(site, 1, 0)} at 2 gave" in {text.get_text() for text in axes.texts}
+    assert f"{site} at position 1, gap" in ap.at("1").plot().figure.get_suptitle()

@@ -1,5 +1,6 @@
 """Figures: what is drawn, where, on which scale, and that nothing leaks into matplotlib's global state."""
 
+import itertools
 import re
 import tempfile
 from pathlib import Path
@@ -275,6 +276,52 @@ def test_difference_heatmaps_show_the_neurons_of_each_layer_that_differ_most():
     assert cells == {place: int(text) for place, (text, _) in written(absolute).items()}
     assert [cells[rank, 1] for rank in range(5)] == np.argsort(-np.abs(ap - ig)[1])[:5].tolist()
     assert "of the sum of |AP - IG|" in fig.get_suptitle()
+
+
+TOKENS = ("0 <|endoftext|>", *(f"{i} token" for i in range(1, 16)), "16 to")
+
+
+@pytest.mark.parametrize(("site", "shape"), [("resid_pre", (12, 17, 1)), ("q", (12, 17, 12)), ("neurons", (4, 17, 30))])
+def test_by_position_every_token_is_below_its_column_upright_and_within_the_picture(site, shape):
+    values = np.random.default_rng(0).standard_normal(shape)
+    for fig in (
+        plots.map_heatmap(values, site=site, method="AP", unit=UNIT, spans=TOKENS),
+        plots.head_heatmaps(values, values, site=site, unit=UNIT, spans=TOKENS),
+        plots.difference_heatmaps(values, 2 * values, site=site, unit=UNIT, spans=TOKENS),
+    ):
+        render(fig)
+        for ax in panels(fig):
+            assert ax.get_xlabel() == "position"
+            names = ax.get_xticklabels()
+            assert tuple(name.get_text() for name in names) == TOKENS
+            boxes = [name.get_window_extent() for name in names]
+            assert all(box.height > 2 * box.width and box.y0 >= 0 for box in boxes)
+            assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))
+            low, high = ax.get_position().y0, ax.get_position().y1
+            assert (high - low) * fig.get_figheight() > 1
+
+
+def test_a_long_name_of_a_span_is_cut_and_no_mathematics():
+    spans = ("w" * 60, "$x_{")
+    fig = plots.map_heatmap(np.ones((2, 2, 1)), site="resid_pre", method="AP", unit=UNIT, spans=spans)
+    render(fig)
+    assert [name.get_text() for name in panels(fig)[0].get_xticklabels()] == ["w" * 23 + "…", "$x_{"]
+
+
+def test_a_figure_by_position_has_the_numbers_of_the_components_that_its_rows_name():
+    values = np.zeros((2, 3, 30))
+    values[1, 2, 7], values[0, 0, 3] = -2.0, 1.0
+    (ax,) = panels(plots.map_heatmap(values, site="heads", method="AP", unit=UNIT, spans=("a", "b", "c")))
+    assert [name.get_text() for name in ax.get_yticklabels()][:2] == ["1.7", "0.3"]
+    assert ax.images[0].get_array()[:2].tolist() == [[0, 0, -2], [1, 0, 0]]
+    assert ax.get_ylabel() == "head"
+
+
+def test_a_vector_a_layer_is_drawn_as_a_row_of_layers_with_its_numbers():
+    (ax,) = panels(plots.map_heatmap(np.array([[0.5], [-1.0]]), site="mlp_out", method="AP", unit=UNIT))
+    assert written(ax) == {(0.0, 0.0): ("0.50", "dark"), (1.0, 0.0): ("-1.00", "white")}
+    assert ax.get_xlabel() == "layer"
+    assert [name.get_text() for name in ax.get_yticklabels()] == ["mlp_out"]
 
 
 def test_a_site_that_is_neither_heads_nor_neurons_is_refused():

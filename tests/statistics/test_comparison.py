@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import stats
 
 from igap.attribution import AttributionMap
+from igap.attribution.maps import mean
 from igap.statistics.comparison import Comparison, compare, compare_values
 from igap.statistics.jaccard import expected_jaccard
 
@@ -461,3 +462,67 @@ def test_maps_of_two_sites_are_refused():
     ig, ap = random_maps()
     with pytest.raises(ValueError, match=r"ap is a map of neurons, ig of heads; compare two maps of one site\."):
         compare(attribution_map("ig", ig), attribution_map("ap", ap, site="neurons"))
+
+
+# maps by position -----------------------------------------------------------------------------------------------------
+
+SPANS = tuple(f"{i} word" for i in range(4))
+
+
+def spans_map(method: str, effect: np.ndarray, **changes: object) -> AttributionMap:
+    """A map `[layer, span, component]` of heads by position."""
+    places = tuple((i,) for i in range(effect.shape[1]))
+    given = {"gap": 4.0, "spans": SPANS, "where": places, **changes}
+    return AttributionMap(method, "heads", torch.from_numpy(effect), **given)
+
+
+def test_maps_by_position_are_compared_position_by_position_and_outliers_say_where():
+    rng = np.random.default_rng(0)
+    ig = rng.standard_normal((3, 4, 5))
+    ap = ig + 0.01 * rng.standard_normal(ig.shape)
+    ap[2, 1, 3] += 9
+    found, flat = (
+        compare(spans_map("ig", ig), spans_map("ap", ap)),
+        compare_values(ig.reshape(3, -1), ap.reshape(3, -1)),
+    )
+    np.testing.assert_allclose(found.difference, (ap - ig) / 4, rtol=1e-12)
+    assert found.pearson == pytest.approx(flat.pearson)
+    assert found.outliers("heads") == ["2.3 at 1 word"]
+    assert "|ap - ig| above 1.96 SD: 2.3 at 1 word" in repr(found)
+    assert list(found.to_frame().query("outlier_abs").index) == [(2, "1 word", 3)]
+    assert found._repr_html_().count("2px solid") == 1
+
+
+def test_maps_of_other_positions_are_refused_by_what_they_are_of():
+    effect = np.random.default_rng(0).standard_normal((3, 4, 5))
+    by_position, alone = spans_map("ig", effect), attribution_map("ap", effect[:, 0])
+    with pytest.raises(
+        ValueError,
+        match=r"ap is a map of all positions at once, ig by 4 positions or spans \(0 word \[0\], .*, \.\.\.\); .* "
+        r'compare\(ig\.at\("10"\), ap\.at\("10"\)\)\.$',
+    ):
+        compare(by_position, alone)
+    with pytest.raises(ValueError, match=r"ap is a map at position 0, ig of all positions at once"):
+        compare(attribution_map("ig", effect[:, 0]), by_position.at("0"))
+    named = spans_map("ap", effect, where=((0,), (1,), (2,), (2, 3)))
+    with pytest.raises(ValueError, match="compare two maps of the same positions"):
+        compare(by_position, named)
+    shifted = spans_map("ap", effect, spans=("a", "b", "c", "d"))
+    assert compare(by_position, shifted).pearson == pytest.approx(1)  # the same positions by other names
+    assert compare(by_position.at("2"), shifted.at("c")).n == 15
+
+
+def test_means_over_pairs_with_positions_of_their_own_are_compared_pair_by_pair():
+    effect = np.random.default_rng(0).standard_normal((3, 4, 5))
+    other = spans_map("ap", effect, where=((0,), (1,), (2,), (5,)))
+    both, swapped = mean([spans_map("ap", effect), other]), mean([other, spans_map("ap", effect)])
+    assert both.where is None
+    assert compare(both, both).n == 60
+    with pytest.raises(ValueError, match="compare two maps of the same positions"):
+        compare(both, swapped)
+
+
+def test_outliers_of_another_site_than_the_maps_are_refused():
+    ig, ap = random_maps()
+    with pytest.raises(ValueError, match=r"^site: got neurons, wanted heads, of which the compared maps are\.$"):
+        compare(attribution_map("ig", ig), attribution_map("ap", ap)).outliers("neurons")

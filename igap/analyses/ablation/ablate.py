@@ -230,7 +230,7 @@ def _check_neurons(model: TransformerBridge, batch: Batch) -> None:
     name = hook_name("neurons", 0)
     with borrow(model), torch.no_grad():
         _, cache = model.run_with_cache(batch.tokens[:1], names_filter=[name], logits_to_keep=1)
-    check_columns(model, "neurons", cache[name].shape[2])
+    check_columns(model, "neurons", cache[name].shape[2:])
 
 
 def _controls(

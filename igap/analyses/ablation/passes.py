@@ -21,6 +21,7 @@ from igap.engine.cached_forward import CachedForward, KeysValues
 from igap.engine.decoder import Decoder, UnknownDecoderError, read
 from igap.engine.forward import choose_backend, rounding
 from igap.engine.hooks import Change, edit_hooks
+from igap.engine.metrics import read_out
 from igap.inputs.alignment import Alignment
 from igap.inputs.prompts import TokenPair
 
@@ -203,7 +204,7 @@ def _restartable_decoder(model: TransformerBridge, prompt: Batch, sites: Iterabl
         corrupted_words=(),
     )
     zeros: dict[Site, Sequence[Tensor]] = {site: (torch.zeros_like(layers[0]),) for site, layers in activations.items()}
-    if choose_backend(model, pair, run, zeros, 0).decoder is None:
+    if choose_backend(model, read_out([pair], prompt.tokens.device), run, zeros, 0).decoder is None:
         return None
     forward = CachedForward(decoder, run.residual[0])
     ours = forward.logits(forward.restart(0, run.residual[0], activations["heads"][0], (), {}).last)

@@ -26,6 +26,7 @@ from igap.engine.activations import ForwardPass, block_numbers, record
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
 from igap.engine.forward import HOOKS, Engine, Route, choose_backend
 from igap.engine.hooks import SiteFunction, edit_hooks
+from igap.engine.metrics import read_out
 from igap.inputs.prompts import tokenize
 from igap.models.families import check_columns
 
@@ -97,15 +98,18 @@ class Evaluator:
         """Position from which corrupted prompts, also those made by hand, may differ from the clean ones."""
         sites = (target.site,)
         self.clean: ForwardPass = record(model, bound.clean, self._pairs, name="clean", sites=sites)
-        check_columns(model, target.site, self.clean.activations[target.site][0].shape[2])
+        check_columns(model, target.site, self.clean.activations[target.site][0].shape[2:])
         first, n_pairs = self.first, len(bound.pairs)
         first_pair = self.clean.select([0])
         other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted", sites=sites)
-        backend = HOOKS if hooks else choose_backend(model, self._pairs[0], first_pair, other.activations, first)
+        readout = read_out(self._pairs, bound.clean.device)
+        backend = HOOKS
+        if not hooks:
+            backend = choose_backend(model, readout.select([0]), first_pair, other.activations, first)
         self.route: Route = backend.route
 
         def engine(n: int) -> Engine:
-            return backend.engine(model, self._pairs[:n], self.clean if n == n_pairs else first_pair, first)
+            return backend.engine(model, readout.select(range(n)), self.clean if n == n_pairs else first_pair, first)
 
         self._around = engine(n_pairs)
         given = self._around if bound.given == n_pairs else engine(1)

@@ -194,7 +194,7 @@ def test_the_mean_of_generated_prompts_is_the_other_ablation(run_with):
     with contrast(load_model(), result.pairs[0], baseline=Baseline("mean", n=5)) as question:
         given = {hook_name("heads", layer): lambda z, a=a: a for layer, a in enumerate(question.source["heads"])}
         with edit_hooks(question.model, given):
-            value = metric(question.model, question.clean.tokens[:, None], question.pairs)
+            value = metric(question.model, question.clean.tokens[:, None], question.readout)
     assert mean.empty == pytest.approx(value.item(), abs=1e-4)
 
 

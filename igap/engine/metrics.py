@@ -1,0 +1,165 @@
+"""The metrics: F, one number of the logits after the last token.
+
+A metric is one function and one line of `METRICS`. It sees the logits of a pair's rows and what is known of the pair.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from igap.engine.activations import answers, logit_diff
+from igap.errors import InputError, short_repr
+from igap.inputs.prompts import TokenPair
+from igap.vocabulary import Direction, MetricName
+
+CustomMetric = Callable[[Tensor, TokenPair], Tensor]
+"""Logits `[row, vocab]` after the last token, and the pair as token ids, to F `[row]`. Differentiable, and the same
+number each time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What a metric knows of its pairs."""
+
+    answer: Int[Tensor, " pair"]
+    """Token ids."""
+    distractor: Int[Tensor, " pair"]
+    clean: Float[Tensor, "pair vocab"] | None = None
+    """Log-probabilities after the clean prompt; None where only the logit difference is asked for."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """F as a function of logits."""
+
+    of: Callable[[Float[Tensor, "pair *row vocab"], Known], Float[Tensor, "pair *row"]]
+    unit: str
+    at_minimum: bool = False
+    """Whether F(clean) = 0 is its least value, so that its gradient there is 0."""
+
+
+def _chosen(values: Tensor, tokens: Tensor) -> Tensor:
+    return values[torch.arange(len(tokens), device=values.device), ..., tokens]
+
+
+def _kl(logits: Tensor, known: Known) -> Tensor:
+    """KL(clean || row) = sum of p (log p - log q)."""
+    clean = _beside(logits, known)
+    return (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1)
+
+
+def _js(logits: Tensor, known: Known) -> Tensor:
+    """(KL(clean || mean) + KL(row || mean)) / 2, at most log 2."""
+    clean, here = _beside(logits, known), logits.log_softmax(-1)
+    mean = torch.logaddexp(clean, here) - torch.log(torch.tensor(2.0, dtype=here.dtype))
+    return ((clean.exp() * (clean - mean)).sum(-1) + (here.exp() * (here - mean)).sum(-1)) / 2
+
+
+def _beside(logits: Tensor, known: Known) -> Tensor:
+    assert known.clean is not None
+    return known.clean.view(len(known.clean), *[1] * (logits.ndim - 2), -1)
+
+
+METRICS: Mapping[MetricName, Metric] = {
+    "logit_diff": Metric(lambda logits, known: logit_diff(logits, known.answer, known.distractor), "logits"),
+    "logit": Metric(lambda logits, known: _chosen(logits, known.answer), "logits"),
+    "logprob": Metric(lambda logits, known: _chosen(logits.log_softmax(-1), known.answer), "nats"),
+    "prob": Metric(lambda logits, known: _chosen(logits.softmax(-1), known.answer), "probability"),
+    "kl": Metric(_kl, "nats", at_minimum=True),
+    "js": Metric(_js, "nats", at_minimum=True),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """F of some pairs."""
+
+    name: str
+    """A name of METRICS, or of the caller's function."""
+    metric: Metric
+    pairs: tuple[TokenPair, ...]
+    known: Known
+    custom: CustomMetric | None = None
+    """The caller's function, where F is one."""
+
+    @property
+    def is_logit_diff(self) -> bool:
+        """Whether F is the difference of two logits, for which the engine needs no other."""
+        return self.metric is METRICS["logit_diff"]
+
+    def __call__(self, logits: Float[Tensor, "pair *row vocab"]) -> Float[Tensor, "pair *row"]:
+        """F of every row."""
+        return self.metric.of(logits, self.known)
+
+    def select(self, few: Sequence[int]) -> "Readout":
+        """F of these pairs alone."""
+        pairs, index = tuple(self.pairs[pair] for pair in few), list(few)
+        known, clean = self.known, self.known.clean
+        known = Known(known.answer[index], known.distractor[index], None if clean is None else clean[index])
+        metric = self.metric if self.name in METRICS else _custom(self.custom, pairs)
+        return replace(self, metric=metric, pairs=pairs, known=known)
+
+
+def read_out(
+    pairs: Sequence[TokenPair],
+    device: torch.device,
+    metric: MetricName | CustomMetric = "logit_diff",
+    clean: Float[Tensor, "pair vocab"] | None = None,
+) -> Readout:
+    """F of these pairs by one of METRICS, or the caller's function; `clean` are the logits after the clean prompts."""
+    known = Known(*answers(pairs, device), None if clean is None else clean.log_softmax(-1))
+    if isinstance(metric, str):
+        return Readout(metric, METRICS[metric], tuple(pairs), known)
+    name = getattr(metric, "__name__", type(metric).__name__)
+    return Readout(f"custom {name}", _custom(metric, pairs), tuple(pairs), known, metric)
+
+
+def _custom(function: CustomMetric | None, pairs: Sequence[TokenPair]) -> Metric:
+    def of(logits: Tensor, known: Known) -> Tensor:  # noqa: ARG001 - the interface of a Metric
+        assert function is not None
+        rows = logits.flatten(1, -2) if logits.ndim > 2 else logits[:, None]
+        each = [function(of_pair, pair) for of_pair, pair in zip(rows, pairs, strict=True)]
+        return torch.stack(each).view(logits.shape[:-1])
+
+    return Metric(of, "F")
+
+
+def check_custom(function: CustomMetric, pair: TokenPair, logits: Float[Tensor, " vocab"]) -> None:
+    """Raises InputError where a caller's metric is not one finite, differentiable, repeatable number a row."""
+    rows = torch.stack([logits, logits * 0.5]).detach().requires_grad_()
+
+    def refused(got: str) -> InputError:
+        return InputError(
+            f"metric: got a function that {got}, wanted one from logits [row, vocab] and the pair to one finite number "
+            "a row, with a gradient, the same each time."
+        )
+
+    with torch.enable_grad():
+        try:
+            values = function(rows, pair)
+        except Exception as error:
+            raise refused(f"raises {type(error).__name__} ({short_repr(str(error))})") from error
+        if not isinstance(values, Tensor) or values.shape != (2,):
+            shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise refused(f"gives {shape} for 2 rows")
+        if not values.isfinite().all():
+            raise refused("gives NaN or infinity")
+        if not values.requires_grad:
+            raise refused("has no gradient")
+    with torch.no_grad():
+        if not torch.equal(function(rows, pair), values):
+            raise refused("gives another number for the same logits")
+        if not torch.equal(function(rows[1:], pair), values[1:]):
+            raise refused("gives a row another number when other rows stand beside it")
+
+
+def check_gradient(readout: Readout, direction: Direction, method: str) -> None:
+    """Raises InputError where F's gradient in the run that is patched is 0 because F is least there."""
+    if readout.metric.at_minimum and direction == "noising":
+        raise InputError(
+            f"metric: got {readout.name} with {method} into the clean run, where it is 0 and its gradient too: every "
+            "estimate would be 0. Use direction=denoising, at=0.5, or activation patching."
+        )

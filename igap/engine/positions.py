@@ -1,0 +1,162 @@
+"""Positions of the prompts that a question is about: all at once, each alone, or spans by name.
+
+Positions are those of the run that is patched, the clean one when noising; 0 is the first token the model sees.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from igap.errors import InputError, printable, short_repr
+from igap.inputs.prompts import TokenPair
+from igap.vocabulary import Direction
+
+Positions = Literal["all", "each", "last", "diff"] | Mapping[str, str | Sequence[int]]
+"""Which positions change, and whether together.
+
+`all`: every position at once. `each`: one at a time. `last`: the one that the answer follows. `diff`: those whose token
+differs between the prompts, at once. A mapping: spans by name, each changed alone; a span is its positions, or words of
+the prompt (" bottle of milk"; "Mary:2" is the second Mary).
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Positions that are changed together, by name."""
+
+    names: tuple[str, ...]
+    masks: tuple[Bool[Tensor, "pair pos"], ...]
+    """One a name: the positions of each pair."""
+    has_axis: bool
+    """Whether maps have an axis of spans; `last` and `diff` are one span and give `[layer, component]`."""
+
+
+def find_spans(positions: Positions, pairs: Sequence[TokenPair], direction: Direction) -> Spans | None:
+    """The spans of pairs of one token length; None for all positions at once.
+
+    Raises InputError on a position or words that a prompt does not have, words that it has more than once without a
+    number, and on spans that are empty or share a position.
+    """
+    if positions == "all":
+        return None
+    sides = [_Side.of(pair, direction) for pair in pairs]
+    n_tokens = len(sides[0].ids)
+    device = pairs[0].clean.device
+    if positions == "each":
+        words = {side.words for side in sides}
+        names = [f"{i} {word.strip()}" if len(words) == 1 else str(i) for i, word in enumerate(sides[0].words)]
+        eye = torch.eye(n_tokens, dtype=torch.bool, device=device)
+        return Spans(tuple(names), tuple(row.expand(len(pairs), -1) for row in eye), has_axis=True)
+    by_name: dict[str, list[list[int]]]
+    if isinstance(positions, str):
+        by_name = {positions: [[n_tokens - 1] if positions == "last" else side.differing for side in sides]}
+    else:
+        if not positions:
+            raise InputError("positions: got no span, wanted at least one. Use positions=all.")
+        by_name = {name: [side.span(name, where) for side in sides] for name, where in positions.items()}
+        _check_apart(by_name)
+    masks = []
+    for spans in by_name.values():
+        mask = torch.zeros(len(pairs), n_tokens, dtype=torch.bool, device=device)
+        for row, span in zip(mask, spans, strict=True):
+            row[span] = True
+        masks.append(mask)
+    return Spans(tuple(by_name), tuple(masks), has_axis=not isinstance(positions, str))
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The prompt of a pair that is patched."""
+
+    name: str
+    ids: list[int]
+    words: tuple[str, ...]
+    differing: list[int]
+    """Positions whose partner in the other prompt has another token."""
+
+    @classmethod
+    def of(cls, pair: TokenPair, direction: Direction) -> "_Side":
+        clean, corrupted = pair.clean[0].tolist(), pair.corrupted[0].tolist()
+        if direction == "noising":
+            name, ids, other, words, partners = "clean", clean, corrupted, pair.clean_words, pair.alignment.clean
+        else:
+            name, ids, other, words = "corrupted", corrupted, clean, pair.corrupted_words
+            partners = pair.alignment.corrupted
+        return cls(name, ids, words, [i for i, j in enumerate(partners) if j is not None and ids[i] != other[j]])
+
+    def span(self, name: str, where: str | Sequence[int]) -> list[int]:
+        """The positions that a span stands for."""
+        item, n = f"positions[{name!r}]", len(self.ids)
+        if isinstance(where, str):
+            return self._words(item, where)
+        outside = [position for position in where if not 0 <= position < n]
+        if outside or not where or len(set(where)) < len(where):
+            raise InputError(
+                f"{item}: got {short_repr(list(where))}, wanted one or more positions of the {self.name} prompt, 0 to "
+                f"{n - 1}, none twice; {n - 1} is {self.words[-1]!r}."
+            )
+        return sorted(where)
+
+    def _words(self, item: str, text: str) -> list[int]:
+        words, _, number = text.rpartition(":") if text.rpartition(":")[2].isdecimal() else (text, "", "")
+        places = self._places(_joined(words))
+        if not places:
+            raise InputError(
+                f"{item}: got {short_repr(text)}, wanted words of the {self.name} prompt, whose tokens are "
+                f"{printable(' | '.join(map(str.strip, self.words)))}."
+            )
+        if not number and len(places) > 1:
+            raise InputError(
+                f"{item}: got {short_repr(text)}, which the {self.name} prompt has {len(places)} times, wanted which "
+                f"one. Write {words + ':1'!r} for the first."
+            )
+        if number and not 1 <= int(number) <= len(places):
+            raise InputError(
+                f"{item}: got {short_repr(text)}, but the {self.name} prompt has {short_repr(words)} {len(places)} "
+                f"time{'s' if len(places) > 1 else ''}. Take a number from 1 on."
+            )
+        return places[int(number or 1) - 1]
+
+    def _places(self, wanted: str) -> list[list[int]]:
+        """Where tokens spell the text, in order; they begin and end with something that is no white space."""
+        spelled = [_joined(word) for word in self.words]
+        places = []
+        for start in (i for i, word in enumerate(spelled) if word):
+            end, text = start, ""
+            while end < len(spelled) and len(text) < len(wanted) and wanted.startswith(text):
+                text += spelled[end]
+                end += 1
+            if wanted and text == wanted:
+                places.append(list(range(start, end)))
+        return places
+
+
+def _joined(text: str) -> str:
+    """A text without white space, which some tokenizers do not keep in single tokens."""
+    return "".join(text.split())
+
+
+def _check_apart(by_name: Mapping[str, Sequence[Sequence[int]]]) -> None:
+    """Raises InputError where two spans share a position."""
+    for (one, ones), (other, others) in combinations(by_name.items(), 2):
+        for left, right in zip(ones, others, strict=True):
+            if shared := sorted(set(left) & set(right)):
+                raise InputError(
+                    f"positions: got spans {one!r} and {other!r}, which share position {shared[0]}, wanted spans "
+                    "apart from each other. Change one."
+                )
+
+
+def check_lengths(positions: Positions, pairs: Sequence[TokenPair], direction: Direction) -> None:
+    """Raises InputError where positions are taken one by one and pairs have different token lengths."""
+    lengths = {len(_Side.of(pair, direction).ids) for pair in pairs}
+    if positions == "each" and len(lengths) > 1:
+        raise InputError(
+            f"positions: got each with pairs of {min(lengths)} and {max(lengths)} tokens, wanted pairs of one length. "
+            "Name spans that every pair has, or take positions=all."
+        )
