@@ -77,7 +77,7 @@ def written_hook(site: Site, layer: int) -> str:
     """The hook point at which the site is read and changed.
 
     That of `resid_mid` is what attention writes, to which the block's input is added: TransformerLens' bridge has
-    hook_resid_mid where the MLP reads the stream, and a change there does not reach the stream beside the MLP.
+    hook_resid_mid where the MLP reads the stream, and a new tensor there does not reach the stream beside the MLP.
     """
     return hook_name("attn_out" if site == "resid_mid" else site, layer)
 
