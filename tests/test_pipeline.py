@@ -12,7 +12,7 @@ from igap import activation_patching, atp_star, attribution_patching, integrated
 from igap.analyses.base import Analysis
 from igap.cli.compose import compose_one
 from igap.components import SITES
-from igap.engine.contrast import contrast
+from igap.engine.open_pairs import contrast
 from igap.errors import InputError
 from igap.models import cached
 from igap.models.cached import resolve_device

@@ -10,7 +10,7 @@ from igap.cli.compose import compose_one
 from igap.components import SITES
 from igap.engine import contrast as contrasts
 from igap.engine import forward
-from igap.engine.contrast import open_pairs
+from igap.engine.open_pairs import open_pairs
 from igap.models import cached
 
 QK = 7

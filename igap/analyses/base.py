@@ -19,7 +19,7 @@ from igap.attribution.maps import AttributionMap, Progress
 from igap.components import Site
 from igap.config import Frozen, RunConfig, validate_settings
 from igap.engine.baselines import Baseline, baseline_of
-from igap.engine.contrast import OpenPairs
+from igap.engine.open_pairs import OpenPairs
 from igap.inputs.prompts import PromptPair
 from igap.models.load import Header
 from igap.statistics.comparison import Comparison

@@ -23,7 +23,8 @@ from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
 from igap.engine.baselines import Baseline
-from igap.engine.contrast import Contrast, open_pairs
+from igap.engine.contrast import Contrast
+from igap.engine.open_pairs import open_pairs
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
 from igap.vocabulary import BaselineKind, Direction

@@ -23,11 +23,12 @@ from igap.attribution.spans import over_spans, span_facts
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
+from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
-from igap.engine.contrast import Contrast, open_pairs
-from igap.engine.forward import Route
+from igap.engine.contrast import Contrast
 from igap.engine.hooks import Gradients
 from igap.engine.metrics import CustomMetric, check_gradient
+from igap.engine.open_pairs import open_pairs
 from igap.engine.positions import Positions, find_spans
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair

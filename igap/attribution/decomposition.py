@@ -20,7 +20,8 @@ from igap.attribution.attribution_patching import estimate_patches
 from igap.attribution.integrated_gradients import integrate_path
 from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, attribute_pairs
 from igap.engine.baselines import Baseline
-from igap.engine.contrast import Contrast, OpenPairs
+from igap.engine.contrast import Contrast
+from igap.engine.open_pairs import OpenPairs
 from igap.vocabulary import BaselineKind, Direction, IGPath
 
 Point = Literal["atp", "ig", "ig_converged", "ig_corrupted", "ap", "ap_mirrored"]

@@ -26,12 +26,13 @@ from igap.attribution.spans import over_spans, span_facts
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
+from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
 from igap.engine.batching import AdaptiveBatch
-from igap.engine.contrast import Contrast, open_pairs
-from igap.engine.forward import Route
+from igap.engine.contrast import Contrast
 from igap.engine.hooks import SiteFunction, swap_components
 from igap.engine.metrics import CustomMetric
+from igap.engine.open_pairs import open_pairs
 from igap.engine.positions import Positions, find_spans
 from igap.engine.rounding import rounding_of
 from igap.errors import InputError

@@ -16,7 +16,8 @@ from igap.attribution.spans import Places, in_words
 from igap.binding import Axes, draw
 from igap.components import PLACES, SITES, Site, component_names
 from igap.engine.baselines import Baseline
-from igap.engine.contrast import Contrast, OpenPairs
+from igap.engine.contrast import Contrast
+from igap.engine.open_pairs import OpenPairs
 from igap.engine.positions import Positions, check_lengths
 from igap.errors import InputError, printable, short_repr
 from igap.vocabulary import BaselineKind, Direction

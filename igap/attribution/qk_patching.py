@@ -26,8 +26,9 @@ from igap.attribution.atp_star import first_order
 from igap.attribution.maps import AttributionMap, Progress, mean
 from igap.components import hook_name
 from igap.engine.batching import AdaptiveBatch
-from igap.engine.contrast import Contrast, OpenPairs
+from igap.engine.contrast import Contrast
 from igap.engine.hooks import Change, SiteFunction, edit_hooks, metric, swap_components
+from igap.engine.open_pairs import OpenPairs
 from igap.errors import InputError
 from igap.vocabulary import Direction
 

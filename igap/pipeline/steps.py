@@ -19,10 +19,11 @@ from igap.attribution.method import Method
 from igap.attribution.methods import METHODS
 from igap.components import Site
 from igap.config import RunConfig
+from igap.engine.backend import Backend
 from igap.engine.baselines import Baseline, baseline_of
 from igap.engine.batching import budget_bytes
-from igap.engine.contrast import Contrast, OpenPairs, open_pairs
-from igap.engine.forward import Backend
+from igap.engine.contrast import Contrast
+from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.failures import Failure, collect_failure
 from igap.inputs.prompts import min_scored_gap
 from igap.models.cached import resolve_device, run_model

@@ -14,7 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.analyses.ablation.study import AblationStudy
 from igap.attribution import AttributionMap, activation_patching
 from igap.components import SITES, Site, component_name, parse_component
-from igap.engine.contrast import contrast
+from igap.engine.open_pairs import contrast
 from igap.pipeline import Result
 from igap.replication import original_code, published
 from igap.statistics.comparison import compare

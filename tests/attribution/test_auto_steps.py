@@ -9,9 +9,9 @@ from igap import integrated_gradients, load_model
 from igap.attribution.integrated_gradients import _doubled, along_path
 from igap.components import SITES
 from igap.engine.batching import AdaptiveBatch
-from igap.engine.contrast import contrast
 from igap.engine.decoder import read
 from igap.engine.forward import Suffix
+from igap.engine.open_pairs import contrast
 from igap.engine.rounding import rounding_of
 
 FINE = 96

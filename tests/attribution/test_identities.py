@@ -9,7 +9,7 @@ from igap import PromptPair, activation_patching, attribution_patching, integrat
 from igap.attribution.integrated_gradients import along_path
 from igap.components import SITES
 from igap.engine.batching import AdaptiveBatch
-from igap.engine.contrast import contrast
+from igap.engine.open_pairs import contrast
 
 MODELS = [
     ("gpt2", "processed"),

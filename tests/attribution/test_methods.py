@@ -20,7 +20,8 @@ from igap.attribution.methods import METHODS
 from igap.cli.compose import compose_one
 from igap.components import Site
 from igap.config import RunConfig
-from igap.engine.contrast import Contrast, open_pairs
+from igap.engine.contrast import Contrast
+from igap.engine.open_pairs import open_pairs
 from igap.models import cached
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending" / "method.md").read_text()

@@ -9,7 +9,7 @@ from helpers.checkpoints import save_checkpoint
 
 from igap import Baseline, PromptPair, activation_patching, attribution_patching, integrated_gradients, load_model
 from igap.components import SITES
-from igap.engine.contrast import open_pairs
+from igap.engine.open_pairs import open_pairs
 
 EXACT = 1e-12
 

@@ -18,7 +18,7 @@ from igap.attribution.attribution_patching import estimate_patches
 from igap.attribution.integrated_gradients import integrate_path
 from igap.components import PLACES, hook_name
 from igap.engine.baselines import Request, reference_tokens
-from igap.engine.contrast import contrast, open_pairs
+from igap.engine.open_pairs import contrast, open_pairs
 from igap.inputs.prompts import tokenize
 from igap.models.load import find_checkpoint
 

@@ -29,8 +29,8 @@ from transformer_lens.patching import get_act_patch_attn_head_out_all_pos
 from igap import PromptPair, activation_patching, integrated_gradients, load_model, pipeline
 from igap.cli.compose import compose_one
 from igap.components import SITES, Site, hook_name
-from igap.engine.contrast import contrast
-from igap.engine.decoder import Linear
+from igap.engine.linear import Linear
+from igap.engine.open_pairs import contrast
 from igap.inputs.ioi import ioi_stream
 from igap.models.load import find_checkpoint
 

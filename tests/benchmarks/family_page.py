@@ -18,7 +18,8 @@ import torch
 
 from igap import PromptPair, load_model
 from igap.components import SITES
-from igap.engine.contrast import Contrast, contrast
+from igap.engine.contrast import Contrast
+from igap.engine.open_pairs import contrast
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.families import FAMILIES, Family, Sizes, save

@@ -23,7 +23,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap import activation_patching
 from igap.components import Site
-from igap.engine.contrast import contrast
+from igap.engine.open_pairs import contrast
 
 SAMPLE = 24
 THEIRS: dict[Site, Callable[..., Any]] = {

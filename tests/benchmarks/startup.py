@@ -28,7 +28,7 @@ from igap.models import cached
 from igap import pipeline; from igap.cli.compose import compose_one; lap("import igap.pipeline")
 config = compose_one([]).config; lap("compose the config (Hydra)")
 model = cached.run_model(config); lap("load the model")
-from igap.engine.contrast import contrast
+from igap.engine.open_pairs import contrast
 with contrast(model, pipeline.check(config).pairs[0]) as question:
     question.gap.item()
 lap("first number: F of both runs")

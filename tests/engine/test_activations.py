@@ -4,7 +4,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap import activation_patching, integrated_gradients, load_model
 from igap.engine.activations import borrow, record
-from igap.engine.contrast import contrast
+from igap.engine.open_pairs import contrast
 from igap.inputs.prompts import tokenize
 
 

@@ -11,7 +11,7 @@ from igap import PromptPair, integrated_gradients, load_model
 from igap.components import SITES, hook_name
 from igap.config import BaselineConfig
 from igap.engine.baselines import KINDS, Baseline, Request, activations, baseline_of, reference_tokens
-from igap.engine.contrast import contrast
+from igap.engine.open_pairs import contrast
 
 
 def made(model, pair, baseline):

@@ -7,8 +7,8 @@ import torch
 
 from igap import activation_patching, integrated_gradients
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
-from igap.engine.contrast import contrast
 from igap.engine.forward import Suffix
+from igap.engine.open_pairs import contrast
 
 CPU = torch.device("cpu")
 FULL = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"

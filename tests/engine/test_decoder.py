@@ -6,7 +6,8 @@ from helpers.checkpoints import save_checkpoint
 from torch.nn import functional
 
 from igap import load_model
-from igap.engine.decoder import ACTIVATIONS, Linear, UnknownDecoderError, read
+from igap.engine.decoder import UnknownDecoderError, read
+from igap.engine.linear import ACTIVATIONS, Linear
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=str)

@@ -10,9 +10,9 @@ from igap import Baseline, activation_patching, load_model
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.attribution_patching import estimate_patches
 from igap.components import SITES
-from igap.engine.contrast import contrast
-from igap.engine.forward import choose_backend
+from igap.engine.backend import choose_backend
 from igap.engine.hooks import replace_activation
+from igap.engine.open_pairs import contrast
 
 
 @pytest.mark.parametrize(

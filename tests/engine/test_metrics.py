@@ -20,8 +20,8 @@ from igap import (
     integrated_gradients,
     load_model,
 )
-from igap.engine.contrast import contrast, open_pairs
 from igap.engine.metrics import METRICS
+from igap.engine.open_pairs import contrast, open_pairs
 
 SCIPY = {
     "logit": lambda logits, clean, answer: logits[answer],

@@ -11,7 +11,7 @@ from igap import activation_patching, load_model
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.attribution_patching import estimate_patches
 from igap.components import PLACES, SITES
-from igap.engine.contrast import contrast
+from igap.engine.open_pairs import contrast
 from igap.errors import InputError
 from igap.models.load import read_header
 

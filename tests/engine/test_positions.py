@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from igap import InputError, activation_patching, attribution_patching, integrated_gradients, load_model
 from igap.attribution.activation_patching import patch_components
 from igap.components import PLACES
-from igap.engine.contrast import open_pairs
+from igap.engine.open_pairs import open_pairs
 from igap.engine.positions import find_spans
 from igap.inputs.alignment import Alignment
 from igap.inputs.prompts import tokenize

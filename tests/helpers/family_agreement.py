@@ -13,7 +13,8 @@ from helpers.plain import Plain, Whole
 from igap import PromptPair, load_model
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.integrated_gradients import integrate_path
-from igap.engine.contrast import Contrast, contrast
+from igap.engine.contrast import Contrast
+from igap.engine.open_pairs import contrast
 from igap.inputs.prompts import tokenize
 
 N_STEPS = 8

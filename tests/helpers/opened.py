@@ -11,7 +11,7 @@ from igap.analyses.registry import ANALYSES
 from igap.attribution import decomposition
 from igap.attribution import qk_patching as _qk
 from igap.config import RunConfig
-from igap.engine.contrast import open_pairs
+from igap.engine.open_pairs import open_pairs
 
 
 def _with_pairs(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ from igap.attribution.integrated_gradients import integrate_path
 from igap.cli import main
 from igap.cli.compose import compose_one
 from igap.components import SITES
-from igap.engine.contrast import contrast, open_pairs
+from igap.engine.open_pairs import contrast, open_pairs
 from igap.inputs.alignment import align, first_diff_position
 from igap.inputs.prompts import encode_pair, tokenize
 

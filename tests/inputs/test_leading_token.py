@@ -15,7 +15,7 @@ from igap.cli import main
 from igap.cli.compose import compose_one
 from igap.counterfactual.trials.storages import open_storage
 from igap.engine.baselines import Baseline, Request, activations, reference_tokens
-from igap.engine.contrast import contrast
+from igap.engine.open_pairs import contrast
 from igap.inputs.labelled_prompts import Prompt
 from igap.inputs.prompts import encode_pair
 from igap.pipeline import check

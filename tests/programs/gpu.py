@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 
 import igap
-from igap.engine.contrast import contrast
+from igap.engine.open_pairs import contrast
 from igap.inputs.ioi import ioi_stream
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -66,7 +66,7 @@ def check(file: Path) -> int:
     from transformers import AutoModelForCausalLM
 
     from igap import PromptPair, integrated_gradients, load_model
-    from igap.engine.contrast import contrast
+    from igap.engine.open_pairs import contrast
     from igap.inputs.prompts import tokenize
 
     started = time.perf_counter()

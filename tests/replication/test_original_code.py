@@ -7,8 +7,8 @@ from captum.attr import IntegratedGradients
 from igap import activation_patching, integrated_gradients
 from igap.components import SITES, hook_name
 from igap.engine.activations import borrow
-from igap.engine.contrast import contrast
 from igap.engine.hooks import replace_activation
+from igap.engine.open_pairs import contrast
 from igap.inputs.prompts import tokenize
 from igap.replication import original_code
 

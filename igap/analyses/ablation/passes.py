@@ -17,9 +17,9 @@ from igap.analyses.ablation.accuracy import N_GENERATED, Batch, Logits, whole_mo
 from igap.analyses.ablation.replacements import Place, Places, Values, record_places
 from igap.components import Site, hook_name
 from igap.engine.activations import ForwardPass
+from igap.engine.backend import choose_backend, rounding
 from igap.engine.cached_forward import CachedForward, KeysValues
 from igap.engine.decoder import Decoder, UnknownDecoderError, read
-from igap.engine.forward import choose_backend, rounding
 from igap.engine.hooks import Change, edit_hooks
 from igap.engine.metrics import read_out
 from igap.inputs.alignment import Alignment

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from igap.components import Site, component_name, locate
 from igap.engine.batching import AdaptiveBatch
-from igap.engine.contrast import Contrast, OpenPairs
+from igap.engine.contrast import Contrast
 from igap.engine.hooks import swap_components
+from igap.engine.open_pairs import OpenPairs
 from igap.vocabulary import Direction
 
 

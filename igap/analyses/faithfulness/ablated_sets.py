@@ -12,7 +12,8 @@ from torch import Tensor
 from igap.attribution.maps import Progress
 from igap.components import Site
 from igap.engine.baselines import Baseline
-from igap.engine.contrast import Contrast, OpenPairs
+from igap.engine.contrast import Contrast
+from igap.engine.open_pairs import OpenPairs
 
 
 def set_metrics(

@@ -20,10 +20,11 @@ from igap.arguments import Count, Finite, Positive, checks_arguments
 from igap.binding import Axes, draw
 from igap.components import Site, locate, sites_of
 from igap.engine.activations import Model
+from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
 from igap.engine.batching import AdaptiveBatch
-from igap.engine.contrast import Contrast, OpenPairs, open_pairs
-from igap.engine.forward import Route
+from igap.engine.contrast import Contrast
+from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import PromptPair
 from igap.statistics.extrema import Extremum, find_extrema

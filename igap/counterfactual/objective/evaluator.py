@@ -23,8 +23,8 @@ from igap.components import Site, hook_name
 from igap.counterfactual.objective.embeddings import token_embeddings
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.engine.activations import ForwardPass, block_numbers, record
+from igap.engine.backend import HOOKS, Engine, Route, choose_backend
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
-from igap.engine.forward import HOOKS, Engine, Route, choose_backend
 from igap.engine.hooks import SiteFunction, edit_hooks
 from igap.engine.metrics import read_out
 from igap.inputs.prompts import tokenize

@@ -50,7 +50,8 @@ from igap.counterfactual.validation.results import (
     Validation,
 )
 from igap.engine.batching import budget_bytes
-from igap.engine.contrast import Contrast, OpenPairs, open_pairs
+from igap.engine.contrast import Contrast
+from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, tokenize
 from igap.missing import Missing

@@ -10,7 +10,7 @@ from helpers.opened import interactions
 from helpers.reference import HOOKS, Reference
 
 from igap import InputError, PromptPair, load_model
-from igap.engine.contrast import open_pairs
+from igap.engine.open_pairs import open_pairs
 
 MODELS = [("gpt2", "processed"), ("llama", "raw"), ("opt", "processed")]
 

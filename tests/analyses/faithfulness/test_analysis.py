@@ -13,8 +13,8 @@ from igap.analyses.faithfulness.curves import Faithfulness, curves_of
 from igap.analyses.faithfulness.rankings import sets
 from igap.cli.compose import compose_one
 from igap.components import hook_name
-from igap.engine.contrast import contrast
 from igap.engine.hooks import edit_hooks, metric
+from igap.engine.open_pairs import contrast
 from igap.models import cached
 from igap.output import disk
 

@@ -25,7 +25,7 @@ from igap.counterfactual.validation import neighbours, validate
 from igap.counterfactual.validation.importance import variance_shares
 from igap.counterfactual.validation.results import PrunedPrompt
 from igap.engine.activations import borrow
-from igap.engine.contrast import open_pairs
+from igap.engine.open_pairs import open_pairs
 from igap.errors import InputError
 from igap.missing import Missing
 from igap.models.load import EMBEDDED

@@ -1,0 +1,86 @@
+"""The route by which F is computed: from the weights where they give what the whole model gives, or with hooks."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from igap.components import Site
+from igap.engine.activations import ForwardPass
+from igap.engine.decoder import Decoder, UnknownDecoderError, read
+from igap.engine.forward import Suffix
+from igap.engine.hooks import Hooks
+from igap.engine.metrics import Readout, read_out
+
+_LONG = 256
+"""Tokens from which a whole model's pass over one prompt fills the machine."""
+
+Route = Literal["suffix", "hooks"]
+
+Engine = Suffix | Hooks
+"""F of some pairs by one of the two routes, as a function of what changes in their base run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Backend:
+    """The route by which F is computed, and why it is this one."""
+
+    decoder: Decoder | None
+    """The weights that `suffix` multiplies with; None for `hooks`."""
+    reason: str
+    """Why this route, in a few words."""
+
+    @property
+    def route(self) -> Route:
+        """`suffix` or `hooks`."""
+        return "hooks" if self.decoder is None else "suffix"
+
+    def engine(self, model: TransformerBridge, readout: Readout, base: ForwardPass, first: int) -> Engine:
+        """F as a function of a site changed in the run `base` of these pairs, from position `first` on."""
+        if self.decoder is None:
+            return Hooks(model, readout, base, first)
+        return Suffix(self.decoder, readout, base, first)
+
+
+HOOKS = Backend(None, "asked for")
+"""The slow route, which every model has."""
+
+
+def choose_backend(
+    model: TransformerBridge, readout: Readout, base: ForwardPass, others: Mapping[Site, Sequence[Tensor]], first: int
+) -> Backend:
+    """The `suffix` route where the weights alone give what the whole model gives, otherwise the `hooks` route.
+
+    What `decoder.read` knows is still tried against the whole model, on the sites of the run in layer 0, with its
+    activations and `others` (of one pair): the neurons' rows go through the attention of every later block, the heads'
+    through every MLP. So what is not in the weights (a cap on the logits, a hook somebody left) is noticed.
+    """
+    if base.residual[0].dtype == torch.bfloat16:
+        return Backend(None, "bfloat16 rounds too much to compare it with the whole model")
+    try:
+        decoder = read(model)
+    except UnknownDecoderError as unknown:
+        return Backend(None, str(unknown))
+    # A probability near 0 or 1 hides what a logit shows.
+    difference_too = [readout] if readout.is_logit_diff else [readout, read_out(readout.pairs, base.tokens.device)]
+    for site, shown in itertools.product(base.activations, difference_too):
+        suffix, hooks = Suffix(decoder, shown, base, first), Hooks(model, shown, base, first)
+        rows = torch.stack([a[:, first:] for a in (base.activations[site][0], others[site][0])], 1)
+        with torch.no_grad():
+            ours = suffix.function(site, 0)(rows)
+            # Whole models hold [query, key] scores of every head: long prompts go one by one.
+            few = rows.split(1 if base.tokens.shape[1] > _LONG else 2, 1)
+            theirs = torch.cat([hooks.function(site, 0)(part) for part in few], 1)
+        difference = (ours - theirs).abs().max().item()
+        if not difference <= rounding(theirs):
+            return Backend(None, f"its weights alone give F off by {difference:.2g} logits")
+    return Backend(decoder, "the weights alone give what the whole model gives")
+
+
+def rounding(logits: Tensor) -> float:
+    """How far rounding may put logits, or F, off: sums over d_model and the depth, so a thousand of their roundings."""
+    return 1000 * torch.finfo(logits.dtype).eps * max(1.0, logits.abs().max().item())
