@@ -229,14 +229,14 @@ def test_a_map_is_asked_for_a_span_by_its_whole_name_and_a_position_by_its_numbe
         assert torch.equal(found.at(name).effect, found.effect[:, i])
     each = attribution_patching(small(), pair, positions="each")
     assert torch.equal(each.at("10 Mary").effect, each.effect[:, 10])
-    for of, wrong in (
-        (found, "of"),
-        (found, "S3"),
-        (each, "17"),
-        (each, "Mary"),
-        (attribution_patching(small(), pair), "10"),
+    for of, wrong, wanted in (
+        (found, "of", "one of S2 and, "),
+        (found, "S3", "one of S2 and, "),
+        (each, "17", "one of 0 "),
+        (each, "Mary", "one of 0 "),
+        (attribution_patching(small(), pair), "10", "a map by positions"),
     ):
-        with pytest.raises(InputError, match=rf"^span: got '{wrong}', wanted one of .*\.$"):
+        with pytest.raises(InputError, match=rf"^span: got '{wrong}', wanted {wanted}.*\.$"):
             of.at(wrong)
 
 

@@ -80,7 +80,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
 
     integrating = {
         "n_steps": 3, "tolerance": 0.01, "tolerance_of": "gap", "method": "riemann_left", "path": "joint",
-        "positions": "each",
+        "positions": "each", "metric": "kl",
     }  # fmt: skip
     made = {
         "PromptPair": _fields(PAIR),
@@ -91,9 +91,9 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "OutputCurves": _fields(curves),
         "Ablations": _fields(igap.ablate(**ablating)),
         "SearchResult": _fields(igap.search(**searching)),
-        "activation_patching": ask(positions={"early": [1, 2], "later": [3]}),
+        "activation_patching": ask(positions={"early": [1, 2], "later": [3]}, metric="logit_diff"),
         "atp_star": ask("route"),
-        "attribution_patching": ask("batch_size", "memory_gib", at=0.5, positions="diff"),
+        "attribution_patching": ask("batch_size", "memory_gib", at=0.5, positions="diff", metric="prob"),
         "integrated_gradients": ask(**integrating),
         "compare": {"ig": ig, "ap": ap},
         "ablate": ablating,
@@ -222,7 +222,8 @@ TAKES: Mapping[str, set[str]] = {
     "baseline": {"baseline"},
     "at": _NUMBERS,
     **{
-        f"{method} positions": set[str]()
+        f"{method} {parameter}": set[str]()
+        for parameter in ("positions", "metric")
         for method in ("activation_patching", "attribution_patching", "integrated_gradients")
     },
     "n_steps": _COUNTS,
@@ -248,17 +249,18 @@ TAKES: Mapping[str, set[str]] = {
     # Texts that no model knows are refused by the first that meets them.
     **dict.fromkeys(("clean", "corrupted", "answer", "distractor", "PromptPair bos", "Prompt text"), _TEXTS),
     "Prompt distractor": {"None", *_TEXTS},
-    **{key: {"empty text", *_TEXTS} for key in ("Prompt bos", "place", "method")},
+    **{key: {"empty text", *_TEXTS} for key in ("Prompt bos", "place", "method", "metric", "unit")},
     "integrated_gradients method": set(),
     "min_gap": _NOT_NEGATIVE,
     "prompt": {"None"},
     "n": _COUNTS,
     "gap": _NUMBERS,
-    "signed": _BOOLS,
+    **dict.fromkeys(("signed", "covers"), _BOOLS),
     **{key: {"None"} for key in ("delta", "layer_effect", "rounding", "converged", "together")},
     "AttributionMap n_steps": {"None"},
     "spans": {"None", "array of texts", "empty list", "list of texts", "tuple of texts"},
     "pairs": {"empty list"},
+    "where": {"None", "empty list"},
     "AttributionMap.incomplete_layers tolerance": _NOT_NEGATIVE,
     "k": {*_COUNTS, "10**400", "10**5000"},
     "index": {"0"},
