@@ -8,8 +8,8 @@ import torch
 from igap import load_model, pipeline
 from igap.cli.compose import compose_one
 from igap.components import SITES
-from igap.engine import contrast as contrasts
-from igap.engine import forward
+from igap.engine import backend
+from igap.engine import open_pairs as opening
 from igap.engine.open_pairs import open_pairs
 from igap.models import cached
 
@@ -33,9 +33,9 @@ def counted(checkpoint, monkeypatch):
         return model
 
     monkeypatch.setattr(cached, "load_model", load)
-    spy(contrasts, "tokenize")
-    spy(contrasts, "record")
-    spy(forward, "read")
+    spy(opening, "tokenize")
+    spy(opening, "record")
+    spy(backend, "read")
 
     def run(*overrides):
         cached._cached_model.cache_clear()

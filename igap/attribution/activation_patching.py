@@ -145,7 +145,7 @@ def _patch(
     The positions of all the spans are those at which the contrast changes.
     """
     width, n_pairs, late = contrast.n_components(site), len(contrast.pairs), where[:, :, contrast.first :, None, None]
-    effect = contrast.base.residual[0].new_zeros(n_pairs, contrast.n_layers, where.shape[1] * width)
+    effect = contrast.gap.new_zeros(n_pairs, contrast.n_layers, where.shape[1] * width)
     with torch.no_grad():
         for layer in range(contrast.n_layers):
             start, end = contrast.ends(site, layer)

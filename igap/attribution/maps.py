@@ -18,7 +18,7 @@ from igap.components import PLACES, SITES, Site, component_names
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast
 from igap.engine.open_pairs import OpenPairs
-from igap.engine.positions import Positions, check_lengths
+from igap.engine.positions import Positions, check_lengths, find_spans
 from igap.errors import InputError, printable, short_repr
 from igap.vocabulary import BaselineKind, Direction
 
@@ -44,10 +44,10 @@ class AttributionMap:
     """Its name: ig, ap, atp, atp_star or another of `methods.METHODS`."""
     site: Site
     effect: Float[Tensor, "layer *span component"]
-    """Logits. Negative: moving the component to the baseline lowers F = logit[answer] - logit[distractor].
+    """In F's unit. Negative: moving the component to the baseline lowers F, by default the logit difference.
     Without a sign (`signed`), how far it moves F either way, at least 0."""
     gap: Finite
-    """D = F(clean) - F(corrupted), in logits."""
+    """D = F(clean) - F(corrupted), in F's unit."""
     min_gap: NotNegative = 0.0
     """Logits. Below this absolute gap scores are missing (NaN): see `Contrast.least_gaps`."""
     delta: Float[Tensor, " layer"] | None = None
@@ -217,7 +217,7 @@ class AttributionMap:
         if self.delta is None or self.layer_effect is None or self.rounding is None:
             return []
         bound = completeness_bound(self.layer_effect, self.rounding, tolerance)
-        return [int(layer) for layer in (self.delta.abs() > bound).nonzero().flatten()]
+        return [int(layer) for layer in (~(self.delta.abs() <= bound)).nonzero().flatten()]
 
 
 def frame_of(maps: Mapping[str, AttributionMap]) -> pd.DataFrame:
@@ -277,6 +277,8 @@ def attribute_pairs(
 ) -> AttributionMap:
     """The method's map of one pair, or the mean over several pairs, with the map of each in `pairs`."""
     check_lengths(positions, opened.tokens, direction)
+    for pair in opened.tokens:
+        find_spans(positions, [pair], direction)
     n_pairs = len(opened.pairs)
     kind = baseline.kind if isinstance(baseline, Baseline) else baseline
     if kind == "zero_input" and site not in SITES:
@@ -292,9 +294,23 @@ def attribute_pairs(
         readout = contrast.readout
         about: Any = {"baseline": kind, "direction": direction, "metric": readout.name, "unit": readout.metric.unit}
         made = [replace(each, **about) for each in method(contrast, advance)]
+        if not readout.is_logit_diff:
+            _check_finite(made)
         maps.update(zip(indices, made, strict=True))
         advance(in_all)
     return mean([maps[index] for index in range(n_pairs)])
+
+
+def _check_finite(maps: Sequence[AttributionMap]) -> None:
+    """Raises InputError where a metric is not finite somewhere between the two prompts."""
+    for each in maps:
+        for values in (each.effect, each.layer_effect):
+            if values is not None and not values.isfinite().all():
+                layer = int((~values.isfinite()).nonzero()[0, 0])
+                raise InputError(
+                    f"metric: got NaN or infinity from {each.metric} in layer {layer}, wanted a number all the way "
+                    "from one prompt to the other. Use a metric that is finite for all logits."
+                )
 
 
 def mean(maps: Sequence[AttributionMap]) -> AttributionMap:

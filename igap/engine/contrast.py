@@ -57,7 +57,12 @@ class Contrast:
 
     @property
     def least_gaps(self) -> list[float]:
-        """The absolute gap, in F's unit, below which each pair has no scores."""
+        """The absolute gap, in F's unit, below which each pair has no scores.
+
+        The logit difference has a zero to which its size can be compared; of other metrics `min_gap` alone counts.
+        """
+        if not self.readout.is_logit_diff:
+            return [pair.min_gap for pair in self.pairs]
         return [
             min_scored_gap(pair.min_gap, clean)
             for pair, clean in zip(self.pairs, self._value(self.clean).tolist(), strict=True)
@@ -150,8 +155,10 @@ class Contrast:
         changed = n_tokens if whole else n_tokens - self.first
         # What one block holds at its fullest; with gradients every block keeps about that much.
         numbers = changed * block_numbers(self.model) + 2 * n_tokens * (cfg.d_model + 2 * cfg.n_heads * changed)
-        if whole or not self.readout.is_logit_diff:
-            numbers += cfg.d_vocab
         kept = self.n_layers if gradients else 1
+        if not self.readout.is_logit_diff:
+            numbers += 4 * cfg.d_vocab // kept  # once a row, in several copies
+        elif whole:
+            numbers += cfg.d_vocab
         size, device = numbers * run.residual[0].element_size(), run.tokens.device
         return adaptive_batch(size, kept, device, asked, memory_gib, recomputes=gradients and not whole)

@@ -91,7 +91,9 @@ class Readout:
         return self.metric is METRICS["logit_diff"]
 
     def __call__(self, logits: Float[Tensor, "pair *row vocab"]) -> Float[Tensor, "pair *row"]:
-        """F of every row."""
+        """F of every row. Not of bfloat16: in sums over a vocabulary little would be left of its 8 bits."""
+        if not self.is_logit_diff and logits.dtype == torch.bfloat16:
+            logits = logits.float()
         return self.metric.of(logits, self.known)
 
     def select(self, few: Sequence[int]) -> "Readout":
@@ -110,7 +112,9 @@ def read_out(
     clean: Float[Tensor, "pair vocab"] | None = None,
 ) -> Readout:
     """F of these pairs by one of METRICS, or the caller's function; `clean` are the logits after the clean prompts."""
-    known = Known(*answers(pairs, device), None if clean is None else clean.log_softmax(-1))
+    if clean is not None:
+        clean = (clean.float() if clean.dtype == torch.bfloat16 else clean).log_softmax(-1)
+    known = Known(*answers(pairs, device), clean)
     if isinstance(metric, str):
         return Readout(metric, METRICS[metric], tuple(pairs), known)
     name = getattr(metric, "__name__", type(metric).__name__)
@@ -150,9 +154,10 @@ def check_custom(function: CustomMetric, pair: TokenPair, logits: Float[Tensor, 
         if not values.requires_grad:
             raise refused("has no gradient")
     with torch.no_grad():
-        if not torch.equal(function(rows, pair), values):
+        rounding = 1000 * torch.finfo(values.dtype).eps * values.abs().clamp(min=1.0)
+        if not ((function(rows, pair) - values).abs() <= rounding).all():
             raise refused("gives another number for the same logits")
-        if not torch.equal(function(rows[1:], pair), values[1:]):
+        if not ((function(rows[1:], pair) - values[1:]).abs() <= rounding[1:]).all():
             raise refused("gives a row another number when other rows stand beside it")
 
 

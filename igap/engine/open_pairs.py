@@ -79,8 +79,11 @@ class OpenPairs:
         group = tuple(self.tokens[index] for index in indices)
         clean, corrupted = self._keep(indices, partial(self._record, group), _layers_of_runs)
         readout = read_out(group, clean.tokens.device, self._metric, clean.logits)
-        if not isinstance(self._metric, str) and clean.logits is not None:
-            check_custom(self._metric, group[0], clean.logits[0])
+        if not isinstance(self._metric, str):
+            for run in (clean, corrupted):
+                assert run.logits is not None
+                for pair, logits in zip(group, run.logits, strict=True):
+                    check_custom(self._metric, pair, logits)
         into_clean = realign(corrupted, clean, [pair.alignment.clean for pair in group])
         if direction == "noising":
             base = clean

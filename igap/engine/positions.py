@@ -54,7 +54,7 @@ def find_spans(positions: Positions, pairs: Sequence[TokenPair], direction: Dire
         return Spans(tuple(names), tuple(row.expand(len(pairs), -1) for row in eye), has_axis=True)
     by_name: dict[str, list[list[int]]]
     if isinstance(positions, str):
-        by_name = {positions: [[n_tokens - 1] if positions == "last" else side.differing for side in sides]}
+        by_name = {positions: [[n_tokens - 1] if positions == "last" else side.differences() for side in sides]}
     else:
         if not positions:
             raise InputError("positions: got no span, wanted at least one. Use positions=all.")
@@ -89,6 +89,15 @@ class _Side:
             partners = pair.alignment.corrupted
         return cls(name, ids, words, [i for i, j in enumerate(partners) if j is not None and ids[i] != other[j]])
 
+    def differences(self) -> list[int]:
+        """`differing`. Raises InputError if there are none."""
+        if not self.differing:
+            raise InputError(
+                f"positions: got diff, but no token of the {self.name} prompt has another one for partner: the prompts "
+                "differ in length there alone. Name the positions, or take positions=all."
+            )
+        return self.differing
+
     def span(self, name: str, where: str | Sequence[int]) -> list[int]:
         """The positions that a span stands for."""
         item, n = f"positions[{name!r}]", len(self.ids)
@@ -104,7 +113,10 @@ class _Side:
 
     def _words(self, item: str, text: str) -> list[int]:
         words, _, number = text.rpartition(":") if text.rpartition(":")[2].isdecimal() else (text, "", "")
-        places = self._places(_joined(words))
+        if number and (literally := self._places(_joined(text))):  # "12:30" are words
+            words, number, places = text, "", literally
+        else:
+            places = self._places(_joined(words))
         if not places:
             raise InputError(
                 f"{item}: got {short_repr(text)}, wanted words of the {self.name} prompt, whose tokens are "

@@ -205,7 +205,7 @@ class Comparison:
         """What was compared, how far the maps agree, and the outliers, a line each."""
         first, second = self.methods
         shape = f"{list(self.difference.shape)}{'' if self.maps is None else self.maps[0].place}"
-        site = "components" if self.maps is None else self.maps[0].site
+        site = "components" if self.maps is None else self.maps[0].topic
         numbers = self.summary()
         agreement = [
             f"{title} {numbers[name]:.3f} [{numbers[f'{name}_low']:.3f}, {numbers[f'{name}_high']:.3f}]"

@@ -40,6 +40,11 @@ def comparable_values(
             f"ap is a map {_positions(ap)}, {ig.method} {_positions(ig)}; compare two maps of the same positions. Give "
             'both the same positions=, or take one position of each: compare(ig.at("10"), ap.at("10")).'
         )
+    if ig.where and ig.direction != ap.direction:
+        raise InputError(
+            f"ap is a map of {ap.direction}, {ig.method} of {ig.direction}; their positions are those of two prompts. "
+            "Compare two maps of one direction, or of all positions."
+        )
     if ig.metric != ap.metric:
         raise InputError(f"ap is a map of {ap.metric}, {ig.method} of {ig.metric}; compare two maps of one metric.")
     unit = unit_of(ig, ap)

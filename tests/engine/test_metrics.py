@@ -171,3 +171,56 @@ def test_what_is_shown_of_a_map_has_its_metric_and_unit(model, pair):
     assert same.label == "effect (nats)"
     with pytest.raises(InputError, match=r"^ap is a map of logit_diff, ap of kl; compare two maps of one metric\.$"):
         compare(divergence, activation_patching(model, pair))
+
+
+def test_a_metric_that_is_not_finite_on_the_way_is_refused(model, pair):
+    top = model(pair.clean)[0, -1].max().item()
+
+    def near_a_pole(logits, pair):
+        return (logits.max(-1).values - 0.2 * top).log()
+
+    with pytest.raises(InputError, match=r"^metric: got NaN or infinity from custom near_a_pole in layer \d, wanted"):
+        integrated_gradients(model, pair, "resid_post", baseline="zero", metric=near_a_pole, n_steps=4)
+
+
+def test_products_are_metrics_though_rows_round_them_otherwise_and_so_are_other_types(pair, checkpoint):
+    model = load_model(str(checkpoint("gpt2")))
+    probe = torch.randn(model.cfg.d_vocab, generator=torch.Generator().manual_seed(0))
+    by_product = activation_patching(model, pair, metric=lambda logits, pair: logits @ probe)
+    by_sum = activation_patching(model, pair, metric=lambda logits, pair: (logits.double() * probe).sum(-1))
+    assert by_sum.effect.dtype == torch.float64
+    torch.testing.assert_close(by_product.effect.double(), by_sum.effect, atol=1e-4, rtol=0)
+
+
+def test_a_function_is_tried_on_every_pair(model, pair):
+    def partial(logits, known):
+        return {answer: logits[:, answer] for answer in [first]}[known.answer]
+
+    with contrast(model, pair) as question:
+        first = question.pairs[0].answer
+    assert activation_patching(model, pair, metric=partial).effect.abs().max() > 0
+    swapped = PromptPair(pair.corrupted, pair.clean, pair.distractor, pair.answer)
+    with pytest.raises(InputError, match=r"^metric: got a function that raises KeyError"):
+        activation_patching(model, [pair, swapped], metric=partial)
+
+
+def test_divergences_in_bfloat16_models_are_taken_in_float32(checkpoint, pair):
+    model = load_model(str(checkpoint("gpt2")), dtype="bfloat16")
+    for metric in ("kl", "js"):
+        with contrast(model, pair, metric=metric) as question:
+            assert question.readout(question.clean.logits).abs().max() < 1e-6
+            effects = activation_patching(model, pair, metric=metric).effect
+            assert effects.dtype == torch.float32
+            assert effects.min() > -1e-6
+
+
+def test_scores_do_not_hang_on_where_a_metric_has_its_zero(model, pair):
+    nearly_all = replace(pair, min_gap=1e-6)
+    near, far = (
+        activation_patching(
+            model, nearly_all, metric=lambda logits, pair, shift=shift: 5 * logits[:, pair.answer] - shift
+        )
+        for shift in (0.0, 1000.0)
+    )
+    assert near.has_scores
+    torch.testing.assert_close(near.score, far.score, atol=1e-9, rtol=0)

@@ -9,11 +9,19 @@ from helpers.families import FAMILIES, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from igap import InputError, activation_patching, attribution_patching, integrated_gradients, load_model
+from igap import (
+    InputError,
+    PromptPair,
+    activation_patching,
+    attribution_patching,
+    compare,
+    integrated_gradients,
+    load_model,
+)
 from igap.attribution.activation_patching import patch_components
 from igap.components import PLACES
 from igap.engine.open_pairs import open_pairs
-from igap.engine.positions import find_spans
+from igap.engine.positions import _Side, find_spans
 from igap.inputs.alignment import Alignment
 from igap.inputs.prompts import tokenize
 
@@ -271,3 +279,34 @@ def test_a_block_whose_output_is_no_tensor_is_refused_at_resid_post_in_one_line(
         InputError, match=r"^model: .* has blocks\.0\.hook_out, but its block gives no tensor there, wanted"
     ):
         method(model, pair, "resid_post")
+
+
+def test_prompts_that_differ_in_length_alone_have_no_position_that_differs(small, pair):
+    longer = PromptPair(
+        pair.clean, pair.corrupted.replace("John gave", "the Mary gave"), " John", " Mary", align="diff"
+    )
+    with pytest.raises(InputError, match=r"^positions: got diff, but no token of the clean prompt has another one for"):
+        activation_patching(small(), longer, positions="diff")
+
+
+@methods
+def test_positions_are_refused_before_the_work(small, pair, method):
+    other = PromptPair(pair.corrupted, pair.clean, pair.distractor, pair.answer)
+    asked = []
+    with pytest.raises(InputError, match=r"^positions\['subject'\]"):
+        method(small(), [pair, other], positions={"subject": " Mary:2"}, on_progress=lambda *done: asked.append(done))
+    assert not asked
+
+
+def test_words_with_a_colon_and_a_number_are_words_first():
+    side = _Side("clean", [0, 1, 2, 3, 4], ("at", "12", ":", "2", "12"), [])
+    assert side.span("time", "12:2") == [1, 2, 3]
+    assert side.span("time", "12:1") == [1]
+
+
+def test_maps_of_other_prompts_positions_are_not_compared(small, pair):
+    here, there = (
+        activation_patching(small(), pair, positions={"x": [11]}, direction=d) for d in ("noising", "denoising")
+    )
+    with pytest.raises(InputError, match=r"^ap is a map of denoising, ap of noising; their positions [^\n]*$"):
+        compare(here, there)
