@@ -310,3 +310,16 @@ def test_maps_of_other_prompts_positions_are_not_compared(small, pair):
     )
     with pytest.raises(InputError, match=r"^ap is a map of denoising, ap of noising; their positions [^\n]*$"):
         compare(here, there)
+
+
+def test_positions_of_some_positions_are_those_of_both(small, pair):
+    some, others = torch.zeros(2, 1, N_TOKENS, dtype=torch.bool)
+    some[0, [10, 12]], others[0, [12, 14]] = True, True
+    with open_pairs(small(), pair, sites=["heads"]) as opened:
+        ((_, question),) = opened.contrasts()
+        (twice,), (both,), (one,) = (
+            patch_components(each, "heads")
+            for each in (question.at(some).at(others), question.at(some & others), question.at(others))
+        )
+    assert torch.equal(twice.effect, both.effect)
+    assert not torch.allclose(twice.effect, one.effect)

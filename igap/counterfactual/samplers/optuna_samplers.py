@@ -1,5 +1,6 @@
 """Optuna's own samplers as proposers."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from igap.counterfactual.samplers.base import FirstOrderScores, within
 from igap.counterfactual.spaces.base import Candidate, Space
 
 
-class OptunaSampler:
+class OptunaSampler(ABC):
     """One of Optuna's samplers: a study in memory that is told what has been tried.
 
     Words have no order, so to the sampler they are choices; the search's own study keeps their indices.
@@ -34,9 +35,9 @@ class OptunaSampler:
         self._asked: dict[Candidate, optuna.Trial] = {}
 
     @staticmethod
+    @abstractmethod
     def make(seed: int) -> BaseSampler:
         """The sampler, as Optuna has it."""
-        raise NotImplementedError
 
     def __call__(self, history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:  # noqa: ARG002
         """The next `n` that have not been tried; fewer where the sampler keeps on repeating itself."""
