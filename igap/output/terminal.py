@@ -40,11 +40,12 @@ def show(
     else:
         _show_pairs(console, result, result.spread)
     console.print(_agreement(result))
+    settings = result.config
     for site in result.maps:
-        if PLACES[site].is_vector and not result.config.positions.has_axis:
+        if PLACES[site].is_vector and settings.positions.is_default and settings.baseline.kind == "corrupted":
             console.print(
-                f"{site}: one component a layer, so that IG and AP are one number up to quadrature, a self-check; r says "
-                "nothing"
+                f"{site}: one component a layer, so that IG and AP are one number up to quadrature, a self-check; r "
+                "says nothing"
             )
     leading, bos = result.tokens[0].leading, result.config.prompts.bos
     console.print(f"token before every prompt: {leading or 'none'} (prompts.bos={bos})", markup=False, highlight=False)
