@@ -81,7 +81,7 @@ class RunContext:
         """The baseline that IG integrates towards."""
         return baseline_of(self.config.baseline)
 
-    def values(self, site: Site, method: str) -> Float64[np.ndarray, "layer component"]:
+    def values(self, site: Site, method: str) -> Float64[np.ndarray, "layer *span component"]:
         """Return a map in the unit of its comparison: scores, or effects in logits where scores are missing."""
         return values_in(self.comparisons[site].unit, self.maps[site][method])
 
