@@ -103,9 +103,10 @@ class RunConfig(Frozen):
         names = list(listed) if isinstance(listed, list | tuple) else []
         if names == ["both"]:
             return "both"
-        if not names or len({*map(str, names)}) < len(names) or not all(name in PLACES for name in names):
-            known = ", ".join(map(repr, PLACES))
-            raise ValueError(f"one of 'both', {known}, or several of these names, [heads,resid_pre], each once")
+        known = all(isinstance(name, str) and name in PLACES for name in names)
+        if not names or not known or len(set(names)) < len(names):
+            wanted = f"one of 'both', {', '.join(map(repr, PLACES))}"
+            raise ValueError(wanted if len(names) == 1 else f"{wanted}, or several sites, [heads,resid_pre], each once")
         chosen = tuple(site for site in PLACES if site in names)
         return "both" if chosen == SITES else " ".join(chosen)
 
