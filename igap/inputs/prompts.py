@@ -3,6 +3,7 @@
 Nothing here runs a model. `encode_pair` needs a tokenizer only, so that a bad pair is rejected before weights load.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ class PromptPair:
         align: Default "error". How prompts of different token length are matched; see `igap.vocabulary.Align`.
         bos: The token before both prompts. "auto" (default): the model's own setting; "none"; or a token's text.
         place: The prefix of the texts' names in messages, default "prompts.".
+        further: What else is known of the pair, text by name, which pairs.csv keeps; empty by default.
 
     Raises:
         InputError: An empty text, equal prompts, or equal answers. Tokens are checked where the pair meets a model.
@@ -67,6 +69,8 @@ class PromptPair:
 
     place: str = field(default="prompts.", compare=False, repr=False)
     """The prefix of the texts' names in messages: "prompts." or "pairs.csv, row 3: "."""
+    further: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """The other columns of the pair's file."""
 
     def __post_init__(self) -> None:
         for name in ("clean", "corrupted", "answer", "distractor", "bos"):

@@ -152,6 +152,7 @@ def summarize(result: Result) -> Summary:
         "corrupted_logit_diff": result.corrupted_logit_diff,
         "gap": result.gap,
         "n_pairs": len(result.pairs),
+        **({"n_left_out": len(result.left_out)} if config.prompts.skip_invalid else {}),
     }
     if result.spread is not None:
         summary |= _over_pairs(result, result.spread)
@@ -266,7 +267,10 @@ def table(result: Result, site: Site) -> pd.DataFrame:
 
 
 def pair_table(result: Result, spread: PairStatistics) -> pd.DataFrame:
-    """One row a pair, in the order of axis `pair` of the tensors: texts, tokens, F, gap, and Pearson r of IG and AP."""
+    """One row a pair, in the order of axis `pair` of the tensors: texts, tokens, F, gap, and Pearson r of IG and AP.
+
+    The other columns of the file that the pairs come from are last.
+    """
     columns: dict[str, object] = {"index": range(len(result.pairs))}
     columns |= {name: [pair.texts[i] for pair in result.pairs] for i, name in enumerate(TEXTS)}
     columns |= {
@@ -277,7 +281,9 @@ def pair_table(result: Result, spread: PairStatistics) -> pd.DataFrame:
         "corrupted_logit_diff": result.corrupted_logit_diffs,
         "gap": result.gaps,
     }
-    return pd.DataFrame({**columns, **{f"pearson_{site}": of_pairs for site, of_pairs in spread.pearson.items()}})
+    columns |= {f"pearson_{site}": of_pairs for site, of_pairs in spread.pearson.items()}
+    further = dict.fromkeys(name for pair in result.pairs for name in pair.further if name not in columns)
+    return pd.DataFrame(columns | {name: [pair.further.get(name, "") for pair in result.pairs] for name in further})
 
 
 def alignment_table(result: Result) -> pd.DataFrame:

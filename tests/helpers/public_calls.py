@@ -278,6 +278,7 @@ TAKES: Mapping[str, set[str]] = {
     "max_edits": {"None", "5"},
     "prompts": {"empty list", "list of texts", "tuple of texts"},
     "file": {"None", "text"},
+    "further": {"empty mapping"},
     "AttributionMap baseline": {"None"},
     "AttributionMap direction": {"None"},
     "ablate prompts": set(),
