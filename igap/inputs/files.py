@@ -14,6 +14,7 @@ from pathlib import Path
 
 from igap.config import TEXTS
 from igap.errors import InputError, printable
+from igap.inputs.answers import to_cell
 from igap.inputs.layouts import LAYOUTS
 from igap.storage.untrusted import check_file
 
@@ -136,6 +137,8 @@ def _check_row(row: object, fields: _Fields, place: str) -> dict[str, str]:
     # A published layout's own fields hold numbers and lists; other fields may be anything.
     free = fields.others and row.keys() - set(TEXTS)
     texts = {name: _as_text(value) if free and name in free else value for name, value in row.items()}
+    if fields.others:
+        texts |= {name: to_cell(tuple(texts[name])) for name in ("answer", "distractor") if _are_words(texts.get(name))}
     for name in names:
         value = texts[name]
         if not isinstance(value, str) or not value.strip():
@@ -289,6 +292,11 @@ def _check_unique(names: list[str], place: str) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{place}: got the field {twice[0]} twice, wanted each once. Remove one.")
+
+
+def _are_words(value: object) -> bool:
+    """Whether it is a set of answers."""
+    return isinstance(value, list) and bool(value) and all(isinstance(word, str) and word.strip() for word in value)
 
 
 def _as_text(value: object) -> str:

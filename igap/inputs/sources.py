@@ -13,7 +13,7 @@ from igap.config import TEXTS, PromptsConfig
 from igap.errors import InputError, printable
 from igap.inputs.files import given, read_pairs, read_pairs_or_errors
 from igap.inputs.ioi import generate_ioi
-from igap.inputs.layouts import Ids, answers_of
+from igap.inputs.layouts import Vocabularies, answers_of
 from igap.inputs.prompts import PromptPair, TokenPair, encode_pair
 from igap.inputs.tokenizing import single_tokens
 from igap.inputs.words import NAMES
@@ -27,7 +27,7 @@ def read_prompt_pairs(
     Raises InputError on the first bad one. With `prompts.skip_invalid` the reason goes to `left_out` instead.
     """
     if prompts.file is not None:
-        return _read_file(prompts, [] if left_out is None else left_out)
+        return _read_file(prompts, tokenizer, [] if left_out is None else left_out)
     if prompts.n is None:
         return (_pair([getattr(prompts, name) for name in TEXTS], prompts, "prompts."),)
     names = single_tokens(tokenizer, NAMES)
@@ -43,22 +43,22 @@ def read_prompt_pairs(
     )
 
 
-def _read_file(prompts: PromptsConfig, left_out: list[str]) -> tuple[PromptPair, ...]:
+def _read_file(prompts: PromptsConfig, tokenizer: Any, left_out: list[str]) -> tuple[PromptPair, ...]:
     assert prompts.file is not None
     rows: Iterable[tuple[str, dict[str, str] | InputError]] = (
         list(read_pairs_or_errors(prompts.file)) if prompts.skip_invalid else read_pairs(prompts.file).items()
     )
-    ids, pairs = Ids(prompts.ids_of), []
+    vocabularies, pairs = Vocabularies(prompts.ids_of, tokenizer), []
     for place, row in itertools.islice(rows, prompts.limit):
         with _leaving_out(prompts, left_out):
             texts = given(row)
-            answers, further = answers_of(texts, ids, f"{place}: ")
+            answers, further = answers_of(texts, vocabularies, f"{place}: ")
             pairs.append(_pair([texts["clean"], texts["corrupted"], *answers], prompts, f"{place}: ", further))
     return tuple(pairs)
 
 
 def _pair(
-    texts: Sequence[str], prompts: PromptsConfig, place: str, further: Mapping[str, str] | None = None
+    texts: Sequence[Any], prompts: PromptsConfig, place: str, further: Mapping[str, str] | None = None
 ) -> PromptPair:
     clean, corrupted, answer, distractor = texts
     known = prompts.min_gap, prompts.align, prompts.bos, place, further or {}

@@ -235,7 +235,7 @@ def _prompts(result: Result) -> Summary:
     (pair,), (tokens,) = result.pairs, result.tokens
     return {
         **source,
-        **{f"prompts/{name}": text for name, text in zip(TEXTS, pair.texts, strict=True)},
+        **{f"prompts/{name}": text for name, text in zip(TEXTS, pair.cells, strict=True)},
         "n_tokens": tokens.clean.shape[1],
         "n_tokens_corrupted": tokens.corrupted.shape[1],
         "first_difference": tokens.first_difference,
@@ -272,7 +272,7 @@ def pair_table(result: Result, spread: PairStatistics) -> pd.DataFrame:
     The other columns of the file that the pairs come from are last.
     """
     columns: dict[str, object] = {"index": range(len(result.pairs))}
-    columns |= {name: [pair.texts[i] for pair in result.pairs] for i, name in enumerate(TEXTS)}
+    columns |= {name: [pair.cells[i] for pair in result.pairs] for i, name in enumerate(TEXTS)}
     columns |= {
         "n_tokens": [tokens.clean.shape[1] for tokens in result.tokens],
         "n_tokens_corrupted": [tokens.corrupted.shape[1] for tokens in result.tokens],

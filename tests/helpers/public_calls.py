@@ -248,6 +248,10 @@ TAKES: Mapping[str, set[str]] = {
     "remember": {"None", "path", "empty text", *_TEXTS},
     # Texts that no model knows are refused by the first that meets them.
     **dict.fromkeys(("clean", "corrupted", "answer", "distractor", "PromptPair bos", "Prompt text"), _TEXTS),
+    **{
+        f"PromptPair {key}": {*_TEXTS, "list of texts", "tuple of texts", "array of texts"}
+        for key in ("answer", "distractor")
+    },
     "Prompt distractor": {"None", *_TEXTS},
     **{key: {"empty text", *_TEXTS} for key in ("Prompt bos", "place", "method", "metric", "unit")},
     "integrated_gradients method": set(),

@@ -4,15 +4,22 @@ import csv
 import json
 
 import pytest
-from helpers.tokenizer_kinds import token, tokenizer
+import torch
+from helpers.tokenizer_kinds import byte_level, token, tokenizer
+from rich.console import Console
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from igap import activation_patching, load_model
 from igap.cli.compose import compose_one
 from igap.config import PromptsConfig
 from igap.errors import InputError
+from igap.inputs.layouts import LAYOUTS
 from igap.inputs.sources import encode_fitting, encode_pairs, read_prompt_pairs
 from igap.models.load import read_header
 from igap.output.disk import pair_table, summarize
+from igap.output.terminal import show
 from igap.pipeline import run
+from igap.storage.tables import write_csv
 
 CLEAN = "After John and Mary went to the store, Mary gave a bottle of milk to"
 CORRUPTED = CLEAN.replace("Mary gave", "John gave")
@@ -87,6 +94,149 @@ def test_the_space_before_a_word_survives_tokenizers_that_take_it_off_a_text(kin
            "correct_idx": token(kind, " John"), "incorrect_idx": token(kind, "17")}  # fmt: skip
     (pair,) = read(save(tmp_path, row), str(tmp_path / "it"))
     assert pair.texts[2:] == (" John", "17")
+
+
+SINGULAR, PLURAL = ["is", "has", "sees"], ["are", "have", "see"]
+VOCABULARY = [
+    *SINGULAR, *PLURAL, "give",
+    *"cats cat near door The the year lasted from repairs to apples hammers and other fruit fruits tools tool".split(),
+    *"0123456789", "17", *(f"{number:02d}" for number in range(100)), ",",
+]  # fmt: skip
+"""Of "give" there is no singular."""
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """The folder of a small GPT-2, and that of a tokenizer with its words in another order; 1700 is a token of both."""
+    joined = [("17", "00"), ("17", "43")]
+    folder, published = tmp_path_factory.mktemp("model"), tmp_path_factory.mktemp("ids")
+    own = byte_level(VOCABULARY, joined)
+    byte_level([*VOCABULARY[100:], *VOCABULARY[:100]], joined).save_pretrained(published)
+    config = GPT2Config(vocab_size=len(own), n_embd=32, n_layer=2, n_head=4, n_positions=32, initializer_range=0.3,
+                        bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id)  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    own.save_pretrained(folder)
+    return folder, published
+
+
+def rows_of(published):
+    """A row of each layout of answer sets with the words that are right and those that are wrong."""
+    ids = AutoTokenizer.from_pretrained(published).get_vocab()
+    years = [f"{number:02d}" for number in range(100)]
+    return {
+        "greater_than": (
+            {"clean": "The repairs lasted from the year 1742 to the year 17",
+             "corrupted": "The repairs lasted from the year 1701 to the year 17", "correct_idx": 42},
+            years[43:], years[:43],
+        ),
+        "sva": (
+            {"clean": "The cats near the door", "corrupted": "The cat near the door", "group": "near", "plural": 1},
+            [f"Ġ{verb}" for verb in PLURAL], [f"Ġ{verb}" for verb in SINGULAR],
+        ),
+        "hypernymy": (
+            {"clean": ", apples and other", "h1": "apples", "hypernym": "fruit", "answers": "['fruit', 'fruits']",
+             "answers_idx": [ids["Ġfruit"], ids["Ġfruits"]], "corrupted": ", hammers and other", "c1": "hammers",
+             "corrupted_hypernym": "tool", "corrupted_answers": "['tools', 'tool']",
+             "corrupted_answers_idx": [ids["Ġtools"], ids["Ġtool"]]},
+            ["Ġfruit", "Ġfruits"], ["Ġtools", "Ġtool"],
+        ),
+        "ioi": (
+            {"clean": "The cats near the door", "corrupted": "The cat near the door", "corrupted_hard": "x",
+             "correct_idx": ids["Ġare"], "incorrect_idx": ids["Ġis"]},
+            ["Ġare"], ["Ġis"],
+        ),
+        "gender_bias": (
+            {"clean": "The cats near the door", "corrupted": "The cat near the door",
+             "clean_answer_idx": ids["Ġhave"], "corrupted_answer_idx": ids["Ġhas"], "label": 0},
+            ["Ġhave"], ["Ġhas"],
+        ),
+        "capital_country": (
+            {"clean": ", apples and", "capital": "", "country": "", "country_idx": ids["Ġfruit"],
+             "corrupted": ", hammers and", "corrupted_country_idx": ids["Ġtool"]},
+            ["Ġfruit"], ["Ġtool"],
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_what_plain_hugging_face_logits_give(layout, other, tmp_path):
+    folder, published = other
+    row, right, wrong = rows_of(published)[layout]
+    own = AutoTokenizer.from_pretrained(folder)
+    (pair,) = read(save(tmp_path, row), str(published), own, min_gap=0.0)
+    right, wrong = (own.convert_tokens_to_ids(words) for words in (right, wrong))
+    plain = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager", dtype=torch.float64)
+    prompts = [torch.tensor([[own.bos_token_id, *own(row[name])["input_ids"]]]) for name in ("clean", "corrupted")]
+    taken = []
+
+    def note(module, given):
+        taken.append(given[0])
+
+    def patch(module, given):
+        return torch.cat([given[0][..., :8], taken[-1][..., 8:16], given[0][..., 16:]], -1)
+
+    def logits(prompt, hook):
+        with torch.no_grad():
+            handle = plain.transformer.h[0].attn.c_proj.register_forward_pre_hook(hook)
+            last = plain(prompt).logits[0, -1]
+            handle.remove()
+        return last
+
+    clean, corrupted = (logits(prompt, note) for prompt in prompts)
+    patched = logits(prompts[0], patch)
+    model = load_model(folder, dtype="float64", processing="raw")
+    for metric, of in {
+        "logit_diff": lambda logits: logits[right].mean() - logits[wrong].mean(),
+        "prob_diff": lambda logits: logits.softmax(-1)[right].sum() - logits.softmax(-1)[wrong].sum(),
+    }.items():
+        ap = activation_patching(model, pair, metric=metric)
+        assert ap.gap == pytest.approx(float(of(clean) - of(corrupted)), abs=1e-9)
+        assert ap.effect[0, 1].item() == pytest.approx(float(of(patched) - of(clean)), abs=1e-9)
+        assert abs(ap.effect[0, 1]) > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("layout", "cells", "message"),
+    [
+        ("greater_than", {"correct_idx": "99"}, r"correct_idx: got '99', wanted the last two digits of a year, "),
+        ("greater_than", {"correct_idx": "11735"}, r"correct_idx: got '11735', wanted the last two digits"),
+        ("greater_than", {"correct_idx": "x"}, r"correct_idx: got 'x', wanted the last two digits"),
+        ("sva", {"plural": "2"}, r"plural: got '2', wanted 1 \(plural\) or 0\. Correct it\."),
+        ("hypernymy", {"answers_idx": "[]"}, r"answers_idx: got an empty list, wanted at least one token id"),
+        ("hypernymy", {"answers_idx": "[5, 5]"}, r"answer: got '.*', the same word as '.*' in its set"),
+        ("hypernymy", {"answers_idx": "[5, 6]", "corrupted_answers_idx": "[7, 6]"},
+         r"distractor: got '.*', the same word as answer; a word is right or wrong\. Take it out of one set"),
+        ("hypernymy", {"answers_idx": "['a']"}, r"answers_idx: got .*, wanted a token id of"),
+    ],
+)  # fmt: skip
+def test_sets_that_cannot_be_are_refused_by_their_row(layout, cells, message, other, tmp_path):
+    folder, published = other
+    row = rows_of(published)[layout][0]
+    file = save(tmp_path, row, {**row, **cells})
+    with pytest.raises(InputError, match=rf"^.*data\.csv, row 2 \(line 3\): {message}[^\n]*$"):
+        read(file, str(published), AutoTokenizer.from_pretrained(folder))
+
+
+def test_a_year_below_ten_may_be_written_as_a_number(other, tmp_path):
+    row = {**rows_of(other[1])["greater_than"][0], "correct_idx": 7}
+    (pair,) = read(save(tmp_path, row), "gpt2")
+    assert (pair.answer[0], pair.distractor) == ("08", ("00", "01", "02", "03", "04", "05", "06", "07"))
+
+
+def test_verbs_that_the_model_lacks_are_refused(embedded, other, tmp_path):
+    file = save(tmp_path, rows_of(other[1])["sva"][0])
+    with pytest.raises(InputError, match=r"plural: got a pair that asks for a verb, but of igap's 125 verbs the tok"):
+        read(file, "gpt2", embedded)
+
+
+def test_a_written_set_is_a_list_in_json_and_in_a_cell(tmp_path):
+    texts = {"clean": CLEAN, "corrupted": CORRUPTED, "distractor": " Mary"}
+    table = save(tmp_path, {**texts, "answer": [" John", " Tom"]})
+    (tmp_path / "data.json").write_text(json.dumps([{**texts, "answer": [" John", " Tom"]}]))
+    for file in (table, str(tmp_path / "data.json")):
+        (pair,) = read(file, "gpt2")
+        assert pair.texts == (CLEAN, CORRUPTED, (" John", " Tom"), " Mary")
+        assert pair.further == {}
 
 
 BAD = {
@@ -172,3 +322,22 @@ def test_a_run_says_how_many_rows_it_left_out_and_keeps_other_columns(published,
     table = pair_table(result, result.spread)
     assert table["note"].tolist() == ["n0", "n2"]
     assert table["gap"].tolist() == list(result.gaps), "a column of the run's own is the run's"
+
+
+def test_a_run_of_sets_has_the_difference_of_means_and_its_table_is_a_file_of_pairs(other, tmp_path, capsys):
+    folder, published = other
+    row, right, wrong = rows_of(published)["sva"]
+    two = {"clean": row["corrupted"], "corrupted": row["clean"], "group": "x", "plural": 0}
+    asked = [f"prompts.file={save(tmp_path, row, two)}", "model=hf", f"model.name={folder}", "prompts.min_gap=0"]
+    few = ["ig.n_steps=3", "sites=heads", "faithfulness=heads", "curves.components='0.1'", "device=cpu"]
+    result = run(compose_one([*asked, *few]).config)
+    assert result.failures == {}
+    assert result.clean_logit_diffs[1] == pytest.approx(-result.corrupted_logit_diffs[0], abs=1e-6)
+    table = pair_table(result, result.spread)
+    write_csv(tmp_path / "pairs.csv", table)
+    again = read(str(tmp_path / "pairs.csv"), "gpt2", min_gap=0.0)
+    assert [pair.texts for pair in again] == [pair.texts for pair in result.pairs]
+    single = run(compose_one([*asked, *few, "prompts.limit=1", "explain=false"]).config)
+    assert json.loads(str(summarize(single)["prompts/answer"])) == [word.replace("Ġ", " ") for word in right]
+    show(Console(width=200), single)
+    assert f"logit difference {{are, have, see}} - {{{', '.join(w[1:] for w in wrong)}}}: cl" in capsys.readouterr().out
