@@ -25,7 +25,9 @@ class Known:
     """What a metric knows of its pairs."""
 
     answer: TokenSets
+    """Right tokens, nearly always one a pair."""
     distractor: TokenSets
+    """Wrong ones."""
     clean: Float[Tensor, "pair vocab"] | None = None
     """Log-probabilities after the clean prompt; None where only the logit difference is asked for."""
 

@@ -134,11 +134,15 @@ def _check_row(row: object, fields: _Fields, place: str) -> dict[str, str]:
     if not isinstance(row, Mapping):
         raise InputError(f"{place}: got {_shorten(row)}, wanted the fields {fields}. Write an object.")
     names = _check_fields(list(row), fields, place)
-    # A published layout's own fields hold numbers and lists; other fields may be anything.
-    free = fields.others and row.keys() - set(TEXTS)
-    texts = {name: _as_text(value) if free and name in free else value for name, value in row.items()}
+    # A published layout's own fields hold numbers and lists, answers may be lists, and other fields may be anything.
+    strict = [name for name in names if name in TEXTS or not fields.others]
+    texts = {name: value if name in strict else _as_text(value) for name, value in row.items()}
     if fields.others:
-        texts |= {name: to_cell(tuple(texts[name])) for name in ("answer", "distractor") if _are_words(texts.get(name))}
+        texts |= {
+            name: to_cell(tuple(texts[name]))
+            for name in strict
+            if name in ("answer", "distractor") and _are_words(texts[name])
+        }
     for name in names:
         value = texts[name]
         if not isinstance(value, str) or not value.strip():

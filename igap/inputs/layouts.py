@@ -76,7 +76,7 @@ def answers_of(row: Mapping[str, str], vocabularies: Vocabularies, place: str) -
     Raises InputError naming `place` and the column.
     """
     further = {name: cell for name, cell in row.items() if name not in TEXTS}
-    if "answer" in row:
+    if {"answer", "distractor"} <= row.keys():
         return (from_cell(row["answer"]), from_cell(row["distractor"])), further
     layout = next(each for each in LAYOUTS.values() if set(each.columns) <= set(row))
     return layout.answers(row, vocabularies, place), further

@@ -50,7 +50,7 @@ def _read_file(prompts: PromptsConfig, tokenizer: Any, left_out: list[str]) -> t
     )
     vocabularies, pairs = Vocabularies(prompts.ids_of, tokenizer), []
     for place, row in itertools.islice(rows, prompts.limit):
-        with _leaving_out(prompts, left_out):
+        with _leaving_out(prompts, place, left_out):
             texts = given(row)
             answers, further = answers_of(texts, vocabularies, f"{place}: ")
             pairs.append(_pair([texts["clean"], texts["corrupted"], *answers], prompts, f"{place}: ", further))
@@ -66,12 +66,12 @@ def _pair(
 
 
 @contextmanager
-def _leaving_out(prompts: PromptsConfig, left_out: list[str]) -> Iterator[None]:
-    """A block about one pair; with `prompts.skip_invalid` the InputError that it raises is kept, and ends it alone."""
+def _leaving_out(prompts: PromptsConfig, place: str, left_out: list[str]) -> Iterator[None]:
+    """A block about one row; with `prompts.skip_invalid` an InputError that names its place is kept and not raised."""
     try:
         yield
     except InputError as error:
-        if not prompts.skip_invalid:
+        if not prompts.skip_invalid or place not in str(error):
             raise
         left_out.append(str(error).partition("\n")[0])
 
@@ -87,7 +87,7 @@ def encode_fitting(
         return pairs, encode_pairs(prompts, pairs, tokenizer, **known)
     fitting = []
     for pair in pairs:
-        with _leaving_out(prompts, left_out):
+        with _leaving_out(prompts, pair.place.removesuffix(": "), left_out):
             fitting.append((pair, encode_pair(pair, tokenizer, **known)))
     if not fitting:
         raise InputError(

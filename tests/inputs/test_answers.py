@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from helpers.tokenizer_kinds import byte_level, tokenizer
+from tokenizers import normalizers
 
 from igap import InputError, PromptPair
 from igap.inputs.answers import from_cell, shown, to_cell
@@ -91,3 +92,24 @@ def test_of_a_long_set_the_first_words_are_shown():
     assert shown(" John") == " John"
     assert shown((" is", " has")) == "{is, has}"
     assert shown(tuple("abcde")) == "{a, b, c, ... (5 words)}"
+
+
+def test_words_that_are_one_token_are_refused_in_a_set_and_on_both_sides():
+    lower = byte_level(["john", "mary", "gave", "it", "to"])
+    lower.backend_tokenizer.normalizer = normalizers.Lowercase()
+    pair = PromptPair("mary gave it to", "john gave it to", (" John", " john"), " mary")
+    with pytest.raises(
+        InputError, match=r"^prompts\.answer: got ' john', the same token as ' John' in its set, wanted"
+    ):
+        encode_pair(pair, lower, **KNOWN)
+    with pytest.raises(
+        InputError, match=r"^prompts\.distractor: got ' JOHN', the same token as prompts\.answer ' John'"
+    ):
+        encode_pair(replace(pair, answer=" John", distractor=" JOHN"), lower, **KNOWN)
+
+
+def test_what_is_kept_of_a_pair_tells_its_sets_apart():
+    pair = PromptPair("Mary gave the milk to", "Tom gave the milk to", " John", " Mary")
+    others = [replace(pair, answer=(" John", " zoo")), replace(pair, distractor=(" Mary", " cat"))]
+    found = [str(encode_pair(each, tokenizer("byte_level"), **KNOWN).identity) for each in (pair, *others)]
+    assert len(set(found)) == 3

@@ -81,7 +81,13 @@ def test_ids_of_a_published_tokenizer_are_words_and_then_the_models_own_tokens(
 
 
 def test_a_layout_in_json_has_numbers(published, tmp_path):
-    row = {"clean": CLEAN, "corrupted": CORRUPTED, "correct_idx": named("John"), "incorrect_idx": named("Mary")}
+    row = {
+        "clean": CLEAN,
+        "corrupted": CORRUPTED,
+        "correct_idx": named("John"),
+        "incorrect_idx": named("Mary"),
+        "answer": 3,
+    }
     (tmp_path / "data.jsonl").write_text(json.dumps(row))
     (pair,) = read(str(tmp_path / "data.jsonl"), published)
     assert pair.texts[2:] == (" John", " Mary")
@@ -295,8 +301,9 @@ def test_a_tokenizer_that_is_not_there_is_refused_with_what_to_do(tmp_path):
         ),
         (str(tmp_path / "broken"), r".*broken', whose tokenizer cannot be read \(.*\)\. Name a folder with its tok"),
     ):
-        with pytest.raises(InputError, match=rf"^prompts\.ids_of: got {said}[^\n]*$"):
-            read(file, ids_of)
+        for skip in (False, True):  # that the tokenizer is missing is nothing about a row
+            with pytest.raises(InputError, match=rf"^prompts\.ids_of: got {said}[^\n]*$"):
+                read(file, ids_of, skip_invalid=skip)
 
 
 @pytest.mark.parametrize("override", ["prompts.skip_invalid=true", "prompts.ids_of=ioi-mini"])
