@@ -95,6 +95,10 @@ class PromptsConfig(Frozen):
     file: PathText | None = Field(None, examples=["pairs.csv"])
     limit: int | None = Field(None, ge=1, le=10_000_000, examples=[100])
     """Pairs of the file that are taken at most: its first ones."""
+    ids_of: PathText = Field("gpt2", examples=["gpt2"])
+    """The tokenizer of token ids in the file."""
+    skip_invalid: bool = False
+    """Whether rows of the file that do not fit are left out."""
     seed: Seed = Field(0, examples=[0])
     """Seed of the generated pairs, and of the bootstrap over several pairs."""
     min_gap: Annotated[float, AfterValidator(abs)] = Field(0.1, ge=0, examples=[0.1])  # -0.0 is 0
@@ -113,11 +117,16 @@ class PromptsConfig(Frozen):
         return values
 
     @model_validator(mode="after")
-    def _limit_is_of_a_file(self) -> "PromptsConfig":
+    def _is_of_a_file(self) -> "PromptsConfig":
         if self.limit is not None and self.file is None:
             raise ValueError(
                 f"prompts.limit: got {self.limit} without a file, wanted prompts.file, whose first pairs it takes. "
                 "Leave it out, or generate as many pairs with prompts.n."
+            )
+        if (self.skip_invalid or self.ids_of != "gpt2") and self.file is None:
+            key, value = ("skip_invalid", "true") if self.skip_invalid else ("ids_of", self.ids_of)
+            raise ValueError(
+                f"prompts.{key}: got {value} without a file, wanted prompts.file, whose rows it is about. Leave it out."
             )
         return self
 

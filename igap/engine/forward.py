@@ -10,8 +10,9 @@ a site of block L changes from position f on:
     last block    keys, values: shared  keys, values; query, MLP and metric of S-1 only
 
 `-` is read from the run. Positions before f are equal in all rows, so that attention reads their keys and values from
-one copy. Of the unembedding the difference of two columns is left. A patch of one component changes what its site
-writes to the residual stream by (a'_c - a_c) W_c, so it needs no product with the other components' weights.
+one copy. Of the unembedding the difference of two columns, or of two means of columns, is left. A patch of one
+component changes what its site writes to the residual stream by (a'_c - a_c) W_c, so it needs no product with the
+other components' weights.
 
 Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass. Two routes give the same numbers:
 `suffix` does the above with the model's weights, `hooks` runs the whole model with the site replaced.
@@ -265,12 +266,12 @@ def _slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
 
 def _metric(decoder: Decoder, readout: Readout) -> Callable[[Tensor], Tensor]:
     """The final norm's output `[pair, row, d_model]` to F `[pair, row]`."""
-    if not readout.is_logit_diff:
+    scale, cap, sets = decoder.logit_scale, decoder.logit_cap, (readout.known.answer, readout.known.distractor)
+    if not readout.is_logit_diff or (cap is not None and not all(each.are_single for each in sets)):
         return lambda last: readout(decoder.logits(last))
-    scale, cap = decoder.logit_scale, decoder.logit_cap
-    answer, distractor = readout.known.answer, readout.known.distractor
-    weights = [decoder.unembed[:, token].T.detach() for token in (answer, distractor)]
-    biases = [decoder.unembed_bias[token].detach() for token in (answer, distractor)]
+    n_pairs = len(readout.pairs)
+    weights = [each.mean(decoder.unembed.detach().expand(n_pairs, -1, -1)) for each in sets]
+    biases = [each.mean(decoder.unembed_bias.detach().expand(n_pairs, -1)) for each in sets]
     if cap is None:
         direction, offset = scale * (weights[0] - weights[1]), scale * (biases[0] - biases[1])
         return lambda last: (last * direction[:, None]).sum(-1) + offset[:, None]

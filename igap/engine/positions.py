@@ -78,8 +78,8 @@ def _roles(pair: TokenPair, direction: Direction) -> dict[str, int]:
     """The positions of the names in an IOI prompt. Raises InputError on a pair that is none."""
     ids, words = pair.clean[0].tolist(), [word.strip() for word in pair.clean_words]
     answer, distractor = (
-        [i for i, word in enumerate(words) if word == words[ids.index(token)]] if token in ids else []
-        for token in (pair.answer, pair.distractor)
+        [i for i, word in enumerate(words) if word in {words[ids.index(token)] for token in tokens if token in ids}]
+        for tokens in (pair.answers, pair.distractors)
     )
     if (len(answer), len(distractor)) != (1, 2):
         raise InputError(

@@ -13,6 +13,7 @@ from rich.table import Table
 from igap.attribution.maps import AttributionMap
 from igap.components import PLACES, Site, component_names
 from igap.console import number
+from igap.inputs.answers import shown
 from igap.inputs.prompts import TokenPair
 from igap.inputs.sources import describe_source
 from igap.output import disk
@@ -89,10 +90,11 @@ def show(
 
 def _show_pair(console: Console, result: Result) -> None:
     (pair,) = result.pairs
-    console.print(f"\n[bold]clean[/]      {escape(pair.clean)} [green]{escape(pair.answer)}[/]")
-    console.print(f"[bold]corrupted[/]  {escape(pair.corrupted)} [green]{escape(pair.distractor)}[/]")
+    answer, distractor = escape(shown(pair.answer)), escape(shown(pair.distractor))
+    console.print(f"\n[bold]clean[/]      {escape(pair.clean)} [green]{answer}[/]")
+    console.print(f"[bold]corrupted[/]  {escape(pair.corrupted)} [green]{distractor}[/]")
     console.print(
-        f"logit difference {escape(pair.answer.strip())} - {escape(pair.distractor.strip())}: clean "
+        f"logit difference {answer.strip()} - {distractor.strip()}: clean "
         f"{result.clean_logit_diff:+.3f}, corrupted {result.corrupted_logit_diff:+.3f}{_gap(result)}"
     )
     _show_values(console, result)

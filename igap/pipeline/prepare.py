@@ -39,6 +39,8 @@ class Checked:
     """The model's fingerprint."""
     key: str
     """12 hex digits of what determines the numbers: see RunConfig.key_of."""
+    left_out: tuple[str, ...] = ()
+    """Why rows of the file are no pairs here: `prompts.skip_invalid`."""
 
 
 def check(config: RunConfig) -> Checked:
@@ -58,9 +60,10 @@ def check(config: RunConfig) -> Checked:
     if not isinstance(metric, str):
         contents["metric"] = source_digest(metric)
     limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
-    pairs = sources.read_prompt_pairs(config.prompts, header.tokenizer)
+    left_out: list[str] = []
+    pairs = sources.read_prompt_pairs(config.prompts, header.tokenizer, left_out)
     _check_memory(config, len(pairs), header)
-    tokens = sources.encode_pairs(config.prompts, pairs, header.tokenizer, **limits)
+    pairs, tokens = sources.encode_fitting(config.prompts, pairs, header.tokenizer, left_out, **limits)
     _check_positions(config, tokens)
     baseline = baseline_of(config.baseline)
     if baseline.kind == "mean":
@@ -81,7 +84,7 @@ def check(config: RunConfig) -> Checked:
             check_same_length(ids, encoded)
     contents["tokens"] = _digest([pair.identity for pair in tokens])
     key = config.key_of([pair.texts for pair in pairs], contents)
-    return Checked(pairs, tuple(tokens), contents["checkpoint"], key)
+    return Checked(pairs, tuple(tokens), contents["checkpoint"], key, tuple(left_out))
 
 
 @functools.lru_cache(maxsize=64)

@@ -248,6 +248,10 @@ TAKES: Mapping[str, set[str]] = {
     "remember": {"None", "path", "empty text", *_TEXTS},
     # Texts that no model knows are refused by the first that meets them.
     **dict.fromkeys(("clean", "corrupted", "answer", "distractor", "PromptPair bos", "Prompt text"), _TEXTS),
+    **{
+        f"PromptPair {key}": {*_TEXTS, "list of texts", "tuple of texts", "array of texts"}
+        for key in ("answer", "distractor")
+    },
     "Prompt distractor": {"None", *_TEXTS},
     **{key: {"empty text", *_TEXTS} for key in ("Prompt bos", "place", "method", "metric", "unit")},
     "integrated_gradients method": set(),
@@ -278,6 +282,7 @@ TAKES: Mapping[str, set[str]] = {
     "max_edits": {"None", "5"},
     "prompts": {"empty list", "list of texts", "tuple of texts"},
     "file": {"None", "text"},
+    "further": {"empty mapping"},
     "AttributionMap baseline": {"None"},
     "AttributionMap direction": {"None"},
     "ablate prompts": set(),
