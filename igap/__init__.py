@@ -33,6 +33,8 @@ from igap.binding import bind
 if TYPE_CHECKING:  # every public name, and the module that it lives in
     from igap.analyses.ablation.ablate import ablate as ablate
     from igap.analyses.ablation.results import Ablations as Ablations
+    from igap.analyses.both_directions.directions import BothDirections as BothDirections
+    from igap.analyses.both_directions.directions import both_directions as both_directions
     from igap.analyses.output_curves import OutputCurves as OutputCurves
     from igap.analyses.output_curves import output_curve as output_curve
     from igap.attribution.activation_patching import activation_patching as activation_patching

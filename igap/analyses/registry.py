@@ -4,6 +4,7 @@ from typing import Any
 
 from igap.analyses.ablation.analysis import AblationAnalysis
 from igap.analyses.base import Analysis, settings_of
+from igap.analyses.both_directions.analysis import BothDirectionsAnalysis
 from igap.analyses.circuit_recovery.analysis import CircuitRecoveryAnalysis
 from igap.analyses.explanation.analysis import ExplanationAnalysis
 from igap.analyses.faithfulness.analysis import FaithfulnessAnalysis
@@ -24,6 +25,7 @@ ANALYSES: dict[str, Analysis[Any]] = {
         OutputCurvesAnalysis(),
         AblationAnalysis(),
         FaithfulnessAnalysis(),
+        BothDirectionsAnalysis(),
     )
 }
 """By name; a new analysis is one import and one more line here."""

@@ -154,10 +154,6 @@ class Block:
     def _scaled(self, added: Tensor) -> Tensor:
         return added if self.residual_scale == 1 else self.residual_scale * added
 
-    def mlp(self, residual: Tensor) -> Tensor:
-        """What the MLP adds to the residual stream `[..., d_model]` that it reads."""
-        return self.mlp_adds(self.down(self.neurons(residual)))
-
     def neurons(self, residual: Tensor) -> Tensor:
         """The MLP's activations `[..., d_mlp]` after the nonlinearity."""
         normed = self.norm2(residual)

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from igap.components import SITES, Site
-from igap.engine.activations import ForwardPass
+from igap.engine.activations import ForwardPass, hold
 from igap.engine.attention import attend, visible
 from igap.engine.batching import stage
 from igap.engine.decoder import Block, Decoder, Edit, keep
@@ -177,15 +177,20 @@ class Suffix:
                 z = self._base.activations["heads"][layer][:, None, late]
                 carrier = carrier + block.attention_adds(block.out(z.flatten(3)))
             elif block.parallel:
-                carrier = carrier + block.mlp(carrier)
+                carrier = carrier + self._mlp(layer, carrier)
 
         def metric(written: Tensor) -> Tensor:
             stream = carrier + (block.attention_adds if site == "heads" else block.mlp_adds)(written)
             if site == "heads" and not block.parallel:
-                stream = stream + block.mlp(stream)
+                stream = stream + self._mlp(layer, stream)
             return self._from(layer + 1, stream)
 
         return metric
+
+    def _mlp(self, layer: int, residual: Tensor) -> Tensor:
+        """What a block's MLP adds to the residual stream that it reads."""
+        block = self._blocks[layer]
+        return block.mlp_adds(block.down(hold(self._base, "neurons", layer, block.neurons(residual))))
 
     def _from(self, layer: int, stream: Tensor) -> Tensor:
         """F from the residual stream before a block, or after the last one."""
@@ -201,7 +206,7 @@ class Suffix:
         changed, edit = change or (None, keep)
 
         def at(site: Site, activation: Tensor) -> Tensor:
-            return edit(activation) if site == changed else activation
+            return hold(self._base, site, layer, edit(activation) if site == changed else activation)
 
         def at_vector(site: Site, vectors: Tensor) -> Tensor:
             return edit(vectors.unsqueeze(3)).squeeze(3) if site == changed else vectors
