@@ -11,6 +11,7 @@ from igap.analyses.faithfulness.analysis import FaithfulnessAnalysis
 from igap.analyses.output_curves.analysis import OutputCurvesAnalysis
 from igap.analyses.proxy_fidelity import ProxyFidelityAnalysis
 from igap.analyses.queries_keys import QueriesKeysAnalysis
+from igap.analyses.self_repair.analysis import SelfRepairAnalysis
 from igap.config import RunConfig
 from igap.errors import InputError, short_repr
 from igap.models.load import Header
@@ -26,6 +27,7 @@ ANALYSES: dict[str, Analysis[Any]] = {
         AblationAnalysis(),
         FaithfulnessAnalysis(),
         BothDirectionsAnalysis(),
+        SelfRepairAnalysis(),
     )
 }
 """By name; a new analysis is one import and one more line here."""

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from igap.analyses.base import Analysis, RunContext, settings_of
+from igap.analyses.base import Analysis, RunContext, check_site, settings_of
 from igap.analyses.both_directions.directions import BothDirections, compare_directions
 from igap.attribution.caching import cached_maps
 from igap.attribution.maps import Advance, AttributionMap, Progress, attribute_pairs
 from igap.attribution.methods import METHODS
-from igap.components import SITES
 from igap.config import Frozen, RunConfig
 from igap.engine.contrast import Contrast
-from igap.errors import InputError
 from igap.models.load import Header
 from igap.vocabulary import Direction
 
@@ -69,13 +67,3 @@ class BothDirectionsAnalysis(Analysis[BothDirections]):
         from igap.analyses.both_directions.plots import directions_scatter
 
         return {"both_directions": directions_scatter(finding, title=title)}
-
-
-def check_site(config: RunConfig, name: str, site: str) -> None:
-    """Raise InputError where the site that an analysis asks for is none of the run's."""
-    if site not in config.asked_sites:
-        (other,) = set(SITES) - {site}
-        raise InputError(
-            f"analyses.{name}.site: got {site} with sites={config.sites}, wanted a site of the run. Set sites=both, or "
-            f"analyses.{name}.site={other}."
-        )
