@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # every public name, and the module that it lives in
     from igap.analyses.ablation.results import Ablations as Ablations
     from igap.analyses.both_directions.directions import BothDirections as BothDirections
     from igap.analyses.both_directions.directions import both_directions as both_directions
+    from igap.analyses.direct_effect.effects import DirectEffects as DirectEffects
+    from igap.analyses.direct_effect.effects import direct_effect as direct_effect
     from igap.analyses.output_curves import OutputCurves as OutputCurves
     from igap.analyses.output_curves import output_curve as output_curve
     from igap.analyses.self_repair.repair import SelfRepair as SelfRepair

@@ -6,6 +6,7 @@ from igap.analyses.ablation.analysis import AblationAnalysis
 from igap.analyses.base import Analysis, settings_of
 from igap.analyses.both_directions.analysis import BothDirectionsAnalysis
 from igap.analyses.circuit_recovery.analysis import CircuitRecoveryAnalysis
+from igap.analyses.direct_effect.analysis import DirectEffectAnalysis
 from igap.analyses.explanation.analysis import ExplanationAnalysis
 from igap.analyses.faithfulness.analysis import FaithfulnessAnalysis
 from igap.analyses.output_curves.analysis import OutputCurvesAnalysis
@@ -28,6 +29,7 @@ ANALYSES: dict[str, Analysis[Any]] = {
         FaithfulnessAnalysis(),
         BothDirectionsAnalysis(),
         SelfRepairAnalysis(),
+        DirectEffectAnalysis(),
     )
 }
 """By name; a new analysis is one import and one more line here."""

@@ -17,7 +17,7 @@ from igap.components import SITES, Site, hook_name
 from igap.engine.activations import Activations, ForwardPass, block_numbers, record
 from igap.engine.backend import Backend, Engine
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
-from igap.engine.hooks import Gradients, PatchFunction, SiteFunction, edit_hooks
+from igap.engine.hooks import Gradients, Hooks, PatchFunction, SiteFunction, edit_hooks
 from igap.engine.metrics import Readout
 from igap.errors import InputError
 from igap.inputs.prompts import TokenPair, min_scored_gap
@@ -100,6 +100,18 @@ class Contrast:
     def patches(self, site: Site, layer: int) -> PatchFunction:
         """F with single components of this site and layer moved from start to end."""
         return self.engine.patches(site, layer, *self.ends(site, layer))
+
+    def direct(self, site: Site, layer: int) -> PatchFunction:
+        """How F changes when what single components write moves from start to end, and all that comes after stays.
+
+        Raises InputError where F is not computed from the weights.
+        """
+        if isinstance(self.engine, Hooks):
+            raise InputError(
+                f"model: got {self.model.cfg.model_name}, whose direct effects cannot be told: {self.backend.reason}. "
+                "Use activation_patching, or another model."
+            )
+        return self.engine.direct(site, layer, *self.ends(site, layer))
 
     def ends(self, site: Site, layer: int) -> tuple[Tensor, Tensor]:
         """The path's start a (in the run) and end a' (its replacement), each `[pair, pos, ...]` from `first` on."""

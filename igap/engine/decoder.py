@@ -203,19 +203,26 @@ class UnknownDecoderError(Exception):
     """The engine has no form for a model's weights; says why, in a few words."""
 
 
+def unknown(architecture: str, hf: Any) -> str:
+    """Why the engine has no form for the weights of a model of this config, in a few words; empty where it may have."""
+    if architecture not in ARCHITECTURES:
+        return f"the engine has no form for {architecture}"
+    for setting in _UNKNOWN:
+        if getattr(hf, setting, None):
+            return f"the engine has no form for its {setting}={getattr(hf, setting)}"
+    return (
+        "" if getattr(hf, "do_layer_norm_before", True) else "its blocks norm the residual stream after they add to it"
+    )
+
+
 def read(model: TransformerBridge) -> Decoder:
     """The model's weights, shared with it. Raises UnknownDecoderError where the engine has no form for them."""
     cfg = model.cfg
-    if cfg.architecture not in ARCHITECTURES:
-        raise UnknownDecoderError(f"the engine has no form for {cfg.architecture}")
     hf = model.original_model.config
+    if reason := unknown(str(cfg.architecture), hf):
+        raise UnknownDecoderError(reason)
     if cfg.act_fn not in ACTIVATIONS:
         raise UnknownDecoderError(f"its activation {cfg.act_fn} is none of {', '.join(ACTIVATIONS)}")
-    for setting in _UNKNOWN:
-        if getattr(hf, setting, None):
-            raise UnknownDecoderError(f"the engine has no form for its {setting}={getattr(hf, setting)}")
-    if not getattr(hf, "do_layer_norm_before", True):
-        raise UnknownDecoderError("its blocks norm the residual stream after they add to it")
     rotaries = _rotaries(model)
     return Decoder(
         blocks=[_block(model, layer, rotaries) for layer in range(cfg.n_layers)],

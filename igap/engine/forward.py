@@ -80,24 +80,48 @@ class Suffix:
         if site not in SITES:
             function = self.function(site, layer)
             return lambda components: function(swap_components(start, end, components))
-        block, after = self._blocks[layer], self._after(site, layer)
+        after = self._after(site, layer)
         unpatched = self._write(site, layer)(start[:, None])
-        moved = end - start
-        if layer == len(self._blocks) - 1:
-            moved = moved[:, -1:]
+        moved = self._moved(site, layer, (end - start)[:, -unpatched.shape[2] :])
+        return lambda components: after(unpatched + moved(components))
+
+    def direct(self, site: Site, layer: int, start: Tensor, end: Tensor) -> PatchFunction:
+        """How F changes when what single components write moves, and all attention and MLPs after them stay.
+
+        Of `heads`, `neurons`, `attn_out` and `mlp_out`. Norms of what a layer writes, and the final norm, are computed.
+        """
+        block, here = self._blocks[layer], (start[:, -1:], end[:, -1:])
+        final = self._through(len(self._blocks) - 1, self._base.residual[-1][:, None, self._first :])
+        unmoved = self._metric(self._decoder.norm(final[:, :, -1]))
+        if site not in SITES:
+            one = self._metric(self._decoder.norm((final + (here[1] - here[0])[:, None, :, 0])[:, :, -1])) - unmoved
+            return lambda components: one[:, components]
+        adds = block.attention_adds if site == "heads" else block.mlp_adds
+        unpatched = self._write(site, layer)(here[0][:, None])
+        moved, before = self._moved(site, layer, here[1] - here[0]), adds(unpatched)
+
+        def metric(components: Tensor) -> Tensor:
+            stream = final + (adds(unpatched + moved(components)) - before)
+            return self._metric(self._decoder.norm(stream[:, :, -1])) - unmoved
+
+        return metric
+
+    def _moved(self, site: Site, layer: int, moved: Tensor) -> Callable[[Tensor], Tensor]:
+        """Components to what each of them, moved by so much, changes in what its layer writes."""
+        block = self._blocks[layer]
         # One matrix a component: [component, d_head, d_model], for neurons with d_head = 1.
         weights = (
-            (block.out if site == "heads" else block.down).weight.T.unflatten(0, (start.shape[2], -1)).contiguous()
+            (block.out if site == "heads" else block.down).weight.T.unflatten(0, (moved.shape[2], -1)).contiguous()
         )
         moved = moved.flatten(2).unflatten(2, weights.shape[:2])
 
-        def metric(components: Tensor) -> Tensor:
+        def written(components: Tensor) -> Tensor:
             # Of an outer product, matmul makes a slow loop; a broadcast product is one pass over the result.
             rows, by = moved[:, :, components].transpose(1, 2), weights[components]
-            written = rows * by if by.shape[1] == 1 else rows @ by
-            return after(unpatched + written)
+            change: Tensor = rows * by if by.shape[1] == 1 else rows @ by
+            return change
 
-        return metric
+        return written
 
     def single(self, site: Site, layer: int, index: int) -> SiteFunction:
         """As Hooks."""

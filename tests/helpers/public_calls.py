@@ -55,7 +55,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
     ap = igap.activation_patching(model, PAIR)
     compared = igap.compare(ig, ap)
     both = igap.both_directions(model, PAIR, high=0.1, n_steps=3)
-    repair = igap.self_repair(model, PAIR, "1.2")
+    repair, direct = igap.self_repair(model, PAIR, "1.2"), igap.direct_effect(model, PAIR)
     curves = igap.output_curve(model, PAIR, ["0.1", "1.2"])
     prompts = [igap.Prompt(PAIR.clean, PAIR.answer, PAIR.distractor), igap.Prompt(PAIR.corrupted, PAIR.distractor)]
     ablating = {
@@ -100,6 +100,9 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "SelfRepair": _fields(repair),
         "SelfRepair.change": {"kind": "score"},
         "self_repair": ask("baseline", patched="1.2", metric="prob"),
+        "DirectEffects": _fields(direct),
+        "DirectEffects.indirect": {"kind": "score"},
+        "direct_effect": ask("baseline", "route", metric="prob"),
         "activation_patching": ask(positions={"early": [1, 2], "later": [3]}, metric="logit_diff"),
         "atp_star": ask("route"),
         "attribution_patching": ask("batch_size", "memory_gib", at=0.5, positions="diff", metric="prob"),
@@ -129,6 +132,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
     }  # fmt: skip
     results = {
         "BothDirections": both,
+        "DirectEffects": direct,
         "SelfRepair": repair,
         "Comparison": compared,
         "OutputCurves": curves,
@@ -308,7 +312,17 @@ TAKES: Mapping[str, set[str]] = {
 }
 """Of a parameter of any function, or of one function."""
 
-RESULTS = ("Ablations", "BothDirections", "Comparison", "OutputCurves", "Run", "SearchResult", "SelfRepair", "Sweep")
+RESULTS = (
+    "Ablations",
+    "BothDirections",
+    "Comparison",
+    "DirectEffects",
+    "OutputCurves",
+    "Run",
+    "SearchResult",
+    "SelfRepair",
+    "Sweep",
+)
 """What igap makes and a user only reads: of their fields the types are checked."""
 
 
