@@ -33,8 +33,14 @@ from igap.binding import bind
 if TYPE_CHECKING:  # every public name, and the module that it lives in
     from igap.analyses.ablation.ablate import ablate as ablate
     from igap.analyses.ablation.results import Ablations as Ablations
+    from igap.analyses.both_directions.directions import BothDirections as BothDirections
+    from igap.analyses.both_directions.directions import both_directions as both_directions
+    from igap.analyses.direct_effect.effects import DirectEffects as DirectEffects
+    from igap.analyses.direct_effect.effects import direct_effect as direct_effect
     from igap.analyses.output_curves import OutputCurves as OutputCurves
     from igap.analyses.output_curves import output_curve as output_curve
+    from igap.analyses.self_repair.repair import SelfRepair as SelfRepair
+    from igap.analyses.self_repair.repair import self_repair as self_repair
     from igap.attribution.activation_patching import activation_patching as activation_patching
     from igap.attribution.atp_star import atp_star as atp_star
     from igap.attribution.attribution_patching import attribution_patching as attribution_patching

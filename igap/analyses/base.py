@@ -20,6 +20,7 @@ from igap.components import Site
 from igap.config import Frozen, RunConfig, validate_settings
 from igap.engine.baselines import Baseline, baseline_of
 from igap.engine.open_pairs import OpenPairs
+from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
 from igap.models.load import Header
 from igap.statistics.comparison import Comparison
@@ -159,3 +160,12 @@ def settings_of(config: RunConfig, name: str, schema: type[SettingsT]) -> Settin
     whole: Any = create_model("RunConfig", __base__=Frozen, analyses=(within, ...))
     settings: SettingsT = getattr(validate_settings(whole, {"analyses": {name: config.analyses[name]}}).analyses, name)
     return settings
+
+
+def check_site(config: RunConfig, name: str, site: Site, *, item: str = "") -> None:
+    """Raise InputError where the site that an analysis is asked about, by `site` or `item`, is none of the run's."""
+    if site not in config.asked_sites:
+        item = item or f"analyses.{name}.site"
+        raise InputError(
+            f"{item}: got {site} with sites={config.sites}, wanted a site of the run. Set sites=both, or another one."
+        )

@@ -4,12 +4,15 @@ from typing import Any
 
 from igap.analyses.ablation.analysis import AblationAnalysis
 from igap.analyses.base import Analysis, settings_of
+from igap.analyses.both_directions.analysis import BothDirectionsAnalysis
 from igap.analyses.circuit_recovery.analysis import CircuitRecoveryAnalysis
+from igap.analyses.direct_effect.analysis import DirectEffectAnalysis
 from igap.analyses.explanation.analysis import ExplanationAnalysis
 from igap.analyses.faithfulness.analysis import FaithfulnessAnalysis
 from igap.analyses.output_curves.analysis import OutputCurvesAnalysis
 from igap.analyses.proxy_fidelity import ProxyFidelityAnalysis
 from igap.analyses.queries_keys import QueriesKeysAnalysis
+from igap.analyses.self_repair.analysis import SelfRepairAnalysis
 from igap.config import RunConfig
 from igap.errors import InputError, short_repr
 from igap.models.load import Header
@@ -24,6 +27,9 @@ ANALYSES: dict[str, Analysis[Any]] = {
         OutputCurvesAnalysis(),
         AblationAnalysis(),
         FaithfulnessAnalysis(),
+        BothDirectionsAnalysis(),
+        SelfRepairAnalysis(),
+        DirectEffectAnalysis(),
     )
 }
 """By name; a new analysis is one import and one more line here."""

@@ -6,7 +6,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import torch
@@ -56,11 +56,14 @@ class ForwardPass:
     """logit[answer] - logit[distractor] at the last position, in logits; of sets the difference of their means."""
     logits: Float[Tensor, "pair vocab"] | None = None
     """Those of the last position, if asked for."""
+    held: Mapping[tuple[Site, int], tuple[int, ...]] = field(default_factory=dict)
+    """By site (heads, neurons) and layer, components that keep this pass's activation whatever changes before them."""
 
     def select(self, few: Sequence[int]) -> "ForwardPass":
         """The forward pass on these pairs alone."""
         index = list(few)
-        return ForwardPass(
+        return replace(
+            self,
             tokens=self.tokens[index],
             residual=tuple(stream[index] for stream in self.residual),
             activations={site: tuple(a[index] for a in layers) for site, layers in self.activations.items()},
@@ -86,6 +89,17 @@ def written_hook(site: Site, layer: int) -> str:
 def to_hook(site: Site, activation: Tensor) -> Tensor:
     """The inverse of `from_hook`."""
     return activation.squeeze(-2) if PLACES[site].is_vector else activation
+
+
+def hold(run: ForwardPass, site: Site, layer: int, activation: Tensor) -> Float[Tensor, "pair row pos *component"]:
+    """The site's activation at the last positions, with the components that the run holds as they are in it."""
+    indices = list(run.held.get((site, layer), ()))
+    if not indices:
+        return activation
+    own = run.activations[site][layer][:, None, -activation.shape[2] :, indices]
+    held = activation.clone()
+    held[:, :, :, indices] = own
+    return held
 
 
 def realign(other: ForwardPass, base: ForwardPass, partners: Sequence[Partners]) -> Activations:

@@ -4,18 +4,20 @@
 `Contrast.function` or `Contrast.patches` and the two ends of the path.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.components import SITES, Site
-from igap.engine.activations import Activations, ForwardPass, block_numbers
+from igap.components import SITES, Site, hook_name
+from igap.engine.activations import Activations, ForwardPass, block_numbers, record
 from igap.engine.backend import Backend, Engine
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
-from igap.engine.hooks import Gradients, PatchFunction, SiteFunction
+from igap.engine.hooks import Gradients, Hooks, PatchFunction, SiteFunction, edit_hooks
 from igap.engine.metrics import Readout
 from igap.errors import InputError
 from igap.inputs.prompts import TokenPair, min_scored_gap
@@ -33,7 +35,9 @@ class Contrast:
     clean: ForwardPass
     corrupted: ForwardPass
     base: ForwardPass
-    """The runs the site is changed in: clean when noising, corrupted when denoising."""
+    """The runs the site is changed in: clean when noising, corrupted when denoising, by `given` with more patched."""
+    direction: Direction
+    """Which run that is."""
     source: Activations
     """a' for every site of the runs, one tensor a layer, at all positions of `base`; without a partner a stays."""
     first: int
@@ -51,8 +55,8 @@ class Contrast:
         """D = F(clean) - F(corrupted) of each pair, whatever the direction and baseline."""
         return self.value(self.clean) - self.value(self.corrupted)
 
-    def value(self, run: ForwardPass) -> Tensor:
-        """F of each pair in one of the two runs."""
+    def value(self, run: ForwardPass) -> Float[Tensor, " pair"]:
+        """F of each pair in one of the runs."""
         return run.logit_diff if run.logits is None else self.readout(run.logits)
 
     @property
@@ -67,11 +71,6 @@ class Contrast:
             min_scored_gap(pair.min_gap, clean)
             for pair, clean in zip(self.pairs, self.value(self.clean).tolist(), strict=True)
         ]
-
-    @property
-    def direction(self) -> Direction:
-        """Which run the site is changed in."""
-        return "noising" if self.base is self.clean else "denoising"
 
     @property
     def n_layers(self) -> int:
@@ -102,6 +101,18 @@ class Contrast:
         """F with single components of this site and layer moved from start to end."""
         return self.engine.patches(site, layer, *self.ends(site, layer))
 
+    def direct(self, site: Site, layer: int) -> PatchFunction:
+        """How F changes when what single components write moves from start to end, and all that comes after stays.
+
+        Raises InputError where F is not computed from the weights.
+        """
+        if isinstance(self.engine, Hooks):
+            raise InputError(
+                f"model: got {self.model.cfg.model_name}, whose direct effects cannot be told: {self.backend.reason}. "
+                "Use activation_patching, or another model."
+            )
+        return self.engine.direct(site, layer, *self.ends(site, layer))
+
     def ends(self, site: Site, layer: int) -> tuple[Tensor, Tensor]:
         """The path's start a (in the run) and end a' (its replacement), each `[pair, pos, ...]` from `first` on."""
         self.check(site)
@@ -122,6 +133,34 @@ class Contrast:
         if first > self.first:
             engine = self.backend.engine(self.model, self.readout, self.base, first)
         return replace(self, where=where, first=first, engine=engine)
+
+    def given(self, components: Mapping[tuple[Site, int], Sequence[int]]) -> "Contrast":
+        """The contrast in which these heads or neurons, by site and layer, are at a' already and stay there.
+
+        One more forward pass: what comes after them is what it becomes. Their sites must be among those asked for.
+        """
+
+        assert not self.base.held
+
+        def put(indices: Sequence[int], end: Tensor, activation: Tensor) -> Tensor:
+            patched = activation.clone()
+            patched[:, self.first :, list(indices)] = end[:, :, list(indices)]
+            return patched
+
+        changes = {
+            hook_name(*place): partial(put, indices, self.ends(*place)[1]) for place, indices in components.items()
+        }
+        with edit_hooks(self.model, changes):
+            base = record(
+                self.model,
+                self.base.tokens,
+                self.pairs,
+                name="patched",
+                sites=tuple(self.base.activations),
+                with_logits=self.base.logits is not None,
+            )
+        base = replace(base, held={place: tuple(indices) for place, indices in components.items()})
+        return replace(self, base=base, engine=self.backend.engine(self.model, self.readout, base, self.first))
 
     def moved(self, site: Site, layer: int) -> Tensor:
         """Whether a component's activation differs between the ends, `[pair, component]`; if not its effect is 0."""

@@ -154,10 +154,6 @@ class Block:
     def _scaled(self, added: Tensor) -> Tensor:
         return added if self.residual_scale == 1 else self.residual_scale * added
 
-    def mlp(self, residual: Tensor) -> Tensor:
-        """What the MLP adds to the residual stream `[..., d_model]` that it reads."""
-        return self.mlp_adds(self.down(self.neurons(residual)))
-
     def neurons(self, residual: Tensor) -> Tensor:
         """The MLP's activations `[..., d_mlp]` after the nonlinearity."""
         normed = self.norm2(residual)
@@ -207,19 +203,26 @@ class UnknownDecoderError(Exception):
     """The engine has no form for a model's weights; says why, in a few words."""
 
 
+def unknown(architecture: str, hf: Any) -> str:
+    """Why the engine has no form for the weights of a model of this config, in a few words; empty where it may have."""
+    if architecture not in ARCHITECTURES:
+        return f"the engine has no form for {architecture}"
+    for setting in _UNKNOWN:
+        if getattr(hf, setting, None):
+            return f"the engine has no form for its {setting}={getattr(hf, setting)}"
+    return (
+        "" if getattr(hf, "do_layer_norm_before", True) else "its blocks norm the residual stream after they add to it"
+    )
+
+
 def read(model: TransformerBridge) -> Decoder:
     """The model's weights, shared with it. Raises UnknownDecoderError where the engine has no form for them."""
     cfg = model.cfg
-    if cfg.architecture not in ARCHITECTURES:
-        raise UnknownDecoderError(f"the engine has no form for {cfg.architecture}")
     hf = model.original_model.config
+    if reason := unknown(str(cfg.architecture), hf):
+        raise UnknownDecoderError(reason)
     if cfg.act_fn not in ACTIVATIONS:
         raise UnknownDecoderError(f"its activation {cfg.act_fn} is none of {', '.join(ACTIVATIONS)}")
-    for setting in _UNKNOWN:
-        if getattr(hf, setting, None):
-            raise UnknownDecoderError(f"the engine has no form for its {setting}={getattr(hf, setting)}")
-    if not getattr(hf, "do_layer_norm_before", True):
-        raise UnknownDecoderError("its blocks norm the residual stream after they add to it")
     rotaries = _rotaries(model)
     return Decoder(
         blocks=[_block(model, layer, rotaries) for layer in range(cfg.n_layers)],

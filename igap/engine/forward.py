@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from igap.components import SITES, Site
-from igap.engine.activations import ForwardPass
+from igap.engine.activations import ForwardPass, hold
 from igap.engine.attention import attend, visible
 from igap.engine.batching import stage
 from igap.engine.decoder import Block, Decoder, Edit, keep
@@ -81,24 +81,48 @@ class Suffix:
         if site not in SITES:
             function = self.function(site, layer)
             return lambda components: function(swap_components(start, end, components))
-        block, after = self._blocks[layer], self._after(site, layer)
+        after = self._after(site, layer)
         unpatched = self._write(site, layer)(start[:, None])
-        moved = end - start
-        if layer == len(self._blocks) - 1:
-            moved = moved[:, -1:]
+        moved = self._moved(site, layer, (end - start)[:, -unpatched.shape[2] :])
+        return lambda components: after(unpatched + moved(components))
+
+    def direct(self, site: Site, layer: int, start: Tensor, end: Tensor) -> PatchFunction:
+        """How F changes when what single components write moves, and all attention and MLPs after them stay.
+
+        Of `heads`, `neurons`, `attn_out` and `mlp_out`. Norms of what a layer writes, and the final norm, are computed.
+        """
+        block, here = self._blocks[layer], (start[:, -1:], end[:, -1:])
+        final = self._through(len(self._blocks) - 1, self._base.residual[-1][:, None, self._first :])
+        unmoved = self._metric(self._decoder.norm(final[:, :, -1]))
+        if site not in SITES:
+            one = self._metric(self._decoder.norm((final + (here[1] - here[0])[:, None, :, 0])[:, :, -1])) - unmoved
+            return lambda components: one[:, components]
+        adds = block.attention_adds if site == "heads" else block.mlp_adds
+        unpatched = self._write(site, layer)(here[0][:, None])
+        moved, before = self._moved(site, layer, here[1] - here[0]), adds(unpatched)
+
+        def metric(components: Tensor) -> Tensor:
+            stream = final + (adds(unpatched + moved(components)) - before)
+            return self._metric(self._decoder.norm(stream[:, :, -1])) - unmoved
+
+        return metric
+
+    def _moved(self, site: Site, layer: int, moved: Tensor) -> Callable[[Tensor], Tensor]:
+        """Components to what each of them, moved by so much, changes in what its layer writes."""
+        block = self._blocks[layer]
         # One matrix a component: [component, d_head, d_model], for neurons with d_head = 1.
         weights = (
-            (block.out if site == "heads" else block.down).weight.T.unflatten(0, (start.shape[2], -1)).contiguous()
+            (block.out if site == "heads" else block.down).weight.T.unflatten(0, (moved.shape[2], -1)).contiguous()
         )
         moved = moved.flatten(2).unflatten(2, weights.shape[:2])
 
-        def metric(components: Tensor) -> Tensor:
+        def written(components: Tensor) -> Tensor:
             # Of an outer product, matmul makes a slow loop; a broadcast product is one pass over the result.
             rows, by = moved[:, :, components].transpose(1, 2), weights[components]
-            written = rows * by if by.shape[1] == 1 else rows @ by
-            return after(unpatched + written)
+            change: Tensor = rows * by if by.shape[1] == 1 else rows @ by
+            return change
 
-        return metric
+        return written
 
     def single(self, site: Site, layer: int, index: int) -> SiteFunction:
         """As Hooks."""
@@ -178,15 +202,20 @@ class Suffix:
                 z = self._base.activations["heads"][layer][:, None, late]
                 carrier = carrier + block.attention_adds(block.out(z.flatten(3)))
             elif block.parallel:
-                carrier = carrier + block.mlp(carrier)
+                carrier = carrier + self._mlp(layer, carrier)
 
         def metric(written: Tensor) -> Tensor:
             stream = carrier + (block.attention_adds if site == "heads" else block.mlp_adds)(written)
             if site == "heads" and not block.parallel:
-                stream = stream + block.mlp(stream)
+                stream = stream + self._mlp(layer, stream)
             return self._from(layer + 1, stream)
 
         return metric
+
+    def _mlp(self, layer: int, residual: Tensor) -> Tensor:
+        """What a block's MLP adds to the residual stream that it reads."""
+        block = self._blocks[layer]
+        return block.mlp_adds(block.down(hold(self._base, "neurons", layer, block.neurons(residual))))
 
     def _from(self, layer: int, stream: Tensor) -> Tensor:
         """F from the residual stream before a block, or after the last one."""
@@ -202,7 +231,7 @@ class Suffix:
         changed, edit = change or (None, keep)
 
         def at(site: Site, activation: Tensor) -> Tensor:
-            return edit(activation) if site == changed else activation
+            return hold(self._base, site, layer, edit(activation) if site == changed else activation)
 
         def at_vector(site: Site, vectors: Tensor) -> Tensor:
             return edit(vectors.unsqueeze(3)).squeeze(3) if site == changed else vectors

@@ -15,7 +15,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import Site, hook_name
-from igap.engine.activations import ForwardPass, from_hook, to_hook, written_hook
+from igap.engine.activations import ForwardPass, from_hook, hold, to_hook, written_hook
 from igap.engine.metrics import Readout
 
 Change = Callable[[Tensor], Tensor | None]
@@ -102,10 +102,19 @@ class Hooks:
             if site == "resid_mid":
                 whole = whole - from_hook(site, self._base.residual[layer])[:, None]
             tokens = self._base.tokens[:, None].expand(-1, n_rows, -1)
-            with replace_activation(self._model, name, to_hook(site, whole.flatten(0, 1))):
+            with self._holding(), replace_activation(self._model, name, to_hook(site, whole.flatten(0, 1))):
                 return metric(self._model, tokens, self._readout)
 
         return of_rows
+
+    def _holding(self) -> AbstractContextManager[None]:
+        """A block in which the components that the run holds are as they are in it."""
+
+        def change(site: Site, layer: int, activation: Tensor) -> Tensor:
+            rows = activation.unflatten(0, (len(self._base.tokens), -1))
+            return hold(self._base, site, layer, rows).flatten(0, 1)
+
+        return edit_hooks(self._model, {hook_name(*place): partial(change, *place) for place in self._base.held})
 
     def patches(self, site: Site, layer: int, start: Tensor, end: Tensor) -> PatchFunction:
         """F with single components moved from `start` to `end`, each `[pair, pos, ...]`."""
@@ -154,7 +163,7 @@ class Hooks:
         changes: dict[str, Change] = {
             hook_name(site, layer): partial(edit, layer) for layer in range(len(self._base.residual))
         }
-        with edit_hooks(self._model, changes):
+        with self._holding(), edit_hooks(self._model, changes):
             return metric(self._model, self._base.tokens[:, None].expand(-1, n_rows, -1), self._readout)
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
@@ -181,7 +190,7 @@ class Hooks:
         changes: dict[str, Change] = {written_hook(site, layer): partial(add_zeros, layer) for layer in layers}
         if dropping:
             changes |= {f"blocks.{layer}.{writer}": partial(drop, layer) for layer in layers for writer in WRITERS}
-        with torch.enable_grad(), edit_hooks(self._model, changes):
+        with torch.enable_grad(), edit_hooks(self._model, changes), self._holding():
             value = metric(self._model, self._base.tokens[:, None], self._readout).sum()
         for dropped in (None, *layers[1:]) if dropping else (None,):
             below = layers[:dropped]

@@ -112,6 +112,7 @@ class OpenPairs:
             clean=clean,
             corrupted=corrupted,
             base=base,
+            direction=direction,
             source=source,
             first=first,
             backend=self._backend,

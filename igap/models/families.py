@@ -59,6 +59,11 @@ def check_family(config: Any, name: str) -> None:
         )
 
 
+def architecture_of(config: Any) -> str:
+    """Return what TransformerLens takes a causal decoder for, by its config."""
+    return str(determine_architecture_from_hf_config(config))  # type: ignore[no-untyped-call]
+
+
 def n_neurons(config: Any) -> int | None:
     """MLP neurons in a layer; None if layers differ. A width that a config leaves out is four times the hidden size."""
     for field in ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner"):

@@ -88,6 +88,7 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
         "faithfulness=heads",
         "baseline=mean",
         "baseline.n=2",
+        "analyses=[both_directions,self_repair,direct_effect]",
     )
     written |= of_run(tmp_path / "many", "prompts.n=2", "sites=heads", *brief)
     pairs = tmp_path / "pairs.csv"

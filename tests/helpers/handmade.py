@@ -84,3 +84,71 @@ def two_heads(folder: Path) -> TransformerBridge:
 
     shape = {"n_embd": 8, "n_head": 2, "n_inner": 1}
     return _load(folder, 1, write, activation_function="relu2", **shape, **_LINEAR)
+
+
+def _name_only(body, unembed, n_heads, d_head) -> None:
+    """All weights 0 but linear norms; John is 6 in dimension 0, which every head of every block reads: z = (1, 0, ...).
+
+    At the last of 6 positions, over which heads average. Vectors have mean 0: x and -x side by side.
+    """
+    from helpers.checkpoints import WORDS
+
+    for parameter in [*body.parameters(), unembed]:
+        parameter.zero_()
+    for norm in [body.ln_f, *(norm for block in body.h for norm in (block.ln_1, block.ln_2))]:
+        norm.weight.fill_(_ROOT)
+    body.wte.weight[WORDS.index("John"), :2] = torch.tensor([6.0, -6.0], dtype=torch.float64)
+    for block in body.h:
+        for head in range(n_heads):
+            block.attn.c_attn.weight[0, 2 * n_heads * d_head + head * d_head] = 1.0
+
+
+def _writes(linear, row: int, dim: int, by: float) -> None:
+    linear.weight[row, dim], linear.weight[row, dim + 1] = by, -by
+
+
+def gates(folder: Path) -> TransformerBridge:
+    """One layer of 6 heads, each 1 for John and 0 for Mary: F = (0.0 AND 0.1) + (0.2 OR 0.3) + (0.4 + 0.5) / 2.
+
+    F of `PAIR` is 3 clean and 0 corrupted.
+    """
+    from helpers.checkpoints import WORDS
+
+    def write(body, unembed):
+        _name_only(body, unembed, 6, 4)
+        (block,) = body.h
+        for head, (dim, by) in enumerate([(2, 1), (2, 1), (4, 1), (4, 1), (6, 0.5), (6, 0.5)]):
+            _writes(block.attn.c_proj, 4 * head, dim, by)
+        # relu(sum - 1) is AND; relu(sum) - relu(sum - 1) is OR.
+        for neuron, (dim, bias, by) in enumerate([(2, -1, 1), (4, 0, 1), (4, -1, -1)]):
+            block.mlp.c_fc.weight[dim, neuron], block.mlp.c_fc.bias[neuron] = 1.0, bias
+            _writes(block.mlp.c_proj, neuron, 6, by)
+        unembed[WORDS.index("John"), 6] = 1.0
+
+    shape = {"n_embd": 24, "n_head": 6, "n_inner": 3}
+    return _load(folder, 1, write, activation_function="relu", **shape, **_LINEAR)
+
+
+def backup(folder: Path) -> TransformerBridge:
+    """Two layers of two heads: F = 2 z(0.0) + z(1.0) + z(0.1) / 2 + z(1.1) / 4, where 1.0 is the backup of 0.0.
+
+    Neuron L0.N0 is on at John where 0.0 is not, and 1.0 reads nothing else. Clean z(0.0) = z(0.1) = z(1.1) = 1 and
+    z(1.0) = 0; corrupted all are 0. With 0.0 patched z(1.0) is 1. F of `PAIR` is 2.75 clean and 0 corrupted.
+    """
+    from helpers.checkpoints import WORDS
+
+    def write(body, unembed):
+        _name_only(body, unembed, 2, 8)
+        first, second = body.h
+        for block, head, dim, by in ((first, 0, 2, 1), (first, 1, 8, 0.5), (second, 0, 6, 1), (second, 1, 8, 0.25)):
+            _writes(block.attn.c_proj, 8 * head, dim, by)
+        # At John, the third token, head 0.0 averages 6 over three positions: 2.
+        first.mlp.c_fc.weight[0, 0], first.mlp.c_fc.weight[2, 0] = 1.0, -3.0
+        _writes(first.mlp.c_proj, 0, 4, 1)
+        values = second.attn.c_attn.weight
+        values[0, 32], values[4, 32] = 0.0, 1.0
+        for dim, by in ((2, 2.0), (6, 1.0), (8, 1.0)):
+            unembed[WORDS.index("John"), dim] = by
+
+    shape = {"n_embd": 16, "n_head": 2, "n_inner": 1}
+    return _load(folder, 2, write, activation_function="relu", **shape, **_LINEAR)

@@ -54,6 +54,8 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
     by_position = igap.integrated_gradients(model, PAIR, n_steps=3, positions="each")
     ap = igap.activation_patching(model, PAIR)
     compared = igap.compare(ig, ap)
+    both = igap.both_directions(model, PAIR, high=0.1, n_steps=3)
+    repair, direct = igap.self_repair(model, PAIR, "1.2"), igap.direct_effect(model, PAIR)
     curves = igap.output_curve(model, PAIR, ["0.1", "1.2"])
     prompts = [igap.Prompt(PAIR.clean, PAIR.answer, PAIR.distractor), igap.Prompt(PAIR.corrupted, PAIR.distractor)]
     ablating = {
@@ -91,6 +93,16 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "OutputCurves": _fields(curves),
         "Ablations": _fields(igap.ablate(**ablating)),
         "SearchResult": _fields(igap.search(**searching)),
+        "BothDirections": _fields(both),
+        "BothDirections.asymmetry": {"method": "ig", "kind": "score"},
+        "BothDirections.named": {"kind": "minimal"},
+        "both_directions": ask("baseline", "direction", high=0.1, most=2, n_steps=3, metric="prob"),
+        "SelfRepair": _fields(repair),
+        "SelfRepair.change": {"kind": "score"},
+        "self_repair": ask("baseline", patched="1.2", metric="prob"),
+        "DirectEffects": _fields(direct),
+        "DirectEffects.indirect": {"kind": "score"},
+        "direct_effect": ask("baseline", "route", metric="prob"),
         "activation_patching": ask(positions={"early": [1, 2], "later": [3]}, metric="logit_diff"),
         "atp_star": ask("route"),
         "attribution_patching": ask("batch_size", "memory_gib", at=0.5, positions="diff", metric="prob"),
@@ -118,7 +130,15 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "Run.plot": {"name": "heads_heatmap"},
         "Sweep.to_frame": {"metrics": ["gap"]},
     }  # fmt: skip
-    results = {"Comparison": compared, "OutputCurves": curves, "Run": finished, "Sweep": sweep}
+    results = {
+        "BothDirections": both,
+        "DirectEffects": direct,
+        "SelfRepair": repair,
+        "Comparison": compared,
+        "OutputCurves": curves,
+        "Run": finished,
+        "Sweep": sweep,
+    }
     objects = {"AttributionMap": by_position, **results}
     return {name: Call(_bound(name, objects), arguments) for name, arguments in made.items()}
 
@@ -224,9 +244,17 @@ TAKES: Mapping[str, set[str]] = {
     **{
         f"{method} {parameter}": set[str]()
         for parameter in ("positions", "metric")
-        for method in ("activation_patching", "attribution_patching", "integrated_gradients")
+        for method in (
+            "activation_patching",
+            "attribution_patching",
+            "both_directions",
+            "integrated_gradients",
+            "self_repair",
+        )
     },
     "n_steps": _COUNTS,
+    "both_directions high": set(),
+    "most": {"0", *_COUNTS},
     "tolerance": _POSITIVE,
     "generate": _BOOLS,
     "seed": {"0", *_COUNTS},
@@ -289,7 +317,17 @@ TAKES: Mapping[str, set[str]] = {
 }
 """Of a parameter of any function, or of one function."""
 
-RESULTS = ("Ablations", "Comparison", "OutputCurves", "Run", "SearchResult", "Sweep")
+RESULTS = (
+    "Ablations",
+    "BothDirections",
+    "Comparison",
+    "DirectEffects",
+    "OutputCurves",
+    "Run",
+    "SearchResult",
+    "SelfRepair",
+    "Sweep",
+)
 """What igap makes and a user only reads: of their fields the types are checked."""
 
 

@@ -1,0 +1,1 @@
+"""Direct effects: what a component does to F by its own path to the logits."""

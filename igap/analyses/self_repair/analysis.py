@@ -1,0 +1,65 @@
+"""The analysis `self_repair`: AP of every component when a chosen one is patched already."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from igap.analyses.base import Analysis, RunContext, check_site, settings_of
+from igap.analyses.self_repair.repair import SelfRepair, repair_of
+from igap.attribution.maps import Progress
+from igap.components import component_names, locate
+from igap.config import Frozen, RunConfig
+from igap.models.load import Header
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Settings(Frozen):
+    """What may be set at `analyses.self_repair`."""
+
+    patched: Annotated[str, Field(min_length=1, max_length=40)] = Field("strongest", examples=["'9.6'"])
+    """strongest, or a component."""
+    site: Literal["heads", "neurons"] = "heads"
+
+
+class SelfRepairAnalysis(Analysis[SelfRepair]):
+    """What the other components do when one is patched; `analyses=self_repair` asks for it."""
+
+    name = "self_repair"
+    settings = Settings
+
+    def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
+        """Refuse a component that the model does not have, and sites that the run does not attribute to."""
+        if self.asked_for(config):
+            asked = settings_of(config, self.name, Settings)
+            check_site(config, self.name, asked.site)
+            if asked.patched != "strongest":
+                item = f"analyses.{self.name}.patched"
+                site, *_ = locate(asked.patched, header.n_layers, header.widths, item=item)
+                check_site(config, self.name, site, item=item)
+        return {}
+
+    def run(self, context: RunContext, on_progress: Progress | None) -> SelfRepair:
+        """Return AP beside the patched component, by default the one with the largest |AP| of the site."""
+        config = context.config
+        asked = settings_of(config, self.name, Settings)
+        ap, patched = context.maps[asked.site]["ap"], asked.patched
+        if patched == "strongest":
+            patched = component_names(asked.site, *ap.effect.shape)[int(ap.effect.abs().argmax())]
+        return repair_of(
+            context.opened,
+            patched,
+            ap,
+            direction=config.direction,
+            batch_size=config.batch_size,
+            memory_gib=config.memory_gib,
+            on_progress=on_progress,
+        )
+
+    def figures(self, finding: SelfRepair, title: str) -> "Mapping[str, Figure]":
+        """Draw `self_repair`: AP with the component patched over AP without."""
+        from igap.analyses.self_repair.plots import repair_scatter
+
+        return {"self_repair": repair_scatter(finding, title=title)}
