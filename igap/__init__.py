@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # every public name, and the module that it lives in
     from igap.analyses.ablation.results import Ablations as Ablations
     from igap.analyses.output_curves import OutputCurves as OutputCurves
     from igap.analyses.output_curves import output_curve as output_curve
+    from igap.analyses.sets.effects import set_effects as set_effects
+    from igap.analyses.sets.results import SetEffects as SetEffects
     from igap.attribution.activation_patching import activation_patching as activation_patching
     from igap.attribution.atp_star import atp_star as atp_star
     from igap.attribution.attribution_patching import attribution_patching as attribution_patching

@@ -55,6 +55,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
     ap = igap.activation_patching(model, PAIR)
     compared = igap.compare(ig, ap)
     curves = igap.output_curve(model, PAIR, ["0.1", "1.2"])
+    together = igap.set_effects(model, PAIR, "0.1+1.2", n_steps=2)
     prompts = [igap.Prompt(PAIR.clean, PAIR.answer, PAIR.distractor), igap.Prompt(PAIR.corrupted, PAIR.distractor)]
     ablating = {
         "model": model, "prompts": prompts, "components": ["0.1", "1.2"], "kind": "mean", "reference_n": 2, "seed": 1,
@@ -90,6 +91,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "Comparison": _fields(compared),
         "OutputCurves": _fields(curves),
         "Ablations": _fields(igap.ablate(**ablating)),
+        "SetEffects": _fields(together),
         "SearchResult": _fields(igap.search(**searching)),
         "activation_patching": ask(positions={"early": [1, 2], "later": [3]}, metric="logit_diff"),
         "atp_star": ask("route"),
@@ -98,6 +100,9 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "compare": {"ig": ig, "ap": ap},
         "ablate": ablating,
         "output_curve": ask("site", "on_progress", components=["0.1"], alphas=[0.0, 0.5, 1.0]),
+        "set_effects": ask(
+            "site", components="0.1+1.2", positions={"early": [1, 2]}, metric="prob", n_orders=3, n_steps=2, seed=1
+        ),
         "search": searching,
         "run": {"overrides": "tracking=disabled", "folder": scratch / "run"},
         "open_run": {"folder": finished.folder},
@@ -114,11 +119,14 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "Comparison.jaccard_at": {"k": 2},
         "Comparison.outliers": {"site": "heads"},
         "OutputCurves.extrema": {"index": 1},
+        "SetEffects.reading": {"subset": "0.1+1.2"},
         "Comparison.plot": {"kind": "jaccard"},
         "Run.plot": {"name": "heads_heatmap"},
         "Sweep.to_frame": {"metrics": ["gap"]},
     }  # fmt: skip
-    results = {"Comparison": compared, "OutputCurves": curves, "Run": finished, "Sweep": sweep}
+    results = {
+        "Comparison": compared, "OutputCurves": curves, "Run": finished, "SetEffects": together, "Sweep": sweep,
+    }  # fmt: skip
     objects = {"AttributionMap": by_position, **results}
     return {name: Call(_bound(name, objects), arguments) for name, arguments in made.items()}
 
@@ -224,9 +232,11 @@ TAKES: Mapping[str, set[str]] = {
     **{
         f"{method} {parameter}": set[str]()
         for parameter in ("positions", "metric")
-        for method in ("activation_patching", "attribution_patching", "integrated_gradients")
+        for method in ("activation_patching", "attribution_patching", "integrated_gradients", "set_effects")
     },
     "n_steps": _COUNTS,
+    "n_orders": _COUNTS,
+    "subset": set(),
     "tolerance": _POSITIVE,
     "generate": _BOOLS,
     "seed": {"0", *_COUNTS},
@@ -284,7 +294,7 @@ TAKES: Mapping[str, set[str]] = {
 }
 """Of a parameter of any function, or of one function."""
 
-RESULTS = ("Ablations", "Comparison", "OutputCurves", "Run", "SearchResult", "Sweep")
+RESULTS = ("Ablations", "Comparison", "OutputCurves", "Run", "SearchResult", "SetEffects", "Sweep")
 """What igap makes and a user only reads: of their fields the types are checked."""
 
 
