@@ -10,6 +10,7 @@ from igap.analyses.faithfulness.analysis import FaithfulnessAnalysis
 from igap.analyses.output_curves.analysis import OutputCurvesAnalysis
 from igap.analyses.proxy_fidelity import ProxyFidelityAnalysis
 from igap.analyses.queries_keys import QueriesKeysAnalysis
+from igap.analyses.sets.analysis import SetsAnalysis
 from igap.config import RunConfig
 from igap.errors import InputError, short_repr
 from igap.models.load import Header
@@ -24,6 +25,7 @@ ANALYSES: dict[str, Analysis[Any]] = {
         OutputCurvesAnalysis(),
         AblationAnalysis(),
         FaithfulnessAnalysis(),
+        SetsAnalysis(),
     )
 }
 """By name; a new analysis is one import and one more line here."""

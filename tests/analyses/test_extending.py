@@ -88,7 +88,7 @@ def test_its_settings_are_in_the_key_and_a_run_without_it_has_the_key_it_had(con
     [
         (["analyses.disagreement.top=0"], r"analyses\.disagreement\.top: got 0, wanted at least 1\. Try analyses\.dis"),
         (["+analyses.disagreement.bottom=1"], r"analyses\.disagreement\.bottom: got a key that no run has, wanted "),
-        (["+analyses.other={}"], r"analyses: got 'other', wanted one of disagreement: the "),
+        (["+analyses.other={}"], r"analyses: got 'other', wanted one of sets, disagreement: the "),
         (["sites=neurons"], "sites: got neurons, wanted heads"),
     ],
 )
@@ -103,7 +103,7 @@ def test_several_are_chosen_at_once_and_a_name_without_a_file_is_refused(config_
     second.write_text("second:\n  size: 1.5\n")
     config = compose_one(["analyses=[disagreement,second]"], config_dir=config_dir).config
     assert config.analyses == {"disagreement": {"top": 3}, "second": {"size": 1.5}}
-    with pytest.raises(InputError, match=r"^analyses: got 'third', wanted one of disagreement, second\."):
+    with pytest.raises(InputError, match=r"^analyses: got 'third', wanted one of disagreement, second, sets\."):
         compose_one(["analyses=[disagreement,third]"], config_dir=config_dir)
     with pytest.raises(InputError, match=r"^baseline: got \['zero', 'mean'\], wanted one of "):
         compose_one(["baseline=[zero,mean]"], config_dir=config_dir)
@@ -111,5 +111,5 @@ def test_several_are_chosen_at_once_and_a_name_without_a_file_is_refused(config_
 
 def test_an_analysis_that_has_keys_of_its_own_has_no_settings_here():
     config = compose_one(["+analyses.ablation={}"]).config
-    with pytest.raises(InputError, match=r"^analyses: got 'ablation', wanted one of none"):
+    with pytest.raises(InputError, match=r"^analyses: got 'ablation', wanted one of sets: "):
         pipeline.check(config)

@@ -12,8 +12,9 @@ from igap.analyses.ablation.accuracy import encode_prompts
 from igap.analyses.ablation.replacements import check_donors, too_few_references
 from igap.analyses.ablation.study import AGAINST, AblationStudy
 from igap.analyses.base import Analysis, RunContext
+from igap.analyses.named_components import strongest
 from igap.attribution.maps import Progress
-from igap.components import component_names, locate, parse_component
+from igap.components import locate, parse_component
 from igap.config import AblationConfig, RunConfig
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt, generate_prompts, read_prompts
@@ -151,8 +152,5 @@ def select_components(context: RunContext) -> Sequence[str]:
     if settings.components == "outliers":
         return context.outliers("heads")
     if settings.components == "top":
-        effect = context.maps["heads"][settings.by].effect
-        names = component_names("heads", *effect.shape)
-        order = effect.abs().flatten().argsort(descending=True, stable=True)
-        return [names[int(i)] for i in order[: settings.top]]
+        return strongest(context.maps["heads"][settings.by], settings.top)
     return settings.components.split()
