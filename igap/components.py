@@ -154,11 +154,6 @@ def parse_set(text: str) -> tuple[str, ...] | Top:
     return tuple(component_name(*member) for member in members)
 
 
-def are_components(names: Sequence[str]) -> bool:
-    """Whether these are names of components, at least one and none twice."""
-    return bool(names) and all(map(is_component, names)) and len(set(map(parse_component, names))) == len(names)
-
-
 def sets_problem(texts: Sequence[str]) -> str | None:
     """What was wanted instead of these sets or components; None where there is at least one, and none twice."""
     if not texts:
@@ -217,22 +212,21 @@ def locate(name: str, n_layers: int | None, widths: Mapping[Site, int | None], *
 def locate_set(
     text: str, n_layers: int | None, widths: Mapping[Site, int | None], *, item: str
 ) -> tuple[tuple[Site, int, int], ...]:
-    """Find the components of a set, in its order, as `locate` does; of a ranking, which has none yet, an empty tuple.
+    """Find the components of a set in a model of this shape, in the set's order, as `locate` does.
 
-    Raises InputError naming `item` if it is no set, or not one of this model.
+    Raises InputError naming `item` if it is no set, not one of this model, or a ranking.
     """
+    if not re.search("[+:]", text):
+        return (locate(text, n_layers, widths, item=item),)
     try:
         members = parse_set(text)
     except ValueError as error:
         raise InputError(f"{item}: got {short_repr(text)}, wanted {error}.") from None
-    n_heads = widths["heads"]
-    if "ioi:" in text and (n_layers, n_heads) != IOI_SHAPE:
+    if isinstance(members, Top):
+        raise InputError(f"{item}: got {text}, a ranking that only a run has. Name components, as in 9.6+9.9.")
+    if "ioi:" in text and (n_layers, widths["heads"]) != IOI_SHAPE:
         raise InputError(
             f"{item}: got {text}, heads of GPT-2 small ({IOI_SHAPE[0]} layers, {IOI_SHAPE[1]} heads), with a model of "
-            f"{n_layers} layers and {n_heads} heads. Name components."
+            f"{n_layers} layers and {widths['heads']} heads. Name components."
         )
-    if isinstance(members, Top):
-        if n_layers and n_heads and n_layers * n_heads < members.k:
-            raise InputError(f"{item}: got {text}, but the model has {n_layers * n_heads} heads. Use fewer.")
-        return ()
     return tuple(locate(name, n_layers, widths, item=item) for name in members)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from igap.attribution.maps import AttributionMap
-from igap.components import Site, Top, component_names, locate_set, parse_set, sites_of
+from igap.components import Site, Top, component_names, is_component, locate_set, parse_set, sites_of
 from igap.config import RunConfig
 from igap.errors import InputError
 from igap.models.load import Header
@@ -12,7 +12,11 @@ from igap.models.load import Header
 def check_named(texts: Sequence[str], config: RunConfig, header: Header, *, item: str) -> None:
     """Raise InputError, naming `item`, on a component, class or site that the model or the run does not have."""
     for text in texts:
-        locate_set(text, header.n_layers, header.widths, item=item)
+        top, n_heads = parse_set(text), (header.n_layers or 0) * (header.n_heads or 0)
+        if not isinstance(top, Top):
+            locate_set(text, header.n_layers, header.widths, item=item)
+        elif 0 < n_heads < top.k:
+            raise InputError(f"{item}: got {text}, but the model has {n_heads} heads. Use fewer.")
         if "ioi:" in text and config.model.circuit is None:
             raise InputError(
                 f"{item}: got {text}, a class of the IOI circuit, with model.circuit=null, wanted a model that has it. "
@@ -30,6 +34,11 @@ def names_in(text: str, maps: Mapping[Site, Mapping[str, AttributionMap]]) -> tu
     """Return the names of a set's components; those of a ranking are the first heads of the run's map."""
     members = parse_set(text)
     return strongest(maps["heads"][members.by], members.k) if isinstance(members, Top) else members
+
+
+def called(text: str, maps: Mapping[Site, Mapping[str, AttributionMap]]) -> str:
+    """Return the name of a component, or the names of a set's, joined by +."""
+    return text if is_component(text) else "+".join(names_in(text, maps))
 
 
 def strongest(found: AttributionMap, k: int) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ def whole(checkpoint, tmp_path_factory):
         more = ["ablation=zero", "ablation.components=top", "ablation.top=2", "ablation.controls=1"]
         more += [f"ablation.file={prompts}", "ablation.reference_n=2"]
         overrides = ["model=hf", f"model.name={checkpoint('gpt2')}", "prompts.min_gap=0", "device=cpu", *more]
-        run = pipeline.run(compose_one([*overrides, "faithfulness=heads"]).config)
+        run = pipeline.run(compose_one([*overrides, "faithfulness=heads", "analyses=sets"]).config)
     generator = torch.Generator().manual_seed(0)
     maps = [AttributionMap(name, "heads", torch.randn(12, 12, generator=generator), 1.0) for name in ("ig", "ap")]
     return dataclasses.replace(run, findings={**run.findings, "circuit": recover(maps)})

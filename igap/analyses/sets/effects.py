@@ -93,10 +93,6 @@ def set_effects(
     """
     text = components if isinstance(components, str) else "+".join(components)
     members = locate_set(text, model.cfg.n_layers, widths_of_model(model), item="components")
-    if not members:
-        raise InputError(
-            f"components: got {text}, a ranking that only a run has, wanted components. Name some, as in 9.6+9.9."
-        )
     check_quadrature("gausslegendre", n_steps, "joint")
     names = [component_name(*member) for member in members]
     with open_pairs(model, pair, sites=sites_of(names), route=route, metric=metric) as opened:
