@@ -1,8 +1,8 @@
 """Sites, components and sets of components: what an attribution is about, and how it is named.
 
-A site is one kind of activation, one tensor a layer, with one component a column. A run takes apart attention heads
-(`hook_z`, before the output projection) and MLP neurons (`hook_post`, after the nonlinearity); the methods take every
-site of `PLACES`. A set is written with plus signs, `9.6+9.9+L5.N1234`: see `parse_set`.
+A site is one kind of activation, one tensor a layer, with one component a column: those of `PLACES`. Unless it is told
+others, a run takes apart attention heads (`hook_z`, before the output projection) and MLP neurons (`hook_post`, after
+the nonlinearity). A set is written with plus signs, `9.6+9.9+L5.N1234`: see `parse_set`.
 """
 
 import re
@@ -15,7 +15,7 @@ from igap.vocabulary import Method
 
 Site = Literal["heads", "neurons", "q", "k", "v", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
 SITES: tuple[Site, ...] = ("heads", "neurons")
-"""Those that a run takes apart."""
+"""Those that a run takes apart unless it is told others."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,9 @@ def sets_problem(texts: Sequence[str]) -> str | None:
 
 
 def sites_named(setting: str) -> tuple[Site, ...]:
-    """The sites that a setting stands for: none, heads, neurons or both."""
-    return tuple(site for site in SITES if setting in (site, "both"))
+    """The sites that a setting stands for: `none`, `both` (heads and neurons), or names with spaces between them."""
+    names = {"none": (), "both": SITES}.get(setting, setting.split())
+    return tuple(site for site in PLACES if site in names)
 
 
 def sites_of(texts: Iterable[str]) -> tuple[Site, ...]:

@@ -49,9 +49,9 @@ class Contrast:
     @property
     def gap(self) -> Tensor:
         """D = F(clean) - F(corrupted) of each pair, whatever the direction and baseline."""
-        return self._value(self.clean) - self._value(self.corrupted)
+        return self.value(self.clean) - self.value(self.corrupted)
 
-    def _value(self, run: ForwardPass) -> Tensor:
+    def value(self, run: ForwardPass) -> Tensor:
         """F of each pair in one of the two runs."""
         return run.logit_diff if run.logits is None else self.readout(run.logits)
 
@@ -65,7 +65,7 @@ class Contrast:
             return [pair.min_gap for pair in self.pairs]
         return [
             min_scored_gap(pair.min_gap, clean)
-            for pair, clean in zip(self.pairs, self._value(self.clean).tolist(), strict=True)
+            for pair, clean in zip(self.pairs, self.value(self.clean).tolist(), strict=True)
         ]
 
     @property

@@ -92,6 +92,12 @@ class SetsAnalysis(Analysis[Sets]):
 
     name = "sets"
     settings = Settings
+    any_metric = True
+
+    def misfit(self, config: RunConfig) -> str:
+        """Return why not: positions that are not moved together."""
+        together = config.positions.kind in ("all", "last", "diff")
+        return "" if together else f"of positions that are moved together, not of positions={config.positions.kind}"
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
         """Refuse sets that the model or the run does not have."""
@@ -117,6 +123,7 @@ class SetsAnalysis(Analysis[Sets]):
                 [parse_component(name) for name in names_in(text, context.maps)],
                 baseline=context.baseline,
                 direction=config.direction,
+                positions=config.positions.value,
                 n_orders=settings.n_orders,
                 n_steps=settings.n_steps,
                 seed=config.seed,

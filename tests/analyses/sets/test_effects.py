@@ -274,7 +274,7 @@ def test_what_is_no_set_of_the_model_is_refused_in_one_line(small, pair, compone
 
 
 def test_positions_that_are_not_moved_together_are_refused(small, pair):
-    for positions, got in (("each", "each"), ({"a": [3], "b": [4]}, "2 spans")):
+    for positions, got in (("each", "each"), ("roles", "roles"), ({"a": [3], "b": [4]}, "2 spans")):
         with pytest.raises(InputError, match=f"positions: got {got}, wanted positions that are moved together"):
             set_effects(small(), pair, "0.1", positions=positions)
     model = small()
