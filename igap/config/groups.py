@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from igap.components import are_components
+from igap.components import sets_problem
 from igap.config.schema import Frozen
 from igap.vocabulary import (
     ALPHAS,
@@ -57,10 +57,13 @@ FolderName = Annotated[
 
 
 def _names_or(*words: str) -> AfterValidator:
-    """Accepts one of these words, or names of components."""
+    """Accepts one of these words, or components and sets of them."""
 
     def check(components: str) -> str:
-        if components not in words and not are_components(components.split()):
+        problem = None if components in words else sets_problem(components.split())
+        if problem and re.search("[+:]", components):
+            raise ValueError(problem)
+        if problem:
             raise ValueError(f"{', '.join(words)}, or names such as '9.6 L5.N1234', each once")
         return components
 

@@ -18,8 +18,9 @@ Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass
 `suffix` does the above with the model's weights, `hooks` runs the whole model with the site replaced.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -34,11 +35,13 @@ from igap.engine.hooks import (
     EmbeddingFunction,
     Gradients,
     PatchFunction,
-    SiteChange,
+    SiteChanges,
     SiteFunction,
     swap_components,
 )
 from igap.engine.metrics import Readout
+
+_UNCHANGED: Mapping[Site, Edit] = MappingProxyType({})
 
 
 class Suffix:
@@ -71,7 +74,7 @@ class Suffix:
 
         def metric(rows: Tensor) -> Tensor:
             # What comes before the site has one row.
-            stream = self._through(layer, before, (site, lambda own: rows[:, :, -own.shape[2] :]))
+            stream = self._through(layer, before, {site: lambda own: rows[:, :, -own.shape[2] :]})
             return self._from(layer + 1, stream)
 
         return metric
@@ -155,11 +158,13 @@ class Suffix:
 
         return activations
 
-    def with_changes(self, site: Site, change: SiteChange, n_rows: int) -> Float[Tensor, "pair row"]:
-        """As Hooks."""
-        stream = self._base.residual[0][:, None, self._first :].expand(-1, n_rows, -1, -1)
-        for layer in range(len(self._blocks)):
-            stream = self._through(layer, stream, (site, partial(change, layer)))
+    def with_changes(self, changes: SiteChanges, n_rows: int) -> Float[Tensor, "pair row"]:
+        """As Hooks, from the earliest of these layers on."""
+        earliest = min(layer for _, layer in changes)
+        stream = self._base.residual[earliest][:, None, self._first :].expand(-1, n_rows, -1, -1)
+        for layer in range(earliest, len(self._blocks)):
+            here = {site: change for (site, of), change in changes.items() if of == layer}
+            stream = stage(self._through, layer, stream, here)
         return self._metric(self._decoder.norm(stream[:, :, -1]))
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
@@ -177,7 +182,7 @@ class Suffix:
                 return activation + leaves[0]
 
             with torch.enable_grad():
-                after = self._through(layer, stream, (site, add_zeros))
+                after = self._through(layer, stream, {site: add_zeros})
             below: dict[int | None, Tensor] = {}
             for dropped, slope in slopes.items():
                 below[dropped], here = torch.autograd.grad(after, [stream, *leaves], slope, retain_graph=True)
@@ -223,18 +228,17 @@ class Suffix:
             stream = stage(self._through, later, stream)
         return self._metric(self._decoder.norm(stream[:, :, -1]))
 
-    def _through(self, layer: int, stream: Tensor, change: tuple[Site, Edit] | None = None) -> Tensor:
+    def _through(self, layer: int, stream: Tensor, changes: Mapping[Site, Edit] = _UNCHANGED) -> Tensor:
         """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, the last position only.
 
-        `change` is one of a site's activations, at all positions that the block still has there.
+        A change is one of a site's activations, at all positions that the block still has there.
         """
-        changed, edit = change or (None, keep)
 
         def at(site: Site, activation: Tensor) -> Tensor:
-            return hold(self._base, site, layer, edit(activation) if site == changed else activation)
+            return hold(self._base, site, layer, changes.get(site, keep)(activation))
 
         def at_vector(site: Site, vectors: Tensor) -> Tensor:
-            return edit(vectors.unsqueeze(3)).squeeze(3) if site == changed else vectors
+            return changes[site](vectors.unsqueeze(3)).squeeze(3) if site in changes else vectors
 
         block = self._blocks[layer]
         last = layer == len(self._blocks) - 1

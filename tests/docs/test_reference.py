@@ -88,9 +88,10 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
         "faithfulness=heads",
         "baseline=mean",
         "baseline.n=2",
-        "analyses=[both_directions,self_repair,direct_effect]",
+        "analyses=[both_directions,self_repair,direct_effect,sets]",
+        "analyses.sets.components='0.1+1.2 top2:ig'",
     )
-    written |= of_run(tmp_path / "many", "prompts.n=2", "sites=heads", *brief)
+    written |= of_run(tmp_path / "many", "prompts.n=2", "sites=heads", "analyses=sets", *brief)
     pairs = tmp_path / "pairs.csv"
     pairs.write_text(
         "clean,corrupted,answer,distractor\n"

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igap.analyses.base import Analysis, RunContext
+from igap.analyses.named_components import called, check_named
 from igap.analyses.output_curves.curves import DEFAULT_ALPHAS, OutputCurves, trace_curves
 from igap.attribution.maps import Progress
-from igap.components import component_names, locate
+from igap.components import component_names
 from igap.config import RunConfig
 from igap.models.load import Header
 
@@ -37,8 +38,7 @@ class OutputCurvesAnalysis(Analysis[OutputCurves]):
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
         """Refuse components in `curves.components` that the model does not have."""
         if config.curves.components not in ("default", "none"):
-            for name in config.curves.components.split():
-                locate(name, header.n_layers, header.widths, item="curves.components")
+            check_named(config.curves.components.split(), config, header, item="curves.components")
         return {}
 
     def run(self, context: RunContext, on_progress: Progress | None) -> OutputCurves:  # noqa: ARG002 - no progress
@@ -47,7 +47,7 @@ class OutputCurvesAnalysis(Analysis[OutputCurves]):
         chosen, left_out = select_components(context) if asked.components == "default" else ({}, 0)
         curves = trace_curves(
             context.opened,
-            list(chosen) or asked.components.split(),
+            list(chosen) or [called(text, context.maps) for text in asked.components.split()],
             DEFAULT_ALPHAS if asked.alphas is None else asked.alphas,
             baseline=context.baseline,
             direction=config.direction,

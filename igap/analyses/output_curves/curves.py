@@ -1,7 +1,8 @@
-"""F along the path of one component: where it bends, and its peaks and troughs inside and outside of the path.
+"""F along the path of one component, or of a set: where it bends, its peaks and troughs inside and outside of the path.
 
 At alpha the component is at a + alpha (a' - a), all else at the run: 0 is the run, 1 the baseline, and F(1) - F(0) is
-what activation patching with that baseline measures. The slope at 0 is attribution patching.
+what activation patching with that baseline measures. The slope at 0 is attribution patching. The components of a set
+move together, all else being what they give.
 """
 
 from collections.abc import Sequence
@@ -18,12 +19,14 @@ from torch.nn import functional
 from igap import markup
 from igap.arguments import Count, Finite, Positive, checks_arguments
 from igap.binding import Axes, draw
-from igap.components import Site, locate, sites_of
+from igap.components import Site, locate_set, sites_of
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
 from igap.engine.batching import AdaptiveBatch
+from igap.engine.component_sets import ComponentSet
 from igap.engine.contrast import Contrast
+from igap.engine.hooks import SiteFunction
 from igap.engine.metrics import CustomMetric
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.errors import InputError, short_repr
@@ -203,7 +206,8 @@ def output_curve(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several.
-        components: A name or several: heads such as "9.6", neurons such as "L5.N1234".
+        components: A name or several: heads such as "9.6", neurons such as "L5.N1234", or sets such as
+            "9.6+9.9+L5.N1234", whose components move together; "ioi:name-mover" is a class of heads of the IOI circuit.
         alphas: At least 3 ascending numbers without unit, which may leave [0, 1]. None (default): 61 from -1 to 2.
         baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
@@ -249,9 +253,9 @@ def trace_curves(
     baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
     by_pair: dict[int, tuple[Tensor, Tensor]] = {}
     for indices, contrast in opened.contrasts(baseline, direction):
-        places = [locate(name, contrast.n_layers, contrast.widths, item="curves.components") for name in names]
+        sets = [locate_set(name, contrast.n_layers, contrast.widths, item="curves.components") for name in names]
         rows = contrast.rows(batch_size, memory_gib, gradients=False)
-        along = [_along(contrast, *place, alphas, rows) for place in places]
+        along = [_along(*_path(contrast, members), alphas, rows) for members in sets]
         parts = (torch.stack(part, 1).double().cpu() for part in zip(*along, strict=True))
         by_pair.update(zip(indices, zip(*parts, strict=True), strict=True))
         eps = torch.finfo(contrast.base.residual[0].dtype).eps
@@ -281,13 +285,24 @@ def check_alphas(alphas: Sequence[float | int]) -> None:
         raise InputError(f"curves.alphas: got {list(alphas)}, wanted {ALPHAS}. Try curves.alphas=[-1,0,0.5,1,2].")
 
 
+def _path(
+    contrast: Contrast, members: tuple[tuple[Site, int, int], ...]
+) -> tuple[SiteFunction, Tensor, Tensor, Float[Tensor, " component"]]:
+    """Return F of what moves, its two ends, and which of its components move."""
+    if len(members) > 1:
+        together = ComponentSet(contrast, members)
+        start, end = together.ends()
+        return together.function, start, end, start.new_ones(1)
+    ((site, layer, index),) = members
+    start, end = contrast.ends(site, layer)
+    only = functional.one_hot(torch.tensor(index, device=start.device), start.shape[2]).to(start)
+    return contrast.function(site, layer), start, end, only
+
+
 def _along(
-    contrast: Contrast, site: Site, layer: int, index: int, alphas: Sequence[float | int], rows: AdaptiveBatch
+    function: SiteFunction, start: Tensor, end: Tensor, only: Tensor, alphas: Sequence[float | int], rows: AdaptiveBatch
 ) -> tuple[Float[Tensor, "pair alpha"], Float[Tensor, " pair"]]:
     """Return F at 0, at 1 and at the alphas, and its slope at 0, in logits."""
-    start, end = contrast.ends(site, layer)
-    function = contrast.function(site, layer)
-    only = functional.one_hot(torch.tensor(index, device=start.device), start.shape[2]).to(start)
 
     def metric(at: Tensor) -> Tensor:  # [pair or 1, row] to [pair, row]
         # lerp gives exactly the start where its weight is 0, and exactly the end where it is 1.
