@@ -108,7 +108,7 @@ def test_several_are_chosen_at_once_and_a_name_without_a_file_is_refused(config_
     assert config.analyses == {"disagreement": {"top": 3}, "second": {"size": 1.5}}
     with pytest.raises(
         InputError,
-        match="^analyses: got 'third', wanted one of both_directions, direct_effect, disagreement, second, self_",
+        match=r"^analyses: got 'third', wanted one of both_directions, direct_effect, disagreement, second, self_",
     ):
         compose_one(["analyses=[disagreement,third]"], config_dir=config_dir)
     with pytest.raises(InputError, match=r"^baseline: got \['zero', 'mean'\], wanted one of "):
