@@ -1,11 +1,13 @@
 """Runs of other sites, positions and metrics: the numbers of the Python functions, on disk and opened again."""
 
+import io
 import json
 import re
 
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 from igap import activation_patching, attribution_patching, integrated_gradients, load_model, open_run, pipeline
 from igap.cli.compose import compose_one
@@ -14,7 +16,7 @@ from igap.components import component_names
 from igap.errors import InputError
 from igap.inputs.sources import read_prompt_pairs
 from igap.models import cached
-from igap.output import disk, figures, record
+from igap.output import disk, figures, record, terminal
 from igap.output.dashboard import command, site_maps
 from igap.storage.finished import find_runs
 
@@ -210,12 +212,20 @@ def test_vectors_that_are_one_number_in_every_layer_have_no_correlation(run):
     assert result.maps["resid_pre"]["ap"].score.flatten().tolist() == pytest.approx([-1.0] * 4, abs=1e-5)
 
 
+def test_a_site_of_fewer_components_than_the_terminal_ranks_leaves_places_empty(run):
+    result, folder = run("sites=heads,resid_pre", "explain=false", "curves.components=none")
+    console = Console(file=io.StringIO(), width=200)
+    terminal.show(console, result, folder)
+    (last,) = (line for line in console.file.getvalue().splitlines() if re.match(r"│ +5 │", line))
+    assert [bool(cell.strip()) for cell in last.strip("│").split("│")] == [True, True, True, False, False]
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["sites=heads,resid_mid,k,v", "positions=each"],
-        ["sites=heads,q,k,mlp_out"],
-        ["sites=k,attn_out", "positions.spans={S2: 'Mary:2', verb: 11-12}"],
+        ["sites=resid_mid,k", "positions=each"],
+        ["sites=heads,v,mlp_out"],
+        ["sites=heads,attn_out", "positions.spans={S2: 'Mary:2', verb: 11-12}"],
     ],
 )
 def test_compare_has_the_number_of_every_component_and_span_under_its_name(overrides, run):
