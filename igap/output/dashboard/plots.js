@@ -127,9 +127,9 @@ function shownCells(map) {
 }
 
 function heatmap(map, { rows, columns }, title, values, limit, difference) {
-  const size = Math.max(4, Math.min(26, Math.floor(330 / columns.length), Math.floor(520 / rows.length)));
-  const [names, across] = [rows.map((row) => map.rows[row]), columns.map((column) => map.columns[column])];
   const turned = map.column === "position";
+  const size = Math.max(turned ? 8 : 4, Math.min(26, Math.floor(330 / columns.length), Math.floor(520 / rows.length)));
+  const [names, across] = [rows.map((row) => map.rows[row]), columns.map((column) => map.columns[column])];
   const texts = turned ? across.map((name) => (name.length > 16 ? `${name.slice(0, 15)}\u2026` : name)) : across;
   const widest = (all) => Math.max(...all.map((name) => name.length));
   const [left, top, bar] = [Math.max(40, 23 + 6.5 * widest(names)), 26, Math.max(columns.length * size, 170)];
