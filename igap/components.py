@@ -73,6 +73,11 @@ _NAME = re.compile(
 )
 
 
+def kind_of(site: Site) -> str:
+    """What a component of the site is, in words."""
+    return (PLACES[site].column or site).replace("kv_", "key-value ")
+
+
 def hook_name(site: Site, layer: int) -> str:
     """TransformerLens' name of the site's hook point."""
     return f"blocks.{layer}.{PLACES[site].hook}"

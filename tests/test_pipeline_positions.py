@@ -1,20 +1,24 @@
 """Runs of other sites, positions and metrics: the numbers of the Python functions, on disk and opened again."""
 
+import io
 import json
 import re
 
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 from igap import activation_patching, attribution_patching, integrated_gradients, load_model, open_run, pipeline
 from igap.cli.compose import compose_one
 from igap.cli.texts import quote_override
+from igap.components import component_names
 from igap.errors import InputError
 from igap.inputs.sources import read_prompt_pairs
 from igap.models import cached
-from igap.output import disk, figures, record
-from igap.output.dashboard import command
+from igap.output import disk, figures, record, terminal
+from igap.output.dashboard import command, site_maps
+from igap.storage.finished import find_runs
 
 FEW = ("ig.n_steps=5", "plots=none", "tracking=disabled", "device=cpu")
 
@@ -208,17 +212,47 @@ def test_vectors_that_are_one_number_in_every_layer_have_no_correlation(run):
     assert result.maps["resid_pre"]["ap"].score.flatten().tolist() == pytest.approx([-1.0] * 4, abs=1e-5)
 
 
-def test_compare_shows_them_and_says_in_one_line_which_have_no_map_of_heads(run, tmp_path, capsys, monkeypatch):
-    _, by_position = run("sites=heads", "positions=last")
-    _, each = run("sites=heads,resid_mid", "positions=each")
-    monkeypatch.chdir(tmp_path)
-    command.compare_runs([by_position, each])
+def test_a_site_of_fewer_components_than_the_terminal_ranks_leaves_places_empty(run):
+    result, folder = run("sites=heads,resid_pre", "explain=false", "curves.components=none")
+    console = Console(file=io.StringIO(), width=200)
+    terminal.show(console, result, folder)
+    (last,) = (line for line in console.file.getvalue().splitlines() if re.match(r"│ +5 │", line))
+    assert [bool(cell.strip()) for cell in last.strip("│").split("│")] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["sites=resid_mid,k", "positions=each"],
+        ["sites=heads,v,mlp_out"],
+        ["sites=heads,attn_out", "positions.spans={S2: 'Mary:2', verb: 11-12}"],
+    ],
+)
+def test_compare_has_the_number_of_every_component_and_span_under_its_name(overrides, run):
+    result, folder = run(*overrides)
+    ((finished, *_), _) = find_runs([folder])
+    assert site_maps.mapped_sites(finished) == list(result.maps)
+    for site, maps in result.maps.items():
+        found, problem = site_maps.read(folder, site)
+        assert problem is None
+        names = [found.name.format(row=row, column=column) for row in found.rows for column in found.columns]
+        n_layers, *_, width = maps["ig"].effect.shape
+        wanted = component_names(site, n_layers, width, maps["ig"].spans)
+        for method in ("ig", "ap"):
+            numbers = dict(zip(names, getattr(found, method), strict=True))
+            assert numbers == pytest.approx(dict(zip(wanted, maps[method].score.flatten().tolist(), strict=True)))
+
+
+def test_compare_draws_them_under_the_unit_of_their_metric_and_says_what_is_the_same_in_all(run, tmp_path, capsys):
+    _, each = run("sites=heads,resid_mid", "positions=each", "metric=prob")
+    command.compare_runs([each], output=tmp_path)
     said = capsys.readouterr()
-    assert re.search(
-        r"its heads cannot be read \(heads.csv: it is by positions, of which no page draws a map", said.err
-    )
+    assert "cannot be read" not in said.err
     assert "resid_mid/" in said.out
-    assert "positions." in said.out
+    (data,) = re.findall(r'id="data">(.*?)</script>', (tmp_path / "compare.html").read_text())
+    (shown,) = json.loads(data)["runs"]
+    assert (shown["unit"], shown["about"]) == ("probability", ["metric=prob", "positions=each"])
+    assert [len(shown["maps"][site]["rows"]) for site in ("heads", "resid_mid")] == [4 * 8, 4]
 
 
 @pytest.mark.parametrize(

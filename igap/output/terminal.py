@@ -1,6 +1,7 @@
 """What a run says on the terminal: its progress while it works, and its numbers when it is done."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -211,7 +212,7 @@ def _top(result: Result) -> Table:
     for column in ("rank", *(f"{site} {method}" for site in result.maps for method in ("IG", "AP"))):
         table.add_column(column, justify="right")
     columns = [_ranked(result, site, method) for site in result.maps for method in ("ig", "ap")]
-    for rank, cells in enumerate(zip(*columns, strict=True), start=1):
+    for rank, cells in enumerate(zip_longest(*columns, fillvalue=""), start=1):
         table.add_row(str(rank), *cells)
     return table
 
