@@ -46,10 +46,10 @@ probabilities.
 MetricSetting = Literal[MetricName, "custom"]
 """A run's metric; `custom` is a function of the user's."""
 
-PositionsKind = Literal["all", "each", "last", "diff", "roles", "spans"]
+PositionsKind = Literal["all", "each", "last", "diff", "roles", "own", "spans"]
 """Which positions change. `all`: every one at once. `each`: one at a time. `last`: the one that the answer follows.
-`diff`: those whose token differs between the prompts, at once. `roles`: those of the names in an IOI prompt. `spans`:
-named by the user."""
+`diff`: those whose token differs between the prompts, at once. `roles`: those of the names in an IOI prompt. `own`:
+named in the column `spans` of the file of pairs. `spans`: named by the user."""
 
 Method = Literal["ig", "ap", "atp"]
 """Integrated Gradients, activation patching, attribution patching (its first-order estimate)."""

@@ -20,6 +20,22 @@ from igap.output import disk, figures, record, terminal
 from igap.output.dashboard import command, site_maps
 from igap.storage.finished import find_runs
 
+OWN = [
+    {
+        "clean": "After John and Mary went to the store, Mary gave a bottle of milk to",
+        "corrupted": "After John and Mary went to the store, John gave a bottle of milk to",
+        "answer": " John",
+        "distractor": " Mary",
+        "spans": '{"S2": "Mary:2", "end": "to:2"}',
+    },
+    {
+        "clean": "Then, Mary and John went to the store. John gave a bottle of milk to",
+        "corrupted": "Then, Mary and John went to the store. Mary gave a bottle of milk to",
+        "answer": " Mary",
+        "distractor": " John",
+        "spans": '{"S2": "John:2", "end": [17]}',
+    },
+]
 FEW = ("ig.n_steps=5", "plots=none", "tracking=disabled", "device=cpu")
 
 
@@ -29,7 +45,15 @@ def mini():
 
 
 @pytest.fixture
-def run(tmp_path):
+def own(tmp_path, monkeypatch):
+    """The working folder, with a file of pairs that name their spans."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.json").write_text(json.dumps(OWN))
+    return tmp_path
+
+
+@pytest.fixture
+def run(tmp_path, own):
     def make(*overrides):
         given = [quote_override(override, single=True) for override in (*FEW, *overrides)]
         result = pipeline.run(compose_one(given).config, store=tmp_path / "store")
@@ -59,6 +83,7 @@ CASES = {
     ),
     "last": (["sites=q,resid_pre", "positions=last"], {"positions": "last"}),
     "roles": (["sites=heads", "positions=roles", "prompts.n=3"], {"positions": "roles"}),
+    "own": (["sites=heads", "positions=own", "prompts.file=own.json"], {"positions": "own"}),
     "kl": (["sites=heads,mlp_out", "metric=kl"], {"metric": "kl"}),
     "denoising": (
         ["sites=heads", "metric=prob", "positions=diff", "direction=denoising"],
@@ -274,6 +299,7 @@ def test_compare_draws_them_under_the_unit_of_their_metric_and_says_what_is_the_
         (["positions.spans={a: Mary}"], r"^positions\['a'\]: got 'Mary', which the clean prompt has 2 times"),
         (["positions.spans={a: Mary:2, b: Mary gave}"], r"^positions: got spans 'a' and 'b', which share position"),
         (["positions=each", "prompts.n=40"], r"^positions: got each with pairs of \d+ and \d+ tokens"),
+        (["positions=own"], r"^positions: got own with a pair that has no spans, wanted spans by name in the column"),
         (
             ["positions=roles", *NO_IOI],
             r"^positions: got roles, but a clean prompt has the answer 0 and the distractor 1",
@@ -290,6 +316,31 @@ def test_what_cannot_be_is_refused_in_one_line_before_the_model_loads(overrides,
     with pytest.raises(InputError, match=message) as refused:
         checked(*overrides)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ('{"S2": 10}', r"^positions: got own with pairs that name the spans S2, end and S2, wanted the same names"),
+        ("S2: 10", r"^positions: got own with the spans 'S2: 10', wanted spans by name in the column spans"),
+        ("[3]", r"^positions: got own with the spans '\[3\]', wanted spans by name in the column spans"),
+        ('{"S2": "Tom", "end": 3}', r"^positions\['S2'\]: got 'Tom', wanted words of the clean prompt"),
+    ],
+)
+def test_spans_of_a_file_that_do_not_fit_are_refused_in_one_line(own, spans, message):
+    (own / "own.json").write_text(json.dumps([OWN[0], {**OWN[1], "spans": spans}]))
+    with pytest.raises(InputError, match=message) as refused:
+        checked("positions=own", "prompts.file=own.json", "prompts.bos=none")
+    assert "\n" not in str(refused.value)
+
+
+def test_spans_of_a_file_make_another_key_only_where_they_are_asked_for(own):
+    settings = ["prompts.file=own.json", "sites=heads"]
+    before = [checked(*settings, *more).key for more in ([], ["positions=own"])]
+    (own / "own.json").write_text(json.dumps([{**each, "spans": '{"end": "Mary:1"}'} for each in OWN]))
+    after = [checked(*settings, *more).key for more in ([], ["positions=own"])]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
 
 
 def test_numbers_beyond_the_prompt_are_refused_before_any_map_where_only_the_model_knows_the_first_token(run):

@@ -227,7 +227,7 @@ class PositionsConfig(Frozen):
         return self.kind == "all"
 
     @property
-    def value(self) -> Literal["all", "each", "last", "diff", "roles"] | dict[str, str | list[int]]:
+    def value(self) -> Literal["all", "each", "last", "diff", "roles", "own"] | dict[str, str | list[int]]:
         """`positions` as the methods take it."""
         if self.kind != "spans":
             return self.kind
@@ -243,7 +243,7 @@ class PositionsConfig(Frozen):
     @property
     def has_axis(self) -> bool:
         """Whether maps have an axis of positions or spans."""
-        return self.kind in ("each", "roles", "spans")
+        return self.kind in ("each", "roles", "own", "spans")
 
 
 def _ends_of(where: str | int | list[int]) -> tuple[int, int] | None:

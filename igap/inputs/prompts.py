@@ -45,7 +45,8 @@ class PromptPair:
         align: Default "error". How prompts of different token length are matched; see `igap.vocabulary.Align`.
         bos: The token before both prompts. "auto" (default): the model's own setting; "none"; or a token's text.
         place: The prefix of the texts' names in messages, default "prompts.".
-        further: What else is known of the pair, text by name, which pairs.csv keeps; empty by default.
+        further: What else is known of the pair, text by name, which pairs.csv keeps; empty by default. `spans` is what
+            `positions="own"` means: {"spans": '{"S2": "Mary:2", "end": 16}'}.
 
     Raises:
         InputError: An empty text or set, equal prompts, or an answer twice. Tokens are checked where the pair meets a
@@ -133,6 +134,8 @@ class TokenPair:
     """See PromptPair."""
     leading: str | None = None
     """The token before both prompts, as text; None if there is none."""
+    spans: str | None = None
+    """Spans of its own by name, as JSON: what `further` of the pair holds under this name."""
     cautions: tuple[str, ...] = ()
     """Warnings that a space may be missing before answer or distractor."""
 
@@ -248,6 +251,7 @@ def encode_pair(
         corrupted_words=corrupted_words,
         bos=pair.bos,
         leading=None if lead is None else tokenizer.decode([lead]),
+        spans=pair.further.get("spans"),
         cautions=tuple(filter(None, cautions)),
     )
 

@@ -82,6 +82,8 @@ def check(config: RunConfig) -> Checked:
                     "before every prompt); all need one length. Use pairs of one length, or another baseline."
                 )
             check_same_length(ids, encoded)
+    if config.positions.kind == "own":
+        contents["spans"] = _digest([pair.spans for pair in tokens])
     contents["tokens"] = _digest([pair.identity for pair in tokens])
     key = config.key_of([pair.texts for pair in pairs], contents)
     return Checked(pairs, tuple(tokens), contents["checkpoint"], key, tuple(left_out))
@@ -102,7 +104,7 @@ def _check_positions(config: RunConfig, tokens: Sequence[TokenPair]) -> None:
     if not isinstance(positions, str) and config.prompts.bos == "auto":
         positions = {name: where for name, where in positions.items() if isinstance(where, str)} or "all"
     check_lengths(positions, tokens, config.direction)
-    for pair in tokens:
+    for pair in tokens if positions != "own" or config.prompts.bos != "auto" else ():
         find_spans(positions, [pair], config.direction)
 
 
