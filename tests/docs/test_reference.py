@@ -98,7 +98,7 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
         '"After John and Mary went to the store, Mary gave a bottle of milk to",'
         '"After John and Mary went to the store, John gave a bottle of milk to", John, Mary\n'
     )
-    written |= of_run(tmp_path / "file", f"prompts.file={pairs}", "sites=heads", *brief)
+    written |= of_run(tmp_path / "file", f"prompts.file={pairs}", "prompts.skip_invalid=true", "sites=heads", *brief)
     written |= set(recover([AttributionMap("ap", "heads", torch.rand(12, 12), gap=1.0)]).summary())
     check_columns(tmp_path)
     unknown, unused = compare("run", written)

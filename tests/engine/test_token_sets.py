@@ -90,7 +90,7 @@ def test_caps_and_factors_of_logits_count_before_the_mean(family, pair, tmp_path
     texts = (pair.clean.replace(",", " ,"), pair.corrupted.replace(",", " ,"))
     words = PromptPair(*texts, (" John", " Tom"), (" Mary", " Anna"), min_gap=0.0)
     plain = Sets(model, words, OF["logit_diff"])
-    for route in (None, "hooks"):
+    for route in ("suffix", "hooks"):  # without a choice, a wrong one would be set aside for the other
         effects = activation_patching(model, words, route=route).effect
         torch.testing.assert_close(effects, plain.activation_patching("heads"), atol=1e-10, rtol=0)
     assert effects.abs().max() > 1e-6

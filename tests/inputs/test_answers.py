@@ -57,10 +57,15 @@ def test_the_tokens_of_a_set_are_those_of_its_words_one_by_one(kind):
             assert encode_pair(replace(pair, answer=word, distractor=other), tokenizer(kind), **KNOWN).answer == token
 
 
-def test_a_word_of_several_tokens_is_refused_on_either_side():
+def test_a_word_of_several_tokens_or_none_of_the_model_is_refused_on_either_side():
     pair = PromptPair("Mary gave the milk to", "Tom gave the milk to", (" John", " zoo"), " zoo.")
     with pytest.raises(InputError, match=r"^prompts\.distractor: got ' zoo\.', which is 2 tokens"):
         encode_pair(pair, tokenizer("word_level"), **KNOWN)
+    with pytest.raises(InputError, match=r"^prompts\.distractor: the tokenizer does not know 'Zebulon'"):
+        encode_pair(replace(pair, distractor=(" cat", " Zebulon")), tokenizer("word_level"), **KNOWN)
+    short = PromptPair("Mary gave", "Tom gave", (" John", " zoo"), " milk")
+    with pytest.raises(InputError, match=r"^prompts\.answer: got token 16, but the model has 14 of them"):
+        encode_pair(short, tokenizer("word_level"), **KNOWN | {"n_vocab": 14})
 
 
 YEARS = [f"{number:02d}" for number in (17, *range(100))]
