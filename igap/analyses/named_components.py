@@ -31,9 +31,18 @@ def check_named(texts: Sequence[str], config: RunConfig, header: Header, *, item
 
 
 def names_in(text: str, maps: Mapping[Site, Mapping[str, AttributionMap]]) -> tuple[str, ...]:
-    """Return the names of a set's components; those of a ranking are the first heads of the run's map."""
+    """Return the names of a set's components; those of a ranking are the first heads of the run's map.
+
+    Raises InputError where the run has no such map.
+    """
     members = parse_set(text)
-    return strongest(maps["heads"][members.by], members.k) if isinstance(members, Top) else members
+    if not isinstance(members, Top):
+        return members
+    if members.by not in maps["heads"]:
+        raise InputError(
+            f"{text}: got {members.by}, of which the run has no map, wanted one of {', '.join(maps['heads'])}."
+        )
+    return strongest(maps["heads"][members.by], members.k)
 
 
 def called(text: str, maps: Mapping[Site, Mapping[str, AttributionMap]]) -> str:

@@ -12,17 +12,19 @@ from jaxtyping import Float64
 from igap import markup
 from igap.arguments import checks_arguments
 from igap.binding import Axes, draw
+from igap.engine.metrics import METRICS
 from igap.errors import InputError, short_repr
 from igap.statistics.bootstrap import mean_intervals
 from igap.statistics.coalitions import interactions_of, sampled_interval, shapley_values
 from igap.vocabulary import BaselineKind, Direction
 
-Reading = Literal["redundancy", "synergy", "additive", "mixed"]
+Reading = Literal["redundancy", "synergy", "additive", "mixed", "undefined"]
 """What together and apart say of components.
 
 `redundancy`: they stand in for each other, as the inputs of an OR. `synergy`: they need each other, as those of an AND.
 `additive`: together and apart differ by less than 5% of the largest effect, together or of one alone. `mixed`: their
-effects have different signs, those of less than that aside.
+effects have different signs, those of less than that aside. `undefined`: F is least in the run that is patched (`kl`
+and `js` when noising) and grows there with the square of a change, so that anything does more together.
 """
 
 ADDITIVE = 0.05
@@ -32,6 +34,7 @@ _WORDS: dict[Reading, str] = {
     "synergy": "synergy, they need each other",
     "additive": "nearly additive",
     "mixed": "effects of different signs",
+    "undefined": "no reading, F is least in the run that is patched",
 }
 _SHOWN = 3
 """Members and subsets that a line names."""
@@ -183,6 +186,8 @@ class SetEffects:
         return self._reading(held)
 
     def _reading(self, subset: Sequence[int]) -> Reading:
+        if self.direction == "noising" and self.metric in [name for name, each in METRICS.items() if each.at_minimum]:
+            return "undefined"
         together, alone = self.effects[self._place[tuple(subset)]], self.alone[list(subset)]
         apart, least = alone.sum(), max(self.rounding, ADDITIVE * max(abs(together), np.abs(alone).max()))
         if abs(together - apart) <= least:

@@ -147,6 +147,9 @@ def test_members_alone_are_activation_patching_for_every_metric(small, pair):
         ap = activation_patching(model, pair, metric=metric)
         assert ours.alone == pytest.approx([float(ap.effect[at]) for at in ((0, 1), (2, 3), (1, 0))], abs=EXACT)
         assert (ours.metric, ours.unit) == (metric, ap.unit)
+        assert (ours.reading(ours.name) == "undefined") == (metric == "kl")
+    denoised = set_effects(model, pair, "0.1+2.3", metric="kl", direction="denoising", n_steps=1)
+    assert denoised.reading(denoised.name) != "undefined", "the corrupted run is not the one that F is least in"
 
 
 def test_parts_of_ig_sum_to_the_effect_of_the_set(small, pair):
