@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from igap.analyses.base import Analysis, RunContext, check_site, settings_of
 from igap.analyses.self_repair.repair import SelfRepair, repair_of
@@ -22,6 +22,13 @@ class Settings(Frozen):
     patched: Annotated[str, Field(min_length=1, max_length=40)] = Field("strongest", examples=["'9.6'"])
     """strongest, or a component."""
     site: Literal["heads", "neurons"] = "heads"
+
+    @field_validator("patched", mode="before")
+    @classmethod
+    def _no_number(cls, patched: object) -> object:
+        if isinstance(patched, float):  # Hydra's grammar knows no text here, and 9.10 would be head 9.1
+            raise ValueError("a head in quotes, \"'9.6'\": without them it is a number")
+        return patched
 
 
 class SelfRepairAnalysis(Analysis[SelfRepair]):
