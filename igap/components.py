@@ -1,8 +1,8 @@
 """Sites and components: what an attribution is about, and how it is named.
 
-A site is one kind of activation, one tensor a layer, with one component a column. A run takes apart attention heads
-(`hook_z`, before the output projection) and MLP neurons (`hook_post`, after the nonlinearity); the methods take every
-site of `PLACES`.
+A site is one kind of activation, one tensor a layer, with one component a column: those of `PLACES`. Unless it is told
+others, a run takes apart attention heads (`hook_z`, before the output projection) and MLP neurons (`hook_post`, after
+the nonlinearity).
 """
 
 import re
@@ -14,7 +14,7 @@ from igap.errors import InputError, short_repr
 
 Site = Literal["heads", "neurons", "q", "k", "v", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
 SITES: tuple[Site, ...] = ("heads", "neurons")
-"""Those that a run takes apart."""
+"""Those that a run takes apart unless it is told others."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,9 @@ def are_components(names: Sequence[str]) -> bool:
 
 
 def sites_named(setting: str) -> tuple[Site, ...]:
-    """The sites that a setting stands for: none, heads, neurons or both."""
-    return tuple(site for site in SITES if setting in (site, "both"))
+    """The sites that a setting stands for: `none`, `both` (heads and neurons), or names with spaces between them."""
+    names = {"none": (), "both": SITES}.get(setting, setting.split())
+    return tuple(site for site in PLACES if site in names)
 
 
 def sites_of(names: Iterable[str]) -> tuple[Site, ...]:

@@ -41,6 +41,14 @@ MetricName = Literal["logit_diff", "logit", "logprob", "prob", "kl", "js"]
 `kl`: KL(clean || run) of the next token's distributions, nats. `js`: their Jensen-Shannon divergence, nats.
 """
 
+MetricSetting = Literal[MetricName, "custom"]
+"""A run's metric; `custom` is a function of the user's."""
+
+PositionsKind = Literal["all", "each", "last", "diff", "roles", "spans"]
+"""Which positions change. `all`: every one at once. `each`: one at a time. `last`: the one that the answer follows.
+`diff`: those whose token differs between the prompts, at once. `roles`: those of the names in an IOI prompt. `spans`:
+named by the user."""
+
 Method = Literal["ig", "ap", "atp"]
 """Integrated Gradients, activation patching, attribution patching (its first-order estimate)."""
 
@@ -56,9 +64,6 @@ Processing = Literal["processed", "raw"]
 
 DTypeName = Literal["float32", "float64", "bfloat16"]
 """torch's name of the type that the model computes in."""
-
-SitesSetting = Literal["both", "heads", "neurons"]
-"""Which sites are attributed to, compared and shown."""
 
 TrackingMode = Literal["offline", "online", "auto", "disabled"]
 """Where W&B logs to: a folder, the server, the server if there is a key and it answers (`auto`), or nowhere."""

@@ -79,7 +79,7 @@ def test_no_neuron_is_looked_at_for_heads(checkpoint, pair, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["sites=head"], "sites: got 'head', wanted one of 'both', 'heads' or 'neurons'. Did you mean heads?"),
+        (["sites=head"], "sites: got 'head', wanted one of 'both', 'heads', 'neurons', 'q', "),
         (
             ["sites=heads", "faithfulness=both"],
             "faithfulness: got both with sites=heads, wanted neurons among the sites.",

@@ -82,7 +82,7 @@ class RunContext:
         """The baseline that IG integrates towards."""
         return baseline_of(self.config.baseline)
 
-    def values(self, site: Site, method: str) -> Float64[np.ndarray, "layer component"]:
+    def values(self, site: Site, method: str) -> Float64[np.ndarray, "layer *span component"]:
         """Return a map in the unit of its comparison: scores, or effects in logits where scores are missing."""
         return values_in(self.comparisons[site].unit, self.maps[site][method])
 
@@ -104,9 +104,27 @@ class Analysis(Protocol[FindingT]):
     settings: ClassVar[type[Frozen] | None] = None
     """What may be set at `analyses.NAME`; a run that has such settings does the analysis."""
 
+    any_metric: ClassVar[bool] = False
+    """Whether it is about F, whatever metric that is, and says so; otherwise it is about the logit difference."""
+
     def asked_for(self, config: RunConfig) -> bool:
         """Return whether a run of this config does the analysis: by default, whether its name is in `analyses`."""
         return self.name in config.analyses
+
+    def misfit(self, config: RunConfig) -> str:
+        """Return of what the analysis is, where that is not this config's metric and positions; empty if it is.
+
+        One that a run does by itself (`automatic`) is left out then, with a warning; one that was asked for is refused.
+        """
+        if not self.any_metric and not config.metric.is_default:
+            return f"of the logit difference, not of metric={config.metric.name}"
+        if not config.positions.is_default:
+            return f"of all positions at once, not of positions={config.positions.kind}"
+        return ""
+
+    def automatic(self, config: RunConfig) -> bool:  # noqa: ARG002 - the interface
+        """Return whether a run does the analysis without having been told to."""
+        return False
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:  # noqa: ARG002 - the interface
         """Refuse before the weights load what the model cannot do; every run calls it, whether it asks or not.

@@ -118,18 +118,19 @@ def _sentence(proxy: ProxyFidelity) -> str:
     return start + text + (f"; misses {', '.join(missed)}" if missed else "")
 
 
-def proxy_fidelities(maps: Mapping[Site, Mapping[str, AttributionMap]]) -> ProxyFidelities:
+def proxy_fidelities(maps: Mapping[Site, Mapping[str, AttributionMap]], config: RunConfig) -> ProxyFidelities:
     """Return how close every other method is to AP on every site.
 
     Args:
         maps: By site, then method; `ap` among them.
+        config: The run's settings, which say why a method has no map.
     """
     proxies = []
     for site, by_method in maps.items():
         for name, method in METHODS.items():
             if name in by_method and name != "ap":
                 proxies.append(proxy_fidelity(by_method[name], by_method["ap"], of=site))
-            elif reason := method.missing(len(by_method["ap"].effect)):
+            elif reason := method.missing(config, site, len(by_method["ap"].effect)):
                 proxies.append(ProxyFidelity(name, site, None, {}, reason, signed=method.signed))
     return ProxyFidelities(tuple(proxies))
 
@@ -155,6 +156,14 @@ class ProxyFidelityAnalysis(Analysis[ProxyFidelities]):
         """Return True."""
         return True
 
+    def automatic(self, config: RunConfig) -> bool:  # noqa: ARG002 - whatever the config
+        """Return True: every run does it that can."""
+        return True
+
+    def misfit(self, config: RunConfig) -> str:  # noqa: ARG002 - whatever the config
+        """Return nothing: maps of any metric and any positions are compared."""
+        return ""
+
     def run(self, context: RunContext, on_progress: Progress | None) -> ProxyFidelities:  # noqa: ARG002 - no progress
         """Return how close the run's maps are to AP's."""
-        return proxy_fidelities(context.maps)
+        return proxy_fidelities(context.maps, context.config)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from igap.analyses.base import Analysis, RunContext
 from igap.analyses.proxy_fidelity import ProxyFidelities, proxy_fidelity
+from igap.attribution.attribution_patching import no_gradient
 from igap.attribution.caching import cached_maps
 from igap.attribution.maps import AttributionMap, Progress
 from igap.attribution.qk_patching import METHODS, Node, NoNodesError, qk_patching
@@ -61,10 +62,19 @@ class QueriesKeysAnalysis(Analysis[QueriesAndKeys]):
     """AP of every head's query, key and value, beside cheap methods; every run with heads does it."""
 
     name = "qk"
+    any_metric = True
 
     def asked_for(self, config: RunConfig) -> bool:
         """Return whether heads are attributed to."""
         return "heads" in config.asked_sites
+
+    def automatic(self, config: RunConfig) -> bool:  # noqa: ARG002 - whatever the config
+        """Return True: every run does it that can."""
+        return True
+
+    def misfit(self, config: RunConfig) -> str:
+        """Return why not: other positions than all, or a metric without gradient on the clean prompt."""
+        return super().misfit(config) or no_gradient(config)
 
     def run(self, context: RunContext, on_progress: Progress | None) -> QueriesAndKeys:
         """Return the maps of the run's pairs, and how close the cheap ones are to AP's."""
@@ -83,7 +93,7 @@ class QueriesKeysAnalysis(Analysis[QueriesAndKeys]):
         ap = context.maps["heads"]["ap"]
         least_gaps = [each.min_gap for each in ap.pairs or [ap]]
         try:
-            named = cached_maps("qk", "heads", config.direction, context.opened.tokens, least_gaps, compute)
+            named = cached_maps("qk", "heads", config, context.opened.tokens, least_gaps, compute)
         except NoNodesError as error:
             return QueriesAndKeys({}, ProxyFidelities(()), str(error))
         maps: dict[Node, dict[str, AttributionMap]] = {

@@ -52,5 +52,22 @@ def check_analyses(config: RunConfig, header: Header) -> dict[str, str]:
     for name, analysis in ANALYSES.items():
         if name in config.analyses and analysis.settings is not None:
             settings_of(config, name, analysis.settings)
+        if analysis.asked_for(config) and not analysis.automatic(config) and (reason := analysis.misfit(config)):
+            raise InputError(
+                f"{name}: got it together with metric={config.metric.name} positions={config.positions.kind}, but it "
+                f"is {reason}. Leave it out, or use metric=logit_diff positions=all."
+            )
         contents |= analysis.check(config, header)
     return contents
+
+
+def missing_analyses(config: RunConfig) -> tuple[str, ...]:
+    """Return the warning that a run leaves out analyses that it does otherwise; nothing where it leaves out none."""
+    reasons: dict[str, list[str]] = {}
+    for name, analysis in ANALYSES.items():
+        if analysis.asked_for(config) and (reason := analysis.misfit(config)):
+            reasons.setdefault(reason, []).append(name)
+    return tuple(
+        f"{', '.join(names)}: left out; {'it is' if len(names) == 1 else 'they are'} {reason}."
+        for reason, names in reasons.items()
+    )

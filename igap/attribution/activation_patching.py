@@ -172,7 +172,14 @@ def _mix(function: SiteFunction, start: Tensor, end: Tensor, where: Tensor, span
 
 
 def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:
-    return patch_components(contrast, site, advance, batch_size=config.batch_size, memory_gib=config.memory_gib)
+    return patch_components(
+        contrast,
+        site,
+        advance,
+        positions=config.positions.value,
+        batch_size=config.batch_size,
+        memory_gib=config.memory_gib,
+    )
 
 
 METHOD = Method("ap", _attribute, shared=True)

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from igap.arguments import Count, Positive, checks_arguments
+from igap.attribution.attribution_patching import no_gradient
 from igap.attribution.maps import Advance, AttributionMap, Progress, attribute_pairs, ignore, per_component
 from igap.attribution.method import Method
 from igap.components import Site
@@ -124,8 +125,12 @@ def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advan
     return drop_gradients(contrast, site, advance, batch_size=config.batch_size, memory_gib=config.memory_gib)
 
 
-def _missing(n_layers: int) -> str:
-    return "a mean over the other layers, of which this model has none" if n_layers < 2 else ""
+def _missing(config: RunConfig, site: Site, n_layers: int) -> str:
+    if n_layers < 2:
+        return "a mean over the other layers, of which this model has none"
+    if site not in _HAVE_IT:
+        return f"of {', '.join(_HAVE_IT)} alone"
+    return no_gradient(config) or ("" if config.positions.is_default else "of all positions at once")
 
 
 METHOD = Method("atp_star", _attribute, shared=True, signed=False, missing=_missing)

@@ -27,7 +27,7 @@ from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast
 from igap.engine.hooks import Gradients
-from igap.engine.metrics import CustomMetric, check_gradient
+from igap.engine.metrics import METRICS, CustomMetric, check_gradient
 from igap.engine.open_pairs import open_pairs
 from igap.engine.positions import Positions, find_spans
 from igap.errors import InputError
@@ -147,7 +147,21 @@ def _slopes(contrast: Contrast, site: Site, few: list[int], at: float) -> Gradie
 
 
 def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:
-    return estimate_patches(contrast, site, advance, batch_size=config.batch_size, memory_gib=config.memory_gib)
+    return estimate_patches(
+        contrast,
+        site,
+        advance,
+        positions=config.positions.value,
+        batch_size=config.batch_size,
+        memory_gib=config.memory_gib,
+    )
 
 
-METHOD = Method("atp", _attribute, shared=True)
+def no_gradient(config: RunConfig) -> str:
+    """Why first-order estimates of a run with these settings say nothing; empty where they say something."""
+    if config.direction == "noising" and config.metric.name != "custom" and METRICS[config.metric.name].at_minimum:
+        return f"to first order, and {config.metric.name} is least on the clean prompt, where its gradient is 0"
+    return ""
+
+
+METHOD = Method("atp", _attribute, shared=True, missing=lambda config, site, n_layers: no_gradient(config))  # noqa: ARG005

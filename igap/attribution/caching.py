@@ -6,15 +6,15 @@ import torch
 
 from igap.attribution.maps import AttributionMap, mean
 from igap.components import Site
+from igap.config import RunConfig
 from igap.inputs.prompts import TokenPair
 from igap.storage.cache import Tensors, get_or_compute
-from igap.vocabulary import Direction
 
 
 def cached_maps(
     kind: str,
     site: Site,
-    direction: Direction,
+    config: RunConfig,
     pairs: Sequence[TokenPair],
     least_gaps: Sequence[float],
     compute: Callable[[], Mapping[str, AttributionMap]],
@@ -23,11 +23,13 @@ def cached_maps(
 
     They are bit for bit the same either way: of every pair its effects and its gap are kept, and the mean is taken
     anew. `kind` names what is computed; a map's name ends with its method (`ap`, `q.ap`). `least_gaps` are those of the
-    pairs below which there are no scores, in logits.
+    pairs below which there are no scores, in logits. Maps of another metric or of single positions are not kept.
     """
+    if not (config.metric.is_default and config.positions.is_default):
+        return dict(compute())
     tensors = get_or_compute(
         kind,
-        {"site": site, "direction": direction, "pairs": [pair.identity for pair in pairs]},
+        {"site": site, "direction": config.direction, "pairs": [pair.identity for pair in pairs]},
         lambda: {f"{part}/{name}": t for name, new in compute().items() for part, t in _tensors(new).items()},
     )
     names = [key.removeprefix("effect/") for key in tensors if key.startswith("effect/")]
@@ -42,7 +44,7 @@ def cached_maps(
                     min_gap=least,
                     signed=signed,
                     baseline="corrupted",
-                    direction=direction,
+                    direction=config.direction,
                 )
                 for effect, gap, least in zip(
                     tensors[f"effect/{name}"], tensors[f"gap/{name}"].tolist(), least_gaps, strict=True

@@ -179,6 +179,7 @@ def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advan
         contrast,
         site,
         advance,
+        positions=config.positions.value,
         n_steps=config.ig.n_steps,
         tolerance=config.ig.tolerance,
         method=config.ig.method,

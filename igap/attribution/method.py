@@ -25,5 +25,5 @@ class Method:
     """Whether effects have a sign; if not they are magnitudes and compared with |AP|."""
     asked: Callable[[RunConfig], bool] = lambda config: True  # noqa: ARG005 - a run's settings, which may not matter
     """Whether a run with these settings wants it."""
-    missing: Callable[[int], str] = lambda n_layers: ""  # noqa: ARG005 - may not matter
-    """Why a model of so many layers has no such map; empty where it has one."""
+    missing: Callable[[RunConfig, Site, int], str] = lambda config, site, n_layers: ""  # noqa: ARG005 - may not matter
+    """Why a run with these settings has no such map of the site of a model of so many layers; empty where it has."""

@@ -81,7 +81,8 @@ def _request(
     from igap.cli.multirun import MultirunRequest
     from igap.cli.texts import quote_override
 
-    return MultirunRequest(tuple(map(quote_override, overrides)), config_name, config_dir, single=not multirun)
+    quoted = (quote_override(override, single=not multirun) for override in overrides)
+    return MultirunRequest(tuple(quoted), config_name, config_dir, single=not multirun)
 
 
 def _sweep_request(name: str | None, overrides: Sequence[str]) -> "MultirunRequest":

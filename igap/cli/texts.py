@@ -22,6 +22,8 @@ SHARED = ("output", "sweep")
 _PATHS = ("model.name", "prompts.file", "ablation.file", "search.space.file", "output")
 _SEPARATED = ("model.name", "model.revision", "prompts.file", "ablation.file", "device", "name")
 """Keys in whose values a comma stands between two values (of a multirun); in all others it belongs to the text."""
+NAMES = ("sites",)
+"""Keys of one name or several, which Hydra's grammar reads: a list of them is `[A,B]`."""
 _FOLDERS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir")
 
 _QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
@@ -38,12 +40,13 @@ class _Kind(NamedTuple):
     """Whether the value is a list of texts."""
 
 
-def quote_override(argument: str, *, separated: bool = False) -> str:
+def quote_override(argument: str, *, separated: bool = False, single: bool = False) -> str:
     """Quotes the texts of an override, so that Hydra reads them as they were typed.
 
     Args:
         argument: "KEY=VALUE". Texts already quoted, and functions such as choice(...), stay as they are.
         separated: whether commas stand between values, whatever the key.
+        single: whether it is of one run, in which `sites=heads,q` are names for that run and no grid.
 
     Returns:
         The override as Hydra takes it.
@@ -60,6 +63,8 @@ def quote_override(argument: str, *, separated: bool = False) -> str:
     name = key.lstrip("+")
     if not _is_utf8(argument):
         raise InputError(f"{key!a}: got {value!a}, which is no UTF-8 text. Correct it, or rename the file.")
+    if single and name in NAMES and re.fullmatch(r"\w+(,\w+)+", value):
+        return f"{key}=[{value}]"
     kind = kind_of(name)
     if not equals or (kind is None and name not in _FOLDERS_OF_HYDRA) or _is_quoted(argument, name, value):
         return argument
@@ -114,6 +119,8 @@ def _kinds() -> dict[str, _Kind]:
     schemas: tuple[type[Frozen], ...] = (SearchConfig, RunConfig)
     for schema in schemas:
         for key in keys(schema):
+            if key in NAMES:
+                continue
             annotation: Any = getattr(field_at(tuple(key.split(".")), schema), "annotation", None)
             options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
             if {getattr(option, "__origin__", option) for option in options} <= {str, type(None)}:  # of Annotated, too

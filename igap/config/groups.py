@@ -1,6 +1,7 @@
 """The groups of a run's settings, a frozen model each: those of the folders of `conf/`."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,8 @@ from igap.vocabulary import (
     DTypeName,
     IGPath,
     Method,
+    MetricSetting,
+    PositionsKind,
     Processing,
     Quadrature,
     TrackingMode,
@@ -132,6 +135,111 @@ class BaselineConfig(Frozen):
     n: int = Field(100, ge=1, le=100_000, examples=[100])
     """Reference prompts of `mean`."""
     seed: Seed = Field(0, examples=[0])
+
+
+class MetricConfig(Frozen):
+    """F, the number that effects are changes of."""
+
+    name: MetricSetting = "logit_diff"
+    function: str | None = Field(
+        None,
+        max_length=1000,
+        pattern=r"^\s*[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*\s*$",
+        description="a function as package.module:name",
+        examples=["my_metrics:margin"],
+    )
+    """Of metric=custom."""
+
+    @model_validator(mode="after")
+    def _custom_has_a_function(self) -> "MetricConfig":
+        if self.name == "custom" and self.function is None:
+            raise ValueError(
+                "metric.function: got nothing with metric=custom, wanted a function of logits and token ids. Name it: "
+                "metric.function=package.module:name."
+            )
+        return self
+
+    @property
+    def is_default(self) -> bool:
+        """Whether F is the logit difference."""
+        return self.name == "logit_diff"
+
+
+class PositionsConfig(Frozen):
+    """Which positions of the prompt change."""
+
+    kind: PositionsKind = "all"
+    spans: dict[str, str | int | list[int]] | None = Field(None, examples=["{end: 16}"])
+    """Positions, a range of them or words, by name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spans_are_a_kind(cls, values: Any) -> Any:
+        """Spans alone are enough: positions=all, which nobody typed, gives way to them."""
+        if isinstance(values, Mapping) and values.get("spans") and values.get("kind", "all") == "all":
+            return {**values, "kind": "spans"}
+        return values
+
+    @field_validator("spans", mode="before")
+    @classmethod
+    def _spans_by_name(cls, spans: object) -> object:
+        wanted = (
+            "spans by name, each a position, a range of them (3-4), a list of them or words of the prompt, such as "
+            "{verb: 3-4, end: 16, S2: 'Mary:2'}"
+        )
+        if spans is None:
+            return None
+        if not isinstance(spans, Mapping):
+            raise ValueError(wanted)
+        for name, where in spans.items():
+            numbers = where if isinstance(where, list | tuple) else ()
+            is_span = type(where) in (str, int) or (bool(numbers) and all(type(number) is int for number in numbers))
+            is_named = isinstance(name, str) and name.isprintable() and re.fullmatch(r"\S(.{0,98}\S)?", name)
+            first, last = (is_span and _ends_of(where)) or (0, 0)
+            if not is_span or not is_named or first > last or last >= MOST_COUNT:
+                raise ValueError(wanted)
+        return {name: list(where) if isinstance(where, tuple) else where for name, where in spans.items()}
+
+    @model_validator(mode="after")
+    def _spans_go_with_the_kind(self) -> "PositionsConfig":
+        if (self.kind == "spans") != bool(self.spans):
+            raise ValueError(
+                f"positions.spans: got {self.spans or 'none'} with positions={self.kind}, wanted spans by name and "
+                "positions=spans, or none. Try positions.spans='{verb: 3-4, end: 16}'."
+            )
+        return self
+
+    @property
+    def is_default(self) -> bool:
+        """Whether all positions change at once."""
+        return self.kind == "all"
+
+    @property
+    def value(self) -> Literal["all", "each", "last", "diff", "roles"] | dict[str, str | list[int]]:
+        """`positions` as the methods take it."""
+        if self.kind != "spans":
+            return self.kind
+        spans: dict[str, str | list[int]] = {}
+        for name, where in (self.spans or {}).items():
+            ends = _ends_of(where)
+            if ends is not None:
+                spans[name] = list(range(ends[0], ends[1] + 1))
+            else:
+                spans[name] = where if isinstance(where, str) else [*where] if isinstance(where, list) else []
+        return spans
+
+    @property
+    def has_axis(self) -> bool:
+        """Whether maps have an axis of positions or spans."""
+        return self.kind in ("each", "roles", "spans")
+
+
+def _ends_of(where: str | int | list[int]) -> tuple[int, int] | None:
+    """The first and the last position of `3` or `3-4`; None of words and of lists."""
+    if isinstance(where, list):
+        return None
+    ends = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?", str(where))
+    return None if ends is None else (int(ends[1]), int(ends[2] or ends[1]))
 
 
 class IGConfig(Frozen):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from igap.components import SITES, Site, is_component, parse_component, sites_named, sites_of
+from igap.components import PLACES, SITES, Site, is_component, parse_component, sites_named, sites_of
 from igap.config.groups import (
     TEXTS,
     AblationConfig,
@@ -16,14 +16,16 @@ from igap.config.groups import (
     CurvesConfig,
     FolderName,
     IGConfig,
+    MetricConfig,
     ModelConfig,
     PathText,
+    PositionsConfig,
     PromptsConfig,
     Seed,
     TrackingConfig,
 )
 from igap.config.schema import Frozen, example, validate_settings
-from igap.vocabulary import AblationKind, Direction, SitesSetting, denoising_problem
+from igap.vocabulary import AblationKind, Direction, denoising_problem
 
 EXECUTION_KEYS = (
     "tracking",
@@ -65,8 +67,10 @@ class RunConfig(Frozen):
     ablation: AblationConfig
     curves: CurvesConfig
     tracking: TrackingConfig
-    sites: SitesSetting = "both"
-    """What is attributed to, compared and shown."""
+    metric: MetricConfig = MetricConfig()
+    positions: PositionsConfig = PositionsConfig()
+    sites: str = "both"
+    """What is attributed to, compared and shown: both (heads and neurons), or names of `PLACES`, a space between."""
     direction: Direction = "noising"
     explain: bool = True
     interactions: str | None = Field(None, examples=["'9.6'"])  # 9.10 unquoted is a number in YAML
@@ -90,6 +94,21 @@ class RunConfig(Frozen):
     """Finished runs that other versions of the code made."""
     keep_going: bool = False
     """Whether impossible jobs are dropped."""
+
+    @field_validator("sites", mode="before")
+    @classmethod
+    def _sites_by_name(cls, sites: object) -> str:
+        """In the order of `PLACES`, and `both` for what is that."""
+        listed = sites.replace(",", " ").split() if isinstance(sites, str) else sites
+        names = list(listed) if isinstance(listed, list | tuple) else []
+        if names == ["both"]:
+            return "both"
+        known = all(isinstance(name, str) and name in PLACES for name in names)
+        if not names or not known or len(set(names)) < len(names):
+            wanted = f"one of 'both', {', '.join(map(repr, PLACES))}"
+            raise ValueError(wanted if len(names) == 1 else f"{wanted}, or several sites, [heads,resid_pre], each once")
+        chosen = tuple(site for site in PLACES if site in names)
+        return "both" if chosen == SITES else " ".join(chosen)
 
     @field_validator("output")
     @classmethod
@@ -135,6 +154,17 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _combinations_are_valid(self) -> "RunConfig":
+        others = [site for site in self.asked_sites if site not in SITES]
+        if self.baseline.kind == "zero_input" and others:
+            raise ValueError(
+                f"baseline: got zero_input with sites={self.sites}, wanted heads or neurons, which have such a "
+                "baseline. Use baseline=zero."
+            )
+        if self.study is not None and not (self.metric.is_default and self.positions.is_default):
+            raise ValueError(
+                f"study: got {self.study} with metric={self.metric.name} and positions={self.positions.kind}, wanted "
+                "the logit difference and all positions, which it is about. Leave metric and positions alone."
+            )
         if problem := denoising_problem(self.direction, self.baseline.kind):
             raise ValueError(problem)
         if self.interactions is not None and not (self.explain and self.ig.path == "joint"):
@@ -199,6 +229,8 @@ class RunConfig(Frozen):
             yield "curves", ["alphas"], "no curves were asked for (curves.components='9.6 L5.N1234')"
         if self.ig.n_steps != "auto":
             yield "ig", ["tolerance"], f"ig.n_steps={self.ig.n_steps} is fixed, only ig.n_steps=auto has a tolerance"
+        if self.metric.name != "custom":
+            yield "metric", ["function"], f"metric={self.metric.name} is no function of yours (metric=custom)"
         if self.baseline.kind != "mean" and self.faithfulness == "none" and not self.analyses:
             yield "baseline", ["n"], "no mean over reference prompts was asked for (baseline=mean)"
 
@@ -222,6 +254,10 @@ class RunConfig(Frozen):
             del fields["analyses"]
         if self.sites == "both":  # as before there was a choice: a finished run's key stays what it was
             del fields["sites"]
+        if self.metric.is_default:
+            del fields["metric"]
+        if self.positions.is_default:
+            del fields["positions"]
         used = {"prompt": {"prompt"}, "mean": {"n", "seed"}}.get(self.baseline.kind, set())
         prompts = self.prompts
         if len(pairs) == 1:

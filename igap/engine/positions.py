@@ -16,12 +16,13 @@ from igap.errors import InputError, printable, short_repr
 from igap.inputs.prompts import TokenPair
 from igap.vocabulary import Direction
 
-Positions = Literal["all", "each", "last", "diff"] | Mapping[str, str | Sequence[int]]
+Positions = Literal["all", "each", "last", "diff", "roles"] | Mapping[str, str | Sequence[int]]
 """Which positions change, and whether together.
 
 `all`: every position at once. `each`: one at a time. `last`: the one that the answer follows. `diff`: those whose token
-differs between the prompts, at once. A mapping: spans by name, each changed alone; a span is its positions, or words of
-the prompt (" bottle of milk"; "Mary:2" is the second Mary).
+differs between the prompts, at once. `roles`: those of the names in a prompt of indirect object identification, each
+alone: IO (the answer), S1 and S2 (the distractor, twice), S1+1, END. A mapping: spans by name, each changed alone; a
+span is its positions, or words of the prompt (" bottle of milk"; "Mary:2" is the second Mary).
 """
 
 
@@ -53,7 +54,11 @@ def find_spans(positions: Positions, pairs: Sequence[TokenPair], direction: Dire
         eye = torch.eye(n_tokens, dtype=torch.bool, device=device)
         return Spans(tuple(names), tuple(row.expand(len(pairs), -1) for row in eye), has_axis=True)
     by_name: dict[str, list[list[int]]]
-    if isinstance(positions, str):
+    if positions == "roles":
+        roles = [_roles(pair, direction) for pair in pairs]
+        by_name = {name: [[each[name]] for each in roles] for name in roles[0]}
+        _check_apart(by_name)
+    elif isinstance(positions, str):
         by_name = {positions: [[n_tokens - 1] if positions == "last" else side.differences() for side in sides]}
     else:
         if not positions:
@@ -66,7 +71,35 @@ def find_spans(positions: Positions, pairs: Sequence[TokenPair], direction: Dire
         for row, span in zip(mask, spans, strict=True):
             row[span] = True
         masks.append(mask)
-    return Spans(tuple(by_name), tuple(masks), has_axis=not isinstance(positions, str))
+    return Spans(tuple(by_name), tuple(masks), has_axis=positions not in ("last", "diff"))
+
+
+def _roles(pair: TokenPair, direction: Direction) -> dict[str, int]:
+    """The positions of the names in an IOI prompt. Raises InputError on a pair that is none."""
+    ids, words = pair.clean[0].tolist(), [word.strip() for word in pair.clean_words]
+    answer, distractor = (
+        [i for i, word in enumerate(words) if word == words[ids.index(token)]] if token in ids else []
+        for token in (pair.answer, pair.distractor)
+    )
+    if (len(answer), len(distractor)) != (1, 2):
+        raise InputError(
+            f"positions: got roles, but a clean prompt has the answer {len(answer)} and the distractor "
+            f"{len(distractor)} times, wanted one of indirect object identification, which has them once and twice. "
+            "Take positions=each, or name spans."
+        )
+    (io,), (s1, s2) = answer, distractor
+    clean = {"IO": io, "S1": s1, "S1+1": s1 + 1, "S2": s2, "END": len(ids) - 1}
+    if direction == "noising":
+        return clean
+    partners = {name: pair.alignment.clean[position] for name, position in clean.items()}
+    roles = {name: position for name, position in partners.items() if position is not None}
+    if len(roles) < len(clean):
+        missing = next(name for name in clean if name not in roles)
+        raise InputError(
+            f"positions: got roles, but {missing} of a clean prompt has no partner in the corrupted one, which is "
+            "patched. Take direction=noising, or name spans."
+        )
+    return roles
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ from igap.binding import Axes, draw
 from igap.components import Site
 from igap.config import RunConfig, parse
 from igap.errors import InputError, one_line, printable
-from igap.inputs.prompts import min_scored_gap
 from igap.output import record
 from igap.statistics.comparison import Comparison, compare
+from igap.statistics.warnings import least_gaps
 from igap.storage.finished import failures_of, read_run
 from igap.storage.tables import TEXTS, read_csv
-from igap.storage.untrusted import check_file, read_json_object
+from igap.storage.untrusted import check_file, parse_json, read_json_object
 
 TENSORS = "attributions.safetensors"
 _LARGEST_TABLE = 2**30
@@ -102,7 +102,7 @@ class Run:
         failed = [f"failed: {', '.join(self.failures)}"] if self.failures else []
         return [
             f"{config.model.short_name}, {config.direction}, {config.baseline.kind} baseline{pairs}",
-            f"gap {one.gap:+.3f} logits, {', '.join(agree)}",
+            f"gap {one.gap:+.3f} {one.unit}, {', '.join(agree)}",
             *failed,
             shown(self.folder),
         ]
@@ -225,6 +225,9 @@ def _map(
         "baseline": config.baseline.kind if METHODS[method].towards_baseline else "corrupted",
         "direction": config.direction,
         "signed": METHODS[method].signed,
+        "metric": str(summary.get("metric", "logit_diff")),
+        "unit": str(summary.get("metric/unit", "logits")),
+        **_spans(f"{method}.{site}", summary),
     }
     each: tuple[AttributionMap, ...] = ()
     if len(pairs) > 1:
@@ -239,6 +242,8 @@ def _map(
         known["delta"] = tensor(f"delta.{method}.{site}")
         known["layer_effect"] = tensor(f"layer_effect.{method}.{site}")
         known["n_steps"] = torch.tensor([int(n) for n in str(summary[f"{site}/ig_n_steps"]).split()])
+    if f"together.{method}.{site}" in names:
+        known["together"] = tensor(f"together.{method}.{site}")
     effect = tensor(f"effect.{method}.{site}")
     shown = AttributionMap(method, site, effect, float(summary["gap"]), pairs[0][1], pairs=each, **known)
     saved = tensor(f"{method}.{site}")
@@ -246,6 +251,19 @@ def _map(
     if saved.shape != shown.score.shape or not torch.allclose(shown.score, saved, rtol=1e-4, atol=1e-7, equal_nan=True):
         raise ValueError(f"the scores {method}.{site} are not the effects over the gap")
     return shown
+
+
+def _spans(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the summary says of a map's positions. Raises ValueError and others on what no run has written."""
+    if "positions/spans" not in summary:
+        return {}
+    tree = parse_json(str(summary["positions/spans"]))
+    names, where = tree["names"], tree["where"]
+    return {
+        "spans": None if names is None else tuple(map(str, names)),
+        "where": None if where is None else tuple(tuple(map(int, each)) for each in where),
+        "covers": bool(tree["covers"][name]),
+    }
 
 
 def _pairs(folder: Path, config: RunConfig, summary: Mapping[str, Any]) -> list[tuple[float, float]]:
@@ -257,7 +275,7 @@ def _pairs(folder: Path, config: RunConfig, summary: Mapping[str, Any]) -> list[
         rows = list(zip(frame["gap"].tolist(), frame["clean_logit_diff"].tolist(), strict=True))
         if len(rows) != summary["n_pairs"]:
             raise ValueError(f"pairs.csv has {len(rows)} rows, n_pairs is {printable(summary['n_pairs'], 20)}")
-    return [(gap, min_scored_gap(config.prompts.min_gap, clean)) for gap, clean in rows]
+    return list(zip((gap for gap, _ in rows), least_gaps(config, [clean for _, clean in rows]), strict=True))
 
 
 def _table(path: Path) -> pd.DataFrame:

@@ -51,7 +51,7 @@ def run(*overrides: str, folder: str | Path | None = None) -> Run:
             several = type(override).__name__ in ("list", "tuple")
             remedy = "Write igap.run(*overrides)." if several else "Try baseline=zero."
             raise InputError(f"overrides: got {short_repr(override)}, wanted KEY=VALUE. {remedy}")
-    given = [quote_override(override) for override in overrides]
+    given = [quote_override(override, single=True) for override in overrides]
     if folder is not None:
         place = os.path.abspath(os.path.expanduser(folder))
         given.append(f"hydra.run.dir={quote(place)}")

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,7 @@ import torch
 from safetensors.torch import save
 
 from igap.analyses.circuit_recovery.recovery import CLASS_OF
-from igap.components import Site, component_names
+from igap.components import PLACES, Site, component_names
 from igap.config import TEXTS, RunConfig
 from igap.errors import InputError
 from igap.failures import Failure, collect_failure, summary_entries
@@ -107,8 +109,11 @@ def write_numbers(result: Result, folder: Path, failures: dict[str, Failure]) ->
     (folder / FILE).unlink(missing_ok=True)  # of an earlier try, whose files are replaced from here on
     write_bytes(folder / "attributions.safetensors", save(_tensors(result)))
     for site in result.maps:
-        components = table(result, site) if site == "heads" else top_neurons(result)
+        components = top_neurons(result) if site == "neurons" else table(result, site)
         write_atomically(folder / f"{site}.csv", partial(tables.write_csv, frame=components))
+        together = together_table(result, site)
+        if not together.empty:
+            write_atomically(folder / f"{site}_together.csv", partial(tables.write_csv, frame=together))
     aligned = alignment_table(result)
     if not aligned.empty:
         write_atomically(folder / "alignment.csv", partial(tables.write_csv, frame=aligned))
@@ -165,7 +170,7 @@ def summarize(result: Result) -> Summary:
             summary[f"{site}/{name}"] = number if defined else None
             if not defined:
                 summary[f"{site}/{name}/reason"] = reason or "not finite"
-    if "heads" in result.comparisons:
+    if "heads" in result.comparisons and not config.positions.has_axis:
         summary["heads/outliers"] = " ".join(result.comparisons["heads"].outliers("heads"))
     for finding in result.findings.values():
         for name, value in finding.summary().items():
@@ -189,6 +194,11 @@ def summarize(result: Result) -> Summary:
         "prompts/bos": result.tokens[0].leading or "none",
         "prompts/n_unmatched": sum(tokens.alignment.n_unmatched for tokens in result.tokens),
         "sites": config.sites,
+        "metric": result.metric,
+        "metric/unit": result.unit,
+        **_values(result),
+        "positions": config.positions.kind,
+        **_positions(result),
         "direction": config.direction,
         "baseline": config.baseline.kind,
         "ig/n_steps": config.ig.n_steps,
@@ -223,6 +233,23 @@ def _over_pairs(result: Result, spread: PairStatistics) -> Summary:
     return summary
 
 
+def _values(result: Result) -> Summary:
+    """F of the prompts, where that is another than the logit difference, which stands above."""
+    if result.config.metric.is_default:
+        return {}
+    return {"clean_value": fmean(result.clean_values), "corrupted_value": fmean(result.corrupted_values)}
+
+
+def _positions(result: Result) -> Summary:
+    """What the maps say of their positions, as JSON: names of the axis, positions, and whether all are covered."""
+    if result.config.positions.is_default:
+        return {}
+    maps = {f"{method}.{site}": each for site, of in result.maps.items() for method, each in of.items()}
+    first = next(iter(maps.values()))
+    known = {"names": first.spans, "where": first.where, "covers": {name: each.covers for name, each in maps.items()}}
+    return {"positions/spans": json.dumps(known)}
+
+
 def _prompts(result: Result) -> Summary:
     """The text of one pair; of several, where they come from: pairs.csv holds their texts."""
     prompts = result.config.prompts
@@ -242,14 +269,18 @@ def _prompts(result: Result) -> Summary:
 
 
 def table(result: Result, site: Site) -> pd.DataFrame:
-    """One row a component: its scores by each method, AP - IG, effects in logits, and whether it is an outlier.
+    """One row a component: its scores by each method, AP - IG, effects in F's unit, and whether it is an outlier.
 
-    Of several pairs these are means, and the ends of the intervals of IG's and AP's mean scores come last.
+    By positions or spans, one row a component and span. Of several pairs these are means, and the ends of the intervals
+    of IG's and AP's mean scores come last.
     """
     maps, comparison = result.maps[site], result.comparisons[site]
-    n_layers, width = comparison.difference.shape
-    layer, index = np.indices((n_layers, width))
-    columns = {"layer": layer, "head" if site == "heads" else "neuron": index}
+    n_layers, *_, width = comparison.difference.shape
+    layer, *span, index = np.indices(comparison.difference.shape)
+    columns: dict[str, Any] = {"layer": layer}
+    if span:
+        columns["span"] = np.array(maps["ig"].spans, object)[span[0]]
+    columns |= {} if PLACES[site].column is None else {str(PLACES[site].column): index}
     columns |= {method: maps[method].score.double().numpy() for method in maps}
     columns["difference"] = columns["ap"] - columns["ig"]
     columns |= {f"effect_{method}": maps[method].effect.double().numpy() for method in maps}
@@ -259,10 +290,28 @@ def table(result: Result, site: Site) -> pd.DataFrame:
             ends = result.spread.intervals[site][method]
             columns |= {f"{method}_low": ends.low, f"{method}_high": ends.high}
     frame = pd.DataFrame({name: column.ravel() for name, column in columns.items()})
-    frame.insert(0, "name", component_names(site, n_layers, width))
+    names = np.array(component_names(site, n_layers, width), object)
+    frame.insert(0, "name", names[(layer * width + index).ravel()])
     if site == "heads" and result.config.model.circuit == "ioi":
         frame["class"] = frame["name"].map(CLASS_OF)
     return frame
+
+
+def together_table(result: Result, site: Site) -> pd.DataFrame:
+    """One row a component: effects of all positions at once, and what AP's parts lack of that; of maps with spans."""
+    maps = {method: each for method, each in result.maps[site].items() if each.together is not None}
+    if not maps:
+        return pd.DataFrame()
+    n_layers, *_, width = result.comparisons[site].difference.shape
+    columns = {
+        f"effect_{method}": each.together.double().numpy().ravel()
+        for method, each in maps.items()
+        if each.together is not None
+    }
+    interaction = result.maps[site]["ap"].position_interaction
+    if interaction is not None:
+        columns["ap_interaction"] = interaction.double().numpy().ravel()
+    return pd.DataFrame({"name": component_names(site, n_layers, width), **columns})
 
 
 def pair_table(result: Result, spread: PairStatistics) -> pd.DataFrame:
@@ -275,8 +324,10 @@ def pair_table(result: Result, spread: PairStatistics) -> pd.DataFrame:
         "first_difference": [tokens.first_difference for tokens in result.tokens],
         "clean_logit_diff": result.clean_logit_diffs,
         "corrupted_logit_diff": result.corrupted_logit_diffs,
-        "gap": result.gaps,
     }
+    if not result.config.metric.is_default:
+        columns |= {"clean_value": result.clean_values, "corrupted_value": result.corrupted_values}
+    columns["gap"] = result.gaps
     return pd.DataFrame({**columns, **{f"pearson_{site}": of_pairs for site, of_pairs in spread.pearson.items()}})
 
 
@@ -328,6 +379,8 @@ def _tensors(result: Result) -> dict[str, torch.Tensor]:
         for method, attribution in maps.items():
             tensors[f"{method}.{site}"] = attribution.score
             tensors[f"effect.{method}.{site}"] = attribution.effect
+            if attribution.together is not None:
+                tensors[f"together.{method}.{site}"] = attribution.together
             if attribution.delta is not None and attribution.layer_effect is not None:
                 tensors[f"delta.{method}.{site}"] = attribution.delta
                 tensors[f"layer_effect.{method}.{site}"] = attribution.layer_effect

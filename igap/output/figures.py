@@ -6,7 +6,7 @@
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,13 @@ from jaxtyping import Float64
 
 from igap.analyses.base import Analysis
 from igap.analyses.registry import ANALYSES
-from igap.components import SITES, Site, component_names
+from igap.components import PLACES, Site, component_names
 from igap.errors import InputError, did_you_mean
 from igap.failures import Failure, collect_failure
 from igap.inputs.sources import describe_source
 from igap.pipeline import Result
 from igap.statistics.comparison import Comparison
-from igap.statistics.units import LABELS, values_in
+from igap.statistics.units import label_of, values_in
 from igap.statistics.warnings import DELTA_TOLERANCE
 from igap.storage.atomic import write_atomically
 
@@ -45,15 +45,17 @@ class SiteData:
 
     unit: str
     """What an axis says of the numbers in `ig` and `ap`."""
-    ig: Float64[np.ndarray, "layer component"]
+    ig: Float64[np.ndarray, "layer *span component"]
     """IG, in the comparison's unit."""
-    ap: Float64[np.ndarray, "layer component"]
+    ap: Float64[np.ndarray, "layer *span component"]
     """AP, in the comparison's unit."""
     comparison: Comparison
     delta: Float64[np.ndarray, " layer"]
-    """IG's completeness delta, in logits; of several pairs, the one farthest from 0."""
+    """IG's completeness delta, in F's unit; of several pairs, the one farthest from 0."""
     layer_effect: Float64[np.ndarray, " layer"]
-    """F(all of the site replaced) - F(x), in logits, of delta's pair."""
+    """F(all of the site replaced) - F(x), in F's unit, of delta's pair."""
+    spans: tuple[str, ...] | None = field(default=None, metadata={"later": True})
+    """Names of the middle axis; None where there is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +67,13 @@ class FigureData:
     sites: Mapping[Site, SiteData]
     findings: Mapping[str, Any]
     """The findings whose analyses have figures, by the names of `ANALYSES`."""
+    metric_unit: str = "logits"
+    """F's unit."""
 
 
 def names() -> tuple[str, ...]:
     """Return what `plots` may name: a figure by its file, those of an analysis together by the analysis' name."""
-    own = (f"{site}_{name}" for site in SITES for name in _OF_SITES)
+    own = (f"{site}_{name}" for site in PLACES for name in _OF_SITES)
     return (*own, *_OF_RUNS, *filter(has_figures, ANALYSES))
 
 
@@ -108,7 +112,8 @@ def figure_data(result: Result) -> FigureData:
         assert ig.delta is not None
         assert ig.layer_effect is not None
         sites[site] = SiteData(
-            unit=("mean " if result.spread else "") + LABELS[comparison.unit],
+            unit=("mean " if result.spread else "") + label_of(comparison.unit, ig),
+            spans=ig.spans,
             ig=values_in(comparison.unit, ig),
             ap=values_in(comparison.unit, maps["ap"]),
             comparison=comparison,
@@ -116,7 +121,7 @@ def figure_data(result: Result) -> FigureData:
             layer_effect=np.asarray(ig.layer_effect.double().numpy()),
         )
     findings = {name: result.findings[name] for name in ANALYSES if name in result.findings and has_figures(name)}
-    return FigureData(_title(result), result.spread is not None, sites, findings)
+    return FigureData(_title(result), result.spread is not None, sites, findings, result.unit)
 
 
 def figures(data: FigureData) -> dict[str, Draw]:
@@ -130,7 +135,8 @@ def figures(data: FigureData) -> dict[str, Draw]:
 
     for site, of_site in data.sites.items():
         shown = (of_site.comparison, of_site.ig, of_site.ap)
-        for name, draw in site_figures(site, *shown, unit=of_site.unit, title=f"{site} of {data.title}").items():
+        about: Any = {"spans": of_site.spans, "unit": of_site.unit, "title": f"{site} of {data.title}"}
+        for name, draw in site_figures(site, *shown, **about).items():
             add(f"{site}_{name}", draw)
     for name, finding in data.findings.items():
         draws[name] = partial(ANALYSES[name].figures, finding, data.title)
@@ -142,6 +148,7 @@ def figures(data: FigureData) -> dict[str, Draw]:
         {site: of_site.delta for site, of_site in data.sites.items()},
         {site: of_site.layer_effect for site, of_site in data.sites.items()},
         tolerance=DELTA_TOLERANCE,
+        unit=data.metric_unit,
         title=data.title + ("\nof each layer the pair with the largest |delta|" if data.several_pairs else ""),
     )
     return draws
@@ -207,7 +214,10 @@ def _title(result: Result) -> str:
     config, mean, pairs = result.config, "", ""
     if result.spread:
         mean, pairs = "mean ", f"means over {describe_source(config.prompts, len(result.pairs))}\n"
+    other = [] if config.metric.is_default else [f"F: {result.metric}"]
+    other += [] if config.positions.is_default else [f"positions: {config.positions.kind}"]
+    about = f"{'; '.join(other)}\n" if other else ""
     return (
-        f"{config.model.short_name}, {config.direction}, {mean}gap {result.gap:.3f} logits\n{pairs}"
+        f"{config.model.short_name}, {config.direction}, {mean}gap {result.gap:.3f} {result.unit}\n{about}{pairs}"
         f"IG: {config.baseline.kind} baseline, {config.ig.path} path, {config.ig.n_steps} steps"
     )

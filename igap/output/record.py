@@ -71,6 +71,7 @@ def write(record: Record, folder: Path, failures: dict[str, Failure]) -> Record:
         "digests": dict(record.digests),
         "title": data.title,
         "several_pairs": data.several_pairs,
+        "metric_unit": data.metric_unit,
         "sites": typed_file.encode(data.sites, tensors),
         "findings": trees,
     }
@@ -104,6 +105,8 @@ def read(folder: Path) -> Record:
             name: typed_file.decode(finding_type(name), finding, tensors, name) for name, finding in findings.items()
         },
     )
+    if "metric_unit" in tree:  # since runs have a metric
+        data = replace(data, metric_unit=value_of("metric_unit", str))
     summary = value_of("summary", Mapping[str, int | str | float | None])
     return Record(summary, data, value_of("digests", Mapping[str, str]))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import stdev
+from statistics import fmean, stdev
 
 import numpy as np
 import torch
@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from igap.components import Site, component_name
+from igap.attribution.maps import AttributionMap
+from igap.components import PLACES, Site, component_names
 from igap.console import number
 from igap.inputs.prompts import TokenPair
 from igap.inputs.sources import describe_source
@@ -39,6 +40,13 @@ def show(
     else:
         _show_pairs(console, result, result.spread)
     console.print(_agreement(result))
+    settings = result.config
+    for site in result.maps:
+        if PLACES[site].is_vector and settings.positions.is_default and settings.baseline.kind == "corrupted":
+            console.print(
+                f"{site}: one component a layer, so that IG and AP are one number up to quadrature, a self-check; r "
+                "says nothing"
+            )
     leading, bos = result.tokens[0].leading, result.config.prompts.bos
     console.print(f"token before every prompt: {leading or 'none'} (prompts.bos={bos})", markup=False, highlight=False)
     if result.spread is not None:
@@ -85,11 +93,30 @@ def _show_pair(console: Console, result: Result) -> None:
     console.print(f"[bold]corrupted[/]  {escape(pair.corrupted)} [green]{escape(pair.distractor)}[/]")
     console.print(
         f"logit difference {escape(pair.answer.strip())} - {escape(pair.distractor.strip())}: clean "
-        f"{result.clean_logit_diff:+.3f}, corrupted {result.corrupted_logit_diff:+.3f}, gap {result.gap:+.3f} logits"
+        f"{result.clean_logit_diff:+.3f}, corrupted {result.corrupted_logit_diff:+.3f}{_gap(result)}"
     )
+    _show_values(console, result)
     (tokens,) = result.tokens
     if not tokens.alignment.is_plain:
         _show_alignment(console, tokens)
+
+
+def _gap(result: Result) -> str:
+    """The gap of the logit difference, where that is F."""
+    return f", gap {result.gap:+.3f} logits" if result.config.metric.is_default else " logits"
+
+
+def _show_values(console: Console, result: Result) -> None:
+    """F of the prompts where it is another than the logit difference; of several pairs the mean."""
+    if not result.config.metric.is_default:
+        clean, corrupted = fmean(result.clean_values), fmean(result.corrupted_values)
+        mean = ", mean over pairs" if result.spread else ""
+        console.print(
+            f"F is {result.metric}{mean}: clean {clean:+.3f}, corrupted {corrupted:+.3f}, gap {result.gap:+.3f} "
+            f"{result.unit}"
+        )
+    if not result.config.positions.is_default:
+        console.print(f"positions: {result.config.positions.kind}")
 
 
 def _show_alignment(console: Console, tokens: TokenPair) -> None:
@@ -122,11 +149,12 @@ def _show_pairs(console: Console, result: Result, spread: PairStatistics) -> Non
     console.print(f"\n[bold]prompts[/]  {escape(describe_source(result.config.prompts, len(gaps)))}")
     console.print(
         f"logit difference answer - distractor, mean over pairs: clean {result.clean_logit_diff:+.3f}, corrupted "
-        f"{result.corrupted_logit_diff:+.3f}, gap {result.gap:+.3f} logits"
+        f"{result.corrupted_logit_diff:+.3f}{_gap(result)}"
     )
+    _show_values(console, result)
     console.print(
         f"gap: \\[{interval_label(len(gaps))}: {spread.gap.low[0]:+.3f}, {spread.gap.high[0]:+.3f}], SD "
-        f"{stdev(gaps):.3f}, from {min(gaps):+.3f} to {max(gaps):+.3f} logits"
+        f"{stdev(gaps):.3f}, from {min(gaps):+.3f} to {max(gaps):+.3f} {result.unit}"
     )
     aligned = [tokens.alignment for tokens in result.tokens if not tokens.alignment.is_plain]
     if aligned:
@@ -173,7 +201,7 @@ def _agreement(result: Result) -> Table:
 
 
 def _top(result: Result) -> Table:
-    unit = "score" if result.has_scores else "logits"
+    unit = "score" if result.has_scores else result.unit
     if result.spread:
         over = f" \\[{interval_label(len(result.pairs) - result.n_unscored)}]"
         unit = f"mean {unit}{over if result.has_scores else ''}"
@@ -192,19 +220,24 @@ def _first_in_pairs(result: Result, site: Site) -> str:
     for method in ("ig", "ap"):
         mean_map = result.maps[site][method]
         first, *of_pairs = (int(each.effect.abs().argmax()) for each in (mean_map, *mean_map.pairs))
-        name = component_name(site, *divmod(first, mean_map.effect.shape[1]))
-        parts.append(f"{name} by {method.upper()} (first in {of_pairs.count(first)} of {len(of_pairs)} pairs)")
+        parts.append(
+            f"{_names(mean_map)[first]} by {method.upper()} (first in {of_pairs.count(first)} of {len(of_pairs)} pairs)"
+        )
     return f"{site}, first in the mean: {', '.join(parts)}"
+
+
+def _names(attribution: AttributionMap) -> list[str]:
+    """The names of a map's numbers, in its row-major order."""
+    shape = attribution.effect.shape
+    return component_names(attribution.site, shape[0], shape[-1], attribution.spans)
 
 
 def _ranked(result: Result, site: Site, method: str) -> list[str]:
     attribution = result.maps[site][method]
     values = values_in(result.comparisons[site].unit, attribution)
     order = torch.argsort(attribution.effect.abs().flatten(), descending=True, stable=True)[:_TOP]
-    width = values.shape[1]
-    named = [
-        f"{component_name(attribution.site, int(i) // width, int(i) % width):>8} {values.flat[i]:+.3f}" for i in order
-    ]
+    names = _names(attribution)
+    named = [f"{names[i]:>8} {values.flat[i]:+.3f}" for i in order.tolist()]
     if result.spread is None or not result.has_scores:
         return named
     ends = result.spread.intervals[attribution.site][method]

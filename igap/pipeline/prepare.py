@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from igap.attribution.methods import METHODS
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline, baseline_of, check_same_length, reference_ids
 from igap.engine.batching import machine_bytes
+from igap.engine.positions import check_lengths, find_spans
+from igap.engine.user_metrics import metric_of, source_digest
 from igap.errors import InputError
 from igap.inputs import sources
 from igap.inputs.prompts import PromptPair, TokenPair, encode_prompt
@@ -51,10 +54,14 @@ def check(config: RunConfig) -> Checked:
     check_sites(header, config.asked_sites, config.model.name)
     contents = {"checkpoint": fingerprint(header.folder)}
     contents = {**check_analyses(config, header), **contents}
+    metric = metric_of(config.metric)
+    if not isinstance(metric, str):
+        contents["metric"] = source_digest(metric)
     limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
     pairs = sources.read_prompt_pairs(config.prompts, header.tokenizer)
     _check_memory(config, len(pairs), header)
     tokens = sources.encode_pairs(config.prompts, pairs, header.tokenizer, **limits)
+    _check_positions(config, tokens)
     baseline = baseline_of(config.baseline)
     if baseline.kind == "mean":
         # Whether the model wants a BOS token only the model itself knows; a pair that has one is left to it.
@@ -83,14 +90,25 @@ def _check_references(tokenizer: Any, baseline: Baseline, n_tokens: int, **limit
     reference_ids(tokenizer, baseline, n_tokens, first=_REFERENCES, **limits)
 
 
+def _check_positions(config: RunConfig, tokens: Sequence[TokenPair]) -> None:
+    """Raise InputError on positions that the prompts do not have, as far as can be told before the model loads.
+
+    With prompts.bos=auto only the model knows whether a token comes before every prompt, so that numbers wait for it.
+    """
+    positions = config.positions.value
+    if not isinstance(positions, str) and config.prompts.bos == "auto":
+        positions = {name: where for name, where in positions.items() if isinstance(where, str)} or "all"
+    check_lengths(positions, tokens, config.direction)
+    for pair in tokens:
+        find_spans(positions, [pair], config.direction)
+
+
 def _check_memory(config: RunConfig, n_pairs: int, header: Header) -> None:
     """Raise InputError on more pairs than this machine's memory holds the maps of, at the least.
 
     The effects of each pair and method are kept; effects and scores are there twice while the tensors are written.
     """
-    sizes = [
-        header.n_layers * width for site in config.asked_sites if header.n_layers and (width := header.widths[site])
-    ]
+    sizes = [(header.n_layers or 0) * (header.widths.get(site, 1) or 0) for site in config.asked_sites]
     methods = [method for method in METHODS.values() if method.asked(config)]
     numbers = n_pairs * sum(sizes) * len(methods) * 5
     size, memory = numbers * getattr(torch, config.model.dtype).itemsize, machine_bytes()

@@ -29,9 +29,13 @@ class Result:
     tokens: tuple[TokenPair, ...]
     """The token ids of each pair, BOS included."""
     clean_logit_diffs: tuple[float, ...]
-    """F(x) of each pair, in logits."""
+    """logit[answer] - logit[distractor] after each clean prompt, in logits, whatever F is."""
     corrupted_logit_diffs: tuple[float, ...]
-    """F(x') of each pair, in logits."""
+    """The same after each corrupted prompt."""
+    clean_values: tuple[float, ...]
+    """F(x) of each pair, in F's unit."""
+    corrupted_values: tuple[float, ...]
+    """F(x') of each pair, in F's unit."""
     route: str
     """How the engine ran the model: what comes after the site (`suffix`) or whole with hooks (`hooks`)."""
     why_route: str
@@ -53,28 +57,38 @@ class Result:
 
     @property
     def clean_logit_diff(self) -> float:
-        """F(x), in logits; the mean over pairs."""
+        """The mean over pairs, in logits."""
         return fmean(self.clean_logit_diffs)
 
     @property
     def corrupted_logit_diff(self) -> float:
-        """F(x'), in logits; the mean over pairs."""
+        """The mean over pairs, in logits."""
         return fmean(self.corrupted_logit_diffs)
 
     @property
     def gaps(self) -> tuple[float, ...]:
-        """D = F(x) - F(x') of each pair, in logits."""
-        return tuple(x - y for x, y in zip(self.clean_logit_diffs, self.corrupted_logit_diffs, strict=True))
+        """D = F(x) - F(x') of each pair, in F's unit."""
+        return tuple(x - y for x, y in zip(self.clean_values, self.corrupted_values, strict=True))
 
     @property
     def gap(self) -> float:
-        """D = F(x) - F(x'), in logits; the mean over pairs."""
+        """D = F(x) - F(x'), in F's unit; the mean over pairs."""
         return fmean(self.gaps)
 
     @property
     def n_unscored(self) -> int:
         """Pairs whose gap is too small to divide by: they have effects, and no scores."""
-        return n_unscored(self.clean_logit_diffs, self.gaps, self.config.prompts.min_gap)
+        return n_unscored(self.config, self.clean_values, self.gaps)
+
+    @property
+    def metric(self) -> str:
+        """F, as maps name it."""
+        return next(iter(self.maps.values()))["ap"].metric
+
+    @property
+    def unit(self) -> str:
+        """F's unit, which gaps, effects and deltas have."""
+        return next(iter(self.maps.values()))["ap"].unit
 
     @property
     def has_scores(self) -> bool:

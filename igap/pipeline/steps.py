@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from igap.analyses.base import Finding, RunContext, complete
-from igap.analyses.registry import ANALYSES
+from igap.analyses.registry import ANALYSES, missing_analyses
 from igap.attribution.caching import cached_maps
 from igap.attribution.maps import Advance, AttributionMap, Progress, attribute_pairs
 from igap.attribution.method import Method
@@ -24,14 +25,14 @@ from igap.engine.baselines import Baseline, baseline_of
 from igap.engine.batching import budget_bytes
 from igap.engine.contrast import Contrast
 from igap.engine.open_pairs import OpenPairs, open_pairs
+from igap.engine.user_metrics import metric_of
 from igap.failures import Failure, collect_failure
-from igap.inputs.prompts import min_scored_gap
 from igap.models.cached import resolve_device, run_model
 from igap.pipeline.prepare import Checked, check
 from igap.pipeline.result import Result
 from igap.statistics.across_pairs import pair_statistics
 from igap.statistics.comparison import compare
-from igap.statistics.warnings import run_warnings, spacing_warnings
+from igap.statistics.warnings import least_gaps, run_warnings, spacing_warnings
 from igap.storage.cache import ResultCache, use_cache
 from igap.storage.versions import versions
 
@@ -70,20 +71,22 @@ def _open(config: RunConfig, checked: Checked, device: str, stage: Stage, starte
     seconds = {"model": time.perf_counter() - started}
     # What methods and analyses share may take as much again as a pass.
     kept = budget_bytes(torch.device(device), config.memory_gib)
-    with open_pairs(model, checked.pairs, sites=config.asked_sites, kept_bytes=kept) as opened:
+    metric = metric_of(config.metric)
+    with open_pairs(model, checked.pairs, sites=config.asked_sites, kept_bytes=kept, metric=metric) as opened:
         return _run(config, checked, opened, device, stage, seconds, started)
 
 
-def _measure(opened: OpenPairs, sites: Sequence[Site]) -> tuple[Backend, list[float], list[float]]:
-    """The backend, and F of every clean and every corrupted prompt, in logits."""
-    clean, corrupted = [0.0] * len(opened.pairs), [0.0] * len(opened.pairs)
+def _measure(opened: OpenPairs, sites: Sequence[Site]) -> tuple[Backend, dict[str, Any]]:
+    """The backend, and by fields of a Result F and the logit difference of every clean and every corrupted prompt."""
+    measured: dict[str, dict[int, float]] = {}
     for indices, contrast in opened.contrasts():
         for site in sites:
             contrast.check(site)
-        for values, run in ((clean, contrast.clean), (corrupted, contrast.corrupted)):
-            for index, value in zip(indices, run.logit_diff.tolist(), strict=True):
-                values[index] = value
-    return contrast.backend, clean, corrupted
+        for name, run in (("clean", contrast.clean), ("corrupted", contrast.corrupted)):
+            for what, values in ((f"{name}_logit_diffs", run.logit_diff), (f"{name}_values", contrast.value(run))):
+                measured.setdefault(what, {}).update(zip(indices, values.tolist(), strict=True))
+    in_order = {what: tuple(values[index] for index in sorted(values)) for what, values in measured.items()}
+    return contrast.backend, in_order
 
 
 def _attribute(
@@ -91,16 +94,17 @@ def _attribute(
 ) -> dict[Site, dict[str, AttributionMap]]:
     """The maps of every method by site, then method; adds the seconds of each method."""
     maps: dict[Site, dict[str, AttributionMap]] = {site: {} for site in config.asked_sites}
-    least = [min_scored_gap(pair.min_gap, x) for pair, x in zip(opened.tokens, clean, strict=True)]
+    least = least_gaps(config, clean)
     for name, method in METHODS.items():
-        if not method.asked(config) or method.missing(opened.model.cfg.n_layers):
-            continue
         since = time.perf_counter()
-        for site in maps:
+        sites = [site for site in maps if not method.missing(config, site, opened.model.cfg.n_layers)]
+        if not method.asked(config) or not sites:
+            continue
+        for site in sites:
             with stage(f"{name} {site}") as progress:
                 compute = functools.partial(_map, config, opened, method, site, progress)
                 if method.shared:
-                    maps[site] |= cached_maps(name, site, config.direction, opened.tokens, least, compute)
+                    maps[site] |= cached_maps(name, site, config, opened.tokens, least, compute)
                 else:
                     maps[site] |= compute()
         seconds[name] = time.perf_counter() - since
@@ -115,7 +119,15 @@ def _map(
 
     baseline = baseline_of(config.baseline) if method.towards_baseline else Baseline("corrupted")
     return {
-        method.name: attribute_pairs(attribute, opened, site, progress, baseline=baseline, direction=config.direction)
+        method.name: attribute_pairs(
+            attribute,
+            opened,
+            site,
+            progress,
+            baseline=baseline,
+            direction=config.direction,
+            positions=config.positions.value,
+        )
     }
 
 
@@ -129,7 +141,8 @@ def _run(
     started: float,
 ) -> Result:
     pairs, tokens = opened.pairs, opened.tokens
-    backend, clean, corrupted = _measure(opened, config.asked_sites)
+    backend, measured = _measure(opened, config.asked_sites)
+    clean, corrupted = measured["clean_values"], measured["corrupted_values"]
     maps = _attribute(config, opened, clean, stage, seconds)
     comparisons = {site: compare(maps[site]["ig"], maps[site]["ap"]) for site in maps}
     since = time.perf_counter()
@@ -140,7 +153,7 @@ def _run(
     findings: dict[str, Finding] = {}
     failures: dict[str, Failure] = {}
     for name, analysis in ANALYSES.items():
-        if not analysis.asked_for(config):
+        if not analysis.asked_for(config) or analysis.misfit(config):
             continue
         since = time.perf_counter()
         with collect_failure(name, failures), stage(name) as progress:
@@ -154,8 +167,7 @@ def _run(
         device=device,
         pairs=pairs,
         tokens=tokens,
-        clean_logit_diffs=tuple(clean),
-        corrupted_logit_diffs=tuple(corrupted),
+        **measured,
         route=backend.route,
         why_route=backend.reason,
         maps=maps,
@@ -167,6 +179,7 @@ def _run(
         warnings=(
             *spacing_warnings(tokens),
             *run_warnings(config, clean, [x - y for x, y in zip(clean, corrupted, strict=True)], maps),
+            *missing_analyses(config),
         ),
         failures=failures,
     )

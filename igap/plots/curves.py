@@ -41,12 +41,17 @@ def jaccard_curve(comparisons: Mapping[str, Comparison], *, title: str = "") -> 
 
 @styled
 def convergence_delta(
-    deltas: Mapping[str, Layers], layer_effects: Mapping[str, Layers], *, tolerance: float, title: str = ""
+    deltas: Mapping[str, Layers],
+    layer_effects: Mapping[str, Layers],
+    *,
+    tolerance: float,
+    title: str = "",
+    unit: str = "logits",
 ) -> Figure:
-    """Draw IG's |completeness delta| by layer and site, in logits and in % of the layer's effect; log scales.
+    """Draw IG's |completeness delta| by layer and site, in F's unit and in % of the layer's effect; log scales.
 
     Filled markers are positive deltas, open ones negative. `layer_effects` are F(all of the site replaced) - F(x), in
-    logits; `tolerance` is a share (0.01 is 1%). Where delta or effect is 0 the value is left out and the layer listed.
+    F's unit; `tolerance` is a share (0.01 is 1%). Where delta or effect is 0 the value is left out, the layer listed.
     """
     fig, (left, right) = figure(10.5, 4.2, 1, 2, title)
     for i, (site, delta) in enumerate(deltas.items()):
@@ -59,7 +64,7 @@ def convergence_delta(
                 ax.plot(layers[keep], values[keep], "o", markersize=6, color=PALETTE[i], markerfacecolor=face)
         left.plot([], [], "o", color=PALETTE[i], label=f"{site}, delta > 0")
         left.plot([], [], "o", color=PALETTE[i], markerfacecolor="white", label=f"{site}, delta < 0")
-    _delta_axis(left, "|completeness delta|, logits", {s: d == 0 for s, d in deltas.items()}, "delta exactly 0")
+    _delta_axis(left, f"|completeness delta|, {unit}", {s: d == 0 for s, d in deltas.items()}, "delta exactly 0")
     zero_effect = {s: layer_effects[s] == 0 for s in deltas}
     share_label = "|completeness delta|, % of the layer's effect"
     _delta_axis(right, share_label, zero_effect, "effect 0, no percentage", tolerance=100 * tolerance)

@@ -49,10 +49,10 @@ def pair_statistics(maps: Mapping[Site, Mapping[str, AttributionMap]], *, seed: 
     )
 
 
-def by_pair(mean_map: AttributionMap, kind: Kind) -> Float[torch.Tensor, "pair layer component"]:
+def by_pair(mean_map: AttributionMap, kind: Kind) -> Float[torch.Tensor, "pair layer *span component"]:
     """Scores or effects of every pair of a mean map."""
     return torch.stack([getattr(of_pair, kind) for of_pair in mean_map.pairs])
 
 
-def _flatten(values: Float[torch.Tensor, "pair layer component"]) -> Float64[np.ndarray, "pair number"]:
+def _flatten(values: Float[torch.Tensor, "pair layer *span component"]) -> Float64[np.ndarray, "pair number"]:
     return np.asarray(values.double().flatten(1).numpy())

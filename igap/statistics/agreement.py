@@ -11,7 +11,8 @@ from scipy import stats
 WIDTH = 1.96
 """Half-width of the limits of agreement and the outlier threshold, in standard deviations."""
 
-_ROUNDING = 1e-13  # values that differ by less than this share of the largest magnitude are rounding: constant
+ROUNDING = 1e-13
+"""Values of float64 that differ by less than this share of the largest magnitude are rounding: constant."""
 
 
 def power_of_two(largest: float) -> float:
@@ -19,18 +20,24 @@ def power_of_two(largest: float) -> float:
     return float(np.ldexp(1.0, int(np.frexp(largest)[1]))) if largest > 0 else 1.0
 
 
-def is_constant(x: npt.NDArray[np.float64], largest: float) -> bool:
-    """Whether all values are equal up to the rounding of numbers as large as `largest`."""
-    return bool(np.ptp(x) <= _ROUNDING * largest)
+def is_constant(x: npt.NDArray[np.float64], largest: float, rounding: float = ROUNDING) -> bool:
+    """Whether all values are equal up to the rounding, a share, of numbers as large as `largest`."""
+    return bool(np.ptp(x) <= rounding * largest)
 
 
 def correlations(
-    x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], names: tuple[str, str], reasons: dict[str, str]
+    x: npt.NDArray[np.float64],
+    y: npt.NDArray[np.float64],
+    names: tuple[str, str],
+    reasons: dict[str, str],
+    rounding: float,
 ) -> dict[str, float]:
     """Pearson and Spearman with their intervals; every reason for a NaN goes into `reasons`."""
     out = dict.fromkeys((a + b for a in ("pearson", "spearman") for b in ("", "_low", "_high")), float("nan"))
     constant = [
-        name for name, values in zip(names, (x, y), strict=True) if is_constant(values, float(np.abs(values).max()))
+        name
+        for name, values in zip(names, (x, y), strict=True)
+        if is_constant(values, float(np.abs(values).max()), rounding)
     ]
     if constant:
         why = "there is one component only" if x.size == 1 else f"{' and '.join(constant)} scores are constant"
@@ -69,10 +76,11 @@ def proportional_bias(
     difference: npt.NDArray[np.float64],
     names: tuple[str, str],
     reasons: dict[str, str],
+    rounding: float,
 ) -> dict[str, float]:
     """Slope of difference on mean, with its interval."""
     out = dict.fromkeys(("slope", "slope_low", "slope_high"), float("nan"))
-    if is_constant(mean, 1.0):
+    if is_constant(mean, 1.0, rounding):
         why = "there is one component only" if mean.size == 1 else f"the means of {' and '.join(names)} are constant"
         reasons.update(dict.fromkeys(out, why))
         return out

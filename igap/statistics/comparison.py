@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from jaxtyping import Bool, Float64, Int64
 
 from igap import markup
@@ -22,6 +23,7 @@ from igap.binding import Axes, draw
 from igap.components import Site, component_names
 from igap.errors import InputError
 from igap.statistics.agreement import (
+    ROUNDING,
     WIDTH,
     correlations,
     is_constant,
@@ -40,6 +42,10 @@ REPORTED_K = (10, 30)
 
 SIGN_THRESHOLD = 1e-3
 """Share of the largest magnitude in either map from which on a sign counts; smaller values may be rounding."""
+
+_ROUNDINGS = 32
+"""Roundings of the maps' dtype that two numbers of one map may differ by and still be one number: a site with one
+component a layer has the same effect in every layer, and correlations of what is left would be of rounding."""
 
 _LARGEST = 1e150  # the squares of larger scores overflow float64
 
@@ -238,13 +244,18 @@ class Comparison:
 
 
 def compare_values(
-    ig: npt.ArrayLike, ap: npt.ArrayLike, *, unit: Unit = "score", names: tuple[str, str] = ("IG", "AP")
+    ig: npt.ArrayLike,
+    ap: npt.ArrayLike,
+    *,
+    unit: Unit = "score",
+    names: tuple[str, str] = ("IG", "AP"),
+    rounding: float = ROUNDING,
 ) -> Comparison:
     """Compare two `[layer, component]` arrays in one unit; every difference is second minus first, AP - IG.
 
     Degenerate maps give NaN and a reason, in which `names` are the maps. "Constant" means equal up to rounding: a range
-    below 1e-13 of the largest magnitude. Raises InputError on different shapes, on no component, and on NaN, infinity
-    or a magnitude >= 1e150.
+    below `rounding` of the largest magnitude. Raises InputError on different shapes, on no component, and on NaN,
+    infinity or a magnitude >= 1e150.
     """
     ig_map, ap_map = _check_map("ig", ig), _check_map("ap", ap)
     if ig_map.shape != ap_map.shape:
@@ -258,9 +269,9 @@ def compare_values(
     difference, mean = y / scale - x / scale, (y / scale + x / scale) / 2
 
     reasons: dict[str, str] = {}
-    pearson = correlations(x, y, names, reasons)
+    pearson = correlations(x, y, names, reasons, rounding)
     limits = limits_of_agreement(difference, scale, reasons)
-    slope = proportional_bias(mean, difference, names, reasons)
+    slope = proportional_bias(mean, difference, names, reasons, rounding)
     larger = np.maximum(np.abs(x), np.abs(y)) / scale
     signed = (larger >= SIGN_THRESHOLD * larger.max()) & (larger > 0)
     if not signed.any():
@@ -283,8 +294,8 @@ def compare_values(
         jaccard=jaccard(ks, both, n_nonzero),
         jaccard_chance=np.array([expected_jaccard(n, k) for k in ks.tolist()]),
         difference=(difference * scale).reshape(ig_map.shape),
-        outlier_abs=(large & (not is_constant(magnitude, 1.0))).reshape(ig_map.shape),
-        outlier_limits=(outside & (not is_constant(difference, 1.0))).reshape(ig_map.shape),
+        outlier_abs=(large & (not is_constant(magnitude, 1.0, rounding))).reshape(ig_map.shape),
+        outlier_limits=(outside & (not is_constant(difference, 1.0, rounding))).reshape(ig_map.shape),
         shared_from=both,
         n_nonzero=n_nonzero,
         reasons=reasons,
@@ -336,6 +347,8 @@ def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
     unit, *values = comparable_values(ig, ap)
     shape = tuple(ig.effect.shape)
     flat = [each.reshape(len(each), -1) for each in values]
-    made = compare_values(*flat, unit=unit, names=(ig.method.upper(), ap.method.upper()))
+    eps = max(torch.finfo(each.effect.dtype).eps for each in (ig, ap))
+    names = (ig.method.upper(), ap.method.upper())
+    made = compare_values(*flat, unit=unit, names=names, rounding=max(ROUNDING, _ROUNDINGS * eps))
     shaped = {name: getattr(made, name).reshape(shape) for name in ("difference", "outlier_abs", "outlier_limits")}
     return replace(made, maps=(ig, ap), **shaped)

@@ -10,9 +10,15 @@ from igap.attribution.maps import AttributionMap
 from igap.errors import InputError
 
 Unit = Literal["score", "logits"]
+"""`logits` are effects, in the unit of the maps' metric where that is another than the logit difference."""
 
 LABELS: Mapping[Unit, str] = {"score": "score (effect / gap)", "logits": "effect (logits)"}
-"""What an axis says."""
+"""What an axis says of numbers on the logit difference."""
+
+
+def label_of(unit: Unit, attribution: AttributionMap) -> str:
+    """Return what an axis says of a map's numbers in this unit: `LABELS`, with the unit of the map's metric."""
+    return LABELS["score"] if unit == "score" else f"effect ({attribution.unit})"
 
 
 def unit_of(*maps: AttributionMap) -> Unit:

@@ -5,16 +5,24 @@ from collections.abc import Mapping, Sequence
 
 from igap.attribution.maps import AttributionMap, scores_exist
 from igap.components import Site
-from igap.config import Idle, PromptsConfig, RunConfig
+from igap.config import Idle, RunConfig
 from igap.inputs.prompts import SCORED_SHARE, TokenPair, min_scored_gap
 
 DELTA_TOLERANCE = 0.01
 """Share of a layer's effect above which its completeness delta is worth a warning."""
 
 
-def n_unscored(clean: Sequence[float], gaps: Sequence[float], min_gap: float) -> int:
-    """Number of pairs whose gap is too small to divide by, from their F(clean) and gaps in logits."""
-    return sum(not scores_exist(gap, min_scored_gap(min_gap, x)) for x, gap in zip(clean, gaps, strict=True))
+def least_gaps(config: RunConfig, clean: Sequence[float]) -> list[float]:
+    """The absolute gap below which each pair has no scores, from their F(clean), in F's unit.
+
+    The logit difference has a zero to which a gap can be compared; of other metrics `prompts.min_gap` alone counts.
+    """
+    return [min_scored_gap(config.prompts.min_gap, x if config.metric.is_default else 0.0) for x in clean]
+
+
+def n_unscored(config: RunConfig, clean: Sequence[float], gaps: Sequence[float]) -> int:
+    """Number of pairs whose gap is too small to divide by, from their F(clean) and gaps in F's unit."""
+    return sum(not scores_exist(gap, least) for gap, least in zip(gaps, least_gaps(config, clean), strict=True))
 
 
 def run_warnings(
@@ -23,13 +31,13 @@ def run_warnings(
     gaps: Sequence[float],
     maps: Mapping[Site, Mapping[str, AttributionMap]],
 ) -> tuple[str, ...]:
-    """The warnings of a run with these F(clean) and gaps, in logits, and these maps."""
+    """The warnings of a run with these F(clean) and gaps, in F's unit, and these maps."""
     coarse = config.model.dtype == "bfloat16"
     rounding = (
         "model.dtype: bfloat16 keeps 8 bits of a logit; effects and completeness deltas below some hundredths of a "
         "logit are rounding. Use model.dtype=float32 for numbers that count."
     )
-    texts = [_small_gaps(config.prompts.min_gap, clean, gaps), _swapped(config.prompts, clean, gaps)]
+    texts = [_small_gaps(config, clean, gaps, maps), _swapped(config, clean, gaps)]
     texts += [rounding if coarse else ""]
     texts += ["" if coarse else _incomplete(config, site, by_method["ig"]) for site, by_method in maps.items()]
     texts += [_without_effect(idle) for idle in config.idle]
@@ -55,40 +63,57 @@ def spacing_warnings(pairs: Sequence[TokenPair]) -> tuple[str, ...]:
     return (texts[0] + more,) if texts else ()
 
 
-def _small_gaps(min_gap: float, clean: Sequence[float], gaps: Sequence[float]) -> str:
+def _small_gaps(
+    config: RunConfig,
+    clean: Sequence[float],
+    gaps: Sequence[float],
+    maps: Mapping[Site, Mapping[str, AttributionMap]],
+) -> str:
     """The warning that scores are missing, for all pairs or for some; empty if none are."""
-    unscored = n_unscored(clean, gaps, min_gap)
+    unscored, unit = n_unscored(config, clean, gaps), _unit(maps)
     if not unscored:
         return ""
     if len(gaps) == 1:
-        what = f"the gap F(clean) - F(corrupted) is {gaps[0]:.4g} logits, F(clean) {clean[0]:.4g}"
+        what = f"the gap F(clean) - F(corrupted) is {gaps[0]:.4g} {unit}, F(clean) {clean[0]:.4g}"
     else:
         what = f"the gap F(clean) - F(corrupted) of {unscored} of {len(gaps)} pairs is too small"
-    text = f"prompts: {what}, wanted at least prompts.min_gap={min_gap} and {SCORED_SHARE:.0%} of |F(clean)|; "
+    share = f" and {SCORED_SHARE:.0%} of |F(clean)|" if config.metric.is_default else f" {unit}"
+    text = f"prompts: {what}, wanted at least prompts.min_gap={config.prompts.min_gap}{share}; "
     if unscored == len(gaps):
         return (
-            f"{text}scores (effect / gap) would explode and are missing, effects in logits are kept. Choose prompts "
-            "that the model tells apart."
+            f"{text}scores (effect / gap) would explode and are missing, effects in {unit} are kept. Choose "
+            "prompts that the model tells apart."
         )
     return (
         f"{text}they have no scores (effect / gap), which would explode, and mean scores and their intervals leave "
-        "them out; mean effects in logits do not. pairs.csv lists every gap."
+        f"them out; mean effects in {unit} do not. pairs.csv lists every gap."
     )
 
 
-def _swapped(prompts: PromptsConfig, clean: Sequence[float], gaps: Sequence[float]) -> str:
+def _unit(maps: Mapping[Site, Mapping[str, AttributionMap]]) -> str:
+    """F's unit."""
+    return next((each.unit for by_method in maps.values() for each in by_method.values()), "logits")
+
+
+def _swapped(config: RunConfig, clean: Sequence[float], gaps: Sequence[float]) -> str:
     """The warning that the model gives each prompt the other's word, in pairs that have scores; empty if in none."""
+    if not config.metric.is_default:
+        return ""
     signs = [
         (index, x, x - gap)
         for index, (x, gap) in enumerate(zip(clean, gaps, strict=True))
-        if x < 0 < x - gap and not n_unscored([x], [gap], prompts.min_gap)
+        if x < 0 < x - gap and not n_unscored(config, [x], [gap])
     ]
     if not signs:
         return ""
     index, x, y = signs[0]
     several = f"in {len(signs)} of {len(gaps)} pairs " if len(gaps) > 1 else ""
     first = f"pair {index}: " if several else ""
-    doubt = "the model does not do the task there." if prompts.n is not None else "are answer and distractor swapped?"
+    doubt = (
+        "the model does not do the task there."
+        if config.prompts.n is not None
+        else "are answer and distractor swapped?"
+    )
     return (
         f"prompts: {several}the model prefers the distractor on the clean prompt ({first}F = {x:+.2f}) and the answer "
         f"on the corrupted one (F = {y:+.2f}): {doubt}{' pairs.csv lists F of every pair.' if several else ''}"
@@ -120,7 +145,7 @@ def _incomplete(config: RunConfig, site: Site, ig: AttributionMap) -> str:
     return (
         f"ig: the completeness delta of {site} is above {DELTA_TOLERANCE:.0%} of the layer's effect in "
         f"layer{'s' * (len(named) > 1)} {', '.join(map(str, named))} ({in_pairs}worst: {delta:+.3g} of "
-        f"{effect:+.3g} logits in layer {layer}{place}). "
+        f"{effect:+.3g} {ig.unit} in layer {layer}{place}). "
         + (
             "No number of steps tried was enough: the path has a kink or a jump there."
             if config.ig.n_steps == "auto"

@@ -183,10 +183,19 @@ class _Rate(NamedTuple):
     """The pictures that were asked for."""
 
 
-_KIND = ("model.name", "model.processing", "sites", "study", "faithfulness", "ablation.kind")
+_KIND = (
+    "model.name",
+    "model.processing",
+    "metric.name",
+    "positions.kind",
+    "sites",
+    "study",
+    "faithfulness",
+    "ablation.kind",
+)
 """Settings by which finished runs are told apart for the time estimate: what kind of work a run does."""
 
-_BEFORE = {"sites": "both", "plots": "all"}
+_BEFORE = {"sites": "both", "plots": "all", "metric.name": "logit_diff", "positions.kind": "all"}
 """What runs from before there was such a setting did."""
 
 _MOST = 1e9

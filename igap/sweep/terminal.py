@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from igap.components import SITES
+from igap.components import PLACES
 from igap.console import duration, number
 from igap.sweep.folder import JobStatus
 from igap.sweep.plan import Estimate, Plan
@@ -52,7 +52,7 @@ def show_job(console: Console, count: str, overrides: Sequence[str], status: Job
     parts = []
     if status.run is not None:
         summary = status.run.summary
-        names = [name for site in SITES if (name := f"{site}/pearson") in summary]
+        names = [name for site in PLACES if (name := f"{site}/pearson") in summary]
         numbers = (f"{name} {number(summary[name])}" for name in names)
         parts.append(f"{', '.join(numbers)} ({number(summary.get('seconds/total'))} s)")
     if not status.finished:

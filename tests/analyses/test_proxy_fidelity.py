@@ -40,7 +40,9 @@ EXACT = np.arange(40, 0, -1) * (-1.0) ** np.arange(40)  # component 0 is first, 
 
 
 def test_a_method_that_equals_ap_misses_nothing():
-    found = of(proxy_fidelities(maps(ig=EXACT, ap=EXACT, atp=EXACT, atp_star=np.abs(EXACT))), "ig")
+    found = of(
+        proxy_fidelities(maps(ig=EXACT, ap=EXACT, atp=EXACT, atp_star=np.abs(EXACT)), compose_one([]).config), "ig"
+    )
     assert found == {
         "pearson": pytest.approx(1), "spearman": pytest.approx(1),
         "overlap@10": 1, "missed@10": 0, "needed@10": 10, "overlap@30": 1, "missed@30": 0, "needed@30": 30,
@@ -51,7 +53,9 @@ def test_a_component_that_a_method_ranks_too_low_is_a_false_negative_with_its_pr
     """AP's third component is 25th by the method: of AP's top 10 it misses one and needs its top 25."""
     estimate = EXACT.copy()
     estimate[2] = 15.5  # between the components of 16 (place 24 without component 2) and of 15
-    found = of(proxy_fidelities(maps(ig=estimate, ap=EXACT, atp=EXACT, atp_star=np.abs(EXACT))), "ig")
+    found = of(
+        proxy_fidelities(maps(ig=estimate, ap=EXACT, atp=EXACT, atp_star=np.abs(EXACT)), compose_one([]).config), "ig"
+    )
     assert (found["missed@10"], found["overlap@10"], found["needed@10"]) == (1, 0.9, 25)
     assert (found["missed@30"], found["overlap@30"], found["needed@30"]) == (0, 1, 30)
 
@@ -59,7 +63,7 @@ def test_a_component_that_a_method_ranks_too_low_is_a_false_negative_with_its_pr
 def test_the_correlations_of_the_scores_are_scipys_and_those_without_sign_of_magnitudes():
     rng = np.random.default_rng(0)
     cheap, magnitudes = EXACT + rng.normal(0, 20, 40), np.abs(EXACT + rng.normal(0, 20, 40))
-    proxies = proxy_fidelities(maps(ig=EXACT, ap=EXACT, atp=cheap, atp_star=magnitudes))
+    proxies = proxy_fidelities(maps(ig=EXACT, ap=EXACT, atp=cheap, atp_star=magnitudes), compose_one([]).config)
     for site in SITES:
         for method, x, y in (("atp", cheap, EXACT), ("atp_star", magnitudes, np.abs(EXACT))):
             assert of(proxies, method, site)["pearson"] == pytest.approx(stats.pearsonr(x, y).statistic)
@@ -70,13 +74,15 @@ def test_components_a_method_cannot_tell_apart_count_as_found_last():
     """AP's first component has effect 0 by the method, as has the last: it has to take all 40."""
     estimate = EXACT.copy()
     estimate[[0, 39]] = 0
-    found = of(proxy_fidelities(maps(ig=estimate, ap=EXACT, atp=EXACT, atp_star=np.abs(EXACT))), "ig")
+    found = of(
+        proxy_fidelities(maps(ig=estimate, ap=EXACT, atp=EXACT, atp_star=np.abs(EXACT)), compose_one([]).config), "ig"
+    )
     assert (found["missed@10"], found["needed@10"]) == (1, 40)
 
 
 def test_what_is_undefined_has_a_reason():
     few, same = np.where(np.arange(40) < 12, EXACT, 0.0), np.ones(40)
-    proxies = proxy_fidelities(maps(ig=same, ap=few, atp=few, atp_star=np.abs(few)))
+    proxies = proxy_fidelities(maps(ig=same, ap=few, atp=few, atp_star=np.abs(few)), compose_one([]).config)
     summary = proxies.summary()
     assert summary["heads/ig/pearson"] is None
     assert summary["heads/ig/pearson/reason"] == "IG scores are constant"

@@ -8,6 +8,7 @@ import torch
 from igap import PromptPair, activation_patching
 from igap.attribution import atp_star
 from igap.attribution.caching import cached_maps
+from igap.cli.compose import compose_one
 from igap.inputs.prompts import tokenize
 from igap.storage.cache import ResultCache, use_cache
 
@@ -30,7 +31,7 @@ def test_a_kept_map_is_the_computed_one_bit_for_bit(small, pair, tmp_path, n_pai
 
     for _ in range(2):
         with use_cache(ResultCache(tmp_path, {})):
-            (found,) = cached_maps("kind", "neurons", "noising", tokens, least, compute).values()
+            (found,) = cached_maps("kind", "neurons", compose_one([]).config, tokens, least, compute).values()
         assert calls == [1]
         for one, same in zip((found, *found.pairs), (computed, *computed.pairs), strict=True):
             assert torch.equal(one.effect, same.effect)
@@ -50,7 +51,8 @@ def test_another_question_is_another_map(small, pair, tmp_path, change):
         for _ in range(2):
             computed = activation_patching(model, asked, site, direction=direction)
             compute = functools.partial(dict, ap=computed)
-            found = cached_maps("ap", site, direction, [tokenize(model, asked)], [0.0], compute)
+            config = compose_one([f"direction={direction}"]).config
+            found = cached_maps("ap", site, config, [tokenize(model, asked)], [0.0], compute)
             assert torch.equal(found["ap"].effect, computed.effect)
             if change == "site":
                 site = "neurons"

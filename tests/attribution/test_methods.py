@@ -80,12 +80,14 @@ def test_a_method_that_is_not_asked_for_or_not_to_be_had_is_left_out(run, monkey
         METHODS, "unasked", Method("unasked", methods_own().attribute, asked=lambda config: config.batch_size == 7)
     )
     monkeypatch.setitem(
-        METHODS, "unable", Method("unable", methods_own().attribute, missing=lambda n: f"{n} layers are too few")
+        METHODS,
+        "unable",
+        Method("unable", methods_own().attribute, missing=lambda config, site, n: f"{n} layers are too few for {site}"),
     )
     folder, _ = run("tracking=disabled")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["heads/unable/pearson"] is None
-    assert summary["heads/unable/pearson/reason"] == "3 layers are too few"
+    assert summary["heads/unable/pearson/reason"] == "3 layers are too few for heads"
     assert not [name for name in summary if "unasked" in name]
     assert not [name for name in load_file(folder / "attributions.safetensors") if "una" in name]
 

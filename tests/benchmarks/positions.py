@@ -63,8 +63,13 @@ def beside(bench: Bench, model: TransformerBridge, site: Site) -> dict[str, Any]
             "igap, each position": partial(ours, "each", positions="each", direction="denoising"),
             "igap, each position, towards zero": partial(ours, "zero", positions="each", baseline="zero"),
             "igap, all positions at once": partial(ours, "all", direction="denoising"),
+            "igap, all positions at once, KL": partial(ours, "kl", direction="denoising", metric="kl"),
         },
-        warm=["igap, each position, towards zero", "igap, all positions at once"],
+        warm=[
+            "igap, each position, towards zero",
+            "igap, all positions at once",
+            "igap, all positions at once, KL",
+        ],
     )
     seconds["TransformerLens"] = [s / len(rows) * len(index) for s in seconds["TransformerLens"]]
     each = found["each"] if site == "heads" else found["each"][..., 0]
@@ -76,6 +81,8 @@ def beside(bench: Bench, model: TransformerBridge, site: Site) -> dict[str, Any]
     faster = {name: ratio(seconds, "TransformerLens", name) for name in seconds if name.startswith("igap, each")}
     for name, values in faster.items():
         line(f"times faster than TransformerLens: {name}", f"{statistics.median(values):10.1f}")
+    divergence = statistics.median(ratio(seconds, "igap, all positions at once, KL", "igap, all positions at once"))
+    line("KL in place of the logit difference, all positions: times as long", f"{divergence:10.2f}")
     line("largest difference", f"{difference:10.1e} logits")
     return {"seconds": seconds, "times faster": faster, "largest difference, logits": difference}
 

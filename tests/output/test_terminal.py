@@ -195,7 +195,7 @@ def test_the_first_of_the_mean_is_told_with_the_pairs_in_which_it_is_first(conso
 
 
 def test_an_interval_over_three_pairs_is_called_their_range(console, many, many_written):
-    numbers = {"clean_logit_diffs": (5.0, 6.0, 7.0), "corrupted_logit_diffs": (-5.0, -6.0, -7.0)}
+    numbers = {"clean_values": (5.0, 6.0, 7.0), "corrupted_values": (-5.0, -6.0, -7.0)}
     three = dataclasses.replace(many, pairs=many.pairs[:3], tokens=many.tokens[:3], **numbers)
     spread = dataclasses.replace(many.spread, pearson={site: r[:3] for site, r in many.spread.pearson.items()})
     terminal.show(console, dataclasses.replace(three, spread=spread), many_written)

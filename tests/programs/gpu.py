@@ -50,6 +50,8 @@ RUNS: dict[str, list[str]] = {
     "pairs": ["prompts.n=12", "baseline=mean", "ig.n_steps=auto", "ablation=mean_positional"],
     "zero": ["baseline=zero", "ablation=resample"],
     "denoising": ["direction=denoising", "prompts=second-pair"],
+    "positions": ["sites=heads,resid_pre,v", "positions=roles", "prompts.n=6"],
+    "divergence": ["metric=kl", "faithfulness=heads", "direction=denoising"],
     "notebook": ["experiment=notebook"],
 }
 REAL = {
@@ -125,6 +127,17 @@ def methods(checks: Checks) -> None:
         ),
         "AtP, neurons": lambda model: igap.attribution_patching(model, pairs, "neurons").effect,
         "AtP*": lambda model: igap.atp_star(model, pairs).effect,
+        **{
+            f"{name} of {site} by position, {metric}": lambda model, method=method, site=site, metric=metric: (
+                method(model, PAIR, site, positions="each", metric=metric, direction="denoising").effect
+            )
+            for name, method in (
+                ("AP", igap.activation_patching),
+                ("IG", igap.integrated_gradients),
+                ("AtP", igap.attribution_patching),
+            )
+            for site, metric in (("heads", "prob"), ("resid_mid", "kl"), ("k", "js"), ("mlp_out", "logprob"))
+        },
         "output curves": lambda model: igap.output_curve(model, PAIR, ["0.1", "L1.N7"]).values,
         "ablation": lambda model: (
             igap.ablate(model, prompts, ["0.1", "2.3"], kind="mean", reference_n=32, controls=2)
@@ -185,7 +198,7 @@ def compare(checks: Checks, name: str, here: Path, there: Path, bound: float) ->
         raise RuntimeError(f"tables differ: {sorted(tables[0].keys() ^ tables[1].keys())}")
     for table in tables[0]:
         a, b = (pd.read_csv(each[table], keep_default_na=False, na_values=[""]) for each in tables)
-        logits = [column for column in a if column.startswith(("effect", "logit_diff", "interaction"))]
+        logits = [column for column in a if column.startswith(("effect", "logit_diff", "interaction", "value"))]
         if a.shape != b.shape or [*a] != [*b]:
             off[table] = np.inf
             continue

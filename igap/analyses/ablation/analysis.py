@@ -30,6 +30,7 @@ class AblationAnalysis(Analysis[AblationStudy]):
     """Accuracy without single components, all of them, random others; `ablation=KIND` asks for it."""
 
     name = "ablation"
+    any_metric = True  # accuracy has none; components are chosen by scores of any
 
     def asked_for(self, config: RunConfig) -> bool:
         """Return whether `ablation` is another than none."""

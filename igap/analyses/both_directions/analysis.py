@@ -32,6 +32,7 @@ class BothDirectionsAnalysis(Analysis[BothDirections]):
     """IG and AP in both directions; `analyses=both_directions` asks for it."""
 
     name = "both_directions"
+    any_metric = True
     settings = Settings
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:  # noqa: ARG002 - the interface
@@ -57,7 +58,8 @@ class BothDirectionsAnalysis(Analysis[BothDirections]):
         here = {"ap": context.maps[site]["ap"]}
         here |= {"ig": context.maps[site]["ig"]} if config.baseline.kind == "corrupted" else compute("ig", own)
         there = compute("ig", other)
-        there |= cached_maps("ap", site, other, opened.tokens, least, partial(compute, "ap", other))
+        mirrored = config.model_copy(update={"direction": other})
+        there |= cached_maps("ap", site, mirrored, opened.tokens, least, partial(compute, "ap", other))
         noising, denoising = (here, there) if own == "noising" else (there, here)
         options: Any = {"batch_size": config.batch_size, "memory_gib": config.memory_gib, "on_progress": on_progress}
         return compare_directions(opened, noising, denoising, high=asked.high, most=asked.most, **options)

@@ -17,10 +17,15 @@ class CircuitRecoveryAnalysis(Analysis[CircuitRecovery]):
     """Which heads of a published circuit each method ranks first."""
 
     name = "circuit"
+    any_metric = True
 
     def asked_for(self, config: RunConfig) -> bool:
         """Return whether the config names a circuit, and heads are attributed to."""
         return config.model.circuit is not None and "heads" in config.asked_sites
+
+    def automatic(self, config: RunConfig) -> bool:  # noqa: ARG002 - whatever the config
+        """Return True: every run does it that can."""
+        return True
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
         """Refuse a model of another shape than the circuit's."""

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 from igap.analyses.base import Analysis, RunContext
 from igap.analyses.explanation.explanation import Explanation
 from igap.analyses.explanation.interactions import interactions
+from igap.attribution.attribution_patching import no_gradient
 from igap.attribution.decomposition import Decomposition, decompose
 from igap.attribution.maps import Progress
 from igap.components import locate, parse_component
 from igap.config import RunConfig
 from igap.models.load import Header
-from igap.statistics.units import LABELS
+from igap.statistics.units import label_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,10 +25,19 @@ class ExplanationAnalysis(Analysis[Explanation]):
     """Why IG and AP disagree about heads; `explain=false` leaves it out."""
 
     name = "explain"
+    any_metric = True
 
     def asked_for(self, config: RunConfig) -> bool:
         """Return whether `explain` is true, and heads are attributed to."""
         return config.explain and "heads" in config.asked_sites
+
+    def automatic(self, config: RunConfig) -> bool:
+        """Return whether nothing but `explain=true`, the default, asks for it."""
+        return config.interactions is None
+
+    def misfit(self, config: RunConfig) -> str:
+        """Return why not: other positions than all, or a metric without gradient on the clean prompt."""
+        return super().misfit(config) or no_gradient(config)
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
         """Refuse a head in `interactions` that the model does not have."""
@@ -65,13 +75,16 @@ class ExplanationAnalysis(Analysis[Explanation]):
         heading = f"heads of {title}"
         if n > len(shown):
             heading += f"\nthe {len(shown)} farthest of {n} outliers"
-        drawn = {"explanation": explanation(shown, unit=LABELS[finding.unit], title=heading)}
+        drawn = {
+            "explanation": explanation(shown, unit=label_of(finding.unit, finding.chain.points["ap"]), title=heading)
+        }
         if finding.split is not None:
             drawn["interactions"] = interaction_parts(
                 finding.split.component,
                 finding.split.others,
                 finding.split.shares.tolist(),
                 higher_order=finding.higher_order,
+                unit=finding.metric_unit,
                 title=title,
             )
         return drawn

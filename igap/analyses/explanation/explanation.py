@@ -36,6 +36,11 @@ class Explanation:
     """None where the run has no outlier, or no interaction."""
 
     @property
+    def metric_unit(self) -> str:
+        """F's unit."""
+        return self.chain.points["ap"].unit
+
+    @property
     def names(self) -> list[str]:
         """All heads, layer by layer."""
         return component_names(self.chain.points["ap"].site, *self.chain.points["ap"].effect.shape)
@@ -92,8 +97,8 @@ class Explanation:
             parts = [f"{other} {shares.pop(other):+.3f}" for other in largest]
             parts += [f"the other {len(shares)} {sum(shares.values()):+.3f}"] if shares else []
             lines.append(
-                f"interaction in AP - IG of {self.split.component}, {self.interaction:+.3f} logits (-I/2 with each of "
-                f"its layer): {', '.join(parts)}; of higher order {self.higher_order:+.3f}"
+                f"interaction in AP - IG of {self.split.component}, {self.interaction:+.3f} {self.metric_unit} (-I/2 "
+                f"with each of its layer): {', '.join(parts)}; of higher order {self.higher_order:+.3f}"
             )
         layers = self._unconverged()
         if layers:
@@ -112,7 +117,7 @@ class Explanation:
             for term in ordered
             if term == ordered[0] or abs(values[term]) >= 0.005 * abs(difference)
         ]
-        unit = "" if self.unit == "score" else " logits"
+        unit = "" if self.unit == "score" else f" {self.metric_unit}"
         return (
             f"{name}: AP {values['ap']:+.3f}, IG {values['ig']:+.3f}{unit}; the difference of {difference:+.3f} is "
             f"{', '.join(parts)}"

@@ -66,9 +66,15 @@ def explanation(outliers: Mapping[str, Mapping[str, float]], *, unit: str, title
 
 @styled
 def interaction_parts(
-    head: str, others: Sequence[str], shares: Sequence[float], *, higher_order: float, title: str = ""
+    head: str,
+    others: Sequence[str],
+    shares: Sequence[float],
+    *,
+    higher_order: float,
+    title: str = "",
+    unit: str = "logits",
 ) -> Figure:
-    """Draw which heads of its layer the interaction of `head` comes from, and what is of higher order; in logits."""
+    """Draw which heads of its layer the interaction of `head` comes from, and what is of higher order; in F's unit."""
     labels, values = [*others, "higher\norder", "all"], [*shares, higher_order, sum(shares) + higher_order]
     heading = (
         f"{title}\ninteraction of head {head}, part of AP - IG: minus half of I(c, d), pairs of heads replaced together"
@@ -85,5 +91,5 @@ def interaction_parts(
         )  # fmt: skip
     ax.margins(y=0.15)
     ax.set_xticks(places, labels)
-    ax.set(xlabel=f"other head of the layer of {head}", ylabel="part of AP - IG, logits")
+    ax.set(xlabel=f"other head of the layer of {head}", ylabel=f"part of AP - IG, {unit}")
     return fig

@@ -24,6 +24,7 @@ class FaithfulnessAnalysis(Analysis[Faithfulness]):
     """Which method ranks components best; `faithfulness=heads`, `neurons` or `both` asks for it."""
 
     name = "faithfulness"
+    any_metric = True
 
     def asked_for(self, config: RunConfig) -> bool:
         """Return whether `faithfulness` is another than none."""

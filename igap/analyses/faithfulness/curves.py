@@ -167,7 +167,7 @@ def curves_of(
     min_gap: float,
     seed: int,
 ) -> FaithfulnessCurves:
-    """Return the curves and areas from F of every set, in logits; set 0 keeps nothing, set 1 everything.
+    """Return the curves and areas from F of every set, in its unit; set 0 keeps nothing, set 1 everything.
 
     They are undefined, with a reason, where F(clean) and F(all ablated) differ by less than `min_scored_gap`.
     """
@@ -176,7 +176,7 @@ def curves_of(
     empty, full = float(means[0]), float(means[1])
     if not scores_exist(full - empty, min_scored_gap(min_gap, full)):
         reason = (
-            f"not defined, F(clean) is {full:.4g} and F(all ablated) {empty:.4g} logits; what lies between them is "
+            f"not defined, F(clean) is {full:.4g} and F(all ablated) {empty:.4g}; what lies between them is "
             f"divided by, and has to be at least prompts.min_gap={min_gap} and "
             f"{SCORED_SHARE:.0%} of |F(clean)|"
         )

@@ -23,11 +23,16 @@ class OutputCurvesAnalysis(Analysis[OutputCurves]):
     """How F changes on the way of single components to the baseline; `curves.components=none` leaves it out."""
 
     name = "curves"
+    any_metric = True
 
     def asked_for(self, config: RunConfig) -> bool:
         """Return whether `curves.components` names components, or heads are there to choose from."""
         components = config.curves.components
         return components != "none" and (components != "default" or "heads" in config.asked_sites)
+
+    def automatic(self, config: RunConfig) -> bool:
+        """Return whether the run chooses the heads itself."""
+        return config.curves.components == "default"
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
         """Refuse components in `curves.components` that the model does not have."""

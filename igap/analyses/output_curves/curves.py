@@ -5,7 +5,7 @@ what activation patching with that baseline measures. The slope at 0 is attribut
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,12 @@ from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
+from igap.engine.metrics import CustomMetric
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import PromptPair
 from igap.statistics.extrema import Extremum, find_extrema
-from igap.vocabulary import ALPHAS, BaselineKind, Direction, are_alphas
+from igap.vocabulary import ALPHAS, BaselineKind, Direction, MetricName, are_alphas
 
 DEFAULT_ALPHAS: tuple[float, ...] = tuple(np.linspace(-1, 2, 61).round(2).tolist())
 
@@ -62,6 +63,10 @@ class OutputCurves:
     """Why each component was chosen, where a run chose it."""
     left_out: int = 0
     """Outliers that were not chosen because there are too many."""
+    metric: str = field(default="logit_diff", metadata={"later": True})
+    """F."""
+    unit: str = field(default="logits", metadata={"later": True})
+    """Its unit, which values, ends, slopes and bends have."""
 
     @property
     def values(self) -> Float64[np.ndarray, "component alpha"]:
@@ -96,6 +101,11 @@ class OutputCurves:
             )
         return find_extrema(self.alphas, self.values[index], self.rounding)
 
+    @property
+    def _value(self) -> str:
+        """The column of F in tables."""
+        return "logit_diff" if self.metric == "logit_diff" else "value"
+
     def summary(self) -> dict[str, float | int | str | None]:
         """Return `curves/...`: the components, how far the farthest of them bends, and how many extrema there are."""
         deviations = self.max_deviation_from_chord
@@ -116,13 +126,13 @@ class OutputCurves:
             {
                 "name": np.repeat(self.names, len(self.alphas)),
                 "alpha": np.tile(self.alphas, len(self.names)),
-                "logit_diff": self.values.ravel(),
+                self._value: self.values.ravel(),
             }
         )
         if len(self.by_pair) > 1:
-            points["logit_diff_sd"] = self.by_pair.std(0, ddof=1).ravel()
+            points[f"{self._value}_sd"] = self.by_pair.std(0, ddof=1).ravel()
         numbers = pd.DataFrame(each, columns=["name", "role"])
-        numbers["logit_diff_0"], numbers["logit_diff_1"] = self.ends.T
+        numbers[f"{self._value}_0"], numbers[f"{self._value}_1"] = self.ends.T
         numbers["effect"], numbers["slope_0"] = self.effects, self.slopes
         numbers["bend"] = self.max_deviation_from_chord
         extrema = [
@@ -130,7 +140,7 @@ class OutputCurves:
             for i, name in enumerate(self.names)
             for extremum in self.extrema(i)
         ]
-        columns = ["name", "kind", "alpha", "inside", "logit_diff", "prominence"]
+        columns = ["name", "kind", "alpha", "inside", self._value, "prominence"]
         return {
             "curves": points,
             "curves_components": numbers,
@@ -161,9 +171,11 @@ class OutputCurves:
         if np.isfinite(self.max_deviation_from_chord).all():
             deviations = self.max_deviation_from_chord
             far = int(np.abs(deviations).argmax())
-            lines.append(f"farthest from a straight line on [0, 1]: {self.names[far]}, {deviations[far]:+.3f} logits")
+            lines.append(
+                f"farthest from a straight line on [0, 1]: {self.names[far]}, {deviations[far]:+.3f} {self.unit}"
+            )
         inside = [
-            f"{name} {extremum.kind} at alpha {extremum.alpha:.2f} ({extremum.value:+.3f} logits)"
+            f"{name} {extremum.kind} at alpha {extremum.alpha:.2f} ({extremum.value:+.3f} {self.unit})"
             for i, name in enumerate(self.names)
             for extremum in self.extrema(i)
             if extremum.inside
@@ -181,6 +193,7 @@ def output_curve(
     alphas: Sequence[Finite] | None = None,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
+    metric: MetricName | CustomMetric = "logit_diff",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     route: Route | None = None,
@@ -194,12 +207,14 @@ def output_curve(
         alphas: At least 3 ascending numbers without unit, which may leave [0, 1]. None (default): 61 from -1 to 2.
         baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
+        metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "kl", "js": to the clean output.
+            Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
 
     Returns:
-        F in logits, `[pair, component, alpha]`, with ends, slopes and extrema.
+        F in its unit, `[pair, component, alpha]`, with ends, slopes and extrema.
 
     Raises:
         InputError: A name is no component of the model, or the alphas do not ascend or lead to an F that is not finite.
@@ -215,7 +230,7 @@ def output_curve(
     if not names:
         raise InputError("curves.components: got none, wanted at least one. Name heads such as 9.6, or neurons.")
     budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
-    with open_pairs(model, pair, sites=sites_of(names), route=route) as opened:
+    with open_pairs(model, pair, sites=sites_of(names), route=route, metric=metric) as opened:
         return trace_curves(opened, names, alphas, baseline=baseline, direction=direction, **budget)
 
 
@@ -255,6 +270,8 @@ def trace_curves(
         rounding=100 * eps * max(1.0, float(np.abs(values).max())),
         baseline=baseline.kind,
         direction=direction,
+        metric=contrast.readout.name,
+        unit=contrast.readout.metric.unit,
     )
 
 

@@ -35,7 +35,7 @@ def output_curves(curves: OutputCurves, *, title: str = "") -> Figure:
         ax.ticklabel_format(style="plain", useOffset=False)  # an offset would lie on the title
         lowest, first = i + columns >= n, i % columns == 0
         ax.tick_params(labelbottom=lowest, labelleft=first)
-        ax.set(xlabel="alpha" if lowest else "", ylabel="F, logits" if first else "")
+        ax.set(xlabel="alpha" if lowest else "", ylabel=f"F, {curves.unit}" if first else "")
         ax.xaxis.set_in_layout(lowest)
         ax.yaxis.set_in_layout(first)
     handles, labels = [], []

@@ -35,6 +35,7 @@ class SelfRepairAnalysis(Analysis[SelfRepair]):
     """What the other components do when one is patched; `analyses=self_repair` asks for it."""
 
     name = "self_repair"
+    any_metric = True
     settings = Settings
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:

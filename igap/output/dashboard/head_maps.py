@@ -54,6 +54,8 @@ def from_rows(rows: Iterable[Mapping[str, object]]) -> Heads:
     """
     by_place: dict[tuple[int, int], list[float]] = {}
     for row in rows:
+        if "span" in row:
+            raise ValueError("it is by positions, of which no page draws a map; igap plot draws the run's own pictures")
         place = int(str(row["layer"])), int(str(row["head"]))
         if place in by_place:
             raise ValueError(f"head {place[0]}.{place[1]} is there twice")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeGuard
 
+from igap.components import PLACES, SITES
 from igap.config import EXECUTION_KEYS
 from igap.errors import InputError, did_you_mean, printable
 from igap.output.dashboard import prompt_labels
@@ -18,6 +19,8 @@ from igap.storage.tables import escape_formula
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_OF_SITES = tuple(f"{site}/{name}" for site in PLACES if site not in SITES for name in ("pearson", "ap_on_ig"))
 
 DEFAULT = (
     "gap",
@@ -30,6 +33,7 @@ DEFAULT = (
     "neurons/ap_on_ig",
     "neurons/jaccard@30",
     "heads/n_outliers",
+    *_OF_SITES,
 )
 """The metrics that are shown unless others are asked for, where a summary has them."""
 
@@ -202,7 +206,7 @@ def with_scale(run: FinishedRun) -> FinishedRun:
     negative r, two values of k give one b.
     """
     added: dict[str, float | int | str | None] = {}
-    for site in ("heads", "neurons"):
+    for site in PLACES:
         names = [f"{site}/pearson", f"{site}/slope"]
         if not all(name in run.summary for name in names):
             continue

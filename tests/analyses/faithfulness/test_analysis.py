@@ -121,7 +121,7 @@ def test_a_clean_run_that_ablation_leaves_as_it_is_has_no_faithfulness_and_says_
     assert summary["faithfulness/heads/corrupted/full"] == pytest.approx(2.05)
     assert summary["faithfulness/heads/corrupted/cpr"] is None
     reason = summary["faithfulness/heads/corrupted/cpr/reason"]
-    assert reason.startswith("not defined, F(clean) is 2.05 and F(all ablated) 2 logits;")
+    assert reason.startswith("not defined, F(clean) is 2.05 and F(all ablated) 2;")
     assert "at least prompts.min_gap=0.1" in reason
     assert finding.tables() == {}
     assert finding.sentences() == (f"faithfulness, heads ablated by the corrupted activation: {reason}",)

@@ -1,0 +1,263 @@
+"""Runs of other sites, positions and metrics: the numbers of the Python functions, on disk and opened again."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+import torch
+
+from igap import activation_patching, attribution_patching, integrated_gradients, load_model, open_run, pipeline
+from igap.cli.compose import compose_one
+from igap.cli.texts import quote_override
+from igap.errors import InputError
+from igap.inputs.sources import read_prompt_pairs
+from igap.models import cached
+from igap.output import disk, figures, record
+from igap.output.dashboard import command
+
+FEW = ("ig.n_steps=5", "plots=none", "tracking=disabled", "device=cpu")
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return load_model()
+
+
+@pytest.fixture
+def run(tmp_path):
+    def make(*overrides):
+        given = [quote_override(override, single=True) for override in (*FEW, *overrides)]
+        result = pipeline.run(compose_one(given).config, store=tmp_path / "store")
+        folder = tmp_path / result.key
+        disk.prepare(folder)
+        disk.write(result, folder)
+        return result, folder
+
+    return make
+
+
+def checked(*overrides):
+    return pipeline.check(compose_one([quote_override(each, single=True) for each in (*FEW, *overrides)]).config)
+
+
+NO_IOI = (
+    "prompts.clean=After John went to the store, Mary gave a bottle to",
+    "prompts.corrupted=After John went to the store, Tom gave a bottle to",
+    "prompts.answer= Anna",
+    "prompts.distractor= John",
+)
+CASES = {
+    "each": (["sites=heads,resid_mid,k", "positions=each"], {"positions": "each"}),
+    "spans": (
+        ["sites=heads", "positions.spans={S2: 'Mary:2', verb: 11-12}"],
+        {"positions": {"S2": [10], "verb": [11, 12]}},
+    ),
+    "last": (["sites=q,resid_pre", "positions=last"], {"positions": "last"}),
+    "roles": (["sites=heads", "positions=roles", "prompts.n=3"], {"positions": "roles"}),
+    "kl": (["sites=heads,mlp_out", "metric=kl"], {"metric": "kl"}),
+    "denoising": (
+        ["sites=heads", "metric=prob", "positions=diff", "direction=denoising"],
+        {"metric": "prob", "positions": "diff", "direction": "denoising"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_has_the_maps_of_the_python_functions_and_they_come_back_from_its_folder(name, run, mini):
+    overrides, options = CASES[name]
+    result, folder = run(*overrides)
+    opened = open_run(folder)
+    pairs = list(read_prompt_pairs(result.config.prompts, mini.tokenizer))
+    for site, maps in result.maps.items():
+        assert list(maps) == ["ig", "ap"] + ["atp"] * ("metric" not in options or options["metric"] != "kl")
+        expected = {
+            "ig": integrated_gradients(mini, pairs, site, n_steps=5, **options),
+            "ap": activation_patching(mini, pairs, site, **options),
+        }
+        if "atp" in maps:
+            expected["atp"] = attribution_patching(mini, pairs, site, **options)
+        for method, wanted in expected.items():
+            for found in (maps[method], opened.maps[site][method]):
+                torch.testing.assert_close(found.effect, wanted.effect, rtol=0, atol=2e-5)
+                torch.testing.assert_close(found.score, wanted.score, rtol=0, atol=2e-5)
+                assert (found.metric, found.unit, found.spans) == (wanted.metric, wanted.unit, wanted.spans)
+                assert (found.where, found.covers) == (wanted.where, wanted.covers)
+                assert (found.together is None) == (wanted.together is None)
+                if wanted.together is not None:
+                    torch.testing.assert_close(found.together, wanted.together, rtol=0, atol=2e-5)
+            assert opened.maps[site][method].place == maps[method].place
+        assert opened.comparisons[site].summary() == pytest.approx(
+            result.comparisons[site].summary(), nan_ok=True, abs=1e-9
+        )
+
+
+def test_its_table_has_a_row_a_component_and_span_and_another_the_effects_together(run):
+    result, folder = run("sites=heads,resid_pre", "positions=each")
+    frame, ap = pd.read_csv(folder / "heads.csv", dtype={"name": str}), result.maps["heads"]["ap"]
+    row = frame[(frame["layer"] == 3) & (frame["head"] == 1) & (frame["span"] == "16 to")].iloc[0]
+    assert (row["name"], row["effect_ap"]) == ("3.1", pytest.approx(float(ap.effect[3, 16, 1])))
+    assert len(frame) == ap.effect.numel()
+    together = pd.read_csv(folder / "heads_together.csv", dtype={"name": str}).set_index("name")
+    assert together.loc["3.1", "effect_ap"] == pytest.approx(float(ap.together[3, 1]))
+    assert together.loc["3.1", "ap_interaction"] == pytest.approx(
+        float(ap.together[3, 1] - ap.effect[3, :, 1].sum()), abs=1e-6
+    )
+    vectors = pd.read_csv(folder / "resid_pre.csv")
+    assert list(vectors.columns[:4]) == ["name", "layer", "span", "ig"]
+    assert len(vectors) == 4 * 17
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["heads/n_components"] == 4 * 17 * 8
+    assert (summary["positions"], summary["metric"], summary["sites"]) == ("each", "logit_diff", "heads resid_pre")
+    assert "heads/outliers" not in summary, "names by position hold spaces"
+
+
+def test_f_of_another_metric_stands_beside_the_logit_difference_with_its_unit(run):
+    result, folder = run("sites=heads", "metric=kl", "prompts.n=2")
+    summary, pairs = json.loads((folder / "summary.json").read_text()), pd.read_csv(folder / "pairs.csv")
+    assert summary["metric/unit"] == "nats"
+    assert summary["clean_value"] == pytest.approx(0, abs=1e-6)
+    assert summary["gap"] == pytest.approx(-summary["corrupted_value"])
+    assert summary["clean_logit_diff"] > 1 > summary["corrupted_value"] - 30
+    assert pairs["gap"].tolist() == pytest.approx([-value for value in result.corrupted_values])
+    assert (pairs["clean_value"].abs() < 1e-5).all()
+    assert pairs["clean_logit_diff"].tolist() == pytest.approx(list(result.clean_logit_diffs))
+    assert any("where its gradient is 0" in warning for warning in result.warnings)
+    assert summary["heads/atp/pearson"] is None
+    assert "where its gradient is 0" in summary["heads/atp/pearson/reason"]
+
+
+def test_analyses_of_another_metric_are_of_that_metric(run, mini):
+    result, _ = run("sites=heads", "metric=prob", "curves.components='0.6'", "faithfulness=heads")
+    pair = read_prompt_pairs(result.config.prompts, mini.tokenizer)[0]
+    effect = float(activation_patching(mini, pair, metric="prob").effect[0, 6])
+    curves = result.findings["curves"]
+    assert (float(curves.effects[0]), curves.unit) == (pytest.approx(effect, abs=1e-6), "probability")
+    assert {"value_0", "value_1"} <= set(curves.tables()["curves_components"])
+    chain = result.findings["explain"].chain
+    assert float(chain.points["ap"].effect[0, 6]) == pytest.approx(effect, abs=1e-6)
+    group = result.findings["faithfulness"].groups[0]
+    assert (group.full, group.empty) == (
+        pytest.approx(result.clean_values[0], abs=1e-6),
+        pytest.approx(result.corrupted_values[0], abs=0.2),
+    )
+    assert result.findings["qk"].maps["q"]["ap"].effect.abs().max() < 1, "probabilities"
+
+
+def test_pictures_say_metric_unit_and_positions_and_are_drawn_from_the_record(run):
+    result, folder = run("sites=resid_post", "metric=js", "positions=each")
+    data = record.read(folder).data
+    assert data.metric_unit == "nats"
+    assert "F: js; positions: each" in data.title
+    assert "nats" in data.title
+    assert data.sites["resid_post"].spans == result.maps["resid_post"]["ap"].spans
+    (figure,) = figures.figures(data)["resid_post_heatmap"]().values()
+    labels = [text.get_text() for ax in figure.axes for text in ax.get_xticklabels()]
+    assert "10 Mary" in labels
+    (figure,) = figures.figures(data)["convergence_delta"]().values()
+    assert figure.axes[0].get_ylabel() == "|completeness delta|, nats"
+
+
+def test_a_function_of_the_users_is_the_metric_and_its_text_is_part_of_the_key(run, tmp_path, monkeypatch, mini):
+    monkeypatch.chdir(tmp_path)
+    text = "def margin(logits, pair):\n    return logits[:, pair.answer] - 0.5 * logits.mean(-1)\n"
+    (tmp_path / "own_metric.py").write_text(text)
+    result, _ = run("sites=heads", "metric=custom", "metric.function=own_metric:margin")
+    import own_metric
+
+    pair = read_prompt_pairs(result.config.prompts, mini.tokenizer)[0]
+    wanted = activation_patching(mini, pair, metric=own_metric.margin)
+    torch.testing.assert_close(result.maps["heads"]["ap"].effect, wanted.effect, rtol=0, atol=2e-5)
+    before = checked("metric=custom", "metric.function=own_metric:margin").key
+    (tmp_path / "own_metric.py").write_text(text + "# another\n")
+    assert checked("metric=custom", "metric.function=own_metric:margin").key != before
+
+
+def test_keys_of_default_runs_stay_and_every_choice_has_another():
+    before = checked().key
+    others = [
+        "metric=kl",
+        "positions=each",
+        "positions=last",
+        "positions.spans={a: 3}",
+        "positions.spans={b: 3}",
+        "sites=q",
+    ]
+    keys = {override: checked(override).key for override in others}
+    assert len({before, *keys.values()}) == len(others) + 1
+    assert checked("metric=logit_diff", "positions=all", "sites=neurons,heads").key == before
+
+
+def test_maps_of_two_metrics_share_no_cache(run):
+    effects = [
+        run("sites=heads", f"metric={metric}", f"ig.n_steps={n_steps}")[0].maps["heads"]["ap"].effect
+        for n_steps, metric in enumerate(("logit_diff", "prob", "logit_diff"), start=3)
+    ]
+    assert torch.equal(effects[0], effects[2])
+    assert not torch.allclose(effects[0], effects[1], atol=0.05)
+    by_position = run("sites=heads", "positions=last")[0].maps["heads"]["ap"].effect
+    assert not torch.allclose(effects[0], by_position, atol=0.05)
+
+
+def test_vectors_that_are_one_number_in_every_layer_have_no_correlation(run):
+    result, folder = run("sites=resid_pre", "ig.n_steps=50")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["resid_pre/pearson"] is None
+    assert summary["resid_pre/pearson/reason"] == "IG and AP scores are constant"
+    assert summary["resid_pre/n_outliers"] == 0
+    assert result.maps["resid_pre"]["ap"].score.flatten().tolist() == pytest.approx([-1.0] * 4, abs=1e-5)
+
+
+def test_compare_shows_them_and_says_in_one_line_which_have_no_map_of_heads(run, tmp_path, capsys, monkeypatch):
+    _, by_position = run("sites=heads", "positions=last")
+    _, each = run("sites=heads,resid_mid", "positions=each")
+    monkeypatch.chdir(tmp_path)
+    command.compare_runs([by_position, each])
+    said = capsys.readouterr()
+    assert re.search(
+        r"its heads cannot be read \(heads.csv: it is by positions, of which no page draws a map", said.err
+    )
+    assert "resid_mid/" in said.out
+    assert "positions." in said.out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sites=heads,resid"], r"^sites: got \['heads', 'resid'\], wanted one of 'both', 'heads', .* each once\."),
+        (["sites=heads,heads"], r"^sites: got \['heads', 'heads'\], wanted one of"),
+        (["metric=klx"], r"^metric: got 'klx', wanted one of .*Did you mean kl\?"),
+        (["metric=custom"], r"^metric\.function: got nothing with metric=custom"),
+        (["metric=custom", "metric.function=nowhere:f"], r"^metric\.function: got nowhere:f, which cannot be imported"),
+        (["metric=custom", "metric.function=math:pi"], r"^metric\.function: got math:pi, which is float, wanted"),
+        (["metric=custom", "metric.function=math:sin"], r"^metric\.function: got .* whose source file cannot be read"),
+        (["metric=custom", "metric.function=a b"], r"^metric\.function: got 'a b', wanted a function as package"),
+        (["positions=each", "positions.spans={a: 3}"], r"^positions\.spans: got \{'a': 3\} with positions=each"),
+        (["positions.spans={a: 4-3}"], r"^positions\.spans: got \{'a': '4-3'\}, wanted spans by name"),
+        (["positions.spans={a: [x]}"], r"^positions\.spans: got \{'a': \['x'\]\}, wanted spans by name"),
+        (["positions.spans=3"], r"^positions\.spans: got 3, wanted spans by name"),
+        (["positions.spans={a: 99}", "prompts.bos=none"], r"^positions\['a'\]: got \[99\], wanted one or more"),
+        (["positions.spans={a: Mary}"], r"^positions\['a'\]: got 'Mary', which the clean prompt has 2 times"),
+        (["positions.spans={a: Mary:2, b: Mary gave}"], r"^positions: got spans 'a' and 'b', which share position"),
+        (["positions=each", "prompts.n=40"], r"^positions: got each with pairs of \d+ and \d+ tokens"),
+        (
+            ["positions=roles", *NO_IOI],
+            r"^positions: got roles, but a clean prompt has the answer 0 and the distractor 1",
+        ),
+        (["positions=each", "ablation=zero"], r"^ablation: got it together with .* positions=each, but it is of all"),
+        (["positions=last", "curves.components='0.3'"], r"^curves: got it together with .* positions=last"),
+        (["metric=kl", "interactions='0.3'"], r"^explain: got it together with metric=kl"),
+        (["sites=resid_pre", "baseline=zero_input"], r"^baseline: got zero_input with sites=resid_pre"),
+        (["sites=q", "faithfulness=heads"], r"^faithfulness: got heads with sites=q, wanted heads among the sites"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_before_the_model_loads(overrides, message, monkeypatch):
+    monkeypatch.setattr(cached, "_cached_model", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(InputError, match=message) as refused:
+        checked(*overrides)
+    assert "\n" not in str(refused.value)
+
+
+def test_numbers_beyond_the_prompt_are_refused_before_any_map_where_only_the_model_knows_the_first_token(run):
+    with pytest.raises(InputError, match=r"^positions\['a'\]: got \[17\], wanted one or more positions .* 0 to 16"):
+        run("sites=heads", "positions.spans={a: 17}")
