@@ -217,8 +217,7 @@ def unknown(architecture: str, hf: Any) -> str:
 
 def read(model: TransformerBridge) -> Decoder:
     """The model's weights, shared with it. Raises UnknownDecoderError where the engine has no form for them."""
-    cfg = model.cfg
-    hf = model.original_model.config
+    cfg, hf = model.cfg, getattr(model.original_model, "config", None)
     if reason := unknown(str(cfg.architecture), hf):
         raise UnknownDecoderError(reason)
     if cfg.act_fn not in ACTIVATIONS:

@@ -32,6 +32,7 @@ class BothDirectionsAnalysis(Analysis[BothDirections]):
     """IG and AP in both directions; `analyses=both_directions` asks for it."""
 
     name = "both_directions"
+    any_metric = True
     settings = Settings
     any_metric = True
 

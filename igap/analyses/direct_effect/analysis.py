@@ -27,6 +27,7 @@ class DirectEffectAnalysis(Analysis[DirectEffects]):
     """What each component does by its own path to the logits; `analyses=direct_effect` asks for it."""
 
     name = "direct_effect"
+    any_metric = True
     settings = Settings
     any_metric = True
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from igap.analyses.base import Analysis, RunContext, check_site, settings_of
 from igap.analyses.self_repair.repair import SelfRepair, repair_of
@@ -23,11 +23,19 @@ class Settings(Frozen):
     """strongest, or a component."""
     site: Literal["heads", "neurons"] = "heads"
 
+    @field_validator("patched", mode="before")
+    @classmethod
+    def _no_number(cls, patched: object) -> object:
+        if isinstance(patched, float):  # Hydra's grammar knows no text here, and 9.10 would be head 9.1
+            raise ValueError("a head in quotes, \"'9.6'\": without them it is a number")
+        return patched
+
 
 class SelfRepairAnalysis(Analysis[SelfRepair]):
     """What the other components do when one is patched; `analyses=self_repair` asks for it."""
 
     name = "self_repair"
+    any_metric = True
     settings = Settings
     any_metric = True
 

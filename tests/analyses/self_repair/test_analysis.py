@@ -64,6 +64,10 @@ def test_the_figure_shows_the_backup_below_the_line_and_its_change_first(tmp_pat
             r"analyses\.self_repair\.patched: got 9\.6, but the model has 4 layers",
         ),
         (
+            ["analyses.self_repair.patched=0.6"],
+            r"analyses\.self_repair\.patched: got 0\.6, wanted a head in quotes, \"'9\.6'\": without them",
+        ),
+        (
             ["analyses.self_repair.patched=six"],
             r"analyses\.self_repair\.patched: got 'six', wanted a head such as 9\.6",
         ),
