@@ -344,9 +344,11 @@ def test_hostile_texts_and_numbers_leave_the_page_whole(opened, tmp_path):
 def test_maps_by_position_have_the_largest_components_and_a_hover_links_a_component_and_its_span(opened, tmp_path):
     runs, spans = tmp_path / "runs", ["S1", "{row} $&", "END"]
     for seed, name in enumerate("ab"):
-        make(runs / name, sites=["heads", "resid_pre"], spans=spans, shape=(6, 8), seed=seed)
-    make(runs / "c", seed=3)
+        turned = spans[::-1] if seed else spans
+        make(runs / name, sites=["heads", "resid_pre"], spans=turned, shape=(6, 8), seed=seed)
+    make(runs / "c", seed=3, summary={"metric": "kl", "metric/unit": "nats"})
     page = opened(runs)
+    assert page.locator("#scatter-note").inner_text().startswith("3 of 3 runs drawn. Hover"), "scores have no unit"
     frame = pd.read_csv(runs / "a" / "heads.csv", dtype={"name": str})
     assert page.locator("#maps-note").inner_text() == "Shown: the 40 of 48 heads with the largest |value|."
     size = frame.assign(size=frame[["ig", "ap"]].abs().max(axis=1)).groupby("name")["size"].max()
