@@ -9,7 +9,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from igap import activation_patching, attribution_patching, integrated_gradients, load_model, open_run, pipeline
+from igap import (
+    activation_patching,
+    attribution_patching,
+    integrated_gradients,
+    load_model,
+    open_run,
+    output_curve,
+    pipeline,
+)
 from igap.cli.compose import compose_one
 from igap.cli.texts import quote_override
 from igap.components import component_names
@@ -173,6 +181,25 @@ def test_analyses_of_another_metric_are_of_that_metric(run, mini):
     assert result.findings["qk"].maps["q"]["ap"].effect.abs().max() < 1, "probabilities"
 
 
+def test_curves_at_spans_end_at_the_effects_of_those_spans(run, mini):
+    result, folder = run("sites=heads", "positions=roles", "curves.components='0.6 3.1'", "prompts.n=2", "plots=curves")
+    curves, ap = result.findings["curves"], result.maps["heads"]["ap"]
+    assert curves.names[:2] == ("0.6 at IO", "0.6 at S1")
+    places = [(0, 6), (3, 1)]
+    expected = [float(ap.effect[layer, span, head]) for layer, head in places for span in range(5)]
+    assert curves.effects.tolist() == pytest.approx(expected, abs=2e-5)
+    pairs = list(read_prompt_pairs(result.config.prompts, mini.tokenizer))
+    alone = output_curve(mini, pairs, "0.6", positions="roles")
+    assert alone.values == pytest.approx(curves.values[:5], abs=2e-5)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["curves/components"].startswith("0.6 at IO, 0.6 at S1, ")
+    assert pd.read_csv(folder / "curves_components.csv")["name"].tolist() == list(curves.names)
+    assert (folder / "plots" / "output_curves.png").exists()
+    last = output_curve(mini, pairs, ["3.1"], positions="last")
+    end = activation_patching(mini, pairs, positions="last").effect[3, 1]
+    assert (last.names, last.effects[0]) == (("3.1",), pytest.approx(float(end), abs=2e-5))
+
+
 def test_pictures_say_metric_unit_and_positions_and_are_drawn_from_the_record(run):
     result, folder = run("sites=resid_post", "metric=js", "positions=each")
     data = record.read(folder).data
@@ -305,7 +332,7 @@ def test_compare_draws_them_under_the_unit_of_their_metric_and_says_what_is_the_
             r"^positions: got roles, but a clean prompt has the answer 0 and the distractor 1",
         ),
         (["positions=each", "ablation=zero"], r"^ablation: got it together with .* positions=each, but it is of all"),
-        (["positions=last", "curves.components='0.3'"], r"^curves: got it together with .* positions=last"),
+        (["positions=each", "curves.components=top2:ap"], r"^curves: got it together with .* positions=each"),
         (["metric=kl", "interactions='0.3'"], r"^explain: got it together with metric=kl"),
         (["sites=resid_pre", "baseline=zero_input"], r"^baseline: got zero_input with sites=resid_pre"),
         (["sites=q", "faithfulness=heads"], r"^faithfulness: got heads with sites=q, wanted heads among the sites"),

@@ -31,6 +31,13 @@ class OutputCurvesAnalysis(Analysis[OutputCurves]):
         components = config.curves.components
         return components != "none" and (components != "default" or "heads" in config.asked_sites)
 
+    def misfit(self, config: RunConfig) -> str:
+        """Return of what heads that the run chooses are: of maps without an axis of positions."""
+        chosen = config.curves.components == "default" or "top" in config.curves.components
+        if not (chosen and config.positions.has_axis):
+            return ""
+        return f"of heads chosen at positions that move together, not of positions={config.positions.kind}"
+
     def automatic(self, config: RunConfig) -> bool:
         """Return whether the run chooses the heads itself."""
         return config.curves.components == "default"
@@ -51,6 +58,7 @@ class OutputCurvesAnalysis(Analysis[OutputCurves]):
             DEFAULT_ALPHAS if asked.alphas is None else asked.alphas,
             baseline=context.baseline,
             direction=config.direction,
+            positions=config.positions.value,
             batch_size=config.batch_size,
             memory_gib=config.memory_gib,
         )
