@@ -92,7 +92,7 @@ def encode_fitting(
     if not fitting:
         raise InputError(
             f"prompts.skip_invalid: got {printable(prompts.file)}, none of whose {len(left_out)} rows fits, wanted at "
-            f"least one. The first: {left_out[0]}"
+            f"least one. For example: {left_out[0]}"
         )
     return tuple(pair for pair, _ in fitting), [tokens for _, tokens in fitting]
 

@@ -57,12 +57,12 @@ def _typed(value: object) -> str:
 
 
 def left_out_warnings(reasons: Sequence[str], n_pairs: int) -> tuple[str, ...]:
-    """The warning that rows of a file were left out, with their number and the first one's reason."""
+    """The warning that rows of a file were left out, with their number and the reason for one."""
     if not reasons:
         return ()
     n_rows = len(reasons) + n_pairs
     return (
-        f"prompts.skip_invalid: {len(reasons)} of {n_rows} rows do not fit and are left out. The first: {reasons[0]}",
+        f"prompts.skip_invalid: {len(reasons)} of {n_rows} rows do not fit and are left out. For example: {reasons[0]}",
     )
 
 

@@ -280,7 +280,7 @@ def test_a_file_of_which_nothing_fits_is_refused_also_where_rows_may_be_left_out
     prompts, left_out = PromptsConfig(file=save(tmp_path, row, row), ids_of=published, skip_invalid=True), []
     pairs = read_prompt_pairs(prompts, embedded, left_out)
     message = (
-        r"^prompts\.skip_invalid: got .*, none of whose 2 rows fits, .*The first: .*row 1 \(line 2\): corrupted: got"
+        r"^prompts\.skip_invalid: got .*, none of whose 2 rows fits, .*For example: .*row 1 \(line 2\): corrupted: got"
     )
     with pytest.raises(InputError, match=message + r" the same text as clean [^\n]*$"):
         encode_fitting(prompts, pairs, embedded, left_out, **KNOWN)
@@ -325,7 +325,7 @@ def test_a_run_says_how_many_rows_it_left_out_and_keeps_other_columns(published,
     summary = summarize(result)
     assert (summary["n_pairs"], summary["n_left_out"]) == (2, 1)
     (said,) = [line for line in str(summary["warnings"]).split("\n") if "skip_invalid" in line]
-    assert said.startswith("prompts.skip_invalid: 1 of 3 rows do not fit and are left out. The first: ")
+    assert said.startswith("prompts.skip_invalid: 1 of 3 rows do not fit and are left out. For example: ")
     assert "row 2 (line 3): distractor: got ' John', the same word as answer" in said
     assert [pair.further["note"] for pair in result.pairs] == ["n0", "n2"]
     table = pair_table(result, result.spread)

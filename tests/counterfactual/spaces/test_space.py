@@ -10,7 +10,7 @@ from helpers.searched import ABBA, BABA
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igap import InputError, search
+from igap import InputError, SpaceConfig, search
 from igap.counterfactual.spaces.base import Slot, Space, bind_space
 
 OPTIONS = st.lists(st.sampled_from(["=keep", "=S", "John", "Mary", "cat"]), min_size=1, max_size=4, unique=True)
@@ -169,5 +169,7 @@ def test_work_begins_at_the_first_slot_that_stands_in_the_prompt():
 def test_sets_of_answers_are_refused_in_one_line(ioi_mini):
     pair = replace(ABBA, answer=(ABBA.answer, " Tom"))
     message = r"^prompts\.answer: got \{\w+, Tom\} beside ' \w+', but a search compares one answer and one dis[^\n]*$"
-    with pytest.raises(InputError, match=message):
-        search(ioi_mini, pair, "0.6", until=2)
+    own = SpaceConfig(kind="prompts", prompts=(ABBA.corrupted,))
+    for asked in ({}, {"space": own, "clean_n": 1, "heldout_n": 0}):
+        with pytest.raises(InputError, match=message):
+            search(ioi_mini, pair, "0.6", until=2, **asked)
