@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from igap.arguments import Count, Positive, checks_arguments
-from igap.attribution.maps import Advance, AttributionMap, Progress, attribute_pairs, ignore
+from igap.attribution.maps import Advance, AttributionMap, Progress, ignore
 from igap.attribution.method import Method
+from igap.attribution.over_pairs import attribute_pairs
 from igap.attribution.spans import span_facts
 from igap.components import PLACES, Site
 from igap.config import RunConfig

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.attribution_patching import no_gradient
-from igap.attribution.maps import Advance, AttributionMap, Progress, attribute_pairs, ignore, per_component
+from igap.attribution.maps import Advance, AttributionMap, Progress, ignore, per_component
 from igap.attribution.method import Method
+from igap.attribution.over_pairs import attribute_pairs
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model

@@ -10,15 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from igap.arguments import Finite, checks_arguments
-from igap.attribution.maps import (
-    Advance,
-    AttributionMap,
-    Progress,
-    attribute_pairs,
-    ignore,
-    per_component,
-)
+from igap.attribution.maps import Advance, AttributionMap, Progress, ignore, per_component
 from igap.attribution.method import Method
+from igap.attribution.over_pairs import attribute_pairs
 from igap.attribution.spans import over_spans, span_facts
 from igap.components import Site
 from igap.config import RunConfig

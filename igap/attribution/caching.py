@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from igap.attribution.maps import AttributionMap, mean
+from igap.attribution.maps import AttributionMap
+from igap.attribution.over_pairs import mean
 from igap.components import Site
 from igap.config import RunConfig
 from igap.inputs.prompts import TokenPair

@@ -18,7 +18,8 @@ from torch import Tensor
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.attribution_patching import estimate_patches
 from igap.attribution.integrated_gradients import integrate_path
-from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, attribute_pairs
+from igap.attribution.maps import Advance, AttributionMap, Kind, Progress
+from igap.attribution.over_pairs import attribute_pairs
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast
 from igap.engine.open_pairs import OpenPairs

@@ -12,16 +12,9 @@ from captum.attr import IntegratedGradients
 from torch import Tensor
 
 from igap.arguments import Count, Positive, checks_arguments
-from igap.attribution.maps import (
-    Advance,
-    AttributionMap,
-    Progress,
-    attribute_pairs,
-    completeness_bound,
-    ignore,
-    per_component,
-)
+from igap.attribution.maps import Advance, AttributionMap, Progress, completeness_bound, ignore, per_component
 from igap.attribution.method import Method
+from igap.attribution.over_pairs import attribute_pairs
 from igap.attribution.spans import over_spans, span_facts
 from igap.components import Site
 from igap.config import RunConfig

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from igap.attribution.atp_star import first_order
-from igap.attribution.maps import AttributionMap, Progress, mean
+from igap.attribution.maps import AttributionMap, Progress
+from igap.attribution.over_pairs import mean
 from igap.components import hook_name
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast

@@ -17,7 +17,7 @@ from igap.console import number
 from igap.inputs.answers import shown
 from igap.inputs.prompts import TokenPair
 from igap.inputs.sources import describe_source
-from igap.output import disk
+from igap.output.run_tables import MOST_OUTLIERS, top_neurons
 from igap.pipeline import Result
 from igap.statistics.across_pairs import PairStatistics
 from igap.statistics.bootstrap import interval_label
@@ -66,8 +66,8 @@ def show(
             f"outliers among {site} (|AP - IG| > 1.96 SD): {len(names)}"
             + (f": {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}" if names else "")
         )
-        if site == "neurons" and len(names) > disk.MOST_OUTLIERS:
-            left_out = len(names) - int(disk.top_neurons(result)["outlier_abs"].sum())
+        if site == "neurons" and len(names) > MOST_OUTLIERS:
+            left_out = len(names) - int(top_neurons(result)["outlier_abs"].sum())
             console.print(
                 f"neurons.csv leaves out {left_out:,} of them, those with the smallest |AP - IG|; "
                 "attributions.safetensors holds every neuron"

@@ -15,9 +15,10 @@ import torch
 from igap.analyses.base import Finding, RunContext, complete
 from igap.analyses.registry import ANALYSES, missing_analyses
 from igap.attribution.caching import cached_maps
-from igap.attribution.maps import Advance, AttributionMap, Progress, attribute_pairs
+from igap.attribution.maps import Advance, AttributionMap, Progress
 from igap.attribution.method import Method
 from igap.attribution.methods import METHODS
+from igap.attribution.over_pairs import attribute_pairs
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.backend import Backend

@@ -8,11 +8,34 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from igap.errors import InputError
+
 WIDTH = 1.96
 """Half-width of the limits of agreement and the outlier threshold, in standard deviations."""
 
+_LARGEST = 1e150  # the squares of larger scores overflow float64
+
 ROUNDING = 1e-13
 """Values of float64 that differ by less than this share of the largest magnitude are rounding: constant."""
+
+
+def check_map(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return the values in float64. Raises InputError on what is no map of finite numbers."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or array.size == 0:
+        raise InputError(
+            f"{name} has shape {array.shape}; a map is [layer, component] with at least one component. "
+            "Reshape it, or pass the map of a whole site."
+        )
+    bad = ~(np.abs(array) < _LARGEST)
+    if bad.any():
+        layer, index = (int(i) for i in np.argwhere(bad)[0])
+        raise InputError(
+            f"{name} has {int(bad.sum())} values that cannot be compared, the first {array[layer, index]} at "
+            f"[{layer}, {index}]; every score must be finite and below {_LARGEST:g} in magnitude. "
+            "Check the gap the effects were divided by, and the model's precision."
+        )
+    return array
 
 
 def power_of_two(largest: float) -> float:

@@ -25,6 +25,7 @@ from igap.errors import InputError
 from igap.statistics.agreement import (
     ROUNDING,
     WIDTH,
+    check_map,
     correlations,
     is_constant,
     limits_of_agreement,
@@ -46,8 +47,6 @@ SIGN_THRESHOLD = 1e-3
 _ROUNDINGS = 32
 """Roundings of the maps' dtype that two numbers of one map may differ by and still be one number: a site with one
 component a layer has the same effect in every layer, and correlations of what is left would be of rounding."""
-
-_LARGEST = 1e150  # the squares of larger scores overflow float64
 
 
 @checks_arguments
@@ -257,7 +256,7 @@ def compare_values(
     below `rounding` of the largest magnitude. Raises InputError on different shapes, on no component, and on NaN,
     infinity or a magnitude >= 1e150.
     """
-    ig_map, ap_map = _check_map("ig", ig), _check_map("ap", ap)
+    ig_map, ap_map = check_map("ig", ig), check_map("ap", ap)
     if ig_map.shape != ap_map.shape:
         raise InputError(
             f"ap has shape {ap_map.shape}, ig {ig_map.shape}; a comparison needs two maps of one site of one model. "
@@ -301,24 +300,6 @@ def compare_values(
         reasons=reasons,
         maps=None,
     )
-
-
-def _check_map(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 2 or array.size == 0:
-        raise InputError(
-            f"{name} has shape {array.shape}; a map is [layer, component] with at least one component. "
-            "Reshape it, or pass the map of a whole site."
-        )
-    bad = ~(np.abs(array) < _LARGEST)
-    if bad.any():
-        layer, index = (int(i) for i in np.argwhere(bad)[0])
-        raise InputError(
-            f"{name} has {int(bad.sum())} values that cannot be compared, the first {array[layer, index]} at "
-            f"[{layer}, {index}]; every score must be finite and below {_LARGEST:g} in magnitude. "
-            "Check the gap the effects were divided by, and the model's precision."
-        )
-    return array
 
 
 @checks_arguments

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from igap import AttributionMap, InputError, PromptPair, activation_patching, attribution_patching
-from igap.attribution.maps import mean
+from igap.attribution.over_pairs import mean
 
 EFFECT = torch.tensor([[[1.0, 0.0], [2.0, -1.0]], [[0.0, 0.5], [0.0, 0.25]]], dtype=torch.float64)
 """`[layer, span, component]`."""

@@ -16,7 +16,8 @@ from igap.errors import InputError
 from igap.inputs.layouts import LAYOUTS
 from igap.inputs.sources import encode_fitting, encode_pairs, read_prompt_pairs
 from igap.models.load import read_header
-from igap.output.disk import pair_table, summarize
+from igap.output.disk import summarize
+from igap.output.run_tables import pair_table
 from igap.output.terminal import show
 from igap.pipeline import run
 from igap.storage.tables import write_csv

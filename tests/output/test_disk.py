@@ -18,7 +18,7 @@ from igap.components import SITES, component_names
 from igap.failures import Failure
 from igap.inputs.prompts import encode_pair
 from igap.models.load import read_header
-from igap.output import disk, figures
+from igap.output import disk, figures, run_tables
 from igap.statistics.bootstrap import mean_intervals
 from igap.storage.finished import failures_of
 
@@ -116,14 +116,14 @@ def test_heads_csv_has_a_row_a_head_with_its_numbers(result, written):
 
 
 def test_neurons_csv_holds_the_top_neurons_of_either_method_and_then_every_other_outlier(result, monkeypatch):
-    monkeypatch.setattr(disk, "TOP_NEURONS", 5)
+    monkeypatch.setattr(run_tables, "TOP_NEURONS", 5)
     names = np.array(component_names("neurons", 3, 48))
     top = {
         name
         for method in ("ig", "ap")
         for name in names[np.argsort(-result.maps["neurons"][method].effect.abs().flatten().numpy())[:5]]
     }
-    rows = disk.top_neurons(result)
+    rows = run_tables.top_neurons(result)
     first, others = rows[: len(top)], rows[len(top) :]
     assert set(first["name"]) == top
     assert list(first["effect_ap"].abs()) == sorted(first["effect_ap"].abs(), reverse=True)
@@ -131,8 +131,8 @@ def test_neurons_csv_holds_the_top_neurons_of_either_method_and_then_every_other
     assert list(others["name"]) == farthest_first
     assert len(farthest_first) > 1
 
-    monkeypatch.setattr(disk, "MOST_OUTLIERS", 1)
-    assert list(disk.top_neurons(result)["name"]) == [*first["name"], farthest_first[0]]
+    monkeypatch.setattr(run_tables, "MOST_OUTLIERS", 1)
+    assert list(run_tables.top_neurons(result)["name"]) == [*first["name"], farthest_first[0]]
 
 
 def test_a_failure_while_writing_leaves_no_mark_of_a_finished_run_and_keeps_the_numbers(result, tmp_path, monkeypatch):
@@ -366,7 +366,7 @@ def test_tensors_of_several_pairs_are_means_every_pair_and_the_ends_of_the_inter
 def test_one_pair_has_no_tensors_and_columns_of_several(result, written):
     saved = load_file(written / "attributions.safetensors")
     assert not [name for name in saved if name.startswith(("pairs.", "low.", "high."))]
-    assert not [name for name in disk.table(result, "heads").columns if name.endswith(("_low", "_high"))]
+    assert not [name for name in run_tables.table(result, "heads").columns if name.endswith(("_low", "_high"))]
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -382,7 +382,7 @@ def test_tables_of_several_pairs_hold_the_intervals_of_ig_and_ap(many, many_writ
 
 def test_the_alignment_is_saved_and_counted_where_positions_are_not_matched_one_to_one(result, written):
     assert not (written / "alignment.csv").exists()
-    assert not disk.alignment_table(result).size
+    assert not run_tables.alignment_table(result).size
     (pair,) = result.pairs
     second = dataclasses.replace(
         pair, corrupted="After the cat and the dog went to the store, Mary gave a bottle of milk to", align="diff"
@@ -390,7 +390,7 @@ def test_the_alignment_is_saved_and_counted_where_positions_are_not_matched_one_
     known = {"prepend_bos": True, "n_ctx": None, "n_vocab": None}
     tokenizer = read_header(result.config.model.name).tokenizer
     aligned = dataclasses.replace(result, pairs=(second,), tokens=(encode_pair(second, tokenizer, **known),))
-    table = disk.alignment_table(aligned)
+    table = run_tables.alignment_table(aligned)
     assert table["clean_token"].tolist()[:9] == ["<|endoftext|>", "After", "John", "", "", "and", "Mary", "", ""]
     assert table["corrupted_token"].tolist()[:9] == [
         "<|endoftext|>",

@@ -12,7 +12,7 @@ from igap.console import show_stage
 from igap.inputs.alignment import align
 from igap.inputs.prompts import encode_pair
 from igap.models.load import read_header
-from igap.output import disk, terminal
+from igap.output import run_tables, terminal
 from igap.sweep.folder import JobStatus, SweepFolder
 from igap.sweep.plan import Composed, Estimate, Job, Plan
 from igap.sweep.terminal import show_plan, show_plan_end
@@ -155,11 +155,12 @@ def test_several_pairs_are_shown_by_number_and_source_with_intervals(console, ma
 def test_outlier_neurons_that_the_table_leaves_out_are_counted(console, result, written, monkeypatch):
     terminal.show(console, result, written)
     assert "leaves out" not in text(console)
-    monkeypatch.setattr(disk, "TOP_NEURONS", 2)
-    monkeypatch.setattr(disk, "MOST_OUTLIERS", 1)
+    monkeypatch.setattr(run_tables, "TOP_NEURONS", 2)
+    monkeypatch.setattr(run_tables, "MOST_OUTLIERS", 1)
+    monkeypatch.setattr(terminal, "MOST_OUTLIERS", 1)
     terminal.show(console, result, written)
     outliers = result.comparisons["neurons"].outliers("neurons")
-    left_out = len(set(outliers) - set(disk.top_neurons(result)["name"]))
+    left_out = len(set(outliers) - set(run_tables.top_neurons(result)["name"]))
     assert left_out > 1
     assert f"neurons.csv leaves out {left_out} of them, those with the smallest |AP - IG|" in text(console)
 

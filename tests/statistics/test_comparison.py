@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import stats
 
 from igap.attribution import AttributionMap
-from igap.attribution.maps import mean
+from igap.attribution.over_pairs import mean
 from igap.statistics.comparison import Comparison, compare, compare_values
 from igap.statistics.jaccard import expected_jaccard
 

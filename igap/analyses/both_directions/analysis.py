@@ -9,8 +9,9 @@ from pydantic import Field
 from igap.analyses.base import Analysis, RunContext, check_site, settings_of
 from igap.analyses.both_directions.directions import BothDirections, compare_directions
 from igap.attribution.caching import cached_maps
-from igap.attribution.maps import Advance, AttributionMap, Progress, attribute_pairs
+from igap.attribution.maps import Advance, AttributionMap, Progress
 from igap.attribution.methods import METHODS
+from igap.attribution.over_pairs import attribute_pairs
 from igap.config import Frozen, RunConfig
 from igap.engine.contrast import Contrast
 from igap.models.load import Header

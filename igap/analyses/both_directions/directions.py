@@ -17,7 +17,8 @@ from igap.analyses.both_directions.gates import DIRECTIONS, Gates, find_gates
 from igap.arguments import Count, Positive, Range, checks_arguments
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.integrated_gradients import check_quadrature, integrate_path
-from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, attribute_pairs, frame_of
+from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, frame_of
+from igap.attribution.over_pairs import attribute_pairs
 from igap.components import component_names
 from igap.engine.activations import Model
 from igap.engine.backend import Route

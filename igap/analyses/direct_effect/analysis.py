@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Literal
 
 from igap.analyses.base import Analysis, RunContext, check_site, settings_of
 from igap.analyses.direct_effect.effects import DirectEffects, direct_effects
-from igap.attribution.maps import Advance, AttributionMap, Progress, attribute_pairs
+from igap.attribution.maps import Advance, AttributionMap, Progress
+from igap.attribution.over_pairs import attribute_pairs
 from igap.config import Frozen, RunConfig
 from igap.engine.contrast import Contrast
 from igap.engine.decoder import unknown

@@ -16,7 +16,8 @@ from jaxtyping import Float64
 from igap import markup
 from igap.arguments import Count, Finite, Positive, checks_arguments
 from igap.attribution.activation_patching import patch_components
-from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, attribute_pairs, frame_of
+from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, frame_of
+from igap.attribution.over_pairs import attribute_pairs
 from igap.components import Site, component_names, is_component, locate, sites_of
 from igap.engine.activations import Model
 from igap.engine.backend import Route

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from igap.analyses.output_curves.curves import DEFAULT_ALPHAS, trace_curves
 from igap.attribution.activation_patching import patch_components
-from igap.attribution.maps import Advance, AttributionMap, attribute_pairs, scores_exist
+from igap.attribution.maps import Advance, AttributionMap, scores_exist
+from igap.attribution.over_pairs import attribute_pairs
 from igap.components import component_name
 from igap.counterfactual.config import Constraints, Sign
 from igap.counterfactual.history import Floats, History
