@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from igap.cli import main
+from igap.components import PLACES, SITES
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "summary.md"
 METHODS = "ig|ap|atp|atp_star|atp_qk|random"
 WORDS = {
-    "SITE": "heads|neurons",
+    "SITE": "|".join(PLACES),
     "NODE": "queries|keys|values",
     "METHOD": METHODS,
     "KIND": "zero|mean|mean_positional|resample",
@@ -59,9 +60,11 @@ def compare(kind, written):
 def check_columns(folder):
     """Every column of every table stands in the row of its file."""
     sections = (PAGE.parent / "files.md").read_text().partition("## A search")[::2]
+    sites = "|".join(set(PLACES) - set(SITES))
     for path in folder.rglob("*.csv"):
         section = sections[(path.parent / "trials.csv").exists()]
-        (row,) = re.findall(rf"^\| `{path.name}`(.*)$", section, flags=re.MULTILINE)
+        name = re.sub(rf"^({sites})(?=\.|_together)|^({'|'.join(SITES)})(?=_together)", "SITE", path.name)
+        (row,) = re.findall(rf"^\| `{name}`(.*)$", section, flags=re.MULTILINE)
         known = [pattern(name) for name in re.findall("`([^`]+)`", row)]
         for column in path.read_text().splitlines()[0].split(","):
             assert any(each.fullmatch(column) for each in known), (path.name, column)
@@ -92,6 +95,7 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
         "analyses.sets.components='0.1+1.2 top2:ig'",
     )
     written |= of_run(tmp_path / "many", "prompts.n=2", "sites=heads", "analyses=sets", *brief)
+    written |= of_run(tmp_path / "each", "metric=prob", "positions=each", "sites=heads,k,resid_pre", *brief)
     pairs = tmp_path / "pairs.csv"
     pairs.write_text(
         "clean,corrupted,answer,distractor\n"
