@@ -41,6 +41,8 @@ if TYPE_CHECKING:  # every public name, and the module that it lives in
     from igap.analyses.output_curves import output_curve as output_curve
     from igap.analyses.self_repair.repair import SelfRepair as SelfRepair
     from igap.analyses.self_repair.repair import self_repair as self_repair
+    from igap.analyses.sets.effects import set_effects as set_effects
+    from igap.analyses.sets.results import SetEffects as SetEffects
     from igap.attribution.activation_patching import activation_patching as activation_patching
     from igap.attribution.atp_star import atp_star as atp_star
     from igap.attribution.attribution_patching import attribution_patching as attribution_patching

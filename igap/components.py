@@ -1,16 +1,17 @@
-"""Sites and components: what an attribution is about, and how it is named.
+"""Sites, components and sets of components: what an attribution is about, and how it is named.
 
 A site is one kind of activation, one tensor a layer, with one component a column: those of `PLACES`. Unless it is told
 others, a run takes apart attention heads (`hook_z`, before the output projection) and MLP neurons (`hook_post`, after
-the nonlinearity).
+the nonlinearity). A set is written with plus signs, `9.6+9.9+L5.N1234`: see `parse_set`.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from igap.errors import InputError, short_repr
+from igap.vocabulary import Method
 
 Site = Literal["heads", "neurons", "q", "k", "v", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
 SITES: tuple[Site, ...] = ("heads", "neurons")
@@ -46,10 +47,35 @@ PLACES: Mapping[Site, Place] = {
 }
 """Queries and keys are those before rotary positions; keys and values are those of key-value heads."""
 
+IOI_CIRCUIT: Mapping[str, tuple[str, ...]] = {
+    "name mover": ("9.9", "9.6", "10.0"),
+    "negative name mover": ("10.7", "11.10"),
+    "S-inhibition": ("7.3", "7.9", "8.6", "8.10"),
+    "induction": ("5.5", "5.8", "5.9", "6.9"),
+    "duplicate token": ("0.1", "0.10", "3.0"),
+    "previous token": ("2.2", "4.11"),
+    "backup name mover": ("9.0", "9.7", "10.1", "10.2", "10.6", "10.10", "11.2", "11.9"),
+}
+"""The 26 heads by class: Wang et al. 2022 (arXiv 2211.00593)."""
+
+IOI_SHAPE = (12, 12)
+"""Layers and heads a layer of the model that these heads are of, GPT-2 small."""
+
+MOST_MEMBERS = 64
+"""Members of a set."""
+
+_CLASSES = {f"ioi:{name.replace(' ', '-')}": heads for name, heads in IOI_CIRCUIT.items()}
+_TOP = re.compile(r"top(?P<k>[0-9]{1,9}):(?P<by>.*)")
+
 _NUMBER = "[0-9]{1,9}"
 _NAME = re.compile(
     rf"(?P<head_layer>{_NUMBER})\.(?P<head>{_NUMBER})|L(?P<neuron_layer>{_NUMBER})\.N(?P<neuron>{_NUMBER})"
 )
+
+
+def kind_of(site: Site) -> str:
+    """What a component of the site is, in words."""
+    return (PLACES[site].column or site).replace("kv_", "key-value ")
 
 
 def hook_name(site: Site, layer: int) -> str:
@@ -95,9 +121,58 @@ def is_component(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def are_components(names: Sequence[str]) -> bool:
-    """Whether these are names of components, at least one and none twice."""
-    return bool(names) and all(map(is_component, names)) and len(set(map(parse_component, names))) == len(names)
+@dataclass(frozen=True)
+class Top:
+    """The heads with the largest |effect| by a method, which only a run knows."""
+
+    k: int
+    by: Method
+
+
+def parse_set(text: str) -> tuple[str, ...] | Top:
+    """The components that a set is made of, by their names, or the ranking that gives them.
+
+    `9.6+9.9+L5.N1234` is components, in the order given; `ioi:name-mover`, which may stand among them, the heads of a
+    class of IOI_CIRCUIT; `top8:ap` the first 8 heads by |AP|. One component is a set of one.
+
+    Raises ValueError, whose text is what was wanted instead.
+    """
+    if top := _TOP.fullmatch(text):
+        methods = get_args(Method)
+        if top["by"] not in methods or not 1 <= int(top["k"]) <= MOST_MEMBERS:
+            raise ValueError(f"topK:METHOD alone, K from 1 to {MOST_MEMBERS} and METHOD of {', '.join(methods)}")
+        return Top(int(top["k"]), top["by"])  # type: ignore[arg-type]
+    members: list[tuple[Site, int, int]] = []
+    for part in text.split("+"):
+        if part.startswith("ioi:") and part not in _CLASSES:
+            raise ValueError(f"one of {', '.join(_CLASSES)} for {short_repr(part)}")
+        if part not in _CLASSES and not is_component(part):
+            raise ValueError(
+                "components such as 9.6 and L5.N1234 or a class such as ioi:name-mover, joined by +, or top8:ap; "
+                f"{short_repr(part)} is none of these"
+            )
+        members += map(parse_component, _CLASSES.get(part, (part,)))
+    if twice := [member for member in members if members.count(member) > 1]:
+        raise ValueError(f"each component once, not {component_name(*twice[0])} twice")
+    if len(members) > MOST_MEMBERS:
+        raise ValueError(f"a set of at most {MOST_MEMBERS} components, not {len(members)}")
+    return tuple(component_name(*member) for member in members)
+
+
+def sets_problem(texts: Sequence[str]) -> str | None:
+    """What was wanted instead of these sets or components; None where there is at least one, and none twice."""
+    if not texts:
+        return "at least one component such as 9.6, or set such as 9.6+9.9"
+    sets: list[object] = []
+    for text in texts:
+        try:
+            parsed = parse_set(text)
+        except ValueError as error:
+            return str(error)
+        sets.append(parsed if isinstance(parsed, Top) else frozenset(parsed))
+        if sets.count(sets[-1]) > 1:
+            return f"each component or set once, not {short_repr(text)} twice"
+    return None
 
 
 def sites_named(setting: str) -> tuple[Site, ...]:
@@ -106,9 +181,15 @@ def sites_named(setting: str) -> tuple[Site, ...]:
     return tuple(site for site in PLACES if site in names)
 
 
-def sites_of(names: Iterable[str]) -> tuple[Site, ...]:
-    """The sites of these components, each once, heads first; texts that name no component are ignored."""
-    sites = {parse_component(name)[0] for name in names if is_component(name)}
+def sites_of(texts: Iterable[str]) -> tuple[Site, ...]:
+    """The sites of these components and sets, each once, heads first; other texts are ignored."""
+    sites: set[Site] = set()
+    for text in texts:
+        try:
+            members = parse_set(text)
+        except ValueError:
+            continue
+        sites |= {"heads"} if isinstance(members, Top) else {parse_component(name)[0] for name in members}
     return tuple(site for site in SITES if site in sites)
 
 
@@ -132,3 +213,26 @@ def locate(name: str, n_layers: int | None, widths: Mapping[Site, int | None], *
                 f"{item}: got {name}, but the model has {n} {what}{where} (0 to {n - 1}). Name one that it has."
             )
     return site, layer, index
+
+
+def locate_set(
+    text: str, n_layers: int | None, widths: Mapping[Site, int | None], *, item: str
+) -> tuple[tuple[Site, int, int], ...]:
+    """Find the components of a set in a model of this shape, in the set's order, as `locate` does.
+
+    Raises InputError naming `item` if it is no set, not one of this model, or a ranking.
+    """
+    if not re.search("[+:]", text):
+        return (locate(text, n_layers, widths, item=item),)
+    try:
+        members = parse_set(text)
+    except ValueError as error:
+        raise InputError(f"{item}: got {short_repr(text)}, wanted {error}.") from None
+    if isinstance(members, Top):
+        raise InputError(f"{item}: got {text}, a ranking that only a run has. Name components, as in 9.6+9.9.")
+    if "ioi:" in text and (n_layers, widths["heads"]) != IOI_SHAPE:
+        raise InputError(
+            f"{item}: got {text}, heads of GPT-2 small ({IOI_SHAPE[0]} layers, {IOI_SHAPE[1]} heads), with a model of "
+            f"{n_layers} layers and {widths['heads']} heads. Name components."
+        )
+    return tuple(locate(name, n_layers, widths, item=item) for name in members)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int, Shaped
 
-from igap.components import PLACES, Site, component_names
+from igap.components import PLACES, Site, component_names, kind_of
 
 _MOST_COLUMNS = 64
 _MOST_CELLS = 2048
@@ -78,11 +78,6 @@ def grid_of(
     kept = np.sort(np.argsort(-weight.ravel()[rows].max(0), kind="stable")[:most])
     note = f"{down}, {_some(len(kept), len(spans), 'positions')} across"
     return Grid(rows[:, kept], names, tuple(spans[i] for i in kept.tolist()), row, "position", note)
-
-
-def kind_of(site: Site) -> str:
-    """What a component of the site is, in words."""
-    return (PLACES[site].column or site).replace("kv_", "key-value ")
 
 
 def _many(site: Site) -> str:

@@ -34,20 +34,22 @@ Not its `riemann_trapezoid`: those weights sum to (n_steps - 1) / n_steps, so th
 IGPath = Literal["joint", "single"]
 """What moves along IG's path: all components of a layer together (`joint`), or one component alone (`single`)."""
 
-MetricName = Literal["logit_diff", "logit", "logprob", "prob", "kl", "js"]
+MetricName = Literal["logit_diff", "logit", "logprob", "prob", "prob_diff", "kl", "js"]
 """F, one number of the logits after the last token.
 
 `logit_diff`: logit[answer] - logit[distractor]. `logit`, `logprob`, `prob`: of the answer; logits, nats, probability.
+`prob_diff`: probability of the answer minus that of the distractor. Of answer sets the means of logits, and the sums of
+probabilities.
 `kl`: KL(clean || run) of the next token's distributions, nats. `js`: their Jensen-Shannon divergence, nats.
 """
 
 MetricSetting = Literal[MetricName, "custom"]
 """A run's metric; `custom` is a function of the user's."""
 
-PositionsKind = Literal["all", "each", "last", "diff", "roles", "spans"]
+PositionsKind = Literal["all", "each", "last", "diff", "roles", "own", "spans"]
 """Which positions change. `all`: every one at once. `each`: one at a time. `last`: the one that the answer follows.
-`diff`: those whose token differs between the prompts, at once. `roles`: those of the names in an IOI prompt. `spans`:
-named by the user."""
+`diff`: those whose token differs between the prompts, at once. `roles`: those of the names in an IOI prompt. `own`:
+named in the column `spans` of the file of pairs. `spans`: named by the user."""
 
 Method = Literal["ig", "ap", "atp"]
 """Integrated Gradients, activation patching, attribution patching (its first-order estimate)."""

@@ -2,7 +2,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igap.components import SITES, component_name, component_names, hook_name, locate, parse_component
+from igap.components import (
+    IOI_CIRCUIT,
+    SITES,
+    Top,
+    component_name,
+    component_names,
+    hook_name,
+    locate,
+    locate_set,
+    parse_component,
+    parse_set,
+    sets_problem,
+    sites_of,
+)
 from igap.errors import InputError
 
 
@@ -36,3 +49,29 @@ def test_a_component_is_found_in_a_model_that_has_it():
     ):
         with pytest.raises(InputError, match=message):
             locate(name, **shape)
+
+
+def test_a_set_is_components_classes_or_the_first_of_a_ranking():
+    assert parse_set("9.6+L5.N1234+09.9") == ("9.6", "L5.N1234", "9.9")
+    assert parse_set("9.6") == ("9.6",)
+    assert parse_set("ioi:negative-name-mover+0.0") == (*IOI_CIRCUIT["negative name mover"], "0.0")
+    assert parse_set("top8:atp") == Top(8, "atp")
+    assert sites_of(["0.1+L0.N3", "nothing"]) == ("heads", "neurons")
+    assert sites_of(["top8:atp"]) == sites_of(["ioi:induction"]) == ("heads",)
+    assert sites_of(["L0.N3+L1.N3"]) == ("neurons",)
+
+
+def test_lists_hold_each_set_once_whatever_its_order():
+    assert sets_problem(["9.6+9.9", "9.6", "top2:ap", "top3:ap"]) is None
+    assert sets_problem(["9.6+9.9", "9.9+9.6"]) == "each component or set once, not '9.9+9.6' twice"
+    assert sets_problem(["ioi:induction", "5.5+5.8+5.9+6.9"]).endswith("not '5.5+5.8+5.9+6.9' twice")
+    assert sets_problem(["top2:ap", "top2:ap"]) == "each component or set once, not 'top2:ap' twice"
+    assert sets_problem([]).startswith("at least one component")
+    assert sets_problem(["9.6+9.6"]) == "each component once, not 9.6 twice"
+
+
+def test_a_class_is_found_in_a_model_of_gpt2_smalls_shape_only():
+    shape = {"n_layers": 12, "widths": {"heads": 12, "neurons": None}, "item": "components"}
+    assert locate_set("ioi:duplicate-token", **shape) == (("heads", 0, 1), ("heads", 0, 10), ("heads", 3, 0))
+    with pytest.raises(InputError, match=r"^components: got ioi:duplicate-token, heads of GPT-2 small"):
+        locate_set("ioi:duplicate-token", **(shape | {"n_layers": 13}))

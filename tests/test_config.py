@@ -48,7 +48,9 @@ def test_the_yaml_files_give_every_key_of_the_schema(default):
     """A key that only the schema knows would be missing from --help and from --cfg."""
     from igap.cli.settings import config_keys
 
-    assert {key.name for key in config_keys("config")} == set(keys(RunConfig))
+    of_analyses = "analyses."  # their schemas are their own
+    named = {key.name for key in config_keys("config") if not key.name.startswith(of_analyses)}
+    assert named == set(keys(RunConfig))
 
 
 def test_the_schemas_choices_are_those_of_the_methods():

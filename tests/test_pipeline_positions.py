@@ -1,21 +1,49 @@
 """Runs of other sites, positions and metrics: the numbers of the Python functions, on disk and opened again."""
 
+import io
 import json
 import re
 
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
-from igap import activation_patching, attribution_patching, integrated_gradients, load_model, open_run, pipeline
+from igap import (
+    activation_patching,
+    attribution_patching,
+    integrated_gradients,
+    load_model,
+    open_run,
+    output_curve,
+    pipeline,
+)
 from igap.cli.compose import compose_one
 from igap.cli.texts import quote_override
+from igap.components import component_names
 from igap.errors import InputError
 from igap.inputs.sources import read_prompt_pairs
 from igap.models import cached
-from igap.output import disk, figures, record
-from igap.output.dashboard import command
+from igap.output import disk, figures, record, terminal
+from igap.output.dashboard import command, site_maps
+from igap.storage.finished import find_runs
 
+OWN = [
+    {
+        "clean": "After John and Mary went to the store, Mary gave a bottle of milk to",
+        "corrupted": "After John and Mary went to the store, John gave a bottle of milk to",
+        "answer": " John",
+        "distractor": " Mary",
+        "spans": '{"S2": "Mary:2", "end": "to:2"}',
+    },
+    {
+        "clean": "Then, Mary and John went to the store. John gave a bottle of milk to",
+        "corrupted": "Then, Mary and John went to the store. Mary gave a bottle of milk to",
+        "answer": " Mary",
+        "distractor": " John",
+        "spans": '{"S2": "John:2", "end": [17]}',
+    },
+]
 FEW = ("ig.n_steps=5", "plots=none", "tracking=disabled", "device=cpu")
 
 
@@ -25,7 +53,15 @@ def mini():
 
 
 @pytest.fixture
-def run(tmp_path):
+def own(tmp_path, monkeypatch):
+    """The working folder, with a file of pairs that name their spans."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.json").write_text(json.dumps(OWN))
+    return tmp_path
+
+
+@pytest.fixture
+def run(tmp_path, own):
     def make(*overrides):
         given = [quote_override(override, single=True) for override in (*FEW, *overrides)]
         result = pipeline.run(compose_one(given).config, store=tmp_path / "store")
@@ -55,6 +91,7 @@ CASES = {
     ),
     "last": (["sites=q,resid_pre", "positions=last"], {"positions": "last"}),
     "roles": (["sites=heads", "positions=roles", "prompts.n=3"], {"positions": "roles"}),
+    "own": (["sites=heads", "positions=own", "prompts.file=own.json"], {"positions": "own"}),
     "kl": (["sites=heads,mlp_out", "metric=kl"], {"metric": "kl"}),
     "denoising": (
         ["sites=heads", "metric=prob", "positions=diff", "direction=denoising"],
@@ -144,6 +181,25 @@ def test_analyses_of_another_metric_are_of_that_metric(run, mini):
     assert result.findings["qk"].maps["q"]["ap"].effect.abs().max() < 1, "probabilities"
 
 
+def test_curves_at_spans_end_at_the_effects_of_those_spans(run, mini):
+    result, folder = run("sites=heads", "positions=roles", "curves.components='0.6 3.1'", "prompts.n=2", "plots=curves")
+    curves, ap = result.findings["curves"], result.maps["heads"]["ap"]
+    assert curves.names[:2] == ("0.6 at IO", "0.6 at S1")
+    places = [(0, 6), (3, 1)]
+    expected = [float(ap.effect[layer, span, head]) for layer, head in places for span in range(5)]
+    assert curves.effects.tolist() == pytest.approx(expected, abs=2e-5)
+    pairs = list(read_prompt_pairs(result.config.prompts, mini.tokenizer))
+    alone = output_curve(mini, pairs, "0.6", positions="roles")
+    assert alone.values == pytest.approx(curves.values[:5], abs=2e-5)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["curves/components"].startswith("0.6 at IO, 0.6 at S1, ")
+    assert pd.read_csv(folder / "curves_components.csv")["name"].tolist() == list(curves.names)
+    assert (folder / "plots" / "output_curves.png").exists()
+    last = output_curve(mini, pairs, ["3.1"], positions="last")
+    end = activation_patching(mini, pairs, positions="last").effect[3, 1]
+    assert (last.names, last.effects[0]) == (("3.1",), pytest.approx(float(end), abs=2e-5))
+
+
 def test_pictures_say_metric_unit_and_positions_and_are_drawn_from_the_record(run):
     result, folder = run("sites=resid_post", "metric=js", "positions=each")
     data = record.read(folder).data
@@ -208,17 +264,47 @@ def test_vectors_that_are_one_number_in_every_layer_have_no_correlation(run):
     assert result.maps["resid_pre"]["ap"].score.flatten().tolist() == pytest.approx([-1.0] * 4, abs=1e-5)
 
 
-def test_compare_shows_them_and_says_in_one_line_which_have_no_map_of_heads(run, tmp_path, capsys, monkeypatch):
-    _, by_position = run("sites=heads", "positions=last")
-    _, each = run("sites=heads,resid_mid", "positions=each")
-    monkeypatch.chdir(tmp_path)
-    command.compare_runs([by_position, each])
+def test_a_site_of_fewer_components_than_the_terminal_ranks_leaves_places_empty(run):
+    result, folder = run("sites=heads,resid_pre", "explain=false", "curves.components=none")
+    console = Console(file=io.StringIO(), width=200)
+    terminal.show(console, result, folder)
+    (last,) = (line for line in console.file.getvalue().splitlines() if re.match(r"│ +5 │", line))
+    assert [bool(cell.strip()) for cell in last.strip("│").split("│")] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["sites=resid_mid,k", "positions=each"],
+        ["sites=heads,v,mlp_out"],
+        ["sites=heads,attn_out", "positions.spans={S2: 'Mary:2', verb: 11-12}"],
+    ],
+)
+def test_compare_has_the_number_of_every_component_and_span_under_its_name(overrides, run):
+    result, folder = run(*overrides)
+    ((finished, *_), _) = find_runs([folder])
+    assert site_maps.mapped_sites(finished) == list(result.maps)
+    for site, maps in result.maps.items():
+        found, problem = site_maps.read(folder, site)
+        assert problem is None
+        names = [found.name.format(row=row, column=column) for row in found.rows for column in found.columns]
+        n_layers, *_, width = maps["ig"].effect.shape
+        wanted = component_names(site, n_layers, width, maps["ig"].spans)
+        for method in ("ig", "ap"):
+            numbers = dict(zip(names, getattr(found, method), strict=True))
+            assert numbers == pytest.approx(dict(zip(wanted, maps[method].score.flatten().tolist(), strict=True)))
+
+
+def test_compare_draws_them_under_the_unit_of_their_metric_and_says_what_is_the_same_in_all(run, tmp_path, capsys):
+    _, each = run("sites=heads,resid_mid", "positions=each", "metric=prob")
+    command.compare_runs([each], output=tmp_path)
     said = capsys.readouterr()
-    assert re.search(
-        r"its heads cannot be read \(heads.csv: it is by positions, of which no page draws a map", said.err
-    )
+    assert "cannot be read" not in said.err
     assert "resid_mid/" in said.out
-    assert "positions." in said.out
+    (data,) = re.findall(r'id="data">(.*?)</script>', (tmp_path / "compare.html").read_text())
+    (shown,) = json.loads(data)["runs"]
+    assert (shown["unit"], shown["about"]) == ("probability", ["metric=prob", "positions=each"])
+    assert [len(shown["maps"][site]["rows"]) for site in ("heads", "resid_mid")] == [4 * 8, 4]
 
 
 @pytest.mark.parametrize(
@@ -240,12 +326,13 @@ def test_compare_shows_them_and_says_in_one_line_which_have_no_map_of_heads(run,
         (["positions.spans={a: Mary}"], r"^positions\['a'\]: got 'Mary', which the clean prompt has 2 times"),
         (["positions.spans={a: Mary:2, b: Mary gave}"], r"^positions: got spans 'a' and 'b', which share position"),
         (["positions=each", "prompts.n=40"], r"^positions: got each with pairs of \d+ and \d+ tokens"),
+        (["positions=own"], r"^positions: got own with a pair that has no spans, wanted spans by name in the column"),
         (
             ["positions=roles", *NO_IOI],
             r"^positions: got roles, but a clean prompt has the answer 0 and the distractor 1",
         ),
         (["positions=each", "ablation=zero"], r"^ablation: got it together with .* positions=each, but it is of all"),
-        (["positions=last", "curves.components='0.3'"], r"^curves: got it together with .* positions=last"),
+        (["positions=each", "curves.components=top2:ap"], r"^curves: got it together with .* positions=each"),
         (["metric=kl", "interactions='0.3'"], r"^explain: got it together with metric=kl"),
         (["sites=resid_pre", "baseline=zero_input"], r"^baseline: got zero_input with sites=resid_pre"),
         (["sites=q", "faithfulness=heads"], r"^faithfulness: got heads with sites=q, wanted heads among the sites"),
@@ -256,6 +343,31 @@ def test_what_cannot_be_is_refused_in_one_line_before_the_model_loads(overrides,
     with pytest.raises(InputError, match=message) as refused:
         checked(*overrides)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ('{"S2": 10}', r"^positions: got own with pairs that name the spans S2, end and S2, wanted the same names"),
+        ("S2: 10", r"^positions: got own with the spans 'S2: 10', wanted spans by name in the column spans"),
+        ("[3]", r"^positions: got own with the spans '\[3\]', wanted spans by name in the column spans"),
+        ('{"S2": "Tom", "end": 3}', r"^positions\['S2'\]: got 'Tom', wanted words of the clean prompt"),
+    ],
+)
+def test_spans_of_a_file_that_do_not_fit_are_refused_in_one_line(own, spans, message):
+    (own / "own.json").write_text(json.dumps([OWN[0], {**OWN[1], "spans": spans}]))
+    with pytest.raises(InputError, match=message) as refused:
+        checked("positions=own", "prompts.file=own.json", "prompts.bos=none")
+    assert "\n" not in str(refused.value)
+
+
+def test_spans_of_a_file_make_another_key_only_where_they_are_asked_for(own):
+    settings = ["prompts.file=own.json", "sites=heads"]
+    before = [checked(*settings, *more).key for more in ([], ["positions=own"])]
+    (own / "own.json").write_text(json.dumps([{**each, "spans": '{"end": "Mary:1"}'} for each in OWN]))
+    after = [checked(*settings, *more).key for more in ([], ["positions=own"])]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
 
 
 def test_numbers_beyond_the_prompt_are_refused_before_any_map_where_only_the_model_knows_the_first_token(run):

@@ -13,6 +13,7 @@ from igap.analyses.output_curves.analysis import OutputCurvesAnalysis
 from igap.analyses.proxy_fidelity import ProxyFidelityAnalysis
 from igap.analyses.queries_keys import QueriesKeysAnalysis
 from igap.analyses.self_repair.analysis import SelfRepairAnalysis
+from igap.analyses.sets.analysis import SetsAnalysis
 from igap.config import RunConfig
 from igap.errors import InputError, short_repr
 from igap.models.load import Header
@@ -30,6 +31,7 @@ ANALYSES: dict[str, Analysis[Any]] = {
         BothDirectionsAnalysis(),
         SelfRepairAnalysis(),
         DirectEffectAnalysis(),
+        SetsAnalysis(),
     )
 }
 """By name; a new analysis is one import and one more line here."""

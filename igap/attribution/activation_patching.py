@@ -63,7 +63,8 @@ def activation_patching(
         positions: Which positions change; "all" (default): at once. "each": one at a time, `[layer, pos, component]`.
             "last", "diff": the last one, or those whose token differs. A mapping of spans by name to positions or
             words: `[layer, span, component]`.
-        metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "kl", "js": to the clean output.
+        metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "prob_diff": of answer and
+            distractor. "kl", "js": to the clean output.
             Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.

@@ -64,7 +64,8 @@ def attribution_patching(
         positions: Whose part is given; "all" (default): the sum over positions. "each": `[layer, pos, component]`.
             "last", "diff": of the last one, or of those whose token differs. A mapping of spans by name to positions or
             words: `[layer, span, component]`.
-        metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "kl", "js": to the clean output.
+        metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "prob_diff": of answer and
+            distractor. "kl", "js": to the clean output.
             Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
         on_progress: Called with (components done, components in all).

@@ -92,7 +92,8 @@ def integrated_gradients(
         positions: Whose part is given; "all" (default): the sum over positions. "each": `[layer, pos, component]`.
             "last", "diff": of the last one, or of those whose token differs. A mapping of spans by name to positions or
             words: `[layer, span, component]`. All positions move along the path in any case, so that parts add up.
-        metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "kl", "js": to the clean output.
+        metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "prob_diff": of answer and
+            distractor. "kl", "js": to the clean output.
             Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.

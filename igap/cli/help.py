@@ -28,7 +28,7 @@ def config_sections(config: str) -> list[Section]:
     groups = [
         (f"{group}={option}", _marked(option_meaning(group, option), option == default))
         for group, default in group_defaults(config).items()
-        if len(options(group)) > 1
+        if options(group) != [default]
         for option in options(group)
     ]
     keys = [(f"{key.name}={_short(key.default)}", _limited(key)) for key in config_keys(config)]

@@ -94,9 +94,9 @@ def config_keys(config: str) -> tuple[Key, ...]:
     own = _parse(CONF / f"{config}.yaml")[1]
     keys = {name: Key(name, *entry) for name, entry in own.items() if not name.startswith("hydra.")}
     for group, default in group_defaults(config).items():
-        if default is None:  # an experiment sets keys of other groups, and has none of its own
+        if group == "experiment":  # sets keys of other groups, and has none of its own
             continue
-        for option in (default, *options(group)):
+        for option in (*([default] if default else []), *options(group)):
             for name, (value, meaning) in _composed(CONF / group / f"{option}.yaml").items():
                 name = f"{group.replace('/', '.')}.{name}"
                 if name not in keys and name.rpartition(".")[0] not in keys:  # else an entry of a mapping

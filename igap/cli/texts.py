@@ -19,7 +19,7 @@ from igap.errors import InputError
 SHARED = ("output", "sweep")
 """Keys of the whole multirun, which all its jobs have in common."""
 
-_PATHS = ("model.name", "prompts.file", "ablation.file", "search.space.file", "output")
+_PATHS = ("model.name", "prompts.file", "prompts.ids_of", "ablation.file", "search.space.file", "output")
 _SEPARATED = ("model.name", "model.revision", "prompts.file", "ablation.file", "device", "name")
 """Keys in whose values a comma stands between two values (of a multirun); in all others it belongs to the text."""
 NAMES = ("sites",)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from igap.components import are_components
+from igap.components import sets_problem
 from igap.config.schema import Frozen
 from igap.vocabulary import (
     ALPHAS,
@@ -57,10 +57,13 @@ FolderName = Annotated[
 
 
 def _names_or(*words: str) -> AfterValidator:
-    """Accepts one of these words, or names of components."""
+    """Accepts one of these words, or components and sets of them."""
 
     def check(components: str) -> str:
-        if components not in words and not are_components(components.split()):
+        problem = None if components in words else sets_problem(components.split())
+        if problem and re.search("[+:]", components):
+            raise ValueError(problem)
+        if problem:
             raise ValueError(f"{', '.join(words)}, or names such as '9.6 L5.N1234', each once")
         return components
 
@@ -95,6 +98,10 @@ class PromptsConfig(Frozen):
     file: PathText | None = Field(None, examples=["pairs.csv"])
     limit: int | None = Field(None, ge=1, le=10_000_000, examples=[100])
     """Pairs of the file that are taken at most: its first ones."""
+    ids_of: PathText = Field("gpt2", examples=["gpt2"])
+    """The tokenizer of token ids in the file."""
+    skip_invalid: bool = False
+    """Whether rows of the file that do not fit are left out."""
     seed: Seed = Field(0, examples=[0])
     """Seed of the generated pairs, and of the bootstrap over several pairs."""
     min_gap: Annotated[float, AfterValidator(abs)] = Field(0.1, ge=0, examples=[0.1])  # -0.0 is 0
@@ -113,11 +120,16 @@ class PromptsConfig(Frozen):
         return values
 
     @model_validator(mode="after")
-    def _limit_is_of_a_file(self) -> "PromptsConfig":
+    def _is_of_a_file(self) -> "PromptsConfig":
         if self.limit is not None and self.file is None:
             raise ValueError(
                 f"prompts.limit: got {self.limit} without a file, wanted prompts.file, whose first pairs it takes. "
                 "Leave it out, or generate as many pairs with prompts.n."
+            )
+        if (self.skip_invalid or self.ids_of != "gpt2") and self.file is None:
+            key, value = ("skip_invalid", "true") if self.skip_invalid else ("ids_of", self.ids_of)
+            raise ValueError(
+                f"prompts.{key}: got {value} without a file, wanted prompts.file, whose rows it is about. Leave it out."
             )
         return self
 
@@ -215,7 +227,7 @@ class PositionsConfig(Frozen):
         return self.kind == "all"
 
     @property
-    def value(self) -> Literal["all", "each", "last", "diff", "roles"] | dict[str, str | list[int]]:
+    def value(self) -> Literal["all", "each", "last", "diff", "roles", "own"] | dict[str, str | list[int]]:
         """`positions` as the methods take it."""
         if self.kind != "spans":
             return self.kind
@@ -231,7 +243,7 @@ class PositionsConfig(Frozen):
     @property
     def has_axis(self) -> bool:
         """Whether maps have an axis of positions or spans."""
-        return self.kind in ("each", "roles", "spans")
+        return self.kind in ("each", "roles", "own", "spans")
 
 
 def _ends_of(where: str | int | list[int]) -> tuple[int, int] | None:

@@ -234,7 +234,7 @@ class RunConfig(Frozen):
         if self.baseline.kind != "mean" and self.faithfulness == "none" and not self.analyses:
             yield "baseline", ["n"], "no mean over reference prompts was asked for (baseline=mean)"
 
-    def key_of(self, pairs: Sequence[Sequence[str]], contents: Mapping[str, str]) -> str:
+    def key_of(self, pairs: Sequence[Sequence[str | Sequence[str]]], contents: Mapping[str, str]) -> str:
         """12 hex digits of what determines the numbers: the settings, and the TEXTS of the pairs, in their order.
 
         Not tracking, output, device or memory. Pairs, the checkpoint and other files count by what they hold and not

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import PLACES, SITES, Site, hook_name
+from igap.engine.token_sets import answers, logit_diff
 from igap.errors import InputError
 from igap.inputs.alignment import Partners
 from igap.inputs.prompts import TokenPair
@@ -52,7 +53,7 @@ class ForwardPass:
     activations: Activations
     """`heads` `[pair, pos, head, d_head]`, always; `neurons` `[pair, pos, d_mlp]` and other sites if asked for."""
     logit_diff: Float[Tensor, " pair"]
-    """logit[answer] - logit[distractor] at the last position, in logits."""
+    """logit[answer] - logit[distractor] at the last position, in logits; of sets the difference of their means."""
     logits: Float[Tensor, "pair vocab"] | None = None
     """Those of the last position, if asked for."""
     held: Mapping[tuple[Site, int], tuple[int, ...]] = field(default_factory=dict)
@@ -88,28 +89,6 @@ def written_hook(site: Site, layer: int) -> str:
 def to_hook(site: Site, activation: Tensor) -> Tensor:
     """The inverse of `from_hook`."""
     return activation.squeeze(-2) if PLACES[site].is_vector else activation
-
-
-def answers(pairs: Sequence[TokenPair], device: torch.device) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
-    """The token ids of each pair's answer and distractor."""
-    answer, distractor = (
-        torch.tensor([getattr(pair, word) for pair in pairs], device=device) for word in ("answer", "distractor")
-    )
-    return answer, distractor
-
-
-def logit_diff(
-    logits: Float[Tensor, "pair *row vocab"], answer: Int[Tensor, " pair"], distractor: Int[Tensor, " pair"]
-) -> Float[Tensor, "pair *row"]:
-    """logit[answer] - logit[distractor] of each pair, in logits. Differentiable.
-
-    Args:
-        logits: Those of the position that the answer follows, in any number of rows a pair.
-        answer: Token id of each pair's answer.
-        distractor: Token id of each pair's distractor.
-    """
-    each = torch.arange(len(answer), device=logits.device)
-    return logits[each, ..., answer] - logits[each, ..., distractor]
 
 
 def hold(run: ForwardPass, site: Site, layer: int, activation: Tensor) -> Float[Tensor, "pair row pos *component"]:
@@ -235,7 +214,7 @@ def record(
         whole = {"logits": logits[:, -1]} if with_logits else {}
         return tensors | whole | {"logit_diff": logit_diff(logits[:, -1], answer, distractor)}
 
-    words = {"answer": answer.tolist(), "distractor": distractor.tolist()}
+    words = {name: [pair.identity[name] for pair in pairs] for name in ("answer", "distractor")}
     inputs = {"tokens": tokens.tolist(), **words, "sites": list(hooks), **({"logits": True} if with_logits else {})}
     recorded = compute_or_share("run", inputs, compute, model)
     device = tokens.device

@@ -10,15 +10,17 @@ a site of block L changes from position f on:
     last block    keys, values: shared  keys, values; query, MLP and metric of S-1 only
 
 `-` is read from the run. Positions before f are equal in all rows, so that attention reads their keys and values from
-one copy. Of the unembedding the difference of two columns is left. A patch of one component changes what its site
-writes to the residual stream by (a'_c - a_c) W_c, so it needs no product with the other components' weights.
+one copy. Of the unembedding the difference of two columns, or of two means of columns, is left. A patch of one
+component changes what its site writes to the residual stream by (a'_c - a_c) W_c, so it needs no product with the
+other components' weights.
 
 Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass. Two routes give the same numbers:
 `suffix` does the above with the model's weights, `hooks` runs the whole model with the site replaced.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -33,11 +35,13 @@ from igap.engine.hooks import (
     EmbeddingFunction,
     Gradients,
     PatchFunction,
-    SiteChange,
+    SiteChanges,
     SiteFunction,
     swap_components,
 )
 from igap.engine.metrics import Readout
+
+_UNCHANGED: Mapping[Site, Edit] = MappingProxyType({})
 
 
 class Suffix:
@@ -70,7 +74,7 @@ class Suffix:
 
         def metric(rows: Tensor) -> Tensor:
             # What comes before the site has one row.
-            stream = self._through(layer, before, (site, lambda own: rows[:, :, -own.shape[2] :]))
+            stream = self._through(layer, before, {site: lambda own: rows[:, :, -own.shape[2] :]})
             return self._from(layer + 1, stream)
 
         return metric
@@ -154,11 +158,13 @@ class Suffix:
 
         return activations
 
-    def with_changes(self, site: Site, change: SiteChange, n_rows: int) -> Float[Tensor, "pair row"]:
-        """As Hooks."""
-        stream = self._base.residual[0][:, None, self._first :].expand(-1, n_rows, -1, -1)
-        for layer in range(len(self._blocks)):
-            stream = self._through(layer, stream, (site, partial(change, layer)))
+    def with_changes(self, changes: SiteChanges, n_rows: int) -> Float[Tensor, "pair row"]:
+        """As Hooks, from the earliest of these layers on."""
+        earliest = min(layer for _, layer in changes)
+        stream = self._base.residual[earliest][:, None, self._first :].expand(-1, n_rows, -1, -1)
+        for layer in range(earliest, len(self._blocks)):
+            here = {site: change for (site, of), change in changes.items() if of == layer}
+            stream = stage(self._through, layer, stream, here)
         return self._metric(self._decoder.norm(stream[:, :, -1]))
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
@@ -176,7 +182,7 @@ class Suffix:
                 return activation + leaves[0]
 
             with torch.enable_grad():
-                after = self._through(layer, stream, (site, add_zeros))
+                after = self._through(layer, stream, {site: add_zeros})
             below: dict[int | None, Tensor] = {}
             for dropped, slope in slopes.items():
                 below[dropped], here = torch.autograd.grad(after, [stream, *leaves], slope, retain_graph=True)
@@ -222,18 +228,17 @@ class Suffix:
             stream = stage(self._through, later, stream)
         return self._metric(self._decoder.norm(stream[:, :, -1]))
 
-    def _through(self, layer: int, stream: Tensor, change: tuple[Site, Edit] | None = None) -> Tensor:
+    def _through(self, layer: int, stream: Tensor, changes: Mapping[Site, Edit] = _UNCHANGED) -> Tensor:
         """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, the last position only.
 
-        `change` is one of a site's activations, at all positions that the block still has there.
+        A change is one of a site's activations, at all positions that the block still has there.
         """
-        changed, edit = change or (None, keep)
 
         def at(site: Site, activation: Tensor) -> Tensor:
-            return hold(self._base, site, layer, edit(activation) if site == changed else activation)
+            return hold(self._base, site, layer, changes.get(site, keep)(activation))
 
         def at_vector(site: Site, vectors: Tensor) -> Tensor:
-            return edit(vectors.unsqueeze(3)).squeeze(3) if site == changed else vectors
+            return changes[site](vectors.unsqueeze(3)).squeeze(3) if site in changes else vectors
 
         block = self._blocks[layer]
         last = layer == len(self._blocks) - 1
@@ -294,12 +299,12 @@ def _slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
 
 def _metric(decoder: Decoder, readout: Readout) -> Callable[[Tensor], Tensor]:
     """The final norm's output `[pair, row, d_model]` to F `[pair, row]`."""
-    if not readout.is_logit_diff:
+    scale, cap, sets = decoder.logit_scale, decoder.logit_cap, (readout.known.answer, readout.known.distractor)
+    if not readout.is_logit_diff or (cap is not None and not all(each.are_single for each in sets)):
         return lambda last: readout(decoder.logits(last))
-    scale, cap = decoder.logit_scale, decoder.logit_cap
-    answer, distractor = readout.known.answer, readout.known.distractor
-    weights = [decoder.unembed[:, token].T.detach() for token in (answer, distractor)]
-    biases = [decoder.unembed_bias[token].detach() for token in (answer, distractor)]
+    n_pairs = len(readout.pairs)
+    weights = [each.mean(decoder.unembed.detach().expand(n_pairs, -1, -1)) for each in sets]
+    biases = [each.mean(decoder.unembed_bias.detach().expand(n_pairs, -1)) for each in sets]
     if cap is None:
         direction, offset = scale * (weights[0] - weights[1]), scale * (biases[0] - biases[1])
         return lambda last: (last * direction[:, None]).sum(-1) + offset[:, None]

@@ -27,8 +27,9 @@ EmbeddingFunction = Callable[[Float[Tensor, "pair row pos d_model"]], Float[Tens
 """Changes of the tokens' embeddings from f on to a site's activations there. Differentiable."""
 PatchFunction = Callable[[Tensor], Float[Tensor, "pair row"]]
 """Indices of components to F with each of them, alone, replaced: one row a component."""
-SiteChange = Callable[[int, Float[Tensor, "pair row pos *component"]], Float[Tensor, "pair row pos *component"]]
-"""A layer and a site's activation there, at the last positions (at least one), to what it becomes."""
+SiteChanges = Mapping[tuple[Site, int], Callable[[Tensor], Tensor]]
+"""By site and layer, the activation there, `[pair, row, pos, component, ...]` at the last positions (at least one), to
+what it becomes."""
 Gradients = Iterator[tuple[int, int | None, Float[Tensor, "pair pos *component"]]]
 """A layer, the layer whose output to the residual stream passes no gradient on, or None, and dF/da there."""
 
@@ -152,18 +153,18 @@ class Hooks:
 
         return activations
 
-    def with_changes(self, site: Site, change: SiteChange, n_rows: int) -> Float[Tensor, "pair row"]:
-        """F with a site changed in every layer, each one's activations being what the changes before it give."""
+    def with_changes(self, changes: SiteChanges, n_rows: int) -> Float[Tensor, "pair row"]:
+        """F with sites of any layers changed, each one's activations being what the changes before it give."""
 
-        def edit(layer: int, activation: Tensor) -> Tensor:
+        def edit(site: Site, change: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
             rows = from_hook(site, activation).unflatten(0, (-1, n_rows))
-            changed = torch.cat([rows[:, :, : self._first], change(layer, rows[:, :, self._first :])], 2)
+            changed = torch.cat([rows[:, :, : self._first], change(rows[:, :, self._first :])], 2)
             return to_hook(site, changed.flatten(0, 1))
 
-        changes: dict[str, Change] = {
-            hook_name(site, layer): partial(edit, layer) for layer in range(len(self._base.residual))
+        hooks: dict[str, Change] = {
+            hook_name(site, layer): partial(edit, site, change) for (site, layer), change in changes.items()
         }
-        with self._holding(), edit_hooks(self._model, changes):
+        with self._holding(), edit_hooks(self._model, hooks):
             return metric(self._model, self._base.tokens[:, None].expand(-1, n_rows, -1), self._readout)
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from igap.engine.activations import answers, logit_diff
+from igap.engine.token_sets import TokenSets, answers, logit_diff
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import TokenPair
 from igap.vocabulary import Direction, MetricName
@@ -24,9 +24,10 @@ number each time."""
 class Known:
     """What a metric knows of its pairs."""
 
-    answer: Int[Tensor, " pair"]
-    """Token ids."""
-    distractor: Int[Tensor, " pair"]
+    answer: TokenSets
+    """Right tokens, nearly always one a pair."""
+    distractor: TokenSets
+    """Wrong ones."""
     clean: Float[Tensor, "pair vocab"] | None = None
     """Log-probabilities after the clean prompt; None where only the logit difference is asked for."""
 
@@ -41,8 +42,10 @@ class Metric:
     """Whether F(clean) = 0 is its least value, so that its gradient there is 0."""
 
 
-def _chosen(values: Tensor, tokens: Tensor) -> Tensor:
-    return values[torch.arange(len(tokens), device=values.device), ..., tokens]
+def _prob_diff(logits: Tensor, known: Known) -> Tensor:
+    """Probability that an answer comes next, minus that of a distractor."""
+    probabilities = logits.softmax(-1)
+    return known.answer.total(probabilities) - known.distractor.total(probabilities)
 
 
 def _kl(logits: Tensor, known: Known) -> Tensor:
@@ -65,9 +68,10 @@ def _beside(logits: Tensor, known: Known) -> Tensor:
 
 METRICS: Mapping[MetricName, Metric] = {
     "logit_diff": Metric(lambda logits, known: logit_diff(logits, known.answer, known.distractor), "logits"),
-    "logit": Metric(lambda logits, known: _chosen(logits, known.answer), "logits"),
-    "logprob": Metric(lambda logits, known: _chosen(logits.log_softmax(-1), known.answer), "nats"),
-    "prob": Metric(lambda logits, known: _chosen(logits.softmax(-1), known.answer), "probability"),
+    "logit": Metric(lambda logits, known: known.answer.mean(logits), "logits"),
+    "logprob": Metric(lambda logits, known: known.answer.logsumexp(logits.log_softmax(-1)), "nats"),
+    "prob": Metric(lambda logits, known: known.answer.total(logits.softmax(-1)), "probability"),
+    "prob_diff": Metric(_prob_diff, "probability"),
     "kl": Metric(_kl, "nats", at_minimum=True),
     "js": Metric(_js, "nats", at_minimum=True),
 }
@@ -87,7 +91,7 @@ class Readout:
 
     @property
     def is_logit_diff(self) -> bool:
-        """Whether F is the difference of two logits, for which the engine needs no other."""
+        """Whether F is the difference of two logits, or means of some, for which the engine needs no other."""
         return self.metric is METRICS["logit_diff"]
 
     def __call__(self, logits: Float[Tensor, "pair *row vocab"]) -> Float[Tensor, "pair *row"]:
@@ -100,7 +104,8 @@ class Readout:
         """F of these pairs alone."""
         pairs, index = tuple(self.pairs[pair] for pair in few), list(few)
         known, clean = self.known, self.known.clean
-        known = Known(known.answer[index], known.distractor[index], None if clean is None else clean[index])
+        answer, distractor = known.answer.select(index), known.distractor.select(index)
+        known = Known(answer, distractor, None if clean is None else clean[index])
         metric = self.metric if self.name in METRICS else _custom(self.custom, pairs)
         return replace(self, metric=metric, pairs=pairs, known=known)
 

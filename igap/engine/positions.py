@@ -3,6 +3,7 @@
 Positions are those of the run that is patched, the clean one when noising; 0 is the first token the model sees.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,17 +13,19 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from igap.config import PositionsConfig
 from igap.errors import InputError, printable, short_repr
 from igap.inputs.prompts import TokenPair
 from igap.vocabulary import Direction
 
-Positions = Literal["all", "each", "last", "diff", "roles"] | Mapping[str, str | Sequence[int]]
+Positions = Literal["all", "each", "last", "diff", "roles", "own"] | Mapping[str, str | Sequence[int]]
 """Which positions change, and whether together.
 
 `all`: every position at once. `each`: one at a time. `last`: the one that the answer follows. `diff`: those whose token
 differs between the prompts, at once. `roles`: those of the names in a prompt of indirect object identification, each
-alone: IO (the answer), S1 and S2 (the distractor, twice), S1+1, END. A mapping: spans by name, each changed alone; a
-span is its positions, or words of the prompt (" bottle of milk"; "Mary:2" is the second Mary).
+alone: IO (the answer), S1 and S2 (the distractor, twice), S1+1, END. `own`: spans that each pair names itself
+(`PromptPair.further`). A mapping: spans by name, each changed alone; a span is its positions, or words of the prompt
+(" bottle of milk"; "Mary:2" is the second Mary).
 """
 
 
@@ -58,6 +61,13 @@ def find_spans(positions: Positions, pairs: Sequence[TokenPair], direction: Dire
         roles = [_roles(pair, direction) for pair in pairs]
         by_name = {name: [[each[name]] for each in roles] for name in roles[0]}
         _check_apart(by_name)
+    elif positions == "own":
+        own = [
+            {name: side.span(name, where) for name, where in _own(pair).items()}
+            for side, pair in zip(sides, pairs, strict=True)
+        ]
+        by_name = {name: [each[name] for each in own] for name in own[0]}
+        _check_apart(by_name)
     elif isinstance(positions, str):
         by_name = {positions: [[n_tokens - 1] if positions == "last" else side.differences() for side in sides]}
     else:
@@ -78,8 +88,8 @@ def _roles(pair: TokenPair, direction: Direction) -> dict[str, int]:
     """The positions of the names in an IOI prompt. Raises InputError on a pair that is none."""
     ids, words = pair.clean[0].tolist(), [word.strip() for word in pair.clean_words]
     answer, distractor = (
-        [i for i, word in enumerate(words) if word == words[ids.index(token)]] if token in ids else []
-        for token in (pair.answer, pair.distractor)
+        [i for i, word in enumerate(words) if word in {words[ids.index(token)] for token in tokens if token in ids}]
+        for tokens in (pair.answers, pair.distractors)
     )
     if (len(answer), len(distractor)) != (1, 2):
         raise InputError(
@@ -100,6 +110,19 @@ def _roles(pair: TokenPair, direction: Direction) -> dict[str, int]:
             "patched. Take direction=noising, or name spans."
         )
     return roles
+
+
+def _own(pair: TokenPair) -> Mapping[str, str | Sequence[int]]:
+    """The spans that a pair names itself. Raises InputError where it names none, or what names none."""
+    wanted = 'wanted spans by name in the column spans of its file, such as {"S2": 10, "end": "15-16"}'
+    if pair.spans is None:
+        raise InputError(f"positions: got own with a pair that has no spans, {wanted}. Add it, or take another option.")
+    try:
+        positions = PositionsConfig(kind="spans", spans=json.loads(pair.spans)).value
+    except (ValueError, RecursionError):
+        raise InputError(f"positions: got own with the spans {short_repr(pair.spans)}, {wanted}. Correct it.") from None
+    assert not isinstance(positions, str)
+    return positions
 
 
 @dataclass(frozen=True)
@@ -198,7 +221,14 @@ def _check_apart(by_name: Mapping[str, Sequence[Sequence[int]]]) -> None:
 
 
 def check_lengths(positions: Positions, pairs: Sequence[TokenPair], direction: Direction) -> None:
-    """Raises InputError where positions are taken one by one and pairs have different token lengths."""
+    """Raises InputError where positions are taken one by one of pairs of two lengths, or pairs name other spans."""
+    if positions == "own":
+        named = [sorted(_own(pair)) for pair in pairs]
+        if other := next((each for each in named if each != named[0]), None):
+            raise InputError(
+                f"positions: got own with pairs that name the spans {', '.join(named[0])} and {', '.join(other)}, "
+                "wanted the same names in every pair. Correct the column spans."
+            )
     lengths = {len(_Side.of(pair, direction).ids) for pair in pairs}
     if positions == "each" and len(lengths) > 1:
         raise InputError(

@@ -3,6 +3,7 @@
 Nothing here runs a model. `encode_pair` needs a tokenizer only, so that a bad pair is rejected before weights load.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ from torch import Tensor
 from igap.arguments import NotNegative, checks_arguments
 from igap.errors import InputError
 from igap.inputs.alignment import Alignment, Partners, align, first_diff_position
+from igap.inputs.answers import Answer, check_apart, check_words, one_or_set, to_cell, words_of
 from igap.inputs.tokenizing import (
-    answer_token,
+    answer_tokens,
     check_known,
     check_vocabulary,
     leading_token,
@@ -36,15 +38,19 @@ class PromptPair:
     Args:
         clean: The prompt after which the model should give `answer`.
         corrupted: The prompt that differs in what matters, after which it should give `distractor`.
-        answer: One token that continues both prompts, with its leading space where the tokenizer has one (" John").
-        distractor: The other token, likewise.
+        answer: One token that continues both prompts, with its leading space where the tokenizer has one (" John"). Or
+            several, each of which is right: (" is", " has").
+        distractor: The other token, or the wrong ones, likewise.
         min_gap: Logits, default 0.1. Below this |gap|, or a tenth of |F(clean)|, scores are missing. 0: no bound.
         align: Default "error". How prompts of different token length are matched; see `igap.vocabulary.Align`.
         bos: The token before both prompts. "auto" (default): the model's own setting; "none"; or a token's text.
         place: The prefix of the texts' names in messages, default "prompts.".
+        further: What else is known of the pair, text by name, which pairs.csv keeps; empty by default. `spans` is what
+            `positions="own"` means: {"spans": '{"S2": "Mary:2", "end": 16}'}.
 
     Raises:
-        InputError: An empty text, equal prompts, or equal answers. Tokens are checked where the pair meets a model.
+        InputError: An empty text or set, equal prompts, or an answer twice. Tokens are checked where the pair meets a
+            model.
 
     Example:
         >>> pair.texts[2:]
@@ -53,10 +59,10 @@ class PromptPair:
 
     clean: str
     corrupted: str
-    answer: str
-    """The word that continues the clean prompt, with its leading space where the tokenizer cares (" John")."""
-    distractor: str
-    """The word that continues the corrupted prompt."""
+    answer: Answer
+    """The word that continues the clean prompt, with its leading space where the tokenizer cares; or several."""
+    distractor: Answer
+    """The word that continues the corrupted prompt; or several."""
     min_gap: NotNegative = 0.1
     """Logits. Below this absolute gap, or a tenth of |F(clean)|, scores (effect / gap) are missing: they would explode.
     0 for no bound."""
@@ -67,26 +73,30 @@ class PromptPair:
 
     place: str = field(default="prompts.", compare=False, repr=False)
     """The prefix of the texts' names in messages: "prompts." or "pairs.csv, row 3: "."""
+    further: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """The other columns of the pair's file."""
 
     def __post_init__(self) -> None:
         for name in ("clean", "corrupted", "answer", "distractor", "bos"):
-            if not getattr(self, name).strip():
-                raise InputError(f"{self.place}{name}: got an empty text, wanted words. Fill it in.")
+            check_words(self.place + name, getattr(self, name))
+        for name in ("answer", "distractor"):
+            object.__setattr__(self, name, one_or_set(words_of(getattr(self, name))))
         if self.clean == self.corrupted:
             raise InputError(
                 f"{self.place}corrupted: got the same text as {self.short}clean ({self.clean!r}), wanted a different "
                 "prompt: every effect would be 0. Change a word of it."
             )
-        if self.answer.strip() == self.distractor.strip():
-            raise InputError(
-                f"{self.place}distractor: got {self.distractor!r}, the same word as {self.short}answer; the metric "
-                "logit[answer] - logit[distractor] would be 0. Name another word."
-            )
+        check_apart(self.place, self.answer, self.distractor)
 
     @property
-    def texts(self) -> tuple[str, str, str, str]:
+    def texts(self) -> tuple[str, str, Answer, Answer]:
         """Clean, corrupted, answer, distractor."""
         return self.clean, self.corrupted, self.answer, self.distractor
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """`texts` as a table has them: a set is a JSON list."""
+        return self.clean, self.corrupted, to_cell(self.answer), to_cell(self.distractor)
 
     @property
     def short(self) -> str:
@@ -111,8 +121,10 @@ class TokenPair:
     clean: Int[Tensor, "1 pos"]
     corrupted: Int[Tensor, "1 corrupted_pos"]
     alignment: Alignment
-    answer: int
-    distractor: int
+    answers: tuple[int, ...]
+    """The right tokens, in most pairs one."""
+    distractors: tuple[int, ...]
+    """The wrong ones."""
     min_gap: float
     """Logits; see PromptPair."""
     clean_words: tuple[str, ...]
@@ -122,8 +134,20 @@ class TokenPair:
     """See PromptPair."""
     leading: str | None = None
     """The token before both prompts, as text; None if there is none."""
+    spans: str | None = None
+    """Spans of its own by name, as JSON: what `further` of the pair holds under this name."""
     cautions: tuple[str, ...] = ()
     """Warnings that a space may be missing before answer or distractor."""
+
+    @property
+    def answer(self) -> int:
+        """The right token. Raises InputError where there are several."""
+        return _only(self.answers, "answer")
+
+    @property
+    def distractor(self) -> int:
+        """The wrong token. Raises InputError where there are several."""
+        return _only(self.distractors, "distractor")
 
     @property
     def n_leading(self) -> int:
@@ -133,12 +157,15 @@ class TokenPair:
     @property
     def identity(self) -> dict[str, object]:
         """Everything a result on this pair depends on, as JSON values: token ids, alignment, answer, distractor."""
+        answer, distractor = (
+            tokens[0] if len(tokens) == 1 else list(tokens) for tokens in (self.answers, self.distractors)
+        )
         return {
             "clean": self.clean[0].tolist(),
             "corrupted": self.corrupted[0].tolist(),
             "partners": [list(self.alignment.clean), list(self.alignment.corrupted)],
-            "answer": self.answer,
-            "distractor": self.distractor,
+            "answer": answer,
+            "distractor": distractor,
         }
 
     @cached_property
@@ -161,6 +188,12 @@ class TokenPair:
         return position
 
 
+def _only(tokens: tuple[int, ...], name: str) -> int:
+    if len(tokens) > 1:
+        raise InputError(f"{name}: got a set of {len(tokens)} tokens, wanted one. Use {name}s, which has them all.")
+    return tokens[0]
+
+
 def encode_pair(
     pair: PromptPair,
     tokenizer: Any,
@@ -173,8 +206,8 @@ def encode_pair(
     """Tokenise and check a pair.
 
     Raises InputError if the prompts cannot be aligned, exceed the context of `n_ctx` tokens, or hold a word that the
-    tokenizer or the model (`n_vocab` tokens) does not know, and if answer or distractor does not continue both prompts
-    by exactly one token.
+    tokenizer or the model (`n_vocab` tokens) does not know, and if an answer or distractor does not continue both
+    prompts by exactly one token.
     """
     known: Any = {"prepend_bos": prepend_bos, "bos": pair.bos, "n_ctx": n_ctx, "n_vocab": n_vocab}
     clean, corrupted = (
@@ -202,26 +235,23 @@ def encode_pair(
             f"prompts.align: got diff, which does not match the last tokens of {pair.place}clean and {pair.short}"
             f"corrupted, where the answer is read. Use prompts.align=end, or reword one.{listing}"
         )
-    answer = _token_after_both(tokenizer, pair, "answer", n_vocab)
-    distractor = _token_after_both(tokenizer, pair, "distractor", n_vocab)
-    if answer == distractor:
-        raise InputError(
-            f"{pair.place}distractor: got {pair.distractor!r}, the same token as {pair.short}answer {pair.answer!r}; "
-            "the metric logit[answer] - logit[distractor] would be 0. Name another word."
-        )
-    words = (("answer", pair.answer), ("distractor", pair.distractor))
-    cautions = (missing_space_warning(tokenizer, pair.place + name, word, pair.clean) for name, word in words)
+    words = [(pair.place + name, word) for name in ("answer", "distractor") for word in words_of(getattr(pair, name))]
+    tokens = _tokens_after_both(tokenizer, words, pair, n_vocab)
+    n_right = len(words_of(pair.answer))
+    check_apart(pair.place, pair.answer, pair.distractor, (tokens[:n_right], tokens[n_right:]))
+    cautions = (missing_space_warning(tokenizer, item, word, pair.clean) for item, word in words)
     return TokenPair(
         clean=torch.tensor([clean], device=device),
         corrupted=torch.tensor([corrupted], device=device),
         alignment=alignment,
-        answer=answer,
-        distractor=distractor,
+        answers=tuple(tokens[:n_right]),
+        distractors=tuple(tokens[n_right:]),
         min_gap=pair.min_gap,
         clean_words=clean_words,
         corrupted_words=corrupted_words,
         bos=pair.bos,
         leading=None if lead is None else tokenizer.decode([lead]),
+        spans=pair.further.get("spans"),
         cautions=tuple(filter(None, cautions)),
     )
 
@@ -261,14 +291,16 @@ def encode_prompt(
     return ids
 
 
-def _token_after_both(tokenizer: Any, pair: PromptPair, name: str, n_vocab: int | None) -> int:
-    item, word = f"{pair.place}{name}", getattr(pair, name)
-    clean, corrupted = (answer_token(tokenizer, item, word, text, n_vocab) for text in (pair.clean, pair.corrupted))
-    if clean != corrupted:
-        raise InputError(
-            f"{item}: got {word!r}, which is another token after {pair.short}corrupted than after {pair.short}clean. "
-            "Let the two prompts end alike."
-        )
+def _tokens_after_both(
+    tokenizer: Any, words: Sequence[tuple[str, str]], pair: PromptPair, n_vocab: int | None
+) -> list[int]:
+    clean, corrupted = (answer_tokens(tokenizer, words, text, n_vocab) for text in (pair.clean, pair.corrupted))
+    for (item, word), one, other in zip(words, clean, corrupted, strict=True):
+        if one != other:
+            raise InputError(
+                f"{item}: got {word!r}, which is another token after {pair.short}corrupted than after {pair.short}"
+                "clean. Let the two prompts end alike."
+            )
     return clean
 
 

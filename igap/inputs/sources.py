@@ -4,26 +4,30 @@ Needs a tokenizer, because generated names have to be single tokens, and no mode
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from igap.config import TEXTS, PromptsConfig
-from igap.errors import InputError
-from igap.inputs.files import read_pairs
+from igap.errors import InputError, printable
+from igap.inputs.files import given, read_pairs, read_pairs_or_errors
 from igap.inputs.ioi import generate_ioi
+from igap.inputs.layouts import Vocabularies, answers_of
 from igap.inputs.prompts import PromptPair, TokenPair, encode_pair
 from igap.inputs.tokenizing import single_tokens
 from igap.inputs.words import NAMES
 
 
-def read_prompt_pairs(prompts: PromptsConfig, tokenizer: Any) -> tuple[PromptPair, ...]:
-    """Read or generate the pairs, in order; each knows its name in messages. Raises InputError on the first bad one."""
+def read_prompt_pairs(
+    prompts: PromptsConfig, tokenizer: Any, left_out: list[str] | None = None
+) -> tuple[PromptPair, ...]:
+    """Read or generate the pairs, in order; each knows its name in messages.
+
+    Raises InputError on the first bad one. With `prompts.skip_invalid` the reason goes to `left_out` instead.
+    """
     if prompts.file is not None:
-        return tuple(
-            _pair([row[name] for name in TEXTS], prompts, f"{place}: ")
-            for place, row in itertools.islice(read_pairs(prompts.file).items(), prompts.limit)
-        )
+        return _read_file(prompts, tokenizer, [] if left_out is None else left_out)
     if prompts.n is None:
         return (_pair([getattr(prompts, name) for name in TEXTS], prompts, "prompts."),)
     names = single_tokens(tokenizer, NAMES)
@@ -39,9 +43,58 @@ def read_prompt_pairs(prompts: PromptsConfig, tokenizer: Any) -> tuple[PromptPai
     )
 
 
-def _pair(texts: Sequence[str], prompts: PromptsConfig, place: str) -> PromptPair:
+def _read_file(prompts: PromptsConfig, tokenizer: Any, left_out: list[str]) -> tuple[PromptPair, ...]:
+    assert prompts.file is not None
+    rows: Iterable[tuple[str, dict[str, str] | InputError]] = (
+        list(read_pairs_or_errors(prompts.file)) if prompts.skip_invalid else read_pairs(prompts.file).items()
+    )
+    vocabularies, pairs = Vocabularies(prompts.ids_of, tokenizer), []
+    for place, row in itertools.islice(rows, prompts.limit):
+        with _leaving_out(prompts, place, left_out):
+            texts = given(row)
+            answers, further = answers_of(texts, vocabularies, f"{place}: ")
+            pairs.append(_pair([texts["clean"], texts["corrupted"], *answers], prompts, f"{place}: ", further))
+    return tuple(pairs)
+
+
+def _pair(
+    texts: Sequence[Any], prompts: PromptsConfig, place: str, further: Mapping[str, str] | None = None
+) -> PromptPair:
     clean, corrupted, answer, distractor = texts
-    return PromptPair(clean, corrupted, answer, distractor, prompts.min_gap, prompts.align, prompts.bos, place)
+    known = prompts.min_gap, prompts.align, prompts.bos, place, further or {}
+    return PromptPair(clean, corrupted, answer, distractor, *known)
+
+
+@contextmanager
+def _leaving_out(prompts: PromptsConfig, place: str, left_out: list[str]) -> Iterator[None]:
+    """A block about one row; with `prompts.skip_invalid` an InputError that names its place is kept and not raised."""
+    try:
+        yield
+    except InputError as error:
+        if not prompts.skip_invalid or place not in str(error):
+            raise
+        left_out.append(str(error).partition("\n")[0])
+
+
+def encode_fitting(
+    prompts: PromptsConfig, pairs: tuple[PromptPair, ...], tokenizer: Any, left_out: list[str], **known: Any
+) -> tuple[tuple[PromptPair, ...], list[TokenPair]]:
+    """The pairs and their tokens, as `encode_pairs` gives them; with `prompts.skip_invalid` of those that fit alone.
+
+    Raises InputError where none fits.
+    """
+    if not prompts.skip_invalid:
+        return pairs, encode_pairs(prompts, pairs, tokenizer, **known)
+    fitting = []
+    for pair in pairs:
+        with _leaving_out(prompts, pair.place.removesuffix(": "), left_out):
+            fitting.append((pair, encode_pair(pair, tokenizer, **known)))
+    if not fitting:
+        raise InputError(
+            f"prompts.skip_invalid: got {printable(prompts.file)}, none of whose {len(left_out)} rows fits, wanted at "
+            f"least one. The first: {left_out[0]}"
+        )
+    return tuple(pair for pair, _ in fitting), [tokens for _, tokens in fitting]
 
 
 def encode_pairs(

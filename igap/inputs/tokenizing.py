@@ -1,6 +1,6 @@
 """Tokens of a word that continues a prompt, and the token before every prompt. Runs no model."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from igap.errors import InputError
@@ -88,6 +88,41 @@ def answer_token(tokenizer: Any, item: str, word: str, prompt: str, n_vocab: int
             "Name a word that is one token of this model."
         )
     return ids[0]
+
+
+def answer_tokens(tokenizer: Any, words: Sequence[tuple[str, str]], prompt: str, n_vocab: int | None) -> list[int]:
+    """The token by which each word continues `prompt`: of (item, word), as `answer_token` does.
+
+    Where numbers of a set do, such as the last two digits of years, another number counts by the token of its digits,
+    though the tokenizer would not write it so there: GPT-2 has 1700 as one token. Published metrics count it.
+    """
+    # Two words are no sets; many are taken together where nothing can be said against them.
+    plain = _plain_continuations(tokenizer, [word for _, word in words], prompt) if len(words) > 2 else {}
+    numbers = [word for word in plain if word.isdecimal()]
+    by_digits = bool(numbers) and all(_spelled(tokenizer, word) == plain[word] for word in numbers)
+    tokens: list[int] = []
+    for item, word in words:
+        token = plain.get(word, _spelled(tokenizer, word) if by_digits and word.isdecimal() else None)
+        tokens.append(answer_token(tokenizer, item, word, prompt, n_vocab) if token is None else token)
+        check_vocabulary(tokens[-1:], n_vocab, item)
+    return tokens
+
+
+def _plain_continuations(tokenizer: Any, words: Sequence[str], prompt: str) -> dict[str, int]:
+    """The tokens of the words that one known token adds to the prompt's; `answer_token` gives the same."""
+    before = token_ids(tokenizer, prompt)
+    whole = tokenizer([prompt + word for word in words], add_special_tokens=False)["input_ids"]
+    return {
+        word: ids[-1]
+        for word, ids in zip(words, whole, strict=True)
+        if ids[:-1] == before and ids[-1] != tokenizer.unk_token_id and not merges(prompt, word) and prompt[-1] != " "
+    }
+
+
+def _spelled(tokenizer: Any, word: str) -> int | None:
+    """The token that is spelled just so in the vocabulary; None if there is none."""
+    token = tokenizer.convert_tokens_to_ids(word)
+    return token if token is not None and tokenizer.convert_ids_to_tokens(token) == word else None
 
 
 def merges(prompt: str, word: str) -> bool:

@@ -1,7 +1,7 @@
 """The words of generated prompts, one list a role.
 
 Common words only: all but SEVERAL_TOKENS are single tokens of GPT-2 after a space, and all are in the embedded model's
-vocabulary.
+vocabulary. Neither is said of VERB_FORMS, which no generated prompt has.
 """
 
 NAMES: tuple[str, ...] = tuple(
@@ -70,6 +70,24 @@ ANIMALS: tuple[str, ...] = tuple(
     """.split()
 )
 """Subjects that are no names: "the cat and the dog"."""
+
+VERB_FORMS: tuple[tuple[str, str], ...] = (
+    *(("is", "are"), ("was", "were"), ("has", "have"), ("does", "do"), ("goes", "go"), ("tries", "try")),
+    *(("carries", "carry"), ("watches", "watch"), ("teaches", "teach"), ("reaches", "reach"), ("catches", "catch")),
+    *(("passes", "pass"), ("pushes", "push"), ("wishes", "wish"), ("touches", "touch"), ("misses", "miss")),
+    *(
+        (f"{verb}s", verb)
+        for verb in """
+        look see make take give say know think want need come get find tell ask work seem feel leave call keep let begin
+        help show hear play run move live believe bring write sit stand lose pay meet include continue set learn lead
+        understand follow stop create speak read spend grow open walk win offer remember consider appear buy serve die
+        send build stay fall cut kill remain suggest raise sell require report decide pull return explain hope develop
+        break receive agree support hit produce eat cover draw choose cause point listen place close involve increase
+        turn start put mean become hold provide contain represent love like hate use
+        """.split()
+    ),
+)
+"""Verbs in the singular and in the plural: what can follow a subject, whose number they tell."""
 
 SEVERAL_TOKENS = frozenset(
     """

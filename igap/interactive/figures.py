@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from igap import plots
 from igap.analyses.ablation.results import Ablations
 from igap.analyses.output_curves.curves import OutputCurves
+from igap.analyses.sets.results import SetEffects
 from igap.attribution.maps import AttributionMap
 from igap.errors import InputError, did_you_mean, printable, short_repr
 from igap.output import record
@@ -80,6 +81,12 @@ def _ablations(ablations: Ablations) -> Figure:
     return accuracy_bars(ablations, title=f"{ablations.kind} ablation, {ablations.n_prompts} prompts")
 
 
+def _set(effects: SetEffects) -> Figure:
+    from igap.analyses.sets.plots import set_bars
+
+    return set_bars({effects.name: effects}, title=f"effects of a set, {effects.direction}")
+
+
 def _record(folder: Path, name: str) -> Figure:
     """A figure of a run by its file's name, from the run's record."""
     try:
@@ -103,5 +110,6 @@ DRAWINGS: Mapping[str, Callable[..., Figure]] = {
     "comparison": _comparison,
     "curves": _curves,
     "ablations": _ablations,
+    "set": _set,
     "record": _record,
 }

@@ -24,6 +24,7 @@ from igap.vocabulary import DTypeName, Processing
 EMBEDDED = "ioi-mini"
 _EMBEDDED_FOLDER = Path(__file__).parent / "ioi_mini"
 _HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model"]
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 _CHOICES = f"Use model={EMBEDDED}, model=gpt2-small, model=smollm2, or model=hf model.name=NAME_OR_FOLDER_OR_GGUF."
 
 
@@ -158,6 +159,41 @@ def _read_tokenizer(folder: Path) -> Any:
             if number is not None and not isinstance(number, int):
                 raise InputError(f"the {kind}_token's id is {number!r:.40}, wanted a whole number")
     return tokenizer
+
+
+def read_tokenizer(name: str, *, item: str) -> Any:
+    """Read a tokenizer alone: the embedded model's, a folder's, or one in the local Hugging Face cache.
+
+    Nothing is downloaded. Raises InputError naming `item` where there is none of that name, or it is damaged.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        if name in (EMBEDDED, *gguf_files.PACKAGED):
+            folder = find_checkpoint(name)
+        elif os.path.isdir(path := os.path.expanduser(name)):
+            folder = Path(path)
+        else:
+            folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=_HUB_FILES))
+    except (OSError, HFValidationError):
+        raise InputError(
+            f"{item}: got {short_repr(name)}, whose tokenizer is not on this machine: it is no folder, and not in the "
+            f"local Hugging Face cache. Copy its tokenizer.json here and name the folder, {item}=FOLDER."
+        ) from None
+    try:
+        with as_input_error(InputError):
+            files.check_files(folder, name)
+            if not any((folder / file).is_file() for file in _TOKENIZERS):
+                raise InputError(f"it has none of {', '.join(_TOKENIZERS)}")
+            check_patterns(folder, name)
+            return _read_tokenizer(folder)
+    except InputError as error:
+        why = str(error).rstrip(".")
+        raise InputError(
+            f"{item}: got {short_repr(name)}, whose tokenizer cannot be read ({why}). Name a folder with its "
+            "tokenizer.json."
+        ) from error
 
 
 def check_sites(header: Header, sites: Collection[Site], name: str) -> None:

@@ -157,6 +157,7 @@ def summarize(result: Result) -> Summary:
         "corrupted_logit_diff": result.corrupted_logit_diff,
         "gap": result.gap,
         "n_pairs": len(result.pairs),
+        **({"n_left_out": len(result.left_out)} if config.prompts.skip_invalid else {}),
     }
     if result.spread is not None:
         summary |= _over_pairs(result, result.spread)
@@ -261,7 +262,7 @@ def _prompts(result: Result) -> Summary:
     (pair,), (tokens,) = result.pairs, result.tokens
     return {
         **source,
-        **{f"prompts/{name}": text for name, text in zip(TEXTS, pair.texts, strict=True)},
+        **{f"prompts/{name}": text for name, text in zip(TEXTS, pair.cells, strict=True)},
         "n_tokens": tokens.clean.shape[1],
         "n_tokens_corrupted": tokens.corrupted.shape[1],
         "first_difference": tokens.first_difference,
@@ -315,9 +316,12 @@ def together_table(result: Result, site: Site) -> pd.DataFrame:
 
 
 def pair_table(result: Result, spread: PairStatistics) -> pd.DataFrame:
-    """One row a pair, in the order of axis `pair` of the tensors: texts, tokens, F, gap, and Pearson r of IG and AP."""
+    """One row a pair, in the order of axis `pair` of the tensors: texts, tokens, F, gap, and Pearson r of IG and AP.
+
+    The other columns of the file that the pairs come from are last.
+    """
     columns: dict[str, object] = {"index": range(len(result.pairs))}
-    columns |= {name: [pair.texts[i] for pair in result.pairs] for i, name in enumerate(TEXTS)}
+    columns |= {name: [pair.cells[i] for pair in result.pairs] for i, name in enumerate(TEXTS)}
     columns |= {
         "n_tokens": [tokens.clean.shape[1] for tokens in result.tokens],
         "n_tokens_corrupted": [tokens.corrupted.shape[1] for tokens in result.tokens],
@@ -328,7 +332,9 @@ def pair_table(result: Result, spread: PairStatistics) -> pd.DataFrame:
     if not result.config.metric.is_default:
         columns |= {"clean_value": result.clean_values, "corrupted_value": result.corrupted_values}
     columns["gap"] = result.gaps
-    return pd.DataFrame({**columns, **{f"pearson_{site}": of_pairs for site, of_pairs in spread.pearson.items()}})
+    columns |= {f"pearson_{site}": of_pairs for site, of_pairs in spread.pearson.items()}
+    further = dict.fromkeys(name for pair in result.pairs for name in pair.further if name not in columns)
+    return pd.DataFrame(columns | {name: [pair.further.get(name, "") for pair in result.pairs] for name in further})
 
 
 def alignment_table(result: Result) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """What a run says on the terminal: its progress while it works, and its numbers when it is done."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from igap.attribution.maps import AttributionMap
 from igap.components import PLACES, Site, component_names
 from igap.console import number
+from igap.inputs.answers import shown
 from igap.inputs.prompts import TokenPair
 from igap.inputs.sources import describe_source
 from igap.output import disk
@@ -89,10 +91,11 @@ def show(
 
 def _show_pair(console: Console, result: Result) -> None:
     (pair,) = result.pairs
-    console.print(f"\n[bold]clean[/]      {escape(pair.clean)} [green]{escape(pair.answer)}[/]")
-    console.print(f"[bold]corrupted[/]  {escape(pair.corrupted)} [green]{escape(pair.distractor)}[/]")
+    answer, distractor = escape(shown(pair.answer)), escape(shown(pair.distractor))
+    console.print(f"\n[bold]clean[/]      {escape(pair.clean)} [green]{answer}[/]")
+    console.print(f"[bold]corrupted[/]  {escape(pair.corrupted)} [green]{distractor}[/]")
     console.print(
-        f"logit difference {escape(pair.answer.strip())} - {escape(pair.distractor.strip())}: clean "
+        f"logit difference {answer.strip()} - {distractor.strip()}: clean "
         f"{result.clean_logit_diff:+.3f}, corrupted {result.corrupted_logit_diff:+.3f}{_gap(result)}"
     )
     _show_values(console, result)
@@ -209,7 +212,7 @@ def _top(result: Result) -> Table:
     for column in ("rank", *(f"{site} {method}" for site in result.maps for method in ("IG", "AP"))):
         table.add_column(column, justify="right")
     columns = [_ranked(result, site, method) for site in result.maps for method in ("ig", "ap")]
-    for rank, cells in enumerate(zip(*columns, strict=True), start=1):
+    for rank, cells in enumerate(zip_longest(*columns, fillvalue=""), start=1):
         table.add_row(str(rank), *cells)
     return table
 

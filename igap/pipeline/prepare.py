@@ -39,6 +39,8 @@ class Checked:
     """The model's fingerprint."""
     key: str
     """12 hex digits of what determines the numbers: see RunConfig.key_of."""
+    left_out: tuple[str, ...] = ()
+    """Why rows of the file are no pairs here: `prompts.skip_invalid`."""
 
 
 def check(config: RunConfig) -> Checked:
@@ -58,9 +60,10 @@ def check(config: RunConfig) -> Checked:
     if not isinstance(metric, str):
         contents["metric"] = source_digest(metric)
     limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
-    pairs = sources.read_prompt_pairs(config.prompts, header.tokenizer)
+    left_out: list[str] = []
+    pairs = sources.read_prompt_pairs(config.prompts, header.tokenizer, left_out)
     _check_memory(config, len(pairs), header)
-    tokens = sources.encode_pairs(config.prompts, pairs, header.tokenizer, **limits)
+    pairs, tokens = sources.encode_fitting(config.prompts, pairs, header.tokenizer, left_out, **limits)
     _check_positions(config, tokens)
     baseline = baseline_of(config.baseline)
     if baseline.kind == "mean":
@@ -79,9 +82,11 @@ def check(config: RunConfig) -> Checked:
                     "before every prompt); all need one length. Use pairs of one length, or another baseline."
                 )
             check_same_length(ids, encoded)
+    if config.positions.kind == "own":
+        contents["spans"] = _digest([pair.spans for pair in tokens])
     contents["tokens"] = _digest([pair.identity for pair in tokens])
     key = config.key_of([pair.texts for pair in pairs], contents)
-    return Checked(pairs, tuple(tokens), contents["checkpoint"], key)
+    return Checked(pairs, tuple(tokens), contents["checkpoint"], key, tuple(left_out))
 
 
 @functools.lru_cache(maxsize=64)
@@ -99,7 +104,7 @@ def _check_positions(config: RunConfig, tokens: Sequence[TokenPair]) -> None:
     if not isinstance(positions, str) and config.prompts.bos == "auto":
         positions = {name: where for name, where in positions.items() if isinstance(where, str)} or "all"
     check_lengths(positions, tokens, config.direction)
-    for pair in tokens:
+    for pair in tokens if positions != "own" or config.prompts.bos != "auto" else ():
         find_spans(positions, [pair], config.direction)
 
 

@@ -52,6 +52,8 @@ class Result:
     warnings: tuple[str, ...]
     beside: Mapping[str, "Result"] = field(default_factory=dict)
     """The other runs of a study, by folder name."""
+    left_out: tuple[str, ...] = ()
+    """Why rows of the file are no pairs here: `prompts.skip_invalid`."""
     failures: Mapping[str, Failure] = field(default_factory=dict)
     """Why analyses failed, by their names: they have no finding."""
 

@@ -32,7 +32,7 @@ from igap.pipeline.prepare import Checked, check
 from igap.pipeline.result import Result
 from igap.statistics.across_pairs import pair_statistics
 from igap.statistics.comparison import compare
-from igap.statistics.warnings import least_gaps, run_warnings, spacing_warnings
+from igap.statistics.warnings import least_gaps, left_out_warnings, run_warnings, spacing_warnings
 from igap.storage.cache import ResultCache, use_cache
 from igap.storage.versions import versions
 
@@ -177,9 +177,11 @@ def _run(
         seconds=seconds,
         versions=versions(),
         warnings=(
+            *left_out_warnings(checked.left_out, len(pairs)),
             *spacing_warnings(tokens),
             *run_warnings(config, clean, [x - y for x, y in zip(clean, corrupted, strict=True)], maps),
             *missing_analyses(config),
         ),
+        left_out=checked.left_out,
         failures=failures,
     )

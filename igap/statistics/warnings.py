@@ -1,5 +1,5 @@
 """Warnings of a run, each with its remedy: missing scores, answers that may be swapped, rounding, incomplete integrals,
-missing spaces, settings that change nothing."""
+missing spaces, rows left out, settings that change nothing."""
 
 from collections.abc import Mapping, Sequence
 
@@ -54,6 +54,16 @@ def _typed(value: object) -> str:
     if isinstance(value, tuple):
         return f"[{','.join(map(str, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def left_out_warnings(reasons: Sequence[str], n_pairs: int) -> tuple[str, ...]:
+    """The warning that rows of a file were left out, with their number and the first one's reason."""
+    if not reasons:
+        return ()
+    n_rows = len(reasons) + n_pairs
+    return (
+        f"prompts.skip_invalid: {len(reasons)} of {n_rows} rows do not fit and are left out. The first: {reasons[0]}",
+    )
 
 
 def spacing_warnings(pairs: Sequence[TokenPair]) -> tuple[str, ...]:

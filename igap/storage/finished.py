@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from igap.components import Site, sites_named
 from igap.errors import InputError, printable
 from igap.storage.untrusted import is_text, read_json_object
 
@@ -39,9 +40,10 @@ class FinishedRun:
         return str(self.summary.get("key", self.folder.name))
 
     @property
-    def has_heads(self) -> bool:
-        """Whether the run was about heads."""
-        return self.settings.get("sites") != "neurons"
+    def sites(self) -> tuple[Site, ...]:
+        """What the run took apart, heads first; heads where its settings do not say."""
+        asked = self.settings.get("sites", "heads")
+        return sites_named(asked) if isinstance(asked, str) else ("heads",)
 
 
 def failed_findings(summary: Mapping[str, Any]) -> dict[str, str]:

@@ -9,6 +9,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from igap import cli
+from igap.analyses.base import settings_of
+from igap.analyses.registry import ANALYSES
 from igap.cli import compose, settings
 from igap.cli.commands import igap
 from igap.cli.overrides import expand
@@ -37,8 +39,15 @@ def help_of(capsys, *command):
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_key_has_a_meaning_and_there_is_no_other(config):
     known = {key.name: key for key in settings.config_keys(config)}
-    assert set(known) == set(keys(CONFIGS[config]))
+    own = {f"analyses.{name}.{key}" for name, each in ANALYSES.items() if each.settings for key in keys(each.settings)}
+    assert set(known) == {*keys(CONFIGS[config]), *(own if config == "config" else ())}
     assert [name for name, key in known.items() if not key.meaning] == []
+
+
+def test_the_defaults_of_an_analysis_are_those_of_its_schema():
+    for name in (name for name, each in ANALYSES.items() if each.settings):
+        config = compose.compose_one([f"analyses={name}"]).config
+        assert settings_of(config, name, ANALYSES[name].settings) == ANALYSES[name].settings()
 
 
 @pytest.mark.parametrize("config", CONFIGS)

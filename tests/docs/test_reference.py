@@ -88,16 +88,17 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
         "faithfulness=heads",
         "baseline=mean",
         "baseline.n=2",
-        "analyses=[both_directions,self_repair,direct_effect]",
+        "analyses=[both_directions,self_repair,direct_effect,sets]",
+        "analyses.sets.components='0.1+1.2 top2:ig'",
     )
-    written |= of_run(tmp_path / "many", "prompts.n=2", "sites=heads", *brief)
+    written |= of_run(tmp_path / "many", "prompts.n=2", "sites=heads", "analyses=sets", *brief)
     pairs = tmp_path / "pairs.csv"
     pairs.write_text(
         "clean,corrupted,answer,distractor\n"
         '"After John and Mary went to the store, Mary gave a bottle of milk to",'
         '"After John and Mary went to the store, John gave a bottle of milk to", John, Mary\n'
     )
-    written |= of_run(tmp_path / "file", f"prompts.file={pairs}", "sites=heads", *brief)
+    written |= of_run(tmp_path / "file", f"prompts.file={pairs}", "prompts.skip_invalid=true", "sites=heads", *brief)
     written |= set(recover([AttributionMap("ap", "heads", torch.rand(12, 12), gap=1.0)]).summary())
     check_columns(tmp_path)
     unknown, unused = compare("run", written)

@@ -111,7 +111,7 @@ def test_the_metric_of_each_pair_is_beside_its_own_clean_prompt(model, pair):
     with open_pairs(model, [pair, swapped], metric="kl") as opened:
         ((indices, both),) = opened.contrasts()
         assert indices == (0, 1)
-        assert both.readout.select([1]).known.answer.tolist() == [both.pairs[1].answer]
+        assert both.readout.select([1]).known.answer.ids.tolist() == [[both.pairs[1].answer]]
     for make in (activation_patching, lambda *a, **k: integrated_gradients(*a, n_steps="auto", **k)):
         together = make(model, [pair, swapped], metric="kl")
         for each, alone in zip(together.pairs, (pair, swapped), strict=True):

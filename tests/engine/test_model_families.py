@@ -89,7 +89,8 @@ def test_block_by_block_gradients_and_changes_of_all_layers_are_those_of_the_who
                     by_route.append({(layer, dropped): gradient for layer, dropped, gradient in found})
                     weights = torch.linspace(-1, 2, 3, dtype=next(model.parameters()).dtype)[None, :, None, None]
                     with torch.no_grad():
-                        changed.append(question.engine.with_changes(site, partial(bent, weights), 3))
+                        changes = {(site, layer): partial(bent, weights, layer) for layer in range(3)}
+                        changed.append(question.engine.with_changes(changes, 3))
             ours, whole = by_route
             assert set(ours) == set(whole) == {(0, None), (0, 1), (0, 2), (1, None), (1, 2), (2, None)}
             for place, gradient in whole.items():

@@ -62,6 +62,31 @@ def two_heads(folder: Path) -> TransformerBridge:
 
     z_h is the first dimension of head h at the last of 6 positions, over which it averages.
     """
+    return _heads_and_a_neuron(folder, {"John": (1, 2), "Mary": (3, -1)}, "relu2", weight=1.0, bias=1.0)
+
+
+def gate(folder: Path, kind: str) -> TransformerBridge:
+    """As `two_heads`, with z = (1, 1) for a prompt with John and (0, 0) with Mary: F is 1 and 0.
+
+    `and`: F = max(0, z_0 + z_1 - 1). `or`: F = 1 - max(0, 1 - z_0 - z_1).
+    """
+    z = {"John": (1, 1), "Mary": (0, 0)}
+    if kind == "and":
+        return _heads_and_a_neuron(folder, z, "relu", weight=1.0, bias=-1.0)
+    return _heads_and_a_neuron(folder, z, "relu", weight=-1.0, bias=1.0, sign=-1.0, constant=1.0)
+
+
+def _heads_and_a_neuron(
+    folder: Path,
+    z: dict[str, tuple[int, int]],
+    activation: str,
+    *,
+    weight: float,
+    bias: float,
+    sign: float = 1.0,
+    constant: float = 0.0,
+) -> TransformerBridge:
+    """F = constant + sign * activation(bias + weight * (z_0 + z_1)), z by the word of the prompt."""
     from helpers.checkpoints import WORDS
 
     def write(body, unembed):
@@ -71,19 +96,21 @@ def two_heads(folder: Path) -> TransformerBridge:
         for norm in (block.ln_1, block.ln_2, body.ln_f):
             norm.weight.fill_(_ROOT)
         # Every vector in the residual stream has mean 0 (x and -x side by side), so that no norm changes it.
-        for word, z in (("John", (1, 2)), ("Mary", (3, -1))):
-            body.wte.weight[WORDS.index(word), :4] = 6 * torch.tensor([z[0], -z[0], z[1], -z[1]], dtype=torch.float64)
+        for word, (first, second) in z.items():
+            own = torch.tensor([first, -first, second, -second], dtype=torch.float64)
+            body.wte.weight[WORDS.index(word), :4] = 6 * own
         values = block.attn.c_attn.weight[:, 16:]  # [d_model, head * d_head]: heads of 4 dimensions
         values[0, 0] = values[2, 4] = 1.0
         for head, dim in ((0, 4), (1, 6)):
             block.attn.c_proj.weight[4 * head, dim], block.attn.c_proj.weight[4 * head, dim + 1] = 1.0, -1.0
-            block.mlp.c_fc.weight[dim, 0] = 1.0
-        block.mlp.c_fc.bias[0] = 1.0
-        block.mlp.c_proj.weight[0, 0], block.mlp.c_proj.weight[0, 1] = 1.0, -1.0
+            block.mlp.c_fc.weight[dim, 0] = weight
+        block.mlp.c_fc.bias[0] = bias
+        block.mlp.c_proj.weight[0, 0], block.mlp.c_proj.weight[0, 1] = sign, -sign
+        block.mlp.c_proj.bias[0], block.mlp.c_proj.bias[1] = constant, -constant
         unembed[WORDS.index("John"), 0] = 1.0
 
     shape = {"n_embd": 8, "n_head": 2, "n_inner": 1}
-    return _load(folder, 1, write, activation_function="relu2", **shape, **_LINEAR)
+    return _load(folder, 1, write, activation_function=activation, **shape, **_LINEAR)
 
 
 def _name_only(body, unembed, n_heads, d_head) -> None:

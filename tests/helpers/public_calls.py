@@ -57,6 +57,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
     both = igap.both_directions(model, PAIR, high=0.1, n_steps=3)
     repair, direct = igap.self_repair(model, PAIR, "1.2"), igap.direct_effect(model, PAIR)
     curves = igap.output_curve(model, PAIR, ["0.1", "1.2"])
+    together = igap.set_effects(model, PAIR, "0.1+1.2", n_steps=2)
     prompts = [igap.Prompt(PAIR.clean, PAIR.answer, PAIR.distractor), igap.Prompt(PAIR.corrupted, PAIR.distractor)]
     ablating = {
         "model": model, "prompts": prompts, "components": ["0.1", "1.2"], "kind": "mean", "reference_n": 2, "seed": 1,
@@ -92,6 +93,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "Comparison": _fields(compared),
         "OutputCurves": _fields(curves),
         "Ablations": _fields(igap.ablate(**ablating)),
+        "SetEffects": _fields(together),
         "SearchResult": _fields(igap.search(**searching)),
         "BothDirections": _fields(both),
         "BothDirections.asymmetry": {"method": "ig", "kind": "score"},
@@ -109,7 +111,10 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "integrated_gradients": ask(**integrating),
         "compare": {"ig": ig, "ap": ap},
         "ablate": ablating,
-        "output_curve": ask("site", "on_progress", components=["0.1"], alphas=[0.0, 0.5, 1.0]),
+        "output_curve": ask("site", "on_progress", components=["0.1"], alphas=[0.0, 0.5, 1.0], positions="last"),
+        "set_effects": ask(
+            "site", components="0.1+1.2", positions={"early": [1, 2]}, metric="prob", n_orders=3, n_steps=2, seed=1
+        ),
         "search": searching,
         "run": {"overrides": "tracking=disabled", "folder": scratch / "run"},
         "open_run": {"folder": finished.folder},
@@ -126,6 +131,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "Comparison.jaccard_at": {"k": 2},
         "Comparison.outliers": {"site": "heads"},
         "OutputCurves.extrema": {"index": 1},
+        "SetEffects.reading": {"subset": "0.1+1.2"},
         "Comparison.plot": {"kind": "jaccard"},
         "Run.plot": {"name": "heads_heatmap"},
         "Sweep.to_frame": {"metrics": ["gap"]},
@@ -137,6 +143,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "Comparison": compared,
         "OutputCurves": curves,
         "Run": finished,
+        "SetEffects": together,
         "Sweep": sweep,
     }
     objects = {"AttributionMap": by_position, **results}
@@ -249,10 +256,14 @@ TAKES: Mapping[str, set[str]] = {
             "attribution_patching",
             "both_directions",
             "integrated_gradients",
+            "output_curve",
             "self_repair",
+            "set_effects",
         )
     },
     "n_steps": _COUNTS,
+    "n_orders": _COUNTS,
+    "subset": set(),
     "both_directions high": set(),
     "most": {"0", *_COUNTS},
     "tolerance": _POSITIVE,
@@ -276,6 +287,10 @@ TAKES: Mapping[str, set[str]] = {
     "remember": {"None", "path", "empty text", *_TEXTS},
     # Texts that no model knows are refused by the first that meets them.
     **dict.fromkeys(("clean", "corrupted", "answer", "distractor", "PromptPair bos", "Prompt text"), _TEXTS),
+    **{
+        f"PromptPair {key}": {*_TEXTS, "list of texts", "tuple of texts", "array of texts"}
+        for key in ("answer", "distractor")
+    },
     "Prompt distractor": {"None", *_TEXTS},
     **{key: {"empty text", *_TEXTS} for key in ("Prompt bos", "place", "method", "metric", "unit")},
     "integrated_gradients method": set(),
@@ -306,6 +321,7 @@ TAKES: Mapping[str, set[str]] = {
     "max_edits": {"None", "5"},
     "prompts": {"empty list", "list of texts", "tuple of texts"},
     "file": {"None", "text"},
+    "further": {"empty mapping"},
     "AttributionMap baseline": {"None"},
     "AttributionMap direction": {"None"},
     "ablate prompts": set(),
@@ -321,6 +337,7 @@ RESULTS = (
     "Run",
     "SearchResult",
     "SelfRepair",
+    "SetEffects",
     "Sweep",
 )
 """What igap makes and a user only reads: of their fields the types are checked."""

@@ -1,5 +1,6 @@
 """Small tokenizers of the kinds that models have: with a space in front of a text or none, whole words or pieces."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -30,11 +31,20 @@ def token(kind: str, text: str) -> int:
     return int(tokenizer(kind).get_vocab()[text.replace(" ", mark)])
 
 
-def _merged(mark: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def byte_level(words: Sequence[str], joined: Sequence[tuple[str, str]] = ()) -> PreTrainedTokenizerFast:
+    """Like GPT-2's, of these words, in whose order the ids are; pairs of words that are `joined` are tokens, too."""
+    raw = _byte_level(words, joined)
+    raw.add_special_tokens(["<s>", "</s>"])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def _merged(
+    mark: str, words: Sequence[str] = (*WORDS, *_OTHERS), joined: Sequence[tuple[str, str]] = (("18", "59"),)
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges: each word from its letters, then the mark of a space before the whole."""
-    words = [*WORDS, *_OTHERS]
     merges = [(word[:end], word[end]) for word in words for end in range(1, len(word))]
-    merges = list(dict.fromkeys([*merges, ("18", "59"), *((mark, word) for word in (*words, "1859"))]))
+    wholes = [*words, *(one + other for one, other in joined)]
+    merges = list(dict.fromkeys([*merges, *joined, *((mark, word) for word in wholes)]))
     alphabet = sorted({letter for word in words for letter in word} | {mark})
     tokens = dict.fromkeys(["<unk>", *alphabet, *(one + other for one, other in merges)])
     return {one: i for i, one in enumerate(tokens)}, merges
@@ -49,9 +59,9 @@ def _llama2() -> Any:
     return raw
 
 
-def _byte_level() -> Any:
+def _byte_level(*of: Any) -> Any:
     """As GPT-2's: the space belongs to the word after it, and a text begins without one."""
-    vocabulary, merges = _merged("Ġ")
+    vocabulary, merges = _merged("Ġ", *of)
     raw = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()

@@ -73,6 +73,9 @@ def test_generated_prompts_are_the_generators_first_and_never_alone_in_their_len
         ({"prompt": "He"}, r"row 2: got the fields prompt, wanted .*\. Add answer\."),
         ({"clean": "He", "answer": " b", "distractor": " c"}, r"row 2: .*Add corrupted\."),
         ({"prompt": "He", "answer": " "}, r'row 2: answer: got " ", wanted a text with words'),
+        ({"prompt": "He", "answer": "a", "note": "b"}, r"row 2: got the fields .*, wanted exactly .*\. Remove note\."),
+        ({"prompt": 3, "answer": "a"}, r"row 2: prompt: got 3, wanted a text with words\. Put it in quotes"),
+        ({"prompt": "He", "answer": ["a", "b"]}, r"row 2: answer: got \[.*, wanted a text with words"),
     ],
 )
 def test_a_row_without_its_fields_is_named(tmp_path, row, message):

@@ -27,7 +27,7 @@ from igap.analyses.ablation.replacements import by_place, replacement
 from igap.analyses.ablation.results import AblationEffect, Ablations
 from igap.arguments import Count, Positive, Range, Seed, checks_arguments
 from igap.attribution.maps import Progress
-from igap.components import Site, component_name, hook_name, locate, parse_component, sites_of
+from igap.components import Site, component_name, hook_name, locate_set, parse_component, sites_of
 from igap.engine.activations import Model, borrow
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
@@ -59,7 +59,7 @@ def ablate(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         prompts: The prompts, each with its answer.
-        components: Names such as "9.6" and "L5.N1234", each once.
+        components: Names such as "9.6" and "L5.N1234", or sets such as "9.6+9.9", which go together; each once.
         kind: What an ablated activation becomes, default "zero"; see `igap.vocabulary.AblationKind`.
         reference_n: Prompts that means are over, drawn from `prompts`; default 100.
         seed: Seed of everything drawn and of the bootstrap, default 0.
@@ -114,23 +114,27 @@ def ablate_kinds(
     if not prompts:
         raise InputError("prompts: got none, wanted at least one. Make some with igap.Prompt.")
     widths = widths_of_model(model)
-    located = {locate(name, model.cfg.n_layers, widths, item="ablation.components") for name in components}
-    if not components or len(located) < len(components):
+    located = [locate_set(text, model.cfg.n_layers, widths, item="ablation.components") for text in components]
+    if not components or len(set(map(frozenset, located))) < len(components):
         raise InputError(f"ablation.components: got {' '.join(components) or 'none'}, wanted different components.")
     batches = batch_by_length(model, prompts)
     if "neurons" in sites_of(components):
         _check_neurons(model, batches[0])
     rng = np.random.default_rng(seed)
-    sets: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in components]
+    sets: list[tuple[str, tuple[str, ...]]] = [
+        (text, (text,) if len(members) == 1 else tuple(component_name(*member) for member in members))
+        for text, members in zip(components, located, strict=True)
+    ]
+    every_name = tuple(dict.fromkeys(itertools.chain(*(names for _, names in sets))))
     if len(components) > 1:
-        sets.append(("all", tuple(components)))
-    drawn = _controls(model.cfg.n_layers, widths, components, controls, rng)
+        sets.append(("all", every_name))
+    drawn = _controls(model.cfg.n_layers, widths, every_name, controls, rng)
     sets += [(f"control {index}", names) for index, names in enumerate(drawn, start=1)]
     places = [by_place(names) for _, names in sets]
     rows = batch_rows(model, batches, batch_size, memory_gib)
     with borrow(model), torch.no_grad():
         open_batch = choose_passes(model, batches[0], places, generate)
-        every = by_place(itertools.chain(components, *drawn))
+        every = by_place(itertools.chain(every_name, *drawn))
         replacements = [
             # Each kind draws its prompts as if it were the only one.
             replacement(model, batches, kind, every, reference_n=reference_n, rng=copy.deepcopy(rng), rows=rows)

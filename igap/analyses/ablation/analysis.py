@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from igap.analyses.ablation.accuracy import encode_prompts
 from igap.analyses.ablation.replacements import check_donors, too_few_references
 from igap.analyses.ablation.study import AGAINST, AblationStudy
 from igap.analyses.base import Analysis, RunContext
+from igap.analyses.named_components import called, check_named, strongest
 from igap.attribution.maps import Progress
-from igap.components import component_names, locate, parse_component
+from igap.components import is_component, parse_component
 from igap.config import AblationConfig, RunConfig
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt, generate_prompts, read_prompts
@@ -46,8 +48,7 @@ class AblationAnalysis(Analysis[AblationStudy]):
             return {}
         settings = config.ablation
         if settings.components not in ("outliers", "top"):
-            for name in settings.components.split():
-                locate(name, header.n_layers, header.widths, item="ablation.components")
+            check_named(settings.components.split(), config, header, item="ablation.components")
         n_heads = (header.n_layers or 0) * (header.n_heads or 0)
         is_given = settings.top != AblationConfig.model_fields["top"].default
         if settings.components == "top" and is_given and 0 < n_heads < settings.top:
@@ -70,11 +71,7 @@ class AblationAnalysis(Analysis[AblationStudy]):
         """Return the ablations of every kind asked for."""
         settings = context.config.ablation
         names = list(select_components(context))
-        places = [parse_component(name) for name in names]
-        ig, ap = (
-            tuple(float(context.values(site, method)[layer, index]) for site, layer, index in places)
-            for method in ("ig", "ap")
-        )
+        ig, ap = (tuple(_score(context, name, method) for name in names) for method in ("ig", "ap"))
         scores = dict(zip(AGAINST, (ig, ap, tuple(y - x for x, y in zip(ig, ap, strict=True))), strict=True))
         kinds = [kind for kind in dict.fromkeys((settings.kind, *settings.also)) if kind != "none"]
         by_kind = (
@@ -152,8 +149,13 @@ def select_components(context: RunContext) -> Sequence[str]:
     if settings.components == "outliers":
         return context.outliers("heads")
     if settings.components == "top":
-        effect = context.maps["heads"][settings.by].effect
-        names = component_names("heads", *effect.shape)
-        order = effect.abs().flatten().argsort(descending=True, stable=True)
-        return [names[int(i)] for i in order[: settings.top]]
-    return settings.components.split()
+        return strongest(context.maps["heads"][settings.by], settings.top)
+    return [called(text, context.maps) for text in settings.components.split()]
+
+
+def _score(context: RunContext, name: str, method: str) -> float:
+    """Return what a map says of a component; of a set it says nothing: NaN."""
+    if not is_component(name):
+        return math.nan
+    site, layer, index = parse_component(name)
+    return float(context.values(site, method)[layer, index])

@@ -25,7 +25,7 @@ def accuracy_bars(ablations: Ablations, *, title: str = "") -> Figure:
     colours = [PALETTE[0]] * len(ablations.single) + [PALETTE[3]] * (len(sets) - len(ablations.single))
     ax.bar(range(len(sets)), share, color=colours, width=0.7)
     ax.errorbar(range(len(sets)), share, yerr=_bars(sets), fmt="none", ecolor="0.15", capsize=3)
-    labels = [each.name for each in sets]
+    labels = [each.name.replace("+", "+\n") for each in sets]
     if ablations.controls:
         spread = np.linspace(-0.25, 0.25, len(ablations.controls)) if len(ablations.controls) > 1 else np.zeros(1)
         shares = [each.accuracy for each in ablations.controls]
@@ -48,12 +48,13 @@ def accuracy_bars(ablations: Ablations, *, title: str = "") -> Figure:
 def change_scatter(study: AblationStudy, kind: str, *, title: str = "") -> Figure:
     """Draw the change in the share correct against IG, AP and AP - IG of each component, with r and its interval."""
     fig, axes = figure(11.0, 3.8, 1, len(AGAINST), title)
-    single = study.kinds[kind].single
+    places = study.components(kind)
+    single = [study.kinds[kind].single[place] for place in places]
     change = np.array([100 * each.change for each in single])
     for ax, against in zip(axes, AGAINST, strict=True):
-        x, relation = np.array(study.scores[against]), study.relation(kind, against)
-        if not np.isfinite(x).all():
-            blank(ax, "not drawn: a score is missing")
+        x, relation = np.array([study.scores[against][place] for place in places]), study.relation(kind, against)
+        if relation is None or not np.isfinite(x).all():
+            blank(ax, "not drawn: a score is missing" if relation else "not drawn: only sets were ablated")
             continue
         ax.errorbar(x, change, yerr=100 * _bars(single), fmt="o", color=PALETTE[0], ecolor="0.7", capsize=2)
         for name, at, height in zip((each.name for each in single), x, change, strict=True):

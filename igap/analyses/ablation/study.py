@@ -28,16 +28,26 @@ class AblationStudy:
     kinds: Mapping[str, Ablations]
     """Empty where there is no outlier to ablate."""
     scores: Mapping[str, tuple[float, ...]]
-    """AGAINST to the number of each component, in the order of `Ablations.single`."""
+    """AGAINST to the number of each component, in the order of `Ablations.single`; of a set, which has none, NaN."""
     unit: Unit
     """Unit of the scores: `score` or `logits`."""
     processing: str
     """Processed or raw weights: zero ablation of heads differs between them."""
 
-    def relation(self, kind: str, against: str) -> Comparison:
-        """Return how, over the ablated components, `against` correlates with the change in the share correct."""
-        change = [each.change for each in self.kinds[kind].single]
-        return compare_values(np.array([self.scores[against]]), np.array([change]), names=(against.upper(), "change"))
+    def components(self, kind: str) -> list[int]:
+        """Return the places in `Ablations.single` that are one component, and no set."""
+        return [place for place, each in enumerate(self.kinds[kind].single) if len(each.components) == 1]
+
+    def relation(self, kind: str, against: str) -> Comparison | None:
+        """Return how, over the ablated components, `against` correlates with the change in the share correct.
+
+        None where only sets were ablated.
+        """
+        places, single = self.components(kind), self.kinds[kind].single
+        if not places:
+            return None
+        score, change = [self.scores[against][place] for place in places], [single[place].change for place in places]
+        return compare_values(np.array([score]), np.array([change]), names=(against.upper(), "change"))
 
     def summary(self) -> dict[str, float | int | str | None]:
         """Return `ablation/KIND/...`: shares, changes and correlations."""
@@ -53,9 +63,12 @@ class AblationStudy:
                 relation = self.relation(kind, against)
                 for statistic in ("pearson", "spearman"):
                     for end in ("", "_low", "_high"):
-                        number, key = getattr(relation, statistic + end), f"{name}/{statistic}{end}/{against}"
+                        key = f"{name}/{statistic}{end}/{against}"
+                        number = np.nan if relation is None else getattr(relation, statistic + end)
                         flat[key] = number if np.isfinite(number) else None
-                        if not np.isfinite(number):
+                        if relation is None:
+                            flat[f"{key}/reason"] = "only sets were ablated"
+                        elif not np.isfinite(number):
                             flat[f"{key}/reason"] = relation.reasons.get(statistic + end, "not defined")
         return flat
 
@@ -94,13 +107,15 @@ class AblationStudy:
                     f"  without as many random others, {len(shares)} times: {np.mean(shares):.1%} correct on average "
                     f"({min(shares):.1%} to {max(shares):.1%})"
                 )
-            lines.append(self._correlations(kind, len(ablations.single)))
+            if alone := self.components(kind):
+                lines.append(self._correlations(kind, len(alone)))
         return tuple(lines)
 
     def _correlations(self, kind: str, n: int) -> str:
         parts = []
         for against in AGAINST:
             relation = self.relation(kind, against)
+            assert relation is not None
             r = f"{relation.pearson:+.2f}" if np.isfinite(relation.pearson) else "undefined"
             if np.isfinite(relation.pearson_low):
                 r += f" [{relation.pearson_low:+.2f}, {relation.pearson_high:+.2f}]"

@@ -12,22 +12,8 @@ from jaxtyping import Bool, Float
 from scipy import stats
 
 from igap.attribution.maps import AttributionMap
-from igap.components import parse_component
+from igap.components import IOI_CIRCUIT, IOI_SHAPE, parse_component
 from igap.errors import InputError
-
-IOI_CIRCUIT: Mapping[str, tuple[str, ...]] = {
-    "name mover": ("9.9", "9.6", "10.0"),
-    "negative name mover": ("10.7", "11.10"),
-    "S-inhibition": ("7.3", "7.9", "8.6", "8.10"),
-    "induction": ("5.5", "5.8", "5.9", "6.9"),
-    "duplicate token": ("0.1", "0.10", "3.0"),
-    "previous token": ("2.2", "4.11"),
-    "backup name mover": ("9.0", "9.7", "10.1", "10.2", "10.6", "10.10", "11.2", "11.9"),
-}
-"""The 26 heads by class."""
-
-IOI_SHAPE = (12, 12)
-"""Layers and heads a layer of the model that these heads are of."""
 
 REPORTED_K = (10, 26, 30)
 

@@ -60,5 +60,6 @@ def _with_sets(contrast: Contrast, site: Site, kept: Bool[Tensor, "set layer com
         keep = kept[few, layer].reshape(1, len(few), 1, -1, *[1] * (own.ndim - 4))
         return torch.where(keep, own, contrast.source[site][layer][:, None, -own.shape[2] :])
 
+    changes = {(site, layer): partial(change, layer) for layer in range(contrast.n_layers)}
     with torch.no_grad():
-        return contrast.engine.with_changes(site, change, len(few))
+        return contrast.engine.with_changes(changes, len(few))

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igap.analyses.base import Analysis, RunContext
+from igap.analyses.named_components import called, check_named
 from igap.analyses.output_curves.curves import DEFAULT_ALPHAS, OutputCurves, trace_curves
 from igap.attribution.maps import Progress
-from igap.components import component_names, locate
+from igap.components import component_names
 from igap.config import RunConfig
 from igap.models.load import Header
 
@@ -30,6 +31,13 @@ class OutputCurvesAnalysis(Analysis[OutputCurves]):
         components = config.curves.components
         return components != "none" and (components != "default" or "heads" in config.asked_sites)
 
+    def misfit(self, config: RunConfig) -> str:
+        """Return of what heads that the run chooses are: of maps without an axis of positions."""
+        chosen = config.curves.components == "default" or "top" in config.curves.components
+        if not (chosen and config.positions.has_axis):
+            return ""
+        return f"of heads chosen at positions that move together, not of positions={config.positions.kind}"
+
     def automatic(self, config: RunConfig) -> bool:
         """Return whether the run chooses the heads itself."""
         return config.curves.components == "default"
@@ -37,8 +45,7 @@ class OutputCurvesAnalysis(Analysis[OutputCurves]):
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
         """Refuse components in `curves.components` that the model does not have."""
         if config.curves.components not in ("default", "none"):
-            for name in config.curves.components.split():
-                locate(name, header.n_layers, header.widths, item="curves.components")
+            check_named(config.curves.components.split(), config, header, item="curves.components")
         return {}
 
     def run(self, context: RunContext, on_progress: Progress | None) -> OutputCurves:  # noqa: ARG002 - no progress
@@ -47,10 +54,11 @@ class OutputCurvesAnalysis(Analysis[OutputCurves]):
         chosen, left_out = select_components(context) if asked.components == "default" else ({}, 0)
         curves = trace_curves(
             context.opened,
-            list(chosen) or asked.components.split(),
+            list(chosen) or [called(text, context.maps) for text in asked.components.split()],
             DEFAULT_ALPHAS if asked.alphas is None else asked.alphas,
             baseline=context.baseline,
             direction=config.direction,
+            positions=config.positions.value,
             batch_size=config.batch_size,
             memory_gib=config.memory_gib,
         )

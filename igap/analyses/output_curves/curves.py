@@ -1,7 +1,8 @@
-"""F along the path of one component: where it bends, and its peaks and troughs inside and outside of the path.
+"""F along the path of one component, or of a set: where it bends, its peaks and troughs inside and outside of the path.
 
 At alpha the component is at a + alpha (a' - a), all else at the run: 0 is the run, 1 the baseline, and F(1) - F(0) is
-what activation patching with that baseline measures. The slope at 0 is attribution patching.
+what activation patching with that baseline measures. The slope at 0 is attribution patching. The components of a set
+move together, all else being what they give.
 """
 
 from collections.abc import Sequence
@@ -18,14 +19,17 @@ from torch.nn import functional
 from igap import markup
 from igap.arguments import Count, Finite, Positive, checks_arguments
 from igap.binding import Axes, draw
-from igap.components import Site, locate, sites_of
+from igap.components import Site, locate_set, sites_of
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
 from igap.engine.batching import AdaptiveBatch
+from igap.engine.component_sets import ComponentSet
 from igap.engine.contrast import Contrast
+from igap.engine.hooks import SiteFunction
 from igap.engine.metrics import CustomMetric
 from igap.engine.open_pairs import OpenPairs, open_pairs
+from igap.engine.positions import Positions, check_lengths, find_spans
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import PromptPair
 from igap.statistics.extrema import Extremum, find_extrema
@@ -112,7 +116,7 @@ class OutputCurves:
         extrema = [extremum for i in range(len(self.names)) for extremum in self.extrema(i)]
         known = bool(np.isfinite(deviations).all())
         return {
-            "curves/components": " ".join(self.names),
+            "curves/components": (", " if any(" " in name for name in self.names) else " ").join(self.names),
             "curves/max_abs_bend": float(np.abs(deviations).max()) if known else None,
             **({} if known else {"curves/max_abs_bend/reason": "no alpha is strictly between 0 and 1"}),
             "curves/n_extrema_inside": sum(extremum.inside for extremum in extrema),
@@ -193,20 +197,24 @@ def output_curve(
     alphas: Sequence[Finite] | None = None,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
+    positions: Positions = "all",
     metric: MetricName | CustomMetric = "logit_diff",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     route: Route | None = None,
 ) -> OutputCurves:
-    """F with each of the components, alone, at a + alpha (a' - a) at all positions: 0 is the run, 1 the baseline.
+    """F with each of the components, alone, at a + alpha (a' - a): 0 is the run, 1 the baseline.
 
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several.
-        components: A name or several: heads such as "9.6", neurons such as "L5.N1234".
+        components: A name or several: heads such as "9.6", neurons such as "L5.N1234", or sets such as
+            "9.6+9.9+L5.N1234", whose components move together; "ioi:name-mover" is a class of heads of the IOI circuit.
         alphas: At least 3 ascending numbers without unit, which may leave [0, 1]. None (default): 61 from -1 to 2.
         baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
+        positions: Which positions move; "all" (default), "last", "diff": at once. "each", "roles", "own" or a mapping
+            of spans by name: a curve a component and span, named "9.6 at S2".
         metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "kl", "js": to the clean output.
             Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
         batch_size: Rows of a pass. None (default): as many as fit.
@@ -231,7 +239,9 @@ def output_curve(
         raise InputError("curves.components: got none, wanted at least one. Name heads such as 9.6, or neurons.")
     budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
     with open_pairs(model, pair, sites=sites_of(names), route=route, metric=metric) as opened:
-        return trace_curves(opened, names, alphas, baseline=baseline, direction=direction, **budget)
+        return trace_curves(
+            opened, names, alphas, baseline=baseline, direction=direction, positions=positions, **budget
+        )
 
 
 def trace_curves(
@@ -241,17 +251,27 @@ def trace_curves(
     *,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
+    positions: Positions = "all",
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> OutputCurves:
     """The curves of components of open pairs; see `output_curve`."""
     check_alphas(alphas)
     baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
+    check_lengths(positions, opened.tokens, direction)
     by_pair: dict[int, tuple[Tensor, Tensor]] = {}
+    labels: set[tuple[str, ...]] = set()
     for indices, contrast in opened.contrasts(baseline, direction):
-        places = [locate(name, contrast.n_layers, contrast.widths, item="curves.components") for name in names]
-        rows = contrast.rows(batch_size, memory_gib, gradients=False)
-        along = [_along(contrast, *place, alphas, rows) for place in places]
+        sets = [locate_set(name, contrast.n_layers, contrast.widths, item="curves.components") for name in names]
+        spans = find_spans(positions, contrast.pairs, contrast.direction)
+        labels.add(spans.names if spans is not None and spans.has_axis else ())
+        parts_of = [contrast] if spans is None else [contrast.at(mask) for mask in spans.masks]
+        budgets = [each.rows(batch_size, memory_gib, gradients=False) for each in parts_of]
+        along = [
+            _along(*_path(each, members), alphas, rows)
+            for members in sets
+            for each, rows in zip(parts_of, budgets, strict=True)
+        ]
         parts = (torch.stack(part, 1).double().cpu() for part in zip(*along, strict=True))
         by_pair.update(zip(indices, zip(*parts, strict=True), strict=True))
         eps = torch.finfo(contrast.base.residual[0].dtype).eps
@@ -261,8 +281,11 @@ def trace_curves(
             f"curves.alphas: got {alphas[0]:g} to {alphas[-1]:g}, where F is not finite, wanted numbers that the model "
             "can compute with. Use a smaller range."
         )
+    if len(labels) > 1:  # positions, whose tokens differ between the pairs
+        labels = {tuple(label.split()[0] for label in each) for each in labels}
+    (places,) = labels
     return OutputCurves(
-        names=tuple(names),
+        names=tuple(f"{name} at {place}" for name in names for place in places) if places else tuple(names),
         alphas=np.array(alphas, dtype=np.float64),
         by_pair=values[..., 2:],
         ends=values[..., :2].mean(0),
@@ -281,13 +304,24 @@ def check_alphas(alphas: Sequence[float | int]) -> None:
         raise InputError(f"curves.alphas: got {list(alphas)}, wanted {ALPHAS}. Try curves.alphas=[-1,0,0.5,1,2].")
 
 
+def _path(
+    contrast: Contrast, members: tuple[tuple[Site, int, int], ...]
+) -> tuple[SiteFunction, Tensor, Tensor, Float[Tensor, " component"]]:
+    """Return F of what moves, its two ends, and which of its components move."""
+    if len(members) > 1:
+        together = ComponentSet(contrast, members)
+        start, end = together.ends()
+        return together.function, start, end, start.new_ones(1)
+    ((site, layer, index),) = members
+    start, end = contrast.ends(site, layer)
+    only = functional.one_hot(torch.tensor(index, device=start.device), start.shape[2]).to(start)
+    return contrast.function(site, layer), start, end, only
+
+
 def _along(
-    contrast: Contrast, site: Site, layer: int, index: int, alphas: Sequence[float | int], rows: AdaptiveBatch
+    function: SiteFunction, start: Tensor, end: Tensor, only: Tensor, alphas: Sequence[float | int], rows: AdaptiveBatch
 ) -> tuple[Float[Tensor, "pair alpha"], Float[Tensor, " pair"]]:
     """Return F at 0, at 1 and at the alphas, and its slope at 0, in logits."""
-    start, end = contrast.ends(site, layer)
-    function = contrast.function(site, layer)
-    only = functional.one_hot(torch.tensor(index, device=start.device), start.shape[2]).to(start)
 
     def metric(at: Tensor) -> Tensor:  # [pair or 1, row] to [pair, row]
         # lerp gives exactly the start where its weight is 0, and exactly the end where it is 1.

@@ -8,6 +8,8 @@ from igap.analyses.output_curves.curves import OutputCurves
 from igap.plots.canvas import PALETTE, figure, styled
 
 _COLUMNS = 4
+_LONGEST = 24
+"""Characters of a name, which a set's may exceed."""
 _PATH, _LINE, _SLOPE, _PEAK, _TROUGH = PALETTE[0], "0.35", PALETTE[1], PALETTE[3], PALETTE[2]
 
 
@@ -76,4 +78,5 @@ def _panel(ax: Axes, curves: OutputCurves, i: int) -> None:
     # + 0.0 turns -0.0 into 0.0
     effect, bend = (round(float(value), 2) + 0.0 for value in (curves.effects[i], curves.max_deviation_from_chord[i]))
     numbers = f"F(1) - F(0) {effect:+.2f}, bend {bend:+.2f}"
-    ax.set_title(f"{curves.names[i]}{role}\n{numbers}", fontsize=8, y=1.0)
+    name = curves.names[i] if len(curves.names[i]) <= _LONGEST else f"{curves.names[i][: _LONGEST - 3]}..."
+    ax.set_title(f"{name}{role}\n{numbers}", fontsize=8, y=1.0)

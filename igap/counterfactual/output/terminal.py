@@ -18,6 +18,7 @@ from igap.counterfactual.search import SearchResult
 from igap.counterfactual.session import OnProgress, Progress
 from igap.counterfactual.validation.results import BestByEditCount, PairEffects, PrunedPrompt, Validation
 from igap.counterfactual.validation.verdict import decimals, stands_out
+from igap.inputs.answers import shown
 from igap.missing import Missing
 from igap.statistics.bootstrap import interval_label
 
@@ -71,7 +72,7 @@ def show(console: Console, result: SearchResult, head: str, *, brief: bool = Fal
     console.print(f"\n[bold]{escape(first)}[/]", highlight=False, soft_wrap=True)
     for line in others:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"\n[bold]clean[/]      {escape(pair.clean)} [green]{escape(pair.answer)}[/]", soft_wrap=True)
+    console.print(f"\n[bold]clean[/]      {escape(pair.clean)} [green]{escape(shown(pair.answer))}[/]", soft_wrap=True)
     console.print(f"[bold]corrupted[/]  {_mark_changes(pair.clean, pair.corrupted)}", soft_wrap=True)
     console.print(f"rule: {best.rule}", markup=False, soft_wrap=True)
     console.print(f"token before every prompt: {validation.leading or 'none'}", markup=False, highlight=False)

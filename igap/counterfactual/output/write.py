@@ -19,6 +19,7 @@ from igap.counterfactual.output.plots import (
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.trials.study import SCHEMA
 from igap.failures import Failure, collect_failure, summary_entries
+from igap.inputs.answers import to_cell
 from igap.plots import Figure
 from igap.storage.atomic import write_atomically, write_text
 from igap.storage.tables import write_csv as write_table
@@ -77,8 +78,8 @@ def summarize(result: SearchResult, config: SearchConfig) -> Summary:
         **flatten(result.validation),
         "best/clean": best.clean,
         "best/corrupted": best.corrupted,
-        "answer": best.answer,
-        "distractor": best.distractor,
+        "answer": to_cell(best.answer),
+        "distractor": to_cell(best.distractor),
         "head": config.head,
         "objective": ",".join(config.objective),
         "sign": config.sign,

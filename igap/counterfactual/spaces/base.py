@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from igap.errors import InputError
+from igap.inputs.answers import check_single
 from igap.inputs.prompts import PromptPair
 
 KEEP = "=keep"
@@ -25,6 +26,12 @@ KEEP = "=keep"
 
 Candidate = tuple[int, ...]
 """One option's index a slot."""
+
+
+def asked_words(pair: PromptPair) -> tuple[str, str]:
+    """The answer and the distractor without their spaces. Raises InputError where one is a set."""
+    answer, distractor = check_single(pair.place, pair.answer, pair.distractor, "a search compares")
+    return answer.strip(), distractor.strip()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 
 from igap.config import validate_settings
 from igap.counterfactual.config import SpaceConfig
-from igap.counterfactual.spaces.base import BoundSpace, Space
+from igap.counterfactual.spaces.base import BoundSpace, Space, asked_words
 from igap.counterfactual.spaces.prompt_list import bind_prompt_list, prompt_list_space
 from igap.counterfactual.spaces.substitution import bind_substitution, substitution_space
 from igap.counterfactual.spaces.template import (
@@ -63,6 +63,7 @@ def prepare(
     Raises:
         InputError: a pair or a space that the search cannot use.
     """
+    asked_words(pair)
     tokens = encode_pair(pair, tokenizer, prepend_bos=prepend_bos, n_ctx=None, n_vocab=None)
     if tokens.clean.shape != tokens.corrupted.shape:
         raise InputError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from igap.counterfactual.spaces.base import KEEP, BoundSpace, Candidate, Slot, Space, bind_space
+from igap.counterfactual.spaces.base import KEEP, BoundSpace, Candidate, Slot, Space, asked_words, bind_space
 from igap.counterfactual.spaces.positions import (
     SlotPosition,
     count_leading_tokens,
@@ -177,7 +177,7 @@ def generate_clean_prompts(
         )
     fills = match_slots(template, pair.clean)
     assert fills is not None, "template_space or find_template has seen to it"
-    if [pair.answer.strip(), pair.distractor.strip()] != [_name_that_does_not_act(fills), fills["subject"]]:
+    if list(asked_words(pair)) != [_name_that_does_not_act(fills), fills["subject"]]:
         raise InputError(
             f"clean.n: got {n} clean prompts (heldout.n counted), whose others ask for the name that does not act "
             f"beside the one that does; the pair asks for {pair.answer!r} beside {pair.distractor!r}. Use clean.n=1 "
@@ -200,7 +200,7 @@ def generate_clean_prompts(
         possible *= len(words["object"]) - 1
     offered = {slot: words.get(slot, words["object"] if slot == "other" else names) for slot in fills}
     n_most = possible + any(word not in offered[slot] for slot, word in fills.items())
-    order: ioi.Order = "ABBA" if fills["first"] == pair.answer.strip() else "BABA"
+    order: ioi.Order = "ABBA" if fills["first"] == asked_words(pair)[0] else "BABA"
     pairs, texts = [pair], {pair.clean}
     stream = ioi.ioi_stream(
         seed,
@@ -289,7 +289,7 @@ def _word(
     if operator is None:
         return option
     if operator["pool"]:
-        present = {*fills.values(), pair.answer.strip(), pair.distractor.strip()}
+        present = {*fills.values(), *asked_words(pair)}
         pool = [word for word in pools[operator["pool"]] if word not in present]
         if not pool:
             raise InputError(f"search.space.slots.{slot}: got {option}, but the tokenizer knows no such word as one.")
@@ -301,8 +301,8 @@ def _word(
                 f"search.space.slots.{slot}: got {option}, but the template has no slot {{{role}}}. Take it out."
             )
         return fills[role]
-    subject = fills.get("subject", pair.distractor.strip())
-    return {"keep": fills[slot], "S": subject, "IO": pair.answer.strip()}[operator[1]]
+    answer, distractor = asked_words(pair)
+    return {"keep": fills[slot], "S": fills.get("subject", distractor), "IO": answer}[operator[1]]
 
 
 def match_slots(template: str, text: str) -> dict[str, str] | None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from igap.errors import InputError
-from igap.output.dashboard import head_maps, table
-from igap.output.dashboard.head_maps import Heads
+from igap.output.dashboard import site_maps, table
+from igap.output.dashboard.site_maps import Maps
 from igap.output.dashboard.table import Table
 from igap.storage.atomic import write_text
 from igap.storage.finished import FinishedRun, find_runs
@@ -74,15 +74,16 @@ def _check_output(folder: Path) -> None:
         raise InputError(f"output: got {folder}, wanted a folder that can be written to. Set output=FOLDER.")
 
 
-def _collect(folders: Sequence[Path], project: str | None) -> tuple[list[FinishedRun], dict[Path, Heads], list[str]]:
-    """The runs, the heads of those that have them readable, and a line for each thing that cannot be read."""
+def _collect(folders: Sequence[Path], project: str | None) -> tuple[list[FinishedRun], Maps, list[str]]:
+    """The runs, their maps that can be read, and a line for each thing that cannot be."""
     runs, problems = find_runs(folders) if folders else ([], [])
-    maps: dict[Path, Heads] = {}
+    maps: Maps = {}
     for run in runs:
-        values, problem = head_maps.read(run.folder) if run.has_heads else (None, None)
-        problems += [problem] if problem else []
-        if values is not None:
-            maps[run.folder] = values
+        maps[run.folder] = {}
+        for site in site_maps.mapped_sites(run):
+            values, problem = site_maps.read(run.folder, site)
+            problems += [problem] if problem else []
+            maps[run.folder] |= {} if values is None else {site: values}
     if project is not None:
         from igap.output.dashboard import wandb_runs
 
@@ -91,7 +92,7 @@ def _collect(folders: Sequence[Path], project: str | None) -> tuple[list[Finishe
     return runs, maps, problems
 
 
-def _write(folder: Path, shown: Table, maps: dict[Path, Heads], problems: Sequence[str]) -> list[Path]:
+def _write(folder: Path, shown: Table, maps: Maps, problems: Sequence[str]) -> list[Path]:
     from igap.output.dashboard.page import page
 
     texts = {"compare.csv": shown.csv(), "compare.html": page(shown, maps, problems)}

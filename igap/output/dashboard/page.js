@@ -29,20 +29,41 @@ function tip(event, lines) {
   box.style.top = `${Math.min(event.clientY + 14, innerHeight - box.offsetHeight - 8)}px`;
 }
 
-// The heads of every run: {unit, rows, columns, ig, ap}, or null.
-const HEADS = RUNS.map(({ heads }) => {
-  if (!heads) return null;
-  const raw = Uint8Array.from(atob(heads.numbers), (character) => character.charCodeAt(0));
+// The maps of every run by site: {unit, rows, columns, ig, ap, ...}, or a text that says why there is none.
+const MAPS = RUNS.map(({ maps, unit }) => Object.fromEntries(Object.entries(maps).map(([site, map]) => [site, typeof map === "string" ? map : decoded(map, unit)])));
+const SITES = [...new Set(MAPS.flatMap(Object.keys))].sort((a, b) => (b === "heads") - (a === "heads"));
+
+function decoded(map, unit) {
+  const raw = Uint8Array.from(atob(map.numbers), (character) => character.charCodeAt(0));
   const view = new DataView(raw.buffer);
-  const all = new Float64Array(raw.length / heads.bytes);
+  const all = new Float64Array(raw.length / map.bytes);
   for (let i = 0; i < all.length; i += 1) {
-    all[i] = heads.bytes === 4 ? view.getFloat32(4 * i, true) : view.getFloat64(8 * i, true);
+    all[i] = map.bytes === 4 ? view.getFloat32(4 * i, true) : view.getFloat64(8 * i, true);
   }
   const n = all.length / 2;
-  return { unit: heads.unit, rows: heads.shape[0], columns: heads.shape[1], ig: all.subarray(0, n), ap: all.subarray(n) };
-});
-const UNITS = { score: "score (effect / gap)", effect: "effect (logits)" };
-const headName = (heads, i) => `${Math.floor(i / heads.columns)}.${i % heads.columns}`;
+  const score = map.unit === "score";
+  // Its unit as points that share a plot have it, on an axis, and under the mouse.
+  const units = { unit: score ? "" : unit, axis: score ? "score (effect / gap)" : `effect (${unit})`, tip: score ? "scores, no unit" : `effects, in ${unit}` };
+  return { ...map, ...units, score, ig: all.subarray(0, n), ap: all.subarray(n) };
+}
+
+// The map of a run that can be drawn, or undefined.
+const mapOf = (i, site) => (typeof MAPS[i][site] === "object" ? MAPS[i][site] : undefined);
+
+// The name of a cell: one pass, as the name of a position may hold anything.
+function cellName(map, i) {
+  const parts = { row: map.rows[Math.floor(i / map.columns.length)], column: map.columns[i % map.columns.length] };
+  return map.name.replace(/\{(row|column)\}/g, (_, part) => parts[part]);
+}
+
+const described = (map, name) => `${map.kind} ${name}`.trim();
+
+function chooseFrom(select, values) {
+  const before = select.value;
+  options(select, values.map((value) => [value, value]));
+  if (values.includes(before)) select.value = before;
+  select.parentElement.hidden = values.length < 2;
+}
 
 // Columns of the table: the run, its settings that differ, the chosen metrics.
 const SETTINGS = DATA.settings.filter((column) => column.shown);
@@ -148,5 +169,6 @@ function choose(i) {
   state.chosen = i;
   $("run").value = i;
   for (const row of $("runs").tBodies[0].rows) row.classList.toggle("chosen", Number(row.dataset.run) === i);
+  chooseFrom($("site"), Object.keys(MAPS[i]));
   drawMaps();
 }

@@ -10,24 +10,31 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from igap.components import PLACES, Site, kind_of
 from igap.output.dashboard import prompt_labels
-from igap.output.dashboard.head_maps import Heads
+from igap.output.dashboard.site_maps import SiteMap, mapped_sites
 from igap.output.dashboard.table import Table, differing, is_number, metric, setting
 from igap.storage.finished import FinishedRun
 
 MAX_MAPS = 7_000_000
-"""Characters of IG and AP over all runs; what comes after is left out, so that the page stays below 10 MB."""
+"""Characters of the maps of all runs; what comes after is left out, so that the page stays below 10 MB."""
+_LEFT_OUT = f"left out: the maps of the runs above it and its own take over {MAX_MAPS / 1e6:.0f} MB. Compare fewer runs"
 _HERE = Path(__file__).parent
 _SCRIPTS = ("page.js", "plots.js", "views.js")
 
 
-def page(table: Table, maps: Mapping[Path, Heads], problems: Sequence[str] = ()) -> str:
+RunMaps = Mapping[Site, SiteMap]
+
+
+def page(table: Table, maps: Mapping[Path, RunMaps], problems: Sequence[str] = ()) -> str:
     """The page of these runs, in the table's order; `problems` are quoted on it."""
     script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":"), "ensure_ascii": False}
     return environment.get_template("page.html").render(
         data=_data(table, maps),
+        only_heads=all(site == "heads" for run in table.runs for site in mapped_sites(run)),
+        only_default=not any(_metric(run) for run in table.runs),
         notes=[*table.notes(), *problems],
         script=Markup(script),
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
@@ -35,14 +42,16 @@ def page(table: Table, maps: Mapping[Path, Heads], problems: Sequence[str] = ())
     )
 
 
-def _data(table: Table, maps: Mapping[Path, Heads]) -> dict[str, object]:
+def _data(table: Table, maps: Mapping[Path, RunMaps]) -> dict[str, object]:
     """Column by column, a value a run."""
     runs, size = table.runs, 0
-    drawn: list[dict[str, object] | None] = []
+    drawn: list[dict[Site, object]] = []
     for run in runs:
-        packed = _packed(maps[run.folder]) if run.folder in maps else None
-        size += 0 if packed is None else len(str(packed["numbers"]))
-        drawn.append(packed if size <= MAX_MAPS else None)
+        packed: dict[Site, object] = {site: _packed(values) for site, values in maps.get(run.folder, {}).items()}
+        if size + len(str(packed)) > MAX_MAPS:
+            packed = dict.fromkeys(packed, _LEFT_OUT)
+        size += len(str(packed))
+        drawn.append(_shown(run, packed))
     return {
         "runs": [
             {
@@ -51,10 +60,12 @@ def _data(table: Table, maps: Mapping[Path, Heads]) -> dict[str, object]:
                 "model": str(run.summary.get("model", "")),
                 "known": bool(run.settings),
                 "n_steps": _steps(run),
-                "heads": packed,
-                "no_heads": "" if packed is not None else _why(run, maps),
+                "metric": _metric(run),
+                "unit": str(run.summary.get("metric/unit", "logits")),
+                "about": _about(run, table),
+                "maps": shown,
             }
-            for run, label, packed in zip(runs, table.labels, drawn, strict=True)
+            for run, label, shown in zip(runs, table.labels, drawn, strict=True)
         ],
         "settings": _settings(table),
         "metrics": [
@@ -96,26 +107,50 @@ def _settings(table: Table) -> list[dict[str, object]]:
     return columns
 
 
-def _packed(heads: Heads) -> dict[str, object]:
+def _metric(run: FinishedRun) -> str:
+    """F's name where it is another than the logit difference, which it was before there was a choice."""
+    name = str(run.summary.get("metric", "logit_diff"))
+    return "" if name == "logit_diff" else name
+
+
+def _about(run: FinishedRun, table: Table) -> list[str]:
+    """What the run's numbers are about beside the usual, where no column of the table says it."""
+    positions = str(run.summary.get("positions", "all"))
+    usual = {"metric": (_metric(run), ""), "positions": (positions, "all")}
+    return [
+        f"{name}={got}"
+        for name, (got, default) in usual.items()
+        if got != default and not any(key.startswith(f"{name}.") for key in table.settings)
+    ]
+
+
+def _shown(run: FinishedRun, packed: Mapping[Site, object]) -> dict[Site, object]:
+    """The map of each site, or a text that says why there is none."""
+    sites = mapped_sites(run)
+    if not sites:
+        return {"heads": f"it was asked about {run.settings.get('sites')} only (sites={run.settings.get('sites')})"}
+    return {site: packed.get(site, f"its {site} could not be read") for site in sites}
+
+
+def _packed(values: SiteMap) -> dict[str, object]:
     """IG, then AP, as little-endian floats in base64: exact, shorter than digits. Four bytes each where that does."""
-    numbers = heads.ig + heads.ap
+    numbers = values.ig + values.ap
     try:
         four = struct.pack(f"<{len(numbers)}f", *numbers)
     except OverflowError:  # too large for four bytes
         four = bytes(4 * len(numbers))
     exact = all(a == b or math.isnan(a) for a, b in zip(numbers, struct.unpack(f"<{len(numbers)}f", four), strict=True))
     return {
-        "unit": heads.unit,
-        "shape": [heads.n_layers, heads.n_heads],
+        "unit": values.unit,
+        "kind": "" if PLACES[values.site].is_vector else kind_of(values.site),
+        "rows": values.rows,
+        "columns": values.columns,
+        "row": values.row,
+        "column": values.column,
+        "name": values.name,
         "bytes": 4 if exact else 8,
         "numbers": base64.b64encode(four if exact else struct.pack(f"<{len(numbers)}d", *numbers)).decode(),
     }
-
-
-def _why(run: FinishedRun, maps: Mapping[Path, Heads]) -> str:
-    if run.folder in maps:
-        return f"left out: the maps of the runs above it take {MAX_MAPS / 1e6:.0f} MB already. Compare fewer runs."
-    return "its heads could not be read" if run.has_heads else "it was asked about neurons only (sites=neurons)"
 
 
 def _steps(run: FinishedRun) -> int | None:

@@ -91,46 +91,75 @@ function frame({ width, height, title, xLabel, yLabel, xRange, yRange, xLog, yLo
 
 // Heatmaps of one run: IG and AP on one scale, their difference on its own, each symmetric about 0.
 function drawMaps() {
-  const heads = HEADS[state.chosen];
+  const site = $("site").value;
+  const map = mapOf(state.chosen, site);
   const run = RUNS[state.chosen];
   const own = SETTINGS.filter((column) => column.values[state.chosen] !== null);
-  $("run-settings").textContent = [`key ${run.key}`, ...own.map((column) => `${column.name}=${column.values[state.chosen]}`)].join(";  ");
-  if (!heads) return empty($("maps"), `No heads of ${run.label}: ${run.no_heads}.`);
-  const difference = heads.ap.map((ap, i) => ap - heads.ig[i]);
-  const largest = (...lists) => Math.max(0, ...spread([].concat(...lists.map((list) => Array.from(list, Math.abs)))).filter(Number.isFinite));
-  const [both, third] = [largest(heads.ig, heads.ap), largest(difference)];
-  const panels = [["IG", heads.ig, both], ["AP", heads.ap, both], ["AP - IG", difference, third]];
-  const notes = heads.unit === "effect" ? [make("p", { class: "empty" }, "No score of this run is defined (no gap of at least prompts.min_gap and a tenth of |F(clean)|): effects in logits are shown.")] : [];
-  $("maps").replaceChildren(...notes, ...panels.map((panel) => heatmap(heads, ...panel, difference)));
+  $("run-settings").textContent = [`key ${run.key}`, ...run.about, ...own.map((column) => `${column.name}=${column.values[state.chosen]}`)].join(";  ");
+  $("maps-note").textContent = "";
+  if (!map) return empty($("maps"), `No ${site} of ${run.label}: ${MAPS[state.chosen][site]}.`);
+  const difference = map.ap.map((ap, i) => ap - map.ig[i]);
+  const most = (...lists) => Math.max(0, ...spread([].concat(...lists.map((list) => Array.from(list, Math.abs)))).filter(Number.isFinite));
+  const [both, third] = [most(map.ig, map.ap), most(difference)];
+  const panels = [["IG", map.ig, both], ["AP", map.ap, both], ["AP - IG", difference, third]];
+  const bound = run.metric ? "" : " and a tenth of |F(clean)|";
+  const notes = map.score ? [] : [make("p", { class: "empty" }, `No score of this run is defined (no gap of at least prompts.min_gap${bound}): effects in ${run.unit} are shown.`)];
+  const cells = shownCells(map);
+  $("maps-note").textContent = cells.note;
+  $("maps").replaceChildren(...notes, ...panels.map((panel) => heatmap(map, cells, ...panel, difference)));
 }
 
-function heatmap(heads, title, values, limit, difference) {
-  const size = Math.max(4, Math.min(26, Math.floor(330 / heads.columns), Math.floor(520 / heads.rows)));
-  const [left, top, bar] = [40, 26, Math.max(heads.columns * size, 170)];
-  const bottom = top + heads.rows * size;
-  const svg = make("svg", { width: left + bar + 16, height: bottom + 90, role: "img", "aria-label": title, "data-map": title });
+// Rows and columns of a map that are drawn, in its order: where there are too many, those with the largest numbers.
+function shownCells(map) {
+  const n = map.columns.length;
+  const size = (i) => Math.max(Math.abs(map.ig[i]) || 0, Math.abs(map.ap[i]) || 0);
+  const largest = (names, limit, weight) => {
+    const weights = names.map((_, k) => weight(k));
+    const kept = [...names.keys()].sort((a, b) => weights[b] - weights[a] || a - b).slice(0, limit);
+    return kept.sort((a, b) => a - b);
+  };
+  const most = (places) => places.reduce((so_far, i) => Math.max(so_far, size(i)), 0);
+  const rows = largest(map.rows, map.row === "layer" ? 128 : 40, (row) => most(map.columns.map((_, column) => row * n + column)));
+  const columns = largest(map.columns, map.column === "position" ? 64 : 128, (column) => most(rows.map((row) => row * n + column)));
+  const left = [[rows, map.rows, map.row], [columns, map.columns, map.column]].filter(([shown, all]) => shown.length < all.length);
+  const texts = left.map(([shown, all, what]) => `the ${shown.length} of ${all.length.toLocaleString("en")} ${what}s with the largest |value|`);
+  return { rows, columns, note: texts.length ? `Shown: ${texts.join("; ")}.` : "" };
+}
+
+function heatmap(map, { rows, columns }, title, values, limit, difference) {
+  const turned = map.column === "position";
+  const size = Math.max(turned ? 8 : 4, Math.min(26, Math.floor(330 / columns.length), Math.floor(520 / rows.length)));
+  const [names, across] = [rows.map((row) => map.rows[row]), columns.map((column) => map.columns[column])];
+  const texts = turned ? across.map((name) => (name.length > 16 ? `${name.slice(0, 15)}\u2026` : name)) : across;
+  const widest = (all) => Math.max(...all.map((name) => name.length));
+  const [left, top, bar] = [Math.max(40, 23 + 6.5 * widest(names)), 26, Math.max(columns.length * size, 170)];
+  const [bottom, low] = [top + rows.length * size, turned ? 6.5 * widest(texts) : 0];
+  const svg = make("svg", { width: left + bar + 16, height: bottom + low + 90, role: "img", "aria-label": title, "data-map": title });
   svg.append(label(left, 16, title, { class: "title" }));
-  const every = (n) => Math.ceil(n / Math.max(1, Math.floor((n * size) / 22)));
-  for (let row = 0; row < heads.rows; row += every(heads.rows)) svg.append(label(left - 5, top + (row + 0.5) * size + 4, row, { "text-anchor": "end" }));
-  for (let column = 0; column < heads.columns; column += every(heads.columns)) svg.append(label(left + (column + 0.5) * size, bottom + 13, column, { "text-anchor": "middle" }));
-  svg.append(label(left + (heads.columns * size) / 2, bottom + 28, "head", { "text-anchor": "middle" }));
-  svg.append(label(11, (top + bottom) / 2, "layer", { "text-anchor": "middle", transform: `rotate(-90 11 ${(top + bottom) / 2})` }));
-  values.forEach((value, i) => {
-    const [row, column] = [Math.floor(i / heads.columns), i % heads.columns];
-    const fill = Number.isNaN(value) ? "#bbb" : colour(limit ? value / limit : 0);
-    svg.append(make("rect", { class: "cell", "data-head": headName(heads, i), "data-i": i, x: left + column * size, y: top + row * size, width: size - 0.5, height: size - 0.5, fill }));
-  });
+  const every = (n, space) => Math.ceil(n / Math.max(1, Math.floor((n * size) / space)));
+  for (let row = 0; row < rows.length; row += every(rows.length, turned ? 13 : 22)) svg.append(label(left - 5, top + (row + 0.5) * size + 4, names[row], { "text-anchor": "end" }));
+  for (let column = 0; column < columns.length; column += every(columns.length, turned ? 13 : 22)) {
+    const [x, y] = [left + (column + 0.5) * size, bottom + 13];
+    svg.append(label(turned ? x + 4 : x, turned ? y - 8 : y, texts[column], turned ? { "text-anchor": "end", transform: `rotate(-90 ${x + 4} ${y - 8})` } : { "text-anchor": "middle" }));
+  }
+  svg.append(label(left + (columns.length * size) / 2, bottom + low + 28, map.column, { "text-anchor": "middle" }));
+  svg.append(label(11, (top + bottom) / 2, map.row, { "text-anchor": "middle", transform: `rotate(-90 11 ${(top + bottom) / 2})` }));
+  rows.forEach((row, y) => columns.forEach((column, x) => {
+    const i = row * map.columns.length + column;
+    const fill = Number.isNaN(values[i]) ? "#bbb" : colour(limit ? values[i] / limit : 0);
+    svg.append(make("rect", { class: "cell", "data-name": cellName(map, i), "data-i": i, x: left + x * size, y: top + y * size, width: size - 0.5, height: size - 0.5, fill }));
+  }));
   for (let k = 0; k < 60; k += 1) {
-    svg.append(make("rect", { x: left + (k * bar) / 60, y: bottom + 42, width: bar / 60 + 0.5, height: 11, fill: colour((k - 29.5) / 29.5) }));
+    svg.append(make("rect", { x: left + (k * bar) / 60, y: bottom + low + 42, width: bar / 60 + 0.5, height: 11, fill: colour((k - 29.5) / 29.5) }));
   }
   [[0, -limit, "start"], [0.5, 0, "middle"], [1, limit, "end"]].forEach(([share, value, anchor]) => {
-    svg.append(label(left + share * bar, bottom + 66, digits(Number(value.toPrecision(3))), { "text-anchor": anchor }));
+    svg.append(label(left + share * bar, bottom + low + 66, digits(Number(value.toPrecision(3))), { "text-anchor": anchor }));
   });
-  svg.append(label(left + bar / 2, bottom + 82, UNITS[heads.unit], { "text-anchor": "middle" }));
+  svg.append(label(left + bar / 2, bottom + low + 82, map.axis, { "text-anchor": "middle" }));
   svg.addEventListener("mousemove", ({ target, clientX, clientY }) => {
     const i = target.dataset.i;
-    tip({ clientX, clientY }, i === undefined ? null : [`head ${target.dataset.head}`, `IG ${digits(heads.ig[i])}`, `AP ${digits(heads.ap[i])}`,
-      `AP - IG ${digits(difference[i])}`, heads.unit === "effect" ? "effects, in logits" : "scores, no unit"]);
+    tip({ clientX, clientY }, i === undefined ? null : [described(map, target.dataset.name), `IG ${digits(map.ig[i])}`, `AP ${digits(map.ap[i])}`,
+      `AP - IG ${digits(difference[i])}`, map.tip]);
   });
   svg.addEventListener("mouseleave", () => tip(null, null));
   return svg;
@@ -169,27 +198,39 @@ function startColours() {
 }
 
 function drawScatter() {
+  const site = $("scatter-site").value;
   const kept = visible();
-  const unit = kept.some((i) => HEADS[i]?.unit === "score") ? "score" : "effect";
-  const drawable = kept.filter((i) => HEADS[i]?.unit === unit);
+  const mapped = kept.filter((i) => mapOf(i, site));
+  // Scores of all metrics share their unit, none; of effects the first run's is drawn.
+  const maps = mapped.map((i) => mapOf(i, site));
+  const first = maps.find((map) => map.score) ?? maps[0];
+  const drawable = mapped.filter((_, k) => maps[k].unit === first.unit);
   let held = 0;
-  scatter.runs = drawable.filter((i) => (held += HEADS[i].ig.length) <= MAX_POINTS);
+  scatter.runs = drawable.filter((i, k) => (held += mapOf(i, site).ig.length) <= MAX_POINTS || k === 0);
   const notes = [`${scatter.runs.length} of ${kept.length} runs drawn.`];
-  if (drawable.length < kept.length) notes.push(`${kept.length - drawable.length} left out: without ${unit === "score" ? "scores" : "heads"}.`);
-  if (scatter.runs.length < drawable.length) notes.push(`The first in the table's order, ${MAX_POINTS.toLocaleString("en")} heads at most; filter or sort to see others.`);
-  if (unit === "effect" && drawable.length) notes.push("No score is defined: effects in logits.");
-  notes.push("Hover over a head to see it in the other runs of its model.");
+  const out = (n, why) => n && notes.push(`${n} left out: ${why}.`);
+  const absent = first?.score ? kept.filter((i) => !(site in MAPS[i])).length : kept.length - mapped.length;
+  out(absent, `without ${site}`);
+  if (first?.score) out(kept.length - absent - drawable.length, "without scores");
+  else {
+    for (const unit of new Set(maps.map((map) => map.unit))) {
+      if (unit !== first.unit) out(maps.filter((map) => map.unit === unit).length, `effects in ${unit}, not in ${first.unit}`);
+    }
+  }
+  if (scatter.runs.length < drawable.length) notes.push(`The first in the table's order, ${MAX_POINTS.toLocaleString("en")} points at most; filter or sort to see others.`);
+  if (drawable.length && !first.score) notes.push(`No score is defined: effects in ${first.unit}.`);
+  notes.push(`Hover over a ${site === "heads" ? "head" : "point"} to see it in the other runs of its model.`);
   $("scatter-note").textContent = notes.join(" ");
   $("linked").replaceChildren();
   $("legend").replaceChildren();
-  if (!scatter.runs.length) return empty($("scatter"), "No run with heads passes the filter.");
-  const all = scatter.runs.flatMap((i) => [...HEADS[i].ig, ...HEADS[i].ap]);
+  if (!scatter.runs.length) return empty($("scatter"), `No run with ${site} passes the filter.`);
+  const all = scatter.runs.flatMap((i) => [...mapOf(i, site).ig, ...mapOf(i, site).ap]);
   const range = padded(spread(all));
-  const { svg, x, y } = frame({ width: 640, height: 520, title: "heads; dashed: y = x", xLabel: `IG, ${UNITS[unit]}`, yLabel: `AP, ${UNITS[unit]}`, xRange: range, yRange: range });
+  const { svg, x, y } = frame({ width: 640, height: 520, title: `${site}; dashed: y = x`, xLabel: `IG, ${first.axis}`, yLabel: `AP, ${first.axis}`, xRange: range, yRange: range });
   svg.append(make("path", { d: `M${x(range[0])} ${y(range[0])}L${x(range[1])} ${y(range[1])}`, stroke: "#888", "stroke-dasharray": "5 4" }));
   const canvas = make("canvas", { width: 640, height: 520, "aria-label": "IG against AP" });
   canvas.style.marginTop = "-520px";
-  scatter.points = scatter.runs.flatMap((run) => Array.from(HEADS[run].ig, (ig, i) => ({ run, i, x: x(ig), y: y(HEADS[run].ap[i]) }))).filter((point) => Number.isFinite(point.x) && Number.isFinite(point.y));
+  scatter.points = scatter.runs.flatMap((run) => Array.from(mapOf(run, site).ig, (ig, i) => ({ run, i, name: cellName(mapOf(run, site), i), x: x(ig), y: y(mapOf(run, site).ap[i]) }))).filter((point) => Number.isFinite(point.x) && Number.isFinite(point.y));
   const groups = setColours();
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.globalAlpha = scatter.points.length > 5000 ? 0.35 : 0.75;
@@ -238,14 +279,15 @@ function link(event, context, canvas) {
     if (distance < least) [nearest, least] = [point, distance];
   }
   if (!nearest) return tip(null, null);
-  const heads = HEADS[nearest.run];
-  const name = headName(heads, nearest.i);
-  tip(event, [`head ${name}`, `run ${RUNS[nearest.run].label}`, `IG ${digits(heads.ig[nearest.i])}`, `AP ${digits(heads.ap[nearest.i])}`]);
-  const same = scatter.points.filter((point) => RUNS[point.run].model === RUNS[nearest.run].model && headName(HEADS[point.run], point.i) === name);
+  const { run, i, name } = nearest;
+  const map = (of) => mapOf(of, $("scatter-site").value);
+  const text = described(map(run), name);
+  tip(event, [text, `run ${RUNS[run].label}`, `IG ${digits(map(run).ig[i])}`, `AP ${digits(map(run).ap[i])}`]);
+  const same = scatter.points.filter((point) => point.name === name && RUNS[point.run].model === RUNS[run].model);
   mark(context, same, 4.5);
-  const rows = same.map(({ run, i }) => make("tr", {},
-    make("td", {}, key(colourOf(run), RUNS[run].label)),
-    make("td", { class: "number" }, digits(HEADS[run].ig[i])), make("td", { class: "number" }, digits(HEADS[run].ap[i]))));
-  $("linked").replaceChildren(make("table", { "data-head": name }, make("caption", {}, `head ${name} in ${same.length} run${same.length > 1 ? "s" : ""} of ${RUNS[nearest.run].model}`),
+  const rows = same.map((point) => make("tr", {},
+    make("td", {}, key(colourOf(point.run), RUNS[point.run].label)),
+    make("td", { class: "number" }, digits(map(point.run).ig[point.i])), make("td", { class: "number" }, digits(map(point.run).ap[point.i]))));
+  $("linked").replaceChildren(make("table", { "data-name": name }, make("caption", {}, `${text} in ${same.length} run${same.length > 1 ? "s" : ""} of ${RUNS[run].model}`),
     make("thead", {}, make("tr", {}, make("th", {}, "run"), make("th", { class: "number" }, "IG"), make("th", { class: "number" }, "AP"))), make("tbody", {}, ...rows)));
 }

@@ -42,38 +42,42 @@ function drawGroup() {
 function deltaPlot(groups, chosen) {
   const name = "heads/max_abs_delta";
   const of = (i) => value(DATA.metrics, name, i);
-  const points = groups.flatMap(([, runs]) => runs).filter((i) => of(i) !== null);
+  const unit = RUNS[chosen[0]].unit;
+  const points = groups.flatMap(([, runs]) => runs).filter((i) => of(i) !== null && RUNS[i].unit === unit);
   if (!points.length) return make("p", { class: "empty" }, `No run has ${name}.`);
   const log = points.every((i) => of(i) > 0);
-  const { svg, x, y } = frame({ width: 560, height: 380, title: `completeness delta of IG, heads${groups.length > 1 ? " (grey: other runs)" : ""}`, xLabel: "ig.n_steps (log)", yLabel: `max |delta|, logits${log ? " (log)" : ""}`,
+  const { svg, x, y } = frame({ width: 560, height: 380, title: `completeness delta of IG, heads${groups.length > 1 ? " (grey: other runs)" : ""}`, xLabel: "ig.n_steps (log)", yLabel: `max |delta|, ${unit}${log ? " (log)" : ""}`,
     xLog: true, yLog: log, xRange: padded(spread(points.map((i) => RUNS[i].n_steps)), true), yRange: padded(spread(points.map(of)), log) });
   const chosenFirst = ([, runs]) => runs[0] === chosen[0];
   for (const [group, all] of [...groups].sort((a, b) => chosenFirst(a) - chosenFirst(b))) {
-    const runs = all.filter((i) => of(i) !== null);
+    const runs = all.filter((i) => points.includes(i));
     const stroke = all[0] === chosen[0] ? PALETTE[1] : "#bbb";
     svg.append(make("path", { d: runs.map((i, k) => `${k ? "L" : "M"}${x(RUNS[i].n_steps)} ${y(of(i))}`).join(""), stroke, fill: "none", "stroke-width": 1.6 }));
-    for (const i of runs) svg.append(hover(make("circle", { cx: x(RUNS[i].n_steps), cy: y(of(i)), r: 4, fill: stroke }), [RUNS[i].label, group, `${RUNS[i].n_steps} steps`, `max |delta| ${digits(of(i))} logits`]));
+    for (const i of runs) svg.append(hover(make("circle", { cx: x(RUNS[i].n_steps), cy: y(of(i)), r: 4, fill: stroke }), [RUNS[i].label, group, `${RUNS[i].n_steps} steps`, `max |delta| ${digits(of(i))} ${unit}`]));
   }
   return svg;
 }
 
 // IG of the eight heads that are largest at the most steps.
 function igPlot(all, xRange) {
-  const last = HEADS[all.at(-1)];
-  const runs = all.filter((i) => last && HEADS[i]?.unit === last.unit && HEADS[i].ig.length === last.ig.length);
+  const heads = (i) => mapOf(i, "heads");
+  const last = heads(all.at(-1));
+  const runs = all.filter((i) => last && heads(i)?.unit === last.unit && heads(i).ig.length === last.ig.length);
   if (new Set(runs.map((i) => RUNS[i].n_steps)).size < 2) return make("p", { class: "empty" }, "IG of single heads: fewer than two of these runs have their heads.");
   const top = [...last.ig.keys()].filter((i) => Number.isFinite(last.ig[i])).sort((a, b) => Math.abs(last.ig[b]) - Math.abs(last.ig[a])).slice(0, 8);
-  const { svg, x, y, box } = frame({ width: 620, height: 380, right: 110, title: `IG of the ${top.length} largest heads`, xLabel: "ig.n_steps (log)", yLabel: `IG, ${UNITS[last.unit]}`,
-    xLog: true, xRange, yRange: padded(spread(runs.flatMap((run) => top.map((i) => HEADS[run].ig[i])))) });
+  const texts = top.map((i) => described(last, cellName(last, i)));
+  const right = Math.max(110, ...texts.map((text) => 37 + 6.5 * text.length));
+  const { svg, x, y, box } = frame({ width: 510 + right, height: 380, right, title: `IG of the ${top.length} largest heads`, xLabel: "ig.n_steps (log)", yLabel: `IG, ${last.axis}`,
+    xLog: true, xRange, yRange: padded(spread(runs.flatMap((run) => top.map((i) => heads(run).ig[i])))) });
   let lowest = -Infinity;
   const byHeight = [...top].sort((a, b) => last.ig[b] - last.ig[a]);
   for (const i of byHeight) {
-    const stroke = PALETTE[top.indexOf(i)];
-    svg.append(make("path", { d: runs.map((run, k) => `${k ? "L" : "M"}${x(RUNS[run].n_steps)} ${y(HEADS[run].ig[i])}`).join(""), stroke, fill: "none", "stroke-width": 1.6 }));
-    for (const run of runs) svg.append(hover(make("circle", { cx: x(RUNS[run].n_steps), cy: y(HEADS[run].ig[i]), r: 4, fill: stroke }), [`head ${headName(last, i)}`, RUNS[run].label, `${RUNS[run].n_steps} steps`, `IG ${digits(HEADS[run].ig[i])}`]));
+    const [stroke, text] = [PALETTE[top.indexOf(i)], texts[top.indexOf(i)]];
+    svg.append(make("path", { d: runs.map((run, k) => `${k ? "L" : "M"}${x(RUNS[run].n_steps)} ${y(heads(run).ig[i])}`).join(""), stroke, fill: "none", "stroke-width": 1.6 }));
+    for (const run of runs) svg.append(hover(make("circle", { cx: x(RUNS[run].n_steps), cy: y(heads(run).ig[i]), r: 4, fill: stroke }), [text, RUNS[run].label, `${RUNS[run].n_steps} steps`, `IG ${digits(heads(run).ig[i])}`]));
     lowest = Math.max(y(last.ig[i]), lowest + 13);
     svg.append(make("line", { x1: x(RUNS[runs.at(-1)].n_steps) + 5, y1: y(last.ig[i]), x2: box.right + 22, y2: lowest, stroke: "#ccc" }));
-    svg.append(label(box.right + 25, lowest + 4, `head ${headName(last, i)}`));
+    svg.append(label(box.right + 25, lowest + 4, text));
   }
   return svg;
 }
@@ -134,6 +138,9 @@ function start() {
   $("run").addEventListener("change", () => choose(Number($("run").value)));
   $("metric").addEventListener("change", drawVaried);
   startColours();
+  chooseFrom($("scatter-site"), SITES);
+  $("site").addEventListener("change", drawMaps);
+  $("scatter-site").addEventListener("change", drawScatter);
   $("steps-group").addEventListener("change", drawGroup);
   for (const id of ["first", "second"]) $(id).addEventListener("change", drawDiff);
   drawTable();

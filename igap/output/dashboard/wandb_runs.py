@@ -5,22 +5,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from igap.components import Site
 from igap.errors import InputError
-from igap.output.dashboard import head_maps
-from igap.output.dashboard.head_maps import Heads
+from igap.output.dashboard import site_maps
+from igap.output.dashboard.site_maps import Maps, SiteMap
 from igap.output.tracking import places, reading
 from igap.storage.finished import SCHEMA, FinishedRun, flatten
 from igap.storage.untrusted import parse_json
 
 
-def fetch_runs(project: str) -> tuple[list[FinishedRun], dict[Path, Heads], list[str]]:
-    """The finished igap runs of "entity/project", their heads, and a line for each thing that cannot be read.
+def fetch_runs(project: str) -> tuple[list[FinishedRun], Maps, list[str]]:
+    """The finished igap runs of "entity/project", their maps, and a line for each thing that cannot be read.
 
     A run's folder is entity/project/NAME (ID), which is on no disk. Raises InputError without a key, and where the
     server or the project cannot be reached.
     """
     runs: list[FinishedRun] = []
-    maps: dict[Path, Heads] = {}
+    maps: Maps = {}
     problems: list[str] = []
     with places.no_cache(), reading.project_runs(project) as logged_runs:
         for logged in logged_runs:
@@ -28,9 +29,11 @@ def fetch_runs(project: str) -> tuple[list[FinishedRun], dict[Path, Heads], list
             problems += [problem] if problem else []
             if run is not None:
                 runs.append(run)
-                heads, problem = _heads(run.folder, logged) if run.has_heads else (None, None)
-                maps |= {} if heads is None else {run.folder: heads}
-                problems += [problem] if problem else []
+                maps[run.folder] = {}
+                for site in site_maps.mapped_sites(run):
+                    values, problem = _map(run, site, logged)
+                    problems += [problem] if problem else []
+                    maps[run.folder] |= {} if values is None else {site: values}
     if not runs and not problems:
         raise InputError(f"--wandb: got {project}, in which there is no run, wanted one with igap's runs.")
     return runs, maps, problems
@@ -55,13 +58,17 @@ def _finished(project: str, logged: Any) -> tuple[FinishedRun | None, str | None
     return FinishedRun(place, summary, dict(flatten(config))), None
 
 
-def _heads(place: Path, logged: Any) -> tuple[Heads | None, str | None]:
+def _map(run: FinishedRun, site: Site, logged: Any) -> tuple[SiteMap | None, str | None]:
     try:
-        name = logged.summary_metrics["tables/heads"]["path"]
+        name = logged.summary_metrics[f"tables/{site}"]["path"]
         if not name.startswith("media/table/") or ".." in name:
             raise ValueError(f"its table is at {name!r}")
         with tempfile.TemporaryDirectory() as folder, logged.file(name).download(root=folder) as file:
             table = parse_json(file.read(), holes=True)
-        return head_maps.from_rows(dict(zip(table["columns"], row, strict=True)) for row in table["data"]), None
+        header, rows = table["columns"], table["data"]
+        wanted = run.summary.get(f"{site}/n_components", len(rows))
+        if len(rows) != wanted:  # cut, it may be a map of fewer layers
+            raise ValueError(f"W&B has {len(rows)} of its {wanted} rows; the run's folder has all")
+        return site_maps.of_table(site, header, rows), None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return None, f"{place}: its heads cannot be read (tables/heads: {type(error).__name__}: {error})."
+        return None, f"{run.folder}: its {site} cannot be read (tables/{site}: {type(error).__name__}: {error})."

@@ -17,6 +17,7 @@ from igap.analyses.ablation.replacements import by_place, replacement
 from igap.analyses.ablation.results import Ablations
 from igap.components import hook_name, parse_component
 from igap.engine.activations import borrow
+from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
 from igap.models.load import EMBEDDED, load_model
 
@@ -314,6 +315,21 @@ def test_one_component_has_no_all(small):
     assert [one.name for one in found.controls] == ["control 1"]
     assert len(found.single) == 1
     assert len(found.controls[0].components) == 1
+
+
+def test_a_set_is_ablated_as_one_and_controls_are_as_many_as_all_its_components(small):
+    model = small("gpt2")
+    found = ablate(model, PROMPTS, ["1.2+L0.N5", "1.2", "0.0+1.2"], "zero", controls=2)
+    assert [one.name for one in found.single] == ["1.2+L0.N5", "1.2", "0.0+1.2"]
+    assert [one.components for one in found.single] == [("1.2", "L0.N5"), ("1.2",), ("0.0", "1.2")]
+    assert found.together.components == ("1.2", "L0.N5", "0.0")
+    for one in (*found.single, found.together):
+        agrees(model, one, lambda name, prompt: 0.0)
+    for one in found.controls:
+        assert len(one.components) == 3
+        assert not set(one.components) & set(found.together.components)
+    with pytest.raises(InputError, match=r"^ablation\.components: got 0\.0\+1\.2 1\.2\+0\.0, wanted different"):
+        ablate(model, PROMPTS, ["0.0+1.2", "1.2+0.0"], "zero")
 
 
 def test_mcnemars_p_is_that_of_the_binomial_on_outcomes_that_changed():

@@ -180,6 +180,41 @@ def test_named_components_are_ablated_as_named_also_when_the_name_looks_like_a_n
     assert study.scores["ap"][1] == pytest.approx(float(found.maps["neurons"]["ap"].score[1, 20]))
 
 
+def test_a_set_has_a_row_and_no_score_and_is_left_out_of_correlations(checkpoint, prompts):
+    asked = ["ablation=zero", "sites=heads", f"ablation.file={prompts}", "ablation.controls=0", "ig.n_steps=2"]
+    found = run(checkpoint, *asked, "ablation.components=0.1 0.1+1.2 1.3 top2:ap 2.2")
+    study = found.findings["ablation"]
+    top = "+".join(f"{int(i) // 4}.{int(i) % 4}" for i in found.maps["heads"]["ap"].effect.abs().flatten().topk(2)[1])
+    assert [one.name for one in study.kinds["zero"].single] == ["0.1", "0.1+1.2", "1.3", top, "2.2"]
+    assert study.components("zero") == [0, 2, 4]
+    score, change = ([of[i] for i in (0, 2, 4)] for of in (study.scores["ap"], found_changes(study)))
+    relation = study.relation("zero", "ap")
+    assert relation.n == 3
+    assert relation.difference[0] == pytest.approx(np.subtract(change, score))
+    table = study.tables()["ablation"].set_index("name")
+    assert table.loc[["0.1+1.2", top], "ap"].isna().all()
+    assert table.loc[["0.1", "1.3", "2.2"], "ap"].notna().all()
+    _, scatter = ANALYSES["ablation"].figures(study, "title").values()
+    assert len(scatter.axes[0].texts) == 3
+    assert study.summary()["ablation/zero/0.1+1.2/change"] == found_changes(study)[1]
+    assert any("(n = 3; 3 points prove nothing)" in line for line in study.sentences())
+
+
+def test_sets_alone_have_no_correlation_and_the_reason(checkpoint, prompts):
+    asked = ["ablation=zero", "sites=heads", f"ablation.file={prompts}", "ablation.controls=0", "ig.n_steps=2"]
+    study = run(checkpoint, *asked, "ablation.components=0.1+1.2").findings["ablation"]
+    summary = study.summary()
+    assert summary["ablation/zero/pearson/ap"] is None
+    assert summary["ablation/zero/pearson/ap/reason"] == "only sets were ablated"
+    assert not any("r of the change" in line for line in study.sentences())
+    _, scatter = ANALYSES["ablation"].figures(study, "title").values()
+    assert "only sets were ablated" in scatter.axes[0].texts[0].get_text()
+
+
+def found_changes(study):
+    return [each.change for each in study.kinds["zero"].single]
+
+
 def test_the_default_is_the_outliers_and_none_of_them_is_said(found, checkpoint, prompts):
     default = run(checkpoint, "ablation=zero", f"ablation.file={prompts}", "ablation.controls=0")
     outlying = {f"{layer}.{head}" for layer, head in np.argwhere(default.comparisons["heads"].outlier_abs)}

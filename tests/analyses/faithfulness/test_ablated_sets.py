@@ -71,8 +71,8 @@ def test_every_pair_is_ablated_by_its_own_activations_however_rows_are_batched(s
         model, pairs, "heads", kept, baseline=CORRUPTED, on_progress=lambda done, total: told.append((done, total))
     )
 
-    def counted(engine, site, change, n_rows, computed=Suffix.with_changes):
-        values = computed(engine, site, change, n_rows)
+    def counted(engine, changes, n_rows, computed=Suffix.with_changes):
+        values = computed(engine, changes, n_rows)
         batches.append(values.numel())
         return values
 

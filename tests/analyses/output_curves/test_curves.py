@@ -9,7 +9,7 @@ from helpers import handmade
 from helpers.opened import follow
 from helpers.reference import HOOKS, Reference
 
-from igap import InputError, PromptPair, activation_patching, attribution_patching, cli, output_curve
+from igap import InputError, PromptPair, activation_patching, attribution_patching, cli, output_curve, set_effects
 from igap.cli.compose import compose_one
 from igap.components import parse_component
 from igap.models import cached
@@ -48,6 +48,42 @@ def test_the_two_heads_of_a_square_have_the_curves_worked_by_hand(tmp_path):
     assert found.extrema(0) == found.extrema(1) == ()
     mirrored = output_curve(handmade.two_heads(tmp_path), handmade.PAIR, "0.1", direction="denoising", alphas=[0, 1, 3])
     np.testing.assert_allclose(mirrored.values, [[9, 36, 144]], atol=1e-9)  # s = 3 + 3 alpha
+
+
+def test_a_set_moves_together(tmp_path):
+    """F = s^2 with s = 4 + 2 alpha - 3 alpha; a component of it alone is as before, bit for bit."""
+    model, alphas = handmade.two_heads(tmp_path), [0, 0.5, 1, 2]
+    found = output_curve(model, handmade.PAIR, ["0.0+0.1", "0.1"], alphas=alphas)
+    np.testing.assert_allclose(found.values[0], [(4 - alpha) ** 2 for alpha in alphas], atol=1e-7)
+    np.testing.assert_allclose(found.slopes[0], -8, atol=1e-7)
+    assert found.names == ("0.0+0.1", "0.1")
+    assert (found.by_pair[:, 1] == output_curve(model, handmade.PAIR, "0.1", alphas=alphas).by_pair[:, 0]).all()
+
+
+@pytest.mark.parametrize("route", ["suffix", "hooks"])
+def test_a_sets_curve_is_plain_hooks_at_each_of_its_members(small, pair, route):
+    model, text = small(), "2.1+0.3+L1.N5"
+    found = output_curve(model, pair, text, alphas=ALPHAS, route=route)
+    plain = Reference(model, *pair.texts)
+    expected = []
+    for alpha in ALPHAS:
+        hooks = []
+        for site, layer, index in map(parse_component, text.split("+")):
+            hook = HOOKS[site].format(layer)
+            start, end = plain.cache["clean"][hook][:, :, index], plain.cache["corrupted"][hook][:, :, index]
+            held = start + alpha * (end - start)
+
+            def hold(activation, hook, index=index, held=held):
+                activation = activation.clone()
+                activation[:, :, index] = held
+                return activation
+
+            hooks.append((hook, hold))
+        with torch.no_grad():
+            expected.append(float(plain.metric(model.run_with_hooks(plain.tokens["clean"], fwd_hooks=hooks))))
+    np.testing.assert_allclose(found.values[0], expected, atol=1e-11)
+    together = set_effects(model, pair, text, n_steps=1)
+    np.testing.assert_allclose(found.effects, [together.effect], atol=1e-11)
 
 
 @pytest.mark.parametrize("name", MODELS, ids="-".join)

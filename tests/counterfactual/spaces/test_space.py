@@ -10,7 +10,7 @@ from helpers.searched import ABBA, BABA
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igap import InputError
+from igap import InputError, search
 from igap.counterfactual.spaces.base import Slot, Space, bind_space
 
 OPTIONS = st.lists(st.sampled_from(["=keep", "=S", "John", "Mary", "cat"]), min_size=1, max_size=4, unique=True)
@@ -164,3 +164,10 @@ def test_work_begins_at_the_first_slot_that_stands_in_the_prompt():
     tables = [torch.tensor([[[13], [40]]]).expand(2, -1, -1), torch.tensor([[[11], [41]]]).expand(2, -1, -1)]
     assert two_prompts((), tables, late).first == 2
     assert two_prompts((), tables[:1], late[:1]).first == 4, "position 2 is each prompt's own"
+
+
+def test_sets_of_answers_are_refused_in_one_line(ioi_mini):
+    pair = replace(ABBA, answer=(ABBA.answer, " Tom"))
+    message = r"^prompts\.answer: got \{\w+, Tom\} beside ' \w+', but a search compares one answer and one dis[^\n]*$"
+    with pytest.raises(InputError, match=message):
+        search(ioi_mini, pair, "0.6", until=2)

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import struct
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,8 +12,8 @@ import pandas as pd
 import pytest
 from helpers.finished_runs import make
 
-from igap.output.dashboard import head_maps, table
 from igap.output.dashboard import page as pages
+from igap.output.dashboard import site_maps, table
 from igap.output.dashboard.page import page
 from igap.storage.finished import find_runs
 
@@ -21,7 +22,12 @@ EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u202
 
 def build(folder, **options):
     runs, troubles = find_runs([folder])
-    maps = {run.folder: found for run in runs if (found := head_maps.read(run.folder)[0]) is not None}
+    maps = {
+        run.folder: {
+            site: found for site in site_maps.mapped_sites(run) if (found := site_maps.read(run.folder, site)[0])
+        }
+        for run in runs
+    }
     return page(table.tabulate(runs, **options), maps, troubles)
 
 
@@ -45,16 +51,19 @@ class Tags(HTMLParser):
 def test_ig_and_ap_come_back_exactly(written):
     (run,) = data(build(written))["runs"]
     frame = pd.read_csv(written / "heads.csv")
-    numbers = struct.unpack(f"<{2 * len(frame)}f", base64.b64decode(run["heads"]["numbers"]))
-    assert (run["heads"]["shape"], run["heads"]["bytes"], run["heads"]["unit"]) == ([3, 4], 4, "score")
+    heads = run["maps"]["heads"]
+    numbers = struct.unpack(f"<{2 * len(frame)}f", base64.b64decode(heads["numbers"]))
+    assert (heads["rows"], heads["columns"], heads["name"]) == (list("012"), list("0123"), "{row}.{column}")
+    assert (heads["bytes"], heads["unit"]) == (4, "score")
     assert numbers == tuple(frame["ig"]) + tuple(frame["ap"])
 
 
 def test_numbers_that_four_bytes_cannot_hold_take_eight(tmp_path):
     (run,) = data(build(make(tmp_path / "double")))["runs"]
     frame = pd.read_csv(tmp_path / "double" / "heads.csv")
-    numbers = struct.unpack(f"<{2 * len(frame)}d", base64.b64decode(run["heads"]["numbers"]))
-    assert run["heads"]["bytes"] == 8
+    heads = run["maps"]["heads"]
+    numbers = struct.unpack(f"<{2 * len(frame)}d", base64.b64decode(heads["numbers"]))
+    assert heads["bytes"] == 8
     assert numbers == tuple(frame["ig"]) + tuple(frame["ap"])
 
 
@@ -121,10 +130,38 @@ def test_maps_beyond_the_limit_are_left_out_and_said(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "MAX_MAPS", pages.MAX_MAPS // 40)
     text = build(tmp_path)
     found = data(text)["runs"]
-    held = [run for run in found if run["heads"]]
-    assert 0 < sum(len(run["heads"]["numbers"]) for run in held) <= pages.MAX_MAPS
+    held = [run for run in found if isinstance(run["maps"]["heads"], dict)]
+    assert 0 < sum(len(str(run["maps"])) for run in held) <= pages.MAX_MAPS
     assert held == found[: len(held)]
-    assert found[-1]["no_heads"].startswith("left out: the maps of the runs above it take ")
+    assert found[-1]["maps"]["heads"].startswith("left out: the maps of the runs above it and its own take over ")
+
+
+def test_a_site_that_cannot_be_read_costs_itself_only(tmp_path):
+    folder = make(tmp_path / "a", sites=["heads", "q", "resid_pre"], spans=["S1", "END"])
+    (folder / "q.csv").write_text("layer\n")
+    text = build(tmp_path)
+    (run,) = data(text)["runs"]
+    assert {site: isinstance(found, dict) or found for site, found in run["maps"].items()} == {
+        "heads": True, "q": "its q could not be read", "resid_pre": True
+    }  # fmt: skip
+
+
+def test_a_run_about_neurons_alone_has_no_map_and_says_so(tmp_path):
+    make(tmp_path / "a", settings={"sites": "neurons"})
+    (run,) = data(build(tmp_path))["runs"]
+    assert run["maps"] == {"heads": "it was asked about neurons only (sites=neurons)"}
+
+
+def test_what_its_numbers_are_about_is_said_where_no_column_does(tmp_path):
+    usual = {"metric": "logit_diff", "metric/unit": "logits", "positions": "all"}
+    other = {"metric": "kl", "metric/unit": "nats", "positions": "last"}
+    for name, summary in (("a", {}), ("b", usual), ("c", other)):
+        make(tmp_path / name, summary=summary, settings={"metric": {"name": summary.get("metric")}})
+    found = [(run["unit"], run["metric"], run["about"]) for run in data(build(tmp_path))["runs"]]
+    assert found == [("logits", "", []), ("logits", "", []), ("nats", "kl", ["positions=last"])]
+    assert "the unit of its run's metric F" in build(tmp_path)
+    shutil.rmtree(tmp_path / "c")
+    assert "An effect is in logits." in build(tmp_path)
 
 
 def test_200_runs_stay_below_10_mb(tmp_path, written):

@@ -93,7 +93,7 @@ def test_a_real_run_opens_and_a_hover_shows_its_head_ig_and_ap(opened, written):
     frame = pd.read_csv(written / "heads.csv", dtype={"name": str}).set_index("name")
     for name in ("0.0", "2.3", "1.2"):
         for panel in ("IG", "AP", "AP - IG"):
-            page.locator(f'svg[data-map="{panel}"] rect[data-head="{name}"]').hover()
+            page.locator(f'svg[data-map="{panel}"] rect[data-name="{name}"]').hover()
             head, ig, ap, difference, unit = tip(page)
             assert (head, unit) == (f"head {name}", "scores, no unit")
             assert same(ig.removeprefix("IG "), frame.loc[name, "ig"])
@@ -112,7 +112,7 @@ def test_a_heatmaps_colours_are_on_one_scale_for_ig_and_ap_and_on_its_own_for_th
     both, difference = frame[["ig", "ap"]].abs().max().max(), frame["difference"].abs().max()
     assert legends == pytest.approx([both, both, difference], rel=5e-3)
     largest = frame[["ig", "ap"]].abs().stack().idxmax()
-    cell = page.locator(f'svg[data-map="{largest[1].upper()}"] rect[data-head="{largest[0]}"]')
+    cell = page.locator(f'svg[data-map="{largest[1].upper()}"] rect[data-name="{largest[0]}"]')
     assert cell.get_attribute("fill") in ("rgb(33,102,172)", "rgb(178,24,43)")
     assert (cell.get_attribute("fill") == "rgb(178,24,43)") == (frame.loc[largest] > 0)
 
@@ -166,7 +166,7 @@ def test_a_click_on_a_row_shows_its_heads(opened, four):
     page = opened(four)
     page.locator("#runs tbody tr", has_text="corrupted").click()
     assert page.locator("#run").input_value() == "2"
-    page.locator('svg[data-map="AP"] rect[data-head="1.2"]').hover()
+    page.locator('svg[data-map="AP"] rect[data-name="1.2"]').hover()
     frame = pd.read_csv(four / "c" / "heads.csv", dtype={"name": str}).set_index("name")
     assert same(tip(page)[2].removeprefix("AP "), frame.loc["1.2", "ap"])
 
@@ -300,7 +300,7 @@ def test_missing_scores_and_heads_are_said_and_models_of_several_shapes_are_draw
     (runs / "c" / "config.json").unlink()
     page = opened(runs)
     assert "effects in logits are shown" in page.locator("#maps").inner_text()
-    page.locator('svg[data-map="IG"] rect[data-head="0.1"]').hover()
+    page.locator('svg[data-map="IG"] rect[data-name="0.1"]').hover()
     frame = pd.read_csv(runs / "a" / "heads.csv", dtype={"name": str}).set_index("name")
     assert same(tip(page)[1].removeprefix("IG "), frame.loc["0.1", "effect_ig"])
     assert tip(page)[-1] == "effects, in logits"
@@ -339,3 +339,66 @@ def test_hostile_texts_and_numbers_leave_the_page_whole(opened, tmp_path):
     assert page.locator("#runs tbody tr").count() == 3
     page.locator("#runs tbody tr").nth(2).click()
     assert page.locator("#maps svg").count() == 3
+
+
+def test_maps_by_position_have_the_largest_components_and_a_hover_links_a_component_and_its_span(opened, tmp_path):
+    runs, spans = tmp_path / "runs", ["S1", "{row} $&", "END"]
+    for seed, name in enumerate("ab"):
+        turned = spans[::-1] if seed else spans
+        make(runs / name, sites=["heads", "resid_pre"], spans=turned, shape=(6, 8), seed=seed)
+    make(runs / "c", seed=3, summary={"metric": "kl", "metric/unit": "nats"})
+    page = opened(runs)
+    assert page.locator("#scatter-note").inner_text().startswith("3 of 3 runs drawn. Hover"), "scores have no unit"
+    frame = pd.read_csv(runs / "a" / "heads.csv", dtype={"name": str})
+    assert page.locator("#maps-note").inner_text() == "Shown: the 40 of 48 heads with the largest |value|."
+    size = frame.assign(size=frame[["ig", "ap"]].abs().max(axis=1)).groupby("name")["size"].max()
+    names = page.locator('svg[data-map="IG"] rect').evaluate_all("(cells) => cells.map((cell) => cell.dataset.name)")
+    assert {name.split(" at ")[0] for name in names if name} == set(size.nlargest(40).index)
+    assert page.locator('svg[data-map="IG"] text', has_text="$&").count() == 1
+    row = frame[(frame["name"] == size.idxmax()) & (frame["span"] == spans[1])].iloc[0]
+    name = f"{size.idxmax()} at {spans[1]}"
+    page.locator(f'svg[data-map="AP"] rect[data-name="{name}"]').hover()
+    assert tip(page)[0] == f"head {name}"
+    assert same(tip(page)[2].removeprefix("AP "), row["ap"])
+
+    page.locator("#site").select_option("resid_pre")
+    assert page.locator('svg[data-map="IG"] rect.cell').count() == 6 * 3
+    page.locator("#scatter-site").select_option("resid_pre")
+    assert page.locator("#scatter-note").inner_text().startswith("2 of 3 runs drawn. 1 left out: without resid_pre.")
+    place = page.evaluate("(({ x, y }) => [x, y])(scatter.points.find((one) => one.name === 'L5.resid_pre at END'))")
+    page.locator("#scatter canvas").hover(position={"x": place[0], "y": place[1]})
+    rows = [text.split("\t") for text in page.locator("#linked tbody tr").all_inner_texts()]
+    assert [row[0].strip() for row in rows] == ["a", "b"]
+    for name, _, ap in rows:
+        vectors = pd.read_csv(runs / name.strip() / "resid_pre.csv").set_index(["name", "span"])
+        assert same(ap, vectors.loc[("L5.resid_pre", "END"), "ap"])
+    page.locator("#runs tbody tr", has_text="c").last.click()
+    assert page.locator("#site").is_hidden()
+    assert page.locator('svg[data-map="IG"] rect.cell').count() == 6
+
+
+def test_effects_of_one_unit_are_drawn_and_every_label_has_it(opened, tmp_path):
+    nats = {"metric": "kl", "metric/unit": "nats"}
+    for name, steps, summary in (("a", 5, nats), ("b", 20, nats), ("c", 5, {}), ("d", 20, {}), ("e", 9, {})):
+        settings = {"metric": {"name": summary.get("metric", "logit_diff")}, "ig.n_steps": steps}
+        make(tmp_path / "runs" / name, settings=settings, summary=summary, seed=ord(name), gap=None)
+    page = opened(tmp_path / "runs")
+    note = page.locator("#scatter-note")
+    assert note.inner_text().startswith(
+        "2 of 5 runs drawn. 3 left out: effects in logits, not in nats. No score is defined: effects in nats."
+    )
+    assert page.evaluate("scatter.runs") == [0, 1]
+    texts = page.locator("#scatter svg text, #maps svg text, #steps svg text").all_text_contents()
+    assert "IG, effect (nats)" in texts
+    assert "max |delta|, nats (log)" in texts
+    assert texts.count("effect (nats)") == 3
+    assert not any("logits" in text for text in texts)
+    assert page.locator("#maps .empty").inner_text() == (
+        "No score of this run is defined (no gap of at least prompts.min_gap): effects in nats are shown."
+    )
+    page.locator('svg[data-map="IG"] rect[data-name="0.1"]').hover()
+    assert tip(page)[-1] == "effects, in nats"
+    page.locator("#filter").fill("logit_diff")
+    assert note.inner_text().startswith("3 of 3 runs drawn. No score is defined: effects in logits.")
+    page.locator("#steps circle").first.hover()
+    assert tip(page)[-1].endswith(" logits")

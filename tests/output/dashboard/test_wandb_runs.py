@@ -11,7 +11,8 @@ import wandb
 from helpers import finished_runs
 
 from igap.errors import InputError
-from igap.output.dashboard import command, head_maps, wandb_runs
+from igap.output.dashboard import command, site_maps, wandb_runs
+from igap.storage import tables
 from igap.storage.finished import read_run
 
 
@@ -28,11 +29,14 @@ def logged(folder, state="finished", **changes):
     """A run as the API gives it, of what tracking logs from this folder."""
     summary = json.loads((folder / "summary.json").read_text())
     config = json.loads((folder / "config.json").read_text())
-    frame = pd.read_csv(folder / "heads.csv", dtype={"name": str})
-    table = {"columns": list(frame.columns), "data": frame.astype(object).values.tolist()}
-    path = "media/table/tables/heads_0_abc.table.json"
-    files = {path: SimpleNamespace(download=lambda root: io.StringIO(json.dumps(table)))}
-    extra = {"_step": 0, "_wandb": {}, "plots/x": {"_type": "image-file"}, "tables/heads": {"path": path}}
+    extra = {"_step": 0, "_wandb": {}, "plots/x": {"_type": "image-file"}}
+    files = {}
+    for file in folder.glob("*.csv"):
+        frame = tables.read_csv(file, tables.TEXTS)
+        table = json.dumps({"columns": list(frame.columns), "data": frame.astype(object).values.tolist()})
+        path = f"media/table/tables/{file.stem}_0_abc.table.json"
+        files[path] = SimpleNamespace(download=lambda root, table=table: io.StringIO(table))
+        extra[f"tables/{file.stem}"] = {"path": path}
     return SimpleNamespace(
         name="monday/3",
         id="abc",
@@ -51,10 +55,7 @@ def test_a_run_is_what_it_is_on_disk(server, written):
     assert run.folder == Path("me/igap/monday/3 (abc)")
     assert run.summary == disk.summary
     assert run.settings == {key: value for key, value in disk.settings.items() if not key.startswith("tracking.")}
-    found, (wanted, _) = maps[run.folder], head_maps.read(written)
-    assert (found.unit, found.n_layers, found.n_heads, found.ig, found.ap) == (
-        wanted.unit, wanted.n_layers, wanted.n_heads, wanted.ig, wanted.ap
-    )  # fmt: skip
+    assert vars(maps[run.folder]["heads"]) == vars(site_maps.read(written)[0])
 
 
 def test_they_stand_beside_those_on_disk(server, written, tmp_path, capsys):
@@ -64,6 +65,20 @@ def test_they_stand_beside_those_on_disk(server, written, tmp_path, capsys):
     assert "2 finished runs" in out
     assert "No setting differs among the 2 runs" in out
     assert list(pd.read_csv(tmp_path / "compare.csv")["folder"]) == [str(written), "me/igap/monday/3 (abc)"]
+
+
+def test_every_site_is_there_by_position_unless_wandb_cut_its_table(server, tmp_path):
+    spans = ["=S1", "2 'Mary'", "-"]
+    numbers = {"heads/n_components": 2 * 3 * 3, "resid_pre/n_components": 2 * 3 + 3}
+    folder = finished_runs.make(tmp_path / "run", sites=["heads", "resid_pre"], spans=spans, summary=numbers)
+    server.append(logged(folder))
+    (run,), maps, troubles = wandb_runs.fetch_runs("me/igap")
+    assert vars(maps[run.folder]["heads"]) == vars(site_maps.read(folder)[0])
+    assert list(maps[run.folder]["heads"].columns) == spans
+    assert troubles == [
+        "me/igap/monday/3 (abc): its resid_pre cannot be read (tables/resid_pre: ValueError: W&B has 6 of its 9 rows; "
+        "the run's folder has all)."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -122,5 +137,6 @@ def test_empty_cells_are_read_as_wandb_writes_them(gap, server, tmp_path):
     server.append(logged(folder))
     (run,), maps, problems = wandb_runs.fetch_runs("me/igap")
     assert problems == []
-    wanted, _ = head_maps.read(folder)
-    assert (maps[run.folder].unit, maps[run.folder].ig, maps[run.folder].ap) == (wanted.unit, wanted.ig, wanted.ap)
+    wanted, _ = site_maps.read(folder)
+    found = maps[run.folder]["heads"]
+    assert (found.unit, found.ig, found.ap) == (wanted.unit, wanted.ig, wanted.ap)

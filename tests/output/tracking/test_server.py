@@ -13,7 +13,7 @@ from helpers.wandb_server import ENTITY, serving
 
 from igap.config import TrackingConfig
 from igap.errors import InputError
-from igap.output.dashboard import head_maps, wandb_runs
+from igap.output.dashboard import site_maps, wandb_runs
 from igap.output.tracking import places, sync, wandb_run, writing
 from igap.storage import tables
 from igap.storage.finished import read_run
@@ -131,8 +131,9 @@ def test_it_is_read_back_as_it_is_on_disk(server, online, capfd):
     assert str(run.folder) == f"{ENTITY}/igap/monday/3 ({key(online)})"
     assert run.summary == {name: value for name, value in disk.summary.items() if value is not None}
     assert run.settings == {name: value for name, value in disk.settings.items() if not name.startswith("tracking.")}
-    wanted, _ = head_maps.read(online)
-    assert (maps[run.folder].ig, maps[run.folder].ap) == (wanted.ig, wanted.ap)
+    wanted, _ = site_maps.read(online)
+    found = maps[run.folder]["heads"]
+    assert (found.ig, found.ap) == (wanted.ig, wanted.ap)
     assert "a" * 40 not in "".join(capfd.readouterr())
 
 

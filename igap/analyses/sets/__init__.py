@@ -1,0 +1,1 @@
+"""What components do together: interactions inside a set, and each member's share."""
