@@ -35,7 +35,6 @@ class BothDirectionsAnalysis(Analysis[BothDirections]):
     name = "both_directions"
     any_metric = True
     settings = Settings
-    any_metric = True
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:  # noqa: ARG002 - the interface
         """Refuse a site that the run does not attribute to."""

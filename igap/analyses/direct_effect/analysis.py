@@ -30,7 +30,6 @@ class DirectEffectAnalysis(Analysis[DirectEffects]):
     name = "direct_effect"
     any_metric = True
     settings = Settings
-    any_metric = True
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
         """Refuse a site that the run does not attribute to, and models whose F is not computed from their weights."""

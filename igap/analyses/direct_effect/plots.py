@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from igap.analyses.direct_effect.effects import DirectEffects
-from igap.plots.canvas import PALETTE, figure, styled, ticks
+from igap.plots.canvas import PALETTE, figure, styled
 
 _MOST_NAMED = 12
 
@@ -23,8 +23,9 @@ def direct_scatter(effects: DirectEffects, *, title: str = "") -> Figure:
     n_layers, width = total.effect.shape
     layers = np.repeat(np.arange(n_layers), width)
     marks = left.scatter(x, y, s=16, c=layers, cmap="viridis", vmin=0, vmax=max(n_layers - 1, 1))
-    fig.colorbar(marks, ax=left, label="layer", pad=0.02, ticks=ticks(n_layers))
-    for i in np.argsort(-np.maximum(np.abs(x), np.abs(y)), kind="stable")[:_MOST_NAMED]:
+    fig.colorbar(marks, ax=left, label="layer", pad=0.02, ticks=range(0, n_layers, -(-n_layers // 10)))
+    size = np.maximum(np.abs(x), np.abs(y))
+    for i in np.argsort(-size, kind="stable")[: min(_MOST_NAMED, (size > size.max() / 10).sum())]:
         left.annotate(effects.names[i], (x[i], y[i]), xytext=(4, -3), textcoords="offset points", fontsize=7)
     left.locator_params(axis="x", nbins=6)
     left.set(xlabel=f"total effect (AP), {unit}", ylabel=f"direct effect, {unit}")

@@ -37,7 +37,6 @@ class SelfRepairAnalysis(Analysis[SelfRepair]):
     name = "self_repair"
     any_metric = True
     settings = Settings
-    any_metric = True
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
         """Refuse a component that the model does not have, and sites that the run does not attribute to."""

@@ -93,6 +93,10 @@ def test_the_command_line_writes_its_files_and_numbers(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["positions=each"],
+            r"both_directions: got it together with .*positions=each, but it is of all positions at once",
+        ),
         (["analyses.both_directions.high=0"], r"analyses\.both_directions\.high: got 0, wanted more than 0"),
         (["analyses.both_directions.most=1000"], r"analyses\.both_directions\.most: got 1000, wanted at most 100"),
         (["analyses.both_directions.site=q"], r"analyses\.both_directions\.site: got 'q', wanted"),
@@ -106,3 +110,7 @@ def test_what_it_cannot_do_is_refused_before_the_model_loads(overrides, message)
 
 def test_a_run_that_does_not_ask_for_it_does_not_do_it(result):
     assert not ANALYSES["both_directions"].asked_for(result.config)
+
+
+def test_it_is_about_any_metric():
+    check(compose_one(["analyses=both_directions", "metric=kl"]).config)

@@ -49,6 +49,10 @@ def test_the_figure_sets_direct_over_total_and_sums_by_layer(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["positions=each"],
+            r"direct_effect: got it together with .*positions=each, but it is of all positions at once",
+        ),
         (["model.dtype=bfloat16"], r"analyses: got direct_effect of model\.name=ioi-mini, .*bfloat16 rounds too much"),
         (["sites=neurons"], r"analyses\.direct_effect\.site: got heads with sites=neurons, wanted a site of the run"),
         (["analyses.direct_effect.site=q"], r"analyses\.direct_effect\.site: got 'q', wanted"),
@@ -67,3 +71,7 @@ def test_a_model_that_the_engine_has_no_form_for_is_refused_before_it_loads(tmp_
         asked = ["analyses=direct_effect", "model=hf", f"model.name={tmp_path / name}", "sites=heads"]
         with pytest.raises(ValueError, match=reason):
             check(compose_one(asked).config)
+
+
+def test_it_is_about_any_metric():
+    check(compose_one(["analyses=direct_effect", "metric=kl"]).config)

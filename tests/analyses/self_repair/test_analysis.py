@@ -59,6 +59,7 @@ def test_the_figure_shows_the_backup_below_the_line_and_its_change_first(tmp_pat
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["positions=each"], r"self_repair: got it together with .*positions=each, but it is of all positions at once"),
         (
             ["analyses.self_repair.patched='9.6'"],
             r"analyses\.self_repair\.patched: got 9\.6, but the model has 4 layers",
@@ -82,3 +83,7 @@ def test_the_figure_shows_the_backup_below_the_line_and_its_change_first(tmp_pat
 def test_what_it_cannot_do_is_refused_before_the_model_loads(overrides, message):
     with pytest.raises(ValueError, match=message):
         check(compose_one(["analyses=self_repair", *overrides]).config)
+
+
+def test_it_is_about_any_metric():
+    check(compose_one(["analyses=self_repair", "metric=kl"]).config)
