@@ -333,6 +333,14 @@ def test_compare_draws_them_under_the_unit_of_their_metric_and_says_what_is_the_
         ),
         (["positions=each", "ablation=zero"], r"^ablation: got it together with .* positions=each, but it is of all"),
         (["positions=each", "curves.components=top2:ap"], r"^curves: got it together with .* positions=each"),
+        (
+            ["metric=kl", "ablation=zero", "ablation.components=top", "ablation.by=atp"],
+            r"^ablation\.by: got atp, but the",
+        ),
+        (
+            ["metric=kl", "analyses=sets", "analyses.sets.components=top2:atp"],
+            r"^analyses\.sets\.components: got top2:atp",
+        ),
         (["metric=kl", "interactions='0.3'"], r"^explain: got it together with metric=kl"),
         (["sites=resid_pre", "baseline=zero_input"], r"^baseline: got zero_input with sites=resid_pre"),
         (["sites=q", "faithfulness=heads"], r"^faithfulness: got heads with sites=q, wanted heads among the sites"),

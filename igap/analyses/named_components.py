@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from igap.attribution.maps import AttributionMap
+from igap.attribution.methods import METHODS
 from igap.components import Site, Top, component_names, is_component, locate_set, parse_set, sites_of
 from igap.config import RunConfig
 from igap.errors import InputError
 from igap.models.load import Header
+from igap.vocabulary import Method
 
 
 def check_named(texts: Sequence[str], config: RunConfig, header: Header, *, item: str) -> None:
@@ -17,6 +19,8 @@ def check_named(texts: Sequence[str], config: RunConfig, header: Header, *, item
             locate_set(text, header.n_layers, header.widths, item=item)
         elif 0 < n_heads < top.k:
             raise InputError(f"{item}: got {text}, but the model has {n_heads} heads. Use fewer.")
+        if isinstance(top, Top):
+            check_ranking(top.by, config, header, item=item, got=text)
         if "ioi:" in text and config.model.circuit is None:
             raise InputError(
                 f"{item}: got {text}, a class of the IOI circuit, with model.circuit=null, wanted a model that has it. "
@@ -30,18 +34,17 @@ def check_named(texts: Sequence[str], config: RunConfig, header: Header, *, item
                 )
 
 
-def names_in(text: str, maps: Mapping[Site, Mapping[str, AttributionMap]]) -> tuple[str, ...]:
-    """Return the names of a set's components; those of a ranking are the first heads of the run's map.
+def check_ranking(method: Method, config: RunConfig, header: Header, *, item: str, got: str) -> None:
+    """Raise InputError, naming `item`, on a ranking by a method of which the run has no map."""
+    if reason := METHODS[method].missing(config, "heads", header.n_layers or 2):
+        raise InputError(f"{item}: got {got}, but the run has no map by {method}: it is {reason}. Use ap or ig.")
 
-    Raises InputError where the run has no such map.
-    """
+
+def names_in(text: str, maps: Mapping[Site, Mapping[str, AttributionMap]]) -> tuple[str, ...]:
+    """Return the names of a set's components; those of a ranking are the first heads of the run's map."""
     members = parse_set(text)
     if not isinstance(members, Top):
         return members
-    if members.by not in maps["heads"]:
-        raise InputError(
-            f"{text}: got {members.by}, of which the run has no map, wanted one of {', '.join(maps['heads'])}."
-        )
     return strongest(maps["heads"][members.by], members.k)
 
 

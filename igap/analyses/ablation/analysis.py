@@ -13,7 +13,7 @@ from igap.analyses.ablation.accuracy import encode_prompts
 from igap.analyses.ablation.replacements import check_donors, too_few_references
 from igap.analyses.ablation.study import AGAINST, AblationStudy
 from igap.analyses.base import Analysis, RunContext
-from igap.analyses.named_components import called, check_named, strongest
+from igap.analyses.named_components import called, check_named, check_ranking, strongest
 from igap.attribution.maps import Progress
 from igap.components import is_component, parse_component
 from igap.config import AblationConfig, RunConfig
@@ -49,6 +49,8 @@ class AblationAnalysis(Analysis[AblationStudy]):
         settings = config.ablation
         if settings.components not in ("outliers", "top"):
             check_named(settings.components.split(), config, header, item="ablation.components")
+        if settings.components == "top":
+            check_ranking(settings.by, config, header, item="ablation.by", got=settings.by)
         n_heads = (header.n_layers or 0) * (header.n_heads or 0)
         is_given = settings.top != AblationConfig.model_fields["top"].default
         if settings.components == "top" and is_given and 0 < n_heads < settings.top:

@@ -29,7 +29,7 @@ def directions_scatter(both: BothDirections, *, title: str = "") -> Figure:
     methods: tuple[Method, ...] = ("ap", "ig")
     for ax, method in zip(axes, methods, strict=True):
         _panel(ax, both, method)
-    axes[0].legend(loc="upper left")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return fig
 
 
