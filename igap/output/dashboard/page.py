@@ -22,8 +22,8 @@ _LEFT_OUT = f"left out: the maps of the runs above it and its own take over {MAX
 _HERE = Path(__file__).parent
 _SCRIPTS = ("page.js", "plots.js", "views.js")
 
-
 RunMaps = Mapping[Site, SiteMap]
+"""The maps of one run."""
 
 
 def page(table: Table, maps: Mapping[Path, RunMaps], problems: Sequence[str] = ()) -> str:

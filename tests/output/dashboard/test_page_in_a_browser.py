@@ -388,6 +388,7 @@ def test_effects_of_one_unit_are_drawn_and_every_label_has_it(opened, tmp_path):
         "2 of 5 runs drawn. 3 left out: effects in logits, not in nats. No score is defined: effects in nats."
     )
     assert page.evaluate("scatter.runs") == [0, 1]
+    assert page.locator("#steps svg").first.locator("circle").count() == 2
     texts = page.locator("#scatter svg text, #maps svg text, #steps svg text").all_text_contents()
     assert "IG, effect (nats)" in texts
     assert "max |delta|, nats (log)" in texts
