@@ -11,7 +11,6 @@ import torch
 from helpers.opened import follow
 
 from igap import cli, set_effects
-from igap.analyses.named_components import names_in
 from igap.analyses.sets.analysis import Sets, SetsAnalysis
 from igap.analyses.sets.plots import set_bars
 from igap.cli.compose import compose_one
@@ -118,14 +117,6 @@ def test_bad_sets_are_one_line_and_exit_code_2_before_the_model_loads(components
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("igap: analyses.sets.components: ")
     assert re.search(message, line), line
-
-
-def test_a_ranking_that_the_run_does_not_have_is_refused(result):
-    """As that of attribution patching where its gradient is 0."""
-    maps = {"heads": {name: each for name, each in result.maps["heads"].items() if name != "atp"}}
-    assert len(names_in("top3:ap", maps)) == 3
-    with pytest.raises(InputError, match=r"^top3:atp: got atp, of which the run has no map, wanted one of ig, ap"):
-        names_in("top3:atp", maps)
 
 
 def test_a_class_of_the_circuit_needs_a_run_that_has_it(tmp_path):
