@@ -138,6 +138,11 @@ def methods(checks: Checks) -> None:
             )
             for site, metric in (("heads", "prob"), ("resid_mid", "kl"), ("k", "js"), ("mlp_out", "logprob"))
         },
+        "set of three": lambda model: igap.set_effects(model, pairs, "0.6+3.1+L1.N7").subset_frame()["effect"],
+        "self-repair": lambda model: igap.self_repair(model, PAIR, "0.6").to_frame()["effect_given"],
+        "direct effects": lambda model: igap.direct_effect(model, pairs).direct.effect,
+        "both directions": lambda model: igap.both_directions(model, PAIR).asymmetry("ap"),
+        "curves by role": lambda model: igap.output_curve(model, PAIR, ["0.6"], positions="roles").values,
         "output curves": lambda model: igap.output_curve(model, PAIR, ["0.1", "L1.N7"]).values,
         "ablation": lambda model: (
             igap.ablate(model, prompts, ["0.1", "2.3"], kind="mean", reference_n=32, controls=2)
