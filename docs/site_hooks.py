@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from igap.analyses.registry import ANALYSES
 from igap.cli.settings import Key, config_keys, group_defaults, option_meaning, options
 from igap.config import Frozen, RunConfig, field_at
 from igap.counterfactual.config import SearchConfig
@@ -131,7 +132,10 @@ def _table(keys: list[Key], schema: type[Frozen]) -> Iterator[str]:
 
 def _type_of(name: str, schema: type[Frozen]) -> str:
     """The type of a key in words, as the schema has it."""
-    field = field_at(tuple(name.split(".")), schema)
+    parts = name.split(".")
+    if parts[0] == "analyses" and len(parts) == 3:  # an analysis checks its own settings
+        parts, schema = parts[2:], ANALYSES[parts[1]].settings or schema
+    field = field_at(tuple(parts), schema)
     assert field is not None, name
     return "; ".join(filter(None, (_words(field.annotation), _bounds(field.metadata))))
 

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from igap import (
+    PromptPair,
     activation_patching,
     attribution_patching,
     integrated_gradients,
@@ -90,6 +91,7 @@ CASES = {
         {"positions": {"S2": [10], "verb": [11, 12]}},
     ),
     "last": (["sites=q,resid_pre", "positions=last"], {"positions": "last"}),
+    "last of several": (["sites=heads", "positions=last", "prompts.n=2"], {"positions": "last"}),
     "roles": (["sites=heads", "positions=roles", "prompts.n=3"], {"positions": "roles"}),
     "own": (["sites=heads", "positions=own", "prompts.file=own.json"], {"positions": "own"}),
     "kl": (["sites=heads,mlp_out", "metric=kl"], {"metric": "kl"}),
@@ -124,6 +126,7 @@ def test_a_run_has_the_maps_of_the_python_functions_and_they_come_back_from_its_
                 if wanted.together is not None:
                     torch.testing.assert_close(found.together, wanted.together, rtol=0, atol=2e-5)
             assert opened.maps[site][method].place == maps[method].place
+            assert [each.where for each in opened.maps[site][method].pairs] == [each.where for each in wanted.pairs]
         assert opened.comparisons[site].summary() == pytest.approx(
             result.comparisons[site].summary(), nan_ok=True, abs=1e-9
         )
@@ -215,7 +218,7 @@ def test_pictures_say_metric_unit_and_positions_and_are_drawn_from_the_record(ru
 
 
 def test_a_function_of_the_users_is_the_metric_and_its_text_is_part_of_the_key(run, tmp_path, monkeypatch, mini):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     text = "def margin(logits, pair):\n    return logits[:, pair.answer] - 0.5 * logits.mean(-1)\n"
     (tmp_path / "own_metric.py").write_text(text)
     result, _ = run("sites=heads", "metric=custom", "metric.function=own_metric:margin")
@@ -227,6 +230,63 @@ def test_a_function_of_the_users_is_the_metric_and_its_text_is_part_of_the_key(r
     before = checked("metric=custom", "metric.function=own_metric:margin").key
     (tmp_path / "own_metric.py").write_text(text + "# another\n")
     assert checked("metric=custom", "metric.function=own_metric:margin").key != before
+
+
+def test_a_function_is_the_one_that_stands_on_disk_now_and_what_it_is_made_of_counts(run, own):
+    (own / "parts.py").write_text("def scaled(k):\n    return lambda logits, pair: k * logits[:, pair.answer]\n")
+    text = "from parts import scaled\n\nmargin = scaled({})\n"
+    found = []
+    for k in (1, 5):
+        (own / "made_metric.py").write_text(text.format(k))
+        result, _ = run("sites=heads", "metric=custom", "metric.function=made_metric:margin")
+        found.append((result.key, result.gap))
+    assert found[0][0] != found[1][0]
+    assert found[1][1] == pytest.approx(5 * found[0][1])
+
+
+def test_spans_have_one_key_however_they_are_written():
+    keys = {checked(f"positions.spans={{a: {where}}}").key for where in ("3", "[3]", "3-3")}
+    assert len(keys) == 1
+    assert checked("positions.spans={a: 3-4}").key == checked("positions.spans={a: [4, 3]}").key not in keys
+
+
+def test_bfloat16_takes_other_metrics_by_every_path_and_keeps_its_outliers(run):
+    result, _ = run("sites=heads", "model.dtype=bfloat16", "metric=prob", "ig.path=single", "ig.n_steps=2")
+    assert result.maps["heads"]["ig"].effect.isfinite().all()
+    assert not result.failures
+    result, _ = run("sites=heads", "model.dtype=bfloat16", "metric=logit", "ig.n_steps=auto", "explain=false")
+    assert int(result.maps["heads"]["ig"].n_steps.max()) <= 48
+    assert result.comparisons["heads"].outlier_abs.any()
+
+
+def test_auto_knows_the_size_of_a_small_metric(own, mini):
+    pair = PromptPair(**{name: OWN[0][name] for name in ("clean", "corrupted", "answer", "distractor")})
+    maps = [
+        integrated_gradients(
+            mini,
+            pair,
+            metric=lambda logits, pair, by=by: by * (logits[:, pair.answer] - logits[:, pair.distractor]),
+            n_steps="auto",
+        )
+        for by in (1.0, 1e-6)
+    ]
+    assert maps[0].n_steps.tolist() == maps[1].n_steps.tolist()
+    assert maps[1].converged.all()
+
+
+def test_vectors_have_no_correlation_in_single_pairs_either(run):
+    _, folder = run("sites=resid_pre", "prompts.n=3", "ig.n_steps=50")
+    assert json.loads((folder / "summary.json").read_text())["resid_pre/pearson_pairs_mean"] is None
+    assert pd.read_csv(folder / "pairs.csv")["pearson_resid_pre"].isna().all()
+
+
+def test_faithfulness_asks_of_another_metric_no_share_of_its_size(run, own):
+    (own / "shifted.py").write_text(
+        "def far(logits, pair):\n    return 1000 + logits[:, pair.answer] - logits[:, pair.distractor]\n"
+    )
+    settings = ["sites=heads", "metric=custom", "metric.function=shifted:far", "faithfulness=heads", "explain=false"]
+    result, _ = run(*settings, "curves.components=none")
+    assert all(group.reason == "" for group in result.findings["faithfulness"].groups if group.ablation == "corrupted")
 
 
 def test_keys_of_default_runs_stay_and_every_choice_has_another():
@@ -321,6 +381,10 @@ def test_compare_draws_them_under_the_unit_of_their_metric_and_says_what_is_the_
         (["positions=each", "positions.spans={a: 3}"], r"^positions\.spans: got \{'a': 3\} with positions=each"),
         (["positions.spans={a: 4-3}"], r"^positions\.spans: got \{'a': '4-3'\}, wanted spans by name"),
         (["positions.spans={a: [x]}"], r"^positions\.spans: got \{'a': \['x'\]\}, wanted spans by name"),
+        (["positions.spans={a: -1}"], r"^positions\.spans: got \{'a': -1\}, wanted spans by name"),
+        (["positions.spans={a: [3,3]}"], r"^positions\.spans: got \{'a': \[3, 3\]\}, wanted spans by name"),
+        (["positions.spans={a: 3, b: 2-4}"], r"^positions\.spans: got .*, wanted spans apart .*: position 3 is in 'b'"),
+        (["positions.spans={a: '17'}"], r"^positions\['a'\]: got '17', wanted words of the clean prompt"),
         (["positions.spans=3"], r"^positions\.spans: got 3, wanted spans by name"),
         (["positions.spans={a: 99}", "prompts.bos=none"], r"^positions\['a'\]: got \[99\], wanted one or more"),
         (["positions.spans={a: Mary}"], r"^positions\['a'\]: got 'Mary', which the clean prompt has 2 times"),
@@ -341,7 +405,7 @@ def test_compare_draws_them_under_the_unit_of_their_metric_and_says_what_is_the_
             ["metric=kl", "analyses=sets", "analyses.sets.components=top2:atp"],
             r"^analyses\.sets\.components: got top2:atp",
         ),
-        (["metric=kl", "interactions='0.3'"], r"^explain: got it together with metric=kl"),
+        (["metric=kl", "interactions='0.3'"], r"^interactions: got it together with metric=kl"),
         (["sites=resid_pre", "baseline=zero_input"], r"^baseline: got zero_input with sites=resid_pre"),
         (["sites=q", "faithfulness=heads"], r"^faithfulness: got heads with sites=q, wanted heads among the sites"),
     ],

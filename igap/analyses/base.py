@@ -19,6 +19,7 @@ from igap.attribution.maps import AttributionMap, Progress
 from igap.components import Site
 from igap.config import Frozen, RunConfig, validate_settings
 from igap.engine.baselines import Baseline, baseline_of
+from igap.engine.metrics import is_least_on_clean
 from igap.engine.open_pairs import OpenPairs
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
@@ -160,6 +161,13 @@ def settings_of(config: RunConfig, name: str, schema: type[SettingsT]) -> Settin
     whole: Any = create_model("RunConfig", __base__=Frozen, analyses=(within, ...))
     settings: SettingsT = getattr(validate_settings(whole, {"analyses": {name: config.analyses[name]}}).analyses, name)
     return settings
+
+
+def least_on_clean(config: RunConfig) -> str:
+    """Return what an analysis of two moves is of, where F is least on the clean prompt; empty where it is not."""
+    if config.metric.name == "custom" or not is_least_on_clean(config.metric.name):
+        return ""
+    return "of metrics that are not least on the clean prompt, where the second of any two moves counts more"
 
 
 def check_site(config: RunConfig, name: str, site: Site, *, item: str = "") -> None:

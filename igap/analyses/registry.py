@@ -54,9 +54,10 @@ def check_analyses(config: RunConfig, header: Header) -> dict[str, str]:
     for name, analysis in ANALYSES.items():
         if name in config.analyses and analysis.settings is not None:
             settings_of(config, name, analysis.settings)
+        item = "interactions" if name == "explain" else name
         if analysis.asked_for(config) and not analysis.automatic(config) and (reason := analysis.misfit(config)):
             raise InputError(
-                f"{name}: got it together with metric={config.metric.name} positions={config.positions.kind}, but it "
+                f"{item}: got it together with metric={config.metric.name} positions={config.positions.kind}, but it "
                 f"is {reason}. Leave it out, or use metric=logit_diff positions=all."
             )
         contents |= analysis.check(config, header)

@@ -272,7 +272,7 @@ def _doubled(
     doubling: errors of two components may cancel in the sum. A pair is given up when doublings move neither its sum
     nor a component beyond `rounding`.
     """
-    most = _LAST_NODES_BFLOAT16 if layer_effect.dtype == torch.bfloat16 else _LAST_NODES
+    most = _LAST_NODES_BFLOAT16 if rounding.dtype == torch.bfloat16 else _LAST_NODES
     todo = list(range(len(bound)))
     nodes = _FIRST_NODES
     effect = along(nodes, todo)
@@ -301,8 +301,8 @@ def _integrate_singly(
         contrast.patches(site, layer),
         contrast.moved(site, layer),
     )
-    effect = start.new_zeros(start.shape[:3])
-    exact = start.new_zeros(len(start), start.shape[2])
+    effect = contrast.gap.new_zeros(start.shape[:3])
+    exact = contrast.gap.new_zeros(len(start), start.shape[2])
     with torch.no_grad():
         unpatched = function(start[:, None])
 
@@ -315,7 +315,7 @@ def _integrate_singly(
         return attributions[:, torch.arange(len(components)), :, components].permute(1, 2, 0)
 
     for components, own in rows.each(along, moved.any(0).nonzero().flatten(), len(start) * n_steps):
-        effect[:, :, components] = own
+        effect[:, :, components] = own.to(effect)
         with torch.no_grad():
             exact[:, components] = patches(components) - unpatched
     exact.masked_fill_(~moved, 0)

@@ -149,7 +149,8 @@ class AttributionMap:
         what = "scores" if self.has_scores else f"effects, in {self.unit}"
         lines, between = [f"largest {what}: {self._largest(self.effect, shown, self.spans)}"], self.position_interaction
         if between is not None:
-            rounding = 10 * torch.finfo(between.dtype).eps * max(1.0, abs(self.gap)) * self.effect.shape[1]
+            size = max(abs(self.gap), 1.0 if self.metric == "logit_diff" else 0.0)
+            rounding = 10 * torch.finfo(between.dtype).eps * size * self.effect.shape[1]
             if between.abs().max() > rounding:
                 lines.append(f"interaction between positions, in {self.unit}: {self._largest(between, between)}")
         return lines

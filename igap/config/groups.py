@@ -203,13 +203,16 @@ class PositionsConfig(Frozen):
             return None
         if not isinstance(spans, Mapping):
             raise ValueError(wanted)
+        used: set[int] = set()
         for name, where in spans.items():
-            numbers = where if isinstance(where, list | tuple) else ()
-            is_span = type(where) in (str, int) or (bool(numbers) and all(type(number) is int for number in numbers))
+            positions = _positions_of(where)
             is_named = isinstance(name, str) and name.isprintable() and re.fullmatch(r"\S(.{0,98}\S)?", name)
-            first, last = (is_span and _ends_of(where)) or (0, 0)
-            if not is_span or not is_named or first > last or last >= MOST_COUNT:
+            are_words = isinstance(where, str) and not _RANGE.fullmatch(where)
+            if not is_named or not (positions or are_words) or len(set(positions)) < len(positions):
                 raise ValueError(wanted)
+            if taken := sorted(set(positions) & used):
+                raise ValueError(f"spans apart from each other: position {taken[0]} is in {name!r} and in another")
+            used |= set(positions)
         return {name: list(where) if isinstance(where, tuple) else where for name, where in spans.items()}
 
     @model_validator(mode="after")
@@ -233,11 +236,7 @@ class PositionsConfig(Frozen):
             return self.kind
         spans: dict[str, str | list[int]] = {}
         for name, where in (self.spans or {}).items():
-            ends = _ends_of(where)
-            if ends is not None:
-                spans[name] = list(range(ends[0], ends[1] + 1))
-            else:
-                spans[name] = where if isinstance(where, str) else [*where] if isinstance(where, list) else []
+            spans[name] = sorted(_positions_of(where)) or str(where)
         return spans
 
     @property
@@ -246,12 +245,18 @@ class PositionsConfig(Frozen):
         return self.kind in ("each", "roles", "own", "spans")
 
 
-def _ends_of(where: str | int | list[int]) -> tuple[int, int] | None:
-    """The first and the last position of `3` or `3-4`; None of words and of lists."""
-    if isinstance(where, list):
-        return None
-    ends = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?", str(where))
-    return None if ends is None else (int(ends[1]), int(ends[2] or ends[1]))
+_RANGE = re.compile(r"\s*(\d{1,18})\s*-\s*(\d{1,18})\s*")
+
+
+def _positions_of(where: object) -> list[int]:
+    """The positions of `3`, `3-4` or a list of them; none of words, a quoted `17` among them, or what is invalid."""
+    if isinstance(where, str):
+        ends = _RANGE.fullmatch(where)
+        first, last = (0, -1) if ends is None else (int(ends[1]), int(ends[2]))
+        return list(range(first, last + 1)) if last < MOST_COUNT else []
+    given = list(where) if isinstance(where, list | tuple) else [where]
+    numbers = [number for number in given if type(number) is int and 0 <= number < MOST_COUNT]
+    return numbers if len(numbers) == len(given) else []
 
 
 class IGConfig(Frozen):

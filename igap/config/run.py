@@ -256,6 +256,7 @@ class RunConfig(Frozen):
             del fields["sites"]
         if self.metric.is_default:
             del fields["metric"]
+        fields["positions"] = self.positions.value  # however it was written
         if self.positions.is_default:
             del fields["positions"]
         used = {"prompt": {"prompt"}, "mean": {"n", "seed"}}.get(self.baseline.kind, set())

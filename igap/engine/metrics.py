@@ -166,6 +166,20 @@ def check_custom(function: CustomMetric, pair: TokenPair, logits: Float[Tensor, 
             raise refused("gives a row another number when other rows stand beside it")
 
 
+def is_least_on_clean(metric: MetricName | CustomMetric) -> bool:
+    """Whether F is known to be least on the clean prompt, where the second of two moves counts more than the first."""
+    return isinstance(metric, str) and METRICS[metric].at_minimum
+
+
+def check_not_least(metric: MetricName | CustomMetric, what: str) -> None:
+    """Raises InputError where `what` would find interactions everywhere: F is least on the clean prompt."""
+    if is_least_on_clean(metric):
+        raise InputError(
+            f"metric: got {metric} with {what}, but it is least on the clean prompt, so that the second of any two "
+            "moves counts more than the first. Use logprob, or the logit difference."
+        )
+
+
 def check_gradient(readout: Readout, direction: Direction, method: str) -> None:
     """Raises InputError where F's gradient in the run that is patched is 0 because F is least there."""
     if readout.metric.at_minimum and direction == "noising":

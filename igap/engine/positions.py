@@ -63,10 +63,10 @@ def find_spans(positions: Positions, pairs: Sequence[TokenPair], direction: Dire
         _check_apart(by_name)
     elif positions == "own":
         own = [
-            {name: side.span(name, where) for name, where in _own(pair).items()}
+            {name: side.span(name, where) for name, where in own_spans(pair).items()}
             for side, pair in zip(sides, pairs, strict=True)
         ]
-        by_name = {name: [each[name] for each in own] for name in own[0]}
+        by_name = {name: [each[name] for each in own] for name in sorted(own[0])}  # a JSON object has no order
         _check_apart(by_name)
     elif isinstance(positions, str):
         by_name = {positions: [[n_tokens - 1] if positions == "last" else side.differences() for side in sides]}
@@ -112,7 +112,7 @@ def _roles(pair: TokenPair, direction: Direction) -> dict[str, int]:
     return roles
 
 
-def _own(pair: TokenPair) -> Mapping[str, str | Sequence[int]]:
+def own_spans(pair: TokenPair) -> Mapping[str, str | Sequence[int]]:
     """The spans that a pair names itself. Raises InputError where it names none, or what names none."""
     wanted = 'wanted spans by name in the column spans of its file, such as {"S2": 10, "end": "15-16"}'
     if pair.spans is None:
@@ -223,7 +223,7 @@ def _check_apart(by_name: Mapping[str, Sequence[Sequence[int]]]) -> None:
 def check_lengths(positions: Positions, pairs: Sequence[TokenPair], direction: Direction) -> None:
     """Raises InputError where positions are taken one by one of pairs of two lengths, or pairs name other spans."""
     if positions == "own":
-        named = [sorted(_own(pair)) for pair in pairs]
+        named = [sorted(own_spans(pair)) for pair in pairs]
         if other := next((each for each in named if each != named[0]), None):
             raise InputError(
                 f"positions: got own with pairs that name the spans {', '.join(named[0])} and {', '.join(other)}, "

@@ -34,5 +34,10 @@ def rounding_of(contrast: Contrast, site: Site, rows: AdaptiveBatch) -> Float[Te
     off = values.T - line @ (torch.linalg.pinv(line) @ values.T)
     deviation = (off.square().sum(0) / (len(nudges) - 2)).sqrt()
     left = 1 - torch.arange(contrast.n_layers).double() / contrast.n_layers
-    least = 10 * torch.finfo(torch.float32).eps * contrast.gap.abs().clamp(min=1.0).cpu().double()
+    size = contrast.gap.abs()
+    if contrast.readout.is_logit_diff:
+        size = size.clamp(min=1.0)
+    else:  # of any size
+        size = torch.stack([size, *(contrast.value(run).abs() for run in (contrast.clean, contrast.corrupted))]).amax(0)
+    least = 10 * torch.finfo(torch.float32).eps * size.cpu().double()
     return torch.maximum(8 * deviation[:, None] * left.sqrt(), least[:, None]).to(start)

@@ -4,7 +4,10 @@ import hashlib
 import importlib
 import inspect
 import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 from pathlib import Path
+from types import ModuleType
 
 from igap.config import MetricConfig
 from igap.engine.metrics import CustomMetric
@@ -14,28 +17,35 @@ from igap.vocabulary import MetricName
 
 def metric_of(config: MetricConfig) -> MetricName | CustomMetric:
     """F as the methods take it. Raises InputError where the function cannot be imported."""
-    return config.name if config.name != "custom" else _import(str(config.function).strip())
+    return config.name if config.name != "custom" else _import(config)[1]
 
 
-def source_digest(function: CustomMetric) -> str:
-    """SHA-256 of the file that the function stands in: a change of it makes another run."""
+def source_digest(config: MetricConfig) -> str:
+    """SHA-256 of the file that is named and of the one that the function stands in: a change makes another run.
+
+    Raises InputError where there is no such file.
+    """
+    module, function = _import(config)
     try:
-        return hashlib.sha256(Path(str(inspect.getsourcefile(function))).read_bytes()).hexdigest()
-    except (TypeError, OSError):
+        files = [str(module.__file__), str(inspect.getsourcefile(inspect.unwrap(function)))]
+        return hashlib.sha256(b"".join(Path(file).read_bytes() for file in dict.fromkeys(files))).hexdigest()
+    except (AttributeError, TypeError, OSError):
         raise InputError(
-            f"metric.function: got {function!r:.100}, whose source file cannot be read, wanted a Python function, "
+            f"metric.function: got {config.function}, whose source file cannot be read, wanted a Python function, "
             "whose text says which metric it is."
         ) from None
 
 
-def _import(name: str) -> CustomMetric:
-    """The function `package.module:name`, of an installed package or below the working folder."""
+def _import(config: MetricConfig) -> tuple[ModuleType, CustomMetric]:
+    """The module and its function, of an installed package or below the working folder, as they stand on disk now."""
+    name = str(config.function).strip()
     module, _, attribute = name.partition(":")
     here = str(Path.cwd())
     added = here not in sys.path
     sys.path[:0] = [here] if added else []
     try:
-        function = getattr(importlib.import_module(module), attribute)
+        loaded = _load(module)
+        function = getattr(loaded, attribute)
     except Exception as error:
         raise InputError(
             f"metric.function: got {name}, which cannot be imported ({one_line(error)}), wanted package.module:name, "
@@ -46,5 +56,16 @@ def _import(name: str) -> CustomMetric:
             sys.path.remove(here)
     if not callable(function):
         raise InputError(f"metric.function: got {name}, which is {type(function).__name__}, wanted a function.")
-    metric: CustomMetric = function
-    return metric
+    return loaded, function
+
+
+def _load(name: str) -> ModuleType:
+    """A module as its file is now: Python's own would be that of the first import, with the digest of another text."""
+    parent, _, _ = name.rpartition(".")
+    importlib.invalidate_caches()
+    spec = PathFinder.find_spec(name, importlib.import_module(parent).__path__ if parent else None)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return importlib.import_module(name)
+    module = module_from_spec(spec)
+    exec(compile(Path(spec.origin).read_bytes(), spec.origin, "exec"), module.__dict__)
+    return module

@@ -39,7 +39,7 @@ def from_cell(cell: str) -> Answer:
     """The inverse of `to_cell`. What is no JSON list of texts is a word."""
     try:
         words = json.loads(cell) if cell.startswith("[") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return cell
     return one_or_set(words) if words and isinstance(words, list) and all(isinstance(w, str) for w in words) else cell
 

@@ -7,13 +7,13 @@ function and one line of `LAYOUTS`.
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from igap.config import TEXTS
 from igap.errors import InputError, printable, short_repr
-from igap.inputs.answers import Answer, from_cell, one_or_set
+from igap.inputs.answers import Answer, from_cell, one_or_set, words_of
 from igap.inputs.tokenizing import single_tokens
 from igap.inputs.words import VERB_FORMS
 from igap.models.load import read_tokenizer
@@ -27,6 +27,8 @@ class Vocabularies:
     """The tokenizer that the ids are of."""
     tokenizer: Any
     """The model's."""
+    tried: list[str] = field(default_factory=list)
+    """The row whose words were looked for in its texts, once there is one."""
 
     @cached_property
     def _published(self) -> Any:
@@ -82,14 +84,34 @@ def answers_of(row: Mapping[str, str], vocabularies: Vocabularies, place: str) -
     return layout.answers(row, vocabularies, place), further
 
 
-def _ids(right: str, wrong: str) -> Layout:
-    """A column of token ids for each of the two answers: one, or a list."""
+def _ids(right: str, wrong: str, texts: tuple[str, ...] = (), *, given: str = "clean") -> Layout:
+    """A column of token ids for each of the two answers: one, or a list.
+
+    Their words stand in these text columns, in files that have the column `given`.
+    """
 
     def answers(row: Mapping[str, str], vocabularies: Vocabularies, place: str) -> Answers:
         one, other = (_words(vocabularies, _parse(row[column]), place + column) for column in (right, wrong))
+        if given in row and not vocabularies.tried:  # of another tokenizer, all rows are wrong
+            for answer, text in zip((one, other), texts, strict=False):
+                _check_words(answer, row.get(text), vocabularies.ids_of, f"{text} of {place.partition(', ')[2]}")
+            vocabularies.tried.append(place)
         return one, other
 
     return Layout((right, wrong), answers)
+
+
+def _check_words(answer: Answer, text: str | None, ids_of: str, where: str) -> None:
+    """Raises InputError where a decoded word does not stand in the text that has it: the ids are another tokenizer's.
+
+    Not in the name of the row, which `prompts.skip_invalid` would leave out: the other rows are wrong then, too.
+    """
+    for word in words_of(answer) if text is not None else ():
+        if word.strip() not in str(text):
+            raise InputError(
+                f"prompts.ids_of: got {printable(ids_of)}, by which an answer is {short_repr(word)}, wanted a word of "
+                f"the {where.rstrip(': ')} ({short_repr(text)}): the file's ids are of another tokenizer. Name it."
+            )
 
 
 def _words(vocabularies: Vocabularies, ids: object, item: str) -> Answer:
@@ -129,15 +151,15 @@ def _parse(cell: str) -> object:
     """The number or list in a cell; the cell where there is none."""
     try:
         return json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         return cell
 
 
 LAYOUTS: Mapping[str, Layout] = {
-    "ioi": _ids("correct_idx", "incorrect_idx"),
+    "ioi": _ids("correct_idx", "incorrect_idx", ("clean", "clean"), given="corrupted_hard"),
     "gender_bias": _ids("clean_answer_idx", "corrupted_answer_idx"),
-    "capital_country": _ids("country_idx", "corrupted_country_idx"),
-    "hypernymy": _ids("answers_idx", "corrupted_answers_idx"),
+    "capital_country": _ids("country_idx", "corrupted_country_idx", ("country", "corrupted_country")),
+    "hypernymy": _ids("answers_idx", "corrupted_answers_idx", ("answers", "corrupted_answers")),
     "greater_than": Layout(("correct_idx",), _years),
     "sva": Layout(("plural",), _verbs),
 }

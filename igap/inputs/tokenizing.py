@@ -1,6 +1,7 @@
 """Tokens of a word that continues a prompt, and the token before every prompt. Runs no model."""
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from igap.errors import InputError
@@ -97,7 +98,7 @@ def answer_tokens(tokenizer: Any, words: Sequence[tuple[str, str]], prompt: str,
     though the tokenizer would not write it so there: GPT-2 has 1700 as one token. Published metrics count it.
     """
     # Two words are no sets; many are taken together where nothing can be said against them.
-    plain = _plain_continuations(tokenizer, [word for _, word in words], prompt) if len(words) > 2 else {}
+    plain = _plain_continuations(tokenizer, tuple(word for _, word in words), prompt) if len(words) > 2 else {}
     numbers = [word for word in plain if word.isdecimal()]
     by_digits = bool(numbers) and all(_spelled(tokenizer, word) == plain[word] for word in numbers)
     tokens: list[int] = []
@@ -108,7 +109,8 @@ def answer_tokens(tokenizer: Any, words: Sequence[tuple[str, str]], prompt: str,
     return tokens
 
 
-def _plain_continuations(tokenizer: Any, words: Sequence[str], prompt: str) -> dict[str, int]:
+@functools.lru_cache(maxsize=4096)  # a run reads each pair three times, a sweep each job
+def _plain_continuations(tokenizer: Any, words: tuple[str, ...], prompt: str) -> Mapping[str, int]:
     """The tokens of the words that one known token adds to the prompt's; `answer_token` gives the same."""
     before = token_ids(tokenizer, prompt)
     whole = tokenizer([prompt + word for word in words], add_special_tokens=False)["input_ids"]

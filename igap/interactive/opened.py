@@ -227,16 +227,18 @@ def _map(
         "signed": METHODS[method].signed,
         "metric": str(summary.get("metric", "logit_diff")),
         "unit": str(summary.get("metric/unit", "logits")),
-        **_spans(f"{method}.{site}", summary),
     }
+    places = _spans(f"{method}.{site}", summary)
+    of_pairs = places.pop("pairs", [None] * len(pairs))
+    known |= places
     each: tuple[AttributionMap, ...] = ()
     if len(pairs) > 1:
         effects = tensor(f"pairs.effect.{method}.{site}")
-        if len(effects) != len(pairs):
+        if not len(effects) == len(of_pairs) == len(pairs):
             raise ValueError(f"{TENSORS} has {len(effects)} pairs, pairs.csv {len(pairs)}")
         each = tuple(
-            AttributionMap(method, site, effect, gap, least, **known)
-            for effect, (gap, least) in zip(effects, pairs, strict=True)
+            AttributionMap(method, site, effect, gap, least, **{**known, **({"where": where} if places else {})})
+            for effect, (gap, least), where in zip(effects, pairs, of_pairs, strict=True)
         )
     if f"delta.{method}.{site}" in names:
         known["delta"] = tensor(f"delta.{method}.{site}")
@@ -258,12 +260,18 @@ def _spans(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     if "positions/spans" not in summary:
         return {}
     tree = parse_json(str(summary["positions/spans"]))
-    names, where = tree["names"], tree["where"]
+    names = tree["names"]
     return {
         "spans": None if names is None else tuple(map(str, names)),
-        "where": None if where is None else tuple(tuple(map(int, each)) for each in where),
+        "where": _places(tree["where"]),
+        "pairs": [_places(where) for where in tree["pairs"]],
         "covers": bool(tree["covers"][name]),
     }
+
+
+def _places(where: Any) -> tuple[tuple[int, ...], ...] | None:
+    """The positions of each span. Raises TypeError and others on what is none."""
+    return None if where is None else tuple(tuple(map(int, each)) for each in where)
 
 
 def _pairs(folder: Path, config: RunConfig, summary: Mapping[str, Any]) -> list[tuple[float, float]]:

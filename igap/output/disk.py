@@ -239,7 +239,12 @@ def _positions(result: Result) -> Summary:
         return {}
     maps = {f"{method}.{site}": each for site, of in result.maps.items() for method, each in of.items()}
     first = next(iter(maps.values()))
-    known = {"names": first.spans, "where": first.where, "covers": {name: each.covers for name, each in maps.items()}}
+    known = {
+        "names": first.spans,
+        "where": first.where,
+        "pairs": [each.where for each in first.pairs],
+        "covers": {name: each.covers for name, each in maps.items()},
+    }
     return {"positions/spans": json.dumps(known)}
 
 

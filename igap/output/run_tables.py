@@ -67,7 +67,7 @@ def together_table(result: Result, site: Site) -> pd.DataFrame:
 def pair_table(result: Result, spread: PairStatistics) -> pd.DataFrame:
     """One row a pair, in the order of axis `pair` of the tensors: texts, tokens, F, gap, and Pearson r of IG and AP.
 
-    The other columns of the file that the pairs come from are last.
+    The other columns of the file that the pairs come from are last; one whose name is taken is called `file_NAME`.
     """
     columns: dict[str, object] = {"index": range(len(result.pairs))}
     columns |= {name: [pair.cells[i] for pair in result.pairs] for i, name in enumerate(TEXTS)}
@@ -82,8 +82,10 @@ def pair_table(result: Result, spread: PairStatistics) -> pd.DataFrame:
         columns |= {"clean_value": result.clean_values, "corrupted_value": result.corrupted_values}
     columns["gap"] = result.gaps
     columns |= {f"pearson_{site}": of_pairs for site, of_pairs in spread.pearson.items()}
-    further = dict.fromkeys(name for pair in result.pairs for name in pair.further if name not in columns)
-    return pd.DataFrame(columns | {name: [pair.further.get(name, "") for pair in result.pairs] for name in further})
+    for name in dict.fromkeys(name for pair in result.pairs for name in pair.further):
+        column = name if name not in columns else f"file_{name}"
+        columns[column] = [pair.further.get(name, "") for pair in result.pairs]
+    return pd.DataFrame(columns)
 
 
 def alignment_table(result: Result) -> pd.DataFrame:

@@ -15,8 +15,8 @@ from igap.attribution.methods import METHODS
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline, baseline_of, check_same_length, reference_ids
 from igap.engine.batching import machine_bytes
-from igap.engine.positions import check_lengths, find_spans
-from igap.engine.user_metrics import metric_of, source_digest
+from igap.engine.positions import check_lengths, find_spans, own_spans
+from igap.engine.user_metrics import source_digest
 from igap.errors import InputError
 from igap.inputs import sources
 from igap.inputs.prompts import PromptPair, TokenPair, encode_prompt
@@ -56,15 +56,16 @@ def check(config: RunConfig) -> Checked:
     check_sites(header, config.asked_sites, config.model.name)
     contents = {"checkpoint": fingerprint(header.folder)}
     contents = {**check_analyses(config, header), **contents}
-    metric = metric_of(config.metric)
-    if not isinstance(metric, str):
-        contents["metric"] = source_digest(metric)
+    if config.metric.name == "custom":
+        contents["metric"] = source_digest(config.metric)
     limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
     left_out: list[str] = []
     pairs = sources.read_prompt_pairs(config.prompts, header.tokenizer, left_out)
     _check_memory(config, len(pairs), header)
     pairs, tokens = sources.encode_fitting(config.prompts, pairs, header.tokenizer, left_out, **limits)
     _check_positions(config, tokens)
+    if config.positions.kind == "each":
+        _check_memory(config, len(pairs), header, n_maps=1 + tokens[0].clean.shape[1])
     baseline = baseline_of(config.baseline)
     if baseline.kind == "mean":
         # Whether the model wants a BOS token only the model itself knows; a pair that has one is left to it.
@@ -83,7 +84,7 @@ def check(config: RunConfig) -> Checked:
                 )
             check_same_length(ids, encoded)
     if config.positions.kind == "own":
-        contents["spans"] = _digest([pair.spans for pair in tokens])
+        contents["spans"] = _digest([own_spans(pair) for pair in tokens])
     contents["tokens"] = _digest([pair.identity for pair in tokens])
     key = config.key_of([pair.texts for pair in pairs], contents)
     return Checked(pairs, tuple(tokens), contents["checkpoint"], key, tuple(left_out))
@@ -104,18 +105,24 @@ def _check_positions(config: RunConfig, tokens: Sequence[TokenPair]) -> None:
     if not isinstance(positions, str) and config.prompts.bos == "auto":
         positions = {name: where for name, where in positions.items() if isinstance(where, str)} or "all"
     check_lengths(positions, tokens, config.direction)
-    for pair in tokens if positions != "own" or config.prompts.bos != "auto" else ():
-        find_spans(positions, [pair], config.direction)
+    for index, pair in enumerate(tokens if positions != "own" or config.prompts.bos != "auto" else ()):
+        try:
+            find_spans(positions, [pair], config.direction)
+        except InputError as error:
+            if len(tokens) == 1:
+                raise
+            raise InputError(f"{error} This is pair {index}, counted from 0.") from None
 
 
-def _check_memory(config: RunConfig, n_pairs: int, header: Header) -> None:
+def _check_memory(config: RunConfig, n_pairs: int, header: Header, n_maps: int = 1) -> None:
     """Raise InputError on more pairs than this machine's memory holds the maps of, at the least.
 
-    The effects of each pair and method are kept; effects and scores are there twice while the tensors are written.
+    The effects of each pair and method are kept, `n_maps` of them by position; effects and scores are there twice while
+    the tensors are written.
     """
     sizes = [(header.n_layers or 0) * (header.widths.get(site, 1) or 0) for site in config.asked_sites]
     methods = [method for method in METHODS.values() if method.asked(config)]
-    numbers = n_pairs * sum(sizes) * len(methods) * 5
+    numbers = n_pairs * sum(sizes) * len(methods) * 5 * n_maps
     size, memory = numbers * getattr(torch, config.model.dtype).itemsize, machine_bytes()
     if n_pairs > 1 and memory is not None and size > memory:
         raise InputError(

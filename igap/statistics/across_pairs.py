@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64
 from igap.attribution.maps import AttributionMap, Kind
 from igap.components import Site
 from igap.statistics.bootstrap import Interval, mean_intervals, row_correlations
+from igap.statistics.units import rounding_share
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +43,14 @@ def pair_statistics(maps: Mapping[Site, Mapping[str, AttributionMap]], *, seed: 
             for site, by_method in maps.items()
         },
         gap=mean_intervals(gaps[:, None], seed=seed),
-        pearson={
-            site: row_correlations(*(_flatten(by_pair(by_method[name], "effect")) for name in ("ig", "ap")))
-            for site, by_method in maps.items()
-        },
+        pearson={site: _correlations(by_method["ig"], by_method["ap"]) for site, by_method in maps.items()},
     )
+
+
+def _correlations(ig: AttributionMap, ap: AttributionMap) -> Float64[np.ndarray, " pair"]:
+    """Pearson r of each pair's maps; NaN where one of the two is constant."""
+    x, y = (_flatten(by_pair(each, "effect")) for each in (ig, ap))
+    return row_correlations(x, y, rounding_share(ig, ap))
 
 
 def by_pair(mean_map: AttributionMap, kind: Kind) -> Float[torch.Tensor, "pair layer *span component"]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from igap.statistics.agreement import ROUNDING
+
 LEVEL = 0.95
 N_RESAMPLES = 2000
 """With so many resamples an interval's end has a standard deviation of 0.06 standard errors of the mean."""
@@ -70,14 +72,14 @@ def resample_counts(n: int, *, seed: int, n_resamples: int = N_RESAMPLES) -> Flo
 
 
 def row_correlations(
-    x: Float64[np.ndarray, "pair component"], y: Float64[np.ndarray, "pair component"]
+    x: Float64[np.ndarray, "pair component"], y: Float64[np.ndarray, "pair component"], rounding: float = ROUNDING
 ) -> Float64[np.ndarray, " pair"]:
     """Pearson r, [-1, 1], of each row of `x` with the same row of `y`; NaN if one is constant up to rounding."""
     centred = []
     undefined = np.zeros(len(x), dtype=bool)
     for values in (x, y):
         largest = np.abs(values).max(axis=1, keepdims=True)
-        undefined |= np.ptp(values, axis=1) <= 1e-13 * largest[:, 0]
+        undefined |= np.ptp(values, axis=1) <= rounding * largest[:, 0]
         scaled = values / np.where(largest > 0, largest, 1.0)  # squares of tiny effects must not vanish
         scaled = scaled - scaled.mean(axis=1, keepdims=True)
         norm = np.linalg.norm(scaled, axis=1, keepdims=True)

@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float64, Int64
 
 from igap import markup
@@ -33,7 +32,7 @@ from igap.statistics.agreement import (
     proportional_bias,
 )
 from igap.statistics.jaccard import curve_ks, expected_jaccard, jaccard, shared_from, undefined_reasons
-from igap.statistics.units import LABELS, Unit, comparable_values
+from igap.statistics.units import LABELS, Unit, comparable_values, rounding_share
 
 FigureName = Literal["scatter", "mean_difference", "heatmap", "difference", "jaccard"]
 """The figures of a comparison, by the names of a run's files."""
@@ -43,10 +42,6 @@ REPORTED_K = (10, 30)
 
 SIGN_THRESHOLD = 1e-3
 """Share of the largest magnitude in either map from which on a sign counts; smaller values may be rounding."""
-
-_ROUNDINGS = 32
-"""Roundings of the maps' dtype that two numbers of one map may differ by and still be one number: a site with one
-component a layer has the same effect in every layer, and correlations of what is left would be of rounding."""
 
 
 @checks_arguments
@@ -328,8 +323,7 @@ def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
     unit, *values = comparable_values(ig, ap)
     shape = tuple(ig.effect.shape)
     flat = [each.reshape(len(each), -1) for each in values]
-    eps = max(torch.finfo(each.effect.dtype).eps for each in (ig, ap))
     names = (ig.method.upper(), ap.method.upper())
-    made = compare_values(*flat, unit=unit, names=names, rounding=max(ROUNDING, _ROUNDINGS * eps))
+    made = compare_values(*flat, unit=unit, names=names, rounding=rounding_share(ig, ap))
     shaped = {name: getattr(made, name).reshape(shape) for name in ("difference", "outlier_abs", "outlier_limits")}
     return replace(made, maps=(ig, ap), **shaped)

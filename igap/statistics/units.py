@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float64
 
 from igap.attribution.maps import AttributionMap
+from igap.components import PLACES
 from igap.errors import InputError
+from igap.statistics.agreement import ROUNDING
 
 Unit = Literal["score", "logits"]
 """`logits` are effects, in the unit of the maps' metric where that is another than the logit difference."""
@@ -24,6 +27,16 @@ def label_of(unit: Unit, attribution: AttributionMap) -> str:
 def unit_of(*maps: AttributionMap) -> Unit:
     """Return `score` if every score of every map is finite, else `logits`."""
     return "score" if all(each.has_scores for each in maps) else "logits"
+
+
+def rounding_share(*maps: AttributionMap) -> float:
+    """Return the share of the largest magnitude by which two numbers of a map may differ and be one number.
+
+    A site of one vector a layer has one effect in every layer, up to its dtype's rounding: correlations of what is left
+    would be of rounding. Of other maps it is float64's rounding, in which they are compared.
+    """
+    vectors = [each for each in maps if PLACES[each.site].is_vector and each.spans is None]
+    return max([ROUNDING, *(32 * torch.finfo(each.effect.dtype).eps for each in vectors)])
 
 
 def values_in(unit: Unit, attribution: AttributionMap) -> Float64[np.ndarray, "layer *span component"]:

@@ -27,10 +27,11 @@ def unescape_formula(text: str) -> str:
 
 def write_csv(path: Path, frame: "pd.DataFrame", *, index: bool = False) -> None:
     """Write the table as a CSV file. Raises OSError."""
-    _map_texts(frame, escape_formula).to_csv(path, index=index)
+    named = frame.rename(columns={name: escape_formula(str(name)) for name in frame.columns})
+    _map_texts(named, escape_formula).to_csv(path, index=index)
 
 
-TEXTS = dict.fromkeys(("name", "part", "components"), str)
+TEXTS = dict.fromkeys(("name", "part", "components", "first", "second", "set"), str)
 """Columns of components' names: read as a number, head 9.10 would be 9.1, another head."""
 
 

@@ -70,7 +70,7 @@ def test_there_are_commands_of_every_kind():
 def test_igap_takes_the_command(words):
     name, given = parsed(words)
     if name == "run":
-        overrides = list(map(quote_override, given["overrides"]))
+        overrides = [quote_override(each, single=not given["multirun"]) for each in given["overrides"]]
         jobs = compose_jobs(overrides, multirun=given["multirun"])
         assert not [job.reason for job in jobs if isinstance(job, RejectedJob)]
     elif name == "sweep":

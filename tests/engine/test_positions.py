@@ -204,7 +204,7 @@ REFUSED = [
     ({"a": "Mary:3"}, r"got 'Mary:3', but the clean prompt has 'Mary' 2 times\. Take a number from 1 on"),
     ({"a": "John:0"}, r"got 'John:0', but the clean prompt has 'John' 1 time\. Take"),
     ({}, r"positions: got no span, wanted at least one\. Use positions=all"),
-    ("eech", r"positions: got 'eech', wanted one of all, each, last, diff or a mapping .*"),
+    ("eech", r"positions: got 'eech', wanted one of all, each, last, diff, roles, own or a mapping .*"),
     ([3], r"positions: got \[3\], wanted one of all, each"),
     (None, r"positions: got None, wanted one of all, each"),
 ]  # fmt: skip

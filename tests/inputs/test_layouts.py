@@ -62,7 +62,7 @@ ONE_EACH = {
     "ioi": ("correct_idx", "incorrect_idx", {"corrupted_hard": "hard"}),
     "gender_bias": ("clean_answer_idx", "corrupted_answer_idx", {"label": "0"}),
     "capital_country": ("country_idx", "corrupted_country_idx",
-                        {"capital": "Oslo", "country": "Norway", "corrupted_capital": "Paris"}),
+                        {"capital": "Oslo", "country": "John", "corrupted_capital": "Paris"}),
 }  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def rows_of(published):
             ["Ġfruit", "Ġfruits"], ["Ġtools", "Ġtool"],
         ),
         "ioi": (
-            {"clean": "The cats near the door", "corrupted": "The cat near the door", "corrupted_hard": "x",
+            {"clean": "The cats near the door", "corrupted": "The cat near the door",
              "correct_idx": ids["Ġare"], "incorrect_idx": ids["Ġis"]},
             ["Ġare"], ["Ġis"],
         ),
@@ -158,11 +158,33 @@ def rows_of(published):
             ["Ġhave"], ["Ġhas"],
         ),
         "capital_country": (
-            {"clean": ", apples and", "capital": "", "country": "", "country_idx": ids["Ġfruit"],
+            {"clean": ", apples and", "capital": "", "country": "fruit", "country_idx": ids["Ġfruit"],
              "corrupted": ", hammers and", "corrupted_country_idx": ids["Ġtool"]},
             ["Ġfruit"], ["Ġtool"],
         ),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("columns", "further", "column"),
+    [
+        (("correct_idx", "incorrect_idx"), {"corrupted_hard": "hard"}, "clean"),
+        (("country_idx", "corrupted_country_idx"), {"country": "Norway", "corrupted_country": "Mary"}, "country"),
+        (("answers_idx", "corrupted_answers_idx"), {"answers": "['tool']", "corrupted_answers": "['Mary']"}, "answers"),
+    ],
+)
+def test_ids_of_another_tokenizer_are_refused_by_the_words_of_the_row_whatever_is_left_out(
+    columns, further, column, published, embedded, tmp_path
+):
+    """As those of published files for other models, which have the same columns and give other words."""
+    cells = dict(zip(columns, (named("Tom"), named("Mary")), strict=True))
+    file = save(tmp_path, *2 * [{"clean": CLEAN, "corrupted": CORRUPTED, **cells, **further}])
+    message = (
+        rf"^prompts\.ids_of: got .*, by which an answer is ' Tom', wanted a word of the {column} of row 1 \(line 2\)"
+    )
+    for skip in (False, True):
+        with pytest.raises(InputError, match=message):
+            read(file, published, embedded, skip_invalid=skip)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from igap.analyses.base import Analysis, RunContext, check_site, settings_of
+from igap.analyses.base import Analysis, RunContext, check_site, least_on_clean, settings_of
 from igap.analyses.both_directions.directions import BothDirections, compare_directions
 from igap.attribution.caching import cached_maps
 from igap.attribution.maps import Advance, AttributionMap, Progress
@@ -34,6 +34,11 @@ class BothDirectionsAnalysis(Analysis[BothDirections]):
 
     name = "both_directions"
     any_metric = True
+
+    def misfit(self, config: RunConfig) -> str:
+        """Return why not: other positions than all, or a metric of which everything would be an OR."""
+        return super().misfit(config) or least_on_clean(config)
+
     settings = Settings
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:  # noqa: ARG002 - the interface

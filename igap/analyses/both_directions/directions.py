@@ -23,7 +23,7 @@ from igap.components import component_names
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.contrast import Contrast
-from igap.engine.metrics import CustomMetric
+from igap.engine.metrics import CustomMetric, check_not_least
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.inputs.prompts import PromptPair
 from igap.vocabulary import Direction, MetricName
@@ -160,7 +160,8 @@ class BothDirections:
         if self.gates.first:
             kinds = {kind: self.gates.named(kind) for kind in ("and", "or", "mixed")}
             parts = [f"{kind} {_listed(of, 4)}" for kind, of in kinds.items() if of]
-            lines.append(f"gates, {len(self.gates.first)} pairs of latent {site}: {'; '.join(parts) or 'none'}")
+            n_pairs = f"{len(self.gates.first)} pair{'s' * (len(self.gates.first) != 1)}"
+            lines.append(f"gates, {n_pairs} of latent {site}: {'; '.join(parts) or 'none'}")
         return tuple(lines)
 
     def __repr__(self) -> str:
@@ -225,6 +226,7 @@ def both_directions(
     Source: Heimersheim & Nanda 2024 (arXiv 2404.15255), on AND and OR.
     """
     check_quadrature("gausslegendre", n_steps, "joint")
+    check_not_least(metric, "both directions")
     budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
 
     def patch(contrast: Contrast, advance: Advance) -> list[AttributionMap]:

@@ -80,7 +80,7 @@ def _excess(
     with_c = swap_components(start, end, torch.tensor([index], device=start.device))[:, 0]
     apart, together = contrast.patches(site, layer), contrast.engine.patches(site, layer, with_c, end)
     unpatched, patched = function(start[:, None]), function(with_c[:, None])
-    excess = start.new_zeros(len(start), start.shape[2])
+    excess = contrast.gap.new_zeros(len(start), start.shape[2])
 
     def beyond(others: Tensor) -> Tensor:
         return (together(others) - patched) - (apart(others) - unpatched)

@@ -71,6 +71,7 @@ class FaithfulnessAnalysis(Analysis[Faithfulness]):
                     ablation=ablation,
                     sizes=sizes_of(n),
                     min_gap=config.prompts.min_gap,
+                    is_logit_diff=config.metric.is_default,
                     seed=config.prompts.seed,
                 )
             )

@@ -166,19 +166,21 @@ def curves_of(
     sizes: tuple[int, ...],
     min_gap: float,
     seed: int,
+    is_logit_diff: bool = True,
 ) -> FaithfulnessCurves:
     """Return the curves and areas from F of every set, in its unit; set 0 keeps nothing, set 1 everything.
 
-    They are undefined, with a reason, where F(clean) and F(all ablated) differ by less than `min_scored_gap`.
+    They are undefined, with a reason, where F(clean) and F(all ablated) differ by less than `min_gap` or, of the logit
+    difference, by less than a share of F(clean): `min_scored_gap`.
     """
     n_pairs, n = len(values), sizes[-1]
     means = values.mean(0)
     empty, full = float(means[0]), float(means[1])
-    if not scores_exist(full - empty, min_scored_gap(min_gap, full)):
+    if not scores_exist(full - empty, min_scored_gap(min_gap, full if is_logit_diff else 0.0)):
+        share_too = f" and {SCORED_SHARE:.0%} of |F(clean)|" if is_logit_diff else ""
         reason = (
             f"not defined, F(clean) is {full:.4g} and F(all ablated) {empty:.4g}; what lies between them is "
-            f"divided by, and has to be at least prompts.min_gap={min_gap} and "
-            f"{SCORED_SHARE:.0%} of |F(clean)|"
+            f"divided by, and has to be at least prompts.min_gap={min_gap}{share_too}"
         )
         return FaithfulnessCurves(site, ablation, n, sizes, (), full, empty, reason)
     # Row 0 is the mean over the pairs there are, the others are bootstrap samples of the pairs.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from igap.analyses.base import Analysis, RunContext, check_site, settings_of
+from igap.analyses.base import Analysis, RunContext, check_site, least_on_clean, settings_of
 from igap.analyses.self_repair.repair import SelfRepair, repair_of
 from igap.attribution.maps import Progress
 from igap.components import component_names, locate
@@ -36,6 +36,11 @@ class SelfRepairAnalysis(Analysis[SelfRepair]):
 
     name = "self_repair"
     any_metric = True
+
+    def misfit(self, config: RunConfig) -> str:
+        """Return why not: other positions than all, or a metric of which everything would be a backup."""
+        return super().misfit(config) or (least_on_clean(config) if config.direction == "noising" else "")
+
     settings = Settings
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:

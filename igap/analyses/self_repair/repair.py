@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float64
 
 from igap import markup
@@ -22,7 +23,7 @@ from igap.components import Site, component_names, is_component, locate, sites_o
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.contrast import Contrast
-from igap.engine.metrics import CustomMetric
+from igap.engine.metrics import CustomMetric, check_not_least
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.inputs.prompts import PromptPair
 from igap.vocabulary import Direction, MetricName
@@ -126,8 +127,12 @@ class SelfRepair:
             return ", ".join(parts) or "none"
 
         repairs = dict(zip(self.names, self.repairs, strict=True))
-        more = frame[[repairs[str(name)] > 0 for name in frame.index]][:_MOST_SAID]
-        less = frame[[repairs[str(name)] < 0 for name in frame.index]][: -_MOST_SAID - 1 : -1]
+        # Differences of two differences of F, each with its rounding.
+        eps = torch.finfo(self.alone.effect.dtype).eps
+        least = 100 * eps * max(abs(self.alone.gap), float(self.alone.effect.abs().max()))
+        least /= abs(self.alone.gap) if self.alone.has_scores else 1.0
+        more = frame[[repairs[str(name)] > least for name in frame.index]][:_MOST_SAID]
+        less = frame[[repairs[str(name)] < -least for name in frame.index]][: -_MOST_SAID - 1 : -1]
         alone = self.alone
         start = f"self-repair, {self.patched} patched: F changes by {self.effect:+.3f} {alone.unit}"
         return (
@@ -199,6 +204,8 @@ def self_repair(
     def patch(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
         return patch_components(contrast, site, advance, **budget)
 
+    if direction == "noising":
+        check_not_least(metric, "self-repair")
     if not is_component(patched):
         locate(patched, None, {}, item="patched")
     sites = tuple(dict.fromkeys((site, *sites_of([patched]))))

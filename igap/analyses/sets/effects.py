@@ -174,7 +174,7 @@ def measure_set(
 
 def _span(positions: Positions) -> str:
     """The name of the positions that are moved. Raises InputError where they are not moved together."""
-    if positions in ("each", "roles") or (isinstance(positions, Mapping) and len(positions) != 1):
+    if positions in ("each", "roles", "own") or (isinstance(positions, Mapping) and len(positions) != 1):
         got = positions if isinstance(positions, str) else f"{len(positions)} spans"
         raise InputError(
             f"positions: got {got}, wanted positions that are moved together: all, last, diff, or one span. Call it "

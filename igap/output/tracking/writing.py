@@ -206,7 +206,7 @@ def choices(config: RunConfig) -> list[str]:
         "ablation": config.ablation.kind,
         "direction": config.direction,
         "sites": config.sites,
-        "metric": config.metric.function or config.metric.name,
+        "metric": str(config.metric.function) if config.metric.name == "custom" else config.metric.name,
         "positions": config.positions.kind,
     }
     return [f"{name}={value}"[:64] for name, value in chosen.items()]

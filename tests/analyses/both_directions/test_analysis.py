@@ -112,5 +112,9 @@ def test_a_run_that_does_not_ask_for_it_does_not_do_it(result):
     assert not ANALYSES["both_directions"].asked_for(result.config)
 
 
-def test_it_is_about_any_metric():
-    check(compose_one(["analyses=both_directions", "metric=kl"]).config)
+def test_it_is_about_metrics_that_are_not_least_on_the_clean_prompt():
+    check(compose_one(["analyses=both_directions", "metric=prob"]).config)
+    with pytest.raises(
+        ValueError, match=r"^both_directions: got it together with metric=kl .* of metrics that are not least on"
+    ):
+        check(compose_one(["analyses=both_directions", "metric=kl"]).config)

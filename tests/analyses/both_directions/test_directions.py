@@ -53,18 +53,19 @@ def test_latent_components_two_by_two_show_their_gate(both):
     assert (both.gates.named("and"), both.gates.named("or")) == (["0.0+0.1"], ["0.2+0.3"])
 
 
-@pytest.mark.parametrize("metric", ["logit", "kl"])
-def test_classes_and_gates_do_not_hang_on_the_sign_of_the_gap(model, metric):
-    """The distractor's logit is 0, so that F is its own answer's; a divergence grows where the answer falls."""
+def test_classes_and_gates_do_not_hang_on_the_sign_of_the_gap(model):
+    """The distractor's logit is 0, so that F is its own answer's; clean is 0, corrupted 1: NOT of an AND is an OR."""
     swapped = PromptPair(PAIR.corrupted, PAIR.clean, PAIR.answer, PAIR.distractor, min_gap=0.0)
-    found = both_directions(model, swapped if metric == "logit" else PAIR, metric=metric, high=0.02)
-    if metric == "logit":  # clean is 0 and corrupted 1: NOT of an AND is an OR of NOTs
-        assert found.noising["ap"].gap == pytest.approx(-3, abs=ROUND)
-        assert found.classes == ("latent_or", "latent_or", "latent_and", "latent_and", "minimal", "minimal")
-        assert (found.gates.named("or"), found.gates.named("and")) == (["0.0+0.1"], ["0.2+0.3"])
-    else:
-        assert found.noising["ap"].gap < 0
-        assert found.classes[:4] == ("latent_and", "latent_and", "latent_or", "latent_or")
+    found = both_directions(model, swapped, metric="logit", high=0.02)
+    assert found.noising["ap"].gap == pytest.approx(-3, abs=ROUND)
+    assert found.classes == ("latent_or", "latent_or", "latent_and", "latent_and", "minimal", "minimal")
+    assert (found.gates.named("or"), found.gates.named("and")) == (["0.0+0.1"], ["0.2+0.3"])
+
+
+@pytest.mark.parametrize("metric", ["kl", "js"])
+def test_a_metric_that_is_least_on_the_clean_prompt_is_refused_as_everything_would_be_an_or(model, metric):
+    with pytest.raises(ValueError, match=rf"^metric: got {metric} with both directions, but it is least on the clean"):
+        both_directions(model, PAIR, metric=metric)
 
 
 def test_components_that_work_against_f_have_the_gate_of_their_own_output(tmp_path):

@@ -85,5 +85,9 @@ def test_what_it_cannot_do_is_refused_before_the_model_loads(overrides, message)
         check(compose_one(["analyses=self_repair", *overrides]).config)
 
 
-def test_it_is_about_any_metric():
-    check(compose_one(["analyses=self_repair", "metric=kl"]).config)
+def test_it_is_about_metrics_that_are_not_least_on_the_clean_prompt():
+    check(compose_one(["analyses=self_repair", "metric=prob"]).config)
+    with pytest.raises(
+        ValueError, match=r"^self_repair: got it together with metric=kl .* of metrics that are not least on"
+    ):
+        check(compose_one(["analyses=self_repair", "metric=kl"]).config)
