@@ -111,7 +111,9 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "integrated_gradients": ask(**integrating),
         "compare": {"ig": ig, "ap": ap},
         "ablate": ablating,
-        "output_curve": ask("site", "on_progress", components=["0.1"], alphas=[0.0, 0.5, 1.0], positions="last", metric="prob"),
+        "output_curve": ask(
+            "site", "on_progress", components=["0.1"], alphas=[0.0, 0.5, 1.0], positions="last", metric="prob"
+        ),
         "set_effects": ask(
             "site", components="0.1+1.2", positions={"early": [1, 2]}, metric="prob", n_orders=3, n_steps=2, seed=1
         ),
