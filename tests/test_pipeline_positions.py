@@ -433,6 +433,19 @@ def test_spans_of_a_file_that_do_not_fit_are_refused_in_one_line(own, spans, mes
     assert "\n" not in str(refused.value)
 
 
+def test_pairs_may_name_their_spans_in_any_order(own, mini):
+    """Of two token lengths, so that they are attributed in two passes."""
+    texts = ("clean", "corrupted", "answer", "distractor")
+    maps = []
+    for order in (1, -1):
+        pairs = [PromptPair(**{name: OWN[0][name] for name in texts}, further={"spans": OWN[0]["spans"]})]
+        spans = dict(list(json.loads(OWN[1]["spans"]).items())[::order])
+        pairs.append(PromptPair(**{name: OWN[1][name] for name in texts}, further={"spans": json.dumps(spans)}))
+        maps.append(activation_patching(mini, pairs, positions="own"))
+    assert maps[0].spans == maps[1].spans
+    assert torch.equal(maps[0].effect, maps[1].effect)
+
+
 def test_spans_of_a_file_make_another_key_only_where_they_are_asked_for(own):
     settings = ["prompts.file=own.json", "sites=heads"]
     before = [checked(*settings, *more).key for more in ([], ["positions=own"])]
