@@ -93,6 +93,10 @@ def test_an_answer_is_read_as_it_was_written(answer):
     assert from_cell('[" a"]') == " a"
 
 
+def test_a_cell_of_brackets_is_a_word():
+    assert from_cell("[" * 100_000) == "[" * 100_000
+
+
 def test_of_a_long_set_the_first_words_are_shown():
     assert shown(" John") == " John"
     assert shown((" is", " has")) == "{is, has}"

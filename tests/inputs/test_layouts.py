@@ -354,6 +354,7 @@ def test_a_run_says_how_many_rows_it_left_out_and_keeps_other_columns(published,
     table = pair_table(result, result.spread)
     assert table["note"].tolist() == ["n0", "n2"]
     assert table["gap"].tolist() == list(result.gaps), "a column of the run's own is the run's"
+    assert table["file_gap"].tolist() == ["g", "g"]
 
 
 def test_a_run_of_sets_has_the_difference_of_means_and_its_table_is_a_file_of_pairs(other, tmp_path, capsys):

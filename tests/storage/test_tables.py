@@ -34,6 +34,20 @@ def test_texts_with_an_apostrophe_of_their_own_come_back_too(text):
     assert unescape_formula(escape_formula(text)) == text
 
 
+def test_a_column_is_no_formula_either_and_components_are_texts(tmp_path):
+    names = pd.DataFrame(
+        {"=1+1": ["x", "y"], "first": ["9.10", "9.1"], "second": ["10.10", "10.1"], "set": ["0.10", "0.1"]}
+    )
+    tables.write_csv(tmp_path / "a.csv", names)
+    assert (tmp_path / "a.csv").read_text().startswith("'=1+1,first,")
+    for exact in (False, True):
+        found = tables.read_csv(tmp_path / "a.csv", tables.TEXTS, exact=exact)
+        assert found[["first", "second", "set"]].to_numpy().tolist() == [
+            ["9.10", "10.10", "0.10"],
+            ["9.1", "10.1", "0.1"],
+        ]
+
+
 def test_numbers_types_and_gaps_stay_as_they_are(tmp_path):
     frame = pd.DataFrame({"x": [-1.5, 1e-300], "n": [-1, 2], "flag": [True, False], "text": ["-1.5", None]})
     frame["mixed"] = pd.Series(["=a", -2], dtype=object)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float64
 
 from igap import markup
@@ -26,6 +25,7 @@ from igap.engine.contrast import Contrast
 from igap.engine.metrics import CustomMetric, check_not_least
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.inputs.prompts import PromptPair
+from igap.statistics.comparison import SIGN_THRESHOLD
 from igap.vocabulary import Direction, MetricName
 
 _MOST_SAID = 5
@@ -127,10 +127,8 @@ class SelfRepair:
             return ", ".join(parts) or "none"
 
         repairs = dict(zip(self.names, self.repairs, strict=True))
-        # Differences of two differences of F, each with its rounding.
-        eps = torch.finfo(self.alone.effect.dtype).eps
-        least = 100 * eps * max(abs(self.alone.gap), float(self.alone.effect.abs().max()))
-        least /= abs(self.alone.gap) if self.alone.has_scores else 1.0
+        # Smaller changes may be rounding, and no reader cares for their sign.
+        least = SIGN_THRESHOLD * float(frame[f"{shown}alone"].abs().max())
         more = frame[[repairs[str(name)] > least for name in frame.index]][:_MOST_SAID]
         less = frame[[repairs[str(name)] < -least for name in frame.index]][: -_MOST_SAID - 1 : -1]
         alone = self.alone

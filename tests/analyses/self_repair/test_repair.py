@@ -39,6 +39,14 @@ def test_a_planted_backup_ranks_first_where_ap_alone_ranks_it_last(model, direct
         assert table["effect_change"].abs().max() < ROUND
 
 
+def test_where_nothing_interacts_nobody_is_said_to_repair(tmp_path):
+    """Heads of one layer of a model that is linear: what is left of a change is rounding."""
+    found = self_repair(handmade.linear(tmp_path), PAIR, "0.1")
+    assert np.nanmax(np.abs(found.change()[:4])) < ROUND
+    assert " 0." not in " ".join(found.sentences()[1:])
+    assert " 1.0 " in found.sentences()[2], "a head that reads what 0.1 wrote"
+
+
 def test_neurons_that_the_backup_reads_repair_too(model):
     found = self_repair(model, PAIR, "0.0", "neurons")
     assert found.names == ["L0.N0", "L1.N0"]
