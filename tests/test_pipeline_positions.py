@@ -143,6 +143,9 @@ def test_its_table_has_a_row_a_component_and_span_and_another_the_effects_togeth
     assert together.loc["3.1", "ap_interaction"] == pytest.approx(
         float(ap.together[3, 1] - ap.effect[3, :, 1].sum()), abs=1e-6
     )
+    stream, sums = result.maps["resid_pre"]["ap"], pd.read_csv(folder / "resid_pre_together.csv").set_index("name")
+    beyond = float(stream.together[3, 0] - stream.effect[3].sum())
+    assert sums.loc["L3.resid_pre", "ap_interaction"] == pytest.approx(beyond) == pytest.approx(0.435, abs=1e-3)
     vectors = pd.read_csv(folder / "resid_pre.csv")
     assert list(vectors.columns[:4]) == ["name", "layer", "span", "ig"]
     assert len(vectors) == 4 * 17
@@ -182,6 +185,16 @@ def test_analyses_of_another_metric_are_of_that_metric(run, mini):
         pytest.approx(result.corrupted_values[0], abs=0.2),
     )
     assert result.findings["qk"].maps["q"]["ap"].effect.abs().max() < 1, "probabilities"
+
+
+def test_the_roles_are_where_the_names_stand(mini):
+    """After(1) John(2) and Mary(4) went to the store, Mary(10) gave a bottle of milk to(16)."""
+    pair = PromptPair(**{name: OWN[0][name] for name in ("clean", "corrupted", "answer", "distractor")})
+    for direction in ("noising", "denoising"):
+        found = activation_patching(mini, pair, positions="roles", direction=direction)
+        assert dict(zip(found.spans, found.where, strict=True)) == {
+            "IO": (2,), "S1": (4,), "S1+1": (5,), "S2": (10,), "END": (16,),
+        }  # fmt: skip
 
 
 def test_curves_at_spans_end_at_the_effects_of_those_spans(run, mini):

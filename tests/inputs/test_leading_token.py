@@ -88,6 +88,7 @@ def test_it_is_named_on_the_terminal_and_in_the_summary_and_determines_the_key(c
 
 def test_a_token_that_the_model_does_not_have_is_refused_before_it_loads(checkpoint, capsys):
     asked = ["model=hf", f"model.name={checkpoint('gpt2')}", "tracking=disabled", "prompts.bos=<bos>"]
+    capsys.readouterr()  # what making the checkpoint says
     assert main(["run", *asked]) == 2
     error = capsys.readouterr().err
     assert error.startswith("igap: prompts.bos: got '<bos>', which is no single token of this model, wanted auto, none")
