@@ -292,6 +292,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
+    shown = [printable(each, 100) for each in known]
     return (
-        did_you_mean(name, known, most=3) or f" There are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}."
+        did_you_mean(name, shown, most=3) or f" There are {', '.join(shown[:20])}{', ...' if len(shown) > 20 else ''}."
     )

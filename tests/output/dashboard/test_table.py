@@ -161,6 +161,14 @@ def test_a_number_that_is_not_finite_is_missing():
     ]  # fmt: skip
 
 
+def test_names_that_no_terminal_should_see_are_escaped_in_a_refusal():
+    runs = [run("a", **{"gap": 1.0, "a\x1b[31m\n": 2.0})]
+    for asked in ({"metrics": ["nothing"]}, {"sort": "nothing"}, {"metrics": ["a[31m"]}):
+        with pytest.raises(InputError) as refused:
+            table.tabulate(runs, **asked)
+        assert str(refused.value).isprintable()
+
+
 def test_an_unknown_metric_is_refused_with_its_neighbours():
     runs = [run("a", **{"gap": 1.0, "heads/pearson": 0.5, "heads/pearson_low": 0.1, "route": 2})]
     said = r"metrics: got 'heads/pearsn', which is no number of any run's summary\. Did you mean hea"
