@@ -5,11 +5,10 @@ import contextlib
 import pytest
 import torch
 from helpers.by_hand import ByHand
-from helpers.checkpoints import save_checkpoint
+from helpers.checkpoints import save_beside
 from helpers.plain import Whole
-from transformers import AutoModelForCausalLM
 
-from igap import PromptPair, load_model
+from igap import PromptPair
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.integrated_gradients import integrate_path
 from igap.engine.open_pairs import open_pairs
@@ -40,10 +39,7 @@ def _whole(request):
 def case(request, tmp_path_factory):
     """A model of igap and the same weights on plain modules."""
     architecture, settings = CASES[request.param]
-    folder = tmp_path_factory.mktemp(request.param)
-    save_checkpoint(architecture, 3, folder, **settings)
-    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval().requires_grad_(False)
-    return load_model(str(folder), processing="raw", dtype="float64"), plain
+    return save_beside(tmp_path_factory.mktemp(request.param), architecture, **settings)
 
 
 def by_hand(plain, tokens, direction, held):

@@ -1,6 +1,7 @@
 """Random checkpoints of small models, with a tokenizer of a few words."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,3 +44,14 @@ def save_checkpoint(architecture: str, n_layers: int, folder: Path, **settings: 
                 parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def save_beside(folder: Path, architecture: str, **settings: object) -> tuple[Any, Any]:
+    """A checkpoint of 3 layers as igap's model, with its raw weights in float64, and as plain modules, for `ByHand`."""
+    from transformers import AutoModelForCausalLM
+
+    from igap import load_model
+
+    save_checkpoint(architecture, 3, folder, **settings)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval().requires_grad_(False)
+    return load_model(str(folder), processing="raw", dtype="float64"), plain

@@ -8,10 +8,9 @@ import pytest
 import torch
 from helpers import handmade
 from helpers.by_hand import ByHand
-from helpers.checkpoints import save_checkpoint
+from helpers.checkpoints import save_beside, save_checkpoint
 from helpers.families import FAMILIES, Sizes, save
 from helpers.plain import Whole
-from transformers import AutoModelForCausalLM
 
 from igap import InputError, PromptPair, activation_patching, direct_effect, load_model
 from igap.engine.activations import written_hook
@@ -42,10 +41,7 @@ def _whole(request):
 def case(request, tmp_path_factory):
     """A model of igap, the same weights on plain modules, and which case it is."""
     architecture, settings = CASES[request.param]
-    folder = tmp_path_factory.mktemp(request.param)
-    save_checkpoint(architecture, 3, folder, **settings)
-    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval().requires_grad_(False)
-    return load_model(str(folder), processing="raw", dtype="float64"), plain, request.param
+    return *save_beside(tmp_path_factory.mktemp(request.param), architecture, **settings), request.param
 
 
 def frozen(hand, run, here, ends, site, layer):

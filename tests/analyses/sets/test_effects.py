@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.by_hand import ByHand
-from helpers.checkpoints import save_checkpoint
+from helpers.checkpoints import save_beside
 from helpers.handmade import PAIR as GATE_PAIR
 from helpers.handmade import gate, two_heads
 from helpers.plain import Whole
-from transformers import AutoModelForCausalLM
 
-from igap import InputError, PromptPair, activation_patching, load_model, set_effects
+from igap import InputError, PromptPair, activation_patching, set_effects
 from igap.components import parse_component
 from igap.engine.component_sets import ComponentSet
 from igap.engine.open_pairs import contrast
@@ -49,10 +48,7 @@ def _whole(request):
 def case(request, tmp_path_factory):
     """A model of igap, and the same weights on plain modules."""
     architecture, settings = CASES[request.param]
-    folder = tmp_path_factory.mktemp(request.param)
-    save_checkpoint(architecture, 3, folder, **settings)
-    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval().requires_grad_(False)
-    return load_model(str(folder), processing="raw", dtype="float64"), plain
+    return save_beside(tmp_path_factory.mktemp(request.param), architecture, **settings)
 
 
 class Game:
