@@ -396,3 +396,8 @@ def test_so_few_prompts_that_none_is_left_are_refused_before_the_model_loads(con
     monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(InputError, match=r"ablation\.n: got 2, wanted more: no two of so few generated prompts"):
         check(config("ablation=zero", "ablation.n=2", "model.name=ioi-mini"))
+
+
+def test_the_key_of_the_default_run_stays_what_it_was():
+    """With the pair's tokens, which go into it without the model's own BOS token."""
+    assert check(compose_one(["device=cpu"]).config).key == "19aa443f4cf2"

@@ -399,7 +399,8 @@ def test_compare_draws_them_under_the_unit_of_their_metric_and_says_what_is_the_
         (["positions.spans={a: 3, b: 2-4}"], r"^positions\.spans: got .*, wanted spans apart .*: position 3 is in 'b'"),
         (["positions.spans={a: '17'}"], r"^positions\['a'\]: got '17', wanted words of the clean prompt"),
         (["positions.spans=3"], r"^positions\.spans: got 3, wanted spans by name"),
-        (["positions.spans={a: 99}", "prompts.bos=none"], r"^positions\['a'\]: got \[99\], wanted one or more"),
+        (["positions.spans={a: 16}", "prompts.bos=none"], r"^positions\['a'\]: got \[16\], wanted one .* 0 to 15"),
+        (["positions.spans={a: 17}"], r"^positions\['a'\]: got \[17\], wanted one or more positions .* 0 to 16"),
         (["positions.spans={a: Mary}"], r"^positions\['a'\]: got 'Mary', which the clean prompt has 2 times"),
         (["positions.spans={a: Mary:2, b: Mary gave}"], r"^positions: got spans 'a' and 'b', which share position"),
         (["positions=each", "prompts.n=40"], r"^positions: got each with pairs of \d+ and \d+ tokens"),
@@ -445,7 +446,7 @@ def test_what_cannot_be_is_refused_in_one_line_before_the_model_loads(overrides,
 def test_spans_of_a_file_that_do_not_fit_are_refused_in_one_line(own, spans, message):
     (own / "own.json").write_text(json.dumps([OWN[0], {**OWN[1], "spans": spans}]))
     with pytest.raises(InputError, match=message) as refused:
-        checked("positions=own", "prompts.file=own.json", "prompts.bos=none")
+        checked("positions=own", "prompts.file=own.json")
     assert "\n" not in str(refused.value)
 
 
@@ -471,6 +472,8 @@ def test_spans_of_a_file_make_another_key_only_where_they_are_asked_for(own):
     assert after[1] != before[1]
 
 
-def test_numbers_beyond_the_prompt_are_refused_before_any_map_where_only_the_model_knows_the_first_token(run):
-    with pytest.raises(InputError, match=r"^positions\['a'\]: got \[17\], wanted one or more positions .* 0 to 16"):
-        run("sites=heads", "positions.spans={a: 17}")
+def test_the_token_before_every_prompt_may_be_a_span_and_counts_as_position_0(mini):
+    first = mini.tokenizer.bos_token
+    tokens = checked(f"positions.spans={{first: '{first}', end: 16}}").tokens[0]
+    assert tokens.clean[0, 0] == mini.tokenizer.bos_token_id
+    assert tokens.clean.shape[1] == 17

@@ -11,7 +11,7 @@ from igap.components import SITES, Site
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast
 from igap.engine.open_pairs import OpenPairs
-from igap.engine.positions import Positions, check_lengths, find_spans
+from igap.engine.positions import Positions, check_lengths, check_spans
 from igap.errors import InputError
 from igap.vocabulary import BaselineKind, Direction
 
@@ -31,10 +31,10 @@ def attribute_pairs(
 ) -> AttributionMap:
     """The method's map of one pair, or the mean over several pairs, with the map of each in `pairs`."""
     check_lengths(positions, opened.tokens, direction)
-    for pair in opened.tokens:
-        find_spans(positions, [pair], direction)
-    n_pairs = len(opened.pairs)
     kind = baseline.kind if isinstance(baseline, Baseline) else baseline
+    for pair in opened.tokens:
+        check_spans(positions, pair, direction, kind)
+    n_pairs = len(opened.pairs)
     if kind == "zero_input" and site not in SITES:
         raise InputError(f"baseline: got zero_input of {site}, wanted it of heads or neurons. Use baseline=zero.")
     maps: dict[int, AttributionMap] = {}

@@ -125,20 +125,12 @@ _OF_THE_SPACE: Any = {"model": True, "prompts": True, "search": {"space"}, "clea
 
 def _space_size(config: SearchConfig, header: Header) -> int:
     """The number of candidates, the same for all components. Raises InputError on an invalid space or pair."""
-    refused = None
-    # Whether the model wants a BOS token, which shifts positions, only the model itself knows.
-    for prepend_bos in (True, False) if header.tokenizer.bos_token_id is not None else (False,):
-        try:
-            return prepare(
-                reference_pair(config),
-                header.tokenizer,
-                space=config.search.space,
-                clean_n=config.clean.n,
-                heldout_n=config.heldout.n,
-                seed=config.seed,
-                prepend_bos=prepend_bos,
-            ).space.size
-        except InputError as error:
-            refused = refused or error
-    assert refused is not None
-    raise refused
+    return prepare(
+        reference_pair(config),
+        header.tokenizer,
+        space=config.search.space,
+        clean_n=config.clean.n,
+        heldout_n=config.heldout.n,
+        seed=config.seed,
+        prepend_bos=header.prepends_bos,
+    ).space.size

@@ -16,7 +16,7 @@ from torch import Tensor
 from igap.config import PositionsConfig
 from igap.errors import InputError, printable, short_repr
 from igap.inputs.prompts import TokenPair
-from igap.vocabulary import Direction
+from igap.vocabulary import BaselineKind, Direction
 
 Positions = Literal["all", "each", "last", "diff", "roles", "own"] | Mapping[str, str | Sequence[int]]
 """Which positions change, and whether together.
@@ -82,6 +82,20 @@ def find_spans(positions: Positions, pairs: Sequence[TokenPair], direction: Dire
             row[span] = True
         masks.append(mask)
     return Spans(tuple(by_name), tuple(masks), has_axis=positions not in ("last", "diff"))
+
+
+def check_spans(positions: Positions, pair: TokenPair, direction: Direction, baseline: BaselineKind) -> None:
+    """Raises InputError as `find_spans` does, and on a named span that would keep its activation: it has no partner."""
+    spans = find_spans(positions, [pair], direction)
+    if spans is None or positions == "each" or baseline != "corrupted":
+        return
+    partners = pair.alignment.clean if direction == "noising" else pair.alignment.corrupted
+    for name, mask in zip(spans.names, spans.masks, strict=True):
+        if all(partners[position] is None for position in mask[0].nonzero().flatten().tolist()):
+            raise InputError(
+                f"positions: got the span {name!r}, none of whose positions has a partner in the other prompt, so that "
+                "nothing moves there: every effect would be 0. Take prompts of one length, or another span."
+            )
 
 
 def _roles(pair: TokenPair, direction: Direction) -> dict[str, int]:

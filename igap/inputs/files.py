@@ -131,6 +131,8 @@ def read_text(path: Path, name: str, *, item: str) -> str:
 
 
 def _check_row(row: object, fields: _Fields, place: str) -> dict[str, str]:
+    if isinstance(row, InputError):
+        raise row
     if not isinstance(row, Mapping):
         raise InputError(f"{place}: got {_shorten(row)}, wanted the fields {fields}. Write an object.")
     names = _check_fields(list(row), fields, place)
@@ -171,7 +173,7 @@ def _check_fields(fields: Sequence[object], known: _Fields, place: str) -> Seque
 
 
 _Rows = Iterator[tuple[int | None, object]]
-"""Each row with the line it begins in, None where that is unknown."""
+"""Each row with the line it begins in, None where that is unknown; an InputError in place of a line that is no row."""
 
 
 def _json(text: str, name: str, item: str, fields: _Fields) -> _Rows:
@@ -192,7 +194,11 @@ def _json_lines(text: str, name: str, item: str, fields: _Fields) -> _Rows:  # n
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines would also cut at U+2028 within a text
         if line.strip():
             row += 1
-            yield number, _parse(line, f"{name}, row {row} (line {number})", item, "Write one whole object a line.")
+            try:
+                parsed = _parse(line, f"{name}, row {row} (line {number})", item, "Write one whole object a line.")
+            except InputError as error:
+                parsed = error
+            yield number, parsed
 
 
 def _parse(text: str, place: str, item: str, remedy: str) -> object:
@@ -218,11 +224,15 @@ def _csv(text: str, name: str, item: str, fields: _Fields) -> _Rows:
     for index, (line, row) in enumerate(records, start=1):
         place = f"{name}, row {index} (line {line})"
         if len(row) != nameless + len(header):
-            raise InputError(
-                f"{place}: got {len(row)} cells, wanted {nameless + len(header)}, one for each of {', '.join(header)}. "
-                "Put a text that holds a comma in double quotes."
+            yield (
+                line,
+                InputError(
+                    f"{place}: got {len(row)} cells, wanted {nameless + len(header)}, one for each of "
+                    f"{', '.join(header)}. Put a text that holds a comma in double quotes."
+                ),
             )
-        yield line, dict(zip(header, row[nameless:], strict=True))
+        else:
+            yield line, dict(zip(header, row[nameless:], strict=True))
 
 
 def _records(text: str, name: str, item: str) -> Iterator[tuple[int, list[str]]]:

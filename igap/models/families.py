@@ -3,8 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+import torch
+from transformer_lens.factories.architecture_adapter_factory import (
+    SUPPORTED_ARCHITECTURES,
+    ArchitectureAdapterFactory,
+)
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
 from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config
 from transformer_lens.utilities.architectures import (
     MASKED_LM_ARCHITECTURES,
@@ -62,6 +67,13 @@ def check_family(config: Any, name: str) -> None:
 def architecture_of(config: Any) -> str:
     """Return what TransformerLens takes a causal decoder for, by its config."""
     return str(determine_architecture_from_hf_config(config))  # type: ignore[no-untyped-call]
+
+
+def prepends_bos(config: Any) -> bool:
+    """Return whether TransformerLens puts a BOS token before every prompt of a causal decoder, by its config."""
+    bridge_config = build_bridge_config_from_hf(config, architecture_of(config), "", torch.float32)
+    adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge_config)
+    return bool(adapter.cfg.default_prepend_bos)
 
 
 def n_neurons(config: Any) -> int | None:

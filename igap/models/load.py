@@ -16,7 +16,7 @@ from igap.arguments import checks_arguments
 from igap.components import Site, widths_of
 from igap.errors import InputError, one_line, short_repr
 from igap.models import agreement, files, gguf_files
-from igap.models.families import check_family, n_neurons, neurons_reason, no_neurons_error
+from igap.models.families import check_family, n_neurons, neurons_reason, no_neurons_error, prepends_bos
 from igap.models.patterns import check_patterns
 from igap.models.quiet import as_input_error, hold_stderr, silence_libraries
 from igap.vocabulary import DTypeName, Processing
@@ -38,6 +38,8 @@ class Header:
     """The config object of transformers."""
     stored: Mapping[str, files.TensorHeader]
     """Headers of the weights' tensors, by name."""
+    prepends_bos: bool
+    """Whether the model wants its BOS token before every prompt, with prompts.bos=auto."""
     n_ctx: int | None
     """Tokens of the longest prompt. This and the sizes below are None where config.json does not say."""
     n_vocab: int | None
@@ -102,6 +104,7 @@ def read_header(name: str, revision: str | None = None) -> Header:
     with as_input_error(lambda why: files.damaged_file_error(name, "config.json", why)), hold_stderr():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         check_family(config, name)
+        has_bos = prepends_bos(config)
         n_layers, n_heads, n_vocab = (
             _size(config, field, name) for field in ("num_hidden_layers", "num_attention_heads", "vocab_size")
         )
@@ -127,6 +130,7 @@ def read_header(name: str, revision: str | None = None) -> Header:
         tokenizer,
         config,
         stored,
+        has_bos,
         n_ctx=_size(config, "max_position_embeddings", name),
         n_vocab=n_vocab,
         n_layers=n_layers,

@@ -15,11 +15,11 @@ from igap.attribution.methods import METHODS
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline, baseline_of, check_same_length, reference_ids
 from igap.engine.batching import machine_bytes
-from igap.engine.positions import check_lengths, find_spans, own_spans
+from igap.engine.positions import check_lengths, check_spans, own_spans
 from igap.engine.user_metrics import source_digest
 from igap.errors import InputError
 from igap.inputs import sources
-from igap.inputs.prompts import PromptPair, TokenPair, encode_prompt
+from igap.inputs.prompts import PromptPair, TokenPair, encode_pair, encode_prompt
 from igap.models.cached import header_of, resolve_device
 from igap.models.fingerprint import fingerprint
 from igap.models.load import Header, check_sites
@@ -34,7 +34,7 @@ class Checked:
 
     pairs: tuple[PromptPair, ...]
     tokens: tuple[TokenPair, ...]
-    """Token ids; with prompts.bos=auto without the BOS token, which only the model knows."""
+    """Token ids, BOS included."""
     checkpoint: str
     """The model's fingerprint."""
     key: str
@@ -58,7 +58,7 @@ def check(config: RunConfig) -> Checked:
     contents = {**check_analyses(config, header), **contents}
     if config.metric.name == "custom":
         contents["metric"] = source_digest(config.metric)
-    limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
+    limits: Any = {"prepend_bos": header.prepends_bos, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
     left_out: list[str] = []
     pairs = sources.read_prompt_pairs(config.prompts, header.tokenizer, left_out)
     _check_memory(config, len(pairs), header)
@@ -68,9 +68,7 @@ def check(config: RunConfig) -> Checked:
         _check_memory(config, len(pairs), header, n_maps=1 + tokens[0].clean.shape[1])
     baseline = baseline_of(config.baseline)
     if baseline.kind == "mean":
-        # Whether the model wants a BOS token only the model itself knows; a pair that has one is left to it.
-        own = header.tokenizer.bos_token_id if config.prompts.bos == "auto" else None
-        for n_tokens in {pair.clean.shape[1] for pair in tokens if int(pair.clean[0, 0]) != own}:
+        for n_tokens in {pair.clean.shape[1] for pair in tokens}:
             _check_references(header.tokenizer, baseline, n_tokens, bos=config.prompts.bos, **limits)
     other = baseline.prompt
     if other is not None:
@@ -85,7 +83,9 @@ def check(config: RunConfig) -> Checked:
             check_same_length(ids, encoded)
     if config.positions.kind == "own":
         contents["spans"] = _digest([own_spans(pair) for pair in tokens])
-    contents["tokens"] = _digest([pair.identity for pair in tokens])
+    # Keys are of the prompts without the model's own BOS token, which goes with the checkpoint.
+    bare = {**limits, "prepend_bos": False}
+    contents["tokens"] = _digest([encode_pair(pair, header.tokenizer, **bare).identity for pair in pairs])
     key = config.key_of([pair.texts for pair in pairs], contents)
     return Checked(pairs, tuple(tokens), contents["checkpoint"], key, tuple(left_out))
 
@@ -97,17 +97,11 @@ def _check_references(tokenizer: Any, baseline: Baseline, n_tokens: int, **limit
 
 
 def _check_positions(config: RunConfig, tokens: Sequence[TokenPair]) -> None:
-    """Raise InputError on positions that the prompts do not have, as far as can be told before the model loads.
-
-    With prompts.bos=auto only the model knows whether a token comes before every prompt, so that numbers wait for it.
-    """
-    positions = config.positions.value
-    if not isinstance(positions, str) and config.prompts.bos == "auto":
-        positions = {name: where for name, where in positions.items() if isinstance(where, str)} or "all"
-    check_lengths(positions, tokens, config.direction)
-    for index, pair in enumerate(tokens if positions != "own" or config.prompts.bos != "auto" else ()):
+    """Raise InputError on positions that the prompts do not have."""
+    check_lengths(config.positions.value, tokens, config.direction)
+    for index, pair in enumerate(tokens):
         try:
-            find_spans(positions, [pair], config.direction)
+            check_spans(config.positions.value, pair, config.direction, config.baseline.kind)
         except InputError as error:
             if len(tokens) == 1:
                 raise

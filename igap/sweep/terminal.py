@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from igap.components import PLACES
+from igap.components import PLACES, SITES, Site
 from igap.console import duration, number
 from igap.sweep.folder import JobStatus
 from igap.sweep.plan import Estimate, Plan
@@ -61,15 +61,30 @@ def show_job(console: Console, count: str, overrides: Sequence[str], status: Job
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+_NUMBERS: Mapping[Site, Sequence[str]] = {
+    "heads": ("pearson", "jaccard@10", "max_abs_delta"),
+    "neurons": ("pearson", "jaccard@30"),
+}
+
+
+def _columns(summaries: Sequence[Mapping[str, object]]) -> list[str]:
+    """The gap, and what says most of each site that some job has; before any job is done, of heads and neurons."""
+    sites = [site for site in PLACES if any(f"{site}/pearson" in summary for summary in summaries)] or SITES
+    vector, others = ("max_abs_delta",), ("pearson", "jaccard@10")  # one vector a layer has no correlation
+    numbers = {site: _NUMBERS.get(site, vector if PLACES[site].is_vector else others) for site in sites}
+    return ["gap", *(f"{site}/{name}" for site, names in numbers.items() for name in names)]
+
+
 def show_plan_end(console: Console, plan: Plan, reasons: Mapping[str, str]) -> None:
     """A line a finished job, which runs have warnings, those that failed with reasons and logs, and where all is."""
-    names = ("gap", "heads/pearson", "heads/jaccard@10", "heads/max_abs_delta", "neurons/pearson", "neurons/jaccard@30")
+    statuses = {job.key: plan.folder.status(job.key) for job in plan.jobs}
+    names = _columns([status.run.summary for status in statuses.values() if status.run is not None])
     table = Table(title="Jobs", title_justify="left")
     for column in ("folder", "overrides", *names):
         table.add_column(column, justify="right" if column in names else "left", overflow="fold")
     n_finished, warned = 0, []
     for job in plan.jobs:
-        status = plan.folder.status(job.key)
+        status = statuses[job.key]
         numbers: list[str] = [status.state] * len(names)
         if status.run is not None:
             numbers = [number(status.run.summary.get(name)) for name in names]

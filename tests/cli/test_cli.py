@@ -148,7 +148,9 @@ BAD_PROMPTS = [
      "prompts.clean: the tokenizer does not know 'Zebulon'"),
     (["prompts.answer= Mary"], "prompts.distractor: got ' Mary', the same word as prompts.answer"),
     ([*ALL_FOUR, "prompts.clean=" + "John " * 30, "prompts.corrupted=" + "Mary " * 30],
-     "prompts.clean: got 30 tokens, the model's context holds 24. Shorten the prompt."),
+     "prompts.clean: got 30 tokens and the token before every prompt, the model's context holds 24."),
+    ([*ALL_FOUR, "prompts.clean=" + "John " * 24, "prompts.corrupted=" + "Mary " * 24],
+     "prompts.clean: got 24 tokens and the token before every prompt, the model's context holds 24."),
     (["prompts.clean="], "prompts.clean: got '', wanted a text that is not empty."),
 ]  # fmt: skip
 

@@ -323,3 +323,20 @@ def test_positions_of_some_positions_are_those_of_both(small, pair):
         )
     assert torch.equal(twice.effect, both.effect)
     assert not torch.allclose(twice.effect, one.effect)
+
+
+@methods
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+def test_a_span_without_any_partner_is_refused_unless_the_baseline_moves_it(small, pair, method, direction):
+    model, long = small("gpt2"), pair.clean.replace("After", "After After After")
+    texts = {"clean": long, "corrupted": pair.corrupted}
+    if direction == "denoising":  # the longer prompt is the one that is patched
+        texts = {"clean": pair.corrupted, "corrupted": long}
+    apart = dataclasses.replace(pair, **texts, align="end")
+    wanted = r"^positions: got the span 'start', none of whose positions has a partner in the other prompt"
+    with pytest.raises(InputError, match=wanted) as refused:
+        method(model, apart, positions={"start": [0, 1]}, direction=direction)
+    assert "\n" not in str(refused.value)
+    assert method(model, apart, positions={"start": [1, 2]}, direction=direction).effect.abs().max() > 0
+    if direction == "noising":
+        method(model, apart, positions={"start": [0, 1]}, baseline="zero")

@@ -374,3 +374,29 @@ def test_a_run_of_sets_has_the_difference_of_means_and_its_table_is_a_file_of_pa
     assert json.loads(str(summarize(single)["prompts/answer"])) == [word.replace("Ġ", " ") for word in right]
     show(Console(width=200), single)
     assert f"logit difference {{are, have, see}} - {{{', '.join(w[1:] for w in wrong)}}}: cl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("ending", "header", "good", "bad"),
+    [
+        ("csv", ["clean,corrupted,answer,distractor"], "John,Mary,Tom,Anna", "John,Mary,Tom"),
+        (
+            "jsonl",
+            [],
+            '{"clean": "John", "corrupted": "Mary", "answer": "Tom", "distractor": "Anna"}',
+            '{"clean": "John"',
+        ),
+    ],
+)
+def test_lines_that_are_no_rows_are_left_out_too_where_that_is_asked_for(tmp_path, embedded, ending, header, good, bad):
+    file = tmp_path / f"pairs.{ending}"
+    file.write_text("\n".join([*header, good, bad, good]))
+    left_out = []
+    pairs = read_prompt_pairs(PromptsConfig(file=str(file), skip_invalid=True), embedded, left_out)
+    assert [pair.clean for pair in pairs] == ["John"] * 2
+    assert [reason.partition(" (line")[0] for reason in left_out] in (
+        [f"{file}, row 2"],
+        [f"prompts.file: got {file}, row 2"],
+    )
+    with pytest.raises(InputError, match="row 2"):
+        read_prompt_pairs(PromptsConfig(file=str(file)), embedded)

@@ -123,7 +123,7 @@ def test_an_architecture_that_transformerlens_lacks_is_refused_in_one_line(save,
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_neurons_are_as_many_as_columns_of_the_mlps_hidden_layer(save, family):
+def test_a_header_knows_the_mlps_hidden_width_and_whether_the_model_wants_a_bos_token(save, family):
     header = read_header(save(family, **FAMILIES[family]))
     theirs = AutoModelForCausalLM.from_pretrained(header.folder)
     widths = []
@@ -140,6 +140,7 @@ def test_neurons_are_as_many_as_columns_of_the_mlps_hidden_layer(save, family):
     assert header.neurons_reason is None
     model = load_model(str(header.folder), processing="raw")
     assert model.run_with_cache(torch.arange(8)[None])[1]["blocks.1.mlp.hook_post"].shape[-1] == header.n_neurons
+    assert header.prepends_bos == model.cfg.default_prepend_bos
     assert widths_of_model(model) == header.widths == {"heads": 4, "neurons": header.n_neurons}
 
 

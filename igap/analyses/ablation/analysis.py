@@ -59,7 +59,7 @@ class AblationAnalysis(Analysis[AblationStudy]):
                 "in ablation.components."
             )
         prompts = read_or_generate(settings, header.tokenizer, config.prompts.bos)
-        limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
+        limits: Any = {"prepend_bos": header.prepends_bos, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
         lengths = _token_lengths(tuple(prompts), header.tokenizer, item=settings.file or "ablation.n", **limits)
         kinds = {settings.kind, *settings.also}
         if "resample" in kinds:
