@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -396,6 +397,18 @@ def test_so_few_prompts_that_none_is_left_are_refused_before_the_model_loads(con
     monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(InputError, match=r"ablation\.n: got 2, wanted more: no two of so few generated prompts"):
         check(config("ablation=zero", "ablation.n=2", "model.name=ioi-mini"))
+
+
+def test_a_prompt_of_an_ablation_that_leaves_no_room_for_the_bos_token_is_refused_before_the_model_loads(
+    config, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    file, n_ctx = tmp_path / "prompts.csv", cached.header_of("ioi-mini", None).n_ctx
+    asked = ["ablation=zero", f"ablation.file={file}", "model.name=ioi-mini"]
+    for n_words, message in ((n_ctx - 1, None), (n_ctx, rf"got {n_ctx} tokens and the token before every prompt")):
+        file.write_text("prompt,answer,distractor\n" + f"{' '.join(['John'] * n_words)}, John, Mary\n" * 4)
+        with nullcontext() if message is None else pytest.raises(InputError, match=message):
+            check(config(*asked))
 
 
 def test_the_key_of_the_default_run_stays_what_it_was():
