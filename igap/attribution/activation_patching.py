@@ -5,15 +5,16 @@ Heimersheim & Nanda 2024 (arXiv 2404.15255), Zhang & Nanda 2023 (2309.16042).
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from igap.arguments import Count, Positive, checks_arguments
+from igap.arguments import Count, Positive
 from igap.attribution.maps import Advance, AttributionMap, Progress, ignore
 from igap.attribution.method import Method
-from igap.attribution.over_pairs import attribute_pairs
+from igap.attribution.over_pairs import attribute, public_method
 from igap.attribution.spans import span_facts
 from igap.components import PLACES, Site
 from igap.config import RunConfig
@@ -23,18 +24,18 @@ from igap.engine.baselines import Baseline
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
 from igap.engine.hooks import SiteFunction
-from igap.engine.metrics import CustomMetric
 from igap.engine.open_pairs import open_pairs
 from igap.engine.positions import Positions, find_spans
 from igap.inputs.prompts import PromptPair
-from igap.vocabulary import BaselineKind, Direction, MetricName
+from igap.metrics import AnyMetric
+from igap.vocabulary import BaselineKind, Direction
 
 _SPANS_A_PASS = 8
 """Spans that share the passes of a one-vector site: each alone is a row, for which every weight is read, but from the
 first position of the few on all is recomputed."""
 
 
-@checks_arguments
+@public_method
 def activation_patching(
     model: Model,
     pair: PromptPair | Sequence[PromptPair],
@@ -43,12 +44,12 @@ def activation_patching(
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
     positions: Positions = "all",
-    metric: MetricName | CustomMetric = "logit_diff",
+    metric: AnyMetric | Sequence[AnyMetric] = "logit_diff",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     route: Route | None = None,
     on_progress: Progress | None = None,
-) -> AttributionMap:
+) -> AttributionMap | dict[str, AttributionMap]:
     """F with one component replaced minus F without, for every component.
 
     Noising: the baseline's activation into the clean run, relative to F(x). Denoising: the clean activation into the
@@ -65,15 +66,15 @@ def activation_patching(
             "last", "diff": the last one, or those whose token differs. A mapping of spans by name to positions or
             words: `[layer, span, component]`.
         metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "prob_diff": of answer and
-            distractor. "kl", "js": to the clean output.
-            Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
+            distractor. "kl", "js": to the clean output. Or an object of `igap.metrics`, or a function of logits
+            `[row, vocab]` and the pair as token ids to one number a row. Several in a list share the forward passes.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
         on_progress: Called with (components done, components in all).
 
     Returns:
-        Effects `[layer, component]` in logits, and scores.
+        Effects `[layer, component]` in F's unit, and scores. Of a list of metrics a dictionary of maps by their names.
 
     Raises:
         InputError: An argument is invalid, or the pair does not fit the model.
@@ -92,9 +93,8 @@ def activation_patching(
         )
 
     with open_pairs(model, pair, sites=(site,), route=route, metric=metric) as opened:
-        return attribute_pairs(
-            patch, opened, site, on_progress, baseline=baseline, direction=direction, positions=positions
-        )
+        about: Any = {"baseline": baseline, "direction": direction, "positions": positions}
+        return attribute(patch, opened, site, on_progress, asked=metric, **about)
 
 
 def patch_components(
@@ -106,7 +106,7 @@ def patch_components(
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
-    """Activation patching of each pair of a contrast; see `activation_patching`."""
+    """Activation patching of each question of a contrast; see `activation_patching`."""
     spans = find_spans(positions, contrast.pairs, contrast.direction)
     everywhere = torch.ones_like(contrast.base.tokens, dtype=torch.bool)
     masks = (everywhere,) if spans is None else (everywhere, *spans.masks) if spans.has_axis else spans.masks
@@ -141,13 +141,13 @@ def patch_components(
 
 def _patch(
     contrast: Contrast, site: Site, where: Bool[Tensor, "pair span pos"], advance: Advance, rows: AdaptiveBatch
-) -> Float[Tensor, "pair layer span component"]:
+) -> Float[Tensor, "question layer span component"]:
     """F with each component replaced at each span minus F without, in logits; several spans of one-vector sites only.
 
     The positions of all the spans are those at which the contrast changes.
     """
     width, n_pairs, late = contrast.n_components(site), len(contrast.pairs), where[:, :, contrast.first :, None, None]
-    effect = contrast.gap.new_zeros(n_pairs, contrast.n_layers, where.shape[1] * width)
+    effect = contrast.gap.new_zeros(len(contrast.questions), contrast.n_layers, where.shape[1] * width)
     with torch.no_grad():
         for layer in range(contrast.n_layers):
             start, end = contrast.ends(site, layer)
@@ -163,9 +163,9 @@ def _patch(
                     done += len(items) // where.shape[1]
                     advance(done)
             # Those that moved in another pair of the pass only.
-            effect[:, layer].masked_fill_(~moved, 0)
+            effect[:, layer].masked_fill_(~contrast.by_question(moved), 0)
             advance((layer + 1) * width)
-    return effect.view(n_pairs, contrast.n_layers, -1, width).cpu()
+    return effect.view(*effect.shape[:2], -1, width).cpu()
 
 
 def _mix(function: SiteFunction, start: Tensor, end: Tensor, where: Tensor, spans: Tensor) -> Tensor:

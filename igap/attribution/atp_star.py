@@ -99,27 +99,28 @@ def drop_gradients(
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
-    """AtP* of each pair of a contrast, of a model of two layers or more; see `atp_star`."""
+    """AtP* of each question of a contrast, of a model of two layers or more; see `atp_star`."""
     rows = contrast.rows(batch_size, memory_gib, gradients=True)
-    maps: list[AttributionMap] = []
+    parts: list[Tensor] = []
 
-    def magnitudes(few: Tensor) -> Float[Tensor, "pair layer component"]:
+    def magnitudes(few: Tensor) -> Float[Tensor, "question layer component"]:
         def effect(layer: int, gradient: Tensor) -> Tensor:
             start, end = contrast.ends(site, layer)
-            return per_component((end - start)[few] * gradient, site).sum(1)
+            return per_component(contrast.by_question((end - start)[few]) * gradient, site).sum(1)
 
         def on_share(share: float) -> None:
             in_all = contrast.n_layers * contrast.n_components(site)
-            advance(int(in_all * (len(maps) + len(few) * share) / len(contrast.pairs)))
+            done = sum(map(len, parts)) / len(contrast.questions) + len(few) * share / len(contrast.pairs)
+            advance(int(in_all * done))
 
         return first_order(contrast, site, few.tolist(), effect, on_share)[1]
 
-    for few, effects in rows.each(magnitudes, torch.arange(len(contrast.pairs))):
-        maps += [
-            AttributionMap("atp_star", site, effect, gap, contrast.least_gaps[pair], signed=False)
-            for pair, effect, gap in zip(few.tolist(), effects.cpu(), contrast.gap[few].tolist(), strict=True)
-        ]
-    return maps
+    for _, effects in rows.each(magnitudes, torch.arange(len(contrast.pairs))):
+        parts.append(effects.cpu())
+    return [
+        AttributionMap("atp_star", site, effect, gap, least, signed=False)
+        for effect, gap, least in zip(torch.cat(parts), contrast.gap.tolist(), contrast.least_gaps, strict=True)
+    ]
 
 
 def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:
@@ -152,10 +153,10 @@ def first_order(
     few: list[int],
     effect: Callable[[int, Tensor], Tensor],
     on_share: Callable[[float], None] | None = None,
-) -> Float[Tensor, "2 pair layer node"]:
+) -> Float[Tensor, "2 question layer node"]:
     """Effects to first order, and their mean magnitude by GradDrop.
 
-    `effect` gives the effects of a layer's nodes, `[pair, node]`, from the layer and dF/da of the site in it.
+    `effect` gives the effects of a layer's nodes, `[question, node]`, from the layer and dF/da of the site in it.
     `on_share` is called with the share of the passes that are done. In models of one layer the mean is 0.
     """
     n_layers = contrast.n_layers

@@ -4,15 +4,16 @@ Kramar et al. 2024 (arXiv 2403.00745).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from igap.arguments import Finite, checks_arguments
+from igap.arguments import Finite
 from igap.attribution.maps import Advance, AttributionMap, Progress, ignore, per_component
 from igap.attribution.method import Method
-from igap.attribution.over_pairs import attribute_pairs
+from igap.attribution.over_pairs import attribute, public_method
 from igap.attribution.spans import over_spans, span_facts
 from igap.components import Site
 from igap.config import RunConfig
@@ -20,16 +21,17 @@ from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast
-from igap.engine.hooks import Gradients
-from igap.engine.metrics import METRICS, CustomMetric, check_gradient
+from igap.engine.hooks import Gradients, slopes_of
+from igap.engine.metrics import by_question, check_gradient
 from igap.engine.open_pairs import open_pairs
 from igap.engine.positions import Positions, find_spans
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
-from igap.vocabulary import BaselineKind, Direction, MetricName
+from igap.metrics import METRICS, AnyMetric
+from igap.vocabulary import BaselineKind, Direction
 
 
-@checks_arguments
+@public_method
 def attribution_patching(
     model: Model,
     pair: PromptPair | Sequence[PromptPair],
@@ -39,10 +41,10 @@ def attribution_patching(
     direction: Direction = "noising",
     at: Finite = 0.0,
     positions: Positions = "all",
-    metric: MetricName | CustomMetric = "logit_diff",
+    metric: AnyMetric | Sequence[AnyMetric] = "logit_diff",
     route: Route | None = None,
     on_progress: Progress | None = None,
-) -> AttributionMap:
+) -> AttributionMap | dict[str, AttributionMap]:
     """First-order estimate of activation patching: (a' - a) . dF/da at a, for every component.
 
     It is Integrated Gradients with one node at the start of the path.
@@ -59,13 +61,13 @@ def attribution_patching(
             "last", "diff": of the last one, or of those whose token differs. A mapping of spans by name to positions or
             words: `[layer, span, component]`.
         metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "prob_diff": of answer and
-            distractor. "kl", "js": to the clean output.
-            Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
+            distractor. "kl", "js": to the clean output. Or an object of `igap.metrics`, or a function of logits
+            `[row, vocab]` and the pair as token ids to one number a row. Several in a list share the forward passes.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
         on_progress: Called with (components done, components in all).
 
     Returns:
-        Effects `[layer, component]` in logits, and scores.
+        Effects `[layer, component]` in F's unit, and scores. Of a list of metrics a dictionary of maps by their names.
 
     Raises:
         InputError: An argument is invalid, or the pair does not fit the model.
@@ -82,10 +84,10 @@ def attribution_patching(
         return estimate_patches(contrast, site, advance, at=at, positions=positions)
 
     with open_pairs(model, pair, sites=(site,), route=route, metric=metric) as opened:
-        attributed = attribute_pairs(
-            estimate, opened, site, on_progress, baseline=baseline, direction=direction, positions=positions
-        )
-    if at and not attributed.effect.isfinite().all():
+        about: Any = {"baseline": baseline, "direction": direction, "positions": positions}
+        attributed = attribute(estimate, opened, site, on_progress, asked=metric, **about)
+    maps = list(attributed.values()) if isinstance(attributed, dict) else [attributed]
+    if at and not all(each.effect.isfinite().all() for each in maps):
         raise InputError(f"at: got {at:g}, where dF/da is not finite, wanted less. Take 0 to 1, which is on the path.")
     return attributed
 
@@ -100,24 +102,24 @@ def estimate_patches(
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
-    """Attribution patching of each pair of a contrast; see `attribution_patching`."""
+    """Attribution patching of each question of a contrast; see `attribution_patching`."""
     if not at:
         check_gradient(contrast.readout, contrast.direction, "attribution patching")
     rows = contrast.rows(batch_size, memory_gib, gradients=True)
 
-    def by_position(few: Tensor) -> Float[Tensor, "pair layer pos component"]:
+    def by_position(few: Tensor) -> Float[Tensor, "question layer pos component"]:
         pairs = few.tolist()
         slopes = _slopes(contrast, site, pairs, at) if at else contrast.gradients(site, pairs)
         effects: dict[int, Tensor] = {}
         for layer, _, slope in slopes:
             start, end = contrast.ends(site, layer)
-            effects[layer] = per_component((end - start)[few] * slope, site)
+            effects[layer] = per_component(contrast.by_question((end - start)[few]) * slope, site)
         return torch.stack([effects[layer] for layer in range(contrast.n_layers)], 1)
 
     effects = torch.cat([each for _, each in rows.each(by_position, torch.arange(len(contrast.pairs)))]).cpu()
     advance(contrast.n_layers * contrast.n_components(site))
     spans = find_spans(positions, contrast.pairs, contrast.direction)
-    effect, together = over_spans(effects, contrast.first, spans)
+    effect, together = over_spans(effects, contrast, spans)
     return [
         AttributionMap(
             "atp",
@@ -137,8 +139,8 @@ def _slopes(contrast: Contrast, site: Site, few: list[int], at: float) -> Gradie
         function, start, end = contrast.path(site, layer, few)
         leaf = (start + at * (end - start))[:, None].requires_grad_()
         with torch.enable_grad():
-            (slope,) = torch.autograd.grad(function(leaf).sum(), leaf)
-        yield layer, None, slope[:, 0]
+            by_metric = slopes_of(function(leaf), len(contrast.readout.metrics), [leaf])
+        yield layer, None, by_question([slope[:, 0] for (slope,) in by_metric])
 
 
 def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import torch
 from captum.attr import IntegratedGradients
+from jaxtyping import Float
 from torch import Tensor
 
-from igap.arguments import Count, Positive, checks_arguments
+from igap.arguments import Count, Positive
 from igap.attribution.maps import Advance, AttributionMap, Progress, completeness_bound, ignore, per_component
 from igap.attribution.method import Method
-from igap.attribution.over_pairs import attribute_pairs
+from igap.attribution.over_pairs import attribute, public_method
 from igap.attribution.spans import over_spans, span_facts
 from igap.components import Site
 from igap.config import RunConfig
@@ -23,14 +24,14 @@ from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
-from igap.engine.hooks import SiteFunction, swap_components
-from igap.engine.metrics import CustomMetric
+from igap.engine.hooks import SiteFunction, slopes_of, swap_components
 from igap.engine.open_pairs import open_pairs
 from igap.engine.positions import Positions, find_spans
 from igap.engine.rounding import rounding_of
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
-from igap.vocabulary import BaselineKind, Direction, IGPath, MetricName, Quadrature
+from igap.metrics import AnyMetric
+from igap.vocabulary import BaselineKind, Direction, IGPath, Quadrature
 
 Steps = Count | Literal["auto"]
 Whole = Literal["layer", "gap"]
@@ -42,7 +43,7 @@ _UNCHANGED = 2
 """Doublings in a row that change nothing after which more nodes are not tried."""
 
 
-@checks_arguments
+@public_method
 def integrated_gradients(
     model: Model,
     pair: PromptPair | Sequence[PromptPair],
@@ -56,12 +57,12 @@ def integrated_gradients(
     method: Quadrature = "gausslegendre",
     path: IGPath = "joint",
     positions: Positions = "all",
-    metric: MetricName | CustomMetric = "logit_diff",
+    metric: AnyMetric | Sequence[AnyMetric] = "logit_diff",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     route: Route | None = None,
     on_progress: Progress | None = None,
-) -> AttributionMap:
+) -> AttributionMap | dict[str, AttributionMap]:
     """Integrated Gradients of F along the path of each component's activation a to the baseline's a'.
 
     The effect is the sum over positions and dimensions of (a' - a) times the mean of dF/da over the path.
@@ -86,15 +87,16 @@ def integrated_gradients(
             "last", "diff": of the last one, or of those whose token differs. A mapping of spans by name to positions or
             words: `[layer, span, component]`. All positions move along the path in any case, so that parts add up.
         metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "prob_diff": of answer and
-            distractor. "kl", "js": to the clean output.
-            Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
+            distractor. "kl", "js": to the clean output. Or an object of `igap.metrics`, or a function of logits
+            `[row, vocab]` and the pair as token ids to one number a row. Several in a list share the forward passes.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
         on_progress: Called with (components done, components in all).
 
     Returns:
-        Effects `[layer, component]` in logits, scores, and the completeness delta of each layer.
+        Effects `[layer, component]` in F's unit, scores, and the completeness delta of each layer. Of a list of metrics
+        a dictionary of maps by their names; they share forward passes, and each takes a backward pass of its own.
 
     Raises:
         InputError: An argument is invalid, or the pair does not fit the model.
@@ -114,9 +116,8 @@ def integrated_gradients(
         return integrate_path(contrast, site, advance, path=path, positions=positions, **quadrature, **budget)
 
     with open_pairs(model, pair, sites=(site,), route=route, metric=metric) as opened:
-        return attribute_pairs(
-            integrate, opened, site, on_progress, baseline=baseline, direction=direction, positions=positions
-        )
+        about: Any = {"baseline": baseline, "direction": direction, "positions": positions}
+        return attribute(integrate, opened, site, on_progress, asked=metric, **about)
 
 
 def integrate_path(
@@ -133,7 +134,7 @@ def integrate_path(
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
-    """Integrated Gradients of each pair of a contrast; see `integrated_gradients`."""
+    """Integrated Gradients of each question of a contrast; see `integrated_gradients`."""
     rows = contrast.rows(batch_size, memory_gib, gradients=True)
     rounding = rounding_of(contrast, site, rows)
     layers = []
@@ -149,7 +150,7 @@ def integrate_path(
     nodes = auto[0] if auto else torch.full(deltas.shape, int(n_steps))
     converged = auto[1] if auto else None
     spans = find_spans(positions, contrast.pairs, contrast.direction)
-    effect, together = over_spans(effects, contrast.first, spans)
+    effect, together = over_spans(effects, contrast, spans)
     return [
         AttributionMap(
             "ig",
@@ -202,21 +203,35 @@ def check_quadrature(method: Quadrature, n_steps: Steps, path: IGPath) -> None:
 
 
 def along_path(
-    function: SiteFunction, start: Tensor, end: Tensor, n_steps: int, method: Quadrature, rows: AdaptiveBatch
-) -> Tensor:
-    """Attributions of each entry along the straight path from `start` to `end`, `[pair, row, pos, ...]`, in logits."""
+    function: SiteFunction,
+    start: Tensor,
+    end: Tensor,
+    n_steps: int,
+    method: Quadrature,
+    rows: AdaptiveBatch,
+    n_metrics: int = 1,
+) -> Float[Tensor, "question row pos *component"]:
+    """Attributions of each entry along the straight path from `start` to `end`, in F's unit."""
     shape = start.shape[:2]
     n_paths = shape[0] * shape[1]
 
-    def stacked(points: Tensor) -> Tensor:  # Captum puts the nodes one below the other: [node * pair * row, pos, ...]
-        by_pair = points.unflatten(0, (-1, *shape)).transpose(0, 1).flatten(1, 2)
-        values: Tensor = function(by_pair).unflatten(1, (-1, shape[1])).transpose(0, 1).flatten()
-        return values
+    def stacked(points: Tensor) -> Tensor:
+        # Captum puts the nodes one below the other: [node * pair * row, pos, ..., 1] to [node * pair * row, metric].
+        by_pair = points.squeeze(-1).unflatten(0, (-1, *shape)).transpose(0, 1).flatten(1, 2)
+        values: Tensor = function(by_pair).unflatten(0, (-1, n_metrics)).unflatten(2, (-1, shape[1]))
+        return values.permute(2, 0, 3, 1).flatten(0, 2)
+
+    def slopes(forward_fn: Callable[[Tensor], Tensor], inputs: tuple[Tensor], **_: object) -> tuple[Tensor]:
+        # Metrics share the forward pass and stand side by side on the last axis, along which Captum's sums go on.
+        by_metric = slopes_of(forward_fn(*inputs).flatten(), n_metrics, inputs)
+        return (torch.cat([slope for (slope,) in by_metric], -1),)
 
     def attribute() -> Tensor:
-        flat: Tensor = IntegratedGradients(stacked).attribute(
-            inputs=end.flatten(0, 1),
-            baselines=start.flatten(0, 1),
+        captum = IntegratedGradients(stacked)
+        captum.gradient_func = slopes
+        flat: Tensor = captum.attribute(
+            inputs=end.flatten(0, 1)[..., None],
+            baselines=start.flatten(0, 1)[..., None],
             n_steps=n_steps,
             method=method,
             internal_batch_size=max(rows.number, n_paths),
@@ -227,7 +242,7 @@ def along_path(
         with torch.enable_grad():
             flat = rows.attempt(attribute, max(min(rows.number, n_steps * n_paths), n_paths), smallest=n_paths)
         if flat is not None:
-            attributions: Tensor = flat.detach().unflatten(0, shape)
+            attributions: Tensor = flat.detach().unflatten(0, shape).movedim(-1, 1).flatten(0, 1)
             return attributions
 
 
@@ -240,36 +255,39 @@ def _integrate_jointly(
     method: Quadrature,
     rows: AdaptiveBatch,
 ) -> tuple[Tensor, ...]:
-    """Joint-path effects `[pair, pos, component]` of a layer, each pair's delta and layer effect.
+    """Joint-path effects `[question, pos, component]` of a layer, each question's delta and layer effect.
 
-    Of n_steps=auto also each pair's nodes, and whether they were enough for it.
+    Of n_steps=auto also each question's nodes, and whether they were enough for it.
     """
     n_steps, tolerance, of = asked
-    everyone = list(range(len(contrast.pairs)))
-    function, start, end = contrast.path(site, layer, everyone)
+    n_metrics = len(contrast.readout.metrics)
+    function, start, end = contrast.function(site, layer), *contrast.ends(site, layer)
     with torch.no_grad():
         layer_effect = (function(end[:, None]) - function(start[:, None]))[:, 0]
 
     def along(nodes: int, few: list[int]) -> Tensor:
-        function, start, end = contrast.path(site, layer, few)
-        return per_component(along_path(function, start[:, None], end[:, None], nodes, method, rows)[:, 0], site)
+        pairs = sorted({question // n_metrics for question in few})
+        function, start, end = contrast.path(site, layer, pairs)
+        parts = along_path(function, start[:, None], end[:, None], nodes, method, rows, n_metrics)[:, 0]
+        place = [pairs.index(question // n_metrics) * n_metrics + question % n_metrics for question in few]
+        return per_component(parts if len(place) == len(parts) else parts[place], site)
 
     auto: list[Tensor] = []
     if n_steps == "auto":
         bound = completeness_bound(layer_effect if of == "layer" else contrast.gap, rounding, tolerance)
         effect, *auto = _doubled(along, layer_effect, bound, rounding)
     else:
-        effect = along(n_steps, everyone)
+        effect = along(n_steps, list(range(len(layer_effect))))
     return effect, effect.sum((1, 2)) - layer_effect, layer_effect, *auto
 
 
 def _doubled(
     along: Callable[[int, list[int]], Tensor], layer_effect: Tensor, bound: Tensor, rounding: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`along` (nodes and pairs to `[pair, pos, component]`) with enough nodes, their number, and whether enough.
+    """`along` (nodes and questions to `[question, pos, component]`) with enough nodes, their number, whether enough.
 
     Enough is when the effects sum to `layer_effect` within `bound`, and no component moved by more at the last
-    doubling: errors of two components may cancel in the sum. A pair is given up when doublings move neither its sum
+    doubling: errors of two components may cancel in the sum. A question is given up when doublings move neither its sum
     nor a component beyond `rounding`.
     """
     most = _LAST_NODES_BFLOAT16 if rounding.dtype == torch.bfloat16 else _LAST_NODES
@@ -287,29 +305,30 @@ def _doubled(
         delta = now.sum((1, 2)) - layer_effect[todo]
         enough[todo] = torch.maximum(delta.abs(), moved) <= bound[todo]
         unchanged[todo] = torch.where(torch.maximum(moved, in_sum) <= rounding[todo], unchanged[todo] + 1, 0)
-        todo = [pair for pair in todo if not enough[pair] and unchanged[pair] < _UNCHANGED]
+        todo = [question for question in todo if not enough[question] and unchanged[question] < _UNCHANGED]
     return effect, used, enough
 
 
 def _integrate_singly(
     contrast: Contrast, site: Site, layer: int, n_steps: int, method: Quadrature, rows: AdaptiveBatch
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Single-path effects `[pair, pos, component]` of a layer, each pair's farthest delta and its exact effect."""
+    """Single-path effects `[question, pos, component]` of a layer, each one's farthest delta and its exact effect."""
+    n_questions, n_metrics = len(contrast.questions), len(contrast.readout.metrics)
     start, end = contrast.ends(site, layer)
     function, patches, moved = (
         contrast.function(site, layer),
         contrast.patches(site, layer),
         contrast.moved(site, layer),
     )
-    effect = contrast.gap.new_zeros(start.shape[:3])
-    exact = contrast.gap.new_zeros(len(start), start.shape[2])
+    effect = contrast.gap.new_zeros(n_questions, *start.shape[1:3])
+    exact = contrast.gap.new_zeros(n_questions, start.shape[2])
     with torch.no_grad():
         unpatched = function(start[:, None])
 
     def along(components: Tensor) -> Tensor:
         ends = swap_components(start, end, components)
         attributions = per_component(
-            along_path(function, start[:, None].expand_as(ends), ends, n_steps, method, rows), site
+            along_path(function, start[:, None].expand_as(ends), ends, n_steps, method, rows, n_metrics), site
         )
         # Of each row its own component: [pair, pos, row].
         return attributions[:, torch.arange(len(components)), :, components].permute(1, 2, 0)
@@ -318,7 +337,7 @@ def _integrate_singly(
         effect[:, :, components] = own.to(effect)
         with torch.no_grad():
             exact[:, components] = patches(components) - unpatched
-    exact.masked_fill_(~moved, 0)
+    exact.masked_fill_(~contrast.by_question(moved), 0)
     deltas = effect.sum(1) - exact
     farthest = deltas.abs().argmax(1, keepdim=True)
     return effect, deltas.gather(1, farthest)[:, 0], exact.gather(1, farthest)[:, 0]

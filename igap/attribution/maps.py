@@ -62,6 +62,8 @@ class AttributionMap:
     """F."""
     unit: str = field(default="logits", metadata={"later": True})
     """Its unit, which effects, deltas and the gap have."""
+    function: Callable[..., object] | None = field(default=None, repr=False, metadata={"later": True})
+    """F, where it is a function of the caller's: two of them may have one name. None of a map that was on disk."""
     spans: tuple[str, ...] | None = field(default=None, metadata={"later": True})
     """Names of `effect`'s middle axis: positions with their tokens, or spans; None where it has none."""
     together: Float[Tensor, "layer component"] | None = field(default=None, metadata={"later": True})

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ParamSpec, Protocol, overload, runtime_checkable
 
 import torch
 
+from igap.arguments import checks_arguments
 from igap.attribution.maps import Advance, AttributionMap, Progress
 from igap.components import SITES, Site
 from igap.engine.baselines import Baseline
@@ -13,10 +14,47 @@ from igap.engine.contrast import Contrast
 from igap.engine.open_pairs import OpenPairs
 from igap.engine.positions import Positions, check_lengths, check_spans
 from igap.errors import InputError
+from igap.metrics import AnyMetric, LogitDiff, Metric
 from igap.vocabulary import BaselineKind, Direction
 
 PairMaps = Callable[[Contrast, Advance], list[AttributionMap]]
-"""A method and its options: the map of each pair of a contrast."""
+"""A method and its options: the map of each question of a contrast."""
+
+P = ParamSpec("P")
+
+
+@runtime_checkable
+class MapByMetric(Protocol[P]):
+    """A method as users call it: the map of one metric, or those of several by the metrics' names."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, *given: Any, metric: list[AnyMetric] | tuple[AnyMetric, ...], **options: Any
+    ) -> dict[str, AttributionMap]: ...
+    @overload
+    def __call__(self, *given: P.args, **options: P.kwargs) -> AttributionMap: ...
+
+
+def public_method(method: Callable[P, AttributionMap | dict[str, AttributionMap]]) -> MapByMetric[P]:
+    """The method with its arguments checked, and with a result whose type is known from them."""
+    checked: Any = checks_arguments(method)
+    return checked  # type: ignore[no-any-return]
+
+
+def attribute(
+    method: PairMaps,
+    opened: OpenPairs,
+    site: Site,
+    on_progress: Progress | None = None,
+    *,
+    asked: AnyMetric | Sequence[AnyMetric],
+    **about: Any,
+) -> AttributionMap | dict[str, AttributionMap]:
+    """As `attribute_pairs`; of several metrics, `asked` as a list, the map of each by its name."""
+    maps = attribute_metrics(method, opened, site, on_progress, **about)
+    for each in maps.values():
+        check_finite(each)
+    return maps if isinstance(asked, list | tuple) else next(iter(maps.values()))
 
 
 def attribute_pairs(
@@ -29,7 +67,25 @@ def attribute_pairs(
     direction: Direction = "noising",
     positions: Positions = "all",
 ) -> AttributionMap:
-    """The method's map of one pair, or the mean over several pairs, with the map of each in `pairs`."""
+    """The method's map of one pair, or the mean over several pairs, with the map of each in `pairs`; of one metric."""
+    about: Any = {"baseline": baseline, "direction": direction, "positions": positions}
+    (made,) = attribute_metrics(method, opened, site, on_progress, **about).values()
+    check_finite(made)
+    return made
+
+
+def attribute_metrics(
+    method: PairMaps,
+    opened: OpenPairs,
+    site: Site,
+    on_progress: Progress | None = None,
+    *,
+    baseline: BaselineKind | Baseline = "corrupted",
+    direction: Direction = "noising",
+    positions: Positions = "all",
+    metrics: Sequence[Metric] | None = None,
+) -> dict[str, AttributionMap]:
+    """The method's maps by metric, those that the pairs were opened with or others; not yet checked to be finite."""
     check_lengths(positions, opened.tokens, direction)
     kind = baseline.kind if isinstance(baseline, Baseline) else baseline
     for pair in opened.tokens:
@@ -37,27 +93,27 @@ def attribute_pairs(
     n_pairs = len(opened.pairs)
     if kind == "zero_input" and site not in SITES:
         raise InputError(f"baseline: got zero_input of {site}, wanted it of heads or neurons. Use baseline=zero.")
-    maps: dict[int, AttributionMap] = {}
-    for indices, contrast in opened.contrasts(baseline, direction):
+    maps: dict[str, dict[int, AttributionMap]] = {}
+    n_done = 0
+    for indices, contrast in opened.contrasts(baseline, direction, metrics):
         in_all = contrast.n_layers * contrast.n_components(site)
 
-        def advance(done: int, before: int = len(maps), at_once: int = len(indices), each: int = in_all) -> None:
+        def advance(done: int, before: int = n_done, at_once: int = len(indices), each: int = in_all) -> None:
             if on_progress:
                 on_progress(before * each + at_once * done, n_pairs * each)
 
-        readout = contrast.readout
-        about: Any = {"baseline": kind, "direction": direction, "metric": readout.name, "unit": readout.metric.unit}
-        made = [replace(each, **about) for each in method(contrast, advance)]
-        if not readout.is_logit_diff:
-            _check_finite(made)
-        maps.update(zip(indices, made, strict=True))
+        for (place, metric), made in zip(contrast.questions, method(contrast, advance), strict=True):
+            about: Any = {"metric": metric.name, "unit": metric.unit, "function": getattr(metric, "function", None)}
+            of_pair = replace(made, baseline=kind, direction=direction, **about)
+            maps.setdefault(metric.name, {})[indices[place]] = of_pair
         advance(in_all)
-    return mean([maps[index] for index in range(n_pairs)])
+        n_done += len(indices)
+    return {name: mean([of_pairs[index] for index in range(n_pairs)]) for name, of_pairs in maps.items()}
 
 
-def _check_finite(maps: Sequence[AttributionMap]) -> None:
-    """Raises InputError where a metric is not finite somewhere between the two prompts."""
-    for each in maps:
+def check_finite(made: AttributionMap) -> None:
+    """Raises InputError where a metric, but for the logit difference, is not finite between the two prompts."""
+    for each in () if made.metric == LogitDiff.name else made.pairs or (made,):
         for values in (each.effect, each.layer_effect):
             if values is not None and not values.isfinite().all():
                 layer = int((~values.isfinite()).nonzero()[0, 0])
@@ -107,4 +163,5 @@ def mean(maps: Sequence[AttributionMap]) -> AttributionMap:
         direction=first.direction,
         metric=first.metric,
         unit=first.unit,
+        function=first.function,
     )

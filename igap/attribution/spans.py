@@ -15,28 +15,30 @@ Places = tuple[tuple[int, ...], ...]
 
 
 def over_spans(
-    effects: Float[Tensor, "pair layer pos component"], first: int, spans: Spans | None
-) -> tuple[Float[Tensor, "pair layer *span component"], Float[Tensor, "pair layer component"] | None]:
-    """Effects of positions from `first` on, summed over spans, and those of all positions where spans are an axis."""
+    effects: Float[Tensor, "question layer pos component"], contrast: Contrast, spans: Spans | None
+) -> tuple[Float[Tensor, "question layer *span component"], Float[Tensor, "question layer component"] | None]:
+    """Effects of the positions that change, summed over spans, and those of all positions where spans are an axis."""
     total = effects.sum(2)
     if spans is None:
         return total, None
-    sums = [(effects * mask[:, None, first:, None].to(effects)).sum(2) for mask in spans.masks]
+    masks = [contrast.by_question(mask)[:, None, contrast.first :, None] for mask in spans.masks]
+    sums = [(effects * mask.to(effects)).sum(2) for mask in masks]
     return (torch.stack(sums, 2), total) if spans.has_axis else (sums[0], None)
 
 
 def span_facts(
-    spans: Spans | None, together: Float[Tensor, "pair layer component"] | None, contrast: Contrast, pair: int
+    spans: Spans | None, together: Float[Tensor, "question layer component"] | None, contrast: Contrast, question: int
 ) -> dict[str, Any]:
-    """What the map of a pair says of its positions."""
+    """What the map of a question says of its positions."""
     if spans is None:
         return {}
+    pair, _ = contrast.questions[question]
     masks = torch.stack([mask[pair] for mask in spans.masks])
     where = tuple(tuple(mask.nonzero().flatten().tolist()) for mask in masks)
     if together is None:
         return {"where": where}
     covers = bool(masks.any(0)[contrast.first :].all())
-    return {"where": where, "spans": spans.names, "together": together[pair], "covers": covers}
+    return {"where": where, "spans": spans.names, "together": together[question], "covers": covers}
 
 
 def in_words(where: Places | None, by_pair: Sequence[Places | None]) -> str:

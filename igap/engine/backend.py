@@ -75,9 +75,10 @@ def choose_backend(
             # Whole models hold [query, key] scores of every head: long prompts go one by one.
             few = rows.split(1 if base.tokens.shape[1] > _LONG else 2, 1)
             theirs = torch.cat([hooks.function(site, 0)(part) for part in few], 1)
-        difference = (ours - theirs).abs().max().item()
-        if not difference <= rounding(theirs):
-            return Backend(None, f"its weights alone give F off by {difference:.2g} logits")
+        for mine, other in zip(ours, theirs, strict=True):  # metrics of any size
+            difference = (mine - other).abs().max().item()
+            if not difference <= rounding(other):
+                return Backend(None, f"its weights alone give F off by {difference:.2g} logits")
     return Backend(decoder, "the weights alone give what the whole model gives")
 
 

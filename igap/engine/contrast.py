@@ -4,12 +4,13 @@
 `Contrast.function` or `Contrast.patches` and the two ends of the path.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -21,6 +22,7 @@ from igap.engine.hooks import Gradients, Hooks, PatchFunction, SiteFunction, edi
 from igap.engine.metrics import Readout
 from igap.errors import InputError
 from igap.inputs.prompts import TokenPair, min_scored_gap
+from igap.metrics import LogitDiff, Metric
 from igap.models.families import check_columns
 from igap.vocabulary import Direction
 
@@ -44,33 +46,41 @@ class Contrast:
     """The first position at which an activation changes."""
     backend: Backend
     readout: Readout
-    """F of the pairs."""
+    """F of the pairs, by one metric or several: what is asked of a pair by each is one question."""
     engine: Engine
     """The backend's, for all of the pairs."""
     where: Bool[Tensor, "pair pos"] | None = None
     """The positions at which activations change; None: all."""
 
     @property
-    def gap(self) -> Tensor:
-        """D = F(clean) - F(corrupted) of each pair, whatever the direction and baseline."""
+    def gap(self) -> Float[Tensor, " question"]:
+        """D = F(clean) - F(corrupted) of each question, whatever the direction and baseline."""
         return self.value(self.clean) - self.value(self.corrupted)
 
-    def value(self, run: ForwardPass) -> Float[Tensor, " pair"]:
-        """F of each pair in one of the runs."""
+    def value(self, run: ForwardPass) -> Float[Tensor, " question"]:
+        """F in one of the runs."""
         return run.logit_diff if run.logits is None else self.readout(run.logits)
 
     @property
     def least_gaps(self) -> list[float]:
-        """The absolute gap, in F's unit, below which each pair has no scores.
+        """The absolute gap, in F's unit, below which each question has no scores.
 
         The logit difference has a zero to which its size can be compared; of other metrics `min_gap` alone counts.
         """
-        if not self.readout.is_logit_diff:
-            return [pair.min_gap for pair in self.pairs]
         return [
-            min_scored_gap(pair.min_gap, clean)
-            for pair, clean in zip(self.pairs, self.value(self.clean).tolist(), strict=True)
+            min_scored_gap(self.pairs[pair].min_gap, clean if isinstance(metric, LogitDiff) else 0.0)
+            for (pair, metric), clean in zip(self.questions, self.value(self.clean).tolist(), strict=True)
         ]
+
+    @property
+    def questions(self) -> list[tuple[int, Metric]]:
+        """The pair, by its index, and the metric of each question, in their order: see `metrics.Readout`."""
+        return list(itertools.product(range(len(self.pairs)), self.readout.metrics))
+
+    def by_question(self, values: Shaped[Tensor, "pair *any"]) -> Shaped[Tensor, "question *any"]:
+        """What is known of each pair, for each of its questions."""
+        n = len(self.readout.metrics)
+        return values if n == 1 else values.repeat_interleave(n, 0)
 
     @property
     def n_layers(self) -> int:
@@ -162,6 +172,11 @@ class Contrast:
         base = replace(base, held={place: tuple(indices) for place, indices in components.items()})
         return replace(self, base=base, engine=self.backend.engine(self.model, self.readout, base, self.first))
 
+    def reading(self, metrics: Sequence[Metric]) -> "Contrast":
+        """The contrast with F by these metrics."""
+        readout = replace(self.readout, metrics=tuple(metrics))
+        return replace(self, readout=readout, engine=self.backend.engine(self.model, readout, self.base, self.first))
+
     def moved(self, site: Site, layer: int) -> Tensor:
         """Whether a component's activation differs between the ends, `[pair, component]`; if not its effect is 0."""
         start, end = self.ends(site, layer)
@@ -196,7 +211,8 @@ class Contrast:
         numbers = changed * block_numbers(self.model) + 2 * n_tokens * (cfg.d_model + 2 * cfg.n_heads * changed)
         kept = self.n_layers if gradients else 1
         if not self.readout.is_logit_diff:
-            numbers += 4 * cfg.d_vocab // kept  # once a row, in several copies
+            held = len(self.readout.metrics) if gradients else 1
+            numbers += 4 * held * cfg.d_vocab // kept  # once a row, in several copies
         elif whole:
             numbers += cfg.d_vocab
         size, device = numbers * run.residual[0].element_size(), run.tokens.device

@@ -37,9 +37,10 @@ from igap.engine.hooks import (
     PatchFunction,
     SiteChanges,
     SiteFunction,
+    slopes_of,
     swap_components,
 )
-from igap.engine.metrics import Readout
+from igap.engine.metrics import Readout, by_question
 
 _UNCHANGED: Mapping[Site, Edit] = MappingProxyType({})
 
@@ -51,7 +52,7 @@ class Suffix:
         """As Hooks; the keys and values that all rows share are computed here."""
         self._decoder, self._blocks = decoder, decoder.blocks
         self._base, self._first = base, first
-        self._metric = _metric(decoder, readout)
+        self._metric, self._n = _metric(decoder, readout), len(readout.metrics)
         positions = torch.arange(base.tokens.shape[1], device=base.tokens.device)
         behind = positions[first:, None] - positions  # [query, key]
         self._seen = {  # by how far back a block sees
@@ -158,7 +159,7 @@ class Suffix:
 
         return activations
 
-    def with_changes(self, changes: SiteChanges, n_rows: int) -> Float[Tensor, "pair row"]:
+    def with_changes(self, changes: SiteChanges, n_rows: int) -> Float[Tensor, "question row"]:
         """As Hooks, from the earliest of these layers on."""
         earliest = min(layer for _, layer in changes)
         stream = self._base.residual[earliest][:, None, self._first :].expand(-1, n_rows, -1, -1)
@@ -172,7 +173,11 @@ class Suffix:
         last = len(self._blocks) - 1
         with torch.no_grad():
             top = self._through(last, self._base.residual[last][:, None, self._first :])
-        slopes: dict[int | None, Tensor] = {None: _slope(lambda x: self._metric(self._decoder.norm(x[:, :, -1])), top)}
+        top.requires_grad_()
+        with torch.enable_grad():
+            values = self._metric(self._decoder.norm(top[:, :, -1]))
+        # By what is dropped, the slope of each metric.
+        slopes: dict[int | None, list[Tensor]] = {None: [slope for (slope,) in slopes_of(values, self._n, [top])]}
         for layer in range(last, -1, -1):
             stream = self._base.residual[layer][:, None, self._first :].detach().requires_grad_()
             leaves: list[Tensor] = []
@@ -183,12 +188,13 @@ class Suffix:
 
             with torch.enable_grad():
                 after = self._through(layer, stream, {site: add_zeros})
-            below: dict[int | None, Tensor] = {}
-            for dropped, slope in slopes.items():
-                below[dropped], here = torch.autograd.grad(after, [stream, *leaves], slope, retain_graph=True)
-                yield layer, dropped, _late(here, stream.shape[2])[:, 0]
+            below: dict[int | None, list[Tensor]] = {}
+            for dropped, by_metric in slopes.items():
+                each = [torch.autograd.grad(after, [stream, *leaves], slope, retain_graph=True) for slope in by_metric]
+                below[dropped] = [passed_on for passed_on, _ in each]
+                yield layer, dropped, _late(by_question([here for _, here in each]), stream.shape[2])[:, 0]
             if dropping:
-                below[layer] = _late(slopes[None], stream.shape[2])
+                below[layer] = [_late(slope, stream.shape[2]) for slope in slopes[None]]
             slopes = below
 
     def _write(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
@@ -289,19 +295,22 @@ def _late(x: Tensor, n: int) -> Tensor:
     return torch.cat([x.new_zeros(*x.shape[:2], missing, *x.shape[3:]), x], 2) if missing else x
 
 
-def _slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """The gradient of the sum of what the function gives, at this point."""
-    at = at.detach().requires_grad_()
-    with torch.enable_grad():
-        (slope,) = torch.autograd.grad(function(at).sum(), at)
-    return slope
-
-
 def _metric(decoder: Decoder, readout: Readout) -> Callable[[Tensor], Tensor]:
-    """The final norm's output `[pair, row, d_model]` to F `[pair, row]`."""
+    """The final norm's output `[pair, row, d_model]` to F `[question, row]`."""
+    alone = [(each, _without_logits(decoder, each)) for each in readout.each]
+
+    def values(last: Tensor) -> Tensor:
+        logits = decoder.logits(last) if any(shorter is None for _, shorter in alone) else last
+        return by_question([each(logits) if shorter is None else shorter(last) for each, shorter in alone])
+
+    return values
+
+
+def _without_logits(decoder: Decoder, readout: Readout) -> Callable[[Tensor], Tensor] | None:
+    """F of one metric from a few columns of the unembedding; None where that is not enough."""
     scale, cap, sets = decoder.logit_scale, decoder.logit_cap, (readout.known.answer, readout.known.distractor)
     if not readout.is_logit_diff or (cap is not None and not all(each.are_single for each in sets)):
-        return lambda last: readout(decoder.logits(last))
+        return None
     n_pairs = len(readout.pairs)
     weights = [each.mean(decoder.unembed.detach().expand(n_pairs, -1, -1)) for each in sets]
     biases = [each.mean(decoder.unembed_bias.detach().expand(n_pairs, -1)) for each in sets]

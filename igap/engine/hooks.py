@@ -3,7 +3,7 @@
 For questions about more than one site and layer; what is about one of them is in `forward`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
@@ -16,21 +16,22 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import Site, hook_name
 from igap.engine.activations import ForwardPass, from_hook, hold, to_hook, written_hook
-from igap.engine.metrics import Readout
+from igap.engine.metrics import Readout, by_question
 
 Change = Callable[[Tensor], Tensor | None]
 """A hook point's activation to what it becomes; None leaves it as it is."""
 
-SiteFunction = Callable[[Float[Tensor, "pair row pos *component"]], Float[Tensor, "pair row"]]
-"""Activations of a site at the positions from f on to F, in logits. Differentiable."""
+SiteFunction = Callable[[Float[Tensor, "pair row pos *component"]], Float[Tensor, "question row"]]
+"""Activations of a site at the positions from f on to F. Differentiable. A question is a pair and a metric, pair by
+pair; with one metric they are the pairs."""
 EmbeddingFunction = Callable[[Float[Tensor, "pair row pos d_model"]], Float[Tensor, "pair row pos *component"]]
 """Changes of the tokens' embeddings from f on to a site's activations there. Differentiable."""
-PatchFunction = Callable[[Tensor], Float[Tensor, "pair row"]]
+PatchFunction = Callable[[Tensor], Float[Tensor, "question row"]]
 """Indices of components to F with each of them, alone, replaced: one row a component."""
 SiteChanges = Mapping[tuple[Site, int], Callable[[Tensor], Tensor]]
 """By site and layer, the activation there, `[pair, row, pos, component, ...]` at the last positions (at least one), to
 what it becomes."""
-Gradients = Iterator[tuple[int, int | None, Float[Tensor, "pair pos *component"]]]
+Gradients = Iterator[tuple[int, int | None, Float[Tensor, "question pos *component"]]]
 """A layer, the layer whose output to the residual stream passes no gradient on, or None, and dF/da there."""
 
 WRITERS = ("attn.hook_out", "mlp.hook_out")
@@ -63,13 +64,24 @@ def _edit_hook(point: HookPoint, change: Change) -> Iterator[None]:
 
 def metric(
     model: TransformerBridge, tokens: Int[Tensor, "pair row pos"], readout: Readout
-) -> Float[Tensor, "pair row"]:
+) -> Float[Tensor, "question row"]:
     """F of every row, at the last position. Differentiable.
 
     The model sees rows as one batch, pair by pair: `[pair * row, pos]`.
     """
     logits = model(tokens.flatten(0, 1), logits_to_keep=1)[:, -1].unflatten(0, tokens.shape[:2])
     return readout(logits)
+
+
+def slopes_of(
+    values: Float[Tensor, "question *row"], n_metrics: int, inputs: Sequence[Tensor], *, again: bool = False
+) -> list[list[Tensor]]:
+    """The gradient of the sum of F by each metric with respect to each input; `again` where others will be taken."""
+    totals = values.unflatten(0, (-1, n_metrics)).transpose(0, 1).flatten(1).sum(1)
+    return [
+        list(torch.autograd.grad(total, inputs, retain_graph=again or left > 0, materialize_grads=True))
+        for left, total in zip(reversed(range(n_metrics)), totals, strict=True)
+    ]
 
 
 def replace_activation(model: TransformerBridge, name: str, rows: Tensor) -> AbstractContextManager[None]:
@@ -153,7 +165,7 @@ class Hooks:
 
         return activations
 
-    def with_changes(self, changes: SiteChanges, n_rows: int) -> Float[Tensor, "pair row"]:
+    def with_changes(self, changes: SiteChanges, n_rows: int) -> Float[Tensor, "question row"]:
         """F with sites of any layers changed, each one's activations being what the changes before it give."""
 
         def edit(site: Site, change: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
@@ -192,11 +204,10 @@ class Hooks:
         if dropping:
             changes |= {f"blocks.{layer}.{writer}": partial(drop, layer) for layer in layers for writer in WRITERS}
         with torch.enable_grad(), edit_hooks(self._model, changes), self._holding():
-            value = metric(self._model, self._base.tokens[:, None], self._readout).sum()
+            values = metric(self._model, self._base.tokens[:, None], self._readout)
         for dropped in (None, *layers[1:]) if dropping else (None,):
             below = layers[:dropped]
-            gradients = torch.autograd.grad(
-                value, [leaves[layer] for layer in below], retain_graph=dropping, materialize_grads=True
-            )
-            for layer, gradient in zip(below, gradients, strict=True):
-                yield layer, dropped, from_hook(site, gradient[:, self._first :])
+            wanted = [leaves[layer] for layer in below]
+            by_metric = slopes_of(values, len(self._readout.metrics), wanted, again=dropping)
+            for layer, *gradients in zip(below, *by_metric, strict=True):
+                yield layer, dropped, from_hook(site, by_question(gradients)[:, self._first :])

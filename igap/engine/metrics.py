@@ -1,139 +1,123 @@
-"""The metrics: F, one number of the logits after the last token.
+"""F of pairs: the metrics that are asked for, read from logits; and what is no metric, refused."""
 
-A metric is one function and one line of `METRICS`. It sees the logits of a pair's rows and what is known of the pair.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from igap.engine.token_sets import TokenSets, answers, logit_diff
+from igap.engine.token_sets import answers
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import TokenPair
-from igap.vocabulary import Direction, MetricName
-
-CustomMetric = Callable[[Tensor, TokenPair], Tensor]
-"""Logits `[row, vocab]` after the last token, and the pair as token ids, to F `[row]`. Differentiable, and the same
-number each time."""
+from igap.metrics import METRICS, AnyMetric, CustomMetric, Known, LogitDiff, Metric
+from igap.vocabulary import Direction
 
 
-@dataclass(frozen=True, eq=False)
-class Known:
-    """What a metric knows of its pairs."""
+class Custom(Metric):
+    """A function of the caller's."""
 
-    answer: TokenSets
-    """Right tokens, nearly always one a pair."""
-    distractor: TokenSets
-    """Wrong ones."""
-    clean: Float[Tensor, "pair vocab"] | None = None
-    """Log-probabilities after the clean prompt; None where only the logit difference is asked for."""
+    unit = "F"
 
+    def __init__(self, function: CustomMetric) -> None:
+        """Its name is the function's."""
+        self.function = function
+        self.name = f"custom {getattr(function, '__name__', type(function).__name__)}"
 
-@dataclass(frozen=True)
-class Metric:
-    """F as a function of logits."""
+    def of(self, logits: Tensor, known: Known) -> Tensor:
+        """Return what the function gives of the rows of each pair."""
+        rows = logits.flatten(1, -2) if logits.ndim > 2 else logits[:, None]
+        each = [self.function(of_pair, pair) for of_pair, pair in zip(rows, known.pairs, strict=True)]
+        return torch.stack(each).view(logits.shape[:-1])
 
-    of: Callable[[Float[Tensor, "pair *row vocab"], Known], Float[Tensor, "pair *row"]]
-    unit: str
-    at_minimum: bool = False
-    """Whether F(clean) = 0 is its least value, so that its gradient there is 0."""
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Custom) and self.function == other.function
 
-
-def _prob_diff(logits: Tensor, known: Known) -> Tensor:
-    """Probability that an answer comes next, minus that of a distractor."""
-    probabilities = logits.softmax(-1)
-    return known.answer.total(probabilities) - known.distractor.total(probabilities)
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
-def _kl(logits: Tensor, known: Known) -> Tensor:
-    """KL(clean || row) = sum of p (log p - log q)."""
-    clean = _beside(logits, known)
-    return (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1)
+def as_metrics(asked: AnyMetric | Sequence[AnyMetric]) -> tuple[Metric, ...]:
+    """The metrics that an argument means. Raises InputError on none, and on two of one name."""
+    metrics = tuple(map(_as_metric, asked if isinstance(asked, list | tuple) else [asked]))
+    names = [metric.name for metric in metrics]
+    if not names:
+        raise InputError("metric: got none, wanted one or more. Leave it out for the logit difference.")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(
+            f"metric: got {len(twice)} called {twice[0]!r}, wanted metrics of different names, by which their maps are "
+            "returned. Name each: functions by def, or by __name__."
+        )
+    return metrics
 
 
-def _js(logits: Tensor, known: Known) -> Tensor:
-    """(KL(clean || mean) + KL(row || mean)) / 2, at most log 2."""
-    clean, here = _beside(logits, known), logits.log_softmax(-1)
-    mean = torch.logaddexp(clean, here) - torch.log(torch.tensor(2.0, dtype=here.dtype))
-    return ((clean.exp() * (clean - mean)).sum(-1) + (here.exp() * (here - mean)).sum(-1)) / 2
-
-
-def _beside(logits: Tensor, known: Known) -> Tensor:
-    assert known.clean is not None
-    return known.clean.view(len(known.clean), *[1] * (logits.ndim - 2), -1)
-
-
-METRICS: Mapping[MetricName, Metric] = {
-    "logit_diff": Metric(lambda logits, known: logit_diff(logits, known.answer, known.distractor), "logits"),
-    "logit": Metric(lambda logits, known: known.answer.mean(logits), "logits"),
-    "logprob": Metric(lambda logits, known: known.answer.logsumexp(logits.log_softmax(-1)), "nats"),
-    "prob": Metric(lambda logits, known: known.answer.total(logits.softmax(-1)), "probability"),
-    "prob_diff": Metric(_prob_diff, "probability"),
-    "kl": Metric(_kl, "nats", at_minimum=True),
-    "js": Metric(_js, "nats", at_minimum=True),
-}
+def _as_metric(asked: object) -> Metric:
+    if isinstance(asked, type) and issubclass(asked, Metric):
+        raise InputError(f"metric: got the class {asked.__name__}, wanted an object of it. Write {asked.__name__}().")
+    if isinstance(asked, Metric):
+        return asked
+    return METRICS[asked] if isinstance(asked, str) else Custom(asked)  # type: ignore[index, arg-type]
 
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """F of some pairs."""
+    """F of some pairs; by several metrics several F of each.
 
-    name: str
-    """A name of METRICS, or of the caller's function."""
-    metric: Metric
-    pairs: tuple[TokenPair, ...]
+    A pair and a metric are one question; questions come pair by pair, the metrics of each in their order. With one
+    metric they are the pairs.
+    """
+
+    metrics: tuple[Metric, ...]
     known: Known
-    custom: CustomMetric | None = None
-    """The caller's function, where F is one."""
+
+    @property
+    def metric(self) -> Metric:
+        """The only metric."""
+        (metric,) = self.metrics
+        return metric
+
+    @property
+    def pairs(self) -> tuple[TokenPair, ...]:
+        """The pairs."""
+        return self.known.pairs
+
+    @property
+    def each(self) -> tuple["Readout", ...]:
+        """F by each metric alone."""
+        return tuple(replace(self, metrics=(metric,)) for metric in self.metrics)
 
     @property
     def is_logit_diff(self) -> bool:
         """Whether F is the difference of two logits, or means of some, for which the engine needs no other."""
-        return self.metric is METRICS["logit_diff"]
+        return all(isinstance(metric, LogitDiff) for metric in self.metrics)
 
-    def __call__(self, logits: Float[Tensor, "pair *row vocab"]) -> Float[Tensor, "pair *row"]:
+    def __call__(self, logits: Float[Tensor, "pair *row vocab"]) -> Float[Tensor, "question *row"]:
         """F of every row. Not of bfloat16: in sums over a vocabulary little would be left of its 8 bits."""
-        if not self.is_logit_diff and logits.dtype == torch.bfloat16:
-            logits = logits.float()
-        return self.metric.of(logits, self.known)
+        exact = logits.float() if logits.dtype == torch.bfloat16 and not self.is_logit_diff else logits
+        return by_question(
+            [metric.of(logits if isinstance(metric, LogitDiff) else exact, self.known) for metric in self.metrics]
+        )
 
     def select(self, few: Sequence[int]) -> "Readout":
         """F of these pairs alone."""
-        pairs, index = tuple(self.pairs[pair] for pair in few), list(few)
-        known, clean = self.known, self.known.clean
-        answer, distractor = known.answer.select(index), known.distractor.select(index)
-        known = Known(answer, distractor, None if clean is None else clean[index])
-        metric = self.metric if self.name in METRICS else _custom(self.custom, pairs)
-        return replace(self, metric=metric, pairs=pairs, known=known)
+        return replace(self, known=self.known.select(list(few)))
+
+
+def by_question(values: Sequence[Float[Tensor, "pair *row"]]) -> Float[Tensor, "question *row"]:
+    """What each metric gives of the pairs, question by question."""
+    return values[0] if len(values) == 1 else torch.stack(list(values), 1).flatten(0, 1)
 
 
 def read_out(
     pairs: Sequence[TokenPair],
     device: torch.device,
-    metric: MetricName | CustomMetric = "logit_diff",
+    metrics: Sequence[Metric] = (LogitDiff(),),
     clean: Float[Tensor, "pair vocab"] | None = None,
 ) -> Readout:
-    """F of these pairs by one of METRICS, or the caller's function; `clean` are the logits after the clean prompts."""
+    """F of these pairs by these metrics; `clean` are the logits after the clean prompts."""
     if clean is not None:
         clean = (clean.float() if clean.dtype == torch.bfloat16 else clean).log_softmax(-1)
-    known = Known(*answers(pairs, device), clean)
-    if isinstance(metric, str):
-        return Readout(metric, METRICS[metric], tuple(pairs), known)
-    name = getattr(metric, "__name__", type(metric).__name__)
-    return Readout(f"custom {name}", _custom(metric, pairs), tuple(pairs), known, metric)
-
-
-def _custom(function: CustomMetric | None, pairs: Sequence[TokenPair]) -> Metric:
-    def of(logits: Tensor, known: Known) -> Tensor:  # noqa: ARG001 - the interface of a Metric
-        assert function is not None
-        rows = logits.flatten(1, -2) if logits.ndim > 2 else logits[:, None]
-        each = [function(of_pair, pair) for of_pair, pair in zip(rows, pairs, strict=True)]
-        return torch.stack(each).view(logits.shape[:-1])
-
-    return Metric(of, "F")
+    return Readout(tuple(metrics), Known(*answers(pairs, device), clean, tuple(pairs)))
 
 
 def check_custom(function: CustomMetric, pair: TokenPair, logits: Float[Tensor, " vocab"]) -> None:
@@ -166,24 +150,25 @@ def check_custom(function: CustomMetric, pair: TokenPair, logits: Float[Tensor, 
             raise refused("gives a row another number when other rows stand beside it")
 
 
-def is_least_on_clean(metric: MetricName | CustomMetric) -> bool:
+def is_least_on_clean(metric: AnyMetric) -> bool:
     """Whether F is known to be least on the clean prompt, where the second of two moves counts more than the first."""
-    return isinstance(metric, str) and METRICS[metric].at_minimum
+    return _as_metric(metric).at_minimum
 
 
-def check_not_least(metric: MetricName | CustomMetric, what: str) -> None:
+def check_not_least(metric: AnyMetric, what: str) -> None:
     """Raises InputError where `what` would find interactions everywhere: F is least on the clean prompt."""
     if is_least_on_clean(metric):
         raise InputError(
-            f"metric: got {metric} with {what}, but it is least on the clean prompt, so that the second of any two "
-            "moves counts more than the first. Use logprob, or the logit difference."
+            f"metric: got {_as_metric(metric).name} with {what}, but it is least on the clean prompt, so that the "
+            "second of any two moves counts more than the first. Use logprob, or the logit difference."
         )
 
 
 def check_gradient(readout: Readout, direction: Direction, method: str) -> None:
     """Raises InputError where F's gradient in the run that is patched is 0 because F is least there."""
-    if readout.metric.at_minimum and direction == "noising":
+    least = [metric.name for metric in readout.metrics if metric.at_minimum]
+    if least and direction == "noising":
         raise InputError(
-            f"metric: got {readout.name} with {method} into the clean run, where it is 0 and its gradient too: every "
+            f"metric: got {least[0]} with {method} into the clean run, where it is 0 and its gradient too: every "
             "estimate would be 0. Use direction=denoising, at=0.5, or activation patching."
         )

@@ -16,10 +16,11 @@ from igap.engine.activations import ForwardPass, borrow, first_difference, reali
 from igap.engine.backend import HOOKS, Backend, Route, choose_backend
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast
-from igap.engine.metrics import CustomMetric, check_custom, read_out
+from igap.engine.metrics import Custom, as_metrics, check_custom, read_out
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, TokenPair, tokenize
-from igap.vocabulary import BaselineKind, Direction, MetricName, denoising_problem
+from igap.metrics import AnyMetric, LogitDiff, Metric
+from igap.vocabulary import BaselineKind, Direction, denoising_problem
 
 T = TypeVar("T")
 
@@ -42,10 +43,12 @@ class OpenPairs:
         sites: Sequence[Site],
         route: Route | None,
         kept: float,
-        metric: MetricName | CustomMetric = "logit_diff",
+        metric: AnyMetric | Sequence[AnyMetric] = "logit_diff",
+        beside: Sequence[Metric] = (),
     ) -> None:
         """Tokenises the pairs; see `open_pairs`."""
-        self.model, self._metric = model, metric
+        self.model, self._metrics = model, as_metrics(metric)
+        self._with_logits = not all(isinstance(each, LogitDiff) for each in (*self._metrics, *beside))
         self.pairs = tuple(pairs)
         self.tokens = tuple(tokenize(model, pair) for pair in self.pairs)
         """The pairs as token ids, in their order."""
@@ -55,7 +58,10 @@ class OpenPairs:
         self._kept: dict[Hashable, Any] = {}
 
     def contrasts(
-        self, baseline: BaselineKind | Baseline = "corrupted", direction: Direction = "noising"
+        self,
+        baseline: BaselineKind | Baseline = "corrupted",
+        direction: Direction = "noising",
+        metrics: Sequence[Metric] | None = None,
     ) -> Iterator[tuple[tuple[int, ...], Contrast]]:
         """The contrast of each group of pairs that share a pass, with the indices of its pairs.
 
@@ -64,6 +70,7 @@ class OpenPairs:
         Args:
             baseline: What the activations move to, when noising.
             direction: `denoising` is the mirror, clean activations into the corrupted run.
+            metrics: F, where it is not what the pairs were opened with; of `beside`, or among those.
 
         Raises:
             InputError: A baseline other than `corrupted` with `denoising`, or one that these pairs cannot have.
@@ -73,17 +80,16 @@ class OpenPairs:
             raise InputError(problem)
         for indices in _groups(self.tokens):
             make = partial(self._contrast, indices, baseline, direction)
-            yield indices, self._keep((indices, baseline, direction), make, _layers_of_contrast)
+            contrast = self._keep((indices, baseline, direction), make, _layers_of_contrast)
+            yield indices, contrast if metrics is None else contrast.reading(metrics)
 
     def _contrast(self, indices: tuple[int, ...], baseline: Baseline, direction: Direction) -> Contrast:
         group = tuple(self.tokens[index] for index in indices)
         clean, corrupted = self._keep(indices, partial(self._record, group), _layers_of_runs)
-        readout = read_out(group, clean.tokens.device, self._metric, clean.logits)
-        if not isinstance(self._metric, str):
-            for run in (clean, corrupted):
-                assert run.logits is not None
-                for pair, logits in zip(group, run.logits, strict=True):
-                    check_custom(self._metric, pair, logits)
+        readout = read_out(group, clean.tokens.device, self._metrics, clean.logits)
+        for metric in self._metrics:
+            if isinstance(metric, Custom):
+                try_on(metric, group, clean, corrupted)
         into_clean = realign(corrupted, clean, [pair.alignment.clean for pair in group])
         if direction == "noising":
             base = clean
@@ -129,7 +135,7 @@ class OpenPairs:
                 group,
                 name=name,
                 sites=self._sites,
-                with_logits=self._metric != "logit_diff",
+                with_logits=self._with_logits,
             )
             for name in ("clean", "corrupted")
         )
@@ -153,6 +159,14 @@ class OpenPairs:
         self._held.clear()
 
 
+def try_on(metric: Custom, group: Sequence[TokenPair], *runs: ForwardPass) -> None:
+    """Raises InputError where the caller's function is no metric after some prompt of the runs."""
+    for run in runs:
+        assert run.logits is not None
+        for pair, logits in zip(group, run.logits, strict=True):
+            check_custom(metric.function, pair, logits)
+
+
 def _layers_of_runs(runs: Sequence[ForwardPass]) -> list[Iterable[Tensor]]:
     return [layers for run in runs for layers in (run.residual, *run.activations.values())]
 
@@ -169,7 +183,8 @@ def open_pairs(
     sites: Sequence[Site] = SITES,
     route: Route | None = None,
     kept_bytes: float = 0.0,
-    metric: MetricName | CustomMetric = "logit_diff",
+    metric: AnyMetric | Sequence[AnyMetric] = "logit_diff",
+    beside: Sequence[Metric] = (),
 ) -> Iterator[OpenPairs]:
     """A block in which the model is frozen and contrasts of these pairs can be had; it comes back unchanged.
 
@@ -178,7 +193,8 @@ def open_pairs(
         pairs: One pair or several.
         sites: Those that contrasts are asked about.
         route: How F is computed; None chooses the faster route that is right for this model.
-        metric: F.
+        metric: F, or several, of which contrasts have one after the other: see `metrics.Readout`.
+        beside: Further metrics, which `contrasts` may be asked for.
         kept_bytes: How much of what contrasts share may be held between them, in bytes. By default nothing: right where
             all pairs are gone through once.
 
@@ -188,7 +204,7 @@ def open_pairs(
     pairs = [pairs] if isinstance(pairs, PromptPair) else list(pairs)
     if not pairs:
         raise InputError("prompts: got no pair, wanted at least one.")
-    opened = OpenPairs(model, pairs, sites, route, kept_bytes, metric)
+    opened = OpenPairs(model, pairs, sites, route, kept_bytes, metric, beside)
     with borrow(model):
         try:
             yield opened
@@ -205,7 +221,7 @@ def contrast(
     direction: Direction = "noising",
     route: Route | None = None,
     sites: Sequence[Site] = SITES,
-    metric: MetricName | CustomMetric = "logit_diff",
+    metric: AnyMetric | Sequence[AnyMetric] = "logit_diff",
 ) -> Iterator[Contrast]:
     """The contrast of one prompt pair, open in this block; see `open_pairs` and `OpenPairs.contrasts`."""
     with open_pairs(model, pair, sites=sites, route=route, metric=metric) as opened:

@@ -7,12 +7,13 @@ from torch import Tensor
 from igap.components import Site
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
+from igap.metrics import LogitDiff
 
 _NUDGES = torch.arange(8) * 2.0**-20
 """Shares of a path that move F by less than it is rounded, but for a straight line."""
 
 
-def rounding_of(contrast: Contrast, site: Site, rows: AdaptiveBatch) -> Float[Tensor, "pair layer"]:
+def rounding_of(contrast: Contrast, site: Site, rows: AdaptiveBatch) -> Float[Tensor, "question layer"]:
     """How far rounding alone may put F(end) - F(start), or a sum that should be equal to it, in logits.
 
     Measured in layer 0: points so near to the start that F is a straight line there, but for rounding. Eight times
@@ -34,10 +35,11 @@ def rounding_of(contrast: Contrast, site: Site, rows: AdaptiveBatch) -> Float[Te
     off = values.T - line @ (torch.linalg.pinv(line) @ values.T)
     deviation = (off.square().sum(0) / (len(nudges) - 2)).sqrt()
     left = 1 - torch.arange(contrast.n_layers).double() / contrast.n_layers
-    size = contrast.gap.abs()
-    if contrast.readout.is_logit_diff:
-        size = size.clamp(min=1.0)
-    else:  # of any size
-        size = torch.stack([size, *(contrast.value(run).abs() for run in (contrast.clean, contrast.corrupted))]).amax(0)
+    gap, ends = contrast.gap.abs(), [contrast.value(run).abs() for run in (contrast.clean, contrast.corrupted)]
+    size = torch.where(
+        torch.tensor([isinstance(metric, LogitDiff) for _, metric in contrast.questions], device=gap.device),
+        gap.clamp(min=1.0),
+        torch.stack([gap, *ends]).amax(0),  # others are of any size
+    )
     least = 10 * torch.finfo(torch.float32).eps * size.cpu().double()
     return torch.maximum(8 * deviation[:, None] * left.sqrt(), least[:, None]).to(start)

@@ -10,12 +10,11 @@ from pathlib import Path
 from types import ModuleType
 
 from igap.config import MetricConfig
-from igap.engine.metrics import CustomMetric
 from igap.errors import InputError, one_line
-from igap.vocabulary import MetricName
+from igap.metrics import AnyMetric, CustomMetric
 
 
-def metric_of(config: MetricConfig) -> MetricName | CustomMetric:
+def metric_of(config: MetricConfig) -> AnyMetric:
     """F as the methods take it. Raises InputError where the function cannot be imported."""
     return config.name if config.name != "custom" else _import(config)[1]
 

@@ -23,10 +23,11 @@ from igap.components import component_names
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.contrast import Contrast
-from igap.engine.metrics import CustomMetric, check_not_least
+from igap.engine.metrics import check_not_least
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.inputs.prompts import PromptPair
-from igap.vocabulary import Direction, MetricName
+from igap.metrics import AnyMetric
+from igap.vocabulary import Direction
 
 Class = Literal["minimal", "latent_or", "latent_and", "opposed", "low"]
 CLASSES: tuple[Class, ...] = ("minimal", "latent_or", "latent_and", "opposed")
@@ -191,7 +192,7 @@ def both_directions(
     high: Share = 0.05,
     most: Number = 8,
     n_steps: Count = 50,
-    metric: MetricName | CustomMetric = "logit_diff",
+    metric: AnyMetric = "logit_diff",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     route: Route | None = None,

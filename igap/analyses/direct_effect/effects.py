@@ -26,10 +26,10 @@ from igap.attribution.over_pairs import attribute_pairs
 from igap.components import Site, component_names
 from igap.engine.activations import Model
 from igap.engine.contrast import Contrast
-from igap.engine.metrics import CustomMetric
 from igap.engine.open_pairs import open_pairs
 from igap.inputs.prompts import PromptPair
-from igap.vocabulary import Direction, MetricName
+from igap.metrics import AnyMetric
+from igap.vocabulary import Direction
 
 Writer = Literal["heads", "neurons", "attn_out", "mlp_out"]
 """The sites that write to the residual stream."""
@@ -122,7 +122,7 @@ def direct_effect(
     site: Writer = "heads",
     *,
     direction: Direction = "noising",
-    metric: MetricName | CustomMetric = "logit_diff",
+    metric: AnyMetric = "logit_diff",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     on_progress: Progress | None = None,

@@ -27,13 +27,13 @@ from igap.engine.batching import AdaptiveBatch
 from igap.engine.component_sets import ComponentSet
 from igap.engine.contrast import Contrast
 from igap.engine.hooks import SiteFunction
-from igap.engine.metrics import CustomMetric
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.engine.positions import Positions, check_lengths, find_spans
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import PromptPair
+from igap.metrics import AnyMetric
 from igap.statistics.extrema import Extremum, find_extrema
-from igap.vocabulary import ALPHAS, BaselineKind, Direction, MetricName, are_alphas
+from igap.vocabulary import ALPHAS, BaselineKind, Direction, are_alphas
 
 DEFAULT_ALPHAS: tuple[float, ...] = tuple(np.linspace(-1, 2, 61).round(2).tolist())
 
@@ -198,7 +198,7 @@ def output_curve(
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
     positions: Positions = "all",
-    metric: MetricName | CustomMetric = "logit_diff",
+    metric: AnyMetric = "logit_diff",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     route: Route | None = None,
@@ -293,7 +293,7 @@ def trace_curves(
         rounding=100 * eps * max(1.0, float(np.abs(values).max())),
         baseline=baseline.kind,
         direction=direction,
-        metric=contrast.readout.name,
+        metric=contrast.readout.metric.name,
         unit=contrast.readout.metric.unit,
     )
 

@@ -22,11 +22,12 @@ from igap.components import Site, component_names, is_component, locate, sites_o
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.contrast import Contrast
-from igap.engine.metrics import CustomMetric, check_not_least
+from igap.engine.metrics import check_not_least
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.inputs.prompts import PromptPair
+from igap.metrics import AnyMetric
 from igap.statistics.comparison import SIGN_THRESHOLD
-from igap.vocabulary import Direction, MetricName
+from igap.vocabulary import Direction
 
 _MOST_SAID = 5
 
@@ -164,7 +165,7 @@ def self_repair(
     site: Site = "heads",
     *,
     direction: Direction = "noising",
-    metric: MetricName | CustomMetric = "logit_diff",
+    metric: AnyMetric = "logit_diff",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     route: Route | None = None,

@@ -24,14 +24,14 @@ from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
 from igap.engine.component_sets import ComponentSet
-from igap.engine.metrics import CustomMetric
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.engine.positions import Positions, find_spans
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
+from igap.metrics import AnyMetric
 from igap.models.families import widths_of_model
 from igap.statistics.coalitions import members_of, sampled_orders
-from igap.vocabulary import BaselineKind, Direction, MetricName
+from igap.vocabulary import BaselineKind, Direction
 
 MOST_EXACT = 8
 """Members of a set all of whose subsets are moved: 256."""
@@ -46,7 +46,7 @@ def set_effects(
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
     positions: Positions = "all",
-    metric: MetricName | CustomMetric = "logit_diff",
+    metric: AnyMetric = "logit_diff",
     n_orders: Count = 100,
     n_steps: Count = 50,
     seed: Seed = 0,
@@ -151,8 +151,8 @@ def measure_set(
         readout = contrast.readout
     if not (np.isfinite(effects).all() and np.isfinite(parts).all()):
         raise InputError(
-            f"metric: got NaN or infinity from {readout.name}, wanted a number all the way from one prompt to the "
-            "other. Use a metric that is finite for all logits."
+            f"metric: got NaN or infinity from {readout.metric.name}, wanted a number all the way from one prompt to "
+            "the other. Use a metric that is finite for all logits."
         )
     return SetEffects(
         members=tuple(component_name(*member) for member in members),
@@ -164,7 +164,7 @@ def measure_set(
         rounding=size,
         n_steps=n_steps,
         seed=seed,
-        metric=readout.name,
+        metric=readout.metric.name,
         unit=readout.metric.unit,
         baseline=baseline.kind if isinstance(baseline, Baseline) else baseline,
         direction=direction,

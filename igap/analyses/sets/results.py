@@ -12,8 +12,8 @@ from jaxtyping import Float64
 from igap import markup
 from igap.arguments import checks_arguments
 from igap.binding import Axes, draw
-from igap.engine.metrics import METRICS
 from igap.errors import InputError, short_repr
+from igap.metrics import METRICS
 from igap.statistics.bootstrap import mean_intervals
 from igap.statistics.coalitions import interactions_of, sampled_interval, shapley_values
 from igap.vocabulary import BaselineKind, Direction
