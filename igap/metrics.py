@@ -16,7 +16,7 @@ from torch import Tensor
 from igap.engine.token_sets import TokenSets, logit_diff
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import TokenPair
-from igap.vocabulary import MetricName
+from igap.vocabulary import LEAST_ON_CLEAN, MetricName
 
 __all__ = ["JS", "KL", "LogProb", "Logit", "LogitDiff", "Prob", "ProbDiff"]
 
@@ -48,8 +48,11 @@ class Metric(ABC):
     """As `metric=` takes it."""
     unit: str
     """F's, which effects, gaps and completeness deltas have."""
-    at_minimum: bool = False
-    """Whether F(clean) = 0 is its least value, so that its gradient there is 0."""
+
+    @property
+    def at_minimum(self) -> bool:
+        """Whether F(clean) = 0 is its least value, so that its gradient there is 0."""
+        return self.name in LEAST_ON_CLEAN
 
     @abstractmethod
     def of(self, logits: Float[Tensor, "pair *row vocab"], known: Known) -> Float[Tensor, "pair *row"]:
@@ -87,8 +90,6 @@ class _OfBoth(Metric):
 
 class _OfDistributions(Metric):
     """Of the whole distribution beside the clean one."""
-
-    at_minimum = True
 
     def __call__(self, logits: Float[Tensor, "*row vocab"], clean: Float[Tensor, " vocab"]) -> Float[Tensor, "*row"]:
         """F of each row of logits; `clean` are the logits after the clean prompt."""

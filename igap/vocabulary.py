@@ -43,6 +43,9 @@ probabilities.
 `kl`: KL(clean || run) of the next token's distributions, nats. `js`: their Jensen-Shannon divergence, nats.
 """
 
+LEAST_ON_CLEAN: tuple[MetricName, ...] = ("kl", "js")
+"""Metrics that are 0 after the clean prompt and above 0 elsewhere, so that their gradient there is 0."""
+
 MetricSetting = Literal[MetricName, "custom"]
 """A run's metric; `custom` is a function of the user's."""
 

@@ -19,7 +19,6 @@ from igap.attribution.maps import AttributionMap, Progress
 from igap.components import Site
 from igap.config import Frozen, RunConfig, validate_settings
 from igap.engine.baselines import Baseline, baseline_of
-from igap.engine.metrics import is_least_on_clean
 from igap.engine.open_pairs import OpenPairs
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
@@ -165,7 +164,7 @@ def settings_of(config: RunConfig, name: str, schema: type[SettingsT]) -> Settin
 
 def least_on_clean(config: RunConfig) -> str:
     """Return what an analysis of two moves is of, where F is least on the clean prompt; empty where it is not."""
-    if config.metric.name == "custom" or not is_least_on_clean(config.metric.name):
+    if config.metric.name not in LEAST_ON_CLEAN:
         return ""
     return "of metrics that are not least on the clean prompt, where the second of any two moves counts more"
 

@@ -3,7 +3,7 @@
 Heimersheim & Nanda 2024 (arXiv 2404.15255), Zhang & Nanda 2023 (2309.16042).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from igap.engine.open_pairs import open_pairs
 from igap.engine.positions import Positions, find_spans
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
+from igap.storage.cache import part
 from igap.vocabulary import BaselineKind, Direction
 
 _SPANS_A_PASS = 8
@@ -148,22 +149,33 @@ def _patch(
     """
     width, n_pairs, late = contrast.n_components(site), len(contrast.pairs), where[:, :, contrast.first :, None, None]
     effect = contrast.gap.new_zeros(len(contrast.questions), contrast.n_layers, where.shape[1] * width)
+
+    def patch(layer: int) -> Mapping[str, Tensor]:
+        start, end = contrast.ends(site, layer)
+        one = where.shape[1] == 1
+        moved = contrast.moved(site, layer) if one else (late & (start != end)[:, None]).flatten(2).any(2)
+        done, here = layer * width, effect[:, layer]
+        if moved.any():
+            function = contrast.function(site, layer)
+            unpatched = function(start[:, None])
+            patches = contrast.patches(site, layer) if one else partial(_mix, function, start, end, late)
+            for items, patched in rows.each(patches, moved.any(0).nonzero().flatten(), n_pairs):
+                here[:, items] = patched - unpatched
+                done += len(items) // where.shape[1]
+                advance(done)
+        # Those that moved in another pair of the pass only.
+        return {"effect": here.masked_fill(~contrast.by_question(moved), 0)}
+
+    about = {
+        "site": site,
+        "direction": contrast.direction,
+        "metrics": [metric.name for metric in contrast.readout.metrics],
+        "pairs": [pair.identity for pair in contrast.pairs],
+        "positions": where.int().tolist(),
+    }
     with torch.no_grad():
         for layer in range(contrast.n_layers):
-            start, end = contrast.ends(site, layer)
-            one = where.shape[1] == 1
-            moved = contrast.moved(site, layer) if one else (late & (start != end)[:, None]).flatten(2).any(2)
-            done = layer * width
-            if moved.any():
-                function = contrast.function(site, layer)
-                unpatched = function(start[:, None])
-                patches = contrast.patches(site, layer) if one else partial(_mix, function, start, end, late)
-                for items, patched in rows.each(patches, moved.any(0).nonzero().flatten(), n_pairs):
-                    effect[:, layer, items] = patched - unpatched
-                    done += len(items) // where.shape[1]
-                    advance(done)
-            # Those that moved in another pair of the pass only.
-            effect[:, layer].masked_fill_(~contrast.by_question(moved), 0)
+            effect[:, layer] = part(about | {"layer": layer}, partial(patch, layer))["effect"].to(effect)
             advance((layer + 1) * width)
     return effect.view(*effect.shape[:2], -1, width).cpu()
 

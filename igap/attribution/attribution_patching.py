@@ -27,8 +27,8 @@ from igap.engine.open_pairs import open_pairs
 from igap.engine.positions import Positions, find_spans
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
-from igap.metrics import METRICS, AnyMetric
-from igap.vocabulary import BaselineKind, Direction
+from igap.metrics import AnyMetric
+from igap.vocabulary import LEAST_ON_CLEAN, BaselineKind, Direction
 
 
 @public_method
@@ -156,7 +156,7 @@ def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advan
 
 def no_gradient(config: RunConfig) -> str:
     """Why first-order estimates of a run with these settings say nothing; empty where they say something."""
-    if config.direction == "noising" and config.metric.name != "custom" and METRICS[config.metric.name].at_minimum:
+    if config.direction == "noising" and config.metric.name in LEAST_ON_CLEAN:
         return f"to first order, and {config.metric.name} is least on the clean prompt, where its gradient is 0"
     return ""
 

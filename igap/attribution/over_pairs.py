@@ -52,9 +52,9 @@ def attribute(
 ) -> AttributionMap | dict[str, AttributionMap]:
     """As `attribute_pairs`; of several metrics, `asked` as a list, the map of each by its name."""
     maps = attribute_metrics(method, opened, site, on_progress, **about)
-    for each in maps.values():
+    for each in maps:
         check_finite(each)
-    return maps if isinstance(asked, list | tuple) else next(iter(maps.values()))
+    return {each.metric: each for each in maps} if isinstance(asked, list | tuple) else maps[0]
 
 
 def attribute_pairs(
@@ -69,7 +69,7 @@ def attribute_pairs(
 ) -> AttributionMap:
     """The method's map of one pair, or the mean over several pairs, with the map of each in `pairs`; of one metric."""
     about: Any = {"baseline": baseline, "direction": direction, "positions": positions}
-    (made,) = attribute_metrics(method, opened, site, on_progress, **about).values()
+    (made,) = attribute_metrics(method, opened, site, on_progress, **about)
     check_finite(made)
     return made
 
@@ -84,8 +84,8 @@ def attribute_metrics(
     direction: Direction = "noising",
     positions: Positions = "all",
     metrics: Sequence[Metric] | None = None,
-) -> dict[str, AttributionMap]:
-    """The method's maps by metric, those that the pairs were opened with or others; not yet checked to be finite."""
+) -> list[AttributionMap]:
+    """The method's map of each metric, those that the pairs were opened with or others; not checked to be finite."""
     check_lengths(positions, opened.tokens, direction)
     kind = baseline.kind if isinstance(baseline, Baseline) else baseline
     for pair in opened.tokens:
@@ -93,7 +93,7 @@ def attribute_metrics(
     n_pairs = len(opened.pairs)
     if kind == "zero_input" and site not in SITES:
         raise InputError(f"baseline: got zero_input of {site}, wanted it of heads or neurons. Use baseline=zero.")
-    maps: dict[str, dict[int, AttributionMap]] = {}
+    maps: dict[Metric, dict[int, AttributionMap]] = {}
     n_done = 0
     for indices, contrast in opened.contrasts(baseline, direction, metrics):
         in_all = contrast.n_layers * contrast.n_components(site)
@@ -105,10 +105,10 @@ def attribute_metrics(
         for (place, metric), made in zip(contrast.questions, method(contrast, advance), strict=True):
             about: Any = {"metric": metric.name, "unit": metric.unit, "function": getattr(metric, "function", None)}
             of_pair = replace(made, baseline=kind, direction=direction, **about)
-            maps.setdefault(metric.name, {})[indices[place]] = of_pair
+            maps.setdefault(metric, {})[indices[place]] = of_pair
         advance(in_all)
         n_done += len(indices)
-    return {name: mean([of_pairs[index] for index in range(n_pairs)]) for name, of_pairs in maps.items()}
+    return [mean([of_pairs[index] for index in range(n_pairs)]) for of_pairs in maps.values()]
 
 
 def check_finite(made: AttributionMap) -> None:

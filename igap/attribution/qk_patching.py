@@ -113,7 +113,16 @@ def _patch_group(
         effects = dict(zip(methods, (exact[node], *of_node), strict=False))
         for index, (least, gap) in enumerate(zip(contrast.least_gaps, contrast.gap.tolist(), strict=True)):
             maps[index][node] = {
-                method: AttributionMap(method, "heads", effect[index].cpu(), gap, least, signed=method != "atp_star")
+                method: AttributionMap(
+                    method,
+                    "heads",
+                    effect[index].cpu(),
+                    gap,
+                    least,
+                    metric=contrast.readout.metric.name,
+                    unit=contrast.readout.metric.unit,
+                    signed=method != "atp_star",
+                )
                 for method, effect in effects.items()
             }
     return maps

@@ -25,7 +25,7 @@ from igap.config.groups import (
     TrackingConfig,
 )
 from igap.config.schema import Frozen, example, validate_settings
-from igap.vocabulary import AblationKind, Direction, denoising_problem
+from igap.vocabulary import LEAST_ON_CLEAN, AblationKind, Direction, denoising_problem
 
 EXECUTION_KEYS = (
     "tracking",
@@ -207,15 +207,16 @@ class RunConfig(Frozen):
         """
         idle = []
         for group, names, reason in self._unused():
-            settings = getattr(self, group)
+            settings = getattr(self, group) if group else self
             defaults = {name: type(settings).model_fields[name].get_default() for name in names}
-            values = {f"{group}.{name}": each for name in names if (each := getattr(settings, name)) != defaults[name]}
+            keys = {name: f"{group}.{name}" if group else name for name in names}
+            values = {key: each for name, key in keys.items() if (each := getattr(settings, name)) != defaults[name]}
             if values:
-                idle.append(Idle(values, {f"{group}.{name}": defaults[name] for name in names}, reason))
+                idle.append(Idle(values, {key: defaults[name] for name, key in keys.items()}, reason))
         return tuple(idle)
 
     def _unused(self) -> Iterator[tuple[str, list[str], str]]:
-        """Groups, their keys that the run does not read, and why not."""
+        """Groups ("" at the top), their keys that the run does not read, and why not."""
         ablation, curves = self.ablation, self.curves.components
         if ablation.kind == "none":
             names = [name for name in AblationConfig.model_fields if name not in ("kind", "seed")]
@@ -225,8 +226,17 @@ class RunConfig(Frozen):
                 yield "ablation", ["top", "by"], "only ablation.components=top takes the first of a ranking"
             if not {ablation.kind, *ablation.also} & {"mean", "mean_positional"}:
                 yield "ablation", ["reference_n"], "only ablation=mean|mean_positional takes means"
-        if curves == "none" or (curves == "default" and "heads" not in self.asked_sites):
+        if curves in ("default", "none") and ("heads" not in self.asked_sites or self.positions.has_axis):
+            reason = "curves of heads that the run chooses are of positions that move together, and of sites with heads"
+            yield "curves", ["components", "alphas"], reason
+        elif curves == "none":
             yield "curves", ["alphas"], "no curves were asked for (curves.components='9.6 L5.N1234')"
+        if "heads" not in self.asked_sites:
+            yield "", ["explain"], f"the explanation is about heads, of which sites={self.sites} has none"
+        elif not self.positions.is_default:
+            yield "", ["explain"], f"the explanation is about all positions at once (positions={self.positions.kind})"
+        elif self.direction == "noising" and self.metric.name in LEAST_ON_CLEAN:
+            yield "", ["explain"], f"metric={self.metric.name} has no gradient on the clean prompt to explain with"
         if self.ig.n_steps != "auto":
             yield "ig", ["tolerance"], f"ig.n_steps={self.ig.n_steps} is fixed, only ig.n_steps=auto has a tolerance"
         if self.metric.name != "custom":
@@ -244,8 +254,8 @@ class RunConfig(Frozen):
         fields = self.model_dump(mode="json", exclude=set(EXECUTION_KEYS) | {"seed"})
         for idle in self.idle:
             for key, default in idle.defaults.items():
-                group, name = key.split(".")
-                fields[group][name] = default
+                group, _, name = key.rpartition(".")
+                (fields[group] if group else fields)[name] = default
         fields["contents"] = dict(contents)
         for name in ("name", "revision"):
             del fields["model"][name]

@@ -39,7 +39,7 @@ class Custom(Metric):
 
 def as_metrics(asked: AnyMetric | Sequence[AnyMetric]) -> tuple[Metric, ...]:
     """The metrics that an argument means. Raises InputError on none, and on two of one name."""
-    metrics = tuple(map(_as_metric, asked if isinstance(asked, list | tuple) else [asked]))
+    metrics = tuple(map(as_metric, asked if isinstance(asked, list | tuple) else [asked]))
     names = [metric.name for metric in metrics]
     if not names:
         raise InputError("metric: got none, wanted one or more. Leave it out for the logit difference.")
@@ -51,12 +51,13 @@ def as_metrics(asked: AnyMetric | Sequence[AnyMetric]) -> tuple[Metric, ...]:
     return metrics
 
 
-def _as_metric(asked: object) -> Metric:
+def as_metric(asked: AnyMetric) -> Metric:
+    """The metric that a name, an object or a function means."""
     if isinstance(asked, type) and issubclass(asked, Metric):
         raise InputError(f"metric: got the class {asked.__name__}, wanted an object of it. Write {asked.__name__}().")
     if isinstance(asked, Metric):
         return asked
-    return METRICS[asked] if isinstance(asked, str) else Custom(asked)  # type: ignore[index, arg-type]
+    return METRICS[asked] if isinstance(asked, str) else Custom(asked)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +121,13 @@ def read_out(
     return Readout(tuple(metrics), Known(*answers(pairs, device), clean, tuple(pairs)))
 
 
-def check_custom(function: CustomMetric, pair: TokenPair, logits: Float[Tensor, " vocab"]) -> None:
-    """Raises InputError where a caller's metric is not one finite, differentiable, repeatable number a row."""
+def check_custom(
+    function: CustomMetric, pair: TokenPair, logits: Float[Tensor, " vocab"], *, made_up: bool = False
+) -> None:
+    """Raises InputError where a caller's metric is not one finite, differentiable, repeatable number a row.
+
+    Of logits that are `made_up` it need not be finite: they may be none that a model gives.
+    """
     rows = torch.stack([logits, logits * 0.5]).detach().requires_grad_()
 
     def refused(got: str) -> InputError:
@@ -138,10 +144,12 @@ def check_custom(function: CustomMetric, pair: TokenPair, logits: Float[Tensor, 
         if not isinstance(values, Tensor) or values.shape != (2,):
             shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise refused(f"gives {shape} for 2 rows")
-        if not values.isfinite().all():
+        if not values.isfinite().all() and not made_up:
             raise refused("gives NaN or infinity")
         if not values.requires_grad:
             raise refused("has no gradient")
+    if not values.isfinite().all():
+        return
     with torch.no_grad():
         rounding = 1000 * torch.finfo(values.dtype).eps * values.abs().clamp(min=1.0)
         if not ((function(rows, pair) - values).abs() <= rounding).all():
@@ -150,16 +158,12 @@ def check_custom(function: CustomMetric, pair: TokenPair, logits: Float[Tensor, 
             raise refused("gives a row another number when other rows stand beside it")
 
 
-def is_least_on_clean(metric: AnyMetric) -> bool:
-    """Whether F is known to be least on the clean prompt, where the second of two moves counts more than the first."""
-    return _as_metric(metric).at_minimum
-
-
 def check_not_least(metric: AnyMetric, what: str) -> None:
     """Raises InputError where `what` would find interactions everywhere: F is least on the clean prompt."""
-    if is_least_on_clean(metric):
+    asked = as_metric(metric)
+    if asked.at_minimum:
         raise InputError(
-            f"metric: got {_as_metric(metric).name} with {what}, but it is least on the clean prompt, so that the "
+            f"metric: got {asked.name} with {what}, but it is least on the clean prompt, so that the "
             "second of any two moves counts more than the first. Use logprob, or the logit difference."
         )
 

@@ -16,7 +16,7 @@ from igap.engine.activations import ForwardPass, borrow, first_difference, reali
 from igap.engine.backend import HOOKS, Backend, Route, choose_backend
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast
-from igap.engine.metrics import Custom, as_metrics, check_custom, read_out
+from igap.engine.metrics import Custom, as_metric, as_metrics, check_custom, read_out
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, TokenPair, tokenize
 from igap.metrics import AnyMetric, LogitDiff, Metric
@@ -44,11 +44,13 @@ class OpenPairs:
         route: Route | None,
         kept: float,
         metric: AnyMetric | Sequence[AnyMetric] = "logit_diff",
-        beside: Sequence[Metric] = (),
+        beside: Sequence[AnyMetric] = (),
     ) -> None:
         """Tokenises the pairs; see `open_pairs`."""
-        self.model, self._metrics = model, as_metrics(metric)
-        self._with_logits = not all(isinstance(each, LogitDiff) for each in (*self._metrics, *beside))
+        self.model = model
+        self.metrics = as_metrics(metric)
+        """F, by one metric or several."""
+        self._with_logits = not all(isinstance(each, LogitDiff) for each in (*self.metrics, *map(as_metric, beside)))
         self.pairs = tuple(pairs)
         self.tokens = tuple(tokenize(model, pair) for pair in self.pairs)
         """The pairs as token ids, in their order."""
@@ -86,8 +88,8 @@ class OpenPairs:
     def _contrast(self, indices: tuple[int, ...], baseline: Baseline, direction: Direction) -> Contrast:
         group = tuple(self.tokens[index] for index in indices)
         clean, corrupted = self._keep(indices, partial(self._record, group), _layers_of_runs)
-        readout = read_out(group, clean.tokens.device, self._metrics, clean.logits)
-        for metric in self._metrics:
+        readout = read_out(group, clean.tokens.device, self.metrics, clean.logits)
+        for metric in self.metrics:
             if isinstance(metric, Custom):
                 try_on(metric, group, clean, corrupted)
         into_clean = realign(corrupted, clean, [pair.alignment.clean for pair in group])
@@ -184,7 +186,7 @@ def open_pairs(
     route: Route | None = None,
     kept_bytes: float = 0.0,
     metric: AnyMetric | Sequence[AnyMetric] = "logit_diff",
-    beside: Sequence[Metric] = (),
+    beside: Sequence[AnyMetric] = (),
 ) -> Iterator[OpenPairs]:
     """A block in which the model is frozen and contrasts of these pairs can be had; it comes back unchanged.
 

@@ -4,13 +4,18 @@ import hashlib
 import importlib
 import inspect
 import sys
+from collections.abc import Sequence
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
 from igap.config import MetricConfig
+from igap.engine.metrics import check_custom
 from igap.errors import InputError, one_line
+from igap.inputs.prompts import TokenPair
 from igap.metrics import AnyMetric, CustomMetric
 
 
@@ -33,6 +38,14 @@ def source_digest(config: MetricConfig) -> str:
             f"metric.function: got {config.function}, whose source file cannot be read, wanted a Python function, "
             "whose text says which metric it is."
         ) from None
+
+
+def try_metric(config: MetricConfig, pairs: Sequence[TokenPair], n_vocab: int) -> None:
+    """Raises InputError where the function is no metric, as far as logits that are drawn by chance show."""
+    logits = torch.randn(n_vocab, generator=torch.Generator().manual_seed(0))
+    _, function = _import(config)
+    for pair in pairs:
+        check_custom(function, pair, logits, made_up=True)
 
 
 def _import(config: MetricConfig) -> tuple[ModuleType, CustomMetric]:

@@ -16,7 +16,7 @@ from igap.config import RunConfig
 from igap.engine.baselines import Baseline, baseline_of, check_same_length, reference_ids
 from igap.engine.batching import machine_bytes
 from igap.engine.positions import check_lengths, check_spans, own_spans
-from igap.engine.user_metrics import source_digest
+from igap.engine.user_metrics import source_digest, try_metric
 from igap.errors import InputError
 from igap.inputs import sources
 from igap.inputs.prompts import PromptPair, TokenPair, encode_pair, encode_prompt
@@ -63,6 +63,8 @@ def check(config: RunConfig) -> Checked:
     pairs = sources.read_prompt_pairs(config.prompts, header.tokenizer, left_out)
     _check_memory(config, len(pairs), header)
     pairs, tokens = sources.encode_fitting(config.prompts, pairs, header.tokenizer, left_out, **limits)
+    if config.metric.name == "custom" and header.n_vocab is not None:
+        try_metric(config.metric, tokens, header.n_vocab)
     _check_positions(config, tokens)
     if config.positions.kind == "each":
         _check_memory(config, len(pairs), header, n_maps=1 + tokens[0].clean.shape[1])

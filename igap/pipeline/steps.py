@@ -14,19 +14,21 @@ import torch
 
 from igap.analyses.base import Finding, RunContext, complete
 from igap.analyses.registry import ANALYSES, missing_analyses
-from igap.attribution.caching import cached_maps
+from igap.attribution.caching import cached_maps_beside
 from igap.attribution.maps import Advance, AttributionMap, Progress
 from igap.attribution.method import Method
 from igap.attribution.methods import METHODS
-from igap.attribution.over_pairs import attribute_pairs
+from igap.attribution.over_pairs import attribute_metrics, check_finite
 from igap.components import Site
-from igap.config import RunConfig
+from igap.config import MetricConfig, RunConfig
 from igap.engine.backend import Backend
 from igap.engine.baselines import Baseline, baseline_of
 from igap.engine.batching import budget_bytes
 from igap.engine.contrast import Contrast
+from igap.engine.metrics import as_metric
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.engine.user_metrics import metric_of
+from igap.errors import InputError
 from igap.failures import Failure, collect_failure
 from igap.models.cached import resolve_device, run_model
 from igap.pipeline.prepare import Checked, check
@@ -46,15 +48,21 @@ def silent(name: str) -> AbstractContextManager[Progress | None]:  # noqa: ARG00
     return nullcontext()
 
 
-def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> Result:
+def run(
+    config: RunConfig, stage: Stage = silent, store: Path | None = None, beside: Sequence[MetricConfig] = ()
+) -> Result:
     """The result of one run. Raises InputError on invalid input; leaves the cached model unchanged.
 
-    `store` is a folder in which runs share what depends on neither baseline nor steps.
+    `store` is a folder in which runs share what depends on neither baseline nor steps. `beside` are the metrics of
+    runs that will ask there for the same maps of theirs; they are computed in the same passes.
     """
     started = time.perf_counter()
     checked, device = check(config), resolve_device(config.device)
     if store is None:
-        return _open(config, checked, device, stage, started)
+        return _open([config], checked, device, stage, started)
+    # A function of the user's that fails is its own run's to tell.
+    names = [metric.name for metric in beside if metric.name not in ("custom", config.metric.name)]
+    configs = [config, *(config.model_copy(update={"metric": MetricConfig(name=name)}) for name in names)]
     common = {
         "checkpoint": checked.checkpoint,
         "processing": config.model.processing,
@@ -63,18 +71,20 @@ def run(config: RunConfig, stage: Stage = silent, store: Path | None = None) -> 
         "versions": dict(versions()),
     }
     with use_cache(ResultCache(store, common)):
-        return _open(config, checked, device, stage, started)
+        return _open(configs, checked, device, stage, started)
 
 
-def _open(config: RunConfig, checked: Checked, device: str, stage: Stage, started: float) -> Result:
+def _open(configs: Sequence[RunConfig], checked: Checked, device: str, stage: Stage, started: float) -> Result:
+    """The result of the first config; the others differ from it in their metrics."""
+    config, metrics = configs[0], [metric_of(each.metric) for each in configs]
     with stage("load model"):
         model = run_model(config, checked.checkpoint)
     seconds = {"model": time.perf_counter() - started}
     # What methods and analyses share may take as much again as a pass.
     kept = budget_bytes(torch.device(device), config.memory_gib)
-    metric = metric_of(config.metric)
-    with open_pairs(model, checked.pairs, sites=config.asked_sites, kept_bytes=kept, metric=metric) as opened:
-        return _run(config, checked, opened, device, stage, seconds, started)
+    about: Any = {"sites": config.asked_sites, "kept_bytes": kept, "metric": metrics[0], "beside": metrics[1:]}
+    with open_pairs(model, checked.pairs, **about) as opened:
+        return _run(configs, checked, opened, device, stage, seconds, started)
 
 
 def _measure(opened: OpenPairs, sites: Sequence[Site]) -> tuple[Backend, dict[str, Any]]:
@@ -91,49 +101,59 @@ def _measure(opened: OpenPairs, sites: Sequence[Site]) -> tuple[Backend, dict[st
 
 
 def _attribute(
-    config: RunConfig, opened: OpenPairs, clean: Sequence[float], stage: Stage, seconds: dict[str, float]
+    configs: Sequence[RunConfig], opened: OpenPairs, clean: Sequence[float], stage: Stage, seconds: dict[str, float]
 ) -> dict[Site, dict[str, AttributionMap]]:
-    """The maps of every method by site, then method; adds the seconds of each method."""
+    """The maps of every method by site, then method, of the first config; adds the seconds of each method."""
+    config, n_layers = configs[0], opened.model.cfg.n_layers
     maps: dict[Site, dict[str, AttributionMap]] = {site: {} for site in config.asked_sites}
     least = least_gaps(config, clean)
     for name, method in METHODS.items():
         since = time.perf_counter()
-        sites = [site for site in maps if not method.missing(config, site, opened.model.cfg.n_layers)]
+        sites = [site for site in maps if not method.missing(config, site, n_layers)]
         if not method.asked(config) or not sites:
             continue
         for site in sites:
             with stage(f"{name} {site}") as progress:
-                compute = functools.partial(_map, config, opened, method, site, progress)
+                compute = functools.partial(_maps, opened, method, site, progress)
                 if method.shared:
-                    maps[site] |= cached_maps(name, site, config, opened.tokens, least, compute)
+                    having = [config, *(each for each in configs[1:] if not method.missing(each, site, n_layers))]
+                    maps[site] |= cached_maps_beside(name, site, having, opened.tokens, least, compute)
                 else:
-                    maps[site] |= compute()
+                    maps[site] |= compute([config])[0] or {}
         seconds[name] = time.perf_counter() - since
     return maps
 
 
-def _map(
-    config: RunConfig, opened: OpenPairs, method: Method, site: Site, progress: Progress | None
-) -> dict[str, AttributionMap]:
+def _maps(
+    opened: OpenPairs, method: Method, site: Site, progress: Progress | None, configs: Sequence[RunConfig]
+) -> list[dict[str, AttributionMap] | None]:
+    """The method's map of each config, in the same passes; None of one but the first that is not finite."""
+    config, others = configs[0], [as_metric(metric_of(each.metric)) for each in configs[1:]]
+
     def attribute(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
         return method.attribute(contrast, site, config, advance)
 
-    baseline = baseline_of(config.baseline) if method.towards_baseline else Baseline("corrupted")
-    return {
-        method.name: attribute_pairs(
-            attribute,
-            opened,
-            site,
-            progress,
-            baseline=baseline,
-            direction=config.direction,
-            positions=config.positions.value,
-        )
+    about: Any = {
+        "baseline": baseline_of(config.baseline) if method.towards_baseline else Baseline("corrupted"),
+        "direction": config.direction,
+        "positions": config.positions.value,
+        "metrics": [*opened.metrics, *others] if others else None,
     }
+    first, *rest = attribute_metrics(attribute, opened, site, progress, **about)
+    check_finite(first)
+    return [{method.name: first}, *({method.name: each} if _is_finite(each) else None for each in rest)]
+
+
+def _is_finite(made: AttributionMap) -> bool:
+    try:
+        check_finite(made)
+    except InputError:  # which its own run will raise
+        return False
+    return True
 
 
 def _run(
-    config: RunConfig,
+    configs: Sequence[RunConfig],
     checked: Checked,
     opened: OpenPairs,
     device: str,
@@ -141,10 +161,10 @@ def _run(
     seconds: dict[str, float],
     started: float,
 ) -> Result:
-    pairs, tokens = opened.pairs, opened.tokens
+    config, pairs, tokens = configs[0], opened.pairs, opened.tokens
     backend, measured = _measure(opened, config.asked_sites)
     clean, corrupted = measured["clean_values"], measured["corrupted_values"]
-    maps = _attribute(config, opened, clean, stage, seconds)
+    maps = _attribute(configs, opened, clean, stage, seconds)
     comparisons = {site: compare(maps[site]["ig"], maps[site]["ap"]) for site in maps}
     since = time.perf_counter()
     spread = pair_statistics(maps, seed=config.prompts.seed) if len(pairs) > 1 else None

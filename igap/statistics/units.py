@@ -66,6 +66,10 @@ def comparable_values(
         )
     if ig.metric != ap.metric:
         raise InputError(f"ap is a map of {ap.metric}, {ig.method} of {ig.metric}; compare two maps of one metric.")
+    if None not in (ig.function, ap.function) and ig.function != ap.function:
+        raise InputError(
+            f"ap is a map of {ap.metric}, {ig.method} of another function of that name; compare two maps of one metric."
+        )
     unit = unit_of(ig, ap)
     x, y = values_in(unit, ig), values_in(unit, ap)
     if not (ig.signed and ap.signed):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
-from igap.config import RunConfig, TrackingConfig
+from igap.config import MetricConfig, RunConfig, TrackingConfig
 from igap.errors import InputError
 from igap.storage.finished import FinishedRun, flatten
 from igap.sweep.folder import JobStatus, SweepFolder
@@ -43,6 +43,8 @@ class Job:
     """Prompt pairs."""
     tracking: TrackingConfig
     """With mode auto resolved."""
+    beside: tuple[MetricConfig, ...] = ()
+    """Metrics of other jobs to do that share this one's patches: they differ in what AP does not depend on."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,28 @@ def plan(
                 keyed.setdefault(key, (job, n_pairs))
         on_progress(index + 1, len(composed))
     common = set.intersection(*(set(job.overrides) for job in composed)) if len(composed) > 1 else set()
+    statuses = {key: folder.status(key) for key in keyed}
+    alike: dict[str, dict[str, MetricConfig]] = {}
+    for key, (job, _) in keyed.items():
+        if not statuses[key].finished and not job.config.study:
+            alike.setdefault(_patches(job.config), {})[repr(job.config.metric)] = job.config.metric
     jobs = tuple(
-        Job(key, tuple(text for text in job.overrides if text not in common), job, n_pairs, job.config.tracking)
+        Job(
+            key,
+            tuple(text for text in job.overrides if text not in common),
+            job,
+            n_pairs,
+            job.config.tracking,
+            tuple(each for each in alike.get(_patches(job.config), {}).values() if each != job.config.metric),
+        )
         for key, (job, n_pairs) in keyed.items()
     )
-    statuses = {job.key: folder.status(job.key) for job in jobs}
     return Plan(folder, jobs, statuses, n_duplicates, tuple(rejected))
+
+
+def _patches(config: RunConfig) -> str:
+    """What the patches of a run depend on beside the metric."""
+    return config.model_dump_json(include={"model", "prompts", "positions", "sites", "direction"})
 
 
 _FEWEST_BESIDE = 3

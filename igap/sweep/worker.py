@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 
 from igap import pipeline
-from igap.config import RunConfig
+from igap.config import MetricConfig, RunConfig
 from igap.console import terminal_console
 from igap.failures import Failure, reason_of
 from igap.output import disk, figures, record, terminal
@@ -64,15 +64,16 @@ def check(config: RunConfig) -> Checked:
     return checked
 
 
-def compute(config: RunConfig, stage: Stage, store: Path | None = None) -> Result:
+def compute(config: RunConfig, stage: Stage, store: Path | None = None, beside: Sequence[MetricConfig] = ()) -> Result:
     """Return the numbers of a run, or of a study of several runs (`study` in its config).
 
     Args:
         config: The settings.
         stage: Shows the progress of a stage of work by its name.
         store: The folder of maps that several jobs share; None shares none.
+        beside: Metrics of jobs that share this one's patches.
     """
-    return (jobs.run if config.study else pipeline.run)(config, stage, store)
+    return jobs.run(config, stage, store) if config.study else pipeline.run(config, stage, store, beside)
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _compute(job: Job, folder: SweepFolder, stage: Stage, claim: ExitStack) -> O
             disk.unfinish(place)
             disk.write_config(config, place)
             return Computed(job, summary, {}, 0.0, claim)
-        result = compute(config, stage, folder.path / cache.FOLDER)
+        result = compute(config, stage, folder.path / cache.FOLDER, job.beside)
         if result.key != job.key:
             raise RuntimeError(
                 f"the run's key is {result.key}, the plan's {job.key}: a file or the checkpoint has changed since the "

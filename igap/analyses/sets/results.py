@@ -13,7 +13,6 @@ from igap import markup
 from igap.arguments import checks_arguments
 from igap.binding import Axes, draw
 from igap.errors import InputError, short_repr
-from igap.metrics import METRICS
 from igap.statistics.bootstrap import mean_intervals
 from igap.statistics.coalitions import interactions_of, sampled_interval, shapley_values
 from igap.vocabulary import BaselineKind, Direction
@@ -186,7 +185,7 @@ class SetEffects:
         return self._reading(held)
 
     def _reading(self, subset: Sequence[int]) -> Reading:
-        if self.direction == "noising" and self.metric in [name for name, each in METRICS.items() if each.at_minimum]:
+        if self.direction == "noising" and self.metric in LEAST_ON_CLEAN:
             return "undefined"
         together, alone = self.effects[self._place[tuple(subset)]], self.alone[list(subset)]
         apart, least = alone.sum(), max(self.rounding, ADDITIVE * max(abs(together), np.abs(alone).max()))
