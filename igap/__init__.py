@@ -80,6 +80,8 @@ bind(lambda: importlib.import_module("igap.interactive.figures").draw)
 
 def __getattr__(name: str) -> Any:
     # Importing the package costs nothing, so that `igap --help` answers at once; torch comes with the first name used.
+    if name == "metrics":
+        return importlib.import_module("igap.metrics")
     if name not in _HOMES:
         raise AttributeError(f"module 'igap' has no attribute {name!r}")
     if _HOMES[name] not in sys.modules:
@@ -90,4 +92,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *__all__, "metrics"]

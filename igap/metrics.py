@@ -99,7 +99,7 @@ class _OfDistributions(Metric):
 
 def _set_of(logits: Tensor, name: str, tokens: int | Sequence[int]) -> TokenSets:
     """The set of one pair. Raises InputError on an empty one, and on what is no token of these logits."""
-    ids, n_tokens = [tokens] if isinstance(tokens, int) else list(tokens), logits.shape[-1]
+    ids, n_tokens = list(tokens) if isinstance(tokens, Sequence) else [tokens], logits.shape[-1]
     if not ids or not all(isinstance(token, int) and 0 <= token < n_tokens for token in ids):
         raise InputError(
             f"{name}: got {short_repr(tokens)}, wanted the id of a token of these logits, or several: 0 to "

@@ -11,7 +11,7 @@ import igap
 PACKAGE = Path(igap.__file__).parent
 FLOORS = (
     "binding errors failures missing vocabulary", "arguments components", "grids markup", "config storage", "models",
-    "inputs", "engine", "attribution", "statistics", "plots", "analyses", "pipeline", "replication", "console",
+    "inputs", "engine metrics", "attribution", "statistics", "plots", "analyses", "pipeline", "replication", "console",
     "output", "sweep", "counterfactual", "cli", "interactive",
 )  # fmt: skip
 PROGRAMS = {"igap.models.ioi_mini.train", "igap.models.ioi_mini.evaluate"}

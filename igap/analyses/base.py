@@ -25,6 +25,7 @@ from igap.inputs.prompts import PromptPair
 from igap.models.load import Header
 from igap.statistics.comparison import Comparison
 from igap.statistics.units import values_in
+from igap.vocabulary import LEAST_ON_CLEAN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

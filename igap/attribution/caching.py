@@ -55,7 +55,8 @@ def cached_maps_beside(
     """
 
     def compute_tensors(missing: Sequence[int]) -> list[Tensors | None]:
-        return [maps and _to_tensors(maps) for maps in compute([configs[place] for place in missing])]
+        made = compute([configs[place] for place in missing])
+        return [None if maps is None else _to_tensors(maps) for maps in made]
 
     tensors = get_or_compute_first(kind, [_inputs(site, config, pairs) for config in configs], compute_tensors)
     return _to_maps(tensors, site, configs[0], least_gaps)

@@ -226,14 +226,12 @@ class RunConfig(Frozen):
                 yield "ablation", ["top", "by"], "only ablation.components=top takes the first of a ranking"
             if not {ablation.kind, *ablation.also} & {"mean", "mean_positional"}:
                 yield "ablation", ["reference_n"], "only ablation=mean|mean_positional takes means"
-        if curves in ("default", "none") and ("heads" not in self.asked_sites or self.positions.has_axis):
-            reason = "curves of heads that the run chooses are of positions that move together, and of sites with heads"
+        if curves in ("default", "none") and self.positions.has_axis:
+            reason = f"the run chooses no heads for curves with positions={self.positions.kind}; name them"
             yield "curves", ["components", "alphas"], reason
-        elif curves == "none":
+        elif curves == "none" or (curves == "default" and "heads" not in self.asked_sites):
             yield "curves", ["alphas"], "no curves were asked for (curves.components='9.6 L5.N1234')"
-        if "heads" not in self.asked_sites:
-            yield "", ["explain"], f"the explanation is about heads, of which sites={self.sites} has none"
-        elif not self.positions.is_default:
+        if not self.positions.is_default:
             yield "", ["explain"], f"the explanation is about all positions at once (positions={self.positions.kind})"
         elif self.direction == "noising" and self.metric.name in LEAST_ON_CLEAN:
             yield "", ["explain"], f"metric={self.metric.name} has no gradient on the clean prompt to explain with"

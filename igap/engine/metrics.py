@@ -57,7 +57,9 @@ def as_metric(asked: AnyMetric) -> Metric:
         raise InputError(f"metric: got the class {asked.__name__}, wanted an object of it. Write {asked.__name__}().")
     if isinstance(asked, Metric):
         return asked
-    return METRICS[asked] if isinstance(asked, str) else Custom(asked)
+    if isinstance(asked, str):
+        return METRICS[asked]
+    return Custom(asked)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from igap.binding import Axes, draw
 from igap.errors import InputError, short_repr
 from igap.statistics.bootstrap import mean_intervals
 from igap.statistics.coalitions import interactions_of, sampled_interval, shapley_values
-from igap.vocabulary import BaselineKind, Direction
+from igap.vocabulary import LEAST_ON_CLEAN, BaselineKind, Direction
 
 Reading = Literal["redundancy", "synergy", "additive", "mixed", "undefined"]
 """What together and apart say of components.
