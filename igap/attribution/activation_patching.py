@@ -171,7 +171,7 @@ def _patch(
         "direction": contrast.direction,
         "metrics": [metric.name for metric in contrast.readout.metrics],
         "pairs": [pair.identity for pair in contrast.pairs],
-        "positions": where.int().tolist(),
+        "where": where.int().tolist(),
     }
     with torch.no_grad():
         for layer in range(contrast.n_layers):

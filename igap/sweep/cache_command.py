@@ -80,7 +80,14 @@ def _about(path: Path) -> tuple[str, object]:
 
     match parse_json(inputs_of(path)):
         case {"kind": str(kind), "inputs": {**inputs}, "versions": made_by}:
-            return f"{kind} {inputs.get('site', '')}".strip(), made_by
+            metric, positions = inputs.get("metric"), inputs.get("positions")
+            words = [
+                kind,
+                inputs.get("site"),
+                metric[0] if isinstance(metric, list) and metric else metric,
+                "by spans" if isinstance(positions, list) else positions,
+            ]
+            return " ".join(str(word) for word in words if word), made_by
     raise ValueError("what it was computed from cannot be read")
 
 

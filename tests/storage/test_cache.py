@@ -186,3 +186,87 @@ def test_runs_and_reference_means_are_shared_and_every_number_stays(ioi_mini, pa
         ioi_mini.hook_dict["blocks.0.hook_out"].fwd_hooks.remove(hook)
     assert not torch.equal(hooked, alone[0])
     assert counts[4] == counts[0], "nothing of the other model is taken"
+
+
+def numbered(place):
+    return {"effect": torch.tensor([float(place)])}
+
+
+def test_what_others_lack_is_computed_beside_the_first_and_nothing_twice(tmp_path):
+    kept, asked = ResultCache(tmp_path, {}), []
+
+    def compute(places):
+        asked.append(list(places))
+        return [None if place == 2 else numbered(place) for place in places]
+
+    inputs = [{"n": n} for n in range(4)]
+    kept.get_or_compute("ap", inputs[1], lambda: numbered(1))
+    for _ in range(2):
+        assert kept.get_or_compute_first("ap", inputs, compute)["effect"] == 0
+    assert asked == [[0, 2, 3]], "the second time the first is there"
+    assert kept.get_or_compute("ap", inputs[3], lambda: numbered(9))["effect"] == 3
+    assert kept.get_or_compute("ap", inputs[2], lambda: numbered(9))["effect"] == 9, "it was not given"
+
+
+def ask_for_all(folder, counts, first):
+    def compute(places):
+        (counts / str(multiprocessing.current_process().pid)).write_text("")
+        multiprocessing.Event().wait(0.5)
+        return [numbered(inputs[place]["n"]) for place in places]
+
+    inputs = [{"n": first}, {"n": 1 - first}]
+    assert ResultCache(folder, {}).get_or_compute_first("ap", inputs, compute)["effect"] == first
+
+
+def test_processes_that_need_different_ones_of_the_same_compute_them_once(tmp_path):
+    (tmp_path / "counts").mkdir()
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=ask_for_all, args=(tmp_path / "store", tmp_path / "counts", n % 2)) for n in range(4)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert len(list((tmp_path / "counts").iterdir())) == 1
+
+
+def test_parts_are_of_the_result_that_is_computed_and_of_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "PART_EVERY", 0.0)
+    kept, parts = ResultCache(tmp_path, {"checkpoint": "x"}), []
+
+    def made(n, inputs, *, dies=False):
+        def compute():
+            for place in range(2):
+                parts.append(cache.part({"layer": place}, lambda place=place: numbered(10 * n + place))["effect"])
+            if dies:
+                raise KeyboardInterrupt
+            return numbered(n)
+
+        return kept.get_or_compute("ap", inputs, compute)
+
+    with pytest.raises(KeyboardInterrupt):
+        made(1, {"n": 1}, dies=True)
+    made(2, {"n": 2})
+    made(3, {"n": 1})
+    assert [float(part) for part in parts] == [10, 11, 20, 21, 10, 11]
+    assert not list(tmp_path.glob("part-*.safetensors"))
+    assert float(cache.part({"layer": 0}, lambda: numbered(7))["effect"]) == 7, "of no result"
+
+
+def test_a_damaged_part_is_computed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "PART_EVERY", 0.0)
+    kept = ResultCache(tmp_path, {})
+
+    def compute(*, dies):
+        made = cache.part({"layer": 0}, lambda: numbered(1 if dies else 2))
+        if dies:
+            raise KeyboardInterrupt
+        return made
+
+    with pytest.raises(KeyboardInterrupt):
+        kept.get_or_compute("ap", {}, lambda: compute(dies=True))
+    (part,) = tmp_path.glob("part-*.safetensors")
+    part.write_bytes(part.read_bytes()[:-3])
+    assert kept.get_or_compute("ap", {}, lambda: compute(dies=False))["effect"] == 2
