@@ -63,6 +63,14 @@ def test_the_example_of_a_public_name_runs(name, package, place, monkeypatch):
     run(inspect.getdoc(getattr(igap, name)), name, dict(package))
 
 
+@pytest.mark.parametrize("name", igap.metrics.__all__)
+def test_the_example_of_a_metric_runs_and_its_first_line_says_its_unit(name):
+    metric = getattr(igap.metrics, name)
+    run(inspect.getdoc(metric), name, {})
+    unit = "from 0 to 1" if name == "Prob" else "from -1 to 1" if name == "ProbDiff" else f"in {metric.unit}"
+    assert unit in inspect.getdoc(metric).partition("\n")[0]
+
+
 @pytest.mark.parametrize("name", [name for name in igap.__all__ if inspect.isfunction(getattr(igap, name))])
 def test_a_public_function_names_its_arguments_what_it_returns_and_what_it_raises(name):
     function = getattr(igap, name)

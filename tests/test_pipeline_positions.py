@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -19,6 +20,7 @@ from igap import (
     output_curve,
     pipeline,
 )
+from igap.attribution.methods import METHODS
 from igap.cli.compose import compose_one
 from igap.cli.texts import quote_override
 from igap.components import component_names
@@ -257,6 +259,45 @@ def test_a_function_is_the_one_that_stands_on_disk_now_and_what_it_is_made_of_co
     assert found[1][1] == pytest.approx(5 * found[0][1])
 
 
+REFUSED = {
+    "shape": ("return logits.sum()", "gives [] for 2 rows"),
+    "gradient": ("return logits.argmax(-1).double()", "has no gradient"),
+    "raises": ("return logits[:, 10**9]", "raises IndexError"),
+    "chance": ("import random\n    return logits[:, 0] + random.random()", "another number for the same logits"),
+    "other rows": ("return logits[:, 0] - logits.mean()", "other rows stand beside it"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_function_that_is_no_metric_is_refused_before_the_model_loads(name, run, own, monkeypatch):
+    body, said = REFUSED[name]
+    (own / f"no_metric_{name.replace(' ', '_')}.py").write_text(f"def odd(logits, pair):\n    {body}\n")
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the weights were read"))
+    cached._cached_model.cache_clear()
+    with pytest.raises(InputError, match=r"^metric: got a function that [^\n]*, wanted [^\n]*$") as error:
+        checked("metric=custom", f"metric.function=no_metric_{name.replace(' ', '_')}:odd")
+    assert said in str(error.value)
+
+
+def test_a_function_is_tried_early_on_each_pairs_own_tokens(own):
+    (own / "known_words.py").write_text(
+        "def of_john(logits, pair):\n    return {first: logits[:, first] for first in [FIRST]}[pair.answer]\n"
+    )
+    first = checked().tokens[0].answer
+    text = (own / "known_words.py").read_text().replace("FIRST", str(first))
+    (own / "known_words.py").write_text(text)
+    checked("metric=custom", "metric.function=known_words:of_john")
+    with pytest.raises(InputError, match=r"^metric: got a function that raises KeyError"):
+        checked("metric=custom", "metric.function=known_words:of_john", "prompts.file=own.json")
+
+
+def test_a_function_that_made_up_logits_put_outside_its_range_is_left_to_the_models(run, own):
+    (own / "ranged.py").write_text("def of_sure(logits, pair):\n    return (logits.amax(-1) - 4).log()\n")
+    assert checked("metric=custom", "metric.function=ranged:of_sure").key
+    result, _ = run("sites=heads", "metric=custom", "metric.function=ranged:of_sure", "curves.components=none")
+    assert result.maps["heads"]["ap"].effect.isfinite().all()
+
+
 def test_spans_have_one_key_however_they_are_written():
     keys = {checked(f"positions.spans={{a: {where}}}").key for where in ("3", "[3]", "3-3")}
     assert len(keys) == 1
@@ -315,6 +356,65 @@ def test_keys_of_default_runs_stay_and_every_choice_has_another():
     keys = {override: checked(override).key for override in others}
     assert len({before, *keys.values()}) == len(others) + 1
     assert checked("metric=logit_diff", "positions=all", "sites=neurons,heads").key == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "idle"),
+    [
+        (["positions=each"], "explain=false"),
+        (["positions=last"], "explain=false"),
+        (["positions=each", "sites=resid_pre"], "explain=false"),
+        (["metric=kl"], "explain=false"),
+        (["metric=js", "positions=diff"], "explain=false"),
+        (["positions=each"], "curves.components=none"),
+        (["positions.spans={a: 3}"], "curves.alphas=[0,0.5,1]"),
+    ],
+)
+def test_what_a_metric_or_positions_leave_out_is_in_no_key(asked, idle):
+    without, having = checked(*asked), checked(*asked, idle)
+    assert without.key == having.key
+    ((given, _),) = [
+        *compose_one([quote_override(each, single=True) for each in (*FEW, *asked, idle)]).config.idle[0].values.items()
+    ]
+    assert given == idle.partition("=")[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "used"),
+    [
+        (["metric=prob"], "explain=false"),
+        (["metric=kl", "direction=denoising"], "explain=false"),
+        (["positions=last"], "curves.components=none"),
+        (["positions=each", "curves.components='0.1'"], "curves.alphas=[0,0.5,1]"),
+    ],
+)
+def test_what_they_do_not_leave_out_is(asked, used):
+    assert checked(*asked).key != checked(*asked, used).key
+
+
+def test_a_run_warns_of_a_setting_that_its_positions_leave_idle(run):
+    result, folder = run("sites=heads", "positions=last", "explain=false")
+    said = "explain=false changes nothing: the explanation is about all positions at once (positions=last)."
+    assert said in result.warnings
+    assert open_run(folder).config.explain is False
+
+
+@pytest.mark.parametrize(
+    ("sites", "overrides"),
+    [("heads", ["positions=last"]), ("neurons", ["positions.spans={a: 10-11}"]), ("heads", ["metric=kl"])],
+)
+def test_patches_by_position_and_of_other_metrics_are_made_once_for_all_baselines(run, monkeypatch, sites, overrides):
+    calls, patch = [], METHODS["ap"].attribute
+    counted = replace(METHODS["ap"], attribute=lambda *given: calls.append(1) or patch(*given))
+    monkeypatch.setitem(METHODS, "ap", counted)
+    effects = [
+        run(f"sites={sites}", *overrides, f"baseline={kind}", f"ig.n_steps={n_steps}", "curves.components=none")[
+            0
+        ].maps[sites]["ap"]
+        for kind, n_steps in (("corrupted", 2), ("zero", 3))
+    ]
+    assert calls == [1]
+    assert torch.equal(effects[0].effect, effects[1].effect)
 
 
 def test_maps_of_two_metrics_share_no_cache(run):

@@ -16,25 +16,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from igap.arguments import Count, Positive, checks_arguments
+from igap.arguments import Count, Positive
 from igap.attribution.attribution_patching import no_gradient
 from igap.attribution.maps import Advance, AttributionMap, Progress, ignore, per_component
 from igap.attribution.method import Method
-from igap.attribution.over_pairs import attribute_pairs
+from igap.attribution.over_pairs import attribute, public_method
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast
+from igap.engine.metrics import check_gradient
 from igap.engine.open_pairs import open_pairs
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
+from igap.metrics import AnyMetric
 from igap.vocabulary import BaselineKind, Direction
 
 _HAVE_IT: tuple[Site, ...] = ("heads", "neurons", "v")
 
 
-@checks_arguments
+@public_method
 def atp_star(
     model: Model,
     pair: PromptPair | Sequence[PromptPair],
@@ -42,10 +44,11 @@ def atp_star(
     *,
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
+    metric: AnyMetric | Sequence[AnyMetric] = "logit_diff",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     on_progress: Progress | None = None,
-) -> AttributionMap:
+) -> AttributionMap | dict[str, AttributionMap]:
     """AtP* (attribution patching with GradDrop): the mean |AtP| over backward passes that each leave one layer out.
 
     Sum over layers l of |(a' - a) . dF/da without the gradient through l's output| / (layers - 1). A component's own
@@ -58,12 +61,14 @@ def atp_star(
         site: "heads" (default), "neurons" or "v".
         baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
+        metric: F, default "logit_diff"; see `activation_patching`. Several in a list share the forward pass.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
         on_progress: Called with (components done, components in all).
 
     Returns:
-        Effects `[layer, component]` in logits, and scores: magnitudes without sign, at least 0.
+        Effects `[layer, component]` in F's unit, and scores: magnitudes without sign, at least 0. Of a list of metrics
+        a dictionary of maps by their names.
 
     Raises:
         InputError: An argument is invalid, the pair does not fit the model, the model has one layer only, or the site
@@ -87,8 +92,8 @@ def atp_star(
             f"site: got {site} with atp_star, wanted heads, neurons or v, which lie within what GradDrop leaves out of "
             "a layer. Use attribution_patching."
         )
-    with open_pairs(model, pair, sites=(site,)) as opened:
-        return attribute_pairs(drop, opened, site, on_progress, baseline=baseline, direction=direction)
+    with open_pairs(model, pair, sites=(site,), metric=metric) as opened:
+        return attribute(drop, opened, site, on_progress, asked=metric, baseline=baseline, direction=direction)
 
 
 def drop_gradients(
@@ -100,6 +105,7 @@ def drop_gradients(
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
     """AtP* of each question of a contrast, of a model of two layers or more; see `atp_star`."""
+    check_gradient(contrast.readout, contrast.direction, "AtP*")
     rows = contrast.rows(batch_size, memory_gib, gradients=True)
     parts: list[Tensor] = []
 

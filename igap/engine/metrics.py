@@ -176,5 +176,5 @@ def check_gradient(readout: Readout, direction: Direction, method: str) -> None:
     if least and direction == "noising":
         raise InputError(
             f"metric: got {least[0]} with {method} into the clean run, where it is 0 and its gradient too: every "
-            "estimate would be 0. Use direction=denoising, at=0.5, or activation patching."
+            "estimate would be 0. Use direction=denoising, attribution patching at=0.5, or activation patching."
         )

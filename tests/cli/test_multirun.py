@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
 from igap import cli, pipeline
 from igap.attribution.methods import METHODS
 from igap.cli import multirun, settings
+from igap.output import disk
 
 pytestmark = pytest.mark.usefixtures("one_model")
 
@@ -117,6 +119,81 @@ def test_a_grid_of_baselines_and_steps_computes_what_depends_on_neither_once(swe
     assert content() == shared, "shared or not, every byte is the same"
 
 
+def maps(folder="runs/multirun"):
+    """The tensors of each run by its metric and baseline."""
+    runs = {}
+    for path in Path(folder).glob("*/config.json"):
+        config = json.loads(path.read_text())
+        tensors = load_file(path.parent / "attributions.safetensors")
+        runs[config["metric"]["name"], config["baseline"]["kind"]] = tensors
+    return runs
+
+
+METRICS_GRID = ("metric=logit_diff,kl,prob", "baseline=corrupted,zero", "sites=both", "positions=last", "ig.n_steps=2")
+
+
+def test_a_grid_of_metrics_patches_once_and_has_the_numbers_of_runs_alone(sweep, computed):
+    assert sweep(*METRICS_GRID)[0] == 0
+    assert [computed.count(f"ap {site}") for site in ("heads", "neurons")] == [1, 1]
+    assert computed.count("atp heads") == 1, "of kl there is none"
+    assert computed.count("ig heads") == 6
+    together = maps()
+    assert len(together) == 6
+    shutil.rmtree("runs")
+    for metric in ("logit_diff", "kl", "prob"):
+        assert sweep(f"metric={metric}", *METRICS_GRID[1:])[0] == 0
+    alone = maps()
+    assert computed.count("ap heads") == 1 + 3
+    for key, tensors in alone.items():
+        assert set(tensors) == set(together[key])
+        for name, tensor in tensors.items():
+            # Of the logit difference a pass that reads whole logits has fewer rows, and rows round each other.
+            shared = "atp" in name or ("ap." in name and key[0] == "logit_diff")
+            most = 1e-3 * float(tensor.abs().nan_to_num().max()) if shared else 0.0
+            torch.testing.assert_close(tensor, together[key][name], atol=most, rtol=0, equal_nan=True)
+    first, *others = (alone[metric, "zero"]["effect.ap.heads"] for metric in ("logit_diff", "kl", "prob"))
+    assert not any(torch.allclose(first, other, rtol=0.01, atol=0) for other in others)
+
+
+def test_jobs_of_metrics_that_were_killed_go_on_from_the_patches_that_are_there(sweep, computed, monkeypatch):
+    written = disk.write_numbers
+
+    def killed(result, *rest):
+        if result.config.metric.name == "kl":
+            raise KeyboardInterrupt
+        return written(result, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "write_numbers", killed)
+        assert sweep("metric=logit_diff,kl,prob", "ig.n_steps=2")[0] != 0
+    assert len(summaries()) == 1
+    assert sweep("metric=logit_diff,kl,prob", "ig.n_steps=2")[0] == 0
+    assert sorted(run["metric"] for run in summaries().values()) == ["kl", "logit_diff", "prob"]
+    assert computed.count("ap heads") == 1
+
+
+def test_jobs_that_differ_in_more_than_the_metric_patch_on_their_own(sweep, computed):
+    assert sweep("metric=logit_diff,kl", "direction=noising,denoising", "ig.n_steps=2")[0] == 0
+    assert computed.count("ap heads") == 2
+    assert sweep("metric=prob,js", "positions=last", "ig.n_steps=2", "sweep=other")[0] == 0
+    assert sweep("metric=prob,js", "positions=diff", "ig.n_steps=2", "sweep=other")[0] == 0
+    assert computed.count("ap heads") == 4
+
+
+def test_a_function_of_the_users_fails_its_own_job_alone(sweep, computed):
+    Path("odd_metric.py").write_text(
+        "def odd(logits, pair):\n"
+        "    if logits.shape[0] > 2:\n"
+        "        raise ValueError('too many rows')\n"
+        "    return logits[:, 0]\n"
+    )
+    code, out, _ = sweep("metric=prob,custom,kl", "metric.function=odd_metric:odd", "ig.n_steps=2")
+    assert code == 1
+    assert "too many rows" in " ".join(out.split())
+    assert sorted(run["metric"] for run in summaries().values()) == ["kl", "prob"]
+    assert computed.count("ap heads") == 1, "of prob and kl; the other had ended before"
+
+
 def test_runs_keep_the_config_as_a_single_run_does(sweep):
     sweep("ig.n_steps=2")
     (folder,) = Path("runs/multirun").glob("[0-9a-f]*")
@@ -200,10 +277,10 @@ def test_a_run_cut_short_is_done_again_and_comes_out_the_same(sweep, computed):
 def test_a_failed_job_is_told_with_its_log_and_tried_again_next_time(sweep, monkeypatch, capsys):
     run = pipeline.run
 
-    def storm(config, stage, store):
+    def storm(config, *rest):
         if config.ig.n_steps == 2:
             raise RuntimeError("a passing storm")
-        return run(config, stage, store)
+        return run(config, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "run", storm)
@@ -229,9 +306,9 @@ def test_a_checkpoint_that_changes_meanwhile_is_noticed(sweep, checkpoint, monke
     copy = shutil.copytree(checkpoint("gpt2"), tmp_path / "copy")
     run = pipeline.run
 
-    def edited(config, stage, store):
+    def edited(config, *rest):
         (copy / "generation_config.json").write_text("{}")
-        return run(config, stage, store)
+        return run(config, *rest)
 
     monkeypatch.setattr(pipeline, "run", edited)
     code, out, _ = sweep("ig.n_steps=2", f"model.name={copy}")

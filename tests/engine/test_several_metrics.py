@@ -11,6 +11,7 @@ from igap import (
     InputError,
     PromptPair,
     activation_patching,
+    atp_star,
     attribution_patching,
     compare,
     integrated_gradients,
@@ -30,7 +31,9 @@ METHODS = {
     "single": singly,
     "atp": attribution_patching,
     "at": functools.partial(attribution_patching, at=0.5),
+    "atp_star": atp_star,
 }
+WITHOUT_GRADIENT = ("atp", "atp_star")
 
 
 def entropy(logits, pair):
@@ -67,13 +70,14 @@ def same(one, other):
 @pytest.mark.parametrize("name", METHODS)
 def test_each_map_is_the_one_that_its_metric_gives_alone(model, pair, name, route):
     asked = ["kl", "logit_diff", metrics.Prob(), entropy]
-    options = {"route": route, "direction": "denoising" if name == "atp" else "noising"}
-    for positions in ("all", {"S2": [10], "end": [12]}):
-        together = METHODS[name](model, pair, metric=asked, positions=positions, **options)
+    options = {"direction": "denoising" if name in WITHOUT_GRADIENT else "noising"}
+    choices = [{"route": route, "positions": positions} for positions in ("all", {"S2": [10], "end": [12]})]
+    for choice in choices if name != "atp_star" else [{}] if route == "suffix" else []:
+        together = METHODS[name](model, pair, metric=asked, **options, **choice)
         assert list(together) == ["kl", "logit_diff", "prob", "custom entropy"]
         for metric, made in zip(asked, together.values(), strict=True):
             assert made.effect.abs().max() > 1e-9
-            same(made, METHODS[name](model, pair, metric=metric, positions=positions, **options))
+            same(made, METHODS[name](model, pair, metric=metric, **options, **choice))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -153,8 +157,18 @@ def test_what_is_no_list_of_metrics_is_refused_in_one_line(model, pair):
         with pytest.raises(InputError, match=r"^metric[^\n]*$") as error:
             activation_patching(model, pair, metric=metric)
         assert said in str(error.value)
-    with pytest.raises(InputError, match=r"^metric: got js with attribution patching into the clean run[^\n]*$"):
-        attribution_patching(model, pair, metric=["prob", "js"])
+    for method, named in ((attribution_patching, "attribution patching"), (atp_star, r"AtP\*")):
+        with pytest.raises(InputError, match=rf"^metric: got js with {named} into the clean run[^\n]*$"):
+            method(model, pair, metric=["prob", "js"])
+
+
+def test_atp_star_of_a_metric_is_by_its_own_gradients(model, pair):
+    def thrice(logits, pair):
+        return 3 * (logits[:, pair.distractor] - logits[:, pair.answer])
+
+    made = atp_star(model, pair, metric=[thrice, "logit_diff"])
+    torch.testing.assert_close(made["custom thrice"].effect, 3 * made["logit_diff"].effect, atol=1e-12, rtol=0)
+    assert (made["custom thrice"].unit, made["custom thrice"].signed) == ("F", False)
 
 
 def test_functions_of_one_name_are_not_compared(model, pair):

@@ -106,7 +106,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "DirectEffects.indirect": {"kind": "score"},
         "direct_effect": ask("baseline", "route", metric="prob"),
         "activation_patching": ask(positions={"early": [1, 2], "later": [3]}, metric="logit_diff"),
-        "atp_star": ask("route"),
+        "atp_star": ask("route", metric="prob"),
         "attribution_patching": ask("batch_size", "memory_gib", at=0.5, positions="diff", metric="prob"),
         "integrated_gradients": ask(**integrating),
         "compare": {"ig": ig, "ap": ap},
@@ -255,6 +255,7 @@ TAKES: Mapping[str, set[str]] = {
         for parameter in ("positions", "metric")
         for method in (
             "activation_patching",
+            "atp_star",
             "attribution_patching",
             "both_directions",
             "integrated_gradients",
@@ -325,6 +326,7 @@ TAKES: Mapping[str, set[str]] = {
     "file": {"None", "text"},
     "further": {"empty mapping"},
     "AttributionMap baseline": {"None"},
+    "AttributionMap function": {"None", "function", "class", "plain model"},
     "AttributionMap direction": {"None"},
     "ablate prompts": set(),
 }
