@@ -89,6 +89,22 @@ def test_each_pair_of_several_has_its_own(model, pair, name):
             same(made, METHODS[name](model, own, mean.site, metric=metric))
 
 
+def test_auto_gives_each_metric_and_pair_the_nodes_that_it_needs_alone():
+    model = load_model(dtype="float64")
+    clean, corrupted = (
+        f"After John and Mary went to the store, {name} gave a bottle of milk to" for name in ("Mary", "John")
+    )
+    pairs = [PromptPair(clean, corrupted, " John", " Mary"), PromptPair(corrupted, clean, " Mary", " John")]
+    together = auto(model, pairs, metric=["kl", "logit_diff", "prob"])
+    needed = [each.n_steps.tolist() for made in together.values() for each in made.pairs]
+    assert len({tuple(steps) for steps in needed}) > 2, "else nothing is told apart"
+    for metric, made in together.items():
+        for each, pair in zip(made.pairs, pairs, strict=True):
+            alone = auto(model, pair, metric=metric)
+            assert each.n_steps.tolist() == alone.n_steps.tolist()
+            same(each, alone)
+
+
 def test_of_each_site_and_of_other_baselines_they_are_those_alone(model, pair):
     for site in ("q", "v", "resid_mid", "mlp_out", "neurons"):
         for method in (METHODS["ap"], METHODS["ig"]):
