@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.components import SITES, Site, hook_name
+from igap.components import PLACES, Site, hook_name
 from igap.engine.activations import Activations, ForwardPass, block_numbers, record
 from igap.engine.backend import Backend, Engine
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
@@ -91,7 +91,7 @@ class Contrast:
     @property
     def widths(self) -> dict[Site, int | None]:
         """Components of each site in one layer, None of a site whose activations were not asked for."""
-        return {site: self.n_components(site) if site in self.base.activations else None for site in SITES}
+        return {site: self.n_components(site) if site in self.base.activations else None for site in PLACES}
 
     def function(self, site: Site, layer: int) -> SiteFunction:
         """F as a function of this site's activation in this layer, at the positions from `first` on."""

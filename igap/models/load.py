@@ -16,7 +16,14 @@ from igap.arguments import checks_arguments
 from igap.components import Site, widths_of
 from igap.errors import InputError, one_line, short_repr
 from igap.models import agreement, files, gguf_files
-from igap.models.families import check_family, n_neurons, neurons_reason, no_neurons_error, prepends_bos
+from igap.models.families import (
+    check_family,
+    n_kv_heads,
+    n_neurons,
+    neurons_reason,
+    no_neurons_error,
+    prepends_bos,
+)
 from igap.models.patterns import check_patterns
 from igap.models.quiet import as_input_error, hold_stderr, silence_libraries
 from igap.vocabulary import DTypeName, Processing
@@ -52,7 +59,7 @@ class Header:
     @property
     def widths(self) -> dict[Site, int | None]:
         """Components a layer of each site; None where the header does not say."""
-        return widths_of(self.n_heads, self.n_neurons)
+        return widths_of(self.n_heads, n_kv_heads(self.config), self.n_neurons)
 
 
 def is_hub_name(name: str) -> bool:

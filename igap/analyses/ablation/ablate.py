@@ -6,7 +6,7 @@ Zero ablation of heads differs between processed and raw weights, whose value bi
 import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from igap.analyses.ablation.replacements import by_place, replacement
 from igap.analyses.ablation.results import AblationEffect, Ablations
 from igap.arguments import Count, Positive, Range, Seed, checks_arguments
 from igap.attribution.maps import Progress
-from igap.components import Site, component_name, hook_name, locate_set, parse_component, sites_of
+from igap.components import SITES, Site, component_name, hook_name, locate_set, parse_component, sites_of
 from igap.engine.activations import Model, borrow
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
@@ -114,7 +114,8 @@ def ablate_kinds(
     if not prompts:
         raise InputError("prompts: got none, wanted at least one. Make some with igap.Prompt.")
     widths = widths_of_model(model)
-    located = [locate_set(text, model.cfg.n_layers, widths, item="ablation.components") for text in components]
+    shape: Any = {"n_layers": model.cfg.n_layers, "widths": widths, "sites": SITES}
+    located = [locate_set(text, item="ablation.components", **shape) for text in components]
     if not components or len(set(map(frozenset, located))) < len(components):
         raise InputError(f"ablation.components: got {' '.join(components) or 'none'}, wanted different components.")
     batches = batch_by_length(model, prompts)

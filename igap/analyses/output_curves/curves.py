@@ -19,7 +19,7 @@ from torch.nn import functional
 from igap import markup
 from igap.arguments import Count, Finite, Positive, checks_arguments
 from igap.binding import Axes, draw
-from igap.components import Site, locate_set, sites_of
+from igap.components import SITES, Site, locate_set, sites_of
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
@@ -262,7 +262,8 @@ def trace_curves(
     by_pair: dict[int, tuple[Tensor, Tensor]] = {}
     labels: set[tuple[str, ...]] = set()
     for indices, contrast in opened.contrasts(baseline, direction):
-        sets = [locate_set(name, contrast.n_layers, contrast.widths, item="curves.components") for name in names]
+        shape: Any = {"n_layers": contrast.n_layers, "widths": contrast.widths, "sites": SITES}
+        sets = [locate_set(name, item="curves.components", **shape) for name in names]
         spans = find_spans(positions, contrast.pairs, contrast.direction)
         labels.add(spans.names if spans is not None and spans.has_axis else ())
         parts_of = [contrast] if spans is None else [contrast.at(mask) for mask in spans.masks]

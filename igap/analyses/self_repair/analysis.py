@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from igap.analyses.base import Analysis, RunContext, check_site, least_on_clean, settings_of
 from igap.analyses.self_repair.repair import SelfRepair, repair_of
 from igap.attribution.maps import Progress
-from igap.components import component_names, locate
+from igap.components import SITES, component_names, locate
 from igap.config import Frozen, RunConfig
 from igap.models.load import Header
 
@@ -50,7 +50,7 @@ class SelfRepairAnalysis(Analysis[SelfRepair]):
             check_site(config, self.name, asked.site)
             if asked.patched != "strongest":
                 item = f"analyses.{self.name}.patched"
-                site, *_ = locate(asked.patched, header.n_layers, header.widths, item=item)
+                site, *_ = locate(asked.patched, header.n_layers, header.widths, item=item, sites=SITES)
                 check_site(config, self.name, site, item=item)
         return {}
 

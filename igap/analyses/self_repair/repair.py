@@ -18,7 +18,7 @@ from igap.arguments import Count, Finite, Positive, checks_arguments
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, frame_of
 from igap.attribution.over_pairs import attribute_pairs
-from igap.components import Site, component_names, is_component, locate, sites_of
+from igap.components import SITES, Site, component_names, locate, sites_of
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.contrast import Contrast
@@ -204,8 +204,7 @@ def self_repair(
 
     if direction == "noising":
         check_not_least(metric, "self-repair")
-    if not is_component(patched):
-        locate(patched, None, {}, item="patched")
+    locate(patched, None, {}, item="patched", sites=SITES)
     sites = tuple(dict.fromkeys((site, *sites_of([patched]))))
     with open_pairs(model, pair, sites=sites, route=route, metric=metric) as opened:
         alone = attribute_pairs(patch, opened, site, on_progress, direction=direction)

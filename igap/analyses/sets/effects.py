@@ -19,7 +19,7 @@ from igap.analyses.sets.results import SetEffects
 from igap.arguments import Count, Positive, Seed, checks_arguments
 from igap.attribution.integrated_gradients import along_path, check_quadrature
 from igap.attribution.maps import Progress
-from igap.components import Site, component_name, locate_set, sites_of
+from igap.components import SITES, Site, component_name, locate_set, sites_of
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
@@ -92,7 +92,7 @@ def set_effects(
     Source: Harsanyi 1963 and Shapley 1953, of cooperative games; Castro et al. 2009 for random orders.
     """
     text = components if isinstance(components, str) else "+".join(components)
-    members = locate_set(text, model.cfg.n_layers, widths_of_model(model), item="components")
+    members = locate_set(text, model.cfg.n_layers, widths_of_model(model), item="components", sites=SITES)
     check_quadrature("gausslegendre", n_steps, "joint")
     names = [component_name(*member) for member in members]
     with open_pairs(model, pair, sites=sites_of(names), route=route, metric=metric) as opened:
