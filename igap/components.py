@@ -195,6 +195,12 @@ def sites_named(setting: str) -> tuple[Site, ...]:
     return tuple(site for site in PLACES if site in names)
 
 
+def setting_with(sites: Sequence[Site], site: Site) -> str:
+    """The value of the key `sites` that has this site beside those, for a message."""
+    wanted = tuple(each for each in PLACES if each in (*sites, site))
+    return "both" if wanted == SITES else ",".join(wanted)
+
+
 def sites_of(texts: Iterable[str]) -> tuple[Site, ...]:
     """The sites of these components and sets, each once, in the order of PLACES; other texts are ignored."""
     sites: set[Site] = set()

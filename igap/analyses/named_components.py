@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from igap.attribution.maps import AttributionMap
 from igap.attribution.methods import METHODS
-from igap.components import SITES, Site, Top, component_names, is_component, locate_set, parse_set, sites_of
+from igap.components import Site, Top, component_names, is_component, locate_set, parse_set, setting_with, sites_of
 from igap.config import RunConfig
 from igap.errors import InputError
 from igap.models.load import Header
@@ -16,7 +16,7 @@ def check_named(texts: Sequence[str], config: RunConfig, header: Header, *, item
     for text in texts:
         top, n_heads = parse_set(text), (header.n_layers or 0) * (header.n_heads or 0)
         if not isinstance(top, Top):
-            locate_set(text, header.n_layers, header.widths, item=item, sites=SITES)
+            locate_set(text, header.n_layers, header.widths, item=item)
         elif 0 < n_heads < top.k:
             raise InputError(f"{item}: got {text}, but the model has {n_heads} heads. Use fewer.")
         if isinstance(top, Top):
@@ -29,8 +29,8 @@ def check_named(texts: Sequence[str], config: RunConfig, header: Header, *, item
         for site in sites_of([text]):
             if site not in config.asked_sites:
                 raise InputError(
-                    f"{item}: got {text} with sites={config.sites}, wanted {site} among the sites. Set sites=both, or "
-                    "name others."
+                    f"{item}: got {text} with sites={config.sites}, wanted {site} among the sites. Set "
+                    f"sites={setting_with(config.asked_sites, site)}, or name others."
                 )
 
 

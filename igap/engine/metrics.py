@@ -20,6 +20,9 @@ CustomMetric = Callable[[Tensor, TokenPair], Tensor]
 number each time."""
 
 
+CUSTOM_UNIT = "F"
+
+
 @dataclass(frozen=True, eq=False)
 class Known:
     """What a metric knows of its pairs."""
@@ -122,8 +125,15 @@ def read_out(
     known = Known(*answers(pairs, device), clean)
     if isinstance(metric, str):
         return Readout(metric, METRICS[metric], tuple(pairs), known)
-    name = getattr(metric, "__name__", type(metric).__name__)
-    return Readout(f"custom {name}", _custom(metric, pairs), tuple(pairs), known, metric)
+    name, _ = name_and_unit(metric)
+    return Readout(name, _custom(metric, pairs), tuple(pairs), known, metric)
+
+
+def name_and_unit(metric: MetricName | CustomMetric) -> tuple[str, str]:
+    """What a metric is called, and its unit."""
+    if isinstance(metric, str):
+        return metric, METRICS[metric].unit
+    return f"custom {getattr(metric, '__name__', type(metric).__name__)}", CUSTOM_UNIT
 
 
 def _custom(function: CustomMetric | None, pairs: Sequence[TokenPair]) -> Metric:
@@ -133,7 +143,7 @@ def _custom(function: CustomMetric | None, pairs: Sequence[TokenPair]) -> Metric
         each = [function(of_pair, pair) for of_pair, pair in zip(rows, pairs, strict=True)]
         return torch.stack(each).view(logits.shape[:-1])
 
-    return Metric(of, "F")
+    return Metric(of, CUSTOM_UNIT)
 
 
 def check_custom(function: CustomMetric, pair: TokenPair, logits: Float[Tensor, " vocab"]) -> None:

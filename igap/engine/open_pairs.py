@@ -45,7 +45,7 @@ class OpenPairs:
         metric: MetricName | CustomMetric = "logit_diff",
     ) -> None:
         """Tokenises the pairs; see `open_pairs`."""
-        self.model, self._metric = model, metric
+        self.model, self.metric = model, metric
         self.pairs = tuple(pairs)
         self.tokens = tuple(tokenize(model, pair) for pair in self.pairs)
         """The pairs as token ids, in their order."""
@@ -78,12 +78,12 @@ class OpenPairs:
     def _contrast(self, indices: tuple[int, ...], baseline: Baseline, direction: Direction) -> Contrast:
         group = tuple(self.tokens[index] for index in indices)
         clean, corrupted = self._keep(indices, partial(self._record, group), _layers_of_runs)
-        readout = read_out(group, clean.tokens.device, self._metric, clean.logits)
-        if not isinstance(self._metric, str):
+        readout = read_out(group, clean.tokens.device, self.metric, clean.logits)
+        if not isinstance(self.metric, str):
             for run in (clean, corrupted):
                 assert run.logits is not None
                 for pair, logits in zip(group, run.logits, strict=True):
-                    check_custom(self._metric, pair, logits)
+                    check_custom(self.metric, pair, logits)
         into_clean = realign(corrupted, clean, [pair.alignment.clean for pair in group])
         if direction == "noising":
             base = clean
@@ -129,7 +129,7 @@ class OpenPairs:
                 group,
                 name=name,
                 sites=self._sites,
-                with_logits=self._metric != "logit_diff",
+                with_logits=self.metric != "logit_diff",
             )
             for name in ("clean", "corrupted")
         )

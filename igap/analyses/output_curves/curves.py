@@ -19,7 +19,7 @@ from torch.nn import functional
 from igap import markup
 from igap.arguments import Count, Finite, Positive, checks_arguments
 from igap.binding import Axes, draw
-from igap.components import SITES, Site, locate_set, sites_of
+from igap.components import Site, locate_set, sites_of
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
@@ -208,8 +208,9 @@ def output_curve(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several.
-        components: A name or several: heads such as "9.6", neurons such as "L5.N1234", or sets such as
-            "9.6+9.9+L5.N1234", whose components move together; "ioi:name-mover" is a class of heads of the IOI circuit.
+        components: A name or several: heads such as "9.6", neurons such as "L5.N1234", components of other
+            sites such as "9.6.q" and "L5.resid_pre", or sets such as "9.6+9.9+L5.N1234", whose components move
+            together; "ioi:name-mover" is a class of heads of the IOI circuit.
         alphas: At least 3 ascending numbers without unit, which may leave [0, 1]. None (default): 61 from -1 to 2.
         baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
@@ -262,8 +263,7 @@ def trace_curves(
     by_pair: dict[int, tuple[Tensor, Tensor]] = {}
     labels: set[tuple[str, ...]] = set()
     for indices, contrast in opened.contrasts(baseline, direction):
-        shape: Any = {"n_layers": contrast.n_layers, "widths": contrast.widths, "sites": SITES}
-        sets = [locate_set(name, item="curves.components", **shape) for name in names]
+        sets = [locate_set(name, contrast.n_layers, contrast.widths, item="curves.components") for name in names]
         spans = find_spans(positions, contrast.pairs, contrast.direction)
         labels.add(spans.names if spans is not None and spans.has_axis else ())
         parts_of = [contrast] if spans is None else [contrast.at(mask) for mask in spans.masks]

@@ -18,7 +18,7 @@ from igap.arguments import Count, Finite, Positive, checks_arguments
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, frame_of
 from igap.attribution.over_pairs import attribute_pairs
-from igap.components import SITES, Site, component_names, locate, sites_of
+from igap.components import Site, component_names, locate, sites_of
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.contrast import Contrast
@@ -175,7 +175,8 @@ def self_repair(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several, whose mean is returned.
-        patched: s, a head such as "9.6" or a neuron such as "L5.N1234".
+        patched: s, a head such as "9.6", a neuron such as "L5.N1234", or one of another site such as "9.6.q" and
+            "L5.attn_out".
         site: What the components are, default "heads"; any that `activation_patching` takes.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
         metric: F, default "logit_diff"; see `activation_patching`.
@@ -204,7 +205,7 @@ def self_repair(
 
     if direction == "noising":
         check_not_least(metric, "self-repair")
-    locate(patched, None, {}, item="patched", sites=SITES)
+    locate(patched, None, {}, item="patched")
     sites = tuple(dict.fromkeys((site, *sites_of([patched]))))
     with open_pairs(model, pair, sites=sites, route=route, metric=metric) as opened:
         alone = attribute_pairs(patch, opened, site, on_progress, direction=direction)

@@ -1,7 +1,8 @@
 """The exact effect of every subset of a set of components, and Integrated Gradients of the set.
 
-Members may be of any layers and both sites. A member that is moved has its activation in the other run, whatever comes
-before it; one that is not is what the moved ones before it give.
+Members may be of any layers and sites. A member that is moved has its activation in the other run, whatever comes
+before it; one that is not is what the moved ones before it give. So a member that acts only through a later one does
+nothing more once that one is moved: moving L5.attn_out and 5.3 is moving L5.attn_out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from igap.analyses.sets.results import SetEffects
 from igap.arguments import Count, Positive, Seed, checks_arguments
 from igap.attribution.integrated_gradients import along_path, check_quadrature
 from igap.attribution.maps import Progress
-from igap.components import SITES, Site, component_name, locate_set, sites_of
+from igap.components import Site, component_name, locate_set, sites_of
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
@@ -60,9 +61,9 @@ def set_effects(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several, whose mean is returned.
-        components: The set, "9.6+9.9+L5.N1234", or a list of its members; "ioi:name-mover" is a class of heads of the
-            IOI circuit. At most 64. Of up to 8 all 2^n subsets are moved. Beyond, Shapley values are means over random
-            orders, and interactions those of two.
+        components: The set, "9.6+9.9+L5.N1234+L7.mlp_out", or a list of its members, of any sites; "ioi:name-mover" is
+            a class of heads of the IOI circuit. At most 64. Of up to 8 all 2^n subsets are moved. Beyond, Shapley
+            values are means over random orders, and interactions those of two.
         baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
         positions: Which positions of all members are moved: "all" (default), "last", "diff", or a mapping with one
@@ -92,7 +93,7 @@ def set_effects(
     Source: Harsanyi 1963 and Shapley 1953, of cooperative games; Castro et al. 2009 for random orders.
     """
     text = components if isinstance(components, str) else "+".join(components)
-    members = locate_set(text, model.cfg.n_layers, widths_of_model(model), item="components", sites=SITES)
+    members = locate_set(text, model.cfg.n_layers, widths_of_model(model), item="components")
     check_quadrature("gausslegendre", n_steps, "joint")
     names = [component_name(*member) for member in members]
     with open_pairs(model, pair, sites=sites_of(names), route=route, metric=metric) as opened:
