@@ -18,7 +18,7 @@ from igap.arguments import Count, Finite, Positive, checks_arguments
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, frame_of
 from igap.attribution.over_pairs import attribute_pairs
-from igap.components import Site, component_names, locate, sites_of
+from igap.components import Site, component_name, component_names, locate, parse_component, sites_of
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.contrast import Contrast
@@ -232,4 +232,4 @@ def repair_of(
         return patch_components(beside, alone.site, advance, batch_size=batch_size, memory_gib=memory_gib)
 
     given = attribute_pairs(patch_beside, opened, alone.site, on_progress, direction=direction)
-    return SelfRepair(patched, sum(lost) / len(lost), alone, given)
+    return SelfRepair(component_name(*parse_component(patched)), sum(lost) / len(lost), alone, given)
