@@ -55,7 +55,7 @@ class Batch:
             answer=self.answer[index],
             distractor=None if self.distractor is None else self.distractor[index],
             answers=tuple(self.answers[row] for row in index),
-            pairs=tuple(self.pairs[row] for row in index),
+            pairs=tuple(self.pairs[row] for row in index) if self.pairs else (),
         )
 
 
