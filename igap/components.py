@@ -3,12 +3,14 @@
 A site is one kind of activation, one tensor a layer, with one component a column: those of `PLACES`. Unless it is told
 others, a run takes apart attention heads (`hook_z`, before the output projection) and MLP neurons (`hook_post`, after
 the nonlinearity). A set is written with plus signs, `9.6+9.9+L5.N1234`: see `parse_set`.
+
+What takes components of some sites only says which to `locate` or `locate_set`, which refuse the others.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from igap.errors import InputError, short_repr
 from igap.vocabulary import Method
@@ -68,8 +70,11 @@ _CLASSES = {f"ioi:{name.replace(' ', '-')}": heads for name, heads in IOI_CIRCUI
 _TOP = re.compile(r"top(?P<k>[0-9]{1,9}):(?P<by>.*)")
 
 _NUMBER = "[0-9]{1,9}"
+_PARTS = "|".join(site for site, place in PLACES.items() if not place.is_vector and site not in SITES)
+_VECTORS = "|".join(site for site, place in PLACES.items() if place.is_vector)
 _NAME = re.compile(
-    rf"(?P<head_layer>{_NUMBER})\.(?P<head>{_NUMBER})|L(?P<neuron_layer>{_NUMBER})\.N(?P<neuron>{_NUMBER})"
+    rf"(?P<head_layer>{_NUMBER})\.(?P<head>{_NUMBER})(\.(?P<part>{_PARTS}))?"
+    rf"|L(?P<layer>{_NUMBER})\.(N(?P<neuron>{_NUMBER})|(?P<vector>{_VECTORS}))"
 )
 
 
@@ -85,7 +90,7 @@ def hook_name(site: Site, layer: int) -> str:
 
 def component_name(site: Site, layer: int, index: int) -> str:
     """The name people use: head `9.6`, neuron `L5.N1234`; the query of a head `9.6.q`, the residual stream
-    `L5.resid_pre`. `parse_component` is its inverse for heads and neurons."""
+    `L5.resid_pre`. `parse_component` is its inverse."""
     if site == "neurons":
         return f"L{layer}.N{index}"
     if PLACES[site].is_vector:
@@ -110,10 +115,19 @@ def parse_component(name: str) -> tuple[Site, int, int]:
     """Parse a component's name into site, layer and index. Raises ValueError if it is no such name."""
     match = _NAME.fullmatch(name)
     if match is None:
-        raise ValueError(f"component: got {name!r}, wanted a head such as 9.6 or a neuron such as L5.N1234")
-    if match["head"] is not None:
-        return "heads", int(match["head_layer"]), int(match["head"])
-    return "neurons", int(match["neuron_layer"]), int(match["neuron"])
+        raise ValueError(f"component: got {name!r}, wanted {names_wanted()}")
+    site: Any = match["part"] or match["vector"] or ("heads" if match["neuron"] is None else "neurons")
+    return site, int(match["head_layer"] or match["layer"]), int(match["head"] or match["neuron"] or 0)
+
+
+def names_wanted(sites: Sequence[Site] = tuple(PLACES)) -> str:
+    """How components of these sites are written, for a message."""
+    examples = {
+        "a head such as 9.6": "heads" in sites,
+        "a neuron such as L5.N1234": "neurons" in sites,
+        "one of another site such as 9.6.q or L5.resid_pre": not set(sites) <= set(SITES),
+    }
+    return " or ".join(example for example, is_wanted in examples.items() if is_wanted)
 
 
 def is_component(name: str) -> bool:
@@ -181,8 +195,14 @@ def sites_named(setting: str) -> tuple[Site, ...]:
     return tuple(site for site in PLACES if site in names)
 
 
+def setting_with(sites: Sequence[Site], site: Site) -> str:
+    """The value of the key `sites` that has this site beside those, for a message."""
+    wanted = tuple(each for each in PLACES if each in (*sites, site))
+    return "both" if wanted == SITES else ",".join(wanted)
+
+
 def sites_of(texts: Iterable[str]) -> tuple[Site, ...]:
-    """The sites of these components and sets, each once, heads first; other texts are ignored."""
+    """The sites of these components and sets, each once, in the order of PLACES; other texts are ignored."""
     sites: set[Site] = set()
     for text in texts:
         try:
@@ -190,25 +210,35 @@ def sites_of(texts: Iterable[str]) -> tuple[Site, ...]:
         except ValueError:
             continue
         sites |= {"heads"} if isinstance(members, Top) else {parse_component(name)[0] for name in members}
-    return tuple(site for site in SITES if site in sites)
+    return tuple(site for site in PLACES if site in sites)
 
 
-def widths_of(n_heads: int | None, n_neurons: int | None) -> dict[Site, int | None]:
+def widths_of(n_heads: int | None, n_kv_heads: int | None, n_neurons: int | None) -> dict[Site, int | None]:
     """Return how many components of each site a layer has; None where that is not known."""
-    return {"heads": n_heads, "neurons": n_neurons}
+    by_column = {"head": n_heads, "kv_head": n_kv_heads, "neuron": n_neurons, None: 1}
+    return {site: by_column[place.column] for site, place in PLACES.items()}
 
 
-def locate(name: str, n_layers: int | None, widths: Mapping[Site, int | None], *, item: str) -> tuple[Site, int, int]:
+def locate(
+    name: str,
+    n_layers: int | None,
+    widths: Mapping[Site, int | None],
+    *,
+    item: str,
+    sites: Sequence[Site] = tuple(PLACES),
+) -> tuple[Site, int, int]:
     """Find the site, layer and index of a component in a model of this shape; an unknown size is None.
 
-    Raises InputError naming `item` if it is no component's name, or the model has no such component.
+    Raises InputError naming `item` if it is no component's name, one of none of the `sites`, or the model has no such
+    component.
     """
-    if not is_component(name):
-        raise InputError(f"{item}: got {short_repr(name)}, wanted a head such as 9.6 or a neuron such as L5.N1234.")
-    site, layer, index = parse_component(name)
-    for what, got, n in (("layers", layer, n_layers), (site, index, widths[site])):
+    site, layer, index = parse_component(name) if is_component(name) else (None, 0, 0)
+    if site is None or site not in sites:
+        raise InputError(f"{item}: got {short_repr(name)}, wanted {names_wanted(sites)}.")
+    columns = {"head": "heads", "kv_head": "key-value heads"}.get(PLACES[site].column or "", site)
+    for what, got, n in (("layers", layer, n_layers), (columns, index, widths.get(site))):
         if n is not None and got >= n:
-            where = " in a layer" if what == site else ""
+            where = " in a layer" if what == columns else ""
             raise InputError(
                 f"{item}: got {name}, but the model has {n} {what}{where} (0 to {n - 1}). Name one that it has."
             )
@@ -216,14 +246,19 @@ def locate(name: str, n_layers: int | None, widths: Mapping[Site, int | None], *
 
 
 def locate_set(
-    text: str, n_layers: int | None, widths: Mapping[Site, int | None], *, item: str
+    text: str,
+    n_layers: int | None,
+    widths: Mapping[Site, int | None],
+    *,
+    item: str,
+    sites: Sequence[Site] = tuple(PLACES),
 ) -> tuple[tuple[Site, int, int], ...]:
     """Find the components of a set in a model of this shape, in the set's order, as `locate` does.
 
     Raises InputError naming `item` if it is no set, not one of this model, or a ranking.
     """
     if not re.search("[+:]", text):
-        return (locate(text, n_layers, widths, item=item),)
+        return (locate(text, n_layers, widths, item=item, sites=sites),)
     try:
         members = parse_set(text)
     except ValueError as error:
@@ -235,4 +270,4 @@ def locate_set(
             f"{item}: got {text}, heads of GPT-2 small ({IOI_SHAPE[0]} layers, {IOI_SHAPE[1]} heads), with a model of "
             f"{n_layers} layers and {widths['heads']} heads. Name components."
         )
-    return tuple(locate(name, n_layers, widths, item=item) for name in members)
+    return tuple(locate(name, n_layers, widths, item=item, sites=sites) for name in members)

@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from igap import (
     PromptPair,
+    ablate,
     activation_patching,
     attribution_patching,
     integrated_gradients,
@@ -20,6 +22,7 @@ from igap import (
     output_curve,
     pipeline,
 )
+from igap.analyses.ablation.analysis import read_or_generate
 from igap.attribution.methods import METHODS
 from igap.cli.compose import compose_one
 from igap.cli.texts import quote_override
@@ -187,6 +190,35 @@ def test_analyses_of_another_metric_are_of_that_metric(run, mini):
         pytest.approx(result.corrupted_values[0], abs=0.2),
     )
     assert result.findings["qk"].maps["q"]["ap"].effect.abs().max() < 1, "probabilities"
+
+
+def test_a_run_ablates_at_its_spans_and_measures_its_metric(run, mini):
+    asked = ["sites=[heads,attn_out]", "metric=prob", "positions=roles", "explain=false", "curves.components=none"]
+    result, folder = run(
+        *asked, "ablation=zero", "ablation.components='3.1 L2.attn_out 0.3+0.5'", "ablation.n=12", "ablation.controls=2"
+    )
+    study = result.findings["ablation"]
+    prompts = read_or_generate(result.config.ablation, mini.tokenizer, "auto")
+    options = {"positions": "roles", "metric": "prob", "controls": 2}
+    expected = ablate(mini, prompts, ["3.1", "L2.attn_out", "0.3+0.5"], **options)
+    ours = study.kinds["zero"]
+    assert (ours.metric, ours.unit, ours.value) == ("prob", "probability", pytest.approx(expected.value, abs=1e-6))
+    table, summary = pd.read_csv(folder / "ablation.csv"), json.loads((folder / "summary.json").read_text())
+    assert [each.name for each in ours.single[:5]] == [f"3.1 at {role}" for role in ("IO", "S1", "S1+1", "S2", "END")]
+    for effect, other in zip(ours.effects, expected.effects, strict=True):
+        assert (effect.name, effect.components) == (other.name, other.components)
+        assert effect.value_change == pytest.approx(other.value_change, abs=1e-6)
+        assert summary[f"ablation/zero/{effect.name}/value_change"] == effect.value_change
+    assert summary["ablation/zero/value"] == ours.value == table["value"][0]
+    assert table["value_change"].tolist()[1:] == pytest.approx([effect.value_change for effect in ours.effects])
+    # The scores beside them are those of the run's maps at the same spans.
+    end = table.set_index("name").loc["3.1 at END"]
+    assert end["ap"] == pytest.approx(result.maps["heads"]["ap"].score[3, -1, 1].item(), abs=1e-6)
+    assert table.set_index("name").loc["L2.attn_out at S2", "ig"] == pytest.approx(
+        result.maps["attn_out"]["ig"].score[2, 3, 0].item(), abs=1e-6
+    )
+    assert np.isnan(table.set_index("name").loc["0.3+0.5 at END", "ap"])
+    assert any("without 3.1 at END" in line and "prob" in line for line in study.sentences())
 
 
 def test_the_roles_are_where_the_names_stand(mini):
@@ -509,7 +541,22 @@ def test_compare_draws_them_under_the_unit_of_their_metric_and_says_what_is_the_
             ["positions=roles", *NO_IOI],
             r"^positions: got roles, but a clean prompt has the answer 0 and the distractor 1",
         ),
-        (["positions=each", "ablation=zero"], r"^ablation: got it together with .* positions=each, but it is of all"),
+        (
+            ["positions=each", "ablation=zero"],
+            r"^ablation: got it together with .* positions=each, but it is of prompts",
+        ),
+        (
+            ["positions=roles", "ablation=zero"],
+            r"^ablation: got it together with .*=roles, but it is of heads chosen at",
+        ),
+        (
+            ["positions.spans={a: Mary:2}", "ablation=zero", "ablation.components='0.3'", "ablation.n=9"],
+            r"^ablation\.n, prompt 1: positions\['a'\]: got 'Mary:2', (wanted|but the|which)",
+        ),
+        (
+            ["positions.spans={a: 16}", "ablation=zero", "ablation.components='0.3'", "ablation.n=50"],
+            r"^ablation\.n, prompt \d+: positions\['a'\]: got \[16\], wanted one or more positions of the clean prompt",
+        ),
         (["positions=each", "curves.components=top2:ap"], r"^curves: got it together with .* positions=each"),
         (
             ["metric=kl", "ablation=zero", "ablation.components=top", "ablation.by=atp"],

@@ -10,7 +10,7 @@ from helpers.finished_runs import make
 from safetensors.torch import load_file
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap import activation_patching, load_model, pipeline
+from igap import activation_patching, direct_effect, load_model, output_curve, pipeline, self_repair, set_effects
 from igap.cli.compose import compose_jobs, compose_one
 from igap.components import SITES
 from igap.errors import InputError
@@ -65,6 +65,42 @@ def test_of_one_site_all_is_as_in_a_run_about_both_and_of_the_other_there_is_not
         assert alone.key != both.key
 
 
+def test_all_that_a_run_says_of_any_site_is_what_the_functions_say(run, checkpoint):
+    """Curves, sets, faithfulness, self-repair and direct effects of sites that are neither heads nor neurons."""
+    found, folder = run(
+        *("sites=[q,resid_pre,attn_out,mlp_out]", "faithfulness=[q,attn_out]", "prompts.limit=2", "plots=faithfulness"),
+        *(
+            "curves.components='1.2.q L1.resid_pre'",
+            "curves.alphas=[0,0.5,1]",
+            "analyses=[sets,self_repair,direct_effect]",
+        ),
+        *(
+            "analyses.sets.components=1.2.q+L1.attn_out",
+            "analyses.sets.n_steps=2",
+            "analyses.direct_effect.site=mlp_out",
+        ),
+        *("analyses.self_repair.patched=L1.attn_out", "analyses.self_repair.site=q"),
+    )
+    assert not found.failures
+    model, pairs, rounding = load_model(str(checkpoint("gpt2"))), found.pairs, {"abs": 1e-5}
+    curves = output_curve(model, pairs, ["1.2.q", "L1.resid_pre"], alphas=[0, 0.5, 1])
+    assert found.findings["curves"].values == pytest.approx(curves.values, **rounding)
+    effects = set_effects(model, pairs, "1.2.q+L1.attn_out", n_steps=2)
+    assert found.findings["sets"].by_name["1.2.q+L1.attn_out"].by_pair == pytest.approx(effects.by_pair, **rounding)
+    repair = self_repair(model, pairs, "L1.attn_out", "q")
+    assert found.findings["self_repair"].change() == pytest.approx(repair.change(), **rounding)
+    direct = direct_effect(model, pairs, "mlp_out")
+    torch.testing.assert_close(found.findings["direct_effect"].direct.effect, direct.direct.effect, atol=1e-5, rtol=0)
+    table = pd.read_csv(folder / "faithfulness.csv")
+    assert set(table["site"]) == {"q", "attn_out"}
+    assert {"faithfulness_q.png", "faithfulness_attn_out.png"} <= {path.name for path in (folder / "plots").iterdir()}
+    first = table[(table["site"] == "attn_out") & (table["method"] == "ap") & (table["k"] == 1)].iloc[-1]
+    assert (first["curve"], first["ranking"]) == ("deletion", "magnitude")
+    ap, group = found.maps["attn_out"]["ap"], found.findings["faithfulness"].groups[-2]
+    largest = ap.effect.flatten()[ap.effect.abs().argmax()].item()
+    assert (first["faithfulness"] - 1) * (group.full - group.empty) == pytest.approx(largest, **rounding)
+
+
 def test_no_neuron_is_looked_at_for_heads(checkpoint, pair, monkeypatch):
     """As in a mixture of experts, whose MLP has no one hidden activation."""
     expected = activation_patching(load_model(str(checkpoint("gpt2"))), pair, "heads").effect
@@ -85,6 +121,15 @@ def test_no_neuron_is_looked_at_for_heads(checkpoint, pair, monkeypatch):
             "faithfulness: got both with sites=heads, wanted neurons among the sites.",
         ),
         (["sites=neurons", "faithfulness=heads"], "faithfulness: got heads with sites=neurons, wanted heads among"),
+        (
+            ["faithfulness=q"],
+            "faithfulness: got q with sites=both, wanted q among the sites. Set sites=heads,neurons,q, or",
+        ),
+        (["faithfulness=head"], "faithfulness: got 'head', wanted one of 'none', 'both', 'heads', 'neurons', 'q', "),
+        (
+            ["curves.components=L0.attn_out"],
+            "curves.components: got L0.attn_out with sites=both, wanted attn_out among",
+        ),
         (["sites=neurons", "interactions='1.2'"], "interactions: got 1.2 with sites=neurons, wanted heads among"),
         (["sites=heads", "curves.components=L1.N3"], "curves.components: got L1.N3 with sites=heads, wanted neurons"),
         (

@@ -16,7 +16,7 @@ from pydantic import create_model
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.maps import AttributionMap, Progress
-from igap.components import Site
+from igap.components import Site, setting_with
 from igap.config import Frozen, RunConfig, validate_settings
 from igap.engine.baselines import Baseline, baseline_of
 from igap.engine.open_pairs import OpenPairs
@@ -175,5 +175,6 @@ def check_site(config: RunConfig, name: str, site: Site, *, item: str = "") -> N
     if site not in config.asked_sites:
         item = item or f"analyses.{name}.site"
         raise InputError(
-            f"{item}: got {site} with sites={config.sites}, wanted a site of the run. Set sites=both, or another one."
+            f"{item}: got {site} with sites={config.sites}, wanted a site of the run. Set "
+            f"sites={setting_with(config.asked_sites, site)}, or another one."
         )

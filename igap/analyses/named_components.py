@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from igap.attribution.maps import AttributionMap
 from igap.attribution.methods import METHODS
-from igap.components import Site, Top, component_names, is_component, locate_set, parse_set, sites_of
+from igap.components import Site, Top, component_names, is_component, locate_set, parse_set, setting_with, sites_of
 from igap.config import RunConfig
 from igap.errors import InputError
 from igap.models.load import Header
@@ -29,8 +29,8 @@ def check_named(texts: Sequence[str], config: RunConfig, header: Header, *, item
         for site in sites_of([text]):
             if site not in config.asked_sites:
                 raise InputError(
-                    f"{item}: got {text} with sites={config.sites}, wanted {site} among the sites. Set sites=both, or "
-                    "name others."
+                    f"{item}: got {text} with sites={config.sites}, wanted {site} among the sites. Set "
+                    f"sites={setting_with(config.asked_sites, site)}, or name others."
                 )
 
 

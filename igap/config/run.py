@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from igap.components import PLACES, SITES, Site, is_component, parse_component, sites_named, sites_of
+from igap.components import PLACES, SITES, Site, is_component, parse_component, setting_with, sites_named, sites_of
 from igap.config.groups import (
     TEXTS,
     AblationConfig,
@@ -75,7 +75,8 @@ class RunConfig(Frozen):
     explain: bool = True
     interactions: str | None = Field(None, examples=["'9.6'"])  # 9.10 unquoted is a number in YAML
     """The head whose interactions with its layer are listed; needs explain."""
-    faithfulness: Literal["none", "heads", "neurons", "both"] = "none"
+    faithfulness: str = "none"
+    """The sites whose rankings are tried: none, both, or names."""
     analyses: dict[str, dict[str, JsonValue]] = Field({})
     """Settings of further analyses, by their names; each checks its own (`igap.analyses.base.Analysis.settings`)."""
     study: Literal["notebook"] | None = None
@@ -98,17 +99,12 @@ class RunConfig(Frozen):
     @field_validator("sites", mode="before")
     @classmethod
     def _sites_by_name(cls, sites: object) -> str:
-        """In the order of `PLACES`, and `both` for what is that."""
-        listed = sites.replace(",", " ").split() if isinstance(sites, str) else sites
-        names = list(listed) if isinstance(listed, list | tuple) else []
-        if names == ["both"]:
-            return "both"
-        known = all(isinstance(name, str) and name in PLACES for name in names)
-        if not names or not known or len(set(names)) < len(names):
-            wanted = f"one of 'both', {', '.join(map(repr, PLACES))}"
-            raise ValueError(wanted if len(names) == 1 else f"{wanted}, or several sites, [heads,resid_pre], each once")
-        chosen = tuple(site for site in PLACES if site in names)
-        return "both" if chosen == SITES else " ".join(chosen)
+        return _names_of_sites(sites, ("both",))
+
+    @field_validator("faithfulness", mode="before")
+    @classmethod
+    def _ranked_sites_by_name(cls, sites: object) -> str:
+        return _names_of_sites(sites, ("none", "both"))
 
     @field_validator("output")
     @classmethod
@@ -147,8 +143,8 @@ class RunConfig(Frozen):
             for site in sites:
                 if site not in self.asked_sites:
                     raise ValueError(
-                        f"{item}: got {got} with sites={self.sites}, wanted {site} among the sites. Set sites=both, or "
-                        f"another {item}."
+                        f"{item}: got {got} with sites={self.sites}, wanted {site} among the sites. Set "
+                        f"sites={setting_with(self.asked_sites, site)}, or another {item}."
                     )
         return self
 
@@ -282,6 +278,20 @@ class RunConfig(Frozen):
             fields["ablation"] = {"kind": "none"}
         fields["baseline"] = self.baseline.model_dump(mode="json", include={"kind", *used})
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _names_of_sites(sites: object, words: Sequence[str]) -> str:
+    """Names in the order of `PLACES`, `both` for what is that, or one of the words that stand alone."""
+    listed = sites.replace(",", " ").split() if isinstance(sites, str) else sites
+    names = list(listed) if isinstance(listed, list | tuple) else []
+    if len(names) == 1 and names[0] in words:
+        return str(names[0])
+    known = all(isinstance(name, str) and name in PLACES for name in names)
+    if not names or not known or len(set(names)) < len(names):
+        wanted = f"one of {', '.join(map(repr, (*words, *PLACES)))}"
+        raise ValueError(wanted if len(names) == 1 else f"{wanted}, or several sites, [heads,resid_pre], each once")
+    chosen = tuple(site for site in PLACES if site in names)
+    return "both" if chosen == SITES else " ".join(chosen)
 
 
 def parse(values: Mapping[str, Any]) -> RunConfig:

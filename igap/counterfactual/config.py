@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from igap.components import component_name, is_component, parse_component
+from igap.components import SITES, component_name, is_component, names_wanted, parse_component
 from igap.config import Device, Frozen, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
 from igap.counterfactual.samplers.registry import SamplerNames, samplers_for
 from igap.errors import InputError
@@ -186,8 +186,10 @@ class SearchConfig(Frozen):
     @classmethod
     def _named(cls, head: object) -> Any:
         names = re.split(r"[\s,]+", head.strip()) if isinstance(head, str) else []
-        if names != ["all"] and not all(map(is_component, names or [""])):
-            raise ValueError("a head such as 9.6 or a neuron such as L5.N1234, several (0.6,1.2), or all")
+        if names != ["all"] and not all(
+            is_component(name) and parse_component(name)[0] in SITES for name in names or [""]
+        ):
+            raise ValueError(f"{names_wanted(SITES)}, several (0.6,1.2), or all")
         known = (name if name == "all" else component_name(*parse_component(name)) for name in names)
         return " ".join(dict.fromkeys(known))
 

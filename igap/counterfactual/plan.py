@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from igap.components import component_names, locate
+from igap.components import SITES, component_names, locate
 from igap.config import TEXTS
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.spaces.prepare import prepare
@@ -115,7 +115,7 @@ def _split_components(config: SearchConfig, header: Header) -> list[tuple[Search
 def _check_component(config: SearchConfig, header: Header) -> None:
     """Raises InputError on a device that this machine lacks, and on a component that the model lacks."""
     cached.resolve_device(config.device)
-    site, _, _ = locate(config.head, header.n_layers, header.widths, item="head")
+    site, _, _ = locate(config.head, header.n_layers, header.widths, item="head", sites=SITES)
     check_sites(header, [site], config.model.name)
 
 

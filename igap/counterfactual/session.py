@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.components import locate
+from igap.components import SITES, locate
 from igap.counterfactual.config import Constraints, SpaceConfig
 from igap.counterfactual.history import Floats, History, Proposal
 from igap.counterfactual.objective.cache import CachedEvaluator
@@ -225,7 +225,7 @@ class SearchSession:
 
 def locate_component(model: TransformerBridge, head: str) -> Target:
     """The component of this name. Raises InputError where the model has none."""
-    return Target(*locate(head, model.cfg.n_layers, widths_of_model(model), item="head"))
+    return Target(*locate(head, model.cfg.n_layers, widths_of_model(model), item="head", sites=SITES))
 
 
 def _select_clean_pairs(

@@ -4,13 +4,13 @@
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -57,7 +57,9 @@ class ForwardPass:
     logits: Float[Tensor, "pair vocab"] | None = None
     """Those of the last position, if asked for."""
     held: Mapping[tuple[Site, int], tuple[int, ...]] = field(default_factory=dict)
-    """By site (heads, neurons) and layer, components that keep this pass's activation whatever changes before them."""
+    """By site and layer, components that keep this pass's activation whatever changes before them."""
+    held_where: Bool[Tensor, "pair pos"] | None = None
+    """The positions at which they do; None: all."""
 
     def select(self, few: Sequence[int]) -> "ForwardPass":
         """The forward pass on these pairs alone."""
@@ -69,6 +71,7 @@ class ForwardPass:
             activations={site: tuple(a[index] for a in layers) for site, layers in self.activations.items()},
             logit_diff=self.logit_diff[index],
             logits=None if self.logits is None else self.logits[index],
+            held_where=None if self.held_where is None else self.held_where[index],
         )
 
 
@@ -86,6 +89,18 @@ def written_hook(site: Site, layer: int) -> str:
     return hook_name("attn_out" if site == "resid_mid" else site, layer)
 
 
+def read_hooks(places: Iterable[tuple[Site, int]]) -> list[str]:
+    """The hook points from which `from_cache` takes these sites, by site and layer."""
+    names = ((written_hook(*at), *([hook_name("resid_pre", at[1])] if at[0] == "resid_mid" else [])) for at in places)
+    return list(dict.fromkeys(itertools.chain(*names)))
+
+
+def from_cache(cache: Mapping[str, Tensor], site: Site, layer: int) -> Tensor:
+    """The site's activation `[..., component, d]`, of neurons `[..., neuron]`, from those of `read_hooks`."""
+    activation = cache[written_hook(site, layer)]
+    return from_hook(site, activation + cache[hook_name("resid_pre", layer)] if site == "resid_mid" else activation)
+
+
 def to_hook(site: Site, activation: Tensor) -> Tensor:
     """The inverse of `from_hook`."""
     return activation.squeeze(-2) if PLACES[site].is_vector else activation
@@ -96,7 +111,11 @@ def hold(run: ForwardPass, site: Site, layer: int, activation: Tensor) -> Float[
     indices = list(run.held.get((site, layer), ()))
     if not indices:
         return activation
-    own = run.activations[site][layer][:, None, -activation.shape[2] :, indices]
+    late = slice(-activation.shape[2], None)
+    own = run.activations[site][layer][:, None, late, indices]
+    if run.held_where is not None:
+        where = run.held_where[:, None, late]
+        own = torch.where(where.view(*where.shape, *[1] * (own.ndim - 3)), own, activation[:, :, :, indices])
     held = activation.clone()
     held[:, :, :, indices] = own
     return held
@@ -178,21 +197,11 @@ def record(
     every token. Raises InputError (naming `name`
     and the layer) on NaN or infinity, and on a model without the hook points.
     """
-    n_layers = model.cfg.n_layers
-    residual = [f"blocks.{layer}.hook_in" for layer in range(n_layers)]
+    layers = range(model.cfg.n_layers)
+    residual = read_hooks(("resid_pre", layer) for layer in layers)
     asked = tuple(dict.fromkeys(("heads", *sites)))
-    hooks = {site: [written_hook(site, layer) for layer in range(n_layers)] for site in asked}
-    every = list(dict.fromkeys([*residual, *itertools.chain(*hooks.values())]))
-    named = [*every, *(hook_name(site, layer) for site in asked for layer in range(n_layers))]
-    missing = [hook for hook in named if hook not in model.hook_dict]
-    if missing:
-        remedy = ", or sites=heads where its attention is plain" if ".mlp." in missing[0] else ""
-        if missing[0].endswith("resid_mid"):
-            remedy = ", or attn_out: attention and MLP of these blocks read one input, with no stream between them"
-        raise InputError(
-            f"model: {model.cfg.model_name} has no {missing[0]}, wanted hooks of {' and '.join(hooks)} in every block. "
-            f"Use a decoder model with plain attention and MLP blocks{remedy}."
-        )
+    every = list(dict.fromkeys([*residual, *read_hooks(itertools.product(asked, layers))]))
+    check_hooks(model, asked)
     answer, distractor = answers(pairs, tokens.device)
 
     def compute() -> Mapping[str, Tensor]:
@@ -215,26 +224,37 @@ def record(
         return tensors | whole | {"logit_diff": logit_diff(logits[:, -1], answer, distractor)}
 
     words = {name: [pair.identity[name] for pair in pairs] for name in ("answer", "distractor")}
-    inputs = {"tokens": tokens.tolist(), **words, "sites": list(hooks), **({"logits": True} if with_logits else {})}
+    inputs = {"tokens": tokens.tolist(), **words, "sites": list(asked), **({"logits": True} if with_logits else {})}
     recorded = compute_or_share("run", inputs, compute, model)
     device = tokens.device
     run = ForwardPass(
         tokens=tokens,
         residual=tuple(recorded[hook].to(device) for hook in residual),
-        activations={
-            site: tuple(
-                from_hook(
-                    site, (recorded[hook] + recorded[before] if site == "resid_mid" else recorded[hook]).to(device)
-                )
-                for hook, before in zip(layers, residual, strict=True)
-            )
-            for site, layers in hooks.items()
-        },
+        activations={site: tuple(from_cache(recorded, site, layer).to(device) for layer in layers) for site in asked},
         logit_diff=recorded["logit_diff"].to(device),
         logits=recorded["logits"].to(device) if with_logits else None,
     )
     _check_finite(run, name)
     return run
+
+
+def check_hooks(model: TransformerBridge, sites: Sequence[Site]) -> None:
+    """Raises InputError on a model without the hook points of the sites, or of what a block reads."""
+    layers = range(model.cfg.n_layers)
+    read = read_hooks(itertools.product(("resid_pre", *sites), layers))
+    missing = [
+        hook
+        for hook in [*read, *itertools.starmap(hook_name, itertools.product(sites, layers))]
+        if hook not in model.hook_dict
+    ]
+    if missing:
+        remedy = ", or sites=heads where its attention is plain" if ".mlp." in missing[0] else ""
+        if missing[0].endswith("resid_mid"):
+            remedy = ", or attn_out: attention and MLP of these blocks read one input, with no stream between them"
+        raise InputError(
+            f"model: {model.cfg.model_name} has no {missing[0]}, wanted hooks of {' and '.join(sites)} in every block. "
+            f"Use a decoder model with plain attention and MLP blocks{remedy}."
+        )
 
 
 def _check_finite(run: ForwardPass, name: str) -> None:

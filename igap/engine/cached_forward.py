@@ -4,7 +4,7 @@
 and a few tokens that follow them. What is recomputed, when the first edit is in block L:
 
     block < L     nothing: its output is the unedited run's
-    block L       from z on
+    block L       from z on; of edits before z, the whole block
     block > L     the whole block; of the last one the last position only
     a new token   all blocks, for its own position; it attends to the keys and values that were kept
 """
@@ -18,10 +18,14 @@ from torch import Tensor
 
 from igap.components import Site
 from igap.engine.attention import attend, visible
-from igap.engine.decoder import Block, Decoder
+from igap.engine.decoder import Block, Decoder, Edit, keep
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys, rotated, and values of one block, each `[prompt, 1, kv_head, pos, d_head]`."""
+
+_KEYS_VALUES: tuple[Site, Site] = ("k", "v")
+_BEFORE_Z: tuple[Site, ...] = ("resid_pre", "q", *_KEYS_VALUES)
+"""The sites of a block that come before z."""
 
 Edits = Mapping[tuple[Site, int], Callable[[Tensor], Tensor]]
 """Site and layer to what becomes of its activations `[prompt, pos, component, ...]` at the last positions."""
@@ -60,16 +64,18 @@ class CachedForward:
         kept: Sequence[KeysValues],
         edits: Edits,
     ) -> Pass:
-        """The pass from the z of `layer` on, with no edit before it.
+        """The pass from the first edited site of `layer` on, with no edit in the layers before.
 
         `residual` and `z` are the unedited run's, and so are the keys and values `kept` of the blocks up to `layer`;
         without them the pass gives its logits and cannot be continued.
         """
-        keys_values = list(kept)
-        if layer == len(self._decoder.blocks) - 1:
-            z = z[:, -1:]
-        stream = self._after_attention(layer, residual, z.flatten(2), edits)
-        for later in range(layer + 1, len(self._decoder.blocks)):
+        if any((site, layer) in edits for site in _BEFORE_Z):
+            keys_values, stream, first = list(kept[:layer]), residual, layer
+        else:
+            is_last = layer == len(self._decoder.blocks) - 1
+            stream = self._after_attention(layer, residual, (z[:, -1:] if is_last else z).flatten(2), edits)
+            keys_values, first = list(kept), layer + 1
+        for later in range(first, len(self._decoder.blocks)):
             stream, added = self._block(later, stream, None, edits, n_queries=1)
             keys_values.append(added)
         return Pass(stream[:, -1], tuple(keys_values))
@@ -91,15 +97,16 @@ class CachedForward:
     ) -> tuple[Tensor, KeysValues]:
         """The residual stream after a block and all keys and values it has; of the last block `n_queries` positions."""
         block = self._decoder.blocks[layer]
+        stream = _edit_vectors(edits.get(("resid_pre", layer)), stream)
         normed = block.norm1(stream)
         n_past = 0 if past is None else past[0].shape[3]
-        k, v = self._keys_values(block, normed, n_past)
+        k, v = self._keys_values(block, normed, n_past, *(edits.get((site, layer), keep) for site in _KEYS_VALUES))
         if past is not None:
             k, v = (torch.cat([old, new], 3) for old, new in zip(past, (k, v), strict=True))
         asked = normed[:, -n_queries:] if n_queries and layer == len(self._decoder.blocks) - 1 else normed
         positions = torch.arange(k.shape[3], device=stream.device)
         first = len(positions) - asked.shape[1]
-        q = self._rotated(block, block.queries(asked)[:, None], first).transpose(2, 3)
+        q = self._rotated(block, block.queries(asked, edits.get(("q", layer), keep))[:, None], first).transpose(2, 3)
         z = attend(block, q, None, (k, v), visible(positions[first:, None] - positions, block.window))
         return self._after_attention(layer, stream, z[:, 0].transpose(1, 2).flatten(2), edits), (k, v)
 
@@ -109,14 +116,18 @@ class CachedForward:
         stream = stream[:, -z.shape[1] :]
         if edit := edits.get(("heads", layer)):
             z = edit(z.unflatten(-1, (-1, block.d_head))).flatten(2)
-        attended = stream + block.attention_adds(block.out(z))
+        attended = stream + _edit_vectors(edits.get(("attn_out", layer)), block.attention_adds(block.out(z)))
+        attended = _edit_vectors(edits.get(("resid_mid", layer)), attended)
         neurons = block.neurons(stream if block.parallel else attended)
         if edit := edits.get(("neurons", layer)):
             neurons = edit(neurons)
-        return attended + block.mlp_adds(block.down(neurons))
+        written = _edit_vectors(edits.get(("mlp_out", layer)), block.mlp_adds(block.down(neurons)))
+        return _edit_vectors(edits.get(("resid_post", layer)), attended + written)
 
-    def _keys_values(self, block: Block, normed: Tensor, start: int) -> KeysValues:
-        k, v = block.keys_values(normed[:, None])
+    def _keys_values(
+        self, block: Block, normed: Tensor, start: int, edit_keys: Edit = keep, edit_values: Edit = keep
+    ) -> KeysValues:
+        k, v = (x[:, None] for x in block.keys_values(normed, edit_keys, edit_values))
         return self._rotated(block, k, start).transpose(2, 3), v.transpose(2, 3)
 
     def _rotated(self, block: Block, x: Tensor, start: int) -> Tensor:
@@ -125,3 +136,8 @@ class CachedForward:
             return x
         cos, sin = (part[start : start + x.shape[2]] for part in self._turns[block.rotary])
         return block.rotary.rotate(x, cos, sin)
+
+
+def _edit_vectors(edit: Edit | None, vectors: Tensor) -> Tensor:
+    """A site `[prompt, pos, d_model]`, which is one component, edited."""
+    return vectors if edit is None else edit(vectors.unsqueeze(2)).squeeze(2)

@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.components import SITES, Site, hook_name
-from igap.engine.activations import Activations, ForwardPass, block_numbers, record
+from igap.components import PLACES, Site
+from igap.engine.activations import Activations, ForwardPass, block_numbers, hold, record
 from igap.engine.backend import Backend, Engine
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
-from igap.engine.hooks import Gradients, Hooks, PatchFunction, SiteFunction, edit_hooks
+from igap.engine.hooks import Gradients, Hooks, PatchFunction, SiteFunction, edit_sites
 from igap.engine.metrics import Readout
 from igap.errors import InputError
 from igap.inputs.prompts import TokenPair, min_scored_gap
@@ -101,7 +101,7 @@ class Contrast:
     @property
     def widths(self) -> dict[Site, int | None]:
         """Components of each site in one layer, None of a site whose activations were not asked for."""
-        return {site: self.n_components(site) if site in self.base.activations else None for site in SITES}
+        return {site: self.n_components(site) if site in self.base.activations else None for site in PLACES}
 
     def function(self, site: Site, layer: int) -> SiteFunction:
         """F as a function of this site's activation in this layer, at the positions from `first` on."""
@@ -145,22 +145,24 @@ class Contrast:
         return replace(self, where=where, first=first, engine=engine)
 
     def given(self, components: Mapping[tuple[Site, int], Sequence[int]]) -> "Contrast":
-        """The contrast in which these heads or neurons, by site and layer, are at a' already and stay there.
+        """The contrast in which these components, by site and layer, are at a' already and stay so where it moves them.
 
         One more forward pass: what comes after them is what it becomes. Their sites must be among those asked for.
         """
 
         assert not self.base.held
 
-        def put(indices: Sequence[int], end: Tensor, activation: Tensor) -> Tensor:
-            patched = activation.clone()
-            patched[:, self.first :, list(indices)] = end[:, :, list(indices)]
-            return patched
+        for site, _ in components:
+            self.check(site)
+        held = {place: tuple(indices) for place, indices in components.items()}
+        where = torch.ones_like(self.base.tokens, dtype=torch.bool) if self.where is None else self.where.clone()
+        where[:, : self.first] = False
+        moved = replace(self.base, activations=self.source, held=held, held_where=where)
 
-        changes = {
-            hook_name(*place): partial(put, indices, self.ends(*place)[1]) for place, indices in components.items()
-        }
-        with edit_hooks(self.model, changes):
+        def put(site: Site, layer: int, activation: Tensor) -> Tensor:
+            return hold(moved, site, layer, activation[:, None])[:, 0]
+
+        with edit_sites(self.model, {place: partial(put, *place) for place in held}):
             base = record(
                 self.model,
                 self.base.tokens,
@@ -169,7 +171,7 @@ class Contrast:
                 sites=tuple(self.base.activations),
                 with_logits=self.base.logits is not None,
             )
-        base = replace(base, held={place: tuple(indices) for place, indices in components.items()})
+        base = replace(base, held=held, held_where=self.where)
         return replace(self, base=base, engine=self.backend.engine(self.model, self.readout, base, self.first))
 
     def reading(self, metrics: Sequence[Metric]) -> "Contrast":

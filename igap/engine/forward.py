@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from igap.components import SITES, Site
+from igap.components import PLACES, SITES, Site
 from igap.engine.activations import ForwardPass, hold
 from igap.engine.attention import attend, visible
 from igap.engine.batching import stage
@@ -37,6 +37,7 @@ from igap.engine.hooks import (
     PatchFunction,
     SiteChanges,
     SiteFunction,
+    one_of,
     slopes_of,
     swap_components,
 )
@@ -68,7 +69,7 @@ class Suffix:
 
     def function(self, site: Site, layer: int) -> SiteFunction:
         """As Hooks."""
-        if site in SITES:
+        if self._is_short(site, layer):
             write, after = self._write(site, layer), self._after(site, layer)
             return lambda rows: after(write(rows))
         before = self._base.residual[layer][:, None, self._first :]
@@ -82,7 +83,7 @@ class Suffix:
 
     def patches(self, site: Site, layer: int, start: Tensor, end: Tensor) -> PatchFunction:
         """As Hooks."""
-        if site not in SITES:
+        if not self._is_short(site, layer):
             function = self.function(site, layer)
             return lambda components: function(swap_components(start, end, components))
         after = self._after(site, layer)
@@ -130,6 +131,9 @@ class Suffix:
 
     def single(self, site: Site, layer: int, index: int) -> SiteFunction:
         """As Hooks."""
+        if not self._is_short(site, layer):
+            start = self._base.activations[site][layer][:, None, self._first :]
+            return one_of(self.function(site, layer), start, index)
         block, after = self._blocks[layer], self._after(site, layer)
         late = slice(-1 if layer == len(self._blocks) - 1 else None, None)
         start = self._base.activations[site][layer][:, None, self._first :]
@@ -151,6 +155,15 @@ class Suffix:
             stream = self._base.residual[0][:, None, self._first :] + changes
             for earlier in range(layer):
                 stream = self._through(earlier, stream)
+            if site not in SITES:
+                recorded: list[Tensor] = []
+
+                def note(activation: Tensor) -> Tensor:
+                    recorded.append(activation)
+                    return activation
+
+                self._through(layer, stream, {site: note}, whole=True)
+                return recorded[0]
             z = self._attention(layer, block.norm1(stream))
             if site == "heads":
                 return z
@@ -170,6 +183,7 @@ class Suffix:
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
         """As Hooks: block by block from the last, so that one block's activations are held at a time."""
+        assert not (dropping and any(PLACES[place].is_vector for place, _ in self._base.held))
         last = len(self._blocks) - 1
         with torch.no_grad():
             top = self._through(last, self._base.residual[last][:, None, self._first :])
@@ -196,6 +210,10 @@ class Suffix:
             if dropping:
                 below[layer] = [_late(slope, stream.shape[2]) for slope in slopes[None]]
             slopes = below
+
+    def _is_short(self, site: Site, layer: int) -> bool:
+        """Whether nothing that the run holds lies between heads or neurons and what their block gives."""
+        return site in SITES and not any(PLACES[held].is_vector and of == layer for held, of in self._base.held)
 
     def _write(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
         """Activations of the site to what its layer writes, at the positions that are read later."""
@@ -234,8 +252,11 @@ class Suffix:
             stream = stage(self._through, later, stream)
         return self._metric(self._decoder.norm(stream[:, :, -1]))
 
-    def _through(self, layer: int, stream: Tensor, changes: Mapping[Site, Edit] = _UNCHANGED) -> Tensor:
-        """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, the last position only.
+    def _through(
+        self, layer: int, stream: Tensor, changes: Mapping[Site, Edit] = _UNCHANGED, *, whole: bool = False
+    ) -> Tensor:
+        """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, unless `whole`, the last
+        position only.
 
         A change is one of a site's activations, at all positions that the block still has there.
         """
@@ -244,10 +265,12 @@ class Suffix:
             return hold(self._base, site, layer, changes.get(site, keep)(activation))
 
         def at_vector(site: Site, vectors: Tensor) -> Tensor:
-            return changes[site](vectors.unsqueeze(3)).squeeze(3) if site in changes else vectors
+            if site not in changes and (site, layer) not in self._base.held:
+                return vectors
+            return at(site, vectors.unsqueeze(3)).squeeze(3)
 
         block = self._blocks[layer]
-        last = layer == len(self._blocks) - 1
+        last = layer == len(self._blocks) - 1 and not whole
         stream = at_vector("resid_pre", stream)
         z = at("heads", self._attention(layer, block.norm1(stream), n_queries=1 if last else None, at=at))
         if last:

@@ -16,6 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import Site, hook_name
 from igap.engine.activations import ForwardPass, from_hook, hold, to_hook, written_hook
+from igap.engine.decoder import keep
 from igap.engine.metrics import Readout, by_question
 
 Change = Callable[[Tensor], Tensor | None]
@@ -84,9 +85,44 @@ def slopes_of(
     ]
 
 
-def replace_activation(model: TransformerBridge, name: str, rows: Tensor) -> AbstractContextManager[None]:
-    """A block in which the hook point gives `rows`."""
-    return edit_hooks(model, {name: lambda _: rows})
+@contextmanager
+def edit_sites(
+    model: TransformerBridge, changes: Mapping[tuple[Site, int], Callable[[Tensor], Tensor]]
+) -> Iterator[None]:
+    """A block in which sites, by layer, are what their changes make of them: `[row, pos, component, ...]` to the same.
+
+    Each change gets what the changes before it in the model give.
+    """
+    streams: dict[int, Tensor] = {}
+
+    def note(layer: int, stream: Tensor) -> None:
+        streams[layer] = stream
+
+    def edit(site: Site, layer: int, change: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
+        if site != "resid_mid":
+            return to_hook(site, change(from_hook(site, activation)))
+        # See `written_hook`: of what lies there, attention's part is what can be changed.
+        return to_hook(site, change(from_hook(site, activation + streams[layer]))) - streams[layer]
+
+    with ExitStack() as stack:
+        # Hooks of one point run in the order they come in: resid_mid after attn_out, its stream after resid_pre.
+        for site, layer in sorted(changes, key=lambda at: at[0] == "resid_mid"):
+            if site == "resid_mid":
+                stack.enter_context(edit_hooks(model, {hook_name("resid_pre", layer): partial(note, layer)}))
+            change = partial(edit, site, layer, changes[site, layer])
+            stack.enter_context(edit_hooks(model, {written_hook(site, layer): change}))
+        yield
+
+
+def one_of(function: SiteFunction, start: Float[Tensor, "pair 1 pos *component"], index: int) -> SiteFunction:
+    """F as a function of one component's activation `[pair, row, pos, ...]`, the others being as in `start`."""
+
+    def of_rows(rows: Tensor) -> Tensor:
+        whole = start.expand(-1, rows.shape[1], *start.shape[2:])
+        before, after = whole[:, :, :, :index], whole[:, :, :, index + 1 :]
+        return function(torch.cat([before, rows[:, :, :, None], after], 3))
+
+    return of_rows
 
 
 def swap_components(start: Tensor, end: Tensor, components: Tensor) -> Float[Tensor, "pair row pos *component"]:
@@ -106,28 +142,26 @@ class Hooks:
 
     def function(self, site: Site, layer: int) -> SiteFunction:
         """F as a function of this site's activation in this layer."""
-        name = written_hook(site, layer)
         before = self._base.activations[site][layer][:, None, : self._first]
 
         def of_rows(rows: Tensor) -> Tensor:
             n_rows = rows.shape[1]
-            whole = torch.cat([before.expand(-1, n_rows, *before.shape[2:]), rows], 2)
-            if site == "resid_mid":
-                whole = whole - from_hook(site, self._base.residual[layer])[:, None]
+            whole = torch.cat([before.expand(-1, n_rows, *before.shape[2:]), rows], 2).flatten(0, 1)
             tokens = self._base.tokens[:, None].expand(-1, n_rows, -1)
-            with self._holding(), replace_activation(self._model, name, to_hook(site, whole.flatten(0, 1))):
+            with self._changed({(site, layer): lambda _: whole}):
                 return metric(self._model, tokens, self._readout)
 
         return of_rows
 
-    def _holding(self) -> AbstractContextManager[None]:
-        """A block in which the components that the run holds are as they are in it."""
+    def _changed(self, changes: SiteChanges) -> AbstractContextManager[None]:
+        """A block in which sites `[pair * row, pos, ...]` change, and what the run holds is as it is in it."""
 
         def change(site: Site, layer: int, activation: Tensor) -> Tensor:
-            rows = activation.unflatten(0, (len(self._base.tokens), -1))
+            changed = changes.get((site, layer), keep)(activation)
+            rows = changed.unflatten(0, (len(self._base.tokens), -1))
             return hold(self._base, site, layer, rows).flatten(0, 1)
 
-        return edit_hooks(self._model, {hook_name(*place): partial(change, *place) for place in self._base.held})
+        return edit_sites(self._model, {place: partial(change, *place) for place in {**changes, **self._base.held}})
 
     def patches(self, site: Site, layer: int, start: Tensor, end: Tensor) -> PatchFunction:
         """F with single components moved from `start` to `end`, each `[pair, pos, ...]`."""
@@ -136,15 +170,7 @@ class Hooks:
 
     def single(self, site: Site, layer: int, index: int) -> SiteFunction:
         """F as a function of one component's activation `[pair, row, pos, ...]`, the others as they are in the run."""
-        function = self.function(site, layer)
-        start = self._base.activations[site][layer][:, None, self._first :]
-
-        def of_rows(rows: Tensor) -> Tensor:
-            whole = start.expand(-1, rows.shape[1], *start.shape[2:])
-            before, after = whole[:, :, :, :index], whole[:, :, :, index + 1 :]
-            return function(torch.cat([before, rows[:, :, :, None], after], 3))
-
-        return of_rows
+        return one_of(self.function(site, layer), self._base.activations[site][layer][:, None, self._first :], index)
 
     def embedded(self, site: Site, layer: int) -> EmbeddingFunction:
         """This site's activations as a function of the tokens' embeddings."""
@@ -168,15 +194,11 @@ class Hooks:
     def with_changes(self, changes: SiteChanges, n_rows: int) -> Float[Tensor, "question row"]:
         """F with sites of any layers changed, each one's activations being what the changes before it give."""
 
-        def edit(site: Site, change: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
-            rows = from_hook(site, activation).unflatten(0, (-1, n_rows))
-            changed = torch.cat([rows[:, :, : self._first], change(rows[:, :, self._first :])], 2)
-            return to_hook(site, changed.flatten(0, 1))
+        def edit(change: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
+            rows = activation.unflatten(0, (-1, n_rows))
+            return torch.cat([rows[:, :, : self._first], change(rows[:, :, self._first :])], 2).flatten(0, 1)
 
-        hooks: dict[str, Change] = {
-            hook_name(site, layer): partial(edit, site, change) for (site, layer), change in changes.items()
-        }
-        with self._holding(), edit_hooks(self._model, hooks):
+        with self._changed({place: partial(edit, change) for place, change in changes.items()}):
             return metric(self._model, self._base.tokens[:, None].expand(-1, n_rows, -1), self._readout)
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
@@ -200,14 +222,15 @@ class Hooks:
             written.register_hook(lambda gradient: torch.zeros_like(gradient) if layer == dropped else None)
             return written
 
-        changes: dict[str, Change] = {written_hook(site, layer): partial(add_zeros, layer) for layer in layers}
-        if dropping:
-            changes |= {f"blocks.{layer}.{writer}": partial(drop, layer) for layer in layers for writer in WRITERS}
-        with torch.enable_grad(), edit_hooks(self._model, changes), self._holding():
+        drops: dict[str, Change] = {
+            f"blocks.{layer}.{writer}": partial(drop, layer) for layer in layers for writer in WRITERS if dropping
+        }
+        changes = {(site, layer): partial(add_zeros, layer) for layer in layers}
+        with torch.enable_grad(), self._changed(changes), edit_hooks(self._model, drops):
             values = metric(self._model, self._base.tokens[:, None], self._readout)
         for dropped in (None, *layers[1:]) if dropping else (None,):
             below = layers[:dropped]
             wanted = [leaves[layer] for layer in below]
             by_metric = slopes_of(values, len(self._readout.metrics), wanted, again=dropping)
             for layer, *gradients in zip(below, *by_metric, strict=True):
-                yield layer, dropped, from_hook(site, by_question(gradients)[:, self._first :])
+                yield layer, dropped, by_question(gradients)[:, self._first :]

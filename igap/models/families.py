@@ -85,6 +85,17 @@ def n_neurons(config: Any) -> int | None:
     return 4 * config.hidden_size if hasattr(config, "hidden_size") else None
 
 
+def n_kv_heads(config: Any) -> int | None:
+    """Key-value heads in a layer: as many as heads, unless the config says that several heads share them."""
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        return 1
+    for field in ("num_key_value_heads", "num_kv_heads", "num_attention_heads"):
+        n = getattr(config, field, None)
+        if n is not None:
+            return n if isinstance(n, int) else None
+    return None
+
+
 def neurons_reason(config: Any) -> str | None:
     """The reason why this model's MLPs have no neurons that igap can patch; None if they have."""
     experts = next((n for field in _EXPERTS if (n := getattr(config, field, None))), None)
@@ -124,7 +135,9 @@ def widths_of_model(model: TransformerBridge) -> dict[Site, int | None]:
     (OPT, XGLM, Falcon).
     """
     config = getattr(model.original_model, "config", None)
-    return widths_of(model.cfg.n_heads, model.cfg.d_mlp if config is None else n_neurons(config))
+    if config is None:
+        return widths_of(model.cfg.n_heads, model.cfg.n_key_value_heads or model.cfg.n_heads, model.cfg.d_mlp)
+    return widths_of(model.cfg.n_heads, n_kv_heads(config), n_neurons(config))
 
 
 def check_columns(model: TransformerBridge, site: Site, shape: Sequence[int]) -> None:

@@ -15,8 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.arguments import checks_arguments
 from igap.components import Site, widths_of
 from igap.errors import InputError, one_line, short_repr
-from igap.models import agreement, files, gguf_files
-from igap.models.families import check_family, n_neurons, neurons_reason, no_neurons_error, prepends_bos
+from igap.models import agreement, families, files, gguf_files
 from igap.models.patterns import check_patterns
 from igap.models.quiet import as_input_error, hold_stderr, silence_libraries
 from igap.vocabulary import DTypeName, Processing
@@ -52,7 +51,7 @@ class Header:
     @property
     def widths(self) -> dict[Site, int | None]:
         """Components a layer of each site; None where the header does not say."""
-        return widths_of(self.n_heads, self.n_neurons)
+        return widths_of(self.n_heads, families.n_kv_heads(self.config), self.n_neurons)
 
 
 def is_hub_name(name: str) -> bool:
@@ -103,8 +102,8 @@ def read_header(name: str, revision: str | None = None) -> Header:
     files.check_sizes(files.read_object(folder, "config.json", name), name)
     with as_input_error(lambda why: files.damaged_file_error(name, "config.json", why)), hold_stderr():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        check_family(config, name)
-        has_bos = prepends_bos(config)
+        families.check_family(config, name)
+        has_bos = families.prepends_bos(config)
         n_layers, n_heads, n_vocab = (
             _size(config, field, name) for field in ("num_hidden_layers", "num_attention_heads", "vocab_size")
         )
@@ -135,8 +134,8 @@ def read_header(name: str, revision: str | None = None) -> Header:
         n_vocab=n_vocab,
         n_layers=n_layers,
         n_heads=n_heads,
-        n_neurons=n_neurons(config),
-        neurons_reason=neurons_reason(config),
+        n_neurons=families.n_neurons(config),
+        neurons_reason=families.neurons_reason(config),
     )
 
 
@@ -203,7 +202,7 @@ def read_tokenizer(name: str, *, item: str) -> Any:
 def check_sites(header: Header, sites: Collection[Site], name: str) -> None:
     """Raises InputError if neurons are among the sites and the checkpoint has none to compare."""
     if "neurons" in sites and header.neurons_reason is not None:
-        raise no_neurons_error(name, header.neurons_reason)
+        raise families.no_neurons_error(name, header.neurons_reason)
 
 
 @checks_arguments

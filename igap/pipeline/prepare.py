@@ -116,7 +116,7 @@ def _check_memory(config: RunConfig, n_pairs: int, header: Header, n_maps: int =
     The effects of each pair and method are kept, `n_maps` of them by position; effects and scores are there twice while
     the tensors are written.
     """
-    sizes = [(header.n_layers or 0) * (header.widths.get(site, 1) or 0) for site in config.asked_sites]
+    sizes = [(header.n_layers or 0) * (header.widths[site] or 0) for site in config.asked_sites]
     methods = [method for method in METHODS.values() if method.asked(config)]
     numbers = n_pairs * sum(sizes) * len(methods) * 5 * n_maps
     size, memory = numbers * getattr(torch, config.model.dtype).itemsize, machine_bytes()

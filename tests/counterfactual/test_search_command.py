@@ -92,6 +92,8 @@ BAD = [
     (["head=L0.N512"], "head: got L0.N512, but the model has 512 neurons in a layer (0 to 511)."),
     (["head=abc"], "head: got 'abc', wanted a head such as 9.6 or a neuron such as L5.N1234, several (0.6,1.2), or"),
     (["head="], "head: got '', wanted a head such as 9.6"),
+    (["head=1.2,1.3.q"], "head: got '1.2,1.3.q', wanted a head such as 9.6 or a neuron such as L5.N1234, several"),
+    (["head=L1.resid_pre"], "head: got 'L1.resid_pre', wanted a head such as 9.6 or a neuron such as L5.N1234, sev"),
     (["head=1.2,x"], "head: got '1.2,x', wanted a head such as 9.6"),
     (["head=all,1.2"], "head: got 'all,1.2', wanted a head such as 9.6"),
     (["search.until=5"], "head: got nothing, wanted a value. Add head=9.6."),

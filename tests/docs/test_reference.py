@@ -103,6 +103,8 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
         '"After John and Mary went to the store, John gave a bottle of milk to", John, Mary\n'
     )
     written |= of_run(tmp_path / "file", f"prompts.file={pairs}", "prompts.skip_invalid=true", "sites=heads", *brief)
+    ablated = ("ablation=zero", "ablation.components='0.1'", "ablation.n=4", "ablation.controls=0")
+    written |= of_run(tmp_path / "ablated", "metric=prob", "positions=last", "sites=heads", *ablated, *brief)
     written |= set(recover([AttributionMap("ap", "heads", torch.rand(12, 12), gap=1.0)]).summary())
     check_columns(tmp_path)
     unknown, unused = compare("run", written)

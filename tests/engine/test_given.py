@@ -11,6 +11,7 @@ from helpers.plain import Whole
 from igap import PromptPair
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.integrated_gradients import integrate_path
+from igap.components import PLACES
 from igap.engine.open_pairs import open_pairs
 
 EXACT = 1e-10
@@ -25,7 +26,12 @@ CASES = {
     "grouped": ("llama", {"intermediate_size": 12, "num_key_value_heads": 2}),
     "parallel": ("gpt_neox", {"intermediate_size": 12}),
 }
-HELD = [("heads", 0, 1), ("neurons", 0, 5), ("heads", 1, 2), ("neurons", 1, 3), ("heads", 2, 0), ("neurons", 2, 7)]
+HELD = [
+    *(("heads", 0, 1), ("neurons", 0, 5), ("heads", 1, 2), ("neurons", 1, 3), ("heads", 2, 0), ("neurons", 2, 7)),
+    *(("q", 1, 3), ("k", 0, 1), ("v", 2, 0), ("attn_out", 1, 0), ("mlp_out", 0, 0), ("attn_out", 2, 0)),
+]
+STREAMS = [("resid_pre", 1, 0), ("resid_mid", 0, 0), ("resid_mid", 1, 0), ("resid_post", 0, 0), ("mlp_out", 1, 0)]
+"""Held everywhere, the stream would leave nothing to patch."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,21 +48,26 @@ def case(request, tmp_path_factory):
     return save_beside(tmp_path_factory.mktemp(request.param), architecture, **settings)
 
 
-def by_hand(plain, tokens, direction, held):
-    """F with each component of each site and layer and the held one at the other run's activations, minus F with that
-    one alone; no component is recomputed once it is patched."""
+def sites_of_model(plain):
+    """Attention and MLP of parallel blocks read one input, with no stream between them."""
+    return tuple(site for site in PLACES if site != "resid_mid" or plain.config.model_type != "gpt_neox")
+
+
+def by_hand(plain, tokens, direction, held, where=slice(None)):
+    """F with each component of each site and layer and the held one at the other run's activations, at positions, minus
+    F with that one alone; no component is recomputed once it is patched."""
     hand = ByHand(plain, tokens.answer, tokens.distractor)
     here, there = (tokens.clean, tokens.corrupted) if direction == "noising" else (tokens.corrupted, tokens.clean)
     ends = hand.read(there)
-    places = {(site, layer): end.shape[2] for (site, layer), end in ends.items() if site in ("heads", "neurons")}
+    places = {(site, layer): end.shape[2] for (site, layer), end in ends.items() if site in PLACES}
     every = [held, *((*place, index) for place, width in places.items() for index in range(width))]
 
     def edit(site, layer, activation):
         activation = activation.clone()
         for row, patched in enumerate(every):
-            for where, at, index in {held, patched}:
-                if (where, at) == (site, layer):
-                    activation[row, :, index] = ends[site, layer][0, :, index]
+            for *place, index in {held, patched}:
+                if place == [site, layer]:
+                    activation[row, where, index] = ends[site, layer][0, where, index]
         return activation
 
     with torch.no_grad():
@@ -66,7 +77,7 @@ def by_hand(plain, tokens, direction, held):
         site: torch.stack([effects[site, layer, i] for layer in range(3) for i in range(places[site, layer])]).view(
             3, -1
         )
-        for site in ("heads", "neurons")
+        for site in sites_of_model(plain)
     }
 
 
@@ -75,15 +86,16 @@ def by_hand(plain, tokens, direction, held):
 def test_effects_beside_a_patched_component_are_one_forward_each_in_which_it_stays_patched(case, direction, route):
     model, plain = case
     pairs = PAIRS if direction == "noising" else PAIRS[:1]
-    with open_pairs(model, pairs, route=route) as opened:
+    sites = sites_of_model(plain)
+    with open_pairs(model, pairs, sites=sites, route=route) as opened:
         ((_, question),) = opened.contrasts(direction=direction)
         assert question.backend.route == (route or "suffix")
-        for held in HELD[::5] if route else HELD:
+        for held in HELD[::3] if route else HELD:
             site, layer, index = held
             beside = question.given({(site, layer): (index,)})
             assert (beside.direction, beside.gap.tolist()) == (direction, question.gap.tolist())
             expected = [by_hand(plain, tokens, direction, held) for tokens in question.pairs]
-            for other in ("heads", "neurons"):
+            for other in sites:
                 maps = patch_components(beside, other)
                 for mine, theirs in zip(maps, expected, strict=True):
                     torch.testing.assert_close(mine.effect, theirs[other], rtol=0, atol=EXACT)
@@ -91,22 +103,48 @@ def test_effects_beside_a_patched_component_are_one_forward_each_in_which_it_sta
             assert patch_components(beside, site)[0].effect[layer, index] == 0
 
 
+@pytest.mark.parametrize("route", [None, "hooks"])
+def test_a_stream_that_is_patched_at_some_positions_stays_patched_there(case, route):
+    model, plain = case
+    sites, where = sites_of_model(plain), [3, 5]
+    with open_pairs(model, PAIRS, sites=sites, route=route) as opened:
+        ((_, question),) = opened.contrasts()
+        mask = torch.zeros_like(question.base.tokens, dtype=torch.bool)
+        mask[:, where] = True
+        question = question.at(mask)
+        for held in [held for held in STREAMS if held[0] in sites]:
+            site, layer, index = held
+            beside = question.given({(site, layer): (index,)})
+            expected = [by_hand(plain, tokens, "noising", held, where) for tokens in question.pairs]
+            moved = set()
+            for other in sites:
+                maps = patch_components(beside, other)
+                for mine, theirs in zip(maps, expected, strict=True):
+                    torch.testing.assert_close(mine.effect, theirs[other], rtol=0, atol=EXACT)
+                    moved |= {other} if mine.effect.abs().max() > 1e-4 else set()
+            assert moved >= {"v", "attn_out", "resid_post"}
+
+
 def test_gradients_and_the_joint_path_keep_it_patched_too(case):
     """By both routes, which share no more than the run that is patched."""
-    model, _ = case
-    answers = []
-    for route in (None, "hooks"):
-        with open_pairs(model, PAIRS, route=route) as opened:
-            ((_, question),) = opened.contrasts()
-            beside = question.given({("heads", 1): (2,)})
-            maps = integrate_path(beside, "heads", n_steps=20)
-            answers.append(torch.stack([each.effect for each in maps]))
-            assert not question.base.held, "the contrast that it came from is as it was"
-            gradients = {layer: slope for layer, dropped, slope in beside.gradients("heads", [0, 1])}
-            answers.append(torch.stack([gradients[layer] for layer in range(3)]))
-            assert (answers[-1][1, :, :, 2] == 0).all()
-    for ours, plain in (answers[::2], answers[1::2]):
-        torch.testing.assert_close(ours, plain, rtol=0, atol=1e-6)
+    model, plain = case
+    for held, place in ((("heads", 1), 2), (("v", 1), 1), (("attn_out", 1), 0), (("mlp_out", 0), 0)):
+        by_route = []
+        for route in (None, "hooks"):
+            answers = []
+            with open_pairs(model, PAIRS, sites=sites_of_model(plain), route=route) as opened:
+                ((_, question),) = opened.contrasts()
+                beside = question.given({held: (place,)})
+                assert not question.base.held, "the contrast that it came from is as it was"
+                for site in dict.fromkeys(("heads", "neurons", "attn_out", held[0])):
+                    answers += [each.effect for each in integrate_path(beside, site, n_steps=4)]
+                    gradients = {layer: slope for layer, dropped, slope in beside.gradients(site, [0, 1])}
+                    answers += [gradients[layer] for layer in range(3)]
+                    if site == held[0]:
+                        assert (gradients[held[1]][:, :, place] == 0).all()
+            by_route.append(answers)
+        for ours, hooked in zip(*by_route, strict=True):
+            torch.testing.assert_close(ours, hooked, rtol=0, atol=1e-6)
 
 
 def test_the_model_has_no_hook_left(case):

@@ -62,6 +62,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
     ablating = {
         "model": model, "prompts": prompts, "components": ["0.1", "1.2"], "kind": "mean", "reference_n": 2, "seed": 1,
         "controls": 1, "generate": False, "batch_size": 2, "memory_gib": 1.0, "on_progress": None,
+        "positions": "last", "metric": "prob",
     }  # fmt: skip
     searching = {
         "model": model, "pair": ABBA, "head": "1.2", "space": SPACE, "objective": "ap", "sign": "abs",
@@ -254,6 +255,7 @@ TAKES: Mapping[str, set[str]] = {
         f"{method} {parameter}": set[str]()
         for parameter in ("positions", "metric")
         for method in (
+            "ablate",
             "activation_patching",
             "atp_star",
             "attribution_patching",

@@ -19,6 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from igap import Prompt, ablate, activation_patching, attribution_patching, integrated_gradients, load_model
 from igap.cli import main
 from igap.cli.compose import compose_one
+from igap.components import PLACES
 from igap.models.families import check_family, n_neurons, neurons_reason, widths_of_model
 from igap.models.load import read_header
 from igap.pipeline import check
@@ -139,9 +140,13 @@ def test_a_header_knows_the_mlps_hidden_width_and_whether_the_model_wants_a_bos_
     assert [header.n_neurons] * 2 == widths
     assert header.neurons_reason is None
     model = load_model(str(header.folder), processing="raw")
-    assert model.run_with_cache(torch.arange(8)[None])[1]["blocks.1.mlp.hook_post"].shape[-1] == header.n_neurons
+    cache = model.run_with_cache(torch.arange(8)[None])[1]
+    assert cache["blocks.1.mlp.hook_post"].shape[-1] == header.n_neurons
+    n_kv_heads = {"k": cache["blocks.1.attn.hook_k"].shape[2], "v": cache["blocks.1.attn.hook_v"].shape[2]}
+    others = {site: 1 for site, place in PLACES.items() if place.is_vector}
+    widths = {"heads": 4, "neurons": header.n_neurons, "q": 4, **n_kv_heads, **others}
+    assert widths_of_model(model) == header.widths == widths
     assert header.prepends_bos == model.cfg.default_prepend_bos
-    assert widths_of_model(model) == header.widths == {"heads": 4, "neurons": header.n_neurons}
 
 
 def test_a_mixture_of_experts_has_heads_and_no_neurons(save, pair, capsys):

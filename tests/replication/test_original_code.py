@@ -7,7 +7,7 @@ from captum.attr import IntegratedGradients
 from igap import activation_patching, integrated_gradients
 from igap.components import SITES, hook_name
 from igap.engine.activations import borrow
-from igap.engine.hooks import replace_activation
+from igap.engine.hooks import edit_hooks
 from igap.engine.open_pairs import contrast
 from igap.inputs.prompts import tokenize
 from igap.replication import original_code
@@ -21,7 +21,7 @@ def captum_as_in_the_notebook(model, pair, site, layer, baseline, reads):
     name = hook_name(site, layer)
 
     def forward(x):
-        with replace_activation(model, name, x):
+        with edit_hooks(model, {name: lambda _: x}):
             logits = model(tokens.clean.expand(len(x), -1))
         return reads(logits[:, -1, tokens.answer] - logits[:, -1, tokens.distractor])[None]
 

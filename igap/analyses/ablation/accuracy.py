@@ -7,8 +7,8 @@ Llama give NaN (TransformerLens 4.3), and a position would mean something else i
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,13 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.attribution.maps import Progress
 from igap.engine.activations import block_numbers, borrow
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
+from igap.engine.metrics import Custom, Readout, check_custom, read_out
 from igap.errors import InputError
+from igap.inputs.alignment import Alignment
 from igap.inputs.labelled_prompts import Prompt
-from igap.inputs.prompts import encode_prompt
+from igap.inputs.prompts import TokenPair, encode_prompt
 from igap.inputs.tokenizing import answer_token
+from igap.metrics import METRICS, LogitDiff, Metric
 
 N_GENERATED = 3
 """Tokens of the greedy continuation in which the notebook (see `igap.replication`) looks for the answer."""
@@ -40,6 +43,8 @@ class Batch:
     distractor: Int[Tensor, " prompt"] | None
     answers: tuple[str, ...]
     """The answers as text, without the spaces around them."""
+    pairs: tuple[TokenPair, ...] = ()
+    """Each prompt as a pair with itself, for positions and metrics; its distractors are none where it has none."""
 
     def select(self, rows: Sequence[int]) -> "Batch":
         """The batch of some of its prompts."""
@@ -50,6 +55,7 @@ class Batch:
             answer=self.answer[index],
             distractor=None if self.distractor is None else self.distractor[index],
             answers=tuple(self.answers[row] for row in index),
+            pairs=tuple(self.pairs[row] for row in index) if self.pairs else (),
         )
 
 
@@ -63,6 +69,8 @@ class PromptOutcomes:
     """logit[answer] - logit[distractor], in logits; None where the prompts have no distractor."""
     generated: Bool[np.ndarray, " prompt"] | None
     """The notebook's criterion: whether the first word of three greedy tokens contains the answer. None: not asked."""
+    value: Float[np.ndarray, " prompt"] | None = None
+    """F, in its unit; None where it is the logit difference."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,7 @@ def batch_by_length(model: TransformerBridge, prompts: Sequence[Prompt]) -> list
     lengths: dict[int, list[int]] = {}
     for index, prompt in enumerate(encoded):
         lengths.setdefault(len(prompt.ids), []).append(index)
+    words = cache(lambda token: tokenizer.decode([token]))
     compared = all(prompt.distractor is not None for prompt in prompts)
 
     def tensor(indices: Sequence[int], name: str) -> Tensor:
@@ -142,9 +151,26 @@ def batch_by_length(model: TransformerBridge, prompts: Sequence[Prompt]) -> list
             answer=tensor(indices, "answer"),
             distractor=tensor(indices, "distractor") if compared else None,
             answers=tuple(prompts[i].answer.strip() for i in indices),
+            pairs=tuple(as_pair(encoded[i], words, device) for i in indices),
         )
         for _, indices in sorted(lengths.items())
     ]
+
+
+def as_pair(prompt: EncodedPrompt, word_of: Callable[[int], str], device: str | torch.device = "cpu") -> TokenPair:
+    """A prompt as a pair with itself, in which all that positions and metrics ask of a clean prompt is known."""
+    tokens, itself = torch.tensor([prompt.ids], device=device), tuple(range(len(prompt.ids)))
+    words = tuple(map(word_of, prompt.ids))
+    return TokenPair(
+        clean=tokens,
+        corrupted=tokens,
+        alignment=Alignment(itself, itself),
+        answers=(prompt.answer,),
+        distractors=() if prompt.distractor is None else (prompt.distractor,),
+        min_gap=0.0,
+        clean_words=words,
+        corrupted_words=words,
+    )
 
 
 def batch_rows(
@@ -168,6 +194,7 @@ def evaluate_accuracy(
     variants: Callable[[Batch], Iterator[Logits]] | None = None,
     n_variants: int = 1,
     generate: bool = False,
+    metric: Metric = METRICS["logit_diff"],
     rows: AdaptiveBatch | None = None,
     on_progress: Progress | None = None,
 ) -> list[PromptOutcomes]:
@@ -179,6 +206,7 @@ def evaluate_accuracy(
         variants: A batch to the logits of `n_variants` variants of the model on it, one after another.
         n_variants: How many there are.
         generate: Whether to judge by the notebook's criterion, too: two more tokens a prompt.
+        metric: F, which is measured too; the clean output that "kl" and "js" compare with is that of the first variant.
         rows: How many prompts share a pass; by default as many as 2 GiB hold.
         on_progress: Called with prompts done, counted once a variant, and how many there are.
 
@@ -188,13 +216,17 @@ def evaluate_accuracy(
     rows = rows or batch_rows(model, batches)
     run = variants or (lambda batch: iter([whole_model(model, batch)]))
     n_prompts = sum(len(batch.indices) for batch in batches)
-    outcomes = torch.full((n_prompts, n_variants, 3), torch.nan, dtype=torch.float64)
+    outcomes = torch.full((n_prompts, n_variants, 4), torch.nan, dtype=torch.float64)
     done = 0
 
     def judge_all(batch: Batch, members: Tensor) -> Tensor:
         part, judged = batch.select(members.tolist()), []
-        for logits in run(part):
-            judged.append(_judge(model, part, logits, generate))
+        readout: Readout | None = None
+        for passes in run(part):
+            logits = _finite(next(passes))
+            if metric != LogitDiff() and readout is None:
+                readout = _readout(part, metric, logits)
+            judged.append(_judge(model, part, logits, passes, generate, readout))
             if on_progress:
                 on_progress(done + len(judged) * len(members), n_prompts * n_variants)
         return torch.stack(judged, 1)
@@ -210,8 +242,9 @@ def evaluate_accuracy(
             correct=correct.numpy() == 1,
             logit_diff=difference.numpy() if compared else None,
             generated=generated.numpy() == 1 if generate else None,
+            value=None if metric == LogitDiff() else value.numpy(),
         )
-        for correct, difference, generated in outcomes.permute(1, 2, 0)
+        for correct, difference, generated, value in outcomes.permute(1, 2, 0)
     ]
 
 
@@ -224,14 +257,32 @@ def whole_model(model: TransformerBridge, batch: Batch) -> Logits:
         tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], 1)
 
 
-def _judge(model: TransformerBridge, batch: Batch, passes: Logits, generate: bool) -> Float[Tensor, "prompt 3"]:
-    """Each prompt's numbers: correct (1 or 0), logit difference, and the notebook's criterion; NaN where not asked."""
-    logits = _finite(next(passes))
-    outcomes = torch.full((len(batch.indices), 3), torch.nan, dtype=torch.float64)
+def _readout(batch: Batch, metric: Metric, clean: Float[Tensor, "prompt d_vocab"]) -> Readout:
+    """F of each prompt; `clean` are the logits of the model itself."""
+    # What has no distractor is asked for nothing of one: see `ablate`.
+    pairs = [replace(pair, distractors=pair.distractors or pair.answers) for pair in batch.pairs]
+    if isinstance(metric, Custom):
+        for pair, logits in zip(pairs, clean, strict=True):
+            check_custom(metric.function, pair, logits)
+    return read_out(pairs, clean.device, [metric], clean)
+
+
+def _judge(
+    model: TransformerBridge,
+    batch: Batch,
+    logits: Float[Tensor, "prompt d_vocab"],
+    passes: Logits,
+    generate: bool,
+    readout: Readout | None,
+) -> Float[Tensor, "prompt 4"]:
+    """Each prompt's numbers: correct (1 or 0), logit difference, the notebook's criterion, F; NaN where not asked."""
+    outcomes = torch.full((len(batch.indices), 4), torch.nan, dtype=torch.float64)
     outcomes[:, 0] = logits.argmax(-1) == batch.answer
     if batch.distractor is not None:
         each = torch.arange(len(batch.indices), device=logits.device)
         outcomes[:, 1] = logits[each, batch.answer] - logits[each, batch.distractor]
+    if readout is not None:
+        outcomes[:, 3] = readout(logits)
     if generate:
         tokens = [each.argmax(-1) for each in (logits, *map(_finite, itertools.islice(passes, N_GENERATED - 1)))]
         texts = [model.tokenizer.decode(ids) for ids in torch.stack(tokens, 1).tolist()]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from igap.analyses.ablation.ablate import ablate_kinds
-from igap.analyses.ablation.accuracy import encode_prompts
+from igap.analyses.ablation.accuracy import as_pair, encode_prompts
 from igap.analyses.ablation.replacements import check_donors, too_few_references
 from igap.analyses.ablation.study import AGAINST, AblationStudy
 from igap.analyses.base import Analysis, RunContext
@@ -17,6 +17,7 @@ from igap.analyses.named_components import called, check_named, check_ranking, s
 from igap.attribution.maps import Progress
 from igap.components import is_component, parse_component
 from igap.config import AblationConfig, RunConfig
+from igap.engine.positions import find_spans
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt, generate_prompts, read_prompts
 from igap.models.load import Header
@@ -32,11 +33,20 @@ class AblationAnalysis(Analysis[AblationStudy]):
     """Accuracy without single components, all of them, random others; `ablation=KIND` asks for it."""
 
     name = "ablation"
-    any_metric = True  # accuracy has none; components are chosen by scores of any
+    any_metric = True
 
     def asked_for(self, config: RunConfig) -> bool:
         """Return whether `ablation` is another than none."""
         return config.ablation.kind != "none"
+
+    def misfit(self, config: RunConfig) -> str:
+        """Return why not: positions that single prompts do not have, or heads that the run would choose by position."""
+        kind, components = config.positions.kind, config.ablation.components
+        if kind in ("each", "diff", "own"):
+            return f"of prompts of its own, which have no such positions of the run's pairs, not of positions={kind}"
+        if config.positions.has_axis and (components == "outliers" or "top" in components):
+            return f"of heads chosen at positions that move together, not of positions={kind}; name components"
+        return ""
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
         """Refuse components that the model does not have, and prompts that the tokenizer or the kinds cannot use.
@@ -66,6 +76,7 @@ class AblationAnalysis(Analysis[AblationStudy]):
             check_donors(lengths)
         if settings.reference_n > len(prompts) and kinds & {"mean", "mean_positional"}:
             raise too_few_references(settings.reference_n, len(prompts))
+        _check_positions(config, prompts, header, **limits)
         texts = [[prompt.text, prompt.answer, prompt.distractor] for prompt in prompts]
         return {"ablation": hashlib.sha256(json.dumps(texts).encode()).hexdigest()}
 
@@ -73,7 +84,7 @@ class AblationAnalysis(Analysis[AblationStudy]):
         """Return the ablations of every kind asked for."""
         settings = context.config.ablation
         names = list(select_components(context))
-        ig, ap = (tuple(_score(context, name, method) for name in names) for method in ("ig", "ap"))
+        ig, ap = (tuple(score for name in names for score in _scores(context, name, method)) for method in ("ig", "ap"))
         scores = dict(zip(AGAINST, (ig, ap, tuple(y - x for x, y in zip(ig, ap, strict=True))), strict=True))
         kinds = [kind for kind in dict.fromkeys((settings.kind, *settings.also)) if kind != "none"]
         by_kind = (
@@ -82,6 +93,8 @@ class AblationAnalysis(Analysis[AblationStudy]):
                 read_or_generate(settings, context.model.tokenizer, context.config.prompts.bos),
                 names,
                 kinds,
+                positions=context.config.positions.value,
+                metric=context.opened.metrics[0],
                 reference_n=settings.reference_n,
                 seed=settings.seed,
                 controls=settings.controls,
@@ -155,9 +168,22 @@ def select_components(context: RunContext) -> Sequence[str]:
     return [called(text, context.maps) for text in settings.components.split()]
 
 
-def _score(context: RunContext, name: str, method: str) -> float:
-    """Return what a map says of a component; of a set it says nothing: NaN."""
-    if not is_component(name):
-        return math.nan
-    site, layer, index = parse_component(name)
-    return float(context.values(site, method)[layer, index])
+def _scores(context: RunContext, name: str, method: str) -> list[float]:
+    """Return what a map says of a component, once a span; of a set it says nothing: NaN."""
+    site, layer, index = parse_component(name) if is_component(name) else ("heads", 0, 0)
+    values = context.values(site if is_component(name) else next(iter(context.maps)), method)[layer, ..., index]
+    return [float(value) if is_component(name) else math.nan for value in values.ravel()]
+
+
+def _check_positions(config: RunConfig, prompts: Sequence[Prompt], header: Header, **limits: Any) -> None:
+    """Raise InputError on prompts without the positions, words or roles that the run is about."""
+    positions = config.positions.value
+    if positions in ("all", "last"):
+        return
+    words = functools.cache(lambda token: str(header.tokenizer.decode([token])))
+    item = config.ablation.file or "ablation.n"
+    for number, prompt in enumerate(encode_prompts(prompts, header.tokenizer, item=item, **limits), start=1):
+        try:
+            find_spans(positions, [as_pair(prompt, words)], "noising")
+        except InputError as error:
+            raise InputError(f"{item}, prompt {number}: {error}") from None

@@ -6,24 +6,26 @@ hooks, for every set and every token: any architecture. `choose_passes` decides.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.analyses.ablation.accuracy import N_GENERATED, Batch, Logits, whole_model
 from igap.analyses.ablation.replacements import Place, Places, Values, record_places
 from igap.components import Site, hook_name
-from igap.engine.activations import ForwardPass
+from igap.engine.activations import ForwardPass, from_cache, read_hooks
 from igap.engine.backend import choose_backend, rounding
 from igap.engine.cached_forward import CachedForward, KeysValues
 from igap.engine.decoder import Decoder, UnknownDecoderError, read
-from igap.engine.hooks import Change, edit_hooks
+from igap.engine.hooks import edit_sites
 from igap.engine.metrics import read_out
-from igap.inputs.alignment import Alignment
-from igap.inputs.prompts import TokenPair
+
+Where = Bool[Tensor, "prompt pos"] | None
+"""The positions of each prompt at which components are replaced; None: all, and those of tokens that are added."""
 
 
 class HookedPasses:
@@ -37,18 +39,19 @@ class HookedPasses:
         """The logits of the model itself."""
         return whole_model(self._model, self._batch)
 
-    def ablated(self, places: Places, values: Values) -> Logits:
-        """The logits with these components replaced at all positions, those that are added included."""
+    def ablated(self, places: Places, values: Values, where: Where = None) -> Logits:
+        """The logits with these components replaced, at all positions, those that are added included, or at some."""
         tokens, n_tokens = self._batch.tokens, self._batch.tokens.shape[1]
         at_prompt = values(tokens[:, n_tokens:], places)
         while True:
             # Before any hook is there: values may run the model.
-            at_added = values(tokens[:, n_tokens:], places) if tokens.shape[1] > n_tokens else None
-            changes: dict[str, Change] = {}
+            is_added = tokens.shape[1] > n_tokens and where is None
+            at_added = values(tokens[:, n_tokens:], places) if is_added else None
+            changes = {}
             for place, indices in places.items():
                 given = [at_prompt[place]] if at_added is None else [at_prompt[place], at_added[place]]
-                changes[hook_name(*place)] = partial(_put_by_part, indices, given, n_tokens)
-            with edit_hooks(self._model, changes):
+                changes[place] = partial(_put_by_part, indices, given, n_tokens, where)
+            with edit_sites(self._model, changes):
                 logits = self._model(tokens, logits_to_keep=1)[:, -1]
             yield logits
             tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], 1)
@@ -93,24 +96,24 @@ class RestartedPasses:
         """As HookedPasses."""
         return self._continue(self._logits, self._kept, {}, lambda _added, _places: {})
 
-    def ablated(self, places: Places, values: Values) -> Logits:
+    def ablated(self, places: Places, values: Values, where: Where = None) -> Logits:
         """As HookedPasses."""
         first = min(layer for _, layer in places)
         at_prompt = values(self._batch.tokens[:, :0], places)
         restarted = self._forward.restart(
-            first, self._residual[first], self._z[first], self._kept[: first + 1], _edits(places, at_prompt)
+            first, self._residual[first], self._z[first], self._kept[: first + 1], _edits(places, at_prompt, where)
         )
-        return self._continue(self._forward.logits(restarted.last), restarted.kept, places, values)
+        logits = self._forward.logits(restarted.last)
+        return self._continue(logits, restarted.kept, places if where is None else {}, values)
 
     def record(self, tokens: Int[Tensor, "prompt pos"], places: Places) -> Values:
         """As HookedPasses."""
         n_kept = 1 + max(layer for _, layer in places) if self._generate else 0
         inputs = {layer: f"blocks.{layer}.hook_in" for layer in range(n_kept)}
-        names = {place: hook_name(*place) for place in places}
         _, cache = self._model.run_with_cache(
-            tokens, names_filter=[*inputs.values(), *names.values()], logits_to_keep=1
+            tokens, names_filter=[*inputs.values(), *read_hooks(places)], logits_to_keep=1
         )
-        at_prompt = _columns({place: cache[name] for place, name in names.items()}, places)
+        at_prompt = _columns({place: from_cache(cache.cache_dict, *place) for place in places}, places)
         kept = self._keys_values({layer: cache[name] for layer, name in inputs.items()}, n_kept)
 
         def values(added: Tensor, asked: Places) -> Mapping[Place, Tensor]:
@@ -176,33 +179,22 @@ def _restartable_decoder(model: TransformerBridge, prompt: Batch, sites: Iterabl
         decoder = read(model)
     except UnknownDecoderError:
         return None
-    n_layers, n_tokens = len(decoder.blocks), prompt.tokens.shape[1]
+    n_layers = len(decoder.blocks)
     inputs = [f"blocks.{layer}.hook_in" for layer in range(n_layers)]
-    heads, neurons = [hook_name("heads", layer) for layer in range(n_layers)], hook_name("neurons", 0)
-    asked = [*inputs, *heads, *([neurons] if "neurons" in sites else [])]
+    heads, others = [hook_name("heads", layer) for layer in range(n_layers)], sorted({*sites} - {"heads"})
+    asked = [*inputs, *heads, *read_hooks((site, 0) for site in others)]
     logits, cache = model.run_with_cache(prompt.tokens, names_filter=asked, logits_to_keep=1)
     answer = int(prompt.answer)
     distractor = (answer + 1) % logits.shape[-1] if prompt.distractor is None else int(prompt.distractor)
     activations: dict[Site, tuple[Tensor, ...]] = {"heads": tuple(cache[name] for name in heads)}
-    if "neurons" in sites:
-        activations["neurons"] = (cache[neurons],)
+    activations |= {site: (from_cache(cache.cache_dict, site, 0),) for site in others}
     run = ForwardPass(
         tokens=prompt.tokens,
         residual=tuple(cache[name] for name in inputs),
         activations=activations,
         logit_diff=logits[:, -1, answer] - logits[:, -1, distractor],
     )
-    itself = tuple(range(n_tokens))
-    pair = TokenPair(
-        clean=prompt.tokens,
-        corrupted=prompt.tokens,
-        alignment=Alignment(itself, itself),
-        answers=(answer,),
-        distractors=(distractor,),
-        min_gap=0.0,
-        clean_words=(),
-        corrupted_words=(),
-    )
+    pair = replace(prompt.pairs[0], distractors=(distractor,))
     zeros: dict[Site, Sequence[Tensor]] = {site: (torch.zeros_like(layers[0]),) for site, layers in activations.items()}
     if choose_backend(model, read_out([pair], prompt.tokens.device), run, zeros, 0).decoder is None:
         return None
@@ -212,21 +204,33 @@ def _restartable_decoder(model: TransformerBridge, prompt: Batch, sites: Iterabl
     return decoder if difference <= rounding(logits[:, -1]) else None
 
 
-def _edits(places: Places, values: Mapping[Place, Tensor]) -> Mapping[Place, Callable[[Tensor], Tensor]]:
-    return {place: partial(_put, indices, values[place]) for place, indices in places.items()}
+def _edits(
+    places: Places, values: Mapping[Place, Tensor], where: Where = None
+) -> Mapping[Place, Callable[[Tensor], Tensor]]:
+    return {place: partial(_put, indices, values[place], where) for place, indices in places.items()}
 
 
-def _put(indices: Sequence[int], given: Tensor, activation: Tensor) -> Tensor:
-    """The activation with these components replaced, at all the positions it has: the last ones."""
+def _put(indices: Sequence[int], given: Tensor, where: Where, activation: Tensor) -> Tensor:
+    """The activation with these components replaced, at those of its positions, the prompt's last ones, that are asked
+    for."""
+    late, columns = slice(-activation.shape[1], None), list(indices)
+    new = given[:, late].to(activation)
+    if where is not None:
+        own = activation[:, :, columns]
+        new = torch.where(where[:, late].view(len(where), -1, *[1] * (own.ndim - 2)), new, own)
     ablated = activation.clone()
-    ablated[:, :, list(indices)] = given[:, -activation.shape[1] :].to(activation)
+    ablated[:, :, columns] = new
     return ablated
 
 
-def _put_by_part(indices: Sequence[int], given: Sequence[Tensor], n_tokens: int, activation: Tensor) -> Tensor:
+def _put_by_part(
+    indices: Sequence[int], given: Sequence[Tensor], n_tokens: int, where: Where, activation: Tensor
+) -> Tensor:
     """The activation with these components replaced, first at the prompt's positions and then at those added."""
-    parts = activation.tensor_split([n_tokens], 1)[: len(given)]
-    return torch.cat([_put(indices, values, part) for values, part in zip(given, parts, strict=True)], 1)
+    prompt, added = activation.tensor_split([n_tokens], 1)
+    if len(given) > 1:
+        added = _put(indices, given[1], None, added)
+    return torch.cat([_put(indices, given[0], where, prompt), added], 1)
 
 
 def _columns(recorded: Mapping[Place, Tensor], places: Places) -> dict[Place, Tensor]:

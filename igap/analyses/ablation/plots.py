@@ -12,6 +12,8 @@ from igap.analyses.ablation.study import AGAINST, FEW, AblationStudy
 from igap.plots.canvas import PALETTE, blank, figure, styled
 from igap.statistics.units import LABELS
 
+_MOST_BESIDE = 9  # characters of a line under a bar
+
 
 @styled
 def accuracy_bars(ablations: Ablations, *, title: str = "") -> Figure:
@@ -25,7 +27,9 @@ def accuracy_bars(ablations: Ablations, *, title: str = "") -> Figure:
     colours = [PALETTE[0]] * len(ablations.single) + [PALETTE[3]] * (len(sets) - len(ablations.single))
     ax.bar(range(len(sets)), share, color=colours, width=0.7)
     ax.errorbar(range(len(sets)), share, yerr=_bars(sets), fmt="none", ecolor="0.15", capsize=3)
-    labels = [each.name.replace("+", "+\n") for each in sets]
+    names = [each.name.partition(" at ") for each in sets]
+    labels = [component.replace("+", "+\n") + (at and f"\nat {span}") for component, at, span in names]
+    is_long = any(len(line) > _MOST_BESIDE for label in labels for line in label.split("\n"))
     if ablations.controls:
         spread = np.linspace(-0.25, 0.25, len(ablations.controls)) if len(ablations.controls) > 1 else np.zeros(1)
         shares = [each.accuracy for each in ablations.controls]
@@ -38,7 +42,7 @@ def accuracy_bars(ablations: Ablations, *, title: str = "") -> Figure:
         linewidth=1,
         label=f"nothing ablated: {ablations.accuracy:.1%}",
     )
-    ax.set_xticks(range(len(labels)), labels, rotation=45 if len(labels) > 12 else 0)
+    ax.set_xticks(range(len(labels)), labels, rotation=45 if is_long or len(labels) > 12 else 0)
     ax.set(xlabel="ablated", ylabel=f"share correct, {ablations.n_prompts} prompts", ylim=(0, 1.04))
     fig.legend(loc="outside lower center")
     return fig

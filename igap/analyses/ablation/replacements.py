@@ -15,7 +15,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.analyses.ablation.accuracy import Batch
-from igap.components import Site, hook_name, parse_component
+from igap.components import Site, parse_component
+from igap.engine.activations import from_cache, read_hooks
 from igap.engine.batching import AdaptiveBatch
 from igap.errors import InputError
 from igap.vocabulary import AblationKind
@@ -144,9 +145,9 @@ def record_places(
     model: TransformerBridge, tokens: Int[Tensor, "prompt pos"], places: Iterable[Place]
 ) -> dict[Place, Tensor]:
     """Activations of the unchanged model at these places, of all components, and positions."""
-    names = {place: hook_name(*place) for place in places}
-    _, cache = model.run_with_cache(tokens, names_filter=list(names.values()), logits_to_keep=1)
-    return {place: cache[name] for place, name in names.items()}
+    places = list(places)
+    _, cache = model.run_with_cache(tokens, names_filter=read_hooks(places), logits_to_keep=1)
+    return {place: from_cache(cache.cache_dict, *place) for place in places}
 
 
 def check_donors(lengths: Iterable[int]) -> None:

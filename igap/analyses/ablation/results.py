@@ -1,7 +1,7 @@
 """What `ablate` returns: what a model still does without components, and how that is shown."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -12,13 +12,15 @@ from igap.arguments import checks_arguments
 from igap.binding import Axes, draw
 from igap.vocabulary import AblationKind
 
+_LATER = {"later": True}
+
 
 @dataclass(frozen=True, eq=False)
 class AblationEffect:
     """What a model still does without some components, and the change from the whole model on the same prompts."""
 
     name: str
-    """The component's name, `all`, or `control N`."""
+    """The component's name, at a span `9.6 at S2`, `all`, or `control N`."""
     components: tuple[str, ...]
     outcomes: PromptOutcomes
     accuracy: float
@@ -38,6 +40,12 @@ class AblationEffect:
     logit_diff_high: float | None
     generated: float | None
     """Share of prompts that are correct by the notebook's criterion, [0, 1]; None where it was not asked for."""
+    value: float | None = field(default=None, metadata=_LATER)
+    """Mean of F, in its unit; None where F is the logit difference."""
+    value_change: float | None = field(default=None, metadata=_LATER)
+    value_low: float | None = field(default=None, metadata=_LATER)
+    """Lower end of the paired 95% bootstrap interval of `value_change`."""
+    value_high: float | None = field(default=None, metadata=_LATER)
 
 
 @checks_arguments
@@ -69,6 +77,12 @@ class Ablations:
     """All of them; None for one component."""
     controls: tuple[AblationEffect, ...]
     """As many others of the same sites at random, all together, repeated; empty where the model has too few others."""
+    metric: str = field(default="logit_diff", metadata=_LATER)
+    """F."""
+    unit: str = field(default="logits", metadata=_LATER)
+    """Its unit."""
+    value: float | None = field(default=None, metadata=_LATER)
+    """Mean of F of the whole model; None where F is the logit difference."""
 
     @property
     def effects(self) -> tuple[AblationEffect, ...]:
@@ -78,6 +92,9 @@ class Ablations:
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of a run's `ablation.csv`, by column: the whole model, then `effects`."""
         whole = {"share": self.accuracy, "logit_diff": self.logit_diff, "generated": self.generated}
+        moved = ("value_change", "value_low", "value_high") if self.value is not None else ()
+        if self.value is not None:
+            whole["value"] = self.value
         yield {"kind": self.kind, "name": "none", "components": "", "n_prompts": self.n_prompts, **whole}
         for each in self.effects:
             row: dict[str, Any] = {"kind": self.kind, "name": each.name, "components": " ".join(each.components)}
@@ -85,6 +102,7 @@ class Ablations:
             for column in (
                 *("logit_diff", "generated", "change", "change_low", "change_high", "p"),
                 *("logit_diff_change", "logit_diff_low", "logit_diff_high"),
+                *(("value", *moved) if moved else ()),
             ):
                 row[column] = getattr(each, column)
             yield row
@@ -105,7 +123,15 @@ class Ablations:
 
     def _fact(self) -> str:
         changes = ", ".join(
-            f"{each.name} {100 * each.change:+.1f} points" for each in self.effects[: len(self.single) + 1][:8]
+            f"{each.name} {100 * each.change:+.1f} points{change_of_metric(self, each)}"
+            for each in self.effects[: len(self.single) + 1][:8]
         )
         whole = f"{self.n_prompts} prompts, {self.accuracy:.1%} correct with nothing ablated"
         return f"{self.kind} ablation, {whole}; without: {changes}"
+
+
+def change_of_metric(ablations: Ablations, effect: AblationEffect) -> str:
+    """Return how F changes, for a sentence; empty where it is the logit difference, which is said elsewhere."""
+    if effect.value_change is None:
+        return ""
+    return f", {ablations.metric} {effect.value_change:+.4g} {ablations.unit}"

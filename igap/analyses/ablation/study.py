@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from igap.analyses.ablation.results import AblationEffect, Ablations
+from igap.analyses.ablation.results import AblationEffect, Ablations, change_of_metric
 from igap.statistics.comparison import Comparison, compare_values
 from igap.statistics.units import Unit
 
@@ -57,6 +57,9 @@ class AblationStudy:
             flat |= {f"{name}/n_prompts": ablations.n_prompts, f"{name}/share": ablations.accuracy}
             flat |= {f"{name}/logit_diff": ablations.logit_diff, f"{name}/generated": ablations.generated}
             flat |= {f"{name}/{key}/reason": why for key, why in _REASONS.items() if getattr(ablations, key) is None}
+            if ablations.value is not None:
+                flat |= {f"{name}/value": ablations.value}
+                flat |= {f"{name}/{each.name}/value_change": each.value_change for each in ablations.effects}
             for each in ablations.effects:
                 flat |= {f"{name}/{each.name}/change": each.change, f"{name}/{each.name}/p": each.p}
             for against in AGAINST:
@@ -97,9 +100,12 @@ class AblationStudy:
                 f"{kind} ablation, {ablations.n_prompts} prompts, {self.processing} weights: "
                 f"{ablations.accuracy:.1%} correct with nothing ablated"
                 + ("" if ablations.logit_diff is None else f", logit difference {ablations.logit_diff:+.3f}")
+                + ("" if ablations.value is None else f", {ablations.metric} {ablations.value:.4g}")
             )
             lines += [
-                f"  without {_sentence(each)}" for each in (*ablations.single, ablations.together) if each is not None
+                f"  without {_sentence(each)}{change_of_metric(ablations, each)}"
+                for each in (*ablations.single, ablations.together)
+                if each is not None
             ]
             if ablations.controls:
                 shares = [each.accuracy for each in ablations.controls]

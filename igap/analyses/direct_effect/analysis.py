@@ -1,10 +1,10 @@
 """The analysis `direct_effect`: the direct effect of every component beside AP."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from igap.analyses.base import Analysis, RunContext, check_site, settings_of
-from igap.analyses.direct_effect.effects import DirectEffects, direct_effects
+from igap.analyses.direct_effect.effects import DirectEffects, Writer, direct_effects
 from igap.attribution.maps import Advance, AttributionMap, Progress
 from igap.attribution.over_pairs import attribute_pairs
 from igap.config import Frozen, RunConfig
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Settings(Frozen):
     """What may be set at `analyses.direct_effect`."""
 
-    site: Literal["heads", "neurons"] = "heads"
+    site: Writer = "heads"
 
 
 class DirectEffectAnalysis(Analysis[DirectEffects]):

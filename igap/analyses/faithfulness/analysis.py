@@ -11,7 +11,7 @@ from igap.analyses.faithfulness.ablated_sets import set_metrics
 from igap.analyses.faithfulness.curves import Ablation, Faithfulness, FaithfulnessCurves, curves_of
 from igap.analyses.faithfulness.rankings import ranks, sets, sizes_of
 from igap.attribution.maps import Progress
-from igap.components import SITES, sites_named
+from igap.components import sites_named
 from igap.config import RunConfig
 from igap.engine.baselines import baseline_of
 from igap.errors import InputError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class FaithfulnessAnalysis(Analysis[Faithfulness]):
-    """Which method ranks components best; `faithfulness=heads`, `neurons` or `both` asks for it."""
+    """Which method ranks components best; `faithfulness=` names the sites."""
 
     name = "faithfulness"
     any_metric = True
@@ -83,6 +83,6 @@ class FaithfulnessAnalysis(Analysis[Faithfulness]):
 
         return {
             f"faithfulness_{site}": faithfulness_curves(groups, title=f"{site} of {title}")
-            for site in SITES
-            if (groups := [group for group in finding.groups if group.site == site])
+            for site in dict.fromkeys(group.site for group in finding.groups)
+            for groups in [[group for group in finding.groups if group.site == site]]
         }

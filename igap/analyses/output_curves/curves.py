@@ -208,8 +208,9 @@ def output_curve(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several.
-        components: A name or several: heads such as "9.6", neurons such as "L5.N1234", or sets such as
-            "9.6+9.9+L5.N1234", whose components move together; "ioi:name-mover" is a class of heads of the IOI circuit.
+        components: A name or several: heads such as "9.6", neurons such as "L5.N1234", components of other
+            sites such as "9.6.q" and "L5.resid_pre", or sets such as "9.6+9.9+L5.N1234", whose components move
+            together; "ioi:name-mover" is a class of heads of the IOI circuit.
         alphas: At least 3 ascending numbers without unit, which may leave [0, 1]. None (default): 61 from -1 to 2.
         baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.

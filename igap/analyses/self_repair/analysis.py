@@ -1,14 +1,14 @@
 """The analysis `self_repair`: AP of every component when a chosen one is patched already."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator
 
 from igap.analyses.base import Analysis, RunContext, check_site, least_on_clean, settings_of
 from igap.analyses.self_repair.repair import SelfRepair, repair_of
 from igap.attribution.maps import Progress
-from igap.components import component_names, locate
+from igap.components import Site, component_names, locate
 from igap.config import Frozen, RunConfig
 from igap.models.load import Header
 
@@ -21,7 +21,7 @@ class Settings(Frozen):
 
     patched: Annotated[str, Field(min_length=1, max_length=40)] = Field("strongest", examples=["'9.6'"])
     """strongest, or a component."""
-    site: Literal["heads", "neurons"] = "heads"
+    site: Site = "heads"
 
     @field_validator("patched", mode="before")
     @classmethod

@@ -18,7 +18,7 @@ from igap.arguments import Count, Finite, Positive, checks_arguments
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, frame_of
 from igap.attribution.over_pairs import attribute_pairs
-from igap.components import Site, component_names, is_component, locate, sites_of
+from igap.components import Site, component_name, component_names, locate, parse_component, sites_of
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.contrast import Contrast
@@ -176,7 +176,8 @@ def self_repair(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several, whose mean is returned.
-        patched: s, a head such as "9.6" or a neuron such as "L5.N1234".
+        patched: s, a head such as "9.6", a neuron such as "L5.N1234", or one of another site such as "9.6.q" and
+            "L5.attn_out".
         site: What the components are, default "heads"; any that `activation_patching` takes.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
         metric: F, default "logit_diff"; see `activation_patching`.
@@ -205,8 +206,7 @@ def self_repair(
 
     if direction == "noising":
         check_not_least(metric, "self-repair")
-    if not is_component(patched):
-        locate(patched, None, {}, item="patched")
+    locate(patched, None, {}, item="patched")
     sites = tuple(dict.fromkeys((site, *sites_of([patched]))))
     with open_pairs(model, pair, sites=sites, route=route, metric=metric) as opened:
         alone = attribute_pairs(patch, opened, site, on_progress, direction=direction)
@@ -233,4 +233,4 @@ def repair_of(
         return patch_components(beside, alone.site, advance, batch_size=batch_size, memory_gib=memory_gib)
 
     given = attribute_pairs(patch_beside, opened, alone.site, on_progress, direction=direction)
-    return SelfRepair(patched, sum(lost) / len(lost), alone, given)
+    return SelfRepair(component_name(*parse_component(patched)), sum(lost) / len(lost), alone, given)

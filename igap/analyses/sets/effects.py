@@ -1,7 +1,8 @@
 """The exact effect of every subset of a set of components, and Integrated Gradients of the set.
 
-Members may be of any layers and both sites. A member that is moved has its activation in the other run, whatever comes
-before it; one that is not is what the moved ones before it give.
+Members may be of any layers and sites. A member that is moved has its activation in the other run, whatever comes
+before it; one that is not is what the moved ones before it give. So a member that acts only through a later one does
+nothing more once that one is moved: moving L5.attn_out and 5.3 is moving L5.attn_out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,9 +61,9 @@ def set_effects(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several, whose mean is returned.
-        components: The set, "9.6+9.9+L5.N1234", or a list of its members; "ioi:name-mover" is a class of heads of the
-            IOI circuit. At most 64. Of up to 8 all 2^n subsets are moved. Beyond, Shapley values are means over random
-            orders, and interactions those of two.
+        components: The set, "9.6+9.9+L5.N1234+L7.mlp_out", or a list of its members, of any sites; "ioi:name-mover" is
+            a class of heads of the IOI circuit. At most 64. Of up to 8 all 2^n subsets are moved. Beyond, Shapley
+            values are means over random orders, and interactions those of two.
         baseline: What activations move to, a kind or a Baseline. Default "corrupted", as in activation patching.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
         positions: Which positions of all members are moved: "all" (default), "last", "diff", or a mapping with one

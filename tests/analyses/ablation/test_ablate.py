@@ -1,5 +1,6 @@
 """Ablation against one prompt at a time with plain hooks, and its statistics by hand."""
 
+import contextlib
 import itertools
 from functools import partial
 from itertools import islice
@@ -7,7 +8,9 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from helpers.checkpoints import save_checkpoint
+from helpers.by_hand import ByHand
+from helpers.checkpoints import save_beside, save_checkpoint
+from helpers.plain import Whole
 from scipy import stats
 
 from igap.analyses.ablation.ablate import ablate, ablate_kinds, mcnemar
@@ -44,8 +47,9 @@ def activations(model, text, name):
         return model.run_with_cache(model.to_tokens(text))[1][hook_name(site, layer)][0]
 
 
-def without(model, prompt, names, value):
-    """Logits of one prompt with each component replaced by `value(name)`, `[pos, ...]` or what expands to that."""
+def without(model, prompt, names, value, where=slice(None)):
+    """Logits of one prompt with each component replaced by `value(name)`, `[pos, ...]` or what expands to that, at
+    these positions."""
     given = {name: value(name) for name in names}
 
     def hook_of(name):
@@ -53,7 +57,8 @@ def without(model, prompt, names, value):
 
         def hook(activation, hook):
             activation = activation.clone()
-            activation[:, :, index] = given[name]
+            new = torch.as_tensor(given[name]).to(activation).expand_as(activation[:, :, index])
+            activation[:, where, index] = new[:, where]
             return activation
 
         return hook
@@ -79,6 +84,115 @@ def reference_mean(model, name, by_position):
     if not by_position:
         return torch.cat(each).mean(0)
     return torch.stack([torch.stack([a[i] for a in each if len(a) > i]).mean(0) for i in range(max(map(len, each)))])
+
+
+POSITIONS = {  # by prompt, worked out by hand; 0 is the token before every prompt
+    "last": lambda prompt: {"": [16 if prompt in LONG else 7]},
+    "roles": lambda prompt: {" at IO": [2], " at S1": [4], " at S1+1": [5], " at S2": [10], " at END": [16]},
+    "spans": lambda prompt: {" at names": [2, 4], " at gave": [11 if prompt in LONG else 5]},
+}
+
+
+@pytest.mark.parametrize("route", ["suffix", "hooks"])
+@pytest.mark.parametrize("kind", ["zero", "mean"])
+@pytest.mark.parametrize("positions", ["last", "roles", "spans"])
+def test_at_some_positions_components_are_replaced_there_alone(small, positions, kind, route, monkeypatch):
+    model = small("gpt2")
+    prompts = LONG if positions == "roles" else PROMPTS  # the short ones name nobody twice
+    asked = {"names": [2, 4], "gave": " gave"} if positions == "spans" else positions
+    if route == "hooks":
+        hooked(monkeypatch)
+    found = ablate(model, prompts, COMPONENTS, kind, positions=asked, reference_n=len(prompts), controls=2, seed=1)
+    spans = {prompt: POSITIONS[positions](prompt) for prompt in prompts}
+    names = list(spans[prompts[0]])
+    assert [each.name for each in found.single] == [f"{name}{at}" for name in COMPONENTS for at in names]
+    means = {}
+    for name in {name for each in found.effects for name in each.components}:
+        index = parse_component(name)[2]
+        every = [activations(model, prompt.text, name)[:, index] for prompt in prompts]
+        means[name] = torch.cat(every).mean(0) if kind == "mean" else 0.0
+    for effect, at in [
+        *zip(found.single, names * len(COMPONENTS), strict=True),
+        *((effect, None) for effect in (found.together, *found.controls)),
+    ]:
+        for index, prompt in enumerate(prompts):
+            where = spans[prompt][at] if at is not None else sorted(itertools.chain(*spans[prompt].values()))
+            logits = without(model, prompt, effect.components, means.get, where)
+            difference = float(logits[token(model, prompt.answer)] - logits[token(model, prompt.distractor)])
+            assert effect.outcomes.logit_diff[index] == pytest.approx(difference, abs=1e-10)
+    assert max(abs(each.logit_diff_change) for each in found.single) > 1e-3
+
+
+def test_tokens_that_are_added_are_no_positions_of_the_prompt(small, monkeypatch):
+    """Greedy tokens by hand: the whole model anew for each, with the last position of the prompt replaced."""
+    model = small("gpt2")
+    places, batch = by_place(("1.2", "L2.attn_out", "0.1.k")), batch_by_length(model, SHORT)[0]
+    where = torch.zeros_like(batch.tokens, dtype=torch.bool)
+    where[:, -1] = True
+
+    def hook(index, activation, hook):
+        activation = activation.clone()
+        activation[:, batch.tokens.shape[1] - 1, index] = 0.0
+        return activation
+
+    hooks = [
+        ("blocks.1.attn.hook_z", partial(hook, 2)),
+        ("blocks.2.hook_attn_out", partial(hook, slice(None))),
+        ("blocks.0.attn.hook_k", partial(hook, 1)),
+    ]
+    with borrow(model), torch.no_grad():
+        tokens, expected = batch.tokens, []
+        for _ in range(3):
+            expected.append(model.run_with_hooks(tokens, fwd_hooks=hooks)[:, -1])
+            tokens = torch.cat([tokens, expected[-1].argmax(-1, keepdim=True)], 1)
+        for open_batch in (choose_passes(model, batch, [places], True), partial(HookedPasses, model)):
+            zeros = lambda added, asked: dict.fromkeys(asked, torch.zeros(1, 1, 1))  # noqa: E731
+            logits = list(islice(open_batch(batch).ablated(places, zeros, where), 3))
+            torch.testing.assert_close(torch.stack(logits), torch.stack(expected), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("metric", ["logit", "logprob", "prob", "prob_diff", "kl", "js", "custom"])
+def test_f_is_the_metric_of_each_prompts_logits_beside_those_of_the_whole_model(small, metric):
+    model = small("gpt2")
+
+    def second(logits, pair):
+        return logits[:, pair.distractors[0]] * 2 + logits.logsumexp(-1)
+
+    def f(logits, clean, prompt):
+        right, wrong = (token(model, word) for word in (prompt.answer, prompt.distractor))
+        p, q = clean.softmax(-1), logits.softmax(-1)
+        middle = (p + q) / 2
+        return {
+            "logit": logits[right],
+            "logprob": q[right].log(),
+            "prob": q[right],
+            "prob_diff": q[right] - q[wrong],
+            "kl": (p * (p / q).log()).sum(),
+            "js": ((p * (p / middle).log()).sum() + (q * (q / middle).log()).sum()) / 2,
+            "custom": 2 * logits[wrong] + logits.logsumexp(-1),
+        }[metric].item()
+
+    found = ablate(model, PROMPTS, COMPONENTS, controls=2, metric=second if metric == "custom" else metric)
+    name = "custom second" if metric == "custom" else metric
+    units = {"logit": "logits", "prob": "probability", "prob_diff": "probability", "custom": "F"}
+    assert (found.metric, found.unit) == (name, units.get(metric, "nats"))
+    cleans = [without(model, prompt, [], None) for prompt in PROMPTS]
+    whole = [f(clean, clean, prompt) for clean, prompt in zip(cleans, PROMPTS, strict=True)]
+    assert found.value == pytest.approx(np.mean(whole), abs=1e-10)
+    for effect in found.effects:
+        logits = [without(model, prompt, effect.components, lambda name: 0.0) for prompt in PROMPTS]
+        values = [f(*each) for each in zip(logits, cleans, PROMPTS, strict=True)]
+        np.testing.assert_allclose(effect.outcomes.value, values, rtol=0, atol=1e-10)
+        assert effect.value == pytest.approx(np.mean(values), abs=1e-10)
+        assert effect.value_change == pytest.approx(np.mean(values) - np.mean(whole), abs=1e-10)
+        assert effect.value_low <= effect.value_change <= effect.value_high
+        assert abs(effect.value_change) > 1e-5
+    frame = found.to_frame()
+    assert frame.loc["1.2", ["value", "value_change"]].tolist() == [found.single[0].value, found.single[0].value_change]
+    assert f"{name} {found.single[0].value_change:+.4g}" in repr(found)
+    plain = ablate(model, PROMPTS, COMPONENTS, controls=2)
+    assert plain.to_frame().columns.tolist() == [name for name in frame.columns if not name.startswith("value")]
+    assert plain.value is plain.single[0].value is None
 
 
 @pytest.fixture(scope="module")
@@ -174,14 +288,17 @@ def ablate_every_kind(model, components):
     )  # fmt: skip
 
 
+OTHERS = ("0.1.q", "1.0.k", "2.1.v", "L1.resid_pre", "L0.attn_out", "L2.mlp_out", "L1.resid_post", "L2.resid_mid")
+
+
+@pytest.mark.parametrize("components", [("1.2", "0.3", "L1.N7", "2.1", "L2.N3"), OTHERS])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma", EMBEDDED])
-def test_restarted_passes_give_what_the_whole_model_gives_with_hooks(small, architecture, monkeypatch):
-    """gemma: rotary, two heads a key. Heads and neurons of every layer, alone and together; then each next token.
+def test_restarted_passes_give_what_the_whole_model_gives_with_hooks(small, architecture, components, monkeypatch):
+    """gemma: rotary, two heads a key. Components of every layer, alone and together; then each next token.
 
     Five prompts of one length, of which one is alone in its batch, and four of the other.
     """
     model = small(architecture)
-    components = ("1.2", "0.3", "L1.N7", "2.1", "L2.N3")
     restarted = ablate_every_kind(model, components)
     with torch.no_grad():
         chosen = choose_passes(model, batch_by_length(model, PROMPTS)[0], [by_place(components)], True)
@@ -198,19 +315,56 @@ def test_restarted_passes_give_what_the_whole_model_gives_with_hooks(small, arch
             assert np.array_equal(one.outcomes.generated, other.outcomes.generated)
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox"])
+def test_components_of_any_site_are_replaced_as_in_the_model_by_hand(tmp_path, architecture):
+    settings = {"num_key_value_heads": 2} if architecture == "llama" else {}
+    with Whole() if architecture == "llama" else contextlib.nullcontext():
+        model, plain = save_beside(tmp_path, architecture, **settings)
+        components = [name for name in OTHERS if architecture != "gpt_neox" or not name.endswith("resid_mid")]
+        components += ["1.2", "1.2.q+L1.attn_out+2.0"]
+        found = ablate_kinds(
+            model, SHORT, components, ("zero", "mean_positional"), reference_n=len(SHORT), seed=0, controls=2,
+            generate=False, batch_size=None, memory_gib=None, on_progress=None,
+        )  # fmt: skip
+        hands = [ByHand(plain, token(model, prompt.answer), token(model, prompt.distractor)) for prompt in SHORT]
+        tokens = [model.to_tokens(prompt.text) for prompt in SHORT]
+        every = [hand.read(of_prompt) for hand, of_prompt in zip(hands, tokens, strict=True)]
+        means = {place: torch.stack([run[place] for run in every]).mean(0) for place in every[0]}
+        for kind, effect in [(each.kind, effect) for each in found.values() for effect in each.effects]:
+            members = [parse_component(name) for name in effect.components]
+
+            def edit(site, layer, activation, members=members, kind=kind):
+                activation = activation.clone()
+                for member in members:
+                    if member[:2] == (site, layer):
+                        activation[:, :, member[2]] = means[site, layer][:, :, member[2]] if kind != "zero" else 0.0
+                return activation
+
+            with torch.no_grad():
+                expected = [float(hand.f(of_prompt, edit)) for hand, of_prompt in zip(hands, tokens, strict=True)]
+            np.testing.assert_allclose(effect.outcomes.logit_diff, expected, rtol=0, atol=1e-10)
+            assert np.abs(effect.outcomes.logit_diff - found[kind].unablated.logit_diff).max() > 1e-4
+
+
+def test_a_site_that_a_model_lacks_is_refused(small):
+    with pytest.raises(
+        InputError, match=r"has no blocks\.0\.hook_resid_mid, .* or attn_out: attention and MLP of these"
+    ):
+        ablate(small("gpt_neox"), SHORT, ["L1.resid_mid"])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma"])
 def test_every_logit_of_a_continuation_is_that_of_the_whole_model(small, architecture, kind):
     """Not only the greedy token: all logits after each of three tokens, with components of three layers replaced."""
     model = small(architecture)
     batches = batch_by_length(model, PROMPTS)
-    places = by_place(("2.1", "1.2", "0.3", "L1.N7"))
-    with borrow(model), torch.no_grad():
-        every = choose_passes(model, batches[0], [places], True), partial(HookedPasses, model)
-        replace = replacement(
-            model, batches, kind, places, reference_n=12, rng=np.random.default_rng(3), rows=batch_rows(model, batches)
-        )
-        for batch in batches:
+    together, first = ("2.1", "1.2", "0.3", "L1.N7", "1.1.v", "L1.attn_out", "L2.resid_mid"), ("1.1.k", "1.3.q")
+    for places, batch in itertools.product((by_place(together), by_place(first)), batches):
+        with borrow(model), torch.no_grad():
+            every = choose_passes(model, batches[0], [places], True), partial(HookedPasses, model)
+            draw = {"rng": np.random.default_rng(3), "rows": batch_rows(model, batches)}
+            replace = replacement(model, batches, kind, places, reference_n=12, **draw)
             logits = []
             for passes in (open_batch(batch) for open_batch in every):
                 logits.append(torch.stack(list(islice(passes.ablated(places, replace(batch, passes.record)), 3))))
@@ -357,6 +511,14 @@ def test_components_are_grouped_by_site_and_layer():
         ({"components": []}, r"ablation\.components: got none, wanted different components"),
         ({"components": ["1.2", "1.02"]}, r"ablation\.components: got 1\.2 1\.02, wanted different components"),
         ({"components": ["1.2", "1.2"]}, r"ablation\.components: got 1\.2 1\.2, wanted different components"),
+        ({"positions": "diff"}, r"positions: got diff, wanted positions of single prompts, which belong to no"),
+        ({"positions": "own"}, r"positions: got own, wanted positions of single prompts"),
+        ({"positions": "each"}, r"positions: got each with pairs of 8 and 17 tokens, wanted"),
+        ({"positions": {"a": [9]}}, r"positions\['a'\]: got \[9\], wanted one or more positions of the clean"),
+        ({"positions": {"a": "milk"}}, r"positions\['a'\]: got 'milk', wanted words of the clean prompt"),
+        ({"positions": "roles"}, r"positions: got roles, but a clean prompt has the answer 1 and the distractor 1"),
+        ({"metric": "prob_diff", "prompts": [Prompt(SHORT[0].text, " John")]}, r"metric: got prob_diff, but 1 prompts \(the first is 1\) have no distractor"),  # noqa: E501
+        ({"metric": lambda logits, pair: logits}, r"metric: got a function that gives \[2, \d+\] for 2 rows"),
         ({"kind": "mean", "reference_n": 99}, r"ablation\.reference_n: got 99, but there are only 24 prompts"),
         ({"kind": "mean_positional", "reference_n": 1, "seed": SEED_OF_A_SHORT_ONE, "controls": 0}, r"ablation\.reference_n: got 1 reference prompts, none of which reaches position 8 of the longest prompt \(17 tokens\)"),  # noqa: E501
         ({"kind": "resample", "prompts": [*LONG, SHORT[0]]}, r"ablation: got resample, but only one of the prompts has 8 tokens"),  # noqa: E501

@@ -55,6 +55,10 @@ def test_the_figure_sets_direct_over_total_and_sums_by_layer(tmp_path):
         ),
         (["model.dtype=bfloat16"], r"analyses: got direct_effect of model\.name=ioi-mini, .*bfloat16 rounds too much"),
         (["sites=neurons"], r"analyses\.direct_effect\.site: got heads with sites=neurons, wanted a site of the run"),
+        (
+            ["analyses.direct_effect.site=mlp_out"],
+            r"analyses\.direct_effect\.site: got mlp_out with sites=both, wanted",
+        ),
         (["analyses.direct_effect.site=q"], r"analyses\.direct_effect\.site: got 'q', wanted"),
     ],
 )

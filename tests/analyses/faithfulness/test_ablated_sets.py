@@ -1,13 +1,20 @@
 """F of sets of components against plain hooks on every layer, against AP, and against the unchanged run."""
 
+import itertools
+
 import pytest
 import torch
+from helpers.by_hand import ByHand
+from helpers.checkpoints import save_beside
 from helpers.opened import set_metrics
 from helpers.reference import HOOKS, Reference
 
 from igap import Baseline, PromptPair, activation_patching
-from igap.components import SITES
+from igap.analyses.faithfulness import ablated_sets
+from igap.components import PLACES, SITES
 from igap.engine.forward import Suffix
+from igap.engine.open_pairs import open_pairs
+from igap.inputs.prompts import tokenize
 
 MODELS = [("gpt2", "processed"), ("gpt2", "raw"), ("gptj", "processed"), ("ioi-mini", "processed")]
 EXACT = 1e-11  # float64 sums over a few thousand terms of size 1 to 10
@@ -42,6 +49,30 @@ def test_a_set_is_what_plain_hooks_on_every_layer_give(model, pair, site):
     expected = torch.stack([by_hooks(model, pair, site, one) for one in kept])
     assert expected.std() > 1e-2
     torch.testing.assert_close(found[0], expected, atol=EXACT, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox"])
+def test_a_set_of_any_site_is_the_model_by_hand_with_it_replaced(tmp_path, architecture):
+    ours, plain = save_beside(tmp_path, architecture)
+    pair = PromptPair(
+        "After John and Mary gave Mary a", "After Tom and Mary gave John a", " John", " Mary", min_gap=0.0
+    )
+    tokens = tokenize(ours, pair)
+    hand = ByHand(plain, tokens.answer, tokens.distractor)
+    ends = hand.read(tokens.corrupted)
+    sites = [site for site in PLACES if (site, architecture) != ("resid_mid", "gpt_neox")]
+    for site, route in itertools.product(sites, (None, "hooks")):
+        width = ends[site, 0].shape[2]
+        kept = torch.rand(5, 3, width) < torch.tensor([0.5, 0.5, 0.7, 0.7, 1.0])[:, None, None]
+
+        def edit(at, layer, activation, site=site, kept=kept):
+            return torch.where(kept[:, layer, None, :, None], activation, ends[at, layer]) if at == site else activation
+
+        with open_pairs(ours, pair, sites=(site,), route=route) as opened, torch.no_grad():
+            found = ablated_sets.set_metrics(opened, site, kept, baseline=CORRUPTED)
+            expected = hand.f(tokens.clean.expand(5, -1), edit)
+        torch.testing.assert_close(found[0], expected, atol=EXACT, rtol=0)
+        assert expected.std() > 1e-3
 
 
 @pytest.mark.parametrize("site", SITES)

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 from helpers import handmade
+from helpers.by_hand import ByHand
+from helpers.checkpoints import save_beside
 from helpers.opened import follow
 from helpers.reference import HOOKS, Reference
 
 from igap import InputError, PromptPair, activation_patching, attribution_patching, cli, output_curve, set_effects
 from igap.cli.compose import compose_one
 from igap.components import parse_component
+from igap.inputs.prompts import tokenize
 from igap.models import cached
 
 MODELS = [("gpt2", "processed"), ("llama", "raw"), ("opt", "processed")]
@@ -48,6 +51,29 @@ def test_the_two_heads_of_a_square_have_the_curves_worked_by_hand(tmp_path):
     assert found.extrema(0) == found.extrema(1) == ()
     mirrored = output_curve(handmade.two_heads(tmp_path), handmade.PAIR, "0.1", direction="denoising", alphas=[0, 1, 3])
     np.testing.assert_allclose(mirrored.values, [[9, 36, 144]], atol=1e-9)  # s = 3 + 3 alpha
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox"])
+def test_the_curve_of_a_component_of_any_site_is_the_model_by_hand_at_each_alpha(tmp_path, architecture):
+    model, plain = save_beside(tmp_path, architecture)
+    pair = PromptPair(
+        "After John and Mary gave Mary a", "After Tom and Mary gave John a", " John", " Mary", min_gap=0.0
+    )
+    tokens = tokenize(model, pair)
+    hand = ByHand(plain, tokens.answer, tokens.distractor)
+    starts, ends = hand.read(tokens.clean), hand.read(tokens.corrupted)
+    names = ["1.2", "L1.N3", "1.2.q", "0.1.k", "2.3.v", "L1.resid_pre", "L0.resid_post", "L2.attn_out", "L1.mlp_out"]
+    names += ["L1.resid_mid"] if architecture == "gpt2" else []
+    for route in ("suffix", "hooks"):
+        found = output_curve(model, pair, names, alphas=ALPHAS, route=route)
+        for name, curve in zip(names, found.values, strict=True):
+            site, layer, index = parse_component(name)
+            start, end = starts[site, layer], ends[site, layer]
+            rows = start.expand(len(ALPHAS), *start.shape[1:]).clone()
+            rows[:, :, index] += torch.tensor(ALPHAS, dtype=torch.float64)[:, None, None] * (end - start)[:, :, index]
+            with torch.no_grad():
+                np.testing.assert_allclose(curve, hand.given(tokens.clean, site, layer, rows), rtol=0, atol=1e-10)
+            assert np.ptp(curve) > 1e-3
 
 
 def test_a_set_moves_together(tmp_path):

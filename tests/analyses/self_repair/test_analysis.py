@@ -77,7 +77,15 @@ def test_the_figure_shows_the_backup_below_the_line_and_its_change_first(tmp_pat
             ["sites=heads", "analyses.self_repair.patched=L0.N3"],
             r"analyses\.self_repair\.patched: got neurons with sites=heads, wanted a site of the run",
         ),
-        (["analyses.self_repair.site=q"], r"analyses\.self_repair\.site: got 'q', wanted"),
+        (
+            ["analyses.self_repair.site=q"],
+            r"analyses\.self_repair\.site: got q with sites=both, wanted a site of the run\. Set sites=heads,n",
+        ),
+        (
+            ["analyses.self_repair.patched=L0.attn_out"],
+            r"analyses\.self_repair\.patched: got attn_out with sites=both, wanted a site of the run\. Set sites=",
+        ),
+        (["analyses.self_repair.site=head"], r"analyses\.self_repair\.site: got 'head', wanted one of"),
     ],
 )
 def test_what_it_cannot_do_is_refused_before_the_model_loads(overrides, message):

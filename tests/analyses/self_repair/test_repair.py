@@ -50,6 +50,7 @@ def test_where_nothing_interacts_nobody_is_said_to_repair(tmp_path):
 def test_neurons_that_the_backup_reads_repair_too(model):
     found = self_repair(model, PAIR, "0.0", "neurons")
     assert found.names == ["L0.N0", "L1.N0"]
+    assert self_repair(model, PAIR, "00.00").ranking() == self_repair(model, PAIR, "0.0").ranking()
     assert found.change().tolist() == pytest.approx([-1, 0], abs=ROUND)
     assert found.effect == pytest.approx(-1, abs=ROUND)
     beside = self_repair(model, PAIR, "L0.N0")

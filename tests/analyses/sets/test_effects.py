@@ -35,6 +35,9 @@ CASES = {
 MIXED = "0.1+1.3+L0.N5+1.0+L2.N3"
 LATE = "2.2+L1.N7+1.1+2.0"
 """The earliest layer is not the first one."""
+OTHERS = "0.1.q+1.1.k+L0.attn_out+L1.mlp_out+0.0.v"
+NESTED = "L1.resid_pre+0.3+L1.attn_out+1.2"
+"""Heads act through what lies after them: 0.3 through L1.resid_pre, and 1.2 through L1.attn_out."""
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +103,7 @@ class Game:
         return parts
 
 
-@pytest.mark.parametrize("text", [MIXED, LATE])
+@pytest.mark.parametrize("text", [MIXED, LATE, OTHERS, NESTED])
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 def test_every_subset_is_one_forward_with_its_members_held_and_ig_a_loop_over_nodes(case, text, direction):
     model, plain = case
@@ -116,6 +119,17 @@ def test_every_subset_is_one_forward_with_its_members_held_and_ig_a_loop_over_no
         assert parts == pytest.approx(game.integrated(4), abs=CAPTUM, rel=CAPTUM)
         assert min(abs(effect) for effect in expected[1:]) > 1e-5
     assert abs(ours.interactions[-1]) > 1e-6
+
+
+def test_what_acts_through_a_member_that_is_moved_does_nothing_more(case):
+    model, _ = case
+    for route in (None, "hooks"):
+        ours = set_effects(model, PAIR, "1.2+L1.attn_out+1.3.q", n_steps=3, route=route)
+        by_subset = dict(zip(ours.subsets, ours.by_pair[0], strict=True))
+        assert by_subset[0, 1] == pytest.approx(by_subset[1,], abs=EXACT)
+        assert by_subset[0, 1, 2] == pytest.approx(by_subset[1,], abs=EXACT)
+        assert abs(by_subset[0,]) > 1e-3
+        assert ours.ig[0] == ours.ig[2] == pytest.approx(0, abs=EXACT)
 
 
 def test_by_hooks_positions_and_baseline_are_the_same_forwards(case):
@@ -134,6 +148,13 @@ def test_by_hooks_positions_and_baseline_are_the_same_forwards(case):
         assert ours.ig == pytest.approx(game.integrated(3), abs=CAPTUM, rel=CAPTUM)
         assert abs(ours.effect) > 1e-3
     assert ours.positions == "all"
+    # Of these positions a stream, too, leaves something to move.
+    middle = "L1.resid_post+2.1.v+L2.attn_out" + ("" if plain.config.model_type == "gpt_neox" else "+L1.resid_mid")
+    for route in (None, "hooks"):
+        ours = set_effects(model, PAIR, middle, positions=positions, n_steps=3, route=route)
+        game = Game(model, plain, PAIR, middle, where=[3, 5])
+        assert ours.by_pair[0] == pytest.approx([game.effect(subset) for subset in ours.subsets], abs=EXACT)
+        assert ours.ig == pytest.approx(game.integrated(3), abs=CAPTUM, rel=CAPTUM)
 
 
 def test_members_alone_are_activation_patching_for_every_metric(small, pair):
