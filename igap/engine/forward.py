@@ -9,6 +9,7 @@ a site of block L changes from position f on:
     block > L     keys, values: shared  whole block, one row a patch
     last block    keys, values: shared  keys, values; query, MLP and metric of S-1 only
 
+(Where F is read at several positions, `Readout.n_read`, of those in place of S-1; f is never behind the first of them.)
 `-` is read from the run. Positions before f are equal in all rows, so that attention reads their keys and values from
 one copy. Of the unembedding the difference of two columns, or of two means of columns, is left. A patch of one
 component changes what its site writes to the residual stream by (a'_c - a_c) W_c, so it needs no product with the
@@ -50,7 +51,8 @@ class Suffix:
     def __init__(self, decoder: Decoder, readout: Readout, base: ForwardPass, first: int) -> None:
         """As Hooks; the keys and values that all rows share are computed here."""
         self._decoder, self._blocks = decoder, decoder.blocks
-        self._base, self._first = base, first
+        self._base, self._first, self._n_read = base, first, readout.n_read
+        assert first <= base.tokens.shape[1] - self._n_read
         self._metric = _metric(decoder, readout)
         positions = torch.arange(base.tokens.shape[1], device=base.tokens.device)
         behind = positions[first:, None] - positions  # [query, key]
@@ -94,21 +96,28 @@ class Suffix:
 
         Of `heads`, `neurons`, `attn_out` and `mlp_out`. Norms of what a layer writes, and the final norm, are computed.
         """
-        block, here = self._blocks[layer], (start[:, -1:], end[:, -1:])
+        block, here = self._blocks[layer], (start[:, -self._n_read :], end[:, -self._n_read :])
         final = self._through(len(self._blocks) - 1, self._base.residual[-1][:, None, self._first :])
-        unmoved = self._metric(self._decoder.norm(final[:, :, -1]))
+        unmoved = self._read(final)
         if site not in SITES:
-            one = self._metric(self._decoder.norm((final + (here[1] - here[0])[:, None, :, 0])[:, :, -1])) - unmoved
+            one = self._read(final + (here[1] - here[0])[:, None, :, 0]) - unmoved
             return lambda components: one[:, components]
         adds = block.attention_adds if site == "heads" else block.mlp_adds
         unpatched = self._write(site, layer)(here[0][:, None])
         moved, before = self._moved(site, layer, here[1] - here[0]), adds(unpatched)
 
         def metric(components: Tensor) -> Tensor:
-            stream = final + (adds(unpatched + moved(components)) - before)
-            return self._metric(self._decoder.norm(stream[:, :, -1])) - unmoved
+            return self._read(final + (adds(unpatched + moved(components)) - before)) - unmoved
 
         return metric
+
+    def _read(self, stream: Tensor) -> Tensor:
+        """The residual stream after the last block to F."""
+        return self._metric(self._decoder.norm(stream[:, :, -self._n_read :]))
+
+    def _still_read(self, layer: int, first: int | None = None) -> slice:
+        """The positions, from `first` on, that are read after the site of a layer: of the last one those of F alone."""
+        return slice(-self._n_read if layer == len(self._blocks) - 1 else first, None)
 
     def _moved(self, site: Site, layer: int, moved: Tensor) -> Callable[[Tensor], Tensor]:
         """Components to what each of them, moved by so much, changes in what its layer writes."""
@@ -130,7 +139,7 @@ class Suffix:
     def single(self, site: Site, layer: int, index: int) -> SiteFunction:
         """As Hooks."""
         block, after = self._blocks[layer], self._after(site, layer)
-        late = slice(-1 if layer == len(self._blocks) - 1 else None, None)
+        late = self._still_read(layer)
         start = self._base.activations[site][layer][:, None, self._first :]
         unpatched = self._write(site, layer)(start)
         own = start[:, :, late, index]
@@ -165,14 +174,14 @@ class Suffix:
         for layer in range(earliest, len(self._blocks)):
             here = {site: change for (site, of), change in changes.items() if of == layer}
             stream = stage(self._through, layer, stream, here)
-        return self._metric(self._decoder.norm(stream[:, :, -1]))
+        return self._read(stream)
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
         """As Hooks: block by block from the last, so that one block's activations are held at a time."""
         last = len(self._blocks) - 1
         with torch.no_grad():
             top = self._through(last, self._base.residual[last][:, None, self._first :])
-        slopes: dict[int | None, Tensor] = {None: _slope(lambda x: self._metric(self._decoder.norm(x[:, :, -1])), top)}
+        slopes: dict[int | None, Tensor] = {None: _slope(self._read, top)}
         for layer in range(last, -1, -1):
             stream = self._base.residual[layer][:, None, self._first :].detach().requires_grad_()
             leaves: list[Tensor] = []
@@ -194,13 +203,13 @@ class Suffix:
     def _write(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
         """Activations of the site to what its layer writes, at the positions that are read later."""
         linear = self._blocks[layer].out if site == "heads" else self._blocks[layer].down
-        late = slice(-1 if layer == len(self._blocks) - 1 else None, None)
+        late = self._still_read(layer)
         return lambda rows: linear(rows[:, :, late].flatten(3) if site == "heads" else rows[:, :, late])
 
     def _after(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
         """What the site's layer writes, before a norm that may follow, to F."""
         block = self._blocks[layer]
-        late = slice(-1 if layer == len(self._blocks) - 1 else self._first, None)
+        late = self._still_read(layer, self._first)
         with torch.no_grad():
             carrier = self._base.residual[layer][:, None, late]
             if site == "neurons":
@@ -226,10 +235,10 @@ class Suffix:
         """F from the residual stream before a block, or after the last one."""
         for later in range(layer, len(self._blocks)):
             stream = stage(self._through, later, stream)
-        return self._metric(self._decoder.norm(stream[:, :, -1]))
+        return self._read(stream)
 
     def _through(self, layer: int, stream: Tensor, changes: Mapping[Site, Edit] = _UNCHANGED) -> Tensor:
-        """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, the last position only.
+        """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, where F is read only.
 
         A change is one of a site's activations, at all positions that the block still has there.
         """
@@ -243,9 +252,9 @@ class Suffix:
         block = self._blocks[layer]
         last = layer == len(self._blocks) - 1
         stream = at_vector("resid_pre", stream)
-        z = at("heads", self._attention(layer, block.norm1(stream), n_queries=1 if last else None, at=at))
+        z = at("heads", self._attention(layer, block.norm1(stream), n_queries=self._n_read if last else None, at=at))
         if last:
-            stream = stream[:, :, -1:]
+            stream = stream[:, :, -self._n_read :]
         attended = stream + at_vector("attn_out", block.attention_adds(block.out(z.flatten(3))))
         attended = at_vector("resid_mid", attended)
         neurons = at("neurons", block.neurons(stream if block.parallel else attended))
@@ -298,18 +307,25 @@ def _slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
 
 
 def _metric(decoder: Decoder, readout: Readout) -> Callable[[Tensor], Tensor]:
-    """The final norm's output `[pair, row, d_model]` to F `[pair, row]`."""
-    scale, cap, sets = decoder.logit_scale, decoder.logit_cap, (readout.known.answer, readout.known.distractor)
+    """The final norm's output `[pair, row, read, d_model]` to F `[pair, row]`."""
+    scale, cap, answer, distractor = (
+        decoder.logit_scale,
+        decoder.logit_cap,
+        readout.known.answer,
+        readout.known.distractor,
+    )
+    sets = [answer] if distractor is None else [answer, distractor]
     if not readout.is_logit_diff or (cap is not None and not all(each.are_single for each in sets)):
-        return lambda last: readout(decoder.logits(last))
+        return lambda read: readout(decoder.logits(read))
     n_pairs = len(readout.pairs)
     weights = [each.mean(decoder.unembed.detach().expand(n_pairs, -1, -1)) for each in sets]
     biases = [each.mean(decoder.unembed_bias.detach().expand(n_pairs, -1)) for each in sets]
     if cap is None:
         direction, offset = scale * (weights[0] - weights[1]), scale * (biases[0] - biases[1])
-        return lambda last: (last * direction[:, None]).sum(-1) + offset[:, None]
+        return lambda read: (read.squeeze(2) * direction[:, None]).sum(-1) + offset[:, None]
 
-    def capped(last: Tensor) -> Tensor:
+    def capped(read: Tensor) -> Tensor:
+        last = read.squeeze(2)
         logits = (scale * ((last * w[:, None]).sum(-1) + b[:, None]) for w, b in zip(weights, biases, strict=True))
         first, second = (cap * torch.tanh(logit / cap) for logit in logits)
         return first - second

@@ -1,13 +1,16 @@
-"""The metrics: F, one number of the logits after the last token.
+"""The metrics: F, one number of the logits after the last token, or after each of the last tokens.
 
 A metric is one function and one line of `METRICS`. It sees the logits of a pair's rows and what is known of the pair.
+Where an answer is several tokens, those before its last follow the prompt and F is read at several positions
+(`TokenPair.n_read`): a metric that can has a second function, which sees the logits of all of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from igap.engine.token_sets import TokenSets, answers, logit_diff
@@ -17,7 +20,7 @@ from igap.vocabulary import Direction, MetricName
 
 CustomMetric = Callable[[Tensor, TokenPair], Tensor]
 """Logits `[row, vocab]` after the last token, and the pair as token ids, to F `[row]`. Differentiable, and the same
-number each time."""
+number each time. Where the answer is several tokens logits are `[row, token, vocab]`: those that each token follows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +28,11 @@ class Known:
     """What a metric knows of its pairs."""
 
     answer: TokenSets
-    """Right tokens, nearly always one a pair."""
-    distractor: TokenSets
-    """Wrong ones."""
+    """Right tokens, nearly always one a pair; the last ones of answers of several tokens."""
+    distractor: TokenSets | None
+    """Wrong ones; None where they are words of several tokens."""
+    forced: Int[Tensor, "pair token"]
+    """The tokens of each answer before its last."""
     clean: Float[Tensor, "pair vocab"] | None = None
     """Log-probabilities after the clean prompt; None where only the logit difference is asked for."""
 
@@ -40,10 +45,40 @@ class Metric:
     unit: str
     at_minimum: bool = False
     """Whether F(clean) = 0 is its least value, so that its gradient there is 0."""
+    of_several: Callable[[Float[Tensor, "pair *row token vocab"], Known], Float[Tensor, "pair *row"]] | None = None
+    """F of answers of several tokens, from the logits that each token follows; None: it is of single tokens."""
+
+
+def _logit_diff(logits: Tensor, known: Known) -> Tensor:
+    assert known.distractor is not None
+    return logit_diff(logits, known.answer, known.distractor)
+
+
+def _logprob(logits: Tensor, known: Known) -> Tensor:
+    """Log-probability that an answer comes next."""
+    return known.answer.logsumexp(logits.log_softmax(-1))
+
+
+def _sum_logprobs(logits: Tensor, known: Known) -> Tensor:
+    """Sum over the answer's tokens of log p(token | prompt and the answer's tokens before it)."""
+    logprobs = logits.log_softmax(-1)
+    return known.answer.logsumexp(logprobs[..., -1, :]) + _at_forced(logprobs, known)
+
+
+def _sum_logits(logits: Tensor, known: Known) -> Tensor:
+    return known.answer.mean(logits[..., -1, :]) + _at_forced(logits, known)
+
+
+def _at_forced(values: Tensor, known: Known) -> Tensor:
+    """The sum of the values of the answer's tokens before its last."""
+    before = values[..., :-1, :]
+    ids = known.forced.view(len(known.forced), *[1] * (before.ndim - 3), -1, 1)
+    return before.gather(-1, ids.expand(*before.shape[:-1], 1)).sum((-2, -1))
 
 
 def _prob_diff(logits: Tensor, known: Known) -> Tensor:
     """Probability that an answer comes next, minus that of a distractor."""
+    assert known.distractor is not None
     probabilities = logits.softmax(-1)
     return known.answer.total(probabilities) - known.distractor.total(probabilities)
 
@@ -67,14 +102,17 @@ def _beside(logits: Tensor, known: Known) -> Tensor:
 
 
 METRICS: Mapping[MetricName, Metric] = {
-    "logit_diff": Metric(lambda logits, known: logit_diff(logits, known.answer, known.distractor), "logits"),
+    "logit_diff": Metric(_logit_diff, "logits"),
     "logit": Metric(lambda logits, known: known.answer.mean(logits), "logits"),
-    "logprob": Metric(lambda logits, known: known.answer.logsumexp(logits.log_softmax(-1)), "nats"),
+    "logprob": Metric(_logprob, "nats", of_several=_sum_logprobs),
     "prob": Metric(lambda logits, known: known.answer.total(logits.softmax(-1)), "probability"),
     "prob_diff": Metric(_prob_diff, "probability"),
     "kl": Metric(_kl, "nats", at_minimum=True),
     "js": Metric(_js, "nats", at_minimum=True),
 }
+
+_SHOWN = Metric(lambda logits, known: known.answer.mean(logits), "logits", of_several=_sum_logits)
+"""What any pair has: the logits of its answer, one of each token."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,19 +132,34 @@ class Readout:
         """Whether F is the difference of two logits, or means of some, for which the engine needs no other."""
         return self.metric is METRICS["logit_diff"]
 
-    def __call__(self, logits: Float[Tensor, "pair *row vocab"]) -> Float[Tensor, "pair *row"]:
-        """F of every row. Not of bfloat16: in sums over a vocabulary little would be left of its 8 bits."""
+    @property
+    def n_read(self) -> int:
+        """Number of positions that F is read at, the last ones, of every pair."""
+        return self.pairs[0].n_read
+
+    def __call__(self, logits: Float[Tensor, "pair *row read vocab"]) -> Float[Tensor, "pair *row"]:
+        """F of every row, from the logits at `n_read` positions.
+
+        Not of bfloat16: in sums over a vocabulary little would be left of its 8 bits.
+        """
         if not self.is_logit_diff and logits.dtype == torch.bfloat16:
             logits = logits.float()
-        return self.metric.of(logits, self.known)
+        if self.n_read == 1:
+            return self.metric.of(logits.squeeze(-2), self.known)
+        assert self.metric.of_several is not None, "encode_pair refuses such answers with this metric"
+        return self.metric.of_several(logits, self.known)
 
     def select(self, few: Sequence[int]) -> "Readout":
         """F of these pairs alone."""
         pairs, index = tuple(self.pairs[pair] for pair in few), list(few)
-        known, clean = self.known, self.known.clean
-        answer, distractor = known.answer.select(index), known.distractor.select(index)
-        known = Known(answer, distractor, None if clean is None else clean[index])
-        metric = self.metric if self.name in METRICS else _custom(self.custom, pairs)
+        known, clean, distractor = self.known, self.known.clean, self.known.distractor
+        known = Known(
+            known.answer.select(index),
+            None if distractor is None else distractor.select(index),
+            known.forced[index],
+            None if clean is None else clean[index],
+        )
+        metric = self.metric if self.custom is None else _custom(self.custom, pairs)
         return replace(self, metric=metric, pairs=pairs, known=known)
 
 
@@ -114,35 +167,53 @@ def read_out(
     pairs: Sequence[TokenPair],
     device: torch.device,
     metric: MetricName | CustomMetric = "logit_diff",
-    clean: Float[Tensor, "pair vocab"] | None = None,
+    clean: Float[Tensor, "pair read vocab"] | None = None,
 ) -> Readout:
     """F of these pairs by one of METRICS, or the caller's function; `clean` are the logits after the clean prompts."""
+    last = None
     if clean is not None:
-        clean = (clean.float() if clean.dtype == torch.bfloat16 else clean).log_softmax(-1)
-    known = Known(*answers(pairs, device), clean)
+        last = (clean.float() if clean.dtype == torch.bfloat16 else clean)[:, -1].log_softmax(-1)
+    known = Known(
+        *answers(pairs, device), torch.tensor([pair.forced for pair in pairs], dtype=torch.int64, device=device), last
+    )
     if isinstance(metric, str):
         return Readout(metric, METRICS[metric], tuple(pairs), known)
     name = getattr(metric, "__name__", type(metric).__name__)
     return Readout(f"custom {name}", _custom(metric, pairs), tuple(pairs), known, metric)
 
 
+def show_logits(readout: Readout) -> Readout:
+    """The readout of the same pairs that hides no change of their logits, as a probability near 0 or 1 does."""
+    if all(pair.has_logit_diff for pair in readout.pairs):
+        return read_out(readout.pairs, readout.known.answer.ids.device)
+    return replace(readout, name="shown", metric=_SHOWN, custom=None)
+
+
+def takes_several(metric: MetricName | CustomMetric) -> bool:
+    """Whether F is known of answers of several tokens."""
+    return not isinstance(metric, str) or METRICS[metric].of_several is not None
+
+
 def _custom(function: CustomMetric | None, pairs: Sequence[TokenPair]) -> Metric:
-    def of(logits: Tensor, known: Known) -> Tensor:  # noqa: ARG001 - the interface of a Metric
+    def of(logits: Tensor, known: Known, n_last: int = 1) -> Tensor:  # noqa: ARG001 - the interface of a Metric
         assert function is not None
-        rows = logits.flatten(1, -2) if logits.ndim > 2 else logits[:, None]
+        shape = logits.shape[:-n_last]
+        rows = logits.reshape(len(logits), -1, *logits.shape[len(shape) :])
         each = [function(of_pair, pair) for of_pair, pair in zip(rows, pairs, strict=True)]
-        return torch.stack(each).view(logits.shape[:-1])
+        return torch.stack(each).view(shape)
 
-    return Metric(of, "F")
+    return Metric(of, "F", of_several=partial(of, n_last=2))
 
 
-def check_custom(function: CustomMetric, pair: TokenPair, logits: Float[Tensor, " vocab"]) -> None:
+def check_custom(function: CustomMetric, pair: TokenPair, logits: Float[Tensor, "read vocab"]) -> None:
     """Raises InputError where a caller's metric is not one finite, differentiable, repeatable number a row."""
+    logits = logits.squeeze(0) if pair.n_read == 1 else logits
     rows = torch.stack([logits, logits * 0.5]).detach().requires_grad_()
+    shape = "[row, vocab]" if pair.n_read == 1 else "[row, token, vocab]"
 
     def refused(got: str) -> InputError:
         return InputError(
-            f"metric: got a function that {got}, wanted one from logits [row, vocab] and the pair to one finite number "
+            f"metric: got a function that {got}, wanted one from logits {shape} and the pair to one finite number "
             "a row, with a gradient, the same each time."
         )
 
@@ -152,8 +223,8 @@ def check_custom(function: CustomMetric, pair: TokenPair, logits: Float[Tensor, 
         except Exception as error:
             raise refused(f"raises {type(error).__name__} ({short_repr(str(error))})") from error
         if not isinstance(values, Tensor) or values.shape != (2,):
-            shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise refused(f"gives {shape} for 2 rows")
+            given = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise refused(f"gives {given} for 2 rows")
         if not values.isfinite().all():
             raise refused("gives NaN or infinity")
         if not values.requires_grad:

@@ -16,7 +16,7 @@ from igap.engine.activations import ForwardPass, borrow, first_difference, reali
 from igap.engine.backend import HOOKS, Backend, Route, choose_backend
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast
-from igap.engine.metrics import CustomMetric, check_custom, read_out
+from igap.engine.metrics import CustomMetric, check_custom, read_out, takes_several
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, TokenPair, tokenize
 from igap.vocabulary import BaselineKind, Direction, MetricName, denoising_problem
@@ -47,7 +47,8 @@ class OpenPairs:
         """Tokenises the pairs; see `open_pairs`."""
         self.model, self._metric = model, metric
         self.pairs = tuple(pairs)
-        self.tokens = tuple(tokenize(model, pair) for pair in self.pairs)
+        several = takes_several(metric)
+        self.tokens = tuple(tokenize(model, pair, several=several) for pair in self.pairs)
         """The pairs as token ids, in their order."""
         self._sites, self._asked = tuple(sites), route
         self._backend: Backend | None = HOOKS if route == "hooks" else None
@@ -95,7 +96,7 @@ class OpenPairs:
             # Compare tokens, not activations: rounding can differ before the first changed token.
             first = group[0].first_difference if direction == "noising" else group[0].first_difference_in_corrupted
         else:
-            first = first_difference(base.activations, source)
+            first = min(first_difference(base.activations, source), base.tokens.shape[1] - group[0].n_read)
         if self._backend is None:
             first_pair = {site: tuple(layer[:1] for layer in layers) for site, layers in into_clean.items()}
             chosen = choose_backend(
@@ -216,7 +217,7 @@ def _groups(pairs: Sequence[TokenPair]) -> list[tuple[int, ...]]:
     """Indices of pairs that can share a pass, in the order of their first member."""
     alike: dict[tuple[int, ...], list[int]] = {}
     for index, pair in enumerate(pairs):
-        shape = (pair.clean.shape[1], pair.corrupted.shape[1])
+        shape = (pair.clean.shape[1], pair.corrupted.shape[1], pair.n_read, pair.has_logit_diff)
         alike.setdefault((*shape, pair.first_difference, pair.first_difference_in_corrupted), []).append(index)
     return [
         tuple(group[start : start + at_once])

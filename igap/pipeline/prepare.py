@@ -15,6 +15,7 @@ from igap.attribution.methods import METHODS
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline, baseline_of, check_same_length, reference_ids
 from igap.engine.batching import machine_bytes
+from igap.engine.metrics import takes_several
 from igap.engine.positions import check_lengths, find_spans, own_spans
 from igap.engine.user_metrics import source_digest
 from igap.errors import InputError
@@ -59,10 +60,11 @@ def check(config: RunConfig) -> Checked:
     if config.metric.name == "custom":
         contents["metric"] = source_digest(config.metric)
     limits: Any = {"prepend_bos": False, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
+    several = config.metric.name == "custom" or takes_several(config.metric.name)
     left_out: list[str] = []
     pairs = sources.read_prompt_pairs(config.prompts, header.tokenizer, left_out)
     _check_memory(config, len(pairs), header)
-    pairs, tokens = sources.encode_fitting(config.prompts, pairs, header.tokenizer, left_out, **limits)
+    pairs, tokens = sources.encode_fitting(config.prompts, pairs, header.tokenizer, left_out, several=several, **limits)
     _check_positions(config, tokens)
     if config.positions.kind == "each":
         _check_memory(config, len(pairs), header, n_maps=1 + tokens[0].clean.shape[1])
@@ -70,16 +72,16 @@ def check(config: RunConfig) -> Checked:
     if baseline.kind == "mean":
         # Whether the model wants a BOS token only the model itself knows; a pair that has one is left to it.
         own = header.tokenizer.bos_token_id if config.prompts.bos == "auto" else None
-        for n_tokens in {pair.clean.shape[1] for pair in tokens if int(pair.clean[0, 0]) != own}:
+        for n_tokens in {pair.n_prompt for pair in tokens if int(pair.clean[0, 0]) != own}:
             _check_references(header.tokenizer, baseline, n_tokens, bos=config.prompts.bos, **limits)
     other = baseline.prompt
     if other is not None:
         ids = encode_prompt(header.tokenizer, other, item="baseline.prompt", bos=config.prompts.bos, **limits)
         for pair, encoded in zip(pairs, tokens, strict=True):
-            if len(pairs) > 1 and len(ids) != encoded.clean.shape[1]:
+            if len(pairs) > 1 and len(ids) != encoded.n_prompt:
                 raise InputError(
                     f"baseline.prompt: got {len(ids) - encoded.n_leading} tokens, the prompts of "
-                    f"{pair.place.rstrip(': ')} have {encoded.clean.shape[1] - encoded.n_leading} (without the token "
+                    f"{pair.place.rstrip(': ')} have {encoded.n_prompt - encoded.n_leading} (without the token "
                     "before every prompt); all need one length. Use pairs of one length, or another baseline."
                 )
             check_same_length(ids, encoded)
