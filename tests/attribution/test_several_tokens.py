@@ -28,6 +28,7 @@ from igap.components import PLACES, hook_name
 from igap.engine.baselines import Request, reference_tokens
 from igap.engine.open_pairs import contrast, open_pairs
 from igap.inputs.prompts import tokenize
+from igap.storage.cache import ResultCache, use_cache
 
 EXACT, CAPTUM = 1e-10, 1e-7
 PAIR = PromptPair(
@@ -286,3 +287,14 @@ def test_the_identity_of_a_single_token_stays_and_that_of_several_is_its_own(sma
     assert torch.equal(whole.clean, last.clean)
     assert whole.answer == last.answer
     assert whole.identity != last.identity
+
+
+def test_the_cache_keeps_prompts_that_end_in_an_answer_apart(small, tmp_path):
+    model, answer = small("gpt2"), " bottle of milk"
+    inside = replace(PAIR, clean=PAIR.clean + " bottle of", corrupted=PAIR.corrupted + " bottle of", answer=" milk")
+    pairs = [inside, PAIR, replace(PAIR, answer=answer)]
+    alone = [activation_patching(model, pair, metric="logprob") for pair in pairs]
+    with use_cache(ResultCache(tmp_path, {})):
+        kept = [activation_patching(model, pair, metric="logprob") for pair in pairs]
+    assert [each.gap for each in kept] == [each.gap for each in alone]
+    assert len({each.gap for each in kept}) == 2
