@@ -216,7 +216,7 @@ def record(
         whole = {"logits": logits[:, -n_read:].squeeze(1)} if with_logits else {}
         last = logits[:, -1]
         if distractor is None or n_read > 1:
-            return tensors | whole | {"logit_diff": torch.full_like(last[:, 0], torch.nan)}
+            return tensors | whole | {"logit_diff": last.new_full((len(last),), torch.nan)}
         return tensors | whole | {"logit_diff": logit_diff(last, answer, distractor)}
 
     words = {name: [pair.identity[name] for pair in pairs] for name in ("answer", "distractor")}

@@ -92,7 +92,7 @@ def test_an_answer_of_several_tokens_that_would_glue_to_the_prompt_is_refused():
     assert tokens.clean[0].tolist() == [*encoded(dataclasses.replace(pair, answer=" John")).clean[0].tolist(), 5, 7]
     assert tokens.clean_words[-2:] == ("+John", "+Mary")
     with pytest.raises(
-        InputError, match=r"^prompts\.answer: got 'John Mary' without a leading space[^\n]*' John Mary'"
+        ValueError, match=r"^prompts\.answer: got 'John Mary' without a leading space[^\n]*' John Mary'"
     ):
         encoded(dataclasses.replace(pair, answer="John Mary"), several=True)
     for several, remedy in ((None, False), (False, True)):
