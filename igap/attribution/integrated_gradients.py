@@ -87,7 +87,8 @@ def integrated_gradients(
             words: `[layer, span, component]`. All positions move along the path in any case, so that parts add up.
         metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "prob_diff": of answer and
             distractor. "kl", "js": to the clean output.
-            Or a function of logits `[row, vocab]` and the pair as token ids to one number a row.
+            Or a function of logits `[row, vocab]` and the pair as token ids to one number a row. With "logprob" and
+            a function the answer may be several tokens.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.

@@ -95,7 +95,14 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
         "analyses.sets.components='0.1+1.2 top2:ig'",
     )
     written |= of_run(tmp_path / "many", "prompts.n=2", "sites=heads", "analyses=sets", *brief)
-    written |= of_run(tmp_path / "each", "metric=prob", "positions=each", "sites=heads,k,resid_pre", *brief)
+    written |= of_run(
+        tmp_path / "each",
+        "metric=logprob",
+        "prompts.answer= John and Mary",
+        "positions=each",
+        "sites=heads,k,resid_pre",
+        *brief,
+    )
     pairs = tmp_path / "pairs.csv"
     pairs.write_text(
         "clean,corrupted,answer,distractor\n"
