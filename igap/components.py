@@ -72,6 +72,10 @@ _NAME = re.compile(
     rf"(?P<head_layer>{_NUMBER})\.(?P<head>{_NUMBER})|L(?P<neuron_layer>{_NUMBER})\.N(?P<neuron>{_NUMBER})"
 )
 
+_OTHER = re.compile(
+    rf"(?P<layer>{_NUMBER})\.(?P<index>{_NUMBER})\.(?P<part>[a-z_]+)|L(?P<vector_layer>{_NUMBER})\.(?P<vector>[a-z_]+)"
+)
+
 
 def kind_of(site: Site) -> str:
     """What a component of the site is, in words."""
@@ -114,6 +118,17 @@ def parse_component(name: str) -> tuple[Site, int, int]:
     if match["head"] is not None:
         return "heads", int(match["head_layer"]), int(match["head"])
     return "neurons", int(match["neuron_layer"]), int(match["neuron"])
+
+
+def parse_any(name: str) -> tuple[Site, int, int]:
+    """Parse a component's name of any site, as `component_name` gives it. Raises ValueError if it is none."""
+    if is_component(name):
+        return parse_component(name)
+    match = _OTHER.fullmatch(name)
+    site = next((site for site in PLACES if match is not None and site == (match["part"] or match["vector"])), None)
+    if match is None or site is None:
+        raise ValueError(f"component: got {name!r}, wanted one such as 9.6, L5.N1234, 9.6.q or L5.resid_pre")
+    return site, int(match["layer"] or match["vector_layer"]), int(match["index"] or 0)
 
 
 def is_component(name: str) -> bool:

@@ -104,11 +104,12 @@ def patch_components(
     advance: Advance = ignore,
     *,
     positions: Positions = "all",
+    named_in: Direction | None = None,
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
-    """Activation patching of each pair of a contrast; see `activation_patching`."""
-    spans = find_spans(positions, contrast.pairs, contrast.direction)
+    """Activation patching of each pair of a contrast; see `activation_patching`, and `find_spans` for `named_in`."""
+    spans = find_spans(positions, contrast.pairs, contrast.direction, named_in)
     everywhere = torch.ones_like(contrast.base.tokens, dtype=torch.bool)
     masks = (everywhere,) if spans is None else (everywhere, *spans.masks) if spans.has_axis else spans.masks
     at_once = _SPANS_A_PASS if PLACES[site].is_vector else 1

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from igap.components import PLACES, SITES, Site, is_component, parse_component, sites_named, sites_of
+from igap.components import PLACES, SITES, Site, parse_any, sites_named, sites_of
 from igap.config.groups import (
     TEXTS,
     AblationConfig,
@@ -72,9 +72,10 @@ class RunConfig(Frozen):
     sites: str = "both"
     """What is attributed to, compared and shown: both (heads and neurons), or names of `PLACES`, a space between."""
     direction: Direction = "noising"
-    explain: bool = True
+    explain: bool | str = Field(True, examples=["true", "[heads,resid_pre]"])
+    """Whether AP - IG of heads is taken apart; all: of every site of the run; or names of sites, a space between."""
     interactions: str | None = Field(None, examples=["'9.6'"])  # 9.10 unquoted is a number in YAML
-    """The head whose interactions with its layer are listed; needs explain."""
+    """The component of an explained site whose interactions with its layer are listed; by positions `9.6@S2`."""
     faithfulness: Literal["none", "heads", "neurons", "both"] = "none"
     analyses: dict[str, dict[str, JsonValue]] = Field({})
     """Settings of further analyses, by their names; each checks its own (`igap.analyses.base.Analysis.settings`)."""
@@ -110,6 +111,18 @@ class RunConfig(Frozen):
         chosen = tuple(site for site in PLACES if site in names)
         return "both" if chosen == SITES else " ".join(chosen)
 
+    @field_validator("explain", mode="before")
+    @classmethod
+    def _true_false_or_sites(cls, explain: object) -> bool | str:
+        if isinstance(explain, bool) or explain == "all":
+            return explain
+        listed = explain.replace(",", " ").split() if isinstance(explain, str) else explain
+        names = list(listed) if isinstance(listed, list | tuple) else []
+        known = all(isinstance(name, str) and name in PLACES for name in names)
+        if not names or not known or len(set(names)) < len(names):
+            raise ValueError("true, false, all, or sites of the run, [heads,resid_pre], each once")
+        return " ".join(site for site in PLACES if site in names)
+
     @field_validator("output")
     @classmethod
     def _no_interpolation(cls, output: str) -> str:
@@ -119,15 +132,31 @@ class RunConfig(Frozen):
 
     @field_validator("interactions")
     @classmethod
-    def _a_head(cls, name: str | None) -> str | None:
-        if name is not None and not (is_component(name) and parse_component(name)[0] == "heads"):
-            raise ValueError("a head such as 9.6, or null")
+    def _a_component(cls, name: str | None) -> str | None:
+        try:
+            _ = name is None or parse_any(name.partition("@")[0])
+        except ValueError:
+            raise ValueError(
+                "a head such as 9.6 or another component, by positions with one, 9.6@10, or null"
+            ) from None
         return name
 
     @property
     def asked_sites(self) -> tuple[Site, ...]:
         """`sites` one by one."""
         return sites_named(self.sites)
+
+    @property
+    def explained_sites(self) -> tuple[Site, ...]:
+        """The sites whose AP - IG is taken apart."""
+        if self.explain == "all":
+            return self.asked_sites
+        named = ("heads",) if self.explain is True else sites_named(self.explain or "none")
+        return tuple(site for site in self.asked_sites if site in named)
+
+    @property
+    def _split_site(self) -> tuple[Site, ...]:
+        return () if self.interactions is None else (parse_any(self.interactions.partition("@")[0])[0],)
 
     @model_validator(mode="after")
     def _sites_are_asked_for(self) -> "RunConfig":
@@ -136,7 +165,8 @@ class RunConfig(Frozen):
         about = {
             "study": (self.study, SITES if self.study else ()),
             "faithfulness": (self.faithfulness, sites_named(self.faithfulness)),
-            "interactions": (self.interactions, ("heads",) if self.interactions else ()),
+            "interactions": (self.interactions, self._split_site),
+            "explain": (self.explain, sites_named(self.explain) if isinstance(self.explain, str) else ()),
             "curves.components": (curves, sites_of(curves.split())),
             "ablation.components": (
                 ablated,
@@ -167,11 +197,13 @@ class RunConfig(Frozen):
             )
         if problem := denoising_problem(self.direction, self.baseline.kind):
             raise ValueError(problem)
-        if self.interactions is not None and not (self.explain and self.ig.path == "joint"):
+        unexplained = set(self._split_site) - set(self.explained_sites)
+        if self.interactions is not None and (unexplained or self.ig.path != "joint"):
+            name = str(self._split_site[0])
             raise ValueError(
                 f"interactions: got {self.interactions} with explain={str(self.explain).lower()} and "
-                f"ig.path={self.ig.path}, wanted the joint path, on which heads interact, explained. Set explain=true "
-                "ig.path=joint, or interactions=null."
+                f"ig.path={self.ig.path}, wanted the joint path, on which {name} interact, explained. Set explain="
+                f"{'true' if name == 'heads' else name} ig.path=joint, or interactions=null."
             )
         prompts = self.prompts
         if self.study is not None and not (

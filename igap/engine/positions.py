@@ -5,7 +5,7 @@ Positions are those of the run that is patched, the clean one when noising; 0 is
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -40,14 +40,21 @@ class Spans:
     """Whether maps have an axis of spans; `last` and `diff` are one span and give `[layer, component]`."""
 
 
-def find_spans(positions: Positions, pairs: Sequence[TokenPair], direction: Direction) -> Spans | None:
+def find_spans(
+    positions: Positions, pairs: Sequence[TokenPair], direction: Direction, named_in: Direction | None = None
+) -> Spans | None:
     """The spans of pairs of one token length; None for all positions at once.
+
+    `named_in` is the direction whose patched prompt the spans are of, if it is the other one: their partners are taken,
+    and a position without a partner, which takes nothing from the other prompt, has none.
 
     Raises InputError on a position or words that a prompt does not have, words that it has more than once without a
     number, and on spans that are empty or share a position.
     """
     if positions == "all":
         return None
+    if named_in not in (None, direction):
+        return _partners(find_spans(positions, pairs, named_in), pairs, direction)
     sides = [_Side.of(pair, direction) for pair in pairs]
     n_tokens = len(sides[0].ids)
     device = pairs[0].clean.device
@@ -83,6 +90,16 @@ def find_spans(positions: Positions, pairs: Sequence[TokenPair], direction: Dire
             row[span] = True
         masks.append(mask)
     return Spans(tuple(by_name), tuple(masks), has_axis=positions not in ("last", "diff"))
+
+
+def _partners(spans: Spans | None, pairs: Sequence[TokenPair], direction: Direction) -> Spans:
+    """Spans of the other prompt at the positions of the prompt that is patched in this direction."""
+    assert spans is not None
+    own = [pair.alignment.clean if direction == "noising" else pair.alignment.corrupted for pair in pairs]
+    device = spans.masks[0].device
+    index = torch.tensor([[j or 0 for j in each] for each in own], device=device)
+    matched = torch.tensor([[j is not None for j in each] for each in own], device=device)
+    return replace(spans, masks=tuple(mask.gather(1, index) & matched for mask in spans.masks))
 
 
 def _roles(pair: TokenPair, direction: Direction) -> dict[str, int]:

@@ -189,6 +189,7 @@ _KIND = (
     "metric.name",
     "positions.kind",
     "sites",
+    "explain",
     "study",
     "faithfulness",
     "ablation.kind",

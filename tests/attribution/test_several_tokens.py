@@ -199,7 +199,9 @@ def test_other_runs_that_activations_move_to_end_in_the_answer_as_well(small, pa
 
 def test_pairs_with_answers_of_other_lengths_stand_beside_each_other(small):
     model = small("gpt2")
-    pairs = [PAIR, replace(PAIR, answer=" milk"), replace(PAIR, answer=" cat dog", distractor=" milk"), SAME_PASS]
+    inside = replace(PAIR, clean=PAIR.clean + " bottle of", corrupted=PAIR.corrupted + " bottle of", answer=" milk")
+    other = replace(PAIR, answer=" cat dog", distractor=" milk")
+    pairs = [PAIR, replace(PAIR, answer=" milk"), inside, other, SAME_PASS]
     for make in (activation_patching, integrated_gradients, attribution_patching):
         together = make(model, pairs, metric="logprob")
         for each, alone in zip(together.pairs, pairs, strict=True):
