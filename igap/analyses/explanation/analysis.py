@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_DRAWN = 20
 """Outliers in the figure."""
-_MOST_PARTS_DRAWN = 20
+_MOST_PARTS_DRAWN = 15
 """Interactions in the figure; it has every one of them where there are few more."""
 _MOST_PARTS = 5_000
 """Interactions of one component that a run lists without being asked; each costs two forward passes."""

@@ -96,6 +96,6 @@ def interaction_parts(
             ha="center", va="bottom" if value >= 0 else "top", fontsize=7.5,
         )  # fmt: skip
     ax.margins(y=0.15)
-    ax.set_xticks(places, labels)
+    ax.set_xticks(places, labels, rotation=90 if max(map(len, labels)) > len("higher order") else 0)
     ax.set(xlabel=f"other {kind} of the layer of {head}", ylabel=f"part of AP - IG, {unit}")
     return fig
