@@ -88,6 +88,10 @@ def test_positions_of_the_other_prompt_are_the_partners(small):
     expected = activation_patching(model, pair, positions=there, direction="denoising")
     torch.testing.assert_close(mirrored.effect[:, 1:], -expected.effect, rtol=0, atol=1e-12)
     assert not mirrored.effect[:, 0].any()
+    longer, start = replace(pair, clean=pair.corrupted, corrupted=pair.clean), {"start": [0]}
+    ig, ap = (make(model, longer, positions=start) for make in (integrated_gradients, activation_patching))
+    with open_pairs(model, longer, sites=("heads",)) as opened:  # two positions of the corrupted prompt have no partner
+        assert decompose(opened, ig, ap, positions=start).points["ap_mirrored"].where == ((0,),)
 
 
 @pytest.fixture(scope="module")
