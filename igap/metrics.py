@@ -1,8 +1,11 @@
-"""The metrics: F, one number of the logits after the last token, of which effects are changes.
+"""The metrics: F, one number of the logits after the last token, or after each of the last ones.
 
 A metric is one class here, which has its name, its unit and its definition, and one object in `METRICS`. A method takes
 the object, its name, or any function of logits `[row, vocab]` and the pair's token ids:
 `activation_patching(model, pair, metric=igap.metrics.KL())`. An object is a function of logits too.
+
+Where an answer is several tokens, those before its last follow the prompt, and F is read at several positions
+(`TokenPair.n_read`): a metric that can has a second function, which sees the logits of all of them.
 """
 
 from abc import ABC, abstractmethod
@@ -10,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from igap.engine.token_sets import TokenSets, logit_diff
@@ -26,9 +29,9 @@ class Known:
     """What a metric knows of its pairs."""
 
     answer: TokenSets
-    """Right tokens, nearly always one a pair."""
-    distractor: TokenSets
-    """Wrong ones."""
+    """Right tokens, nearly always one a pair; the last ones of answers of several tokens."""
+    distractor: TokenSets | None
+    """Wrong ones; None where they are words of several tokens."""
     clean: Float[Tensor, "pair vocab"] | None = None
     """Log-probabilities after the clean prompt; None where no metric asks for them."""
     pairs: tuple[TokenPair, ...] = ()
@@ -36,9 +39,18 @@ class Known:
 
     def select(self, few: list[int]) -> "Known":
         """What is known of these pairs alone."""
-        clean, pairs = self.clean, tuple(self.pairs[pair] for pair in few)
-        right, wrong = self.answer.select(few), self.distractor.select(few)
-        return Known(right, wrong, None if clean is None else clean[few], pairs)
+        clean, wrong = self.clean, self.distractor
+        return Known(
+            self.answer.select(few),
+            None if wrong is None else wrong.select(few),
+            None if clean is None else clean[few],
+            tuple(self.pairs[pair] for pair in few),
+        )
+
+    @property
+    def forced(self) -> Int[Tensor, "pair token"]:
+        """The tokens of each answer before its last."""
+        return self.answer.ids.new_tensor([pair.forced for pair in self.pairs])
 
 
 class Metric(ABC):
@@ -48,6 +60,8 @@ class Metric(ABC):
     """As `metric=` takes it."""
     unit: str
     """F's, which effects, gaps and completeness deltas have."""
+    takes_several = False
+    """Whether F is known of answers of several tokens."""
 
     @property
     def at_minimum(self) -> bool:
@@ -57,6 +71,10 @@ class Metric(ABC):
     @abstractmethod
     def of(self, logits: Float[Tensor, "pair *row vocab"], known: Known) -> Float[Tensor, "pair *row"]:
         """F of every row of each pair. Differentiable."""
+
+    def of_several(self, logits: Float[Tensor, "pair *row token vocab"], known: Known) -> Float[Tensor, "pair *row"]:
+        """F of answers of several tokens, from the logits that each token follows."""
+        raise NotImplementedError(f"encode_pair refuses such answers with {self.name}")
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other)
@@ -123,6 +141,7 @@ class LogitDiff(_OfBoth):
 
     def of(self, logits: Tensor, known: Known) -> Tensor:
         """Return the difference of means."""
+        assert known.distractor is not None
         return logit_diff(logits, known.answer, known.distractor)
 
 
@@ -147,17 +166,24 @@ class Logit(_OfAnswer):
 class LogProb(_OfAnswer):
     """Log-probability of the answer, in nats, at most 0; of a set, the logarithm of the sum of probabilities.
 
+    Of an answer of several tokens it is the sum over them of log p(token | prompt and the answer's tokens before it).
+
     Example:
         >>> import torch, igap
         >>> round(float(igap.metrics.LogProb()(torch.tensor([1.0, 3.0, 0.5]), answer=1)), 4)
         -0.1967
     """
 
-    name, unit = "logprob", "nats"
+    name, unit, takes_several = "logprob", "nats", True
 
     def of(self, logits: Tensor, known: Known) -> Tensor:
         """Return the logarithm of the answers' probability."""
         return known.answer.logsumexp(logits.log_softmax(-1))
+
+    def of_several(self, logits: Tensor, known: Known) -> Tensor:
+        """Return the sum of the tokens' log-probabilities."""
+        logprobs = logits.log_softmax(-1)
+        return known.answer.logsumexp(logprobs[..., -1, :]) + at_forced(logprobs, known)
 
 
 class Prob(_OfAnswer):
@@ -189,6 +215,7 @@ class ProbDiff(_OfBoth):
 
     def of(self, logits: Tensor, known: Known) -> Tensor:
         """Return the difference of sums."""
+        assert known.distractor is not None
         probabilities = logits.softmax(-1)
         return known.answer.total(probabilities) - known.distractor.total(probabilities)
 
@@ -236,6 +263,13 @@ class JS(_OfDistributions):
         return ((clean.exp() * (clean - mean)).sum(-1) + (here.exp() * (here - mean)).sum(-1)) / 2
 
 
+def at_forced(values: Float[Tensor, "pair *row token vocab"], known: Known) -> Float[Tensor, "pair *row"]:
+    """The sum of the values of each answer's tokens before its last."""
+    before = values[..., :-1, :]
+    ids = known.forced.view(len(known.pairs), *[1] * (before.ndim - 3), -1, 1)
+    return before.gather(-1, ids.expand(*before.shape[:-1], 1)).sum((-2, -1))
+
+
 def _beside(logits: Tensor, known: Known) -> Tensor:
     assert known.clean is not None
     return known.clean.view(len(known.clean), *[1] * (logits.ndim - 2), -1)
@@ -254,7 +288,7 @@ METRICS: Mapping[MetricName, Metric] = {
 
 CustomMetric = Callable[[Tensor, TokenPair], Tensor]
 """Logits `[row, vocab]` after the last token, and the pair as token ids, to F `[row]`. Differentiable, and the same
-number each time."""
+number each time. Where the answer is several tokens logits are `[row, token, vocab]`: those that each token follows."""
 
 AnyMetric = MetricName | Metric | CustomMetric
 """F as methods take it: a name of METRICS, an object of this module, or a function of the caller's."""

@@ -38,6 +38,7 @@ MetricName = Literal["logit_diff", "logit", "logprob", "prob", "prob_diff", "kl"
 """F, one number of the logits after the last token.
 
 `logit_diff`: logit[answer] - logit[distractor]. `logit`, `logprob`, `prob`: of the answer; logits, nats, probability.
+`logprob` of an answer of several tokens: the sum over them, each after the prompt and those before it.
 `prob_diff`: probability of the answer minus that of the distractor. Of answer sets the means of logits, and the sums of
 probabilities.
 `kl`: KL(clean || run) of the next token's distributions, nats. `js`: their Jensen-Shannon divergence, nats.

@@ -150,7 +150,7 @@ def test_whatever_a_key_is_set_to_it_is_taken_or_refused_in_readable_lines_befor
         (
             "interactions",
             "9" * 5000 + ".0",
-            r"interactions: got '9{149}\.\.\.9{27}\.0', wanted a head such as 9\.6, or null\. Try",
+            r"interactions: got '9{149}\.\.\.9{27}\.0', wanted a head such as 9\.6 or another .* or null\. Try",
         ),
         ("seed", 2**63, r"seed: got 9223372036854775808, wanted at most 9223372036854775807\. Try seed=0\."),
         ("device", "cuda:\u0663", r"device: got 'cuda:.', wanted auto, cpu, cuda, cuda:N or mps"),
@@ -209,8 +209,16 @@ def test_whatever_a_key_is_set_to_it_is_taken_or_refused_in_readable_lines_befor
             )
             for names in ("9.6,9.9", "9.6 9.6", "all", " ")
         ),
-        ("interactions", "L5.N3", r"interactions: got 'L5\.N3', wanted a head such as 9\.6, or null"),
-        ("interactions", "9", r"interactions: got '9', wanted a head such as 9\.6, or null\. Try interactions='9\.6'"),
+        (
+            "interactions",
+            "L5.N3",
+            r"interactions: got L5\.N3 with explain=true .* neurons interact, .* Set explain=neurons",
+        ),
+        (
+            "interactions",
+            "9",
+            r"interactions: got '9', wanted a head such as 9\.6 or another .* or null\. Try interactions='9\.6'",
+        ),
         ("batch_size", 0, r"batch_size: got 0, wanted at least 1\. Try batch_size=64"),
     ],
 )

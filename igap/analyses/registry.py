@@ -54,7 +54,7 @@ def check_analyses(config: RunConfig, header: Header) -> dict[str, str]:
     for name, analysis in ANALYSES.items():
         if name in config.analyses and analysis.settings is not None:
             settings_of(config, name, analysis.settings)
-        item = "interactions" if name == "explain" else name
+        item = "interactions" if name == "explain" and config.interactions else name
         if analysis.asked_for(config) and not analysis.automatic(config) and (reason := analysis.misfit(config)):
             raise InputError(
                 f"{item}: got it together with metric={config.metric.name} positions={config.positions.kind}, but it "

@@ -68,7 +68,8 @@ def activation_patching(
             words: `[layer, span, component]`.
         metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "prob_diff": of answer and
             distractor. "kl", "js": to the clean output. Or an object of `igap.metrics`, or a function of logits
-            `[row, vocab]` and the pair as token ids to one number a row. Several in a list share the forward passes.
+            `[row, vocab]` and the pair as token ids to one number a row. With "logprob" and a function the answer
+            may be several tokens. Several metrics in a list share the forward passes.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
@@ -104,11 +105,12 @@ def patch_components(
     advance: Advance = ignore,
     *,
     positions: Positions = "all",
+    named_in: Direction | None = None,
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
-    """Activation patching of each question of a contrast; see `activation_patching`."""
-    spans = find_spans(positions, contrast.pairs, contrast.direction)
+    """Activation patching of each question of a contrast; see `activation_patching`, of `named_in` `find_spans`."""
+    spans = find_spans(positions, contrast.pairs, contrast.direction, named_in)
     everywhere = torch.ones_like(contrast.base.tokens, dtype=torch.bool)
     masks = (everywhere,) if spans is None else (everywhere, *spans.masks) if spans.has_axis else spans.masks
     at_once = _SPANS_A_PASS if PLACES[site].is_vector else 1

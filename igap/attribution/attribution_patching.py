@@ -62,7 +62,8 @@ def attribution_patching(
             words: `[layer, span, component]`.
         metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "prob_diff": of answer and
             distractor. "kl", "js": to the clean output. Or an object of `igap.metrics`, or a function of logits
-            `[row, vocab]` and the pair as token ids to one number a row. Several in a list share the forward passes.
+            `[row, vocab]` and the pair as token ids to one number a row. With "logprob" and a function the answer
+            may be several tokens. Several metrics in a list share the forward passes.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
         on_progress: Called with (components done, components in all).
 

@@ -5,6 +5,11 @@
 The first three points are of IG's own baseline and path, the fourth of the corrupted baseline, which AP patches in.
 AtP is the naive IG: all of the path at its first point. With the single path the integral is known without nodes: it
 is activation patching, and there is no interaction.
+
+By positions every point is the part of these positions: IG and AtP share out what all positions do along the path, AP
+moves these positions alone. So the interaction is with the other components of the layer and with other positions. The
+mirrored AP is of the partners of these positions in the other prompt. The single path has no such chain: its integral
+at some positions is no patch.
 """
 
 from collections.abc import Mapping
@@ -20,9 +25,12 @@ from igap.attribution.attribution_patching import estimate_patches
 from igap.attribution.integrated_gradients import integrate_path
 from igap.attribution.maps import Advance, AttributionMap, Kind, Progress
 from igap.attribution.over_pairs import attribute_pairs
+from igap.components import PLACES
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast
 from igap.engine.open_pairs import OpenPairs
+from igap.engine.positions import Positions
+from igap.errors import InputError
 from igap.vocabulary import BaselineKind, Direction, IGPath
 
 Point = Literal["atp", "ig", "ig_converged", "ig_corrupted", "ap", "ap_mirrored"]
@@ -34,6 +42,8 @@ TERMS: tuple[Term, ...] = get_args(Term)
 
 BETWEEN: tuple[Term, ...] = ("quadrature", "baseline", "interaction")
 """The terms that AP - IG is the sum of."""
+
+NO_SINGLE_PATH = "positions, at which the integral of a single path is no patch, so that its terms cannot be told"
 
 CONVERGED = 1e-4
 """Share of the gap within which a converged IG is complete, and its components no longer move."""
@@ -47,12 +57,12 @@ class Decomposition:
     """The maps that the chain goes through, in its order. `ap_mirrored` is minus AP of the other direction: minus,
     because a patch there moves the component the other way, so that it equals `ap` in a linear model."""
 
-    def terms(self, kind: Kind = "effect") -> dict[Term, Float64[Tensor, "layer component"]]:
+    def terms(self, kind: Kind = "effect") -> dict[Term, Float64[Tensor, "layer *span component"]]:
         """Each term, in logits (effect) or as a share of the gap (score). They sum to `ap_mirrored` minus `atp`."""
         values = [getattr(self.points[name], kind).double() for name in POINTS]
         return {term: values[i + 1] - values[i] for i, term in enumerate(TERMS)}
 
-    def dominant(self) -> Int64[Tensor, "layer component"]:
+    def dominant(self) -> Int64[Tensor, "layer *span component"]:
         """Index in BETWEEN of the term of AP - IG with the largest magnitude; -1 where all of them are 0."""
         terms = self.terms()
         size = torch.stack([terms[name].abs() for name in BETWEEN])
@@ -75,6 +85,7 @@ def decompose(
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
     path: IGPath = "joint",
+    positions: Positions = "all",
     batch_size: int | None = None,
     memory_gib: float | None = None,
     on_progress: Progress | None = None,
@@ -82,14 +93,20 @@ def decompose(
     """The chain through these maps of the open pairs.
 
     `ig` is of this baseline, direction and path, with any number of steps, `ap` of the corrupted baseline and this
-    direction, `atp` (computed when not given) of the baseline and direction of `ig`.
+    direction, `atp` (computed when not given) of the baseline and direction of `ig`; all of them of these positions.
+
+    Raises InputError on the single path of a site of several components by positions: see above.
     """
     baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
     corrupted, site = Baseline("corrupted"), ig.site
-    budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
+    budget: Any = {"positions": positions, "batch_size": batch_size, "memory_gib": memory_gib}
+    if path == "single" and positions != "all":
+        if not PLACES[site].is_vector:
+            raise InputError(f"path: got single with {NO_SINGLE_PATH}. Use path=joint, or positions=all.")
+        path = "joint"  # one component a layer: nothing else moves
 
     def patch(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
-        return patch_components(contrast, site, advance, **budget)
+        return patch_components(contrast, site, advance, named_in=direction, **budget)
 
     def integrate(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
         options: Any = {"n_steps": "auto", "tolerance": CONVERGED, "tolerance_of": "gap"}

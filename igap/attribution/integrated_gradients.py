@@ -88,7 +88,8 @@ def integrated_gradients(
             words: `[layer, span, component]`. All positions move along the path in any case, so that parts add up.
         metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "prob_diff": of answer and
             distractor. "kl", "js": to the clean output. Or an object of `igap.metrics`, or a function of logits
-            `[row, vocab]` and the pair as token ids to one number a row. Several in a list share the forward passes.
+            `[row, vocab]` and the pair as token ids to one number a row. With "logprob" and a function the answer
+            may be several tokens. Several metrics in a list share the forward passes.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from igap.components import PLACES, SITES, Site, is_component, parse_component, setting_with, sites_named, sites_of
+from igap.components import PLACES, SITES, Site, parse_component, setting_with, sites_named, sites_of
 from igap.config.groups import (
     TEXTS,
     AblationConfig,
@@ -72,9 +72,10 @@ class RunConfig(Frozen):
     sites: str = "both"
     """What is attributed to, compared and shown: both (heads and neurons), or names of `PLACES`, a space between."""
     direction: Direction = "noising"
-    explain: bool = True
+    explain: bool | str = Field(True, examples=["true", "[heads,resid_pre]"])
+    """Whether AP - IG of heads is taken apart; all: of every site of the run; or names of sites, a space between."""
     interactions: str | None = Field(None, examples=["'9.6'"])  # 9.10 unquoted is a number in YAML
-    """The head whose interactions with its layer are listed; needs explain."""
+    """The component of an explained site whose interactions with its layer are listed; by positions `9.6@S2`."""
     faithfulness: str = "none"
     """The sites whose rankings are tried: none, both, or names."""
     analyses: dict[str, dict[str, JsonValue]] = Field({})
@@ -106,6 +107,18 @@ class RunConfig(Frozen):
     def _ranked_sites_by_name(cls, sites: object) -> str:
         return _names_of_sites(sites, ("none", "both"))
 
+    @field_validator("explain", mode="before")
+    @classmethod
+    def _true_false_or_sites(cls, explain: object) -> bool | str:
+        if isinstance(explain, bool) or explain == "all":
+            return explain
+        listed = explain.replace(",", " ").split() if isinstance(explain, str) else explain
+        names = list(listed) if isinstance(listed, list | tuple) else []
+        known = all(isinstance(name, str) and name in PLACES for name in names)
+        if not names or not known or len(set(names)) < len(names):
+            raise ValueError("true, false, all, or sites of the run, [heads,resid_pre], each once")
+        return " ".join(site for site in PLACES if site in names)
+
     @field_validator("output")
     @classmethod
     def _no_interpolation(cls, output: str) -> str:
@@ -115,15 +128,31 @@ class RunConfig(Frozen):
 
     @field_validator("interactions")
     @classmethod
-    def _a_head(cls, name: str | None) -> str | None:
-        if name is not None and not (is_component(name) and parse_component(name)[0] == "heads"):
-            raise ValueError("a head such as 9.6, or null")
+    def _a_component(cls, name: str | None) -> str | None:
+        try:
+            _ = name is None or parse_component(name.partition("@")[0])
+        except ValueError:
+            raise ValueError(
+                "a head such as 9.6 or another component, by positions with one, 9.6@10, or null"
+            ) from None
         return name
 
     @property
     def asked_sites(self) -> tuple[Site, ...]:
         """`sites` one by one."""
         return sites_named(self.sites)
+
+    @property
+    def explained_sites(self) -> tuple[Site, ...]:
+        """The sites whose AP - IG is taken apart."""
+        if self.explain == "all":
+            return self.asked_sites
+        named = ("heads",) if self.explain is True else sites_named(self.explain or "none")
+        return tuple(site for site in self.asked_sites if site in named)
+
+    @property
+    def _split_site(self) -> tuple[Site, ...]:
+        return () if self.interactions is None else (parse_component(self.interactions.partition("@")[0])[0],)
 
     @model_validator(mode="after")
     def _sites_are_asked_for(self) -> "RunConfig":
@@ -132,7 +161,8 @@ class RunConfig(Frozen):
         about = {
             "study": (self.study, SITES if self.study else ()),
             "faithfulness": (self.faithfulness, sites_named(self.faithfulness)),
-            "interactions": (self.interactions, ("heads",) if self.interactions else ()),
+            "interactions": (self.interactions, self._split_site),
+            "explain": (self.explain, sites_named(self.explain) if isinstance(self.explain, str) else ()),
             "curves.components": (curves, sites_of(curves.split())),
             "ablation.components": (
                 ablated,
@@ -163,11 +193,13 @@ class RunConfig(Frozen):
             )
         if problem := denoising_problem(self.direction, self.baseline.kind):
             raise ValueError(problem)
-        if self.interactions is not None and not (self.explain and self.ig.path == "joint"):
+        unexplained = set(self._split_site) - set(self.explained_sites)
+        if self.interactions is not None and (unexplained or self.ig.path != "joint"):
+            name = str(self._split_site[0])
             raise ValueError(
                 f"interactions: got {self.interactions} with explain={str(self.explain).lower()} and "
-                f"ig.path={self.ig.path}, wanted the joint path, on which heads interact, explained. Set explain=true "
-                "ig.path=joint, or interactions=null."
+                f"ig.path={self.ig.path}, wanted the joint path, on which {name} interact, explained. Set explain="
+                f"{'true' if name == 'heads' else name} ig.path=joint, or interactions=null."
             )
         prompts = self.prompts
         if self.study is not None and not (
@@ -227,9 +259,7 @@ class RunConfig(Frozen):
             yield "curves", ["components", "alphas"], reason
         elif curves == "none" or (curves == "default" and "heads" not in self.asked_sites):
             yield "curves", ["alphas"], "no curves were asked for (curves.components='9.6 L5.N1234')"
-        if not self.positions.is_default:
-            yield "", ["explain"], f"the explanation is about all positions at once (positions={self.positions.kind})"
-        elif self.direction == "noising" and self.metric.name in LEAST_ON_CLEAN:
+        if self.direction == "noising" and self.metric.name in LEAST_ON_CLEAN:
             yield "", ["explain"], f"metric={self.metric.name} has no gradient on the clean prompt to explain with"
         if self.ig.n_steps != "auto":
             yield "ig", ["tolerance"], f"ig.n_steps={self.ig.n_steps} is fixed, only ig.n_steps=auto has a tolerance"

@@ -53,9 +53,10 @@ class ForwardPass:
     activations: Activations
     """`heads` `[pair, pos, head, d_head]`, always; `neurons` `[pair, pos, d_mlp]` and other sites if asked for."""
     logit_diff: Float[Tensor, " pair"]
-    """logit[answer] - logit[distractor] at the last position, in logits; of sets the difference of their means."""
-    logits: Float[Tensor, "pair vocab"] | None = None
-    """Those of the last position, if asked for."""
+    """logit[answer] - logit[distractor] at the last position, in logits; of sets the difference of their means. NaN
+    where an answer or distractor is several tokens."""
+    logits: Float[Tensor, "pair read vocab"] | None = None
+    """Those of the positions that F is read at, the last ones, if asked for."""
     held: Mapping[tuple[Site, int], tuple[int, ...]] = field(default_factory=dict)
     """By site and layer, components that keep this pass's activation whatever changes before them."""
     held_where: Bool[Tensor, "pair pos"] | None = None
@@ -203,11 +204,12 @@ def record(
     every = list(dict.fromkeys([*residual, *read_hooks(itertools.product(asked, layers))]))
     check_hooks(model, asked)
     answer, distractor = answers(pairs, tokens.device)
+    n_read = pairs[0].n_read
 
     def compute() -> Mapping[str, Tensor]:
         # no_grad and not inference_mode: Integrated Gradients differentiates with respect to copies of these tensors.
         with torch.no_grad():
-            logits, cache = model.run_with_cache(tokens, names_filter=every, logits_to_keep=1)
+            logits, cache = model.run_with_cache(tokens, names_filter=every, logits_to_keep=n_read)
         if silent := [hook for hook in every if hook not in cache.cache_dict]:
             raise InputError(
                 f"model: {model.cfg.model_name} has {silent[0]}, but its block gives no tensor there, wanted one. "
@@ -220,11 +222,16 @@ def record(
                     f"model: {model.cfg.model_name} gives {hook} as {list(tensor.shape)}, wanted one entry a prompt "
                     f"and position, {list(tokens.shape)} first. Use another site."
                 )
-        whole = {"logits": logits[:, -1]} if with_logits else {}
-        return tensors | whole | {"logit_diff": logit_diff(logits[:, -1], answer, distractor)}
+        whole = {"logits": logits[:, -n_read:].squeeze(1)} if with_logits else {}
+        last = logits[:, -1]
+        if distractor is None or n_read > 1:
+            return tensors | whole | {"logit_diff": last.new_full((len(last),), torch.nan)}
+        return tensors | whole | {"logit_diff": logit_diff(last, answer, distractor)}
 
     words = {name: [pair.identity[name] for pair in pairs] for name in ("answer", "distractor")}
     inputs = {"tokens": tokens.tolist(), **words, "sites": list(asked), **({"logits": True} if with_logits else {})}
+    if n_read > 1:
+        inputs["n_read"] = n_read
     recorded = compute_or_share("run", inputs, compute, model)
     device = tokens.device
     run = ForwardPass(
@@ -232,9 +239,9 @@ def record(
         residual=tuple(recorded[hook].to(device) for hook in residual),
         activations={site: tuple(from_cache(recorded, site, layer).to(device) for layer in layers) for site in asked},
         logit_diff=recorded["logit_diff"].to(device),
-        logits=recorded["logits"].to(device) if with_logits else None,
+        logits=recorded["logits"].to(device).view(len(tokens), n_read, -1) if with_logits else None,
     )
-    _check_finite(run, name)
+    _check_finite(run, name, compared=all(pair.has_logit_diff for pair in pairs))
     return run
 
 
@@ -257,13 +264,14 @@ def check_hooks(model: TransformerBridge, sites: Sequence[Site]) -> None:
         )
 
 
-def _check_finite(run: ForwardPass, name: str) -> None:
+def _check_finite(run: ForwardPass, name: str, *, compared: bool) -> None:
     stages = [
         (f"layer {layer} ({what})", tensor)
         for layer, tensors in enumerate(zip(run.residual, *run.activations.values(), strict=True))
         for what, tensor in zip(("block input", *run.activations), tensors, strict=True)
     ]
-    stages.append(("the logits", run.logit_diff))
+    if run.logits is not None or compared:
+        stages.append(("the logits", run.logit_diff if run.logits is None else run.logits))
     for where, tensor in stages:
         if not tensor.isfinite().all():
             raise InputError(

@@ -14,7 +14,7 @@ from igap.engine.activations import ForwardPass
 from igap.engine.decoder import Decoder, UnknownDecoderError, read
 from igap.engine.forward import Suffix
 from igap.engine.hooks import Hooks
-from igap.engine.metrics import Readout, read_out
+from igap.engine.metrics import Readout, show_logits
 
 _LONG = 256
 """Tokens from which a whole model's pass over one prompt fills the machine."""
@@ -66,7 +66,7 @@ def choose_backend(
     except UnknownDecoderError as unknown:
         return Backend(None, str(unknown))
     # A probability near 0 or 1 hides what a logit shows.
-    difference_too = [readout] if readout.is_logit_diff else [readout, read_out(readout.pairs, base.tokens.device)]
+    difference_too = [readout] if readout.is_logit_diff else [readout, show_logits(readout)]
     for site, shown in itertools.product(base.activations, difference_too):
         suffix, hooks = Suffix(decoder, shown, base, first), Hooks(model, shown, base, first)
         rows = torch.stack([a[:, first:] for a in (base.activations[site][0], others[site][0])], 1)

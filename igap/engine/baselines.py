@@ -150,25 +150,28 @@ def _note(order: list[str], name: str, activation: Tensor) -> None:  # noqa: ARG
 
 
 def _mean(request: Request) -> Activations:
-    prompts = reference_tokens(request)
+    references = torch.cat(reference_tokens(request))
     sites, layers = tuple(request.clean.activations), range(len(request.clean.residual))
-
-    def compute() -> Mapping[str, Tensor]:
-        total: dict[str, Tensor] = {}
-        with use_cache(None):  # of the prompts themselves nothing is needed again
-            for tokens in torch.cat(prompts).split(max(1, _TOKENS_A_PASS // prompts[0].shape[1])):
-                run = record(request.model, tokens, [request.pairs[0]] * len(tokens), name="reference", sites=sites)
-                for site in sites:
-                    for layer, activation in enumerate(run.activations[site]):
-                        name, added = hook_name(site, layer), activation.sum(0, keepdim=True)
-                        total[name] = total[name] + added if name in total else added
-        return {name: activation / len(prompts) for name, activation in total.items()}
-
-    inputs = {"tokens": [tokens[0].tolist() for tokens in prompts], "sites": list(sites)}
-    means = compute_or_share("mean", inputs, compute, request.model)
     device = request.clean.tokens.device
-    mean = {site: tuple(means[hook_name(site, layer)].to(device) for layer in layers) for site in sites}
-    return _for_each_pair(request, mean)
+
+    def with_answer(pair: TokenPair) -> Activations:
+        prompts = _forced(references, pair)
+
+        def compute() -> Mapping[str, Tensor]:
+            total: dict[str, Tensor] = {}
+            with use_cache(None):  # of the prompts themselves nothing is needed again
+                for tokens in prompts.split(max(1, _TOKENS_A_PASS // prompts.shape[1])):
+                    run = record(request.model, tokens, [pair] * len(tokens), name="reference", sites=sites)
+                    for site in sites:
+                        for layer, activation in enumerate(run.activations[site]):
+                            name, added = hook_name(site, layer), activation.sum(0, keepdim=True)
+                            total[name] = total[name] + added if name in total else added
+            return {name: activation / len(prompts) for name, activation in total.items()}
+
+        means = compute_or_share("mean", {"tokens": prompts.tolist(), "sites": list(sites)}, compute, request.model)
+        return {site: tuple(means[hook_name(site, layer)].to(device) for layer in layers) for site in sites}
+
+    return _for_each_pair(request, with_answer)
 
 
 def _prompt(request: Request) -> Activations:
@@ -176,28 +179,44 @@ def _prompt(request: Request) -> Activations:
     tokens = _encode(request, request.baseline.prompt)
     check_same_length(tokens[0].tolist(), request.pairs[0])
     sites = tuple(request.clean.activations)
-    run = record(request.model, tokens, request.pairs[:1], name="baseline.prompt", sites=sites)
-    return _for_each_pair(request, run.activations)
+
+    def with_answer(pair: TokenPair) -> Activations:
+        return record(request.model, _forced(tokens, pair), [pair], name="baseline.prompt", sites=sites).activations
+
+    return _for_each_pair(request, with_answer)
 
 
-def _for_each_pair(request: Request, shared: Activations) -> Activations:
-    """The activations of one prompt, `[1, pos, ...]`, as every pair's."""
-    return {site: tuple(a.expand(len(request.pairs), *a.shape[1:]) for a in layers) for site, layers in shared.items()}
+def _forced(tokens: Tensor, pair: TokenPair) -> Tensor:
+    """Prompts `[prompt, pos]`, and after each the tokens of the pair's answer that follow its own prompts."""
+    return torch.cat([tokens, tokens.new_tensor(pair.forced).expand(len(tokens), -1)], 1) if pair.forced else tokens
+
+
+def _for_each_pair(request: Request, with_answer: Callable[[TokenPair], Activations]) -> Activations:
+    """The activations, `[1, pos, ...]`, that go with each pair's answer, as those of the pairs."""
+    pairs = request.pairs
+    made = {forced: with_answer(pair) for forced, pair in {pair.forced: pair for pair in reversed(pairs)}.items()}
+    if len(made) == 1:
+        (shared,) = made.values()
+        return {site: tuple(a.expand(len(pairs), *a.shape[1:]) for a in layers) for site, layers in shared.items()}
+    return {
+        site: tuple(torch.cat([made[pair.forced][site][layer] for pair in pairs]) for layer in range(len(layers)))
+        for site, layers in request.clean.activations.items()
+    }
 
 
 def check_same_length(ids: Sequence[int], pair: TokenPair) -> None:
     """Raises InputError when the baseline's prompt has another token length than the pair."""
-    if len(ids) != pair.clean.shape[1]:
+    if len(ids) != pair.n_prompt:
         raise InputError(
             f"baseline.prompt: got {len(ids) - pair.n_leading} tokens, prompts.clean has "
-            f"{pair.clean.shape[1] - pair.n_leading} (without the token before every prompt); the two need one length. "
+            f"{pair.n_prompt - pair.n_leading} (without the token before every prompt); the two need one length. "
             "Reword it."
         )
 
 
 def reference_tokens(request: Request) -> list[Tensor]:
     """`baseline.n` generated prompts `[1, pos]` of the clean prompt's token length. Raises as `reference_ids` does."""
-    n_tokens, device = request.clean.tokens.shape[1], request.clean.tokens.device
+    n_tokens, device = request.pairs[0].n_prompt, request.clean.tokens.device
     prompts = reference_ids(request.model.tokenizer, request.baseline, n_tokens, **_limits(request))
     return [torch.tensor([ids], device=device) for ids in prompts]
 

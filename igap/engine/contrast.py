@@ -138,7 +138,8 @@ class Contrast:
         if where.all():
             return self
         chosen = where.any(0).nonzero().flatten().tolist()
-        first = max(self.first, min(chosen, default=self.first))
+        # Not behind a position that F is read at.
+        first = max(self.first, min(*chosen, self.base.tokens.shape[1] - self.readout.n_read) if chosen else 0)
         engine = self.engine
         if first > self.first:
             engine = self.backend.engine(self.model, self.readout, self.base, first)
@@ -213,7 +214,7 @@ class Contrast:
         numbers = changed * block_numbers(self.model) + 2 * n_tokens * (cfg.d_model + 2 * cfg.n_heads * changed)
         kept = self.n_layers if gradients else 1
         if not self.readout.is_logit_diff:
-            held = len(self.readout.metrics) if gradients else 1
+            held = (len(self.readout.metrics) if gradients else 1) * self.readout.n_read
             numbers += 4 * held * cfg.d_vocab // kept  # once a row, in several copies
         elif whole:
             numbers += cfg.d_vocab

@@ -9,6 +9,7 @@ a site of block L changes from position f on:
     block > L     keys, values: shared  whole block, one row a patch
     last block    keys, values: shared  keys, values; query, MLP and metric of S-1 only
 
+(Where F is read at several positions, `Readout.n_read`, of those in place of S-1; f is never behind the first of them.)
 `-` is read from the run. Positions before f are equal in all rows, so that attention reads their keys and values from
 one copy. Of the unembedding the difference of two columns, or of two means of columns, is left. A patch of one
 component changes what its site writes to the residual stream by (a'_c - a_c) W_c, so it needs no product with the
@@ -42,6 +43,7 @@ from igap.engine.hooks import (
     swap_components,
 )
 from igap.engine.metrics import Readout, by_question
+from igap.engine.unembedding import unembed
 
 _UNCHANGED: Mapping[Site, Edit] = MappingProxyType({})
 
@@ -52,8 +54,9 @@ class Suffix:
     def __init__(self, decoder: Decoder, readout: Readout, base: ForwardPass, first: int) -> None:
         """As Hooks; the keys and values that all rows share are computed here."""
         self._decoder, self._blocks = decoder, decoder.blocks
-        self._base, self._first = base, first
-        self._metric, self._n = _metric(decoder, readout), len(readout.metrics)
+        self._base, self._first, self._n_read = base, first, readout.n_read
+        assert first <= base.tokens.shape[1] - self._n_read
+        self._metric, self._n = unembed(decoder, readout), len(readout.metrics)
         positions = torch.arange(base.tokens.shape[1], device=base.tokens.device)
         behind = positions[first:, None] - positions  # [query, key]
         self._seen = {  # by how far back a block sees
@@ -96,21 +99,28 @@ class Suffix:
 
         Of `heads`, `neurons`, `attn_out` and `mlp_out`. Norms of what a layer writes, and the final norm, are computed.
         """
-        block, here = self._blocks[layer], (start[:, -1:], end[:, -1:])
+        block, here = self._blocks[layer], (start[:, -self._n_read :], end[:, -self._n_read :])
         final = self._through(len(self._blocks) - 1, self._base.residual[-1][:, None, self._first :])
-        unmoved = self._metric(self._decoder.norm(final[:, :, -1]))
+        unmoved = self._read(final)
         if site not in SITES:
-            one = self._metric(self._decoder.norm((final + (here[1] - here[0])[:, None, :, 0])[:, :, -1])) - unmoved
+            one = self._read(final + (here[1] - here[0])[:, None, :, 0]) - unmoved
             return lambda components: one[:, components]
         adds = block.attention_adds if site == "heads" else block.mlp_adds
         unpatched = self._write(site, layer)(here[0][:, None])
         moved, before = self._moved(site, layer, here[1] - here[0]), adds(unpatched)
 
         def metric(components: Tensor) -> Tensor:
-            stream = final + (adds(unpatched + moved(components)) - before)
-            return self._metric(self._decoder.norm(stream[:, :, -1])) - unmoved
+            return self._read(final + (adds(unpatched + moved(components)) - before)) - unmoved
 
         return metric
+
+    def _read(self, stream: Tensor) -> Tensor:
+        """The residual stream after the last block to F."""
+        return self._metric(self._decoder.norm(stream[:, :, -self._n_read :]))
+
+    def _still_read(self, layer: int, first: int | None = None) -> slice:
+        """The positions, from `first` on, that are read after the site of a layer: of the last one those of F alone."""
+        return slice(-self._n_read if layer == len(self._blocks) - 1 else first, None)
 
     def _moved(self, site: Site, layer: int, moved: Tensor) -> Callable[[Tensor], Tensor]:
         """Components to what each of them, moved by so much, changes in what its layer writes."""
@@ -135,7 +145,7 @@ class Suffix:
             start = self._base.activations[site][layer][:, None, self._first :]
             return one_of(self.function(site, layer), start, index)
         block, after = self._blocks[layer], self._after(site, layer)
-        late = slice(-1 if layer == len(self._blocks) - 1 else None, None)
+        late = self._still_read(layer)
         start = self._base.activations[site][layer][:, None, self._first :]
         unpatched = self._write(site, layer)(start)
         own = start[:, :, late, index]
@@ -179,7 +189,7 @@ class Suffix:
         for layer in range(earliest, len(self._blocks)):
             here = {site: change for (site, of), change in changes.items() if of == layer}
             stream = stage(self._through, layer, stream, here)
-        return self._metric(self._decoder.norm(stream[:, :, -1]))
+        return self._read(stream)
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
         """As Hooks: block by block from the last, so that one block's activations are held at a time."""
@@ -189,7 +199,7 @@ class Suffix:
             top = self._through(last, self._base.residual[last][:, None, self._first :])
         top.requires_grad_()
         with torch.enable_grad():
-            values = self._metric(self._decoder.norm(top[:, :, -1]))
+            values = self._read(top)
         # By what is dropped, the slope of each metric.
         slopes: dict[int | None, list[Tensor]] = {None: [slope for (slope,) in slopes_of(values, self._n, [top])]}
         for layer in range(last, -1, -1):
@@ -218,13 +228,13 @@ class Suffix:
     def _write(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
         """Activations of the site to what its layer writes, at the positions that are read later."""
         linear = self._blocks[layer].out if site == "heads" else self._blocks[layer].down
-        late = slice(-1 if layer == len(self._blocks) - 1 else None, None)
+        late = self._still_read(layer)
         return lambda rows: linear(rows[:, :, late].flatten(3) if site == "heads" else rows[:, :, late])
 
     def _after(self, site: Site, layer: int) -> Callable[[Tensor], Tensor]:
         """What the site's layer writes, before a norm that may follow, to F."""
         block = self._blocks[layer]
-        late = slice(-1 if layer == len(self._blocks) - 1 else self._first, None)
+        late = self._still_read(layer, self._first)
         with torch.no_grad():
             carrier = self._base.residual[layer][:, None, late]
             if site == "neurons":
@@ -250,13 +260,13 @@ class Suffix:
         """F from the residual stream before a block, or after the last one."""
         for later in range(layer, len(self._blocks)):
             stream = stage(self._through, later, stream)
-        return self._metric(self._decoder.norm(stream[:, :, -1]))
+        return self._read(stream)
 
     def _through(
         self, layer: int, stream: Tensor, changes: Mapping[Site, Edit] = _UNCHANGED, *, whole: bool = False
     ) -> Tensor:
-        """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, unless `whole`, the last
-        position only.
+        """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, unless `whole`, where F is
+        read only.
 
         A change is one of a site's activations, at all positions that the block still has there.
         """
@@ -272,9 +282,9 @@ class Suffix:
         block = self._blocks[layer]
         last = layer == len(self._blocks) - 1 and not whole
         stream = at_vector("resid_pre", stream)
-        z = at("heads", self._attention(layer, block.norm1(stream), n_queries=1 if last else None, at=at))
+        z = at("heads", self._attention(layer, block.norm1(stream), n_queries=self._n_read if last else None, at=at))
         if last:
-            stream = stream[:, :, -1:]
+            stream = stream[:, :, -self._n_read :]
         attended = stream + at_vector("attn_out", block.attention_adds(block.out(z.flatten(3))))
         attended = at_vector("resid_mid", attended)
         neurons = at("neurons", block.neurons(stream if block.parallel else attended))
@@ -316,34 +326,3 @@ def _late(x: Tensor, n: int) -> Tensor:
     """`[pair, row, pos, ...]` of the last positions, as of the last n: 0 where there were none."""
     missing = n - x.shape[2]
     return torch.cat([x.new_zeros(*x.shape[:2], missing, *x.shape[3:]), x], 2) if missing else x
-
-
-def _metric(decoder: Decoder, readout: Readout) -> Callable[[Tensor], Tensor]:
-    """The final norm's output `[pair, row, d_model]` to F `[question, row]`."""
-    alone = [(each, _without_logits(decoder, each)) for each in readout.each]
-
-    def values(last: Tensor) -> Tensor:
-        logits = decoder.logits(last) if any(shorter is None for _, shorter in alone) else last
-        return by_question([each(logits) if shorter is None else shorter(last) for each, shorter in alone])
-
-    return values
-
-
-def _without_logits(decoder: Decoder, readout: Readout) -> Callable[[Tensor], Tensor] | None:
-    """F of one metric from a few columns of the unembedding; None where that is not enough."""
-    scale, cap, sets = decoder.logit_scale, decoder.logit_cap, (readout.known.answer, readout.known.distractor)
-    if not readout.is_logit_diff or (cap is not None and not all(each.are_single for each in sets)):
-        return None
-    n_pairs = len(readout.pairs)
-    weights = [each.mean(decoder.unembed.detach().expand(n_pairs, -1, -1)) for each in sets]
-    biases = [each.mean(decoder.unembed_bias.detach().expand(n_pairs, -1)) for each in sets]
-    if cap is None:
-        direction, offset = scale * (weights[0] - weights[1]), scale * (biases[0] - biases[1])
-        return lambda last: (last * direction[:, None]).sum(-1) + offset[:, None]
-
-    def capped(last: Tensor) -> Tensor:
-        logits = (scale * ((last * w[:, None]).sum(-1) + b[:, None]) for w, b in zip(weights, biases, strict=True))
-        first, second = (cap * torch.tanh(logit / cap) for logit in logits)
-        return first - second
-
-    return capped

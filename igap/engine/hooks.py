@@ -66,11 +66,12 @@ def _edit_hook(point: HookPoint, change: Change) -> Iterator[None]:
 def metric(
     model: TransformerBridge, tokens: Int[Tensor, "pair row pos"], readout: Readout
 ) -> Float[Tensor, "question row"]:
-    """F of every row, at the last position. Differentiable.
+    """F of every row. Differentiable.
 
     The model sees rows as one batch, pair by pair: `[pair * row, pos]`.
     """
-    logits = model(tokens.flatten(0, 1), logits_to_keep=1)[:, -1].unflatten(0, tokens.shape[:2])
+    n_read = readout.n_read
+    logits = model(tokens.flatten(0, 1), logits_to_keep=n_read)[:, -n_read:].unflatten(0, tokens.shape[:2])
     return readout(logits)
 
 

@@ -10,14 +10,14 @@ from torch import Tensor
 from igap.engine.token_sets import answers
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import TokenPair
-from igap.metrics import METRICS, AnyMetric, CustomMetric, Known, LogitDiff, Metric
+from igap.metrics import METRICS, AnyMetric, CustomMetric, Known, LogitDiff, Metric, at_forced
 from igap.vocabulary import Direction
 
 
 class Custom(Metric):
     """A function of the caller's."""
 
-    unit = "F"
+    unit, takes_several = "F", True
 
     def __init__(self, function: CustomMetric) -> None:
         """Its name is the function's."""
@@ -26,15 +26,37 @@ class Custom(Metric):
 
     def of(self, logits: Tensor, known: Known) -> Tensor:
         """Return what the function gives of the rows of each pair."""
-        rows = logits.flatten(1, -2) if logits.ndim > 2 else logits[:, None]
+        return self._of_rows(logits, known, n_last=1)
+
+    def of_several(self, logits: Tensor, known: Known) -> Tensor:
+        """Return the same of rows with the logits that each token follows."""
+        return self._of_rows(logits, known, n_last=2)
+
+    def _of_rows(self, logits: Tensor, known: Known, n_last: int) -> Tensor:
+        shape = logits.shape[:-n_last]
+        rows = logits.reshape(len(logits), -1, *logits.shape[len(shape) :])
         each = [self.function(of_pair, pair) for of_pair, pair in zip(rows, known.pairs, strict=True)]
-        return torch.stack(each).view(logits.shape[:-1])
+        return torch.stack(each).view(shape)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Custom) and self.function == other.function
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+
+class _Shown(Metric):
+    """What any pair has: the logits of its answer, one of each token."""
+
+    name, unit, takes_several = "shown", "logits", True
+
+    def of(self, logits: Tensor, known: Known) -> Tensor:
+        """Return the mean of the answers' logits."""
+        return known.answer.mean(logits)
+
+    def of_several(self, logits: Tensor, known: Known) -> Tensor:
+        """Return the sum of the tokens' logits."""
+        return known.answer.mean(logits[..., -1, :]) + at_forced(logits, known)
 
 
 def as_metrics(asked: AnyMetric | Sequence[AnyMetric]) -> tuple[Metric, ...]:
@@ -94,11 +116,22 @@ class Readout:
         """Whether F is the difference of two logits, or means of some, for which the engine needs no other."""
         return all(isinstance(metric, LogitDiff) for metric in self.metrics)
 
-    def __call__(self, logits: Float[Tensor, "pair *row vocab"]) -> Float[Tensor, "question *row"]:
-        """F of every row. Not of bfloat16: in sums over a vocabulary little would be left of its 8 bits."""
+    @property
+    def n_read(self) -> int:
+        """Number of positions that F is read at, the last ones, of every pair."""
+        return self.pairs[0].n_read
+
+    def __call__(self, logits: Float[Tensor, "pair *row read vocab"]) -> Float[Tensor, "question *row"]:
+        """F of every row, from the logits at `n_read` positions.
+
+        Not of bfloat16: in sums over a vocabulary little would be left of its 8 bits.
+        """
         exact = logits.float() if logits.dtype == torch.bfloat16 and not self.is_logit_diff else logits
+        if self.n_read > 1:
+            return by_question([metric.of_several(exact, self.known) for metric in self.metrics])
+        last, exact = logits.squeeze(-2), exact.squeeze(-2)
         return by_question(
-            [metric.of(logits if isinstance(metric, LogitDiff) else exact, self.known) for metric in self.metrics]
+            [metric.of(last if isinstance(metric, LogitDiff) else exact, self.known) for metric in self.metrics]
         )
 
     def select(self, few: Sequence[int]) -> "Readout":
@@ -115,26 +148,35 @@ def read_out(
     pairs: Sequence[TokenPair],
     device: torch.device,
     metrics: Sequence[Metric] = (LogitDiff(),),
-    clean: Float[Tensor, "pair vocab"] | None = None,
+    clean: Float[Tensor, "pair read vocab"] | None = None,
 ) -> Readout:
     """F of these pairs by these metrics; `clean` are the logits after the clean prompts."""
+    last = None
     if clean is not None:
-        clean = (clean.float() if clean.dtype == torch.bfloat16 else clean).log_softmax(-1)
-    return Readout(tuple(metrics), Known(*answers(pairs, device), clean, tuple(pairs)))
+        last = (clean.float() if clean.dtype == torch.bfloat16 else clean)[:, -1].log_softmax(-1)
+    return Readout(tuple(metrics), Known(*answers(pairs, device), last, tuple(pairs)))
+
+
+def show_logits(readout: Readout) -> Readout:
+    """The readout of the same pairs that hides no change of their logits, as a probability near 0 or 1 does."""
+    metric = LogitDiff() if all(pair.has_logit_diff for pair in readout.pairs) else _Shown()
+    return replace(readout, metrics=(metric,))
 
 
 def check_custom(
-    function: CustomMetric, pair: TokenPair, logits: Float[Tensor, " vocab"], *, made_up: bool = False
+    function: CustomMetric, pair: TokenPair, logits: Float[Tensor, "read vocab"], *, made_up: bool = False
 ) -> None:
     """Raises InputError where a caller's metric is not one finite, differentiable, repeatable number a row.
 
     Of logits that are `made_up` it need not be finite: they may be none that a model gives.
     """
+    logits = logits.squeeze(0) if pair.n_read == 1 else logits
     rows = torch.stack([logits, logits * 0.5]).detach().requires_grad_()
+    wanted = "[row, vocab]" if pair.n_read == 1 else "[row, token, vocab]"
 
     def refused(got: str) -> InputError:
         return InputError(
-            f"metric: got a function that {got}, wanted one from logits [row, vocab] and the pair to one finite number "
+            f"metric: got a function that {got}, wanted one from logits {wanted} and the pair to one finite number "
             "a row, with a gradient, the same each time."
         )
 

@@ -52,7 +52,8 @@ class OpenPairs:
         """F, by one metric or several."""
         self._with_logits = not all(isinstance(each, LogitDiff) for each in (*self.metrics, *map(as_metric, beside)))
         self.pairs = tuple(pairs)
-        self.tokens = tuple(tokenize(model, pair) for pair in self.pairs)
+        several = all(each.takes_several for each in self.metrics)
+        self.tokens = tuple(tokenize(model, pair, several=several) for pair in self.pairs)
         """The pairs as token ids, in their order."""
         self._sites, self._asked = tuple(sites), route
         self._backend: Backend | None = HOOKS if route == "hooks" else None
@@ -103,7 +104,7 @@ class OpenPairs:
             # Compare tokens, not activations: rounding can differ before the first changed token.
             first = group[0].first_difference if direction == "noising" else group[0].first_difference_in_corrupted
         else:
-            first = first_difference(base.activations, source)
+            first = min(first_difference(base.activations, source), base.tokens.shape[1] - group[0].n_read)
         if self._backend is None:
             first_pair = {site: tuple(layer[:1] for layer in layers) for site, layers in into_clean.items()}
             chosen = choose_backend(
@@ -234,7 +235,7 @@ def _groups(pairs: Sequence[TokenPair]) -> list[tuple[int, ...]]:
     """Indices of pairs that can share a pass, in the order of their first member."""
     alike: dict[tuple[int, ...], list[int]] = {}
     for index, pair in enumerate(pairs):
-        shape = (pair.clean.shape[1], pair.corrupted.shape[1])
+        shape = (pair.clean.shape[1], pair.corrupted.shape[1], pair.n_read, pair.has_logit_diff)
         alike.setdefault((*shape, pair.first_difference, pair.first_difference_in_corrupted), []).append(index)
     return [
         tuple(group[start : start + at_once])

@@ -5,7 +5,7 @@ Positions are those of the run that is patched, the clean one when noising; 0 is
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -21,11 +21,11 @@ from igap.vocabulary import BaselineKind, Direction
 Positions = Literal["all", "each", "last", "diff", "roles", "own"] | Mapping[str, str | Sequence[int]]
 """Which positions change, and whether together.
 
-`all`: every position at once. `each`: one at a time. `last`: the one that the answer follows. `diff`: those whose token
-differs between the prompts, at once. `roles`: those of the names in a prompt of indirect object identification, each
-alone: IO (the answer), S1 and S2 (the distractor, twice), S1+1, END. `own`: spans that each pair names itself
-(`PromptPair.further`). A mapping: spans by name, each changed alone; a span is its positions, or words of the prompt
-(" bottle of milk"; "Mary:2" is the second Mary).
+`all`: every position at once. `each`: one at a time. `last`: the prompt's last, which the answer follows. `diff`: those
+whose token differs between the prompts, at once. `roles`: those of the names in a prompt of indirect object
+identification, each alone: IO (the answer), S1 and S2 (the distractor, twice), S1+1, END. `own`: spans that each pair
+names itself (`PromptPair.further`). A mapping: spans by name, each changed alone; a span is its positions, or words of
+the prompt (" bottle of milk"; "Mary:2" is the second Mary; "+New" is of the tokens of an answer that follow it).
 """
 
 
@@ -40,14 +40,21 @@ class Spans:
     """Whether maps have an axis of spans; `last` and `diff` are one span and give `[layer, component]`."""
 
 
-def find_spans(positions: Positions, pairs: Sequence[TokenPair], direction: Direction) -> Spans | None:
+def find_spans(
+    positions: Positions, pairs: Sequence[TokenPair], direction: Direction, named_in: Direction | None = None
+) -> Spans | None:
     """The spans of pairs of one token length; None for all positions at once.
+
+    `named_in` is the direction whose patched prompt the spans are of, if it is the other one: their partners are taken,
+    and a position without a partner, which takes nothing from the other prompt, has none.
 
     Raises InputError on a position or words that a prompt does not have, words that it has more than once without a
     number, and on spans that are empty or share a position.
     """
     if positions == "all":
         return None
+    if named_in not in (None, direction):
+        return _partners(find_spans(positions, pairs, named_in), pairs, direction)
     sides = [_Side.of(pair, direction) for pair in pairs]
     n_tokens = len(sides[0].ids)
     device = pairs[0].clean.device
@@ -69,7 +76,8 @@ def find_spans(positions: Positions, pairs: Sequence[TokenPair], direction: Dire
         by_name = {name: [each[name] for each in own] for name in sorted(own[0])}  # a JSON object has no order
         _check_apart(by_name)
     elif isinstance(positions, str):
-        by_name = {positions: [[n_tokens - 1] if positions == "last" else side.differences() for side in sides]}
+        last = [[n_tokens - pair.n_read] for pair in pairs]
+        by_name = {positions: last if positions == "last" else [side.differences() for side in sides]}
     else:
         if not positions:
             raise InputError("positions: got no span, wanted at least one. Use positions=all.")
@@ -98,8 +106,23 @@ def check_spans(positions: Positions, pair: TokenPair, direction: Direction, bas
             )
 
 
+def _partners(spans: Spans | None, pairs: Sequence[TokenPair], direction: Direction) -> Spans:
+    """Spans of the other prompt at the positions of the prompt that is patched in this direction."""
+    assert spans is not None
+    own = [pair.alignment.clean if direction == "noising" else pair.alignment.corrupted for pair in pairs]
+    device = spans.masks[0].device
+    index = torch.tensor([[j or 0 for j in each] for each in own], device=device)
+    matched = torch.tensor([[j is not None for j in each] for each in own], device=device)
+    return replace(spans, masks=tuple(mask.gather(1, index) & matched for mask in spans.masks))
+
+
 def _roles(pair: TokenPair, direction: Direction) -> dict[str, int]:
     """The positions of the names in an IOI prompt. Raises InputError on a pair that is none."""
+    if not pair.has_logit_diff:
+        raise InputError(
+            "positions: got roles with an answer or distractor of several tokens, wanted names that are one token "
+            "each. Take positions=each, or name spans."
+        )
     ids, words = pair.clean[0].tolist(), [word.strip() for word in pair.clean_words]
     answer, distractor = (
         [i for i, word in enumerate(words) if word in {words[ids.index(token)] for token in tokens if token in ids}]
@@ -243,9 +266,11 @@ def check_lengths(positions: Positions, pairs: Sequence[TokenPair], direction: D
                 f"positions: got own with pairs that name the spans {', '.join(named[0])} and {', '.join(other)}, "
                 "wanted the same names in every pair. Correct the column spans."
             )
-    lengths = {len(_Side.of(pair, direction).ids) for pair in pairs}
+    lengths = {(len(_Side.of(pair, direction).ids), pair.n_read) for pair in pairs}
     if positions == "each" and len(lengths) > 1:
+        (least, n_least), (most, n_most) = min(lengths), max(lengths)
+        two = f"{least} and {most} tokens" if n_least == n_most else f"answers of {n_least} and {n_most} tokens"
         raise InputError(
-            f"positions: got each with pairs of {min(lengths)} and {max(lengths)} tokens, wanted pairs of one length. "
+            f"positions: got each with pairs of {two}, wanted pairs of one length. "
             "Name spans that every pair has, or take positions=all."
         )

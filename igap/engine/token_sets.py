@@ -58,12 +58,11 @@ class TokenSets:
         return torch.where(self.counted.view(*self.counted.shape, *[1] * (members.ndim - 2)), members, missing)
 
 
-def answers(pairs: Sequence[TokenPair], device: torch.device) -> tuple[TokenSets, TokenSets]:
-    """The answers and the distractors of each pair."""
-    right, wrong = (
-        TokenSets.of([getattr(pair, name) for pair in pairs], device) for name in ("answers", "distractors")
-    )
-    return right, wrong
+def answers(pairs: Sequence[TokenPair], device: torch.device) -> tuple[TokenSets, TokenSets | None]:
+    """The answers and the distractors of each pair; None where those are words of several tokens."""
+    right = TokenSets.of([pair.answers for pair in pairs], device)
+    compared = all(pair.distractors for pair in pairs)
+    return right, TokenSets.of([pair.distractors for pair in pairs], device) if compared else None
 
 
 def logit_diff(

@@ -42,9 +42,9 @@ def source_digest(config: MetricConfig) -> str:
 
 def try_metric(config: MetricConfig, pairs: Sequence[TokenPair], n_vocab: int) -> None:
     """Raises InputError where the function is no metric, as far as logits that are drawn by chance show."""
-    logits = torch.randn(n_vocab, generator=torch.Generator().manual_seed(0))
     _, function = _import(config)
     for pair in pairs:
+        logits = torch.randn(pair.n_read, n_vocab, generator=torch.Generator().manual_seed(0))
         check_custom(function, pair, logits, made_up=True)
 
 

@@ -54,7 +54,7 @@ def check_words(item: str, answer: Answer) -> None:
 
 
 def check_apart(
-    place: str, right: Answer, wrong: Answer, tokens: tuple[Sequence[int], Sequence[int]] | None = None
+    place: str, right: Answer, wrong: Answer, tokens: tuple[Sequence[object], Sequence[object]] | None = None
 ) -> None:
     """Raises InputError where something is there twice: a word, or a token where the words' `tokens` are known."""
     answers, distractors = words_of(right), words_of(wrong)
@@ -77,6 +77,18 @@ def check_apart(
                     "Take one out."
                 )
             seen[each] = word
+
+
+def check_sets(items: Sequence[tuple[str, str]], tokens: Sequence[Sequence[int]], right: Answer, wrong: Answer) -> None:
+    """Raises InputError where a word of a set, by its (item, word), is several tokens."""
+    n_right = len(words_of(right))
+    for part, answer in ((slice(n_right), right), (slice(n_right, None), wrong)):
+        for (item, word), ids in zip(items[part], tokens[part], strict=True):
+            if len(ids) > 1 and not isinstance(answer, str):
+                raise InputError(
+                    f"{item}: got a set with {word!r}, which is {len(ids)} tokens, wanted sets of single tokens: each "
+                    "longer word would need a run of its own. Leave it out, or name it alone."
+                )
 
 
 def check_single(place: str, right: Answer, wrong: Answer, asks: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from igap.arguments import NotNegative, checks_arguments
 from igap.errors import InputError
 from igap.inputs.alignment import Alignment, Partners, align, first_diff_position
-from igap.inputs.answers import Answer, check_apart, check_words, one_or_set, to_cell, words_of
+from igap.inputs.answers import Answer, check_apart, check_sets, check_words, one_or_set, to_cell, words_of
 from igap.inputs.tokenizing import (
     answer_tokens,
     check_known,
@@ -39,7 +39,7 @@ class PromptPair:
         clean: The prompt after which the model should give `answer`.
         corrupted: The prompt that differs in what matters, after which it should give `distractor`.
         answer: One token that continues both prompts, with its leading space where the tokenizer has one (" John"). Or
-            several, each of which is right: (" is", " has").
+            several, each of which is right: (" is", " has"). With metric="logprob" one word of several tokens as well.
         distractor: The other token, or the wrong ones, likewise.
         min_gap: Logits, default 0.1. Below this |gap|, or a tenth of |F(clean)|, scores are missing. 0: no bound.
         align: Default "error". How prompts of different token length are matched; see `igap.vocabulary.Align`.
@@ -119,17 +119,20 @@ class TokenPair:
     """A prompt pair as token ids of one model."""
 
     clean: Int[Tensor, "1 pos"]
+    """The clean prompt, and `forced` after it."""
     corrupted: Int[Tensor, "1 corrupted_pos"]
     alignment: Alignment
     answers: tuple[int, ...]
-    """The right tokens, in most pairs one."""
+    """The right tokens, in most pairs one; the last one of an answer of several tokens."""
     distractors: tuple[int, ...]
-    """The wrong ones."""
+    """The wrong ones; none where a distractor is several tokens, which no metric reads."""
     min_gap: float
-    """Logits; see PromptPair."""
+    """In F's unit; see PromptPair."""
     clean_words: tuple[str, ...]
-    """The clean prompt, one string a token."""
+    """The clean prompt, one string a token; those of `forced` begin with a plus sign."""
     corrupted_words: tuple[str, ...]
+    forced: tuple[int, ...] = ()
+    """The tokens of an answer of several before its last: both prompts go on with them, and F is read after each."""
     bos: str = "auto"
     """See PromptPair."""
     leading: str | None = None
@@ -150,6 +153,26 @@ class TokenPair:
         return _only(self.distractors, "distractor")
 
     @property
+    def n_read(self) -> int:
+        """Number of positions that F is read at, the last ones: one for each token of the answer."""
+        return len(self.forced) + 1
+
+    @property
+    def n_prompt(self) -> int:
+        """Number of tokens of the clean prompt itself, without those of the answer."""
+        return self.clean.shape[1] - len(self.forced)
+
+    @property
+    def n_prompt_corrupted(self) -> int:
+        """The same of the corrupted prompt."""
+        return self.corrupted.shape[1] - len(self.forced)
+
+    @property
+    def has_logit_diff(self) -> bool:
+        """Whether answer and distractor are single tokens, or sets of some: their logits can be compared."""
+        return not self.forced and bool(self.distractors)
+
+    @property
     def n_leading(self) -> int:
         """Number of tokens before both prompts, 0 or 1. Messages count without it, the written numbers with it."""
         return int(self.leading is not None)
@@ -166,6 +189,7 @@ class TokenPair:
             "partners": [list(self.alignment.clean), list(self.alignment.corrupted)],
             "answer": answer,
             "distractor": distractor,
+            **({"forced": list(self.forced)} if self.forced else {}),
         }
 
     @cached_property
@@ -191,6 +215,8 @@ class TokenPair:
 def _only(tokens: tuple[int, ...], name: str) -> int:
     if len(tokens) > 1:
         raise InputError(f"{name}: got a set of {len(tokens)} tokens, wanted one. Use {name}s, which has them all.")
+    if not tokens:
+        raise InputError(f"{name}: got a word of several tokens, wanted one. Name a word that is one token.")
     return tokens[0]
 
 
@@ -201,13 +227,14 @@ def encode_pair(
     prepend_bos: bool,
     n_ctx: int | None,
     n_vocab: int | None,
+    several: bool | None = None,
     device: str | torch.device = "cpu",
 ) -> TokenPair:
     """Tokenise and check a pair.
 
     Raises InputError if the prompts cannot be aligned, exceed the context of `n_ctx` tokens, or hold a word that the
     tokenizer or the model (`n_vocab` tokens) does not know, and if an answer or distractor does not continue both
-    prompts by exactly one token.
+    prompts by exactly one token. With `several` it may be one word of more tokens; False: another metric allows it.
     """
     known: Any = {"prepend_bos": prepend_bos, "bos": pair.bos, "n_ctx": n_ctx, "n_vocab": n_vocab}
     clean, corrupted = (
@@ -229,26 +256,36 @@ def encode_pair(
             f"{pair.place}corrupted: got the same tokens as {pair.short}clean ({_show(clean_words)}), wanted a "
             "different prompt: every effect would be 0. Change a word of it."
         )
-    alignment = align(clean, corrupted, pair.align)
-    if alignment.clean[-1] != len(corrupted) - 1:
+    words = [(pair.place + name, word) for name in ("answer", "distractor") for word in words_of(getattr(pair, name))]
+    tokens = _tokens_after_both(tokenizer, words, pair, n_vocab, several)
+    n_right = len(words_of(pair.answer))
+    check_apart(pair.place, pair.answer, pair.distractor, (tokens[:n_right], tokens[n_right:]))
+    check_sets(words, tokens, pair.answer, pair.distractor)
+    forced = tokens[0][:-1]
+    if forced and n_ctx is not None and (longest := max(len(clean), len(corrupted)) + len(forced)) > n_ctx:
+        raise InputError(
+            f"{pair.place}answer: got {pair.answer!r}, all of which but its last token follows the prompt, {longest} "
+            f"tokens together; the model's context holds {n_ctx}. Shorten the prompt."
+        )
+    alignment = align([*clean, *forced], [*corrupted, *forced], pair.align)
+    if alignment.clean[len(clean) - 1] != len(corrupted) - 1:
         raise InputError(
             f"prompts.align: got diff, which does not match the last tokens of {pair.place}clean and {pair.short}"
             f"corrupted, where the answer is read. Use prompts.align=end, or reword one.{listing}"
         )
-    words = [(pair.place + name, word) for name in ("answer", "distractor") for word in words_of(getattr(pair, name))]
-    tokens = _tokens_after_both(tokenizer, words, pair, n_vocab)
-    n_right = len(words_of(pair.answer))
-    check_apart(pair.place, pair.answer, pair.distractor, (tokens[:n_right], tokens[n_right:]))
     cautions = (missing_space_warning(tokenizer, item, word, pair.clean) for item, word in words)
+    single = all(len(each) == 1 for each in tokens[n_right:])
+    appended = tuple(f"+{tokenizer.decode([i]).strip()}" for i in forced)
     return TokenPair(
-        clean=torch.tensor([clean], device=device),
-        corrupted=torch.tensor([corrupted], device=device),
+        clean=torch.tensor([[*clean, *forced]], device=device),
+        corrupted=torch.tensor([[*corrupted, *forced]], device=device),
         alignment=alignment,
-        answers=tuple(tokens[:n_right]),
-        distractors=tuple(tokens[n_right:]),
+        answers=tuple(each[-1] for each in tokens[:n_right]),
+        distractors=tuple(each[0] for each in tokens[n_right:]) if single else (),
+        forced=forced,
         min_gap=pair.min_gap,
-        clean_words=clean_words,
-        corrupted_words=corrupted_words,
+        clean_words=(*clean_words, *appended),
+        corrupted_words=(*corrupted_words, *appended),
         bos=pair.bos,
         leading=None if lead is None else tokenizer.decode([lead]),
         spans=pair.further.get("spans"),
@@ -256,7 +293,7 @@ def encode_pair(
     )
 
 
-def tokenize(model: "TransformerBridge", pair: PromptPair) -> TokenPair:
+def tokenize(model: "TransformerBridge", pair: PromptPair, *, several: bool | None = None) -> TokenPair:
     """Tokenise a pair for this model, on its device. Raises InputError as `encode_pair` does."""
     return encode_pair(
         pair,
@@ -264,6 +301,7 @@ def tokenize(model: "TransformerBridge", pair: PromptPair) -> TokenPair:
         prepend_bos=bool(model.cfg.default_prepend_bos),
         n_ctx=model.cfg.n_ctx,
         n_vocab=model.cfg.d_vocab,
+        several=several,
         device=next(model.parameters()).device,
     )
 
@@ -292,9 +330,11 @@ def encode_prompt(
 
 
 def _tokens_after_both(
-    tokenizer: Any, words: Sequence[tuple[str, str]], pair: PromptPair, n_vocab: int | None
-) -> list[int]:
-    clean, corrupted = (answer_tokens(tokenizer, words, text, n_vocab) for text in (pair.clean, pair.corrupted))
+    tokenizer: Any, words: Sequence[tuple[str, str]], pair: PromptPair, n_vocab: int | None, several: bool | None
+) -> list[tuple[int, ...]]:
+    clean, corrupted = (
+        answer_tokens(tokenizer, words, text, n_vocab, several=several) for text in (pair.clean, pair.corrupted)
+    )
     for (item, word), one, other in zip(words, clean, corrupted, strict=True):
         if one != other:
             raise InputError(

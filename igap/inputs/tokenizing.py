@@ -59,13 +59,25 @@ def single_tokens(tokenizer: Any, words: Iterable[str]) -> list[str]:
 
 def answer_token(tokenizer: Any, item: str, word: str, prompt: str, n_vocab: int | None) -> int:
     """The single token by which `word` continues `prompt`. Raises InputError naming `item` if it is not one token."""
+    (token,) = _answer_ids(tokenizer, item, word, prompt, n_vocab, several=None)
+    return token
+
+
+def _answer_ids(
+    tokenizer: Any, item: str, word: str, prompt: str, n_vocab: int | None, *, several: bool | None
+) -> tuple[int, ...]:
+    """The tokens by which `word` continues `prompt`: one, unless they may be `several`; False: with another metric.
+
+    Raises InputError naming `item` if they are not.
+    """
     ids = continuation(tokenizer, prompt, word)
     spaced = continuation(tokenizer, prompt, f" {word}") if merges(prompt, word) else ids
     last = prompt.split()[-1]
-    if spaced != ids and _is_one_token(tokenizer, spaced):
+    glued = bool(several) and ids is not None and len(ids) > 1
+    if spaced != ids and (glued or _is_one_token(tokenizer, spaced)):
         raise InputError(
             f"{item}: got {word!r} without a leading space, which would glue to the prompt ({last + word!r}). Write "
-            f"{' ' + word!r}, the token that continues it."
+            f"{' ' + word!r}, {'which' if glued else 'the token that'} continues it."
         )
     bare = prompt.rstrip(" ")
     two = word[0] == " " and token_ids(tokenizer, bare + word) != token_ids(tokenizer, prompt + word)
@@ -82,17 +94,20 @@ def answer_token(tokenizer: Any, item: str, word: str, prompt: str, n_vocab: int
         )
     check_known(tokenizer, ids, word, item)
     check_vocabulary(ids, n_vocab, item)
-    if len(ids) != 1:
+    if len(ids) != 1 and not several:
         parts = [tokenizer.decode([i]) for i in ids]
+        other = ", or use metric=logprob, which reads answers of several tokens" if several is False else ""
         raise InputError(
             f"{item}: got {word!r}, which is {len(ids)} tokens {parts}, wanted exactly 1. "
-            "Name a word that is one token of this model."
+            f"Name a word that is one token of this model{other}."
         )
-    return ids[0]
+    return tuple(ids)
 
 
-def answer_tokens(tokenizer: Any, words: Sequence[tuple[str, str]], prompt: str, n_vocab: int | None) -> list[int]:
-    """The token by which each word continues `prompt`: of (item, word), as `answer_token` does.
+def answer_tokens(
+    tokenizer: Any, words: Sequence[tuple[str, str]], prompt: str, n_vocab: int | None, *, several: bool | None
+) -> list[tuple[int, ...]]:
+    """The tokens by which each word continues `prompt`: of (item, word), as `_answer_ids` says of `several`.
 
     Where numbers of a set do, such as the last two digits of years, another number counts by the token of its digits,
     though the tokenizer would not write it so there: GPT-2 has 1700 as one token. Published metrics count it.
@@ -101,11 +116,12 @@ def answer_tokens(tokenizer: Any, words: Sequence[tuple[str, str]], prompt: str,
     plain = _plain_continuations(tokenizer, tuple(word for _, word in words), prompt) if len(words) > 2 else {}
     numbers = [word for word in plain if word.isdecimal()]
     by_digits = bool(numbers) and all(_spelled(tokenizer, word) == plain[word] for word in numbers)
-    tokens: list[int] = []
+    tokens: list[tuple[int, ...]] = []
     for item, word in words:
         token = plain.get(word, _spelled(tokenizer, word) if by_digits and word.isdecimal() else None)
-        tokens.append(answer_token(tokenizer, item, word, prompt, n_vocab) if token is None else token)
-        check_vocabulary(tokens[-1:], n_vocab, item)
+        known = None if token is None else (token,)
+        tokens.append(known or _answer_ids(tokenizer, item, word, prompt, n_vocab, several=several))
+        check_vocabulary(list(tokens[-1]), n_vocab, item)
     return tokens
 
 
@@ -137,12 +153,13 @@ def missing_space_warning(tokenizer: Any, item: str, word: str, prompt: str) -> 
     splits_number = prompt[-1].isdigit() and word[0].isdigit()
     if word[0].isspace() or prompt[-1].isspace() or splits_number or word[0] in _CLOSING:
         return ""
-    spaced = continuation(tokenizer, prompt, f" {word}")
-    if not _is_one_token(tokenizer, spaced) or spaced == continuation(tokenizer, prompt, word):
+    spaced, ids = (continuation(tokenizer, prompt, text) for text in (f" {word}", word))
+    known = spaced and tokenizer.unk_token_id not in spaced and len(spaced) <= len(ids or [0])
+    if not known or spaced == ids:
         return ""
     return (
         f"{item}: {word!r} continues the prompt without a space ({prompt.split()[-1] + word!r}); if one "
-        f"belongs there, write {' ' + word!r}, which is another token."
+        f"belongs there, write {' ' + word!r}, which is {'another token' if len(spaced or ()) == 1 else 'others'}."
     )
 
 

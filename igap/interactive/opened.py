@@ -277,7 +277,8 @@ def _places(where: Any) -> tuple[tuple[int, ...], ...] | None:
 def _pairs(folder: Path, config: RunConfig, summary: Mapping[str, Any]) -> list[tuple[float, float]]:
     """Gap of each pair, and the least gap for scores, in logits."""
     if summary["n_pairs"] == 1:
-        rows = [(float(summary["gap"]), float(summary["clean_logit_diff"]))]
+        clean = summary["clean_logit_diff"]
+        rows = [(float(summary["gap"]), float("nan") if clean is None else float(clean))]
     else:
         frame = _table(folder / "pairs.csv").astype({"gap": float, "clean_logit_diff": float})
         rows = list(zip(frame["gap"].tolist(), frame["clean_logit_diff"].tolist(), strict=True))

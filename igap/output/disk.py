@@ -145,8 +145,7 @@ def summarize(result: Result) -> Summary:
     """Flat names to numbers and strings; a number that is not defined is None, with its reason under NAME/reason."""
     config = result.config
     summary: Summary = {
-        "clean_logit_diff": result.clean_logit_diff,
-        "corrupted_logit_diff": result.corrupted_logit_diff,
+        **_logit_diffs(result),
         "gap": result.gap,
         "n_pairs": len(result.pairs),
         **({"n_left_out": len(result.left_out)} if config.prompts.skip_invalid else {}),
@@ -201,6 +200,15 @@ def summarize(result: Result) -> Summary:
         "warnings": "\n".join(result.warnings),
     }
     return summary | {f"version/{name}": version for name, version in result.versions.items()}
+
+
+def _logit_diffs(result: Result) -> Summary:
+    """The logit difference of the prompts, which answers of several tokens do not have."""
+    names = ("clean_logit_diff", "corrupted_logit_diff")
+    if result.has_logit_diffs:
+        return {name: getattr(result, name) for name in names}
+    reason = "an answer or distractor is several tokens, whose logits cannot be compared"
+    return {key: value for name in names for key, value in ((name, None), (f"{name}/reason", reason))}
 
 
 def _over_pairs(result: Result, spread: PairStatistics) -> Summary:
@@ -260,8 +268,9 @@ def _prompts(result: Result) -> Summary:
     return {
         **source,
         **{f"prompts/{name}": text for name, text in zip(TEXTS, pair.cells, strict=True)},
-        "n_tokens": tokens.clean.shape[1],
-        "n_tokens_corrupted": tokens.corrupted.shape[1],
+        "n_tokens": tokens.n_prompt,
+        "n_tokens_corrupted": tokens.n_prompt_corrupted,
+        **({"n_answer_tokens": tokens.n_read} if tokens.forced else {}),
         "first_difference": tokens.first_difference,
     }
 

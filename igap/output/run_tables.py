@@ -72,12 +72,14 @@ def pair_table(result: Result, spread: PairStatistics) -> pd.DataFrame:
     columns: dict[str, object] = {"index": range(len(result.pairs))}
     columns |= {name: [pair.cells[i] for pair in result.pairs] for i, name in enumerate(TEXTS)}
     columns |= {
-        "n_tokens": [tokens.clean.shape[1] for tokens in result.tokens],
-        "n_tokens_corrupted": [tokens.corrupted.shape[1] for tokens in result.tokens],
+        "n_tokens": [tokens.n_prompt for tokens in result.tokens],
+        "n_tokens_corrupted": [tokens.n_prompt_corrupted for tokens in result.tokens],
         "first_difference": [tokens.first_difference for tokens in result.tokens],
         "clean_logit_diff": result.clean_logit_diffs,
         "corrupted_logit_diff": result.corrupted_logit_diffs,
     }
+    if any(tokens.forced for tokens in result.tokens):
+        columns["n_answer_tokens"] = [tokens.n_read for tokens in result.tokens]
     if not result.config.metric.is_default:
         columns |= {"clean_value": result.clean_values, "corrupted_value": result.corrupted_values}
     columns["gap"] = result.gaps

@@ -94,12 +94,21 @@ def _show_pair(console: Console, result: Result) -> None:
     answer, distractor = escape(shown(pair.answer)), escape(shown(pair.distractor))
     console.print(f"\n[bold]clean[/]      {escape(pair.clean)} [green]{answer}[/]")
     console.print(f"[bold]corrupted[/]  {escape(pair.corrupted)} [green]{distractor}[/]")
-    console.print(
-        f"logit difference {answer.strip()} - {distractor.strip()}: clean "
-        f"{result.clean_logit_diff:+.3f}, corrupted {result.corrupted_logit_diff:+.3f}{_gap(result)}"
-    )
-    _show_values(console, result)
     (tokens,) = result.tokens
+    if result.has_logit_diffs:
+        console.print(
+            f"logit difference {answer.strip()} - {distractor.strip()}: clean "
+            f"{result.clean_logit_diff:+.3f}, corrupted {result.corrupted_logit_diff:+.3f}{_gap(result)}"
+        )
+    if tokens.forced:
+        appended = " ".join(tokens.clean_words[tokens.n_prompt :])
+        console.print(
+            f"answer of {tokens.n_read} tokens: both prompts go on with {appended}, and F is read at the last "
+            f"{tokens.n_read} positions",
+            markup=False,
+            soft_wrap=True,
+        )
+    _show_values(console, result)
     if not tokens.alignment.is_plain:
         _show_alignment(console, tokens)
 
@@ -150,10 +159,16 @@ def _word(words: Sequence[str], position: int | None) -> str:
 def _show_pairs(console: Console, result: Result, spread: PairStatistics) -> None:
     gaps = result.gaps
     console.print(f"\n[bold]prompts[/]  {escape(describe_source(result.config.prompts, len(gaps)))}")
-    console.print(
-        f"logit difference answer - distractor, mean over pairs: clean {result.clean_logit_diff:+.3f}, corrupted "
-        f"{result.corrupted_logit_diff:+.3f}{_gap(result)}"
-    )
+    if result.has_logit_diffs:
+        console.print(
+            f"logit difference answer - distractor, mean over pairs: clean {result.clean_logit_diff:+.3f}, corrupted "
+            f"{result.corrupted_logit_diff:+.3f}{_gap(result)}"
+        )
+    if longest := [tokens.n_read for tokens in result.tokens if tokens.forced]:
+        console.print(
+            f"{len(longest)} of {len(gaps)} answers are several tokens, at most {max(longest)}: their prompts go on "
+            "with all but the last, and F is read at as many positions"
+        )
     _show_values(console, result)
     console.print(
         f"gap: \\[{interval_label(len(gaps))}: {spread.gap.low[0]:+.3f}, {spread.gap.high[0]:+.3f}], SD "

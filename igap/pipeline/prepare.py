@@ -20,6 +20,7 @@ from igap.engine.user_metrics import source_digest, try_metric
 from igap.errors import InputError
 from igap.inputs import sources
 from igap.inputs.prompts import PromptPair, TokenPair, encode_pair, encode_prompt
+from igap.metrics import METRICS
 from igap.models.cached import header_of, resolve_device
 from igap.models.fingerprint import fingerprint
 from igap.models.load import Header, check_sites
@@ -58,11 +59,12 @@ def check(config: RunConfig) -> Checked:
     contents = {**check_analyses(config, header), **contents}
     if config.metric.name == "custom":
         contents["metric"] = source_digest(config.metric)
+    several = config.metric.name == "custom" or METRICS[config.metric.name].takes_several
     limits: Any = {"prepend_bos": header.prepends_bos, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
     left_out: list[str] = []
     pairs = sources.read_prompt_pairs(config.prompts, header.tokenizer, left_out)
     _check_memory(config, len(pairs), header)
-    pairs, tokens = sources.encode_fitting(config.prompts, pairs, header.tokenizer, left_out, **limits)
+    pairs, tokens = sources.encode_fitting(config.prompts, pairs, header.tokenizer, left_out, several=several, **limits)
     if config.metric.name == "custom" and header.n_vocab is not None:
         try_metric(config.metric, tokens, header.n_vocab)
     _check_positions(config, tokens)
@@ -70,23 +72,23 @@ def check(config: RunConfig) -> Checked:
         _check_memory(config, len(pairs), header, n_maps=1 + tokens[0].clean.shape[1])
     baseline = baseline_of(config.baseline)
     if baseline.kind == "mean":
-        for n_tokens in {pair.clean.shape[1] for pair in tokens}:
+        for n_tokens in {pair.n_prompt for pair in tokens}:
             _check_references(header.tokenizer, baseline, n_tokens, bos=config.prompts.bos, **limits)
     other = baseline.prompt
     if other is not None:
         ids = encode_prompt(header.tokenizer, other, item="baseline.prompt", bos=config.prompts.bos, **limits)
         for pair, encoded in zip(pairs, tokens, strict=True):
-            if len(pairs) > 1 and len(ids) != encoded.clean.shape[1]:
+            if len(pairs) > 1 and len(ids) != encoded.n_prompt:
                 raise InputError(
                     f"baseline.prompt: got {len(ids) - encoded.n_leading} tokens, the prompts of "
-                    f"{pair.place.rstrip(': ')} have {encoded.clean.shape[1] - encoded.n_leading} (without the token "
+                    f"{pair.place.rstrip(': ')} have {encoded.n_prompt - encoded.n_leading} (without the token "
                     "before every prompt); all need one length. Use pairs of one length, or another baseline."
                 )
             check_same_length(ids, encoded)
     if config.positions.kind == "own":
         contents["spans"] = _digest([own_spans(pair) for pair in tokens])
     # Keys are of the prompts without the model's own BOS token, which goes with the checkpoint.
-    bare = {**limits, "prepend_bos": False}
+    bare = {**limits, "prepend_bos": False, "several": several}
     contents["tokens"] = _digest([encode_pair(pair, header.tokenizer, **bare).identity for pair in pairs])
     key = config.key_of([pair.texts for pair in pairs], contents)
     return Checked(pairs, tuple(tokens), contents["checkpoint"], key, tuple(left_out))

@@ -29,7 +29,8 @@ class Result:
     tokens: tuple[TokenPair, ...]
     """The token ids of each pair, BOS included."""
     clean_logit_diffs: tuple[float, ...]
-    """logit[answer] - logit[distractor] after each clean prompt, in logits, whatever F is."""
+    """logit[answer] - logit[distractor] after each clean prompt, in logits, whatever F is; NaN where an answer or
+    distractor is several tokens."""
     corrupted_logit_diffs: tuple[float, ...]
     """The same after each corrupted prompt."""
     clean_values: tuple[float, ...]
@@ -59,13 +60,18 @@ class Result:
 
     @property
     def clean_logit_diff(self) -> float:
-        """The mean over pairs, in logits."""
+        """The mean over pairs, in logits; NaN where a pair has none."""
         return fmean(self.clean_logit_diffs)
 
     @property
     def corrupted_logit_diff(self) -> float:
-        """The mean over pairs, in logits."""
+        """The mean over pairs, in logits; NaN where a pair has none."""
         return fmean(self.corrupted_logit_diffs)
+
+    @property
+    def has_logit_diffs(self) -> bool:
+        """Whether answer and distractor of every pair are single tokens, whose logits can be compared."""
+        return all(tokens.has_logit_diff for tokens in self.tokens)
 
     @property
     def gaps(self) -> tuple[float, ...]:

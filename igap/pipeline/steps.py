@@ -30,6 +30,7 @@ from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.engine.user_metrics import metric_of
 from igap.errors import InputError
 from igap.failures import Failure, collect_failure
+from igap.metrics import METRICS
 from igap.models.cached import resolve_device, run_model
 from igap.pipeline.prepare import Checked, check
 from igap.pipeline.result import Result
@@ -60,8 +61,15 @@ def run(
     checked, device = check(config), resolve_device(config.device)
     if store is None:
         return _open([config], checked, device, stage, started)
-    # A function of the user's that fails is its own run's to tell.
-    names = [metric.name for metric in beside if metric.name not in ("custom", config.metric.name)]
+    # A function of the user's that fails is its own run's to tell, and what an answer of several tokens is none of.
+    any_metric = all(pair.has_logit_diff for pair in checked.tokens)
+    names = [
+        metric.name
+        for metric in beside
+        if metric.name != "custom"
+        and metric.name != config.metric.name
+        and (any_metric or METRICS[metric.name].takes_several)
+    ]
     configs = [config, *(config.model_copy(update={"metric": MetricConfig(name=name)}) for name in names)]
     common = {
         "checkpoint": checked.checkpoint,

@@ -207,13 +207,14 @@ _KIND = (
     "metric.name",
     "positions.kind",
     "sites",
+    "explain",
     "study",
     "faithfulness",
     "ablation.kind",
 )
 """Settings by which finished runs are told apart for the time estimate: what kind of work a run does."""
 
-_BEFORE = {"sites": "both", "plots": "all", "metric.name": "logit_diff", "positions.kind": "all"}
+_BEFORE = {"sites": "both", "explain": True, "plots": "all", "metric.name": "logit_diff", "positions.kind": "all"}
 """What runs from before there was such a setting did."""
 
 _MOST = 1e9

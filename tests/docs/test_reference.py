@@ -63,7 +63,7 @@ def check_columns(folder):
     sites = "|".join(set(PLACES) - set(SITES))
     for path in folder.rglob("*.csv"):
         section = sections[(path.parent / "trials.csv").exists()]
-        name = re.sub(rf"^({sites})(?=\.|_together)|^({'|'.join(SITES)})(?=_together)", "SITE", path.name)
+        name = re.sub(rf"^({sites})(?=\.|_)|^({'|'.join(SITES)})(?=_)", "SITE", path.name)
         (row,) = re.findall(rf"^\| `{name}`(.*)$", section, flags=re.MULTILINE)
         known = [pattern(name) for name in re.findall("`([^`]+)`", row)]
         for column in path.read_text().splitlines()[0].split(","):
@@ -95,7 +95,15 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
         "analyses.sets.components='0.1+1.2 top2:ig'",
     )
     written |= of_run(tmp_path / "many", "prompts.n=2", "sites=heads", "analyses=sets", *brief)
-    written |= of_run(tmp_path / "each", "metric=prob", "positions=each", "sites=heads,k,resid_pre", *brief)
+    written |= of_run(
+        tmp_path / "each",
+        "metric=logprob",
+        "prompts.answer= John and Mary",
+        "positions=each",
+        "sites=heads,k,resid_pre",
+        "explain=heads,resid_pre",
+        "ig.n_steps=2",
+    )
     pairs = tmp_path / "pairs.csv"
     pairs.write_text(
         "clean,corrupted,answer,distractor\n"

@@ -57,8 +57,11 @@ class ByHand:
             stream = middle + at_vector("mlp_out", getattr(block.mlp, down)(neurons))
             stream = at_vector("resid_post", stream)
         last = {"gpt2": "ln_f", "llama": "norm", "gpt_neox": "final_layer_norm"}[self.kind]
-        unembed = self.model.get_output_embeddings().weight
-        return getattr(body, last)(stream)[:, -1] @ (unembed[self.answer] - unembed[self.distractor])
+        return self.read_out(getattr(body, last)(stream), self.model.get_output_embeddings().weight)
+
+    def read_out(self, normed: Tensor, unembed: Tensor) -> Tensor:
+        """F of the final norm's output `[row, pos, d_model]`."""
+        return normed[:, -1] @ (unembed[self.answer] - unembed[self.distractor])
 
     def read(self, tokens: Tensor) -> dict[tuple[str, int], Tensor]:
         """The activations of a prompt by site and layer, one row."""
@@ -133,6 +136,21 @@ class ByHand:
         if self.kind == "llama":
             return block.mlp.act_fn(block.mlp.gate_proj(normed)) * block.mlp.up_proj(normed)
         return block.mlp.act(block.mlp.dense_h_to_4h(normed))
+
+
+class ForcedByHand(ByHand):
+    """F is the sum of the log-probabilities of an answer's tokens, of which all but the last end the prompt."""
+
+    def __init__(self, model: Any, answer: Sequence[int]) -> None:
+        super().__init__(model, answer[0], answer[0])
+        self.tokens = list(answer)
+
+    def read_out(self, normed: Tensor, unembed: Tensor) -> Tensor:
+        """F, one token after the other."""
+        total = torch.zeros(len(normed), dtype=normed.dtype)
+        for back, token in enumerate(reversed(self.tokens), start=1):
+            total = total + (normed[:, -back] @ unembed.T).log_softmax(-1)[:, token]
+        return total
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -84,6 +84,23 @@ def test_an_answer_that_would_glue_to_the_prompt_is_refused():
             encode(word)
 
 
+def test_an_answer_of_several_tokens_that_would_glue_to_the_prompt_is_refused():
+    """Where it may be several: the last of them is read, the others follow both prompts."""
+    pair = PromptPair("Mary gave", "John gave", " John Mary gave", " Mary")
+    tokens = encoded(pair, several=True)
+    assert (tokens.forced, tokens.answers) == ((5, 7), (3,))
+    assert tokens.clean[0].tolist() == [*encoded(dataclasses.replace(pair, answer=" John")).clean[0].tolist(), 5, 7]
+    assert tokens.clean_words[-2:] == ("+John", "+Mary")
+    with pytest.raises(
+        ValueError, match=r"^prompts\.answer: got 'John Mary' without a leading space[^\n]*' John Mary'"
+    ):
+        encoded(dataclasses.replace(pair, answer="John Mary"), several=True)
+    for several, remedy in ((None, False), (False, True)):
+        with pytest.raises(ValueError, match=r"^prompts\.answer: got ' John Mary gave', which is 3 tokens") as error:
+            encoded(pair, several=several)
+        assert ("metric=logprob" in str(error.value)) == remedy
+
+
 def encoded(pair, **changes):
     from igap.inputs.prompts import encode_pair
 

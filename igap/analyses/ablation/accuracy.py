@@ -263,8 +263,8 @@ def _readout(batch: Batch, metric: Metric, clean: Float[Tensor, "prompt d_vocab"
     pairs = [replace(pair, distractors=pair.distractors or pair.answers) for pair in batch.pairs]
     if isinstance(metric, Custom):
         for pair, logits in zip(pairs, clean, strict=True):
-            check_custom(metric.function, pair, logits)
-    return read_out(pairs, clean.device, [metric], clean)
+            check_custom(metric.function, pair, logits[None])
+    return read_out(pairs, clean.device, [metric], clean[:, None])
 
 
 def _judge(
@@ -282,7 +282,7 @@ def _judge(
         each = torch.arange(len(batch.indices), device=logits.device)
         outcomes[:, 1] = logits[each, batch.answer] - logits[each, batch.distractor]
     if readout is not None:
-        outcomes[:, 3] = readout(logits)
+        outcomes[:, 3] = readout(logits[:, None])
     if generate:
         tokens = [each.argmax(-1) for each in (logits, *map(_finite, itertools.islice(passes, N_GENERATED - 1)))]
         texts = [model.tokenizer.decode(ids) for ids in torch.stack(tokens, 1).tolist()]

@@ -177,14 +177,15 @@ def direct_effects(
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
-    """The direct effects of each pair of a contrast; see `direct_effect`. 0 where the last position does not change."""
+    """The direct effects of each pair of a contrast; see `direct_effect`. 0 where F's positions do not change."""
     rows = contrast.rows(batch_size, memory_gib, gradients=False)
     n_pairs, width = len(contrast.pairs), contrast.n_components(site)
     effect = contrast.gap.new_zeros(n_pairs, contrast.n_layers, width)
     with torch.no_grad():
         for layer in range(contrast.n_layers):
             start, end = contrast.ends(site, layer)
-            moved = (start[:, -1] != end[:, -1]).flatten(2).any(-1) if start.ndim == 4 else start[:, -1] != end[:, -1]
+            moved = (start != end)[:, -contrast.readout.n_read :].any(1)
+            moved = moved.any(-1) if start.ndim == 4 else moved
             function = contrast.direct(site, layer)
             for items, change in rows.each(function, moved.any(0).nonzero().flatten(), n_pairs):
                 effect[:, layer, items] = change

@@ -1,7 +1,8 @@
-"""Why IG and AP disagree about heads: the exact chain of `attribution.decomposition`, term by term, in words."""
+"""Why IG and AP disagree about a site: the exact chain of `attribution.decomposition`, term by term, in words."""
 
+import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -11,21 +12,15 @@ from torch import Tensor
 from igap.analyses.explanation.interactions import Interactions
 from igap.attribution.decomposition import BETWEEN, CONVERGED, POINTS, Decomposition, Term
 from igap.attribution.maps import Kind
-from igap.components import component_names, parse_component
+from igap.components import Site, component_names
 from igap.statistics.units import Unit
 
 _MOST_SENTENCES = 8
 
-_PHRASES: Mapping[Term, str] = {
-    "quadrature": "quadrature",
-    "baseline": "baseline",
-    "interaction": "interaction with the rest of its layer",
-}
-
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """The chain of every head, who the outliers are, and with which heads one of them interacts."""
+    """The chain of every component of a site, who the outliers are, and with which components one of them interacts."""
 
     chain: Decomposition
     unit: Unit
@@ -34,6 +29,21 @@ class Explanation:
     """Names, farthest first."""
     split: Interactions | None
     """None where the run has no outlier, or no interaction."""
+    further: Mapping[Site, "Explanation"] = field(default_factory=dict, metadata={"later": True})
+    """Those of the run's other sites that were asked for."""
+
+    n_left_out: int = field(default=0, metadata={"later": True})
+    """Interactions of the outlier with the most, where they are too many to be listed unasked; else 0."""
+
+    @property
+    def site(self) -> Site:
+        """What it is about."""
+        return self.chain.points["ap"].site
+
+    @property
+    def prefix(self) -> str:
+        """What its files' names begin with: nothing for heads, which are explained unless a run is told others."""
+        return "" if self.site == "heads" else f"{self.site}_"
 
     @property
     def metric_unit(self) -> str:
@@ -42,11 +52,12 @@ class Explanation:
 
     @property
     def names(self) -> list[str]:
-        """All heads, layer by layer."""
-        return component_names(self.chain.points["ap"].site, *self.chain.points["ap"].effect.shape)
+        """All components, layer by layer; by positions each at every one."""
+        ap = self.chain.points["ap"]
+        return component_names(ap.site, ap.effect.shape[0], ap.effect.shape[-1], ap.spans)
 
     def values(self, kind: Kind) -> dict[str, Float64[np.ndarray, " component"]]:
-        """Return every point and every term of every head, by the point's or the term's name."""
+        """Return every point and every term of every component, by the point's or the term's name."""
         parts: dict[str, Tensor] = {name: getattr(self.chain.points[name], kind).double() for name in POINTS}
         parts.update(self.chain.terms(kind).items())
         return {name: values.flatten().numpy() for name, values in parts.items()}
@@ -58,39 +69,53 @@ class Explanation:
         return {name: {part: float(of[names.index(name)]) for part, of in values.items()} for name in self.outliers[:n]}
 
     def summary(self) -> dict[str, float | int | str | None]:
-        """Return `explain/...`: mean |term| over heads, what dominates each outlier, layers that did not converge."""
+        """Return `explain/...`: mean |term| over heads, what dominates each outlier, layers that did not converge.
+
+        Of another site `explain/SITE/...`.
+        """
+        prefix = "explain" if self.site == "heads" else f"explain/{self.site}"
         flat: dict[str, float | int | str | None] = {
-            f"explain/{name}/mean_abs": float(term.abs().mean()) for name, term in self.chain.terms().items()
+            f"{prefix}/{name}/mean_abs": float(term.abs().mean()) for name, term in self.chain.terms().items()
         }
-        flat["explain/dominant"] = " ".join(f"{name}:{self.dominant(name)}" for name in self.outliers)
-        flat["explain/unconverged_layers"] = " ".join(map(str, self._unconverged()))
+        dominant = dict(zip(self.names, self._dominant(), strict=True))
+        flat[f"{prefix}/dominant"] = " ".join(f"{name}:{dominant[name]}" for name in self.outliers)
+        flat[f"{prefix}/unconverged_layers"] = " ".join(map(str, self._unconverged()))
+        for other in self.further.values():
+            flat |= other.summary()
         return flat
 
-    def dominant(self, name: str) -> str:
-        """Return the term of this head's AP - IG that has the largest magnitude; empty where all are 0."""
-        index = int(self.chain.dominant().flatten()[self.names.index(name)])
-        return BETWEEN[index] if index >= 0 else ""
+    def _dominant(self) -> list[str]:
+        """The term of each component's AP - IG that has the largest magnitude; empty where all are 0."""
+        return [BETWEEN[index] if index >= 0 else "" for index in self.chain.dominant().flatten().tolist()]
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return a row a head: points and terms as scores and, as effect_..., in logits; a row a part of the split."""
-        frame = pd.DataFrame({"name": self.names})
-        frame["layer"] = [parse_component(name)[1] for name in self.names]
+        """Return a row a component (and span): points and terms as scores and, as effect_..., in logits.
+
+        Also a row a part of the split.
+        """
+        ap = self.chain.points["ap"]
+        layer, *span, _ = np.indices(ap.effect.shape)
+        frame = pd.DataFrame({"name": [name.partition(" at ")[0] for name in self.names], "layer": layer.ravel()})
+        if span:
+            frame["span"] = np.array(ap.spans, object)[span[0]].ravel()
         prefixes: tuple[tuple[Kind, str], ...] = (("score", ""), ("effect", "effect_"))
         for kind, prefix in prefixes:
             frame = frame.assign(**{prefix + name: values for name, values in self.values(kind).items()})
-        frame["dominant"] = [self.dominant(name) for name in self.names]
-        frame["outlier_abs"] = frame["name"].isin(self.outliers)
+        frame["dominant"] = self._dominant()
+        frame["outlier_abs"] = np.isin(self.names, self.outliers)
         frame["converged"] = self.chain.converged.numpy()[frame["layer"]]
-        tables = {"explanation": frame}
+        tables = {f"{self.prefix}explanation": frame}
         if self.split is not None:
-            tables["interactions"] = self._split_table(self.split)
+            tables[f"{self.prefix}interactions"] = self._split_table(self.split)
+        for other in self.further.values():
+            tables |= other.tables()
         return tables
 
     def sentences(self) -> tuple[str, ...]:
         """Return a line an outlier, farthest first; then what is not exact."""
         lines = [self._sentence(name, values) for name, values in self.of_outliers(_MOST_SENTENCES).items()]
         if len(self.outliers) > _MOST_SENTENCES:
-            lines.append(f"{len(self.outliers) - _MOST_SENTENCES} more outliers: explanation.csv")
+            lines.append(f"{len(self.outliers) - _MOST_SENTENCES} more outliers: {self.prefix}explanation.csv")
         if self.split is not None:
             shares = dict(zip(self.split.others, self.split.shares.tolist(), strict=True))
             largest = sorted(shares, key=lambda other: -abs(shares[other]))[:3]
@@ -98,22 +123,56 @@ class Explanation:
             parts += [f"the other {len(shares)} {sum(shares.values()):+.3f}"] if shares else []
             lines.append(
                 f"interaction in AP - IG of {self.split.component}, {self.interaction:+.3f} {self.metric_unit} (-I/2 "
-                f"with each of its layer): {', '.join(parts)}; of higher order {self.higher_order:+.3f}"
+                f"with each of its layer{' and positions' * self._by_positions}): {', '.join(parts)}; of higher order "
+                f"{self.higher_order:+.3f}"
+            )
+        if self.n_left_out:
+            lines.append(
+                f"interactions of {self.site}: left out, they are {self.n_left_out:,} of one component; "
+                "interactions=NAME lists them"
             )
         layers = self._unconverged()
         if layers:
             lines.append(
-                f"explain: in layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} the most nodes leave IG off "
-                f"by more than {CONVERGED:g} of the gap; quadrature, baseline and interaction are that uncertain there"
+                f"explain{'' if self.site == 'heads' else f' of {self.site}'}: in layer{'s' * (len(layers) > 1)} "
+                f"{', '.join(map(str, layers))} the most nodes leave IG off by more than {CONVERGED:g} of the gap; "
+                "quadrature, baseline and interaction are that uncertain there"
             )
-        return tuple(lines)
+        return (*lines, *itertools.chain(*(other.sentences() for other in self.further.values())))
+
+    @property
+    def _by_positions(self) -> bool:
+        """Whether it is of some positions, each for itself, while others move on IG's path as well."""
+        ap = self.chain.points["ap"]
+        return bool(ap.spans or ap.place)
+
+    def parts(self, n: int) -> tuple[list[str], list[float]]:
+        """Return the split's others and their shares; of many the n largest, and the rest together."""
+        assert self.split is not None
+        names, shares = list(self.split.others), self.split.shares.tolist()
+        if len(names) <= n + n // 2:
+            return names, shares
+        order = sorted(range(len(names)), key=lambda i: -abs(shares[i]))
+        kept, rest = order[:n], order[n:]
+        return (
+            [*(names[i] for i in kept), f"other {len(rest)}"],
+            [*(shares[i] for i in kept), sum(shares[i] for i in rest)],
+        )
+
+    def _phrase(self, term: Term) -> str:
+        """The term in words: an interaction with what moves beside the component on IG's path."""
+        alone = self.chain.points["ap"].effect.shape[-1] == 1
+        beside = [] if alone and self._by_positions else ["the rest of its layer"]
+        if self._by_positions:
+            beside.append("other positions")
+        return f"interaction with {' and '.join(beside)}" if term == "interaction" else term
 
     def _sentence(self, name: str, values: Mapping[str, float]) -> str:
         """Return AP, IG, and the terms of their difference by falling magnitude, as shares of it."""
         difference = values["ap"] - values["ig"]
         ordered = sorted(BETWEEN, key=lambda term: -abs(values[term]))
         parts = [
-            f"{values[term] / difference:.0%} {_PHRASES[term]} ({values[term]:+.3f})"
+            f"{values[term] / difference:.0%} {self._phrase(term)} ({values[term]:+.3f})"
             for term in ordered
             if term == ordered[0] or abs(values[term]) >= 0.005 * abs(difference)
         ]

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from igap.attribution.decomposition import BETWEEN, TERMS
+from igap.components import Site, kind_of
 from igap.plots.canvas import PALETTE, blank, figure, styled
 
 _COLOURS = dict(zip(TERMS, (PALETTE[5], PALETTE[8], PALETTE[2], PALETTE[0], PALETTE[7]), strict=True))
@@ -18,17 +19,20 @@ _POINTS = {
 
 
 @styled
-def explanation(outliers: Mapping[str, Mapping[str, float]], *, unit: str, title: str = "") -> Figure:
+def explanation(
+    outliers: Mapping[str, Mapping[str, float]], *, unit: str, title: str = "", site: Site = "heads"
+) -> Figure:
     """Draw where AtP, IG, AP and the mirrored AP are (left), and the terms between them, stacked (right).
 
     Args:
         outliers: Points and terms by name, in `unit`, farthest first.
         unit: What the axes say.
         title: What stands above.
+        site: What they are of.
     """
     fig, (left, right) = figure(10.0, 0.34 * max(len(outliers), 3) + 1.3, 1, 2, title)
     if not outliers:
-        blank(left, "not drawn: no head is an outlier")
+        blank(left, f"not drawn: no {kind_of(site)} is an outlier")
         return blank(right, "")
     rows = np.arange(len(outliers))
     for point, (marker, face, label) in _POINTS.items():
@@ -59,7 +63,7 @@ def explanation(outliers: Mapping[str, Mapping[str, float]], *, unit: str, title
         ax.grid(axis="y", color="0.92", linewidth=0.8, zorder=0)
         ax.set_axisbelow(True)
         ax.locator_params(axis="x", nbins=6)
-    left.set_ylabel("outlier heads")
+    left.set_ylabel(f"outlier {site}")
     fig.legend(loc="outside lower center", ncols=5)
     return fig
 
@@ -73,11 +77,13 @@ def interaction_parts(
     higher_order: float,
     title: str = "",
     unit: str = "logits",
+    kind: str = "head",
 ) -> Figure:
-    """Draw which heads of its layer the interaction of `head` comes from, and what is of higher order; in F's unit."""
+    """Draw which components of its layer `head`'s interaction comes from, and what is of higher order; in F's unit."""
     labels, values = [*others, "higher\norder", "all"], [*shares, higher_order, sum(shares) + higher_order]
     heading = (
-        f"{title}\ninteraction of head {head}, part of AP - IG: minus half of I(c, d), pairs of heads replaced together"
+        f"{title}\ninteraction of {kind} {head}, part of AP - IG: minus half of I(c, d), pairs of {kind}s replaced "
+        "together"
     )
     fig, (ax,) = figure(max(0.5 * len(labels) + 1.5, 6.5), 3.4, 1, 1, heading)
     places = np.arange(len(labels))
@@ -90,6 +96,6 @@ def interaction_parts(
             ha="center", va="bottom" if value >= 0 else "top", fontsize=7.5,
         )  # fmt: skip
     ax.margins(y=0.15)
-    ax.set_xticks(places, labels)
-    ax.set(xlabel=f"other head of the layer of {head}", ylabel=f"part of AP - IG, {unit}")
+    ax.set_xticks(places, labels, rotation=90 if max(map(len, labels)) > len("higher order") else 0)
+    ax.set(xlabel=f"other {kind} of the layer of {head}", ylabel=f"part of AP - IG, {unit}")
     return fig
