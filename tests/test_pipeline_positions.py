@@ -393,9 +393,6 @@ def test_keys_of_default_runs_stay_and_every_choice_has_another():
 @pytest.mark.parametrize(
     ("asked", "idle"),
     [
-        (["positions=each"], "explain=false"),
-        (["positions=last"], "explain=false"),
-        (["positions=each", "sites=resid_pre"], "explain=false"),
         (["metric=kl"], "explain=false"),
         (["metric=js", "positions=diff"], "explain=false"),
         (["positions=each"], "curves.components=none"),
@@ -425,8 +422,8 @@ def test_what_they_do_not_leave_out_is(asked, used):
 
 
 def test_a_run_warns_of_a_setting_that_its_positions_leave_idle(run):
-    result, folder = run("sites=heads", "positions=last", "explain=false")
-    said = "explain=false changes nothing: the explanation is about all positions at once (positions=last)."
+    result, folder = run("sites=heads", "positions=last", "metric=kl", "explain=false")
+    said = "explain=false changes nothing: metric=kl has no gradient on the clean prompt to explain with."
     assert said in result.warnings
     assert open_run(folder).config.explain is False
 

@@ -77,14 +77,14 @@ def test_positions_of_the_other_prompt_are_the_partners(small):
     """Where lengths differ, and where only one of the prompts has the words."""
     model = small("gpt2")
     pair = PromptPair("After John and Mary gave Tom a", "After Anna gave Tom a", " milk", " dog", 0.0, align="diff")
-    spans = {"names": "John", "verb": "gave", "second": "Tom"}
+    spans = {"names": "After John", "verb": "gave", "second": "Tom"}
     ig, ap = (make(model, pair, positions=spans) for make in (integrated_gradients, activation_patching))
     with open_pairs(model, pair, sites=("heads",)) as opened:
         chain = decompose(opened, ig, ap, positions=spans)
     mirrored = chain.points["ap_mirrored"]
     first = tokenize(model, pair).clean_words.index("John")
-    assert (ap.where[0], mirrored.where) == ((first,), ((), (first + 1,), (first + 2,)))
-    there = {"verb": "gave", "second": "Tom"}  # John has no partner
+    assert (ap.where[0], mirrored.where) == ((first - 1, first), ((first - 1,), (first + 1,), (first + 2,)))
+    there = {"verb": "gave", "second": "Tom"}  # John has no partner, and After is the same in both
     expected = activation_patching(model, pair, positions=there, direction="denoising")
     torch.testing.assert_close(mirrored.effect[:, 1:], -expected.effect, rtol=0, atol=1e-12)
     assert not mirrored.effect[:, 0].any()
