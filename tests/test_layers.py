@@ -1,6 +1,7 @@
 """The order of the house: a module imports from its own floor or a lower one, and never in a circle."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -39,7 +40,13 @@ def imports(path, known):
 
 
 KNOWN = modules()
-GRAPH = {name: imports(path, set(KNOWN)) for name, path in KNOWN.items() if name != "igap"}
+NAMES = sorted(KNOWN.keys() - {"igap"})
+
+
+@functools.cache
+def graph():
+    """What each module imports."""
+    return {name: imports(KNOWN[name], set(KNOWN)) for name in NAMES}
 
 
 def floor_of(name):
@@ -49,29 +56,29 @@ def floor_of(name):
 
 
 def test_every_room_has_a_floor_and_every_floor_is_there():
-    rooms = {name.split(".")[1] for name in GRAPH}
+    rooms = {name.split(".")[1] for name in graph()}
     assert rooms == set(" ".join(FLOORS).split())
 
 
-@pytest.mark.parametrize("name", sorted(GRAPH.keys() - PROGRAMS))
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PROGRAMS])
 def test_nothing_is_imported_from_above(name):
-    above = {other for other in GRAPH[name] - {"igap"} if floor_of(other) > floor_of(name)}
+    above = {other for other in graph()[name] - {"igap"} if floor_of(other) > floor_of(name)}
     assert not above
 
 
 def test_nothing_imports_what_is_started_by_hand():
-    assert not PROGRAMS & set().union(*GRAPH.values())
+    assert not PROGRAMS & set().union(*graph().values())
 
 
 def test_no_import_goes_in_a_circle():
-    left = {name: wanted & GRAPH.keys() for name, wanted in GRAPH.items()}
+    left = {name: wanted & graph().keys() for name, wanted in graph().items()}
     while free := [name for name, wanted in left.items() if not wanted & left.keys()]:
         for name in free:
             del left[name]
     assert not left
 
 
-@pytest.mark.parametrize("name", sorted(name for name in GRAPH if name.startswith("igap.analyses.")))
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("igap.analyses.")])
 def test_an_analysis_loads_what_draws_only_when_it_draws(name):
     if name.endswith(".plots"):
         return

@@ -115,9 +115,11 @@ def _tasks() -> Iterator[tuple[Path, list[str]]]:
 def main() -> None:
     """Draw what standard input asks for, until it ends."""
     tasks = _tasks()
+    gc.disable()  # what is imported stays: the collector need not look at it, neither now nor after every few figures
     from igap.output.record import draw_or_say
 
-    gc.freeze()  # what has been imported stays: the collector need not look at it after every few figures
+    gc.freeze()
+    gc.enable()
     for folder, names in tasks:
         drawn = draw_or_say(folder, frozenset(names))
         failures = {name: [failure.reason, failure.story] for name, failure in drawn.failures.items()}

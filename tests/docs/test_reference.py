@@ -9,6 +9,7 @@ import torch
 
 from igap.cli import main
 from igap.components import PLACES, SITES
+from igap.output import figures
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "summary.md"
@@ -124,7 +125,8 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
 
 
 @pytest.mark.long
-def test_every_name_of_a_search_stands_there_and_no_other(tmp_path):
+def test_every_name_of_a_search_stands_there_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "figures", lambda data: {})  # of the full run
     budget = ("search.until=20", "clean.n=1", "heldout.n=2", "search.control=4")
     assert main(["search", "head=1.2", *budget, f"output={tmp_path}", "tracking=disabled"]) == 0
     (summary,) = Path(tmp_path).rglob("search_summary.json")

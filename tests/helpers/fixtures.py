@@ -38,7 +38,9 @@ from igap.pipeline import Result  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def _reseeded() -> None:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed keeps a stack trace for the GPU each time
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """igap's words, templates and tasks in the tokens of the real GPT-2, as the data file beside this has them."""
 
 import json
-import subprocess
+import runpy
 import sys
 from functools import cached_property
 
@@ -70,7 +70,7 @@ def test_every_pair_of_a_task_is_one_for_gpt2(gpt2, task, n):
             assert int(one.corrupted_words[-5]) < earlier < int(start) < last
 
 
-def test_the_program_says_which_pieces_are_one_token_of_a_vocabulary(tmp_path):
+def test_the_program_says_which_pieces_are_one_token_of_a_vocabulary(tmp_path, monkeypatch):
     letters = sorted({letter.replace(" ", "Ġ") for piece in pieces() for letter in piece})
     merges = [("Ġ", "J"), ("ĠJ", "o"), ("ĠJo", "h"), ("ĠJoh", "n")]
     vocabulary = {token: i for i, token in enumerate([*letters, *(a + b for a, b in merges)])}
@@ -78,7 +78,8 @@ def test_the_program_says_which_pieces_are_one_token_of_a_vocabulary(tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
     program = tmp_path / FILE.with_suffix(".py").name
     program.write_text(FILE.with_suffix(".py").read_text())
-    subprocess.run([sys.executable, program, tmp_path], check=True)
+    monkeypatch.setattr(sys, "argv", [str(program), str(tmp_path)])
+    runpy.run_path(str(program), run_name="__main__")
     found = json.loads((tmp_path / FILE.name).read_text())
     assert " John" in found["single"]
     assert found["several"][" Mary"] == [" ", "M", "a", "r", "y"]

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -234,8 +233,8 @@ def test_smollm2_is_found_in_its_package_which_is_not_imported(tiny, tmp_path, m
 def test_two_processes_that_need_a_file_at_once_make_one_folder(tiny, own_cache, tmp_path):
     other = tmp_path / "other.gguf"
     other.write_bytes(tiny[1].read_bytes() + b" ")
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        made = pool.apply(load.find_checkpoint, [str(other)])  # imports for seconds: from here on both are equally fast
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        made = pool.apply(load.find_checkpoint, [str(other)])  # it has begun: from here on both are equally fast
         theirs = pool.apply_async(load.find_checkpoint, [str(tiny[1])])
         ours = load.find_checkpoint(str(tiny[1]))
         assert theirs.get() == ours
@@ -243,12 +242,14 @@ def test_two_processes_that_need_a_file_at_once_make_one_folder(tiny, own_cache,
 
 
 def test_what_a_killed_process_left_is_no_checkpoint(tiny, own_cache):
-    killed = (
-        "import os, sys; from pathlib import Path; from igap.models import gguf_files;"
-        "os.replace = lambda *_: os._exit(9);"  # everything is written, nothing has its name
-        "gguf_files.dequantise(Path(sys.argv[1]), 'killed')"
-    )
-    assert subprocess.run([sys.executable, "-c", killed, tiny[1]], check=False, env=os.environ).returncode == 9
+    def killed():
+        os.replace = lambda *_: os._exit(9)  # everything is written, nothing has its name
+        gguf_files.dequantise(tiny[1], "killed")
+
+    process = multiprocessing.get_context("fork").Process(target=killed)
+    process.start()
+    process.join(timeout=300)
+    assert process.exitcode == 9
     (left,) = (each for each in (own_cache / "dequantised").iterdir() if each.is_dir())
     (left / "model.safetensors").write_bytes(b"half")
     folder = load.find_checkpoint(str(tiny[1]))
