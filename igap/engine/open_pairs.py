@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -22,6 +23,7 @@ from igap.inputs.prompts import PromptPair, TokenPair, tokenize
 from igap.vocabulary import BaselineKind, Direction, MetricName, denoising_problem
 
 T = TypeVar("T")
+Where = Callable[[Sequence[TokenPair]], Bool[Tensor, "pair pos"] | None]
 
 _PAIRS_A_PASS, _TOKENS_A_PASS = 64, 2048
 """A pass has a row of every pair at least, so that pairs of long prompts share none."""
@@ -43,9 +45,10 @@ class OpenPairs:
         route: Route | None,
         kept: float,
         metric: MetricName | CustomMetric = "logit_diff",
+        where: Where | None = None,
     ) -> None:
         """Tokenises the pairs; see `open_pairs`."""
-        self.model, self.metric = model, metric
+        self.model, self.metric, self._where = model, metric, where
         self.pairs = tuple(pairs)
         self.tokens = tuple(tokenize(model, pair) for pair in self.pairs)
         """The pairs as token ids, in their order."""
@@ -73,7 +76,9 @@ class OpenPairs:
             raise InputError(problem)
         for indices in _groups(self.tokens):
             make = partial(self._contrast, indices, baseline, direction)
-            yield indices, self._keep((indices, baseline, direction), make, _layers_of_contrast)
+            contrast = self._keep((indices, baseline, direction), make, _layers_of_contrast)
+            mask = None if self._where is None else self._where(contrast.pairs)
+            yield indices, contrast if mask is None else contrast.at(mask)
 
     def _contrast(self, indices: tuple[int, ...], baseline: Baseline, direction: Direction) -> Contrast:
         group = tuple(self.tokens[index] for index in indices)
@@ -170,6 +175,7 @@ def open_pairs(
     route: Route | None = None,
     kept_bytes: float = 0.0,
     metric: MetricName | CustomMetric = "logit_diff",
+    where: Where | None = None,
 ) -> Iterator[OpenPairs]:
     """A block in which the model is frozen and contrasts of these pairs can be had; it comes back unchanged.
 
@@ -179,6 +185,7 @@ def open_pairs(
         sites: Those that contrasts are asked about.
         route: How F is computed; None chooses the faster route that is right for this model.
         metric: F.
+        where: Pairs of one length to the positions at which their activations change; None: all of them.
         kept_bytes: How much of what contrasts share may be held between them, in bytes. By default nothing: right where
             all pairs are gone through once.
 
@@ -188,7 +195,7 @@ def open_pairs(
     pairs = [pairs] if isinstance(pairs, PromptPair) else list(pairs)
     if not pairs:
         raise InputError("prompts: got no pair, wanted at least one.")
-    opened = OpenPairs(model, pairs, sites, route, kept_bytes, metric)
+    opened = OpenPairs(model, pairs, sites, route, kept_bytes, metric, where)
     with borrow(model):
         try:
             yield opened
