@@ -55,6 +55,10 @@ PositionsKind = Literal["all", "each", "last", "diff", "roles", "own", "spans"]
 `diff`: those whose token differs between the prompts, at once. `roles`: those of the names in an IOI prompt. `own`:
 named in the column `spans` of the file of pairs. `spans`: named by the user."""
 
+ROLES = ("IO", "S1", "S1+1", "S2", "END")
+"""Names of positions in a prompt of indirect object identification: the indirect object, the subject twice, the token
+after its first time, and the last token."""
+
 Method = Literal["ig", "ap", "atp"]
 """Integrated Gradients, activation patching, attribution patching (its first-order estimate)."""
 

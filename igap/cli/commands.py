@@ -214,6 +214,7 @@ def sweep(name: str | None, overrides: tuple[str, ...]) -> int:
         ("igap search search_mini", "a preset"),
         ("igap search head=9.6 model=gpt2-small objective=ig", "the head's share on the joint path"),
         ("igap search head=0.6,1.2", "several heads, and what each does in the others' best prompts"),
+        ("igap search head=3.1+3.6@END metric=kl", "two heads together, at the last token; KL in place of logits"),
         ("igap search head=1.2 search/space=relational", 'rules ("subject := IO") in place of words'),
         ("igap search head=1.2 search/space=substitute search.space.max_edits=2", "other words at any two positions"),
         ("igap search head=1.2 objective=[ap,fluency]", "the Pareto front of effect and fluency"),
@@ -231,7 +232,8 @@ def sweep(name: str | None, overrides: tuple[str, ...]) -> int:
 @_multirun
 @_overrides
 def search(overrides: tuple[str, ...], multirun: bool) -> int:
-    """Corrupted prompts for which a head's (9.6) or neuron's (L5.N1234) effect is as large as it gets, validated.
+    """Corrupted prompts for which the effect of a head (9.6), a neuron (L5.N1234) or a set (9.6+9.9) is as large as it
+    gets, at all positions or at a span (9.6@END), validated.
 
     Trials are kept in searches/HEAD-OBJECTIVE: the same command goes on where it was, also after a kill, and
     search.until=N sets how many there are in the end. An interrupted search reports what it has.

@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from igap.components import SITES, component_name, is_component, names_wanted, parse_component
-from igap.config import Device, Frozen, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
+from igap.components import names_wanted
+from igap.config import Device, Frozen, MetricConfig, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
 from igap.counterfactual.samplers.registry import SamplerNames, samplers_for
+from igap.counterfactual.target import normalized
 from igap.errors import InputError
 
 Term = Literal["ap", "ig", "disagreement", "selectivity", "curve", "fluency", "edits"]
@@ -122,16 +123,18 @@ class HeldoutConfig(Frozen):
 class Constraints(Frozen):
     """What a candidate must satisfy; None: no limit. Limits hold for means over clean prompts, `min_clean` for each.
 
+    Those of clean and corrupted prompts are of the logit difference, whatever metric effects are changes of.
+
     Args:
-        min_clean: Least F(clean), in logits; default 0.
-        min_corrupted: Least F(corrupted), in logits; default None.
-        max_corrupted: Largest F(corrupted), in logits; default None.
+        min_clean: Least logit difference of a clean prompt, in logits; default 0.
+        min_corrupted: Least logit difference of the corrupted prompt, in logits; default None.
+        max_corrupted: Largest logit difference of the corrupted prompt, in logits; default None.
         min_fluency: Least fluency, in nats a token beside the clean prompt; default None.
         max_percentile: Percentile, 0 to 100, of the component's distance from its usual activations that the corrupted
             prompt's may have at most; default None.
 
     Raises:
-        InputError: A value is invalid, or nothing is between the limits of F(corrupted).
+        InputError: A value is invalid, or nothing is between the limits of the corrupted prompt.
 
     Example:
         >>> Constraints(min_clean=2.0, min_fluency=-1.0).min_clean
@@ -165,7 +168,9 @@ class SearchConfig(Frozen):
     clean: CleanConfig
     heldout: HeldoutConfig
     constraints: Constraints
+    metric: MetricConfig = MetricConfig()
     head: str = Field(examples=["9.6"])
+    """One target, or several with a blank between them, as `igap.counterfactual.target.normalized` writes them."""
     objective: tuple[Term, ...] = Field(("ap",), min_length=1, examples=["ap"])
     sign: Sign = "abs"
     aggregate: Aggregate = "mean"
@@ -185,13 +190,14 @@ class SearchConfig(Frozen):
     @field_validator("head", mode="before")
     @classmethod
     def _named(cls, head: object) -> Any:
-        names = re.split(r"[\s,]+", head.strip()) if isinstance(head, str) else []
-        if names != ["all"] and not all(
-            is_component(name) and parse_component(name)[0] in SITES for name in names or [""]
-        ):
-            raise ValueError(f"{names_wanted(SITES)}, several (0.6,1.2), or all")
-        known = (name if name == "all" else component_name(*parse_component(name)) for name in names)
-        return " ".join(dict.fromkeys(known))
+        names = re.split(r"[\s,]+", head.strip()) if isinstance(head, str) else [""]
+        if names == ["all"]:
+            return "all"
+        try:
+            return " ".join(dict.fromkeys(map(normalized, names)))
+        except ValueError as error:
+            several = ", several (0.6,1.2), or all" if str(error).startswith(names_wanted()) else ""
+            raise ValueError(f"{error}{several}") from None
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -210,8 +216,14 @@ class SearchConfig(Frozen):
 
     @property
     def folder_name(self) -> str:
-        """The name of the search's folder in `output`: `name`, or head and objective."""
-        return self.name or f"{self.head.replace(' ', '_')}-{'-'.join(self.objective)}"
+        """The name of the search's folder in `output`: `name`, or head and question."""
+        head = re.sub(r"[^\w.@+-]", "_", self.head)
+        return self.name or f"{head}-{self.question}"
+
+    @property
+    def question(self) -> str:
+        """What is asked of the head, as folders name it: the objective, and the metric where it is another one."""
+        return "-".join([*self.objective, *([] if self.metric.is_default else [self.metric.name])])
 
 
 def check_terms(terms: tuple[str, ...], sampler: str) -> None:

@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from igap.components import SITES, component_names, locate
+from igap.components import component_names
 from igap.config import TEXTS
 from igap.counterfactual.config import SearchConfig
-from igap.counterfactual.spaces.prepare import prepare
+from igap.counterfactual.objective.objective import Objective
+from igap.counterfactual.objective.patch import check_reach, resolve
+from igap.counterfactual.spaces.prepare import Prepared, prepare
+from igap.counterfactual.target import Target, locate_target
 from igap.engine.batching import most_processes
+from igap.engine.user_metrics import metric_of
 from igap.errors import InputError
-from igap.inputs.prompts import PromptPair
+from igap.inputs.prompts import PromptPair, encode_pair
 from igap.models import cached
 from igap.models.fingerprint import fingerprint
 from igap.models.load import Header, check_sites
@@ -46,16 +50,17 @@ def plan_studies(searches: Sequence[SearchConfig]) -> tuple[list[PlannedStudy], 
     """
     studies: dict[Path, PlannedStudy] = {}
     workers: list[SearchConfig] = []
-    sizes: dict[str, int] = {}  # a space is the same for every component
+    spaces: dict[str, Prepared] = {}  # a space is the same for every component
     for search in searches:
         header = cached.header_of(search.model.name, search.model.revision)
         checkpoint = fingerprint(header.folder)
         prompts = search.model_dump_json(include=_OF_THE_SPACE) + checkpoint
         for config, folder in _split_components(search, header):
-            _check_component(config, header)
-            if prompts not in sizes:
-                sizes[prompts] = _space_size(config, header)
-            study = PlannedStudy(config, folder, checkpoint, sizes[prompts])
+            target = _check_target(config, header)
+            if prompts not in spaces:
+                spaces[prompts] = _prepare(config, header)
+            _check_span(target, spaces[prompts], header)
+            study = PlannedStudy(config, folder, checkpoint, spaces[prompts].space.size)
             asked = config.search.model_dump(exclude={"worker"})
             known = studies.setdefault(folder, study)
             if known.config.model_copy(update={"search": None}) != config.model_copy(update={"search": None}) or (
@@ -84,9 +89,11 @@ def describe(study: PlannedStudy) -> str:
     """Describe a study in one line, before it runs."""
     config = study.config
     rest = "brute force" if study.size <= config.search.until else config.search.sampler
+    metric = "" if config.metric.is_default else f" on {config.metric.name}"
     return (
-        f"{config.head}: {' and '.join(config.objective)}, {study.size:.4g} candidates, {config.search.until} trials "
-        f"({rest}), {config.clean.n} clean prompts, {config.heldout.n} held out, in {study.folder}"
+        f"{config.head}: {' and '.join(config.objective)}{metric}, {study.size:.4g} candidates, "
+        f"{config.search.until} trials ({rest}), {config.clean.n} clean prompts, {config.heldout.n} held out, "
+        f"in {study.folder}"
     )
 
 
@@ -107,24 +114,32 @@ def _split_components(config: SearchConfig, header: Header) -> list[tuple[Search
         names = component_names("heads", header.n_layers, header.n_heads)
     if len(names) == 1:
         return [(config, output / config.folder_name)]
-    parent = output / (config.name or f"heads-{'-'.join(config.objective)}")
+    parent = output / (config.name or f"heads-{config.question}")
     singles = [config.model_copy(update={"head": name, "name": None}) for name in names]
     return [(single, parent / single.folder_name) for single in singles]
 
 
-def _check_component(config: SearchConfig, header: Header) -> None:
-    """Raises InputError on a device that this machine lacks, and on a component that the model lacks."""
+def objective_of(config: SearchConfig) -> Objective:
+    """What is maximised. Raises InputError on a metric that cannot be imported, or terms that say nothing with it."""
+    metric = metric_of(config.metric)
+    return Objective(config.objective, config.sign, config.aggregate, config.penalty, config.constraints, metric)
+
+
+def _check_target(config: SearchConfig, header: Header) -> Target:
+    """The target. Raises InputError on a device that this machine lacks, and on what the model or a term lacks."""
     cached.resolve_device(config.device)
-    site, _, _ = locate(config.head, header.n_layers, header.widths, item="head", sites=SITES)
-    check_sites(header, [site], config.model.name)
+    target = locate_target(config.head, header.n_layers, header.widths)
+    check_sites(header, target.sites, config.model.name)
+    objective_of(config).check(target)
+    return target
 
 
 _OF_THE_SPACE: Any = {"model": True, "prompts": True, "search": {"space"}, "clean": True, "heldout": True, "seed": True}
 """All that a space and its clean prompts depend on."""
 
 
-def _space_size(config: SearchConfig, header: Header) -> int:
-    """The number of candidates, the same for all components. Raises InputError on an invalid space or pair."""
+def _prepare(config: SearchConfig, header: Header) -> Prepared:
+    """The space and its clean prompts, the same for all targets. Raises InputError on an invalid space or pair."""
     return prepare(
         reference_pair(config),
         header.tokenizer,
@@ -133,4 +148,13 @@ def _space_size(config: SearchConfig, header: Header) -> int:
         heldout_n=config.heldout.n,
         seed=config.seed,
         prepend_bos=header.prepends_bos,
-    ).space.size
+    )
+
+
+def _check_span(target: Target, prepared: Prepared, header: Header) -> None:
+    """Raises InputError on a span that the clean prompts do not have, or that no prompt of the space changes."""
+    if target.span is None:
+        return
+    encoding: Any = {"prepend_bos": header.prepends_bos, "n_ctx": None, "n_vocab": None}
+    pairs = [encode_pair(pair, header.tokenizer, **encoding) for pair in prepared.pairs]
+    check_reach(resolve(target, pairs[0]), pairs, prepared.space.positions, header.n_layers)

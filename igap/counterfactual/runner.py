@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from igap import pipeline
+from igap.components import PLACES, SITES
 from igap.config import TEXTS, RunConfig, TrackingConfig
 from igap.console import show_stage
+from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.output import scan, terminal
 from igap.counterfactual.output.write import write
 from igap.counterfactual.plan import PlannedStudy, describe
 from igap.counterfactual.search import SearchResult, explore_and_validate
+from igap.counterfactual.target import locate_target
 from igap.counterfactual.workers import explore, open_session, start_workers, stop_workers, study_storage
 from igap.engine.activations import borrow
 from igap.errors import InputError
@@ -154,10 +157,8 @@ def _run_best_pair(
     prompts = config.prompts.model_copy(update=texts)
     settings = {
         "model": config.model, "prompts": prompts, "tracking": config.tracking, "device": config.device,
-        "memory_gib": config.memory_gib,
+        "memory_gib": config.memory_gib, "metric": config.metric, **_show(config),
     }  # fmt: skip
-    if cached.header_of(config.model.name, config.model.revision).neurons_reason is not None:
-        settings["sites"] = "heads"
     asked = defaults.model_copy(update=settings)
     place = study.folder / RUNS
     try:
@@ -177,3 +178,17 @@ def _run_best_pair(
         log.error("of the run of the best pair, in %s, %s failed: %s", place, name, reason)
     wandb_run.log_or_warn(place, tracking, "the run of the best pair")
     return 1 if failures else 0
+
+
+def _show(config: SearchConfig) -> dict[str, object]:
+    """The settings with which a run shows the target: its sites, its positions and, where a run can, its set."""
+    header = cached.header_of(config.model.name, config.model.revision)
+    target = locate_target(config.head, header.n_layers, header.widths)
+    usual = SITES if header.neurons_reason is None else ("heads",)
+    sites = tuple(site for site in PLACES if site in (*usual, *target.sites))
+    shown: dict[str, object] = {"sites": "both" if sites == SITES else " ".join(sites)}
+    if target.span is not None:
+        shown["positions"] = target.positions
+    if target.single is None and target.span in (None, "last", "diff"):
+        shown["analyses"] = {"sets": {"components": target.component}}
+    return shown

@@ -19,7 +19,6 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap import markup
 from igap.arguments import NotNegative, Positive, Range, Seed, checks_arguments
-from igap.components import component_name
 from igap.counterfactual.config import Aggregate, Constraints, Sign, SpaceConfig, Term, check_terms
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.samplers.registry import SamplerNames
@@ -31,8 +30,11 @@ from igap.counterfactual.validation.results import Validation
 from igap.counterfactual.validation.validate import validate
 from igap.counterfactual.validation.verdict import verdict
 from igap.engine.activations import Model, borrow
+from igap.engine.metrics import Custom, as_metric
+from igap.engine.user_metrics import file_digest
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import PromptPair
+from igap.metrics import AnyMetric, LogitDiff, Metric
 
 
 @checks_arguments
@@ -51,7 +53,7 @@ class SearchResult:
     id: str
     """The study's, which stays the same when the search goes on."""
     head: str
-    """The component that was searched for, "9.6" or "L5.N1234"."""
+    """What was searched for: "9.6", "L5.N1234", "9.6+9.9@S2"."""
     sampler: str
     """The one that chose the trials: never `auto`."""
     space: Space
@@ -78,7 +80,7 @@ class SearchResult:
 
     @property
     def best_value(self) -> float:
-        """The first term's value of the best candidate: logits."""
+        """The first term's value of the best candidate: F's unit."""
         return self.validation.best.value
 
     @property
@@ -89,7 +91,7 @@ class SearchResult:
     def to_frame(self) -> pd.DataFrame:
         """Return a row a trial, in order, with the columns of a search's `trials.csv`.
 
-        Who proposed it, its terms, its option in each slot, effects in logits, why it failed.
+        Who proposed it, its terms, its option in each slot, effects in F's unit, why it failed.
         """
         names = [f"slot/{slot.name}" for slot in self.space.slots]
         rows: list[dict[str, object]] = []
@@ -113,10 +115,12 @@ class SearchResult:
     def _facts(self) -> list[str]:
         terms, best = ", ".join(self.objective.terms), self.best
         feasible = sum(trial.is_feasible for trial in self.trials)
+        metric = self.objective.f
+        of = "" if metric == LogitDiff() else f" on {metric.name}"
         tried = f"{len(self.trials)} trials by {self.sampler}, {feasible} within the constraints"
         return [
-            f"search for {terms} of {self.head}: {tried}",
-            f"best {self.objective.terms[0]} {self.best_value:+.3f} logits",
+            f"search for {terms} of {self.head}{of}: {tried}",
+            f"best {self.objective.terms[0]} {self.best_value:+.3f} {self.objective.unit}",
             f"clean: {best.clean}",
             f"corrupted: {best.corrupted}",
         ]
@@ -130,6 +134,7 @@ def search(
     *,
     space: SpaceConfig | Mapping[str, Sequence[str]] | None = None,
     objective: Term | Sequence[Term] = "ap",
+    metric: AnyMetric = "logit_diff",
     sign: Sign = "abs",
     aggregate: Aggregate = "mean",
     penalty: NotNegative = 1.0,
@@ -155,14 +160,20 @@ def search(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair that the search starts from.
-        head: A head such as "9.6" or a neuron such as "L5.N1234".
+        head: What is patched: a head such as "9.6", a neuron such as "L5.N1234", a component of another site such as
+            "L5.resid_pre" or "9.6.q", or a set such as "9.6+9.9", at all positions, or at a span: "9.6@END". A span is
+            a role of generated prompts (IO, S1, S1+1, S2, END), "last", "diff" (where a candidate differs from its
+            clean prompt), or an index, a range or words of the pair's clean prompt: "9.6@10", "9.6@2-3", "9.6@Mary:2".
         space: Slots of the prompt's template to the words and rules that they offer, or a SpaceConfig. None (default):
             words and rules for every slot.
-        objective: What is maximised, or several terms for a Pareto study. Default "ap", the effect in logits.
+        objective: What is maximised, or several terms for a Pareto study. Default "ap", the effect in F's unit.
+        metric: F, default "logit_diff". "logit", "logprob", "prob": of the answer. "prob_diff": of answer and
+            distractor. "kl", "js": to the clean output. Or a function of logits `[row, vocab]` and the pair as token
+            ids to one number a row.
         sign: "drop", "raise" or "abs" (default): which effect on F is wanted.
         aggregate: Over clean prompts: "mean" (default), "cvar" (mean of the worst quarter) or "min".
-        penalty: For "selectivity": logits taken away for each logit of mean |AtP| of the other heads. Default 1.0.
-        constraints: Bounds of a candidate. None (default): F(clean) is above 0.
+        penalty: For "selectivity": what one unit of the other heads' mean |AtP| takes away. Default 1.0.
+        constraints: Bounds of a candidate. None (default): the clean prompt's logit difference is above 0.
         until: Trials in all, default 300.
         sampler: How candidates are chosen, default "auto".
         batch: Candidates evaluated at once, default 16.
@@ -193,7 +204,8 @@ def search(
     terms: tuple[Term, ...] = (objective,) if isinstance(objective, str) else tuple(objective)
     check_terms(terms, sampler)
     _check_json(identity)
-    wanted = Objective(terms, sign, aggregate, penalty, constraints or Constraints())
+    wanted = Objective(terms, sign, aggregate, penalty, constraints or Constraints(), metric)
+    keeps = storage is not None or remember is not None
     since = time.perf_counter()
     with borrow(model):
         session = SearchSession(
@@ -207,7 +219,9 @@ def search(
             seed=seed,
             storage=open_storage("memory", Path()) if storage is None else storage,
             name=name,
-            identity=identity or (_hash_weights(model) if storage is not None or remember is not None else {}),
+            identity={**(identity or _hash_weights(model)), **_source_of(as_metric(metric))}
+            if keeps
+            else identity or {},
             remember=None if remember is None else Path(os.path.expanduser(remember)),
             memory_gib=memory_gib,
         )
@@ -247,7 +261,7 @@ def explore_and_validate(
         validation = validate(session, trials)
     return SearchResult(
         id=session.trials.id,
-        head=component_name(session.target.site, session.target.layer, session.target.index),
+        head=session.target.name,
         sampler=session.sampler,
         space=session.space,
         objective=session.objective,
@@ -271,6 +285,13 @@ def _check_json(identity: Mapping[str, object] | None) -> None:
             f"identity: got {short_repr(identity)}, which is no JSON ({error}), wanted texts and numbers by "
             "names. Leave it out: then it is a hash of the model's weights."
         ) from None
+
+
+def _source_of(metric: Metric) -> dict[str, str]:
+    """A hash of the caller's metric; nothing of one that has a name. Raises InputError where its text is not known."""
+    if not isinstance(metric, Custom):
+        return {}
+    return {"metric/source": file_digest(metric.function, "metric: got a function")}
 
 
 def _hash_weights(model: TransformerBridge) -> dict[str, str]:

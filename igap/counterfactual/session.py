@@ -11,19 +11,21 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.components import SITES, locate
 from igap.counterfactual.config import Constraints, SpaceConfig
 from igap.counterfactual.history import Floats, History, Proposal
 from igap.counterfactual.objective.cache import CachedEvaluator
-from igap.counterfactual.objective.evaluator import Evaluator, Target
+from igap.counterfactual.objective.evaluator import Evaluator
 from igap.counterfactual.objective.objective import Objective
+from igap.counterfactual.objective.patch import check_reach, resolve
 from igap.counterfactual.objective.typicality import MIN_PROMPTS, fit_distribution
 from igap.counterfactual.samplers.base import START, FirstOrderScores, Proposer, draw
 from igap.counterfactual.samplers.registry import SAMPLERS, make_sampler, samplers_for
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.counterfactual.spaces.prepare import prepare
 from igap.counterfactual.spaces.template import find_template, generate_clean_prompts
+from igap.counterfactual.target import locate_target
 from igap.counterfactual.trials.study import EvaluatedTrial, TrialStore
+from igap.engine.metrics import Custom
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, tokenize
 from igap.models.families import widths_of_model
@@ -81,7 +83,8 @@ class SearchSession:
         self._evaluators: list[Evaluator] = []
         self.sampler = ""
         """The one that chose the last trials."""
-        self.target, self.objective = locate_component(model, head), objective
+        target, self.objective = locate_target(head, model.cfg.n_layers, widths_of_model(model)), objective
+        objective.check(target)
         prepend_bos = bool(model.cfg.default_prepend_bos)
         prepared = prepare(
             pair,
@@ -93,15 +96,19 @@ class SearchSession:
             prepend_bos=prepend_bos,
             device=model.W_E.device,
         )
-        self.leading = tokenize(model, pair).leading
+        tokens = tokenize(model, pair)
+        self.target, self.leading = resolve(target, tokens), tokens.leading
         """The token before every prompt, as text; None: there is none."""
         pairs = _select_clean_pairs(model, prepared.pairs, objective.constraints.min_clean, clean_n + heldout_n)
         self.space, self.bound = prepared.space, prepared.bind(pairs[:clean_n])
         self.heldout = prepared.bind(pairs[clean_n:]) if heldout_n else None
+        check_reach(self.target, [tokenize(model, each) for each in pairs], self.space.positions, model.cfg.n_layers)
+        metric = "custom" if isinstance(objective.f, Custom) else objective.f.name
+        identity = {**identity, **({} if metric == "logit_diff" else {"metric": metric})}
         self._remember, self._identity = remember, identity
         study = {
             **identity,
-            "head": head,
+            "head": self.target.name,
             "objective": list(objective.terms),
             "sign": objective.sign,
             "aggregate": objective.aggregate,
@@ -124,7 +131,7 @@ class SearchSession:
 
     def cached_evaluator(self, bound: BoundSpace) -> CachedEvaluator:
         """The evaluator for these clean prompts, which looks on disk first."""
-        evaluator = Evaluator(self.model, bound, self.target, memory_gib=self.memory_gib)
+        evaluator = Evaluator(self.model, bound, self.target, metric=self.objective.f, memory_gib=self.memory_gib)
         self._evaluators.append(evaluator)
         return CachedEvaluator(evaluator, self._remember, self._identity)
 
@@ -223,15 +230,10 @@ class SearchSession:
             return tokenize(self.model, pair).clean
 
 
-def locate_component(model: TransformerBridge, head: str) -> Target:
-    """The component of this name. Raises InputError where the model has none."""
-    return Target(*locate(head, model.cfg.n_layers, widths_of_model(model), item="head", sites=SITES))
-
-
 def _select_clean_pairs(
     model: TransformerBridge, pairs: Sequence[PromptPair], least: float | None, n: int
 ) -> tuple[PromptPair, ...]:
-    """The first `n` pairs whose clean F is at least `least`, the first pair among them.
+    """The first `n` pairs whose clean logit difference is at least `least`, the first pair among them.
 
     Raises InputError where the first is not, or too few are.
     """
@@ -244,7 +246,8 @@ def _select_clean_pairs(
     metric = logits[rows, [each.answer for each in tokens]] - logits[rows, [each.distractor for each in tokens]]
     if not metric[0] >= least:
         raise InputError(
-            f"constraints.min_clean: got {least}, but F of prompts.clean is {metric[0].item():.3f} logits: the model "
+            f"constraints.min_clean: got {least}, but the logit difference after prompts.clean is "
+            f"{metric[0].item():.3f} logits: the model "
             "does not prefer the answer there. Use another pair, or constraints.min_clean=null."
         )
     enough = [pair for pair, value in zip(pairs, metric.tolist(), strict=True) if value >= least]

@@ -16,11 +16,11 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.objective import cache
-from igap.counterfactual.objective.objective import Objective
-from igap.counterfactual.plan import PlannedStudy, plan_studies, reference_pair
+from igap.counterfactual.plan import PlannedStudy, objective_of, plan_studies, reference_pair
 from igap.counterfactual.session import OnProgress, Progress, SearchSession
 from igap.counterfactual.trials.storages import find_only_study, open_storage
 from igap.engine.activations import borrow
+from igap.engine.user_metrics import source_digest
 from igap.errors import InputError
 from igap.failures import reason_of
 from igap.models import cached
@@ -44,7 +44,7 @@ def open_session(study: PlannedStudy, model: TransformerBridge, storage: Any) ->
         model,
         reference_pair(config),
         config.head,
-        Objective(config.objective, config.sign, config.aggregate, config.penalty, config.constraints),
+        objective_of(config),
         space=config.search.space,
         clean_n=config.clean.n,
         heldout_n=config.heldout.n,
@@ -55,6 +55,7 @@ def open_session(study: PlannedStudy, model: TransformerBridge, storage: Any) ->
             "model": study.checkpoint,
             "processing": config.model.processing,
             "dtype": config.model.dtype,
+            **({"metric/source": source_digest(config.metric)} if config.metric.name == "custom" else {}),
         },
         remember=Path(config.output) / cache.FILE,
         memory_gib=config.memory_gib,

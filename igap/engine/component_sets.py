@@ -4,6 +4,7 @@ What is changed is held at its new value whatever comes before it; every other a
 give. One pass from the earliest of the layers on.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -34,16 +35,20 @@ class ComponentSet:
 
     def ends(self) -> tuple[Float[Tensor, "pair pos d"], Float[Tensor, "pair pos d"]]:
         """The activations a (in the run) and a' (their replacement), from the contrast's first position on."""
-        ends = [
-            [end.index_select(2, place.indices).flatten(2) for end in self.contrast.ends(*at)]
-            for at, place in self._places.items()
-        ]
-        start, end = (torch.cat(parts, 2) for parts in zip(*ends, strict=True))
+        both = {at: torch.stack(self.contrast.ends(*at)) for at in self._places}
+        start, end = self.beside(both)
         return start, end
 
-    def function(self, rows: Float[Tensor, "pair row pos d"]) -> Float[Tensor, "pair row"]:
-        """F with all members held at these activations. Differentiable."""
-        return self._changed(rows, self._where, rows.shape[1])
+    def beside(self, activations: Mapping[tuple[Site, int], Tensor]) -> Float[Tensor, "outer inner pos d"]:
+        """The members' dimensions side by side, from activations `[outer, inner, pos, component, ...]` by place."""
+        parts = [activations[at].index_select(3, place.indices).flatten(3) for at, place in self._places.items()]
+        return torch.cat(parts, 3)
+
+    def function(
+        self, rows: Float[Tensor, "pair row pos d"], where: Bool[Tensor, "pair _row pos 1"] | None = None
+    ) -> Float[Tensor, "pair row"]:
+        """F with all members held at these activations, at the contrast's positions or at others. Differentiable."""
+        return self._changed(rows, self._where if where is None else where, rows.shape[1])
 
     def moved(self, chosen: Bool[Tensor, "row member"]) -> Float[Tensor, "pair row"]:
         """F with the chosen members held at a', the others being what these give."""

@@ -19,7 +19,7 @@ Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass
 `suffix` does the above with the model's weights, `hooks` runs the whole model with the site replaced.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -46,6 +46,8 @@ from igap.engine.metrics import Readout, by_question
 from igap.engine.unembedding import unembed
 
 _UNCHANGED: Mapping[Site, Edit] = MappingProxyType({})
+_UP_TO_HEADS = ("resid_pre", "q", "k", "v", "heads")
+"""Sites of a block before W_O."""
 
 
 class Suffix:
@@ -157,28 +159,25 @@ class Suffix:
 
         return metric
 
-    def embedded(self, site: Site, layer: int) -> EmbeddingFunction:
+    def embedded(self, places: Sequence[tuple[Site, int]]) -> EmbeddingFunction:
         """As Hooks."""
-        block = self._blocks[layer]
+        deepest = max(layer for _, layer in places)
+        ends_early = all(layer < deepest or site in _UP_TO_HEADS for site, layer in places)
 
-        def activations(changes: Tensor) -> Tensor:
+        def activations(changes: Tensor) -> dict[tuple[Site, int], Tensor]:
+            made: dict[tuple[Site, int], Tensor] = {}
+
+            def note(place: tuple[Site, int], activation: Tensor) -> Tensor:
+                made[place] = activation
+                return activation
+
             stream = self._base.residual[0][:, None, self._first :] + changes
-            for earlier in range(layer):
-                stream = self._through(earlier, stream)
-            if site not in SITES:
-                recorded: list[Tensor] = []
-
-                def note(activation: Tensor) -> Tensor:
-                    recorded.append(activation)
-                    return activation
-
-                self._through(layer, stream, {site: note}, whole=True)
-                return recorded[0]
-            z = self._attention(layer, block.norm1(stream))
-            if site == "heads":
-                return z
-            attended = stream + block.attention_adds(block.out(z.flatten(3)))
-            return block.neurons(stream if block.parallel else attended)
+            for layer in range(deepest + 1):
+                noting = {site: partial(note, (site, of)) for site, of in places if of == layer}
+                stream, z = self._to_heads(layer, stream, noting)
+                if layer < deepest or not ends_early:
+                    stream = self._from_heads(layer, stream, z, noting)
+            return made
 
         return activations
 
@@ -262,33 +261,42 @@ class Suffix:
             stream = stage(self._through, later, stream)
         return self._read(stream)
 
-    def _through(
-        self, layer: int, stream: Tensor, changes: Mapping[Site, Edit] = _UNCHANGED, *, whole: bool = False
-    ) -> Tensor:
-        """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, unless `whole`, where F is
-        read only.
+    def _through(self, layer: int, stream: Tensor, changes: Mapping[Site, Edit] = _UNCHANGED) -> Tensor:
+        """The residual stream `[pair, row, pos, d_model]` after a block: of the last one, where F is read only.
 
         A change is one of a site's activations, at all positions that the block still has there.
         """
+        last = layer == len(self._blocks) - 1
+        stream, z = self._to_heads(layer, stream, changes, n_queries=self._n_read if last else None)
+        return self._from_heads(layer, stream, z, changes)
 
-        def at(site: Site, activation: Tensor) -> Tensor:
-            return hold(self._base, site, layer, changes.get(site, keep)(activation))
+    def _to_heads(
+        self, layer: int, stream: Tensor, changes: Mapping[Site, Edit], n_queries: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A block's input and z, changed, for the last `n_queries` positions."""
+        stream = self._change_vector(changes, layer, "resid_pre", stream)
+        at = partial(self._change, changes, layer)
+        z = at("heads", self._attention(layer, self._blocks[layer].norm1(stream), n_queries=n_queries, at=at))
+        return stream, z
 
-        def at_vector(site: Site, vectors: Tensor) -> Tensor:
-            if site not in changes and (site, layer) not in self._base.held:
-                return vectors
-            return at(site, vectors.unsqueeze(3)).squeeze(3)
-
+    def _from_heads(self, layer: int, stream: Tensor, z: Tensor, changes: Mapping[Site, Edit]) -> Tensor:
+        """The residual stream after a block, at the positions of z."""
         block = self._blocks[layer]
-        last = layer == len(self._blocks) - 1 and not whole
-        stream = at_vector("resid_pre", stream)
-        z = at("heads", self._attention(layer, block.norm1(stream), n_queries=self._n_read if last else None, at=at))
-        if last:
-            stream = stream[:, :, -self._n_read :]
-        attended = stream + at_vector("attn_out", block.attention_adds(block.out(z.flatten(3))))
-        attended = at_vector("resid_mid", attended)
+        stream = stream[:, :, -z.shape[2] :]
+        at, at_vector = (partial(change, changes, layer) for change in (self._change, self._change_vector))
+        attended = at_vector("resid_mid", stream + at_vector("attn_out", block.attention_adds(block.out(z.flatten(3)))))
         neurons = at("neurons", block.neurons(stream if block.parallel else attended))
         return at_vector("resid_post", attended + at_vector("mlp_out", block.mlp_adds(block.down(neurons))))
+
+    def _change(self, changes: Mapping[Site, Edit], layer: int, site: Site, activation: Tensor) -> Tensor:
+        """A site's activation, changed, with what the run holds."""
+        return hold(self._base, site, layer, changes.get(site, keep)(activation))
+
+    def _change_vector(self, changes: Mapping[Site, Edit], layer: int, site: Site, vectors: Tensor) -> Tensor:
+        """The same of a site of one vector a layer."""
+        if site not in changes and (site, layer) not in self._base.held:
+            return vectors
+        return self._change(changes, layer, site, vectors.unsqueeze(3)).squeeze(3)
 
     def _attention(
         self,

@@ -25,8 +25,9 @@ Change = Callable[[Tensor], Tensor | None]
 SiteFunction = Callable[[Float[Tensor, "pair row pos *component"]], Float[Tensor, "question row"]]
 """Activations of a site at the positions from f on to F. Differentiable. A question is a pair and a metric, pair by
 pair; with one metric they are the pairs."""
-EmbeddingFunction = Callable[[Float[Tensor, "pair row pos d_model"]], Float[Tensor, "pair row pos *component"]]
-"""Changes of the tokens' embeddings from f on to a site's activations there. Differentiable."""
+EmbeddingFunction = Callable[[Float[Tensor, "pair row pos d_model"]], Mapping[tuple[Site, int], Tensor]]
+"""Changes of the tokens' embeddings from f on to activations there by site and layer, each `[pair, row, pos,
+component, ...]`. Differentiable."""
 PatchFunction = Callable[[Tensor], Float[Tensor, "question row"]]
 """Indices of components to F with each of them, alone, replaced: one row a component."""
 SiteChanges = Mapping[tuple[Site, int], Callable[[Tensor], Tensor]]
@@ -173,22 +174,23 @@ class Hooks:
         """F as a function of one component's activation `[pair, row, pos, ...]`, the others as they are in the run."""
         return one_of(self.function(site, layer), self._base.activations[site][layer][:, None, self._first :], index)
 
-    def embedded(self, site: Site, layer: int) -> EmbeddingFunction:
-        """This site's activations as a function of the tokens' embeddings."""
+    def embedded(self, places: Sequence[tuple[Site, int]]) -> EmbeddingFunction:
+        """The activations of these sites and layers as a function of the tokens' embeddings."""
 
-        def activations(changes: Tensor) -> Tensor:
+        def activations(changes: Tensor) -> dict[tuple[Site, int], Tensor]:
             n_pairs, n_rows = changes.shape[:2]
             whole = functional.pad(changes, (0, 0, self._first, 0)).flatten(0, 1)
             tokens = self._base.tokens[:, None].expand(-1, n_rows, -1).flatten(0, 1)
-            recorded: list[Tensor] = []
-            hooks: dict[str, Change] = {
-                "hook_embed": lambda embedded: embedded + whole,
-                hook_name(site, layer): recorded.append,
-            }
-            with edit_hooks(self._model, hooks):
+            made: dict[tuple[Site, int], Tensor] = {}
+
+            def note(place: tuple[Site, int], activation: Tensor) -> None:
+                rows = from_hook(place[0], activation).unflatten(0, (n_pairs, n_rows))
+                made[place] = rows[:, :, self._first :]
+
+            hooks: dict[str, Change] = {hook_name(*place): partial(note, place) for place in places}
+            with edit_hooks(self._model, {"hook_embed": lambda embedded: embedded + whole, **hooks}):
                 self._model(tokens, logits_to_keep=1)
-            whole_site: Tensor = from_hook(site, recorded[0]).unflatten(0, (n_pairs, n_rows))
-            return whole_site[:, :, self._first :]
+            return made
 
         return activations
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -23,6 +24,7 @@ from igap.metrics import AnyMetric, LogitDiff, Metric
 from igap.vocabulary import BaselineKind, Direction, denoising_problem
 
 T = TypeVar("T")
+Where = Callable[[Sequence[TokenPair]], Bool[Tensor, "pair pos"] | None]
 
 _PAIRS_A_PASS, _TOKENS_A_PASS = 64, 2048
 """A pass has a row of every pair at least, so that pairs of long prompts share none."""
@@ -45,9 +47,10 @@ class OpenPairs:
         kept: float,
         metric: AnyMetric | Sequence[AnyMetric] = "logit_diff",
         beside: Sequence[AnyMetric] = (),
+        where: Where | None = None,
     ) -> None:
         """Tokenises the pairs; see `open_pairs`."""
-        self.model = model
+        self.model, self._where = model, where
         self.metrics = as_metrics(metric)
         """F, by one metric or several."""
         self._with_logits = not all(isinstance(each, LogitDiff) for each in (*self.metrics, *map(as_metric, beside)))
@@ -84,6 +87,8 @@ class OpenPairs:
         for indices in _groups(self.tokens):
             make = partial(self._contrast, indices, baseline, direction)
             contrast = self._keep((indices, baseline, direction), make, _layers_of_contrast)
+            mask = None if self._where is None else self._where(contrast.pairs)
+            contrast = contrast if mask is None else contrast.at(mask)
             yield indices, contrast if metrics is None else contrast.reading(metrics)
 
     def _contrast(self, indices: tuple[int, ...], baseline: Baseline, direction: Direction) -> Contrast:
@@ -188,6 +193,7 @@ def open_pairs(
     kept_bytes: float = 0.0,
     metric: AnyMetric | Sequence[AnyMetric] = "logit_diff",
     beside: Sequence[AnyMetric] = (),
+    where: Where | None = None,
 ) -> Iterator[OpenPairs]:
     """A block in which the model is frozen and contrasts of these pairs can be had; it comes back unchanged.
 
@@ -198,6 +204,7 @@ def open_pairs(
         route: How F is computed; None chooses the faster route that is right for this model.
         metric: F, or several, of which contrasts have one after the other: see `metrics.Readout`.
         beside: Further metrics, which `contrasts` may be asked for.
+        where: Pairs of one length to the positions at which their activations change; None: all of them.
         kept_bytes: How much of what contrasts share may be held between them, in bytes. By default nothing: right where
             all pairs are gone through once.
 
@@ -207,7 +214,7 @@ def open_pairs(
     pairs = [pairs] if isinstance(pairs, PromptPair) else list(pairs)
     if not pairs:
         raise InputError("prompts: got no pair, wanted at least one.")
-    opened = OpenPairs(model, pairs, sites, route, kept_bytes, metric, beside)
+    opened = OpenPairs(model, pairs, sites, route, kept_bytes, metric, beside, where)
     with borrow(model):
         try:
             yield opened

@@ -16,7 +16,7 @@ from torch import Tensor
 from igap.config import PositionsConfig
 from igap.errors import InputError, printable, short_repr
 from igap.inputs.prompts import TokenPair
-from igap.vocabulary import BaselineKind, Direction
+from igap.vocabulary import ROLES, BaselineKind, Direction
 
 Positions = Literal["all", "each", "last", "diff", "roles", "own"] | Mapping[str, str | Sequence[int]]
 """Which positions change, and whether together.
@@ -135,7 +135,7 @@ def _roles(pair: TokenPair, direction: Direction) -> dict[str, int]:
             "Take positions=each, or name spans."
         )
     (io,), (s1, s2) = answer, distractor
-    clean = {"IO": io, "S1": s1, "S1+1": s1 + 1, "S2": s2, "END": len(ids) - 1}
+    clean = dict(zip(ROLES, (io, s1, s1 + 1, s2, len(ids) - 1), strict=True))
     if direction == "noising":
         return clean
     partners = {name: pair.alignment.clean[position] for name, position in clean.items()}

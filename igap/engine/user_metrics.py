@@ -30,13 +30,20 @@ def source_digest(config: MetricConfig) -> str:
     Raises InputError where there is no such file.
     """
     module, function = _import(config)
+    return file_digest(function, f"metric.function: got {config.function}", str(module.__file__))
+
+
+def file_digest(function: CustomMetric, got: str, *files: str) -> str:
+    """SHA-256 of the file that a function stands in, and of these before it.
+
+    Raises InputError, which begins with `got`, where there is no such file.
+    """
     try:
-        files = [str(module.__file__), str(inspect.getsourcefile(inspect.unwrap(function)))]
-        return hashlib.sha256(b"".join(Path(file).read_bytes() for file in dict.fromkeys(files))).hexdigest()
+        every = [*files, str(inspect.getsourcefile(inspect.unwrap(function)))]
+        return hashlib.sha256(b"".join(Path(file).read_bytes() for file in dict.fromkeys(every))).hexdigest()
     except (AttributeError, TypeError, OSError):
         raise InputError(
-            f"metric.function: got {config.function}, whose source file cannot be read, wanted a Python function, "
-            "whose text says which metric it is."
+            f"{got}, whose source file cannot be read, wanted a Python function, whose text says which metric it is."
         ) from None
 
 

@@ -21,14 +21,15 @@ from engine import PAIR, Bench, gpt2_small
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.counterfactual.history import History
-from igap.counterfactual.objective.evaluator import Evaluator, Target
+from igap.counterfactual.objective.evaluator import Evaluator
 from igap.counterfactual.samplers.base import draw
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.counterfactual.spaces.prepare import prepare
+from igap.counterfactual.target import Target
 from igap.engine.activations import borrow
 from igap.inputs.prompts import tokenize
 
-TARGET = Target("heads", 9, 6)
+TARGET = Target((("heads", 9, 6),))
 HOOK = "blocks.9.attn.hook_z"
 WORDS = {
     "first": ["names"],

@@ -182,7 +182,7 @@ def test_a_head_that_the_model_does_not_have_is_refused(model, pair):
 
 
 def test_a_model_that_does_not_prefer_the_answer_is_refused(model, pair):
-    with pytest.raises(InputError, match=r"constraints\.min_clean: got 1000\.0, but F of prompts\.clean is"):
+    with pytest.raises(InputError, match=r"constraints\.min_clean: got 1000\.0, but the logit difference after"):
         opened(model, pair, constraints={"min_clean": 1000.0})
 
 

@@ -81,7 +81,7 @@ def test_a_site_is_a_function_of_the_embeddings_and_f_of_one_component(model, pa
             moved = (embeddings[1] - embeddings[0])[question.first :]
             assert moved.abs().max() > 1e-2
             for layer, effects in enumerate(every_effect):
-                found = question.engine.embedded(site, layer)(torch.stack([0 * moved, moved])[None])
+                found = question.engine.embedded([(site, layer)])(torch.stack([0 * moved, moved])[None])[site, layer]
                 start, end = question.ends(site, layer)
                 scale = max(1.0, end.abs().max().item())  # activations reach 8
                 torch.testing.assert_close(found / scale, torch.stack([start, end], 1) / scale, **tolerance)

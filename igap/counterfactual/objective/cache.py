@@ -53,10 +53,11 @@ class CachedEvaluator:
         inputs = {
             **identity,
             "versions": versions(),
-            "component": [target.site, target.layer, target.index],
+            "component": list(target.single or map(list, target.members)),
             "clean": bound.clean.tolist(),
             "answers": [[pair.answer, pair.distractor] for pair in bound.pairs],
             "route": evaluator.route,
+            **({} if target.span is None else {"span": target.span}),
         }
         self._inputs_hash = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).digest()
 

@@ -1,16 +1,15 @@
-"""The effects of one component for many corrupted prompts at once, and their gradient in the prompts' words.
+"""The effects of one target for many corrupted prompts at once, and their gradient in the prompts' words.
 
-    corrupted words -> embeddings -> blocks 0 .. l -> a' of the component -> the clean runs with it -> F
+    corrupted words -> embeddings -> blocks 0 .. l -> a' of the target -> the clean runs with it -> F
 
-The corrupted prompt passes the blocks up to the component once, whatever the number of clean prompts where it is the
-same for all, and each clean prompt's run with the patch begins at the component. Nothing is divided by the gap: the
-search would drive the gap to zero and not the effect up.
+The corrupted prompt passes the blocks up to the target's last component once, whatever the number of clean prompts
+where it is the same for all, and each clean prompt's run with the patch begins at the first. Nothing is divided by
+the gap: the search would drive the gap to zero and not the effect up.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -21,27 +20,29 @@ from igap.attribution.integrated_gradients import along_path
 from igap.attribution.maps import per_component
 from igap.components import Site, hook_name
 from igap.counterfactual.objective.embeddings import token_embeddings
+from igap.counterfactual.objective.patch import Patch, find_positions
+from igap.counterfactual.objective.whole_runs import WholeNumber, WholeRuns
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
-from igap.engine.activations import ForwardPass, block_numbers, record
+from igap.counterfactual.target import Target
+from igap.engine.activations import ForwardPass, block_numbers, from_hook, record
 from igap.engine.backend import HOOKS, Engine, Route, choose_backend
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
-from igap.engine.hooks import SiteFunction, edit_hooks
-from igap.engine.metrics import read_out
+from igap.engine.contrast import Contrast
+from igap.engine.hooks import edit_hooks
+from igap.engine.metrics import Custom, as_metric, check_custom, read_out
 from igap.inputs.prompts import tokenize
+from igap.metrics import AnyMetric, LogitDiff
 from igap.models.families import check_columns
 
-Number = Literal["ap", "ig", "curve", "mean_other_heads", "fluency", "corrupted"]
-"""The numbers of a candidate in each clean prompt's run:
+Number = Literal["ap", "ig", "curve", WholeNumber]
+"""The numbers of a candidate in each clean prompt's run, besides those of whole runs, in F's unit:
 
-- `ap`: F with the component from the corrupted run, less F without; logits.
-- `ig`: the component's share on the joint path, on which the whole layer's site moves (NODES nodes); logits.
-- `curve`: the largest departure of F along the component's path from the chord between its ends, signed; logits.
-- `mean_other_heads`: mean |AtP| of all other heads, first order around the clean run; logits.
-- `fluency`: mean log-probability of the corrupted prompt's tokens less that of the clean prompt's; nats.
-- `corrupted`: F of the corrupted run, with the clean prompt's answer and distractor; logits.
+- `ap`: F with the target from the corrupted run, less F without.
+- `ig`: a component's share on the joint path, on which the whole layer's site moves at all positions (NODES nodes); of
+  a set the sum over its members, which move alone and at the patched positions.
+- `curve`: the largest departure of F along the target's path from the chord between its ends, signed.
 """
-_WHOLE: tuple[Number, ...] = ("mean_other_heads", "fluency", "corrupted")
-"""Numbers that need the whole model on the corrupted prompt."""
+_WHOLE = get_args(WholeNumber)
 
 Numbers = Mapping[Number, Float[Tensor, "candidate pair"]]
 
@@ -51,17 +52,8 @@ _ALPHAS = tuple(i / 10 for i in range(1, 10))
 """Points of the path at which `curve` looks, 0 is clean and 1 corrupted."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """The component that is searched for."""
-
-    site: Site
-    layer: int
-    index: int
-
-
 class Evaluator:
-    """Numbers of one component in the clean prompts' runs, for corrupted prompts of a space.
+    """Numbers of one target in the clean prompts' runs, for corrupted prompts of a space.
 
     `cost` counts forward equivalents: one is a whole pass of the model over one prompt, forward or, twice that much,
     backward; what begins in the middle counts as the share of the blocks and positions it passes. On the route
@@ -74,6 +66,7 @@ class Evaluator:
         bound: BoundSpace,
         target: Target,
         *,
+        metric: AnyMetric = "logit_diff",
         memory_gib: float | None = None,
         batch_size: int | None = None,
         hooks: bool = False,
@@ -83,26 +76,35 @@ class Evaluator:
         Args:
             model: a frozen model.
             bound: a space, bound to the clean prompts.
-            target: the component.
+            target: the component or set, and its span.
+            metric: F.
             memory_gib: GiB of one pass beyond the model; None: as `igap.engine.batching` has it.
             batch_size: prompts in one pass; None: as many as fit.
             hooks: take the slow route, which every architecture has.
 
         Raises:
-            InputError: a model whose embeddings or neurons the search cannot use.
+            InputError: a model whose embeddings or sites the search cannot use, a span that a clean prompt does not
+                have, or a metric of the caller's that is none.
         """
         self.bound, self.target, self.cost = bound, target, 0.0
         self._model = model
         self._pairs = [tokenize(model, pair) for pair in bound.pairs]
         self.first = min([bound.first, *(pair.first_difference for pair in self._pairs)])
         """Position from which corrupted prompts, also those made by hand, may differ from the clean ones."""
-        sites = (target.site,)
-        self.clean: ForwardPass = record(model, bound.clean, self._pairs, name="clean", sites=sites)
-        check_columns(model, target.site, self.clean.activations[target.site][0].shape[2:])
+        sites, f = target.sites, as_metric(metric)
+        self.clean: ForwardPass = record(
+            model, bound.clean, self._pairs, name="clean", sites=sites, with_logits=f != LogitDiff()
+        )
+        for site in sites:
+            check_columns(model, site, self.clean.activations[site][0].shape[2:])
+        if isinstance(f, Custom):
+            assert self.clean.logits is not None
+            for pair, logits in zip(self._pairs, self.clean.logits, strict=True):
+                check_custom(f.function, pair, logits)
         first, n_pairs = self.first, len(bound.pairs)
         first_pair = self.clean.select([0])
         other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted", sites=sites)
-        readout = read_out(self._pairs, bound.clean.device)
+        readout = read_out(self._pairs, bound.clean.device, [f], self.clean.logits)
         backend = HOOKS
         if not hooks:
             backend = choose_backend(model, readout.select([0]), first_pair, other.activations, first)
@@ -111,16 +113,24 @@ class Evaluator:
         def engine(n: int) -> Engine:
             return backend.engine(model, readout.select(range(n)), self.clean if n == n_pairs else first_pair, first)
 
-        self._around = engine(n_pairs)
-        given = self._around if bound.given == n_pairs else engine(1)
-        self._activations = given.embedded(target.site, target.layer)
-        self._metric = self._around.single(target.site, target.layer, target.index)
-        self._start = self.clean.activations[target.site][target.layer][:, None, first:]
+        clean = self.clean
+        self._around = Contrast(
+            model, tuple(self._pairs), clean, clean, clean, "noising", clean.activations, first, backend, readout,
+            engine(n_pairs),
+        )  # fmt: skip
+        given = self._around.engine if bound.given == n_pairs else engine(1)
+        self._activations = given.embedded(target.places)
+        self.where = None if target.span == "diff" else find_positions(target, self._pairs)
+        """The positions `[pair, pos]` that are patched; None: all, or those of each candidate's own."""
+        self._patch = Patch(self._around, target, self.where)
+        self._unpatched = self._around.value(clean)
+        self._whole_runs = WholeRuns(bound, self._around, self._patch)
         self._embed = token_embeddings(model, first_pair.tokens)
         self._clean_embedded = self._embed[bound.clean[: bound.given, first:]][:, None]
         cfg, n_pos = model.cfg, bound.clean.shape[1]
         numbers, changing = block_numbers(model), n_pos - first
-        size = changing * numbers * self._embed.element_size()
+        vocabulary = 0 if readout.is_logit_diff else 4 * cfg.d_vocab
+        size = (changing * numbers + vocabulary) * self._embed.element_size()
         device = self._embed.device
         self._rows = adaptive_batch(size, 1, device, batch_size, memory_gib)
         self._gradient_rows = adaptive_batch(size, cfg.n_layers, device, batch_size, memory_gib)
@@ -129,7 +139,9 @@ class Evaluator:
         prefix = suffix = 1.0
         if self.route == "suffix":
             share = changing / n_pos
-            prefix, suffix = (n / cfg.n_layers * share for n in (target.layer + 1, cfg.n_layers - target.layer))
+            (_, earliest), *_ = target.places
+            *_, (_, deepest) = target.places
+            prefix, suffix = (n / cfg.n_layers * share for n in (deepest + 1, cfg.n_layers - earliest))
         self._prefix_cost, self._suffix_cost = prefix * bound.given, suffix * n_pairs
 
     def numbers(self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number]) -> Numbers:
@@ -158,16 +170,19 @@ class Evaluator:
         self, candidates: Sequence[Candidate], weights: Float[Tensor, "candidate pair"]
     ) -> Float[Tensor, "given candidate pos d_model"]:
         """d(sum over clean prompts of weight * AP effect) / d(embedding of the corrupted prompts' tokens)."""
-        changes = self._changes(self.bound.tokens(candidates)).requires_grad_()
+        tokens = self.bound.tokens(candidates)
+        changes, mask = self._changes(tokens).requires_grad_(), self._patch.mask(tokens)
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad((self._ap(changes) * weights.to(changes)).sum(), changes)
+            end = self._end(self._activations(changes), mask)
+            effects = (self._patch.value(end, mask) - self._unpatched[:, None]).T
+            (gradient,) = torch.autograd.grad((effects * weights.to(changes)).sum(), changes)
         self.cost += 3 * len(candidates) * (self._prefix_cost + self._suffix_cost)
         return gradient
 
     def first_order_scores(
         self, candidate: Candidate, weights: Float[Tensor, " pair"]
     ) -> list[Float[Tensor, " _option"]]:
-        """For every option of every slot, the change of the weighted AP effect to first order; logits."""
+        """For every option of every slot, the change of the weighted AP effect to first order, in F's unit."""
         gradient = self.gradient([candidate], weights[None])[:, 0]
         tokens = self.bound.tokens([candidate])[:, 0]
         scores = []
@@ -184,34 +199,44 @@ class Evaluator:
 
     def activations(
         self, tokens: Int[Tensor, "given candidate pos"]
-    ) -> Float[Tensor, "given candidate changed *component"]:
-        """The component's activations in the corrupted runs, from `first` on; tokens as of `numbers`."""
+    ) -> Float[Tensor, "given candidate patched *component"]:
+        """The target's activations in the corrupted runs, from `first` on or at its span; tokens as of `numbers`."""
 
         def compute(items: Tensor) -> Tensor:
             with torch.no_grad():
-                return self._activations(self._changes(tokens[:, items]))[:, :, :, self.target.index]
+                made = self._patch.activation(self._activations(self._changes(tokens[:, items])))
+            return made[:, :, self._columns]
 
         self.cost += tokens.shape[1] * self._prefix_cost
         passes = self._rows.each(compute, torch.arange(tokens.shape[1]), self.bound.given)
         return torch.cat([made for _, made in passes], 1)
 
-    def activations_of_others(self, prompts: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt changed *component"]:
-        """The component's activations in runs of any prompts of the clean prompts' length, from `first` on."""
-        name = hook_name(self.target.site, self.target.layer)
+    def activations_of_others(self, prompts: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt patched *component"]:
+        """The target's activations in runs of any prompts of the clean prompts' length, at the same positions."""
 
         def compute(items: Tensor) -> Tensor:
-            seen: list[Tensor] = []
+            seen: dict[tuple[Site, int], Tensor] = {}
 
-            def keep(activation: Tensor) -> Tensor:
-                seen.append(activation[:, self.first :, self.target.index])
-                return activation
+            def keeping(place: tuple[Site, int]) -> Callable[[Tensor], None]:
+                def keep(activation: Tensor) -> None:
+                    seen[place] = from_hook(place[0], activation)[None, :, self.first :]
 
-            with torch.no_grad(), edit_hooks(self._model, {name: keep}):
+                return keep
+
+            hooks = {hook_name(*place): keeping(place) for place in self.target.places}
+            with torch.no_grad(), edit_hooks(self._model, hooks):
                 self._model(prompts[items], logits_to_keep=1)
-            return seen[0]
+            return self._patch.activation(seen)[0][:, self._columns]
 
         self.cost += len(prompts)
         return torch.cat([made for _, made in self._whole_rows.each(compute, torch.arange(len(prompts)))])
+
+    @cached_property
+    def _columns(self) -> slice | list[int]:
+        """The positions that are patched in every clean prompt, counted from `first`; of `diff` all from there on."""
+        if self.where is None:
+            return slice(None)
+        return self.where[:, self.first :].all(0).nonzero().flatten().tolist()
 
     def _each(
         self,
@@ -230,31 +255,30 @@ class Evaluator:
         """The corrupted words' embeddings less the clean prompts'; exactly 0 where they are the same."""
         return self._embed[tokens[:, :, self.first :]] - self._clean_embedded
 
-    def _ap(self, changes: Tensor) -> Float[Tensor, "candidate pair"]:
-        z = self._activations(changes)[:, :, :, self.target.index]
-        metric = self._metric(z.expand(len(self.bound.pairs), *z.shape[1:]))
-        return (metric - self.clean.logit_diff[:, None]).T
+    def _end(self, sites: Mapping[tuple[Site, int], Tensor], mask: Tensor | None) -> Tensor:
+        """What the target is moved to in each clean prompt's run, from the sites' activations in the corrupted runs."""
+        own = self._patch.activation(sites)
+        return self._patch.end(own.expand(len(self.bound.pairs), *own.shape[1:]), mask)
 
     def _patched(self, tokens: Tensor, names: Sequence[Number]) -> Float[Tensor, "candidate pair name"]:
-        """Numbers that begin at the component's activation in the corrupted run."""
-        n_pairs, n = len(self.bound.pairs), tokens.shape[1]
+        """Numbers that begin at the target's activation in the corrupted run."""
+        n = tokens.shape[1]
+        mask = self._patch.mask(tokens)
         with torch.no_grad():
-            site = self._activations(self._changes(tokens))
+            sites = self._activations(self._changes(tokens))
         self.cost += n * self._prefix_cost
-        site = site.expand(n_pairs, *site.shape[1:])
-        end = site[:, :, :, self.target.index]
-        start = self._start[:, :, :, self.target.index]
+        start, end = self._patch.start, self._end(sites, mask)
         numbers: dict[Number, Tensor] = {}
         if "ap" in names or "curve" in names:
             with torch.no_grad():
-                numbers["ap"] = self._metric(end) - self.clean.logit_diff[:, None]
+                numbers["ap"] = self._patch.value(end, mask) - self._unpatched[:, None]
             self.cost += n * self._suffix_cost
         if "curve" in names:
             with torch.no_grad():
                 bends = torch.stack(
                     [
-                        self._metric(start + alpha * (end - start))
-                        - self.clean.logit_diff[:, None]
+                        self._patch.value(start + alpha * (end - start), mask)
+                        - self._unpatched[:, None]
                         - alpha * numbers["ap"]
                         for alpha in _ALPHAS
                     ]
@@ -262,78 +286,33 @@ class Evaluator:
             self.cost += len(_ALPHAS) * n * self._suffix_cost
             numbers["curve"] = bends.gather(0, bends.abs().argmax(0, keepdim=True))[0]
         if "ig" in names:
-            layer: SiteFunction = self._around.function(self.target.site, self.target.layer)
-            shares = along_path(layer, self._start.expand_as(site), site, NODES, "gausslegendre", self._gradient_rows)
-            numbers["ig"] = per_component(shares, self.target.site)[..., self.target.index].sum(2)
+            numbers["ig"] = self._integrate(sites, end, mask)
             self.cost += 3 * NODES * n * self._suffix_cost
         return torch.stack([numbers[name].T for name in names], -1)
+
+    def _integrate(
+        self, sites: Mapping[tuple[Site, int], Tensor], end: Tensor, mask: Tensor | None
+    ) -> Float[Tensor, "pair candidate"]:
+        """`ig`, as `Number` has it."""
+        rows = self._gradient_rows
+        if self.target.single is None:
+            start = self._patch.start.expand_as(end)
+
+            def of_rows(moved: Tensor) -> Tensor:  # the candidates, node after node
+                n_nodes = 1 if mask is None or mask.shape[1] == 1 else moved.shape[1] // mask.shape[1]
+                return self._patch.value(moved, None if mask is None else mask.repeat(1, n_nodes, 1))
+
+            return along_path(of_rows, start, end, NODES, "gausslegendre", rows).sum((2, 3))
+        site, layer, index = self.target.single
+        whole = sites[site, layer].expand(len(self.bound.pairs), *sites[site, layer].shape[1:])
+        start = self.clean.activations[site][layer][:, None, self.first :].expand_as(whole)
+        shares = along_path(self._around.function(site, layer), start, whole, NODES, "gausslegendre", rows)
+        by_position = per_component(shares, site)[..., index]
+        return by_position.sum(2) if mask is None else (by_position * mask).sum(2)
 
     def _whole(self, tokens: Tensor, names: Sequence[Number]) -> Float[Tensor, "candidate pair name"]:
         """Numbers of the whole model's run on the corrupted prompts."""
         n_given, n = tokens.shape[:2]
-        n_pairs = len(self.bound.pairs)
-        logits, others = self._run(tokens, heads="mean_other_heads" in names)
         self.cost += n * n_given
-        numbers: dict[Number, Tensor] = {}
-        if "corrupted" in names:
-            last = logits[:, :, -1].expand(n_pairs, -1, -1)
-            each = torch.arange(n_pairs, device=last.device)
-            answer, distractor = ([getattr(pair, word) for pair in self._pairs] for word in ("answer", "distractor"))
-            numbers["corrupted"] = last[each, :, answer] - last[each, :, distractor]
-        if "fluency" in names:
-            numbers["fluency"] = _mean_log_probability(logits, tokens) - self._clean_fluency[:, None]
-        if others is not None:
-            numbers["mean_other_heads"] = others
-        return torch.stack([numbers[name].T for name in names], -1)
-
-    def _run(self, tokens: Tensor, *, heads: bool) -> tuple[Tensor, Tensor | None]:
-        """Logits `[given, candidate, pos, vocabulary]`, and the mean |AtP| `[pair, candidate]` of all other heads."""
-        names = [hook_name("heads", layer) for layer in range(self._model.cfg.n_layers)] if heads else []
-        seen: dict[str, Tensor] = {}
-
-        def keeping(name: str) -> Callable[[Tensor], Tensor]:
-            def keep(activation: Tensor) -> Tensor:
-                seen[name] = activation
-                return activation
-
-            return keep
-
-        with torch.no_grad(), edit_hooks(self._model, {name: keeping(name) for name in names}):
-            logits = self._model(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-        if not heads:
-            return logits, None
-        total, n_heads = torch.zeros(()), 0
-        for layer, (name, slope) in enumerate(zip(names, self._slopes, strict=True)):
-            z = seen[name].unflatten(0, tokens.shape[:2])[:, :, self.first :]
-            clean = self.clean.activations["heads"][layer][:, None, self.first :]
-            first_order = ((z - clean) * slope).sum((2, 4)).abs()  # [pair, candidate, head]
-            if (self.target.site, self.target.layer) == ("heads", layer):
-                first_order[..., self.target.index] = 0
-                n_heads -= 1
-            n_heads += first_order.shape[-1]
-            total = total + first_order.sum(-1)
-        return logits, total / max(1, n_heads)
-
-    @cached_property
-    def _slopes(self) -> list[Float[Tensor, "pair 1 changed head d_head"]]:
-        """dF/dz at the clean runs, a tensor a layer."""
-        slopes: list[Tensor] = []
-        for layer, z in enumerate(self.clean.activations["heads"]):
-            leaf = z[:, None, self.first :].detach().clone().requires_grad_()
-            with torch.enable_grad():
-                slopes += torch.autograd.grad(self._around.function("heads", layer)(leaf).sum(), leaf)
-        return slopes
-
-    @cached_property
-    def _clean_fluency(self) -> Float[Tensor, " pair"]:
-        with torch.no_grad():
-            return _mean_log_probability(self._model(self.bound.clean)[:, None], self.bound.clean[:, None])[:, 0]
-
-
-def _mean_log_probability(
-    logits: Float[Tensor, "given candidate pos d_vocab"], tokens: Int[Tensor, "given candidate pos"]
-) -> Float[Tensor, "given candidate"]:
-    """Mean log-probability of every token but the first, given those before it; nats a token."""
-    chosen = logits[:, :, :-1].gather(-1, tokens[:, :, 1:, None])[..., 0]
-    mean: Tensor = (chosen - logits[:, :, :-1].logsumexp(-1)).mean(-1)
-    return mean
+        numbers = self._whole_runs.numbers(tokens, names)
+        return torch.stack([numbers[str(name)].T for name in names], -1)

@@ -1,7 +1,7 @@
 """The value of a corrupted prompt: its numbers in several clean prompts' runs become one number a term.
 
-Effects are in logits and never a quotient by the gap: a search that may make the gap small does, and reports quotients
-in the thousands for effects below one logit.
+Effects are in F's unit and never a quotient by the gap: a search that may make the gap small does, and reports
+quotients in the thousands for effects below one logit.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,10 @@ from igap.counterfactual.config import Aggregate, Constraints, Sign, Term
 from igap.counterfactual.history import Floats
 from igap.counterfactual.objective.evaluator import Evaluator, Number
 from igap.counterfactual.spaces.base import Candidate
+from igap.counterfactual.target import Target
+from igap.engine.metrics import as_metric
+from igap.errors import InputError
+from igap.metrics import AnyMetric, Metric
 
 _TAIL = 0.25
 """Share of the clean prompts, the worst of them, that `cvar` is the mean over."""
@@ -43,8 +47,58 @@ class Objective:
     sign: Sign = "abs"
     aggregate: Aggregate = "mean"
     penalty: NotNegative = 1.0
-    """In `selectivity`, the logits that one logit of the other heads' mean |AtP| takes away."""
+    """In `selectivity`, how much one unit of the other heads' mean |AtP| takes away."""
     constraints: Constraints = field(default_factory=Constraints)
+    metric: AnyMetric = "logit_diff"
+    """F, which effects are changes of. Constraints are of the logit difference, whatever it is."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError on terms that say nothing with this metric."""
+        if not self.f.at_minimum:
+            return
+        if "selectivity" in self.terms:
+            raise InputError(
+                f"metric: got {self.f.name} with selectivity, but it is least on the clean prompt, where the other "
+                "heads' AtP is 0. Use metric=logprob, or objective=ap."
+            )
+        if self.sign == "drop" and "ap" in self.terms:
+            raise InputError(
+                f"sign: got drop with metric={self.f.name}, which is least on the clean prompt, so that no patch "
+                "lowers it. Use sign=raise, or abs."
+            )
+
+    @property
+    def f(self) -> Metric:
+        """`metric` as an object."""
+        return as_metric(self.metric)
+
+    @property
+    def unit(self) -> str:
+        """Effects' unit."""
+        return self.f.unit
+
+    def check(self, target: Target) -> None:
+        """Raises InputError where a term or a constraint is not defined of this target."""
+        if "selectivity" in self.terms and target.sites not in (("heads",), ("neurons",)):
+            raise InputError(
+                f"objective: got selectivity of {target.name}, wanted it of a head or a neuron, whose effect can stand "
+                "beside the mean over the other heads. Use objective=ap."
+            )
+        if "selectivity" in self.terms and target.single is None:
+            raise InputError(
+                f"objective: got selectivity of {target.name}, wanted it of one component: the mean over the other "
+                "heads is of one at a time, the effect of a set is not. Use objective=ap."
+            )
+        if "disagreement" in self.terms and target.ig_is_ap:
+            raise InputError(
+                f"objective: got disagreement of {target.name}, whose IG is its AP, since nothing else moves along the "
+                "path. Use objective=ap, or one head of it."
+            )
+        if self.constraints.max_percentile is not None and target.span == "diff":
+            raise InputError(
+                f"constraints.max_percentile: got {self.constraints.max_percentile:g} with {target.name}, whose "
+                "positions differ from prompt to prompt, so that no distribution is theirs. Use null, or another span."
+            )
 
     @property
     def needs(self) -> list[Number]:
@@ -62,11 +116,11 @@ class Objective:
         return ["minimize" if term == "edits" else "maximize" for term in self.terms]
 
     def effects(self, measurements: Measurements) -> Float[Tensor, "candidate pair"]:
-        """The first term's effect in each clean prompt's run, in logits, before sign and aggregate."""
+        """The first term's effect in each clean prompt's run, in F's unit, before sign and aggregate."""
         return self._effects(self.terms[0], measurements)
 
     def values(self, measurements: Measurements) -> Floats:
-        """`[candidate, term]`: logits, of fluency nats a token, of edits slots."""
+        """`[candidate, term]`: F's unit, of fluency nats a token, of edits slots."""
         values = [self.objective_value(term, measurements) for term in self.terms]
         return np.asarray(torch.stack(values, -1).double().numpy())
 
@@ -96,7 +150,7 @@ class Objective:
         return excess
 
     def first_order_scores(self, evaluator: Evaluator, candidate: Candidate) -> list[Floats]:
-        """First-order AP scores of every option of every slot, logits; other terms rank words about alike."""
+        """First-order AP scores of every option of every slot, F's unit; other terms rank words about alike."""
         effects = evaluator.effects([candidate])
         leaf = effects.detach().requires_grad_()
         with torch.enable_grad():

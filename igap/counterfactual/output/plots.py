@@ -27,6 +27,7 @@ def search_history(
     random: RandomControl,
     reference: float,
     neutral: NeutralEdits | Missing,
+    unit: str = "logits",
 ) -> Figure:
     """Each trial's value against its number, coloured by who proposed it; the best so far; what chance and hand find.
 
@@ -53,16 +54,16 @@ def search_history(
     ):
         if not isinstance(value, Missing):
             ax.axhline(value, linestyle=style, color="0.35", linewidth=1.2, label=f"{label}: {value:.3f}", zorder=0)
-    ax.set(xlabel="trial", ylabel=f"{term}, logits")
+    ax.set(xlabel="trial", ylabel=f"{term}, {unit}")
     fig.legend(loc="outside right upper", ncols=1)
     return fig
 
 
 @styled
-def search_single_edits(edits: pd.DataFrame, best: float, head: str) -> Figure:
+def search_single_edits(edits: pd.DataFrame, best: float, head: str, unit: str = "logits") -> Figure:
     """The value of the best prompt with every other word in each slot: the highest and lowest words are named.
 
-    `edits` has the columns slot, option and value (logits); `best` is the best prompt's value. At most
+    `edits` has the columns slot, option and value (F's unit); `best` is the best prompt's value. At most
     12 slots are drawn, those whose words reach farthest.
     """
     reach = (edits["value"] - best).abs().groupby(edits["slot"], sort=False).max()
@@ -90,25 +91,28 @@ def search_single_edits(edits: pd.DataFrame, best: float, head: str) -> Figure:
         )  # fmt: skip
         ax.set_xticks([])
     for ax in axes[::columns]:
-        ax.set_ylabel("value, logits (line: the best prompt)")
+        ax.set_ylabel(f"value, {unit} (line: the best prompt)")
     return fig
 
 
 @styled
-def search_heads(heads: pd.DataFrame, head: str) -> Figure:
+def search_heads(heads: pd.DataFrame, head: str, unit: str = "logits") -> Figure:
     """AP effects of all heads with the pairs made by hand and with the best ones, side by side on one scale.
 
-    `heads` has the columns name ("9.6"), by_hand/effect and best/effect (logits). The searched one is framed.
+    `heads` has the columns name ("9.6"), by_hand/effect and best/effect (F's unit), at the span of `head`, the target
+    of the search. The searched one is framed.
     """
+    component, at, span = head.partition("@")
     places = heads["name"].str.split(".", expand=True).astype(int)
     maps = {}
     for name, column in (("made by hand", "by_hand/effect"), ("best found", "best/effect")):
         values = np.full((places[0].max() + 1, places[1].max() + 1), np.nan)
         values[places[0], places[1]] = heads[column]
         maps[name] = values
-    own = np.flatnonzero(heads["name"] == head)  # none where a neuron was searched
+    own = np.flatnonzero(heads["name"].isin(component.split("+")))  # none where a neuron was searched
     framed = " (framed)" if len(own) else ""
-    fig = heatmaps(maps, unit="AP effect, logits", title=f"AP of every head; searched: {head}{framed}")
+    where = f" at {span}" if at else ""
+    fig = heatmaps(maps, unit=f"AP effect, {unit}", title=f"AP of every head{where}; searched: {head}{framed}")
     for row in own:
         layer, column = places.iloc[row]
         for ax in fig.axes[: len(maps)]:
@@ -118,21 +122,25 @@ def search_heads(heads: pd.DataFrame, head: str) -> Figure:
 
 @styled
 def search_curves(reference: OutputCurves, best: OutputCurves, head: str) -> Figure:
-    """F along the component's path with the pairs made by hand and with the best ones, each with its chord."""
+    """F along the target's path with the pairs made by hand and with the best ones, each with its chord."""
     fig, (ax,) = figure(6.4, 4.2, 1, 1, f"{head}: F with the component at a + alpha (a' - a), mean over clean prompts")
     for alpha in (0, 1):
         ax.axvline(alpha, color="0.8", linewidth=0.8, zorder=0)
     for colour, (curve, label) in zip(PALETTE, ((reference, "made by hand"), (best, "best found")), strict=False):
         start, end = curve.ends[0]
-        ax.plot(curve.alphas, curve.values[0], color=colour, label=f"{label}: F(1) - F(0) {end - start:+.3f} logits")
+        ax.plot(
+            curve.alphas, curve.values[0], color=colour, label=f"{label}: F(1) - F(0) {end - start:+.3f} {curve.unit}"
+        )
         ax.plot([0, 1], [start, end], ":", color=colour, marker="o", markersize=3.5, linewidth=1)
-    ax.set(xlabel="alpha (0: clean, 1: corrupted activation; dotted: the chord)", ylabel="F, logits")
+    ax.set(xlabel="alpha (0: clean, 1: corrupted activation; dotted: the chord)", ylabel=f"F, {best.unit}")
     fig.legend(loc="outside lower center", ncols=2)
     return fig
 
 
 @styled
-def search_front(trials: pd.DataFrame, front: pd.DataFrame, terms: Sequence[str], head: str) -> Figure:
+def search_front(
+    trials: pd.DataFrame, front: pd.DataFrame, terms: Sequence[str], head: str, unit: str = "logits"
+) -> Figure:
     """Every trial by its first two terms (out of bounds: crosses), and those that no other beats in all terms."""
     fig, (ax,) = figure(6.4, 4.6, 1, 1, f"{head}: {terms[0]} against {terms[1]}; {len(front)} trials that none beats")
     known = trials[trials[terms[0]].notna()]
@@ -145,15 +153,13 @@ def search_front(trials: pd.DataFrame, front: pd.DataFrame, terms: Sequence[str]
         ax.plot(out[terms[1]], out[terms[0]], "x", markersize=3, color="0.6", label=f"out of bounds ({len(out)})")
     edge = front.sort_values(terms[1])
     ax.plot(edge[terms[1]], edge[terms[0]], "-o", color="black", markersize=4, markerfacecolor="none", label="front")
-    ax.set(
-        xlabel=f"{terms[1]}, {_UNITS.get(terms[1], 'logits')}", ylabel=f"{terms[0]}, {_UNITS.get(terms[0], 'logits')}"
-    )
+    ax.set(xlabel=f"{terms[1]}, {_UNITS.get(terms[1], unit)}", ylabel=f"{terms[0]}, {_UNITS.get(terms[0], unit)}")
     fig.legend(loc="outside right upper")
     return fig
 
 
 @styled
-def search_matrix(matrix: pd.DataFrame) -> Figure:
+def search_matrix(matrix: pd.DataFrame, unit: str = "logits") -> Figure:
     """The AP effect of each searched head (row) in the best prompts found for each component (column)."""
     rows, columns = matrix.shape
     fig, (ax,) = figure(
@@ -171,15 +177,15 @@ def search_matrix(matrix: pd.DataFrame) -> Figure:
     ax.set(xlabel="best prompts found for", ylabel="head")
     ax.set_xticks(ticks(columns), [str(matrix.columns[t]) for t in ticks(columns)], rotation=90)
     ax.set_yticks(ticks(rows), [str(matrix.index[t]) for t in ticks(rows)])
-    fig.colorbar(image, ax=ax, label="AP effect, logits; red > 0, blue < 0", pad=0.02)
+    fig.colorbar(image, ax=ax, label=f"AP effect, {unit}; red > 0, blue < 0", pad=0.02)
     return fig
 
 
 @styled
-def search_scan(scan: pd.DataFrame, heads: Sequence[str]) -> Figure:
+def search_scan(scan: pd.DataFrame, heads: Sequence[str], unit: str = "logits") -> Figure:
     """Each head's AP effect with the pair made by hand and with the best that its search reached; grey: not searched.
 
-    `scan` has the columns name, by_hand/ap and best/ap (logits); `heads` are all heads of the model.
+    `scan` has the columns name, by_hand/ap and best/ap (F's unit); `heads` are all heads of the model.
     """
     places = np.array([[int(part) for part in name.split(".")] for name in heads])
     maps = {}
@@ -190,4 +196,4 @@ def search_scan(scan: pd.DataFrame, heads: Sequence[str]) -> Figure:
                 layer, head = name.split(".")
                 values[int(layer), int(head)] = value
         maps[title] = values
-    return heatmaps(maps, unit="AP effect, logits", title="Which heads can be made to stand out")
+    return heatmaps(maps, unit=f"AP effect, {unit}", title="Which heads can be made to stand out")

@@ -29,10 +29,13 @@ def write(results: Results, folder: Path) -> None:
     for name, rows in frames.items():
         write_atomically(folder / f"{name}.csv", partial(write_table, frame=rows, index=name == "matrix"))
     (folder / "plots").mkdir(exist_ok=True)
-    pictures = {"matrix": search_matrix(frames["matrix"])}
-    heads = [head.name for head in results[0][1].validation.heads]
+    unit = results[0][1].objective.unit
+    pictures = {"matrix": search_matrix(frames["matrix"], unit)}
+    heads = _heads(results)
     if any(name in heads for name, _ in results):
-        pictures["scan"] = search_scan(frames["scan"], heads)
+        pictures["scan"] = search_scan(
+            frames["scan"].assign(name=frames["scan"]["name"].map(heads)), [*heads.values()], unit
+        )
     for name, figure in pictures.items():
         write_atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
     write_text(folder / "scan.json", json.dumps([name for name, _ in results]) + "\n")
@@ -49,10 +52,23 @@ def table(results: Results) -> pd.DataFrame:
 
 
 def matrix(results: Results) -> pd.DataFrame:
-    """The AP effect, in logits, of each searched head (row) in the best prompts found for each component (column)."""
+    """The AP effect, in F's unit, of each searched head (row) in the best prompts found for each component (column).
+
+    Effects are those at the span of the search; heads that were searched at several spans have none that compare.
+    """
     columns = {name: {head.name: head.best for head in result.validation.heads} for name, result in results}
-    names = [name for name in columns if name in next(iter(columns.values()))]
-    values = np.array([[columns[column][head] for column in columns] for head in names], dtype=np.float64)
+    heads = _heads(results)
+    names = [name for name in columns if name in heads]
+    values = np.array([[columns[column][heads[head]] for column in columns] for head in names], dtype=np.float64)
     return pd.DataFrame(
         values.reshape(len(names), len(columns)), index=pd.Index(names, name="head"), columns=list(columns)
     )
+
+
+def _heads(results: Results) -> dict[str, str]:
+    """The model's heads by the names that targets have, at the span of all searches; none where spans differ."""
+    spans = {name.partition("@")[1:] for name, _ in results}
+    if len(spans) > 1:
+        return {}
+    ((at, span),) = spans
+    return {head.name + at + span: head.name for head in results[0][1].validation.heads}

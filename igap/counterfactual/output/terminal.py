@@ -19,6 +19,7 @@ from igap.counterfactual.session import OnProgress, Progress
 from igap.counterfactual.validation.results import BestByEditCount, PairEffects, PrunedPrompt, Validation
 from igap.counterfactual.validation.verdict import decimals, stands_out
 from igap.inputs.answers import shown
+from igap.metrics import LogitDiff
 from igap.missing import Missing
 from igap.statistics.bootstrap import interval_label
 
@@ -79,7 +80,10 @@ def show(console: Console, result: SearchResult, head: str, *, brief: bool = Fal
     asked, n = result.objective, len(result.clean)
     of_abs = f": here {best.sign}" if asked.sign != best.sign else ""
     over = f"{asked.aggregate} over {n} clean prompts" if n > 1 else "one clean prompt"
-    table = Table(title=f"{head}: {asked.terms[0]} (sign={asked.sign}{of_abs}), {over}, logits", title_justify="left")
+    unit = asked.unit
+    metric = "" if asked.f == LogitDiff() else f" on {asked.f.name}"
+    title = f"{head}: {asked.terms[0]}{metric} (sign={asked.sign}{of_abs}), {over}, {unit}"
+    table = Table(title=title, title_justify="left")
     for column in (
         "best", "made by hand", "best of random", f"search's first {random.n}", "neutral edits, p95", "held out",
         "by hand, held out",
@@ -99,7 +103,7 @@ def show(console: Console, result: SearchResult, head: str, *, brief: bool = Fal
     if brief:
         return
     pairs = Table(title="As igap run has it, means over clean prompts", title_justify="left")
-    for column in ("pair", "AP effect, logits", "gap, logits", "mean of effect / gap", "rank among heads"):
+    for column in ("pair", f"AP effect, {unit}", f"gap, {unit}", "mean of effect / gap", "rank among heads"):
         pairs.add_column(column, justify="right" if column != "pair" else "left")
     for title, effects, of in (
         ("made by hand", validation.reference_effects, n),
@@ -266,8 +270,11 @@ def _describe_held_out(result: SearchResult) -> list[str]:
 
 def show_scan(console: Console, results: Sequence[tuple[str, SearchResult]]) -> None:
     """Print a line a component, which of them stand out, and which reach more in the prompt found for another."""
-    term = results[0][1].objective.terms[0]
-    title = f"What each component reaches in its own search: AP effects, and values of {term}, logits"
+    objective = results[0][1].objective
+    title = (
+        f"What each component reaches in its own search: AP effects, and values of {objective.terms[0]}, "
+        f"{objective.unit}"
+    )
     table = Table(title=title, title_justify="left")
     for column in ("", "AP by hand", "AP deleted", "AP best", "value", "best of random", "held out", "rank by hand",
                    "rank", "rule"):  # fmt: skip

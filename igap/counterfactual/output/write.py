@@ -34,7 +34,7 @@ def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
     Raises:
         OSError: the disk does not take a file.
     """
-    terms, validation, head = result.objective.terms, result.validation, config.head
+    terms, validation, head, unit = result.objective.terms, result.validation, config.head, result.objective.unit
     frames = {"trials": result.to_frame()} | {
         name: pd.DataFrame(rows) for name, rows in tables(validation, terms).items() if rows
     }
@@ -49,14 +49,15 @@ def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
             random=validation.random,
             reference=validation.reference.value,
             neutral=validation.neutral,
+            unit=unit,
         ),
-        "heads": lambda: search_heads(frames["heads"], head),
+        "heads": lambda: search_heads(frames["heads"], head, unit),
         "curves": lambda: search_curves(validation.reference_curve, validation.best_curve, head),
     }
     if "single_edits" in frames:
-        plots["single_edits"] = lambda: search_single_edits(frames["single_edits"], validation.best.value, head)
+        plots["single_edits"] = lambda: search_single_edits(frames["single_edits"], validation.best.value, head, unit)
     if len(terms) > 1:
-        plots["front"] = lambda: search_front(frames["trials"], frames["front"], terms, head)
+        plots["front"] = lambda: search_front(frames["trials"], frames["front"], terms, head, unit)
     failures: dict[str, Failure] = {}
     for name, draw in plots.items():
         with collect_failure(f"plots/{name}", failures):
@@ -82,6 +83,7 @@ def summarize(result: SearchResult, config: SearchConfig) -> Summary:
         "distractor": to_cell(best.distractor),
         "head": config.head,
         "objective": ",".join(config.objective),
+        **({} if config.metric.is_default else {"metric": config.metric.name, "metric/unit": result.objective.unit}),
         "sign": config.sign,
         "aggregate": config.aggregate,
         "sampler": result.sampler,

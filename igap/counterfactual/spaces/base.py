@@ -80,6 +80,11 @@ class Space:
         return sum(by_edits[: None if self.max_edits is None else self.max_edits + 1])
 
     @property
+    def positions(self) -> list[int]:
+        """The positions at which a candidate may differ from a clean prompt, ascending."""
+        return sorted({position for slot in self.slots for position in slot.positions})
+
+    @property
     def digest(self) -> str:
         """12 hex digits of slots and options, in their order: what the indices of a candidate mean."""
         slots = [[slot.name, slot.options, slot.positions] for slot in self.slots]
@@ -148,7 +153,7 @@ class BoundSpace:
     @cached_property
     def first(self) -> int:
         """The first position at which a candidate may differ from a clean prompt."""
-        return min(position for slot in self.space.slots for position in slot.positions)
+        return self.space.positions[0]
 
     @property
     def given(self) -> int:

@@ -33,7 +33,7 @@ ROUNDING = 1e-6
 """Share of the best value by which another must be larger to be better."""
 
 Evaluate = Callable[[Sequence[Tensor]], Floats]
-"""Values, in logits, of corrupted prompts: each `[pair, pos]`, a row a clean prompt."""
+"""Values, in F's unit, of corrupted prompts: each `[pair, pos]`, a row a clean prompt."""
 Judge = Callable[[Candidate, Sequence[int]], Rejection]
 """Why the search could not give a candidate's words in these slots, the clean prompt's in all others."""
 

@@ -1,8 +1,8 @@
 """What is known about a search's best prompt, as numbers with their units. Written names are in `output/flatten.py`.
 
 The reference pairs are those a search begins with: the pair of the config, and the pair that igap makes for each other
-clean prompt. A "value" is the objective's first term over the clean prompts, in logits. Under `sign=abs` it is measured
-in the direction of the best prompt, so that an effect that turns round is negative.
+clean prompt. A "value" is the objective's first term over the clean prompts, in F's unit. Under `sign=abs` it is
+measured in the direction of the best prompt, so that an effect that turns round is negative.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class BestPrompt:
     """The best candidate, evaluated anew."""
 
     value: float
-    """Logits."""
+    """F's unit."""
     sign: Sign
     """The direction that all values here are measured in: raise or drop; abs where the objective has no direction."""
     rule: str
@@ -42,9 +42,9 @@ class ReferenceValues:
     """The reference pairs, by the same objective."""
 
     value: float
-    """Over all clean prompts; logits."""
+    """Over all clean prompts; F's unit."""
     own: float
-    """The pair of the config alone; logits."""
+    """The pair of the config alone; F's unit."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class RandomControl:
     n_feasible: int
     """Those of them that have a value and satisfy the constraints."""
     best: float | Missing
-    """The best value of these; logits. Under sign=abs in the direction `best_sign`, maybe not the best prompt's."""
+    """The best value of these; F's unit. Under sign=abs in the direction `best_sign`, maybe not the best prompt's."""
     best_sign: Sign
     """The direction of that trial's effect; abs where there is none."""
     mean: float | Missing
-    """Their mean value; logits."""
+    """Their mean value; F's unit."""
     search_at_equal_budget: float | Missing
-    """The best of the search's own first trials, as many as were random; logits."""
+    """The best of the search's own first trials, as many as were random; F's unit."""
     search_sign: Sign
     """The direction of that trial's effect; abs where there is none."""
 
@@ -74,7 +74,7 @@ class NeutralEdits:
     n: int
     """Edits drawn."""
     p95: float
-    """95th percentile of their |value|; logits."""
+    """95th percentile of their |value|; F's unit."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class SingleEdit:
     slot: str
     option: str
     value: float
-    """Logits."""
+    """F's unit."""
     allowed: bool
     """False: it has too many edits, or is better and violates a constraint."""
 
@@ -110,7 +110,7 @@ class SingleEdits:
     n_better: int
     """Allowed edits with a higher value than the best prompt's."""
     best: float | Missing
-    """The highest value of an allowed one; logits."""
+    """The highest value of an allowed one; F's unit."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class BestByEditCount:
 
     edits: int
     value: float
-    """Logits."""
+    """F's unit."""
     share: float | Missing
     """Share of the best prompt's value; 1 is all of it."""
     words: str
@@ -133,7 +133,7 @@ class PrunedPrompt:
 
     edits: int
     value: float
-    """Logits."""
+    """F's unit."""
     words: str
     rejection: Rejection
 
@@ -146,9 +146,9 @@ class SlotImportance:
     word: str
     """The option that the best prompt has there."""
     value_without: float
-    """The best prompt's value with the clean word there; logits."""
+    """The best prompt's value with the clean word there; F's unit."""
     loss: float
-    """The best prompt's value less `value_without`; logits."""
+    """The best prompt's value less `value_without`; F's unit."""
     variance_share: float | Missing
     """Share of the variance of random trials' values, 0 to 1."""
     variance_share_error: float | Missing
@@ -160,9 +160,9 @@ class PairEffects:
     """What `igap run` reports of the component for these pairs, means over them."""
 
     ap: float
-    """AP effect; logits."""
+    """AP effect; F's unit."""
     gap: float
-    """F(corrupted) - F(clean); logits."""
+    """F(corrupted) - F(clean); F's unit."""
     score: float | Missing
     """Effect / gap, over the pairs whose gap is large enough."""
     n_scored: int
@@ -173,7 +173,7 @@ class PairEffects:
 
 @dataclass(frozen=True)
 class HeadEffect:
-    """One head's AP effects; logits."""
+    """One head's AP effects; F's unit."""
 
     name: str
     """LAYER.HEAD."""
@@ -186,9 +186,9 @@ class Deletion:
     """The component's effect when its activation is replaced by its mean over other prompts."""
 
     ap: float
-    """Logits."""
+    """F's unit."""
     injected: float
-    """The best pairs' effect less `ap`, logits: what the best prompt writes in beside taking out what the component
+    """The best pairs' effect less `ap`, F's unit: what the best prompt writes in beside taking out what the component
     gives."""
 
     @property
@@ -204,16 +204,16 @@ class HeldOut:
     n: int
     """Clean prompts."""
     value: float
-    """Logits."""
+    """F's unit."""
     share: float | Missing
     """Share of the best value; 1 is all of it."""
     mean: float
-    """Mean effect in the direction of the best prompt, whatever the aggregate; logits."""
+    """Mean effect in the direction of the best prompt, whatever the aggregate; F's unit."""
     low: float | Missing
     high: float | Missing
-    """Ends of the mean's 95% bootstrap interval; logits."""
+    """Ends of the mean's 95% bootstrap interval; F's unit."""
     reference: float
-    """Value of the reference pairs there; logits."""
+    """Value of the reference pairs there; F's unit."""
 
 
 @dataclass(frozen=True)

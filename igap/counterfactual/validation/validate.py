@@ -1,27 +1,20 @@
 """How far to believe a search's best candidate: against chance, against harmless edits, on prompts it never saw.
 
-Everything is evaluated anew here. Effects are in logits; values are the objective's first term over clean prompts.
+Everything is evaluated anew here. Effects are in F's unit; values are the objective's first term over clean prompts.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from igap.analyses.output_curves.curves import DEFAULT_ALPHAS, trace_curves
-from igap.attribution.activation_patching import patch_components
-from igap.attribution.maps import Advance, AttributionMap, scores_exist
-from igap.attribution.over_pairs import attribute_pairs
-from igap.components import component_name
 from igap.counterfactual.config import Constraints, Sign
 from igap.counterfactual.history import Floats, History
-from igap.counterfactual.objective.evaluator import Target
 from igap.counterfactual.objective.objective import Objective, signs
 from igap.counterfactual.samplers.base import draw
 from igap.counterfactual.samplers.pareto import front
@@ -37,27 +30,21 @@ from igap.counterfactual.validation.neighbours import (
     judge_subset,
     prune_prompt,
 )
+from igap.counterfactual.validation.pair_effects import delete, head_effects, measure_pairs, open_at_target, trace
 from igap.counterfactual.validation.results import (
     BestPrompt,
-    Deletion,
-    HeadEffect,
     HeldOut,
     NeutralEdits,
-    PairEffects,
     Plausibility,
     RandomControl,
     RankedPrompt,
     ReferenceValues,
     Validation,
 )
-from igap.engine.batching import budget_bytes
-from igap.engine.contrast import Contrast
-from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, tokenize
 from igap.missing import Missing
 from igap.statistics.bootstrap import mean_intervals
-from igap.vocabulary import BaselineKind
 
 NEUTRAL = 64
 """Neutral edits that are drawn."""
@@ -108,14 +95,13 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> Valida
     turn = {"raise": 1, "drop": -1, "abs": 0}[objective.sign]
     same_direction = [trial for trial in ranked[:LOOKED_AT] if turn * sum(trial.effects) >= 0]
     target = session.target
-    component = component_name(target.site, target.layer, target.index)
-    with _open(session, pairs) as opened:
-        best_effects, best_grid = _pair_effects(opened, target)
-        best_curve = trace_curves(opened, (component,), DEFAULT_ALPHAS)
-    with _open(session, session.bound.pairs) as opened:
-        reference_effects, reference_grid = _pair_effects(opened, target)
-        reference_curve = trace_curves(opened, (component,), DEFAULT_ALPHAS)
-        deletion = _delete(opened, target, best_effects.ap)
+    with open_at_target(session, pairs) as opened:
+        best_effects, best_grid = measure_pairs(opened, target)
+        best_curve = trace(opened, target)
+    with open_at_target(session, session.bound.pairs) as opened:
+        reference_effects, reference_grid = measure_pairs(opened, target)
+        reference_curve = trace(opened, target)
+        deletion = delete(opened, target, best_effects.ap)
     return Validation(
         candidate=best,
         pairs=pairs,
@@ -139,7 +125,7 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> Valida
         reference_effects=reference_effects,
         best_effects=best_effects,
         deletion=deletion,
-        heads=_head_effects(reference_grid, best_grid),
+        heads=head_effects(reference_grid, best_grid),
         heldout=_evaluate_held_out(session, objective, best, value),
         top=_select_diverse(session, ranked),
         front=_pareto_front(session, trials),
@@ -217,61 +203,6 @@ def _judge_plausibility(session: SearchSession, bound: BoundSpace, best: Candida
     if session.distribution is None:
         return Plausibility(fluency, Missing("too few ordinary prompts of this kind"))
     return Plausibility(fluency, session.distribution.percentile(evaluator.evaluator, tokens).mean().item())
-
-
-def _open(session: SearchSession, pairs: Sequence[PromptPair]) -> AbstractContextManager[OpenPairs]:
-    """A block with contrasts of these pairs, of which the heads and the component's site are asked."""
-    kept = budget_bytes(session.model.W_E.device, session.memory_gib)
-    return open_pairs(session.model, pairs, sites=sorted({"heads", session.target.site}), kept_bytes=kept)
-
-
-def _patch_component(
-    opened: OpenPairs, target: Target, baseline: BaselineKind = "corrupted"
-) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"], Float[Tensor, " pair"]]:
-    """AP effect, gap, and the least gap that gives a score, of each pair, in logits, from its texts as in any run."""
-    effects, gaps, least = torch.zeros(3, len(opened.pairs))
-    with torch.no_grad():
-        for indices, contrast in opened.contrasts(baseline):
-            patched = contrast.patches(target.site, target.layer)(torch.tensor([target.index]))[:, 0]
-            effects[list(indices)] = (patched - contrast.base.logit_diff).float().cpu()
-            gaps[list(indices)] = contrast.gap.float().cpu()
-            least[list(indices)] = torch.tensor(contrast.least_gaps)
-    return effects, gaps, least
-
-
-def _pair_effects(opened: OpenPairs, target: Target) -> tuple[PairEffects, Float[Tensor, "layer head"]]:
-    """What a run reports of the component for these pairs, and the AP effect of every head, in logits."""
-
-    def patch(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
-        return patch_components(contrast, "heads", advance)
-
-    effects, gaps, least = _patch_component(opened, target)
-    each = zip(effects.tolist(), gaps.tolist(), least.tolist(), strict=True)
-    scores = [effect / gap for effect, gap, enough in each if scores_exist(gap, enough)]
-    grid = attribute_pairs(patch, opened, "heads").effect
-    rank: int | Missing = Missing("a neuron has no rank among heads")
-    if target.site == "heads":
-        size = grid.abs()
-        rank = int((size > size[target.layer, target.index]).sum()) + 1
-    score = float(np.mean(scores)) if scores else Missing("no pair with a gap that is large enough for a score")
-    return PairEffects(effects.mean().item(), gaps.mean().item(), score, len(scores), rank), grid
-
-
-def _head_effects(reference: Float[Tensor, "layer head"], best: Float[Tensor, "layer head"]) -> tuple[HeadEffect, ...]:
-    return tuple(
-        HeadEffect(component_name("heads", layer, head), reference[layer, head].item(), best[layer, head].item())
-        for layer in range(best.shape[0])
-        for head in range(best.shape[1])
-    )
-
-
-def _delete(opened: OpenPairs, target: Target, best: float) -> Deletion | Missing:
-    """Replace the activation by its mean over other prompts. `best` is the best pairs' effect, in logits."""
-    try:
-        deletion = _patch_component(opened, target, "mean")[0].mean().item()
-    except InputError as error:  # a tokenizer that does not know the reference prompts' words
-        return Missing(str(error))
-    return Deletion(deletion, injected=best - deletion)
 
 
 def _evaluate_held_out(

@@ -29,16 +29,16 @@ def verdict(validation: Validation, component: str, objective: Objective) -> tup
 
     Args:
         validation: of the search.
-        component: its name, "9.6" or "L5.N1234".
+        component: the target's name, "9.6", "L5.N1234" or "9.6+9.9@S2".
         objective: what was searched for.
 
     Returns:
         Three sentences. Numbers that are missing say why.
     """
     return (
-        _against_heads(validation, component),
+        _against_heads(validation, component, objective.unit),
         _holds(validation, objective),
-        f"{_kind(validation, component)}; {_activation(validation)}.",
+        f"{_kind(validation, component, objective.unit)}; {_activation(validation)}.",
     )
 
 
@@ -54,19 +54,19 @@ def decimals(value: float) -> str:
     return "0.000" if text == "-0.000" else text
 
 
-def _against_heads(validation: Validation, component: str) -> str:
+def _against_heads(validation: Validation, component: str, unit: str) -> str:
     best, by_hand = validation.best_effects, validation.reference_effects
     where = "the best prompts" if len(validation.pairs) > 1 else "the best prompt"
     if isinstance(best.rank, Missing):
         return (
             f"Whether {component} stands out is not known: {best.rank.reason}; its AP effect is {decimals(best.ap)} "
-            f"logits in {where}, {decimals(by_hand.ap)} in those made by hand."
+            f"{unit} in {where}, {decimals(by_hand.ap)} in those made by hand."
         )
     before = f"made by hand: {decimals(by_hand.ap)}, rank {by_hand.rank}"
     if best.ap == 0:
         return f"{component} does not stand out: it has no effect in {where} ({before})."
     if stands_out(validation):
-        own = f"{decimals(best.ap)} logits; {before}"
+        own = f"{decimals(best.ap)} {unit}; {before}"
         return f"{component} stands out: no head has a larger |AP effect| in {where} ({own})."
     larger = sorted(validation.heads, key=lambda head: -abs(head.best))[: best.rank - 1]
     *others, last = (f"{head.name} ({decimals(head.best)})" for head in larger[:_NAMED])
@@ -103,9 +103,9 @@ def _measured(validation: Validation, heldout: HeldOut, objective: Objective) ->
     """The mean held-out effect with its interval, the value where it is another number, and its share."""
     term, sign = objective.terms[0], validation.best.sign
     if term in ("ap", "selectivity"):
-        mean = f"a mean {'drop' if sign == 'drop' else 'rise'} of {decimals(heldout.mean)} logits"
+        mean = f"a mean {'drop' if sign == 'drop' else 'rise'} of {decimals(heldout.mean)} {objective.unit}"
     else:
-        mean = f"a mean {term} of {decimals(heldout.mean)} logits"
+        mean = f"a mean {term} of {decimals(heldout.mean)} {objective.unit}"
     if not isinstance(heldout.low, Missing) and not isinstance(heldout.high, Missing):
         mean += f" [{decimals(heldout.low)}, {decimals(heldout.high)}]"
     if term not in ("ap", "selectivity") and sign == "drop":
@@ -118,7 +118,7 @@ def _measured(validation: Validation, heldout: HeldOut, objective: Objective) ->
     return f"{mean}, {round(100 * heldout.share)}% of the {found} found"
 
 
-def _kind(validation: Validation, component: str) -> str:
+def _kind(validation: Validation, component: str, unit: str) -> str:
     deletion, effect = validation.deletion, validation.best_effects.ap
     if isinstance(deletion, Missing):
         return f"Whether it is an injection or a deletion is not known: {deletion.reason.rstrip('.')}"
@@ -126,7 +126,7 @@ def _kind(validation: Validation, component: str) -> str:
         return "It is neither an injection nor a deletion, since there is no effect"
     return (
         f"It is {'an injection' if deletion.is_injection else 'a deletion'}: of the AP effect of {decimals(effect)} "
-        f"logits, taking out what {component} gives (its mean instead) does {decimals(deletion.ap)} and what is "
+        f"{unit}, taking out what {component} gives (its mean instead) does {decimals(deletion.ap)} and what is "
         f"written in {decimals(deletion.injected)} ({round(100 * deletion.injected / effect)}%)"
     )
 

@@ -15,16 +15,17 @@ from helpers.searched import ABBA, PAIRS, searched
 from igap import search
 from igap.counterfactual.config import Constraints, SpaceConfig
 from igap.counterfactual.objective.cache import FILE, CachedEvaluator
-from igap.counterfactual.objective.evaluator import Evaluator, Number, Target
+from igap.counterfactual.objective.evaluator import Evaluator, Number
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.output.flatten import flatten
+from igap.counterfactual.target import Target
 from igap.counterfactual.trials.storages import open_storage
 from igap.engine.activations import borrow
 from igap.errors import InputError
 
 NUMBERS = get_args(Number)
 
-HEAD = Target("heads", 1, 2)
+HEAD = Target((("heads", 1, 2),))
 IDENTITY = {"model": "abc", "dtype": "float64"}
 
 
@@ -94,9 +95,9 @@ def test_more_keys_than_one_question_to_sqlite_may_have_are_found(small, tmp_pat
 OTHERS = {
     "model": {"identity": {**IDENTITY, "model": "abd"}},
     "numerics": {"identity": {**IDENTITY, "dtype": "float32"}},
-    "head": {"target": Target("heads", 1, 3)},
-    "layer": {"target": Target("heads", 2, 2)},
-    "site": {"target": Target("neurons", 1, 2)},
+    "head": {"target": Target((("heads", 1, 3),))},
+    "layer": {"target": Target((("heads", 2, 2),))},
+    "site": {"target": Target((("neurons", 1, 2),))},
     "clean prompts": {"pairs": PAIRS[::-1]},
     "answer": {"pairs": (replace(PAIRS[0], answer=" Tom"), *PAIRS[1:])},
     "distractor": {"pairs": (replace(PAIRS[0], distractor=" Tom"), *PAIRS[1:])},

@@ -26,13 +26,14 @@ from igap import (
 )
 from igap.components import component_name, hook_name
 from igap.counterfactual.objective import evaluator
-from igap.counterfactual.objective.evaluator import Evaluator, Number, Target
+from igap.counterfactual.objective.evaluator import Evaluator, Number
 from igap.counterfactual.spaces.template import SLOTS, bind_template, generate_clean_prompts, template_space
+from igap.counterfactual.target import Target
 from igap.engine.activations import borrow
 
 NUMBERS = get_args(Number)
 
-HEAD, NEURON = Target("heads", 1, 2), Target("neurons", 0, 5)
+HEAD, NEURON = Target((("heads", 1, 2),)), Target((("neurons", 0, 5),))
 KINDS = [("rules", 3), ("rules", 1), ("words", 3), ("substitute", 3), ("prompts", 3)]
 ALPHAS = [i / 10 for i in range(11)]
 
@@ -79,7 +80,7 @@ def test_ap_is_activation_patching_of_each_pair(small, kind, n_pairs, hooks, tar
     candidates = some(found.bound.space)
 
     def ap(pair):
-        return activation_patching(model, pair, target.site).effect[target.layer, target.index].item()
+        return activation_patching(model, pair, target.single[0]).effect[target.single[1], target.single[2]].item()
 
     close(found.effects(candidates), table(found.bound, candidates, ap))
 
@@ -92,18 +93,18 @@ def test_ap_and_ig_are_what_plain_hooks_give(small, architecture, processing):
     for target in (HEAD, NEURON):
         found = evaluated(model, target, "rules", 2)
         candidates = some(found.bound.space, 2)
-        hook = HOOKS[target.site].format(target.layer)
+        hook = HOOKS[target.single[0]].format(target.single[1])
 
         def plain(pair, target=target, hook=hook):
             reference = Reference(model, *pair.texts)
             patched = reference.cache["clean"][hook].clone()
-            patched[:, :, target.index] = reference.cache["corrupted"][hook][:, :, target.index]
+            patched[:, :, target.single[2]] = reference.cache["corrupted"][hook][:, :, target.single[2]]
             with torch.no_grad():
                 return (reference.f("clean", hook, patched) - reference.f("clean")).item()
 
         def slow(pair, target=target):
-            effects, _ = Reference(model, *pair.texts).integrated_gradients(target.site, evaluator.NODES)
-            return effects[target.layer, target.index].item()
+            effects, _ = Reference(model, *pair.texts).integrated_gradients(target.single[0], evaluator.NODES)
+            return effects[target.single[1], target.single[2]].item()
 
         close(found.effects(candidates), table(found.bound, candidates, plain))
         # Captum's nodes and weights are float32.
@@ -118,11 +119,11 @@ def test_ig_and_curve_are_those_of_the_public_methods(small, kind, n_pairs, targ
     candidates = some(found.bound.space)
 
     def ig(pair):
-        effects = integrated_gradients(model, pair, target.site, n_steps=16).effect
-        return effects[target.layer, target.index].item()
+        effects = integrated_gradients(model, pair, target.single[0], n_steps=16).effect
+        return effects[target.single[1], target.single[2]].item()
 
     def bend(pair):
-        name = component_name(target.site, target.layer, target.index)
+        name = component_name(target.single[0], target.single[1], target.single[2])
         return output_curve(model, pair, name, alphas=ALPHAS).max_deviation_from_chord.item()
 
     both = numbers(found, candidates, ["ig", "curve"])
@@ -141,9 +142,9 @@ def test_others_is_the_mean_size_of_attribution_patching_of_all_other_heads(smal
 
     def mean(pair):
         effects = attribution_patching(model, pair, "heads").effect.abs()
-        if target.site == "heads":
+        if target.single[0] == "heads":
             keep = torch.ones_like(effects, dtype=torch.bool)
-            keep[target.layer, target.index] = False
+            keep[target.single[1], target.single[2]] = False
             effects = effects[keep]
         return effects.mean().item()
 
@@ -294,7 +295,7 @@ def test_the_gradient_is_that_of_finite_differences(small, kind, n_pairs, hooks,
     weights = torch.randn(2, n_pairs, dtype=torch.float64)
     moves = torch.randn(*tokens.shape, model.cfg.d_model, dtype=torch.float64)
     moves[:, :, : found.first] = 0
-    hook, embed = hook_name(target.site, target.layer), "hook_embed"
+    hook, embed = hook_name(target.single[0], target.single[1]), "hook_embed"
 
     def moved(sign, given, candidate, pair):
         step = sign * 1e-5 * moves[given, candidate]
@@ -307,7 +308,7 @@ def test_the_gradient_is_that_of_finite_differences(small, kind, n_pairs, hooks,
 
             def patch(old, hook):
                 new = old.clone()
-                new[:, :, target.index] = seen[0][:, :, target.index]
+                new[:, :, target.single[2]] = seen[0][:, :, target.single[2]]
                 return new
 
             logits = model.run_with_hooks(found.bound.clean[[pair]], fwd_hooks=[(hook, patch)])[0, -1]
@@ -361,7 +362,7 @@ def test_the_best_swaps_by_gain_are_far_better_than_random_ones(ioi_mini):
     shares = []
     with borrow(ioi_mini):
         for layer, head in ((1, 3), (2, 5), (3, 1)):
-            found = Evaluator(ioi_mini, bound, Target("heads", layer, head))
+            found = Evaluator(ioi_mini, bound, Target((("heads", layer, head),)))
             for _ in range(3):
                 anchor = tuple(int(rng.integers(size)) for size in bound.space.sizes)
                 first_order_scores = np.concatenate(
@@ -405,12 +406,12 @@ def test_activations_are_those_of_the_corrupted_runs(small, kind, target):
     found = evaluated(model, target, kind, batch_size=2)
     candidates = some(found.bound.space, 5)
     tokens = found.bound.tokens(candidates)
-    runs = model.run_with_cache(tokens.flatten(0, 1))[1][hook_name(target.site, target.layer)].detach()
-    expected = runs[:, found.first :, target.index].unflatten(0, tokens.shape[:2])
+    runs = model.run_with_cache(tokens.flatten(0, 1))[1][hook_name(target.single[0], target.single[1])].detach()
+    expected = runs[:, found.first :, target.single[2]].unflatten(0, tokens.shape[:2])
     close(found.activations(tokens), expected)
     others = model.to_tokens([text.replace("After", "Then") for text in found.bound.texts(candidates[0])])
-    runs = model.run_with_cache(others)[1][hook_name(target.site, target.layer)].detach()
-    close(found.activations_of_others(others), runs[:, found.first :, target.index], atol=1e-12)
+    runs = model.run_with_cache(others)[1][hook_name(target.single[0], target.single[1])].detach()
+    close(found.activations_of_others(others), runs[:, found.first :, target.single[2]], atol=1e-12)
 
 
 def test_float32_differs_by_rounding(checkpoint, small):
@@ -426,7 +427,7 @@ def test_a_model_with_many_words_costs_its_embeddings_no_copy(tmp_path):
     """Gains are products with the words that slots offer, once each, whatever the vocabulary."""
     save_checkpoint("gpt2", 2, tmp_path)
     model = load_model(str(tmp_path), dtype="float64")
-    found = evaluated(model, Target("heads", 1, 0), "rules", 2)
+    found = evaluated(model, Target((("heads", 1, 0),)), "rules", 2)
     first_order_scores = functools.partial(found.first_order_scores, some(found.bound.space)[0])
     one, other = first_order_scores(torch.tensor([1.0, 0.0])), first_order_scores(torch.tensor([0.0, 1.0]))
     for left, right, both in zip(one, other, first_order_scores(torch.tensor([1.0, 1.0])), strict=True):
@@ -442,7 +443,7 @@ def test_a_head_of_a_mixture_of_experts_can_be_searched(tmp_path):
     candidates = some(found.bound.space)
 
     def ap(pair):
-        return activation_patching(model, pair, "heads").effect[HEAD.layer, HEAD.index].item()
+        return activation_patching(model, pair, "heads").effect[HEAD.single[1], HEAD.single[2]].item()
 
     close(found.effects(candidates).double(), table(found.bound, candidates, ap), atol=1e-5)
 

@@ -7,10 +7,11 @@ from helpers import handmade
 from helpers.searched import ABBA, PAIRS, TEMPLATE, searched
 
 from igap.counterfactual.config import Constraints
-from igap.counterfactual.objective.evaluator import Evaluator, Target
+from igap.counterfactual.objective.evaluator import Evaluator
 from igap.counterfactual.objective.objective import Objective, aggregate_over_pairs, signs
 from igap.counterfactual.spaces.base import Space
 from igap.counterfactual.spaces.template import SLOTS, bind_template, generate_clean_prompts, template_space
+from igap.counterfactual.target import Target
 from igap.engine.activations import borrow
 
 MEASURED = {
@@ -126,7 +127,7 @@ def test_gains_are_the_objectives_own(tmp_path, sign, aggregate):
     objective = Objective(sign=sign, aggregate=aggregate)
     compared = 0
     with borrow(model):
-        found = Evaluator(model, searched("rules", PAIRS, model.tokenizer), Target("heads", 1, 2))
+        found = Evaluator(model, searched("rules", PAIRS, model.tokenizer), Target((("heads", 1, 2),)))
         space: Space = found.bound.space
         for anchor in [(1, 2, 3, 1, 1), (3, 1, 2, 0, 0)]:
             first_order_scores = objective.first_order_scores(found, anchor)
@@ -154,7 +155,7 @@ def test_a_quotient_by_the_gap_picks_a_tiny_gap_and_an_objective_in_logits_a_lar
     candidates = [tuple(int(rng.integers(size)) for size in space.sizes) for _ in range(600)]
     for layer, head in ((1, 3), (3, 1)):
         with borrow(ioi_mini):
-            evaluator = Evaluator(ioi_mini, bound, Target("heads", layer, head))
+            evaluator = Evaluator(ioi_mini, bound, Target((("heads", layer, head),)))
             measurements = evaluator.numbers(bound.tokens(candidates), ["ap", "corrupted"])
         effects = measurements["ap"][:, 0].abs().numpy()
         gaps = (evaluator.clean.logit_diff - measurements["corrupted"][:, 0]).abs().numpy()

@@ -7,9 +7,10 @@ from helpers.searched import ABBA, PAIRS, TEMPLATE, searched
 from scipy.spatial.distance import mahalanobis
 
 from igap.components import hook_name
-from igap.counterfactual.objective.evaluator import Evaluator, Target
+from igap.counterfactual.objective.evaluator import Evaluator
 from igap.counterfactual.objective.typicality import MIN_PROMPTS, fit_distribution
 from igap.counterfactual.spaces.template import bind_template, template_space
+from igap.counterfactual.target import Target
 from igap.engine.activations import borrow
 
 KNOWN = "John Mary Tom Anna cat dog it".split()
@@ -27,7 +28,11 @@ def prompts(model, n):
 
 def activations(model, tokens, target, first):
     """By plain hooks, `[prompt, pos, d]`."""
-    z = model.run_with_cache(tokens)[1][hook_name(target.site, target.layer)][:, first:, target.index].detach().numpy()
+    z = (
+        model.run_with_cache(tokens)[1][hook_name(target.single[0], target.single[1])][:, first:, target.single[2]]
+        .detach()
+        .numpy()
+    )
     return z if z.ndim == 3 else z[..., None]
 
 
@@ -41,7 +46,7 @@ def distance(z, made):
     return np.mean([mahalanobis(a, b, precision) ** 2 for a, b in zip(z, mean, strict=True)])
 
 
-@pytest.mark.parametrize("target", [Target("heads", 1, 2), Target("neurons", 2, 7)], ids=["head", "neuron"])
+@pytest.mark.parametrize("target", [Target((("heads", 1, 2),)), Target((("neurons", 2, 7),))], ids=["head", "neuron"])
 @pytest.mark.parametrize(("kind", "n_pairs"), [("rules", 3), ("words", 3), ("rules", 1)])
 def test_a_percentile_is_the_share_of_other_ordinary_prompts_that_are_nearer(small, kind, n_pairs, target):
     model = small("gpt2")
@@ -69,7 +74,7 @@ def test_a_percentile_is_the_share_of_other_ordinary_prompts_that_are_nearer(sma
 
 def test_ordinary_prompts_are_ordinary_from_their_first_word_on(small):
     """Slots behind the names leave the names of ordinary prompts as they are."""
-    model, target = small("gpt2"), Target("heads", 1, 2)
+    model, target = small("gpt2"), Target((("heads", 1, 2),))
     lists = {name: ["=keep"] for name in ("first", "second", "place", "verb", "object")} | {"subject": ["=keep", "Tom"]}
     bound = bind_template(
         template_space(TEMPLATE, lists, ABBA, model.tokenizer, prepend_bos=True),
@@ -88,7 +93,7 @@ def test_ordinary_prompts_are_ordinary_from_their_first_word_on(small):
 def test_other_ordinary_prompts_lie_in_the_middle_and_nonsense_beyond_all(ioi_mini):
     from igap.counterfactual.spaces.template import generate_clean_prompts
 
-    tokenizer, target = ioi_mini.tokenizer, Target("heads", 3, 1)
+    tokenizer, target = ioi_mini.tokenizer, Target((("heads", 3, 1),))
     texts = [one.clean for one in generate_clean_prompts(ABBA, TEMPLATE, 160, 1, tokenizer)]
     bound = searched("prompts", (ABBA,), tokenizer)
     with borrow(ioi_mini):
@@ -104,7 +109,7 @@ def test_other_ordinary_prompts_lie_in_the_middle_and_nonsense_beyond_all(ioi_mi
 def test_of_too_few_prompts_nothing_is_said(small):
     model = small("gpt2")
     with borrow(model):
-        evaluator = Evaluator(model, searched("rules", PAIRS, model.tokenizer), Target("heads", 1, 2))
+        evaluator = Evaluator(model, searched("rules", PAIRS, model.tokenizer), Target((("heads", 1, 2),)))
         assert fit_distribution(evaluator, prompts(model, MIN_PROMPTS - 1)) is None
         assert fit_distribution(evaluator, prompts(model, MIN_PROMPTS)) is not None
 
@@ -114,7 +119,7 @@ def test_a_component_that_is_the_same_on_all_prompts_has_a_distance(tmp_path):
 
     model = handmade.one_still_head(tmp_path)
     with borrow(model):
-        evaluator = Evaluator(model, searched("rules", PAIRS, model.tokenizer), Target("heads", 0, 1))
+        evaluator = Evaluator(model, searched("rules", PAIRS, model.tokenizer), Target((("heads", 0, 1),)))
         found = fit_distribution(evaluator, prompts(model, 30))
         percentiles = found.percentile(evaluator, evaluator.bound.tokens([(1, 1, 1, 1, 1)]))
     assert found.distances.tolist() == [0] * 15

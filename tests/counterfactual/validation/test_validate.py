@@ -16,10 +16,10 @@ from igap import PromptPair, activation_patching
 from igap.counterfactual import search as search_module
 from igap.counterfactual.config import Constraints, SpaceConfig
 from igap.counterfactual.history import Proposal
-from igap.counterfactual.objective.evaluator import Target
 from igap.counterfactual.output.flatten import flatten, tables
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.spaces.prepare import prepare
+from igap.counterfactual.target import Target
 from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation import neighbours, validate
 from igap.counterfactual.validation.importance import variance_shares
@@ -640,11 +640,11 @@ def test_a_counterfactual_writes_in_where_its_effect_is_over_twice_the_deletion_
     ioi_mini, pair, head, corrupted, is_injection
 ):
     best = PromptPair(pair.clean, corrupted, pair.answer, pair.distractor)
-    target = Target("heads", *head)
+    target = Target((("heads", *head),))
     with open_pairs(ioi_mini, best) as opened:
-        effects, _ = validate._pair_effects(opened, target)
+        effects, _ = measure_pairs(opened, target)
     with open_pairs(ioi_mini, pair) as opened:
-        found = validate._delete(opened, target, effects.ap)
+        found = delete(opened, target, effects.ap)
     deletion = activation_patching(ioi_mini, pair, baseline="mean").effect[head].item()
     effect = activation_patching(ioi_mini, best).effect[head].item()
     assert found.ap == pytest.approx(deletion, rel=1e-3)  # float32

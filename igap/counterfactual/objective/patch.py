@@ -1,0 +1,140 @@
+"""A target in the clean runs: F as a function of what its components are moved to, and the positions where they are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from igap.components import Site
+from igap.counterfactual.target import Target
+from igap.engine.component_sets import ComponentSet
+from igap.engine.contrast import Contrast
+from igap.engine.hooks import SiteFunction
+from igap.engine.positions import find_spans
+from igap.errors import InputError
+from igap.inputs.prompts import TokenPair
+from igap.vocabulary import ROLES
+
+
+def resolve(target: Target, pair: TokenPair) -> Target:
+    """The target with the positions that its index, range or words stand for in this clean prompt.
+
+    Raises InputError where the prompt does not have them.
+    """
+    span = target.span
+    if span is None or span in ("last", "diff", *ROLES):
+        return target
+    try:
+        spans = find_spans(target.positions.value, [pair], "noising")
+    except InputError as error:
+        raise InputError(f"head: got {target.name}; {error}") from None
+    assert spans is not None
+    return replace(target, where=tuple(spans.masks[0][0].nonzero().flatten().tolist()))
+
+
+def find_positions(target: Target, pairs: Sequence[TokenPair]) -> Bool[Tensor, "pair pos"] | None:
+    """The positions at which a resolved target is patched in these pairs; None: all of them.
+
+    Raises InputError on a role that a clean prompt does not have.
+    """
+    if target.span is None:
+        return None
+    if target.where is not None:
+        mask = torch.zeros_like(pairs[0].clean, dtype=torch.bool)
+        mask[:, list(target.where)] = True
+        return mask.expand(len(pairs), -1)
+    try:
+        spans = find_spans(target.positions.value, pairs, "noising")
+    except InputError as error:
+        raise InputError(f"head: got {target.name}; {error}") from None
+    assert spans is not None
+    return spans.masks[spans.names.index(target.span) if spans.has_axis else 0]
+
+
+def check_reach(target: Target, pairs: Sequence[TokenPair], changed: Sequence[int], n_layers: int | None) -> None:
+    """Raises InputError where no prompt of the space can change what is patched, or F does not see it.
+
+    Args:
+        target: The components and their span, resolved.
+        pairs: The clean prompts.
+        changed: The positions at which the space's prompts may differ from a clean one, ascending.
+        n_layers: Of the model; None: not known.
+    """
+    mask = None if target.span == "diff" else find_positions(target, pairs)
+    if mask is None:
+        return
+    where = mask.any(0).nonzero().flatten().tolist()
+    own_token = all(layer == 0 and site in ("resid_pre", "q", "k", "v") for site, layer, _ in target.members)
+    if not any(position in changed if own_token else position >= changed[0] for position in where):
+        differ = f"at {', '.join(map(str, changed))}" if own_token else f"from {changed[0]} on"
+        raise InputError(
+            f"head: got {target.name}, position {', '.join(map(str, where))}, which no prompt of the space changes: "
+            f"they differ {differ}. Take a later span, or offer words for earlier slots."
+        )
+    last = mask.shape[1] - 1
+    unread = n_layers is not None and all(
+        layer == n_layers - 1 and site not in ("resid_pre", "k", "v") for site, layer, _ in target.members
+    )
+    if unread and last not in where:
+        raise InputError(
+            f"head: got {target.name}, of the last layer, where position {last} alone is read, wanted that among its "
+            f"positions. Use {target.component}@last."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """A target in the clean runs. Activations are those from the contrast's first position on, `[pair, row, pos, d]`;
+    of a single neuron without the last axis."""
+
+    contrast: Contrast
+    """Of the clean runs; where they would move to is not asked."""
+    target: Target
+    where: Bool[Tensor, "pair pos"] | None
+    """Positions that are patched; None: all, or those at which a candidate differs (`diff`)."""
+
+    def activation(self, sites: Mapping[tuple[Site, int], Tensor]) -> Tensor:
+        """The target's part of the activations `[pair, row, pos, component, ...]` of its places."""
+        if self.target.single is None:
+            return self._set.beside(sites)
+        site, layer, index = self.target.single
+        return sites[site, layer][:, :, :, index]
+
+    @cached_property
+    def start(self) -> Float[Tensor, "pair 1 pos *d"]:
+        """Its activation in the clean runs."""
+        clean = self.contrast.clean.activations
+        return self.activation(
+            {(site, layer): clean[site][layer][:, None, self.contrast.first :] for site, layer in self.target.places}
+        )
+
+    def mask(self, tokens: Int[Tensor, "given candidate pos"]) -> Bool[Tensor, "pair _candidate _changed"] | None:
+        """The positions, from the contrast's first on, at which the target is patched; None: all of them."""
+        late = slice(self.contrast.first, None)
+        if self.target.span == "diff":
+            return (tokens != self.contrast.base.tokens[:, None])[:, :, late]
+        return None if self.where is None else self.where[:, None, late]
+
+    def end(self, activation: Tensor, mask: Tensor | None) -> Tensor:
+        """What the target is moved to: this activation at the patched positions, its own elsewhere."""
+        if mask is None:
+            return activation
+        return torch.where(mask if activation.ndim == 3 else mask[..., None], activation, self.start)
+
+    def value(self, rows: Tensor, mask: Tensor | None) -> Float[Tensor, "pair row"]:
+        """F with the target at these activations, as `end` gives them. Differentiable."""
+        if self.target.single is None:
+            return self._set.function(rows, None if mask is None else mask[..., None])
+        return self._single(rows)
+
+    @cached_property
+    def _set(self) -> ComponentSet:
+        return ComponentSet(self.contrast, self.target.members)
+
+    @cached_property
+    def _single(self) -> SiteFunction:
+        assert self.target.single is not None
+        return self.contrast.engine.single(*self.target.single)

@@ -1,0 +1,106 @@
+"""Numbers of whole runs on corrupted prompts: what the other heads do, how likely the words are, what is answered."""
+
+from collections.abc import Callable, Collection
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from igap.components import hook_name
+from igap.counterfactual.objective.patch import Patch
+from igap.counterfactual.spaces.base import BoundSpace
+from igap.engine.contrast import Contrast
+from igap.engine.hooks import edit_hooks
+from igap.engine.token_sets import answers, logit_diff
+
+WholeNumber = Literal["mean_other_heads", "fluency", "corrupted"]
+"""- `mean_other_heads`: mean |AtP| of all other heads at the target's positions, first order around the clean run; F's
+  unit.
+- `fluency`: mean log-probability of the corrupted prompt's tokens less that of the clean prompt's; nats.
+- `corrupted`: logit difference of the corrupted run, with the clean prompt's answer and distractor; logits.
+"""
+
+
+class WholeRuns:
+    """Numbers that need the whole model on the corrupted prompts."""
+
+    def __init__(self, bound: BoundSpace, around: Contrast, patch: Patch) -> None:
+        """`around` are the clean runs, `patch` the target in them."""
+        self._bound, self._around, self._patch = bound, around, patch
+        self._model, self._first = around.model, around.first
+
+    def numbers(
+        self, tokens: Int[Tensor, "given candidate pos"], names: Collection[str]
+    ) -> dict[str, Float[Tensor, "pair candidate"]]:
+        """Those of these numbers that are named."""
+        logits, others = self._run(tokens, heads="mean_other_heads" in names)
+        numbers: dict[str, Tensor] = {}
+        if "corrupted" in names:
+            last = logits[:, :, -1].expand(len(self._bound.pairs), -1, -1)
+            answer, distractor = answers(self._around.pairs, last.device)
+            assert distractor is not None, "a search refuses answers of several tokens"
+            numbers["corrupted"] = logit_diff(last, answer, distractor)
+        if "fluency" in names:
+            numbers["fluency"] = _mean_log_probability(logits, tokens) - self._clean_fluency[:, None]
+        if others is not None:
+            numbers["mean_other_heads"] = others
+        return numbers
+
+    def _run(self, tokens: Tensor, *, heads: bool) -> tuple[Tensor, Tensor | None]:
+        """Logits `[given, candidate, pos, vocabulary]`, and the mean |AtP| `[pair, candidate]` of all other heads."""
+        names = [hook_name("heads", layer) for layer in range(self._model.cfg.n_layers)] if heads else []
+        seen: dict[str, Tensor] = {}
+
+        def keeping(name: str) -> Callable[[Tensor], Tensor]:
+            def keep(activation: Tensor) -> Tensor:
+                seen[name] = activation
+                return activation
+
+            return keep
+
+        with torch.no_grad(), edit_hooks(self._model, {name: keeping(name) for name in names}):
+            logits = self._model(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        if not heads:
+            return logits, None
+        total, n_heads, mask = torch.zeros(()), 0, self._patch.mask(tokens)
+        searched = self._patch.target.head
+        for layer, (name, slope) in enumerate(zip(names, self._slopes, strict=True)):
+            z = seen[name].unflatten(0, tokens.shape[:2])[:, :, self._first :]
+            clean = self._around.clean.activations["heads"][layer][:, None, self._first :]
+            by_position = (z - clean) * slope
+            if mask is not None:
+                by_position = by_position * mask[..., None, None]
+            first_order = by_position.sum((2, 4)).abs()  # [pair, candidate, head]
+            if searched is not None and searched[1] == layer:
+                first_order[..., searched[2]] = 0
+                n_heads -= 1
+            n_heads += first_order.shape[-1]
+            total = total + first_order.sum(-1)
+        return logits, total / max(1, n_heads)
+
+    @cached_property
+    def _slopes(self) -> list[Float[Tensor, "pair 1 changed head d_head"]]:
+        """dF/dz at the clean runs, a tensor a layer."""
+        slopes: list[Tensor] = []
+        for layer, z in enumerate(self._around.clean.activations["heads"]):
+            leaf = z[:, None, self._first :].detach().clone().requires_grad_()
+            with torch.enable_grad():
+                slopes += torch.autograd.grad(self._around.function("heads", layer)(leaf).sum(), leaf)
+        return slopes
+
+    @cached_property
+    def _clean_fluency(self) -> Float[Tensor, " pair"]:
+        clean = self._bound.clean
+        with torch.no_grad():
+            return _mean_log_probability(self._model(clean)[:, None], clean[:, None])[:, 0]
+
+
+def _mean_log_probability(
+    logits: Float[Tensor, "given candidate pos d_vocab"], tokens: Int[Tensor, "given candidate pos"]
+) -> Float[Tensor, "given candidate"]:
+    """Mean log-probability of every token but the first, given those before it; nats a token."""
+    chosen = logits[:, :, :-1].gather(-1, tokens[:, :, 1:, None])[..., 0]
+    mean: Tensor = (chosen - logits[:, :, :-1].logsumexp(-1)).mean(-1)
+    return mean
