@@ -18,6 +18,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ RUNS: dict[str, list[str]] = {
     "zero": ["baseline=zero", "ablation=resample"],
     "denoising": ["direction=denoising", "prompts=second-pair"],
     "positions": ["sites=heads,resid_pre,v", "positions=roles", "prompts.n=6"],
+    "tokens": ["metric=logprob", "prompts.answer=' John and'", "explain=all", "sites=heads,attn_out", "positions=each"],
     "divergence": ["metric=kl", "faithfulness=heads", "direction=denoising"],
     "notebook": ["experiment=notebook"],
 }
@@ -58,7 +60,10 @@ REAL = {
     "smollm2": ["model=smollm2", "sites=heads"],
     "smollm2, 6 pairs": ["model=smollm2", "sites=heads", "prompts.n=6"],
 }
-SEARCHES: dict[str, list[str]] = {"search_mini": ["search_mini"]}
+SEARCHES: dict[str, list[str]] = {
+    "search_mini": ["search_mini"],
+    "a set at the end": ["head=3.1+3.6@END", "metric=logprob", "search.until=60", "clean.n=3", "heldout.n=4"],
+}
 REAL_SEARCHES = {"smollm2, 23.3": ["head=23.3", "model=smollm2", "search.until=160", "clean.n=4", "heldout.n=16"]}
 
 
@@ -115,6 +120,7 @@ def methods(checks: Checks) -> None:
     drawn = itertools.islice(ioi_stream(1), 2)
     pairs = [PAIR, *(igap.PromptPair(each.clean, each.corrupted, each.answer, each.distractor) for each in drawn)]
     prompts = [igap.Prompt(each.clean, each.answer, each.distractor) for each in itertools.islice(ioi_stream(2), 40)]
+    long = replace(PAIR, answer=" John and")
     calls: dict[str, Callable[[Any], Any]] = {
         "AP, heads": lambda model: igap.activation_patching(model, pairs).effect,
         "AP, neurons, hooks": lambda model: igap.activation_patching(model, PAIR, "neurons", route="hooks").effect,
@@ -138,6 +144,28 @@ def methods(checks: Checks) -> None:
             )
             for site, metric in (("heads", "prob"), ("resid_mid", "kl"), ("k", "js"), ("mlp_out", "logprob"))
         },
+        "AP, two metrics in a pass": lambda model: np.stack(
+            [
+                each.effect
+                for each in igap.activation_patching(model, pairs, metric=["logit_diff", "kl", "prob"]).values()
+            ]
+        ),
+        **{
+            f"{name}, an answer of two tokens": lambda model, method=method: (
+                method(model, long, "heads", metric="logprob", positions="each").effect
+            )
+            for name, method in (("AP", igap.activation_patching), ("IG", igap.integrated_gradients))
+        },
+        "set of three sites": lambda model: igap.set_effects(
+            model, PAIR, "0.6.q+L1.mlp_out+2.1.k", metric="prob"
+        ).subset_frame()["effect"],
+        "curve of the residual stream": lambda model: igap.output_curve(model, PAIR, ["L2.resid_mid"]).values,
+        "ablation at the end, prob": lambda model: (
+            igap.ablate(model, prompts, ["2.3", "L1.attn_out"], "mean", positions="last", metric="prob", controls=1)
+            .to_frame()
+            .select_dtypes("number")
+            .to_numpy()
+        ),
         "set of three": lambda model: igap.set_effects(model, pairs, "0.6+3.1+L1.N7").subset_frame()["effect"],
         "self-repair": lambda model: igap.self_repair(model, PAIR, "0.6").to_frame()["effect_given"],
         "direct effects": lambda model: igap.direct_effect(model, pairs).direct.effect,
