@@ -161,7 +161,7 @@ def methods(checks: Checks) -> None:
         ).subset_frame()["effect"],
         "curve of the residual stream": lambda model: igap.output_curve(model, PAIR, ["L2.resid_mid"]).values,
         "ablation at the end, prob": lambda model: (
-            igap.ablate(model, prompts, ["2.3", "L1.attn_out"], "mean", positions="last", metric="prob", controls=1)
+            igap.ablate(model, prompts, ["2.3", "L1.attn_out"], "zero", positions="last", metric="prob", controls=1)
             .to_frame()
             .select_dtypes("number")
             .to_numpy()
