@@ -46,7 +46,7 @@ def examine(names: Sequence[str] | None, output: Path, *, plots: bool) -> None:
 def _show(bench: Bench) -> None:
     names = list(next(iter(bench.estimates.values())))
     title = (
-        "AUROC of |effect| over all heads and neurons; -N: N that matter are not among the k largest; ±: a wrong sign"
+        "ROC area of |effect| over all heads and neurons; -N: N that matter not among the k largest; ±: a wrong sign"
     )
     table = folding_table(title, "circuit", *names, "what goes wrong")
     for circuit, estimates in bench.estimates.items():
@@ -56,9 +56,9 @@ def _show(bench: Bench) -> None:
 
 
 def _cell(marks: Marks) -> str:
-    """As 0.74 -2: the AUROC, and what is missed; ± where signs are wrong."""
+    """As 0.74 -2: the ROC area, and what is missed; ± where signs are wrong."""
     missed = f" -{len(marks.missed)}" if marks.missed else ""
-    return f"{marks.auroc:.2f}{missed}{' ±' if marks.wrong_sign else ''}"
+    return f"{marks.roc_area:.2f}{missed}{' ±' if marks.wrong_sign else ''}"
 
 
 def _record(bench: Bench) -> dict[str, object]:

@@ -49,11 +49,8 @@ class Estimator:
         """The settings of a run that has nothing but defaults."""
         needed = ("model", "prompts", "ig", "ablation", "curves", "tracking")
         prompts = dict.fromkeys(("clean", "corrupted", "answer", "distractor"), "-")
-        return parse({**{name: {} for name in needed}, "model": {"name": "-"}, "prompts": prompts} | self._baseline)
-
-    @property
-    def _baseline(self) -> dict[str, Any]:
-        return {"baseline": {"kind": self.baseline}}
+        about = {"model": {"name": "-"}, "prompts": prompts, "baseline": {"kind": self.baseline}}
+        return parse({**{name: {} for name in needed}, **about})
 
 
 def estimators() -> dict[str, Estimator]:
@@ -85,7 +82,7 @@ class Marks:
     n: int
     """Components, of which `k` matter."""
     k: int
-    auroc: float
+    roc_area: float
     """Chance that |effect| is larger of one that matters than of one that does not. NaN where either is missing."""
     average_precision: float
     """Area under precision over recall of the ranking by |effect|. NaN where none matters."""
@@ -126,7 +123,7 @@ class Bench:
         return Marks(
             n=len(names),
             k=int(matters.sum()),
-            auroc=detection.auroc(np.abs(effects), matters),
+            roc_area=detection.roc_area(np.abs(effects), matters),
             average_precision=detection.average_precision(np.abs(effects), matters),
             missed=_chosen(names, missed),
             wrong_sign=_chosen(names, turned) if estimate.signed else None,
@@ -176,7 +173,7 @@ class Bench:
                     row |= {
                         "n": marks.n,
                         "k": marks.k,
-                        "auroc": marks.auroc,
+                        "roc_area": marks.roc_area,
                         "average_precision": marks.average_precision,
                         "n_missed": len(marks.missed),
                         "missed": " ".join(marks.missed),

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float64
 from scipy.stats import rankdata
 
 
-def auroc(scores: Float64[np.ndarray, " n"], matters: Bool[np.ndarray, " n"]) -> float:
+def roc_area(scores: Float64[np.ndarray, " n"], matters: Bool[np.ndarray, " n"]) -> float:
     """The chance that one that matters has the larger score than one that does not, [0, 1]; a tie counts a half.
 
     NaN where all or none matter.

@@ -49,7 +49,7 @@ def test_the_table_the_files_and_the_pictures(place, capsys):
     assert record["or"]["matters"] == ["0.0", "0.1", "L1.N0"]
     assert record["or"]["truth"]["denoising"]["0.0"] == 1
     assert record["or"]["estimators"]["ap"]["effects"]["L1.N0"] == pytest.approx(-1)
-    assert record["always_on"]["estimators"]["ap"]["marks"]["neurons"]["auroc"] is None
+    assert record["always_on"]["estimators"]["ap"]["marks"]["neurons"]["roc_area"] is None
 
 
 def test_the_same_command_writes_the_same_bytes_and_no_picture_where_none_is_wanted(place, capsys):

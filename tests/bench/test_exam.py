@@ -48,7 +48,7 @@ def test_a_method_that_misses_nothing_ranks_all_that_matters_first(bench):
     for circuit in NAMES:
         for name in bench.estimates[circuit]:
             marks = bench.marks(circuit, name)
-            assert (marks.auroc == 1) == (marks.average_precision == 1) == (marks.missed == ())
+            assert (marks.roc_area == 1) == (marks.average_precision == 1) == (marks.missed == ())
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_only_the_zero_baseline_turns_a_sign_and_magnitudes_have_none(bench):
 
 def test_atp_star_ranks_no_worse_than_atp(bench):
     for circuit in NAMES:
-        assert bench.marks(circuit, "atp_star").auroc >= bench.marks(circuit, "atp").auroc
+        assert bench.marks(circuit, "atp_star").roc_area >= bench.marks(circuit, "atp").roc_area
 
 
 def test_estimates_are_those_of_the_public_functions(bench):
@@ -116,8 +116,8 @@ def test_marks_of_a_site_are_those_of_its_components(bench):
         "all": (24, 3), "heads": (12, 2), "neurons": (12, 1),
     }  # fmt: skip
     assert (of["heads"].missed, of["neurons"].missed) == (("0.0", "0.1"), ())
-    assert of["neurons"].auroc == 1
-    assert math.isnan(bench.marks("inert", "ap", "neurons").auroc)
+    assert of["neurons"].roc_area == 1
+    assert math.isnan(bench.marks("inert", "ap", "neurons").roc_area)
     assert of["all"].passes == pytest.approx(of["heads"].passes + of["neurons"].passes)
 
 
@@ -135,7 +135,7 @@ def test_the_table_has_a_row_a_circuit_estimator_and_site(bench):
     assert len(frame) == len(NAMES) * len(estimators()) * len(PARTS)
     row = frame.set_index(["circuit", "estimator", "site"]).loc["or", "ap", "all"]
     assert (row.missed, row.n_missed, row.n_wrong_sign) == ("0.0 0.1", 2, 0)
-    assert np.isclose(row.auroc, bench.marks("or", "ap").auroc)
+    assert np.isclose(row.roc_area, bench.marks("or", "ap").roc_area)
 
 
 def test_a_verdict_says_who_misses_what_and_else_whose_number_is_farthest(bench):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igap.statistics.detection import auroc, average_precision, missed
+from igap.statistics.detection import average_precision, missed, roc_area
 
 RANKED = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=12)
 
@@ -15,11 +15,11 @@ def arrays(ranked):
 
 
 @given(RANKED)
-def test_auroc_is_the_share_of_pairs_in_the_right_order(ranked):
+def test_the_roc_area_is_the_share_of_pairs_in_the_right_order(ranked):
     scores, matters = arrays(ranked)
     pairs = [(a > b) + (a == b) / 2 for a in scores[matters] for b in scores[~matters]]
     expected = np.mean(pairs) if pairs else np.nan
-    assert auroc(scores, matters) == pytest.approx(expected, nan_ok=True)
+    assert roc_area(scores, matters) == pytest.approx(expected, nan_ok=True)
 
 
 @given(RANKED)
