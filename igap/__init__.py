@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # every public name, and the module that it lives in
     from igap.attribution.attribution_patching import attribution_patching as attribution_patching
     from igap.attribution.integrated_gradients import integrated_gradients as integrated_gradients
     from igap.attribution.maps import AttributionMap as AttributionMap
+    from igap.bench.exam import run_bench as run_bench
     from igap.counterfactual.config import Constraints as Constraints
     from igap.counterfactual.config import SpaceConfig as SpaceConfig
     from igap.counterfactual.search import SearchResult as SearchResult

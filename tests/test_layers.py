@@ -13,7 +13,7 @@ PACKAGE = Path(igap.__file__).parent
 FLOORS = (
     "binding errors failures missing vocabulary", "arguments components", "grids markup", "config storage", "models",
     "inputs", "engine metrics", "attribution", "statistics", "plots", "analyses", "pipeline", "replication", "console",
-    "output", "sweep", "counterfactual", "cli", "interactive",
+    "bench", "output", "sweep", "counterfactual", "cli", "interactive",
 )  # fmt: skip
 PROGRAMS = {"igap.models.ioi_mini.train", "igap.models.ioi_mini.evaluate"}
 """Started by hand; nothing imports them."""

@@ -5,23 +5,14 @@ from typing import Any
 
 import torch
 
-WORDS = (
-    "<|endoftext|> <unk> After Then John Mary Tom Anna and went to the store , gave a bottle of milk cat dog . it"
-).split()
+from igap.bench.blueprint import WORDS, save_tokenizer
 
 
 def save_checkpoint(architecture: str, n_layers: int, folder: Path, **settings: object) -> None:
     """A random checkpoint of this architecture, with these settings of its transformers config."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    end = WORDS[0]
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token=end, eos_token=end, pad_token=end, unk_token="<unk>"
-    )
     gpt = {"n_embd": 32, "n_layer": n_layers, "n_head": 4, "n_inner": 48, "n_positions": 24}
     later = {"hidden_size": 32, "num_hidden_layers": n_layers, "num_attention_heads": 4, "max_position_embeddings": 24}
     shape = {
@@ -43,7 +34,7 @@ def save_checkpoint(architecture: str, n_layers: int, folder: Path, **settings: 
             if parameter.ndim == 1:  # biases and norms, which start at 0 and 1 and would hide mistakes
                 parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(folder)
 
 
 def save_beside(folder: Path, architecture: str, **settings: object) -> tuple[Any, Any]:

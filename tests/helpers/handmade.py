@@ -1,7 +1,6 @@
-"""Models with weights written by hand, whose F can be worked out on paper, as GPT-2 checkpoints in float64.
+"""Models whose F can be worked out on paper, as GPT-2 checkpoints in float64: most are `igap.bench.blueprint`'s.
 
-A norm with a huge epsilon divides by the root of that epsilon, whatever its input: it is linear. Attention with query
-and key weights of 0 is uniform over the positions so far.
+Heads are uniform over the positions so far: a word's feature of 6 is 1 in them, at the last of 6 positions.
 """
 
 from pathlib import Path
@@ -11,6 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from helpers.checkpoints import save_checkpoint
 from igap import PromptPair, load_model
+from igap.bench.blueprint import ONE, Blueprint
 
 _ROOT = 1e6
 _LINEAR = {"layer_norm_epsilon": _ROOT**2, "tie_word_embeddings": False}
@@ -87,51 +87,21 @@ def _heads_and_a_neuron(
     constant: float = 0.0,
 ) -> TransformerBridge:
     """F = constant + sign * activation(bias + weight * (z_0 + z_1)), z by the word of the prompt."""
-    from helpers.checkpoints import WORDS
-
-    def write(body, unembed):
-        (block,) = body.h
-        for parameter in [*body.parameters(), unembed]:
-            parameter.zero_()
-        for norm in (block.ln_1, block.ln_2, body.ln_f):
-            norm.weight.fill_(_ROOT)
-        # Every vector in the residual stream has mean 0 (x and -x side by side), so that no norm changes it.
-        for word, (first, second) in z.items():
-            own = torch.tensor([first, -first, second, -second], dtype=torch.float64)
-            body.wte.weight[WORDS.index(word), :4] = 6 * own
-        values = block.attn.c_attn.weight[:, 16:]  # [d_model, head * d_head]: heads of 4 dimensions
-        values[0, 0] = values[2, 4] = 1.0
-        for head, dim in ((0, 4), (1, 6)):
-            block.attn.c_proj.weight[4 * head, dim], block.attn.c_proj.weight[4 * head, dim + 1] = 1.0, -1.0
-            block.mlp.c_fc.weight[dim, 0] = weight
-        block.mlp.c_fc.bias[0] = bias
-        block.mlp.c_proj.weight[0, 0], block.mlp.c_proj.weight[0, 1] = sign, -sign
-        block.mlp.c_proj.bias[0], block.mlp.c_proj.bias[1] = constant, -constant
-        unembed[WORDS.index("John"), 0] = 1.0
-
-    shape = {"n_embd": 8, "n_head": 2, "n_inner": 1}
-    return _load(folder, 1, write, activation_function=activation, **shape, **_LINEAR)
+    model = Blueprint(1, 2, 1, activation)
+    for word, (first, second) in z.items():
+        model.word(word, first=6.0 * first, second=6.0 * second)
+    model.head("0.0", ({"first": 1.0}, {"z": 1.0}))
+    model.head("0.1", ({"second": 1.0}, {"z": 1.0}))
+    model.neuron("L0.N0", {"z": weight, ONE: bias}, {"out": sign})
+    model.constant(0, out=constant)
+    return _saved(model, folder)
 
 
-def _name_only(body, unembed, n_heads, d_head) -> None:
-    """All weights 0 but linear norms; John is 6 in dimension 0, which every head of every block reads: z = (1, 0, ...).
-
-    At the last of 6 positions, over which heads average. Vectors have mean 0: x and -x side by side.
-    """
-    from helpers.checkpoints import WORDS
-
-    for parameter in [*body.parameters(), unembed]:
-        parameter.zero_()
-    for norm in [body.ln_f, *(norm for block in body.h for norm in (block.ln_1, block.ln_2))]:
-        norm.weight.fill_(_ROOT)
-    body.wte.weight[WORDS.index("John"), :2] = torch.tensor([6.0, -6.0], dtype=torch.float64)
-    for block in body.h:
-        for head in range(n_heads):
-            block.attn.c_attn.weight[0, 2 * n_heads * d_head + head * d_head] = 1.0
-
-
-def _writes(linear, row: int, dim: int, by: float) -> None:
-    linear.weight[row, dim], linear.weight[row, dim + 1] = by, -by
+def _saved(model: Blueprint, folder: Path) -> TransformerBridge:
+    """The model, of whose answer the feature `out` is the logit, from its checkpoint, which stays in the folder."""
+    model.logit("John", out=1.0)
+    model.save(folder)
+    return load_model(str(folder), processing="raw", dtype="float64")
 
 
 def gates(folder: Path) -> TransformerBridge:
@@ -139,21 +109,16 @@ def gates(folder: Path) -> TransformerBridge:
 
     F of `PAIR` is 3 clean and 0 corrupted.
     """
-    from helpers.checkpoints import WORDS
-
-    def write(body, unembed):
-        _name_only(body, unembed, 6, 4)
-        (block,) = body.h
-        for head, (dim, by) in enumerate([(2, 1), (2, 1), (4, 1), (4, 1), (6, 0.5), (6, 0.5)]):
-            _writes(block.attn.c_proj, 4 * head, dim, by)
-        # relu(sum - 1) is AND; relu(sum) - relu(sum - 1) is OR.
-        for neuron, (dim, bias, by) in enumerate([(2, -1, 1), (4, 0, 1), (4, -1, -1)]):
-            block.mlp.c_fc.weight[dim, neuron], block.mlp.c_fc.bias[neuron] = 1.0, bias
-            _writes(block.mlp.c_proj, neuron, 6, by)
-        unembed[WORDS.index("John"), 6] = 1.0
-
-    shape = {"n_embd": 24, "n_head": 6, "n_inner": 3}
-    return _load(folder, 1, write, activation_function="relu", **shape, **_LINEAR)
+    model = Blueprint(1, 6, 3)
+    model.word("John", name=6.0)
+    for head, (feature, by) in enumerate(
+        [("and", 1.0), ("and", 1.0), ("or", 1.0), ("or", 1.0), ("out", 0.5), ("out", 0.5)]
+    ):
+        model.head(f"0.{head}", ({"name": 1.0}, {feature: by}))
+    # relu(sum - 1) is AND; relu(sum) - relu(sum - 1) is OR.
+    for neuron, (feature, bias, by) in enumerate([("and", -1.0, 1.0), ("or", 0.0, 1.0), ("or", -1.0, -1.0)]):
+        model.neuron(f"L0.N{neuron}", {feature: 1.0, ONE: bias}, {"out": by})
+    return _saved(model, folder)
 
 
 def backup(folder: Path) -> TransformerBridge:
@@ -162,20 +127,12 @@ def backup(folder: Path) -> TransformerBridge:
     Neuron L0.N0 is on at John where 0.0 is not, and 1.0 reads nothing else. Clean z(0.0) = z(0.1) = z(1.1) = 1 and
     z(1.0) = 0; corrupted all are 0. With 0.0 patched z(1.0) is 1. F of `PAIR` is 2.75 clean and 0 corrupted.
     """
-    from helpers.checkpoints import WORDS
-
-    def write(body, unembed):
-        _name_only(body, unembed, 2, 8)
-        first, second = body.h
-        for block, head, dim, by in ((first, 0, 2, 1), (first, 1, 8, 0.5), (second, 0, 6, 1), (second, 1, 8, 0.25)):
-            _writes(block.attn.c_proj, 8 * head, dim, by)
-        # At John, the third token, head 0.0 averages 6 over three positions: 2.
-        first.mlp.c_fc.weight[0, 0], first.mlp.c_fc.weight[2, 0] = 1.0, -3.0
-        _writes(first.mlp.c_proj, 0, 4, 1)
-        values = second.attn.c_attn.weight
-        values[0, 32], values[4, 32] = 0.0, 1.0
-        for dim, by in ((2, 2.0), (6, 1.0), (8, 1.0)):
-            unembed[WORDS.index("John"), dim] = by
-
-    shape = {"n_embd": 16, "n_head": 2, "n_inner": 1}
-    return _load(folder, 2, write, activation_function="relu", **shape, **_LINEAR)
+    model = Blueprint(2, 2, 1)
+    model.word("John", name=6.0)
+    model.head("0.0", ({"name": 1.0}, {"first": 1.0, "out": 2.0}))
+    model.head("0.1", ({"name": 1.0}, {"out": 0.5}))
+    # At John, the third token, head 0.0 averages 6 over three positions: 2.
+    model.neuron("L0.N0", {"name": 1.0, "first": -3.0}, {"missing": 1.0})
+    model.head("1.0", ({"missing": 1.0}, {"out": 1.0}))
+    model.head("1.1", ({"name": 1.0}, {"out": 0.25}))
+    return _saved(model, folder)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
-from scipy import stats
+from jaxtyping import Bool, Float64
 
 from igap.attribution.maps import AttributionMap
 from igap.components import IOI_CIRCUIT, IOI_SHAPE, parse_component
 from igap.errors import InputError
+from igap.statistics import detection
 
 REPORTED_K = (10, 26, 30)
 
@@ -120,17 +120,16 @@ def recover(maps: Iterable[AttributionMap]) -> CircuitRecovery:
 
 
 def _class_recovery(
-    method: str, of: str, size: Float[np.ndarray, " head"], wanted: Bool[np.ndarray, " head"]
+    method: str, of: str, size: Float64[np.ndarray, " head"], wanted: Bool[np.ndarray, " head"]
 ) -> ClassRecovery:
     ranked = wanted[np.argsort(-size, kind="stable")]
     hits, k = np.cumsum(ranked), np.arange(1, len(ranked) + 1)
-    above = stats.mannwhitneyu(size[wanted], size[~wanted]).statistic
     return ClassRecovery(
         method=method,
         of=of,
         n=int(wanted.sum()),
         average_precision=float((hits / k)[ranked].mean()),
-        roc_area=float(above) / (wanted.sum() * (~wanted).sum()),
+        roc_area=detection.roc_area(size, wanted),
         precision={int(i): float(h / i) for i, h in zip(k, hits, strict=True)},
         recall={0: 0.0, **{int(i): float(h / wanted.sum()) for i, h in zip(k, hits, strict=True)}},
     )

@@ -73,7 +73,7 @@ def test_components_that_work_against_f_have_the_gate_of_their_own_output(tmp_pa
     with torch.no_grad():
         block = model.original_model.transformer.h[0]
         block.mlp.c_proj.weight.mul_(-1)
-        block.attn.c_proj.weight[16:].mul_(6)  # sums of 3 each, so that F is 6 - 1 - 1
+        block.attn.c_proj.weight[4 * model.cfg.d_head :].mul_(6)  # sums of 3 each, so that F is 6 - 1 - 1
     found = both_directions(model, PAIR)
     assert found.noising["ap"].gap == pytest.approx(4, abs=ROUND)
     assert found.classes == ("latent_and", "latent_and", "latent_or", "latent_or", "minimal", "minimal")

@@ -27,7 +27,8 @@ def test_a_planted_backup_ranks_first_where_ap_alone_ranks_it_last(model, direct
     if direction == "noising":
         assert found.effect == pytest.approx(-1, abs=ROUND), "2 of its own are lost, 1 comes back through the backup"
         assert (table["rank"]["1.0"], table["rank_ap"]["1.0"]) == (1, 3)
-        assert list(table.index) == found.ranking() == ["1.0", "0.1", "1.1"]
+        assert list(table.index) == found.ranking()
+        table = table.loc[["1.0", "0.1", "1.1"]]  # the last two change by rounding alone, in either order
         assert table["effect_alone"].tolist() == pytest.approx([0, -0.5, -0.25], abs=ROUND)
         assert table["effect_given"].tolist() == pytest.approx([-1, -0.5, -0.25], abs=ROUND)
         assert table["effect_change"].tolist() == pytest.approx([-1, 0, 0], abs=ROUND)

@@ -1,0 +1,282 @@
+"""The exam: every estimator on every circuit, against the truth."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from igap.arguments import checks_arguments
+from igap.attribution.maps import AttributionMap, Progress
+from igap.attribution.method import Method
+from igap.attribution.methods import METHODS
+from igap.attribution.over_pairs import attribute_pairs
+from igap.bench.circuit import Circuit
+from igap.bench.circuits import circuits as every_circuit
+from igap.bench.cost import count_operations
+from igap.components import SITES, Site, component_names
+from igap.config import RunConfig, parse
+from igap.engine.open_pairs import OpenPairs, open_pairs
+from igap.errors import InputError, did_you_mean, printable, short_repr
+from igap.statistics import detection
+from igap.vocabulary import BaselineKind
+
+Part = Literal["all", "heads", "neurons"]
+PARTS: tuple[Part, ...] = get_args(Part)
+"""All components in one ranking, and those of each site."""
+
+NOTHING = 1e-6
+"""Effects that are smaller count as 0, in logits: Captum keeps its step sizes in float32."""
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """An attribution method, and what its activations move to."""
+
+    method: Method
+    baseline: BaselineKind
+
+    @property
+    def name(self) -> str:
+        """As `ig`, or `ig_zero` with the zero baseline."""
+        return self.method.name if self.baseline == "corrupted" else f"{self.method.name}_{self.baseline}"
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings of a run that has nothing but defaults."""
+        needed = ("model", "prompts", "ig", "ablation", "curves", "tracking")
+        prompts = dict.fromkeys(("clean", "corrupted", "answer", "distractor"), "-")
+        about = {"model": {"name": "-"}, "prompts": prompts, "baseline": {"kind": self.baseline}}
+        return parse({**{name: {} for name in needed}, **about})
+
+
+def estimators() -> dict[str, Estimator]:
+    """Every method of a run by name; those that move to the run's baseline a second time, with zero."""
+    each = [
+        Estimator(method, kind)
+        for method in METHODS.values()
+        for kind in (("corrupted", "zero") if method.towards_baseline else ("corrupted",))
+    ]
+    return {estimator.name: estimator for estimator in each}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an estimator says of a circuit."""
+
+    effects: Mapping[str, float]
+    """Of every component, in logits; of a method without sign magnitudes."""
+    signed: bool
+    passes: Mapping[Site, float]
+    """Cost of each site beyond the pair's two runs: multiplications, in those of one forward pass of the clean prompt.
+    A pass forward and backward is about 3."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """An estimator's marks on some of a circuit's components."""
+
+    n: int
+    """Components, of which `k` matter."""
+    k: int
+    roc_area: float
+    """Chance that |effect| is larger of one that matters than of one that does not. NaN where either is missing."""
+    average_precision: float
+    """Area under precision over recall of the ranking by |effect|. NaN where none matters."""
+    missed: tuple[str, ...]
+    """Those that matter and are not among the k largest |effect|."""
+    wrong_sign: tuple[str, ...] | None
+    """Those with the other sign than their true effect; None without signs."""
+    largest_error: float
+    """Of |effect - true effect|, in logits; without signs of the magnitudes."""
+    mean_error: float
+    farthest: str
+    """The component with the largest error."""
+    passes: float
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """The results of the exam: estimates and marks by circuit and estimator."""
+
+    circuits: Mapping[str, Circuit]
+    estimates: Mapping[str, Mapping[str, Estimate]]
+
+    def marks(self, circuit: str, estimator: str, part: Part = "all") -> Marks:
+        """The marks of an estimator on a circuit: over all components, the heads or the neurons.
+
+        Ranking is judged against the components that matter (`Truth.matters`), values against the exact single effects.
+        """
+        truth, estimate = self.circuits[circuit].truth, self.estimates[circuit][estimator]
+        names = [name for name in truth.names if part == "all" or name.startswith("L") == (part == "neurons")]
+        effects = np.array([estimate.effects[name] for name in names])
+        true_effects = truth.effects()
+        exact = np.array([true_effects[name] for name in names])
+        effects, exact = (np.where(np.abs(each) < NOTHING, 0.0, each) for each in (effects, exact))
+        matters = np.array([name in truth.matters for name in names])
+        missed = detection.missed(np.abs(effects), matters)
+        error = np.abs(effects - (exact if estimate.signed else np.abs(exact)))
+        turned = effects * exact < 0
+        return Marks(
+            n=len(names),
+            k=int(matters.sum()),
+            roc_area=detection.roc_area(np.abs(effects), matters),
+            average_precision=detection.average_precision(np.abs(effects), matters),
+            missed=_chosen(names, missed),
+            wrong_sign=_chosen(names, turned) if estimate.signed else None,
+            largest_error=float(error.max()),
+            mean_error=float(error.mean()),
+            farthest=names[int(np.argmax(error > error.max() - NOTHING))],
+            passes=sum(cost for site, cost in estimate.passes.items() if part in ("all", site)),
+        )
+
+    def verdict(self, circuit: str) -> str:
+        """What goes wrong on a circuit, in one line: who misses what, wrong signs, and else the farthest number.
+
+        Numbers are those of estimators with signs: a magnitude is for ranking.
+        """
+        by_missed: dict[tuple[str, ...], list[str]] = {}
+        signs, farthest = [], ("", 0.0)
+        for name in self.estimates[circuit]:
+            marks = self.marks(circuit, name)
+            by_missed.setdefault(marks.missed, []).append(name)
+            if marks.wrong_sign:
+                signs.append(f"{name} turns {', '.join(marks.wrong_sign)}")
+            if marks.wrong_sign is not None and marks.largest_error > farthest[1] + NOTHING:
+                farthest = name, marks.largest_error
+        by_missed.pop((), None)
+        parts = [f"{', '.join(who)} {_verb(who)} {', '.join(what)}" for what, who in by_missed.items()] + signs
+        if parts:
+            return "; ".join(parts)
+        name, _ = farthest
+        if not name:
+            return "all find what matters"
+        component = self.marks(circuit, name).farthest
+        exact = self.circuits[circuit].truth.effects()[component]
+        estimated = self.estimates[circuit][name].effects[component]
+        return f"all find what matters; farthest: {name} {component} {estimated:+.2f}, true {exact:+.2f}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a circuit, estimator and site ("all": both in one ranking), with the columns of `Marks`.
+
+        Names of components are joined by spaces.
+        """
+        rows = []
+        for circuit, estimates in self.estimates.items():
+            for estimator in estimates:
+                for part in PARTS:
+                    marks = self.marks(circuit, estimator, part)
+                    row: dict[str, object] = {"circuit": circuit, "estimator": estimator, "site": part}
+                    row |= {
+                        "n": marks.n,
+                        "k": marks.k,
+                        "roc_area": marks.roc_area,
+                        "average_precision": marks.average_precision,
+                        "n_missed": len(marks.missed),
+                        "missed": " ".join(marks.missed),
+                        "n_wrong_sign": None if marks.wrong_sign is None else len(marks.wrong_sign),
+                        "wrong_sign": " ".join(marks.wrong_sign or ()),
+                        "largest_error": marks.largest_error,
+                        "mean_error": marks.mean_error,
+                        "farthest": marks.farthest,
+                        "passes": marks.passes,
+                    }
+                    rows.append(row)
+        return pd.DataFrame(rows).astype({"n_wrong_sign": "Int64"})
+
+    def __repr__(self) -> str:
+        lines = [f"{name}: {self.verdict(name)}" for name in self.estimates]
+        return "\n".join(["Bench", *(f"  {line}" for line in lines)])
+
+
+@checks_arguments
+def run_bench(circuits: Sequence[str] | None = None, *, on_progress: Progress | None = None) -> Bench:
+    """Every attribution method on models whose right answer is known, and how right each is.
+
+    Args:
+        circuits: Names of `igap.bench.circuits()`. None (default): all of them.
+        on_progress: Called with (estimates done, estimates in all).
+
+    Returns:
+        The exam's results: `marks` of each estimator on each circuit, `verdict`, `to_frame()`.
+
+    Raises:
+        InputError: An unknown name, or no name.
+
+    Example:
+        >>> from igap import run_bench
+        >>> bench = run_bench(["or"])
+        >>> bench.marks("or", "ap").missed, bench.marks("or", "ig").missed
+        (('0.0', '0.1'), ())
+    """
+    chosen = choose(circuits)
+    every = estimators()
+    done, estimates = 0, dict[str, dict[str, Estimate]]()
+    for name, circuit in chosen.items():
+
+        def advance(within: int, before: int = done) -> None:
+            if on_progress:
+                on_progress(before + within, len(chosen) * len(every))
+
+        estimates[name] = _examine(circuit, every, advance)
+        done += len(every)
+    return Bench(chosen, estimates)
+
+
+def choose(names: Sequence[str] | None) -> dict[str, Circuit]:
+    """The circuits of these names, each once, in the exam's order; None: all. Raises InputError on another name."""
+    every = every_circuit()
+    if names is None:
+        return every
+    wanted = f"wanted names of {', '.join(every)}"
+    if not names:
+        raise InputError(f"circuits: got none, {wanted}. Leave it out for all.")
+    for name in names:
+        if name not in every:
+            raise InputError(
+                f"circuits: got {printable(short_repr(name))}, {wanted}.{did_you_mean(name, list(every))} "
+                "igap bench list says what each is."
+            )
+    return {name: circuit for name, circuit in every.items() if name in names}
+
+
+def _examine(circuit: Circuit, every: Mapping[str, Estimator], advance: Callable[[int], None]) -> dict[str, Estimate]:
+    model = circuit.load()
+    names = circuit.truth.names
+    estimates: dict[str, Estimate] = {}
+    with open_pairs(model, circuit.pair, kept_bytes=math.inf) as opened:
+        one_pass = count_operations(lambda: model(opened.tokens[0].clean))[0]
+        for place, (name, estimator) in enumerate(every.items(), 1):
+            config, n_layers = estimator.config, int(model.cfg.n_layers)
+            list(opened.contrasts(estimator.baseline))  # the runs that all estimators share
+            effects, passes, signed = dict.fromkeys(names, 0.0), dict[Site, float](), True
+            if any(estimator.method.missing(config, site, n_layers) for site in SITES):
+                continue
+            for site in SITES:
+                cost, attributed = count_operations(partial(_attribute, opened, estimator, config, site))
+                passes[site], signed = cost / one_pass, attributed.signed
+                own = component_names(site, *attributed.effect.shape)
+                effects |= dict(zip(own, attributed.effect.flatten().tolist(), strict=True))
+            estimates[name] = Estimate(effects, signed, passes)
+            advance(place)
+    return estimates
+
+
+def _attribute(opened: OpenPairs, estimator: Estimator, config: RunConfig, site: Site) -> AttributionMap:
+    return attribute_pairs(
+        lambda contrast, advance: estimator.method.attribute(contrast, site, config, advance),
+        opened,
+        site,
+        baseline=estimator.baseline,
+    )
+
+
+def _chosen(names: Sequence[str], which: Any) -> tuple[str, ...]:
+    return tuple(name for name, own in zip(names, which, strict=True) if own)
+
+
+def _verb(who: Sequence[str]) -> str:
+    return "misses" if len(who) == 1 else "miss"

@@ -1,0 +1,101 @@
+"""`igap bench`: the table, the files, the pictures, and what is refused."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from igap import cli, run_bench
+from igap.bench.exam import PARTS
+from igap.bench.plots import effects_bars
+
+FEW = ["bench", "circuits=or,always_on", "output=out"]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    return tmp_path
+
+
+def test_the_table_the_files_and_the_pictures(place, capsys):
+    assert cli.main(FEW) == 0
+    printed, _ = capsys.readouterr()
+    rows = {
+        cells[0]: cells[1:] for line in printed.splitlines() if len(cells := [c.strip() for c in line.split("│")[1:-1]])
+    }
+    assert rows["or"][:5] == ["1.00", "0.79 -1", "0.57 -2", "0.57 -2", "0.57 -2"]
+    assert rows["always_on"] == ["1.00", "1.00 ±", "1.00", "1.00", "1.00", "ig_zero turns 0.1"]
+    assert printed.splitlines()[-1] == "bench.csv, bench.json and 2 pictures in out"
+    assert sorted(path.name for path in (place / "out").iterdir()) == [
+        "always_on.png",
+        "bench.csv",
+        "bench.json",
+        "or.png",
+    ]
+    with (place / "out" / "bench.csv").open() as file:
+        marks = {(row["circuit"], row["estimator"], row["site"]): row for row in csv.DictReader(file)}
+    assert len(marks) == 2 * 5 * 3
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "files.md").read_text()
+    (row,) = re.findall(r"^\| `bench.csv`(.*)$", page, flags=re.MULTILINE)
+    assert list(marks["or", "ap", "all"]) == [name for name in re.findall(r"`(\w+)`", row) if name not in PARTS]
+    assert marks["or", "ap", "all"]["missed"] == "0.0 0.1"
+    assert marks["or", "atp_star", "heads"]["n_wrong_sign"] == ""
+    record = json.loads((place / "out" / "bench.json").read_text())
+    assert record["or"]["matters"] == ["0.0", "0.1", "L1.N0"]
+    assert record["or"]["truth"]["denoising"]["0.0"] == 1
+    assert record["or"]["estimators"]["ap"]["effects"]["L1.N0"] == pytest.approx(-1)
+    assert record["always_on"]["estimators"]["ap"]["marks"]["neurons"]["roc_area"] is None
+
+
+def test_the_same_command_writes_the_same_bytes_and_no_picture_where_none_is_wanted(place, capsys):
+    for folder in ("a", "b"):
+        assert cli.main(["bench", "circuits=and", f"output={folder}", "plots=none"]) == 0
+    for name in ("bench.csv", "bench.json"):
+        assert (place / "a" / name).read_bytes() == (place / "b" / name).read_bytes()
+    assert not list(place.glob("*/*.png"))
+
+
+def test_the_list_says_what_each_computes(place, capsys):
+    assert cli.main(["bench", "list"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "xor" in printed
+    assert "Two neurons compute the XOR of two heads." in printed
+    assert not list(place.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["circuits=orr"], "circuits: got 'orr', wanted names of linear, "),
+        (["circuits=,"], "circuits: got none, wanted names of linear, "),
+        (["circuits="], "circuits: got nothing, wanted a value."),
+        (["plots=some"], "plots: got 'some', wanted one of all, none."),
+        (["lists"], "what: got 'lists', wanted one of list."),
+        (["circuit=or"], "option: got 'circuit=or', which igap bench does not have"),
+        (["output=file", "circuits=or"], "output: got file, wanted a folder that can be written to"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line_before_a_model_is_made(place, capsys, arguments, line):
+    (place / "file").write_text("")
+    assert cli.main(["bench", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"igap: {line}")
+    assert err.count("\n") == 1
+
+
+def test_a_picture_has_a_bar_of_the_truth_and_of_every_estimator_for_each_component(place):
+    bench = run_bench(["cancellation"])
+    (ax,) = effects_bars(bench, "cancellation").axes
+    shown = [label.get_text() for label in ax.get_xticklabels()]
+    assert shown[:3] == ["0.0", "0.1", "L1.N0"]
+    bars = {each.get_label(): [bar.get_height() for bar in each] for each in ax.containers}
+    assert list(bars) == ["truth", "ig", "ig_zero", "ap", "atp", "atp_star (no sign)"]
+    assert bars["truth"][:3] == pytest.approx([-1.5, 9, -1])
+    assert bars["ig"][:2] == pytest.approx([-10, 9], abs=1e-5)
+    assert np.all(np.array(bars["atp_star (no sign)"]) >= 0)
