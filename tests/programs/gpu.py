@@ -298,7 +298,7 @@ def searches(checks: Checks) -> None:
                 more = f"logits, {'the same' if same else 'another'} prompt; {spent[0]:.0f} s, GPU {spent[1]:.0f} s"
                 for key in ("by_hand/value", "best/value"):
                     here, there = (float(each[key]) for each in said)
-                    checks.line(f"{name}, {key}", abs(here - there), 1e-3 * abs(here), more)
+                    checks.line(f"{name}, {key}", abs(here - there), max(1e-3 * abs(here), 1e-5), more)
 
             checks.attempt(name, check)
 
