@@ -127,7 +127,7 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
 @pytest.mark.long
 def test_every_name_of_a_search_stands_there_and_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "figures", lambda data: {})  # of the full run
-    budget = ("search.until=20", "clean.n=1", "heldout.n=2", "search.control=4")
+    budget = ("search.until=20", "clean.n=1", "heldout.n=2", "search.control=4", "metric=prob")
     assert main(["search", "head=1.2", *budget, f"output={tmp_path}", "tracking=disabled"]) == 0
     (summary,) = Path(tmp_path).rglob("search_summary.json")
     check_columns(summary.parent)

@@ -65,7 +65,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "positions": "last", "metric": "prob",
     }  # fmt: skip
     searching = {
-        "model": model, "pair": ABBA, "head": "1.2@S2", "space": SPACE, "objective": "ap", "metric": "prob",
+        "model": model, "pair": ABBA, "head": "0.2@S2", "space": SPACE, "objective": "ap", "metric": "prob",
         "sign": "abs",
         "aggregate": "mean", "penalty": 1.0, "constraints": Constraints(min_clean=None), "until": 4,
         "sampler": "random", "batch": 4, "control": 1, "clean_n": 1, "heldout_n": 0, "seed": 0, "storage": None,

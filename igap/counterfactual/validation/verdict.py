@@ -71,10 +71,11 @@ def _against_heads(validation: Validation, component: str, unit: str) -> str:
     larger = sorted(validation.heads, key=lambda head: -abs(head.best))[: best.rank - 1]
     *others, last = (f"{head.name} ({decimals(head.best)})" for head in larger[:_NAMED])
     named = f"{', '.join(others)} and {last}" if others else last
+    own = decimals(best.ap) if unit == "logits" else f"{decimals(best.ap)} {unit}"
     have = f"{len(larger)} heads have" if len(larger) > 1 else "1 head has"
     return (
         f"{component} does not stand out: {have} a larger |AP effect| in {where}, {named}"
-        f"{' most' if len(larger) > _NAMED else ''} (its own: {decimals(best.ap)}, rank {best.rank}; {before})."
+        f"{' most' if len(larger) > _NAMED else ''} (its own: {own}, rank {best.rank}; {before})."
     )
 
 

@@ -23,6 +23,7 @@ from igap.counterfactual.target import Target
 from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation import neighbours, validate
 from igap.counterfactual.validation.importance import variance_shares
+from igap.counterfactual.validation.pair_effects import delete, measure_pairs
 from igap.counterfactual.validation.results import PrunedPrompt
 from igap.engine.activations import borrow
 from igap.engine.open_pairs import open_pairs
