@@ -103,6 +103,8 @@ class _OfBoth(Metric):
     ) -> Float[Tensor, "*row"]:
         """F of each row of logits; `answer` and `distractor` are ids of tokens, one or several each."""
         right, wrong = _set_of(logits, "answer", answer), _set_of(logits, "distractor", distractor)
+        if both := set(right.ids[0].tolist()) & set(wrong.ids[0].tolist()):
+            raise InputError(f"distractor: got token {min(both)}, which is an answer too, wanted others. Take it out.")
         return self.of(logits[None], Known(right, wrong))[0]
 
 
@@ -111,6 +113,11 @@ class _OfDistributions(Metric):
 
     def __call__(self, logits: Float[Tensor, "*row vocab"], clean: Float[Tensor, " vocab"]) -> Float[Tensor, "*row"]:
         """F of each row of logits; `clean` are the logits after the clean prompt."""
+        if clean.shape != logits.shape[-1:]:
+            raise InputError(
+                f"clean: got logits {list(clean.shape)} beside logits {list(logits.shape)}, wanted those of one "
+                f"prompt, {list(logits.shape[-1:])}."
+            )
         ids = TokenSets.of([[0]], logits.device)  # which it does not read
         return self.of(logits[None], Known(ids, ids, clean[None].log_softmax(-1)))[0]
 
@@ -118,9 +125,10 @@ class _OfDistributions(Metric):
 def _set_of(logits: Tensor, name: str, tokens: int | Sequence[int]) -> TokenSets:
     """The set of one pair. Raises InputError on an empty one, and on what is no token of these logits."""
     ids, n_tokens = list(tokens) if isinstance(tokens, Sequence) else [tokens], logits.shape[-1]
-    if not ids or not all(isinstance(token, int) and 0 <= token < n_tokens for token in ids):
+    known = all(isinstance(token, int) and 0 <= token < n_tokens for token in ids)
+    if not ids or not known or len(set(ids)) < len(ids):
         raise InputError(
-            f"{name}: got {short_repr(tokens)}, wanted the id of a token of these logits, or several: 0 to "
+            f"{name}: got {short_repr(tokens)}, wanted the id of a token of these logits, or several, each once: 0 to "
             f"{n_tokens - 1}. Take them from the model's tokenizer."
         )
     return TokenSets.of([ids], logits.device)

@@ -268,7 +268,9 @@ def test_a_function_of_the_users_is_the_metric_and_its_text_is_part_of_the_key(r
     monkeypatch.syspath_prepend(tmp_path)
     text = "def margin(logits, pair):\n    return logits[:, pair.answer] - 0.5 * logits.mean(-1)\n"
     (tmp_path / "own_metric.py").write_text(text)
-    result, _ = run("sites=heads", "metric=custom", "metric.function=own_metric:margin")
+    result, folder = run("sites=heads", "metric=custom", "metric.function=own_metric:margin", "analyses=self_repair")
+    assert not result.failures
+    assert {"explain", "self_repair"} <= record.read(folder).data.findings.keys(), "kept for pictures"
     import own_metric
 
     pair = read_prompt_pairs(result.config.prompts, mini.tokenizer)[0]
@@ -563,12 +565,31 @@ def test_compare_draws_them_under_the_unit_of_their_metric_and_says_what_is_the_
             ["metric=kl", "analyses=sets", "analyses.sets.components=top2:atp"],
             r"^analyses\.sets\.components: got top2:atp",
         ),
+        (
+            ["positions=each", "interactions='3.1@17'"],
+            r"^interactions: got 3\.1@17, but the maps have no span '17', wan",
+        ),
+        (["positions=roles", "interactions='3.1@S3'"], r"^interactions: .* no span 'S3', wanted one of IO, S1, S1\+1"),
+        (
+            ["positions.spans={a b: 10, c: 16}", "interactions='3.1@a'"],
+            r"^interactions: got 3\.1@a with positions=spans",
+        ),
+        (
+            ["metric=custom", "metric.function=several:first", "ablation=zero", "prompts.answer= John and"],
+            r"^ablation: got it with metric=custom and an answer of several tokens, but prompts of an ablation have",
+        ),
+        (
+            ["metric=prob_diff", "ablation=zero", "ablation.components='0.3'", "ablation.file=undistracted.csv"],
+            r"^metric: got prob_diff, but 2 prompts \(the first is 1\) have no distractor, wanted one each",
+        ),
         (["metric=kl", "interactions='0.3'"], r"^interactions: got it together with metric=kl"),
         (["sites=resid_pre", "baseline=zero_input"], r"^baseline: got zero_input with sites=resid_pre"),
         (["sites=q", "faithfulness=heads"], r"^faithfulness: got heads with sites=q, wanted heads among the sites"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line_before_the_model_loads(overrides, message, monkeypatch):
+def test_what_cannot_be_is_refused_in_one_line_before_the_model_loads(overrides, message, monkeypatch, own):
+    (own / "several.py").write_text("def first(logits, pair):\n    return logits[:, 0, pair.answer]\n")
+    (own / "undistracted.csv").write_text("prompt,answer\nJohn went to the, store\nMary went to the, store\n")
     monkeypatch.setattr(cached, "_cached_model", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(InputError, match=message) as refused:
         checked(*overrides)
@@ -621,3 +642,10 @@ def test_the_token_before_every_prompt_may_be_a_span_and_counts_as_position_0(mi
     tokens = checked(f"positions.spans={{first: '{first}', end: 16}}").tokens[0]
     assert tokens.clean[0, 0] == mini.tokenizer.bos_token_id
     assert tokens.clean.shape[1] == 17
+
+
+def test_interactions_are_of_the_span_that_is_named_and_of_a_component_however_its_number_is_written(run):
+    """Not of one whose name begins with it, and not of none: `03.1` is 3.1."""
+    spans = "positions.spans={a b: 10, a: 16}"
+    result, _ = run("sites=heads", spans, "interactions='03.1@a'", "curves.components=none")
+    assert result.findings["explain"].split.component == "3.1 at a"

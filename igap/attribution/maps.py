@@ -62,7 +62,7 @@ class AttributionMap:
     """F."""
     unit: str = field(default="logits", metadata={"later": True})
     """Its unit, which effects, deltas and the gap have."""
-    function: Callable[..., object] | None = field(default=None, repr=False, metadata={"later": True})
+    function: Callable[..., object] | None = field(default=None, repr=False, metadata={"saved": False})
     """F, where it is a function of the caller's: two of them may have one name. None of a map that was on disk."""
     spans: tuple[str, ...] | None = field(default=None, metadata={"later": True})
     """Names of `effect`'s middle axis: positions with their tokens, or spans; None where it has none."""

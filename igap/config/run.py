@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from igap.components import PLACES, SITES, Site, parse_component, setting_with, sites_named, sites_of
+from igap.components import PLACES, SITES, Site, component_name, parse_component, setting_with, sites_named, sites_of
 from igap.config.groups import (
     TEXTS,
     AblationConfig,
@@ -129,13 +129,15 @@ class RunConfig(Frozen):
     @field_validator("interactions")
     @classmethod
     def _a_component(cls, name: str | None) -> str | None:
+        if name is None:
+            return None
+        component, at, span = name.partition("@")
         try:
-            _ = name is None or parse_component(name.partition("@")[0])
+            return component_name(*parse_component(component)) + at + span
         except ValueError:
             raise ValueError(
                 "a head such as 9.6 or another component, by positions with one, 9.6@10, or null"
             ) from None
-        return name
 
     @property
     def asked_sites(self) -> tuple[Site, ...]:

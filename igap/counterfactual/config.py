@@ -223,7 +223,9 @@ class SearchConfig(Frozen):
     @property
     def question(self) -> str:
         """What is asked of the head, as folders name it: the objective, and the metric where it is another one."""
-        return "-".join([*self.objective, *([] if self.metric.is_default else [self.metric.name])])
+        metric = [] if self.metric.is_default else [self.metric.name]
+        function = re.sub(r"[^\w.]", "_", str(self.metric.function).rpartition(":")[2].strip())
+        return "-".join([*self.objective, *metric, *([function] if self.metric.name == "custom" else [])])
 
 
 def check_terms(terms: tuple[str, ...], sampler: str) -> None:

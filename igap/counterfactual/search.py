@@ -288,10 +288,20 @@ def _check_json(identity: Mapping[str, object] | None) -> None:
 
 
 def _source_of(metric: Metric) -> dict[str, str]:
-    """A hash of the caller's metric; nothing of one that has a name. Raises InputError where its text is not known."""
+    """The caller's metric by its name and a hash of its text; nothing of one of igap's.
+
+    Raises InputError on a function that these do not tell from others: a lambda, or one with values of its own.
+    """
     if not isinstance(metric, Custom):
         return {}
-    return {"metric/source": file_digest(metric.function, "metric: got a function")}
+    function = metric.function
+    name = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
+    if "<lambda>" in name or getattr(function, "__closure__", None):
+        raise InputError(
+            f"metric: got {name}, a lambda or a function with values of its own, wanted one that its name and its text "
+            "tell from others, since storage and remember keep its numbers. Write a function at the top of a module."
+        )
+    return {"metric/function": name, "metric/source": file_digest(function, "metric: got a function")}
 
 
 def _hash_weights(model: TransformerBridge) -> dict[str, str]:

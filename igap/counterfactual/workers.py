@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap.config import MetricConfig
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.objective import cache
 from igap.counterfactual.plan import PlannedStudy, objective_of, plan_studies, reference_pair
@@ -55,11 +56,18 @@ def open_session(study: PlannedStudy, model: TransformerBridge, storage: Any) ->
             "model": study.checkpoint,
             "processing": config.model.processing,
             "dtype": config.model.dtype,
-            **({"metric/source": source_digest(config.metric)} if config.metric.name == "custom" else {}),
+            **_function_of(config.metric),
         },
         remember=Path(config.output) / cache.FILE,
         memory_gib=config.memory_gib,
     )
+
+
+def _function_of(metric: MetricConfig) -> dict[str, str]:
+    """The user's metric by its name and a hash of its text; nothing of one of igap's."""
+    if metric.name != "custom":
+        return {}
+    return {"metric/function": str(metric.function).strip(), "metric/source": source_digest(metric)}
 
 
 def _study_name(study: PlannedStudy, storage: Any) -> str:

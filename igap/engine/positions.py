@@ -106,6 +106,14 @@ def check_spans(positions: Positions, pair: TokenPair, direction: Direction, bas
             )
 
 
+def span_named(asked: str, names: Sequence[str], positions: Positions | str) -> str | None:
+    """The span that a text means: by its name, or with `each` by its position's number alone; None if it means none."""
+    if asked in names:
+        return asked
+    numbers = {name.partition(" ")[0]: name for name in names} if positions == "each" else {}
+    return numbers.get(asked)
+
+
 def _partners(spans: Spans | None, pairs: Sequence[TokenPair], direction: Direction) -> Spans:
     """Spans of the other prompt at the positions of the prompt that is patched in this direction."""
     assert spans is not None

@@ -63,13 +63,13 @@ def run(
         return _open([config], checked, device, stage, started)
     # A function of the user's that fails is its own run's to tell, and what an answer of several tokens is none of.
     any_metric = all(pair.has_logit_diff for pair in checked.tokens)
-    names = [
+    names = dict.fromkeys(
         metric.name
         for metric in beside
         if metric.name != "custom"
         and metric.name != config.metric.name
         and (any_metric or METRICS[metric.name].takes_several)
-    ]
+    )
     configs = [config, *(config.model_copy(update={"metric": MetricConfig(name=name)}) for name in names)]
     common = {
         "checkpoint": checked.checkpoint,

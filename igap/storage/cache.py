@@ -77,7 +77,7 @@ class ResultCache:
             if cached is not None:
                 return cached
             missing = [0, *(place for place in range(1, len(files)) if _load(*files[place]) is None)]
-            parts = _Parts(self, _digest("".join(files[place][1] for place in missing)))
+            parts = _Parts(self, _digest(files[0][1]))
             token = _parts.set(parts)
             try:
                 made = compute(missing)

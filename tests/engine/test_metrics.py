@@ -19,6 +19,7 @@ from igap import (
     compare,
     integrated_gradients,
     load_model,
+    metrics,
 )
 from igap.engine.metrics import METRICS
 from igap.engine.open_pairs import contrast, open_pairs
@@ -224,3 +225,16 @@ def test_scores_do_not_hang_on_where_a_metric_has_its_zero(model, pair):
     )
     assert near.has_scores
     torch.testing.assert_close(near.score, far.score, atol=1e-9, rtol=0)
+
+
+def test_a_metric_object_takes_each_token_once_and_the_logits_of_one_clean_prompt(unchecked):
+    logits = torch.tensor([[1.0, 3.0, 0.5], [0.0, 0.0, 1.0]])
+    for call, wanted in (
+        (lambda: metrics.Prob()(logits, [1, 1]), r"^answer: got \[1, 1\], wanted .* each once"),
+        (lambda: metrics.LogitDiff()(logits, 1, [0, 1]), r"^distractor: got token 1, which is an answer too"),
+        (lambda: metrics.KL()(logits, torch.zeros(2)), r"^clean: got logits \[2\] beside logits \[2, 3\], wanted"),
+        (lambda: metrics.JS()(logits, logits), r"^clean: got logits \[2, 3\] beside"),
+    ):
+        with pytest.raises(InputError, match=wanted) as refused:
+            call()
+        assert "\n" not in str(refused.value)

@@ -30,11 +30,11 @@ from igap.arguments import Count, Positive, Range, Seed, checks_arguments
 from igap.attribution.maps import Progress
 from igap.components import PLACES, Site, component_name, locate_set, parse_component, sites_of
 from igap.engine.activations import Model, borrow, check_hooks
-from igap.engine.metrics import Custom, as_metric
+from igap.engine.metrics import as_metric
 from igap.engine.positions import Positions
 from igap.errors import InputError
 from igap.inputs.labelled_prompts import Prompt
-from igap.metrics import METRICS, AnyMetric, Metric, ProbDiff
+from igap.metrics import METRICS, AnyMetric, Metric
 from igap.models.families import check_columns, widths_of_model
 from igap.statistics.bootstrap import mean_intervals, resample_counts
 from igap.vocabulary import AblationKind
@@ -139,7 +139,7 @@ def ablate_kinds(
     located = [locate_set(text, model.cfg.n_layers, widths, item="ablation.components") for text in components]
     if not components or len(set(map(frozenset, located))) < len(components):
         raise InputError(f"ablation.components: got {' '.join(components) or 'none'}, wanted different components.")
-    _check_distractors(prompts, metric)
+    check_distractors(prompts, metric.name)
     batches = batch_by_length(model, prompts)
     spans = ablated_spans(positions, [(batch.indices, batch.pairs) for batch in batches])
     _check_sites(model, sites_of(components), batches[0])
@@ -267,12 +267,12 @@ def _interval(values: Float64[np.ndarray, " prompt"], counts: Counts) -> tuple[f
     return float(interval.low[0]), float(interval.high[0])
 
 
-def _check_distractors(prompts: Sequence[Prompt], metric: Metric) -> None:
+def check_distractors(prompts: Sequence[Prompt], metric: str) -> None:
     """Raises InputError where F, other than its default, is of distractors that prompts do not have."""
     without = [i for i, prompt in enumerate(prompts, start=1) if prompt.distractor is None]
-    if without and isinstance(metric, ProbDiff | Custom):
+    if without and (metric == "prob_diff" or metric.startswith("custom")):
         raise InputError(
-            f"metric: got {metric.name}, but {len(without)} prompts (the first is {without[0]}) have no distractor, "
+            f"metric: got {metric}, but {len(without)} prompts (the first is {without[0]}) have no distractor, "
             "wanted one each. Give them one, or use metric=prob."
         )
 

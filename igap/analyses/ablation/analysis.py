@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from igap.analyses.ablation.ablate import ablate_kinds
+from igap.analyses.ablation.ablate import ablate_kinds, check_distractors
 from igap.analyses.ablation.accuracy import as_pair, encode_prompts
 from igap.analyses.ablation.replacements import check_donors, too_few_references
 from igap.analyses.ablation.study import AGAINST, AblationStudy
@@ -69,6 +69,7 @@ class AblationAnalysis(Analysis[AblationStudy]):
                 "in ablation.components."
             )
         prompts = read_or_generate(settings, header.tokenizer, config.prompts.bos)
+        check_distractors(prompts, config.metric.name)
         limits: Any = {"prepend_bos": header.prepends_bos, "n_ctx": header.n_ctx, "n_vocab": header.n_vocab}
         lengths = _token_lengths(tuple(prompts), header.tokenizer, item=settings.file or "ablation.n", **limits)
         kinds = {settings.kind, *settings.also}

@@ -139,7 +139,8 @@ class RestartedPasses:
             yield logits
             added = torch.cat([added, logits.argmax(-1, keepdim=True)], 1)
             embedded = self._embed(added)[:, -1:]
-            extended = self._forward.extend(embedded, kept, _edits(places, values(added, places)))
+            edits = _edits(places, values(added, places)) if places else {}
+            extended = self._forward.extend(embedded, kept, edits)
             logits, kept = self._forward.logits(extended.last), extended.kept
 
     def _keys_values(self, residual: Mapping[int, Tensor], n_layers: int) -> tuple[KeysValues, ...]:

@@ -14,6 +14,7 @@ from igap.attribution.decomposition import NO_SINGLE_PATH, decompose
 from igap.attribution.maps import Progress
 from igap.components import PLACES, Site, kind_of, locate, parse_component
 from igap.config import RunConfig
+from igap.engine.positions import span_named
 from igap.errors import InputError
 from igap.models.load import Header
 from igap.statistics.units import label_of
@@ -153,12 +154,9 @@ def _asked(config: RunConfig, found: Explanation) -> str | None:
     if not name or parse_component(name)[0] != found.site:
         return None
     spans = found.chain.points["ap"].spans
-    wanted = (
-        [f"{name} at {each}" for each in spans or () if span in (each, each.partition(" ")[0])] if spans else [name]
-    )
-    for each in wanted:
-        if each in found.names:
-            return each
+    wanted = name if spans is None else f"{name} at {span_named(span, spans, config.positions.value)}"
+    if wanted in found.names:
+        return wanted
     raise InputError(
         f"interactions: got {config.interactions}, wanted one of the {len(found.names)} that there are, such as "
         f"{found.names[0].replace(' at ', '@')}. Correct it."

@@ -57,7 +57,7 @@ class CachedEvaluator:
             "clean": bound.clean.tolist(),
             "answers": [[pair.answer, pair.distractor] for pair in bound.pairs],
             "route": evaluator.route,
-            **({} if target.span is None else {"span": target.span}),
+            **({} if target.span is None else {"span": target.span, "where": _listed(evaluator.where)}),
         }
         self._inputs_hash = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).digest()
 
@@ -133,3 +133,8 @@ class CachedEvaluator:
     def _disable(self, error: Exception) -> None:
         log.warning("%s: cannot be used (%s); computing what is needed", self._file, error)
         self._file = None
+
+
+def _listed(where: Tensor | None) -> list[list[bool]] | None:
+    listed: list[list[bool]] | None = None if where is None else where.tolist()
+    return listed

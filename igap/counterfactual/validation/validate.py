@@ -98,10 +98,13 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> Valida
     with open_at_target(session, pairs) as opened:
         best_effects, best_grid = measure_pairs(opened, target)
         best_curve = trace(opened, target)
+        # Where the best prompts differ, as what they write in; other spans are the same positions in all prompts.
+        deletion = delete(opened, target, best_effects.ap) if target.span == "diff" else None
     with open_at_target(session, session.bound.pairs) as opened:
         reference_effects, reference_grid = measure_pairs(opened, target)
         reference_curve = trace(opened, target)
-        deletion = delete(opened, target, best_effects.ap)
+        if deletion is None:
+            deletion = delete(opened, target, best_effects.ap)
     return Validation(
         candidate=best,
         pairs=pairs,

@@ -6,6 +6,7 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers.by_hand import ByHand
@@ -286,6 +287,14 @@ def ablate_every_kind(model, components):
         model, PROMPTS[:9], components, KINDS, reference_n=5, seed=3, controls=1, generate=True, batch_size=4,
         memory_gib=None, on_progress=None,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("positions", ["last", {"third": [2]}])
+def test_at_a_span_added_tokens_are_not_ablated_by_either_route(small, monkeypatch, positions):
+    model, asked = small("gpt2"), {"positions": positions, "generate": True, "controls": 0, "seed": 3}
+    restarted = ablate(model, PROMPTS, ["1.2", "L1.N7"], "resample", **asked).to_frame()
+    hooked(monkeypatch)
+    pd.testing.assert_frame_equal(restarted, ablate(model, PROMPTS, ["1.2", "L1.N7"], "resample", **asked).to_frame())
 
 
 OTHERS = ("0.1.q", "1.0.k", "2.1.v", "L1.resid_pre", "L0.attn_out", "L2.mlp_out", "L1.resid_post", "L2.resid_mid")

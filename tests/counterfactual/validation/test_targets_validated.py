@@ -7,7 +7,8 @@ import pytest
 from helpers.searched import ABBA, PAIRS
 
 from igap import InputError, PromptPair, activation_patching, output_curve, search, set_effects
-from igap.counterfactual.config import Constraints
+from igap.config import MetricConfig
+from igap.counterfactual.config import Constraints, SearchConfig
 from igap.counterfactual.trials.storages import open_storage
 
 SPACE = {name: ["=keep"] for name in ("place", "verb", "object")}
@@ -100,8 +101,53 @@ def test_numbers_are_remembered_by_metric_and_span(small, tmp_path):
     assert len(set(seen.values())) == 9
 
 
+def halved(logits, pair):
+    return squared(logits, pair) / 2
+
+
+def test_two_functions_of_one_file_share_no_numbers(small, tmp_path):
+    asked = ASKED | {"identity": {"weights": "these"}, "remember": tmp_path / "numbers"}
+    squares, halves = (search(small("gpt2"), ABBA, "1.2", metric=each, **asked) for each in (squared, halved))
+    assert halves.best_value == pytest.approx(squares.best_value / 2)
+    for of in (lambda logits, pair: squared(logits, pair), times(3)):
+        with pytest.raises(InputError, match=r"^metric: got .*, a lambda or a function with values of its own, wanted"):
+            search(small("gpt2"), ABBA, "1.2", metric=of, **asked)
+
+
+def times(factor):
+    def scaled(logits, pair):
+        return factor * squared(logits, pair)
+
+    return scaled
+
+
+@pytest.mark.parametrize("name", ["f", "g"])
+def test_a_folder_names_the_function_that_is_the_metric(name):
+    asked = {"name": None, "objective": ("ap",), "head": "1.2"}
+    metric = MetricConfig(name="custom", function=f"own:{name}")
+    assert SearchConfig.model_construct(**asked, metric=metric).folder_name == f"1.2-ap-custom-{name}"
+
+
+def test_what_is_taken_out_at_the_differing_positions_is_where_the_best_prompt_differs(ioi_mini, pair):
+    """Of several names other than the pair's own corrupted prompt, which differs at one position."""
+    asked = {"until": 8, "clean_n": 1, "heldout_n": 0, "control": 2}
+    words = {**SPACE, "first": ["Tom", "Anna"], "second": ["=keep"], "subject": ["=keep", "Tom"]}
+    result = search(ioi_mini, pair, "0.6@diff", **asked, space=words)
+    best = PromptPair(result.best.clean, result.best.corrupted, pair.answer, pair.distractor)
+    effect, taken = (
+        activation_patching(ioi_mini, best, positions="diff", baseline=kind).effect[0, 6].item()
+        for kind in ("corrupted", "mean")
+    )
+    assert result.validation.deletion.ap == pytest.approx(taken, abs=1e-5)
+    assert result.validation.deletion.injected == pytest.approx(effect - taken, abs=1e-5)
+    by_hand = activation_patching(ioi_mini, pair, positions="diff", baseline="mean").effect[0, 6].item()
+    assert abs(by_hand - taken) > 0.01
+
+
 def test_a_metric_whose_text_is_not_known_is_refused_where_numbers_stay(small, tmp_path):
-    made = eval("lambda logits, pair: logits[:, pair.answer]")
+    written = {}
+    exec("def made(logits, pair):\n    return logits[:, pair.answer]", written)
+    made = written["made"]
     assert search(small("gpt2"), ABBA, "1.2", metric=made, **ASKED).objective.unit == "F"
     with pytest.raises(InputError, match=r"metric: got a function, whose source file cannot be read"):
         search(small("gpt2"), ABBA, "1.2", metric=made, remember=tmp_path / "numbers", **ASKED)
