@@ -72,9 +72,13 @@ class Metric(ABC):
     def of(self, logits: Float[Tensor, "pair *row vocab"], known: Known) -> Float[Tensor, "pair *row"]:
         """F of every row of each pair. Differentiable."""
 
-    def of_several(self, logits: Float[Tensor, "pair *row token vocab"], known: Known) -> Float[Tensor, "pair *row"]:
+    def of_several(
+        self,
+        logits: Float[Tensor, "pair *row token vocab"],  # noqa: ARG002 - the interface of those that take them
+        known: Known,  # noqa: ARG002
+    ) -> Float[Tensor, "pair *row"]:
         """F of answers of several tokens, from the logits that each token follows."""
-        raise NotImplementedError(f"encode_pair refuses such answers with {self.name}")
+        raise AssertionError(f"encode_pair refuses such answers with {self.name}")
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other)
@@ -87,7 +91,7 @@ class Metric(ABC):
 
 
 class _OfAnswer(Metric):
-    """Of the answer alone."""
+    """A metric of the answer alone."""
 
     def __call__(self, logits: Float[Tensor, "*row vocab"], answer: int | Sequence[int]) -> Float[Tensor, "*row"]:
         """F of each row of logits; `answer` is a token's id, or those of several right tokens."""
@@ -96,7 +100,7 @@ class _OfAnswer(Metric):
 
 
 class _OfBoth(Metric):
-    """Of answer and distractor."""
+    """A metric of answer and distractor."""
 
     def __call__(
         self, logits: Float[Tensor, "*row vocab"], answer: int | Sequence[int], distractor: int | Sequence[int]
@@ -109,7 +113,7 @@ class _OfBoth(Metric):
 
 
 class _OfDistributions(Metric):
-    """Of the whole distribution beside the clean one."""
+    """A metric of the whole distribution beside the clean one."""
 
     def __call__(self, logits: Float[Tensor, "*row vocab"], clean: Float[Tensor, " vocab"]) -> Float[Tensor, "*row"]:
         """F of each row of logits; `clean` are the logits after the clean prompt."""

@@ -68,7 +68,7 @@ class Estimate:
     """What an estimator says of a circuit."""
 
     effects: Mapping[str, float]
-    """Of every component, in logits; of a method without sign magnitudes."""
+    """The effect of every component, in logits; of a method without sign magnitudes."""
     signed: bool
     passes: Mapping[Site, float]
     """Cost of each site beyond the pair's two runs: multiplications, in those of one forward pass of the clean prompt.
@@ -91,7 +91,7 @@ class Marks:
     wrong_sign: tuple[str, ...] | None
     """Those with the other sign than their true effect; None without signs."""
     largest_error: float
-    """Of |effect - true effect|, in logits; without signs of the magnitudes."""
+    """Largest |effect - true effect|, and `mean_error` the mean, in logits; without signs of the magnitudes."""
     mean_error: float
     farthest: str
     """The component with the largest error."""

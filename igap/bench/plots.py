@@ -7,7 +7,7 @@ from igap.bench.exam import NOTHING, Bench
 from igap.plots.canvas import PALETTE, figure, styled
 
 _WIDTH = 0.8
-"""Of the bars of one component, where components are 1 apart."""
+"""Width of the bars of one component, where components are 1 apart."""
 _DISTRACTORS = 4
 
 

@@ -91,17 +91,17 @@ class ExplanationAnalysis(Analysis[Explanation]):
             on_progress=on_progress,
             **budget,
         )
-        found = Explanation(chain, context.comparisons[site].unit, tuple(context.outliers(site)), None)
+        explanation = Explanation(chain, context.comparisons[site].unit, tuple(context.outliers(site)), None)
         ap = chain.points["ap"]
         n_parts = ap.effect.shape[-1] * (1 if config.positions.is_default else 1 + len(ap.spans or [""]))
-        name = _asked(config, found)
+        name = _asked(config, explanation)
         if name is None:
-            name = _most_interaction(found)
+            name = _most_interaction(explanation)
             if name is not None and n_parts > _MOST_PARTS:
-                return replace(found, n_left_out=n_parts)
+                return replace(explanation, n_left_out=n_parts)
         if name is None:
-            return found
-        layer, *span, index = (int(i) for i in np.unravel_index(found.names.index(name), ap.effect.shape))
+            return explanation
+        layer, *span, index = (int(i) for i in np.unravel_index(explanation.names.index(name), ap.effect.shape))
         split = interactions(
             context.opened,
             (site, layer, index),
@@ -111,7 +111,7 @@ class ExplanationAnalysis(Analysis[Explanation]):
             direction=config.direction,
             **budget,
         )
-        return replace(found, split=split)
+        return replace(explanation, split=split)
 
     def figures(self, finding: Explanation, title: str) -> "Mapping[str, Figure]":
         """Draw `explanation`, the terms of the outliers, and `interactions`, the parts of one component's interaction.

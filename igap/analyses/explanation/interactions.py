@@ -76,9 +76,9 @@ def interactions(
             if positions == "all":
                 excess = _excess(contrast, site, layer, index, rows)[:, None]
             else:
-                found = find_spans(positions, contrast.pairs, direction)
-                assert found is not None
-                excess = _excess_at(contrast, (site, layer, index), span, found.masks, rows)
+                moving = find_spans(positions, contrast.pairs, direction)
+                assert moving is not None
+                excess = _excess_at(contrast, (site, layer, index), span, moving.masks, rows)
             by_pair.update(zip(indices, excess.cpu(), strict=True))
     whole = torch.stack([by_pair[i] for i in range(len(opened.pairs))])
     n_spans = len(at) - (len(at) > 1 and not bool(whole[:, -1].any()))  # nothing moves elsewhere, or interacts there

@@ -91,7 +91,7 @@ class Patch:
     of a single neuron without the last axis."""
 
     contrast: Contrast
-    """Of the clean runs; where they would move to is not asked."""
+    """The contrast of the clean runs; where they would move to is not asked."""
     target: Target
     where: Bool[Tensor, "pair pos"] | None
     """Positions that are patched; None: all, or those at which a candidate differs (`diff`)."""
