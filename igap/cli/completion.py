@@ -62,7 +62,7 @@ def _values(key: str, config: str) -> list[tuple[str, str | None]]:
 
     field = field_at(tuple(key.split(".")), SearchConfig if config == "search" else RunConfig)
     annotation = getattr(field, "annotation", None)
-    if annotation is bool:
+    if annotation is bool or bool in get_args(annotation):
         return [("true", None), ("false", None)]
     return [(value, None) for value in get_args(annotation) if isinstance(value, str)]
 

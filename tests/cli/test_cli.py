@@ -338,10 +338,10 @@ def test_a_finished_run_is_not_written_over(tiny, capsys):
 def test_an_interrupted_multirun_shows_the_jobs_that_are_done(tiny, monkeypatch, capsys):
     run = pipeline.run
 
-    def interrupted(config, stage, store):
+    def interrupted(config, *given):
         if config.ig.n_steps == 3:
             raise KeyboardInterrupt
-        return run(config, stage, store)
+        return run(config, *given)
 
     monkeypatch.setattr(pipeline, "run", interrupted)
     assert cli.main(["run", "-m", *tiny, *BRIEF, "ig.n_steps=2,3,4"]) == 130
@@ -381,10 +381,10 @@ def test_a_multirun_runs_every_combination_and_loads_the_model_once(tiny, monkey
 def test_a_failed_job_costs_no_other_job(tiny, monkeypatch, capsys):
     run = pipeline.run
 
-    def fail_once(config, stage, store):
+    def fail_once(config, *given):
         if config.ig.n_steps == 2:
             raise RuntimeError("a passing storm")
-        return run(config, stage, store)
+        return run(config, *given)
 
     monkeypatch.setattr(pipeline, "run", fail_once)
     assert cli.main(["run", "-m", *tiny, *BRIEF, "ig.n_steps=2,3"]) == 1

@@ -96,6 +96,8 @@ def test_igap_does_the_commands_one_after_the_other(tmp_path, monkeypatch):
             given.append("search.until=8")
         done[" ".join(words)] = cli.main([*given, *BRIEF.get(words[0], ())])
     assert set(done.values()) == {0}, done
-    assert {"run", "check", "sweep", "search", "compare", "sync", "verify"} == {command.split()[0] for command in done}
+    assert {"run", "check", "sweep", "search", "compare", "sync", "verify", "bench"} == {
+        command.split()[0] for command in done
+    }
     unused = [text for text in NOT_RUN if not any(text in " ".join(words) for words in COMMANDS)]
     assert not unused
