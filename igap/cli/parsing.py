@@ -74,6 +74,8 @@ class Command(click.Command):
         for param in self.params:
             if isinstance(param, click.Option) and ctx.params.get(str(param.name)) == "" and not ctx.resilient_parsing:
                 raise InputError(_nothing(_label(param), ctx))
+            if isinstance(param, click.Argument) and "" in args and not ctx.resilient_parsing:
+                raise InputError(_nothing(_label(param), ctx, param.make_metavar(ctx)))
         return rest
 
     def _as_option(self, ctx: click.Context, argument: str) -> str:

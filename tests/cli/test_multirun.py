@@ -172,6 +172,14 @@ def test_jobs_of_metrics_that_were_killed_go_on_from_the_patches_that_are_there(
     assert computed.count("ap heads") == 1
 
 
+def test_several_metrics_of_a_run_need_no_m(sweep, computed):
+    assert sweep("metric=logit_diff,kl", "ig.n_steps=2", command=("run",))[0] == 0
+    assert sorted(run["metric"] for run in summaries().values()) == ["kl", "logit_diff"]
+    assert computed.count("ap heads") == 1
+    code, _, err = sweep("metric=logit_diff,kl", "ig.n_steps=2,3", command=("check",))
+    assert (code, err) == (0, "")
+
+
 def test_jobs_that_differ_in_more_than_the_metric_patch_on_their_own(sweep, computed):
     assert sweep("metric=logit_diff,kl", "direction=noising,denoising", "ig.n_steps=2")[0] == 0
     assert computed.count("ap heads") == 2
