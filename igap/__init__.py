@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # every public name, and the module that it lives in
     from igap.attribution.integrated_gradients import integrated_gradients as integrated_gradients
     from igap.attribution.maps import AttributionMap as AttributionMap
     from igap.bench.exam import run_bench as run_bench
+    from igap.bench.own_model import bench_model as bench_model
     from igap.counterfactual.config import Constraints as Constraints
     from igap.counterfactual.config import SpaceConfig as SpaceConfig
     from igap.counterfactual.search import SearchResult as SearchResult

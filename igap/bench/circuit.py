@@ -35,6 +35,16 @@ class Circuit:
     equations: Equations
     pair: PromptPair = PAIR
 
+    @property
+    def prompts(self) -> tuple[PromptPair, ...]:
+        """The prompt pair, as the exam has pairs of every model."""
+        return (self.pair,)
+
+    @property
+    def unit(self) -> str:
+        """Of effects."""
+        return "logits"
+
     def load(self) -> TransformerBridge:
         """The model, in float64."""
         return self.blueprint.load()

@@ -2,11 +2,22 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from igap.bench.circuits import circuits as every_circuit
-from igap.bench.exam import PARTS, Bench, Marks, choose, run_bench
+from igap.bench.exam import Bench, Marks, choose, run_bench
+from igap.bench.own_model import check_exam, examine_model
+from igap.config import RunConfig
 from igap.console import folding_table, show_stage, terminal_console
+from igap.engine.batching import budget_bytes
+from igap.engine.open_pairs import open_pairs
+from igap.engine.user_metrics import metric_of
+from igap.models.cached import resolve_device, run_model
+from igap.pipeline.prepare import check
 from igap.storage.atomic import check_writable, write_atomically, write_text
 from igap.storage.tables import write_csv
 from igap.vocabulary import Direction
@@ -37,10 +48,63 @@ def examine(names: Sequence[str] | None, output: Path, *, plots: bool) -> None:
     with show_stage(console, "bench") as progress:
         bench = run_bench(names, on_progress=progress)
     _show(bench)
+    _write(bench, output, plots=plots)
+
+
+def examine_own(config: RunConfig, top: int, *, plots: bool) -> None:
+    """Holds the exam on the model and prompts of a run, prints its table and writes its files.
+
+    Args:
+        config: of the run; its files go to `bench` in the run's output folder.
+        top: components that count as those that matter.
+        plots: whether a picture is drawn.
+
+    Raises:
+        InputError: What a run refuses before its model loads, settings that the exam does not have, or a folder that
+            cannot be written to.
+    """
+    check_exam(config)
+    checked, output = check(config), Path(config.output) / "bench"
+    check_writable(output)
+    console = terminal_console()
+    with show_stage(console, "load model"):
+        model = run_model(config, checked.checkpoint)
+    kept = budget_bytes(torch.device(resolve_device(config.device)), config.memory_gib)
+    about: Any = {"sites": config.asked_sites, "metric": metric_of(config.metric), "kept_bytes": kept}
+    with open_pairs(model, checked.pairs, **about) as opened:
+        bench = examine_model(opened, Path(config.model.name).name, config, top, partial(show_stage, console))
+    _show_own(bench)
+    _write(bench, output, plots=plots)
+
+
+def _write(bench: Bench, output: Path, *, plots: bool) -> None:
     write_csv(output / "bench.csv", bench.to_frame())
     write_text(output / "bench.json", json.dumps(_record(bench), indent=1) + "\n")
     drawn = _draw(bench, output) if plots else ""
-    console.print(f"bench.csv, bench.json{drawn} in {output}", markup=False, highlight=False, soft_wrap=True)
+    terminal_console().print(f"bench.csv, bench.json{drawn} in {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_own(bench: Bench) -> None:
+    """The table of one model: a row a site and estimator."""
+    ((name, subject),) = bench.circuits.items()
+    title = f"{subject.meaning} {subject.lesson} Effects and errors in {subject.unit}, cost in forward passes"
+    columns = ("ROC area", "precision", "missed", "wrong signs", "largest error", "mean error", "cost")
+    table = folding_table(title, "components", "estimator", *columns)
+    for part in bench.parts(name):
+        for estimator in bench.estimates[name]:
+            marks = bench.marks(name, estimator, part)
+            table.add_row(
+                part,
+                estimator,
+                f"{marks.roc_area:.3f}",
+                f"{marks.average_precision:.2f}",
+                f"{len(marks.missed)} of {marks.k}",
+                "-" if marks.wrong_sign is None else str(len(marks.wrong_sign)),
+                f"{marks.largest_error:.3g} ({marks.farthest})",
+                f"{marks.mean_error:.2g}",
+                f"{marks.passes:.3g}",
+            )
+    terminal_console().print(table)
 
 
 def _show(bench: Bench) -> None:
@@ -68,7 +132,7 @@ def _record(bench: Bench) -> dict[str, object]:
         name: {
             "computes": circuit.meaning,
             "teaches": circuit.lesson,
-            "prompts": list(circuit.pair.texts),
+            "prompts": [pair.texts for pair in circuit.prompts],
             "gap": circuit.truth.gap,
             "matters": list(circuit.truth.matters),
             "truth": {direction: circuit.truth.effects(direction) for direction in directions},
@@ -77,7 +141,7 @@ def _record(bench: Bench) -> dict[str, object]:
                 estimator: {
                     "signed": estimate.signed,
                     "effects": dict(estimate.effects),
-                    "marks": {part: _finite(bench.marks(name, estimator, part)) for part in PARTS},
+                    "marks": {part: _finite(bench.marks(name, estimator, part)) for part in bench.parts(name)},
                 }
                 for estimator, estimate in bench.estimates[name].items()
             },
@@ -98,4 +162,4 @@ def _draw(bench: Bench, output: Path) -> str:
     for circuit in bench.estimates:
         figure = effects_bars(bench, circuit)
         write_atomically(output / f"{circuit}.png", lambda path, figure=figure: write_png(figure, path))  # type: ignore[misc]
-    return f" and {len(bench.estimates)} pictures"
+    return f" and {len(bench.estimates)} pictures" if len(bench.estimates) > 1 else f" and {circuit}.png"

@@ -3,10 +3,32 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
+from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 Made = TypeVar("Made")
+
+
+def _linear(x: Tensor, weight: Tensor) -> int:
+    return 2 * x.numel() * weight.shape[0]
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> int:
+    return flop_counter.sdpa_flop_count(query.shape, key.shape, value.shape)  # type: ignore[no-any-return]
+
+
+def _attention_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor) -> int:
+    return flop_counter.sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape)  # type: ignore[no-any-return]
+
+
+_ON_CPU: dict[Any, tuple[int, Callable[..., int]]] = {
+    torch.ops.mkldnn._linear_pointwise: (2, _linear),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (3, _attention),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (4, _attention_backward),
+}
+"""Operators that torch's own counter does not know: how many arguments are tensors of the product, and its cost."""
 
 
 class _Counter(TorchDispatchMode):
@@ -20,9 +42,12 @@ class _Counter(TorchDispatchMode):
         self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         made = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func.overloadpacket)
-        if count is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=made)
+        operator = func.overloadpacket
+        if operator in _ON_CPU:
+            n, count = _ON_CPU[operator]
+            self.total += count(*args[:n])
+        elif operator in flop_counter.flop_registry:
+            self.total += flop_counter.flop_registry[operator](*args, **(kwargs or {}), out_val=made)
         return made
 
 

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,16 +18,16 @@ from igap.attribution.over_pairs import attribute_pairs
 from igap.bench.circuit import Circuit
 from igap.bench.circuits import circuits as every_circuit
 from igap.bench.cost import count_operations
-from igap.components import SITES, Site, component_names
+from igap.bench.subject import Subject
+from igap.components import SITES, Site, component_names, parse_component
 from igap.config import RunConfig, parse
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.errors import InputError, did_you_mean, printable, short_repr
 from igap.statistics import detection
-from igap.vocabulary import BaselineKind
+from igap.vocabulary import BaselineKind, Direction
 
-Part = Literal["all", "heads", "neurons"]
-PARTS: tuple[Part, ...] = get_args(Part)
-"""All components in one ranking, and those of each site."""
+Part = Literal["all"] | Site
+"""All components in one ranking, or those of a site."""
 
 NOTHING = 1e-6
 """Effects that are smaller count as 0, in logits: Captum keeps its step sizes in float32."""
@@ -89,7 +90,7 @@ class Marks:
     missed: tuple[str, ...]
     """Those that matter and are not among the k largest |effect|."""
     wrong_sign: tuple[str, ...] | None
-    """Those with the other sign than their true effect; None without signs."""
+    """Those that matter and have the other sign than their true effect; None without signs."""
     largest_error: float
     """Largest |effect - true effect|, and `mean_error` the mean, in logits; without signs of the magnitudes."""
     mean_error: float
@@ -102,24 +103,30 @@ class Marks:
 class Bench:
     """The results of the exam: estimates and marks by circuit and estimator."""
 
-    circuits: Mapping[str, Circuit]
+    circuits: Mapping[str, Subject]
+    """The circuits, or a model of one's own, by name."""
     estimates: Mapping[str, Mapping[str, Estimate]]
 
+    def parts(self, circuit: str) -> tuple[Part, ...]:
+        """Return what there are marks of: all components in one ranking, and the sites if there are several."""
+        sites: dict[Part, None] = dict.fromkeys(_site(name) for name in self.circuits[circuit].truth.names)
+        return ("all", *(sites if len(sites) > 1 else ()))
+
     def marks(self, circuit: str, estimator: str, part: Part = "all") -> Marks:
-        """The marks of an estimator on a circuit: over all components, the heads or the neurons.
+        """The marks of an estimator on a circuit: over all components, or those of a site.
 
         Ranking is judged against the components that matter (`Truth.matters`), values against the exact single effects.
         """
         truth, estimate = self.circuits[circuit].truth, self.estimates[circuit][estimator]
-        names = [name for name in truth.names if part == "all" or name.startswith("L") == (part == "neurons")]
+        names = [name for name in truth.names if part in ("all", _site(name))]
         effects = np.array([estimate.effects[name] for name in names])
         true_effects = truth.effects()
         exact = np.array([true_effects[name] for name in names])
         effects, exact = (np.where(np.abs(each) < NOTHING, 0.0, each) for each in (effects, exact))
-        matters = np.array([name in truth.matters for name in names])
+        matters = np.isin(names, truth.matters)
         missed = detection.missed(np.abs(effects), matters)
         error = np.abs(effects - (exact if estimate.signed else np.abs(exact)))
-        turned = effects * exact < 0
+        turned = (effects * exact < 0) & matters
         return Marks(
             n=len(names),
             k=int(matters.sum()),
@@ -167,7 +174,7 @@ class Bench:
         rows = []
         for circuit, estimates in self.estimates.items():
             for estimator in estimates:
-                for part in PARTS:
+                for part in self.parts(circuit):
                     marks = self.marks(circuit, estimator, part)
                     row: dict[str, object] = {"circuit": circuit, "estimator": estimator, "site": part}
                     row |= {
@@ -244,34 +251,73 @@ def choose(names: Sequence[str] | None) -> dict[str, Circuit]:
 
 
 def _examine(circuit: Circuit, every: Mapping[str, Estimator], advance: Callable[[int], None]) -> dict[str, Estimate]:
-    model = circuit.load()
-    names = circuit.truth.names
-    estimates: dict[str, Estimate] = {}
-    with open_pairs(model, circuit.pair, kept_bytes=math.inf) as opened:
-        one_pass = count_operations(lambda: model(opened.tokens[0].clean))[0]
-        for place, (name, estimator) in enumerate(every.items(), 1):
-            config, n_layers = estimator.config, int(model.cfg.n_layers)
-            list(opened.contrasts(estimator.baseline))  # the runs that all estimators share
-            effects, passes, signed = dict.fromkeys(names, 0.0), dict[Site, float](), True
-            if any(estimator.method.missing(config, site, n_layers) for site in SITES):
-                continue
-            for site in SITES:
-                cost, attributed = count_operations(partial(_attribute, opened, estimator, config, site))
-                passes[site], signed = cost / one_pass, attributed.signed
-                own = component_names(site, *attributed.effect.shape)
-                effects |= dict(zip(own, attributed.effect.flatten().tolist(), strict=True))
-            estimates[name] = Estimate(effects, signed, passes)
-            advance(place)
+    def stage(_: str, n_done: int) -> AbstractContextManager[None]:
+        advance(n_done)
+        return nullcontext()
+
+    configs = {name: estimator.config for name, estimator in every.items()}
+    with open_pairs(circuit.load(), circuit.pair, kept_bytes=math.inf) as opened:
+        estimates = estimate(opened, every, configs, SITES, stage)
+    advance(len(every))
     return estimates
 
 
-def _attribute(opened: OpenPairs, estimator: Estimator, config: RunConfig, site: Site) -> AttributionMap:
+def estimate(
+    opened: OpenPairs,
+    every: Mapping[str, Estimator],
+    configs: Mapping[str, RunConfig],
+    sites: Sequence[Site],
+    stage: Callable[[str, int], AbstractContextManager[Progress | None]],
+) -> dict[str, Estimate]:
+    """What every estimator says of the components of these sites, and what it costs.
+
+    Args:
+        opened: the open prompt pairs, over which effects are means.
+        every: estimators by name.
+        configs: the settings of each.
+        sites: whose components are asked for.
+        stage: opens the stage of an estimator and site by name, with how many estimators are done.
+    """
+    estimates: dict[str, Estimate] = {}
+    n_layers = int(opened.model.cfg.n_layers)
+    one_pass = sum(count_operations(partial(opened.model, pair.clean))[0] for pair in opened.tokens)
+    for place, (name, estimator) in enumerate(every.items()):
+        if any(estimator.method.missing(configs[name], site, n_layers) for site in sites):
+            continue
+        list(opened.contrasts(estimator.baseline))  # the runs that all estimators share
+        effects, passes, signed = dict[str, float](), dict[Site, float](), True
+        for site in sites:
+            with stage(f"{name} {site}", place) as progress:
+                compute = partial(attribute, opened, estimator, configs[name], site, progress)
+                cost, attributed = count_operations(compute)
+            passes[site], signed = cost / one_pass, attributed.signed
+            own = component_names(site, *attributed.effect.shape)
+            effects |= dict(zip(own, attributed.effect.flatten().tolist(), strict=True))
+        estimates[name] = Estimate(effects, signed, passes)
+    return estimates
+
+
+def attribute(
+    opened: OpenPairs,
+    estimator: Estimator,
+    config: RunConfig,
+    site: Site,
+    progress: Progress | None,
+    direction: Direction = "noising",
+) -> AttributionMap:
+    """The estimator's map of a site: the mean over the open pairs."""
     return attribute_pairs(
         lambda contrast, advance: estimator.method.attribute(contrast, site, config, advance),
         opened,
         site,
+        progress,
         baseline=estimator.baseline,
+        direction=direction,
     )
+
+
+def _site(name: str) -> Site:
+    return parse_component(name)[0]
 
 
 def _chosen(names: Sequence[str], which: Any) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from igap.plots.canvas import PALETTE, figure, styled
 _WIDTH = 0.8
 """Width of the bars of one component, where components are 1 apart."""
 _DISTRACTORS = 4
+_MOST = 12
+"""Components that matter and have room; the largest true effects."""
 
 
 @styled
@@ -22,7 +24,9 @@ def effects_bars(bench: Bench, circuit: str) -> Figure:
     values = {"truth": truth.effects(), **{name: each.effects for name, each in estimates.items()}}
     others = [name for name in truth.names if name not in truth.matters]
     others.sort(key=lambda name: -max(abs(each[name]) for each in values.values()))
-    shown = [*truth.matters, *others[:_DISTRACTORS]]
+    largest = sorted(truth.matters, key=lambda name: -abs(values["truth"][name]))[:_MOST]
+    mattering = [name for name in truth.matters if name in largest]
+    shown = [*mattering, *others[:_DISTRACTORS]]
     title = f"{circuit}: {bench.circuits[circuit].meaning}\n{bench.circuits[circuit].lesson}"
     fig, (ax,) = figure(9.0, 3.6, 1, 1, title)
     width, places = _WIDTH / len(values), np.arange(len(shown))
@@ -43,10 +47,13 @@ def effects_bars(bench: Bench, circuit: str) -> Figure:
             linewidth=0,
         )
     ax.axhline(0, color="0.4", linewidth=0.8)
-    ax.axvline(len(truth.matters) - 0.5, color="0.8", linewidth=0.8, linestyle="--")
+    ax.axvline(len(mattering) - 0.5, color="0.8", linewidth=0.8, linestyle="--")
     ax.set_xticks(places, shown)
-    for label in ax.get_xticklabels()[: len(truth.matters)]:
+    for label in ax.get_xticklabels()[: len(mattering)]:
         label.set_fontweight("bold")
-    ax.set(ylabel="effect, noising (logits)", xlabel="components: those that matter (bold), then distractors")
+    ax.set(
+        ylabel=f"effect, noising ({bench.circuits[circuit].unit})",
+        xlabel="components: those that matter (bold), then distractors",
+    )
     fig.legend(loc="outside lower center", ncols=len(values))
     return fig

@@ -10,55 +10,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from igap.cli import result_commands
-from igap.cli.parsing import Group, OneOf, Section
+from igap.cli.bench_commands import bench
+from igap.cli.parsing import Group, OneOf, completed_by, sections_of, takes_overrides
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
     from igap.cli.multirun import MultirunRequest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _complete(name: str) -> "Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]":
-    """A function of `igap.cli.completion`, imported when a shell asks."""
-
-    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
-        from igap.cli import completion
-
-        items: list[CompletionItem[str]] = getattr(completion, name)(ctx, param, incomplete)
-        return items
-
-    return complete
-
-
-def _sections(name: str, *arguments: str) -> Callable[[], Sequence[Section]]:
-    """A function of `igap.cli.help`, imported when help is asked for."""
-
-    def sections() -> Sequence[Section]:
-        from igap.cli import help as details
-
-        made: Sequence[Section] = getattr(details, name)(*arguments)
-        return made
-
-    return sections
-
-
-def _overrides(function: Function) -> Function:
-    """Adds the overrides, which are Hydra's to read."""
-    argument = click.argument(
-        "overrides",
-        metavar="[KEY=VALUE]...",
-        nargs=-1,
-        type=click.UNPROCESSED,
-        shell_complete=_complete("complete_overrides"),
-    )
-    return argument(function)
-
-
 def _name(function: Function) -> Function:
     """Adds the name of a sweep."""
-    argument = click.argument("name", metavar="NAME", required=False, shell_complete=_complete("complete_sweeps"))
+    argument = click.argument("name", metavar="NAME", required=False, shell_complete=completed_by("complete_sweeps"))
     return argument(function)
 
 
@@ -138,7 +101,7 @@ def igap() -> None:
         ),
         ("igap run --cfg job", "the composed config"),
     ],
-    sections=_sections("config_sections", "config"),
+    sections=sections_of("config_sections", "config"),
 )
 @_multirun
 @click.option("--cfg", "-c", type=OneOf(["job", "hydra", "all"]), help="Print the composed config and stop.")
@@ -151,7 +114,7 @@ def igap() -> None:
     help="Print what Hydra says of how the config is composed, and stop.",
 )
 @_elsewhere
-@_overrides
+@takes_overrides
 def run(
     overrides: tuple[str, ...],
     multirun: bool,
@@ -195,11 +158,11 @@ def run(
         ("igap sweep baselines ig.n_steps=20", "all of them with 20 steps"),
         ("igap sweep baselines hydra/launcher=joblib", "in several processes"),
     ],
-    sections=_sections("sweep_sections"),
+    sections=sections_of("sweep_sections"),
     needs_arguments=True,
 )
 @_name
-@_overrides
+@takes_overrides
 def sweep(name: str | None, overrides: tuple[str, ...]) -> int:
     """Every combination of the grid in sweeps/NAME.yaml, in runs/NAME; overrides replace its keys.
 
@@ -233,11 +196,11 @@ def sweep(name: str | None, overrides: tuple[str, ...]) -> int:
         ),
         ("igap check search ...", "whether it can be done; computes nothing"),
     ],
-    sections=lambda: [*_sections("sweep_sections", "search")(), *_sections("config_sections", "search")()],
+    sections=lambda: [*sections_of("sweep_sections", "search")(), *sections_of("config_sections", "search")()],
     needs_arguments=True,
 )
 @_multirun
-@_overrides
+@takes_overrides
 def search(overrides: tuple[str, ...], multirun: bool) -> int:
     """Corrupted prompts for which the effect of a head (9.6), a neuron (L5.N1234) or a set (9.6+9.9) is as large as it
     gets, at all positions or at a span (9.6@END), validated.
@@ -271,7 +234,7 @@ def check() -> None:
 @check.command("run", short_help="One run, or with -m every combination; also igap check [KEY=VALUE]...")
 @_multirun
 @_elsewhere
-@_overrides
+@takes_overrides
 def check_run(overrides: tuple[str, ...], multirun: bool, config_name: str | None, config_dir: str | None) -> None:
     """Whether a run, or with -m every combination, can be done."""
     from igap.cli.compose import compose_one
@@ -283,9 +246,11 @@ def check_run(overrides: tuple[str, ...], multirun: bool, config_name: str | Non
     check_jobs(request)
 
 
-@check.command("sweep", short_help="The combinations listed in sweeps/NAME.yaml.", sections=_sections("sweep_sections"))
+@check.command(
+    "sweep", short_help="The combinations listed in sweeps/NAME.yaml.", sections=sections_of("sweep_sections")
+)
 @_name
-@_overrides
+@takes_overrides
 def check_sweep(name: str | None, overrides: tuple[str, ...]) -> None:
     """Whether every combination of the grid in sweeps/NAME.yaml can be done."""
     from igap.cli.multirun import check_jobs
@@ -295,7 +260,7 @@ def check_sweep(name: str | None, overrides: tuple[str, ...]) -> None:
 
 @check.command("search", short_help="A search.")
 @_multirun
-@_overrides
+@takes_overrides
 def check_search(overrides: tuple[str, ...], multirun: bool) -> None:
     """Whether a search can be done."""
     from igap.cli.search import check_searches
@@ -303,5 +268,5 @@ def check_search(overrides: tuple[str, ...], multirun: bool) -> None:
     check_searches(overrides, multirun=multirun)
 
 
-for command in result_commands.COMMANDS:
+for command in (*result_commands.COMMANDS, bench):
     igap.add_command(command)

@@ -2,11 +2,16 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from igap.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 Section = tuple[str, Sequence[tuple[str, str]]]
 """A title, and rows of a term and its meaning."""
@@ -30,6 +35,20 @@ class OneOf(click.Choice[str]):
     def get_invalid_choice_message(self, value: object, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's
         """The error in igap's words."""
         return f"got {str(value)!r}, wanted one of {', '.join(self.choices)}."
+
+
+class Positive(click.ParamType[int]):
+    """A whole number from 1 on."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number. Refuses everything else."""
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        return number if number > 0 else self.fail(f"got {value!r}, wanted a whole number from 1 on.", param, ctx)
 
 
 class Command(click.Command):
@@ -134,8 +153,8 @@ class Group(click.Group):
         helps = ("-h", "--help")
         if self.default is None:
             args = ["--help"] if args[:1] in ([], ["help"]) else args
-        elif args[:1] not in ([name] for name in (*self.commands, *helps)) and not ctx.resilient_parsing:
-            args = [self.default, *args]
+        elif (not args or "=" in args[0] or args[0].startswith("-")) and args[:1] not in ([each] for each in helps):
+            args = args if ctx.resilient_parsing else [self.default, *args]
         return super().parse_args(ctx, args)
 
     def resolve_command(
@@ -157,6 +176,42 @@ class Group(click.Group):
                 formatter.write_dl(self.examples, col_max=_WIDEST_TERM)
         formatter.write_paragraph()
         formatter.write_text(f"{_EXIT_CODES} {ctx.command_path} COMMAND --help says more of a command.")
+
+
+def completed_by(name: str) -> "Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]":
+    """A function of `igap.cli.completion`, imported when a shell asks."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+        from igap.cli import completion
+
+        items: list[CompletionItem[str]] = getattr(completion, name)(ctx, param, incomplete)
+        return items
+
+    return complete
+
+
+def sections_of(name: str, *arguments: str) -> Callable[[], Sequence[Section]]:
+    """A function of `igap.cli.help`, imported when help is asked for."""
+
+    def sections() -> Sequence[Section]:
+        from igap.cli import help as details
+
+        made: Sequence[Section] = getattr(details, name)(*arguments)
+        return made
+
+    return sections
+
+
+def takes_overrides(function: Function) -> Function:
+    """Adds the overrides, which are Hydra's to read."""
+    argument = click.argument(
+        "overrides",
+        metavar="[KEY=VALUE]...",
+        nargs=-1,
+        type=click.UNPROCESSED,
+        shell_complete=completed_by("complete_overrides"),
+    )
+    return argument(function)
 
 
 def explain(error: click.UsageError, program: click.Context) -> str:

@@ -1,4 +1,4 @@
-"""The commands that take no overrides: status, plot, compare, sync, verify, workspace, store of what is on disk; bench.
+"""The commands that take no overrides: status, plot, compare, sync, verify, workspace, store of what is on disk.
 
 Each only parses; the work is done by a function that it imports when it runs.
 """
@@ -211,41 +211,5 @@ def store(folders: tuple[Path, ...], prune: Any) -> int:
     return show_store(folders, prune=prune)
 
 
-@click.command(
-    cls=Command,
-    short_help="An exam of the attribution methods, on models whose right answer is known.",
-    arguments=[("list", "only say what each circuit computes and teaches")],
-    examples=[
-        ("igap bench", "every circuit, in under a minute"),
-        ("igap bench circuits=and,or plots=none", "two of them, without pictures"),
-    ],
-)
-@click.option("--circuits", cls=Setting, metavar="NAME,NAME", help="Names that igap bench list shows; default: all.")
-@click.option(
-    "--output",
-    cls=Setting,
-    metavar="FOLDER",
-    default="runs/bench",
-    help="Where bench.csv, bench.json and the pictures go; default: runs/bench.",
-)
-@click.option(
-    "--plots", cls=Setting, type=OneOf(["all", "none"]), default="all", help="A picture of every circuit; default: all."
-)
-@click.argument("what", metavar="[list]", required=False, type=OneOf(["list"]))
-def bench(what: str | None, circuits: str | None, output: str, plots: str) -> None:
-    """Examines every attribution method on transformers with weights written by hand.
-
-    Of each circuit the components that matter and their effects are known exactly. The table says how well each method
-    ranks them; bench.csv and bench.json how far its numbers are off, which signs are wrong and what it costs.
-    """
-    from igap.bench import command
-
-    if what:
-        command.list_circuits()
-        return
-    names = None if circuits is None else [name.strip() for name in circuits.split(",") if name.strip()]
-    command.examine(names, Path(output), plots=plots == "all")
-
-
-COMMANDS: tuple[click.Command, ...] = (status, plot, compare, sync, verify, workspace, store, bench)
+COMMANDS: tuple[click.Command, ...] = (status, plot, compare, sync, verify, workspace, store)
 """In the order in which help lists them."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from igap import cli, run_bench
-from igap.bench.exam import PARTS
+from igap.bench.exam import estimators
 from igap.bench.plots import effects_bars
 
 FEW = ["bench", "circuits=or,always_on", "output=out"]
@@ -42,7 +42,9 @@ def test_the_table_the_files_and_the_pictures(place, capsys):
     assert len(marks) == 2 * 5 * 3
     page = (Path(__file__).parents[2] / "docs" / "reference" / "files.md").read_text()
     (row,) = re.findall(r"^\| `bench.csv`(.*)$", page, flags=re.MULTILINE)
-    assert list(marks["or", "ap", "all"]) == [name for name in re.findall(r"`(\w+)`", row) if name not in PARTS]
+    assert list(marks["or", "ap", "all"]) == [
+        name for name in re.findall(r"`(\w+)`", row) if name not in ("all", "heads", "neurons")
+    ]
     assert marks["or", "ap", "all"]["missed"] == "0.0 0.1"
     assert marks["or", "atp_star", "heads"]["n_wrong_sign"] == ""
     record = json.loads((place / "out" / "bench.json").read_text())
@@ -75,8 +77,8 @@ def test_the_list_says_what_each_computes(place, capsys):
         (["circuits=,"], "circuits: got none, wanted names of linear, "),
         (["circuits="], "circuits: got nothing, wanted a value."),
         (["plots=some"], "plots: got 'some', wanted one of all, none."),
-        (["lists"], "what: got 'lists', wanted one of list."),
-        (["circuit=or"], "option: got 'circuit=or', which igap bench does not have"),
+        (["lists"], "command: got 'lists', wanted one of circuits, list, run. Did you mean list?"),
+        (["circuit=or"], "option: got 'circuit=or', which igap bench circuits does not have"),
         (["output=file", "circuits=or"], "output: got file, wanted a folder that can be written to"),
     ],
 )
@@ -99,3 +101,37 @@ def test_a_picture_has_a_bar_of_the_truth_and_of_every_estimator_for_each_compon
     assert bars["truth"][:3] == pytest.approx([-1.5, 9, -1])
     assert bars["ig"][:2] == pytest.approx([-10, 9], abs=1e-5)
     assert np.all(np.array(bars["atp_star (no sign)"]) >= 0)
+
+
+def test_the_exam_of_a_run_has_a_row_an_estimator_and_its_files_in_the_runs_output(place, capsys):
+    assert cli.main(["bench", "run", "sites=heads", "output=mine", "--top", "4"]) == 0
+    printed, _ = capsys.readouterr()
+    assert "ioi-mini on one prompt pair, 32 components." in " ".join(printed.split())
+    assert printed.splitlines()[-1] == "bench.csv, bench.json and ioi-mini.png in mine/bench"
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
+    assert [row[:2] for row in cells] == [["all", name] for name in estimators()]
+    assert cells[2][2:7] == ["1.000", "1.00", "0 of 4", "0", "0 (0.0)"]
+    record = json.loads((place / "mine" / "bench" / "bench.json").read_text())["ioi-mini"]
+    assert len(record["matters"]) == 4
+    assert (place / "mine" / "bench" / "ioi-mini.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--top", "0"], "--top: got '0', wanted a whole number from 1 on."),
+        (["direction=denoising"], "direction: got denoising, but the exam patches in both directions, wanted noising."),
+        (["positions=last"], "positions: got last, but the exam is about whole components, wanted all."),
+        (["baseline=zero"], "baseline: got zero, but the exam asks IG with corrupted and with zero, wanted corrupted."),
+        (["model=nope"], "model: got 'nope', wanted one of"),
+        (["output=file"], "output: got file/bench, wanted a folder that can be written to"),
+        (["ig.n_steps=1,2"], "ig.n_steps: got 2 values (1, 2), wanted one."),
+    ],
+)
+def test_what_the_exam_of_a_run_cannot_have_is_refused_before_the_model_loads(place, capsys, arguments, line):
+    (place / "file").write_text("")
+    assert cli.main(["bench", "run", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"igap: {line}")
+    assert err.count("\n") == 1
