@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from igap.bench.circuits import circuits as every_circuit
 from igap.bench.exam import Bench, Marks, choose, run_bench
@@ -44,8 +45,7 @@ def examine(names: Sequence[str] | None, output: Path, *, plots: bool) -> None:
     """
     choose(names)
     check_writable(output)
-    console = terminal_console()
-    with show_stage(console, "bench") as progress:
+    with show_stage(Console(stderr=True), "bench") as progress:
         bench = run_bench(names, on_progress=progress)
     _show(bench)
     _write(bench, output, plots=plots)
@@ -66,7 +66,7 @@ def examine_own(config: RunConfig, top: int, *, plots: bool) -> None:
     check_exam(config)
     checked, output = check(config), Path(config.output) / "bench"
     check_writable(output)
-    console = terminal_console()
+    console = Console(stderr=True)
     with show_stage(console, "load model"):
         model = run_model(config, checked.checkpoint)
     kept = budget_bytes(torch.device(resolve_device(config.device)), config.memory_gib)
