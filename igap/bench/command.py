@@ -87,7 +87,7 @@ def _write(bench: Bench, output: Path, *, plots: bool) -> None:
 def _show_own(bench: Bench) -> None:
     """The table of one model: a row a site and estimator."""
     ((name, subject),) = bench.circuits.items()
-    title = f"{subject.meaning} {subject.lesson} Effects and errors in {subject.unit}, cost in forward passes"
+    title = f"{name}: {subject.meaning} {subject.lesson} Effects and errors in {subject.unit}, cost in forward passes"
     columns = ("ROC area", "precision", "missed", "wrong signs", "largest error", "mean error", "cost")
     table = folding_table(title, "components", "estimator", *columns)
     for part in bench.parts(name):

@@ -97,8 +97,8 @@ class OwnModel:
     @property
     def meaning(self) -> str:
         """What it is."""
-        pairs = "one prompt pair" if len(self.prompts) == 1 else f"{len(self.prompts)} prompt pairs"
-        return f"{self.name} on {pairs}, {len(self.truth.names)} components."
+        pairs = "one prompt pair" if len(self.prompts) == 1 else f"means over {len(self.prompts)} prompt pairs"
+        return f"{len(self.truth.names)} components, {pairs}."
 
     @property
     def lesson(self) -> str:

@@ -106,7 +106,7 @@ def test_a_picture_has_a_bar_of_the_truth_and_of_every_estimator_for_each_compon
 def test_the_exam_of_a_run_has_a_row_an_estimator_and_its_files_in_the_runs_output(place, capsys):
     assert cli.main(["bench", "run", "sites=heads", "output=mine", "--top", "4"]) == 0
     printed, _ = capsys.readouterr()
-    assert "ioi-mini on one prompt pair, 32 components." in " ".join(printed.split())
+    assert "ioi-mini: 32 components, one prompt pair." in " ".join(printed.split())
     assert printed.splitlines()[-1] == "bench.csv, bench.json and ioi-mini.png in mine/bench"
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
     assert [row[:2] for row in cells] == [["all", name] for name in estimators()]
