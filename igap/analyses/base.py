@@ -108,6 +108,9 @@ class Analysis(Protocol[FindingT]):
     any_metric: ClassVar[bool] = False
     """Whether it is about F, whatever metric that is, and says so; otherwise it is about the logit difference."""
 
+    any_positions: ClassVar[bool] = False
+    """Whether it is about components at the run's positions, whatever these are; otherwise at all of them at once."""
+
     def asked_for(self, config: RunConfig) -> bool:
         """Return whether a run of this config does the analysis: by default, whether its name is in `analyses`."""
         return self.name in config.analyses
@@ -119,7 +122,7 @@ class Analysis(Protocol[FindingT]):
         """
         if not self.any_metric and not config.metric.is_default:
             return f"of the logit difference, not of metric={config.metric.name}"
-        if not config.positions.is_default:
+        if not (self.any_positions or config.positions.is_default):
             return f"of all positions at once, not of positions={config.positions.kind}"
         return ""
 
