@@ -5,7 +5,7 @@ stands in one line of `registry`; the pipeline checks, runs and draws whatever i
 `docs/extending/analysis.md`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -21,7 +21,7 @@ from igap.config import Frozen, RunConfig, validate_settings
 from igap.engine.baselines import Baseline, baseline_of
 from igap.engine.open_pairs import OpenPairs
 from igap.errors import InputError
-from igap.inputs.prompts import PromptPair
+from igap.inputs.prompts import PromptPair, TokenPair
 from igap.models.load import Header
 from igap.statistics.comparison import Comparison
 from igap.statistics.units import values_in
@@ -140,6 +140,14 @@ class Analysis(Protocol[FindingT]):
             InputError: One line with the key, what it got, what was wanted and a remedy.
         """
         return {}
+
+    def check_pairs(self, config: RunConfig, tokens: Sequence[TokenPair]) -> None:  # noqa: ARG002 - the interface
+        """Refuse before the weights load what these pairs cannot have; called where the run does the analysis.
+
+        Raises:
+            InputError: One line with the key, what it got, what was wanted and a remedy.
+        """
+        return
 
     def run(self, context: RunContext, on_progress: Progress | None) -> FindingT:
         """Return what there is to find out; `on_progress(done, total)` moves the bar on the terminal."""
