@@ -5,7 +5,7 @@ stands in one line of `registry`; the pipeline checks, runs and draws whatever i
 `docs/extending/analysis.md`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -21,7 +21,7 @@ from igap.config import Frozen, RunConfig, validate_settings
 from igap.engine.baselines import Baseline, baseline_of
 from igap.engine.open_pairs import OpenPairs
 from igap.errors import InputError
-from igap.inputs.prompts import PromptPair
+from igap.inputs.prompts import PromptPair, TokenPair
 from igap.models.load import Header
 from igap.statistics.comparison import Comparison
 from igap.statistics.units import values_in
@@ -108,6 +108,9 @@ class Analysis(Protocol[FindingT]):
     any_metric: ClassVar[bool] = False
     """Whether it is about F, whatever metric that is, and says so; otherwise it is about the logit difference."""
 
+    any_positions: ClassVar[bool] = False
+    """Whether it is about components at the run's positions, whatever these are; otherwise at all of them at once."""
+
     def asked_for(self, config: RunConfig) -> bool:
         """Return whether a run of this config does the analysis: by default, whether its name is in `analyses`."""
         return self.name in config.analyses
@@ -119,7 +122,7 @@ class Analysis(Protocol[FindingT]):
         """
         if not self.any_metric and not config.metric.is_default:
             return f"of the logit difference, not of metric={config.metric.name}"
-        if not config.positions.is_default:
+        if not (self.any_positions or config.positions.is_default):
             return f"of all positions at once, not of positions={config.positions.kind}"
         return ""
 
@@ -137,6 +140,14 @@ class Analysis(Protocol[FindingT]):
             InputError: One line with the key, what it got, what was wanted and a remedy.
         """
         return {}
+
+    def check_pairs(self, config: RunConfig, tokens: Sequence[TokenPair]) -> None:  # noqa: ARG002 - the interface
+        """Refuse before the weights load what these pairs cannot have; called where the run does the analysis.
+
+        Raises:
+            InputError: One line with the key, what it got, what was wanted and a remedy.
+        """
+        return
 
     def run(self, context: RunContext, on_progress: Progress | None) -> FindingT:
         """Return what there is to find out; `on_progress(done, total)` moves the bar on the terminal."""

@@ -1,5 +1,6 @@
 """The analyses that there are, in the order in which a run does them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from igap.analyses.ablation.analysis import AblationAnalysis
@@ -16,6 +17,7 @@ from igap.analyses.self_repair.analysis import SelfRepairAnalysis
 from igap.analyses.sets.analysis import SetsAnalysis
 from igap.config import RunConfig
 from igap.errors import InputError, short_repr
+from igap.inputs.prompts import TokenPair
 from igap.models.load import Header
 
 ANALYSES: dict[str, Analysis[Any]] = {
@@ -62,6 +64,13 @@ def check_analyses(config: RunConfig, header: Header) -> dict[str, str]:
             )
         contents |= analysis.check(config, header)
     return contents
+
+
+def check_pairs(config: RunConfig, tokens: Sequence[TokenPair]) -> None:
+    """Raise InputError where an analysis that the run does refuses these pairs."""
+    for analysis in ANALYSES.values():
+        if analysis.asked_for(config) and not analysis.misfit(config):
+            analysis.check_pairs(config, tokens)
 
 
 def missing_analyses(config: RunConfig) -> tuple[str, ...]:

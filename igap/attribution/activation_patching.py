@@ -25,7 +25,7 @@ from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
 from igap.engine.hooks import SiteFunction
 from igap.engine.open_pairs import open_pairs
-from igap.engine.positions import Positions, find_spans
+from igap.engine.positions import Positions
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
 from igap.storage.cache import part
@@ -105,12 +105,11 @@ def patch_components(
     advance: Advance = ignore,
     *,
     positions: Positions = "all",
-    named_in: Direction | None = None,
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
-    """Activation patching of each question of a contrast; see `activation_patching`, of `named_in` `find_spans`."""
-    spans = find_spans(positions, contrast.pairs, contrast.direction, named_in)
+    """Activation patching of each question of a contrast; see `activation_patching`."""
+    spans = contrast.spans(positions)
     everywhere = torch.ones_like(contrast.base.tokens, dtype=torch.bool)
     masks = (everywhere,) if spans is None else (everywhere, *spans.masks) if spans.has_axis else spans.masks
     at_once = _SPANS_A_PASS if PLACES[site].is_vector else 1

@@ -24,7 +24,7 @@ from igap.engine.contrast import Contrast
 from igap.engine.hooks import Gradients, slopes_of
 from igap.engine.metrics import by_question, check_gradient
 from igap.engine.open_pairs import open_pairs
-from igap.engine.positions import Positions, find_spans
+from igap.engine.positions import Positions
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
@@ -119,7 +119,7 @@ def estimate_patches(
 
     effects = torch.cat([each for _, each in rows.each(by_position, torch.arange(len(contrast.pairs)))]).cpu()
     advance(contrast.n_layers * contrast.n_components(site))
-    spans = find_spans(positions, contrast.pairs, contrast.direction)
+    spans = contrast.spans(positions)
     effect, together = over_spans(effects, contrast, spans)
     return [
         AttributionMap(

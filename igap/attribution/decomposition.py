@@ -106,7 +106,7 @@ def decompose(
         path = "joint"  # one component a layer: nothing else moves
 
     def patch(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
-        return patch_components(contrast, site, advance, named_in=direction, **budget)
+        return patch_components(contrast, site, advance, **budget)
 
     def integrate(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
         options: Any = {"n_steps": "auto", "tolerance": CONVERGED, "tolerance_of": "gap"}
@@ -131,7 +131,9 @@ def decompose(
             "ig_converged": ig_corrupted if baseline == corrupted else converge(baseline),
             "ig_corrupted": ig_corrupted,
             "ap": ap,
-            "ap_mirrored": _negative(attribute_pairs(patch, opened, site, on_progress, direction=other)),
+            "ap_mirrored": _negative(
+                attribute_pairs(patch, opened, site, on_progress, direction=other, named_in=direction)
+            ),
         }
     )
 

@@ -26,7 +26,7 @@ from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
 from igap.engine.hooks import SiteFunction, slopes_of, swap_components
 from igap.engine.open_pairs import open_pairs
-from igap.engine.positions import Positions, find_spans
+from igap.engine.positions import Positions
 from igap.engine.rounding import rounding_of
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
@@ -150,7 +150,7 @@ def integrate_path(
     effects, deltas, layer_effects, *auto = (torch.stack(parts, 1).cpu() for parts in zip(*layers, strict=True))
     nodes = auto[0] if auto else torch.full(deltas.shape, int(n_steps))
     converged = auto[1] if auto else None
-    spans = find_spans(positions, contrast.pairs, contrast.direction)
+    spans = contrast.spans(positions)
     effect, together = over_spans(effects, contrast, spans)
     return [
         AttributionMap(

@@ -109,6 +109,11 @@ class AttributionMap:
         return None if self.together is None or not self.covers else self.together - self.effect.sum(1)
 
     @property
+    def names(self) -> list[str]:
+        """The names of all components, by positions each at every span, in the row-major order of `effect`."""
+        return component_names(self.site, self.effect.shape[0], self.effect.shape[-1], self.spans)
+
+    @property
     def label(self) -> str:
         """What an axis says of the numbers shown: scores, or effects where a score is missing."""
         return "score (effect / gap)" if self.has_scores else f"effect ({self.unit})"
@@ -237,6 +242,13 @@ def frame_of(maps: Mapping[str, AttributionMap]) -> pd.DataFrame:
     names = np.reshape(np.array(component_names(first.site, n_layers, width), object), (n_layers, 1, width))
     names = np.broadcast_to(names, (n_layers, len(first.spans or [""]), width)).ravel()
     return pd.DataFrame({"name": names, **numbers}, index=index)
+
+
+def table_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame of `frame_of` as a file has it: `name`, by positions `span`, and its other columns."""
+    if "span" in frame.index.names:
+        frame.insert(1, "span", frame.index.get_level_values("span"))
+    return frame.reset_index(drop=True)
 
 
 def scores_exist(gap: float, min_gap: float) -> bool:

@@ -66,9 +66,10 @@ def attribute_pairs(
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
     positions: Positions = "all",
+    named_in: Direction | None = None,
 ) -> AttributionMap:
     """The method's map of one pair, or the mean over several pairs, with the map of each in `pairs`; of one metric."""
-    about: Any = {"baseline": baseline, "direction": direction, "positions": positions}
+    about: Any = {"baseline": baseline, "direction": direction, "positions": positions, "named_in": named_in}
     (made,) = attribute_metrics(method, opened, site, on_progress, **about)
     check_finite(made)
     return made
@@ -83,13 +84,17 @@ def attribute_metrics(
     baseline: BaselineKind | Baseline = "corrupted",
     direction: Direction = "noising",
     positions: Positions = "all",
+    named_in: Direction | None = None,
     metrics: Sequence[Metric] | None = None,
 ) -> list[AttributionMap]:
-    """The method's map of each metric, those that the pairs were opened with or others; not checked to be finite."""
-    check_lengths(positions, opened.tokens, direction)
+    """The method's map of each metric, those that the pairs were opened with or others; not checked to be finite.
+
+    `positions` are of the prompt that the direction `named_in` patches; None: this direction.
+    """
+    check_lengths(positions, opened.tokens, named_in or direction)
     kind = baseline.kind if isinstance(baseline, Baseline) else baseline
     for pair in opened.tokens:
-        check_spans(positions, pair, direction, kind)
+        check_spans(positions, pair, named_in or direction, kind)
     n_pairs = len(opened.pairs)
     if kind == "zero_input" and site not in SITES:
         raise InputError(f"baseline: got zero_input of {site}, wanted it of heads or neurons. Use baseline=zero.")
@@ -102,7 +107,9 @@ def attribute_metrics(
             if on_progress:
                 on_progress(before * each + at_once * done, n_pairs * each)
 
-        for (place, metric), made in zip(contrast.questions, method(contrast, advance), strict=True):
+        for (place, metric), made in zip(
+            contrast.questions, method(replace(contrast, named_in=named_in), advance), strict=True
+        ):
             about: Any = {"metric": metric.name, "unit": metric.unit, "function": getattr(metric, "function", None)}
             of_pair = replace(made, baseline=kind, direction=direction, **about)
             maps.setdefault(metric, {})[indices[place]] = of_pair

@@ -20,6 +20,7 @@ from igap.engine.backend import Backend, Engine
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
 from igap.engine.hooks import Gradients, Hooks, PatchFunction, SiteFunction, edit_sites
 from igap.engine.metrics import Readout
+from igap.engine.positions import Positions, Spans, find_spans
 from igap.errors import InputError
 from igap.inputs.prompts import TokenPair, min_scored_gap
 from igap.metrics import LogitDiff, Metric
@@ -51,6 +52,8 @@ class Contrast:
     """The backend's, for all of the pairs."""
     where: Bool[Tensor, "pair pos"] | None = None
     """The positions at which activations change; None: all."""
+    named_in: Direction | None = None
+    """The direction whose patched prompt positions are named in; None: this one."""
 
     @property
     def gap(self) -> Float[Tensor, " question"]:
@@ -145,18 +148,25 @@ class Contrast:
             engine = self.backend.engine(self.model, self.readout, self.base, first)
         return replace(self, where=where, first=first, engine=engine)
 
-    def given(self, components: Mapping[tuple[Site, int], Sequence[int]]) -> "Contrast":
-        """The contrast in which these components, by site and layer, are at a' already and stay so where it moves them.
+    def spans(self, positions: Positions) -> Spans | None:
+        """The spans of the run that is patched; see `find_spans`."""
+        return find_spans(positions, self.pairs, self.direction, self.named_in)
 
-        One more forward pass: what comes after them is what it becomes. Their sites must be among those asked for.
+    def given(
+        self, components: Mapping[tuple[Site, int], Sequence[int]], held_where: Bool[Tensor, "pair pos"] | None = None
+    ) -> "Contrast":
+        """The contrast in which these components, by site and layer, are at a' already and stay so, at these positions.
+
+        None: where the contrast moves them. One more forward pass: what comes after them is what it becomes. Their
+        sites must be among those asked for.
         """
-
         assert not self.base.held
+        held_where = self.where if held_where is None else held_where
 
         for site, _ in components:
             self.check(site)
         held = {place: tuple(indices) for place, indices in components.items()}
-        where = torch.ones_like(self.base.tokens, dtype=torch.bool) if self.where is None else self.where.clone()
+        where = torch.ones_like(self.base.tokens, dtype=torch.bool) if held_where is None else held_where.clone()
         where[:, : self.first] = False
         moved = replace(self.base, activations=self.source, held=held, held_where=where)
 
@@ -172,7 +182,7 @@ class Contrast:
                 sites=tuple(self.base.activations),
                 with_logits=self.base.logits is not None,
             )
-        base = replace(base, held=held, held_where=self.where)
+        base = replace(base, held=held, held_where=held_where)
         return replace(self, base=base, engine=self.backend.engine(self.model, self.readout, base, self.first))
 
     def reading(self, metrics: Sequence[Metric]) -> "Contrast":

@@ -114,6 +114,36 @@ def span_named(asked: str, names: Sequence[str], positions: Positions | str) -> 
     return numbers.get(asked)
 
 
+def split_place(
+    text: str, positions: Positions, pair: TokenPair, direction: Direction, *, item: str
+) -> tuple[str, int]:
+    """A component as maps of these positions have it, `9.6@S2` or `9.6`: its name, and its span's place on their axis.
+
+    Raises InputError, naming `item`, where the maps have an axis of spans and the text names none, or the other way
+    round, and on a span that they do not have.
+    """
+    component, at, asked = text.partition("@")
+    spans = find_spans(positions, [pair], direction)
+    names = spans.names if spans is not None and spans.has_axis else ()
+    examples = [f"{component}@{name.partition(' ')[0] if positions == 'each' else name}" for name in names]
+    if bool(at) != bool(names):
+        kind = positions if isinstance(positions, str) else "spans"
+        wanted = examples[-1] if names else f"{component} alone"
+        raise InputError(
+            f"{item}: got {text} with positions={kind}, wanted a component of the run's maps, such as {wanted}. "
+            "Correct it."
+        )
+    if not at:
+        return component, 0
+    span = span_named(asked, names, positions)
+    if span is None:
+        raise InputError(
+            f"{item}: got {text}, but the maps have no span {short_repr(asked)}, wanted one of "
+            f"{printable(', '.join(names))}. Write {examples[0]}."
+        )
+    return component, names.index(span)
+
+
 def _partners(spans: Spans | None, pairs: Sequence[TokenPair], direction: Direction) -> Spans:
     """Spans of the other prompt at the positions of the prompt that is patched in this direction."""
     assert spans is not None

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from igap.attribution.maps import AttributionMap
-from igap.components import PLACES, Site, component_names
+from igap.components import PLACES, Site
 from igap.console import number
 from igap.inputs.answers import shown
 from igap.inputs.prompts import TokenPair
@@ -239,22 +238,16 @@ def _first_in_pairs(result: Result, site: Site) -> str:
         mean_map = result.maps[site][method]
         first, *of_pairs = (int(each.effect.abs().argmax()) for each in (mean_map, *mean_map.pairs))
         parts.append(
-            f"{_names(mean_map)[first]} by {method.upper()} (first in {of_pairs.count(first)} of {len(of_pairs)} pairs)"
+            f"{mean_map.names[first]} by {method.upper()} (first in {of_pairs.count(first)} of {len(of_pairs)} pairs)"
         )
     return f"{site}, first in the mean: {', '.join(parts)}"
-
-
-def _names(attribution: AttributionMap) -> list[str]:
-    """The names of a map's numbers, in its row-major order."""
-    shape = attribution.effect.shape
-    return component_names(attribution.site, shape[0], shape[-1], attribution.spans)
 
 
 def _ranked(result: Result, site: Site, method: str) -> list[str]:
     attribution = result.maps[site][method]
     values = values_in(result.comparisons[site].unit, attribution)
     order = torch.argsort(attribution.effect.abs().flatten(), descending=True, stable=True)[:_TOP]
-    names = _names(attribution)
+    names = attribution.names
     named = [f"{names[i]:>8} {values.flat[i]:+.3f}" for i in order.tolist()]
     if result.spread is None or not result.has_scores:
         return named

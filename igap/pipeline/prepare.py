@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from igap.analyses.registry import check_analyses
+from igap.analyses.registry import check_analyses, check_pairs
 from igap.attribution.integrated_gradients import check_quadrature
 from igap.attribution.methods import METHODS
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline, baseline_of, check_same_length, reference_ids
 from igap.engine.batching import machine_bytes
-from igap.engine.positions import check_lengths, check_spans, find_spans, own_spans, span_named
+from igap.engine.positions import check_lengths, check_spans, own_spans
 from igap.engine.user_metrics import source_digest, try_metric
-from igap.errors import InputError, printable, short_repr
+from igap.errors import InputError
 from igap.inputs import sources
 from igap.inputs.prompts import PromptPair, TokenPair, encode_pair, encode_prompt
 from igap.metrics import METRICS
@@ -68,7 +68,7 @@ def check(config: RunConfig) -> Checked:
     if config.metric.name == "custom" and header.n_vocab is not None:
         try_metric(config.metric, tokens, header.n_vocab)
     _check_positions(config, tokens)
-    _check_interactions(config, tokens)
+    check_pairs(config, tokens)
     if config.metric.name == "custom" and config.ablation.kind != "none" and any(pair.forced for pair in tokens):
         raise InputError(
             "ablation: got it with metric=custom and an answer of several tokens, but prompts of an ablation have "
@@ -116,17 +116,6 @@ def _check_positions(config: RunConfig, tokens: Sequence[TokenPair]) -> None:
             if len(tokens) == 1:
                 raise
             raise InputError(f"{error} This is pair {index}, counted from 0.") from None
-
-
-def _check_interactions(config: RunConfig, tokens: Sequence[TokenPair]) -> None:
-    """Raise InputError on interactions of a component at a span that the maps do not have."""
-    component, at, asked = (config.interactions or "").partition("@")
-    spans = find_spans(config.positions.value, tokens[:1], config.direction) if at else None
-    if spans is not None and span_named(asked, spans.names, config.positions.value) is None:
-        raise InputError(
-            f"interactions: got {config.interactions}, but the maps have no span {short_repr(asked)}, wanted one of "
-            f"{printable(', '.join(spans.names))}. Write {component}@{spans.names[0].partition(' ')[0]}."
-        )
 
 
 def _check_memory(config: RunConfig, n_pairs: int, header: Header, n_maps: int = 1) -> None:

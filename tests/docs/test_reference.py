@@ -101,6 +101,7 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
         "metric=logprob",
         "prompts.answer= John and Mary",
         "positions=each",
+        "analyses=[both_directions,self_repair,direct_effect]",
         "sites=heads,k,resid_pre",
         "explain=heads,resid_pre",
         "ig.n_steps=2",

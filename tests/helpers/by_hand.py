@@ -86,6 +86,19 @@ class ByHand:
             values = self.given(tokens, site, layer, rows.flatten(0, 1))
             return values.unflatten(0, rows.shape[:2]) - self.f(tokens)
 
+    def held(self, tokens: Tensor, ends: Any, *changes: tuple[str, int, int, Sequence[int]]) -> float:
+        """F with all of these (site, layer, component, positions) held at `ends`, by site and layer, together."""
+
+        def edit(site: str, layer: int, activation: Tensor) -> Tensor:
+            activation = activation.clone()
+            for *at, component, positions in changes:
+                if at == [site, layer]:
+                    activation[:, list(positions), component] = ends[site, layer][:, list(positions), component]
+            return activation
+
+        with torch.no_grad():
+            return self.f(tokens, edit).item()
+
     def given(self, tokens: Tensor, site: str, layer: int, rows: Tensor) -> Tensor:
         """F of each of these activations of one site and layer."""
         here = (site, layer)

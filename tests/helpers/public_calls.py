@@ -100,13 +100,15 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "BothDirections": _fields(both),
         "BothDirections.asymmetry": {"method": "ig", "kind": "score"},
         "BothDirections.named": {"kind": "minimal"},
-        "both_directions": ask("baseline", "direction", high=0.1, most=2, n_steps=3, metric="prob"),
+        "both_directions": ask(
+            "baseline", "direction", high=0.1, most=2, n_steps=3, metric="prob", positions="last"
+        ),
         "SelfRepair": _fields(repair),
         "SelfRepair.change": {"kind": "score"},
-        "self_repair": ask("baseline", patched="1.2", metric="prob"),
+        "self_repair": ask("baseline", patched="1.2@early", metric="prob", positions={"early": [1, 2]}),
         "DirectEffects": _fields(direct),
         "DirectEffects.indirect": {"kind": "score"},
-        "direct_effect": ask("baseline", "route", metric="prob"),
+        "direct_effect": ask("baseline", "route", metric="prob", positions="last"),
         "activation_patching": ask(positions={"early": [1, 2], "later": [3]}, metric="logit_diff"),
         "atp_star": ask("route", metric="prob"),
         "attribution_patching": ask("batch_size", "memory_gib", at=0.5, positions="diff", metric="prob"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from igap.attribution.caching import cached_maps
 from igap.attribution.maps import Advance, AttributionMap, Progress
 from igap.attribution.methods import METHODS
 from igap.attribution.over_pairs import attribute_pairs
+from igap.components import Site
 from igap.config import Frozen, RunConfig
 from igap.engine.contrast import Contrast
 from igap.models.load import Header
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Settings(Frozen):
     """What may be set at `analyses.both_directions`."""
 
-    site: Literal["heads", "neurons"] = "heads"
+    site: Site = "heads"
     high: float = Field(0.05, gt=0, le=1, examples=[0.05])
     most: int = Field(8, ge=0, le=100, examples=[8])
 
@@ -34,9 +35,10 @@ class BothDirectionsAnalysis(Analysis[BothDirections]):
 
     name = "both_directions"
     any_metric = True
+    any_positions = True
 
     def misfit(self, config: RunConfig) -> str:
-        """Return why not: other positions than all, or a metric of which everything would be an OR."""
+        """Return why not: a metric of which everything would be an OR."""
         return super().misfit(config) or least_on_clean(config)
 
     settings = Settings
@@ -55,20 +57,24 @@ class BothDirectionsAnalysis(Analysis[BothDirections]):
         other: Direction = "denoising" if own == "noising" else "noising"
         least = [each.min_gap for each in context.maps[site]["ap"].pairs or [context.maps[site]["ap"]]]
 
+        about: Any = {"positions": config.positions.value, "named_in": own}
+
         def compute(name: str, direction: Direction) -> dict[str, AttributionMap]:
             def attribute(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
                 return METHODS[name].attribute(contrast, site, config, advance)
 
-            return {name: attribute_pairs(attribute, opened, site, on_progress, direction=direction)}
+            return {name: attribute_pairs(attribute, opened, site, on_progress, direction=direction, **about)}
 
         here = {"ap": context.maps[site]["ap"]}
         here |= {"ig": context.maps[site]["ig"]} if config.baseline.kind == "corrupted" else compute("ig", own)
         there = compute("ig", other)
         mirrored = config.model_copy(update={"direction": other})
-        there |= cached_maps("ap", site, mirrored, opened.tokens, least, partial(compute, "ap", other))
+        # A run of the other direction names positions in its own prompt.
+        kind = "ap" if config.positions.is_default else "mirrored_ap"
+        there |= cached_maps(kind, site, mirrored, opened.tokens, least, partial(compute, "ap", other))
         noising, denoising = (here, there) if own == "noising" else (there, here)
         options: Any = {"batch_size": config.batch_size, "memory_gib": config.memory_gib, "on_progress": on_progress}
-        return compare_directions(opened, noising, denoising, high=asked.high, most=asked.most, **options)
+        return compare_directions(opened, noising, denoising, high=asked.high, most=asked.most, **about, **options)
 
     def figures(self, finding: BothDirections, title: str) -> "Mapping[str, Figure]":
         """Draw `both_directions`: denoising over noising, of AP and of IG."""

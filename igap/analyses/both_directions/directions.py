@@ -17,14 +17,15 @@ from igap.analyses.both_directions.gates import DIRECTIONS, Gates, find_gates
 from igap.arguments import Count, Positive, Range, checks_arguments
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.integrated_gradients import check_quadrature, integrate_path
-from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, frame_of
+from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, frame_of, table_of
 from igap.attribution.over_pairs import attribute_pairs
-from igap.components import component_names
+from igap.components import Site
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.contrast import Contrast
 from igap.engine.metrics import check_not_least
 from igap.engine.open_pairs import OpenPairs, open_pairs
+from igap.engine.positions import Positions
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
 from igap.vocabulary import Direction
@@ -68,8 +69,8 @@ class BothDirections:
 
     @property
     def names(self) -> list[str]:
-        """All components, layer by layer."""
-        return component_names(self.noising["ap"].site, *self.noising["ap"].effect.shape)
+        """All components, layer by layer; by positions each at every span of the run's own direction."""
+        return self.noising["ap"].names
 
     @checks_arguments
     def asymmetry(self, method: Method = "ap", kind: Kind = "effect") -> Float64[np.ndarray, " component"]:
@@ -90,19 +91,20 @@ class BothDirections:
         does more. `opposed`: at least half, but the other way: one carries F to the other prompt, one away from it.
         """
         noising, denoising = (
-            maps["ap"].score.double().flatten().cpu().numpy() for maps in (self.noising, self.denoising)
+            sign * maps["ap"].score.double().flatten().cpu().numpy()
+            for sign, maps in ((-1, self.noising), (1, self.denoising))
         )
-        return tuple(map(self._class, -noising, denoising))
-
-    def _class(self, noising: float, denoising: float) -> str:
-        if not np.isfinite([noising, denoising]).all():
-            return ""
-        weaker, stronger = sorted((noising, denoising), key=abs)
-        if abs(stronger) < self.high:
-            return "low"
-        if abs(weaker) >= abs(stronger) / 2:
-            return "minimal" if weaker * stronger > 0 else "opposed"
-        return "latent_or" if stronger == denoising else "latent_and"
+        does_more = np.abs(denoising) >= np.abs(noising)
+        weaker, stronger = np.where(does_more, (noising, denoising), (denoising, noising))
+        half = np.abs(weaker) >= np.abs(stronger) / 2
+        kinds = {
+            "": ~np.isfinite([noising, denoising]).all(0),
+            "low": np.abs(stronger) < self.high,
+            "minimal": half & (weaker * stronger > 0),
+            "opposed": half,
+            "latent_or": does_more,
+        }
+        return tuple(np.select(list(kinds.values()), list(kinds), "latent_and").tolist())
 
     @checks_arguments
     def named(self, kind: Class) -> list[str]:
@@ -110,8 +112,8 @@ class BothDirections:
         size = np.abs(self.asymmetry(kind="score"))
         if kind == "minimal":
             size = np.abs(self.noising["ap"].score.double().flatten().cpu().numpy())
-        own = np.flatnonzero([each == kind for each in self.classes])
-        return [self.names[i] for i in own[np.argsort(-size[own], kind="stable")]]
+        own, names = np.flatnonzero([each == kind for each in self.classes]), self.names
+        return [names[i] for i in own[np.argsort(-size[own], kind="stable")]]
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a component: `name`, `class`, IG and AP in both directions and their asymmetry.
@@ -131,21 +133,22 @@ class BothDirections:
     def summary(self) -> dict[str, float | int | str | None]:
         """Return `both_directions/...`: the components of each class, the gates of each kind, the mean |asymmetry|."""
         flat: dict[str, float | int | str | None] = {}
+        between = " " if self.noising["ap"].spans is None else ", "
         for method in _METHODS:
             flat[f"both_directions/{method}/mean_abs_asymmetry"] = float(np.abs(self.asymmetry(method)).mean())
         scored = "" not in self.classes
         for kind in CLASSES:
             flat[f"both_directions/n_{kind}"] = len(self.named(kind)) if scored else None
-            flat[f"both_directions/{kind}"] = " ".join(self.named(kind)[:_MOST_NAMED]) if scored else None
+            flat[f"both_directions/{kind}"] = between.join(self.named(kind)[:_MOST_NAMED]) if scored else None
         for gate in ("and", "or", "mixed"):
-            flat[f"both_directions/gates/{gate}"] = " ".join(self.gates.named(gate)) if scored else None
+            flat[f"both_directions/gates/{gate}"] = between.join(self.gates.named(gate)) if scored else None
         if not scored:
             flat |= {f"{name}/reason": "the gap is too small for scores" for name in list(flat) if flat[name] is None}
         return flat
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return a row a component, and a row two latent components."""
-        frame = self.to_frame().reset_index(drop=True)
+        """Return a row a component, by positions one for every span, and a row two latent components."""
+        frame = table_of(self.to_frame())
         return {"both_directions": frame} | ({"gates": self.gates.to_frame()} if self.gates.first else {})
 
     def sentences(self) -> tuple[str, ...]:
@@ -171,7 +174,7 @@ class BothDirections:
     def _repr_html_(self) -> str:
         ap = self.noising["ap"]
         asymmetry = self.asymmetry(kind="score" if ap.has_scores else "effect").reshape(ap.effect.shape)
-        cells = markup.heatmap(asymmetry, ap.site, unit=f"AP noising + denoising, {ap.label}")
+        cells = markup.heatmap(asymmetry, ap.site, unit=f"AP noising + denoising, {ap.label}", spans=ap.spans)
         return markup.block("both directions", self.sentences(), cells)
 
 
@@ -187,8 +190,9 @@ def _listed(names: Sequence[str], most: int) -> str:
 def both_directions(
     model: Model,
     pair: PromptPair | Sequence[PromptPair],
-    site: Literal["heads", "neurons"] = "heads",
+    site: Site = "heads",
     *,
+    positions: Positions = "all",
     high: Share = 0.05,
     most: Number = 8,
     n_steps: Count = 50,
@@ -203,7 +207,10 @@ def both_directions(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several, whose mean is returned.
-        site: "heads" (default) or "neurons".
+        site: "heads" (default), or another that `activation_patching` takes.
+        positions: Which positions change, as `activation_patching` takes them; "all" (default): at once. With "each" or
+            spans a component at a span is a component. They are positions of the clean prompt, and in denoising those
+            of the corrupted prompt that are aligned with them.
         high: |score| that a component has in one direction at least, to have a class, default 0.05; of gates |I / gap|.
         most: How many latent components are patched two by two, the largest asymmetry first; default 8.
         n_steps: IG's quadrature nodes, default 50.
@@ -231,19 +238,26 @@ def both_directions(
     budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
 
     def patch(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
-        return patch_components(contrast, site, advance, **budget)
+        return patch_components(contrast, site, advance, positions=positions, **budget)
 
     def integrate(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
-        return integrate_path(contrast, site, advance, n_steps=n_steps, **budget)
+        return integrate_path(contrast, site, advance, positions=positions, n_steps=n_steps, **budget)
 
     with open_pairs(model, pair, sites=(site,), route=route, metric=metric) as opened:
 
         def both(method: Callable[[Contrast, Advance], list[AttributionMap]]) -> list[AttributionMap]:
-            return [attribute_pairs(method, opened, site, on_progress, direction=each) for each in DIRECTIONS]
+            about: Any = {"positions": positions, "named_in": DIRECTIONS[0]}
+            return [attribute_pairs(method, opened, site, on_progress, direction=each, **about) for each in DIRECTIONS]
 
         maps = {"ig": both(integrate), "ap": both(patch)}
         return compare_directions(
-            opened, *({name: of[i] for name, of in maps.items()} for i in range(2)), high=high, most=most, **budget
+            opened,
+            *({name: of[i] for name, of in maps.items()} for i in range(2)),
+            high=high,
+            most=most,
+            positions=positions,
+            named_in=DIRECTIONS[0],
+            **budget,
         )
 
 
@@ -254,20 +268,21 @@ def compare_directions(
     *,
     high: float,
     most: int,
+    positions: Positions,
+    named_in: Direction,
     batch_size: int | None = None,
     memory_gib: float | None = None,
     on_progress: Progress | None = None,
 ) -> BothDirections:
     """Maps of the open pairs in both directions, side by side, and the gates of up to `most` latent components."""
-    site, width = noising["ap"].site, noising["ap"].effect.shape[1]
     none = np.zeros((2, 0))
     without = BothDirections(noising, denoising, high, Gates((), (), none, none, none, none, high))
     latent = [i for i, kind in enumerate(without.classes) if kind.startswith("latent")]
     latent.sort(key=lambda i: -abs(without.asymmetry(kind="score")[i]))
-    places = [divmod(i, width) for i in latent[:most]]
+    ap = noising["ap"]
+    places = [tuple(map(int, np.unravel_index(i, ap.effect.shape))) for i in latent[:most]]
     if len(places) < 2:
         return without
-    gates = find_gates(
-        opened, site, places, high, batch_size=batch_size, memory_gib=memory_gib, on_progress=on_progress
-    )
+    budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib, "on_progress": on_progress}
+    gates = find_gates(opened, ap.site, places, high, positions=positions, named_in=named_in, **budget)
     return BothDirections(noising, denoising, high, gates)

@@ -4,16 +4,17 @@
 
 Where F is c AND d, one of them is enough to break it, and both are needed to restore it; where it is c OR d, the other
 way round. Of a function of c and d alone I is the same in both directions; in a model the run around them differs.
+Where all that c does goes through d, I is minus the effect of c in both, which has two signs: `mixed`.
 """
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from igap.attribution.maps import scores_exist
@@ -21,10 +22,11 @@ from igap.components import Site, component_name
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
 from igap.engine.open_pairs import OpenPairs
+from igap.engine.positions import Positions, Spans
 from igap.vocabulary import Direction
 
-Place = tuple[int, int]
-"""A layer, and a component in it."""
+Place = tuple[int, ...]
+"""A layer, by positions a span, and a component."""
 
 DIRECTIONS: tuple[Direction, ...] = ("noising", "denoising")
 
@@ -91,11 +93,16 @@ def find_gates(
     places: Sequence[Place],
     high: float,
     *,
+    positions: Positions = "all",
+    named_in: Direction | None = None,
     batch_size: int | None = None,
     memory_gib: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Gates:
-    """Every two of these components, patched together in both directions: a forward pass more a component."""
+    """Every two of these components, patched together in both directions: a forward pass more a component.
+
+    `positions` are those at which they are patched, of the prompt that the direction `named_in` patches.
+    """
     places = sorted(places)
     two = list(itertools.combinations(range(len(places)), 2))
     alone, given = (
@@ -104,13 +111,15 @@ def find_gates(
     gaps, least = torch.zeros(2, len(opened.pairs), dtype=torch.float64)
     with torch.no_grad():
         for side, direction in enumerate(DIRECTIONS):
-            for indices, contrast in opened.contrasts(direction=direction):
+            for indices, each in opened.contrasts(direction=direction):
+                contrast = replace(each, named_in=named_in)
+                spans = contrast.spans(positions)
                 rows, few = contrast.rows(batch_size, memory_gib, gradients=False), list(indices)
                 gaps[few], least[few] = contrast.gap.cpu().to(gaps), torch.tensor(contrast.least_gaps).to(gaps)
-                alone[side, few] = _effects(contrast, site, places, rows).to(alone)
-                for i, (layer, index) in enumerate(places[:-1]):
-                    patched = contrast.given({(site, layer): (index,)})
-                    given[side, few, i, i + 1 :] = _effects(patched, site, places[i + 1 :], rows).to(given)
+                alone[side, few] = _effects(contrast, site, places, spans, rows).to(alone)
+                for i, place in enumerate(places[:-1]):
+                    patched = contrast.given({(site, place[0]): (place[-1],)}, _where(place, spans))
+                    given[side, few, i, i + 1 :] = _effects(patched, site, places[i + 1 :], spans, rows).to(given)
                     if on_progress:
                         on_progress(side * len(places) + i + 1, 2 * len(places))
     first, second = ([pair[i] for pair in two] for i in range(2))
@@ -119,7 +128,8 @@ def find_gates(
     interaction = given[:, :, first, second] - alone[:, :, second]
     scored = torch.tensor([scores_exist(*each) for each in zip(gaps.tolist(), least.tolist(), strict=True)])
     gap = torch.where(scored, gaps, torch.nan)[:, None]
-    names = [component_name(site, *place) for place in places]
+    at = [f" at {name}" for name in spans.names] if spans is not None and spans.has_axis else [""]
+    names = [component_name(site, layer, index) + at[sum(span)] for layer, *span, index in places]
     parts: Mapping[str, Tensor] = {
         "together": together.mean(1),
         "interaction": interaction.mean(1),
@@ -135,17 +145,24 @@ def find_gates(
 
 
 def _effects(
-    contrast: Contrast, site: Site, places: Sequence[Place], rows: AdaptiveBatch
+    contrast: Contrast, site: Site, places: Sequence[Place], spans: Spans | None, rows: AdaptiveBatch
 ) -> Float[Tensor, "pair place"]:
     """F with each of these components patched, alone, minus F without, in F's unit."""
     effects = contrast.gap.new_zeros(len(contrast.pairs), len(places))
-    for layer in sorted({layer for layer, _ in places}):
-        here = [i for i, place in enumerate(places) if place[0] == layer]
-        components = torch.tensor([places[i][1] for i in here], device=effects.device)
-        unpatched = contrast.function(site, layer)(contrast.ends(site, layer)[0][:, None])
-        moved, done = contrast.moved(site, layer)[:, components], 0
-        for items, patched in rows.each(contrast.patches(site, layer), components, len(contrast.pairs)):
+    for layer, *span in sorted({place[:-1] for place in places}):
+        here = [i for i, place in enumerate(places) if place[:-1] == (layer, *span)]
+        where = _where(places[here[0]], spans)
+        question = contrast if where is None else contrast.at(where)
+        components = torch.tensor([places[i][-1] for i in here], device=effects.device)
+        unpatched = question.function(site, layer)(question.ends(site, layer)[0][:, None])
+        moved, done = question.moved(site, layer)[:, components], 0
+        for items, patched in rows.each(question.patches(site, layer), components, len(contrast.pairs)):
             effects[:, here[done : done + len(items)]] = patched - unpatched
             done += len(items)
         effects[:, here] = effects[:, here].masked_fill(~moved, 0)
     return effects.cpu()
+
+
+def _where(place: Place, spans: Spans | None) -> Bool[Tensor, "pair pos"] | None:
+    """The positions at which a component is patched; None: all."""
+    return None if spans is None else spans.masks[place[1] if spans.has_axis else 0]

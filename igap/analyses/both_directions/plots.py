@@ -40,7 +40,7 @@ def _panel(ax: Axes, both: BothDirections, method: Method) -> None:
         sign * (each.score if scored else each.effect).double().flatten().cpu().numpy()
         for sign, each in ((-1, both.noising[method]), (1, both.denoising[method]))
     )
-    classes = np.array(both.classes)
+    classes, names = np.array(both.classes), both.names
     ends = [min(x.min(), y.min(), 0), max(x.max(), y.max(), 0)]
     ax.plot(ends, ends, color="0.8", linewidth=0.8, zorder=0)
     for kind, colour in _COLOURS.items():
@@ -51,7 +51,7 @@ def _panel(ax: Axes, both: BothDirections, method: Method) -> None:
     far = np.argsort(-np.abs(both.asymmetry(method)), kind="stable")[:_MOST_NAMED]
     size = np.argsort(-np.maximum(np.abs(x), np.abs(y)), kind="stable")[: _MOST_NAMED // 2]
     for i in dict.fromkeys([*far[classes[far] != "low"], *size]):
-        ax.annotate(both.names[i], (x[i], y[i]), xytext=(4, -3), textcoords="offset points", fontsize=7)
+        ax.annotate(names[i], (x[i], y[i]), xytext=(4, -3), textcoords="offset points", fontsize=7)
     for line in (ax.axhline, ax.axvline):
         line(0, color="0.9", linewidth=0.8, zorder=0)
     ax.set(

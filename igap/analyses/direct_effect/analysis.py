@@ -1,16 +1,15 @@
 """The analysis `direct_effect`: the direct effect of every component beside AP."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from igap.analyses.base import Analysis, RunContext, check_site, settings_of
-from igap.analyses.direct_effect.effects import DirectEffects, Writer, direct_effects
-from igap.attribution.maps import Advance, AttributionMap, Progress
-from igap.attribution.over_pairs import attribute_pairs
+from igap.analyses.direct_effect.effects import DirectEffects, Writer, direct_effects, read_spans
+from igap.attribution.maps import Progress
 from igap.config import Frozen, RunConfig
-from igap.engine.contrast import Contrast
 from igap.engine.decoder import unknown
 from igap.errors import InputError
+from igap.inputs.prompts import TokenPair
 from igap.models.families import architecture_of
 from igap.models.load import Header
 
@@ -29,6 +28,7 @@ class DirectEffectAnalysis(Analysis[DirectEffects]):
 
     name = "direct_effect"
     any_metric = True
+    any_positions = True
     settings = Settings
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
@@ -45,17 +45,23 @@ class DirectEffectAnalysis(Analysis[DirectEffects]):
                 )
         return {}
 
+    def check_pairs(self, config: RunConfig, tokens: Sequence[TokenPair]) -> None:
+        """Refuse positions none of which F is read at."""
+        read_spans(config.positions.value, tokens, config.direction, item="analyses.direct_effect")
+
     def run(self, context: RunContext, on_progress: Progress | None) -> DirectEffects:
         """Return the direct effects of the run's pairs beside the AP that the run has."""
         config = context.config
         site = settings_of(config, self.name, Settings).site
-
-        def patch(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
-            budget = config.batch_size, config.memory_gib
-            return direct_effects(contrast, site, advance, batch_size=budget[0], memory_gib=budget[1])
-
-        direct = attribute_pairs(patch, context.opened, site, on_progress, direction=config.direction)
-        return DirectEffects(direct, context.maps[site]["ap"])
+        return direct_effects(
+            context.opened,
+            context.maps[site]["ap"],
+            direction=config.direction,
+            positions=config.positions.value,
+            batch_size=config.batch_size,
+            memory_gib=config.memory_gib,
+            on_progress=on_progress,
+        )
 
     def figures(self, finding: DirectEffects, title: str) -> "Mapping[str, Figure]":
         """Draw `direct_effect`: direct over total effects, and both by layer."""

@@ -1,6 +1,6 @@
 """The analysis `explain`: the terms of AP - IG for every component, and with which ones one outlier interacts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,9 @@ from igap.attribution.decomposition import NO_SINGLE_PATH, decompose
 from igap.attribution.maps import Progress
 from igap.components import PLACES, Site, kind_of, locate, parse_component
 from igap.config import RunConfig
-from igap.engine.positions import span_named
+from igap.engine.positions import span_named, split_place
 from igap.errors import InputError
+from igap.inputs.prompts import TokenPair
 from igap.models.load import Header
 from igap.statistics.units import label_of
 
@@ -52,19 +53,15 @@ class ExplanationAnalysis(Analysis[Explanation]):
         return no_gradient(config)
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
-        """Refuse a component in `interactions` that the model does not have, or that is not of the run's positions."""
+        """Refuse a component in `interactions` that the model does not have."""
         if config.interactions is not None:
-            name, at, span = config.interactions.partition("@")
-            locate(name, header.n_layers, header.widths, item="interactions")
-            known = config.positions.value
-            if bool(at) != config.positions.has_axis or (isinstance(known, Mapping) and span not in known):
-                example = next(iter(known)) if isinstance(known, Mapping) else "10"
-                wanted = f"{name}@{example}" if config.positions.has_axis else f"{name} alone"
-                raise InputError(
-                    f"interactions: got {config.interactions} with positions={config.positions.kind}, wanted a "
-                    f"component of the run's maps, such as {wanted}. Correct it."
-                )
+            locate(config.interactions.partition("@")[0], header.n_layers, header.widths, item="interactions")
         return {}
+
+    def check_pairs(self, config: RunConfig, tokens: Sequence[TokenPair]) -> None:
+        """Refuse a component in `interactions` that is not one of the run's maps."""
+        if config.interactions is not None:
+            split_place(config.interactions, config.positions.value, tokens[0], config.direction, item="interactions")
 
     def run(self, context: RunContext, on_progress: Progress | None) -> Explanation:
         """Return the explanation of the sites, the first one with the further ones in it."""

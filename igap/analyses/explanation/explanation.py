@@ -12,7 +12,7 @@ from torch import Tensor
 from igap.analyses.explanation.interactions import Interactions
 from igap.attribution.decomposition import BETWEEN, CONVERGED, POINTS, Decomposition, Term
 from igap.attribution.maps import Kind
-from igap.components import Site, component_names
+from igap.components import Site
 from igap.statistics.units import Unit
 
 _MOST_SENTENCES = 8
@@ -53,8 +53,7 @@ class Explanation:
     @property
     def names(self) -> list[str]:
         """All components, layer by layer; by positions each at every one."""
-        ap = self.chain.points["ap"]
-        return component_names(ap.site, ap.effect.shape[0], ap.effect.shape[-1], ap.spans)
+        return self.chain.points["ap"].names
 
     def values(self, kind: Kind) -> dict[str, Float64[np.ndarray, " component"]]:
         """Return every point and every term of every component, by the point's or the term's name."""

@@ -21,7 +21,7 @@ from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
 from igap.engine.hooks import swap_components
 from igap.engine.open_pairs import OpenPairs
-from igap.engine.positions import Positions, find_spans
+from igap.engine.positions import Positions
 from igap.vocabulary import Direction
 
 
@@ -76,7 +76,7 @@ def interactions(
             if positions == "all":
                 excess = _excess(contrast, site, layer, index, rows)[:, None]
             else:
-                moving = find_spans(positions, contrast.pairs, direction)
+                moving = contrast.spans(positions)
                 assert moving is not None
                 excess = _excess_at(contrast, (site, layer, index), span, moving.masks, rows)
             by_pair.update(zip(indices, excess.cpu(), strict=True))

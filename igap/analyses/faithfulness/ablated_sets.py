@@ -3,10 +3,11 @@
 Components that are kept are recomputed from what the replaced ones before them give.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from igap.attribution.maps import Progress
@@ -14,14 +15,18 @@ from igap.components import Site
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast
 from igap.engine.open_pairs import OpenPairs
+from igap.engine.positions import Positions, Spans
+from igap.vocabulary import Direction
 
 
 def set_metrics(
     opened: OpenPairs,
     site: Site,
-    kept: Bool[Tensor, "set layer component"],
+    kept: Bool[Tensor, "set layer *span component"],
     *,
     baseline: Baseline,
+    positions: Positions = "all",
+    named_in: Direction | None = None,
     batch_size: int | None = None,
     memory_gib: float | None = None,
     on_progress: Progress | None = None,
@@ -30,9 +35,12 @@ def set_metrics(
 
     Args:
         opened: The open prompt pairs, the rows of what is returned.
-        site: Its components of every layer are kept or moved in one run, at all positions.
+        site: Its components of every layer are kept or moved in one run.
         kept: The components that each set keeps; the sets are the columns of what is returned.
         baseline: What the other components are moved to.
+        positions: Where components are moved; with "each" or spans a component at each of them is one, which is kept or
+            moved for itself. At other positions than these all is kept.
+        named_in: The direction whose patched prompt the positions are of; None: noising, the clean one.
         batch_size: Rows of a pass; None: what `memory_gib` holds.
         memory_gib: GiB of a pass beyond the model; None: 2, on a GPU half of what is free.
         on_progress: Called with (values done, values in all).
@@ -42,9 +50,10 @@ def set_metrics(
     """
     metrics = torch.empty(len(opened.pairs), len(kept), dtype=torch.float64)
     done = 0
-    for indices, contrast in opened.contrasts(baseline):
+    for indices, each in opened.contrasts(baseline):
+        contrast = replace(each, named_in=named_in)
         rows = contrast.rows(batch_size, memory_gib, gradients=False)
-        of_sets = partial(_with_sets, contrast, site, kept.to(contrast.base.tokens.device))
+        of_sets = partial(_with_sets, contrast, site, *_by_span(kept, contrast, contrast.spans(positions)))
         for few, values in rows.each(of_sets, torch.arange(len(kept)), len(indices)):
             metrics[torch.tensor(indices)[:, None], few] = values.double().cpu()
             done += values.numel()
@@ -53,12 +62,35 @@ def set_metrics(
     return metrics
 
 
-def _with_sets(contrast: Contrast, site: Site, kept: Bool[Tensor, "set layer component"], few: Tensor) -> Tensor:
+def _by_span(
+    kept: Bool[Tensor, "set layer *span component"], contrast: Contrast, spans: Spans | None
+) -> tuple[Bool[Tensor, "set layer span component"], Int[Tensor, "pair pos"]]:
+    """What sets keep of each span, all of the last one, which is of no span; and the span of each position."""
+    tokens = contrast.base.tokens
+    kept = kept.to(tokens.device)
+    kept = kept if spans is not None and spans.has_axis else kept.unsqueeze(2)
+    span_of = torch.zeros_like(tokens)
+    if spans is not None:
+        span_of.fill_(len(spans.masks))
+        for place, mask in enumerate(spans.masks):
+            span_of[mask] = place
+    return torch.cat([kept, torch.ones_like(kept[:, :, :1])], 2), span_of
+
+
+def _with_sets(
+    contrast: Contrast,
+    site: Site,
+    kept: Bool[Tensor, "set layer span component"],
+    span_of: Int[Tensor, "pair pos"],
+    few: Tensor,
+) -> Tensor:
     """Return F with each of these sets, `[pair, set]`."""
 
     def change(layer: int, own: Tensor) -> Tensor:
-        keep = kept[few, layer].reshape(1, len(few), 1, -1, *[1] * (own.ndim - 4))
-        return torch.where(keep, own, contrast.source[site][layer][:, None, -own.shape[2] :])
+        late = slice(-own.shape[2], None)
+        keep = kept[few, layer][:, span_of[:, late]].transpose(0, 1)
+        keep = keep.view(*keep.shape, *[1] * (own.ndim - 4))
+        return torch.where(keep, own, contrast.source[site][layer][:, None, late])
 
     changes = {(site, layer): partial(change, layer) for layer in range(contrast.n_layers)}
     with torch.no_grad():

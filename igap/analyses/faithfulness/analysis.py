@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
@@ -25,6 +25,7 @@ class FaithfulnessAnalysis(Analysis[Faithfulness]):
 
     name = "faithfulness"
     any_metric = True
+    any_positions = True
 
     def asked_for(self, config: RunConfig) -> bool:
         """Return whether `faithfulness` is another than none."""
@@ -53,6 +54,8 @@ class FaithfulnessAnalysis(Analysis[Faithfulness]):
                     site,
                     torch.from_numpy(kept).view(-1, *context.maps[site]["ap"].effect.shape),
                     baseline=baseline_of(config.baseline, ablation),
+                    positions=config.positions.value,
+                    named_in=config.direction,
                     batch_size=config.batch_size,
                     memory_gib=config.memory_gib,
                     on_progress=advance,
@@ -61,7 +64,8 @@ class FaithfulnessAnalysis(Analysis[Faithfulness]):
                 if ablation == "corrupted":
                     raise
                 advance(len(context.pairs) * len(kept), 0)
-                groups.append(FaithfulnessCurves(site, ablation, n, sizes_of(n), (), None, None, str(error)))
+                about: Any = {"reason": str(error), "positions": config.positions.kind}
+                groups.append(FaithfulnessCurves(site, ablation, n, sizes_of(n), (), None, None, **about))
                 continue
             groups.append(
                 curves_of(
@@ -73,6 +77,7 @@ class FaithfulnessAnalysis(Analysis[Faithfulness]):
                     min_gap=config.prompts.min_gap,
                     is_logit_diff=config.metric.is_default,
                     seed=config.prompts.seed,
+                    positions=config.positions.kind,
                 )
             )
         return Faithfulness(tuple(groups))

@@ -63,7 +63,7 @@ class FaithfulnessCurves:
     site: Site
     ablation: Ablation
     n: int
-    """Components of the site."""
+    """Components of the site, by positions times spans."""
     sizes: tuple[int, ...]
     """k, ascending, 0 and n included."""
     curves: tuple[Curve, ...]
@@ -72,6 +72,13 @@ class FaithfulnessCurves:
     empty: float | None
     """F(all of the site ablated), in logits, the mean over pairs."""
     reason: str = ""
+    positions: str = "all"
+    """Where components are ablated; by each of them or by spans, a component at each is one."""
+
+    @property
+    def at(self) -> str:
+        """The positions in words, where they are not all at once."""
+        return "" if self.positions == "all" else f", positions {self.positions}"
 
     def areas(self, name: str) -> dict[str, Estimate]:
         """Return method to area, of `cpr`, `cmd` or `deletion`."""
@@ -133,7 +140,7 @@ class Faithfulness:
         """Return a line a site, ablation and area (CPR, CMD): the methods, best first, beside random rankings."""
         lines = []
         for group in self.groups:
-            start = f"faithfulness, {group.site} ablated by the {group.ablation} activation"
+            start = f"faithfulness, {group.site} ablated by the {group.ablation} activation{group.at}"
             if group.reason:
                 lines.append(f"{start}: {group.reason}")
             else:
@@ -167,6 +174,7 @@ def curves_of(
     min_gap: float,
     seed: int,
     is_logit_diff: bool = True,
+    positions: str = "all",
 ) -> FaithfulnessCurves:
     """Return the curves and areas from F of every set, in its unit; set 0 keeps nothing, set 1 everything.
 
@@ -182,7 +190,7 @@ def curves_of(
             f"not defined, F(clean) is {full:.4g} and F(all ablated) {empty:.4g}; what lies between them is "
             f"divided by, and has to be at least prompts.min_gap={min_gap}{share_too}"
         )
-        return FaithfulnessCurves(site, ablation, n, sizes, (), full, empty, reason)
+        return FaithfulnessCurves(site, ablation, n, sizes, (), full, empty, reason, positions)
     # Row 0 is the mean over the pairs there are, the others are bootstrap samples of the pairs.
     drawn = np.concatenate(
         [means[None], resample_counts(n_pairs, seed=seed) @ values / n_pairs if n_pairs > 1 else values[:0]]
@@ -195,7 +203,7 @@ def curves_of(
         height = np.abs(1 - points) if (kind, ranking) == AREAS["cmd"] else points
         areas = np.trapezoid(height, share, axis=-1)[..., None]
         curves.append(Curve(method, ranking, kind, _estimate(points, method), _estimate(areas, method)))
-    return FaithfulnessCurves(site, ablation, n, sizes, tuple(curves), full, empty)
+    return FaithfulnessCurves(site, ablation, n, sizes, tuple(curves), full, empty, positions=positions)
 
 
 def _estimate(samples: Float64[np.ndarray, "sample ranking size"], method: str) -> Estimate:

@@ -55,7 +55,7 @@ def _panel(ax: Axes, group: FaithfulnessCurves, area: str) -> None:
         ax.axhline(level, color="0.8", linewidth=0.8, zorder=0)
     ax.set_title(f"{what}\nablated by the {group.ablation} activation", fontsize=9)
     ax.set(
-        xlabel=f"share of the {group.n:,} {group.site} {what.partition(':')[0]}",
+        xlabel=f"share of the {group.n:,} {group.site} {what.partition(':')[0]}{group.at}",
         ylabel="faithfulness, clean run = 1",
     )
     if group.n > _LINEAR_UP_TO:

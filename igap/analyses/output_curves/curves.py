@@ -28,7 +28,7 @@ from igap.engine.component_sets import ComponentSet
 from igap.engine.contrast import Contrast
 from igap.engine.hooks import SiteFunction
 from igap.engine.open_pairs import OpenPairs, open_pairs
-from igap.engine.positions import Positions, check_lengths, find_spans
+from igap.engine.positions import Positions, check_lengths
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
@@ -264,7 +264,7 @@ def trace_curves(
     labels: set[tuple[str, ...]] = set()
     for indices, contrast in opened.contrasts(baseline, direction):
         sets = [locate_set(name, contrast.n_layers, contrast.widths, item="curves.components") for name in names]
-        spans = find_spans(positions, contrast.pairs, contrast.direction)
+        spans = contrast.spans(positions)
         labels.add(spans.names if spans is not None and spans.has_axis else ())
         parts_of = [contrast] if spans is None else [contrast.at(mask) for mask in spans.masks]
         budgets = [each.rows(batch_size, memory_gib, gradients=False) for each in parts_of]

@@ -21,7 +21,8 @@ def repair_scatter(repair: SelfRepair, *, title: str = "") -> Figure:
     fig, (left, right) = figure(10.0, 4.6, 1, 2, heading)
     frame = repair.to_frame()
     x, y = (frame[prefix + name].to_numpy() for name in ("alone", "given"))
-    ranked = np.array([dict(zip(repair.names, repair.repairs, strict=True))[str(name)] for name in frame.index])
+    repairs = dict(zip(repair.names, repair.repairs, strict=True))
+    ranked = np.array([repairs[str(name)] for name in frame.index])
     largest = np.argsort(-np.abs(ranked), kind="stable")[:_MOST_DRAWN]
     largest = largest[np.argsort(-ranked[largest], kind="stable")]
     colours = np.where(ranked > 0, PALETTE[1], PALETTE[0])
@@ -31,6 +32,7 @@ def repair_scatter(repair: SelfRepair, *, title: str = "") -> Figure:
     left.scatter(x[largest], y[largest], s=18, color=list(colours[largest]))
     for i in largest[np.argsort(-np.abs(ranked[largest]), kind="stable")]:
         left.annotate(str(frame.index[i]), (x[i], y[i]), xytext=(4, -3), textcoords="offset points", fontsize=7)
+    left.locator_params(axis="x", nbins=6)
     left.set(xlabel=f"AP alone, {unit}", ylabel=f"AP with {repair.patched} patched, {unit}")
     change = frame[prefix + "change"].to_numpy()[largest]
     rows = np.arange(len(largest))

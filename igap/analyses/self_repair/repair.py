@@ -18,14 +18,16 @@ from igap.arguments import Count, Finite, Positive, checks_arguments
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, frame_of
 from igap.attribution.over_pairs import attribute_pairs
-from igap.components import Site, component_name, component_names, locate, parse_component, sites_of
+from igap.components import Site, component_name, locate, sites_of
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.contrast import Contrast
 from igap.engine.metrics import check_not_least
 from igap.engine.open_pairs import OpenPairs, open_pairs
+from igap.engine.positions import Positions, split_place
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
+from igap.models.families import widths_of_model
 from igap.statistics.comparison import SIGN_THRESHOLD
 from igap.vocabulary import Direction
 
@@ -44,7 +46,7 @@ class SelfRepair:
     """
 
     patched: str
-    """The component that is patched: s."""
+    """The component that is patched: s; by positions at a span, as in `names`."""
     effect: Finite
     """F with s patched minus F(run), in F's unit; of several pairs the mean."""
     alone: AttributionMap
@@ -54,8 +56,8 @@ class SelfRepair:
 
     @property
     def names(self) -> list[str]:
-        """All components, layer by layer; s may be one of them."""
-        return component_names(self.alone.site, *self.alone.effect.shape)
+        """All components, layer by layer, by positions each at every span; s may be one of them."""
+        return self.alone.names
 
     @checks_arguments
     def change(self, kind: Kind = "effect") -> Float64[np.ndarray, " component"]:
@@ -66,7 +68,7 @@ class SelfRepair:
         """
         given, alone = (getattr(each, kind).double().flatten().cpu().numpy() for each in (self.given, self.alone))
         change = given - alone
-        if sites_of([self.patched]) == (self.alone.site,):
+        if self.patched in self.names:
             change[self.names.index(self.patched)] = np.nan
         return np.asarray(change)
 
@@ -83,8 +85,9 @@ class SelfRepair:
 
     def ranking(self) -> list[str]:
         """Return all components but s, those that repair most first."""
-        order = np.argsort(-self.repairs, kind="stable")  # NaN comes last
-        return [self.names[i] for i in order if np.isfinite(self.repairs[i])]
+        repairs, names = self.repairs, self.names
+        order = np.argsort(-repairs, kind="stable")  # NaN comes last
+        return [names[i] for i in order if np.isfinite(repairs[i])]
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a component but s, by name, those that repair most first: `rank`, scores, then effects.
@@ -92,7 +95,8 @@ class SelfRepair:
         `alone`, `given`, and `change`, their difference; with `effect_` before them in F's unit. `rank_ap` is the rank
         by the magnitude of the effect alone.
         """
-        frame = frame_of({"alone": self.alone, "given": self.given}).set_index("name")
+        frame = frame_of({"alone": self.alone, "given": self.given}).drop(columns="name")
+        frame.index = pd.Index(self.names, name="name")
         frame.insert(2, "change", self.change("score"))
         frame["effect_change"] = self.change()
         frame = frame.loc[self.ranking()]
@@ -113,8 +117,13 @@ class SelfRepair:
         return flat
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return a row a component."""
-        return {"self_repair": self.to_frame().reset_index()}
+        """Return a row a component, by positions one for every span."""
+        frame = self.to_frame().reset_index()
+        if self.alone.spans is not None:
+            parts = frame["name"].str.partition(" at ")
+            frame["name"] = parts[0]
+            frame.insert(1, "span", parts[2])
+        return {"self_repair": frame}
 
     def sentences(self) -> tuple[str, ...]:
         """Return what patching s does, who carries more of F then, and who carries less."""
@@ -153,6 +162,7 @@ class SelfRepair:
             self.change("score" if alone.has_scores else "effect").reshape(alone.effect.shape),
             alone.site,
             unit=f"change of AP with {self.patched} patched, {alone.label}",
+            spans=alone.spans,
         )
         return markup.block("self-repair", self.sentences(), cells)
 
@@ -165,6 +175,7 @@ def self_repair(
     site: Site = "heads",
     *,
     direction: Direction = "noising",
+    positions: Positions = "all",
     metric: AnyMetric = "logit_diff",
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
@@ -177,9 +188,11 @@ def self_repair(
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair, or several, whose mean is returned.
         patched: s, a head such as "9.6", a neuron such as "L5.N1234", or one of another site such as "9.6.q" and
-            "L5.attn_out".
+            "L5.attn_out"; where `positions` are an axis at one of them, "9.6@10" or "9.6@S2".
         site: What the components are, default "heads"; any that `activation_patching` takes.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
+        positions: Which positions change, as `activation_patching` takes them; "all" (default): at once. With "each" or
+            spans s is patched at its own, and a component at every one of them is a component.
         metric: F, default "logit_diff"; see `activation_patching`.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
@@ -202,35 +215,43 @@ def self_repair(
     budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
 
     def patch(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
-        return patch_components(contrast, site, advance, **budget)
+        return patch_components(contrast, site, advance, positions=positions, **budget)
 
     if direction == "noising":
         check_not_least(metric, "self-repair")
-    locate(patched, None, {}, item="patched")
-    sites = tuple(dict.fromkeys((site, *sites_of([patched]))))
+    component, _, _ = patched.partition("@")
+    place = locate(component, model.cfg.n_layers, widths_of_model(model), item="patched")
+    sites = tuple(dict.fromkeys((site, *sites_of([component]))))
     with open_pairs(model, pair, sites=sites, route=route, metric=metric) as opened:
-        alone = attribute_pairs(patch, opened, site, on_progress, direction=direction)
-        return repair_of(opened, patched, alone, direction=direction, on_progress=on_progress, **budget)
+        _, span = split_place(patched, positions, opened.tokens[0], direction, item="patched")
+        about: Any = {"direction": direction, "positions": positions, "on_progress": on_progress}
+        alone = attribute_pairs(patch, opened, site, **about)
+        return repair_of(opened, place, span, alone, **about, **budget)
 
 
 def repair_of(
     opened: OpenPairs,
-    patched: str,
+    patched: tuple[Site, int, int],
+    span: int,
     alone: AttributionMap,
     *,
     direction: Direction,
+    positions: Positions = "all",
     batch_size: int | None = None,
     memory_gib: float | None = None,
     on_progress: Progress | None = None,
 ) -> SelfRepair:
-    """The open pairs' AP with this component patched, beside their AP `alone`."""
+    """The open pairs' AP with a component, by site, layer and index, patched at a span, beside their AP `alone`."""
     lost: list[float] = []
+    site, layer, index = patched
 
     def patch_beside(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
-        site, layer, index = locate(patched, contrast.n_layers, contrast.widths, item="patched")
-        beside = contrast.given({(site, layer): (index,)})
+        spans = contrast.spans(positions)
+        beside = contrast.given({(site, layer): (index,)}, None if spans is None else spans.masks[span])
         lost.extend((beside.value(beside.base) - contrast.value(contrast.base)).tolist())
-        return patch_components(beside, alone.site, advance, batch_size=batch_size, memory_gib=memory_gib)
+        budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
+        return patch_components(beside, alone.site, advance, positions=positions, **budget)
 
-    given = attribute_pairs(patch_beside, opened, alone.site, on_progress, direction=direction)
-    return SelfRepair(component_name(*parse_component(patched)), sum(lost) / len(lost), alone, given)
+    given = attribute_pairs(patch_beside, opened, alone.site, on_progress, direction=direction, positions=positions)
+    at = "" if alone.spans is None else f" at {alone.spans[span]}"
+    return SelfRepair(component_name(*patched) + at, sum(lost) / len(lost), alone, given)

@@ -135,7 +135,7 @@ def measure_set(
     effects, parts = np.empty((n_pairs, len(plan.subsets))), np.empty((n_pairs, len(members)))
     gaps = np.empty(n_pairs)
     for indices, contrast in opened.contrasts(baseline, direction):
-        spans = find_spans(positions, contrast.pairs, direction)
+        spans = contrast.spans(positions)
         moved = ComponentSet(contrast if spans is None else contrast.at(spans.masks[0]), tuple(members))
         chosen = torch.from_numpy(plan.subsets).to(contrast.base.tokens.device)
         rows = moved.contrast.rows(batch_size, memory_gib, gradients=False)

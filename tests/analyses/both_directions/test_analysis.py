@@ -93,13 +93,9 @@ def test_the_command_line_writes_its_files_and_numbers(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (
-            ["positions=each"],
-            r"both_directions: got it together with .*positions=each, but it is of all positions at once",
-        ),
         (["analyses.both_directions.high=0"], r"analyses\.both_directions\.high: got 0, wanted more than 0"),
         (["analyses.both_directions.most=1000"], r"analyses\.both_directions\.most: got 1000, wanted at most 100"),
-        (["analyses.both_directions.site=q"], r"analyses\.both_directions\.site: got 'q', wanted"),
+        (["analyses.both_directions.site=q"], r"analyses\.both_directions\.site: got q with sites=both, wanted a site"),
         (["sites=neurons"], r"analyses\.both_directions\.site: got heads with sites=neurons, wanted a site of the run"),
     ],
 )

@@ -50,8 +50,8 @@ def test_the_figure_sets_direct_over_total_and_sums_by_layer(tmp_path):
     ("overrides", "message"),
     [
         (
-            ["positions=each"],
-            r"direct_effect: got it together with .*positions=each, but it is of all positions at once",
+            ["positions=diff"],
+            r"analyses\.direct_effect: got diff, none of which holds a position that F is read at, wanted one",
         ),
         (["model.dtype=bfloat16"], r"analyses: got direct_effect of model\.name=ioi-mini, .*bfloat16 rounds too much"),
         (["sites=neurons"], r"analyses\.direct_effect\.site: got heads with sites=neurons, wanted a site of the run"),

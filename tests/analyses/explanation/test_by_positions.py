@@ -198,11 +198,11 @@ def test_the_component_at_a_span_that_is_asked_for_is_split(run):
 
 
 REFUSED = {
-    r"^interactions: got 1\.2 with positions=each, wanted a component of the run's maps, such as 1\.2@10\.": (
+    r"^interactions: got 1\.2 with positions=each, wanted a component of the run's maps, such as 1\.2@16\.": (
         "positions=each",
         "interactions='1.2'",
     ),
-    r"^interactions: got 1\.2@S1 with positions=spans, wanted .*, such as 1\.2@S2\.": (
+    r"^interactions: got 1\.2@S1, but the maps have no span 'S1', wanted one of S2\. Write 1\.2@S2\.": (
         "positions.spans={S2: 'Mary:2'}",
         "interactions='1.2@S1'",
     ),

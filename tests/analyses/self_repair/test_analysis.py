@@ -60,7 +60,20 @@ def test_the_figure_shows_the_backup_below_the_line_and_its_change_first(tmp_pat
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["positions=each"], r"self_repair: got it together with .*positions=each, but it is of all positions at once"),
+        (
+            ["positions=each", "analyses.self_repair.patched='0.6'"],
+            r"analyses\.self_repair\.patched: got 0\.6 with positions=each, wanted a component of the run's maps, "
+            r"such as 0\.6@16",
+        ),
+        (
+            ["positions=last", "analyses.self_repair.patched='0.6@16'"],
+            r"analyses\.self_repair\.patched: got 0\.6@16 with positions=last, wanted a component of the run's maps, "
+            r"such as 0\.6 alone",
+        ),
+        (
+            ["positions=roles", "analyses.self_repair.patched='0.6@10'"],
+            r"analyses\.self_repair\.patched: got 0\.6@10, but the maps have no span '10', wanted one of IO, S1, ",
+        ),
         (
             ["analyses.self_repair.patched='9.6'"],
             r"analyses\.self_repair\.patched: got 9\.6, but the model has 4 layers",
