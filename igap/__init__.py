@@ -46,8 +46,11 @@ if TYPE_CHECKING:  # every public name, and the module that it lives in
     from igap.attribution.activation_patching import activation_patching as activation_patching
     from igap.attribution.atp_star import atp_star as atp_star
     from igap.attribution.attribution_patching import attribution_patching as attribution_patching
+    from igap.attribution.effect_bound import EffectBound as EffectBound
+    from igap.attribution.effect_bound import bound_effects as bound_effects
     from igap.attribution.integrated_gradients import integrated_gradients as integrated_gradients
     from igap.attribution.maps import AttributionMap as AttributionMap
+    from igap.attribution.maps import Top as Top
     from igap.bench.exam import run_bench as run_bench
     from igap.bench.own_model import bench_model as bench_model
     from igap.counterfactual.config import Constraints as Constraints

@@ -39,6 +39,15 @@ ANALYSES: dict[str, Analysis[Any]] = {
 """By name; a new analysis is one import and one more line here."""
 
 
+def misfit(name: str, config: RunConfig) -> str:
+    """Return of what an analysis is, where that is not this config's: see `Analysis.misfit`; empty if it is."""
+    return (
+        "of all effects, not of the largest alone (ap.top)"
+        if config.ap.top is not None
+        else ANALYSES[name].misfit(config)
+    )
+
+
 def check_analyses(config: RunConfig, header: Header) -> dict[str, str]:
     """Return the hashes of what analyses read, by their names for it, after each has refused what cannot be.
 
@@ -57,10 +66,15 @@ def check_analyses(config: RunConfig, header: Header) -> dict[str, str]:
         if name in config.analyses and analysis.settings is not None:
             settings_of(config, name, analysis.settings)
         item = "interactions" if name == "explain" and config.interactions else name
-        if analysis.asked_for(config) and not analysis.automatic(config) and (reason := analysis.misfit(config)):
+        if analysis.asked_for(config) and not analysis.automatic(config) and (reason := misfit(name, config)):
+            settings, remedy = (
+                f"metric={config.metric.name} positions={config.positions.kind}",
+                "metric=logit_diff positions=all",
+            )
+            if config.ap.top is not None:
+                settings, remedy = f"ap.top={config.ap.top}", "ap.top=null"
             raise InputError(
-                f"{item}: got it together with metric={config.metric.name} positions={config.positions.kind}, but it "
-                f"is {reason}. Leave it out, or use metric=logit_diff positions=all."
+                f"{item}: got it together with {settings}, but it is {reason}. Leave it out, or use {remedy}."
             )
         contents |= analysis.check(config, header)
     return contents
@@ -77,7 +91,7 @@ def missing_analyses(config: RunConfig) -> tuple[str, ...]:
     """Return the warning that a run leaves out analyses that it does otherwise; nothing where it leaves out none."""
     reasons: dict[str, list[str]] = {}
     for name, analysis in ANALYSES.items():
-        if analysis.asked_for(config) and (reason := analysis.misfit(config)):
+        if analysis.asked_for(config) and (reason := misfit(name, config)):
             reasons.setdefault(reason, []).append(name)
     return tuple(
         f"{', '.join(names)}: left out; {'it is' if len(names) == 1 else 'they are'} {reason}."

@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from igap.arguments import Count, Positive
+from igap.arguments import Count, NotNegative, Positive, Seed
 from igap.attribution.maps import Advance, AttributionMap, Progress, ignore
 from igap.attribution.method import Method
-from igap.attribution.over_pairs import attribute, public_method
+from igap.attribution.over_pairs import attribute, check_finite, public_method
 from igap.attribution.spans import span_facts
+from igap.attribution.top_patching import Question, patch_top
 from igap.components import PLACES, Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
@@ -24,8 +25,9 @@ from igap.engine.baselines import Baseline
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
 from igap.engine.hooks import SiteFunction
-from igap.engine.open_pairs import open_pairs
+from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.engine.positions import Positions
+from igap.errors import InputError
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
 from igap.storage.cache import part
@@ -46,6 +48,9 @@ def activation_patching(
     direction: Direction = "noising",
     positions: Positions = "all",
     metric: AnyMetric | Sequence[AnyMetric] = "logit_diff",
+    top: Count | None = None,
+    tolerance: NotNegative = 0.0,
+    seed: Seed = 0,
     batch_size: Count | None = None,
     memory_gib: Positive | None = None,
     route: Route | None = None,
@@ -70,6 +75,12 @@ def activation_patching(
             distractor. "kl", "js": to the clean output. Or an object of `igap.metrics`, or a function of logits
             `[row, vocab]` and the pair as token ids to one number a row. With "logprob" and a function the answer
             may be several tokens. Several metrics in a list share the forward passes.
+        top: How many of the largest |effects| are wanted. None (default): all effects. Otherwise attribution patching
+            says where they may be, and only those components are patched; effects of others are NaN, and `top` of the
+            map says what they are at most. For sites of thousands of components, of one metric and all positions.
+        tolerance: With `top`: by how much, in F's unit, an effect left out may be above the smallest of these. Default
+            0.0.
+        seed: With `top`: of the random subsets that bound the effects left out. Default 0.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
         route: "suffix" or "hooks", how F is computed. None (default): the faster one that is right for the model.
@@ -85,8 +96,11 @@ def activation_patching(
         >>> ap = activation_patching(model, pair)
         >>> round(ap.gap, 3), round(float(ap.effect[3, 0]), 3), round(float(ap.score[3, 0]), 3)
         (10.442, -1.479, -0.142)
+        >>> largest = activation_patching(model, pair, "neurons", top=10)
+        >>> largest.top.is_certain, largest.top.n_passes, largest.top.n_exact
+        (True, 276, 2048)
 
-    Source: Heimersheim & Nanda 2024 (arXiv 2404.15255).
+    Source: Heimersheim & Nanda 2024 (arXiv 2404.15255); of `top` Kramár et al. 2024 (2403.00745).
     """
 
     def patch(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
@@ -94,8 +108,16 @@ def activation_patching(
             contrast, site, advance, positions=positions, batch_size=batch_size, memory_gib=memory_gib
         )
 
+    if top is None and tolerance:
+        raise InputError(f"tolerance: got {tolerance:g} without top, wanted both. Say how many: top=100.")
+    if top is not None and positions != "all":
+        raise InputError(f"top: got {top} with positions, wanted all positions at once. Leave one of the two out.")
     with open_pairs(model, pair, sites=(site,), route=route, metric=metric) as opened:
-        about: Any = {"baseline": baseline, "direction": direction, "positions": positions}
+        about: Any = {"baseline": baseline, "direction": direction}
+        if top is not None:
+            budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
+            return _patch_top(Question(opened, site, **about, **budget), top, tolerance, seed, on_progress)
+        about["positions"] = positions
         return attribute(patch, opened, site, on_progress, asked=metric, **about)
 
 
@@ -105,10 +127,14 @@ def patch_components(
     advance: Advance = ignore,
     *,
     positions: Positions = "all",
+    chosen: Bool[Tensor, "layer component"] | None = None,
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
-    """Activation patching of each question of a contrast; see `activation_patching`."""
+    """Activation patching of each question of a contrast; see `activation_patching`.
+
+    Of the `chosen` components alone, if told so: effects of others that move are NaN.
+    """
     spans = contrast.spans(positions)
     everywhere = torch.ones_like(contrast.base.tokens, dtype=torch.bool)
     masks = (everywhere,) if spans is None else (everywhere, *spans.masks) if spans.has_axis else spans.masks
@@ -122,7 +148,7 @@ def patch_components(
             advance((before * in_all + now * done) // len(masks))
 
         each = contrast.at(where.any(1))
-        effects.append(_patch(each, site, where, part, each.rows(batch_size, memory_gib, gradients=False)))
+        effects.append(_patch(each, site, where, part, each.rows(batch_size, memory_gib, gradients=False), chosen))
     effect, together = torch.cat(effects, 2), None
     if spans is not None and spans.has_axis:
         together, effect = effect[:, :, 0], effect[:, :, 1:]
@@ -142,7 +168,12 @@ def patch_components(
 
 
 def _patch(
-    contrast: Contrast, site: Site, where: Bool[Tensor, "pair span pos"], advance: Advance, rows: AdaptiveBatch
+    contrast: Contrast,
+    site: Site,
+    where: Bool[Tensor, "pair span pos"],
+    advance: Advance,
+    rows: AdaptiveBatch,
+    chosen: Bool[Tensor, "layer component"] | None,
 ) -> Float[Tensor, "question layer span component"]:
     """F with each component replaced at each span minus F without, in logits; several spans of one-vector sites only.
 
@@ -155,17 +186,19 @@ def _patch(
         start, end = contrast.ends(site, layer)
         one = where.shape[1] == 1
         moved = contrast.moved(site, layer) if one else (late & (start != end)[:, None]).flatten(2).any(2)
+        wanted = torch.ones_like(moved[0]) if chosen is None else chosen[layer].to(moved.device).repeat(where.shape[1])
         done, here = layer * width, effect[:, layer]
-        if moved.any():
+        if (moved & wanted).any():
             function = contrast.function(site, layer)
             unpatched = function(start[:, None])
             patches = contrast.patches(site, layer) if one else partial(_mix, function, start, end, late)
-            for items, patched in rows.each(patches, moved.any(0).nonzero().flatten(), n_pairs):
+            for items, patched in rows.each(patches, (moved.any(0) & wanted).nonzero().flatten(), n_pairs):
                 here[:, items] = patched - unpatched
                 done += len(items) // where.shape[1]
                 advance(done)
         # Those that moved in another pair of the pass only.
-        return {"effect": here.masked_fill(~contrast.by_question(moved), 0)}
+        made = here.masked_fill(~contrast.by_question(moved), 0)
+        return {"effect": made.masked_fill(contrast.by_question(moved) & ~wanted, float("nan"))}
 
     about = {
         "site": site,
@@ -174,6 +207,8 @@ def _patch(
         "pairs": [pair.identity for pair in contrast.pairs],
         "where": where.int().tolist(),
     }
+    if chosen is not None:
+        about["chosen"] = chosen.nonzero().tolist()
     with torch.no_grad():
         for layer in range(contrast.n_layers):
             effect[:, layer] = part(about | {"layer": layer}, partial(patch, layer))["effect"].to(effect)
@@ -184,6 +219,18 @@ def _patch(
 def _mix(function: SiteFunction, start: Tensor, end: Tensor, where: Tensor, spans: Tensor) -> Tensor:
     """F of each of the spans, one row each: `end` there and `start` elsewhere."""
     return function(torch.where(where[:, spans], end[:, None], start[:, None]))
+
+
+def _patch_top(
+    question: Question, top: int, tolerance: float, seed: int, on_progress: Progress | None
+) -> AttributionMap:
+    def patch(contrast: Contrast, advance: Advance, chosen: Bool[Tensor, "layer component"]) -> list[AttributionMap]:
+        budget: Any = {"batch_size": question.batch_size, "memory_gib": question.memory_gib}
+        return patch_components(contrast, question.site, advance, chosen=chosen, **budget)
+
+    made = patch_top(question, patch, top, tolerance, seed, on_progress)
+    check_finite(made)
+    return made
 
 
 def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:
@@ -197,4 +244,17 @@ def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advan
     )
 
 
-METHOD = Method("ap", _attribute, shared=True)
+def _attribute_top(
+    opened: OpenPairs, site: Site, config: RunConfig, on_progress: Progress | None
+) -> AttributionMap | None:
+    """The largest effects of a site that has as many; None where every effect is wanted."""
+    _, contrast = next(opened.contrasts(direction=config.direction))
+    n_components = contrast.n_layers * contrast.n_components(site)
+    if config.ap.top is None or PLACES[site].is_vector or n_components <= config.ap.top:
+        return None
+    budget: Any = {"batch_size": config.batch_size, "memory_gib": config.memory_gib}
+    question = Question(opened, site, direction=config.direction, **budget)
+    return _patch_top(question, config.ap.top, config.ap.tolerance, config.seed, on_progress)
+
+
+METHOD = Method("ap", _attribute, shared=True, of_all=_attribute_top)

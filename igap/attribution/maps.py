@@ -25,6 +25,43 @@ Progress = Callable[[int, int], None]
 """Called with (components done, components in all), over all pairs."""
 
 
+@dataclass(frozen=True)
+class Top:
+    """What a map says that has the k largest effects exactly, and not all of them: see `activation_patching`."""
+
+    k: int
+    """How many were asked for."""
+    tolerance: float
+    """By how much, in F's unit, one that was left out may be above the k-th largest."""
+    least: float
+    """The k-th largest |effect|, in F's unit."""
+    bound: float
+    """What |effect| of every component left out is at most, in F's unit, with 95% confidence; 0: none is left out."""
+    n_left_out: int
+    """Components that were not patched alone, of all positions at once; their effects are NaN."""
+    n_passes: int
+    """Rows of forward passes a pair: components patched alone, and subsets patched together."""
+    n_exact: int
+    """Those that patching every component takes: one for each that moves."""
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the k largest are these, up to the tolerance, with 95% confidence."""
+        return self.bound <= self.least + self.tolerance
+
+    def __str__(self) -> str:
+        if not self.n_left_out:
+            return f"all components were patched, for the {self.k} largest"
+        if self.is_certain:
+            sure = "these are the largest (95%)"
+        else:
+            sure = "NOT certain: one that was left out may be among them"
+        return (
+            f"exact effects of the {self.k} largest in {self.n_passes:,} of {self.n_exact:,} passes; the {self.k}th is "
+            f"{self.least:.4g}, the {self.n_left_out:,} left out are at most {self.bound:.4g} (95%): {sure}"
+        )
+
+
 @checks_arguments
 @dataclass(frozen=True, eq=False)
 class AttributionMap:
@@ -79,6 +116,8 @@ class AttributionMap:
     """The maps of the pairs that this one is the mean of; empty for one pair."""
     baseline: BaselineKind | None = field(default=None, metadata={"later": True})
     """What activations move to; None where the map was not made by a method."""
+    top: Top | None = field(default=None, metadata={"later": True})
+    """Of AP with `top`: what is known of the components left out, whose effects are NaN. None: there are none."""
     direction: Direction | None = field(default=None, metadata={"later": True})
     """Whether corrupted activations go into the clean run (noising) or clean ones into the corrupted run."""
 
@@ -97,8 +136,8 @@ class AttributionMap:
 
     @property
     def has_scores(self) -> bool:
-        """Whether every component has a score; else the gap is too small, and effects are shown in their place."""
-        return bool(self.score.isfinite().all())
+        """Whether all have a score that have an effect; else the gap is too small, and effects are shown instead."""
+        return bool((self.score.isfinite() | self.effect.isnan()).all())
 
     @property
     def position_interaction(self) -> Float[Tensor, "layer component"] | None:
@@ -160,7 +199,7 @@ class AttributionMap:
             rounding = 10 * torch.finfo(between.dtype).eps * size * self.effect.shape[1]
             if between.abs().max() > rounding:
                 lines.append(f"interaction between positions, in {self.unit}: {self._largest(between, between)}")
-        return lines
+        return lines if self.top is None else [*lines, str(self.top)]
 
     @property
     def place(self) -> str:
@@ -201,7 +240,7 @@ class AttributionMap:
     def _largest(self, weight: Tensor, shown: Tensor, spans: Sequence[str] | None = None) -> str:
         """The three components with the largest |weight|, and the numbers shown of them."""
         names = component_names(self.site, weight.shape[0], weight.shape[-1], spans)
-        order = torch.argsort(weight.abs().flatten(), descending=True, stable=True)[:3].tolist()
+        order = torch.argsort(weight.abs().nan_to_num(0).flatten(), descending=True, stable=True)[:3].tolist()
         return ", ".join(f"{names[i]} {shown.flatten()[i]:+.3f}" for i in order)
 
     @checks_arguments

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from igap.attribution.maps import Advance, AttributionMap
+from igap.attribution.maps import Advance, AttributionMap, Progress
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.contrast import Contrast
+from igap.engine.open_pairs import OpenPairs
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Method:
     """Its name in files: `NAME.SITE` and `effect.NAME.SITE` in attributions.safetensors, a column NAME in tables."""
     attribute: Callable[[Contrast, Site, RunConfig, Advance], list[AttributionMap]]
     """The map of each pair of an open contrast, with the run's settings; calls back with the components done."""
+    of_all: Callable[[OpenPairs, Site, RunConfig, Progress | None], AttributionMap | None] = lambda *_: None
+    """The map of all pairs, with the run's settings, where it is not made contrast by contrast; None where it is."""
     towards_baseline: bool = False
     """Whether activations move to the run's baseline, as for IG; otherwise to the corrupted ones, as for AP."""
     shared: bool = False

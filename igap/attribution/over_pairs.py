@@ -122,8 +122,11 @@ def check_finite(made: AttributionMap) -> None:
     """Raises InputError where a metric, but for the logit difference, is not finite between the two prompts."""
     for each in () if made.metric == LogitDiff.name else made.pairs or (made,):
         for values in (each.effect, each.layer_effect):
-            if values is not None and not values.isfinite().all():
-                layer = int((~values.isfinite()).nonzero()[0, 0])
+            bad = None if values is None else ~values.isfinite()
+            if bad is not None and values is each.effect and each.top is not None:
+                bad &= ~each.effect.isnan()  # effects left out
+            if bad is not None and bad.any():
+                layer = int(bad.nonzero()[0, 0])
                 raise InputError(
                     f"metric: got NaN or infinity from {each.metric} in layer {layer}, wanted a number all the way "
                     "from one prompt to the other. Use a metric that is finite for all logits."

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from igap.components import PLACES, SITES, Site, component_name, parse_component, setting_with, sites_named, sites_of
+from igap.config.ap import APConfig, top_problem
 from igap.config.groups import (
     TEXTS,
     AblationConfig,
@@ -69,6 +70,7 @@ class RunConfig(Frozen):
     tracking: TrackingConfig
     metric: MetricConfig = MetricConfig()
     positions: PositionsConfig = PositionsConfig()
+    ap: APConfig = APConfig()
     sites: str = "both"
     """What is attributed to, compared and shown: both (heads and neurons), or names of `PLACES`, a space between."""
     direction: Direction = "noising"
@@ -195,6 +197,8 @@ class RunConfig(Frozen):
             )
         if problem := denoising_problem(self.direction, self.baseline.kind):
             raise ValueError(problem)
+        if problem := top_problem(self.ap, self.metric, self.direction, self.positions, self.study, self.asked_sites):
+            raise ValueError(problem)
         unexplained = set(self._split_site) - set(self.explained_sites)
         if self.interactions is not None and (unexplained or self.ig.path != "joint"):
             name = str(self._split_site[0])
@@ -263,6 +267,8 @@ class RunConfig(Frozen):
             yield "curves", ["alphas"], "no curves were asked for (curves.components='9.6 L5.N1234')"
         if self.direction == "noising" and self.metric.name in LEAST_ON_CLEAN:
             yield "", ["explain"], f"metric={self.metric.name} has no gradient on the clean prompt to explain with"
+        if self.ap.top is None:
+            yield "ap", ["tolerance"], "every effect is exact (ap.top=100 asks for the largest alone)"
         if self.ig.n_steps != "auto":
             yield "ig", ["tolerance"], f"ig.n_steps={self.ig.n_steps} is fixed, only ig.n_steps=auto has a tolerance"
         if self.metric.name != "custom":
@@ -304,6 +310,10 @@ class RunConfig(Frozen):
         fields["prompts"] |= {"min_gap": prompts.min_gap, "align": prompts.align}
         if prompts.bos != "auto":
             fields["prompts"]["bos"] = prompts.bos
+        if self.ap.top is None:
+            del fields["ap"]
+        else:
+            fields["seed"] = self.seed  # of the subsets
         if self.faithfulness != "none" or self.analyses:  # random rankings; the mean activation that ablates
             fields["seed"], used = self.seed, used | {"n", "seed"}
         if self.ablation.kind == "none":

@@ -6,7 +6,7 @@ left of its files, so that what is opened is what was measured.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from igap import markup
 from igap.arguments import checks_arguments
-from igap.attribution.maps import AttributionMap
+from igap.attribution.maps import AttributionMap, Top
 from igap.attribution.methods import METHODS
 from igap.binding import Axes, draw
 from igap.components import Site
@@ -244,6 +244,9 @@ def _map(
         known["delta"] = tensor(f"delta.{method}.{site}")
         known["layer_effect"] = tensor(f"layer_effect.{method}.{site}")
         known["n_steps"] = torch.tensor([int(n) for n in str(summary[f"{site}/ig_n_steps"]).split()])
+    if method == "ap" and f"{site}/ap_top/k" in summary:
+        known["top"] = Top(**{each.name: summary[f"{site}/ap_top/{each.name}"] for each in fields(Top)})
+        each = tuple(replace(of_pair, top=known["top"]) for of_pair in each)
     if f"together.{method}.{site}" in names:
         known["together"] = tensor(f"together.{method}.{site}")
     effect = tensor(f"effect.{method}.{site}")

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -162,6 +162,7 @@ def summarize(result: Result) -> Summary:
             summary[f"{site}/{name}"] = number if defined else None
             if not defined:
                 summary[f"{site}/{name}/reason"] = reason or "not finite"
+        summary |= _top(result, site)
     if "heads" in result.comparisons and not config.positions.has_axis:
         summary["heads/outliers"] = " ".join(result.comparisons["heads"].outliers("heads"))
     for finding in result.findings.values():
@@ -209,6 +210,15 @@ def _logit_diffs(result: Result) -> Summary:
         return {name: getattr(result, name) for name in names}
     reason = "an answer or distractor is several tokens, whose logits cannot be compared"
     return {key: value for name in names for key, value in ((name, None), (f"{name}/reason", reason))}
+
+
+def _top(result: Result, site: Site) -> Summary:
+    """What AP with `ap.top` leaves out, and what that may be at most."""
+    top = result.maps[site]["ap"].top
+    if top is None:
+        return {}
+    numbers = {field.name: getattr(top, field.name) for field in fields(top)}
+    return {f"{site}/ap_top/{name}": number for name, number in {**numbers, "certain": int(top.is_certain)}.items()}
 
 
 def _over_pairs(result: Result, spread: PairStatistics) -> Summary:

@@ -41,6 +41,10 @@ def show(
     else:
         _show_pairs(console, result, result.spread)
     console.print(_agreement(result))
+    for site, maps in result.maps.items():
+        if (top := maps["ap"].top) is not None:
+            over = f"; r and the rest are over the {result.comparisons[site].n:,} patched" if top.n_left_out else ""
+            console.print(f"{site}: {top}{over}", markup=False, highlight=False, soft_wrap=True)
     settings = result.config
     for site in result.maps:
         if PLACES[site].is_vector and settings.positions.is_default and settings.baseline.kind == "corrupted":
@@ -236,7 +240,7 @@ def _first_in_pairs(result: Result, site: Site) -> str:
     parts = []
     for method in ("ig", "ap"):
         mean_map = result.maps[site][method]
-        first, *of_pairs = (int(each.effect.abs().argmax()) for each in (mean_map, *mean_map.pairs))
+        first, *of_pairs = (int(each.effect.abs().nan_to_num(0).argmax()) for each in (mean_map, *mean_map.pairs))
         parts.append(
             f"{mean_map.names[first]} by {method.upper()} (first in {of_pairs.count(first)} of {len(of_pairs)} pairs)"
         )
@@ -246,7 +250,7 @@ def _first_in_pairs(result: Result, site: Site) -> str:
 def _ranked(result: Result, site: Site, method: str) -> list[str]:
     attribution = result.maps[site][method]
     values = values_in(result.comparisons[site].unit, attribution)
-    order = torch.argsort(attribution.effect.abs().flatten(), descending=True, stable=True)[:_TOP]
+    order = torch.argsort(attribution.effect.abs().nan_to_num(0).flatten(), descending=True, stable=True)[:_TOP]
     names = attribution.names
     named = [f"{names[i]:>8} {values.flat[i]:+.3f}" for i in order.tolist()]
     if result.spread is None or not result.has_scores:

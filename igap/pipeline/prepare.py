@@ -55,6 +55,7 @@ def check(config: RunConfig) -> Checked:
     resolve_device(config.device)
     header = header_of(config.model.name, config.model.revision)
     check_sites(header, config.asked_sites, config.model.name)
+    _check_top(config, header)
     contents = {"checkpoint": fingerprint(header.folder)}
     contents = {**check_analyses(config, header), **contents}
     if config.metric.name == "custom":
@@ -116,6 +117,16 @@ def _check_positions(config: RunConfig, tokens: Sequence[TokenPair]) -> None:
             if len(tokens) == 1:
                 raise
             raise InputError(f"{error} This is pair {index}, counted from 0.") from None
+
+
+def _check_top(config: RunConfig, header: Header) -> None:
+    """Raise InputError where no site has so many components."""
+    most = max((header.n_layers or 0) * (header.widths[site] or 0) for site in config.asked_sites)
+    if config.ap.top is not None and config.ap.top >= most > 0:
+        raise InputError(
+            f"ap.top: got {config.ap.top} with sites={config.sites}, of which none has more than {most} components, "
+            "wanted fewer than that. Leave it out to patch them all."
+        )
 
 
 def _check_memory(config: RunConfig, n_pairs: int, header: Header, n_maps: int = 1) -> None:

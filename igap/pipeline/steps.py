@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from igap.analyses.base import Finding, RunContext, complete
-from igap.analyses.registry import ANALYSES, missing_analyses
+from igap.analyses.registry import ANALYSES, misfit, missing_analyses
 from igap.attribution.caching import cached_maps_beside
 from igap.attribution.maps import Advance, AttributionMap, Progress
 from igap.attribution.method import Method
@@ -122,6 +122,9 @@ def _attribute(
             continue
         for site in sites:
             with stage(f"{name} {site}") as progress:
+                if (made := method.of_all(opened, site, config, progress)) is not None:
+                    maps[site][name] = made
+                    continue
                 compute = functools.partial(_maps, opened, method, site, progress)
                 if method.shared:
                     having = [config, *(each for each in configs[1:] if not method.missing(each, site, n_layers))]
@@ -182,7 +185,7 @@ def _run(
     findings: dict[str, Finding] = {}
     failures: dict[str, Failure] = {}
     for name, analysis in ANALYSES.items():
-        if not analysis.asked_for(config) or analysis.misfit(config):
+        if not analysis.asked_for(config) or misfit(name, config):
             continue
         since = time.perf_counter()
         with collect_failure(name, failures), stage(name) as progress:

@@ -44,6 +44,7 @@ def scatter(
     if comparison is None or not (ig.any() or ap.any()):
         return blank(ax, "not drawn: every score is 0" if comparison else "not drawn: the scores cannot be compared")
     x, y, flagged = finite(ig).ravel(), finite(ap).ravel(), outliers.ravel()
+    (x, y, flagged), names = _where_known(x, y, flagged, names=names)
     _points(ax, x, y, flagged, "outliers")
     ax.axline((0, 0), slope=1, color="0.5", linestyle="--", linewidth=1, label="y = x")
     _fit_line(ax, x, y, "least squares, slope {slope:.3g}, 95% band")
@@ -81,6 +82,7 @@ def mean_difference(
         comparison.difference.ravel(),
         comparison.outlier_limits.ravel(),
     )
+    (x, y, flagged), names = _where_known(x, y, flagged, names=names)
     _points(ax, x, y, flagged, "outside the limits")
     ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     ax.axhline(comparison.bias, color="0.2", linewidth=1.2, label=f"bias {comparison.bias:.3g}")
@@ -94,6 +96,16 @@ def mean_difference(
     fig.legend(loc="outside lower center", ncols=2)
     _label_largest(ax, x, y, y, flagged, names)
     return fig
+
+
+def _where_known(
+    x: Flat, y: Flat, flagged: npt.NDArray[np.bool_], names: Sequence[str]
+) -> tuple[tuple[Flat, Flat, npt.NDArray[np.bool_]], Sequence[str]]:
+    """Leave out components that one method has no number of."""
+    known = ~(np.isnan(x) | np.isnan(y))
+    if known.all():
+        return (x, y, flagged), names
+    return (x[known], y[known], flagged[known]), [names[i] for i in np.flatnonzero(known).tolist()]
 
 
 def _points(ax: Axes, x: Flat, y: Flat, flagged: npt.NDArray[np.bool_], what: str) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from igap.attribution.maps import AttributionMap, Kind
 from igap.components import Site
 from igap.statistics.bootstrap import Interval, mean_intervals, row_correlations
-from igap.statistics.units import rounding_share
+from igap.statistics.units import patched, rounding_share
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +36,7 @@ def pair_statistics(maps: Mapping[Site, Mapping[str, AttributionMap]], *, seed: 
     gaps = np.array([of_pair.gap for of_pair in next(iter(maps.values()))["ap"].pairs])
     return PairStatistics(
         intervals={
-            site: {
-                name: mean_intervals(_flatten(by_pair(mean_map, "score")), seed=seed)
-                for name, mean_map in by_method.items()
-            }
+            site: {name: _intervals(mean_map, seed=seed) for name, mean_map in by_method.items()}
             for site, by_method in maps.items()
         },
         gap=mean_intervals(gaps[:, None], seed=seed),
@@ -47,9 +44,21 @@ def pair_statistics(maps: Mapping[Site, Mapping[str, AttributionMap]], *, seed: 
     )
 
 
+def _intervals(mean_map: AttributionMap, *, seed: int) -> Interval:
+    """Interval of each component's mean score; NaN of those that AP with `top` leaves out."""
+    known = patched(mean_map).ravel()
+    ends = mean_intervals(_flatten(by_pair(mean_map, "score"))[:, known], seed=seed)
+    if known.all():
+        return ends
+    low, high = np.full(known.shape, np.nan), np.full(known.shape, np.nan)
+    low[known], high[known] = ends.low, ends.high
+    return Interval(low, high)
+
+
 def _correlations(ig: AttributionMap, ap: AttributionMap) -> Float64[np.ndarray, " pair"]:
     """Pearson r of each pair's maps; NaN where one of the two is constant."""
-    x, y = (_flatten(by_pair(each, "effect")) for each in (ig, ap))
+    known = (patched(ig) & patched(ap)).ravel()
+    x, y = (_flatten(by_pair(each, "effect"))[:, known] for each in (ig, ap))
     return row_correlations(x, y, rounding_share(ig, ap))
 
 

@@ -32,7 +32,7 @@ from igap.statistics.agreement import (
     proportional_bias,
 )
 from igap.statistics.jaccard import curve_ks, expected_jaccard, jaccard, shared_from, undefined_reasons
-from igap.statistics.units import LABELS, Unit, comparable_values, rounding_share
+from igap.statistics.units import LABELS, Unit, comparable_values, patched, rounding_share
 
 FigureName = Literal["scatter", "mean_difference", "heatmap", "difference", "jaccard"]
 """The figures of a comparison, by the names of a run's files."""
@@ -60,7 +60,7 @@ class Comparison:
     unit: Unit
     """Unit of the maps: `score` (effect / gap) or `logits` (effects)."""
     n: int
-    """Components compared: layers x components a layer."""
+    """Components compared: layers x components a layer, or those that AP with `top` has patched."""
     pearson: float
     """Pearson r of the scores, [-1, 1]; the same if the maps are swapped."""
     pearson_low: float
@@ -103,7 +103,7 @@ class Comparison:
     slope_high: float
     """Upper end of the same interval."""
     difference: Float64[np.ndarray, "layer *span component"]
-    """AP - IG, in the unit of the maps."""
+    """AP - IG, in the unit of the maps; NaN of what was not compared."""
     outlier_abs: Bool[np.ndarray, "layer *span component"]
     """The notebook's rule: |difference| > 1.96 SD (ddof=0) of |difference|, not centred on its mean.
 
@@ -215,6 +215,7 @@ class Comparison:
         n = int(self.outlier_abs.sum())
         named = [] if self.maps is None else self.outliers(self.maps[0].site)
         names = f": {', '.join(named[:8])}{', ...' if n > 8 else ''}" if named else ""
+        shape += f", the {self.n:,} patched" if self.n < self.difference.size else ""
         return [
             f"{first} against {second}, {site} {shape}, as {self.label}",
             ", ".join(agreement),
@@ -307,7 +308,8 @@ def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
         ap: The map it is compared with. Every difference is `ap` minus `ig`.
 
     Returns:
-        The statistics, of scores (effect / gap) if both maps have them, else of effects; `unit` says which.
+        The statistics, of scores (effect / gap) if both maps have them, else of effects; `unit` says which. With a map
+        of `activation_patching(top=...)` those of the components that were patched.
         If one of the maps has no sign (AtP*), magnitudes are compared.
 
     Raises:
@@ -321,9 +323,13 @@ def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
     Source: Bland & Altman 1986 (limits of agreement), Fisher 1921 and Bonett & Wright 2000 (intervals).
     """
     unit, *values = comparable_values(ig, ap)
-    shape = tuple(ig.effect.shape)
-    flat = [each.reshape(len(each), -1) for each in values]
+    known = patched(ig) & patched(ap)
+    flat = [each[known][None] for each in values]
     names = (ig.method.upper(), ap.method.upper())
     made = compare_values(*flat, unit=unit, names=names, rounding=rounding_share(ig, ap))
-    shaped = {name: getattr(made, name).reshape(shape) for name in ("difference", "outlier_abs", "outlier_limits")}
-    return replace(made, maps=(ig, ap), **shaped)
+    difference = np.full(known.shape, np.nan)
+    outlier_abs, outlier_limits = np.zeros(known.shape, dtype=bool), np.zeros(known.shape, dtype=bool)
+    difference[known], outlier_abs[known], outlier_limits[known] = (
+        each[0] for each in (made.difference, made.outlier_abs, made.outlier_limits)
+    )
+    return replace(made, maps=(ig, ap), difference=difference, outlier_abs=outlier_abs, outlier_limits=outlier_limits)

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from igap.attribution.maps import AttributionMap
 from igap.components import PLACES
@@ -17,6 +17,12 @@ Unit = Literal["score", "logits"]
 
 LABELS: Mapping[Unit, str] = {"score": "score (effect / gap)", "logits": "effect (logits)"}
 """What an axis says of numbers on the logit difference."""
+
+
+def patched(attribution: AttributionMap) -> Bool[np.ndarray, "layer *span component"]:
+    """Return where a map has an effect: everywhere, but for the components that AP with `top` leaves out."""
+    missing = attribution.effect.isnan() if attribution.top is not None else attribution.effect.new_zeros(()).bool()
+    return np.asarray((~missing).expand(attribution.effect.shape).cpu().numpy())
 
 
 def label_of(unit: Unit, attribution: AttributionMap) -> str:

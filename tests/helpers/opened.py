@@ -6,11 +6,11 @@ from typing import Any
 
 from igap.analyses.base import RunContext
 from igap.analyses.explanation import interactions as _interactions
-from igap.analyses.faithfulness import ablated_sets
 from igap.analyses.registry import ANALYSES
 from igap.attribution import decomposition
 from igap.attribution import qk_patching as _qk
 from igap.config import RunConfig
+from igap.engine import site_sets
 from igap.engine.open_pairs import open_pairs
 
 
@@ -25,7 +25,7 @@ def _with_pairs(function: Callable[..., Any]) -> Callable[..., Any]:
 decompose = _with_pairs(decomposition.decompose)
 interactions = _with_pairs(_interactions.interactions)
 qk_patching = _with_pairs(_qk.qk_patching)
-set_metrics = _with_pairs(ablated_sets.set_metrics)
+set_metrics = _with_pairs(site_sets.set_metrics)
 
 
 @contextmanager

@@ -109,7 +109,12 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "DirectEffects": _fields(direct),
         "DirectEffects.indirect": {"kind": "score"},
         "direct_effect": ask("baseline", "route", metric="prob", positions="last"),
-        "activation_patching": ask(positions={"early": [1, 2], "later": [3]}, metric="logit_diff"),
+        "activation_patching": ask(positions="all", metric="logit_diff", top=2, tolerance=0.5, seed=1),
+        "bound_effects": ask(
+            "site", "on_progress", ranking=ap, top=2, confidence=0.9, n_subsets=4, metric="logit_diff", seed=1
+        ),
+        "EffectBound": _fields(igap.bound_effects(model, PAIR, ap, 2)),
+        "Top": _fields(igap.activation_patching(model, PAIR, top=2).top),
         "atp_star": ask("route", metric="prob"),
         "attribution_patching": ask("batch_size", "memory_gib", at=0.5, positions="diff", metric="prob"),
         "integrated_gradients": ask(**integrating),

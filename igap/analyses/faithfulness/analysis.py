@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 
 from igap.analyses.base import Analysis, RunContext
-from igap.analyses.faithfulness.ablated_sets import set_metrics
 from igap.analyses.faithfulness.curves import Ablation, Faithfulness, FaithfulnessCurves, curves_of
 from igap.analyses.faithfulness.rankings import ranks, sets, sizes_of
 from igap.attribution.maps import Progress
 from igap.components import sites_named
 from igap.config import RunConfig
 from igap.engine.baselines import baseline_of
+from igap.engine.site_sets import set_metrics
 from igap.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from helpers.checkpoints import save_beside
 from helpers.opened import follow
 
 from igap import PromptPair, activation_patching
-from igap.analyses.faithfulness.ablated_sets import set_metrics
 from igap.analyses.faithfulness.plots import faithfulness_curves
 from igap.cli.compose import compose_one
 from igap.components import PLACES
 from igap.engine.baselines import Baseline
 from igap.engine.open_pairs import open_pairs
+from igap.engine.site_sets import set_metrics
 from igap.inputs.prompts import tokenize
 
 EXACT = 1e-10

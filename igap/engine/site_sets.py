@@ -1,8 +1,9 @@
-"""F of the clean run with any set of a site's components, in all layers at once, replaced.
+"""F with any set of a site's components, in all layers at once, replaced.
 
 Components that are kept are recomputed from what the replaced ones before them give.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from igap.attribution.maps import Progress
 from igap.components import Site
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast
@@ -25,19 +25,21 @@ def set_metrics(
     kept: Bool[Tensor, "set layer *span component"],
     *,
     baseline: Baseline,
+    direction: Direction = "noising",
     positions: Positions = "all",
     named_in: Direction | None = None,
     batch_size: int | None = None,
     memory_gib: float | None = None,
-    on_progress: Progress | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "pair set"]:
-    """Return F, in logits, of each clean prompt with the components that a set does not keep moved to the baseline.
+    """Return F, in its unit, of each prompt with the components that a set does not keep moved to the baseline.
 
     Args:
         opened: The open prompt pairs, the rows of what is returned.
         site: Its components of every layer are kept or moved in one run.
         kept: The components that each set keeps; the sets are the columns of what is returned.
         baseline: What the other components are moved to.
+        direction: "noising" (default) moves them in the clean run, "denoising" in the corrupted run, to the clean one.
         positions: Where components are moved; with "each" or spans a component at each of them is one, which is kept or
             moved for itself. At other positions than these all is kept.
         named_in: The direction whose patched prompt the positions are of; None: noising, the clean one.
@@ -50,7 +52,7 @@ def set_metrics(
     """
     metrics = torch.empty(len(opened.pairs), len(kept), dtype=torch.float64)
     done = 0
-    for indices, each in opened.contrasts(baseline):
+    for indices, each in opened.contrasts(baseline, direction):
         contrast = replace(each, named_in=named_in)
         rows = contrast.rows(batch_size, memory_gib, gradients=False)
         of_sets = partial(_with_sets, contrast, site, *_by_span(kept, contrast, contrast.spans(positions)))

@@ -10,8 +10,8 @@ from helpers.opened import set_metrics
 from helpers.reference import HOOKS, Reference
 
 from igap import Baseline, PromptPair, activation_patching
-from igap.analyses.faithfulness import ablated_sets
 from igap.components import PLACES, SITES
+from igap.engine import site_sets
 from igap.engine.forward import Suffix
 from igap.engine.open_pairs import open_pairs
 from igap.inputs.prompts import tokenize
@@ -69,7 +69,7 @@ def test_a_set_of_any_site_is_the_model_by_hand_with_it_replaced(tmp_path, archi
             return torch.where(kept[:, layer, None, :, None], activation, ends[at, layer]) if at == site else activation
 
         with open_pairs(ours, pair, sites=(site,), route=route) as opened, torch.no_grad():
-            found = ablated_sets.set_metrics(opened, site, kept, baseline=CORRUPTED)
+            found = site_sets.set_metrics(opened, site, kept, baseline=CORRUPTED)
             expected = hand.f(tokens.clean.expand(5, -1), edit)
         torch.testing.assert_close(found[0], expected, atol=EXACT, rtol=0)
         assert expected.std() > 1e-3
