@@ -37,8 +37,7 @@ def pair_statistics(maps: Mapping[Site, Mapping[str, AttributionMap]], *, seed: 
     return PairStatistics(
         intervals={
             site: {
-                name: mean_intervals(_flatten(by_pair(mean_map, "score")), seed=seed)
-                for name, mean_map in by_method.items()
+                name: mean_intervals(flat_by_pair(mean_map, "score"), seed=seed) for name, mean_map in by_method.items()
             }
             for site, by_method in maps.items()
         },
@@ -49,7 +48,7 @@ def pair_statistics(maps: Mapping[Site, Mapping[str, AttributionMap]], *, seed: 
 
 def _correlations(ig: AttributionMap, ap: AttributionMap) -> Float64[np.ndarray, " pair"]:
     """Pearson r of each pair's maps; NaN where one of the two is constant."""
-    x, y = (_flatten(by_pair(each, "effect")) for each in (ig, ap))
+    x, y = (flat_by_pair(each, "effect") for each in (ig, ap))
     return row_correlations(x, y, rounding_share(ig, ap))
 
 
@@ -58,5 +57,6 @@ def by_pair(mean_map: AttributionMap, kind: Kind) -> Float[torch.Tensor, "pair l
     return torch.stack([getattr(of_pair, kind) for of_pair in mean_map.pairs])
 
 
-def _flatten(values: Float[torch.Tensor, "pair layer *span component"]) -> Float64[np.ndarray, "pair number"]:
-    return np.asarray(values.double().flatten(1).numpy())
+def flat_by_pair(mean_map: AttributionMap, kind: Kind) -> Float64[np.ndarray, "pair number"]:
+    """The same in float64, with what comes after the pair in one axis, layer by layer."""
+    return np.asarray(by_pair(mean_map, kind).double().flatten(1).numpy())
