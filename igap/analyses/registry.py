@@ -15,6 +15,7 @@ from igap.analyses.proxy_fidelity import ProxyFidelityAnalysis
 from igap.analyses.queries_keys import QueriesKeysAnalysis
 from igap.analyses.self_repair.analysis import SelfRepairAnalysis
 from igap.analyses.sets.analysis import SetsAnalysis
+from igap.analyses.stability import StabilityAnalysis
 from igap.config import RunConfig
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import TokenPair
@@ -34,6 +35,7 @@ ANALYSES: dict[str, Analysis[Any]] = {
         SelfRepairAnalysis(),
         DirectEffectAnalysis(),
         SetsAnalysis(),
+        StabilityAnalysis(),
     )
 }
 """By name; a new analysis is one import and one more line here."""

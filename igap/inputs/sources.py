@@ -38,7 +38,12 @@ def read_prompt_pairs(
             "words that the model knows, or another model."
         )
     return tuple(
-        _pair([ioi.clean, ioi.corrupted, ioi.answer, ioi.distractor], prompts, f"generated pair {index}: ")
+        _pair(
+            [ioi.clean, ioi.corrupted, ioi.answer, ioi.distractor],
+            prompts,
+            f"generated pair {index}: ",
+            {"template": str(ioi.template), "corruption": f"from {ioi.order}"},
+        )
         for index, ioi in enumerate(generate_ioi(prompts.n, prompts.seed, names=names))
     )
 

@@ -24,7 +24,7 @@ from igap.statistics.comparison import REPORTED_K
 from igap.statistics.units import values_in
 
 _TOP = 5
-_LAST = ("screening", "qk")
+_LAST = ("screening", "qk", "stability")
 """Analyses of many lines a run, shown after those that explain what is above: the outliers."""
 
 

@@ -47,7 +47,7 @@ def pair_statistics(maps: Mapping[Site, Mapping[str, AttributionMap]], *, seed: 
 def _intervals(mean_map: AttributionMap, *, seed: int) -> Interval:
     """Interval of each component's mean score; NaN of those that AP with `top` leaves out."""
     known = patched(mean_map).ravel()
-    ends = mean_intervals(_flatten(by_pair(mean_map, "score"))[:, known], seed=seed)
+    ends = mean_intervals(flat_by_pair(mean_map, "score")[:, known], seed=seed)
     if known.all():
         return ends
     low, high = np.full(known.shape, np.nan), np.full(known.shape, np.nan)
@@ -58,7 +58,7 @@ def _intervals(mean_map: AttributionMap, *, seed: int) -> Interval:
 def _correlations(ig: AttributionMap, ap: AttributionMap) -> Float64[np.ndarray, " pair"]:
     """Pearson r of each pair's maps; NaN where one of the two is constant."""
     known = (patched(ig) & patched(ap)).ravel()
-    x, y = (_flatten(by_pair(each, "effect"))[:, known] for each in (ig, ap))
+    x, y = (flat_by_pair(each, "effect")[:, known] for each in (ig, ap))
     return row_correlations(x, y, rounding_share(ig, ap))
 
 
@@ -67,5 +67,6 @@ def by_pair(mean_map: AttributionMap, kind: Kind) -> Float[torch.Tensor, "pair l
     return torch.stack([getattr(of_pair, kind) for of_pair in mean_map.pairs])
 
 
-def _flatten(values: Float[torch.Tensor, "pair layer *span component"]) -> Float64[np.ndarray, "pair number"]:
-    return np.asarray(values.double().flatten(1).numpy())
+def flat_by_pair(mean_map: AttributionMap, kind: Kind) -> Float64[np.ndarray, "pair number"]:
+    """The same in float64, with what comes after the pair in one axis, layer by layer."""
+    return np.asarray(by_pair(mean_map, kind).double().flatten(1).numpy())

@@ -20,6 +20,7 @@ WORDS = {
     "METHOD": METHODS,
     "KIND": "zero|mean|mean_positional|resample",
     "OTHER": "ig|ap|ap - ig",
+    "PART": "wording|corruption|names|rest_of_prompt|method|method_by_prompt",
     "TERM": "curvature|quadrature|baseline|interaction|direction",
     "BY": "corrupted|mean",
     "K": r"\d+",
@@ -95,7 +96,7 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
         "analyses=[both_directions,self_repair,direct_effect,sets]",
         "analyses.sets.components='0.1+1.2 top2:ig'",
     )
-    written |= of_run(tmp_path / "many", "prompts.n=2", "sites=heads", "analyses=sets", *brief)
+    written |= of_run(tmp_path / "many", "prompts.n=4", "sites=heads", "analyses=sets", *brief)
     written |= of_run(
         tmp_path / "each",
         "metric=logprob",

@@ -56,9 +56,9 @@ def test_a_run_leaves_these_files_and_no_others(written):
         assert image.std() > 0.01, f"{name} is blank"
 
 
-def test_several_pairs_leave_one_file_more(written, many_written):
+def test_several_pairs_leave_what_they_vary_in_more(written, many_written):
     names = [sorted(str(p.relative_to(f)) for p in f.rglob("*") if p.is_file()) for f in (written, many_written)]
-    assert sorted([*names[0], "pairs.csv"]) == names[1]
+    assert sorted([*names[0], "pairs.csv", "ranks.csv", "variance.csv"]) == names[1]
 
 
 def test_the_summary_has_the_agreed_names_and_the_results_numbers(result, written):
