@@ -7,6 +7,7 @@ from igap.attribution.maps import Advance, AttributionMap
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.contrast import Contrast
+from igap.models.load import Header
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,15 @@ class Method:
     """Whether the maps depend on pairs, site and direction only, so that jobs of a sweep compute them once."""
     signed: bool = True
     """Whether effects have a sign; if not they are magnitudes and compared with |AP|."""
-    asked: Callable[[RunConfig], bool] = lambda config: True  # noqa: ARG005 - a run's settings, which may not matter
-    """Whether a run with these settings wants it."""
+    optional: bool = False
+    """Whether only runs have it that name it in `methods`, or say `methods=all`."""
+    check: Callable[[RunConfig, Header], None] = lambda config, header: None  # noqa: ARG005 - which may not matter
+    """Raises InputError where a run with these settings, of this model, cannot have it."""
+    draws_prompts: bool = False
+    """Whether it takes generated prompts of the pairs' length (`baseline.n`, `baseline.seed`) as references."""
     missing: Callable[[RunConfig, Site, int], str] = lambda config, site, n_layers: ""  # noqa: ARG005 - may not matter
     """Why a run with these settings has no such map of the site of a model of so many layers; empty where it has."""
+
+    def asked(self, config: RunConfig) -> bool:
+        """Whether a run with these settings has it."""
+        return not self.optional or config.methods == "all" or self.name in config.methods.split()

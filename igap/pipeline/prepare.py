@@ -11,7 +11,7 @@ import torch
 
 from igap.analyses.registry import check_analyses
 from igap.attribution.integrated_gradients import check_quadrature
-from igap.attribution.methods import METHODS
+from igap.attribution.methods import METHODS, check_methods
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline, baseline_of, check_same_length, reference_ids
 from igap.engine.batching import machine_bytes
@@ -55,6 +55,7 @@ def check(config: RunConfig) -> Checked:
     resolve_device(config.device)
     header = header_of(config.model.name, config.model.revision)
     check_sites(header, config.asked_sites, config.model.name)
+    check_methods(config, header)
     contents = {"checkpoint": fingerprint(header.folder)}
     contents = {**check_analyses(config, header), **contents}
     if config.metric.name == "custom":

@@ -76,9 +76,7 @@ def test_a_method_of_ones_own_is_in_every_output(run, monkeypatch):
 
 
 def test_a_method_that_is_not_asked_for_or_not_to_be_had_is_left_out(run, monkeypatch):
-    monkeypatch.setitem(
-        METHODS, "unasked", Method("unasked", methods_own().attribute, asked=lambda config: config.batch_size == 7)
-    )
+    monkeypatch.setitem(METHODS, "unasked", Method("unasked", methods_own().attribute, optional=True))
     monkeypatch.setitem(
         METHODS,
         "unable",
