@@ -16,6 +16,8 @@ from igap.errors import InputError
 Norm = Callable[[Tensor], Tensor]
 
 _EPSILONS = ("eps", "variance_epsilon", "epsilon")
+_EPSILON = 1e-5
+"""Of norms that do not say theirs (OLMo), torch's own."""
 _NEAR = 1e-4
 """How near a norm's linear form must come to it, as a share of the largest output: far above float32's rounding."""
 
@@ -74,7 +76,7 @@ def hold_denominator(norm: Norm) -> Norm:
     """
 
     def held(x: Tensor) -> Tensor:
-        epsilon = next((float(getattr(norm, name)) for name in _EPSILONS if hasattr(norm, name)), 0.0)
+        epsilon = next((float(getattr(norm, name)) for name in _EPSILONS if hasattr(norm, name)), _EPSILON)
         with torch.no_grad():
             y = norm(x)
             probe = torch.ones_like(x[(0,) * (x.ndim - 2)])

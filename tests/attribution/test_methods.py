@@ -17,6 +17,7 @@ from igap.attribution.activation_patching import patch_components
 from igap.attribution.maps import AttributionMap, ignore
 from igap.attribution.method import Method
 from igap.attribution.methods import METHODS
+from igap.attribution.relevance import RULES
 from igap.cli.compose import compose_one
 from igap.components import Site
 from igap.config import RunConfig
@@ -98,7 +99,7 @@ def test_what_a_method_moves_to_is_the_runs_baseline_only_if_it_says_so(run, mon
     assert not torch.allclose(tensors["effect.own.heads"], tensors["effect.other.heads"])
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.shared])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.shared and name not in RULES])
 def test_passes_of_a_method_are_as_small_as_the_run_says(small, pair, name):
     model, passes = small(), []
     pairs = [
