@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from igap.attribution.maps import Advance, AttributionMap
 from igap.components import Site
 from igap.config import RunConfig
+from igap.engine.baselines import Baseline, baseline_of
 from igap.engine.contrast import Contrast
 from igap.models.load import Header
 
@@ -29,9 +30,16 @@ class Method:
     check: Callable[[RunConfig, Header], None] = lambda config, header: None  # noqa: ARG005 - which may not matter
     """Raises InputError where a run with these settings, of this model, cannot have it."""
     draws_prompts: bool = False
-    """Whether it takes generated prompts of the pairs' length (`baseline.n`, `baseline.seed`) as references."""
+    """Whether activations move to those of generated prompts of the pairs' length (`baseline.n`, `baseline.seed`): the
+    contrast is that of their mean."""
     missing: Callable[[RunConfig, Site, int], str] = lambda config, site, n_layers: ""  # noqa: ARG005 - may not matter
     """Why a run with these settings has no such map of the site of a model of so many layers; empty where it has."""
+
+    def baseline(self, config: RunConfig) -> Baseline:
+        """What the contrast of a run with these settings moves activations to."""
+        if self.draws_prompts:
+            return Baseline("mean", n=config.baseline.n, seed=config.baseline.seed)
+        return baseline_of(config.baseline) if self.towards_baseline else Baseline("corrupted")
 
     def asked(self, config: RunConfig) -> bool:
         """Whether a run with these settings has it."""

@@ -4,16 +4,18 @@ from igap.attribution.activation_patching import METHOD as AP
 from igap.attribution.atp_star import METHOD as ATP_STAR
 from igap.attribution.attribution_patching import METHOD as ATP
 from igap.attribution.conductance import CONDUCTANCE, IG_INPUTS
+from igap.attribution.expected_gradients import METHOD as EXPECTED_GRADIENTS
 from igap.attribution.integrated_gradients import METHOD as IG
 from igap.attribution.method import Method
 from igap.attribution.relevance import GIM, RELP
+from igap.attribution.shapley import METHOD as SHAPLEY
 from igap.config import RunConfig
 from igap.errors import InputError, did_you_mean
 from igap.models.load import Header
 
-METHODS: dict[str, Method] = {
-    method.name: method for method in (IG, AP, ATP, ATP_STAR, IG_INPUTS, CONDUCTANCE, RELP, GIM)
-}
+_EVERY = (IG, AP, ATP, ATP_STAR, IG_INPUTS, CONDUCTANCE, EXPECTED_GRADIENTS, RELP, GIM, SHAPLEY)
+
+METHODS: dict[str, Method] = {method.name: method for method in _EVERY}
 """By name. IG and AP, which a run compares, are always asked for."""
 
 

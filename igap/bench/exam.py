@@ -54,10 +54,14 @@ class Estimator:
 
 
 def estimators() -> dict[str, Estimator]:
-    """Every method of a run by name; those that move to the run's baseline a second time, with zero."""
+    """Every method of a run by name; those that move to the run's baseline a second time, with zero.
+
+    Not those that draw prompts: none of those have a circuit's length.
+    """
     each = [
         Estimator(method, kind)
         for method in METHODS.values()
+        if not method.draws_prompts
         for kind in (("corrupted", "zero") if method.towards_baseline else ("corrupted",))
     ]
     return {estimator.name: estimator for estimator in each}

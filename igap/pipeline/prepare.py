@@ -78,9 +78,10 @@ def check(config: RunConfig) -> Checked:
     if config.positions.kind == "each":
         _check_memory(config, len(pairs), header, n_maps=1 + tokens[0].clean.shape[1])
     baseline = baseline_of(config.baseline)
-    if baseline.kind == "mean":
+    moved_to = {baseline, *(method.baseline(config) for method in METHODS.values() if method.asked(config))}
+    for references in (each for each in moved_to if each.kind == "mean" and config.direction == "noising"):
         for n_tokens in {pair.n_prompt for pair in tokens}:
-            _check_references(header.tokenizer, baseline, n_tokens, bos=config.prompts.bos, **limits)
+            _check_references(header.tokenizer, references, n_tokens, bos=config.prompts.bos, **limits)
     other = baseline.prompt
     if other is not None:
         ids = encode_prompt(header.tokenizer, other, item="baseline.prompt", bos=config.prompts.bos, **limits)
