@@ -52,7 +52,7 @@ def integrate_inputs(
         effects: dict[int, Tensor] = {}
         for layer, _, slope in contrast.along(site, list(range(n_pairs)), alphas[nodes]):
             start, end = contrast.ends(site, layer)
-            mean = torch.einsum("r,qr...->q...", weights[nodes], slope)
+            mean = torch.einsum("r,qr...->q...", weights[nodes].to(slope), slope)
             effects[layer] = per_component(contrast.by_question(end - start) * mean, site)
         return torch.stack([effects[layer] for layer in range(contrast.n_layers)], 1)
 

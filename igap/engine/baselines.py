@@ -251,7 +251,7 @@ def reference_ids(
     raise InputError(
         f"baseline.n: got {baseline.n}, found {len(prompts)} generated prompts of {n_tokens - (lead is not None)} "
         "tokens (without the token before every prompt), the length of prompts.clean. Use a smaller baseline.n, a "
-        "prompt of a generated shape, or baseline=corrupted."
+        "prompt of a generated shape, or neither baseline=mean nor methods=expected_gradients."
     )
 
 
