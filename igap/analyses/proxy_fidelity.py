@@ -130,7 +130,7 @@ def proxy_fidelities(maps: Mapping[Site, Mapping[str, AttributionMap]], config: 
         for name, method in METHODS.items():
             if name in by_method and name != "ap":
                 proxies.append(proxy_fidelity(by_method[name], by_method["ap"], of=site))
-            elif reason := method.missing(config, site, len(by_method["ap"].effect)):
+            elif method.asked(config) and (reason := method.missing(config, site, len(by_method["ap"].effect))):
                 proxies.append(ProxyFidelity(name, site, None, {}, reason, signed=method.signed))
     return ProxyFidelities(tuple(proxies))
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from igap.arguments import Finite
 from igap.attribution.maps import Advance, AttributionMap, Progress, ignore, per_component
 from igap.attribution.method import Method
-from igap.attribution.over_pairs import attribute, public_method
-from igap.attribution.spans import over_spans, span_facts
+from igap.attribution.over_pairs import attribute, maps_of, public_method
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.activations import Model
@@ -117,21 +116,9 @@ def estimate_patches(
             effects[layer] = per_component(contrast.by_question((end - start)[few]) * slope, site)
         return torch.stack([effects[layer] for layer in range(contrast.n_layers)], 1)
 
-    effects = torch.cat([each for _, each in rows.each(by_position, torch.arange(len(contrast.pairs)))]).cpu()
+    effects = torch.cat([each for _, each in rows.each(by_position, torch.arange(len(contrast.pairs)))])
     advance(contrast.n_layers * contrast.n_components(site))
-    spans = contrast.spans(positions)
-    effect, together = over_spans(effects, contrast, spans)
-    return [
-        AttributionMap(
-            "atp",
-            site,
-            effect[index],
-            gap=gap,
-            min_gap=least,
-            **span_facts(spans, together, contrast, index),
-        )
-        for index, (gap, least) in enumerate(zip(contrast.gap.tolist(), contrast.least_gaps, strict=True))
-    ]
+    return maps_of("atp", contrast, site, effects, positions)
 
 
 def _slopes(contrast: Contrast, site: Site, few: list[int], at: float) -> Gradients:

@@ -36,7 +36,7 @@ from igap.vocabulary import BaselineKind, Direction, IGPath, Quadrature
 Steps = Count | Literal["auto"]
 Whole = Literal["layer", "gap"]
 
-_MOST_NODES = 2000
+MOST_NODES = 2000
 _FIRST_NODES, _LAST_NODES = 3, 768
 _LAST_NODES_BFLOAT16 = 48  # beyond, bfloat16 rounds more than nodes err, and no delta gets smaller
 _UNCHANGED = 2
@@ -196,9 +196,9 @@ def check_quadrature(method: Quadrature, n_steps: Steps, path: IGPath) -> None:
         return
     if n_steps == 1 and method.startswith("riemann"):
         raise InputError(f"ig.n_steps: got 1, wanted at least 2 with ig.method={method}. Try ig.n_steps=50.")
-    if n_steps > _MOST_NODES and method == "gausslegendre":
+    if n_steps > MOST_NODES and method == "gausslegendre":
         raise InputError(
-            f"ig.n_steps: got {n_steps}, wanted at most {_MOST_NODES} with ig.method=gausslegendre, whose nodes take "
+            f"ig.n_steps: got {n_steps}, wanted at most {MOST_NODES} with ig.method=gausslegendre, whose nodes take "
             "n_steps squared memory to find. Use fewer steps, or ig.method=riemann_middle."
         )
 

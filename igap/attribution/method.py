@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from igap.attribution.maps import Advance, AttributionMap, Progress
 from igap.components import Site
 from igap.config import RunConfig
+from igap.engine.baselines import Baseline, baseline_of
 from igap.engine.contrast import Contrast
 from igap.engine.open_pairs import OpenPairs
+from igap.models.load import Header
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,22 @@ class Method:
     """Whether the maps depend on pairs, site and direction only, so that jobs of a sweep compute them once."""
     signed: bool = True
     """Whether effects have a sign; if not they are magnitudes and compared with |AP|."""
-    asked: Callable[[RunConfig], bool] = lambda config: True  # noqa: ARG005 - a run's settings, which may not matter
-    """Whether a run with these settings wants it."""
+    optional: bool = False
+    """Whether only runs have it that name it in `methods`, or say `methods=all`."""
+    check: Callable[[RunConfig, Header], None] = lambda config, header: None  # noqa: ARG005 - which may not matter
+    """Raises InputError where a run with these settings, of this model, cannot have it."""
+    draws_prompts: bool = False
+    """Whether activations move to those of generated prompts of the pairs' length (`baseline.n`, `baseline.seed`): the
+    contrast is that of their mean."""
     missing: Callable[[RunConfig, Site, int], str] = lambda config, site, n_layers: ""  # noqa: ARG005 - may not matter
     """Why a run with these settings has no such map of the site of a model of so many layers; empty where it has."""
+
+    def baseline(self, config: RunConfig) -> Baseline:
+        """What the contrast of a run with these settings moves activations to."""
+        if self.draws_prompts:
+            return Baseline("mean", n=config.baseline.n, seed=config.baseline.seed)
+        return baseline_of(config.baseline) if self.towards_baseline else Baseline("corrupted")
+
+    def asked(self, config: RunConfig) -> bool:
+        """Whether a run with these settings has it."""
+        return not self.optional or config.methods == "all" or self.name in config.methods.split()

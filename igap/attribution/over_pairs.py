@@ -5,9 +5,12 @@ from dataclasses import replace
 from typing import Any, ParamSpec, Protocol, overload, runtime_checkable
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from igap.arguments import checks_arguments
 from igap.attribution.maps import Advance, AttributionMap, Progress
+from igap.attribution.spans import over_spans, span_facts
 from igap.components import SITES, Site
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast
@@ -116,6 +119,24 @@ def attribute_metrics(
         advance(in_all)
         n_done += len(indices)
     return [mean([of_pairs[index] for index in range(n_pairs)]) for of_pairs in maps.values()]
+
+
+def maps_of(
+    method: str,
+    contrast: Contrast,
+    site: Site,
+    effects: Float[Tensor, "question layer pos component"],
+    positions: Positions,
+) -> list[AttributionMap]:
+    """The map of each question, from the effect of each position, which add up."""
+    spans = contrast.spans(positions)
+    effect, together = over_spans(effects.cpu(), contrast, spans)
+    return [
+        AttributionMap(
+            method, site, effect[index], gap=gap, min_gap=least, **span_facts(spans, together, contrast, index)
+        )
+        for index, (gap, least) in enumerate(zip(contrast.gap.tolist(), contrast.least_gaps, strict=True))
+    ]
 
 
 def check_finite(made: AttributionMap) -> None:

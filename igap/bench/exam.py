@@ -55,10 +55,14 @@ class Estimator:
 
 
 def estimators() -> dict[str, Estimator]:
-    """Every method of a run by name; those that move to the run's baseline a second time, with zero."""
+    """Every method of a run by name; those that move to the run's baseline a second time, with zero.
+
+    Not those that draw prompts: none of those have a circuit's length.
+    """
     each = [
         Estimator(method, kind)
         for method in METHODS.values()
+        if not method.draws_prompts
         for kind in (("corrupted", "zero") if method.towards_baseline else ("corrupted",))
     ]
     return {estimator.name: estimator for estimator in each}
@@ -155,7 +159,8 @@ class Bench:
             if marks.wrong_sign is not None and marks.largest_error > farthest[1] + NOTHING:
                 farthest = name, marks.largest_error
         by_missed.pop((), None)
-        parts = [f"{', '.join(who)} {_verb(who)} {', '.join(what)}" for what, who in by_missed.items()] + signs
+        every = list(self.estimates[circuit])
+        parts = [f"{_in_words(who, every)} {', '.join(what)}" for what, who in by_missed.items()] + signs
         if parts:
             return "; ".join(parts)
         name, _ = farthest
@@ -324,5 +329,10 @@ def _chosen(names: Sequence[str], which: Any) -> tuple[str, ...]:
     return tuple(name for name, own in zip(names, which, strict=True) if own)
 
 
-def _verb(who: Sequence[str]) -> str:
-    return "misses" if len(who) == 1 else "miss"
+def _in_words(who: Sequence[str], every: Sequence[str]) -> str:
+    """Who misses something; of nearly all of them, who does not."""
+    if len(who) == 1:
+        return f"{who[0]} misses"
+    others = [name for name in every if name not in who]
+    named = ", ".join(who) if len(others) > 1 else "all" if not others else f"all but {others[0]}"
+    return f"{named} miss"

@@ -34,7 +34,7 @@ def effects_bars(bench: Bench, circuit: str) -> Figure:
         heights = np.array([effects[each] if abs(effects[each]) >= NOTHING else 0.0 for each in shown])
         unsigned = name != "truth" and not estimates[name].signed
         middles = places + (index + 0.5) * width - _WIDTH / 2
-        colour = "0.15" if name == "truth" else PALETTE[index - 1]
+        colour = "0.15" if name == "truth" else PALETTE[(index - 1) % len(PALETTE)]
         ax.plot(middles[heights == 0], heights[heights == 0], ".", color=colour, markersize=5)
         ax.bar(
             middles,

@@ -22,7 +22,7 @@ SHARED = ("output", "sweep")
 _PATHS = ("model.name", "prompts.file", "prompts.ids_of", "ablation.file", "search.space.file", "output")
 _SEPARATED = ("model.name", "model.revision", "metric.function", "prompts.file", "ablation.file", "device", "name")
 """Keys in whose values a comma stands between two values (of a multirun); in all others it belongs to the text."""
-NAMES = ("sites", "explain", "faithfulness")
+NAMES = ("sites", "methods", "explain", "faithfulness")
 """Keys of one name or several, which Hydra's grammar reads: a list of them is `[A,B]`."""
 _FOLDERS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir")
 

@@ -73,6 +73,8 @@ class RunConfig(Frozen):
     ap: APConfig = APConfig()
     sites: str = "both"
     """What is attributed to, compared and shown: both (heads and neurons), or names of `PLACES`, a space between."""
+    methods: str = Field("default", examples=["[conductance,relp]"])
+    """Attribution methods beside those that every run has: default (none), all, or their names, a space between."""
     direction: Direction = "noising"
     explain: bool | str = Field(True, examples=["true", "[heads,resid_pre]"])
     """Whether AP - IG of heads is taken apart; all: of every site of the run; or names of sites, a space between."""
@@ -103,6 +105,16 @@ class RunConfig(Frozen):
     @classmethod
     def _sites_by_name(cls, sites: object) -> str:
         return _names_of_sites(sites, ("both",))
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _methods_by_name(cls, methods: object) -> str:
+        listed = methods.replace(",", " ").split() if isinstance(methods, str) else methods
+        names = [*listed] if isinstance(listed, list | tuple) else []
+        told = all(isinstance(name, str) and name.isidentifier() for name in names)
+        if not names or not told or len(set(names)) < len(names) or (len(names) > 1 and {"default", "all"} & {*names}):
+            raise ValueError("default, all, or names of methods, [conductance,relp], each once")
+        return " ".join(sorted(names))
 
     @field_validator("faithfulness", mode="before")
     @classmethod
@@ -273,7 +285,8 @@ class RunConfig(Frozen):
             yield "ig", ["tolerance"], f"ig.n_steps={self.ig.n_steps} is fixed, only ig.n_steps=auto has a tolerance"
         if self.metric.name != "custom":
             yield "metric", ["function"], f"metric={self.metric.name} is no function of yours (metric=custom)"
-        if self.baseline.kind != "mean" and self.faithfulness == "none" and not self.analyses:
+        draws = self.faithfulness != "none" or self.analyses or self.methods != "default"
+        if self.baseline.kind != "mean" and not draws:
             yield "baseline", ["n"], "no mean over reference prompts was asked for (baseline=mean)"
 
     def key_of(self, pairs: Sequence[Sequence[str | Sequence[str]]], contents: Mapping[str, str]) -> str:
@@ -294,6 +307,8 @@ class RunConfig(Frozen):
         del fields["ablation"]["file"]
         if not self.analyses:
             del fields["analyses"]
+        if self.methods == "default":
+            del fields["methods"]
         if self.sites == "both":  # as before there was a choice: a finished run's key stays what it was
             del fields["sites"]
         if self.metric.is_default:
@@ -314,7 +329,8 @@ class RunConfig(Frozen):
             del fields["ap"]
         else:
             fields["seed"] = self.seed  # of the subsets
-        if self.faithfulness != "none" or self.analyses:  # random rankings; the mean activation that ablates
+        # Random rankings, the mean activation that ablates; orders and references that methods draw.
+        if self.faithfulness != "none" or self.analyses or self.methods != "default":
             fields["seed"], used = self.seed, used | {"n", "seed"}
         if self.ablation.kind == "none":
             fields["ablation"] = {"kind": "none"}

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from igap.engine.decoder import Block
+from igap.engine.rules import scaled
 
 
 def visible(behind: Tensor, window: int | None) -> Bool[Tensor, "query key"]:
@@ -22,9 +23,12 @@ def attend(
 ) -> Float[Tensor, "pair row head query d_head"]:
     """z of every head. Keys and values `[pair, row, kv_head, pos, d_head]`: the shared ones of one row, then `new`."""
     n_pairs, n_rows = q.shape[:2]
+    rules = block.rules
+    q, new = scaled(q, rules.query_key), (scaled(new[0], rules.query_key), scaled(new[1], rules.value))
     # Copies of few shared keys cost less than two products; copies of many cost more than the blocks' matrices.
     many_shared = shared is not None and shared[0].shape[3] > 2 * new[0].shape[3]
-    if many_shared or block.score_cap is not None or (block.softmax or q.dtype) != q.dtype:
+    in_parts = many_shared or block.score_cap is not None or rules.temperature is not None
+    if in_parts or (block.softmax or q.dtype) != q.dtype:
         none = (new[0][:, :1, :, :0], new[1][:, :1, :, :0])
         return _attend_in_two_parts(block, q, shared or none, new, seen)
     k, v = new
@@ -55,7 +59,7 @@ def _attend_in_two_parts(
     scores = torch.cat([old_scores, (q @ k.mT).transpose(1, 2)], -1)
     if block.score_cap is not None:
         scores = block.score_cap * torch.tanh(scores / block.score_cap)
-    pattern = scores.masked_fill_(~seen, float("-inf")).softmax(-1, dtype=block.softmax).to(q.dtype)
+    pattern = block.rules.softmax(scores.masked_fill_(~seen, float("-inf")), block.softmax).to(q.dtype)
     old, own = pattern.split([shared_k.shape[3], k.shape[3]], -1)
     from_shared = (old.flatten(2, 3) @ shared_v[:, 0]).unflatten(2, old.shape[2:4]).transpose(1, 2)
     z: Tensor = from_shared + own.transpose(1, 2) @ v

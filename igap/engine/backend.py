@@ -10,11 +10,14 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import Site
+from igap.config import RunConfig
 from igap.engine.activations import ForwardPass
-from igap.engine.decoder import Decoder, UnknownDecoderError, read
+from igap.engine.decoder import Decoder, UnknownDecoderError, read, unknown
 from igap.engine.forward import Suffix
 from igap.engine.hooks import Hooks
 from igap.engine.metrics import Readout, show_logits
+from igap.models.families import architecture_of
+from igap.models.load import Header
 
 _LONG = 256
 """Tokens from which a whole model's pass over one prompt fills the machine."""
@@ -48,6 +51,13 @@ class Backend:
 
 HOOKS = Backend(None, "asked for")
 """The slow route, which every model has."""
+
+
+def no_weights(config: RunConfig, header: Header) -> str:
+    """Why F of a run's model is not computed from its weights, as far as its files tell; empty where it may be."""
+    if config.model.dtype == "bfloat16":
+        return "bfloat16 rounds too much for the weights alone; model.dtype=float32 does it"
+    return unknown(architecture_of(header.config), header.config)
 
 
 def choose_backend(

@@ -4,17 +4,18 @@ Each kind is one function from a Request to one activation a layer, for every si
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import Range, Seed, checks_arguments
-from igap.components import hook_name
+from igap.components import Site, hook_name
 from igap.config import BaselineConfig
 from igap.engine.activations import Activations, ForwardPass, compute_or_share, record
 from igap.engine.hooks import edit_hooks
@@ -149,6 +150,15 @@ def _note(order: list[str], name: str, activation: Tensor) -> None:  # noqa: ARG
     order.append(name)
 
 
+def reference_runs(
+    model: TransformerBridge, prompts: Int[Tensor, "prompt pos"], pair: TokenPair, sites: Sequence[Site]
+) -> Iterator[ForwardPass]:
+    """The runs on reference prompts, each with the pair's answer after it, a few at a time."""
+    prompts = _forced(prompts, pair)
+    for tokens in prompts.split(max(1, _TOKENS_A_PASS // prompts.shape[1])):
+        yield record(model, tokens, [pair] * len(tokens), name="reference", sites=sites)
+
+
 def _mean(request: Request) -> Activations:
     references = torch.cat(reference_tokens(request))
     sites, layers = tuple(request.clean.activations), range(len(request.clean.residual))
@@ -160,8 +170,7 @@ def _mean(request: Request) -> Activations:
         def compute() -> Mapping[str, Tensor]:
             total: dict[str, Tensor] = {}
             with use_cache(None):  # of the prompts themselves nothing is needed again
-                for tokens in prompts.split(max(1, _TOKENS_A_PASS // prompts.shape[1])):
-                    run = record(request.model, tokens, [pair] * len(tokens), name="reference", sites=sites)
+                for run in reference_runs(request.model, references, pair, sites):
                     for site in sites:
                         for layer, activation in enumerate(run.activations[site]):
                             name, added = hook_name(site, layer), activation.sum(0, keepdim=True)
@@ -242,7 +251,7 @@ def reference_ids(
     raise InputError(
         f"baseline.n: got {baseline.n}, found {len(prompts)} generated prompts of {n_tokens - (lead is not None)} "
         "tokens (without the token before every prompt), the length of prompts.clean. Use a smaller baseline.n, a "
-        "prompt of a generated shape, or baseline=corrupted."
+        "prompt of a generated shape, or neither baseline=mean nor methods=expected_gradients."
     )
 
 

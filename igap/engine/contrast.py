@@ -15,12 +15,13 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from igap.components import PLACES, Site
-from igap.engine.activations import Activations, ForwardPass, block_numbers, hold, record
+from igap.engine.activations import Activations, ForwardPass, block_numbers, hold, realign, record
 from igap.engine.backend import Backend, Engine
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
-from igap.engine.hooks import Gradients, Hooks, PatchFunction, SiteFunction, edit_sites
+from igap.engine.hooks import Gradients, Hooks, PatchFunction, RowGradients, SiteFunction, edit_sites
 from igap.engine.metrics import Readout
 from igap.engine.positions import Positions, Spans, find_spans
+from igap.engine.rules import Rules
 from igap.errors import InputError
 from igap.inputs.prompts import TokenPair, min_scored_gap
 from igap.metrics import LogitDiff, Metric
@@ -129,7 +130,22 @@ class Contrast:
     def ends(self, site: Site, layer: int) -> tuple[Tensor, Tensor]:
         """The path's start a (in the run) and end a' (its replacement), each `[pair, pos, ...]` from `first` on."""
         self.check(site)
-        start, end = (of[site][layer][:, self.first :] for of in (self.base.activations, self.source))
+        return self._from_first(self.base.activations[site][layer], self.source[site][layer])
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """What the first block reads in the run, and in the other one, each `[pair, pos, d_model]` from `first` on.
+
+        Their straight path is the one of the tokens' embeddings. Without a partner a position stays.
+        """
+        noising = self.direction == "noising"
+        other = self.corrupted if noising else self.clean
+        run, moved = (replace(each, activations={"resid_pre": each.residual[:1]}) for each in (self.base, other))
+        partners = [pair.alignment.clean if noising else pair.alignment.corrupted for pair in self.pairs]
+        return self._from_first(run.residual[0], realign(moved, run, partners)["resid_pre"][0])
+
+    def _from_first(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+        """Both from `first` on; where nothing changes, the end is the start."""
+        start, end = start[:, self.first :], end[:, self.first :]
         if self.where is not None:
             where = self.where[:, self.first :]
             end = torch.where(where.view(*where.shape, *[1] * (start.ndim - 2)), end, start)
@@ -190,6 +206,19 @@ class Contrast:
         readout = replace(self.readout, metrics=tuple(metrics))
         return replace(self, readout=readout, engine=self.backend.engine(self.model, readout, self.base, self.first))
 
+    def following(self, rules: Rules) -> "Contrast":
+        """The contrast whose gradients follow these rules. Raises InputError where F is not computed from the weights.
+
+        See `Decoder.following`.
+        """
+        if self.backend.decoder is None:
+            raise InputError(
+                f"methods: got relp or gim with {self.model.cfg.model_name}, wanted a model whose gradients can follow "
+                f"their rules: {self.backend.reason}. Leave them out, or use another model."
+            )
+        backend = replace(self.backend, decoder=self.backend.decoder.following(rules))
+        return replace(self, backend=backend, engine=backend.engine(self.model, self.readout, self.base, self.first))
+
     def moved(self, site: Site, layer: int) -> Tensor:
         """Whether a component's activation differs between the ends, `[pair, component]`; if not its effect is 0."""
         start, end = self.ends(site, layer)
@@ -206,6 +235,15 @@ class Contrast:
     def gradients(self, site: Site, few: list[int], *, dropping: bool = False) -> Gradients:
         """dF/da of some of the pairs, where they are, layer by layer in any order; see `Hooks.gradients`."""
         return self._engine(few).gradients(site, dropping=dropping)
+
+    def along(self, site: Site, few: list[int], alphas: Float[Tensor, " row"]) -> RowGradients:
+        """The site's activation and dF/da of some of the pairs, by layer, where the first block's input has moved.
+
+        It is a + alpha (a' - a), with the ends of `inputs`; one row an alpha.
+        """
+        start, end = (each[few][:, None] for each in self.inputs())
+        shares = alphas.to(start)[:, None, None]
+        return self._engine(few).along(site, start + shares * (end - start))
 
     def _engine(self, few: list[int]) -> Engine:
         if len(few) == len(self.pairs):

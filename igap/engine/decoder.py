@@ -7,7 +7,7 @@ not know it does not guess: it raises `UnknownDecoderError` with the reason.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import JointQKVAttentionBridge
 
 from igap.engine.linear import ACTIVATIONS, Activation, Linear
+from igap.engine.rules import DERIVATIVES, Norm, Rules, hold_denominator, scaled
 
 ARCHITECTURES = (
     "ArceeForCausalLM",
@@ -57,10 +58,11 @@ _SCALES = {"GPTNeoForCausalLM": 1.0}
 """The factor of attention scores, where the model's module does not say it."""
 
 
-Norm = Callable[[Tensor], Tensor]
-"""The residual stream, or queries and keys, normalised over the last axis."""
 Edit = Callable[[Tensor], Tensor]
 """A site's activation `[pair, row, pos, component, ...]` to what becomes of it."""
+
+
+_NORMS = ("norm1", "norm2", "post1", "post2", "query_norm", "key_norm")
 
 
 def keep(x: Tensor) -> Tensor:
@@ -142,6 +144,8 @@ class Block:
     """c of Gemma 2's c tanh(score / c)."""
     residual_scale: float = 1.0
     """Factor of what attention and MLP add to the residual stream (Granite)."""
+    rules: Rules = DERIVATIVES
+    """How backward passes go through what is not linear."""
 
     def attention_adds(self, written: Tensor) -> Tensor:
         """What the residual stream gets of attention's output `[..., d_model]`."""
@@ -159,7 +163,7 @@ class Block:
         normed = self.norm2(residual)
         if self.gate is None:
             return self.up(normed, self.activation)
-        return self.gate(normed, self.activation) * self.up(normed)
+        return scaled(self.gate(normed, self.activation) * self.up(normed), self.rules.product)
 
     def queries(self, normed: Tensor, edit: Edit = keep) -> Tensor:
         """Queries of a normed residual stream, edited, normalised, before they are rotated: `[..., head, d_head]`."""
@@ -197,6 +201,19 @@ class Decoder:
         if self.logit_scale != 1:
             logits = self.logit_scale * logits
         return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
+
+    def following(self, rules: Rules) -> "Decoder":
+        """The same decoder, whose backward passes follow these rules and hold the denominators of norms."""
+
+        def held(norm: Norm) -> Norm:
+            return norm if norm is keep else hold_denominator(norm)
+
+        return replace(self, norm=held(self.norm), blocks=[_following(block, rules, held) for block in self.blocks])
+
+
+def _following(block: Block, rules: Rules, held: Callable[[Norm], Norm]) -> Block:
+    norms: Any = {name: held(getattr(block, name)) for name in _NORMS}
+    return replace(block, **norms, rules=rules, activation=rules.activation(block.activation))
 
 
 class UnknownDecoderError(Exception):

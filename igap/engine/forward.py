@@ -19,7 +19,7 @@ Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass
 `suffix` does the above with the model's weights, `hooks` runs the whole model with the site replaced.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -36,6 +36,7 @@ from igap.engine.hooks import (
     EmbeddingFunction,
     Gradients,
     PatchFunction,
+    RowGradients,
     SiteChanges,
     SiteFunction,
     one_of,
@@ -192,30 +193,46 @@ class Suffix:
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
         """As Hooks: block by block from the last, so that one block's activations are held at a time."""
+        streams = [stream[:, None, self._first :] for stream in self._base.residual]
+        backward = self._backward(site, streams, dropping=dropping)
+        return ((layer, dropped, slope[:, 0]) for layer, dropped, _, slope in backward)
+
+    def along(self, site: Site, inputs: Tensor) -> RowGradients:
+        """As Hooks, of which every block's input is held, and one block's activations at a time."""
+        streams = [inputs]
+        with torch.no_grad():
+            for layer in range(len(self._blocks) - 1):
+                streams.append(self._through(layer, streams[-1]))
+        return ((layer, activation, slope) for layer, _, activation, slope in self._backward(site, streams))
+
+    def _backward(
+        self, site: Site, streams: Sequence[Tensor], *, dropping: bool = False
+    ) -> Iterator[tuple[int, int | None, Tensor, Tensor]]:
+        """By layer, from the last, and what is dropped: the site's activation and dF/da, from each block's input."""
         assert not (dropping and any(PLACES[place].is_vector for place, _ in self._base.held))
         last = len(self._blocks) - 1
         with torch.no_grad():
-            top = self._through(last, self._base.residual[last][:, None, self._first :])
-        top.requires_grad_()
+            top = self._through(last, streams[last])
         with torch.enable_grad():
-            values = self._read(top)
+            values = self._read(top.requires_grad_())
         # By what is dropped, the slope of each metric.
         slopes: dict[int | None, list[Tensor]] = {None: [slope for (slope,) in slopes_of(values, self._n, [top])]}
         for layer in range(last, -1, -1):
-            stream = self._base.residual[layer][:, None, self._first :].detach().requires_grad_()
-            leaves: list[Tensor] = []
+            stream = streams[layer].detach().requires_grad_()
+            made: list[Tensor] = []
 
-            def add_zeros(activation: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
-                leaves.append(torch.zeros_like(activation).requires_grad_())
-                return activation + leaves[0]
+            def add_zeros(activation: Tensor, made: list[Tensor] = made) -> Tensor:
+                made.extend([torch.zeros_like(activation).requires_grad_(), activation.detach()])
+                return activation + made[0]
 
             with torch.enable_grad():
                 after = self._through(layer, stream, {site: add_zeros})
+            leaf, activation = made[0], _late(made[1], stream.shape[2])
             below: dict[int | None, list[Tensor]] = {}
             for dropped, by_metric in slopes.items():
-                each = [torch.autograd.grad(after, [stream, *leaves], slope, retain_graph=True) for slope in by_metric]
+                each = [torch.autograd.grad(after, [stream, leaf], slope, retain_graph=True) for slope in by_metric]
                 below[dropped] = [passed_on for passed_on, _ in each]
-                yield layer, dropped, _late(by_question([here for _, here in each]), stream.shape[2])[:, 0]
+                yield layer, dropped, activation, _late(by_question([here for _, here in each]), stream.shape[2])
             if dropping:
                 below[layer] = [_late(slope, stream.shape[2]) for slope in slopes[None]]
             slopes = below

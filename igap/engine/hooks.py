@@ -35,6 +35,10 @@ SiteChanges = Mapping[tuple[Site, int], Callable[[Tensor], Tensor]]
 what it becomes."""
 Gradients = Iterator[tuple[int, int | None, Float[Tensor, "question pos *component"]]]
 """A layer, the layer whose output to the residual stream passes no gradient on, or None, and dF/da there."""
+RowGradients = Iterator[
+    tuple[int, Float[Tensor, "pair row pos *component"], Float[Tensor, "question row pos *component"]]
+]
+"""A layer, the site's activation in it, and dF/da there."""
 
 WRITERS = ("attn.hook_out", "mlp.hook_out")
 """The hook points of a block that give what it adds to the residual stream."""
@@ -237,3 +241,28 @@ class Hooks:
             by_metric = slopes_of(values, len(self._readout.metrics), wanted, again=dropping)
             for layer, *gradients in zip(below, *by_metric, strict=True):
                 yield layer, dropped, by_question(gradients)[:, self._first :]
+
+    def along(self, site: Site, inputs: Float[Tensor, "pair row pos d_model"]) -> RowGradients:
+        """The site's activation and dF/da in every layer, where the first block reads these inputs from `first` on."""
+        layers, n_rows = range(len(self._base.residual)), inputs.shape[1]
+        before = self._base.residual[0][:, None, : self._first].expand(-1, n_rows, -1, -1)
+        whole = torch.cat([before, inputs], 2).flatten(0, 1)[:, :, None]
+        activations: dict[int, Tensor] = {}
+        leaves: dict[int, Tensor] = {}
+
+        def add_zeros(layer: int, activation: Tensor) -> Tensor:
+            if (site, layer) == ("resid_pre", 0):
+                activation = whole
+            activations[layer] = activation.detach()
+            leaves[layer] = torch.zeros_like(activation).requires_grad_()
+            return activation + leaves[layer]
+
+        changes: dict[tuple[Site, int], Callable[[Tensor], Tensor]] = {("resid_pre", 0): lambda _: whole}
+        changes |= {(site, layer): partial(add_zeros, layer) for layer in layers}
+        with torch.enable_grad(), self._changed(changes):
+            tokens = self._base.tokens[:, None].expand(-1, n_rows, -1)
+            values = metric(self._model, tokens, self._readout)
+        by_metric = slopes_of(values, len(self._readout.metrics), [leaves[layer] for layer in layers])
+        for layer, *gradients in zip(layers, *by_metric, strict=True):
+            rows = [each.unflatten(0, (-1, n_rows))[:, :, self._first :] for each in (activations[layer], *gradients)]
+            yield layer, rows[0], by_question(rows[1:])

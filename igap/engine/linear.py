@@ -24,6 +24,7 @@ ACTIVATIONS = {
     "gelu": Activation(functional.gelu, ("gelu", "none")),
     "relu": Activation(functional.relu, ("relu", "")),
     "relu2": Activation(lambda x: functional.relu(x).square()),
+    "tanh": Activation(torch.tanh),
     "silu": Activation(functional.silu, ("swish", "")),
 }
 

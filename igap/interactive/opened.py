@@ -222,7 +222,7 @@ def _map(
 ) -> AttributionMap:
     """The map of a method. Raises ValueError where its scores are not its effects over the gap."""
     known: dict[str, Any] = {
-        "baseline": config.baseline.kind if METHODS[method].towards_baseline else "corrupted",
+        "baseline": METHODS[method].baseline(config).kind,
         "direction": config.direction,
         "signed": METHODS[method].signed,
         "metric": str(summary.get("metric", "logit_diff")),

@@ -11,7 +11,7 @@ import torch
 
 from igap.analyses.registry import check_analyses, check_pairs
 from igap.attribution.integrated_gradients import check_quadrature
-from igap.attribution.methods import METHODS
+from igap.attribution.methods import METHODS, check_methods
 from igap.config import RunConfig
 from igap.engine.baselines import Baseline, baseline_of, check_same_length, reference_ids
 from igap.engine.batching import machine_bytes
@@ -56,6 +56,7 @@ def check(config: RunConfig) -> Checked:
     header = header_of(config.model.name, config.model.revision)
     check_sites(header, config.asked_sites, config.model.name)
     _check_top(config, header)
+    check_methods(config, header)
     contents = {"checkpoint": fingerprint(header.folder)}
     contents = {**check_analyses(config, header), **contents}
     if config.metric.name == "custom":
@@ -78,9 +79,10 @@ def check(config: RunConfig) -> Checked:
     if config.positions.kind == "each":
         _check_memory(config, len(pairs), header, n_maps=1 + tokens[0].clean.shape[1])
     baseline = baseline_of(config.baseline)
-    if baseline.kind == "mean":
+    moved_to = {baseline, *(method.baseline(config) for method in METHODS.values() if method.asked(config))}
+    for references in (each for each in moved_to if each.kind == "mean" and config.direction == "noising"):
         for n_tokens in {pair.n_prompt for pair in tokens}:
-            _check_references(header.tokenizer, baseline, n_tokens, bos=config.prompts.bos, **limits)
+            _check_references(header.tokenizer, references, n_tokens, bos=config.prompts.bos, **limits)
     other = baseline.prompt
     if other is not None:
         ids = encode_prompt(header.tokenizer, other, item="baseline.prompt", bos=config.prompts.bos, **limits)

@@ -22,7 +22,6 @@ from igap.attribution.over_pairs import attribute_metrics, check_finite
 from igap.components import Site
 from igap.config import MetricConfig, RunConfig
 from igap.engine.backend import Backend
-from igap.engine.baselines import Baseline, baseline_of
 from igap.engine.batching import budget_bytes
 from igap.engine.contrast import Contrast
 from igap.engine.metrics import as_metric
@@ -145,7 +144,7 @@ def _maps(
         return method.attribute(contrast, site, config, advance)
 
     about: Any = {
-        "baseline": baseline_of(config.baseline) if method.towards_baseline else Baseline("corrupted"),
+        "baseline": method.baseline(config),
         "direction": config.direction,
         "positions": config.positions.value,
         "metrics": [*opened.metrics, *others] if others else None,

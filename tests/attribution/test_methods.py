@@ -12,16 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from igap import cli
+from igap import cli, open_run
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.maps import AttributionMap, ignore
 from igap.attribution.method import Method
 from igap.attribution.methods import METHODS
+from igap.attribution.relevance import RULES
 from igap.cli.compose import compose_one
 from igap.components import Site
 from igap.config import RunConfig
 from igap.engine.contrast import Contrast
-from igap.engine.open_pairs import open_pairs
+from igap.engine.open_pairs import contrast, open_pairs
 from igap.models import cached
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending" / "method.md").read_text()
@@ -76,9 +77,7 @@ def test_a_method_of_ones_own_is_in_every_output(run, monkeypatch):
 
 
 def test_a_method_that_is_not_asked_for_or_not_to_be_had_is_left_out(run, monkeypatch):
-    monkeypatch.setitem(
-        METHODS, "unasked", Method("unasked", methods_own().attribute, asked=lambda config: config.batch_size == 7)
-    )
+    monkeypatch.setitem(METHODS, "unasked", Method("unasked", methods_own().attribute, optional=True))
     monkeypatch.setitem(
         METHODS,
         "unable",
@@ -92,6 +91,91 @@ def test_a_method_that_is_not_asked_for_or_not_to_be_had_is_left_out(run, monkey
     assert not [name for name in load_file(folder / "attributions.safetensors") if "una" in name]
 
 
+NAMED = ("ig_inputs", "conductance", "relp", "gim", "shapley")
+
+
+def test_methods_that_are_asked_for_by_name_are_in_every_output_and_open_again(run):
+    folder, said = run("tracking=disabled", "methods=gim,shapley,relp,conductance,ig_inputs")
+    names = set(load_file(folder / "attributions.safetensors"))
+    assert {f"{kind}{name}.heads" for name in NAMED for kind in ("", "effect.")} <= names
+    assert "expected_gradients.heads" not in names
+    screening = pd.read_csv(folder / "screening.csv").query("of == 'heads'")
+    assert list(screening["method"]) == ["ig", "atp", "atp_star", *NAMED]
+    summary = json.loads((folder / "summary.json").read_text())
+    maps = open_run(folder).maps["heads"]
+    for name in NAMED:
+        assert summary[f"heads/{name}/pearson"] == pytest.approx(
+            screening.set_index("method").loc[name, "pearson"], abs=1e-9
+        )
+        assert maps[name].baseline == "corrupted"
+        assert f"heads, {name.upper()} against AP" in " ".join(said.split())
+
+
+def test_default_runs_have_none_of_them_and_another_key_has_those_that_are_asked_for(run):
+    folder, _ = run("tracking=disabled")
+    names = set(load_file(folder / "attributions.safetensors"))
+    assert not {name for name in names if any(each in name for each in METHODS if METHODS[each].optional)}
+    assert "methods" not in (folder / "summary.json").read_text()
+    keys = {}
+    for asked in ("default", "[relp,gim]", "[gim,relp]", "all", "relp"):
+        config = compose_one(["sites=heads", f"methods={asked}"]).config
+        keys[asked] = config.key_of([["a", "b", "c", "d"]], {})
+    assert keys["[relp,gim]"] == keys["[gim,relp]"]
+    assert len(set(keys.values())) == 4
+    plain = compose_one(["sites=heads"]).config
+    assert keys["default"] == plain.key_of([["a", "b", "c", "d"]], {})
+    for setting in ("seed=1", "baseline.n=7"):
+        for asked, differs in (("default", False), ("relp", True)):
+            other = compose_one(["sites=heads", f"methods={asked}", setting]).config
+            assert (other.key_of([["a", "b", "c", "d"]], {}) != keys[asked]) == differs
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.optional])
+def test_in_float32_it_is_what_it_is_in_float64(ioi_mini, small, pair, name):
+    method, config = METHODS[name], compose_one(["baseline.n=5", "ig.n_steps=20"]).config
+    effects = []
+    for model in (ioi_mini, small("ioi-mini")):
+        with contrast(model, pair, baseline=method.baseline(config)) as opened:
+            effects.append(method.attribute(opened, "heads", config, ignore)[0].effect.double())
+    torch.testing.assert_close(*effects, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ["methods=conductence"],
+            "got conductence, wanted default (ig, ap, atp, atp_star), all, or names of ig_inputs",
+        ),
+        (["methods=relp,ap"], "expected_gradients, relp, gim, shapley. ap is in every run."),
+        (["methods=relp,relp"], "wanted default, all, or names of methods, [conductance,relp], each once."),
+        (["methods="], "wanted default, all, or names of methods, [conductance,relp], each once."),
+        (["methods=all,relp"], "wanted default, all, or names of methods, [conductance,relp], each once."),
+        (["methods=conductance", "ig.n_steps=auto"], "with ig.n_steps=auto, wanted a number"),
+        (["methods=all", "ig.n_steps=2001", "ig.method=riemann_left"], "wanted at most 2000 nodes"),
+        (["methods=gim", "model.dtype=bfloat16"], "bfloat16 rounds too much for the weights alone"),
+    ],
+)
+def test_methods_that_cannot_be_had_are_refused_in_one_line_before_the_model_loads(
+    monkeypatch, capsys, overrides, line
+):
+    monkeypatch.setattr(cached, "_cached_model", lambda *_: pytest.fail("loaded"))
+    assert cli.main(["run", *overrides]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("igap: methods: got ")
+    assert line in err
+    assert err.count("\n") == 1
+
+
+def test_references_of_a_length_that_is_not_generated_are_refused_before_the_model_loads(monkeypatch, capsys):
+    monkeypatch.setattr(cached, "_cached_model", lambda *_: pytest.fail("loaded"))
+    texts = ["prompts.clean=Then Mary gave it to", "prompts.corrupted=Then John gave it to"]
+    words = ["prompts.answer= John", "prompts.distractor= Mary"]
+    assert cli.main(["run", *texts, *words, "methods=expected_gradients"]) == 2
+    assert "found 0 generated prompts of 5 tokens" in capsys.readouterr().err
+
+
 def test_what_a_method_moves_to_is_the_runs_baseline_only_if_it_says_so(run, monkeypatch):
     for name, towards in (("own", True), ("other", False)):
         monkeypatch.setitem(METHODS, name, Method(name, methods_own().attribute, towards_baseline=towards))
@@ -100,7 +184,7 @@ def test_what_a_method_moves_to_is_the_runs_baseline_only_if_it_says_so(run, mon
     assert not torch.allclose(tensors["effect.own.heads"], tensors["effect.other.heads"])
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.shared])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.shared and name not in RULES])
 def test_passes_of_a_method_are_as_small_as_the_run_says(small, pair, name):
     model, passes = small(), []
     pairs = [

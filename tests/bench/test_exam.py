@@ -27,20 +27,21 @@ def missed(bench, circuit):
 
 
 def test_estimators_are_the_methods_of_a_run_and_ig_with_the_zero_baseline():
-    assert set(METHODS) | {"ig_zero"} == set(estimators())
+    """Circuits have no prompts of the length that expected gradients draw references of."""
+    assert set(METHODS) | {"ig_zero"} == {*estimators(), "expected_gradients"}
 
 
 def test_each_method_misses_what_it_must_and_nothing_else(bench):
     heads = ("0.0", "0.1")
     everyone = dict.fromkeys(estimators(), ("1.0", "L0.N0"))
     assert {name: each for name in NAMES if (each := missed(bench, name))} == {
-        "or": {"ap": heads, "atp": heads, "atp_star": heads, "ig_zero": ("L1.N0",)},
-        "xor": {"ig": heads, "ig_zero": heads},
-        "saturation": {"atp": ("0.0",), "atp_star": ("0.0",)},
-        "self_cancelling": dict.fromkeys(("ig", "ig_zero", "ap", "atp"), ("0.0",)),
+        "or": dict.fromkeys(("ap", "atp", "atp_star", "relp", "gim"), heads) | {"ig_zero": ("L1.N0",)},
+        "xor": dict.fromkeys(("ig", "ig_zero", "ig_inputs", "conductance", "shapley"), heads),
+        "saturation": dict.fromkeys(("atp", "atp_star", "gim"), ("0.0",)),
+        "self_cancelling": dict.fromkeys([name for name in everyone if name != "atp_star"], ("0.0",)),
         "backup": everyone,
-        "query": {"atp": ("0.0",), "atp_star": ("0.0",)},
-        "induction": {"atp": ("0.0",), "atp_star": ("0.0",)},
+        "query": dict.fromkeys(("atp", "atp_star", "relp"), ("0.0",)),
+        "induction": dict.fromkeys(("atp", "atp_star", "relp"), ("0.0",)),
     }
 
 
@@ -65,6 +66,14 @@ def test_a_method_that_misses_nothing_ranks_all_that_matters_first(bench):
         ("or", "ig_zero", "L1.N0", 0, -1),
         ("self_cancelling", "atp_star", "0.0", 0.5, 0),
         ("linear", "atp_star", "0.0", (1 + 1.75) / 2, -1.75),
+        ("linear", "gim", "0.0", -1.75 + 0.5 / 2, -1.75),  # what goes by head 1.0's values is halved
+        ("saturation", "relp", "0.0", -math.tanh(5), -math.tanh(5)),
+        ("or", "conductance", "0.0", -0.5, 0),
+        ("or", "shapley", "0.0", -0.5, 0),
+        ("xor", "ig_inputs", "0.1", 0, 1),
+        ("backup", "conductance", "0.0", -2, -1),
+        ("backup", "shapley", "0.0", -1, -1),
+        ("cancellation", "shapley", "0.0", (-1.5 - 10) / 2, -1.5),
     ],
 )
 def test_estimates_are_those_worked_by_hand(bench, circuit, estimator, component, says, truth):
@@ -76,8 +85,8 @@ def test_atp_takes_the_clean_slope_of_the_softmax(bench):
     """Of 2 p with p = 1 / (1 + 5 e^-s) the slope in u, s = 8 u + a constant, is 16 p (1 - p)."""
     for circuit, score in (("query", 8), ("key", 2)):
         p = 1 / (1 + 5 * math.exp(-score))
-        atp = bench.estimates[circuit]["atp"].effects["0.0"]
-        assert atp == pytest.approx(-16 * p * (1 - p))
+        for name in ("atp", "relp"):
+            assert bench.estimates[circuit][name].effects["0.0"] == pytest.approx(-16 * p * (1 - p))
     assert bench.estimates["key"]["atp"].effects["0.0"] < 3 * bench.circuits["key"].truth.effects()["0.0"]
 
 
@@ -128,6 +137,11 @@ def test_costs_follow_passes(bench):
     assert costs["atp"] < costs["atp_star"] < 2 * costs["atp"]
     assert 50 < costs["ig"] < 2 * 3 * 50 * 3
     assert costs["ig"] == costs["ig_zero"]
+    # One pass with rules; one of the whole model a node, and two more for the ends of the way; ten orders.
+    assert costs["atp"] < costs["relp"] < costs["gim"] < 1.5 * costs["atp"]
+    assert 2 * 50 < costs["ig_inputs"] < 2 * 3 * 50
+    assert 52 / 50 < costs["conductance"] / costs["ig_inputs"] < 1.5
+    assert 5 * costs["ap"] < costs["shapley"] < 2 * 10 * costs["ap"]
 
 
 def test_the_table_has_a_row_a_circuit_estimator_and_site(bench):
@@ -139,20 +153,23 @@ def test_the_table_has_a_row_a_circuit_estimator_and_site(bench):
 
 
 def test_a_verdict_says_who_misses_what_and_else_whose_number_is_farthest(bench):
-    assert bench.verdict("xor") == "ig, ig_zero miss 0.0, 0.1"
+    assert bench.verdict("xor") == "ig, ig_zero, ig_inputs, conductance, shapley miss 0.0, 0.1"
+    assert bench.verdict("self_cancelling") == "all but atp_star miss 0.0"
+    assert bench.verdict("backup") == "all miss 1.0, L0.N0"
     assert bench.verdict("always_on") == "ig_zero turns 0.1"
     assert bench.verdict("key") == "all find what matters; farthest: atp 0.0 -3.85, true -1.19"
     assert bench.verdict("and") == "all find what matters; farthest: ig 0.0 -0.50, true -1.00"
-    assert bench.verdict("linear") == "all find what matters"
-    assert "  xor: ig, ig_zero miss 0.0, 0.1" in repr(bench).splitlines()
+    assert bench.verdict("inert") == "all find what matters"
+    assert "  saturation: atp, atp_star, gim miss 0.0" in repr(bench).splitlines()
 
 
 def test_progress_comes_to_its_end_and_the_same_exam_has_the_same_numbers(bench):
     calls = []
     again = run_bench(["or", "and"], on_progress=lambda *at: calls.append(at))
     assert list(again.circuits) == ["and", "or"]
+    n = 2 * len(estimators())
     assert calls == sorted(calls)
-    assert set(calls) == {(i, 10) for i in range(11)}
+    assert set(calls) == {(i, n) for i in range(n + 1)}
     assert again.estimates["or"] == bench.estimates["or"]
 
 

@@ -7,10 +7,9 @@ from igap.analyses.base import Analysis, RunContext, check_site, settings_of
 from igap.analyses.direct_effect.effects import DirectEffects, Writer, direct_effects, read_spans
 from igap.attribution.maps import Progress
 from igap.config import Frozen, RunConfig
-from igap.engine.decoder import unknown
+from igap.engine.backend import no_weights
 from igap.errors import InputError
 from igap.inputs.prompts import TokenPair
-from igap.models.families import architecture_of
 from igap.models.load import Header
 
 if TYPE_CHECKING:
@@ -35,10 +34,7 @@ class DirectEffectAnalysis(Analysis[DirectEffects]):
         """Refuse a site that the run does not attribute to, and models whose F is not computed from their weights."""
         if self.asked_for(config):
             check_site(config, self.name, settings_of(config, self.name, Settings).site)
-            reason = unknown(architecture_of(header.config), header.config)
-            if config.model.dtype == "bfloat16":
-                reason = "bfloat16 rounds too much for the weights alone; model.dtype=float32 does it"
-            if reason:
+            if reason := no_weights(config, header):
                 raise InputError(
                     f"analyses: got direct_effect of model.name={config.model.name}, wanted a model whose blocks the "
                     f"engine computes from their weights: {reason}. Leave direct_effect out, or use another model."
