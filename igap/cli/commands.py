@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_SEVERAL_METRICS = re.compile(r"\+*metric=([^'\"(\[,]*),")
+"""The first value is the group."""
+
 
 def _name(function: Function) -> Function:
     """Adds the name of a sweep."""
@@ -42,13 +45,17 @@ def _elsewhere(function: Function) -> Function:
 def _request(
     overrides: Sequence[str], multirun: bool, config_name: str | None, config_dir: str | None
 ) -> "MultirunRequest":
+    from igap.cli.compose import compose_one
     from igap.cli.multirun import MultirunRequest
     from igap.cli.texts import quote_override
 
-    # Several metrics need no -m: their runs share the patches.
-    single = not multirun and not any(re.match(r"\+*metric=[^'\"(\[]*,", override) for override in overrides)
-    quoted = (quote_override(override, single=single) for override in overrides)
-    return MultirunRequest(tuple(quoted), config_name, config_dir, single=single)
+    metrics = [None if multirun else _SEVERAL_METRICS.match(override) for override in overrides]
+    given = list(zip(overrides, metrics, strict=True))
+    quoted = [quote_override(each, single=not multirun and several is None) for each, several in given]
+    if any(metrics):  # a run for each, which share their patches, without -m; every other key has one value
+        first = [f"metric={several[1]}" if several else text for text, several in zip(quoted, metrics, strict=True)]
+        compose_one(first, config_name, config_dir)
+    return MultirunRequest(tuple(quoted), config_name, config_dir, single=not (multirun or any(metrics)))
 
 
 def _sweep_request(name: str | None, overrides: Sequence[str]) -> "MultirunRequest":

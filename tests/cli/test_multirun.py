@@ -172,12 +172,14 @@ def test_jobs_of_metrics_that_were_killed_go_on_from_the_patches_that_are_there(
     assert computed.count("ap heads") == 1
 
 
-def test_several_metrics_of_a_run_need_no_m(sweep, computed):
-    assert sweep("metric=logit_diff,kl", "ig.n_steps=2", command=("run",))[0] == 0
+def test_several_metrics_of_a_run_need_no_m_and_leave_other_keys_one_value(sweep, computed):
+    assert sweep("sites=heads,resid_pre", "metric=logit_diff,kl", "ig.n_steps=2", command=("run",))[0] == 0
     assert sorted(run["metric"] for run in summaries().values()) == ["kl", "logit_diff"]
-    assert computed.count("ap heads") == 1
-    code, _, err = sweep("metric=logit_diff,kl", "ig.n_steps=2,3", command=("check",))
-    assert (code, err) == (0, "")
+    assert computed.count("ap heads") == computed.count("ap resid_pre") == 1
+    assert sweep("metric=logit_diff,kl", command=("check",))[0] == 0
+    code, _, err = sweep("metric=logit_diff,kl", "ig.n_steps=2,3", command=("run",))
+    assert code == 2
+    assert err.startswith("igap: ig.n_steps: got 2 values (2, 3), wanted one. Add -m")
 
 
 def test_jobs_that_differ_in_more_than_the_metric_patch_on_their_own(sweep, computed):
