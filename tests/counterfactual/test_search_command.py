@@ -181,7 +181,10 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("overrides", "message"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+# xdist takes what follows an @ in a name for a group.
+@pytest.mark.parametrize(
+    ("overrides", "message"), BAD, ids=lambda v: " ".join(v).replace("@", " at ") if isinstance(v, list) else ""
+)
 def test_bad_input_is_one_line_and_exit_code_2_before_the_model_loads(
     overrides, message, tmp_path, monkeypatch, capsys
 ):
