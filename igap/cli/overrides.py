@@ -48,6 +48,9 @@ def expand(
                     f"{override.key_or_group}: got {short_repr(text)}, wanted "
                     + ("at least one value." if not values else "one value: all jobs of a multirun share it.")
                 )
+            if not multirun and values[0].startswith(("[", "'[")) and values[-1].endswith(("]", "]'")):
+                written = ",".join(value.strip("'") for value in values)
+                raise InputError(f"{override.key_or_group}: got the list {written}, wanted one text. Name one.")
             if not multirun:
                 raise InputError(
                     f"{override.key_or_group}: got {len(values)} values ({', '.join(values[:10])}"

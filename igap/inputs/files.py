@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from igap.config import TEXTS
-from igap.errors import InputError, printable
+from igap.errors import InputError, printable, short_repr
 from igap.inputs.answers import to_cell
 from igap.inputs.layouts import LAYOUTS
 from igap.storage.untrusted import check_file
@@ -86,6 +86,8 @@ def _read(file: str, fields: _Fields, *, item: str) -> Iterator[tuple[str, dict[
     name = printable(file)
     path = _TASKS / f"{file}.csv" if file in task_names() else Path(os.path.expanduser(file))
     reader = _READERS.get(path.suffix.lower())
+    if reader is None and file.startswith(("[", "{")):
+        raise InputError(f"{item}: got {short_repr(file)}, wanted the name of one file. Write its rows into a file.")
     if reader is None:
         raise InputError(
             f"{item}: got {name}, wanted a name that ends in {', '.join(_READERS)}, or one of igap's own tasks "
@@ -149,6 +151,8 @@ def _check_row(row: object, fields: _Fields, place: str) -> dict[str, str]:
         value = texts[name]
         if not isinstance(value, str) or not value.strip():
             remedy = "Put it in quotes" if isinstance(value, int | float) else "Fill it in"
+            if isinstance(value, list | dict) and value:
+                remedy = "Write a text in quotes"
             raise InputError(f"{place}: {name}: got {_shorten(value)}, wanted a text with words. {remedy}.")
     for name, value in ((name, text) for pair in texts.items() for name, text in [pair, (pair[0], pair[0])]):
         if not value.isascii() and value.encode(errors="replace").decode() != value:

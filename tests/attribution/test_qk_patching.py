@@ -6,7 +6,7 @@ from helpers.checkpoints import save_checkpoint
 from helpers.opened import qk_patching
 from helpers.reference import Reference
 
-from igap import PromptPair, load_model
+from igap import PromptPair, activation_patching, attribution_patching, load_model
 from igap.attribution.qk_patching import NoNodesError
 
 # float64; transformers computes Llama's RMS norms in float32.
@@ -164,3 +164,14 @@ def test_a_z_that_is_more_than_attention_of_q_k_and_v_is_refused(checkpoint, pai
     model.hook_dict["blocks.1.attn.hook_z"].add_hook(lambda z, hook: z + streams[-1].mean(-1)[..., None, None])
     with pytest.raises(NoNodesError, match="the hooked queries, keys and values do not give the heads' z"):
         qk_patching(model, pair)
+
+
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+def test_the_exact_and_the_plain_estimate_are_those_of_the_sites(case, pair, direction):
+    """By another way: through z. What the sites do not have is the QK fix."""
+    model, tolerance = case
+    found = qk_patching(model, pair, direction=direction)
+    for node in NODES:
+        for name, method in (("ap", activation_patching), ("atp", attribution_patching)):
+            expected = method(model, pair, node, direction=direction).effect
+            torch.testing.assert_close(found[node][name].effect, expected, rtol=0, atol=tolerance)

@@ -99,6 +99,8 @@ BAD = [
     (["run", "metric=logit_diff,lk"], "metric: got 'lk', wanted one of"),
     (["plot", ""], "folders: got nothing, wanted RUN.... igap plot --help shows what it takes."),
     (["compare", "runs", ""], "folders: got nothing, wanted DIR.... igap compare --help shows what it takes."),
+    (["run", "ablation.file=[a.json,b.json]"], "ablation.file: got the list [a.json,b.json], wanted one text."),
+    (["run", "prompts.file={a: 1}"], "prompts.file: got '{a: 1}', wanted the name of one file. Write its rows into a"),
     (["run", "ig.method=simpson"], "ig.method: got 'simpson', wanted one of 'gausslegendre', 'riemann_left'"),
     (["run", "ig.method=riemann_trapezoid"], "wanted a method whose weights sum to 1"),
     (["run", "ig.path=both"], "ig.path: got 'both', wanted one of 'joint' or 'single'."),

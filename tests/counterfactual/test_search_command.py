@@ -94,6 +94,8 @@ BAD = [
     (["head="], "head: got '', wanted a head such as 9.6"),
     (["head=1.2,x"], "head: got '1.2,x', wanted a head such as 9.6"),
     (["head=all,1.2"], "head: got 'all,1.2', wanted a head such as 9.6"),
+    (["head='0.6@END@S2'"], "head: got 0.6@END@S2, wanted one span after one @, as in 0.6@END. Correct it."),
+    (["head='0.6@-1'"], "head: got 0.6@-1, wanted a position from 0 to 16, or last: they are counted from"),
     (["head=1.8.q"], "head: got 1.8.q, but the model has 8 heads in a layer (0 to 7)."),
     (["head=1.2+1.2"], "head: got '1.2+1.2', wanted each component once, not 1.2 twice"),
     (["head=top3:ap"], "head: got 'top3:ap', wanted a head such as 9.6"),
@@ -179,7 +181,10 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("overrides", "message"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+# xdist takes what follows an @ in a name for a group.
+@pytest.mark.parametrize(
+    ("overrides", "message"), BAD, ids=lambda v: " ".join(v).replace("@", " at ") if isinstance(v, list) else ""
+)
 def test_bad_input_is_one_line_and_exit_code_2_before_the_model_loads(
     overrides, message, tmp_path, monkeypatch, capsys
 ):

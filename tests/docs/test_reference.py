@@ -10,6 +10,7 @@ import torch
 from igap.cli import main
 from igap.components import PLACES, SITES
 from igap.output import figures
+from igap.output.dashboard.page import IN_UNIT
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "summary.md"
@@ -76,6 +77,24 @@ def of_run(folder, *overrides):
     """The names in summary.json of a run."""
     assert main(["run", f"hydra.run.dir={folder}", "tracking=disabled", "plots=none", *overrides]) == 0
     return set(json.loads((folder / "summary.json").read_text()))
+
+
+def test_the_page_of_comparisons_knows_which_numbers_are_in_the_unit_of_f():
+    """Those of the reference whose unit is F's; `logit_diff` is in logits whatever F is."""
+    section = "\n".join(re.findall(r"^## A run: .*?(?=^## |\Z)", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL))
+    of_f = re.findall(r"^\| (`.*?) \|.*\| (?:logits|F's) \|$", section, flags=re.MULTILINE)
+    others = re.findall(r"^\| (`.*?) \|.*\| (?:none|\[0, 1\]|s|)\s*\|$", section, flags=re.MULTILINE)
+    words = ("patched", "dominant", "unconverged_layers", "/of", "/first", "/last")
+
+    def names(rows):
+        every = [name.replace("[_low, _high]", end) for row in rows for name in re.findall("`([^`]+)`", row)
+                 for end in ("", "_low")]  # fmt: skip
+        return {name for name in every if not name.endswith(words) and not re.search("logit_diff|^metric", name)}
+
+    assert [name for name in names(of_f) if not IN_UNIT.fullmatch(name)] == []
+    assert [name for name in names(others) if IN_UNIT.fullmatch(name)] == []
+    assert len(names(of_f)) > 20
+    assert len(names(others)) > 40
 
 
 @pytest.mark.long

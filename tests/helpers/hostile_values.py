@@ -93,7 +93,7 @@ PROMPT_FILES: dict[str, tuple[str, bytes, str]] = {
         ("lines", ".json", json.dumps(_GOOD) + "\n" + json.dumps(_GOOD), "Extra data.* is named .jsonl"),
         ("a number for a text", ".json", json.dumps([{**_GOOD, "answer": 3}]), "answer: got 3, .*Put it in quotes"),
         ("null for a text", ".json", json.dumps([{**_GOOD, "answer": None}]), "answer: got null, .*Fill it in"),
-        ("a list for a text", ".json", json.dumps([{**_GOOD, "clean": ["c"]}]), r"clean: got \[.*wanted a text"),
+        ("a list for a text", ".json", json.dumps([{**_GOOD, "clean": ["c"]}]), r"clean: got \[.*Write a text"),
         ("an empty set", ".json", json.dumps([{**_GOOD, "answer": []}]), r"answer: got \[\], wanted a text"),
         ("a set of numbers", ".json", json.dumps([{**_GOOD, "answer": [" c", 3]}]), r"answer: got \[.*wanted a text"),
         ("half a character", ".json", json.dumps([{**_GOOD, "answer": "\ud800"}]), "half of a character"),

@@ -1,5 +1,6 @@
 """A target in the clean runs: F as a function of what its components are moved to, and the positions where they are."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,7 +31,16 @@ def resolve(target: Target, pair: TokenPair) -> Target:
     try:
         spans = find_spans(target.positions.value, [pair], "noising")
     except InputError as error:
-        raise InputError(f"head: got {target.name}; {error}") from None
+        last = pair.clean.shape[1] - 1
+        if "@" in span:
+            why = f"wanted one span after one @, as in {target.component}@{span.partition('@')[0]}. Correct it."
+        elif re.fullmatch(r"-\s*\d+", span):
+            why = (
+                f"wanted a position from 0 to {last}, or last: they are counted from the prompt's start. Write @{last}."
+            )
+        else:
+            why = str(error)
+        raise InputError(f"head: got {target.name}{', ' if why.startswith('wanted') else '; '}{why}") from None
     assert spans is not None
     return replace(target, where=tuple(spans.masks[0][0].nonzero().flatten().tolist()))
 

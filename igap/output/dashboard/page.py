@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,13 @@ MAX_MAPS = 7_000_000
 _LEFT_OUT = f"left out: the maps of the runs above it and its own take over {MAX_MAPS / 1e6:.0f} MB. Compare fewer runs"
 _HERE = Path(__file__).parent
 _SCRIPTS = ("page.js", "plots.js", "views.js")
+
+IN_UNIT = re.compile(
+    r"gap(_\w+)?|(clean|corrupted)_value|.*/max_abs_delta|(explain|direct_effect)/.*/mean_abs|curves/max_abs_bend"
+    r"|ablation/.*/value(_change)?|faithfulness/.*/(full|empty)|both_directions/.*/mean_abs_asymmetry"
+    r"|self_repair/effect|direct_effect/.*/effect|sets/.*/(effect(_low|_high)?|sum_alone|(largest_)?interaction|ig_delta)"
+)
+"""Names of numbers in the unit of a run's metric: of runs whose units differ they share no axis."""
 
 RunMaps = Mapping[Site, SiteMap]
 """The maps of one run."""
@@ -72,6 +80,7 @@ def _data(table: Table, maps: Mapping[Path, RunMaps]) -> dict[str, object]:
             {
                 "name": name,
                 "shown": name in table.metrics,
+                "in_unit": IN_UNIT.fullmatch(name) is not None,
                 "values": [_rounded(metric(run, name)) for run in runs],
                 "reasons": {
                     index: str(run.summary[f"{name}/reason"])

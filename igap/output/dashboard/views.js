@@ -91,10 +91,13 @@ function drawVaried() {
   const varied = SETTINGS.filter((one) => new Set(runs.map((i) => one.values[i]).filter((text) => text !== null)).size > 1);
   if (!varied.length) return empty($("varied"), "No setting differs among the runs that pass the filter.");
   $("varied-note").textContent = `${runs.length} of ${visible().length} runs have a number for ${column.name}.`;
-  $("varied").replaceChildren(...varied.map((one) => variedPlot(one, column, runs)));
+  // Numbers of two units share no axis: a plot each.
+  const units = new Set(column.in_unit ? runs.map((i) => RUNS[i].unit) : []);
+  const groups = units.size > 1 ? [...units].map((unit) => [runs.filter((i) => RUNS[i].unit === unit), `, ${unit}`]) : [[runs, ""]];
+  $("varied").replaceChildren(...varied.flatMap((one) => groups.map(([of, unit]) => variedPlot(one, column, of, unit))));
 }
 
-function variedPlot(varied, column, all) {
+function variedPlot(varied, column, all, unit) {
   const runs = all.filter((i) => varied.values[i] !== null);
   const numbers = varied.numeric ? runs.map((i) => Number(varied.values[i])) : [];
   const names = varied.numeric ? null : [...new Set(runs.map((i) => varied.values[i]))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
@@ -102,11 +105,11 @@ function variedPlot(varied, column, all) {
   const [low, high] = spread(numbers);
   const log = varied.numeric && low > 0 && high / low >= 10;
   const place = (i) => (names ? names.indexOf(varied.values[i]) : Number(varied.values[i]));
-  const { svg, x, y } = frame({ width: 390, height: 320, title: varied.name, xLabel: varied.name + (log ? " (log)" : ""), yLabel: column.name, names,
+  const { svg, x, y } = frame({ width: 390, height: 320, title: varied.name, xLabel: varied.name + (log ? " (log)" : ""), yLabel: column.name + unit, names,
     xLog: log, xRange: names ? [-0.6, names.length - 0.4] : padded([low, high], log), yRange: padded(spread(runs.map((i) => column.values[i]))) });
   for (const i of runs) {
     const point = make("circle", { cx: x(place(i)), cy: y(column.values[i]), r: 4, fill: PALETTE[0], "fill-opacity": 0.55 });
-    svg.append(hover(point, [RUNS[i].label, `${varied.name}=${varied.values[i]}`, `${column.name} ${digits(column.values[i])}`]));
+    svg.append(hover(point, [RUNS[i].label, `${varied.name}=${varied.values[i]}`, `${column.name} ${digits(column.values[i])}${unit.replace(",", "")}`]));
   }
   return svg;
 }

@@ -26,7 +26,9 @@ def case(tmp_path_factory):
 
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
-@pytest.mark.parametrize("patched", ["1.2@early", "0.1.k@late", "L1.resid_post@early"])
+@pytest.mark.parametrize(
+    "patched", ["1.2@early", "0.1.k@late", "L1.resid_post@early"], ids=lambda name: name.partition("@")[0]
+)
 @pytest.mark.parametrize("site", PLACES)
 def test_effects_beside_a_component_at_a_span_are_forward_passes_by_hand(case, site, patched, direction):
     """Also of components before it, of its own layer, and of itself at the other span."""

@@ -283,6 +283,22 @@ def test_a_metric_is_drawn_against_each_setting_that_varies(opened, four):
     assert page.locator("#varied svg").count() == 2
 
 
+def test_numbers_of_two_units_have_a_plot_each_and_those_without_one_share_it(opened, four):
+    nats = {"metric": "kl", "metric/unit": "nats"}
+    make(four / "e", settings={"ig.n_steps": 7, "metric.name": "kl"}, summary=nats, seed=5)
+    page = opened(four)
+    page.locator("#metric").select_option("gap")
+    n_settings = len({plot.get_attribute("aria-label") for plot in page.locator("#varied svg").all()})
+    assert page.locator("#varied svg").count() == 2 * n_settings
+    labels = [page.locator("#varied svg").nth(i).text_content() for i in (0, 1)]
+    assert ["gap, logits" in labels[0], "gap, nats" in labels[1]] == [True, True]
+    assert [page.locator("#varied svg").nth(i).locator("circle").count() for i in (0, 1)] == [3, 1]
+    page.locator("#varied svg").nth(1).locator("circle").hover()
+    assert tip(page)[2].endswith(" nats")
+    page.locator("#metric").select_option("heads/pearson")
+    assert page.locator("#varied svg").count() == n_settings
+
+
 def test_a_setting_with_one_value_that_some_runs_lack_is_not_drawn_against(opened, four):
     make(four / "e", settings={"ig.new": 1}, seed=5)
     page = opened(four)
