@@ -30,7 +30,7 @@ class EffectBound:
     Example:
         >>> outside = bound_effects(model, pair, attribution_patching(model, pair, "neurons"), top=20)
         >>> outside.confidence, outside.n_subsets, outside.limits.shape
-        (0.95, 248, torch.Size([4, 512]))
+        (0.95, 253, torch.Size([4, 512]))
     """
 
     bound: float
