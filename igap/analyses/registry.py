@@ -84,8 +84,8 @@ def check_analyses(config: RunConfig, header: Header) -> dict[str, str]:
 
 def check_pairs(config: RunConfig, tokens: Sequence[TokenPair]) -> None:
     """Raise InputError where an analysis that the run does refuses these pairs."""
-    for analysis in ANALYSES.values():
-        if analysis.asked_for(config) and not analysis.misfit(config):
+    for name, analysis in ANALYSES.items():
+        if analysis.asked_for(config) and not misfit(name, config):
             analysis.check_pairs(config, tokens)
 
 

@@ -98,7 +98,7 @@ def activation_patching(
         (10.442, -1.479, -0.142)
         >>> largest = activation_patching(model, pair, "neurons", top=10)
         >>> largest.top.is_certain, largest.top.n_passes, largest.top.n_exact
-        (True, 276, 2048)
+        (True, 282, 2048)
 
     Source: Heimersheim & Nanda 2024 (arXiv 2404.15255); of `top` Kramár et al. 2024 (2403.00745).
     """

@@ -25,7 +25,13 @@ from igap.vocabulary import BaselineKind, Direction
 @checks_arguments
 @dataclass(frozen=True, eq=False)
 class EffectBound:
-    """An upper bound on |effect| of every component outside the first k of a ranking, as `bound_effects` gives it."""
+    """An upper bound on |effect| of every component outside the first k of a ranking, as `bound_effects` gives it.
+
+    Example:
+        >>> outside = bound_effects(model, pair, attribution_patching(model, pair, "neurons"), top=20)
+        >>> outside.confidence, outside.n_subsets, outside.limits.shape
+        (0.95, 253, torch.Size([4, 512]))
+    """
 
     bound: float
     """In F's unit, at least 0."""

@@ -25,9 +25,16 @@ Progress = Callable[[int, int], None]
 """Called with (components done, components in all), over all pairs."""
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Top:
-    """What a map says that has the k largest effects exactly, and not all of them: see `activation_patching`."""
+    """What a map says that has the k largest effects exactly, and not all of them, as `activation_patching` gives it.
+
+    Example:
+        >>> top = activation_patching(model, pair, "neurons", top=10).top
+        >>> top.is_certain, top.n_left_out, top.bound < top.least
+        (True, 2018, True)
+    """
 
     k: int
     """How many were asked for."""

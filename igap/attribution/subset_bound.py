@@ -11,7 +11,7 @@ is in as many subsets as every other.
 """
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int
 from scipy import stats
 from torch import Tensor
 
@@ -19,44 +19,50 @@ _MOST_GROUPS, _LEAST_MEMBERS = 256, 8
 """Groups that the components are divided into at random, again and again, and members of a group."""
 
 
-def random_subsets(n_components: int, n_subsets: int, generator: torch.Generator) -> Bool[Tensor, "subset component"]:
-    """The groups of as many random partitions of the components as it takes to have about `n_subsets`.
+def random_groups(
+    n_components: int, n_subsets: int, generator: torch.Generator
+) -> tuple[Int[Tensor, "partition component"], int]:
+    """The group of each component in as many random partitions as it takes to have about `n_subsets` groups in all.
 
-    Each component is in one group of every partition, so that all are in equally many subsets.
+    Also how many groups a partition has. Every component is in equally many subsets.
     """
     n_groups = max(2, min(_MOST_GROUPS, n_components // _LEAST_MEMBERS))
     group = torch.arange(n_components) % n_groups
     n_partitions = max(1, round(n_subsets / n_groups))
-    groups = torch.stack([group[torch.randperm(n_components, generator=generator)] for _ in range(n_partitions)])
-    subsets: Tensor = torch.arange(n_groups)[None, :, None] == groups[:, None]
-    return subsets.flatten(0, 1)
+    shuffled = [group[torch.randperm(n_components, generator=generator)] for _ in range(n_partitions)]
+    return torch.stack(shuffled), n_groups
+
+
+def members_of(groups: Int[Tensor, "partition component"], n_groups: int) -> Bool[Tensor, "partition group component"]:
+    """Which components each group of each partition has."""
+    members: Tensor = torch.arange(n_groups)[:, None] == groups[:, None]
+    return members
 
 
 def upper_limits(
-    changes: Float64[Tensor, " subset"],
-    subsets: Bool[Tensor, "subset component"],
+    changes: Float64[Tensor, "partition group"],
+    groups: Int[Tensor, "partition component"],
     estimate: Float[Tensor, " component"],
     doubt: float,
 ) -> Float64[Tensor, " component"]:
     """What each component's |effect| is at most, but for a chance of `doubt`, in F's unit.
 
-    The chance is of one component, whichever it is, chosen before the subsets were drawn. The largest of the limits is
+    The chance is of one component, whichever it is, chosen before the groups were drawn. The largest of the limits is
     therefore below the largest |effect| with a chance of at most `doubt` too: the component that has the largest effect
     is one such component, and the largest limit is not below its own.
 
     Args:
-        changes: F with each subset's members moved together minus F without, in F's unit.
-        subsets: Of `random_subsets`.
+        changes: F with each group's members moved together minus F without, in F's unit.
+        groups: Of `random_groups`.
         estimate: An estimate of the components' effects, in F's unit; it may be wrong, and 0 is one.
         doubt: Between 0 and 1.
     """
-    members = subsets.double()
     estimate = estimate.double()
-    unexplained = changes - members @ estimate
-    n_with = members.sum(0)
-    n_without = len(changes) - n_with
-    total = unexplained.sum()
-    of_members = members.T @ unexplained
-    correction = of_members / n_with - (total - of_members) / n_without
-    error = unexplained.std() * (1 / n_with + 1 / n_without).sqrt()
-    return (estimate + correction).abs() + float(stats.t.isf(doubt, len(changes) - 1)) * error
+    explained = torch.zeros_like(changes).scatter_add(1, groups, estimate.expand(groups.shape))
+    unexplained = changes - explained
+    n_with, n_without = len(groups), changes.numel() - len(groups)
+    own = unexplained.gather(1, groups).sum(0)
+    correction = own / n_with - (unexplained.sum() - own) / n_without
+    error = float(unexplained.std()) * (1 / n_with + 1 / n_without) ** 0.5
+    limits: Tensor = (estimate + correction).abs() + float(stats.t.isf(doubt, changes.numel() - 1)) * error
+    return limits

@@ -17,7 +17,7 @@ from torch import Tensor
 from igap.attribution.attribution_patching import estimate_patches
 from igap.attribution.maps import Advance, AttributionMap, Progress, Top
 from igap.attribution.over_pairs import attribute_metrics, mean
-from igap.attribution.subset_bound import random_subsets, upper_limits
+from igap.attribution.subset_bound import members_of, random_groups, upper_limits
 from igap.components import PLACES, Site
 from igap.engine.baselines import Baseline
 from igap.engine.contrast import Contrast
@@ -84,16 +84,17 @@ class Question:
 
         -infinity of all other components.
         """
-        subsets = random_subsets(int(rest.sum()), n_subsets, generator)
-        kept = torch.ones(len(subsets) + 1, *rest.shape, dtype=torch.bool)
-        kept[:-1, rest] = ~subsets  # the last set is F without any change
+        groups, n_groups = random_groups(int(rest.sum()), n_subsets, generator)
+        n_patched = len(groups) * n_groups
+        kept = torch.ones(n_patched + 1, *rest.shape, dtype=torch.bool)
+        kept[:-1, rest] = ~members_of(groups, n_groups).flatten(0, 1)  # the last set is F without any change
         baseline = self.baseline if isinstance(self.baseline, Baseline) else Baseline(self.baseline)
         budget: Any = {"batch_size": self.batch_size, "memory_gib": self.memory_gib}
         values = set_metrics(self.opened, self.site, kept, baseline=baseline, direction=self.direction, **budget)
-        changes = (values[:, :-1] - values[:, -1:]).mean(0)
+        changes = (values[:, :-1] - values[:, -1:]).mean(0).view(-1, n_groups)
         limits = torch.full(rest.shape, -torch.inf, dtype=torch.float64)
-        limits[rest] = upper_limits(changes, subsets, estimate[rest], doubt)
-        return limits, len(subsets)
+        limits[rest] = upper_limits(changes, groups, estimate[rest], doubt)
+        return limits, n_patched
 
 
 def check_top(opened: OpenPairs, site: Site, top: int) -> None:

@@ -28,6 +28,7 @@ def check_exam(config: RunConfig) -> None:
         ("direction", config.direction, "noising", "the exam patches in both directions"),
         ("positions", config.positions.kind, "all", "the exam is about whole components"),
         ("baseline", config.baseline.kind, "corrupted", "the exam asks IG with corrupted and with zero"),
+        ("ap.top", str(config.ap.top or "null"), "null", "every effect is the truth of the exam"),
     ):
         if got != wanted:
             raise InputError(f"{key}: got {got}, but {why}, wanted {wanted}. Leave {key} out.")

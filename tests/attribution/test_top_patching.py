@@ -20,7 +20,7 @@ from igap import (
     load_model,
 )
 from igap.attribution.activation_patching import patch_components
-from igap.attribution.subset_bound import random_subsets, upper_limits
+from igap.attribution.subset_bound import members_of, random_groups, upper_limits
 from igap.engine.open_pairs import contrast
 
 K = 10
@@ -184,14 +184,15 @@ def test_what_has_no_largest_components_is_refused_in_one_line(mini, pair, asked
 
 
 def test_every_component_is_in_as_many_subsets_as_every_other_once_a_partition():
-    subsets = random_subsets(2000, 600, torch.Generator().manual_seed(0))
-    assert subsets.shape == (500, 2000)  # 2000 // 8 groups, twice
-    assert (subsets[:250].sum(0) == 1).all()
-    assert (subsets[250:].sum(0) == 1).all()
-    assert subsets.sum(1).unique().tolist() == [8]
-    assert not subsets[:250].equal(subsets[250:])
-    assert random_subsets(10_000, 1, torch.Generator().manual_seed(0)).shape == (256, 10_000)
-    assert set(random_subsets(1003, 1, torch.Generator().manual_seed(0)).sum(1).tolist()) == {8, 9}
+    groups, n_groups = random_groups(2000, 600, torch.Generator().manual_seed(0))
+    members = members_of(groups, n_groups)
+    assert members.shape == (2, 250, 2000)  # 2000 // 8 groups
+    assert (members.sum(1) == 1).all()
+    assert members.sum(2).unique().tolist() == [8]
+    assert not groups[0].equal(groups[1])
+    assert random_groups(10_000, 1, torch.Generator().manual_seed(0))[1] == 256
+    uneven = members_of(*random_groups(1003, 1, torch.Generator().manual_seed(0)))
+    assert set(uneven.sum(2).flatten().tolist()) == {8, 9}
 
 
 @pytest.mark.parametrize("n_subsets", [256, 1024])
@@ -203,10 +204,10 @@ def test_a_components_limit_is_below_its_effect_as_often_as_the_doubt_says_and_n
         effect = torch.randn(n, generator=generator, dtype=torch.float64)
         effect[0] = 40.0  # whose sign no noise turns
         estimate = effect + 0.3 * torch.randn(n, generator=generator, dtype=torch.float64)
-        subsets = random_subsets(n, n_subsets, generator)
-        changes = subsets.double() @ effect
-        changes += torch.randn(len(changes), generator=generator, dtype=torch.float64)  # interactions
-        limits = upper_limits(changes, subsets, estimate, doubt)
+        groups, n_groups = random_groups(n, n_subsets, generator)
+        changes = members_of(groups, n_groups).double() @ effect
+        changes += torch.randn(changes.shape, generator=generator, dtype=torch.float64)  # interactions
+        limits = upper_limits(changes, groups, estimate, doubt)
         misses.append(float(limits[0] < 40))
         margins.append(float(limits[0]) - 40)
         assert limits.max() >= effect.abs().max() or misses[-1]

@@ -123,6 +123,7 @@ def test_the_exam_of_a_run_has_a_row_an_estimator_and_its_files_in_the_runs_outp
         (["--top", "0"], "--top: got '0', wanted a whole number from 1 on."),
         (["direction=denoising"], "direction: got denoising, but the exam patches in both directions, wanted noising."),
         (["positions=last"], "positions: got last, but the exam is about whole components, wanted all."),
+        (["ap.top=5"], "ap.top: got 5, but every effect is the truth of the exam, wanted null. Leave ap.top out."),
         (["baseline=zero"], "baseline: got zero, but the exam asks IG with corrupted and with zero, wanted corrupted."),
         (["model=nope"], "model: got 'nope', wanted one of"),
         (["output=file"], "output: got file/bench, wanted a folder that can be written to"),

@@ -126,6 +126,7 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
         "explain=heads,resid_pre",
         "ig.n_steps=2",
     )
+    written |= of_run(tmp_path / "top", "ap.top=5", "sites=neurons", *brief)
     pairs = tmp_path / "pairs.csv"
     pairs.write_text(
         "clean,corrupted,answer,distractor\n"

@@ -51,6 +51,17 @@ def test_a_set_is_what_plain_hooks_on_every_layer_give(model, pair, site):
     torch.testing.assert_close(found[0], expected, atol=EXACT, rtol=0)
 
 
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+def test_a_set_of_one_is_activation_patching_in_either_direction(small, pair, direction):
+    model = small("gpt2", "processed")
+    ap = activation_patching(model, pair, "heads", direction=direction)
+    kept = ~torch.eye(ap.effect.numel(), dtype=torch.bool).view(-1, *ap.effect.shape)
+    kept = torch.cat([kept, torch.ones_like(kept[:1])])
+    with open_pairs(model, [pair]) as opened:
+        found = site_sets.set_metrics(opened, "heads", kept, baseline=CORRUPTED, direction=direction)[0]
+    torch.testing.assert_close(found[:-1] - found[-1], ap.effect.flatten(), atol=EXACT, rtol=0)
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox"])
 def test_a_set_of_any_site_is_the_model_by_hand_with_it_replaced(tmp_path, architecture):
     ours, plain = save_beside(tmp_path, architecture)

@@ -284,6 +284,11 @@ TAKES: Mapping[str, set[str]] = {
     "top": _COUNTS,
     "circuits": {"None"},
     "tolerance": _POSITIVE,
+    "activation_patching tolerance": _NOT_NEGATIVE,
+    "activation_patching top": {"None", *_COUNTS},
+    "bound_effects top": _COUNTS,
+    "n_subsets": _COUNTS,
+    "AttributionMap top": {"None"},
     "generate": _BOOLS,
     "seed": {"0", *_COUNTS},
     "ablate controls": {"0", *_COUNTS},
@@ -351,12 +356,14 @@ RESULTS = (
     "BothDirections",
     "Comparison",
     "DirectEffects",
+    "EffectBound",
     "OutputCurves",
     "Run",
     "SearchResult",
     "SelfRepair",
     "SetEffects",
     "Sweep",
+    "Top",
 )
 """What igap makes and a user only reads: of their fields the types are checked."""
 
