@@ -48,6 +48,15 @@ class Finding(Protocol):
         ...
 
 
+@runtime_checkable
+class WithTexts(Protocol):
+    """A finding that leaves files of its own beside its tables."""
+
+    def texts(self) -> Mapping[str, str]:
+        """Return texts by file name."""
+        ...
+
+
 FindingT = TypeVar("FindingT", bound=Finding)
 
 

@@ -10,6 +10,7 @@ from igap.analyses.circuit_recovery.analysis import CircuitRecoveryAnalysis
 from igap.analyses.direct_effect.analysis import DirectEffectAnalysis
 from igap.analyses.explanation.analysis import ExplanationAnalysis
 from igap.analyses.faithfulness.analysis import FaithfulnessAnalysis
+from igap.analyses.mib import MibAnalysis
 from igap.analyses.output_curves.analysis import OutputCurvesAnalysis
 from igap.analyses.proxy_fidelity import ProxyFidelityAnalysis
 from igap.analyses.queries_keys import QueriesKeysAnalysis
@@ -35,6 +36,7 @@ ANALYSES: dict[str, Analysis[Any]] = {
         SelfRepairAnalysis(),
         DirectEffectAnalysis(),
         SetsAnalysis(),
+        MibAnalysis(),
         StabilityAnalysis(),
     )
 }

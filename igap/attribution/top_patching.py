@@ -90,7 +90,7 @@ class Question:
         kept[:-1, rest] = ~members_of(groups, n_groups).flatten(0, 1)  # the last set is F without any change
         baseline = self.baseline if isinstance(self.baseline, Baseline) else Baseline(self.baseline)
         budget: Any = {"batch_size": self.batch_size, "memory_gib": self.memory_gib}
-        values = set_metrics(self.opened, self.site, kept, baseline=baseline, direction=self.direction, **budget)
+        values = set_metrics(self.opened, {self.site: kept}, baseline=baseline, direction=self.direction, **budget)
         changes = (values[:, :-1] - values[:, -1:]).mean(0).view(-1, n_groups)
         limits = torch.full(rest.shape, -torch.inf, dtype=torch.float64)
         limits[rest] = upper_limits(changes, groups, estimate[rest], doubt)

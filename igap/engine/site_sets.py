@@ -1,9 +1,9 @@
-"""F with any set of a site's components, in all layers at once, replaced.
+"""F with any set of components of one or more sites, in all layers at once, replaced.
 
 Components that are kept are recomputed from what the replaced ones before them give.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -21,8 +21,7 @@ from igap.vocabulary import Direction
 
 def set_metrics(
     opened: OpenPairs,
-    site: Site,
-    kept: Bool[Tensor, "set layer *span component"],
+    kept: Mapping[Site, Bool[Tensor, "set layer *span component"]],
     *,
     baseline: Baseline,
     direction: Direction = "noising",
@@ -36,8 +35,8 @@ def set_metrics(
 
     Args:
         opened: The open prompt pairs, the rows of what is returned.
-        site: Its components of every layer are kept or moved in one run.
-        kept: The components that each set keeps; the sets are the columns of what is returned.
+        kept: By site, the components of every layer that each set keeps; the others are moved in one run. The sets are
+            the columns of what is returned.
         baseline: What the other components are moved to.
         direction: "noising" (default) moves them in the clean run, "denoising" in the corrupted run, to the clean one.
         positions: Where components are moved; with "each" or spans a component at each of them is one, which is kept or
@@ -50,13 +49,15 @@ def set_metrics(
     Raises:
         InputError: These pairs cannot have the baseline.
     """
-    metrics = torch.empty(len(opened.pairs), len(kept), dtype=torch.float64)
+    n_sets = len(next(iter(kept.values())))
+    metrics = torch.empty(len(opened.pairs), n_sets, dtype=torch.float64)
     done = 0
     for indices, each in opened.contrasts(baseline, direction):
         contrast = replace(each, named_in=named_in)
         rows = contrast.rows(batch_size, memory_gib, gradients=False)
-        of_sets = partial(_with_sets, contrast, site, *_by_span(kept, contrast, contrast.spans(positions)))
-        for few, values in rows.each(of_sets, torch.arange(len(kept)), len(indices)):
+        spans = contrast.spans(positions)
+        of_sets = partial(_with_sets, contrast, {site: _by_span(each, contrast, spans) for site, each in kept.items()})
+        for few, values in rows.each(of_sets, torch.arange(n_sets), len(indices)):
             metrics[torch.tensor(indices)[:, None], few] = values.double().cpu()
             done += values.numel()
             if on_progress:
@@ -81,19 +82,18 @@ def _by_span(
 
 def _with_sets(
     contrast: Contrast,
-    site: Site,
-    kept: Bool[Tensor, "set layer span component"],
-    span_of: Int[Tensor, "pair pos"],
+    of_sites: Mapping[Site, tuple[Bool[Tensor, "set layer span component"], Int[Tensor, "pair pos"]]],
     few: Tensor,
 ) -> Tensor:
     """Return F with each of these sets, `[pair, set]`."""
 
-    def change(layer: int, own: Tensor) -> Tensor:
+    def change(site: Site, layer: int, own: Tensor) -> Tensor:
+        kept, span_of = of_sites[site]
         late = slice(-own.shape[2], None)
         keep = kept[few, layer][:, span_of[:, late]].transpose(0, 1)
         keep = keep.view(*keep.shape, *[1] * (own.ndim - 4))
         return torch.where(keep, own, contrast.source[site][layer][:, None, late])
 
-    changes = {(site, layer): partial(change, layer) for layer in range(contrast.n_layers)}
+    changes = {(site, layer): partial(change, site, layer) for site in of_sites for layer in range(contrast.n_layers)}
     with torch.no_grad():
         return contrast.engine.with_changes(changes, len(few))

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from igap.analyses.base import WithTexts
 from igap.components import Site
 from igap.config import TEXTS, RunConfig
 from igap.errors import InputError
@@ -117,6 +118,9 @@ def write_numbers(result: Result, folder: Path, failures: dict[str, Failure]) ->
             if not len(frame.columns):  # of nothing found: no reader takes an empty file for a table
                 continue
             write_atomically(folder / f"{name}.csv", partial(tables.write_csv, frame=frame))
+        if isinstance(finding, WithTexts):
+            for name, text in finding.texts().items():
+                write_text(folder / name, text)
     write_config(result.config, folder)
     summary = summarize(replace(result, failures=failures))
     return write_record(Record(summary, figure_data(result), digests_of(folder)), folder, failures)

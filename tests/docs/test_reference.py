@@ -9,6 +9,7 @@ import torch
 
 from igap.cli import main
 from igap.components import PLACES, SITES
+from igap.inputs.mib import MibGraph, node_names
 from igap.output import figures
 from igap.output.dashboard.page import IN_UNIT
 
@@ -21,6 +22,7 @@ WORDS = {
     "METHOD": METHODS,
     "KIND": "zero|mean|mean_positional|resample",
     "OTHER": "ig|ap|ap - ig",
+    "RANKING": "signed|absolute",
     "PART": "wording|corruption|names|rest_of_prompt|method|method_by_prompt",
     "TERM": "curvature|quadrature|baseline|interaction|direction",
     "BY": "corrupted|mean",
@@ -134,6 +136,11 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
         '"After John and Mary went to the store, John gave a bottle of milk to", John, Mary\n'
     )
     written |= of_run(tmp_path / "file", f"prompts.file={pairs}", "prompts.skip_invalid=true", "sites=heads", *brief)
+    nodes = dict.fromkeys(node_names(4, 8), True)
+    graph = MibGraph(4, 8, 128, parallel=False, in_graph=nodes | {"m1": False}, scores={"m0": 1.0}, edges={})
+    (tmp_path / "graph.json").write_text(graph.to_text())
+    asked = ("analyses=mib", "sites=[heads,mlp_out,resid_pre]", f"analyses.mib.graph={tmp_path / 'graph.json'}")
+    written |= of_run(tmp_path / "mib", *asked, *brief)
     ablated = ("ablation=zero", "ablation.components='0.1'", "ablation.n=4", "ablation.controls=0")
     written |= of_run(tmp_path / "ablated", "metric=prob", "positions=last", "sites=heads", *ablated, *brief)
     written |= set(recover([AttributionMap("ap", "heads", torch.rand(12, 12), gap=1.0)]).summary())
@@ -141,7 +148,7 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
     unknown, unused = compare("run", written)
     assert not unknown
     # Where something is missing or failed, and of the notebook's study, which takes too long here.
-    assert unused == {"failed", "qk", "notebook/n_compared", "notebook/n_agree", "notebook/differ"} | {
+    assert unused == {"failed", "qk", "mib/cpr", "notebook/n_compared", "notebook/n_agree", "notebook/differ"} | {
         f"faithfulness/SITE/BY/{area}" for area in ("cpr", "cmd", "deletion")
     }
 

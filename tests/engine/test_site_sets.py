@@ -45,7 +45,7 @@ def by_hooks(model, pair, site, kept):
 def test_a_set_is_what_plain_hooks_on_every_layer_give(model, pair, site):
     shape = activation_patching(model, pair, site).effect.shape
     kept = torch.rand(4, *shape) < torch.tensor([0.0, 0.3, 0.7, 1.0])[:, None, None]
-    found = set_metrics(model, [pair], site, kept, baseline=CORRUPTED)
+    found = set_metrics(model, [pair], {site: kept}, baseline=CORRUPTED)
     expected = torch.stack([by_hooks(model, pair, site, one) for one in kept])
     assert expected.std() > 1e-2
     torch.testing.assert_close(found[0], expected, atol=EXACT, rtol=0)
@@ -80,7 +80,7 @@ def test_a_set_of_any_site_is_the_model_by_hand_with_it_replaced(tmp_path, archi
             return torch.where(kept[:, layer, None, :, None], activation, ends[at, layer]) if at == site else activation
 
         with open_pairs(ours, pair, sites=(site,), route=route) as opened, torch.no_grad():
-            found = site_sets.set_metrics(opened, site, kept, baseline=CORRUPTED)
+            found = site_sets.set_metrics(opened, {site: kept}, baseline=CORRUPTED)
             expected = hand.f(tokens.clean.expand(5, -1), edit)
         torch.testing.assert_close(found[0], expected, atol=EXACT, rtol=0)
         assert expected.std() > 1e-3
@@ -92,7 +92,7 @@ def test_ablating_nothing_is_the_clean_run_and_ablating_one_is_activation_patchi
     n = min(effect.numel(), 40)
     kept = torch.ones(n + 1, effect.numel(), dtype=torch.bool)
     kept[range(n), range(n)] = False
-    found = set_metrics(model, [pair], site, kept.view(-1, *effect.shape), baseline=CORRUPTED)[0]
+    found = set_metrics(model, [pair], {site: kept.view(-1, *effect.shape)}, baseline=CORRUPTED)[0]
     with torch.no_grad():
         clean = Reference(model, *pair.texts).f("clean")
     torch.testing.assert_close(found[-1], clean, atol=EXACT, rtol=0)
@@ -110,7 +110,7 @@ def test_every_pair_is_ablated_by_its_own_activations_however_rows_are_batched(s
     kept = torch.rand(7, 3, 4) < 0.5
     told, batches = [], []
     together = set_metrics(
-        model, pairs, "heads", kept, baseline=CORRUPTED, on_progress=lambda done, total: told.append((done, total))
+        model, pairs, {"heads": kept}, baseline=CORRUPTED, on_progress=lambda done, total: told.append((done, total))
     )
 
     def counted(engine, changes, n_rows, computed=Suffix.with_changes):
@@ -120,8 +120,8 @@ def test_every_pair_is_ablated_by_its_own_activations_however_rows_are_batched(s
 
     with monkeypatch.context() as patch:
         patch.setattr(Suffix, "with_changes", counted)
-        in_small_passes = set_metrics(model, pairs, "heads", kept, baseline=CORRUPTED, batch_size=4)
-    alone = torch.cat([set_metrics(model, [one], "heads", kept, baseline=CORRUPTED) for one in pairs])
+        in_small_passes = set_metrics(model, pairs, {"heads": kept}, baseline=CORRUPTED, batch_size=4)
+    alone = torch.cat([set_metrics(model, [one], {"heads": kept}, baseline=CORRUPTED) for one in pairs])
     torch.testing.assert_close(together, alone, atol=EXACT, rtol=0)
     torch.testing.assert_close(in_small_passes, alone, atol=EXACT, rtol=0)
     assert told[-1] == (28, 28)
@@ -132,7 +132,7 @@ def test_every_pair_is_ablated_by_its_own_activations_however_rows_are_batched(s
 def test_the_baseline_reaches_all_positions(small, pair):
     model = small()
     kept = torch.zeros(1, 3, 4, dtype=torch.bool)
-    found = set_metrics(model, [pair], "heads", kept, baseline=Baseline("zero"))
+    found = set_metrics(model, [pair], {"heads": kept}, baseline=Baseline("zero"))
     hooks = [(HOOKS["heads"].format(layer), lambda z, hook: torch.zeros_like(z)) for layer in range(3)]
     reference = Reference(model, *pair.texts)
     with torch.no_grad():

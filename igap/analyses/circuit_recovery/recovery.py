@@ -115,13 +115,14 @@ def recover(maps: Iterable[AttributionMap]) -> CircuitRecovery:
             wanted = np.zeros(IOI_SHAPE, dtype=bool)
             for head in heads:
                 wanted[parse_component(head)[1:]] = True
-            classes.append(_class_recovery(attribution.method, name, size, wanted.ravel()))
+            classes.append(class_recovery(attribution.method, name, size, wanted.ravel()))
     return CircuitRecovery(tuple(classes))
 
 
-def _class_recovery(
+def class_recovery(
     method: str, of: str, size: Float64[np.ndarray, " head"], wanted: Bool[np.ndarray, " head"]
 ) -> ClassRecovery:
+    """Score how well the order by size, larger first, finds the components wanted; `of` names these."""
     ranked = wanted[np.argsort(-size, kind="stable")]
     hits, k = np.cumsum(ranked), np.arange(1, len(ranked) + 1)
     return ClassRecovery(

@@ -51,8 +51,7 @@ class FaithfulnessAnalysis(Analysis[Faithfulness]):
             try:
                 values = set_metrics(
                     context.opened,
-                    site,
-                    torch.from_numpy(kept).view(-1, *context.maps[site]["ap"].effect.shape),
+                    {site: torch.from_numpy(kept).view(-1, *context.maps[site]["ap"].effect.shape)},
                     baseline=baseline_of(config.baseline, ablation),
                     positions=config.positions.value,
                     named_in=config.direction,

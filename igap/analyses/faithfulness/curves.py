@@ -11,7 +11,7 @@ the site is ablated and 1 when nothing is; of several pairs a quotient of means 
 Source: the circuit track of MIB (Mueller et al. 2025, arXiv 2504.13151), whose code gives f, the shares of k and both
 areas by trapezoids, for signed and for absolute rankings. Here the components of one site are ranked and the rest of
 the model is whole; k is what there is in components, so that the curves start at 0 and end at 1. Ablated by the
-corrupted activation (as there), and by the mean over generated prompts.
+corrupted activation (as there), and by the mean over generated prompts. The analysis `mib` has the published numbers.
 """
 
 from collections.abc import Mapping

@@ -49,7 +49,7 @@ def test_f_of_a_set_is_one_forward_pass_by_hand(case, site, positions):
     kept = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)) < 0.6
     kept[0], kept[1] = False, True
     with open_pairs(model, pairs, sites=(site,)) as opened:
-        values = set_metrics(opened, site, kept, baseline=Baseline("corrupted"), positions=positions)
+        values = set_metrics(opened, {site: kept}, baseline=Baseline("corrupted"), positions=positions)
     for row, pair in enumerate(pairs):
         tokens = tokenize(model, pair)
         hand = ByHand(plain, tokens.answer, tokens.distractor)
@@ -71,7 +71,7 @@ def test_by_spans_of_the_corrupted_prompt_their_partners_are_ablated(small):
     with open_pairs(model, pair) as opened:
         here, there = (each.index("gave") for each in (opened.tokens[0].clean_words, opened.tokens[0].corrupted_words))
         assert here != there
-        ask = partial(set_metrics, opened, "heads", kept, baseline=Baseline("corrupted"))
+        ask = partial(set_metrics, opened, {"heads": kept}, baseline=Baseline("corrupted"))
         mirrored = ask(positions={"verb": [there], "start": [1]}, named_in="denoising")
         plain = ask(positions={"verb": [here], "start": [1]})
     assert len(set(plain.flatten().tolist())) == 2
