@@ -81,7 +81,7 @@ class AttributionMap:
     """
 
     method: str
-    """Its name: ig, ap, atp, atp_star or another of `methods.METHODS`."""
+    """Its name: ig, ap or another of `methods.METHODS`."""
     site: Site
     effect: Float[Tensor, "layer *span component"]
     """In F's unit. Negative: moving the component to the baseline lowers F, by default the logit difference.

@@ -10,7 +10,8 @@ _LAST = 5
 def linear() -> Circuit:
     """F = m + z(1.0) / 2 + N / 4 with m = z(0.0), where head 1.0 and neuron N = L1.N0 read m: linear everywhere.
 
-    Every method is exact but AtP*, a mean over passes that leave one layer out each: of 0.0 it has 1.375.
+    Every method is exact but AtP*, a mean over passes that leave one layer out each: of 0.0 it has 1.375, and
+    GIM, which halves what goes by the values of 1.0: of 0.0 it has -1.5.
 
     Truth, noising and denoising, in logits:
         0.0      -1.750  +1.750
@@ -30,7 +31,7 @@ def linear() -> Circuit:
     return Circuit(
         "linear",
         "A head is read directly, by a later head and by a neuron.",
-        "All methods are exact but AtP*, which is a ranking: it leaves out a layer at a time.",
+        "All methods are exact but AtP*, which leaves out a layer at a time, and GIM, which halves what values give.",
         model,
         f,
     )

@@ -40,6 +40,7 @@ from igap.engine.hooks import (
     SiteChanges,
     SiteFunction,
     one_of,
+    pad_front,
     slopes_of,
     swap_components,
 )
@@ -227,14 +228,14 @@ class Suffix:
 
             with torch.enable_grad():
                 after = self._through(layer, stream, {site: add_zeros})
-            leaf, activation = made[0], _late(made[1], stream.shape[2])
+            leaf, activation = made[0], pad_front(made[1], stream.shape[2])
             below: dict[int | None, list[Tensor]] = {}
             for dropped, by_metric in slopes.items():
                 each = [torch.autograd.grad(after, [stream, leaf], slope, retain_graph=True) for slope in by_metric]
                 below[dropped] = [passed_on for passed_on, _ in each]
-                yield layer, dropped, activation, _late(by_question([here for _, here in each]), stream.shape[2])
+                yield layer, dropped, activation, pad_front(by_question([here for _, here in each]), stream.shape[2])
             if dropping:
-                below[layer] = [_late(slope, stream.shape[2]) for slope in slopes[None]]
+                below[layer] = [pad_front(slope, stream.shape[2]) for slope in slopes[None]]
             slopes = below
 
     def _is_short(self, site: Site, layer: int) -> bool:
@@ -345,9 +346,3 @@ class Suffix:
             return x
         cos, sin = (part[where or slice(len(part) - x.shape[2], None)] for part in self._turns[block.rotary])
         return block.rotary.rotate(x, cos, sin)
-
-
-def _late(x: Tensor, n: int) -> Tensor:
-    """`[pair, row, pos, ...]` of the last positions, as of the last n: 0 where there were none."""
-    missing = n - x.shape[2]
-    return torch.cat([x.new_zeros(*x.shape[:2], missing, *x.shape[3:]), x], 2) if missing else x

@@ -139,6 +139,12 @@ def swap_components(start: Tensor, end: Tensor, components: Tensor) -> Float[Ten
     return rows
 
 
+def pad_front(x: Tensor, n: int) -> Tensor:
+    """`[pair, row, pos, ...]` of the last positions, as of the last n: 0 where there were none."""
+    missing = n - x.shape[2]
+    return torch.cat([x.new_zeros(*x.shape[:2], missing, *x.shape[3:]), x], 2) if missing else x
+
+
 class Hooks:
     """The whole model, with the site replaced by a hook: any architecture, slowly."""
 

@@ -41,7 +41,7 @@ class Result:
     """How the engine ran the model: what comes after the site (`suffix`) or whole with hooks (`hooks`)."""
     why_route: str
     maps: Mapping[Site, Mapping[str, AttributionMap]]
-    """By site, then method: ig, ap, atp, and atp_star in models of several layers. Of several pairs the mean."""
+    """By site, then method: those of `attribution.methods` that the run has. Of several pairs the mean."""
     comparisons: Mapping[Site, Comparison]
     """IG against AP, by site. Of several pairs, of the mean maps."""
     spread: PairStatistics | None

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from igap.attribution import methods
 from igap.cli import main
 from igap.components import PLACES, SITES
 from igap.inputs.mib import MibGraph, node_names
@@ -15,7 +16,7 @@ from igap.output.dashboard.page import IN_UNIT
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "summary.md"
-METHODS = "ig|ap|atp|atp_star|atp_qk|random"
+METHODS = "|".join([*methods.METHODS, "atp_qk", "random"])
 WORDS = {
     "SITE": "|".join(PLACES),
     "NODE": "queries|keys|values",
