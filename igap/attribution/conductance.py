@@ -145,17 +145,19 @@ def _about(config: RunConfig) -> Any:
     }
 
 
+def _missing(config: RunConfig, site: Site, n_layers: int) -> str:  # noqa: ARG001 - whatever the site
+    """Why the sum cannot have these nodes; empty where it can."""
+    if config.ig.n_steps == "auto":
+        return "a sum that has no completeness which would tell ig.n_steps=auto when its nodes are enough"
+    return "" if config.ig.n_steps <= MOST_NODES else f"a sum of at most {MOST_NODES} nodes"
+
+
 def _check(config: RunConfig, header: Header) -> None:  # noqa: ARG001 - whatever the model
     """Raises InputError on a number of nodes that the sum cannot have."""
-    if config.ig.n_steps == "auto":
+    if reason := _missing(config, "heads", 1):
         raise InputError(
-            f"methods: got {config.methods} with ig.n_steps=auto, wanted a number: the sum along the inputs has no "
-            "completeness that would tell when its nodes are enough. Set ig.n_steps=50."
-        )
-    if config.ig.n_steps > MOST_NODES:
-        raise InputError(
-            f"methods: got {config.methods} with ig.n_steps={config.ig.n_steps}, wanted at most {MOST_NODES} nodes, "
-            "which take n_steps squared memory to find. Use fewer."
+            f"methods: got {config.methods} with ig.n_steps={config.ig.n_steps}, wanted a number that these have: each "
+            f"is {reason}. Set ig.n_steps=50."
         )
 
 
@@ -164,10 +166,12 @@ IG_INPUTS = Method(
     lambda contrast, site, config, advance: integrate_inputs(contrast, site, advance, **_about(config)),
     optional=True,
     check=_check,
+    missing=_missing,
 )
 CONDUCTANCE = Method(
     "conductance",
     lambda contrast, site, config, advance: conduct(contrast, site, advance, **_about(config)),
     optional=True,
     check=_check,
+    missing=_missing,
 )

@@ -26,6 +26,8 @@ class Method:
     """Whether activations move to the run's baseline, as for IG; otherwise to the corrupted ones, as for AP."""
     shared: bool = False
     """Whether the maps depend on pairs, site and direction only, so that jobs of a sweep compute them once."""
+    needs_weights: bool = False
+    """Whether it is of models alone whose F is computed from their weights; see `Contrast.following`."""
     signed: bool = True
     """Whether effects have a sign; if not they are magnitudes and compared with |AP|."""
     optional: bool = False

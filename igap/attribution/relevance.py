@@ -65,6 +65,7 @@ RELP, GIM = (
         shared=True,
         optional=True,
         check=_check(name),
+        needs_weights=True,
         missing=lambda config, site, n_layers: no_gradient(config),  # noqa: ARG005
     )
     for name in RULES

@@ -285,9 +285,11 @@ def estimate(
     """
     estimates: dict[str, Estimate] = {}
     n_layers = int(opened.model.cfg.n_layers)
+    _, first = next(opened.contrasts())
     one_pass = sum(count_operations(partial(opened.model, pair.clean))[0] for pair in opened.tokens)
     for place, (name, estimator) in enumerate(every.items()):
-        if any(estimator.method.missing(configs[name], site, n_layers) for site in sites):
+        unfit = estimator.method.needs_weights and first.backend.decoder is None
+        if unfit or any(estimator.method.missing(configs[name], site, n_layers) for site in sites):
             continue
         list(opened.contrasts(estimator.baseline))  # the runs that all estimators share
         effects, passes, signed = dict[str, float](), dict[Site, float](), True

@@ -151,8 +151,14 @@ def test_in_float32_it_is_what_it_is_in_float64(ioi_mini, small, pair, name):
         (["methods=relp,relp"], "wanted default, all, or names of methods, [conductance,relp], each once."),
         (["methods="], "wanted default, all, or names of methods, [conductance,relp], each once."),
         (["methods=all,relp"], "wanted default, all, or names of methods, [conductance,relp], each once."),
-        (["methods=conductance", "ig.n_steps=auto"], "with ig.n_steps=auto, wanted a number"),
-        (["methods=all", "ig.n_steps=2001", "ig.method=riemann_left"], "wanted at most 2000 nodes"),
+        (
+            ["methods=conductance", "ig.n_steps=auto"],
+            "with ig.n_steps=auto, wanted a number that these have: each is a sum that",
+        ),
+        (
+            ["methods=all", "ig.n_steps=2001", "ig.method=riemann_left"],
+            "each is a sum of at most 2000 nodes. Set ig.n_steps=50.",
+        ),
         (["methods=gim", "model.dtype=bfloat16"], "bfloat16 rounds too much for the weights alone"),
     ],
 )

@@ -138,7 +138,7 @@ def test_costs_follow_passes(bench):
     assert 50 < costs["ig"] < 2 * 3 * 50 * 3
     assert costs["ig"] == costs["ig_zero"]
     # One pass with rules; one of the whole model a node, and two more for the ends of the way; ten orders.
-    assert costs["atp"] < costs["relp"] < costs["gim"] < 1.5 * costs["atp"]
+    assert all(costs["atp"] < costs[name] < 1.5 * costs["atp"] for name in ("relp", "gim"))
     assert 2 * 50 < costs["ig_inputs"] < 2 * 3 * 50
     assert 52 / 50 < costs["conductance"] / costs["ig_inputs"] < 1.5
     assert 5 * costs["ap"] < costs["shapley"] < 2 * 10 * costs["ap"]
