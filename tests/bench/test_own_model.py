@@ -93,3 +93,9 @@ def test_no_pair_and_no_site_are_refused(ioi_mini, pair):
         bench_model(ioi_mini, [])
     with pytest.raises(InputError, match=r"^sites: got none, wanted names of heads, "):
         bench_model(ioi_mini, pair, sites=[])
+
+
+def test_methods_that_the_model_does_not_have_are_left_out(small, pair):
+    """Of BLOOM, whose F is not computed from its weights, those whose gradients follow rules."""
+    made = bench_model(small("bloom"), pair, sites=["heads"], top=3)
+    assert set(made.estimates["model"]) == set(estimators()) - {"relp", "gim"}
