@@ -58,7 +58,7 @@ def test_a_set_of_one_is_activation_patching_in_either_direction(small, pair, di
     kept = ~torch.eye(ap.effect.numel(), dtype=torch.bool).view(-1, *ap.effect.shape)
     kept = torch.cat([kept, torch.ones_like(kept[:1])])
     with open_pairs(model, [pair]) as opened:
-        found = site_sets.set_metrics(opened, "heads", kept, baseline=CORRUPTED, direction=direction)[0]
+        found = site_sets.set_metrics(opened, {"heads": kept}, baseline=CORRUPTED, direction=direction)[0]
     torch.testing.assert_close(found[:-1] - found[-1], ap.effect.flatten(), atol=EXACT, rtol=0)
 
 
