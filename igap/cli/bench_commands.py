@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from igap.cli.parsing import Group, OneOf, Positive, Setting, sections_of, takes_overrides
+from igap.cli.parsing import Group, OneOf, Positive, Setting
+from igap.cli.taken import sections_of, takes_overrides
 
 _PLOTS = ["all", "none"]
 

@@ -11,7 +11,8 @@ import click
 
 from igap.cli import result_commands
 from igap.cli.bench_commands import bench
-from igap.cli.parsing import Group, OneOf, completed_by, sections_of, takes_overrides
+from igap.cli.parsing import Group, OneOf
+from igap.cli.taken import completed_by, sections_of, takes_overrides
 
 if TYPE_CHECKING:
     from igap.cli.multirun import MultirunRequest

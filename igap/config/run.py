@@ -29,18 +29,10 @@ from igap.config.schema import Frozen, example, validate_settings
 from igap.vocabulary import LEAST_ON_CLEAN, AblationKind, Direction, denoising_problem
 
 EXECUTION_KEYS = (
-    "tracking",
-    "output",
-    "plots",
-    "sweep",
-    "stale",
-    "keep_going",
-    "device",
-    "batch_size",
-    "memory_gib",
+    *("tracking", "output", "plots", "sweep", "stale", "keep_going"),
+    *("device", "batch_size", "memory_gib"),
 )
 """Keys that say where and how a run is done, and not what it finds."""
-
 
 Device = Annotated[
     str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?|mps)$", description="auto, cpu, cuda, cuda:N or mps")
@@ -285,9 +277,13 @@ class RunConfig(Frozen):
             yield "ig", ["tolerance"], f"ig.n_steps={self.ig.n_steps} is fixed, only ig.n_steps=auto has a tolerance"
         if self.metric.name != "custom":
             yield "metric", ["function"], f"metric={self.metric.name} is no function of yours (metric=custom)"
-        draws = self.faithfulness != "none" or self.analyses or self.methods != "default"
-        if self.baseline.kind != "mean" and not draws:
+        if self.baseline.kind != "mean" and not self._draws:
             yield "baseline", ["n"], "no mean over reference prompts was asked for (baseline=mean)"
+
+    @property
+    def _draws(self) -> bool:
+        """Whether it draws: random rankings, the mean activation that ablates, orders and references of methods."""
+        return self.faithfulness != "none" or bool(self.analyses) or self.methods != "default"
 
     def key_of(self, pairs: Sequence[Sequence[str | Sequence[str]]], contents: Mapping[str, str]) -> str:
         """12 hex digits of what determines the numbers: the settings, and the TEXTS of the pairs, in their order.
@@ -305,17 +301,17 @@ class RunConfig(Frozen):
         for name in ("name", "revision"):
             del fields["model"][name]
         del fields["ablation"]["file"]
-        if not self.analyses:
-            del fields["analyses"]
-        if self.methods == "default":
-            del fields["methods"]
-        if self.sites == "both":  # as before there was a choice: a finished run's key stays what it was
-            del fields["sites"]
-        if self.metric.is_default:
-            del fields["metric"]
         fields["positions"] = self.positions.value  # however it was written
-        if self.positions.is_default:
-            del fields["positions"]
+        defaults = {
+            "analyses": not self.analyses,
+            "methods": self.methods == "default",
+            "sites": self.sites == "both",
+            "metric": self.metric.is_default,
+            "positions": self.positions.is_default,
+            "ap": self.ap.top is None,
+        }
+        for name in (each for each, is_default in defaults.items() if is_default):
+            del fields[name]  # a finished run's key stays what it was before there was a choice
         used = {"prompt": {"prompt"}, "mean": {"n", "seed"}}.get(self.baseline.kind, set())
         prompts = self.prompts
         if len(pairs) == 1:
@@ -325,13 +321,10 @@ class RunConfig(Frozen):
         fields["prompts"] |= {"min_gap": prompts.min_gap, "align": prompts.align}
         if prompts.bos != "auto":
             fields["prompts"]["bos"] = prompts.bos
-        if self.ap.top is None:
-            del fields["ap"]
-        else:
-            fields["seed"] = self.seed  # of the subsets
-        # Random rankings, the mean activation that ablates; orders and references that methods draw.
-        if self.faithfulness != "none" or self.analyses or self.methods != "default":
-            fields["seed"], used = self.seed, used | {"n", "seed"}
+        if self._draws:
+            used |= {"n", "seed"}
+        if self._draws or self.ap.top is not None:  # whose subsets are drawn
+            fields["seed"] = self.seed
         if self.ablation.kind == "none":
             fields["ablation"] = {"kind": "none"}
         fields["baseline"] = self.baseline.model_dump(mode="json", include={"kind", *used})
