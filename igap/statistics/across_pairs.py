@@ -58,7 +58,8 @@ def _intervals(mean_map: AttributionMap, *, seed: int) -> Interval:
 def _correlations(ig: AttributionMap, ap: AttributionMap) -> Float64[np.ndarray, " pair"]:
     """Pearson r of each pair's maps; NaN where one of the two is constant."""
     known = (patched(ig) & patched(ap)).ravel()
-    x, y = (flat_by_pair(each, "effect")[:, known] for each in (ig, ap))
+    # Contiguous, whatever numpy makes of the selection: rows are summed in the same order with and without it.
+    x, y = (np.ascontiguousarray(flat_by_pair(each, "effect")[:, known]) for each in (ig, ap))
     return row_correlations(x, y, rounding_share(ig, ap))
 
 
