@@ -116,7 +116,8 @@ def activation_patching(
         about: Any = {"baseline": baseline, "direction": direction}
         if top is not None:
             budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
-            return _patch_top(Question(opened, site, **about, **budget), top, tolerance, seed, on_progress)
+            made = _patch_top(Question(opened, site, **about, **budget), top, tolerance, seed, on_progress)
+            return {made.metric: made} if isinstance(metric, list | tuple) else made
         about["positions"] = positions
         return attribute(patch, opened, site, on_progress, asked=metric, **about)
 

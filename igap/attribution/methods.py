@@ -32,3 +32,10 @@ def check_methods(config: RunConfig, header: Header) -> None:
     for method in METHODS.values():
         if method.asked(config):
             method.check(config, header)
+
+
+def missing_methods(config: RunConfig, n_layers: int) -> tuple[str, ...]:
+    """A warning for each method named in `methods` that no site of the run has."""
+    named = [METHODS[name] for name in config.methods.split() if name in METHODS]
+    reasons = {each.name: [each.missing(config, site, n_layers) for site in config.asked_sites] for each in named}
+    return tuple(f"{name}: left out; it is {why[0]}." for name, why in reasons.items() if all(why))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from igap.attribution.attribution_patching import estimate_patches
 from igap.attribution.maps import Advance, AttributionMap, Progress, Top
-from igap.attribution.over_pairs import attribute_metrics, mean
+from igap.attribution.over_pairs import attribute_metrics, check_finite, mean
 from igap.attribution.subset_bound import members_of, random_groups, upper_limits
 from igap.components import PLACES, Site
 from igap.engine.baselines import Baseline
@@ -91,6 +91,11 @@ class Question:
         baseline = self.baseline if isinstance(self.baseline, Baseline) else Baseline(self.baseline)
         budget: Any = {"batch_size": self.batch_size, "memory_gib": self.memory_gib}
         values = set_metrics(self.opened, {self.site: kept}, baseline=baseline, direction=self.direction, **budget)
+        if not values.isfinite().all():
+            raise InputError(
+                f"metric: got NaN or infinity from {self.opened.metrics[0].name} where several {self.site} are patched "
+                "together, wanted a number. Use a metric that is finite for all logits, or leave top out."
+            )
         changes = (values[:, :-1] - values[:, -1:]).mean(0).view(-1, n_groups)
         limits = torch.full(rest.shape, -torch.inf, dtype=torch.float64)
         limits[rest] = upper_limits(changes, groups, estimate[rest], doubt)
@@ -146,6 +151,8 @@ def patch_top(
 
     def patch_chosen(chosen: Bool[Tensor, "layer component"]) -> AttributionMap:
         made = question.attribute(lambda contrast, told: patch(contrast, told, chosen))
+        for each in made.pairs or (made,):
+            check_finite(replace(each, effect=each.effect.masked_fill(~chosen, 0)))
         advance(int(chosen.sum()))
         return made
 

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from igap.bench.circuits import circuits as every_circuit
-from igap.bench.exam import Bench, Marks, choose, run_bench
+from igap.bench.exam import Bench, Marks, choose, estimators, run_bench
 from igap.bench.own_model import check_exam, examine_model
 from igap.config import RunConfig
 from igap.console import folding_table, show_stage, terminal_console
@@ -105,6 +105,9 @@ def _show_own(bench: Bench) -> None:
                 f"{marks.passes:.3g}",
             )
     terminal_console().print(table)
+    absent = [each for each in estimators() if each not in bench.estimates[name]]
+    if absent:
+        terminal_console().print(f"left out, not to be had of this model with these settings: {', '.join(absent)}")
 
 
 def _show(bench: Bench) -> None:

@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
 
 from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.maps import Progress
@@ -13,6 +12,7 @@ from igap.bench.exam import Bench, attribute, estimate, estimators
 from igap.bench.subject import Measured, OwnModel
 from igap.components import PLACES, SITES, Site, component_names
 from igap.config import RunConfig
+from igap.engine.activations import Model
 from igap.engine.batching import budget_bytes
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.errors import InputError
@@ -29,6 +29,10 @@ def check_exam(config: RunConfig) -> None:
         ("positions", config.positions.kind, "all", "the exam is about whole components"),
         ("baseline", config.baseline.kind, "corrupted", "the exam asks IG with corrupted and with zero"),
         ("ap.top", str(config.ap.top or "null"), "null", "every effect is the truth of the exam"),
+        ("methods", config.methods, "default", "the exam asks every method"),
+        ("ablation", config.ablation.kind, "none", "the exam does not ablate"),
+        ("faithfulness", config.faithfulness, "none", "the exam has no curves"),
+        ("analyses", ",".join(config.analyses) or "none", "none", "the exam has none"),
     ):
         if got != wanted:
             raise InputError(f"{key}: got {got}, but {why}, wanted {wanted}. Leave {key} out.")
@@ -71,7 +75,7 @@ def examine_model(
 
 @checks_arguments
 def bench_model(
-    model: TransformerBridge,
+    model: Model,
     pair: PromptPair | Sequence[PromptPair],
     *,
     sites: Sequence[Site] = SITES,

@@ -298,7 +298,12 @@ def _check_apart(by_name: Mapping[str, Sequence[Sequence[int]]]) -> None:
 def check_lengths(positions: Positions, pairs: Sequence[TokenPair], direction: Direction) -> None:
     """Raises InputError where positions are taken one by one of pairs of two lengths, or pairs name other spans."""
     if positions == "own":
-        named = [sorted(own_spans(pair)) for pair in pairs]
+        named = []
+        for index, pair in enumerate(pairs):
+            try:
+                named.append(sorted(own_spans(pair)))
+            except InputError as error:
+                raise InputError(f"{error} This is pair {index}, counted from 0.") from None
         if other := next((each for each in named if each != named[0]), None):
             raise InputError(
                 f"positions: got own with pairs that name the spans {', '.join(named[0])} and {', '.join(other)}, "

@@ -17,7 +17,7 @@ from igap.analyses.registry import ANALYSES, misfit, missing_analyses
 from igap.attribution.caching import cached_maps_beside
 from igap.attribution.maps import Advance, AttributionMap, Progress
 from igap.attribution.method import Method
-from igap.attribution.methods import METHODS
+from igap.attribution.methods import METHODS, missing_methods
 from igap.attribution.over_pairs import attribute_metrics, check_finite
 from igap.components import Site
 from igap.config import MetricConfig, RunConfig
@@ -184,7 +184,7 @@ def _run(
     findings: dict[str, Finding] = {}
     failures: dict[str, Failure] = {}
     for name, analysis in ANALYSES.items():
-        if not analysis.asked_for(config) or misfit(name, config):
+        if not analysis.asked_for(config) or misfit(analysis, config):
             continue
         since = time.perf_counter()
         with collect_failure(name, failures), stage(name) as progress:
@@ -212,6 +212,7 @@ def _run(
             *spacing_warnings(tokens),
             *run_warnings(config, clean, [x - y for x, y in zip(clean, corrupted, strict=True)], maps),
             *missing_analyses(config),
+            *missing_methods(config, int(opened.model.cfg.n_layers)),
         ),
         left_out=checked.left_out,
         failures=failures,

@@ -174,6 +174,14 @@ def test_methods_that_cannot_be_had_are_refused_in_one_line_before_the_model_loa
     assert err.count("\n") == 1
 
 
+def test_a_method_that_is_named_and_that_no_site_can_have_is_warned_of(run):
+    folder, _ = run("methods=expected_gradients,relp", "direction=denoising", "tracking=disabled")
+    warnings = json.loads((folder / "summary.json").read_text())["warnings"]
+    assert [warning for warning in warnings if "left out" in warning] == [
+        "expected_gradients: left out; it is towards reference prompts, of noising alone."
+    ]
+
+
 def test_references_of_a_length_that_is_not_generated_are_refused_before_the_model_loads(monkeypatch, capsys):
     monkeypatch.setattr(cached, "_cached_model", lambda *_: pytest.fail("loaded"))
     texts = ["prompts.clean=Then Mary gave it to", "prompts.corrupted=Then John gave it to"]

@@ -22,6 +22,7 @@ from igap import (
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.subset_bound import members_of, random_groups, upper_limits
 from igap.engine.open_pairs import contrast
+from igap.inputs.prompts import tokenize
 
 K = 10
 ROUNDING = 1e-5  # float32: rows of a pass are added up in another order where there are other rows
@@ -181,6 +182,39 @@ def test_what_has_no_largest_components_is_refused_in_one_line(mini, pair, asked
     with pytest.raises(InputError, match=message) as refused:
         activation_patching(mini, pair, **{"site": "neurons", **asked})
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("where", ["of one neuron", "of a group"])
+def test_a_metric_that_is_no_number_somewhere_is_refused_and_nothing_counts_as_left_out(mini, pair, exact, where):
+    """It is none at one value only, which is not seen before the work: that of the largest effect, or of a group."""
+    seen = []
+
+    def difference(logits, pair):
+        return logits[..., pair.answers[0]] - logits[..., pair.distractors[0]]
+
+    def recorded(logits, pair):
+        seen.extend(difference(logits, pair).flatten().tolist())
+        return difference(logits, pair)
+
+    activation_patching(mini, pair, "neurons", top=K, metric=recorded)
+    clean = difference(mini(pair.clean)[0, -1], tokenize(mini, pair)).item()
+    alone = clean + exact.effect.flatten()
+    largest = alone[exact.effect.abs().argmax()].item()
+    together = max(seen, key=lambda value: (alone - value).abs().min() * (clean - 1 < value < clean - 0.01))
+    bad = largest if where == "of one neuron" else together
+
+    def broken(logits, pair):
+        values = difference(logits, pair)
+        return values.where((values - bad).abs() > 1e-4, torch.nan)
+
+    with pytest.raises(InputError, match=r"^metric: got NaN or infinity from custom") as refused:
+        activation_patching(mini, pair, "neurons", top=K, metric=broken)
+    assert ("together" in str(refused.value)) == (where == "of a group")
+
+
+def test_one_metric_in_a_list_gives_a_dictionary_as_without_top(mini, pair, made):
+    by_name = activation_patching(mini, pair, "neurons", top=K, metric=["logit_diff"])
+    torch.testing.assert_close(by_name["logit_diff"].effect, made.effect, equal_nan=True)
 
 
 def test_every_component_is_in_as_many_subsets_as_every_other_once_a_partition():

@@ -117,6 +117,13 @@ def test_the_exam_of_a_run_has_a_row_an_estimator_and_its_files_in_the_runs_outp
     assert (place / "mine" / "bench" / "ioi-mini.png").stat().st_size > 10_000
 
 
+def test_the_exam_of_a_run_says_which_methods_it_has_not(place, capsys):
+    assert cli.main(["bench", "run", "sites=resid_pre", "metric=kl", "output=mine", "--plots", "none"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-2] == "left out, not to be had of this model with these settings: atp, atp_star, relp, gim"
+    assert printed[-1] == "bench.csv, bench.json in mine/bench"
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -125,6 +132,10 @@ def test_the_exam_of_a_run_has_a_row_an_estimator_and_its_files_in_the_runs_outp
         (["positions=last"], "positions: got last, but the exam is about whole components, wanted all."),
         (["ap.top=5"], "ap.top: got 5, but every effect is the truth of the exam, wanted null. Leave ap.top out."),
         (["baseline=zero"], "baseline: got zero, but the exam asks IG with corrupted and with zero, wanted corrupted."),
+        (["methods=relp"], "methods: got relp, but the exam asks every method, wanted default."),
+        (["ablation=zero"], "ablation: got zero, but the exam does not ablate, wanted none. Leave ablation out."),
+        (["faithfulness=heads"], "faithfulness: got heads, but the exam has no curves, wanted none."),
+        (["analyses=sets"], "analyses: got sets, but the exam has none, wanted none."),
         (["model=nope"], "model: got 'nope', wanted one of"),
         (["output=file"], "output: got file/bench, wanted a folder that can be written to"),
         (["ig.n_steps=1,2"], "ig.n_steps: got 2 values (1, 2), wanted one."),

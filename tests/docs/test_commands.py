@@ -71,9 +71,10 @@ def test_there_are_commands_of_every_kind():
 @pytest.mark.parametrize("words", sorted(COMMANDS), ids=" ".join)
 def test_igap_takes_the_command(words):
     name, given = parsed(words)
-    if name == "run":
-        overrides = [quote_override(each, single=not given["multirun"]) for each in given["overrides"]]
-        jobs = compose_jobs(overrides, multirun=given["multirun"])
+    if name == "run":  # igap bench run has no -m
+        multirun = given.get("multirun", False)
+        overrides = [quote_override(each, single=not multirun) for each in given["overrides"]]
+        jobs = compose_jobs(overrides, multirun=multirun)
         assert not [job.reason for job in jobs if isinstance(job, RejectedJob)]
     elif name == "sweep":
         compose_multirun(sweep_request(given["name"], given["overrides"]).overrides, sweep=given["name"])

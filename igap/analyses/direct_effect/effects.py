@@ -105,10 +105,10 @@ class DirectEffects:
         lines = []
         for kind, other in (("direct", "total"), ("indirect", "total")):
             order = np.argsort(-frame[f"effect_{kind}"].abs().to_numpy(), kind="stable")[:_MOST_SAID]
-            few = frame.iloc[order]
+            few, names = frame.iloc[order], [self.names[index] for index in order]
             parts = [
                 f"{name} {own:+.3f} of {whole:+.3f}"
-                for name, own, whole in zip(few["name"], few[prefix + kind], few[prefix + other], strict=True)
+                for name, own, whole in zip(names, few[prefix + kind], few[prefix + other], strict=True)
             ]
             lines.append(f"{self.total.site}, largest {kind} effects of the total, {unit}: {', '.join(parts)}")
         if self.left_out:

@@ -24,7 +24,7 @@ _HERE = Path(__file__).parent
 _SCRIPTS = ("page.js", "plots.js", "views.js")
 
 IN_UNIT = re.compile(
-    r"gap(_\w+)?|(clean|corrupted)_value|.*/max_abs_delta|(explain|direct_effect)/.*/mean_abs|curves/max_abs_bend"
+    r"gap(_\w+)?|(clean|corrupted)_value|.*/max_abs_delta|.*/ap_top/(tolerance|least|bound)|(explain|direct_effect)/.*/mean_abs|curves/max_abs_bend"
     r"|ablation/.*/value(_change)?|faithfulness/.*/(full|empty)|both_directions/.*/mean_abs_asymmetry"
     r"|self_repair/effect|direct_effect/.*/effect|sets/.*/(effect(_low|_high)?|sum_alone|(largest_)?interaction|ig_delta)"
 )

@@ -85,6 +85,7 @@ def test_by_each_position_there_is_the_last_one_and_the_others_are_said_to_be_le
     assert (len(effects.left_out), effects.left_out[1], last.left_out) == (7, "1 After", ())
     assert effects.summary()["direct_effect/n_left_out"] == 7
     assert "direct_effect/n_left_out" not in last.summary()
+    assert all(" at 7 a " in part for line in effects.sentences()[:2] for part in line.partition(": ")[2].split(", "))
     assert effects.sentences()[-1] == (
         "direct effects left out at 7 positions or spans (0 <|endoftext|>, 1 After, 2 John, 3 and, 4 Mary, ...): F is "
         "not read there, so that they are 0, all effects indirect"
