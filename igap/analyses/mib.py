@@ -145,10 +145,10 @@ class MibFinding:
             )
         if self.circuit:
             faithful = "" if self.circuit_faithfulness is None else f", faithfulness {self.circuit_faithfulness:.3f}"
-            found = ", ".join(f"{each.method.upper()} {each.average_precision:.3f}" for each in self.recovery)
+            precisions = ", ".join(f"{each.method.upper()} {each.average_precision:.3f}" for each in self.recovery)
             lines.append(
                 f"MIB, the graph's circuit of {len(self.circuit)} of {self.n_nodes} nodes{faithful}; found with "
-                f"average precision {found}, by chance about {len(self.circuit) / self.n_nodes:.3f}"
+                f"average precision {precisions}, by chance about {len(self.circuit) / self.n_nodes:.3f}"
             )
         return tuple(lines)
 

@@ -124,7 +124,7 @@ class AttributionMap:
     baseline: BaselineKind | None = field(default=None, metadata={"later": True})
     """What activations move to; None where the map was not made by a method."""
     top: Top | None = field(default=None, metadata={"later": True})
-    """Of AP with `top`: what is known of the components left out, whose effects are NaN. None: there are none."""
+    """What AP with `top` knows of the components left out, whose effects are NaN. None: there are none."""
     direction: Direction | None = field(default=None, metadata={"later": True})
     """Whether corrupted activations go into the clean run (noising) or clean ones into the corrupted run."""
 

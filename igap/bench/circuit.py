@@ -42,7 +42,7 @@ class Circuit:
 
     @property
     def unit(self) -> str:
-        """Of effects."""
+        """The unit of effects."""
         return "logits"
 
     def load(self) -> TransformerBridge:

@@ -51,7 +51,7 @@ class Subject(Protocol):
 
     @property
     def unit(self) -> str:
-        """Of F and of effects."""
+        """The unit of F and of effects."""
 
     @property
     def truth(self) -> Known:

@@ -17,7 +17,7 @@ Norm = Callable[[Tensor], Tensor]
 
 _EPSILONS = ("eps", "variance_epsilon", "epsilon")
 _EPSILON = 1e-5
-"""Of norms that do not say theirs (OLMo), torch's own."""
+"""torch's own, for norms that do not say theirs (OLMo)."""
 _NEAR = 1e-4
 """How near a norm's linear form must come to it, as a share of the largest output: far above float32's rounding."""
 

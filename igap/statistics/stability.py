@@ -24,7 +24,7 @@ from igap.statistics.bootstrap import LEVEL, N_RESAMPLES, resample_counts
 from igap.statistics.jaccard import expected_jaccard, jaccard, shared_from
 
 LEAST_PAIRS = 4
-"""Of fewer there are no two halves with a mean each."""
+"""Fewer have no two halves with a mean each."""
 
 STABLE = 0.8
 """The least expected Jaccard index of a stable top k."""

@@ -1,6 +1,5 @@
 """Expected gradients against a loop over references on plain modules, and against what igap has already, in float64."""
 
-import contextlib
 import dataclasses
 import random
 from types import SimpleNamespace
@@ -9,7 +8,6 @@ import pytest
 import torch
 from helpers.by_hand import ByHand
 from helpers.checkpoints import save_beside
-from helpers.plain import Whole
 
 from igap import Baseline, InputError, PromptPair, activation_patching, attribution_patching
 from igap.attribution.expected_gradients import METHOD, expect_gradients
@@ -28,11 +26,7 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _whole(request):
-    """Llama's norms and softmax are float32 in transformers, whatever the model is."""
-    with Whole() if "grouped" in request.node.name else contextlib.nullcontext():
-        yield
+pytestmark = pytest.mark.usefixtures("whole_in_float64")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """IG and conductance along the inputs' path, against the model written out by hand and against Captum, in float64."""
 
-import contextlib
 import dataclasses
 import itertools
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from helpers.by_hand import ByHand
 from helpers.checkpoints import save_beside
-from helpers.plain import Whole
 
 from igap import PromptPair, integrated_gradients
 from igap.attribution.conductance import conduct, integrate_inputs
@@ -37,11 +35,7 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _whole(request):
-    """Llama's norms and softmax are float32 in transformers, whatever the model is."""
-    with Whole() if "grouped" in request.node.name else contextlib.nullcontext():
-        yield
+pytestmark = pytest.mark.usefixtures("whole_in_float64")
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -1,6 +1,5 @@
 """Answers of several tokens: their summed log-probabilities, teacher-forced, against models that igap did not make."""
 
-import contextlib
 from dataclasses import replace
 
 import captum.attr
@@ -8,7 +7,7 @@ import pytest
 import torch
 from helpers.by_hand import ForcedByHand
 from helpers.checkpoints import save_checkpoint
-from helpers.plain import Plain, Whole
+from helpers.plain import Plain
 from transformers import AutoModelForCausalLM
 
 from igap import (
@@ -44,11 +43,7 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _whole(request):
-    """Llama's norms and softmax are float32 in transformers, whatever the model is."""
-    with Whole() if "grouped" in request.node.name else contextlib.nullcontext():
-        yield
+pytestmark = pytest.mark.usefixtures("whole_in_float64")
 
 
 @pytest.fixture(scope="module", params=CASES)

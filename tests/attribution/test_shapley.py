@@ -1,13 +1,11 @@
 """Sampled Shapley values against a loop over orders on plain modules, and their axioms, in float64."""
 
-import contextlib
 import itertools
 
 import pytest
 import torch
 from helpers.by_hand import ByHand
 from helpers.checkpoints import save_beside
-from helpers.plain import Whole
 
 from igap import PromptPair
 from igap.attribution.shapley import N_ORDERS, sample_orders
@@ -24,11 +22,7 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _whole(request):
-    """Llama's norms and softmax are float32 in transformers, whatever the model is."""
-    with Whole() if "grouped" in request.node.name else contextlib.nullcontext():
-        yield
+pytestmark = pytest.mark.usefixtures("whole_in_float64")
 
 
 @pytest.fixture(scope="module", params=CASES)

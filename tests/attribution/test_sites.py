@@ -1,6 +1,5 @@
 """Every site, by position, against the model written out by hand and against code that we did not write."""
 
-import contextlib
 import dataclasses
 
 import captum.attr
@@ -8,7 +7,6 @@ import pytest
 import torch
 from helpers.by_hand import MLP_IN, ByHand
 from helpers.checkpoints import save_checkpoint
-from helpers.plain import Whole
 from transformer_lens import patching
 from transformers import AutoModelForCausalLM
 
@@ -44,11 +42,7 @@ CASES = {
 VECTORS = [site for site, place in PLACES.items() if place.is_vector]
 
 
-@pytest.fixture(autouse=True)
-def _whole(request):
-    """Llama's norms and softmax are float32 in transformers, whatever the model is."""
-    with Whole() if "grouped" in request.node.name else contextlib.nullcontext():
-        yield
+pytestmark = pytest.mark.usefixtures("whole_in_float64")
 
 
 @pytest.fixture(scope="module")

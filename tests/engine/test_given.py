@@ -1,12 +1,9 @@
 """Contrasts in which a component is patched already: effects of the others, against the model written out by hand."""
 
-import contextlib
-
 import pytest
 import torch
 from helpers.by_hand import ByHand
 from helpers.checkpoints import save_beside
-from helpers.plain import Whole
 
 from igap import PromptPair
 from igap.attribution.activation_patching import patch_components
@@ -34,11 +31,7 @@ STREAMS = [("resid_pre", 1, 0), ("resid_mid", 0, 0), ("resid_mid", 1, 0), ("resi
 """Held everywhere, the stream would leave nothing to patch."""
 
 
-@pytest.fixture(autouse=True)
-def _whole(request):
-    """Llama's norms and softmax are float32 in transformers, whatever the model is."""
-    with Whole() if "grouped" in request.node.name else contextlib.nullcontext():
-        yield
+pytestmark = pytest.mark.usefixtures("whole_in_float64")
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -1,5 +1,6 @@
 """Small models made on the spot, and the annotations of igap checked on every call (jaxtyping + beartype)."""
 
+import contextlib
 import csv
 import functools
 import importlib
@@ -28,6 +29,7 @@ import torch  # noqa: E402 - the import hook comes before anything that imports 
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
 from helpers.checkpoints import save_checkpoint  # noqa: E402
+from helpers.plain import Whole  # noqa: E402
 from igap import PromptPair, load_model, pipeline  # noqa: E402
 from igap.cli.compose import compose_one  # noqa: E402
 from igap.models import cached  # noqa: E402
@@ -47,6 +49,13 @@ def _reseeded() -> None:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Annotations are not checked, as when a user calls: what is refused is refused by igap itself."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def whole_in_float64(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In cases "grouped" norms and softmax have the model's dtype: Llama's and Gemma's are float32 in transformers."""
+    with Whole() if "grouped" in request.node.name else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,5 @@
 """Direct effects: against the model written out by hand with later layers frozen, identities, and what is refused."""
 
-import contextlib
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +8,6 @@ from helpers import handmade
 from helpers.by_hand import ByHand
 from helpers.checkpoints import save_beside, save_checkpoint
 from helpers.families import FAMILIES, Sizes, save
-from helpers.plain import Whole
 
 from igap import InputError, PromptPair, activation_patching, direct_effect, load_model
 from igap.engine.activations import written_hook
@@ -30,11 +27,7 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _whole(request):
-    """Llama's and Gemma's norms and softmax are float32 in transformers, whatever the model is."""
-    with Whole() if "grouped" in request.node.name else contextlib.nullcontext():
-        yield
+pytestmark = pytest.mark.usefixtures("whole_in_float64")
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -1,6 +1,5 @@
 """Sets of components against the models written out by hand, and gates whose interactions are known."""
 
-import contextlib
 from itertools import combinations
 
 import numpy as np
@@ -10,7 +9,6 @@ from helpers.by_hand import ByHand
 from helpers.checkpoints import save_beside
 from helpers.handmade import PAIR as GATE_PAIR
 from helpers.handmade import gate, two_heads
-from helpers.plain import Whole
 
 from igap import InputError, PromptPair, activation_patching, set_effects
 from igap.components import parse_component
@@ -40,11 +38,7 @@ NESTED = "L1.resid_pre+0.3+L1.attn_out+1.2"
 """Heads act through what lies after them: 0.3 through L1.resid_pre, and 1.2 through L1.attn_out."""
 
 
-@pytest.fixture(autouse=True)
-def _whole(request):
-    """Llama's norms and softmax are float32 in transformers, whatever the model is."""
-    with Whole() if "grouped" in request.node.name else contextlib.nullcontext():
-        yield
+pytestmark = pytest.mark.usefixtures("whole_in_float64")
 
 
 @pytest.fixture(scope="module", params=CASES)
