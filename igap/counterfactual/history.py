@@ -19,7 +19,7 @@ class Proposal:
     source: str
     """start, random, incumbent, anchor, thompson, ... or the name of an Optuna sampler."""
     lineage: int = 0
-    """Counts the restarts of the second anchor, from 1; 0 for proposals that are not from it."""
+    """A count of the sampler's own, from 1: restarts of the second anchor, steps of GCG, stages of a beam; 0: none."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,15 @@ from igap.counterfactual.trials.storages import open_storage
 from igap.engine.activations import borrow
 from igap.errors import InputError
 
-AFTER = {"hybrid": range(8, 48, 8), "gradient": [24], "evolution": [32], "thompson": [24], "random": [16]}
+AFTER = {
+    "hybrid": range(8, 48, 8),
+    "gradient": [24],
+    "evolution": [32],
+    "thompson": [24],
+    "random": [16],
+    "gcg": [40],
+    "adapt": [40],
+}
 """Trials after which a search with this sampler is interrupted."""
 
 

@@ -30,6 +30,8 @@ def hotflip_proposals(
     rng: np.random.Generator,
     like: Proposal,
     taken: set[Candidate],
+    temperature: float = _TEMPERATURE,
+    double: float = _DOUBLE,
 ) -> list[Proposal]:
     """Swaps of one or two of the anchor's words, drawn by score: the noise is Gumbel's, on the scale of each slot.
 
@@ -40,7 +42,7 @@ def hotflip_proposals(
     least = _QUIET * max(float(gain.std()) for gain in by_slot)
     noisy = []
     for gain in by_slot:
-        spread = _TEMPERATURE * max(float(gain.std()), least) or 1.0
+        spread = temperature * max(float(gain.std()), least) or 1.0
         noisy.append(gain / spread + rng.gumbel(size=len(gain)))
     sizes = np.cumsum([len(each) for each in noisy])
     order = np.argsort(-np.concatenate(noisy), kind="stable")[: TRIES * n]
@@ -54,7 +56,7 @@ def hotflip_proposals(
             break
         words, new = list(anchor), [slot]
         words[slot] = option
-        if rng.random() < _DOUBLE and space.max_edits != 1:
+        if rng.random() < double and space.max_edits != 1:
             second = next((swap for swap in scored[rank + 1 :] if swap[0] != slot), None)
             if second is not None:
                 words[second[0]] = second[1]

@@ -31,8 +31,9 @@ def hybrid(history: History, scores: FirstOrderScores, n: int, rng: np.random.Ge
 
 def _anchor(history: History) -> Proposal:
     """The candidate of the second anchor: the best of its lineage, or the next start when that has stalled."""
-    lineage = max((proposal.lineage for proposal in history.proposals), default=0)
-    own = [i for i, proposal in enumerate(history.proposals) if proposal.lineage == lineage > 0]
+    anchors = [i for i, proposal in enumerate(history.proposals) if proposal.source == "anchor"]
+    lineage = max((history.proposals[i].lineage for i in anchors), default=0)
+    own = [i for i in anchors if history.proposals[i].lineage == lineage]
     starts = [i for i in history.order if history.proposals[i].source in ("start", "random")] or history.order
     origin = starts[lineage % len(starts)] if lineage else 0
     known = [i for i in [origin, *own] if lineage and not np.isnan(history.values[i])]

@@ -32,6 +32,8 @@ SAMPLERS: dict[str, SamplerEntry] = {
     "gradient": SamplerEntry(f"{_HERE}.gradient:gradient"),
     "evolution": SamplerEntry(f"{_HERE}.evolution:evolution"),
     "thompson": SamplerEntry(f"{_HERE}.thompson:thompson"),
+    "gcg": SamplerEntry(f"{_HERE}.gcg:gcg"),
+    "adapt": SamplerEntry(f"{_HERE}.adapt:adapt"),
     "epo": SamplerEntry(f"{_HERE}.pareto:epo", one_objective=False, several_objectives=True),
     "nsga2": SamplerEntry(f"{_HERE}.optuna_samplers:NSGA2", several_objectives=True),
     "tpe": SamplerEntry(f"{_HERE}.optuna_samplers:TPE", several_objectives=True),

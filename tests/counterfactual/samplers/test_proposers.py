@@ -98,7 +98,7 @@ def test_a_space_that_is_used_up_gives_no_proposal(name):
     assert OWN[name](history, first_order_scores, 4, np.random.default_rng(0)) == []
 
 
-@pytest.mark.parametrize("name", ["hybrid", "gradient", "evolution", "thompson", "epo"])
+@pytest.mark.parametrize("name", ["hybrid", "gradient", "evolution", "thompson", "gcg", "adapt", "epo"])
 def test_where_every_trial_failed_the_next_are_drawn_at_random(name):
     space = space_of(4, 4)
     history = history_of(space, [(0, 0), (1, 1)], lambda _: (np.nan, np.nan))
