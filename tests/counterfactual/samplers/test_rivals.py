@@ -20,7 +20,7 @@ def differing(one, other):
 
 
 def test_gcg_moves_to_the_best_of_each_batch_also_where_that_is_worse():
-    space = space_of(60, 60, 60)
+    space = space_of(60, 60, 60, 60, 60)
     objective_value, _, first_order_scores = additive(space)
     history, current = started(space, objective_value), None
     for step in range(1, 6):
