@@ -1,6 +1,7 @@
 """Activation patching of the k largest components beside that of all: whether it is right, and its passes.
 
     python tests/benchmarks/top.py [--model ioi-mini|gpt2|smollm2] [--layers 12] [--top 100] [--pairs 20] [--seeds 10]
+        [--device cuda] [--seconds 300]
 
 `gpt2` has GPT-2 small's shapes, in as many layers as told, and random weights. A draw is a pair and a seed; the exact
 effects of a pair are computed once. `right`: the k largest are those of exact patching. `holds`: no component left out
@@ -9,6 +10,7 @@ is above the bound. The diagnostic by itself, which goes on from a ranking and p
 
 import argparse
 import itertools
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,16 +25,16 @@ from igap.inputs.prompts import tokenize
 from igap.models.load import find_checkpoint
 
 
-def load(name: str, n_layers: int, folder: Path) -> TransformerBridge:
+def load(name: str, n_layers: int, folder: Path, device: str) -> TransformerBridge:
     """The model of that name."""
     if name != "gpt2":
-        return load_model(name)
+        return load_model(name, device=device)
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(n_layer=n_layers)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(find_checkpoint("ioi-mini")).save_pretrained(folder)
-    return load_model(str(folder))
+    return load_model(str(folder), device=device)
 
 
 def pairs_of(model: TransformerBridge) -> Iterator[PromptPair]:
@@ -53,12 +55,17 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=100)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="no new pair begins after that many")
     options = parser.parse_args()
+    began = time.perf_counter()
     counts = dict.fromkeys(("draws", "right", "certain", "certain, not right", "holds", "diagnostic holds"), 0)
     passes, seconds, exact_seconds = [], 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
-        model = load(options.model, options.layers, Path(folder))
+        model = load(options.model, options.layers, Path(folder), options.device)
         for index, pair in enumerate(itertools.islice(pairs_of(model), options.pairs)):
+            if time.perf_counter() - began > options.seconds:
+                break
             since = time.perf_counter()
             exact = activation_patching(model, pair, "neurons").effect.abs().flatten()
             exact_seconds += time.perf_counter() - since
@@ -85,7 +92,7 @@ def main() -> None:
                 for name, value in told.items():
                     counts[name] += value
             print(index, counts, f"passes {sum(passes) / len(passes):.3f}, at most {max(passes):.3f}", flush=True)
-    print(f"seconds: {seconds / counts['draws']:.1f} a draw, {exact_seconds / options.pairs:.1f} exact")
+    print(f"seconds: {seconds / counts['draws']:.1f} a draw, {exact_seconds * options.seeds / counts['draws']:.1f} exact")
 
 
 if __name__ == "__main__":
