@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # every public name, and the module that it lives in
     from igap.analyses.both_directions.directions import both_directions as both_directions
     from igap.analyses.direct_effect.effects import DirectEffects as DirectEffects
     from igap.analyses.direct_effect.effects import direct_effect as direct_effect
+    from igap.analyses.edges.effects import edge_effects as edge_effects
+    from igap.analyses.edges.results import EdgeEffects as EdgeEffects
     from igap.analyses.output_curves import OutputCurves as OutputCurves
     from igap.analyses.output_curves import output_curve as output_curve
     from igap.analyses.self_repair.repair import SelfRepair as SelfRepair

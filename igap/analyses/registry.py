@@ -8,6 +8,7 @@ from igap.analyses.base import Analysis, settings_of
 from igap.analyses.both_directions.analysis import BothDirectionsAnalysis
 from igap.analyses.circuit_recovery.analysis import CircuitRecoveryAnalysis
 from igap.analyses.direct_effect.analysis import DirectEffectAnalysis
+from igap.analyses.edges.analysis import EdgesAnalysis
 from igap.analyses.explanation.analysis import ExplanationAnalysis
 from igap.analyses.faithfulness.analysis import FaithfulnessAnalysis
 from igap.analyses.mib import MibAnalysis
@@ -35,6 +36,7 @@ ANALYSES: dict[str, Analysis[Any]] = {
         BothDirectionsAnalysis(),
         SelfRepairAnalysis(),
         DirectEffectAnalysis(),
+        EdgesAnalysis(),
         SetsAnalysis(),
         MibAnalysis(),
         StabilityAnalysis(),

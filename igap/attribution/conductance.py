@@ -46,7 +46,7 @@ def integrate_inputs(
 ) -> list[AttributionMap]:
     """(a' - a) times the mean of dF/da along the path of the inputs, of each question of a contrast; see the module."""
     rows, n_pairs = contrast.rows(batch_size, memory_gib, gradients=True), len(contrast.pairs)
-    alphas, weights = _gauss_legendre(n_steps, contrast.gap)
+    alphas, weights = gauss_legendre(n_steps, contrast.gap)
 
     def part(nodes: Tensor) -> Float[Tensor, "question layer pos component"]:
         effects: dict[int, Tensor] = {}
@@ -85,7 +85,7 @@ def conduct(
     # The ends, of which no gradient counts, are there for da/dalpha.
     alphas, weights = (
         torch.cat([each.new_zeros(1), each, each.new_tensor([last])])
-        for each, last in zip(_gauss_legendre(n_steps, contrast.gap), (1.0, 0.0), strict=True)
+        for each, last in zip(gauss_legendre(n_steps, contrast.gap), (1.0, 0.0), strict=True)
     )
     derivative = weights[:, None] * _differentiation(alphas)
     start = contrast.base.activations[site][0][0, contrast.first :]
@@ -116,7 +116,7 @@ def conduct(
     return maps_of("conductance", contrast, site, torch.cat(effects), positions)
 
 
-def _gauss_legendre(n: int, like: Tensor) -> tuple[Float[Tensor, " node"], Float[Tensor, " node"]]:
+def gauss_legendre(n: int, like: Tensor) -> tuple[Float[Tensor, " node"], Float[Tensor, " node"]]:
     """Nodes on [0, 1] and their weights, which sum to 1; in float64, but where the device has none."""
     dtype = like.dtype if like.device.type == "mps" else torch.float64
     nodes, weights = (

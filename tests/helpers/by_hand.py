@@ -119,20 +119,8 @@ class ByHand:
         return ((end - leaf)[0] * gradient[0]).sum(-1).detach()
 
     def _attention(self, block: Any, stream: Tensor, positions: Tensor, at: Callable[[str, Tensor], Tensor]) -> Tensor:
-        if self.kind == "gpt2":
-            q, k, v = block.attn.c_attn(block.ln_1(stream)).chunk(3, -1)
-            out = block.attn.c_proj
-        elif self.kind == "llama":
-            normed, attn = block.input_layernorm(stream), block.self_attn
-            q, k, v = attn.q_proj(normed), attn.k_proj(normed), attn.v_proj(normed)
-            out = attn.o_proj
-        else:
-            joint = block.attention.query_key_value(block.input_layernorm(stream))
-            # Head by head its query, key and value.
-            q, k, v = (part.flatten(2) for part in joint.unflatten(-1, (self.n_heads, -1)).chunk(3, -1))
-            out = block.attention.dense
-        d_head = q.shape[-1] // self.n_heads
-        q, k, v = (at(site, x.unflatten(-1, (-1, d_head))) for site, x in (("q", q), ("k", k), ("v", v)))
+        q, k, v = (at(site, x) for site, x in zip("qkv", self.project(block, stream), strict=True))
+        d_head = q.shape[-1]
         if self.kind != "gpt2":
             cos, sin = (part[0, :, None] for part in getattr(self.model, self.body).rotary_emb(stream, positions[None]))
             q, k = _rotated(q, cos, sin), _rotated(k, cos, sin)
@@ -140,7 +128,27 @@ class ByHand:
         scores = torch.einsum("rqhd,rkhd->rhqk", q, k) / d_head**0.5
         scores = scores.masked_fill(positions > positions[:, None], -torch.inf)
         z = at("heads", torch.einsum("rhqk,rkhd->rqhd", scores.softmax(-1), v))
-        return out(z.flatten(2))
+        return self.output(block)(z.flatten(2))
+
+    def project(self, block: Any, stream: Tensor) -> list[Tensor]:
+        """Queries, keys and values `[row, pos, head, d_head]` of what attention reads of the residual stream."""
+        if self.kind == "gpt2":
+            q, k, v = block.attn.c_attn(block.ln_1(stream)).chunk(3, -1)
+        elif self.kind == "llama":
+            normed, attn = block.input_layernorm(stream), block.self_attn
+            q, k, v = attn.q_proj(normed), attn.k_proj(normed), attn.v_proj(normed)
+        else:
+            joint = block.attention.query_key_value(block.input_layernorm(stream))
+            # Head by head its query, key and value.
+            q, k, v = (part.flatten(2) for part in joint.unflatten(-1, (self.n_heads, -1)).chunk(3, -1))
+        d_head = q.shape[-1] // self.n_heads
+        return [x.unflatten(-1, (-1, d_head)) for x in (q, k, v)]
+
+    def output(self, block: Any) -> Any:
+        """W_O, from heads side by side to the residual stream."""
+        if self.kind == "gpt2":
+            return block.attn.c_proj
+        return block.self_attn.o_proj if self.kind == "llama" else block.attention.dense
 
     def _neurons(self, block: Any, stream: Tensor) -> Tensor:
         if self.kind == "gpt2":

@@ -1,0 +1,1 @@
+"""The analysis `edges`, and its public function."""
