@@ -115,7 +115,8 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
         "faithfulness=heads",
         "baseline=mean",
         "baseline.n=2",
-        "analyses=[both_directions,self_repair,direct_effect,sets]",
+        "analyses=[both_directions,self_repair,direct_effect,edges,sets]",
+        "analyses.edges.readers=[logits]",
         "analyses.sets.components='0.1+1.2 top2:ig'",
     )
     written |= of_run(tmp_path / "many", "prompts.n=4", "sites=heads", "analyses=sets", *brief)

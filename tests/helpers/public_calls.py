@@ -56,6 +56,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
     compared = igap.compare(ig, ap)
     both = igap.both_directions(model, PAIR, high=0.1, n_steps=3)
     repair, direct = igap.self_repair(model, PAIR, "1.2"), igap.direct_effect(model, PAIR)
+    edges = igap.edge_effects(model, PAIR)
     curves = igap.output_curve(model, PAIR, ["0.1", "1.2"])
     together = igap.set_effects(model, PAIR, "0.1+1.2", n_steps=2)
     prompts = [igap.Prompt(PAIR.clean, PAIR.answer, PAIR.distractor), igap.Prompt(PAIR.corrupted, PAIR.distractor)]
@@ -109,6 +110,14 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "DirectEffects": _fields(direct),
         "DirectEffects.indirect": {"kind": "score"},
         "direct_effect": ask("baseline", "route", metric="prob", positions="last"),
+        "EdgeEffects": _fields(edges),
+        "EdgeEffects.largest": {"n": 3},
+        "EdgeEffects.circuit": {"n_edges": 5},
+        "EdgeEffects.lines": {"kept": edges.circuit(5)},
+        "EdgeEffects.to_mib": {"n_edges": 5},
+        "edge_effects": ask(
+            "site", "baseline", "route", method="ap", readers=["logits"], metric="prob", n_steps=3
+        ),
         "activation_patching": ask(positions="all", metric="logit_diff", top=2, tolerance=0.5, seed=1),
         "bound_effects": ask(
             "site", "on_progress", ranking=ap, top=2, confidence=0.9, n_subsets=4, metric="logit_diff", seed=1

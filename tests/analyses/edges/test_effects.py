@@ -10,7 +10,15 @@ from helpers.checkpoints import save_beside, save_checkpoint
 from helpers.families import FAMILIES, Sizes, save
 from helpers.plain import Whole
 
-from igap import InputError, PromptPair, attribution_patching, edge_effects, integrated_gradients, load_model
+from igap import (
+    InputError,
+    PromptPair,
+    attribution_patching,
+    direct_effect,
+    edge_effects,
+    integrated_gradients,
+    load_model,
+)
 from igap.analyses.edges.effects import SENDERS, circuit_values
 from igap.analyses.edges.results import EdgeEffects, Shape
 from igap.attribution.conductance import integrate_inputs
@@ -152,6 +160,15 @@ def test_edges_of_a_sender_sum_to_its_node(any_model):
                     tolerance = 1e-7 * max(1.0, effect.abs().max().item()) if method == "ig" else EXACT
                     assert value == pytest.approx(effect[layer, index].item(), abs=tolerance), (method, name)
             assert effect.abs().max() > 1e-3
+
+
+def test_an_edge_to_the_logits_is_the_direct_effect(any_model):
+    """Which computes norms after attention, and was tried with later layers frozen by hand."""
+    edges = edge_effects(any_model, PAIR, "ap", readers=["logits"])
+    sums = edges.of_senders()
+    for site in ("heads", "mlp_out"):
+        direct = direct_effect(any_model, PAIR, site).direct
+        assert [sums[name] for name in direct.names] == pytest.approx(direct.effect.flatten().tolist(), abs=EXACT)
 
 
 def circuit_by_hand(hand, tokens, kept):
