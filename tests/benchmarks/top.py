@@ -4,7 +4,7 @@
         [--device cuda] [--seconds 300]
 
 `gpt2` has GPT-2 small's shapes, in as many layers as told, and random weights. A draw is a pair and a seed; the exact
-effects of a pair are computed once. `right`: the k largest are those of exact patching. `holds`: no component left out
+effects of a pair are computed once. `right`: the k largest are those of exact patching, up to its rounding. `holds`: no component left out
 is above the bound. The diagnostic by itself, which goes on from a ranking and patches nothing alone, comes last.
 """
 
@@ -69,7 +69,7 @@ def main() -> None:
             since = time.perf_counter()
             exact = activation_patching(model, pair, "neurons").effect.abs().flatten()
             exact_seconds += time.perf_counter() - since
-            largest = set(exact.topk(options.top).indices.tolist())
+            least = exact.topk(options.top).values[-1]
             estimate = attribution_patching(model, pair, "neurons")
             below = estimate.effect.abs().flatten().argsort(descending=True, stable=True)[options.top :]
             for seed in range(options.seeds):
@@ -78,7 +78,10 @@ def main() -> None:
                 seconds += time.perf_counter() - since
                 effect, top = made.effect.abs().flatten(), made.top
                 assert top is not None
-                right = set(effect.nan_to_num(0).topk(options.top).indices.tolist()) == largest
+                chosen = effect.nan_to_num(0).topk(options.top).indices
+                # On some pairs the k-th and the next differ by less than the two computations do.
+                rounding = (effect - exact)[~effect.isnan()].abs().max()
+                right = bool(exact[chosen].min() >= least - 2 * rounding)
                 alone = bound_effects(model, pair, estimate, options.top, seed=1000 * index + seed)
                 passes.append(top.n_passes / top.n_exact)
                 told = {
