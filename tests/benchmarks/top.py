@@ -4,8 +4,9 @@
         [--device cuda] [--seconds 300]
 
 `gpt2` has GPT-2 small's shapes, in as many layers as told, and random weights. A draw is a pair and a seed; the exact
-effects of a pair are computed once. `right`: the k largest are those of exact patching, up to its rounding. `holds`: no component left out
-is above the bound. The diagnostic by itself, which goes on from a ranking and patches nothing alone, comes last.
+effects of a pair are computed once. `right`: the k largest are those of exact patching, up to its rounding. `holds`: no
+component left out is above the bound. The diagnostic by itself, which goes on from a ranking and patches nothing alone,
+comes last.
 """
 
 import argparse
@@ -95,7 +96,9 @@ def main() -> None:
                 for name, value in told.items():
                     counts[name] += value
             print(index, counts, f"passes {sum(passes) / len(passes):.3f}, at most {max(passes):.3f}", flush=True)
-    print(f"seconds: {seconds / counts['draws']:.1f} a draw, {exact_seconds * options.seeds / counts['draws']:.1f} exact")
+    print(
+        f"seconds: {seconds / counts['draws']:.1f} a draw, {exact_seconds * options.seeds / counts['draws']:.1f} exact"
+    )
 
 
 if __name__ == "__main__":

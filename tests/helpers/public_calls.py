@@ -161,6 +161,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
     results = {
         "BothDirections": both,
         "DirectEffects": direct,
+        "EdgeEffects": edges,
         "SelfRepair": repair,
         "Comparison": compared,
         "OutputCurves": curves,

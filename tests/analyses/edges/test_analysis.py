@@ -9,9 +9,11 @@ from helpers.checkpoints import save_checkpoint
 from helpers.opened import follow
 
 from igap import edge_effects
+from igap.analyses.edges.effects import SENDERS, circuit_values
 from igap.analyses.edges.plots import draw_circuit
 from igap.analyses.registry import ANALYSES
 from igap.cli.compose import compose_one
+from igap.engine.open_pairs import open_pairs
 from igap.pipeline import check
 
 
@@ -39,7 +41,7 @@ def test_a_run_finds_what_the_function_finds(found, many, small):
     assert (frame["effect_atp"].abs().diff().dropna() <= 0).all()
 
 
-def test_its_numbers_are_those_of_its_tables(found):
+def test_its_numbers_are_those_of_its_tables(found, many, small):
     summary, frame = found.summary(), found.tables()["edges"]
     first = frame.loc[frame["effect_ig_inputs"].abs().idxmax()]
     assert summary["edges/n"] == len(frame)
@@ -56,6 +58,15 @@ def test_its_numbers_are_those_of_its_tables(found):
     assert said[1].startswith(
         f"greedy circuit of {summary['edges/atp/circuit/n']} edges by atp: faithfulness {value:.3f}"
     )
+    masks = [effects.circuit(12) for effects in found.maps.values()]
+    each = []
+    for pair in many.pairs[:2]:
+        with open_pairs(small(), pair, sites=SENDERS) as opened:
+            each.append(circuit_values(opened, masks))
+    of_circuit, full, corrupted = np.mean(
+        [(of_pair.circuits[0], of_pair.full, of_pair.corrupted) for of_pair in each], 0
+    )
+    assert value == pytest.approx((of_circuit - corrupted) / (full - corrupted), abs=1e-5)
     assert said[-1].startswith("largest of ")
     assert "by ap" in said[-1]
 
