@@ -167,13 +167,13 @@ class SearchSession:
             sampler, control = "brute", 0
         self.sampler = sampler
         propose = make_sampler(sampler, self.space, self.seed, n_terms)
-        known: dict[Candidate, list[Floats]] = {}
+        known: dict[tuple[Candidate, int], list[Floats]] = {}
         unconstrained = replace(self.objective, constraints=Constraints())
 
-        def first_order_scores(candidate: Candidate) -> list[Floats]:
-            if candidate not in known:
-                known[candidate] = unconstrained.first_order_scores(self.cached.evaluator, candidate)
-            return known[candidate]
+        def first_order_scores(candidate: Candidate, term: int = 0) -> list[Floats]:
+            if (candidate, term) not in known:
+                known[candidate, term] = unconstrained.first_order_scores(self.cached.evaluator, candidate, term)
+            return known[candidate, term]
 
         control = min(control, until // 3)
         since, n_before = time.perf_counter(), None

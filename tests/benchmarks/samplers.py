@@ -8,7 +8,8 @@ A study ends when its evaluations and gradients have cost as much as --trials ev
 (forward equivalents; a gradient of the effect is 4 evaluations); trials beyond that do not count. No control trials. A
 sampler's share is its best value over the best known of the head: the best of all studies, of which the --polish best
 are improved by every one-word change until none helps. With --pareto, effect against fluency: the area between the
-worst and the best of all studies that a study's trials beat, over what those of all studies beat together.
+worst and the best of all studies that a study's trials beat, over what those of all studies beat together, one more of
+`epo` with four times the budget among them.
 
 FILE is written after each study; the same command goes on where it stopped, also with more heads, seeds or samplers.
 """
@@ -75,7 +76,9 @@ class SpentError(Exception):
 class Study:
     """A search of its own, explored until its budget is spent."""
 
-    def __init__(self, model: Any, head: str, sampler: str, seed: int, asked: argparse.Namespace) -> None:
+    def __init__(
+        self, model: Any, head: str, sampler: str, seed: int, asked: argparse.Namespace, times: int = 1
+    ) -> None:
         self.search = SearchSession(
             model,
             PAIR,
@@ -92,7 +95,7 @@ class Study:
             memory_gib=None,
         )
         self.search.seed = seed
-        evaluator, until = self.search.cached.evaluator, asked.trials
+        evaluator, until = self.search.cached.evaluator, times * asked.trials
         assert self.search.space.size > 2 * until, "a smaller space is tried as a whole"
         before = evaluator.cost
         example: Candidate = tuple(0 for _ in self.search.space.slots)
@@ -155,7 +158,8 @@ def shares_of_head(kept: dict[str, Any], head: str) -> dict[str, list[float]]:
     rows = {key: row for key, row in kept.items() if key.split("/")[0] == head and len(key.split("/")) == 3}
     values: dict[str, list[float]] = {}
     if any("front" in row for row in rows.values()):
-        every = np.concatenate([np.array(row["front"]) for row in rows.values()])
+        long = [kept[f"{head}/best"]] if f"{head}/best" in kept else []
+        every = np.concatenate([np.array(row["front"]) for row in [*rows.values(), *long]])
         low, high = np.array([row["low"] for row in rows.values()]).min(0), every.max(0)
         known = hypervolume(every, low, high)
         numbers = {key: hypervolume(np.array(row["front"]), low, high) / known for key, row in rows.items()}
@@ -244,7 +248,11 @@ def main() -> None:
                     study = Study(model, head, name, seed, asked)
                     kept[key] = record(study, asked)
                     write(asked.json, settings, kept, heads)
-            if study is not None and not asked.pareto and asked.polish and time.perf_counter() - since < asked.seconds:
+            in_time = time.perf_counter() - since < asked.seconds
+            if asked.pareto and in_time and f"{head}/best" not in kept:
+                kept[f"{head}/best"] = record(Study(model, head, "epo", seeds, asked, times=4), asked)
+                write(asked.json, settings, kept, heads)
+            elif study is not None and not asked.pareto and asked.polish and in_time:
                 ends = {tuple(row["candidate"]): row["value"] for key, row in kept.items() if key.startswith(f"{head}/")
                         and "value" in row}  # fmt: skip
                 top = sorted(ends, key=ends.__getitem__)[-asked.polish :]

@@ -136,6 +136,8 @@ class Evaluator:
         self._gradient_rows = adaptive_batch(size, cfg.n_layers, device, batch_size, memory_gib)
         whole = n_pos * max(numbers, 3 * cfg.d_vocab) * self._embed.element_size()
         self._whole_rows = adaptive_batch(whole, 1, device, batch_size, memory_gib)
+        kept = n_pos * (cfg.n_layers * numbers + 4 * cfg.d_vocab) * self._embed.element_size()
+        self._whole_gradient_rows = adaptive_batch(kept, 1, device, batch_size, memory_gib)
         prefix = suffix = 1.0
         if self.route == "suffix":
             share = changing / n_pos
@@ -183,7 +185,31 @@ class Evaluator:
         self, candidate: Candidate, weights: Float[Tensor, " pair"]
     ) -> list[Float[Tensor, " _option"]]:
         """For every option of every slot, the change of the weighted AP effect to first order, in F's unit."""
-        gradient = self.gradient([candidate], weights[None])[:, 0]
+        return self._scores_of_options(candidate, self.gradient([candidate], weights[None])[:, 0])
+
+    def fluency_scores(self, candidate: Candidate) -> list[Float[Tensor, " _option"]]:
+        """For every option of every slot, the change of `fluency`, its mean over clean prompts, to first order; nats.
+
+        A word changes what is said of the words after it, which its embedding's gradient tells to first order, and
+        its own probability, which is known.
+        """
+        tokens = self.bound.tokens([candidate])[:, 0]
+        by_embedding, by_token = self._whole_runs.fluency_gradient(tokens, self._whole_gradient_rows)
+        self.cost += 3 * len(tokens)
+        own = by_token.gather(-1, tokens[..., None])[..., 0]
+        scores = []
+        indirect = self._scores_of_options(candidate, by_embedding[:, self.first :])
+        for slot, table, score in zip(self.bound.space.slots, self.bound.tables, indirect, strict=True):
+            where = list(slot.positions)
+            words = table.transpose(1, 2)  # [given, width, option]
+            direct = by_token[:, where].gather(-1, words) - own[:, where, None]
+            scores.append((score + direct.sum((0, 1)).cpu()) / len(tokens))
+        return scores
+
+    def _scores_of_options(
+        self, candidate: Candidate, gradient: Float[Tensor, "given changing d_model"]
+    ) -> list[Float[Tensor, " _option"]]:
+        """For every option of every slot, its embeddings less the candidate's, times the gradient; over all prompts."""
         tokens = self.bound.tokens([candidate])[:, 0]
         scores = []
         for slot, table in zip(self.bound.space.slots, self.bound.tables, strict=True):

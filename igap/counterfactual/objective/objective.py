@@ -149,8 +149,16 @@ class Objective:
             excess["max_percentile"] = measurements["percentile"].mean(1) - limits.max_percentile
         return excess
 
-    def first_order_scores(self, evaluator: Evaluator, candidate: Candidate) -> list[Floats]:
-        """First-order AP scores of every option of every slot, F's unit; other terms rank words about alike."""
+    def first_order_scores(self, evaluator: Evaluator, candidate: Candidate, term: int = 0) -> list[Floats]:
+        """For every option of every slot, the change of a term to first order, in its unit.
+
+        Of the first term it is AP's, in F's unit: other effects rank words about alike. Of fluency it is its own. Of
+        other terms it is 0: they have none.
+        """
+        if term and self.terms[term] == "fluency":
+            return [np.asarray(scores.double().numpy()) for scores in evaluator.fluency_scores(candidate)]
+        if term:
+            return [np.zeros(size) for size in evaluator.bound.space.sizes]
         effects = evaluator.effects([candidate])
         leaf = effects.detach().requires_grad_()
         with torch.enable_grad():

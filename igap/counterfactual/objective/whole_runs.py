@@ -11,6 +11,7 @@ from torch import Tensor
 from igap.components import hook_name
 from igap.counterfactual.objective.patch import Patch
 from igap.counterfactual.spaces.base import BoundSpace
+from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
 from igap.engine.hooks import edit_hooks
 from igap.engine.token_sets import answers, logit_diff
@@ -47,6 +48,37 @@ class WholeRuns:
         if others is not None:
             numbers["mean_other_heads"] = others
         return numbers
+
+    def fluency_gradient(
+        self, tokens: Int[Tensor, "given pos"], rows: AdaptiveBatch
+    ) -> tuple[Float[Tensor, "given pos d_model"], Float[Tensor, "given pos d_vocab"]]:
+        """How each corrupted prompt's mean log-probability changes with its tokens.
+
+        Returns:
+            The gradient in each token's embedding, by which the later tokens are predicted; and what each token of the
+            vocabulary would add as the one that is predicted. Nats a token.
+        """
+        n = tokens.shape[1]
+
+        def compute(items: Tensor) -> Tensor:
+            own = tokens[items]
+            moved: list[Tensor] = []
+
+            def move(embedded: Tensor) -> Tensor:
+                moved.append(torch.zeros_like(embedded, requires_grad=True))
+                return embedded + moved[0]
+
+            with torch.enable_grad(), edit_hooks(self._model, {"hook_embed": move}):
+                logits = self._model(own)
+                total = _mean_log_probability(logits[:, None], own[:, None]).sum()
+                (gradient,) = torch.autograd.grad(total, moved)
+            by_token = logits[:, :-1].detach().log_softmax(-1) / (n - 1)
+            first = torch.zeros_like(by_token[:, :1])  # which nothing predicts
+            return torch.cat([gradient, torch.cat([first, by_token], 1)], -1)
+
+        made = torch.cat([each for _, each in rows.each(compute, torch.arange(len(tokens), device=tokens.device))])
+        width = self._model.cfg.d_model
+        return made[..., :width], made[..., width:]
 
     def _run(self, tokens: Tensor, *, heads: bool) -> tuple[Tensor, Tensor | None]:
         """Logits `[given, candidate, pos, vocabulary]`, and the mean |AtP| `[pair, candidate]` of all other heads."""

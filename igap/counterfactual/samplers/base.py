@@ -6,14 +6,24 @@ if it had not been: nothing is remembered but the trials.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from igap.counterfactual.history import Floats, History, Proposal
 from igap.counterfactual.spaces.base import Candidate, Space
 
-FirstOrderScores = Callable[[Candidate], list[Floats]]
-"""From a candidate to the change of the objective, to first order, for each option of each slot; logits."""
+
+@runtime_checkable
+class FirstOrderScores(Protocol):
+    """From a candidate to the change of a term of the objective, to first order, for each option of each slot.
+
+    Of the first term (0, the default) it is the effect's, F's unit; of fluency nats a token; of other terms 0.
+    """
+
+    def __call__(self, candidate: Candidate, term: int = 0, /) -> list[Floats]:
+        """An array a slot."""
+
 
 Proposer = Callable[[History, FirstOrderScores, int, np.random.Generator], list[Proposal]]
 """Up to so many candidates to try next, none of them tried before; fewer where it knows no more."""

@@ -1,5 +1,7 @@
 """Several objectives at once: which trials no other beats in all, and where to look for more of them."""
 
+from functools import partial
+
 import numpy as np
 
 from igap.counterfactual.history import Floats, History, Proposal
@@ -32,15 +34,16 @@ def front(points: Floats) -> list[int]:
 def epo(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:
     """Children of the members of a population, in which each weighs the terms in its own way (EPO, 2402.01702).
 
-    A member is the trial that is best by its weights. Gradients are those of the effect; the other terms choose the
-    members. EPO itself also follows the gradient of fluency.
+    A member is the trial that is best by its weights, and its gradient is the weighted one of the terms that have one:
+    the effect and fluency. Terms are measured in the standard deviations of the trials.
     """
     known = history.order
     if not known:
         return draw(history, n, rng, "start")
     points = history.points[known]
     spread = points.std(0)
-    scaled = (points - points.mean(0)) / np.where(spread > 0, spread, 1.0)
+    scale = np.where(spread > 0, spread, 1.0)
+    scaled = (points - points.mean(0)) / scale
     space, taken = history.space, set(history.seen)
     weights = _weights(points.shape[1])
     turn = int(rng.integers(len(weights)))
@@ -48,10 +51,12 @@ def epo(history: History, scores: FirstOrderScores, n: int, rng: np.random.Gener
     for k in range(_TRIES * n):
         if len(proposals) == n:
             break
-        ranked = np.argsort(-(scaled @ weights[(turn + k) % len(weights)]), kind="stable")[:4]
+        own = weights[(turn + k) % len(weights)]
+        ranked = np.argsort(-(scaled @ own), kind="stable")[:4]
         member = history.proposals[known[int(ranked[0])]].candidate
         if rng.random() < _GRADIENT:
-            proposals += hotflip_proposals(space, member, scores, 1, rng, Proposal(member, "epo-gradient"), taken)
+            weighted = partial(_weighted_scores, scores, own / scale)
+            proposals += hotflip_proposals(space, member, weighted, 1, rng, Proposal(member, "epo-gradient"), taken)
             continue
         other = history.proposals[known[int(rng.choice(ranked))]].candidate
         child = _make_child(history, member, other, rng)
@@ -59,6 +64,12 @@ def epo(history: History, scores: FirstOrderScores, n: int, rng: np.random.Gener
             taken.add(child)
             proposals.append(Proposal(child, "epo-child"))
     return proposals
+
+
+def _weighted_scores(scores: FirstOrderScores, weights: Floats, candidate: Candidate, term: int = 0) -> list[Floats]:  # noqa: ARG001
+    """The change of the terms' weighted sum, to first order."""
+    by_term = [[weight * gain for gain in scores(candidate, i)] for i, weight in enumerate(weights) if weight]
+    return [np.sum(gains, axis=0) for gains in zip(*by_term, strict=True)]
 
 
 def _weights(n_terms: int) -> Floats:

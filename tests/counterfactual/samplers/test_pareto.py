@@ -1,5 +1,7 @@
 """Fronts and hypervolumes against brute force; EPO on a toy problem."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from helpers.hypervolume import hypervolume
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from igap.counterfactual.history import History
+from igap.counterfactual.history import History, Proposal
 from igap.counterfactual.samplers.base import draw
 from igap.counterfactual.samplers.pareto import epo, front
 from igap.counterfactual.spaces.base import Slot, Space
@@ -74,15 +76,46 @@ def test_epo_covers_more_of_a_toy_front_than_chance():
             history = History(space, (*history.proposals, *batch), np.concatenate([history.points, points]))
         return history
 
-    def first_order_scores(one):
-        return [spread[i] - spread[i, o] for i, o in enumerate(one)]
+    def first_order_scores(one, term=0):
+        return [sign * (of_term[i] - of_term[i, o]) for i, o in enumerate(one)
+                for sign, of_term in [((1, spread), (-1, cost))[term]]]  # fmt: skip
+
+    def of_the_first_alone(one, term=0):
+        return [np.zeros(12) if term else gain for gain in first_order_scores(one)]
 
     low, high = np.array([0.0, -10.0]), np.array([5.0, 0.0])
     for seed in range(3):
         own = explored(lambda history, rng: epo(history, first_order_scores, 16, rng), seed)
+        blind = explored(lambda history, rng: epo(history, of_the_first_alone, 16, rng), seed)
         chance = explored(lambda history, rng: draw(history, 16, rng), seed)
         assert len(own.seen) == len(own.proposals) == 160
         assert {one.source for one in own.proposals[16:]} == {"epo-gradient", "epo-child"}
-        assert hypervolume(own.points, low, high) > 1.05 * hypervolume(chance.points, low, high)
+        assert hypervolume(own.points, low, high) > 1.02 * hypervolume(blind.points, low, high)
+        assert hypervolume(blind.points, low, high) > 1.05 * hypervolume(chance.points, low, high)
         for term in (0, 1):  # members with all weight on one term and on the other
             assert own.points[:, term].max() > chance.points[:, term].max()
+
+
+def test_a_member_follows_its_own_weights_of_the_terms_in_their_spreads():
+    """The gradients of two terms that each want another word, and of which one is measured in thousandths."""
+    space = Space("slots", (Slot("s", tuple(f"w{o}" for o in range(100)), (1,)),))
+    tried = tuple(Proposal((o,), "start") for o in range(4))
+    points = np.array([[0.0, 3000.0], [1.0, 2000.0], [2.0, 1000.0], [3.0, 0.0]])
+    asked = []
+
+    def first_order_scores(one, term=0):
+        asked.append(term)
+        scores = np.zeros(100)
+        scores[[10, 20][term]] = [8.0, 8000.0][term]
+        return [scores]
+
+    counts = Counter(
+        proposal.candidate[0]
+        for seed in range(200)
+        for proposal in epo(History(space, tried, points), first_order_scores, 1, np.random.default_rng(seed))
+        if proposal.source == "epo-gradient"
+    )
+    # The eight members' weights are symmetric but for the last: words 10 and 20 lead for about as many of them.
+    assert counts[10] > 25
+    assert counts[20] > 25
+    assert asked.count(0) > asked.count(1) > 0, "the member with no weight on the second term does not ask for it"

@@ -50,7 +50,7 @@ def additive(space, seed=0):
     def objective_value(candidate):
         return sum(float(w[o]) for w, o in zip(weights, candidate, strict=True))
 
-    return objective_value, weights, lambda one: [w - w[o] for w, o in zip(weights, one, strict=True)]
+    return objective_value, weights, lambda one, _term=0: [w - w[o] for w, o in zip(weights, one, strict=True)]
 
 
 SEARCHES = st.tuples(
