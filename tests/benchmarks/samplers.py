@@ -61,7 +61,7 @@ SLOW = ("gp", "brute")
 DEFAULTS: dict[str, dict[str, Any]] = {
     "ioi-mini": {"heads": "0.6,0.3,1.2,1.7,2.3,2.6,3.1,3.6", "seeds": 5, "trials": 300, "samplers": None},
     "smollm2": {
-        "heads": "23.3,20.0,29.1,14.1",
+        "heads": "23.3,20.0,29.1,17.4",
         "seeds": 3,
         "trials": 200,
         "samplers": "hybrid,gradient,gcg,adapt,random",
