@@ -113,7 +113,6 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "EdgeEffects": _fields(edges),
         "EdgeEffects.largest": {"n": 3},
         "EdgeEffects.circuit": {"n_edges": 5},
-        "EdgeEffects.lines": {"kept": edges.circuit(5)},
         "EdgeEffects.to_mib": {"n_edges": 5},
         "edge_effects": ask(
             "site", "baseline", "route", method="ap", readers=["logits"], metric="prob", n_steps=3
@@ -358,6 +357,9 @@ TAKES: Mapping[str, set[str]] = {
     "AttributionMap function": {"None", "function", "class", "plain model"},
     "AttributionMap direction": {"None"},
     "ablate prompts": set(),
+    "n_edges": _COUNTS,
+    "EdgeEffects.to_mib n_edges": {"None", *_COUNTS},
+    "edge_effects readers": {"None"},
 }
 """Of a parameter of any function, or of one function."""
 
@@ -366,6 +368,7 @@ RESULTS = (
     "BothDirections",
     "Comparison",
     "DirectEffects",
+    "EdgeEffects",
     "EffectBound",
     "OutputCurves",
     "Run",

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from igap.analyses.edges.results import LOGITS, EdgeEffects
+from igap.analyses.edges.results import LOGITS, EdgeEffects, lines_of
 from igap.components import parse_component
 from igap.plots.canvas import PALETTE, blank, figure, styled
 
@@ -23,7 +23,7 @@ def draw_circuit(effects: EdgeEffects, n_edges: int, *, title: str = "") -> Figu
     """
     kept = effects.circuit(n_edges)
     heading = f"greedy circuit of {int(kept.sum())} edges by {effects.method}, {title}"
-    lines = effects.lines(kept)
+    lines = lines_of(effects, kept)
     if not lines:
         fig, (ax,) = figure(9.0, 2.0, 1, 1, heading)
         return blank(ax, "no edge has a way from the input to the logits")

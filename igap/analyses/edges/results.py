@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from igap import markup
-from igap.arguments import Count, checks_arguments
+from igap.arguments import Count, Finite, checks_arguments
 from igap.components import component_name, parse_component
 from igap.engine.edges import READERS
 from igap.errors import InputError
@@ -71,7 +71,7 @@ class EdgeEffects:
     """`9.6.q`, keys and values of key-value heads, `L10.mlp_out`, and `logits`."""
     senders: tuple[str, ...]
     """`L0.resid_pre` (what comes into layer 0), `9.6`, `L10.mlp_out`."""
-    gap: float
+    gap: Finite
     """F(clean) - F(corrupted), the mean over pairs."""
     direction: Direction
     metric: str
@@ -96,7 +96,8 @@ class EdgeEffects:
             }
         )
 
-    def largest(self, n: int) -> list[tuple[str, str, float]]:
+    @checks_arguments
+    def largest(self, n: Count) -> list[tuple[str, str, float]]:
         """Return sender, reader and effect of the n edges with the largest |effect|, or of all."""
         columns = (column.tolist() for _, column in self.to_frame().head(n).items())
         return list(zip(*columns, strict=True))
@@ -163,7 +164,7 @@ class EdgeEffects:
         """
         kept = ~self.effect.isnan() if n_edges is None else self.circuit(n_edges)
         shape, nodes = self.shape, node_names(self.shape.n_layers, self.shape.n_heads)
-        known = {LOGITS, *self._writing(kept)}
+        known = {LOGITS, *_writing(self, kept)}
         edges: dict[str, dict[str, Any]] = {}
         for row, reader in enumerate(self.readers):
             for node in nodes_of_reader(reader, shape):
@@ -181,23 +182,6 @@ class EdgeEffects:
             scores={},
             edges=edges,
         ).to_text()
-
-    def lines(self, kept: Bool[Tensor, "reader sender"]) -> list[tuple[str, str, str, float]]:
-        """Return sender, reader, the node that reads, and effect of these edges; of nodes that write something, too.
-
-        A key or value that heads share has a line to each of them.
-        """
-        known = {LOGITS, *self._writing(kept)}
-        return [
-            (self.senders[column], self.readers[row], node, float(self.effect[row, column]))
-            for row, column in kept.nonzero().tolist()
-            for node in nodes_of_reader(self.readers[row], self.shape)
-            if node in known
-        ]
-
-    def _writing(self, kept: Tensor) -> list[str]:
-        """The senders of these edges."""
-        return [self.senders[column] for column in kept.any(0).nonzero().flatten().tolist()]
 
     def sentences(self) -> tuple[str, ...]:
         """Return the edges with the largest |effect|, in one line."""
@@ -221,6 +205,25 @@ def nodes_of_reader(reader: str, shape: Shape) -> list[str]:
         return [reader]
     shared = 1 if site == "q" else shape.n_heads // shape.n_kv_heads
     return [component_name("heads", layer, head) for head in range(index * shared, (index + 1) * shared)]
+
+
+def lines_of(edges: EdgeEffects, kept: Bool[Tensor, "reader sender"]) -> list[tuple[str, str, str, float]]:
+    """Sender, reader, the node that reads, and effect of these edges; of nodes that write something, too.
+
+    A key or value that heads share has a line to each of them.
+    """
+    known = {LOGITS, *_writing(edges, kept)}
+    return [
+        (edges.senders[column], edges.readers[row], node, float(edges.effect[row, column]))
+        for row, column in kept.nonzero().tolist()
+        for node in nodes_of_reader(edges.readers[row], edges.shape)
+        if node in known
+    ]
+
+
+def _writing(edges: EdgeEffects, kept: Tensor) -> list[str]:
+    """The senders of these edges."""
+    return [edges.senders[column] for column in kept.any(0).nonzero().flatten().tolist()]
 
 
 def _mib_name(reader: str, node: str) -> str:

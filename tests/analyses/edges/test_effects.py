@@ -20,7 +20,7 @@ from igap import (
     load_model,
 )
 from igap.analyses.edges.effects import SENDERS, circuit_values
-from igap.analyses.edges.results import EdgeEffects, Shape
+from igap.analyses.edges.results import EdgeEffects, Shape, lines_of
 from igap.attribution.conductance import integrate_inputs
 from igap.components import parse_component
 from igap.engine.open_pairs import contrast, open_pairs
@@ -277,7 +277,10 @@ def test_a_shared_key_leads_into_every_head_that_shares_it(tmp_path):
     row = edges.readers.index("0.0.k")
     edges.effect[row, 0] = -3.0
     # 0.0 is in, although 0.1, which shares the key, is not: it writes nothing there.
-    assert edges.lines(edges.circuit(2)) == [("L0.resid_pre", "0.0.k", "0.0", -3.0), ("0.0", "logits", "logits", -2.0)]
+    assert lines_of(edges, edges.circuit(2)) == [
+        ("L0.resid_pre", "0.0.k", "0.0", -3.0),
+        ("0.0", "logits", "logits", -2.0),
+    ]
     assert edges.circuit(2).nonzero().tolist() == [[row, 0], [edges.readers.index("logits"), 1]]
     graph = json.loads(edges.to_mib(2))
     assert {name: edge for name, edge in graph["edges"].items() if edge["score"] == 3.0} == {
