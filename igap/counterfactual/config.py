@@ -175,6 +175,8 @@ class SearchConfig(Frozen):
     sign: Sign = "abs"
     aggregate: Aggregate = "mean"
     penalty: float = Field(1.0, ge=0)
+    atlas: bool = False
+    """Whether the searches of several heads become an atlas."""
     full_run: bool = True
     name: PathText | None = Field(
         None,
@@ -212,6 +214,12 @@ class SearchConfig(Frozen):
                 "prompts itself (clean.n). Use prompts=ioi or the four texts of a pair."
             )
         check_terms(self.objective, self.search.sampler)
+        if self.atlas and (self.head != "all" and len(self.head.split()) < 2):
+            raise ValueError(f"atlas: got true with head={self.head}, wanted several heads. Use head=all.")
+        if self.atlas and len({target.partition("@")[2] for target in self.head.split()}) > 1:
+            raise ValueError(
+                f"atlas: got true with head={self.head}, wanted one span for all, at which effects compare. Name one."
+            )
         return self
 
     @property

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -10,6 +11,7 @@ from igap import pipeline
 from igap.components import PLACES, SITES
 from igap.config import TEXTS, RunConfig, TrackingConfig
 from igap.console import show_stage
+from igap.counterfactual.atlas import write as atlas
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.output import scan, terminal
 from igap.counterfactual.output.write import write
@@ -107,7 +109,29 @@ def run_studies(
             log.error("scan: %s", reason_of(error))
             return max(code, 1)
         out.print(f"written to {folder}: scan.csv, matrix.csv, plots/", markup=False, soft_wrap=True)
+        if studies[0].config.atlas and not interrupted and code == 0:
+            return _write_atlas(results, studies[0].config, folder, tracking, out)
     return code
+
+
+def _write_atlas(
+    results: Sequence[tuple[str, SearchResult]],
+    config: SearchConfig,
+    folder: Path,
+    tracking: TrackingConfig,
+    out: Console,
+) -> int:
+    """The atlas of all the searches, written, shown and logged; the exit code."""
+    try:
+        made = atlas.write(results, config.model_copy(update={"head": "all"}), folder)
+    except Exception as error:
+        log.error("atlas: %s", reason_of(error))
+        return 1
+    out.print("", *made.sentences(), sep="\n", markup=False, highlight=False, soft_wrap=True)
+    for line in wandb_run.log_or_warn(folder / atlas.FOLDER, tracking, "the atlas"):
+        out.print(line, markup=False, soft_wrap=True)
+    out.print(f"written to {folder / atlas.FOLDER}: atlas.html, heads.csv, prompts.csv", markup=False, soft_wrap=True)
+    return 0
 
 
 def _of_several_heads(studies: Sequence[PlannedStudy]) -> bool:
@@ -144,7 +168,9 @@ def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> 
                     raise
 
             validating = show_stage(progress, "validate")
-            return explore_and_validate(session, make_trials, since, interrupted=interrupted, validating=validating)
+            return explore_and_validate(
+                session, make_trials, since, interrupted=interrupted, validating=validating, heldout_heads=config.atlas
+            )
     finally:
         stop_workers(children)
 

@@ -236,6 +236,7 @@ def explore_and_validate(
     *,
     interrupted: bool = False,
     validating: AbstractContextManager[object] | None = None,
+    heldout_heads: bool = False,
 ) -> SearchResult:
     """Make the trials, then validate the best of them. Ctrl-C ends the trials: the best so far is validated.
 
@@ -245,6 +246,7 @@ def explore_and_validate(
         since: when the search began, as perf_counter has it.
         interrupted: whether it was interrupted before.
         validating: a block around the validation, such as a line on the terminal.
+        heldout_heads: see `validate`.
 
     Raises:
         InputError: no trial satisfies the constraints.
@@ -258,7 +260,7 @@ def explore_and_validate(
         raise KeyboardInterrupt
     with validating or nullcontext():
         trials = session.trials.all()
-        validation = validate(session, trials)
+        validation = validate(session, trials, heldout_heads=heldout_heads)
     return SearchResult(
         id=session.trials.id,
         head=session.target.name,

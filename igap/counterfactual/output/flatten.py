@@ -124,7 +124,13 @@ def tables(validation: Validation, terms: Sequence[str]) -> dict[str, Rows]:
             for slot in validation.slots
         ],
         "heads": [
-            {"name": head.name, "by_hand/effect": head.reference, "best/effect": head.best} for head in validation.heads
+            {
+                "name": head.name,
+                "by_hand/effect": head.reference,
+                "best/effect": head.best,
+                **({} if head.heldout is None else {"heldout/effect": head.heldout}),
+            }
+            for head in validation.heads
         ],
         "front": [_prompt(row, terms) for row in validation.front],
     }

@@ -88,10 +88,19 @@ def _in_words(target: Target) -> str:
     return "a neuron" if target.sites == ("neurons",) else "what is no head"
 
 
-def head_effects(reference: Float[Tensor, "layer head"], best: Float[Tensor, "layer head"]) -> tuple[HeadEffect, ...]:
-    """Both AP effects of every head."""
+def head_effects(
+    reference: Float[Tensor, "layer head"],
+    best: Float[Tensor, "layer head"],
+    heldout: Float[Tensor, "layer head"] | None = None,
+) -> tuple[HeadEffect, ...]:
+    """The AP effects of every head."""
     return tuple(
-        HeadEffect(component_name("heads", layer, head), reference[layer, head].item(), best[layer, head].item())
+        HeadEffect(
+            component_name("heads", layer, head),
+            reference[layer, head].item(),
+            best[layer, head].item(),
+            None if heldout is None else heldout[layer, head].item(),
+        )
         for layer in range(best.shape[0])
         for head in range(best.shape[1])
     )

@@ -179,6 +179,8 @@ class HeadEffect:
     """LAYER.HEAD."""
     reference: float
     best: float
+    heldout: float | None = None
+    """In the best prompts of clean prompts that the search has not seen; None where that was not asked for."""
 
 
 @dataclass(frozen=True)

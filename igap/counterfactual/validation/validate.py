@@ -54,12 +54,13 @@ _NEUTRAL_SLOTS = {"place": "places", "verb": "verbs", "object": "objects", "othe
 """Slots whose words are no names, and the list of other words for each."""
 
 
-def validate(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> Validation:
+def validate(session: SearchSession, trials: Sequence[EvaluatedTrial], *, heldout_heads: bool = False) -> Validation:
     """How far to believe the best of these trials.
 
     Args:
         session: the search, on a frozen model; what is evaluated here counts in its cost.
         trials: the trials to choose from, in order.
+        heldout_heads: whether every head is patched in the best prompts of the held-out clean prompts, too.
 
     Raises:
         InputError: no trial has a value within the constraints; the message counts what each constraint removed.
@@ -87,11 +88,7 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> Valida
     reference = torch.cat([tokenize(session.model, pair).corrupted for pair in bound.pairs])
     value, reference_value = map(float, evaluate([bound.with_slots(best, range(len(bound.space.slots))), reference]))
     own = objective.effects(evaluator.measure(reference[:, None], objective))
-    pairs = tuple(
-        PromptPair(pair.clean, text, pair.answer, pair.distractor, pair.min_gap, bos=pair.bos)
-        for pair, text in zip(bound.pairs, bound.texts(best), strict=True)
-        if text != pair.clean
-    )
+    pairs = _best_pairs(bound, best)
     turn = {"raise": 1, "drop": -1, "abs": 0}[objective.sign]
     same_direction = [trial for trial in ranked[:LOOKED_AT] if turn * sum(trial.effects) >= 0]
     target = session.target
@@ -105,6 +102,10 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> Valida
         reference_curve = trace(opened, target)
         if deletion is None:
             deletion = delete(opened, target, best_effects.ap)
+    heldout_grid = None
+    if heldout_heads and session.heldout is not None and (unseen := _best_pairs(session.heldout.unshare(), best)):
+        with open_at_target(session, unseen) as opened:
+            heldout_grid = measure_pairs(opened, target)[1]
     return Validation(
         candidate=best,
         pairs=pairs,
@@ -128,12 +129,21 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial]) -> Valida
         reference_effects=reference_effects,
         best_effects=best_effects,
         deletion=deletion,
-        heads=head_effects(reference_grid, best_grid),
+        heads=head_effects(reference_grid, best_grid, heldout_grid),
         heldout=_evaluate_held_out(session, objective, best, value),
         top=_select_diverse(session, ranked),
         front=_pareto_front(session, trials),
         reference_curve=reference_curve,
         best_curve=best_curve,
+    )
+
+
+def _best_pairs(bound: BoundSpace, best: Candidate) -> tuple[PromptPair, ...]:
+    """The best pair of every clean prompt that the candidate changes."""
+    return tuple(
+        PromptPair(pair.clean, text, pair.answer, pair.distractor, pair.min_gap, bos=pair.bos)
+        for pair, text in zip(bound.pairs, bound.texts(best), strict=True)
+        if text != pair.clean
     )
 
 

@@ -26,6 +26,9 @@ _LARGEST = 8 * 2**30
 SEARCH = "search_summary.json"
 """In the folder of a search."""
 
+ATLAS = "atlas_summary.json"
+"""In the folder of an atlas."""
+
 
 @dataclass(frozen=True)
 class _Kept:
@@ -56,7 +59,8 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> LoggedRun:
 
     folder = folder.resolve()
     _check_files(folder)
-    kept = _of_search(folder) if (folder / SEARCH).exists() else _of_run(folder)
+    of = _of_atlas if (folder / ATLAS).exists() else _of_search if (folder / SEARCH).exists() else _of_run
+    kept = of(folder)
     key = kept.summary["key"]
     (folder / MARK).unlink(missing_ok=True)
     for left in (*folder.glob(f"wandb/offline-run-*-{key}"), *folder.glob(f"wandb/run-*-{key}")):
@@ -191,6 +195,21 @@ def _of_search(folder: Path) -> _Kept:
         artifact="search",
         files=("config.json", SEARCH),
         steps=steps,
+    )
+
+
+def _of_atlas(folder: Path) -> _Kept:
+    summary, config = (read_json_object(folder / name) for name in (ATLAS, "config.json"))
+    config.pop("tracking")
+    return _Kept(
+        summary=summary,
+        config=config,
+        name=f"{folder.parent.name}/{folder.name}",
+        group=folder.parent.name,
+        job_type="atlas",
+        tags=[f"model={summary['model']}"[:64]],
+        artifact="atlas",
+        files=("config.json", ATLAS, "atlas.html"),
     )
 
 
