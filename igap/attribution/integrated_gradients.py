@@ -4,6 +4,7 @@ Sundararajan et al. 2017 (arXiv 1703.01365). Captum integrates; the path is ours
 path's start: here it starts at the run's activation and ends at the baseline's, so IG has activation patching's sign.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -132,22 +133,29 @@ def integrate_path(
     method: Quadrature = "gausslegendre",
     path: IGPath = "joint",
     positions: Positions = "all",
+    layers: Sequence[int] | None = None,
     batch_size: int | None = None,
     memory_gib: float | None = None,
 ) -> list[AttributionMap]:
-    """Integrated Gradients of each question of a contrast; see `integrated_gradients`."""
+    """Integrated Gradients of each question of a contrast; see `integrated_gradients`.
+
+    Of these `layers` alone, if told so: effects in others are NaN, and so is what is known of them.
+    """
     rows = contrast.rows(batch_size, memory_gib, gradients=True)
     rounding = rounding_of(contrast, site, rows)
-    layers = []
-    for layer in range(contrast.n_layers):
+    wanted = range(contrast.n_layers) if layers is None else layers
+    by_layer: dict[int, tuple[Tensor, ...]] = {}
+    for layer in wanted:
         if path == "joint":
             asked = n_steps, tolerance, tolerance_of
-            layers.append(_integrate_jointly(contrast, site, layer, asked, rounding[:, layer], method, rows))
+            by_layer[layer] = _integrate_jointly(contrast, site, layer, asked, rounding[:, layer], method, rows)
         else:
             assert isinstance(n_steps, int)
-            layers.append(_integrate_singly(contrast, site, layer, n_steps, method, rows))
+            by_layer[layer] = _integrate_singly(contrast, site, layer, n_steps, method, rows)
         advance((layer + 1) * contrast.n_components(site))
-    effects, deltas, layer_effects, *auto = (torch.stack(parts, 1).cpu() for parts in zip(*layers, strict=True))
+    unasked = tuple(torch.full_like(each, math.nan if each.is_floating_point() else 0) for each in by_layer[wanted[0]])
+    in_order = [by_layer.get(layer, unasked) for layer in range(contrast.n_layers)]
+    effects, deltas, layer_effects, *auto = (torch.stack(parts, 1).cpu() for parts in zip(*in_order, strict=True))
     nodes = auto[0] if auto else torch.full(deltas.shape, int(n_steps))
     converged = auto[1] if auto else None
     spans = contrast.spans(positions)
@@ -170,22 +178,20 @@ def integrate_path(
     ]
 
 
-def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:
-    return integrate_path(
-        contrast,
-        site,
-        advance,
-        positions=config.positions.value,
-        n_steps=config.ig.n_steps,
-        tolerance=config.ig.tolerance,
-        method=config.ig.method,
-        path=config.ig.path,
-        batch_size=config.batch_size,
-        memory_gib=config.memory_gib,
-    )
+def _attribute(
+    contrast: Contrast, site: Site, config: RunConfig, advance: Advance = ignore, layers: Sequence[int] | None = None
+) -> list[AttributionMap]:
+    options: Any = config.ig.model_dump(include={"n_steps", "tolerance", "method", "path"})
+    budget: Any = {"batch_size": config.batch_size, "memory_gib": config.memory_gib}
+    return integrate_path(contrast, site, advance, layers=layers, positions=config.positions.value, **options, **budget)
 
 
-METHOD = Method("ig", _attribute, towards_baseline=True)
+METHOD = Method(
+    "ig",
+    _attribute,
+    of_layers=lambda contrast, site, config, layers: _attribute(contrast, site, config, layers=layers),
+    towards_baseline=True,
+)
 
 
 def check_quadrature(method: Quadrature, n_steps: Steps, path: IGPath) -> None:

@@ -1,6 +1,6 @@
 """What a run knows of an attribution method."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from igap.attribution.maps import Advance, AttributionMap, Progress
@@ -20,6 +20,8 @@ class Method:
     """Its name in files: `NAME.SITE` and `effect.NAME.SITE` in attributions.safetensors, a column NAME in tables."""
     attribute: Callable[[Contrast, Site, RunConfig, Advance], list[AttributionMap]]
     """The map of each pair of an open contrast, with the run's settings; calls back with the components done."""
+    of_layers: Callable[[Contrast, Site, RunConfig, Sequence[int]], list[AttributionMap]] | None = None
+    """The same maps of some layers alone, NaN in others; None: that costs no less than all of them."""
     of_all: Callable[[OpenPairs, Site, RunConfig, Progress | None], AttributionMap | None] = lambda *_: None
     """The map of all pairs, with the run's settings, where it is not made contrast by contrast; None where it is."""
     towards_baseline: bool = False

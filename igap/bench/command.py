@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from igap.attribution.estimators import estimators
 from igap.bench.circuits import circuits as every_circuit
-from igap.bench.exam import Bench, Marks, choose, estimators, run_bench
+from igap.bench.exam import Bench, Marks, choose, run_bench
 from igap.bench.own_model import check_exam, examine_model
 from igap.config import RunConfig
 from igap.console import folding_table, show_stage, terminal_console

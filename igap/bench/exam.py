@@ -11,61 +11,25 @@ import numpy as np
 import pandas as pd
 
 from igap.arguments import checks_arguments
+from igap.attribution.estimators import Estimator, estimators
 from igap.attribution.maps import AttributionMap, Progress
-from igap.attribution.method import Method
-from igap.attribution.methods import METHODS
 from igap.attribution.over_pairs import attribute_pairs
 from igap.bench.circuit import Circuit
 from igap.bench.circuits import circuits as every_circuit
 from igap.bench.cost import count_operations
 from igap.bench.subject import Subject
 from igap.components import SITES, Site, component_names, parse_component
-from igap.config import RunConfig, parse
+from igap.config import RunConfig
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.errors import InputError, did_you_mean, printable, short_repr
 from igap.statistics import detection
-from igap.vocabulary import BaselineKind, Direction
+from igap.vocabulary import Direction
 
 Part = Literal["all"] | Site
 """All components in one ranking, or those of a site."""
 
 NOTHING = 1e-6
 """Effects that are smaller count as 0, in logits: Captum keeps its step sizes in float32."""
-
-
-@dataclass(frozen=True)
-class Estimator:
-    """An attribution method, and what its activations move to."""
-
-    method: Method
-    baseline: BaselineKind
-
-    @property
-    def name(self) -> str:
-        """As `ig`, or `ig_zero` with the zero baseline."""
-        return self.method.name if self.baseline == "corrupted" else f"{self.method.name}_{self.baseline}"
-
-    @property
-    def config(self) -> RunConfig:
-        """The settings of a run that has nothing but defaults."""
-        needed = ("model", "prompts", "ig", "ablation", "curves", "tracking")
-        prompts = dict.fromkeys(("clean", "corrupted", "answer", "distractor"), "-")
-        about = {"model": {"name": "-"}, "prompts": prompts, "baseline": {"kind": self.baseline}}
-        return parse({**{name: {} for name in needed}, **about})
-
-
-def estimators() -> dict[str, Estimator]:
-    """Every method of a run by name; those that move to the run's baseline a second time, with zero.
-
-    Not those that draw prompts: none of those have a circuit's length.
-    """
-    each = [
-        Estimator(method, kind)
-        for method in METHODS.values()
-        if not method.draws_prompts
-        for kind in (("corrupted", "zero") if method.towards_baseline else ("corrupted",))
-    ]
-    return {estimator.name: estimator for estimator in each}
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from igap.arguments import Count, Positive, checks_arguments
+from igap.attribution.estimators import estimators
 from igap.attribution.maps import Progress
-from igap.bench.exam import Bench, attribute, estimate, estimators
+from igap.bench.exam import Bench, attribute, estimate
 from igap.bench.subject import Measured, OwnModel
 from igap.components import PLACES, SITES, Site, component_names
 from igap.config import RunConfig

@@ -9,11 +9,13 @@ from igap.components import names_wanted
 from igap.config import Device, Frozen, MetricConfig, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
 from igap.counterfactual.samplers.registry import SamplerNames, samplers_for
 from igap.counterfactual.target import normalized
-from igap.errors import InputError
+from igap.errors import InputError, short_repr
 
-Term = Literal["ap", "ig", "disagreement", "selectivity", "curve", "fluency", "edits"]
+Term = Literal["ap", "ig", "disagreement", "selectivity", "curve", "error", "fluency", "edits"]
 SECONDARY = ("fluency", "edits")
 """Terms that stand beside another, never alone or first."""
+MAGNITUDES = ("disagreement", "error")
+"""Terms without a direction: they are 0 or above."""
 Sign = Literal["drop", "raise", "abs"]
 """Whether the patch should lower F, raise it, or either."""
 Aggregate = Literal["mean", "cvar", "min"]
@@ -177,6 +179,8 @@ class SearchConfig(Frozen):
     penalty: float = Field(1.0, ge=0)
     atlas: bool = False
     """Whether the searches of several heads become an atlas."""
+    estimator: str = Field("atp", min_length=1, examples=["ig_zero"])
+    """Of `error`: a name of `igap.attribution.estimators.estimators`."""
     full_run: bool = True
     name: PathText | None = Field(
         None,
@@ -213,9 +217,10 @@ class SearchConfig(Frozen):
                 "prompts: got several pairs, wanted the one pair that the search starts from; it makes further clean "
                 "prompts itself (clean.n). Use prompts=ioi or the four texts of a pair."
             )
-        check_terms(self.objective, self.search.sampler)
-        if self.atlas and (self.head != "all" and len(self.head.split()) < 2):
-            raise ValueError(f"atlas: got true with head={self.head}, wanted several heads. Use head=all.")
+        check_terms(self.objective, self.search.sampler, self.estimator)
+        if self.atlas and ("error" in self.objective or (self.head != "all" and len(self.head.split()) < 2)):
+            asked = f"head={self.head}" if "error" not in self.objective else "objective=error"
+            raise ValueError(f"atlas: got true with {asked}, wanted effects of several heads. Use head=all objective=ap.")
         if self.atlas and len({target.partition("@")[2] for target in self.head.split()}) > 1:
             raise ValueError(
                 f"atlas: got true with head={self.head}, wanted one span for all, at which effects compare. Name one."
@@ -231,28 +236,41 @@ class SearchConfig(Frozen):
     @property
     def question(self) -> str:
         """What is asked of the head, as folders name it: the objective, and the metric where it is another one."""
+        estimator = [self.estimator] if "error" in self.objective else []
         metric = [] if self.metric.is_default else [self.metric.name]
         function = re.sub(r"[^\w.]", "_", str(self.metric.function).rpartition(":")[2].strip())
-        return "-".join([*self.objective, *metric, *([function] if self.metric.name == "custom" else [])])
+        return "-".join([*self.objective, *estimator, *metric, *([function] if self.metric.name == "custom" else [])])
 
 
-def check_terms(terms: tuple[str, ...], sampler: str) -> None:
+def follows_gradient(terms: tuple[str, ...], estimator: str) -> bool:
+    """Whether words have first-order scores: of all terms those of AP, of `error` those of AtP's error alone."""
+    return terms[0] != "error" or estimator == "atp"
+
+
+def check_terms(terms: tuple[str, ...], sampler: str, estimator: str = "atp") -> None:
     """Raises InputError on objectives that make no search together, or that the sampler cannot serve."""
     if len(set(terms)) < len(terms):
         raise InputError(f"objective: got {', '.join(terms)}, one of them twice. Name each once.")
     if set(terms) <= set(SECONDARY):
         raise InputError(
-            f"objective: got {', '.join(terms)}, which says nothing of the head. Put ap, ig, disagreement, selectivity "
-            "or curve beside it: objective=[ap,fluency]."
+            f"objective: got {', '.join(terms)}, which says nothing of the head. Put ap, ig, disagreement, "
+            "selectivity, curve or error beside it: objective=[ap,fluency]."
         )
     if terms[0] in SECONDARY:
         raise InputError(
             f"objective: got {', '.join(terms)}, whose first says nothing of the head; the best prompt is the best by "
             f"the first. Write objective=[{','.join(sorted(terms, key=SECONDARY.__contains__))}]."
         )
-    known = samplers_for(len(terms))
+    if estimator != "atp" and "error" not in terms:
+        raise InputError(
+            f"estimator: got {short_repr(estimator)} with objective={','.join(terms)}, wanted objective=error, which "
+            "examines an estimator. Leave one of the two out."
+        )
+    gradient = follows_gradient(terms, estimator)
+    known = samplers_for(len(terms), gradient=gradient)
     if sampler not in ("auto", *known):
         what = "one objective" if len(terms) == 1 else "several objectives"
+        what += "" if gradient else f", the error of {estimator}, which has no gradient that is cheap"
         raise InputError(
             f"search.sampler: got {sampler!r} for {what}, wanted one of auto, {', '.join(known)}. Use "
             "search.sampler=auto."

@@ -8,6 +8,7 @@ from typing import Any
 from igap.components import component_names
 from igap.config import TEXTS
 from igap.counterfactual.config import SearchConfig
+from igap.counterfactual.objective.errors import find_estimator
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.objective.patch import check_reach, resolve
 from igap.counterfactual.spaces.prepare import Prepared, prepare
@@ -108,7 +109,7 @@ def _split_components(config: SearchConfig, header: Header) -> list[tuple[Search
     """The config for each of its components, with the folder of its search."""
     output = Path(config.output)
     names = config.head.split()
-    if names == ["all"]:
+    if names == ["all"] and "error" not in config.objective:
         assert header.n_layers is not None
         assert header.n_heads is not None
         names = component_names("heads", header.n_layers, header.n_heads)
@@ -122,16 +123,27 @@ def _split_components(config: SearchConfig, header: Header) -> list[tuple[Search
 def objective_of(config: SearchConfig) -> Objective:
     """What is maximised. Raises InputError on a metric that cannot be imported, or terms that say nothing with it."""
     metric = metric_of(config.metric)
-    return Objective(config.objective, config.sign, config.aggregate, config.penalty, config.constraints, metric)
+    return Objective(
+        config.objective, config.sign, config.aggregate, config.penalty, config.constraints, metric, config.estimator
+    )
 
 
 def _check_target(config: SearchConfig, header: Header) -> Target:
     """The target. Raises InputError on a device that this machine lacks, and on what the model or a term lacks."""
     cached.resolve_device(config.device)
-    target = locate_target(config.head, header.n_layers, header.widths)
+    target = locate(config, header)
     check_sites(header, target.sites, config.model.name)
-    objective_of(config).check(target)
+    objective = objective_of(config)
+    objective.check(target, header.n_layers)
+    if "error" in objective.terms:
+        method = find_estimator(config.estimator)
+        method.method.check(method.config.model_copy(update={"model": config.model}), header)
     return target
+
+
+def locate(config: SearchConfig, header: Header) -> Target:
+    """The target in a model of this header. Raises InputError as `locate_target` does."""
+    return locate_target(config.head, header.n_layers, header.widths, each="error" in config.objective)
 
 
 _OF_THE_SPACE: Any = {"model": True, "prompts": True, "search": {"space"}, "clean": True, "heldout": True, "seed": True}

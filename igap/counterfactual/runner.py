@@ -9,15 +9,15 @@ from rich.console import Console
 
 from igap import pipeline
 from igap.components import PLACES, SITES
-from igap.config import TEXTS, RunConfig, TrackingConfig
+from igap.config import TEXTS, BaselineConfig, RunConfig, TrackingConfig
 from igap.console import show_stage
 from igap.counterfactual.atlas import write as atlas
 from igap.counterfactual.config import SearchConfig
+from igap.counterfactual.objective.errors import find_estimator
 from igap.counterfactual.output import scan, terminal
 from igap.counterfactual.output.write import write
-from igap.counterfactual.plan import PlannedStudy, describe
+from igap.counterfactual.plan import PlannedStudy, describe, locate
 from igap.counterfactual.search import SearchResult, explore_and_validate
-from igap.counterfactual.target import locate_target
 from igap.counterfactual.workers import explore, open_session, start_workers, stop_workers, study_storage
 from igap.engine.activations import borrow
 from igap.errors import InputError
@@ -209,12 +209,18 @@ def _run_best_pair(
 def _show(config: SearchConfig) -> dict[str, object]:
     """The settings with which a run shows the target: its sites, its positions and, where a run can, its set."""
     header = cached.header_of(config.model.name, config.model.revision)
-    target = locate_target(config.head, header.n_layers, header.widths)
+    target, examines = locate(config, header), "error" in config.objective
     usual = SITES if header.neurons_reason is None else ("heads",)
     sites = tuple(site for site in PLACES if site in (*usual, *target.sites))
     shown: dict[str, object] = {"sites": "both" if sites == SITES else " ".join(sites)}
     if target.span is not None:
         shown["positions"] = target.positions
-    if target.single is None and target.span in (None, "last", "diff"):
+    if examines:
+        estimator = find_estimator(config.estimator)
+        if estimator.baseline != "corrupted":
+            shown["baseline"] = BaselineConfig(kind=estimator.baseline)
+        if estimator.method.optional:
+            shown["methods"] = estimator.method.name
+    elif target.single is None and target.span in (None, "last", "diff"):
         shown["analyses"] = {"sets": {"components": target.component}}
     return shown

@@ -138,6 +138,7 @@ def search(
     sign: Sign = "abs",
     aggregate: Aggregate = "mean",
     penalty: NotNegative = 1.0,
+    estimator: str = "atp",
     constraints: Constraints | None = None,
     until: Annotated[int, Range(1, 1_000_000)] = 300,
     sampler: Annotated[str, SamplerNames()] = "auto",
@@ -173,6 +174,8 @@ def search(
         sign: "drop", "raise" or "abs" (default): which effect on F is wanted.
         aggregate: Over clean prompts: "mean" (default), "cvar" (mean of the worst quarter) or "min".
         penalty: For "selectivity": what one unit of the other heads' mean |AtP| takes away. Default 1.0.
+        estimator: For "error": what is compared with activation patching. Default "atp"; "atp_star", "ig", "ig_zero",
+            "ig_inputs", "conductance", "relp", "gim", "shapley", each with a run's default settings.
         constraints: Bounds of a candidate. None (default): the clean prompt's logit difference is above 0.
         until: Trials in all, default 300.
         sampler: How candidates are chosen, default "auto".
@@ -202,9 +205,9 @@ def search(
         0.96
     """
     terms: tuple[Term, ...] = (objective,) if isinstance(objective, str) else tuple(objective)
-    check_terms(terms, sampler)
+    check_terms(terms, sampler, estimator)
     _check_json(identity)
-    wanted = Objective(terms, sign, aggregate, penalty, constraints or Constraints(), metric)
+    wanted = Objective(terms, sign, aggregate, penalty, constraints or Constraints(), metric, estimator)
     keeps = storage is not None or remember is not None
     since = time.perf_counter()
     with borrow(model):

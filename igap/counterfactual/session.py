@@ -17,13 +17,13 @@ from igap.counterfactual.objective.cache import CachedEvaluator
 from igap.counterfactual.objective.evaluator import Evaluator
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.objective.patch import check_reach, resolve
-from igap.counterfactual.objective.typicality import MIN_PROMPTS, fit_distribution
+from igap.counterfactual.objective.typicality import MIN_PROMPTS, ActivationDistribution, fit_distribution
 from igap.counterfactual.samplers.base import START, FirstOrderScores, Proposer, draw
 from igap.counterfactual.samplers.registry import SAMPLERS, make_sampler, samplers_for
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.counterfactual.spaces.prepare import prepare
 from igap.counterfactual.spaces.template import find_template, generate_clean_prompts
-from igap.counterfactual.target import locate_target
+from igap.counterfactual.target import Target, locate_target
 from igap.counterfactual.trials.study import EvaluatedTrial, TrialStore
 from igap.engine.metrics import Custom
 from igap.errors import InputError
@@ -83,8 +83,9 @@ class SearchSession:
         self._evaluators: list[Evaluator] = []
         self.sampler = ""
         """The one that chose the last trials."""
-        target, self.objective = locate_target(head, model.cfg.n_layers, widths_of_model(model)), objective
-        objective.check(target)
+        self.objective, examines = objective, "error" in objective.terms
+        target = locate_target(head, model.cfg.n_layers, widths_of_model(model), each=examines)
+        objective.check(target, model.cfg.n_layers)
         prepend_bos = bool(model.cfg.default_prepend_bos)
         prepared = prepare(
             pair,
@@ -113,6 +114,7 @@ class SearchSession:
             "sign": objective.sign,
             "aggregate": objective.aggregate,
             "penalty": objective.penalty if "selectivity" in objective.terms else None,
+            **({"estimator": objective.estimator} if examines else {}),
             "constraints": objective.constraints.model_dump(),
             "clean prompts": [list(each.texts) for each in self.bound.pairs],
             "seed": seed,
@@ -120,7 +122,8 @@ class SearchSession:
         }
         self.trials = TrialStore(storage, self.space, study, objective, name)
         self.cached = self.cached_evaluator(self.bound)
-        self.distribution = fit_distribution(self.cached.evaluator, self._typical_prompts(pair))
+        self._typical = self._typical_prompts(pair)
+        self.distribution = None if examines and target.single is None else self.distribution_of(self.cached.evaluator)
         self.cached.distribution = self.distribution
         limit = objective.constraints.max_percentile
         if limit is not None and self.distribution is None:
@@ -129,9 +132,15 @@ class SearchSession:
                 "this prompt's kind to compare with. Use a prompt that follows one of igap's IOI templates, or null."
             )
 
-    def cached_evaluator(self, bound: BoundSpace) -> CachedEvaluator:
-        """The evaluator for these clean prompts, which looks on disk first."""
-        evaluator = Evaluator(self.model, bound, self.target, metric=self.objective.f, memory_gib=self.memory_gib)
+    def distribution_of(self, evaluator: Evaluator) -> ActivationDistribution | None:
+        """The distribution of the evaluator's target over ordinary prompts; None where there are too few."""
+        return fit_distribution(evaluator, self._typical)
+
+    def cached_evaluator(self, bound: BoundSpace, target: Target | None = None) -> CachedEvaluator:
+        """The evaluator for these clean prompts, which looks on disk first; of the search's target or another."""
+        evaluator = Evaluator(
+            self.model, bound, target or self.target, metric=self.objective.f, memory_gib=self.memory_gib
+        )
         self._evaluators.append(evaluator)
         return CachedEvaluator(evaluator, self._remember, self._identity)
 
@@ -162,7 +171,7 @@ class SearchSession:
         A space that is not larger than `until` is tried as a whole, by the sampler "brute".
         """
         n_terms = len(self.objective.terms)
-        sampler = samplers_for(n_terms)[0] if sampler == "auto" else sampler
+        sampler = samplers_for(n_terms, gradient=self.objective.follows_gradient)[0] if sampler == "auto" else sampler
         if self.space.size <= until:
             sampler, control = "brute", 0
         self.sampler = sampler

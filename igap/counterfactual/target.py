@@ -33,11 +33,13 @@ class Target:
     """A role such as S2, `last`, `diff`, or an index, a range or words of the clean prompt; None: all positions."""
     where: tuple[int, ...] | None = None
     """Positions that an index, a range or words stand for; None: not known yet, or another span."""
+    every: bool = False
+    """Whether the members are all heads of the model, which are written `all`."""
 
     @property
     def component(self) -> str:
         """Its members' names, joined by +."""
-        return "+".join(component_name(*member) for member in self.members)
+        return "all" if self.every else "+".join(component_name(*member) for member in self.members)
 
     @property
     def name(self) -> str:
@@ -108,11 +110,16 @@ def normalized(text: str) -> str:
     return components + at + span
 
 
-def locate_target(text: str, n_layers: int | None, widths: Mapping[Site, int | None]) -> Target:
+def locate_target(text: str, n_layers: int | None, widths: Mapping[Site, int | None], *, each: bool = False) -> Target:
     """The target of this name in a model of this shape.
 
-    Raises InputError on what is no target, and where the model has no such components.
+    With `each` its members are looked at one by one, and `all` is every head. Raises InputError on what is no target,
+    and where the model has no such components.
     """
+    if each and text == "all":
+        assert n_layers is not None and widths["heads"] is not None  # noqa: PT018
+        members: list[Member] = [("heads", layer, head) for layer in range(n_layers) for head in range(widths["heads"])]
+        return Target(tuple(members), every=True)
     try:
         components, _, span = normalized(text).partition("@")
     except ValueError as error:

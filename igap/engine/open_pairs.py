@@ -1,6 +1,7 @@
 """Pairs of a borrowed model, and every contrast of them, whose parts are made once and shared."""
 
 import itertools
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -48,18 +49,20 @@ class OpenPairs:
         metric: AnyMetric | Sequence[AnyMetric] = "logit_diff",
         beside: Sequence[AnyMetric] = (),
         where: Where | None = None,
+        tokens: Sequence[TokenPair] | None = None,
+        backend: Backend | None = None,
     ) -> None:
-        """Tokenises the pairs; see `open_pairs`."""
+        """Tokenises the pairs; see `open_pairs`, and `open_tokens`."""
         self.model, self._where = model, where
         self.metrics = as_metrics(metric)
         """F, by one metric or several."""
         self._with_logits = not all(isinstance(each, LogitDiff) for each in (*self.metrics, *map(as_metric, beside)))
         self.pairs = tuple(pairs)
         several = all(each.takes_several for each in self.metrics)
-        self.tokens = tuple(tokenize(model, pair, several=several) for pair in self.pairs)
+        self.tokens = tuple(tokens or (tokenize(model, pair, several=several) for pair in self.pairs))
         """The pairs as token ids, in their order."""
         self._sites, self._asked = tuple(sites), route
-        self._backend: Backend | None = HOOKS if route == "hooks" else None
+        self._backend: Backend | None = HOOKS if route == "hooks" else backend
         self._room, self._held = kept, dict[int, int]()
         self._kept: dict[Hashable, Any] = {}
 
@@ -165,6 +168,21 @@ class OpenPairs:
         """Let go of all that is kept."""
         self._kept.clear()
         self._held.clear()
+
+
+def open_tokens(
+    model: TransformerBridge,
+    pairs: Sequence[TokenPair],
+    *,
+    sites: Sequence[Site],
+    metric: AnyMetric,
+    backend: Backend,
+) -> OpenPairs:
+    """Pairs that are token ids already, of a model that is frozen meanwhile; all that contrasts share is kept.
+
+    `backend` is the one that `choose_backend` has found for this model.
+    """
+    return OpenPairs(model, (), sites, None, math.inf, metric, tokens=pairs, backend=backend)
 
 
 def try_on(metric: Custom, group: Sequence[TokenPair], *runs: ForwardPass) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from igap import cli, run_bench
-from igap.bench.exam import estimators
+from igap.attribution.estimators import estimators
 from igap.bench.plots import effects_bars
 
 FEW = ["bench", "circuits=or,always_on", "output=out"]

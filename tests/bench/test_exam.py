@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from igap import InputError, activation_patching, integrated_gradients, run_bench
+from igap.attribution.estimators import estimators
 from igap.attribution.methods import METHODS
 from igap.bench import circuits
-from igap.bench.exam import NOTHING, estimators
+from igap.bench.exam import NOTHING
 
 NAMES = tuple(circuits())
 ROUND = 1e-5

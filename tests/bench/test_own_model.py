@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from igap import InputError, activation_patching, attribution_patching, bench_model, integrated_gradients
+from igap.attribution.estimators import estimators
 from igap.bench import circuits
-from igap.bench.exam import estimators
 from igap.components import component_names
 
 TOP = 6

@@ -116,7 +116,7 @@ BAD = [
     (["head=1.2", "metric=nll"], "metric: got 'nll', wanted one of custom, js, kl, logit, logit_diff, logprob, prob,"),
     (["search.until=5"], "head: got nothing, wanted a value. Add head=9.6."),
     (["serch_mini"], "search: got 'serch_mini', wanted one of head_scan, results_search, search_9_6, "
-                     "search_mini, or KEY=VALUE."),
+                     "search_mini, worst_prompts, or KEY=VALUE."),
     (["head=1.2", "--fast"], "option: got '--fast', which igap search does not have, wanted KEY=VALUE"),
     (["head=1.2", "objectiv=ap"], "objectiv: got a key that no search has (in 'objectiv=ap'). Did you mean objective?"),
     (["head=1.2", "search.untl=3"], "search.untl: got a key that no search has (in 'search.untl=3'). Did you mean sea"),
@@ -160,6 +160,9 @@ BAD = [
     (["-m", "head=1.2", "search.worker=0,1", "hydra/launcher=nonsense"], "hydra: In 'hydra/config': Could not find"),
     (["head=1.2", "prompts.distractor=' Tom'"], "clean.n: got 80 clean prompts (heldout.n counted), whose others ask"),
     (["head=1.2", "clean.n=501"], "clean.n: got 501, wanted at most 500."),
+    (["head=1.2", "objective=error", "estimator=foo"], "estimator: got 'foo', wanted one of ig, ig_zero, atp,"),
+    (["head=1.2", "estimator=ig"], "estimator: got 'ig' with objective=ap, wanted objective=error"),
+    (["head=9.9", "objective=error"], "head: got 9.9, but the model has 4 layers (0 to 3)."),
     (["head=1.2", "objective=foo"], "objective: got 'foo', wanted one of 'ap', 'ig', 'disagreement', 'selectivity', "),
     (["head=1.2", "objective=[]"], "objective: got (), wanted at least one entry. Try objective=[ap]."),
     (["head=1.2", "search.sampler=epo"], "search.sampler: got 'epo' for one objective, wanted one of auto, hybrid, "),

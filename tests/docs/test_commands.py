@@ -51,6 +51,7 @@ BRIEF = {
 SMALLER = {
     "prompts.n=100": ("prompts.n=3",),
     "search.until=600": ("search.until=8",),
+    "worst_prompts": ("search.until=8", "search.space.max_edits=1"),
     "ablation=resample": ("ablation=resample", "ablation.n=20", "ablation.controls=1"),
 }
 

@@ -35,7 +35,7 @@ WORDS = {
     "PACKAGE": "[^/]+",
     "SLOT": "[^/]+",
     "CONSTRAINT": "[^/]+",
-    "OBJECTIVE": "ap|ig|disagreement|selectivity|curve|fluency|edits",
+    "OBJECTIVE": "ap|ig|disagreement|selectivity|curve|error|fluency|edits",
     "POINT": r"\w+",
     "I": r"\d+",
 }
@@ -160,11 +160,16 @@ def test_every_name_of_a_search_stands_there_and_no_other(tmp_path, monkeypatch)
     monkeypatch.setattr(figures, "figures", lambda data: {})  # of the full run
     budget = ("search.until=20", "clean.n=1", "heldout.n=2", "search.control=4", "metric=prob")
     assert main(["search", "head=1.2", *budget, f"output={tmp_path}", "tracking=disabled"]) == 0
-    (summary,) = Path(tmp_path).rglob("search_summary.json")
-    check_columns(summary.parent)
-    unknown, unused = compare("search", set(json.loads(summary.read_text())))
+    few = [f"search.space.slots.{slot}=['=keep']" for slot in ("first", "place", "verb", "object")]
+    asked = ["objective=error", "estimator=ig_zero", "search.space.slots.second=['=keep',Tom]", "full_run=false", *few]
+    assert main(["search", "head=1.2", *asked, *budget, f"output={tmp_path}", "tracking=disabled"]) == 0
+    written = set()
+    for summary in Path(tmp_path).rglob("search_summary.json"):
+        check_columns(summary.parent)
+        written |= set(json.loads(summary.read_text()))
+    unknown, unused = compare("search", written)
     assert not unknown
-    assert unused == {"failed"}
+    assert unused == {"failed", "error/terms"}  # of an estimator that the chain does not begin at
 
 
 def test_messages_are_those_of_the_sources(monkeypatch):

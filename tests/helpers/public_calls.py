@@ -68,7 +68,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
     searching = {
         "model": model, "pair": ABBA, "head": "0.2@S2", "space": SPACE, "objective": "ap", "metric": "prob",
         "sign": "abs",
-        "aggregate": "mean", "penalty": 1.0, "constraints": Constraints(min_clean=None), "until": 4,
+        "aggregate": "mean", "penalty": 1.0, "estimator": "atp", "constraints": Constraints(min_clean=None), "until": 4,
         "sampler": "random", "batch": 4, "control": 1, "clean_n": 1, "heldout_n": 0, "seed": 0, "storage": None,
         "name": "study", "identity": {"weights": "these"}, "remember": scratch / "numbers.sqlite", "memory_gib": 1.0,
         "on_progress": None,

@@ -9,15 +9,17 @@ import hashlib
 import json
 import logging
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from igap.counterfactual.history import Floats
+from igap.counterfactual.objective.errors import signed_errors
 from igap.counterfactual.objective.evaluator import Evaluator, Number, Numbers
 from igap.counterfactual.objective.objective import Measurements, Objective
 from igap.counterfactual.objective.typicality import ActivationDistribution
@@ -63,29 +65,31 @@ class CachedEvaluator:
 
     def numbers(self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number]) -> Numbers:
         """The same numbers as the evaluator's, computed only where the file does not have them."""
-        rows = tokens.expand(len(self.evaluator.bound.pairs), -1, -1).transpose(0, 1).contiguous().cpu()
-        hashes = [hashlib.sha256(self._inputs_hash + row.numpy().tobytes()).digest() for row in rows]
-        keys = {name: [name.encode() + b" " + each for each in hashes] for name in names}
-        stored = self._load([key for of_name in keys.values() for key in of_name])
-        missing = [i for i in range(len(hashes)) if any(keys[name][i] not in stored for name in names)]
-        if missing:
-            computed = self.evaluator.numbers(tokens[:, missing], names)
-            new = {
-                keys[name][i]: row.double() for name in names for i, row in zip(missing, computed[name], strict=True)
-            }
-            self._save(new)
-            stored |= new
-        self.n_computed += len(missing)
-        self.n_cached += len(hashes) - len(missing)
-        dtype = self.evaluator.clean.logit_diff.dtype
-        return {name: torch.stack([stored[key] for key in keys[name]]).to(dtype) for name in names}
+        return self._remember(tokens, names, self.evaluator.numbers, counted=bool(names))
+
+    def errors(
+        self, tokens: Int[Tensor, "given candidate pos"], estimator: str, *, counted: bool = True
+    ) -> Float[Tensor, "candidate pair member"]:
+        """What the estimator says of each member less its AP effect, in F's unit; see `signed_errors`.
+
+        `counted`: whether the candidates are, which other numbers may have been asked of before.
+        """
+        name = f"errors/{estimator}"
+
+        def compute(tokens: Tensor, _: object) -> dict[str, Tensor]:
+            return {name: signed_errors(self.evaluator.estimates(tokens, estimator), estimator).flatten(1)}
+
+        flat = self._remember(tokens, [name], compute, counted=counted, n=len(self.evaluator.target.members))[name]
+        errors: Tensor = flat.unflatten(1, (len(self.evaluator.bound.pairs), -1))
+        return errors
 
     def measure(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Measurements:
         """All that the objective needs: the evaluator's numbers, `edits`, and `percentile` where it is limited."""
-        measurements: dict[str, Tensor] = {
-            str(name): each for name, each in self.numbers(tokens, objective.needs).items()
-        }
+        needs = objective.needs
+        measurements: dict[str, Tensor] = {str(name): each for name, each in self.numbers(tokens, needs).items()}
         measurements["edits"] = self.evaluator.bound.count_edits(tokens).cpu()
+        if "error" in objective.terms:
+            measurements["errors"] = self.errors(tokens, objective.estimator, counted=not needs)
         if objective.constraints.max_percentile is not None:
             assert self.distribution is not None, "a search with that bound makes it"
             measurements["percentile"] = self.distribution.percentile(self.evaluator, tokens)
@@ -96,7 +100,35 @@ class CachedEvaluator:
         values: Floats = objective.values(self.measure(tokens, objective))[:, 0]
         return values
 
-    def _load(self, keys: Sequence[bytes]) -> dict[bytes, Float[Tensor, " pair"]]:
+    def _remember(
+        self,
+        tokens: Int[Tensor, "given candidate pos"],
+        names: Sequence[Any],
+        compute: Callable[[Tensor, Sequence[Any]], Mapping[Any, Tensor]],
+        *,
+        counted: bool,
+        n: int = 1,
+    ) -> dict[Any, Float[Tensor, "candidate number"]]:
+        """These numbers, `n` a clean prompt, computed only where the file does not have them."""
+        rows = tokens.expand(len(self.evaluator.bound.pairs), -1, -1).transpose(0, 1).contiguous().cpu()
+        hashes = [hashlib.sha256(self._inputs_hash + row.numpy().tobytes()).digest() for row in rows]
+        keys = {name: [name.encode() + b" " + each for each in hashes] for name in names}
+        stored = self._load([key for of_name in keys.values() for key in of_name], n)
+        missing = [i for i in range(len(hashes)) if any(keys[name][i] not in stored for name in names)]
+        if missing:
+            computed = compute(tokens[:, missing], names)
+            new = {
+                keys[name][i]: row.double() for name in names for i, row in zip(missing, computed[name], strict=True)
+            }
+            self._save(new)
+            stored |= new
+        if counted:
+            self.n_computed += len(missing)
+            self.n_cached += len(hashes) - len(missing)
+        dtype = self.evaluator.clean.logit_diff.dtype
+        return {name: torch.stack([stored[key] for key in keys[name]]).to(dtype) for name in names}
+
+    def _load(self, keys: Sequence[bytes], n: int) -> dict[bytes, Float[Tensor, " number"]]:
         rows: list[tuple[bytes, bytes]] = []
         try:
             if self._file is None or not self._file.exists():
@@ -110,7 +142,7 @@ class CachedEvaluator:
         except (sqlite3.Error, OSError) as error:
             self._disable(error)
             return {}
-        n_bytes = 8 * len(self.evaluator.bound.pairs)
+        n_bytes = 8 * n * len(self.evaluator.bound.pairs)
         return {
             key: torch.frombuffer(bytearray(floats), dtype=torch.float64)
             for key, floats in rows

@@ -19,7 +19,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.attribution.integrated_gradients import along_path
 from igap.attribution.maps import per_component
 from igap.components import Site, hook_name
-from igap.counterfactual.objective.embeddings import token_embeddings
+from igap.counterfactual.objective.embeddings import scores_of_options, token_embeddings
+from igap.counterfactual.objective.errors import EstimatorErrors
 from igap.counterfactual.objective.patch import Patch, find_positions
 from igap.counterfactual.objective.whole_runs import WholeNumber, WholeRuns
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
@@ -87,11 +88,13 @@ class Evaluator:
                 have, or a metric of the caller's that is none.
         """
         self.bound, self.target, self.cost = bound, target, 0.0
-        self._model = model
+        self._model, self._memory_gib = model, memory_gib
+        self._examined: dict[str, EstimatorErrors] = {}
         self._pairs = [tokenize(model, pair) for pair in bound.pairs]
         self.first = min([bound.first, *(pair.first_difference for pair in self._pairs)])
         """Position from which corrupted prompts, also those made by hand, may differ from the clean ones."""
         sites, f = target.sites, as_metric(metric)
+        self._metric = f
         self.clean: ForwardPass = record(
             model, bound.clean, self._pairs, name="clean", sites=sites, with_logits=f != LogitDiff()
         )
@@ -164,28 +167,51 @@ class Evaluator:
         same = (tokens == self.bound.clean[:, None]).all(-1).T.cpu()
         return {name: each if name == "corrupted" else each.masked_fill(same, 0) for name, each in numbers.items()}
 
+    def estimates(
+        self, tokens: Int[Tensor, "given candidate pos"], estimator: str
+    ) -> Float[Tensor, "candidate pair 2 member"]:
+        """What an estimator and activation patching say of each member alone; see `EstimatorErrors.measure`."""
+        if estimator not in self._examined:
+            self._examined[estimator] = EstimatorErrors(
+                self._model, self._pairs, self.target, estimator, metric=self._metric,
+                backend=self._around.backend, memory_gib=self._memory_gib,
+            )  # fmt: skip
+        own, where = torch.unique(tokens, dim=1, return_inverse=True)
+        numbers, cost = self._examined[estimator].measure(own.expand(len(self._pairs), -1, -1))
+        self.cost += cost
+        return numbers[where.cpu()]
+
     def effects(self, candidates: Sequence[Candidate], name: Number = "ap") -> Float[Tensor, "candidate pair"]:
         """One of the numbers, of candidates."""
         return self.numbers(self.bound.tokens(candidates), [name])[name]
 
     def gradient(
-        self, candidates: Sequence[Candidate], weights: Float[Tensor, "candidate pair"]
+        self, candidates: Sequence[Candidate], weights: Float[Tensor, "candidate pair"], error_of: int | None = None
     ) -> Float[Tensor, "given candidate pos d_model"]:
-        """d(sum over clean prompts of weight * AP effect) / d(embedding of the corrupted prompts' tokens)."""
+        """d(sum over clean prompts of weight * AP effect) / d(embedding of the corrupted prompts' tokens).
+
+        With `error_of`, a member's place in the target, of AtP's error there in place of the AP effect.
+        """
         tokens = self.bound.tokens(candidates)
         changes, mask = self._changes(tokens).requires_grad_(), self._patch.mask(tokens)
+        patch = self._patch if error_of is None else self._patch.member(error_of)
         with torch.enable_grad():
-            end = self._end(self._activations(changes), mask)
-            effects = (self._patch.value(end, mask) - self._unpatched[:, None]).T
-            (gradient,) = torch.autograd.grad((effects * weights.to(changes)).sum(), changes)
+            own = patch.activation(self._activations(changes))
+            end = patch.end(own.expand(len(self.bound.pairs), *own.shape[1:]), mask)
+            effects = patch.value(end, mask) - self._unpatched[:, None]
+            if error_of is not None:
+                effects = patch.estimate(end) - effects
+                self.cost += 3 * self._suffix_cost  # dF/da of the clean runs
+            (gradient,) = torch.autograd.grad((effects.T * weights.to(changes)).sum(), changes)
         self.cost += 3 * len(candidates) * (self._prefix_cost + self._suffix_cost)
         return gradient
 
     def first_order_scores(
-        self, candidate: Candidate, weights: Float[Tensor, " pair"]
+        self, candidate: Candidate, weights: Float[Tensor, " pair"], error_of: int | None = None
     ) -> list[Float[Tensor, " _option"]]:
-        """For every option of every slot, the change of the weighted AP effect to first order, in F's unit."""
-        return self._scores_of_options(candidate, self.gradient([candidate], weights[None])[:, 0])
+        """For every option of every slot, the change of what `gradient` is of to first order, in F's unit."""
+        gradient = self.gradient([candidate], weights[None], error_of)[:, 0]
+        return scores_of_options(self.bound, self._embed, candidate, gradient)
 
     def fluency_scores(self, candidate: Candidate) -> list[Float[Tensor, " _option"]]:
         """For every option of every slot, the change of `fluency`, its mean over clean prompts, to first order; nats.
@@ -198,29 +224,12 @@ class Evaluator:
         self.cost += 3 * len(tokens)
         own = by_token.gather(-1, tokens[..., None])[..., 0]
         scores = []
-        indirect = self._scores_of_options(candidate, by_embedding[:, self.first :])
+        indirect = scores_of_options(self.bound, self._embed, candidate, by_embedding[:, self.first :])
         for slot, table, score in zip(self.bound.space.slots, self.bound.tables, indirect, strict=True):
             where = list(slot.positions)
             words = table.transpose(1, 2)  # [given, width, option]
             direct = by_token[:, where].gather(-1, words) - own[:, where, None]
             scores.append((score + direct.sum((0, 1)).cpu()) / len(tokens))
-        return scores
-
-    def _scores_of_options(
-        self, candidate: Candidate, gradient: Float[Tensor, "given changing d_model"]
-    ) -> list[Float[Tensor, " _option"]]:
-        """For every option of every slot, its embeddings less the candidate's, times the gradient; over all prompts."""
-        tokens = self.bound.tokens([candidate])[:, 0]
-        scores = []
-        for slot, table in zip(self.bound.space.slots, self.bound.tables, strict=True):
-            where = list(slot.positions)
-            here = gradient[:, [position - self.first for position in where]]
-            own = (self._embed[tokens[:, where]] * here).sum((-1, -2))
-            used, at = torch.unique(table, return_inverse=True)  # a word's products once, however many slots offer it
-            products = (self._embed[used] @ here.flatten(0, 1).T).unflatten(1, here.shape[:2])  # [used, given, width]
-            given, width = (torch.arange(n, device=here.device) for n in here.shape[:2])
-            by_option = products[at, given[:, None, None], width].sum(-1) - own[:, None]  # [given, option]
-            scores.append(by_option.sum(0).cpu())
         return scores
 
     def activations(

@@ -10,12 +10,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from igap.arguments import NotNegative, checks_arguments
-from igap.counterfactual.config import Aggregate, Constraints, Sign, Term
+from igap.counterfactual.config import MAGNITUDES, SECONDARY, Aggregate, Constraints, Sign, Term, follows_gradient
 from igap.counterfactual.history import Floats
+from igap.counterfactual.objective.errors import check_estimator, find_estimator, signed_errors
 from igap.counterfactual.objective.evaluator import Evaluator, Number
 from igap.counterfactual.spaces.base import Candidate
 from igap.counterfactual.target import Target
@@ -33,9 +34,11 @@ _NEEDS: Mapping[Term, tuple[Number, ...]] = {
     "curve": ("curve",),
     "fluency": ("fluency",),
     "edits": (),
+    "error": (),
 }
-Measurements = Mapping[str, Float[Tensor, "candidate pair"]]
-"""The evaluator's numbers, and `edits`: slots in which the corrupted prompt differs from the clean one."""
+Measurements = Mapping[str, Float[Tensor, "candidate pair *member"]]
+"""The evaluator's numbers, and `edits`: slots in which the corrupted prompt differs from the clean one. `errors`: what
+the estimator says of each member of the target less its AP effect."""
 
 
 @checks_arguments
@@ -51,9 +54,13 @@ class Objective:
     constraints: Constraints = field(default_factory=Constraints)
     metric: AnyMetric = "logit_diff"
     """F, which effects are changes of. Constraints are of the logit difference, whatever it is."""
+    estimator: str = "atp"
+    """In `error`, what is compared with activation patching: a name of `attribution.estimators.estimators`."""
 
     def __post_init__(self) -> None:
-        """Raises InputError on terms that say nothing with this metric."""
+        """Raises InputError on terms that say nothing with this metric, and on an estimator that is none."""
+        if "error" in self.terms:
+            find_estimator(self.estimator)
         if not self.f.at_minimum:
             return
         if "selectivity" in self.terms:
@@ -77,8 +84,11 @@ class Objective:
         """Effects' unit."""
         return self.f.unit
 
-    def check(self, target: Target) -> None:
-        """Raises InputError where a term or a constraint is not defined of this target."""
+    def check(self, target: Target, n_layers: int | None = None) -> None:
+        """Raises InputError where a term or a constraint is not defined of this target; None: layers are not known."""
+        if "error" in self.terms:
+            check_estimator(self.estimator, target, self.f, n_layers)
+            self._check_members(target)
         if "selectivity" in self.terms and target.sites not in (("heads",), ("neurons",)):
             raise InputError(
                 f"objective: got selectivity of {target.name}, wanted it of a head or a neuron, whose effect can stand "
@@ -100,10 +110,31 @@ class Objective:
                 "positions differ from prompt to prompt, so that no distribution is theirs. Use null, or another span."
             )
 
+    def _check_members(self, target: Target) -> None:
+        """Raises InputError on what is not asked of the members of a target one by one, as `error` is."""
+        together = [term for term in self.terms if term not in ("error", *SECONDARY)]
+        limit = self.constraints.max_percentile
+        if target.single is None and together:
+            raise InputError(
+                f"objective: got error and {together[0]} of {target.name}, whose members are examined one by one and "
+                f"patched together; wanted one of the two. Use objective=error, or one head."
+            )
+        if target.single is None and limit is not None:
+            raise InputError(
+                f"constraints.max_percentile: got {limit:g} with objective=error of {target.name}, wanted one "
+                "component, whose activation has a percentile. Use null, or one head."
+            )
+
+    @property
+    def follows_gradient(self) -> bool:
+        """Whether the first term has first-order scores; see `config.follows_gradient`."""
+        return follows_gradient(self.terms, self.estimator)
+
     @property
     def needs(self) -> list[Number]:
-        """The numbers that terms and constraints are made of; `ap` is always among them."""
-        names: list[Number] = ["ap", *(name for term in self.terms for name in _NEEDS[term])]
+        """The evaluator's numbers that terms and constraints are made of; `ap` but where only errors are asked for."""
+        effects = any(term not in ("error", *SECONDARY) for term in self.terms)
+        names: list[Number] = [*(("ap",) if effects else ()), *(name for term in self.terms for name in _NEEDS[term])]
         if self.constraints.min_fluency is not None:
             names.append("fluency")
         if (self.constraints.min_corrupted, self.constraints.max_corrupted) != (None, None):
@@ -129,7 +160,7 @@ class Objective:
         if term in ("fluency", "edits"):
             return measurements[term].double().mean(1)
         effects = self._effects(term, measurements)
-        if term == "disagreement":
+        if term in MAGNITUDES:
             return aggregate_over_pairs(effects, self.aggregate)
         signed = effects * signs(effects, self.sign)
         if term == "selectivity":
@@ -152,13 +183,16 @@ class Objective:
     def first_order_scores(self, evaluator: Evaluator, candidate: Candidate, term: int = 0) -> list[Floats]:
         """For every option of every slot, the change of a term to first order, in its unit.
 
-        Of the first term it is AP's, in F's unit: other effects rank words about alike. Of fluency it is its own. Of
-        other terms it is 0: they have none.
+        Of the first term it is AP's, in F's unit: other effects rank words about alike. Of the error of AtP it is its
+        own, at the member where it is largest; that of another estimator would take second derivatives along all of
+        its passes, and is 0. Of fluency it is its own. Of other terms it is 0: they have none.
         """
         if term and self.terms[term] == "fluency":
             return [np.asarray(scores.double().numpy()) for scores in evaluator.fluency_scores(candidate)]
         if term:
             return [np.zeros(size) for size in evaluator.bound.space.sizes]
+        if self.terms[0] == "error":
+            return self._scores_of_error(evaluator, candidate)
         effects = evaluator.effects([candidate])
         leaf = effects.detach().requires_grad_()
         with torch.enable_grad():
@@ -166,8 +200,30 @@ class Objective:
             (weights,) = torch.autograd.grad(value.sum(), leaf)
         return [np.asarray(scores.double().numpy()) for scores in evaluator.first_order_scores(candidate, weights[0])]
 
-    @staticmethod
-    def _effects(term: Term, measurements: Measurements) -> Float[Tensor, "candidate pair"]:
+    def _scores_of_error(self, evaluator: Evaluator, candidate: Candidate) -> list[Floats]:
+        if not self.follows_gradient:
+            return [np.zeros(size) for size in evaluator.bound.space.sizes]
+        tokens = evaluator.bound.tokens([candidate])
+        errors = signed_errors(evaluator.estimates(tokens, self.estimator), self.estimator)
+        place = int(self.worst(errors)[0])
+        leaf = errors[:, :, place].requires_grad_()
+        with torch.enable_grad():
+            (weights,) = torch.autograd.grad(aggregate_over_pairs(leaf.abs(), self.aggregate).sum(), leaf)
+        scores = evaluator.first_order_scores(candidate, weights[0], error_of=place)
+        return [np.asarray(each.double().numpy()) for each in scores]
+
+    def worst(self, errors: Float[Tensor, "candidate pair member"]) -> Int[Tensor, " candidate"]:
+        """The place of the member whose error, over the clean prompts, is largest."""
+        by_member = aggregate_over_pairs(errors.abs().transpose(1, 2).flatten(0, 1), self.aggregate)
+        places: Tensor = by_member.unflatten(0, (len(errors), -1)).argmax(1)
+        return places
+
+    def _effects(self, term: Term, measurements: Measurements) -> Float[Tensor, "candidate pair"]:
+        if term == "error":
+            sizes = measurements["errors"].abs()
+            place = self.worst(sizes)[:, None, None].expand(-1, sizes.shape[1], 1)
+            effects: Tensor = sizes.gather(2, place)[:, :, 0]
+            return effects
         if term == "disagreement":
             return (measurements["ig"] - measurements["ap"]).abs()
         return measurements[term if term in ("ig", "curve") else "ap"]

@@ -140,6 +140,22 @@ class Patch:
             return self._set.function(rows, None if mask is None else mask[..., None])
         return self._single(rows)
 
+    def member(self, place: int) -> "Patch":
+        """One member of the target, by its place, alone."""
+        return replace(self, target=replace(self.target, members=(self.target.members[place],), every=False))
+
+    def estimate(self, rows: Tensor) -> Float[Tensor, "pair row"]:
+        """To first order in the clean runs, F with a single target at these activations less F without: AtP."""
+        moved: Tensor = ((rows - self.start) * self._slope).flatten(2).sum(-1)
+        return moved
+
+    @cached_property
+    def _slope(self) -> Float[Tensor, "pair 1 pos *d"]:
+        leaf = self.start.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(self._single(leaf).sum(), leaf)
+        return slope
+
     @cached_property
     def _set(self) -> ComponentSet:
         return ComponentSet(self.contrast, self.target.members)

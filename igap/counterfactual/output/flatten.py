@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from igap.counterfactual.validation.results import PairEffects, RankedPrompt, Validation
+from igap.counterfactual.validation.results import EstimatorError, PairEffects, RankedPrompt, Validation
 from igap.missing import Missing, or_none
 
 Scalar = float | int | str | None
@@ -66,6 +66,8 @@ def flatten(validation: Validation) -> Summary:
             "deletion/injected": deletion.injected,
             "deletion/writes_in": int(deletion.is_injection),
         }
+    if validation.error is not None:
+        numbers |= _error(validation.error)
     if isinstance(heldout, Missing):
         numbers["heldout/value"] = heldout
     else:
@@ -91,6 +93,23 @@ def _pair_effects(name: str, effects: PairEffects) -> Mapping[str, Scalar | Miss
         f"{name}/score": effects.score,
         f"{name}/n_scored": effects.n_scored,
         f"{name}/rank": effects.rank,
+    }
+
+
+def _error(error: EstimatorError) -> Mapping[str, Scalar | Missing]:
+    terms = {"terms": error.terms} if isinstance(error.terms, Missing) else error.terms
+    return {
+        "error/component": error.component,
+        "error/estimator": error.estimator,
+        "error/estimate": error.estimate,
+        "error/ap": error.ap,
+        **{f"error/{term}": value for term, value in terms.items()},
+        "error/dominant": error.dominant,
+        "error/n_ordinary": len(error.ordinary),
+        "error/n_at_half": error.n_at_half,
+        "error/share_at_half": error.share_at_half,
+        "error/share_at_half_high": error.share_at_half_high,
+        "error/percentile": error.percentile,
     }
 
 

@@ -159,6 +159,37 @@ def search_front(
 
 
 @styled
+def search_ordinary(
+    ordinary: Sequence[float], best: float, component: str, estimator: str, *, reference: float, unit: str = "logits"
+) -> Figure:
+    """The share of ordinary prompts whose error is at least so large, and the best prompts' error.
+
+    `ordinary` are the errors of prompts drawn at random, ascending, `best` and `reference` those of the prompts found
+    and of those made by hand; F's unit, at least 0.
+    """
+    fig, (ax,) = figure(
+        6.4, 4.2, 1, 1, f"{estimator}: how often ordinary prompts are as bad as the best at {component}"
+    )
+    n = len(ordinary)
+    if not n:
+        return blank(ax, "not drawn: no prompt was drawn at random")
+    shares = 1 - np.arange(n) / n
+    ax.step([0, *ordinary], [1, *shares], where="pre", color=PALETTE[0], label=f"{n} ordinary prompts")
+    ax.axvline(best, color="black", linewidth=1.5, label=f"best found: {best:.3f}")
+    ax.axvline(best / 2, linestyle="--", color="0.35", linewidth=1.2, label="half of it")
+    ax.axvline(reference, linestyle=":", color="0.35", linewidth=1.2, label=f"made by hand: {reference:.3f}")
+    ax.set(
+        yscale="log",
+        ylim=(0.5 / n, 1.3),
+        xlim=(0, None),
+        xlabel=f"error |{estimator} - AP| of the component where it is largest, {unit}",
+        ylabel="share of prompts with at least that error",
+    )
+    fig.legend(loc="outside lower center", ncols=2)
+    return fig
+
+
+@styled
 def search_matrix(matrix: pd.DataFrame, unit: str = "logits") -> Figure:
     """The AP effect of each searched head (row) in the best prompts found for each component (column)."""
     rows, columns = matrix.shape

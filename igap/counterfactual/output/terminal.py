@@ -14,6 +14,7 @@ from rich.table import Table
 from igap.console import log_progress
 from igap.counterfactual.config import Sign
 from igap.counterfactual.output import scan
+from igap.counterfactual.output.errors import describe_error
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.session import OnProgress, Progress
 from igap.counterfactual.validation.results import BestByEditCount, PairEffects, PrunedPrompt, Validation
@@ -163,7 +164,7 @@ def sentences(result: SearchResult) -> list[str]:
         )
     if result.space.kind != "prompts":
         lines += _describe_words(validation)
-    lines += _describe_held_out(result)
+    lines += [*_describe_held_out(result), *describe_error(validation.error, result.objective.unit)]
     percentile = validation.plausibility.percentile
     lines.append(
         f"fluency of the best prompts: {_format(validation.plausibility.fluency)} nats a token beside the clean ones"
@@ -196,7 +197,8 @@ def _describe_single_edits(result: SearchResult) -> str:
     n, of, n_allowed = len(edits.edits), edits.n_possible, sum(edit.allowed for edit in edits.edits)
     what = "other prompts of the list" if result.space.kind == "prompts" else "one-word changes of the best"
     tried = f"{what}: {n if n_allowed == n else f'{n_allowed} allowed of {n}'} tried"
-    notes = [f"those of {of} with the largest first-order gains"] if n != of else []
+    chosen = "with the largest first-order gains" if result.objective.follows_gradient else "drawn at random"
+    notes = [f"those of {of} {chosen}"] if n != of else []
     if n_allowed < n and any(trial.violations for trial in result.trials):
         notes.append("bounds are checked of the better ones alone")
     tried += f" ({'; '.join(notes)})" if notes else ""

@@ -14,6 +14,7 @@ from igap.counterfactual.output.plots import (
     search_front,
     search_heads,
     search_history,
+    search_ordinary,
     search_single_edits,
 )
 from igap.counterfactual.search import SearchResult
@@ -34,7 +35,10 @@ def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
     Raises:
         OSError: the disk does not take a file.
     """
-    terms, validation, head, unit = result.objective.terms, result.validation, config.head, result.objective.unit
+    terms, validation, unit, error = (
+        result.objective.terms, result.validation, result.objective.unit, result.validation.error,
+    )  # fmt: skip
+    head = config.head if error is None else error.component
     frames = {"trials": result.to_frame()} | {
         name: pd.DataFrame(rows) for name, rows in tables(validation, terms).items() if rows
     }
@@ -56,6 +60,15 @@ def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
     }
     if "single_edits" in frames:
         plots["single_edits"] = lambda: search_single_edits(frames["single_edits"], validation.best.value, head, unit)
+    if error is not None:
+        plots["ordinary"] = lambda: search_ordinary(
+            error.ordinary,
+            validation.best.value,
+            head,
+            error.estimator,
+            reference=validation.reference.value,
+            unit=unit,
+        )
     if len(terms) > 1:
         plots["front"] = lambda: search_front(frames["trials"], frames["front"], terms, head, unit)
     failures: dict[str, Failure] = {}
@@ -83,6 +96,7 @@ def summarize(result: SearchResult, config: SearchConfig) -> Summary:
         "distractor": to_cell(best.distractor),
         "head": config.head,
         "objective": ",".join(config.objective),
+        **({"estimator": config.estimator} if "error" in config.objective else {}),
         **({} if config.metric.is_default else {"metric": config.metric.name, "metric/unit": result.objective.unit}),
         "sign": config.sign,
         "aggregate": config.aggregate,

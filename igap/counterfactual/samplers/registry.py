@@ -21,6 +21,8 @@ class SamplerEntry:
     """True if it serves studies with one objective."""
     several_objectives: bool = False
     """True if it serves Pareto studies."""
+    needs_gradient: bool = False
+    """True if it serves only objectives with first-order scores. Others take scores of 0 for words all alike."""
     random_trials: bool = True
     """True if random trials come before and after its own: the start, and the control."""
 
@@ -29,12 +31,12 @@ _HERE = "igap.counterfactual.samplers"
 
 SAMPLERS: dict[str, SamplerEntry] = {
     "hybrid": SamplerEntry(f"{_HERE}.hybrid:hybrid"),
-    "gradient": SamplerEntry(f"{_HERE}.gradient:gradient"),
+    "gradient": SamplerEntry(f"{_HERE}.gradient:gradient", needs_gradient=True),
     "evolution": SamplerEntry(f"{_HERE}.evolution:evolution"),
     "thompson": SamplerEntry(f"{_HERE}.thompson:thompson"),
-    "gcg": SamplerEntry(f"{_HERE}.gcg:gcg"),
-    "adapt": SamplerEntry(f"{_HERE}.adapt:adapt"),
-    "epo": SamplerEntry(f"{_HERE}.pareto:epo", one_objective=False, several_objectives=True),
+    "gcg": SamplerEntry(f"{_HERE}.gcg:gcg", needs_gradient=True),
+    "adapt": SamplerEntry(f"{_HERE}.adapt:adapt", needs_gradient=True),
+    "epo": SamplerEntry(f"{_HERE}.pareto:epo", one_objective=False, several_objectives=True, needs_gradient=True),
     "nsga2": SamplerEntry(f"{_HERE}.optuna_samplers:NSGA2", several_objectives=True),
     "tpe": SamplerEntry(f"{_HERE}.optuna_samplers:TPE", several_objectives=True),
     "gp": SamplerEntry(f"{_HERE}.optuna_samplers:GP"),
@@ -57,12 +59,16 @@ class SamplerNames:
         return f"one of {', '.join(self)}"
 
 
-def samplers_for(n_objectives: int) -> list[str]:
-    """The names of the samplers that serve a study with this many objectives, the default first."""
+def samplers_for(n_objectives: int, *, gradient: bool = True) -> list[str]:
+    """The names of the samplers that serve a study with this many objectives, the default first.
+
+    `gradient`: whether the objective has first-order scores.
+    """
     return [
         name
         for name, entry in SAMPLERS.items()
         if (entry.one_objective if n_objectives == 1 else entry.several_objectives)
+        and (gradient or not entry.needs_gradient)
     ]
 
 

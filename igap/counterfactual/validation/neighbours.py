@@ -24,7 +24,8 @@ from igap.counterfactual.validation.results import (
 from igap.missing import Missing
 
 SINGLE_EDITS = 2000
-"""One-word changes of the best that are evaluated at most: those with the largest first-order scores."""
+"""One-word changes of the best that are evaluated at most: those with the largest first-order scores,
+or drawn where there are none."""
 ENOUGH = 0.95
 """Share of the best value that its pruned form must keep."""
 LOOKED_AT = 2000
@@ -55,6 +56,8 @@ def evaluate_single_edits(
     edits = [(slot, option) for slot, size in enumerate(space.sizes) for option in range(size) if option != best[slot]]
     if len(edits) > SINGLE_EDITS:
         scores = objective.first_order_scores(evaluator.evaluator, best)
+        if not objective.follows_gradient:  # scores are all 0
+            np.random.default_rng(session.seed).shuffle(edits)
         edits = sorted(edits, key=lambda edit: -scores[edit[0]][edit[1]])[:SINGLE_EDITS]
     n_possible = sum(space.sizes) - len(space.sizes)
     if not edits:

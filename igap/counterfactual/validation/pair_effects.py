@@ -28,15 +28,17 @@ from igap.missing import Missing
 from igap.vocabulary import BaselineKind
 
 
-def open_at_target(session: SearchSession, pairs: Sequence[PromptPair]) -> AbstractContextManager[OpenPairs]:
+def open_at_target(
+    session: SearchSession, pairs: Sequence[PromptPair], target: Target
+) -> AbstractContextManager[OpenPairs]:
     """A block with contrasts of these pairs at the target's positions, of which heads and the target are asked."""
     return open_pairs(
         session.model,
         pairs,
-        sites=sorted({"heads", *session.target.sites}),
+        sites=sorted({"heads", *target.sites}),
         kept_bytes=budget_bytes(session.model.W_E.device, session.memory_gib),
         metric=session.objective.metric,
-        where=partial(find_positions, session.target),
+        where=partial(find_positions, target),
     )
 
 

@@ -5,10 +5,12 @@ clean prompt. A "value" is the objective's first term over the clean prompts, in
 measured in the direction of the best prompt, so that an effect that turns round is negative.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from igap.analyses.output_curves import OutputCurves
+from igap.attribution.decomposition import Term
 from igap.counterfactual.config import Sign
 from igap.counterfactual.spaces.base import Candidate
 from igap.inputs.prompts import PromptPair
@@ -200,6 +202,41 @@ class Deletion:
 
 
 @dataclass(frozen=True)
+class EstimatorError:
+    """Where an examined estimator is wrong, and how rare that is; effects are means over the clean prompts."""
+
+    component: str
+    """The one whose error is largest in the best prompts, at the search's span."""
+    estimator: str
+    signed: bool
+    """Whether its effects have a sign; if not, it is compared with |AP|."""
+    estimate: float
+    """F's unit."""
+    ap: float
+    """F's unit."""
+    terms: Mapping[Term, float] | Missing
+    """AP less the estimate as the sum of the chain's terms, from the estimate to AP; F's unit."""
+    ordinary: tuple[float, ...]
+    """The objective's value of each ordinary prompt, ascending: trials drawn at random from the space, within the
+    constraints; all candidates where all were tried. F's unit."""
+    n_at_half: int
+    """Ordinary prompts with at least half the best prompts' value."""
+    share_at_half: float | Missing
+    """Their share, 0 to 1."""
+    share_at_half_high: float | Missing
+    """What that share is at most in the whole space, with 95% confidence (Clopper and Pearson's upper bound)."""
+    percentile: float | Missing
+    """Percentage of ordinary prompts with a smaller value than the best prompts', 0 to 100."""
+
+    @property
+    def dominant(self) -> Term | Missing:
+        """The term with the largest magnitude."""
+        if isinstance(self.terms, Missing):
+            return self.terms
+        return max(self.terms.items(), key=lambda term: abs(term[1]))[0]
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """The best candidate in clean prompts that the search has not seen."""
 
@@ -264,3 +301,5 @@ class Validation:
     """F along the component's path with the reference pairs."""
     best_curve: OutputCurves
     """The same with the best pairs."""
+    error: EstimatorError | None = None
+    """Of a search for errors alone."""

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from igap.counterfactual.config import Constraints, Sign
+from igap.counterfactual.config import MAGNITUDES, Constraints, Sign
 from igap.counterfactual.history import Floats, History
 from igap.counterfactual.objective.objective import Objective, signs
 from igap.counterfactual.samplers.base import draw
@@ -21,7 +21,9 @@ from igap.counterfactual.samplers.pareto import front
 from igap.counterfactual.session import SearchSession
 from igap.counterfactual.spaces.base import KEEP, BoundSpace, Candidate
 from igap.counterfactual.spaces.template import bind_template, slot_names, template_space
+from igap.counterfactual.target import Target
 from igap.counterfactual.trials.study import EvaluatedTrial
+from igap.counterfactual.validation.estimator_error import explain_error, find_worst
 from igap.counterfactual.validation.importance import slot_importance
 from igap.counterfactual.validation.neighbours import (
     LOOKED_AT,
@@ -78,7 +80,7 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial], *, heldou
     # sign=abs all are measured in the winner's direction: what turns the effect round does not add to it.
     objective = replace(session.objective, constraints=Constraints())
     effects = objective.effects(evaluator.measure(bound.tokens([best]), objective))
-    if objective.sign == "abs" and objective.terms[0] != "disagreement":
+    if objective.sign == "abs" and objective.terms[0] not in MAGNITUDES:
         objective = replace(objective, sign="raise" if effects.mean() > 0 else "drop")
 
     def evaluate(rows: Sequence[Int[Tensor, "pair pos"]]) -> Floats:
@@ -91,13 +93,16 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial], *, heldou
     pairs = _best_pairs(bound, best)
     turn = {"raise": 1, "drop": -1, "abs": 0}[objective.sign]
     same_direction = [trial for trial in ranked[:LOOKED_AT] if turn * sum(trial.effects) >= 0]
-    target = session.target
-    with open_at_target(session, pairs) as opened:
+    target, error = session.target, None
+    if objective.terms[0] == "error":
+        target, numbers = find_worst(session, evaluator, best)
+        error = explain_error(session, pairs, target, numbers, value, trials)
+    with open_at_target(session, pairs, target) as opened:
         best_effects, best_grid = measure_pairs(opened, target)
         best_curve = trace(opened, target)
         # Where the best prompts differ, as what they write in; other spans are the same positions in all prompts.
         deletion = delete(opened, target, best_effects.ap) if target.span == "diff" else None
-    with open_at_target(session, session.bound.pairs) as opened:
+    with open_at_target(session, session.bound.pairs, target) as opened:
         reference_effects, reference_grid = measure_pairs(opened, target)
         reference_curve = trace(opened, target)
         if deletion is None:
@@ -121,7 +126,7 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial], *, heldou
         reference=ReferenceValues(reference_value, (own * signs(own, objective.sign))[0, 0].item()),
         random=_compare_with_random(trials),
         neutral=_evaluate_neutral_edits(session, objective),
-        plausibility=_judge_plausibility(session, bound, best),
+        plausibility=_judge_plausibility(session, bound, best, target),
         single_edits=evaluate_single_edits(session, bound, objective, evaluator, best, value),
         by_edit_count=find_best_by_edit_count(session.space, bound, evaluate, judge, best, value, same_direction),
         slots=slot_importance(bound, evaluate, best, value, trials),
@@ -129,8 +134,9 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial], *, heldou
         reference_effects=reference_effects,
         best_effects=best_effects,
         deletion=deletion,
+        error=error,
         heads=head_effects(reference_grid, best_grid, heldout_grid),
-        heldout=_evaluate_held_out(session, objective, best, value),
+        heldout=_evaluate_held_out(session, objective, best, value, target),
         top=_select_diverse(session, ranked),
         front=_pareto_front(session, trials),
         reference_curve=reference_curve,
@@ -208,20 +214,26 @@ def _evaluate_neutral_edits(session: SearchSession, objective: Objective) -> Neu
     return NeutralEdits(len(drawn), float(np.quantile(np.abs(values), 0.95)))
 
 
-def _judge_plausibility(session: SearchSession, bound: BoundSpace, best: Candidate) -> Plausibility:
+def _judge_plausibility(session: SearchSession, bound: BoundSpace, best: Candidate, target: Target) -> Plausibility:
     """How fluent the best prompts are beside the clean ones, and how unusual the component's activation is in them."""
     tokens = bound.tokens([best])
-    evaluator = session.cached_evaluator(bound)
+    evaluator = session.cached_evaluator(bound, target)
     fluency = evaluator.numbers(tokens, ["fluency"])["fluency"].mean().item()
-    if session.distribution is None:
+    distribution = session.distribution
+    if target != session.target:
+        distribution = session.distribution_of(evaluator.evaluator)
+    if distribution is None:
         return Plausibility(fluency, Missing("too few ordinary prompts of this kind"))
-    return Plausibility(fluency, session.distribution.percentile(evaluator.evaluator, tokens).mean().item())
+    return Plausibility(fluency, distribution.percentile(evaluator.evaluator, tokens).mean().item())
 
 
 def _evaluate_held_out(
-    session: SearchSession, objective: Objective, best: Candidate, value: float
+    session: SearchSession, objective: Objective, best: Candidate, value: float, target: Target
 ) -> HeldOut | Missing:
-    """The best candidate in clean prompts that the search has not seen. An effect that turns round is negative."""
+    """The best candidate in clean prompts that the search has not seen. An effect that turns round is negative.
+
+    `target`: the search's; of several examined components the one found.
+    """
     if session.heldout is None:
         return Missing("heldout.n=0")
     bound = session.heldout.unshare()
@@ -232,10 +244,10 @@ def _evaluate_held_out(
         ],
         1,
     )
-    measurements = session.cached_evaluator(bound).measure(tokens, objective)
+    measurements = session.cached_evaluator(bound, target).measure(tokens, objective)
     values = objective.values(measurements)[:, 0]
     effects = objective.effects(measurements)
-    signed = effects if objective.terms[0] == "disagreement" else effects * signs(effects, objective.sign)
+    signed = effects if objective.terms[0] in MAGNITUDES else effects * signs(effects, objective.sign)
     interval = mean_intervals(signed[:1].double().numpy().T, seed=session.seed)
     low, high = (
         float(end[0]) if np.isfinite(end[0]) else Missing("an interval needs two held-out prompts")

@@ -1,7 +1,7 @@
 """A search's verdict in words. The rest of `validation` measures; here alone are thresholds that make words of it."""
 
 from igap.counterfactual.objective.objective import Objective
-from igap.counterfactual.validation.results import HeldOut, Validation
+from igap.counterfactual.validation.results import EstimatorError, HeldOut, Validation
 from igap.missing import Missing
 from igap.statistics.bootstrap import LEVEL, is_range
 
@@ -27,6 +27,9 @@ def verdict(validation: Validation, component: str, objective: Objective) -> tup
     - It is an *injection* if what is written in is larger in magnitude than the deletion: `Deletion.is_injection`.
     - The activation is *unusual* above percentile 95: farther from the usual ones than 19 in 20 ordinary prompts'.
 
+    Of a search for errors of an estimator the first sentence says where it is wrong and which term of the chain to AP
+    it is most of, the third how many ordinary prompts have at least half that error.
+
     Args:
         validation: of the search.
         component: the target's name, "9.6", "L5.N1234" or "9.6+9.9@S2".
@@ -35,6 +38,12 @@ def verdict(validation: Validation, component: str, objective: Objective) -> tup
     Returns:
         Three sentences. Numbers that are missing say why.
     """
+    if validation.error is not None:
+        return (
+            _wrong(validation, validation.error, objective),
+            _holds(validation, objective),
+            f"{_how_rare(validation.error)}; {_activation(validation)}.",
+        )
     return (
         _against_heads(validation, component, objective.unit),
         _holds(validation, objective),
@@ -52,6 +61,11 @@ def decimals(value: float) -> str:
     """Three decimals; zero has no sign."""
     text = f"{value:.3f}"
     return "0.000" if text == "-0.000" else text
+
+
+def signed(value: float) -> str:
+    """Three decimals with a sign; zero has a plus."""
+    return f"{'' if decimals(value).startswith('-') else '+'}{decimals(value)}"
 
 
 def _against_heads(validation: Validation, component: str, unit: str) -> str:
@@ -79,10 +93,40 @@ def _against_heads(validation: Validation, component: str, unit: str) -> str:
     )
 
 
+def _wrong(validation: Validation, error: EstimatorError, objective: Objective) -> str:
+    """Where the estimator is most wrong, by how much, and by which term."""
+    value, n, unit = validation.best.value, len(validation.pairs), objective.unit
+    size = "an error" if n == 1 else f"a {objective.aggregate} |error|"
+    over = f", in the mean over {n} clean prompts" if n > 1 else ""
+    magnitude = "" if error.signed else " (a magnitude)"
+    said = (
+        f"{error.estimator} is most wrong at {error.component}{over}: it says {decimals(error.estimate)} "
+        f"{unit}{magnitude} where activation patching has {decimals(error.ap)}, {size} of {decimals(value)} "
+        f"(made by hand: {decimals(validation.reference.value)})"
+    )
+    if isinstance(error.terms, Missing) or isinstance(error.dominant, Missing):
+        return f"{said}."
+    difference = error.ap - error.estimate
+    most = error.terms[error.dominant]
+    share = f", {round(100 * most / difference)}% of the difference" if difference else ""
+    return f"{said}, most of it {error.dominant} ({signed(most)}{share})."
+
+
+def _how_rare(error: EstimatorError) -> str:
+    n, share, high = len(error.ordinary), error.share_at_half, error.share_at_half_high
+    if isinstance(share, Missing) or isinstance(high, Missing) or isinstance(error.percentile, Missing):
+        return "How often ordinary prompts come near is not known: there are none"
+    most = "" if high == share else f"; in the whole space at most {100 * high:.1f}% (95%)"
+    return (
+        f"Of {n} ordinary prompts {error.n_at_half} {'has' if error.n_at_half == 1 else 'have'} at least half that "
+        f"error ({100 * share:.1f}%{most}), and {error.percentile:.0f}% a smaller one"
+    )
+
+
 def _holds(validation: Validation, objective: Objective) -> str:
-    heldout = validation.heldout
+    heldout, what = validation.heldout, "effect" if validation.error is None else "error"
     if isinstance(heldout, Missing):
-        return f"Whether the effect holds on other prompts is not known: {heldout.reason}."
+        return f"Whether the {what} holds on other prompts is not known: {heldout.reason}."
     if validation.best.value <= 0:
         found = decimals(validation.best.value)
         return f"There is nothing that could hold on other prompts: the value found, {found}, is not above 0."
@@ -90,14 +134,14 @@ def _holds(validation: Validation, objective: Objective) -> str:
     prompts = f"{heldout.n} held-out prompt{'s' if heldout.n > 1 else ''}"
     if isinstance(heldout.low, Missing) or is_range(heldout.n):
         few = "are too few" if heldout.n > 1 else "is too few"
-        return f"Whether the effect holds on other prompts is not known: {prompts} {few} to tell ({measured})."
+        return f"Whether the {what} holds on other prompts is not known: {prompts} {few} to tell ({measured})."
     if heldout.low <= 0 or heldout.value <= 0:
-        return f"The effect does not hold on {prompts}: {measured}."
+        return f"The {what} does not hold on {prompts}: {measured}."
     in_part = not isinstance(heldout.share, Missing) and heldout.share < HALF
     no_more = "" if heldout.value > heldout.reference else (
         f", which is no more than the pairs made by hand have there ({decimals(heldout.reference)})"
     )  # fmt: skip
-    return f"The effect holds {'in part ' if in_part else ''}on {prompts}: {measured}{no_more}."
+    return f"The {what} holds {'in part ' if in_part else ''}on {prompts}: {measured}{no_more}."
 
 
 def _measured(validation: Validation, heldout: HeldOut, objective: Objective) -> str:

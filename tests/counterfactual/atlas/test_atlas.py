@@ -118,10 +118,11 @@ def test_it_is_a_run_in_wandb(folder):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ("'9.6'", r"atlas: got true with head=9\.6, wanted several heads\. Use head=all\."),
+        ("'9.6'", r"atlas: got true with head=9\.6, wanted effects of several heads\. Use head=all"),
+        ("all objective=error", "atlas: got true with objective=error, wanted effects of several heads"),
         ("'0.3,1.2@END'", "atlas: got true with head=.*, wanted one span for all"),
     ],
 )
 def test_what_makes_no_atlas_is_refused(head, message):
     with pytest.raises(ValueError, match=message):
-        compose_searches([f"head={head}", "atlas=true"])
+        compose_searches([*f"head={head}".split(" "), "atlas=true"])

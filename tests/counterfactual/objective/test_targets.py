@@ -243,6 +243,51 @@ def test_the_gradient_of_any_target_is_that_of_finite_differences(small, name, k
     assert slope == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["0.1+1.2+L1.N5@S2", "1.2@END"])
+def test_the_gradient_of_the_error_of_atp_is_that_of_finite_differences(small, name):
+    """By moved embeddings again: AtP's products with dF/da, which plain hooks give, less AP of the second member."""
+    model = small("gpt2")
+    found = evaluated(model, name, "rules", 2, metric="prob")
+    *_, candidate = some(found.bound.space)
+    weights = torch.tensor([[1.0, -0.5]], dtype=torch.float64)
+    place = min(1, len(found.target.members) - 1)
+    before = found.cost
+    gradient = found.gradient([candidate], weights, error_of=place)
+    assert found.cost - before == pytest.approx(3 * (found._prefix_cost + 2 * found._suffix_cost))
+    move = torch.randn_like(gradient)
+    tokens, embed = found.bound.tokens([candidate]), found._embed
+    member = evaluated(model, "1.2" + found.target.at, "rules", 2, metric="prob")
+    maps = {text: attribution_patching(model, PromptPair(pair.clean, text, pair.answer, pair.distractor, min_gap=0),
+                                       metric="prob", positions={"span": list(SPANS[found.target.span])})
+            for pair, text in zip(found.bound.pairs, found.bound.texts(candidate), strict=True)}  # fmt: skip
+    expected = torch.stack([made.effect[1, 0, 2] for made in maps.values()])
+
+    def error(step):
+        class Moved:
+            def __getitem__(self, index):
+                return embed[index] + step * move
+
+        found._embed = Moved()
+        try:
+            own = found._activations(found._changes(tokens))["heads", 1][:, :, :, 2]
+        finally:
+            found._embed = embed
+        patch = member._patch
+        mask = patch.mask(tokens)
+        end = patch.end(own, mask)
+        estimate = patch.estimate(end)[:, 0]
+        if step == 0:
+            torch.testing.assert_close(estimate, expected.to(estimate), atol=1e-10, rtol=0)
+        return ((estimate - patch.value(end, mask)[:, 0]) * weights[0]).sum().item()
+
+    with torch.no_grad():
+        error(0.0)
+        slope = (error(1e-5) - error(-1e-5)) / 2e-5
+    product = (gradient * move).sum().item()
+    assert abs(product) > 1e-7
+    assert slope == pytest.approx(product, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["0.1+1.2+L0.N5", "0.1+1.2@S2", "L1.resid_pre@END"])
 def test_in_a_linear_model_gains_of_any_target_are_what_swaps_gain(tmp_path, name):
     model = handmade.linear(tmp_path)
@@ -382,6 +427,21 @@ def test_what_no_prompt_changes_or_f_does_not_see_is_refused(small, name, change
             "constraints.max_percentile: got 50 with 1.2@diff",
         ),
         ("L1.resid_pre@S2", {"terms": ("disagreement",)}, None),
+        ("0.1+1.2", {"terms": ("error", "ap")}, "objective: got error and ap of 0.1+1.2, whose members are examined"),
+        ("0.1+1.2", {"terms": ("error",), "constraints": Constraints(max_percentile=9)}, "got 9 with objective=error"),
+        (
+            "L1.resid_pre",
+            {"terms": ("error",), "estimator": "ig"},
+            "estimator: got ig of L1.resid_pre, whose IG is its",
+        ),
+        (
+            "1.2@S2",
+            {"terms": ("error",), "estimator": "atp_star"},
+            "got atp_star of 1.2@S2, but it is of all positions",
+        ),
+        ("1.2", {"terms": ("error",), "metric": "kl"}, "got atp of 1.2, but it is to first order, and kl is least on"),
+        ("1.2", {"terms": ("error", "ap"), "estimator": "ig_zero"}, None),
+        ("0.1+1.2@S2", {"terms": ("error", "fluency")}, None),
         ("1.2@S2", {"terms": ("selectivity",)}, None),
     ],
 )

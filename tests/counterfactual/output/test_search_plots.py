@@ -195,3 +195,16 @@ def test_a_scan_shows_heads_that_were_searched_and_leaves_the_others_grey():
         cells = np.ma.filled(ax.images[0].get_array(), np.nan)
         np.testing.assert_array_equal(cells, [[np.nan, value], [np.nan, np.nan]])
     assert right.images[0].get_clim() == (-2, 2)
+
+
+def test_the_share_of_ordinary_prompts_falls_from_one_at_the_least_error_to_one_prompt_at_the_largest():
+    fig = plots.search_ordinary((0.25, 0.5, 1.0, 1.0), 2.0, "1.2", "atp", reference=0.75)
+    (ax,) = panels(fig)
+    lines = drawn(ax)
+    assert lines["4 ordinary prompts"] == ([0, 0.25, 0.5, 1.0, 1.0], [1, 1.0, 0.75, 0.5, 0.25])
+    assert lines["best found: 2.000"][0] == [2.0, 2.0]
+    assert lines["half of it"][0] == [1.0, 1.0]
+    assert lines["made by hand: 0.750"][0] == [0.75, 0.75]
+    assert ax.get_xlabel() == "error |atp - AP| of the component where it is largest, logits"
+    assert inside(fig)
+    assert "no prompt was drawn at random" in texts(plots.search_ordinary((), 2.0, "1.2", "atp", reference=0.75))
