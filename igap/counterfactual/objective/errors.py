@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.estimators import Estimator, estimators
@@ -21,7 +20,7 @@ from igap.components import Site
 from igap.config import MetricConfig, PositionsConfig, RunConfig
 from igap.counterfactual.objective.patch import find_positions
 from igap.counterfactual.target import Member, Target
-from igap.engine.backend import Backend
+from igap.engine.contrast import Contrast
 from igap.engine.metrics import Custom
 from igap.engine.open_pairs import OpenPairs, open_tokens
 from igap.errors import InputError, did_you_mean, short_repr
@@ -58,19 +57,17 @@ class EstimatorErrors:
 
     def __init__(
         self,
-        model: TransformerBridge,
         pairs: Sequence[TokenPair],
         target: Target,
         estimator: str,
-        *,
-        metric: Metric,
-        backend: Backend,
+        around: Contrast,
         memory_gib: float | None,
     ) -> None:
-        """`pairs` are the clean prompts' reference pairs, `target` is resolved, `backend` the model's."""
-        self._model, self._pairs, self._target = model, tuple(pairs), target
+        """`pairs` are the clean prompts' reference pairs, `target` is resolved, `around` the clean runs' contrast."""
+        self._model, self._pairs, self._target = around.model, tuple(pairs), target
+        metric, model = around.readout.metric, around.model
         self._estimator = find_estimator(estimator)
-        self._metric, self._backend, self._memory = metric, backend, memory_gib
+        self._metric, self._backend, self._memory = metric, around.backend, memory_gib
         self._config = settings(self._estimator, target, metric).model_copy(update={"memory_gib": memory_gib})
         with torch.no_grad():
             self._one_pass = count_operations(partial(model, self._pairs[0].clean))[0]

@@ -94,7 +94,6 @@ class Evaluator:
         self.first = min([bound.first, *(pair.first_difference for pair in self._pairs)])
         """Position from which corrupted prompts, also those made by hand, may differ from the clean ones."""
         sites, f = target.sites, as_metric(metric)
-        self._metric = f
         self.clean: ForwardPass = record(
             model, bound.clean, self._pairs, name="clean", sites=sites, with_logits=f != LogitDiff()
         )
@@ -173,9 +172,8 @@ class Evaluator:
         """What an estimator and activation patching say of each member alone; see `EstimatorErrors.measure`."""
         if estimator not in self._examined:
             self._examined[estimator] = EstimatorErrors(
-                self._model, self._pairs, self.target, estimator, metric=self._metric,
-                backend=self._around.backend, memory_gib=self._memory_gib,
-            )  # fmt: skip
+                self._pairs, self.target, estimator, self._around, self._memory_gib
+            )
         own, where = torch.unique(tokens, dim=1, return_inverse=True)
         numbers, cost = self._examined[estimator].measure(own.expand(len(self._pairs), -1, -1))
         self.cost += cost
@@ -190,8 +188,7 @@ class Evaluator:
     ) -> Float[Tensor, "given candidate pos d_model"]:
         """d(sum over clean prompts of weight * AP effect) / d(embedding of the corrupted prompts' tokens).
 
-        With `error_of`, a member's place in the target, of AtP's error there in place of the AP effect.
-        """
+        With `error_of`, a member's place in the target, of AtP's error there in place of the AP effect."""
         tokens = self.bound.tokens(candidates)
         changes, mask = self._changes(tokens).requires_grad_(), self._patch.mask(tokens)
         patch = self._patch if error_of is None else self._patch.member(error_of)
