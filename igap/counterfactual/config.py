@@ -220,7 +220,9 @@ class SearchConfig(Frozen):
         check_terms(self.objective, self.search.sampler, self.estimator)
         if self.atlas and ("error" in self.objective or (self.head != "all" and len(self.head.split()) < 2)):
             asked = f"head={self.head}" if "error" not in self.objective else "objective=error"
-            raise ValueError(f"atlas: got true with {asked}, wanted effects of several heads. Use head=all objective=ap.")
+            raise ValueError(
+                f"atlas: got true with {asked}, wanted effects of several heads. Use head=all objective=ap."
+            )
         if self.atlas and len({target.partition("@")[2] for target in self.head.split()}) > 1:
             raise ValueError(
                 f"atlas: got true with head={self.head}, wanted one span for all, at which effects compare. Name one."

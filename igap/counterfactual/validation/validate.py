@@ -109,7 +109,7 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial], *, heldou
             deletion = delete(opened, target, best_effects.ap)
     heldout_grid = None
     if heldout_heads and session.heldout is not None and (unseen := _best_pairs(session.heldout.unshare(), best)):
-        with open_at_target(session, unseen) as opened:
+        with open_at_target(session, unseen, target) as opened:
             heldout_grid = measure_pairs(opened, target)[1]
     return Validation(
         candidate=best,
