@@ -138,7 +138,7 @@ def compose_searches(
         try:
             for job in itertools.product(*choices):
                 searches.append(checked_config(compose("search", [*extra, *job]), SearchConfig))
-                _check_texts(searches[-1].prompts, job)
+                _check_texts(searches[-1].prompts, job, "clean.file" if searches[-1].clean.file else None)
         except (HydraException, OmegaConfBaseException) as error:
             missing = re.match(r"Could not override '([\w.]+)'", one_line(error))
             raise InputError(_explain_missing(missing[1]) if missing else f"search: {one_line(error)}") from error
@@ -207,9 +207,10 @@ def search_path(config_dir: str | None, name: str | None = None, group: str = "s
     return [f"hydra.searchpath=[{','.join(map(quote, places))}]", f"+{group}@_global_={quote(name)}"]
 
 
-def _check_texts(prompts: "PromptsConfig", overrides: Sequence[str]) -> None:
+def _check_texts(prompts: "PromptsConfig", overrides: Sequence[str], source: str | None = None) -> None:
     """Raises InputError on texts of a pair that would be ignored, and on a clean prompt with other texts of a preset's.
 
+    They are ignored where a `source` of pairs is given; None: where the prompts are of a file or generated.
     Another corrupted prompt, answer or distractor alone is a question about the same clean prompt. Another clean prompt
     is another question, which the preset's other texts would not fit: it would run, and give wrong numbers.
     """
@@ -218,9 +219,10 @@ def _check_texts(prompts: "PromptsConfig", overrides: Sequence[str]) -> None:
     split = (override.lstrip("+").partition("=") for override in overrides)
     given = {key: value for key, _, value in split if value != "null"}
     texts = [f"prompts.{name}" for name in TEXTS]
-    source = "prompts.n" if prompts.n is not None else "prompts.file"
+    if source is None and not prompts.given:
+        source = "prompts.n" if prompts.n is not None else "prompts.file"
     for key in texts:
-        if key in given and not prompts.given:
+        if key in given and source is not None:
             raise InputError(
                 f"{key}: got {given[key]} together with {source}, wanted one of the two: the text belongs to a single "
                 f"pair. Leave it out, or set {source}=null."

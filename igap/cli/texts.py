@@ -19,7 +19,17 @@ from igap.errors import InputError
 SHARED = ("output", "sweep")
 """Keys of the whole multirun, which all its jobs have in common."""
 
-_PATHS = ("model.name", "prompts.file", "prompts.ids_of", "ablation.file", "search.space.file", "output")
+_PATHS = (
+    "model.name",
+    "prompts.file",
+    "prompts.ids_of",
+    "ablation.file",
+    "search.space.file",
+    "clean.file",
+    "heldout.file",
+    "reference.file",
+    "output",
+)
 _SEPARATED = ("model.name", "model.revision", "metric.function", "prompts.file", "ablation.file", "device", "name")
 """Keys in whose values a comma stands between two values (of a multirun); in all others it belongs to the text."""
 NAMES = ("sites", "methods", "explain", "faithfulness")

@@ -35,7 +35,11 @@ class SpaceConfig(Frozen):
             positions of the prompt. "prompts": corrupted prompts of your own.
         template: Of slots. The prompt with its slots in braces; None (default): the one of igap's IOI templates that
             the clean prompt follows.
-        slots: Of slots. Words and rules for each slot, such as "=keep"; conf/search/space/slots.yaml says which.
+        slots: Of slots. Words and rules for each slot, such as "=keep"; conf/search/space/slots.yaml says which. What
+            goes with a word stands after it: "Paris; country=France".
+        answer: Of slots. The answer of further clean prompts, with names in braces of slots, or of what goes with
+            their words: "{country}". None (default): of igap's IOI templates the name that does not act.
+        distractor: Of slots. The same of the corrupted prompt; None (default): its answer.
         positions: Of substitute. Token positions, the BOS token counted as 0; None (default): every whole word.
         vocabulary: Of substitute. "words" (default), every word of the tokenizer that is one token; or lists and words.
         max_edits: Slots or positions that may differ from the clean prompt; None (default): all.
@@ -54,6 +58,8 @@ class SpaceConfig(Frozen):
     kind: Literal["slots", "substitute", "prompts"] = "slots"
     template: str | None = Field(default=None, min_length=1)
     slots: dict[str, tuple[str, ...]] = Field(default={})
+    answer: str | None = Field(default=None, min_length=1, examples=["{country}"])
+    distractor: str | None = Field(default=None, min_length=1, examples=["{country}"])
     positions: tuple[int, ...] | None = Field(default=None, min_length=1, examples=["[2,4,10]"])
     vocabulary: tuple[str, ...] = Field(default=("words",), min_length=1)
     max_edits: int | None = Field(default=None, ge=1, le=1_000_000, examples=[3])
@@ -69,8 +75,16 @@ class SpaceConfig(Frozen):
 
     @model_validator(mode="after")
     def _whole(self) -> "SpaceConfig":
-        if self.kind == "slots" and not self.slots:
-            raise ValueError("search.space.slots: got none, wanted at least one. Use search/space=slots.")
+        if self.distractor is not None and self.answer is None:
+            raise ValueError(
+                f"search.space.distractor: got {self.distractor!r} without search.space.answer, wanted both, or "
+                "the answer alone, of which the corrupted prompt's is the distractor. Add it."
+            )
+        if self.answer is not None and self.kind != "slots":
+            raise ValueError(
+                f"search.space.answer: got {self.answer!r} in a space without slots, wanted search/space=slots, or "
+                "template. Leave it out."
+            )
         if self.kind == "prompts" and bool(self.prompts) == (self.file is not None):
             raise ValueError(
                 "search.space.prompts: got "
@@ -114,12 +128,21 @@ class CleanConfig(Frozen):
     """The clean prompts that the search sees."""
 
     n: int = Field(8, ge=1, le=500)
+    file: PathText | None = Field(None, examples=["pairs.csv"])
+    """A file of pairs in place of the one pair of `prompts`."""
 
 
 class HeldoutConfig(Frozen):
     """Clean prompts that the search does not see."""
 
     n: int = Field(32, ge=0, le=500)
+    file: PathText | None = Field(None, examples=["heldout.csv"])
+
+
+class ReferenceConfig(Frozen):
+    """Ordinary prompts: what is usual of the component's activation, and its mean."""
+
+    file: PathText | None = Field(None, examples=["reference.csv"])
 
 
 class Constraints(Frozen):
@@ -169,6 +192,7 @@ class SearchConfig(Frozen):
     search: StudyConfig
     clean: CleanConfig
     heldout: HeldoutConfig
+    reference: ReferenceConfig = ReferenceConfig()
     constraints: Constraints
     metric: MetricConfig = MetricConfig()
     head: str = Field(examples=["9.6"])
@@ -215,7 +239,7 @@ class SearchConfig(Frozen):
         if not self.prompts.given:
             raise ValueError(
                 "prompts: got several pairs, wanted the one pair that the search starts from; it makes further clean "
-                "prompts itself (clean.n). Use prompts=ioi or the four texts of a pair."
+                "prompts itself (clean.n). Use prompts=ioi or the four texts of a pair, or the file as clean.file."
             )
         check_terms(self.objective, self.search.sampler, self.estimator)
         if self.atlas and ("error" in self.objective or (self.head != "all" and len(self.head.split()) < 2)):

@@ -17,6 +17,7 @@ from igap.engine.batching import most_processes
 from igap.engine.user_metrics import metric_of
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, encode_pair
+from igap.inputs.sources import read_prompt_pairs
 from igap.models import cached
 from igap.models.fingerprint import fingerprint
 from igap.models.load import Header, check_sites
@@ -98,11 +99,30 @@ def describe(study: PlannedStudy) -> str:
     )
 
 
-def reference_pair(config: SearchConfig) -> PromptPair:
-    """The pair that the search starts from."""
-    prompts = config.prompts
-    clean, corrupted, answer, distractor = (str(getattr(prompts, name)) for name in TEXTS)
-    return PromptPair(clean, corrupted, answer, distractor, prompts.min_gap, bos=prompts.bos)
+@dataclass(frozen=True, eq=False)
+class GivenPrompts:
+    """The prompts that a search is given, as `igap.search` takes them."""
+
+    pair: PromptPair | tuple[PromptPair, ...]
+    heldout: tuple[PromptPair, ...] | None
+    reference: tuple[PromptPair, ...] | None
+
+
+def given_prompts(config: SearchConfig, tokenizer: Any) -> GivenPrompts:
+    """The pair that the search starts from, and those of its files. Raises InputError on an invalid file."""
+    own = config.prompts
+    files = {"clean": config.clean.file, "heldout": config.heldout.file, "reference": config.reference.file}
+    clean, heldout, reference = (
+        None
+        if file is None
+        else read_prompt_pairs(own.model_copy(update={"file": file}), tokenizer, item=f"{name}.file")
+        for name, file in files.items()
+    )
+    if clean is not None:
+        return GivenPrompts(clean, heldout, reference)
+    text, corrupted, answer, distractor = (str(getattr(own, name)) for name in TEXTS)
+    pair = PromptPair(text, corrupted, answer, distractor, own.min_gap, bos=own.bos)
+    return GivenPrompts(pair, heldout, reference)
 
 
 def _split_components(config: SearchConfig, header: Header) -> list[tuple[SearchConfig, Path]]:
@@ -146,15 +166,21 @@ def locate(config: SearchConfig, header: Header) -> Target:
     return locate_target(config.head, header.n_layers, header.widths, each="error" in config.objective)
 
 
-_OF_THE_SPACE: Any = {"model": True, "prompts": True, "search": {"space"}, "clean": True, "heldout": True, "seed": True}
+_OF_THE_SPACE: Any = {
+    **dict.fromkeys(("model", "prompts", "clean", "heldout", "reference", "seed"), True),
+    "search": {"space"},
+}
 """All that a space and its clean prompts depend on."""
 
 
 def _prepare(config: SearchConfig, header: Header) -> Prepared:
     """The space and its clean prompts, the same for all targets. Raises InputError on an invalid space or pair."""
+    given = given_prompts(config, header.tokenizer)
     return prepare(
-        reference_pair(config),
+        given.pair,
         header.tokenizer,
+        heldout=given.heldout,
+        reference=given.reference,
         space=config.search.space,
         clean_n=config.clean.n,
         heldout_n=config.heldout.n,
@@ -168,5 +194,5 @@ def _check_span(target: Target, prepared: Prepared, header: Header) -> None:
     if target.span is None:
         return
     encoding: Any = {"prepend_bos": header.prepends_bos, "n_ctx": None, "n_vocab": None}
-    pairs = [encode_pair(pair, header.tokenizer, **encoding) for pair in prepared.pairs]
+    pairs = [encode_pair(pair, header.tokenizer, **encoding) for pair in (*prepared.pairs, *(prepared.heldout or ()))]
     check_reach(resolve(target, pairs[0]), pairs, prepared.space.positions, header.n_layers)

@@ -129,9 +129,11 @@ class SearchResult:
 @checks_arguments
 def search(
     model: Model,
-    pair: PromptPair,
+    pair: PromptPair | Sequence[PromptPair],
     head: str,
     *,
+    heldout: Sequence[PromptPair] | None = None,
+    reference: Sequence[PromptPair] | None = None,
     space: SpaceConfig | Mapping[str, Sequence[str]] | None = None,
     objective: Term | Sequence[Term] = "ap",
     metric: AnyMetric = "logit_diff",
@@ -160,11 +162,16 @@ def search(
 
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
-        pair: The prompt pair that the search starts from.
+        pair: The prompt pair that the search starts from, whose other clean prompts igap makes; or several, of which
+            clean and held-out ones are drawn by `seed`, from those of one template and one length in tokens. The
+            template is that of `space`, of the pair (`further={"template": "The {noun} near the tree"}`), or igap's.
         head: What is patched: a head such as "9.6", a neuron such as "L5.N1234", a component of another site such as
             "L5.resid_pre" or "9.6.q", or a set such as "9.6+9.9", at all positions, or at a span: "9.6@END". A span is
             a role of generated prompts (IO, S1, S1+1, S2, END), "last", "diff" (where a candidate differs from its
             clean prompt), or an index, a range or words of the pair's clean prompt: "9.6@10", "9.6@2-3", "9.6@Mary:2".
+        heldout: Pairs with held-out prompts. None (default): others of several pairs, or generated ones.
+        reference: Pairs whose clean prompts are ordinary ones, for percentiles and the component's mean. None
+            (default): what is left of several pairs, or generated ones.
         space: Slots of the prompt's template to the words and rules that they offer, or a SpaceConfig. None (default):
             words and rules for every slot.
         objective: What is maximised, or several terms for a Pareto study. Default "ap", the effect in F's unit.
@@ -216,6 +223,8 @@ def search(
             pair,
             head,
             wanted,
+            heldout=heldout,
+            reference=reference,
             space=space,
             clean_n=clean_n,
             heldout_n=heldout_n,

@@ -1,5 +1,6 @@
 """A search on a model: proposals, evaluations and trials, round after round."""
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap.counterfactual.clean_prompts import choose_prompts
 from igap.counterfactual.config import Constraints, SpaceConfig
 from igap.counterfactual.history import Floats, History, Proposal
 from igap.counterfactual.objective.cache import CachedEvaluator
@@ -21,7 +23,7 @@ from igap.counterfactual.objective.typicality import MIN_PROMPTS, ActivationDist
 from igap.counterfactual.samplers.base import START, FirstOrderScores, Proposer, draw
 from igap.counterfactual.samplers.registry import SAMPLERS, make_sampler, samplers_for
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
-from igap.counterfactual.spaces.prepare import prepare
+from igap.counterfactual.spaces.prepare import MOST_ORDINARY, prepare
 from igap.counterfactual.spaces.template import find_template, generate_clean_prompts
 from igap.counterfactual.target import Target, locate_target
 from igap.counterfactual.trials.study import EvaluatedTrial, TrialStore
@@ -29,9 +31,6 @@ from igap.engine.metrics import Custom
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, tokenize
 from igap.models.families import widths_of_model
-
-_N_TYPICAL = 200
-"""Ordinary prompts that activations are compared with."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,13 @@ class SearchSession:
     def __init__(
         self,
         model: TransformerBridge,
-        pair: PromptPair,
+        pair: PromptPair | Sequence[PromptPair],
         head: str,
         objective: Objective,
         *,
         space: SpaceConfig | Mapping[str, Sequence[str]] | None,
+        heldout: Sequence[PromptPair] | None = None,
+        reference: Sequence[PromptPair] | None = None,
         clean_n: int,
         heldout_n: int,
         seed: int,
@@ -91,18 +92,25 @@ class SearchSession:
             pair,
             model.tokenizer,
             space=space,
+            heldout=heldout,
+            reference=reference,
             clean_n=clean_n,
             heldout_n=heldout_n,
             seed=seed,
             prepend_bos=prepend_bos,
             device=model.W_E.device,
         )
+        pair = prepared.pairs[0]
         tokens = tokenize(model, pair)
         self.target, self.leading = resolve(target, tokens), tokens.leading
         """The token before every prompt, as text; None: there is none."""
-        pairs = _select_clean_pairs(model, prepared.pairs, objective.constraints.min_clean, clean_n + heldout_n)
-        self.space, self.bound = prepared.space, prepared.bind(pairs[:clean_n])
-        self.heldout = prepared.bind(pairs[clean_n:]) if heldout_n else None
+        prompts = choose_prompts(model, prepared, objective.constraints.min_clean, clean_n, heldout_n)
+        self.space, self.bound = prepared.space, prepared.bind(prompts.clean)
+        self.heldout = prepared.bind(prompts.heldout) if heldout_n else None
+        self.ordinary = prompts.ordinary
+        """Pairs whose clean prompts are ordinary ones; None: those of igap's generator."""
+        self.swapped, self.neutral = prepared.swapped, prepared.neutral
+        pairs = (*prompts.clean, *prompts.heldout)
         check_reach(self.target, [tokenize(model, each) for each in pairs], self.space.positions, model.cfg.n_layers)
         metric = "custom" if isinstance(objective.f, Custom) else objective.f.name
         identity = {**identity, **({} if metric == "logit_diff" else {"metric": metric})}
@@ -119,6 +127,7 @@ class SearchSession:
             "clean prompts": [list(each.texts) for each in self.bound.pairs],
             "seed": seed,
             **({} if pair.bos == "auto" else {"bos": pair.bos}),
+            **self._bounds_of_ordinary(),
         }
         self.trials = TrialStore(storage, self.space, study, objective, name)
         self.cached = self.cached_evaluator(self.bound)
@@ -129,7 +138,8 @@ class SearchSession:
         if limit is not None and self.distribution is None:
             raise InputError(
                 f"constraints.max_percentile: got {limit}, but there are fewer than {MIN_PROMPTS} ordinary prompts of "
-                "this prompt's kind to compare with. Use a prompt that follows one of igap's IOI templates, or null."
+                "this prompt's kind to compare with. Use a prompt that follows one of igap's IOI templates, a "
+                "reference.file with more prompts, or null."
             )
 
     def distribution_of(self, evaluator: Evaluator) -> ActivationDistribution | None:
@@ -229,43 +239,25 @@ class SearchSession:
             )
         return trials
 
+    def _bounds_of_ordinary(self) -> dict[str, str]:
+        """What a bound of the percentile depends on beside the clean prompts: ordinary prompts that were given."""
+        if self.ordinary is None or self.objective.constraints.max_percentile is None:
+            return {}
+        texts = "\n".join(each.clean for each in self.ordinary)
+        return {"ordinary prompts": hashlib.sha256(texts.encode()).hexdigest()[:12]}
+
     def _typical_prompts(self, pair: PromptPair) -> Tensor:
-        """Prompts of the pair's template, as many as there are; where it follows none, the clean prompt alone."""
+        """Ordinary prompts: those given, or of the pair's template; where it follows none, the clean prompt alone."""
+        if self.ordinary is not None:
+            return torch.cat([tokenize(self.model, each).clean for each in self.ordinary or [pair]])
         template = self.space.template or find_template(pair.clean)
         try:
-            pairs = generate_clean_prompts(pair, template, _N_TYPICAL, self.seed + 1, self.model.tokenizer, at_least=0)
+            pairs = generate_clean_prompts(
+                pair, template, MOST_ORDINARY, self.seed + 1, self.model.tokenizer, at_least=0
+            )
             return torch.cat([tokenize(self.model, other).clean for other in pairs])
         except InputError:  # also where the tokenizer does not know the template's words
             return tokenize(self.model, pair).clean
-
-
-def _select_clean_pairs(
-    model: TransformerBridge, pairs: Sequence[PromptPair], least: float | None, n: int
-) -> tuple[PromptPair, ...]:
-    """The first `n` pairs whose clean logit difference is at least `least`, the first pair among them.
-
-    Raises InputError where the first is not, or too few are.
-    """
-    if least is None:
-        return tuple(pairs[:n])
-    tokens = [tokenize(model, pair) for pair in pairs]
-    with torch.no_grad():
-        logits = model(torch.cat([each.clean for each in tokens]), logits_to_keep=1)[:, -1]
-    rows = torch.arange(len(tokens))
-    metric = logits[rows, [each.answer for each in tokens]] - logits[rows, [each.distractor for each in tokens]]
-    if not metric[0] >= least:
-        raise InputError(
-            f"constraints.min_clean: got {least}, but the logit difference after prompts.clean is "
-            f"{metric[0].item():.3f} logits: the model "
-            "does not prefer the answer there. Use another pair, or constraints.min_clean=null."
-        )
-    enough = [pair for pair, value in zip(pairs, metric.tolist(), strict=True) if value >= least]
-    if len(enough) < n:
-        raise InputError(
-            f"constraints.min_clean: got {least}, which {len(enough)} of {len(pairs)} clean prompts reach, wanted {n} "
-            "(clean.n + heldout.n). Use fewer, or a lower bound."
-        )
-    return tuple(enough[:n])
 
 
 def _n_random_left(history: History, control: int) -> int:

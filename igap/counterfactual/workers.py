@@ -17,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.config import MetricConfig
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.objective import cache
-from igap.counterfactual.plan import PlannedStudy, objective_of, plan_studies, reference_pair
+from igap.counterfactual.plan import PlannedStudy, given_prompts, objective_of, plan_studies
 from igap.counterfactual.session import OnProgress, Progress, SearchSession
 from igap.counterfactual.trials.storages import find_only_study, open_storage
 from igap.engine.activations import borrow
@@ -41,11 +41,14 @@ def study_storage(study: PlannedStudy) -> Any:
 def open_session(study: PlannedStudy, model: TransformerBridge, storage: Any) -> SearchSession:
     """The session of a study on its model, which is frozen meanwhile. Raises InputError."""
     config = study.config
+    given = given_prompts(config, model.tokenizer)
     return SearchSession(
         model,
-        reference_pair(config),
+        given.pair,
         config.head,
         objective_of(config),
+        heldout=given.heldout,
+        reference=given.reference,
         space=config.search.space,
         clean_n=config.clean.n,
         heldout_n=config.heldout.n,

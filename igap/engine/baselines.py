@@ -43,9 +43,11 @@ class Baseline:
         prompt: The other prompt of kind "prompt", which no other kind takes.
         n: Reference prompts that kind "mean" averages over, 1 to 100,000, default 100.
         seed: Seed of those prompts, default 0.
+        prompts: The reference prompts of kind "mean" themselves, of the clean prompt's length in tokens; empty
+            (default): generated ones.
 
     Raises:
-        InputError: A prompt without kind "prompt", or that kind without a prompt.
+        InputError: A prompt without kind "prompt", that kind without a prompt, or reference prompts of another kind.
 
     Example:
         >>> zero = integrated_gradients(model, pair, baseline=Baseline("zero"))
@@ -61,8 +63,15 @@ class Baseline:
     """How many reference prompts kind `mean` averages over."""
     seed: Seed = 0
     """Seed of those prompts."""
+    prompts: tuple[str, ...] = ()
+    """The reference prompts of kind `mean`; empty: generated ones."""
 
     def __post_init__(self) -> None:
+        if self.prompts and self.kind != "mean":
+            raise InputError(
+                f"baseline.prompts: got {len(self.prompts)} reference prompts with baseline={self.kind}, wanted "
+                "baseline=mean, which averages over them. Leave them out."
+            )
         if (self.kind == "prompt") != (self.prompt is not None):
             raise InputError(
                 f"baseline.prompt: got {short_repr(self.prompt)} with baseline={self.kind}; baseline=prompt needs a "
@@ -224,7 +233,7 @@ def check_same_length(ids: Sequence[int], pair: TokenPair) -> None:
 
 
 def reference_tokens(request: Request) -> list[Tensor]:
-    """`baseline.n` generated prompts `[1, pos]` of the clean prompt's token length. Raises as `reference_ids` does."""
+    """Reference prompts `[1, pos]` of the clean prompt's token length. Raises as `reference_ids` does."""
     n_tokens, device = request.pairs[0].n_prompt, request.clean.tokens.device
     prompts = reference_ids(request.model.tokenizer, request.baseline, n_tokens, **_limits(request))
     return [torch.tensor([ids], device=device) for ids in prompts]
@@ -233,11 +242,21 @@ def reference_tokens(request: Request) -> list[Tensor]:
 def reference_ids(
     tokenizer: Any, baseline: Baseline, n_tokens: int, *, first: int | None = None, **known: Any
 ) -> list[list[int]]:
-    """`baseline.n` generated prompts of this token length, or its `first`; `known` is what `encode_prompt` takes.
+    """Reference prompts of this token length: the baseline's own, or `baseline.n` generated ones, or the `first`.
 
-    Raises InputError when the generator has too few prompts of that length for this tokenizer.
+    `known` is what `encode_prompt` takes. Raises InputError on an own one of another length, and when the
+    generator has too few of that length for this tokenizer.
     """
     prompts: list[list[int]] = []
+    for text in baseline.prompts:
+        prompts.append(encode_prompt(tokenizer, text, item="baseline.prompts", **known))
+        if len(prompts[-1]) != n_tokens:
+            raise InputError(
+                f"baseline.prompts: got {text!r} of {len(prompts[-1])} tokens, wanted {n_tokens} (the token before "
+                "every prompt counted), the length of prompts.clean. Leave it out."
+            )
+    if prompts:
+        return prompts
     wanted = min(baseline.n, first or baseline.n)
     for drawn, example in enumerate(itertools.islice(ioi_stream(baseline.seed), _DRAWN * baseline.n)):
         ids = encode_prompt(tokenizer, example.clean, item=f"baseline={baseline.kind}", **known)

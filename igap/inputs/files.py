@@ -28,18 +28,18 @@ def task_names() -> list[str]:
     return sorted(path.stem for path in _TASKS.glob("*.csv"))
 
 
-def read_pairs(file: str) -> dict[str, dict[str, str]]:
+def read_pairs(file: str, item: str = "prompts.file") -> dict[str, dict[str, str]]:
     """Read the prompt pairs of a file, as `read_rows` does, with the fields TEXTS or those of a published layout.
 
     A row may have other fields beside them.
     """
-    return {place: given(row) for place, row in read_pairs_or_errors(file)}
+    return {place: given(row) for place, row in read_pairs_or_errors(file, item)}
 
 
-def read_pairs_or_errors(file: str) -> Iterator[tuple[str, dict[str, str] | InputError]]:
+def read_pairs_or_errors(file: str, item: str = "prompts.file") -> Iterator[tuple[str, dict[str, str] | InputError]]:
     """As `read_pairs`, one row after the other, with the reason in place of one whose texts are none."""
     shapes = (TEXTS, *(("clean", "corrupted", *layout.columns) for layout in LAYOUTS.values()))
-    return _read(file, _Fields(shapes, others=True), item="prompts.file")
+    return _read(file, _Fields(shapes, others=True), item=item)
 
 
 def read_rows(file: str, shapes: Sequence[Sequence[str]], *, item: str) -> dict[str, dict[str, str]]:

@@ -20,14 +20,14 @@ from igap.inputs.words import NAMES
 
 
 def read_prompt_pairs(
-    prompts: PromptsConfig, tokenizer: Any, left_out: list[str] | None = None
+    prompts: PromptsConfig, tokenizer: Any, left_out: list[str] | None = None, item: str = "prompts.file"
 ) -> tuple[PromptPair, ...]:
-    """Read or generate the pairs, in order; each knows its name in messages.
+    """Read or generate the pairs, in order; each knows its name in messages, and `item` is the key of the file.
 
     Raises InputError on the first bad one. With `prompts.skip_invalid` the reason goes to `left_out` instead.
     """
     if prompts.file is not None:
-        return _read_file(prompts, tokenizer, [] if left_out is None else left_out)
+        return _read_file(prompts, tokenizer, [] if left_out is None else left_out, item)
     if prompts.n is None:
         return (_pair([getattr(prompts, name) for name in TEXTS], prompts, "prompts."),)
     names = single_tokens(tokenizer, NAMES)
@@ -48,10 +48,12 @@ def read_prompt_pairs(
     )
 
 
-def _read_file(prompts: PromptsConfig, tokenizer: Any, left_out: list[str]) -> tuple[PromptPair, ...]:
+def _read_file(prompts: PromptsConfig, tokenizer: Any, left_out: list[str], item: str) -> tuple[PromptPair, ...]:
     assert prompts.file is not None
     rows: Iterable[tuple[str, dict[str, str] | InputError]] = (
-        list(read_pairs_or_errors(prompts.file)) if prompts.skip_invalid else read_pairs(prompts.file).items()
+        list(read_pairs_or_errors(prompts.file, item))
+        if prompts.skip_invalid
+        else read_pairs(prompts.file, item).items()
     )
     vocabularies, pairs = Vocabularies(prompts.ids_of, tokenizer), []
     for place, row in itertools.islice(rows, prompts.limit):

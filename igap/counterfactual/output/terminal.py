@@ -158,9 +158,10 @@ def sentences(result: SearchResult) -> list[str]:
     validation = result.validation
     lines = [_describe_trials(result), _describe_single_edits(result)]
     if len(result.clean) > 1:
+        swapped = validation.reference.swapped
+        others = f", whose pairs igap made, {swapped}" if swapped else ", the corrupted prompts of their own pairs"
         lines.append(
-            f"made by hand: the pair itself {_format(validation.reference.own)}; of the other clean prompts, whose "
-            "pairs igap made, who acts is swapped"
+            f"made by hand: the pair itself {_format(validation.reference.own)}; of the other clean prompts{others}"
         )
     if result.space.kind != "prompts":
         lines += _describe_words(validation)

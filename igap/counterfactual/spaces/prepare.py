@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import torch
 
 from igap.config import validate_settings
 from igap.counterfactual.config import SpaceConfig
-from igap.counterfactual.spaces.base import BoundSpace, Space, asked_words
+from igap.counterfactual.spaces.base import BoundSpace, Space
+from igap.counterfactual.spaces.from_lists import listed_template
+from igap.counterfactual.spaces.given import Alike, check_pair, list_words, select_alike, select_like, unchanged_slots
 from igap.counterfactual.spaces.prompt_list import bind_prompt_list, prompt_list_space
 from igap.counterfactual.spaces.substitution import bind_substitution, substitution_space
 from igap.counterfactual.spaces.template import (
@@ -22,8 +24,12 @@ from igap.counterfactual.spaces.template import (
     template_space,
 )
 from igap.errors import InputError, printable
+from igap.inputs import ioi
 from igap.inputs.files import read_text
-from igap.inputs.prompts import PromptPair, encode_pair
+from igap.inputs.prompts import PromptPair
+
+MOST_ORDINARY = 200
+"""Ordinary prompts that activations are compared with, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,16 +38,28 @@ class Prepared:
 
     space: Space
     pairs: tuple[PromptPair, ...]
-    """The pair, then others of its template, more of them than are needed: some may turn out below `min_clean`."""
+    """The pair, then others of its shape, as many as there may be: some may turn out below `min_clean`."""
     bind: Callable[[Sequence[PromptPair]], BoundSpace]
     """The space for some of these pairs."""
+    is_single: bool = True
+    """Whether the first pair alone was given, and the others are made after it."""
+    heldout: tuple[PromptPair, ...] | None = None
+    """Held-out pairs to choose from; None: those of `pairs` that the clean prompts leave."""
+    ordinary: tuple[PromptPair, ...] | None = None
+    """Pairs whose clean prompts are ordinary ones; None: those of several pairs that are left, or generated ones."""
+    swapped: str = ""
+    """How the corrupted prompts of generated pairs differ from the clean ones; empty: the pairs are given."""
+    neutral: tuple[str, ...] | None = None
+    """Slots that no corrupted prompt made by hand changes; None: a place, a verb, an object by their names."""
 
 
 def prepare(
-    pair: PromptPair,
+    pair: PromptPair | Sequence[PromptPair],
     tokenizer: Any,
     *,
     space: SpaceConfig | Mapping[str, Sequence[str]] | None = None,
+    heldout: Sequence[PromptPair] | None = None,
+    reference: Sequence[PromptPair] | None = None,
     clean_n: int = 8,
     heldout_n: int = 32,
     seed: int = 0,
@@ -51,9 +69,11 @@ def prepare(
     """Make the space and its clean prompts, without a model.
 
     Args:
-        pair: the reference pair.
+        pair: the reference pair, or several, of which clean, held-out and reference prompts are taken.
         tokenizer: the model's.
         space: the config of a space, or what each slot of the pair's template offers; None: the default of every slot.
+        heldout: pairs for held-out prompts; None: others of `pair`, or generated ones.
+        reference: pairs for ordinary prompts; None: what is left of several pairs, or generated ones.
         clean_n: clean prompts of the search.
         heldout_n: further clean prompts, which the search does not see.
         seed: of the other clean prompts.
@@ -63,33 +83,130 @@ def prepare(
     Raises:
         InputError: a pair or a space that the search cannot use.
     """
-    asked_words(pair)
-    tokens = encode_pair(pair, tokenizer, prepend_bos=prepend_bos, n_ctx=None, n_vocab=None)
-    if tokens.clean.shape != tokens.corrupted.shape:
-        raise InputError(
-            f"prompts.corrupted: got {tokens.corrupted.shape[1] - tokens.n_leading} tokens, prompts.clean has "
-            f"{tokens.clean.shape[1] - tokens.n_leading} (without the token before every prompt); a search needs "
-            "prompts of one length. Reword one of them."
-        )
+    options = {"prepend_bos": prepend_bos}
     if not isinstance(space, SpaceConfig):
         slots = {name: tuple(words) for name, words in (SLOTS if space is None else space).items()}
         space = validate_settings(SpaceConfig, {"slots": slots})
-    options = {"prepend_bos": prepend_bos}
-    if space.kind == "slots":
-        made = template_space(space.template, space.slots, pair, tokenizer, max_edits=space.max_edits, **options)
+    in_slots, n = space.kind == "slots", clean_n + (heldout_n if heldout is None else 0)
+    alike: Alike | None = None
+    if isinstance(pair, PromptPair):
+        check_pair(pair, tokenizer, **options)
+    else:
+        alike = select_alike(pair, tokenizer, seed=seed, template=space.template, in_slots=in_slots, **options)
+        _check_number(alike, n, heldout is None)
+        pair = alike.pairs[0]
+    if in_slots:
+        template, lists = _lists(space, alike, tokenizer)
+        made = template_space(template, lists, pair, tokenizer, max_edits=space.max_edits, **options)
         bind = bind_template
     elif space.kind == "substitute":
-        made = substitution_space(pair, space.positions, space.vocabulary, space.max_edits, tokenizer, **options)
+        beside = () if alike is None else alike.pairs
+        made = substitution_space(
+            pair, space.positions, space.vocabulary, space.max_edits, tokenizer, beside=beside, **options
+        )
         bind = bind_substitution
     else:
         made = prompt_list_space(pair, _read_prompts(space), tokenizer, **options)
         bind = bind_prompt_list
-    template = made.template or find_template(pair.clean)
-    n = clean_n + heldout_n
-    pairs = generate_clean_prompts(pair, template, n if n == 1 else 2 * n, seed, tokenizer, at_least=n)
     bind_pairs = partial(_bind, bind, made, tokenizer, prepend_bos=prepend_bos, device=device)
-    bind_pairs(pairs)  # a rule whose word does not fit is refused now
-    return Prepared(made, tuple(pairs), bind_pairs)
+    if alike is None:
+        further = _generate(space, made, pair, n, seed, tokenizer, **options)
+    elif space.answer is None:
+        neutral = None if alike.template in (None, *ioi.TEMPLATES) else unchanged_slots(alike)
+        further = _Further(alike, neutral=neutral)
+    else:
+        raise InputError(
+            f"search.space.answer: got {space.answer!r} beside several pairs, wanted one of the two: each pair has an "
+            "answer. Leave it out, or clean.file."
+        )
+    bind_pairs(further.alike.pairs)  # a rule whose word does not fit is refused now
+    kept_out, ordinary = (
+        None if pairs is None else select_like(further.alike, pairs, tokenizer, seed=seed, **options).pairs
+        for pairs in (heldout, reference)
+    )
+    _check_kept_out(further.alike, kept_out, heldout_n)
+    return Prepared(
+        space=replace(made, left_out={**made.left_out, **further.alike.left_out}),
+        pairs=further.alike.pairs,
+        bind=bind_pairs,
+        is_single=alike is None,
+        heldout=kept_out,
+        ordinary=further.ordinary if ordinary is None else ordinary,
+        swapped=further.swapped,
+        neutral=further.neutral,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Further:
+    """The pair and others of its kind, and what is known of them; see `Prepared`."""
+
+    alike: Alike
+    swapped: str = ""
+    neutral: tuple[str, ...] | None = None
+    ordinary: tuple[PromptPair, ...] | None = None
+
+
+def _generate(
+    space: SpaceConfig, made: Space, pair: PromptPair, n: int, seed: int, tokenizer: Any, *, prepend_bos: bool
+) -> _Further:
+    """The pair and up to twice as many others of its template as are wanted, at least as many."""
+    n_made = n if n == 1 else 2 * n
+    if space.answer is None:
+        template = made.template or find_template(pair.clean)
+        pairs = generate_clean_prompts(pair, template, n_made, seed, tokenizer, at_least=n)
+        return _Further(Alike(tuple(pairs), made.template, {}), "who acts is swapped")
+    assert made.template is not None
+    listed = listed_template(
+        pair, made.template, space.slots, space.answer, space.distractor, tokenizer, prepend_bos=prepend_bos
+    )
+    pairs = listed.generate(n_made, seed, at_least=n)
+    return _Further(
+        Alike(tuple(pairs), made.template, {}),
+        "other words stand where the pair's own two prompts differ",
+        listed.unchanged,
+        tuple(listed.generate(MOST_ORDINARY, seed + 1, at_least=0)),
+    )
+
+
+def _lists(space: SpaceConfig, alike: Alike | None, tokenizer: Any) -> tuple[str | None, Mapping[str, Sequence[str]]]:
+    """The template and its lists; of pairs with a template that is none of igap's the words that they have are lists.
+
+    A list of the config, other than the default one of that name, goes before.
+    """
+    if alike is None or alike.template is None or alike.template in ioi.TEMPLATES:
+        return space.template, space.slots
+    own = {name: words for name, words in space.slots.items() if list(words) != list(SLOTS.get(name, ()))}
+    return alike.template, {**list_words(alike, tokenizer), **own}
+
+
+def _check_number(alike: Alike, n: int, with_heldout: bool) -> None:
+    """Raises InputError where there are fewer pairs than clean prompts wanted."""
+    if len(alike.pairs) < n:
+        out = ", ".join(f"{many} {why}" for why, many in alike.left_out.items() if many)
+        raise InputError(
+            f"clean.n: got {n} clean prompts{' (heldout.n counted)' * with_heldout}, but the given pairs have "
+            f"{len(alike.pairs)} of one template and length{f', beside {out}' if out else ''}. Use a smaller clean.n"
+            f"{' or heldout.n, ' * with_heldout}{'' if with_heldout else ', '}or add pairs."
+        )
+
+
+def _check_kept_out(alike: Alike, kept_out: Sequence[PromptPair] | None, n: int) -> None:
+    """Raises InputError on held-out pairs that are too few, or whose clean prompt the search may see."""
+    if kept_out is None:
+        return
+    seen = {pair.clean: pair for pair in alike.pairs}
+    for pair in kept_out:
+        if pair.clean in seen:
+            raise InputError(
+                f"{pair.place}clean: got {pair.clean!r}, which {seen[pair.clean].place.removesuffix(': ')} has as "
+                "well, wanted held-out prompts that are no clean prompts of the search. Take it out of one."
+            )
+    if len(kept_out) < n:
+        raise InputError(
+            f"heldout.n: got {n}, but of the held-out pairs only {len(kept_out)} have the clean prompts' template and "
+            "length. Use a smaller number, or add pairs."
+        )
 
 
 def _bind(

@@ -29,13 +29,18 @@ def substitution_space(
     tokenizer: Any,
     *,
     prepend_bos: bool,
+    beside: Sequence[PromptPair] = (),
 ) -> Space:
     """The space of other words at these token positions (BOS counted; None: every whole word), a slot each.
 
+    A position counts as a whole word where it is one in the pair and in all `beside` it.
     `vocabulary` holds words, names of lists, or `WORDS`. Raises InputError on positions that are no whole words, on
     words that are not one token, and on a space with fewer than two candidates.
     """
-    spans = _find_whole_words(pair, tokenizer, prepend_bos=prepend_bos)
+    spans = dict(_find_whole_words(pair, tokenizer, prepend_bos=prepend_bos))
+    for other in beside:
+        also = _find_whole_words(other, tokenizer, prepend_bos=prepend_bos)
+        spans = {position: span for position, span in spans.items() if position in also}
     chosen = sorted(spans) if positions is None else list(positions)
     wrong = [position for position in chosen if position not in spans]
     if wrong or len(set(chosen)) < len(chosen):

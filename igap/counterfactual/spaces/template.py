@@ -54,6 +54,15 @@ that it does not have; the K-th animal."""
 _OPERATOR = re.compile(r"=(keep|S|IO|N1|N2|(?P<pool>fresh|animal)\[(?P<index>\d+)\])")
 
 
+_BESIDE = re.compile(r";\s*([A-Za-z]\w*)=([^;]*)")
+
+
+def split_entry(entry: str) -> tuple[str, dict[str, str]]:
+    """The word of a list's entry, and what goes with it by name: "Paris; country=France"."""
+    word, *rest = re.split(r"(?=;\s*[A-Za-z]\w*=)", entry, maxsplit=1)
+    return word, {name: text.strip() for name, text in _BESIDE.findall("".join(rest))}
+
+
 def find_template(text: str) -> str | None:
     """The generator's template that this prompt follows; None if it follows none."""
     return next((template for template in ioi.TEMPLATES if match_slots(template, text) is not None), None)
@@ -173,7 +182,8 @@ def generate_clean_prompts(
     if template not in ioi.TEMPLATES:
         raise InputError(
             f"clean.n: got {n} clean prompts (heldout.n counted) with a prompt of your own, whose others igap cannot "
-            "make. Use clean.n=1 heldout.n=0, or a prompt that follows one of igap's IOI templates."
+            "make. Use clean.n=1 heldout.n=0, clean.file with a file of pairs, or search.space.answer, which says what "
+            "the answer is in other words of the template."
         )
     fills = match_slots(template, pair.clean)
     assert fills is not None, "template_space or find_template has seen to it"
@@ -245,7 +255,7 @@ def _options(
     options: dict[str, None] = {}
     misfits: list[str] = []
     n_out = 0
-    for entry in offered:
+    for entry in (split_entry(each)[0] for each in offered):
         if _OPERATOR.fullmatch(entry):
             options[entry] = None
         elif entry.startswith("="):

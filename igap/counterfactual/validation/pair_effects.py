@@ -15,9 +15,11 @@ from igap.attribution.maps import Advance, AttributionMap, scores_exist
 from igap.attribution.over_pairs import attribute_pairs
 from igap.components import component_name
 from igap.counterfactual.objective.patch import find_positions
+from igap.counterfactual.objective.typicality import MIN_PROMPTS
 from igap.counterfactual.session import SearchSession
 from igap.counterfactual.target import Target
 from igap.counterfactual.validation.results import Deletion, HeadEffect, PairEffects
+from igap.engine.baselines import Baseline
 from igap.engine.batching import budget_bytes
 from igap.engine.component_sets import ComponentSet
 from igap.engine.contrast import Contrast
@@ -43,7 +45,7 @@ def open_at_target(
 
 
 def _patch_target(
-    opened: OpenPairs, target: Target, baseline: BaselineKind = "corrupted"
+    opened: OpenPairs, target: Target, baseline: BaselineKind | Baseline = "corrupted"
 ) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"], Float[Tensor, " pair"]]:
     """AP effect, gap, and the least gap that gives a score, of each pair, in F's unit, from its texts as in any run."""
     effects, gaps, least = torch.zeros(3, len(opened.pairs))
@@ -108,10 +110,18 @@ def head_effects(
     )
 
 
-def delete(opened: OpenPairs, target: Target, best: float) -> Deletion | Missing:
-    """Replace the activation by its mean over other prompts. `best` is the best pairs' effect, in F's unit."""
+def delete(
+    opened: OpenPairs, target: Target, best: float, ordinary: Sequence[PromptPair] | None = None
+) -> Deletion | Missing:
+    """Replace the activation by its mean over ordinary prompts (None: generated ones of the clean prompts' length).
+
+    `best` is the best pairs' effect, in F's unit.
+    """
+    if ordinary is not None and len(ordinary) < MIN_PROMPTS:
+        return Missing(f"there are {len(ordinary)} ordinary prompts, fewer than {MIN_PROMPTS}")
+    mean = Baseline("mean", prompts=tuple(pair.clean for pair in ordinary or ()))
     try:
-        deletion = _patch_target(opened, target, "mean")[0].mean().item()
+        deletion = _patch_target(opened, target, mean)[0].mean().item()
     except InputError as error:  # a tokenizer that does not know the reference prompts' words
         return Missing(str(error))
     return Deletion(deletion, injected=best - deletion)

@@ -47,6 +47,8 @@ class ReferenceValues:
     """Over all clean prompts; F's unit."""
     own: float
     """The pair of the config alone; F's unit."""
+    swapped: str = ""
+    """How the pairs that igap made differ in their two prompts; empty: all pairs were given."""
 
 
 @dataclass(frozen=True)

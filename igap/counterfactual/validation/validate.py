@@ -101,12 +101,12 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial], *, heldou
         best_effects, best_grid = measure_pairs(opened, target)
         best_curve = trace(opened, target)
         # Where the best prompts differ, as what they write in; other spans are the same positions in all prompts.
-        deletion = delete(opened, target, best_effects.ap) if target.span == "diff" else None
+        deletion = delete(opened, target, best_effects.ap, session.ordinary) if target.span == "diff" else None
     with open_at_target(session, session.bound.pairs, target) as opened:
         reference_effects, reference_grid = measure_pairs(opened, target)
         reference_curve = trace(opened, target)
         if deletion is None:
-            deletion = delete(opened, target, best_effects.ap)
+            deletion = delete(opened, target, best_effects.ap, session.ordinary)
     heldout_grid = None
     if heldout_heads and session.heldout is not None and (unseen := _best_pairs(session.heldout.unshare(), best)):
         with open_at_target(session, unseen, target) as opened:
@@ -123,7 +123,7 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial], *, heldou
             source=winner.proposal.source,
             edits=len(bound.changed_slots(best)),
         ),
-        reference=ReferenceValues(reference_value, (own * signs(own, objective.sign))[0, 0].item()),
+        reference=ReferenceValues(reference_value, (own * signs(own, objective.sign))[0, 0].item(), session.swapped),
         random=_compare_with_random(trials),
         neutral=_evaluate_neutral_edits(session, objective),
         plausibility=_judge_plausibility(session, bound, best, target),
@@ -196,12 +196,27 @@ def _direction_of_best(trials: Sequence[EvaluatedTrial]) -> Sign:
 
 
 def _evaluate_neutral_edits(session: SearchSession, objective: Objective) -> NeutralEdits | Missing:
-    """Draw edits that change no name, another place, verb or object, and take the 95th percentile of their |value|."""
+    """Draw edits that change nothing that matters, and take the 95th percentile of their |value|.
+
+    Another place, verb or object; in a template that is none of igap's, slots in which the pairs' two prompts agree.
+    """
     template, tokenizer = session.space.template, session.model.tokenizer
-    names = [] if template is None else [slot for slot in slot_names(template) if slot in _NEUTRAL_SLOTS]
-    if template is None or not names:
+    if template is None:
         return Missing("no template with a place, a verb or an object")
-    lists = {name: [KEEP, _NEUTRAL_SLOTS[name]] if name in names else [KEEP] for name in slot_names(template)}
+    words: dict[str, list[str]] = {
+        name: [_NEUTRAL_SLOTS[name]] for name in slot_names(template) if name in _NEUTRAL_SLOTS
+    }
+    if session.neutral is not None:
+        offered = {slot.name: [word for word in slot.options if word[0] != "="] for slot in session.space.slots}
+        words = {name: offered[name] for name in session.neutral if offered.get(name)}
+    if not words:
+        known = (
+            "a place, a verb or an object"
+            if session.neutral is None
+            else "a slot with words that the pairs leave alone"
+        )
+        return Missing(f"no template with {known}")
+    lists = {name: [KEEP, *words.get(name, ())] for name in slot_names(template)}
     pairs, prepend_bos = session.bound.pairs, bool(session.model.cfg.default_prepend_bos)
     try:
         space = template_space(template, lists, pairs[0], tokenizer, prepend_bos=prepend_bos)
