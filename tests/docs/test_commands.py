@@ -35,6 +35,10 @@ NOT_RUN = {
     "tracking=auto": "looks for a server",
     "experiment=notebook": "half a minute; tests/replication runs it on a smaller model",
     "search_9_6": "needs GPT-2 small",
+    **dict.fromkeys(
+        ("greater_than", "gendered_pronoun", "subject_verb", "capital_country"),
+        "needs SmolLM2; tests/counterfactual/test_any_task.py plans them, and does the like on a small model",
+    ),
     "head_scan": "32 searches; tests/counterfactual/test_search_command.py has a smaller scan",
     "search_mini": "test_outputs.py beside this one reads what it prints",
     "sweep=first": "a tutorial, whose commands test_outputs.py gives in their order",

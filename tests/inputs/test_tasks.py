@@ -5,13 +5,14 @@ import pytest
 from igap import PromptPair
 from igap.cli import main
 from igap.cli.compose import compose_one
+from igap.counterfactual.spaces.template import match_slots
 from igap.inputs.files import read_pairs, task_names
 from igap.inputs.labelled_prompts import read_prompts
 
-NAMES = ["capital-country", "gendered-pronoun", "greater-than", "subject-verb"]
+NAMES = ["capital-country", "gendered-pronoun", "greater-than", "greater-than-digits", "subject-verb"]
 
 
-def test_there_are_four():
+def test_there_are_five():
     assert task_names() == NAMES
 
 
@@ -21,18 +22,27 @@ def test_a_task_is_some_dozens_of_different_pairs_of_equal_numbers_of_words(name
     assert 24 <= len(rows) <= 36
     assert len({tuple(row.values()) for row in rows}) == len(rows)
     for row in rows:
+        template = row.pop("template", None)
         PromptPair(**row)
+        assert template is None or match_slots(template, row["clean"]) is not None
         clean, corrupted = row["clean"].split(), row["corrupted"].split()
         assert len(clean) == len(corrupted)
         assert sum(one != other for one, other in zip(clean, corrupted, strict=True)) == 1
         assert not row["clean"][-1].isspace()
-        glued = name == "greater-than"
+        glued = name.startswith("greater-than")
         assert row["answer"][0].isspace() == row["distractor"][0].isspace() == (not glued)
 
 
 def test_in_greater_than_the_answer_is_possible_and_the_distractor_is_so_after_the_corrupted_prompt_only():
     for row in read_pairs("greater-than").values():
         start, other = (int(row[name].split(" to the year")[0][-2:]) for name in ("clean", "corrupted"))
+        assert other < int(row["distractor"]) < start < int(row["answer"])
+        assert row["clean"][-2:] == row["clean"].split("year ")[1][:2]
+
+
+def test_the_same_holds_for_decades():
+    for row in read_pairs("greater-than-digits").values():
+        start, other = (int(row[name].split(" to the year")[0][-2]) for name in ("clean", "corrupted"))
         assert other < int(row["distractor"]) < start < int(row["answer"])
         assert row["clean"][-2:] == row["clean"].split("year ")[1][:2]
 

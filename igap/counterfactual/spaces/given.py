@@ -8,7 +8,7 @@ from typing import Any
 
 from igap.counterfactual.spaces.base import KEEP, asked_words
 from igap.counterfactual.spaces.positions import encode, find_slots, split_prompt
-from igap.counterfactual.spaces.template import find_template, match_slots, slot_names
+from igap.counterfactual.spaces.template import OTHER, find_template, match_slots, slot_names
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, encode_pair
 from igap.inputs.tokenizing import continuation
@@ -91,16 +91,18 @@ def check_pair(pair: PromptPair, tokenizer: Any, *, prepend_bos: bool) -> None:
 
 
 def list_words(alike: Alike, tokenizer: Any) -> dict[str, tuple[str, ...]]:
-    """For each slot of the template KEEP and the words that the pairs have there, in clean and corrupted prompts.
+    """For each slot of the template two rules, and the words that the pairs have there, in clean and corrupted prompts.
 
-    Words of another number of tokens than the first pair's are not among them.
+    The rules are KEEP and, where every corrupted prompt follows the template, OTHER. Words of another number of tokens
+    than the first pair's are not among them.
     """
     assert alike.template is not None
     texts = [text for pair in alike.pairs for text in (pair.clean, pair.corrupted)]
     every = [fills for fills in (match_slots(alike.template, text) for text in texts) if fills is not None]
     places = find_slots(alike.template, every[0], tokenizer, 0)
+    rules = (KEEP, OTHER) if len(every) == len(texts) else (KEEP,)
     return {
-        slot: (KEEP, *(word for word in words if all(place.fits(tokenizer, word) for place in places[slot])))
+        slot: (*rules, *(word for word in words if all(place.fits(tokenizer, word) for place in places[slot])))
         for slot, words in ((slot, dict.fromkeys(fills[slot] for fills in every)) for slot in places)
     }
 

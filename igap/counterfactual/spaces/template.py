@@ -47,11 +47,14 @@ SLOTS: Mapping[str, Sequence[str]] = {
 }
 """The default space, that of `conf/search/space/slots.yaml`: words and rules for the notebook's template."""
 
-OPERATORS = (KEEP, "=S", "=IO", "=N1", "=N2", "=fresh[K]", "=animal[K]")
-"""What the slot has in the clean prompt; its subject, its indirect object; its first and second name; the K-th name
-that it does not have; the K-th animal."""
+OTHER = "=other"
+"""The option that takes the word of the corrupted prompt of the clean prompt's own pair."""
 
-_OPERATOR = re.compile(r"=(keep|S|IO|N1|N2|(?P<pool>fresh|animal)\[(?P<index>\d+)\])")
+OPERATORS = (KEEP, OTHER, "=S", "=IO", "=N1", "=N2", "=fresh[K]", "=animal[K]")
+"""What the slot has in the clean prompt, in its pair's corrupted prompt; the clean prompt's subject, indirect object,
+first and second name; the K-th name that it does not have; the K-th animal."""
+
+_OPERATOR = re.compile(r"=(keep|other|S|IO|N1|N2|(?P<pool>fresh|animal)\[(?P<index>\d+)\])")
 
 
 _BESIDE = re.compile(r";\s*([A-Za-z]\w*)=([^;]*)")
@@ -147,7 +150,7 @@ def bind_template(
     for slot in space.slots:
         places = places_of[slot.name]
         words = [
-            [_word(option, slot.name, fills, pair, pools) for option in slot.options]
+            [_word(option, slot.name, template, fills, pair, pools) for option in slot.options]
             for fills, pair in zip(every, pairs, strict=True)
         ]
         ids = {text: [place.ids(tokenizer, text) for place in places] for text in set(itertools.chain(*words))}
@@ -165,7 +168,9 @@ def bind_template(
     def write(pair: PromptPair, candidate: Candidate) -> str:
         fills = match_slots(template, pair.clean) or {}
         named = zip(space.slots, space.words(candidate), strict=True)
-        return template.format(**fills | {s.name: _word(option, s.name, fills, pair, pools) for s, option in named})
+        return template.format(
+            **fills | {s.name: _word(option, s.name, template, fills, pair, pools) for s, option in named}
+        )
 
     return bind_space(space, pairs, torch.tensor(rows, device=device), tables, write)
 
@@ -292,7 +297,12 @@ def _describe_misfit(tokenizer: Any, place: SlotPosition, word: str) -> str:
 
 
 def _word(
-    option: str, slot: str, fills: Mapping[str, str], pair: PromptPair, pools: Mapping[str, Sequence[str]]
+    option: str,
+    slot: str,
+    template: str,
+    fills: Mapping[str, str],
+    pair: PromptPair,
+    pools: Mapping[str, Sequence[str]],
 ) -> str:
     """The text that an option puts into a slot of this clean prompt."""
     operator = _OPERATOR.fullmatch(option)
@@ -311,6 +321,14 @@ def _word(
                 f"search.space.slots.{slot}: got {option}, but the template has no slot {{{role}}}. Take it out."
             )
         return fills[role]
+    if option == OTHER:
+        beside = match_slots(template, pair.corrupted)
+        if beside is None:
+            raise InputError(
+                f"search.space.slots.{slot}: got {option}, but {pair.place}corrupted ({pair.corrupted!r}) does not "
+                "follow the template. Take it out."
+            )
+        return beside[slot]
     answer, distractor = asked_words(pair)
     return {"keep": fills[slot], "S": fills.get("subject", distractor), "IO": answer}[operator[1]]
 

@@ -86,9 +86,16 @@ COLUMN = [
 def test_a_column_template_gives_slots_with_the_words_that_the_pairs_have_there(subword):
     prepared = of(COLUMN, subword, clean_n=2, heldout_n=2, prepend_bos=False)
     slots = {slot.name: set(slot.options) for slot in prepared.space.slots}
-    assert slots == {"who": {"=keep", "John", "Tom"}, "whom": {"=keep", "Mary", "Anna", "Tom"}}
+    assert slots == {"who": {"=keep", "=other", "John", "Tom"}, "whom": {"=keep", "=other", "Mary", "Anna", "Tom"}}
     assert prepared.space.template == TEMPLATE
     assert prepared.neutral == ("whom",), "the corrupted prompts have another name at who alone"
+    bound = prepared.bind(prepared.pairs)
+    by_hand = tuple(slot.options.index("=other") for slot in prepared.space.slots)
+    assert bound.texts(by_hand) == [pair.corrupted for pair in prepared.pairs]
+    assert [subword.decode(row) for row in bound.tokens([by_hand])[:, 0]] == bound.texts(by_hand)
+    strange = [replace(COLUMN[0], corrupted="John met Mary. Tom"), *COLUMN[1:]]
+    slots = of(strange, subword, clean_n=2, heldout_n=2, prepend_bos=False).space.slots
+    assert not any("=other" in slot.options for slot in slots), "one of them does not follow the template"
     named = of(COLUMN, subword, {"template": "{who} met {rest} {who}"}, clean_n=1, heldout_n=0, prepend_bos=False)
     assert [slot.name for slot in named.space.slots] == ["who", "rest"]
     own = of(COLUMN, subword, {"slots": {"whom": ("Mary", "Anna")}}, clean_n=2, heldout_n=2, prepend_bos=False)
