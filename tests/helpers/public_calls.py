@@ -70,6 +70,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "sign": "abs",
         "aggregate": "mean", "penalty": 1.0, "estimator": "atp", "constraints": Constraints(min_clean=None), "until": 4,
         "sampler": "random", "batch": 4, "control": 1, "clean_n": 1, "heldout_n": 0, "seed": 0, "storage": None,
+        "heldout": None, "reference": None,
         "name": "study", "identity": {"weights": "these"}, "remember": scratch / "numbers.sqlite", "memory_gib": 1.0,
         "on_progress": None,
     }  # fmt: skip
@@ -346,11 +347,15 @@ TAKES: Mapping[str, set[str]] = {
     **{key: {"None", "numpy True", "tensor", *_NUMBERS} for key in _LIMITS},
     "max_percentile": {"None", "numpy True", "tensor", "0", *_COUNTS, "1.5", "numpy 1.5"},
     "template": {"None", "zero character", *_TEXTS},
-    "slots": {"mapping", "mapping of numbers"},  # the second holds two mistakes, which get a line each
+    **{f"SpaceConfig {key}": {"None", "zero character", *_TEXTS} for key in ("answer", "distractor")},
+    # The second holds two mistakes, which get a line each; slots without lists are refused where a prompt has them.
+    "slots": {"mapping", "mapping of numbers", "empty mapping"},
     "positions": {"None", "list of numbers"},
     "vocabulary": {"list of texts", "tuple of texts"},
     "max_edits": {"None", "5"},
     "prompts": {"empty list", "list of texts", "tuple of texts"},
+    "Baseline prompts": {"empty list", "list of texts", "tuple of texts", "array of texts"},
+    **{key: {"None"} for key in ("heldout", "reference")},
     "file": {"None", "text"},
     "further": {"empty mapping"},
     "AttributionMap baseline": {"None"},

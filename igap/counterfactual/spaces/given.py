@@ -67,8 +67,15 @@ def select_alike(
     return _in_order(same, len(pairs), templates[shapes.index(chosen)], seed)
 
 
-def select_like(alike: Alike, pairs: Sequence[PromptPair], tokenizer: Any, *, seed: int, prepend_bos: bool) -> Alike:
-    """Select those of other pairs that have the shape of these. Raises InputError on one that a search cannot use."""
+def select_like(
+    alike: Alike, pairs: Sequence[PromptPair], tokenizer: Any, *, item: str, seed: int, prepend_bos: bool
+) -> Alike:
+    """Select those of other pairs, which the argument `item` gives, that have the shape of these.
+
+    Raises InputError on no pair, and on one that a search cannot use.
+    """
+    if not pairs:
+        raise InputError(f"{item}: got no pair, wanted at least one. Leave it out.")
     for pair in pairs:
         check_pair(pair, tokenizer, prepend_bos=prepend_bos)
     wanted, *shapes = (

@@ -121,8 +121,8 @@ def prepare(
         )
     bind_pairs(further.alike.pairs)  # a rule whose word does not fit is refused now
     kept_out, ordinary = (
-        None if pairs is None else select_like(further.alike, pairs, tokenizer, seed=seed, **options).pairs
-        for pairs in (heldout, reference)
+        None if pairs is None else select_like(further.alike, pairs, tokenizer, item=item, seed=seed, **options).pairs
+        for item, pairs in (("heldout", heldout), ("reference", reference))
     )
     _check_kept_out(further.alike, kept_out, heldout_n)
     return Prepared(

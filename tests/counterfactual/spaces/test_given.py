@@ -205,6 +205,9 @@ def test_other_clean_prompts_fill_the_slots_and_the_answer_follows(subword):
     assert prepared.pairs[0] is WAVED
     assert prepared.neutral == ("whom",)
     assert {pair.texts for pair in prepared.ordinary} == every
+    met = replace(WAVED, answer=" Mary", distractor=" Tom")
+    told = of(met, subword, {**LISTED, "answer": "{whom}", "distractor": "{who}"}, clean_n=2, prepend_bos=False)
+    assert told.neutral == (), "the prompts agree on whom, but the answer is told from it"
     assert [slot.options[:3] for slot in prepared.space.slots] == [
         ("=keep", "John", "Tom"),
         ("=keep", "=fresh[0]", "John"),
@@ -218,6 +221,11 @@ def test_a_word_in_two_slots_is_replaced_as_one(words):
     space = {"template": template, "slots": slots, "answer": "{first}", "distractor": "{second}"}
     prepared = of(ABBA, words, space, clean_n=6, heldout_n=6)
     assert {pair.texts for pair in prepared.pairs} == {pair.texts for pair in PAIRS}, "all twelve pairs of four names"
+    both = {**space, "slots": {**slots, "subject": ("John", "Mary")}}
+    assert [pair.clean for pair in of(ABBA, words, both, clean_n=1, heldout_n=1).pairs] == [
+        ABBA.clean,
+        ABBA.clean.replace("John", "_").replace("Mary", "John").replace("_", "Mary"),
+    ], "a word of two lists is of both"
     known = [name for name in NAMES if words.unk_token_id not in words(name)["input_ids"]]
     assert len(known) == 4
 
