@@ -205,9 +205,11 @@ def test_other_clean_prompts_fill_the_slots_and_the_answer_follows(subword):
     assert prepared.pairs[0] is WAVED
     assert prepared.neutral == ("whom",)
     assert {pair.texts for pair in prepared.ordinary} == every
-    met = replace(WAVED, answer=" Mary", distractor=" Tom")
-    told = of(met, subword, {**LISTED, "answer": "{whom}", "distractor": "{who}"}, clean_n=2, prepend_bos=False)
-    assert told.neutral == (), "the prompts agree on whom, but the answer is told from it"
+    told = of(
+        replace(WAVED, answer=" Mary"), subword, {**LISTED, "answer": "{whom}", "distractor": "left"}, clean_n=2,
+        prepend_bos=False,
+    )  # fmt: skip
+    assert told.neutral == (), "the answer is told from whom; the two prompts differ in who"
     assert [slot.options[:3] for slot in prepared.space.slots] == [
         ("=keep", "John", "Tom"),
         ("=keep", "=fresh[0]", "John"),
