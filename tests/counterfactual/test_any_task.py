@@ -81,7 +81,7 @@ def test_the_preset_greater_than_has_the_slots_of_its_file():
     prepared = prepare(given.pair, tokenizer, space=config.search.space, clean_n=config.clean.n, heldout_n=6)
     slots = {slot.name: slot.options for slot in prepared.space.slots}
     assert list(slots) == ["event", "century", "decade", "year"]
-    assert set(slots["decade"]) == {"=keep", *"1234567"}
+    assert set(slots["decade"]) == {"=keep", "=other", *"1234567"}
     assert prepared.neutral == ("event", "century", "year")
     assert len(prepared.pairs) - config.clean.n - config.heldout.n == 20, "enough for a percentile"
 
