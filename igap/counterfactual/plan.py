@@ -1,5 +1,6 @@
 """What a command's searches will be: each config with one component, checked before the weights load."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.objective.patch import check_reach, resolve
 from igap.counterfactual.spaces.prepare import Prepared, prepare
 from igap.counterfactual.target import Target, locate_target
+from igap.counterfactual.trials.chunks import check_exhaustible
 from igap.engine.batching import most_processes
 from igap.engine.user_metrics import metric_of
 from igap.errors import InputError
@@ -62,6 +64,8 @@ def plan_studies(searches: Sequence[SearchConfig]) -> tuple[list[PlannedStudy], 
             if prompts not in spaces:
                 spaces[prompts] = _prepare(config, header)
             _check_span(target, spaces[prompts], header)
+            if config.search.sampler == "brute":
+                check_exhaustible(spaces[prompts].space.size, config.search.until, len(config.objective))
             study = PlannedStudy(config, folder, checkpoint, spaces[prompts].space.size)
             asked = config.search.model_dump(exclude={"worker"})
             known = studies.setdefault(folder, study)
@@ -90,7 +94,11 @@ def plan_studies(searches: Sequence[SearchConfig]) -> tuple[list[PlannedStudy], 
 def describe(study: PlannedStudy) -> str:
     """Describe a study in one line, before it runs."""
     config = study.config
-    rest = "brute force" if study.size <= config.search.until else config.search.sampler
+    rest = config.search.sampler
+    if study.size <= config.search.until:
+        rest = "brute force"
+    elif rest == "brute":
+        rest = f"brute, the best of {math.ceil(study.size / config.search.until):,} candidates each"
     metric = "" if config.metric.is_default else f" on {config.metric.name}"
     return (
         f"{config.head}: {' and '.join(config.objective)}{metric}, {study.size:.4g} candidates, "

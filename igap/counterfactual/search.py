@@ -24,6 +24,7 @@ from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.samplers.registry import SamplerNames
 from igap.counterfactual.session import OnProgress, SearchSession
 from igap.counterfactual.spaces.base import Space
+from igap.counterfactual.trials.chunks import is_complete
 from igap.counterfactual.trials.storages import open_storage
 from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation.results import Validation
@@ -79,6 +80,19 @@ class SearchResult:
         return self.validation.pairs[0]
 
     @property
+    def n_tried(self) -> int:
+        """Candidates tried: one a trial, or those of the chunks that a space was tried in as a whole."""
+        chunks = [trial.chunk for trial in self.trials if trial.chunk]
+        return sum(chunk.n_tried for chunk in chunks) if chunks else len(self.trials)
+
+    @property
+    def is_exact(self) -> bool:
+        """True if every candidate of the space was tried, so that no other is better than the best."""
+        if is_complete(trial.chunk for trial in self.trials if trial.chunk):
+            return True
+        return len({trial.proposal.candidate for trial in self.trials}) == self.space.size
+
+    @property
     def best_value(self) -> float:
         """The first term's value of the best candidate: F's unit."""
         return self.validation.best.value
@@ -102,6 +116,9 @@ class SearchResult:
             row |= dict(zip(names, self.space.words(trial.proposal.candidate), strict=True))
             row |= {f"effect/{i}": effect for i, effect in enumerate(trial.effects)}
             row |= {f"violation/{name}": by for name, by in trial.violations.items()}
+            if trial.chunk:
+                n_tried, n_failed, n_out = trial.chunk.as_list()[2:]
+                row |= {"chunk/tried": n_tried, "chunk/failed": n_failed, "chunk/out_of_bounds": n_out}
             rows.append({**row, "reason": trial.reason})
         return pd.DataFrame(rows)
 

@@ -14,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.counterfactual.clean_prompts import choose_prompts
 from igap.counterfactual.config import Constraints, SpaceConfig
+from igap.counterfactual.evaluation import EvaluatedBatch, evaluate_chunk
 from igap.counterfactual.history import Floats, History, Proposal
 from igap.counterfactual.objective.cache import CachedEvaluator
 from igap.counterfactual.objective.evaluator import Evaluator
@@ -26,6 +27,7 @@ from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.counterfactual.spaces.prepare import MOST_ORDINARY, prepare
 from igap.counterfactual.spaces.template import find_template, generate_clean_prompts
 from igap.counterfactual.target import Target, locate_target
+from igap.counterfactual.trials.chunks import check_exhaustible, is_complete, next_chunk
 from igap.counterfactual.trials.study import EvaluatedTrial, TrialStore
 from igap.engine.metrics import Custom
 from igap.errors import InputError
@@ -178,13 +180,23 @@ class SearchSession:
             worker: each worker of a study draws random numbers of its own.
             on_progress: called before every batch.
 
-        A space that is not larger than `until` is tried as a whole, by the sampler "brute".
+        A space that is not larger than `until` is tried as a whole, by the sampler "brute"; a larger one only where
+        that is asked for, and then a trial is the best of many candidates.
+
+        Raises:
+            InputError: "brute" of a space that is too large for it.
         """
         n_terms = len(self.objective.terms)
         sampler = samplers_for(n_terms, gradient=self.objective.follows_gradient)[0] if sampler == "auto" else sampler
         if self.space.size <= until:
             sampler, control = "brute", 0
         self.sampler = sampler
+        if sampler == "brute" and self.space.size > until:
+            check_exhaustible(self.space.size, until, n_terms)
+            self._explore_chunks(until, worker, on_progress)
+            return
+        if is_complete(trial.chunk for trial in self.trials.all() if trial.chunk):
+            return
         propose = make_sampler(sampler, self.space, self.seed, n_terms)
         known: dict[tuple[Candidate, int], list[Floats]] = {}
         unconstrained = replace(self.objective, constraints=Constraints())
@@ -218,26 +230,38 @@ class SearchSession:
                 return
             self.trials.add(self._evaluate(proposals), until)
 
-    def _evaluate(self, proposals: Sequence[Proposal]) -> list[EvaluatedTrial]:
-        measurements = self.cached.measure(
-            self.bound.tokens([proposal.candidate for proposal in proposals]), self.objective
+    def _explore_chunks(self, until: int, worker: int, on_progress: OnProgress | None) -> None:
+        """Try the whole space, a trial for each of its chunks."""
+        since, n_tried = time.perf_counter(), 0
+        while True:
+            trials = self.trials.all()
+            chunks = [trial.chunk for trial in trials if trial.chunk]
+            if on_progress:
+                best = max((trial.value for trial in trials if trial.is_feasible), default=float("nan"))
+                rate = n_tried / max(time.perf_counter() - since, 1e-9)
+                on_progress(Progress(len(trials), until, best, rate))
+            chunk = next_chunk(self.space.size, chunks, until - len(trials), worker, [self.seed, worker, len(trials)])
+            if chunk is None:
+                return
+            self.trials.add([evaluate_chunk(self.space, self.evaluate, chunk)], until)
+            first, behind = chunk.ends(self.space.size)
+            n_tried += behind - first
+
+    def evaluate(self, candidates: Sequence[Candidate], *, remember: bool = False) -> EvaluatedBatch:
+        """The candidates' values and what they violate; with `remember` from the file of numbers, and into it."""
+        tokens = self.bound.tokens(candidates)
+        measurements = self.cached.measure(tokens, self.objective, remember=remember)
+        return EvaluatedBatch(
+            candidates,
+            self.objective.values(measurements),
+            self.objective.effects(measurements),
+            {name: np.asarray(each) for name, each in self.objective.violations(measurements).items()},
+            (tokens != self.bound.clean[:, None]).any(-1).any(0).cpu().numpy(),
         )
-        values, effects = self.objective.values(measurements), self.objective.effects(measurements)
-        violations = {name: each.tolist() for name, each in self.objective.violations(measurements).items()}
-        trials = []
-        for i, proposal in enumerate(proposals):
-            own = {name: each[i] for name, each in violations.items()}
-            finite = bool(np.isfinite([*values[i], *own.values()]).all())
-            trials.append(
-                EvaluatedTrial(
-                    proposal,
-                    tuple(map(float, values[i])) if finite else (float("nan"),) * values.shape[1],
-                    tuple(effects[i].tolist()),
-                    own if finite else {},
-                    "" if finite else "a number is not finite",
-                )
-            )
-        return trials
+
+    def _evaluate(self, proposals: Sequence[Proposal]) -> list[EvaluatedTrial]:
+        batch = self.evaluate([proposal.candidate for proposal in proposals], remember=True)
+        return [batch.trial(i, proposal) for i, proposal in enumerate(proposals)]
 
     def _bounds_of_ordinary(self) -> dict[str, str]:
         """What a bound of the percentile depends on beside the clean prompts: ordinary prompts that were given."""

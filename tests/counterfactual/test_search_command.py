@@ -168,6 +168,9 @@ BAD = [
     (["head=1.2", "search.sampler=epo"], "search.sampler: got 'epo' for one objective, wanted one of auto, hybrid, "),
     (["head=1.2", "objective=[ap,fluency]", "search.sampler=hybrid"],
      "search.sampler: got 'hybrid' for several objectives, wanted one of auto, epo, nsga2, tpe, random, brute."),
+    (["head=1.2", "search.sampler=brute"],
+     "search.sampler: got brute for 2.541e+11 candidates, wanted at most 1e+07: at 5,000 a second, the "
+     "pace of a small model, these take 588 days. Offer fewer words"),
     (["head=1.2", "search/space=prompts"],
      "search.space.prompts: got no prompt, wanted one of the two: search.space.file=FILE with one prompt a line"),
     (["head=1.2", "search/space=prompts", "search.space.file=no, such.txt"],

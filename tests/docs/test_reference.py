@@ -163,6 +163,8 @@ def test_every_name_of_a_search_stands_there_and_no_other(tmp_path, monkeypatch)
     few = [f"search.space.slots.{slot}=['=keep']" for slot in ("first", "place", "verb", "object")]
     asked = ["objective=error", "estimator=ig_zero", "search.space.slots.second=['=keep',Tom]", "full_run=false", *few]
     assert main(["search", "head=1.2", *asked, *budget, f"output={tmp_path}", "tracking=disabled"]) == 0
+    whole = ("search/space=relational", "search.space.slots.first=['=keep']", "search.sampler=brute", "full_run=false")
+    assert main(["search", "head=1.3@S2", *budget, *whole, f"output={tmp_path}", "tracking=disabled"]) == 0
     written = set()
     for summary in Path(tmp_path).rglob("search_summary.json"):
         check_columns(summary.parent)

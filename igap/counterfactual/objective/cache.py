@@ -11,6 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,23 @@ class CachedEvaluator:
         }
         self._inputs_hash = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).digest()
 
-    def numbers(self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number]) -> Numbers:
-        """The same numbers as the evaluator's, computed only where the file does not have them."""
-        return self._remember(tokens, names, self.evaluator.numbers, counted=bool(names))
+    def numbers(
+        self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number], *, remember: bool = True
+    ) -> Numbers:
+        """The same numbers as the evaluator's, computed only where the file does not have them.
+
+        Without `remember` the file is left alone: hashing and storing 10^6 candidates takes longer than computing them.
+        """
+        compute = self.evaluator.numbers if remember else partial(self.evaluator.numbers, merge=True)
+        return self._remember(tokens, names, compute, counted=bool(names), remember=remember)
 
     def errors(
-        self, tokens: Int[Tensor, "given candidate pos"], estimator: str, *, counted: bool = True
+        self,
+        tokens: Int[Tensor, "given candidate pos"],
+        estimator: str,
+        *,
+        counted: bool = True,
+        remember: bool = True,
     ) -> Float[Tensor, "candidate pair member"]:
         """What the estimator says of each member less its AP effect, in F's unit; see `signed_errors`.
 
@@ -79,17 +91,23 @@ class CachedEvaluator:
         def compute(tokens: Tensor, _: object) -> dict[str, Tensor]:
             return {name: signed_errors(self.evaluator.estimates(tokens, estimator), estimator).flatten(1)}
 
-        flat = self._remember(tokens, [name], compute, counted=counted, n=len(self.evaluator.target.members))[name]
+        n = len(self.evaluator.target.members)
+        flat = self._remember(tokens, [name], compute, counted=counted, n=n, remember=remember)[name]
         errors: Tensor = flat.unflatten(1, (len(self.evaluator.bound.pairs), -1))
         return errors
 
-    def measure(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Measurements:
+    def measure(
+        self, tokens: Int[Tensor, "given candidate pos"], objective: Objective, *, remember: bool = True
+    ) -> Measurements:
         """All that the objective needs: the evaluator's numbers, `edits`, and `percentile` where it is limited."""
         needs = objective.needs
-        measurements: dict[str, Tensor] = {str(name): each for name, each in self.numbers(tokens, needs).items()}
+        numbers = self.numbers(tokens, needs, remember=remember)
+        measurements: dict[str, Tensor] = {str(name): each for name, each in numbers.items()}
         measurements["edits"] = self.evaluator.bound.count_edits(tokens).cpu()
         if "error" in objective.terms:
-            measurements["errors"] = self.errors(tokens, objective.estimator, counted=not needs)
+            measurements["errors"] = self.errors(
+                tokens, objective.estimator, counted=not needs, remember=remember
+            )
         if objective.constraints.max_percentile is not None:
             assert self.distribution is not None, "a search with that bound makes it"
             measurements["percentile"] = self.distribution.percentile(self.evaluator, tokens)
@@ -107,9 +125,13 @@ class CachedEvaluator:
         compute: Callable[[Tensor, Sequence[Any]], Mapping[Any, Tensor]],
         *,
         counted: bool,
+        remember: bool,
         n: int = 1,
     ) -> dict[Any, Float[Tensor, "candidate number"]]:
         """These numbers, `n` a clean prompt, computed only where the file does not have them."""
+        if not remember:
+            self.n_computed += counted * tokens.shape[1]
+            return dict(compute(tokens, names))
         rows = tokens.expand(len(self.evaluator.bound.pairs), -1, -1).transpose(0, 1).contiguous().cpu()
         hashes = [hashlib.sha256(self._inputs_hash + row.numpy().tobytes()).digest() for row in rows]
         keys = {name: [name.encode() + b" " + each for each in hashes] for name in names}

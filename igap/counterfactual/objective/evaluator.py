@@ -148,11 +148,18 @@ class Evaluator:
             prefix, suffix = (n / cfg.n_layers * share for n in (deepest + 1, cfg.n_layers - earliest))
         self._prefix_cost, self._suffix_cost = prefix * bound.given, suffix * n_pairs
 
-    def numbers(self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number]) -> Numbers:
+    def numbers(
+        self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number], *, merge: bool = False
+    ) -> Numbers:
         """These numbers of corrupted prompts, on the CPU; equal to the clean prompts before `first`.
 
-        A prompt that comes twice is computed once.
+        A prompt that comes twice is computed once. With `merge` prompts that differ behind the last position that is
+        patched alone are one prompt, since the activation there is the same.
         """
+        if merge and set(names) <= {"ap", "curve"} and self.where is not None:
+            behind = int(self.where.any(0).nonzero()[-1]) + 1
+            tokens = tokens.clone()
+            tokens[:, :, behind:] = self.bound.clean[: len(tokens), None, behind:]
         own, where = torch.unique(tokens, dim=1, return_inverse=True)
         columns: dict[Number, Tensor] = {}
         for some, compute, rows in (

@@ -15,6 +15,7 @@ from igap.console import log_progress
 from igap.counterfactual.config import Sign
 from igap.counterfactual.output import scan
 from igap.counterfactual.output.errors import describe_error
+from igap.counterfactual.output.optimality import describe_optimality
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.session import OnProgress, Progress
 from igap.counterfactual.validation.results import BestByEditCount, PairEffects, PrunedPrompt, Validation
@@ -156,7 +157,7 @@ def _table_of_prompts(validation: Validation, terms: Sequence[str]) -> Table:
 def sentences(result: SearchResult) -> list[str]:
     """What the validation says, in words."""
     validation = result.validation
-    lines = [_describe_trials(result), _describe_single_edits(result)]
+    lines = [_describe_trials(result), *describe_optimality(result), _describe_single_edits(result)]
     if len(result.clean) > 1:
         swapped = validation.reference.swapped
         others = f", whose pairs igap made, {swapped}" if swapped else ", the corrupted prompts of their own pairs"
@@ -185,8 +186,10 @@ def _describe_trials(result: SearchResult) -> str:
     """How many trials there are, what became of those that are not feasible, and what they took."""
     failed = [trial.reason for trial in result.trials if trial.is_failed]
     n_out = sum(bool(trial.violated) for trial in result.trials)
+    chunks = [trial.chunk for trial in result.trials if trial.chunk]
+    each = f", {result.n_tried:,} of which were tried: a trial is the best of a chunk of them" if chunks else ""
     return (
-        f"{len(result.trials)} trials of {float(result.space.size):.4g} candidates"
+        f"{len(result.trials)} trials of {float(result.space.size):.4g} candidates{each}"
         + (f", {n_out} out of bounds" if n_out else "")
         + (f", {len(failed)} failed ({failed[0]})" if failed else "")
         + f"; this time {result.seconds:.1f} s, {result.cost:,.0f} forward equivalents"

@@ -108,6 +108,8 @@ def summarize(result: SearchResult, config: SearchConfig) -> Summary:
         "n_clean": len(result.clean),
         "space/size": float(result.space.size),
         "space/digest": result.space.digest,
+        **({"space/tried": result.n_tried} if any(trial.chunk for trial in result.trials) else {}),
+        **({"space/exact": 1} if result.is_exact else {}),
         "route": result.route,
         "seconds": round(result.seconds, 3),
         "forward_equivalents": round(result.cost, 1),

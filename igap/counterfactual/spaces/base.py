@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -122,6 +123,12 @@ class Space:
                         for i, (size, keep) in enumerate(zip(self.sizes, self.keeps, strict=True))
                     ]
                     yield from itertools.product(*choices)
+
+    def candidates_between(self, start: int, stop: int) -> list[Candidate]:
+        """The candidates of these numbers, in the order of `candidates`; those that begin alike stand together."""
+        if self.max_edits is not None:
+            return list(itertools.islice(self.candidates(), start, stop))
+        return list(zip(*(each.tolist() for each in np.unravel_index(np.arange(start, stop), self.sizes)), strict=True))
 
     def check(self) -> "Space":
         """Return the space itself. Raises InputError if it has fewer than two candidates."""

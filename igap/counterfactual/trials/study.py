@@ -23,6 +23,7 @@ from igap.counterfactual.history import History, Proposal
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.quiet import allow_experimental
 from igap.counterfactual.spaces.base import Space
+from igap.counterfactual.trials.chunks import Chunk
 from igap.counterfactual.trials.locking import exclusive
 from igap.counterfactual.trials.storages import one_line_errors
 from igap.errors import InputError
@@ -48,6 +49,8 @@ class EvaluatedTrial:
     """By how much each constraint is violated; 0 or less: it is satisfied."""
     reason: str = ""
     """Why it failed."""
+    chunk: Chunk | None = None
+    """The candidates that it is the best of; None: it stands for itself alone."""
 
     @property
     def value(self) -> float:
@@ -160,7 +163,13 @@ class TrialStore:
             with one_line_errors(*_SEARCHING), exclusive(self._storage, name):
                 there = self.all()
                 seen = {trial.proposal.candidate for trial in there}
-                new = [trial for trial in batch if trial.proposal.candidate not in seen]
+                done = {(trial.chunk.index, trial.chunk.of) for trial in there if trial.chunk}
+                new = [
+                    trial
+                    for trial in batch
+                    if ((trial.chunk.index, trial.chunk.of) not in done if trial.chunk
+                        else trial.proposal.candidate not in seen)
+                ]  # fmt: skip
                 room = None if until is None else max(0, until - len(there))
                 self.study.add_trials([self._to_optuna(trial) for trial in new[:room]])
         except BaseException:  # also Ctrl-C, after which there is a report: of what the storage has
@@ -175,6 +184,7 @@ class TrialStore:
             "lineage": trial.proposal.lineage,
             "rule": self.space.rule(trial.proposal.candidate),
             "effects": list(trial.effects),
+            **({"chunk": trial.chunk.as_list()} if trial.chunk else {}),
         }
         if failed or trial.violated:
             attributes["reason"] = trial.reason or "; ".join(
@@ -203,7 +213,8 @@ class TrialStore:
         elif len(values) != len(self.directions) or not all(map(math.isfinite, values)):
             raise ValueError(f"trial {trial.number} has the values {values}, wanted {len(self.directions)} numbers")
         effects = tuple(float(effect) for effect in attributes["effects"])
-        return EvaluatedTrial(proposal, values, effects, trial.constraints, attributes.get("reason", ""))
+        chunk = Chunk(*map(int, attributes["chunk"])) if "chunk" in attributes else None
+        return EvaluatedTrial(proposal, values, effects, trial.constraints, attributes.get("reason", ""), chunk)
 
 
 def _slots(space: Space) -> dict[str, str]:
