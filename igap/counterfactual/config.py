@@ -205,6 +205,7 @@ class SearchConfig(Frozen):
     """Whether the searches of several heads become an atlas."""
     estimator: str = Field("atp", min_length=1, examples=["ig_zero"])
     """Of `error`: a name of `igap.attribution.estimators.estimators`."""
+    optimality: int | None = Field(None, ge=1, le=100_000_000, examples=[20000])
     full_run: bool = True
     name: PathText | None = Field(
         None,
@@ -241,7 +242,7 @@ class SearchConfig(Frozen):
                 "prompts: got several pairs, wanted the one pair that the search starts from; it makes further clean "
                 "prompts itself (clean.n). Use prompts=ioi or the four texts of a pair, or the file as clean.file."
             )
-        check_terms(self.objective, self.search.sampler, self.estimator)
+        check_terms(self.objective, self.search.sampler, self.estimator, self.optimality)
         if self.atlas and ("error" in self.objective or (self.head != "all" and len(self.head.split()) < 2)):
             asked = f"head={self.head}" if "error" not in self.objective else "objective=error"
             raise ValueError(
@@ -273,8 +274,10 @@ def follows_gradient(terms: tuple[str, ...], estimator: str) -> bool:
     return terms[0] != "error" or estimator == "atp"
 
 
-def check_terms(terms: tuple[str, ...], sampler: str, estimator: str = "atp") -> None:
-    """Raises InputError on objectives that make no search together, or that the sampler cannot serve."""
+def check_terms(
+    terms: tuple[str, ...], sampler: str, estimator: str = "atp", optimality: int | None = None
+) -> None:
+    """Raises InputError on objectives that make no search together, or that sampler or optimality cannot serve."""
     if len(set(terms)) < len(terms):
         raise InputError(f"objective: got {', '.join(terms)}, one of them twice. Name each once.")
     if set(terms) <= set(SECONDARY):
@@ -291,6 +294,11 @@ def check_terms(terms: tuple[str, ...], sampler: str, estimator: str = "atp") ->
         raise InputError(
             f"estimator: got {short_repr(estimator)} with objective={','.join(terms)}, wanted objective=error, which "
             "examines an estimator. Leave one of the two out."
+        )
+    if optimality is not None and len(terms) > 1:
+        raise InputError(
+            f"optimality: got {optimality} with several objectives, of which none says alone which prompt is better. "
+            "Use optimality=null, or one objective."
         )
     gradient = follows_gradient(terms, estimator)
     known = samplers_for(len(terms), gradient=gradient)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from igap.counterfactual.history import Floats, Proposal
 from igap.counterfactual.spaces.base import Candidate, Space
-from igap.counterfactual.trials.chunks import Chunk
+from igap.counterfactual.trials.chunks import Chunk, is_complete
 from igap.counterfactual.trials.study import EvaluatedTrial
 
 _PIECE = 8192
@@ -80,3 +80,10 @@ def evaluate_chunk(space: Space, evaluate: Evaluate, chunk: Chunk) -> EvaluatedT
             best = rank, batch.trial(i, Proposal(batch.candidates[i], "brute"))
     assert best is not None
     return replace(best[1], chunk=replace(chunk, n_tried=stop - start, n_failed=n_failed, n_out=n_out))
+
+
+def is_exact(trials: Sequence[EvaluatedTrial], space: Space) -> bool:
+    """Whether these are all candidates of the space, as trials or in chunks."""
+    if is_complete(trial.chunk for trial in trials if trial.chunk):
+        return True
+    return len({trial.proposal.candidate for trial in trials}) == space.size

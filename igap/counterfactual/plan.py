@@ -15,6 +15,7 @@ from igap.counterfactual.objective.patch import check_reach, resolve
 from igap.counterfactual.spaces.prepare import Prepared, prepare
 from igap.counterfactual.target import Target, locate_target
 from igap.counterfactual.trials.chunks import check_exhaustible
+from igap.counterfactual.validation.optimality import check_budget
 from igap.engine.batching import most_processes
 from igap.engine.user_metrics import metric_of
 from igap.errors import InputError
@@ -66,6 +67,8 @@ def plan_studies(searches: Sequence[SearchConfig]) -> tuple[list[PlannedStudy], 
             _check_span(target, spaces[prompts], header)
             if config.search.sampler == "brute":
                 check_exhaustible(spaces[prompts].space.size, config.search.until, len(config.objective))
+            elif config.optimality is not None and spaces[prompts].space.size > config.search.until:
+                check_budget(config.optimality, spaces[prompts].space.size)
             study = PlannedStudy(config, folder, checkpoint, spaces[prompts].space.size)
             asked = config.search.model_dump(exclude={"worker"})
             known = studies.setdefault(folder, study)

@@ -169,7 +169,13 @@ def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> 
 
             validating = show_stage(progress, "validate")
             return explore_and_validate(
-                session, make_trials, since, interrupted=interrupted, validating=validating, heldout_heads=config.atlas
+                session,
+                make_trials,
+                since,
+                interrupted=interrupted,
+                validating=validating,
+                optimality=config.optimality,
+                heldout_heads=config.atlas,
             )
     finally:
         stop_workers(children)

@@ -20,13 +20,14 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap import markup
 from igap.arguments import NotNegative, Positive, Range, Seed, checks_arguments
 from igap.counterfactual.config import Aggregate, Constraints, Sign, SpaceConfig, Term, check_terms
+from igap.counterfactual.evaluation import is_exact
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.samplers.registry import SamplerNames
 from igap.counterfactual.session import OnProgress, SearchSession
 from igap.counterfactual.spaces.base import Space
-from igap.counterfactual.trials.chunks import is_complete
 from igap.counterfactual.trials.storages import open_storage
 from igap.counterfactual.trials.study import EvaluatedTrial
+from igap.counterfactual.validation.optimality import Optimality, check_budget, estimate_optimality
 from igap.counterfactual.validation.results import Validation
 from igap.counterfactual.validation.validate import validate
 from igap.counterfactual.validation.verdict import verdict
@@ -36,6 +37,7 @@ from igap.engine.user_metrics import file_digest
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric, LogitDiff, Metric
+from igap.missing import Missing
 
 
 @checks_arguments
@@ -73,6 +75,8 @@ class SearchResult:
     """Candidates whose numbers an earlier search had left on disk."""
     interrupted: bool = False
     """Whether a KeyboardInterrupt ended it early."""
+    optimality: Optimality | Missing | None = None
+    """The share of the space's prompts that are better; None: not asked for, or `is_exact`."""
 
     @property
     def best(self) -> PromptPair:
@@ -88,9 +92,7 @@ class SearchResult:
     @property
     def is_exact(self) -> bool:
         """True if every candidate of the space was tried, so that no other is better than the best."""
-        if is_complete(trial.chunk for trial in self.trials if trial.chunk):
-            return True
-        return len({trial.proposal.candidate for trial in self.trials}) == self.space.size
+        return is_exact(self.trials, self.space)
 
     @property
     def best_value(self) -> float:
@@ -171,6 +173,7 @@ def search(
     identity: Mapping[str, object] | None = None,
     remember: str | Path | None = None,
     memory_gib: Positive | None = None,
+    optimality: Annotated[int, Range(1, 100_000_000)] | None = None,
     on_progress: OnProgress | None = None,
 ) -> SearchResult:
     """Search a space of words and rules for the corrupted prompts with the largest effect of one component.
@@ -213,6 +216,8 @@ def search(
         identity: What storage and cache know the model by, JSON values. None (default): a hash of its weights.
         remember: A file of numbers that searches share. None (default): no file.
         memory_gib: GiB of a pass beyond the model. None (default): 2.
+        optimality: Evaluations for an estimate of how many prompts of the space are better than the best found. None
+            (default): no estimate.
         on_progress: Called as trials end.
 
     Returns:
@@ -229,7 +234,7 @@ def search(
         0.96
     """
     terms: tuple[Term, ...] = (objective,) if isinstance(objective, str) else tuple(objective)
-    check_terms(terms, sampler, estimator)
+    check_terms(terms, sampler, estimator, optimality)
     _check_json(identity)
     wanted = Objective(terms, sign, aggregate, penalty, constraints or Constraints(), metric, estimator)
     keeps = storage is not None or remember is not None
@@ -255,7 +260,7 @@ def search(
             memory_gib=memory_gib,
         )
         explore = partial(session.explore, until, sampler, batch, control, on_progress=on_progress)
-        return explore_and_validate(session, explore, since)
+        return explore_and_validate(session, explore, since, optimality=optimality)
 
 
 def explore_and_validate(
@@ -266,6 +271,7 @@ def explore_and_validate(
     interrupted: bool = False,
     validating: AbstractContextManager[object] | None = None,
     heldout_heads: bool = False,
+    optimality: int | None = None,
 ) -> SearchResult:
     """Make the trials, then validate the best of them. Ctrl-C ends the trials: the best so far is validated.
 
@@ -276,11 +282,14 @@ def explore_and_validate(
         interrupted: whether it was interrupted before.
         validating: a block around the validation, such as a line on the terminal.
         heldout_heads: see `validate`.
+        optimality: evaluations for the share of better prompts; None, or where all were tried: none.
 
     Raises:
-        InputError: no trial satisfies the constraints.
+        InputError: no trial satisfies the constraints, or there are too few evaluations.
         KeyboardInterrupt: it was interrupted before the first trial.
     """
+    if optimality is not None and session.space.size > len(session.trials.all()):
+        check_budget(optimality, session.space.size)
     try:
         explore()
     except KeyboardInterrupt:
@@ -290,6 +299,9 @@ def explore_and_validate(
     with validating or nullcontext():
         trials = session.trials.all()
         validation = validate(session, trials, heldout_heads=heldout_heads)
+        share: Optimality | Missing | None = None
+        if optimality is not None and not interrupted and not is_exact(trials, session.space):
+            share = estimate_optimality(session, trials, optimality)
     return SearchResult(
         id=session.trials.id,
         head=session.target.name,
@@ -304,6 +316,7 @@ def explore_and_validate(
         cost=session.cost,
         n_cached=session.cached.n_cached,
         interrupted=interrupted,
+        optimality=share,
     )
 
 

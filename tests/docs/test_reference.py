@@ -10,6 +10,7 @@ import torch
 from igap.attribution import methods
 from igap.cli import main
 from igap.components import PLACES, SITES
+from igap.counterfactual.validation import optimality
 from igap.inputs.mib import MibGraph, node_names
 from igap.output import figures
 from igap.output.dashboard.page import IN_UNIT
@@ -165,6 +166,9 @@ def test_every_name_of_a_search_stands_there_and_no_other(tmp_path, monkeypatch)
     assert main(["search", "head=1.2", *asked, *budget, f"output={tmp_path}", "tracking=disabled"]) == 0
     whole = ("search/space=relational", "search.space.slots.first=['=keep']", "search.sampler=brute", "full_run=false")
     assert main(["search", "head=1.3@S2", *budget, *whole, f"output={tmp_path}", "tracking=disabled"]) == 0
+    monkeypatch.setattr(optimality, "MOVES", 1)
+    bounded = ("search/space=relational", "search.sampler=random", "full_run=false", "optimality=9000")
+    assert main(["search", "head=1.4", *budget, *bounded, f"output={tmp_path}", "tracking=disabled"]) == 0
     written = set()
     for summary in Path(tmp_path).rglob("search_summary.json"):
         check_columns(summary.parent)

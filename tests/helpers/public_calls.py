@@ -72,7 +72,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "sampler": "random", "batch": 4, "control": 1, "clean_n": 1, "heldout_n": 0, "seed": 0, "storage": None,
         "heldout": None, "reference": None,
         "name": "study", "identity": {"weights": "these"}, "remember": scratch / "numbers.sqlite", "memory_gib": 1.0,
-        "on_progress": None,
+        "optimality": None, "on_progress": None,
     }  # fmt: skip
     asking = {
         "model": model, "pair": PAIR, "site": "heads", "baseline": "corrupted", "direction": "noising",
@@ -306,6 +306,7 @@ TAKES: Mapping[str, set[str]] = {
     "alphas": {"None", "array"},
     "revision": {"None", "empty text", *_TEXTS},
     "search pair": set(),
+    "search optimality": {"None"},  # 5 are too few
     "space": {"None"},
     "penalty": _NOT_NEGATIVE,
     "until": _COUNTS,

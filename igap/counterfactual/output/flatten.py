@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from igap.counterfactual.validation.optimality import Optimality
 from igap.counterfactual.validation.results import EstimatorError, PairEffects, RankedPrompt, Validation
 from igap.missing import Missing, or_none
 
@@ -84,6 +85,17 @@ def flatten(validation: Validation) -> Summary:
     for name, number in numbers.items():
         summary |= number.written(name) if isinstance(number, Missing) else {name: number}
     return summary
+
+
+def flatten_optimality(optimality: Optimality | Missing | None) -> Summary:
+    """How many prompts of the space are better, by its names; nothing where that was not asked for."""
+    if optimality is None:
+        return {}
+    if isinstance(optimality, Missing):
+        return {**optimality.written("optimality/upper")}
+    share = optimality.share
+    known = share.written("optimality/share") if isinstance(share, Missing) else {"optimality/share": share}
+    return {**known, "optimality/upper": optimality.upper, "optimality/n": optimality.n_evaluations}
 
 
 def _pair_effects(name: str, effects: PairEffects) -> Mapping[str, Scalar | Missing]:

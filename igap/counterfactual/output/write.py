@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from igap.counterfactual.config import SearchConfig
-from igap.counterfactual.output.flatten import Summary, flatten, tables
+from igap.counterfactual.output.flatten import Summary, flatten, flatten_optimality, tables
 from igap.counterfactual.output.plots import (
     search_curves,
     search_front,
@@ -110,6 +110,7 @@ def summarize(result: SearchResult, config: SearchConfig) -> Summary:
         "space/digest": result.space.digest,
         **({"space/tried": result.n_tried} if any(trial.chunk for trial in result.trials) else {}),
         **({"space/exact": 1} if result.is_exact else {}),
+        **flatten_optimality(result.optimality),
         "route": result.route,
         "seconds": round(result.seconds, 3),
         "forward_equivalents": round(result.cost, 1),
