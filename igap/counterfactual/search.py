@@ -22,6 +22,7 @@ from igap.arguments import NotNegative, Positive, Range, Seed, checks_arguments
 from igap.counterfactual.config import Aggregate, Constraints, Sign, SpaceConfig, Term, check_terms
 from igap.counterfactual.evaluation import is_exact
 from igap.counterfactual.objective.objective import Objective
+from igap.counterfactual.samplers.pairwise import fit_pairwise
 from igap.counterfactual.samplers.registry import SamplerNames
 from igap.counterfactual.session import OnProgress, SearchSession
 from igap.counterfactual.spaces.base import Space
@@ -77,6 +78,8 @@ class SearchResult:
     """Whether a KeyboardInterrupt ended it early."""
     optimality: Optimality | Missing | None = None
     """The share of the space's prompts that are better; None: not asked for, or `is_exact`."""
+    model_r2: float | None = None
+    """R^2 of sampler "pairwise"'s model, each trial predicted from the others; None: no such sampler, or no model."""
 
     @property
     def best(self) -> PromptPair:
@@ -302,6 +305,7 @@ def explore_and_validate(
         share: Optimality | Missing | None = None
         if optimality is not None and not interrupted and not is_exact(trials, session.space):
             share = estimate_optimality(session, trials, optimality)
+        fitted = fit_pairwise(session.trials.history(trials)) if session.sampler == "pairwise" else None
     return SearchResult(
         id=session.trials.id,
         head=session.target.name,
@@ -317,6 +321,7 @@ def explore_and_validate(
         n_cached=session.cached.n_cached,
         interrupted=interrupted,
         optimality=share,
+        model_r2=fitted.r2 if fitted else None,
     )
 
 

@@ -55,10 +55,10 @@ def test_a_chunk_s_trial_is_the_best_of_its_candidates(model, pair, asked):
 
 def test_what_changes_nothing_is_the_best_of_no_chunk(model, pair):
     whole = opened(model, pair, space=SMALL, sign="raise")
-    whole.explore(240)
-    negative = min(whole.trials.all(), key=lambda one: one.value)
-    assert negative.value < 0
-    word = whole.space.slots[1].options[negative.proposal.candidate[1]]
+    alone = [candidate for candidate in whole.space.candidates() if candidate[0] == candidate[2] == 0]
+    values = whole.evaluate(alone).values[:, 0]
+    assert values.min() < 0
+    word = whole.space.slots[1].options[alone[int(values.argmin())][1]]
     only = {**SMALL, "first": ["=keep"], "second": ["=keep", word], "subject": ["=keep"]}
     of_two = opened(model, pair, space=only, sign="raise")
     of_two.explore(1, "brute")

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from igap.counterfactual.history import History, Proposal
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.quiet import allow_experimental
-from igap.counterfactual.spaces.base import Space
+from igap.counterfactual.spaces.base import Candidate, Space
 from igap.counterfactual.trials.chunks import Chunk
 from igap.counterfactual.trials.locking import exclusive
 from igap.counterfactual.trials.storages import one_line_errors
@@ -51,6 +51,11 @@ class EvaluatedTrial:
     """Why it failed."""
     chunk: Chunk | None = None
     """The candidates that it is the best of; None: it stands for itself alone."""
+
+    @property
+    def subject(self) -> Candidate | tuple[str, int, int]:
+        """What it has tried, which no other trial of the study tries again: its candidate, or a chunk of them."""
+        return ("chunk", self.chunk.index, self.chunk.of) if self.chunk else self.proposal.candidate
 
     @property
     def value(self) -> float:
@@ -162,14 +167,8 @@ class TrialStore:
         try:
             with one_line_errors(*_SEARCHING), exclusive(self._storage, name):
                 there = self.all()
-                seen = {trial.proposal.candidate for trial in there}
-                done = {(trial.chunk.index, trial.chunk.of) for trial in there if trial.chunk}
-                new = [
-                    trial
-                    for trial in batch
-                    if ((trial.chunk.index, trial.chunk.of) not in done if trial.chunk
-                        else trial.proposal.candidate not in seen)
-                ]  # fmt: skip
+                seen = {trial.subject for trial in there}
+                new = [trial for trial in batch if trial.subject not in seen]
                 room = None if until is None else max(0, until - len(there))
                 self.study.add_trials([self._to_optuna(trial) for trial in new[:room]])
         except BaseException:  # also Ctrl-C, after which there is a report: of what the storage has
