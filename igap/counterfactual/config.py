@@ -274,9 +274,7 @@ def follows_gradient(terms: tuple[str, ...], estimator: str) -> bool:
     return terms[0] != "error" or estimator == "atp"
 
 
-def check_terms(
-    terms: tuple[str, ...], sampler: str, estimator: str = "atp", optimality: int | None = None
-) -> None:
+def check_terms(terms: tuple[str, ...], sampler: str, estimator: str = "atp", optimality: int | None = None) -> None:
     """Raises InputError on objectives that make no search together, or that sampler or optimality cannot serve."""
     if len(set(terms)) < len(terms):
         raise InputError(f"objective: got {', '.join(terms)}, one of them twice. Name each once.")

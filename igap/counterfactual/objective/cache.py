@@ -105,9 +105,7 @@ class CachedEvaluator:
         measurements: dict[str, Tensor] = {str(name): each for name, each in numbers.items()}
         measurements["edits"] = self.evaluator.bound.count_edits(tokens).cpu()
         if "error" in objective.terms:
-            measurements["errors"] = self.errors(
-                tokens, objective.estimator, counted=not needs, remember=remember
-            )
+            measurements["errors"] = self.errors(tokens, objective.estimator, counted=not needs, remember=remember)
         if objective.constraints.max_percentile is not None:
             assert self.distribution is not None, "a search with that bound makes it"
             measurements["percentile"] = self.distribution.percentile(self.evaluator, tokens)
