@@ -1,26 +1,22 @@
 """The whole search from Python: a study explored until its target, and the validation of its best prompt."""
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import torch
 from optuna.storages import BaseStorage
-from transformer_lens.model_bridge import TransformerBridge
 
 from igap import markup
 from igap.arguments import NotNegative, Positive, Range, Seed, checks_arguments
 from igap.counterfactual.config import Aggregate, Constraints, Sign, SpaceConfig, Term, check_terms
 from igap.counterfactual.evaluation import is_exact
+from igap.counterfactual.identity import check_json, hash_weights, source_of
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.samplers.pairwise import fit_pairwise
 from igap.counterfactual.samplers.registry import SamplerNames
@@ -33,11 +29,9 @@ from igap.counterfactual.validation.results import Validation
 from igap.counterfactual.validation.validate import validate
 from igap.counterfactual.validation.verdict import verdict
 from igap.engine.activations import Model, borrow
-from igap.engine.metrics import Custom, as_metric
-from igap.engine.user_metrics import file_digest
-from igap.errors import InputError, short_repr
+from igap.engine.metrics import as_metric
 from igap.inputs.prompts import PromptPair
-from igap.metrics import AnyMetric, LogitDiff, Metric
+from igap.metrics import AnyMetric, LogitDiff
 from igap.missing import Missing
 
 
@@ -238,7 +232,7 @@ def search(
     """
     terms: tuple[Term, ...] = (objective,) if isinstance(objective, str) else tuple(objective)
     check_terms(terms, sampler, estimator, optimality)
-    _check_json(identity)
+    check_json(identity)
     wanted = Objective(terms, sign, aggregate, penalty, constraints or Constraints(), metric, estimator)
     keeps = storage is not None or remember is not None
     since = time.perf_counter()
@@ -256,9 +250,7 @@ def search(
             seed=seed,
             storage=open_storage("memory", Path()) if storage is None else storage,
             name=name,
-            identity={**(identity or _hash_weights(model)), **_source_of(as_metric(metric))}
-            if keeps
-            else identity or {},
+            identity={**(identity or hash_weights(model)), **source_of(as_metric(metric))} if keeps else identity or {},
             remember=None if remember is None else Path(os.path.expanduser(remember)),
             memory_gib=memory_gib,
         )
@@ -323,40 +315,3 @@ def explore_and_validate(
         optimality=share,
         model_r2=fitted.r2 if fitted else None,
     )
-
-
-def _check_json(identity: Mapping[str, object] | None) -> None:
-    """Raises InputError on what is not written as JSON, as storages have it."""
-    try:
-        json.dumps(identity)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"identity: got {short_repr(identity)}, which is no JSON ({error}), wanted texts and numbers by "
-            "names. Leave it out: then it is a hash of the model's weights."
-        ) from None
-
-
-def _source_of(metric: Metric) -> dict[str, str]:
-    """The caller's metric by its name and a hash of its text; nothing of one of igap's.
-
-    Raises InputError on a function that these do not tell from others: a lambda, or one with values of its own.
-    """
-    if not isinstance(metric, Custom):
-        return {}
-    function = metric.function
-    name = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
-    if "<lambda>" in name or getattr(function, "__closure__", None):
-        raise InputError(
-            f"metric: got {name}, a lambda or a function with values of its own, wanted one that its name and its text "
-            "tell from others, since storage and remember keep its numbers. Write a function at the top of a module."
-        )
-    return {"metric/function": name, "metric/source": file_digest(function, "metric: got a function")}
-
-
-def _hash_weights(model: TransformerBridge) -> dict[str, str]:
-    """A hash of the model's weights, as they are now."""
-    digest = hashlib.sha256()
-    for name, weight in sorted((*model.named_parameters(), *model.named_buffers()), key=itemgetter(0)):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return {"weights": digest.hexdigest()[:16]}

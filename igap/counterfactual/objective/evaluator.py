@@ -18,18 +18,17 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from igap.attribution.integrated_gradients import along_path
 from igap.attribution.maps import per_component
-from igap.components import Site, hook_name
+from igap.components import Site
 from igap.counterfactual.objective.embeddings import scores_of_options, token_embeddings
 from igap.counterfactual.objective.errors import EstimatorErrors
 from igap.counterfactual.objective.patch import Patch, find_positions
 from igap.counterfactual.objective.whole_runs import WholeNumber, WholeRuns
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.counterfactual.target import Target
-from igap.engine.activations import ForwardPass, block_numbers, from_hook, record
+from igap.engine.activations import ForwardPass, block_numbers, record
 from igap.engine.backend import HOOKS, Engine, Route, choose_backend
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
 from igap.engine.contrast import Contrast
-from igap.engine.hooks import edit_hooks
 from igap.engine.metrics import Custom, as_metric, check_custom, read_out
 from igap.inputs.prompts import tokenize
 from igap.metrics import AnyMetric, LogitDiff
@@ -254,17 +253,7 @@ class Evaluator:
         """The target's activations in runs of any prompts of the clean prompts' length, at the same positions."""
 
         def compute(items: Tensor) -> Tensor:
-            seen: dict[tuple[Site, int], Tensor] = {}
-
-            def keeping(place: tuple[Site, int]) -> Callable[[Tensor], None]:
-                def keep(activation: Tensor) -> None:
-                    seen[place] = from_hook(place[0], activation)[None, :, self.first :]
-
-                return keep
-
-            hooks = {hook_name(*place): keeping(place) for place in self.target.places}
-            with torch.no_grad(), edit_hooks(self._model, hooks):
-                self._model(prompts[items], logits_to_keep=1)
+            seen = self._whole_runs.activations(prompts[items], self.target.places)
             return self._patch.activation(seen)[0][:, self._columns]
 
         self.cost += len(prompts)

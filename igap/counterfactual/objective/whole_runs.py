@@ -1,19 +1,20 @@
 """Numbers of whole runs on corrupted prompts: what the other heads do, how likely the words are, what is answered."""
 
 from collections.abc import Callable, Collection
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from igap.components import hook_name
+from igap.components import Site, hook_name
 from igap.counterfactual.objective.patch import Patch
 from igap.counterfactual.spaces.base import BoundSpace
+from igap.engine.activations import from_hook
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
-from igap.engine.hooks import edit_hooks
+from igap.engine.hooks import Change, edit_hooks
 from igap.engine.token_sets import answers, logit_diff
 
 WholeNumber = Literal["mean_other_heads", "fluency", "corrupted"]
@@ -48,6 +49,20 @@ class WholeRuns:
         if others is not None:
             numbers["mean_other_heads"] = others
         return numbers
+
+    def activations(
+        self, prompts: Int[Tensor, "prompt pos"], places: Collection[tuple[Site, int]]
+    ) -> dict[tuple[Site, int], Float[Tensor, "1 prompt later *component"]]:
+        """Activations of any prompts of the clean prompts' length, by site and layer, at the positions that change."""
+        seen: dict[tuple[Site, int], Tensor] = {}
+
+        def keep(place: tuple[Site, int], activation: Tensor) -> None:
+            seen[place] = from_hook(place[0], activation)[None, :, self._first :]
+
+        hooks: dict[str, Change] = {hook_name(*place): partial(keep, place) for place in places}
+        with torch.no_grad(), edit_hooks(self._model, hooks):
+            self._model(prompts, logits_to_keep=1)
+        return seen
 
     def fluency_gradient(
         self, tokens: Int[Tensor, "given pos"], rows: AdaptiveBatch
