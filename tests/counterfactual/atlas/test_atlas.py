@@ -47,6 +47,17 @@ def test_planted_heads_are_shown_by_the_words_they_were_planted_for(planted):
     assert heads["effect_by_hand"].tolist() == pytest.approx([0, -0.1, 0, 0], abs=1e-6)
 
 
+def test_every_prompt_found_is_in_one_cluster(planted):
+    clusters = planted.cluster_frame()
+    assert sorted(" ".join(clusters["prompts"]).split()) == ["0.0", "0.1", "0.2", "0.3"]
+    shown = {name: set(row["shows"].split()) for _, row in clusters.iterrows() for name in row["prompts"].split()}
+    assert "0.0" in shown["0.0"]
+    assert "0.2" in shown["0.2"]
+    assert shown["0.0"] != shown["0.2"]
+    chosen = planted.head_frame().set_index("name")["prompt_chosen"]
+    assert chosen[["0.0", "0.1", "0.2"]].tolist() == ["0.0", "0.1", "0.2"]
+
+
 def test_the_fewest_prompts_show_them_together(planted):
     """Mary and Tom cannot act in one prompt, and no search for one of them had a reason to take the cat."""
     few = planted.prompt_frame().dropna(subset="chosen").sort_values("chosen")
@@ -101,8 +112,9 @@ def test_the_files_say_the_same(folder):
 def test_the_page_holds_everything_itself(folder):
     page = (folder / "atlas" / "atlas.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
-    for text in pd.read_csv(folder / "atlas" / "prompts.csv")["corrupted"]:
-        assert text in page
+    prompts = pd.read_csv(folder / "atlas" / "prompts.csv")
+    for text in [*prompts["corrupted"], *prompts["rule"].dropna()]:
+        assert f"<td>{text}</td>" in page
     assert "data:image/png;base64," in page
 
 
