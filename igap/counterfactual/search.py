@@ -254,6 +254,8 @@ def search(
             remember=None if remember is None else Path(os.path.expanduser(remember)),
             memory_gib=memory_gib,
         )
+        if optimality is not None and sampler != "brute" and session.space.size > until:
+            check_budget(optimality, session.space.size)
         explore = partial(session.explore, until, sampler, batch, control, on_progress=on_progress)
         return explore_and_validate(session, explore, since, optimality=optimality)
 
@@ -280,11 +282,9 @@ def explore_and_validate(
         optimality: evaluations for the share of better prompts; None, or where all were tried: none.
 
     Raises:
-        InputError: no trial satisfies the constraints, or there are too few evaluations.
+        InputError: no trial satisfies the constraints.
         KeyboardInterrupt: it was interrupted before the first trial.
     """
-    if optimality is not None and session.space.size > len(session.trials.all()):
-        check_budget(optimality, session.space.size)
     try:
         explore()
     except KeyboardInterrupt:

@@ -14,8 +14,8 @@ from igap.storage.untrusted import is_text, read_json_object
 SCHEMA = 1
 """Version of summary.json and config.json; another number means that names or units have changed."""
 
-SUMMARIES = ("summary.json", "search_summary.json")
-"""The file that is written last, of a run and of a search."""
+SUMMARIES = ("summary.json", "search_summary.json", "atlas_summary.json")
+"""The file that is written last, of a run, of a search and of an atlas of searches."""
 
 _MOST_NUMBERS = 10_000
 _MOST_SETTINGS = 1_000

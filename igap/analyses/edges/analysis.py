@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from igap.analyses.base import Analysis, RunContext, settings_of
 from igap.analyses.edges.effects import SENDERS, circuit_values, effects_of_edges
 from igap.analyses.edges.results import LOGITS, EdgeEffects, EdgeMethod
+from igap.attribution.attribution_patching import no_gradient
 from igap.attribution.maps import Progress, scores_exist
 from igap.components import locate
 from igap.config import Frozen, RunConfig
@@ -142,6 +143,11 @@ class EdgesAnalysis(Analysis[EdgesFinding]):
                 raise InputError(
                     f"analyses: got edges of model.name={config.model.name}, wanted a model whose blocks the "
                     f"engine computes from their weights: {reason}. Leave edges out, or use another model."
+                )
+            if "atp" in settings_of(config, self.name, Settings).methods and (reason := no_gradient(config)):
+                raise InputError(
+                    f"analyses.edges.methods: got atp with metric={config.metric.name}, but it is {reason}. Set "
+                    "analyses.edges.methods=[ig_inputs], or direction=denoising."
                 )
             for reader in settings_of(config, self.name, Settings).readers:
                 if reader != LOGITS:

@@ -26,6 +26,7 @@ from igap.engine.activations import Model
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
 from igap.engine.edges import Edges, Place, Reading, Sender
+from igap.engine.metrics import check_gradient
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.errors import InputError, short_repr
 from igap.inputs.prompts import PromptPair
@@ -122,6 +123,8 @@ def effects_of_edges(
                 on_progress(done * parts + now * part, len(opened.pairs) * parts)
 
         edges = Edges(contrast)
+        if method == "atp":
+            check_gradient(contrast.readout, direction, "edges by atp")
         if shape is None:
             shape = _shape_of(contrast, edges)
             chosen = _located(readers, reader_names(shape))

@@ -73,7 +73,9 @@ class Atlas:
 
     @property
     def transfer(self) -> float | Missing:
-        """What the few show on held-out prompts, of what they show on the search's own: each head in its own prompt.
+        """What those of the few that searches found show on held-out prompts, of what they show on the search's own.
+
+        Each head in the one of them that shows it most.
 
         An effect that turns round counts against it.
         """
@@ -178,10 +180,10 @@ class Atlas:
             rule = "the pairs as they are" if candidate is None else self.space.rule(candidate)
             lines.append(f"  {self.prompts[prompt]} ({rule}): {share:.1%} so far")
         if not isinstance(transfer, Missing):
-            lines.append(f"on held-out prompts they show {transfer:.0%} of what they show here")
+            lines.append(f"on held-out prompts those that searches found show {transfer:.0%} of what they show here")
         for number, cluster in enumerate(self.clusters[:_MOST_SAID], start=1):
-            shown = " ".join(self._shown(cluster))
-            lines.append(f"cluster {number}, {len(cluster.prompts)} prompts, {cluster.edits}: {shown}")
+            shown, size = " ".join(self._shown(cluster)), len(cluster.prompts)
+            lines.append(f"cluster {number}, {size} prompt{'s' if size > 1 else ''}, {cluster.edits}: {shown}")
         return tuple(lines)
 
 
@@ -190,7 +192,12 @@ def make_atlas(results: Sequence[tuple[str, SearchResult]]) -> Atlas:
     first = results[0][1]
     heads = tuple(head.name for head in first.validation.heads)
     columns = [[head.reference for head in first.validation.heads]]
-    columns += [[head.best for head in result.validation.heads] for _, result in results]
+    # Of clean prompts that a candidate does not change the effects are 0, and not among those whose mean `best` is.
+    changed = [len(result.validation.pairs) / len(result.clean) for _, result in results]
+    columns += [
+        [share * head.best for head in result.validation.heads]
+        for share, (_, result) in zip(changed, results, strict=True)
+    ]
     held = [[head.heldout for head in result.validation.heads] for _, result in results]
     heldout = None
     if all(value is not None for column in held for value in column):

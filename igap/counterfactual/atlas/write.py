@@ -15,6 +15,7 @@ from igap.counterfactual.atlas.plots import draw_atlas
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.search import SearchResult
 from igap.storage.atomic import write_atomically, write_text
+from igap.storage.finished import SCHEMA
 from igap.storage.tables import write_csv
 from igap.storage.versions import versions
 
@@ -46,7 +47,7 @@ def write(results: Sequence[tuple[str, SearchResult]], config: SearchConfig, par
     write_text(folder / "atlas.html", _page(atlas, frames, image.read_bytes(), str(config.model.name)))
     write_text(folder / "config.json", config.model_dump_json(indent=2) + "\n")
     key = hashlib.sha256(" ".join(result.id for _, result in results).encode()).hexdigest()[:12]
-    summary = {"key": key, "model": config.model.name, **atlas.summary(), **versions()}
+    summary = {"schema": SCHEMA, "key": key, "model": config.model.name, **atlas.summary(), **versions()}
     write_text(folder / "atlas_summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return atlas
 

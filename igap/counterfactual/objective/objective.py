@@ -61,6 +61,10 @@ class Objective:
         """Raises InputError on terms that say nothing with this metric, and on an estimator that is none."""
         if "error" in self.terms:
             find_estimator(self.estimator)
+        if "error" in self.terms and self.sign != "abs":
+            raise InputError(
+                f"sign: got {self.sign} with objective=error, whose value is |estimate - ap|, wanted abs. Leave it out."
+            )
         if not self.f.at_minimum:
             return
         if "selectivity" in self.terms:

@@ -33,8 +33,9 @@ def adapt(history: History, scores: FirstOrderScores, n: int, rng: np.random.Gen
     space, taken = history.space, set(history.seen)
     best = [history.proposals[i].candidate for i in order[:_WIDTH]]
     stage = 1 + max(p.lineage if p.source == "adapt-beam" else 0 for p in history.proposals)
-    if stage <= min(_STAGES, len(space.slots)):
-        slots = range(stage - 1, len(space.slots), _STAGES)
+    free = [slot for slot, size in enumerate(space.sizes) if size > 1]
+    if stage <= min(_STAGES, len(free)):
+        slots = free[stage - 1 :: _STAGES]
 
         def extend() -> Candidate:
             slot = int(rng.choice(slots))

@@ -125,6 +125,8 @@ def prepare(
         for item, pairs in (("heldout", heldout), ("reference", reference))
     )
     _check_kept_out(further.alike, kept_out, heldout_n)
+    if kept_out:
+        bind_pairs(kept_out)
     return Prepared(
         space=replace(made, left_out={**made.left_out, **further.alike.left_out}),
         pairs=further.alike.pairs,

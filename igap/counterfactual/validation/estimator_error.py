@@ -56,7 +56,12 @@ def explain_error(
     estimate, ap = numbers.double().mean(0).tolist()
     ordinary = ordinary_values(trials, session.space.size)
     n, k = len(ordinary), sum(each >= value / 2 for each in ordinary)
-    nothing = Missing("no random trial within the constraints")
+    in_chunks = any(trial.chunk for trial in trials)
+    nothing = Missing(
+        "the space was tried in chunks, of which the best alone are kept"
+        if in_chunks
+        else "no random trial within the constraints"
+    )
     exact = n == session.space.size
     return EstimatorError(
         component=target.name,

@@ -131,6 +131,8 @@ def estimate_share(
         # A proposal that is known costs nothing: the more of them there were before, the more moves there are.
         before, n_now = len(known), min(_MOST * n_moves, round(n_moves / new_share))
         for _ in range(n_now):
+            if len(known) + len(lowest) > evaluations:
+                return Optimality(Missing("no better prompt was met"), upper, len(known), n)
             proposals, kinds, factors = chain.propose([particles[i] for i in lowest])
             allowed = np.array([proposal is not None for proposal in proposals])
             proposed = np.full(len(lowest), -math.inf)

@@ -184,7 +184,7 @@ class HeadEffect:
     reference: float
     best: float
     heldout: float | None = None
-    """In the best prompts of clean prompts that the search has not seen; None where that was not asked for."""
+    """The mean over all clean prompts that the search has not seen; None where that was not asked for."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from igap.counterfactual.config import MAGNITUDES, Constraints, Sign
@@ -107,10 +107,7 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial], *, heldou
         reference_curve = trace(opened, target)
         if deletion is None:
             deletion = delete(opened, target, best_effects.ap, session.ordinary)
-    heldout_grid = None
-    if heldout_heads and session.heldout is not None and (unseen := _best_pairs(session.heldout.unshare(), best)):
-        with open_at_target(session, unseen, target) as opened:
-            heldout_grid = measure_pairs(opened, target)[1]
+    heldout_grid = _patch_held_out(session, best, target, torch.zeros_like(best_grid)) if heldout_heads else None
     return Validation(
         candidate=best,
         pairs=pairs,
@@ -151,6 +148,21 @@ def _best_pairs(bound: BoundSpace, best: Candidate) -> tuple[PromptPair, ...]:
         for pair, text in zip(bound.pairs, bound.texts(best), strict=True)
         if text != pair.clean
     )
+
+
+def _patch_held_out(
+    session: SearchSession, best: Candidate, target: Target, nothing: Float[Tensor, "layer head"]
+) -> Float[Tensor, "layer head"] | None:
+    """The mean effect of every head over the held-out prompts; in those that the candidate does not change it is 0."""
+    if session.heldout is None:
+        return None
+    bound = session.heldout.unshare()
+    pairs = _best_pairs(bound, best)
+    if not pairs:
+        return nothing
+    with open_at_target(session, pairs, target) as opened:
+        grid: Tensor = measure_pairs(opened, target)[1]
+    return grid * (len(pairs) / len(bound.pairs))
 
 
 def _explain_no_trial(trials: Sequence[EvaluatedTrial]) -> str:

@@ -97,12 +97,13 @@ def _wrong(validation: Validation, error: EstimatorError, objective: Objective) 
     """Where the estimator is most wrong, by how much, and by which term."""
     value, n, unit = validation.best.value, len(validation.pairs), objective.unit
     size = "an error" if n == 1 else f"a {objective.aggregate} |error|"
-    over = f", in the mean over {n} clean prompts" if n > 1 else ""
+    over = f", in the mean over {n} clean prompts" if n > 1 and objective.aggregate == "mean" else ""
+    means = f", means over {n} clean prompts," if n > 1 and objective.aggregate != "mean" else ""
     magnitude = "" if error.signed else " (a magnitude)"
     said = (
         f"{error.estimator} is most wrong at {error.component}{over}: it says {decimals(error.estimate)} "
-        f"{unit}{magnitude} where activation patching has {decimals(error.ap)}, {size} of {decimals(value)} "
-        f"(made by hand: {decimals(validation.reference.value)})"
+        f"{unit}{magnitude} where activation patching has {decimals(error.ap)}{means or ','} {size} "
+        f"of {decimals(value)} (made by hand: {decimals(validation.reference.value)})"
     )
     if isinstance(error.terms, Missing) or isinstance(error.dominant, Missing):
         return f"{said}."
@@ -115,7 +116,8 @@ def _wrong(validation: Validation, error: EstimatorError, objective: Objective) 
 def _how_rare(error: EstimatorError) -> str:
     n, share, high = len(error.ordinary), error.share_at_half, error.share_at_half_high
     if isinstance(share, Missing) or isinstance(high, Missing) or isinstance(error.percentile, Missing):
-        return "How often ordinary prompts come near is not known: there are none"
+        reason = share.reason if isinstance(share, Missing) else "there are none"
+        return f"How often ordinary prompts come near is not known: {reason}"
     most = "" if high == share else f"; in the whole space at most {100 * high:.1f}% (95%)"
     return (
         f"Of {n} ordinary prompts {error.n_at_half} {'has' if error.n_at_half == 1 else 'have'} at least half that "

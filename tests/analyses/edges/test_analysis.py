@@ -100,6 +100,7 @@ def test_where_f_does_not_change_there_is_no_faithfulness(many, small):
             ["positions=each"],
             r"edges: got it together with metric=logit_diff positions=each, but it is of all positions",
         ),
+        (["metric=kl"], r"analyses\.edges\.methods: got atp with metric=kl, but it is to first order, and kl is least"),
         (["model.dtype=bfloat16"], r"analyses: got edges of model\.name=ioi-mini, .*bfloat16 rounds too much"),
     ],
 )

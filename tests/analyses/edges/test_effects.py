@@ -319,6 +319,7 @@ def test_several_pairs_are_a_mean_and_any_metric_is_f(many, small):
         ({"readers": ["9.9.q"]}, r"readers: got '9\.9\.q', wanted queries, keys, values, MLPs of this model"),
         ({"readers": ["0.0"]}, r"readers: got '0\.0', wanted"),
         ({"readers": []}, "readers: got none, wanted"),
+        ({"metric": "js"}, "metric: got js with edges by atp into the clean run, where it is 0 and its gradient too"),
         ({"method": "atp_star"}, "method: got 'atp_star', wanted"),
         ({"n_steps": 5000, "method": "ig"}, r"n_steps: got 5000, wanted at most 2000"),
     ],
