@@ -251,11 +251,15 @@ class SearchSession:
         """The candidates' values and what they violate; with `remember` from the file of numbers, and into it."""
         tokens = self.bound.tokens(candidates)
         measurements = self.cached.measure(tokens, self.objective, remember=remember)
+        violations = self.objective.violations(measurements)
         return EvaluatedBatch(
             candidates,
             self.objective.values(measurements),
             self.objective.effects(measurements),
-            {name: np.asarray(each) for name, each in self.objective.violations(measurements).items()},
+            {
+                name: np.asarray(each, dtype=np.float64)
+                for name, each in self.objective.violations(measurements).items()
+            },
             (tokens != self.bound.clean[:, None]).any(-1).any(0).cpu().numpy(),
         )
 

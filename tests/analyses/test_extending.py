@@ -90,7 +90,7 @@ def test_its_settings_are_in_the_key_and_a_run_without_it_has_the_key_it_had(con
         (["+analyses.disagreement.bottom=1"], r"analyses\.disagreement\.bottom: got a key that no run has, wanted "),
         (
             ["+analyses.other={}"],
-            r"analyses: got 'other', wanted one of both_directions, self_repair, direct_effect, sets, mib, disagr",
+            r"analyses: got 'other', wanted one of both_directions, self_repair, direct_effect, edges, sets, mib",
         ),
         (["sites=neurons"], "sites: got neurons, wanted heads"),
     ],
@@ -108,7 +108,7 @@ def test_several_are_chosen_at_once_and_a_name_without_a_file_is_refused(config_
     assert config.analyses == {"disagreement": {"top": 3}, "second": {"size": 1.5}}
     with pytest.raises(
         InputError,
-        match=r"^analyses: got 'third', wanted one of both_directions, direct_effect, disagreement, mib, second, self_",
+        match=r"^analyses: got 'third', wanted one of both_directions, direct_effect, disagreement, edges, mib, second",
     ):
         compose_one(["analyses=[disagreement,third]"], config_dir=config_dir)
     with pytest.raises(InputError, match=r"^baseline: got \['zero', 'mean'\], wanted one of "):
@@ -119,6 +119,6 @@ def test_an_analysis_that_has_keys_of_its_own_has_no_settings_here():
     config = compose_one(["+analyses.ablation={}"]).config
     with pytest.raises(
         InputError,
-        match=r"^analyses: got 'ablation', wanted one of both_directions, self_repair, direct_effect, sets, mib: the",
+        match=r"^analyses: got 'ablation', wanted one of both_directions, self_repair, direct_effect, edges, sets, mib: ",
     ):
         pipeline.check(config)

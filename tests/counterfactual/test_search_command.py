@@ -115,8 +115,8 @@ BAD = [
     (["head=1.2", "metric=custom", "metric.function=nowhere:f"], "metric.function: got nowhere:f, which cannot be im"),
     (["head=1.2", "metric=nll"], "metric: got 'nll', wanted one of custom, js, kl, logit, logit_diff, logprob, prob,"),
     (["search.until=5"], "head: got nothing, wanted a value. Add head=9.6."),
-    (["serch_mini"], "search: got 'serch_mini', wanted one of head_scan, results_search, search_9_6, "
-                     "search_mini, worst_prompts, or KEY=VALUE."),
+    (["serch_mini"], "search: got 'serch_mini', wanted one of atlas, capital_country, gendered_pronoun, greater_than, "
+                     "head_scan, results_search, search_9_6, search_mini, subject_verb, worst_prompts, or KEY=VALUE."),
     (["head=1.2", "--fast"], "option: got '--fast', which igap search does not have, wanted KEY=VALUE"),
     (["head=1.2", "objectiv=ap"], "objectiv: got a key that no search has (in 'objectiv=ap'). Did you mean objective?"),
     (["head=1.2", "search.untl=3"], "search.untl: got a key that no search has (in 'search.untl=3'). Did you mean sea"),

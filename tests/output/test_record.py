@@ -34,7 +34,7 @@ def whole(checkpoint, tmp_path_factory):
         overrides = ["model=hf", f"model.name={checkpoint('gpt2')}", "prompts.min_gap=0", "device=cpu", *more]
         run = pipeline.run(
             compose_one(
-                [*overrides, "faithfulness=heads", "analyses=[both_directions,self_repair,direct_effect,sets]"]
+                [*overrides, "faithfulness=heads", "analyses=[both_directions,self_repair,direct_effect,edges,sets]"]
             ).config
         )
     generator = torch.Generator().manual_seed(0)

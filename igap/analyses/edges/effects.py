@@ -81,7 +81,7 @@ def edge_effects(
     Example:
         >>> edges = edge_effects(model, pair, "ap", readers=["logits"])
         >>> edges.to_frame().head(2).round(3).values.tolist()
-        [['3.1', 'logits', -1.758], ['3.6', 'logits', -1.57]]
+        [['3.1', 'logits', -1.758], ['3.5', 'logits', -1.623]]
 
     Source: Wang et al. 2022 (arXiv 2211.00593), Hanna et al. 2024 (2403.17806).
     """

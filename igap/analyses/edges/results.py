@@ -60,7 +60,7 @@ class EdgeEffects:
     Example:
         >>> edges = edge_effects(model, pair)
         >>> edges.to_frame().head(1).round(3).values.tolist()
-        [['L0.resid_pre', '0.3.v', -1.0]]
+        [['3.1', 'logits', -1.696]]
     """
 
     method: EdgeMethod
@@ -74,9 +74,13 @@ class EdgeEffects:
     gap: Finite
     """F(clean) - F(corrupted), the mean over pairs."""
     direction: Direction
+    """The run that is patched: "noising" the clean one, "denoising" the corrupted one."""
     metric: str
+    """F, by its name."""
     unit: str
+    """F's unit."""
     shape: Shape
+    """The model's layers and heads, which say what is between what."""
 
     @property
     def n_edges(self) -> int:

@@ -436,7 +436,7 @@ def test_what_the_validation_costs_is_in_the_searchs_cost(small, pair, monkeypat
     cost = []
     real = search_module.validate
     monkeypatch.setattr(
-        search_module, "validate", lambda opened, trials: cost.append(opened.cost) or real(opened, trials)
+        search_module, "validate", lambda opened, trials, **_: cost.append(opened.cost) or real(opened, trials)
     )
     result = igap.search(small(EMBEDDED), pair, "0.4", **ASKED)
     assert result.cost > cost[0] + 20
