@@ -11,8 +11,8 @@ from igap.counterfactual.samplers.registry import SamplerNames, samplers_for
 from igap.counterfactual.target import normalized
 from igap.errors import InputError, short_repr
 
-Term = Literal["ap", "ig", "disagreement", "selectivity", "curve", "error", "fluency", "edits"]
-SECONDARY = ("fluency", "edits")
+Term = Literal["ap", "ig", "disagreement", "selectivity", "curve", "error", "fluency", "edits", "downstream"]
+SECONDARY = ("fluency", "edits", "downstream")
 """Terms that stand beside another, never alone or first."""
 MAGNITUDES = ("disagreement", "error")
 """Terms without a direction: they are 0 or above."""
@@ -157,6 +157,8 @@ class Constraints(Frozen):
         min_fluency: Least fluency, in nats a token beside the clean prompt; default None.
         max_percentile: Percentile, 0 to 100, of the component's distance from its usual activations that the corrupted
             prompt's may have at most; default None.
+        max_downstream: Percentile, 0 to 100, of the later residual streams' distance from those of ordinary runs, the
+            largest over the layers, that the patched run may have at most; default None.
 
     Raises:
         InputError: A value is invalid, or nothing is between the limits of the corrupted prompt.
@@ -171,6 +173,7 @@ class Constraints(Frozen):
     max_corrupted: float | None = Field(default=None, examples=[10.0])
     min_fluency: float | None = Field(default=None, examples=[-2.0])
     max_percentile: float | None = Field(default=None, ge=0, le=100, examples=[99])
+    max_downstream: float | None = Field(default=None, ge=0, le=100, examples=[99])
 
     @model_validator(mode="after")
     def _in_order(self) -> "Constraints":

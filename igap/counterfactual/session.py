@@ -17,6 +17,7 @@ from igap.counterfactual.config import Constraints, SpaceConfig
 from igap.counterfactual.evaluation import EvaluatedBatch, evaluate_chunk
 from igap.counterfactual.history import Floats, History, Proposal
 from igap.counterfactual.objective.cache import CachedEvaluator
+from igap.counterfactual.objective.downstream import Downstream, fit_downstream
 from igap.counterfactual.objective.evaluator import Evaluator
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.objective.patch import check_reach, resolve
@@ -84,6 +85,7 @@ class SearchSession:
         """
         self.model, self.seed, self.memory_gib = model, seed, memory_gib
         self._evaluators: list[Evaluator] = []
+        self._downstream: Downstream | None = None
         self.sampler = ""
         """The one that chose the last trials."""
         self.objective, examines = objective, "error" in objective.terms
@@ -125,7 +127,10 @@ class SearchSession:
             "aggregate": objective.aggregate,
             "penalty": objective.penalty if "selectivity" in objective.terms else None,
             **({"estimator": objective.estimator} if examines else {}),
-            "constraints": objective.constraints.model_dump(),
+            # Studies from before `max_downstream` do not have it.
+            "constraints": objective.constraints.model_dump(
+                exclude={"max_downstream"} if objective.constraints.max_downstream is None else None
+            ),
             "clean prompts": [list(each.texts) for each in self.bound.pairs],
             "seed": seed,
             **({} if pair.bos == "auto" else {"bos": pair.bos}),
@@ -136,13 +141,23 @@ class SearchSession:
         self._typical = self._typical_prompts(pair)
         self.distribution = None if examines and target.single is None else self.distribution_of(self.cached.evaluator)
         self.cached.distribution = self.distribution
-        limit = objective.constraints.max_percentile
-        if limit is not None and self.distribution is None:
-            raise InputError(
-                f"constraints.max_percentile: got {limit}, but there are fewer than {MIN_PROMPTS} ordinary prompts of "
-                "this prompt's kind to compare with. Use a prompt that follows one of igap's IOI templates, a "
-                "reference.file with more prompts, or null."
-            )
+        limits = objective.constraints
+        if limits.max_percentile is not None and self.distribution is None:
+            raise _too_few_ordinary(f"constraints.max_percentile: got {limits.max_percentile}", "null")
+        if objective.asks_downstream:
+            self._downstream = self.cached.downstream = self.downstream_of(self.cached.evaluator)
+            if self._downstream is None and limits.max_downstream is not None:
+                raise _too_few_ordinary(f"constraints.max_downstream: got {limits.max_downstream}", "null")
+            if self._downstream is None:
+                raise _too_few_ordinary("objective: got downstream", "leave it out")
+
+    def downstream_of(self, evaluator: Evaluator) -> Downstream | None:
+        """The distributions of what follows the evaluator's target in ordinary runs; None: of too few prompts.
+
+        Those of the search's own target are known where trials asked for them.
+        """
+        known = self._downstream if evaluator.target == self.target else None
+        return known or fit_downstream(evaluator, self._typical)
 
     def distribution_of(self, evaluator: Evaluator) -> ActivationDistribution | None:
         """The distribution of the evaluator's target over ordinary prompts; None where there are too few."""
@@ -154,7 +169,9 @@ class SearchSession:
             self.model, bound, target or self.target, metric=self.objective.f, memory_gib=self.memory_gib
         )
         self._evaluators.append(evaluator)
-        return CachedEvaluator(evaluator, self._remember, self._identity)
+        cached = CachedEvaluator(evaluator, self._remember, self._identity)
+        cached.downstream = self._downstream
+        return cached
 
     @property
     def cost(self) -> float:
@@ -268,8 +285,9 @@ class SearchSession:
         return [batch.trial(i, proposal) for i, proposal in enumerate(proposals)]
 
     def _bounds_of_ordinary(self) -> dict[str, str]:
-        """What a bound of the percentile depends on beside the clean prompts: ordinary prompts that were given."""
-        if self.ordinary is None or self.objective.constraints.max_percentile is None:
+        """What percentiles of trials depend on beside the clean prompts: ordinary prompts that were given."""
+        asked = self.objective.asks_downstream or self.objective.constraints.max_percentile is not None
+        if self.ordinary is None or not asked:
             return {}
         texts = "\n".join(each.clean for each in self.ordinary)
         return {"ordinary prompts": hashlib.sha256(texts.encode()).hexdigest()[:12]}
@@ -286,6 +304,13 @@ class SearchSession:
             return torch.cat([tokenize(self.model, other).clean for other in pairs])
         except InputError:  # also where the tokenizer does not know the template's words
             return tokenize(self.model, pair).clean
+
+
+def _too_few_ordinary(asked: str, otherwise: str) -> InputError:
+    return InputError(
+        f"{asked}, but there are fewer than {MIN_PROMPTS} ordinary prompts of this prompt's kind to compare with. Use "
+        f"a prompt that follows one of igap's IOI templates, a reference.file with more prompts, or {otherwise}."
+    )
 
 
 def _n_random_left(history: History, control: int) -> int:

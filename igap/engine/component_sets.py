@@ -4,7 +4,7 @@ What is changed is held at its new value whatever comes before it; every other a
 give. One pass from the earliest of the layers on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from igap.components import Site
 from igap.engine.contrast import Contrast
+from igap.engine.decoder import keep
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,26 @@ class ComponentSet:
         where = self._where & chosen[:, self.owner][None, :, None]
         return self._changed(self.ends()[1][:, None], where, len(chosen))
 
+    def streams(
+        self, rows: Float[Tensor, "pair row pos d"], where: Bool[Tensor, "pair _row pos 1"] | None = None
+    ) -> Float[Tensor, "pair row layer d_model"]:
+        """The residual stream at the last position, after each block from the first member's on."""
+        where = self._where if where is None else where
+        made: list[Tensor] = []
+
+        def note(change: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
+            changed = change(activation)
+            made.append(changed[:, :, -1, 0])
+            return changed
+
+        changes = self._changes(rows, where)
+        after: list[tuple[Site, int]] = [
+            ("resid_post", layer) for layer in range(next(iter(self._places))[1], self.contrast.n_layers)
+        ]
+        changes |= {at: partial(note, changes.get(at, keep)) for at in after}
+        self.contrast.engine.with_changes(changes, rows.shape[1])
+        return torch.stack(made, 2)
+
     def by_member(self, values: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows member"]:
         """The sums of each member's dimensions."""
         return values.new_zeros(*values.shape[:-1], len(self.members)).index_add(-1, self.owner, values)
@@ -90,12 +111,14 @@ class ComponentSet:
         return self.contrast.base.activations[site][0].shape[3:].numel()
 
     def _changed(self, values: Tensor, where: Tensor, n_rows: int) -> Tensor:
+        return self.contrast.engine.with_changes(self._changes(values, where), n_rows)
+
+    def _changes(self, values: Tensor, where: Tensor) -> dict[tuple[Site, int], Callable[[Tensor], Tensor]]:
         where = where.expand(*where.shape[:3], values.shape[3])
-        changes = {
+        return {
             at: partial(_put, place.indices, values[..., place.columns], where[..., place.columns])
             for at, place in self._places.items()
         }
-        return self.contrast.engine.with_changes(changes, n_rows)
 
 
 def _put(indices: Tensor, values: Tensor, where: Tensor, own: Tensor) -> Tensor:

@@ -194,6 +194,20 @@ def test_a_model_that_does_not_prefer_the_answer_is_refused(model, pair):
         opened(model, pair, constraints={"min_clean": 1000.0})
 
 
-def test_a_bound_on_the_percentile_without_ordinary_prompts_is_refused(model, pair):
-    with pytest.raises(InputError, match=r"constraints\.max_percentile: got 99\.0, but there are fewer than"):
-        opened(model, pair, constraints={"max_percentile": 99.0})
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (
+            {"constraints": {"max_percentile": 99.0}},
+            r"constraints\.max_percentile: got 99\.0, but there are fewer than",
+        ),
+        (
+            {"constraints": {"max_downstream": 99.0}},
+            r"constraints\.max_downstream: got 99\.0, but there are fewer than",
+        ),
+        ({"terms": ("ap", "downstream")}, "objective: got downstream, but there are fewer than"),
+    ],
+)
+def test_what_needs_ordinary_prompts_is_refused_without_them(model, pair, objective, message):
+    with pytest.raises(InputError, match=message):
+        opened(model, pair, **objective)

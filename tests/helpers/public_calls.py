@@ -346,7 +346,10 @@ TAKES: Mapping[str, set[str]] = {
     "metrics": {"None", "empty list"},
     # Of settings pydantic checks the types: what has a float's value is one.
     **{key: {"None", "numpy True", "tensor", *_NUMBERS} for key in _LIMITS},
-    "max_percentile": {"None", "numpy True", "tensor", "0", *_COUNTS, "1.5", "numpy 1.5"},
+    **{
+        key: {"None", "numpy True", "tensor", "0", *_COUNTS, "1.5", "numpy 1.5"}
+        for key in ("max_percentile", "max_downstream")
+    },
     "template": {"None", "zero character", *_TEXTS},
     **{f"SpaceConfig {key}": {"None", "zero character", *_TEXTS} for key in ("answer", "distractor")},
     # The second holds two mistakes, which get a line each; slots without lists are refused where a prompt has them.

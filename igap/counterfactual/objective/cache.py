@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from igap.counterfactual.history import Floats
+from igap.counterfactual.objective.downstream import Downstream
 from igap.counterfactual.objective.errors import signed_errors
 from igap.counterfactual.objective.evaluator import Evaluator, Number, Numbers
 from igap.counterfactual.objective.objective import Measurements, Objective
@@ -46,6 +47,9 @@ class CachedEvaluator:
 
     distribution: ActivationDistribution | None = None
     """The distribution that `percentile` refers to, where a constraint needs it."""
+
+    downstream: Downstream | None = None
+    """The distributions that `downstream` refers to, where a constraint or a term needs them."""
 
     def __init__(self, evaluator: Evaluator, file: Path | None, identity: Mapping[str, object]) -> None:
         """`identity` tells models and numerics apart, as JSON values; `file` None: no cache."""
@@ -99,7 +103,7 @@ class CachedEvaluator:
     def measure(
         self, tokens: Int[Tensor, "given candidate pos"], objective: Objective, *, remember: bool = True
     ) -> Measurements:
-        """All that the objective needs: the evaluator's numbers, `edits`, and `percentile` where it is limited."""
+        """All that the objective needs: the evaluator's numbers, `edits`, and the percentiles that it asks for."""
         needs = objective.needs
         numbers = self.numbers(tokens, needs, remember=remember)
         measurements: dict[str, Tensor] = {str(name): each for name, each in numbers.items()}
@@ -109,6 +113,9 @@ class CachedEvaluator:
         if objective.constraints.max_percentile is not None:
             assert self.distribution is not None, "a search with that bound makes it"
             measurements["percentile"] = self.distribution.percentile(self.evaluator, tokens)
+        if objective.asks_downstream:
+            assert self.downstream is not None, "a search that asks for it makes it"
+            measurements["downstream"] = self.downstream.percentile(self.evaluator, tokens)
         return measurements
 
     def objective_values(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Floats:

@@ -9,15 +9,13 @@ the gap: the search would drive the gap to zero and not the effect up.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.attribution.integrated_gradients import along_path
-from igap.attribution.maps import per_component
 from igap.components import Site
 from igap.counterfactual.objective.embeddings import scores_of_options, token_embeddings
 from igap.counterfactual.objective.errors import EstimatorErrors
@@ -251,10 +249,34 @@ class Evaluator:
 
     def activations_of_others(self, prompts: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt patched *component"]:
         """The target's activations in runs of any prompts of the clean prompts' length, at the same positions."""
+        places = self.target.places
+        return self._of_others(prompts, places, lambda seen: self._patch.activation(seen)[0][:, self._columns])
+
+    def later_streams(
+        self, tokens: Int[Tensor, "given candidate pos"], reduce: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "candidate pair *number"]:
+        """What `reduce` makes, pass by pass, of these `Patch.streams` `[candidate, pair, layer, d_model]`."""
 
         def compute(items: Tensor) -> Tensor:
-            seen = self._whole_runs.activations(prompts[items], self.target.places)
-            return self._patch.activation(seen)[0][:, self._columns]
+            own, mask = tokens[:, items], self._patch.mask(tokens[:, items])
+            with torch.no_grad():
+                end = self._end(self._activations(self._changes(own)), mask)
+                return reduce(self._patch.streams(end, mask).transpose(0, 1))
+
+        self.cost += tokens.shape[1] * (self._prefix_cost + self._suffix_cost)
+        passes = self._rows.each(compute, torch.arange(tokens.shape[1]), len(self.bound.pairs))
+        return torch.cat([made for _, made in passes]).cpu()
+
+    def streams_of_others(self, prompts: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt layer d_model"]:
+        """The same residual streams in runs of any prompts of the clean prompts' length, unpatched."""
+        places = self._patch.later
+        return self._of_others(prompts, places, lambda seen: torch.stack([seen[at][0, :, -1, 0] for at in places], 1))
+
+    def _of_others(
+        self, prompts: Tensor, places: Sequence[tuple[Site, int]], take: Callable[[Mapping[Any, Tensor]], Tensor]
+    ) -> Tensor:
+        def compute(items: Tensor) -> Tensor:
+            return take(self._whole_runs.activations(prompts[items], places))
 
         self.cost += len(prompts)
         return torch.cat([made for _, made in self._whole_rows.each(compute, torch.arange(len(prompts)))])
@@ -314,29 +336,9 @@ class Evaluator:
             self.cost += len(_ALPHAS) * n * self._suffix_cost
             numbers["curve"] = bends.gather(0, bends.abs().argmax(0, keepdim=True))[0]
         if "ig" in names:
-            numbers["ig"] = self._integrate(sites, end, mask)
+            numbers["ig"] = self._patch.integrate(sites, end, mask, NODES, self._gradient_rows)
             self.cost += 3 * NODES * n * self._suffix_cost
         return torch.stack([numbers[name].T for name in names], -1)
-
-    def _integrate(
-        self, sites: Mapping[tuple[Site, int], Tensor], end: Tensor, mask: Tensor | None
-    ) -> Float[Tensor, "pair candidate"]:
-        """`ig`, as `Number` has it."""
-        rows = self._gradient_rows
-        if self.target.single is None:
-            start = self._patch.start.expand_as(end)
-
-            def of_rows(moved: Tensor) -> Tensor:  # the candidates, node after node
-                n_nodes = 1 if mask is None or mask.shape[1] == 1 else moved.shape[1] // mask.shape[1]
-                return self._patch.value(moved, None if mask is None else mask.repeat(1, n_nodes, 1))
-
-            return along_path(of_rows, start, end, NODES, "gausslegendre", rows).sum((2, 3))
-        site, layer, index = self.target.single
-        whole = sites[site, layer].expand(len(self.bound.pairs), *sites[site, layer].shape[1:])
-        start = self.clean.activations[site][layer][:, None, self.first :].expand_as(whole)
-        shares = along_path(self._around.function(site, layer), start, whole, NODES, "gausslegendre", rows)
-        by_position = per_component(shares, site)[..., index]
-        return by_position.sum(2) if mask is None else (by_position * mask).sum(2)
 
     def _whole(self, tokens: Tensor, names: Sequence[Number]) -> Float[Tensor, "candidate pair name"]:
         """Numbers of the whole model's run on the corrupted prompts."""

@@ -34,10 +34,12 @@ _NEEDS: Mapping[Term, tuple[Number, ...]] = {
     "curve": ("curve",),
     "fluency": ("fluency",),
     "edits": (),
+    "downstream": (),
     "error": (),
 }
 Measurements = Mapping[str, Float[Tensor, "candidate pair *member"]]
-"""The evaluator's numbers, and `edits`: slots in which the corrupted prompt differs from the clean one. `errors`: what
+"""The evaluator's numbers, and `edits`: slots in which the corrupted prompt differs from the clean one. `percentile`
+and `downstream`: how unusual the target's activation is, and what follows it, 0 to 100. `errors`: what
 the estimator says of each member of the target less its AP effect."""
 
 
@@ -118,6 +120,13 @@ class Objective:
         """Raises InputError on what is not asked of the members of a target one by one, as `error` is."""
         together = [term for term in self.terms if term not in ("error", *SECONDARY)]
         limit = self.constraints.max_percentile
+        if target.single is None and self.asks_downstream:
+            bound = self.constraints.max_downstream
+            asked = "objective: got downstream" if bound is None else f"constraints.max_downstream: got {bound:g}"
+            raise InputError(
+                f"{asked} with objective=error of {target.name}, whose members are patched one by one, wanted one "
+                "component, after whose patch something follows. Leave it out, or use one head."
+            )
         if target.single is None and together:
             raise InputError(
                 f"objective: got error and {together[0]} of {target.name}, whose members are examined one by one and "
@@ -135,6 +144,11 @@ class Objective:
         return follows_gradient(self.terms, self.estimator)
 
     @property
+    def asks_downstream(self) -> bool:
+        """Whether a term or a constraint is about what follows the patch."""
+        return "downstream" in self.terms or self.constraints.max_downstream is not None
+
+    @property
     def needs(self) -> list[Number]:
         """The evaluator's numbers that terms and constraints are made of; `ap` but where only errors are asked for."""
         effects = any(term not in ("error", *SECONDARY) for term in self.terms)
@@ -148,20 +162,20 @@ class Objective:
     @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
         """The direction of each term, as Optuna names it."""
-        return ["minimize" if term == "edits" else "maximize" for term in self.terms]
+        return ["minimize" if term in ("edits", "downstream") else "maximize" for term in self.terms]
 
     def effects(self, measurements: Measurements) -> Float[Tensor, "candidate pair"]:
         """The first term's effect in each clean prompt's run, in F's unit, before sign and aggregate."""
         return self._effects(self.terms[0], measurements)
 
     def values(self, measurements: Measurements) -> Floats:
-        """`[candidate, term]`: F's unit, of fluency nats a token, of edits slots."""
+        """`[candidate, term]`: F's unit, of fluency nats a token, of edits slots, of downstream percent."""
         values = [self.objective_value(term, measurements) for term in self.terms]
         return np.asarray(torch.stack(values, -1).double().numpy())
 
     def objective_value(self, term: Term, measurements: Measurements) -> Float[Tensor, " candidate"]:
         """One term's value of each candidate."""
-        if term in ("fluency", "edits"):
+        if term in SECONDARY:
             return measurements[term].double().mean(1)
         effects = self._effects(term, measurements)
         if term in MAGNITUDES:
@@ -182,6 +196,8 @@ class Objective:
             excess["min_fluency"] = limits.min_fluency - measurements["fluency"].mean(1)
         if limits.max_percentile is not None:
             excess["max_percentile"] = measurements["percentile"].mean(1) - limits.max_percentile
+        if limits.max_downstream is not None:
+            excess["max_downstream"] = measurements["downstream"].mean(1) - limits.max_downstream
         return excess
 
     def first_order_scores(self, evaluator: Evaluator, candidate: Candidate, term: int = 0) -> list[Floats]:

@@ -9,8 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from igap.attribution.integrated_gradients import along_path
+from igap.attribution.maps import per_component
 from igap.components import Site
 from igap.counterfactual.target import Target
+from igap.engine.batching import AdaptiveBatch
 from igap.engine.component_sets import ComponentSet
 from igap.engine.contrast import Contrast
 from igap.engine.hooks import SiteFunction
@@ -139,6 +142,42 @@ class Patch:
         if self.target.single is None:
             return self._set.function(rows, None if mask is None else mask[..., None])
         return self._single(rows)
+
+    @property
+    def later(self) -> list[tuple[Site, int]]:
+        """The places of the residual stream after each block from the target's first on."""
+        return [("resid_post", layer) for layer in range(self.target.places[0][1], self.contrast.n_layers)]
+
+    def streams(self, rows: Tensor, mask: Tensor | None) -> Float[Tensor, "pair row layer d_model"]:
+        """The residual stream at the read position at `later`, with the target at these activations."""
+        return self._set.streams(rows if rows.ndim == 4 else rows[..., None], None if mask is None else mask[..., None])
+
+    def integrate(
+        self,
+        sites: Mapping[tuple[Site, int], Tensor],
+        end: Tensor,
+        mask: Tensor | None,
+        n_nodes: int,
+        batch: AdaptiveBatch,
+    ) -> Float[Tensor, "pair candidate"]:
+        """The target's integrated gradients from its clean activation to `end`, in F's unit.
+
+        Of a single component the whole layer's site moves, to `sites`. Of a set its members do, alone.
+        """
+        if self.target.single is None:
+            start = self.start.expand_as(end)
+
+            def of_rows(moved: Tensor) -> Tensor:  # the candidates, node after node
+                n = 1 if mask is None or mask.shape[1] == 1 else moved.shape[1] // mask.shape[1]
+                return self.value(moved, None if mask is None else mask.repeat(1, n, 1))
+
+            return along_path(of_rows, start, end, n_nodes, "gausslegendre", batch).sum((2, 3))
+        site, layer, index = self.target.single
+        whole = sites[site, layer].expand(len(self.contrast.pairs), *sites[site, layer].shape[1:])
+        start = self.contrast.clean.activations[site][layer][:, None, self.contrast.first :].expand_as(whole)
+        shares = along_path(self.contrast.function(site, layer), start, whole, n_nodes, "gausslegendre", batch)
+        by_position = per_component(shares, site)[..., index]
+        return by_position.sum(2) if mask is None else (by_position * mask).sum(2)
 
     def member(self, place: int) -> "Patch":
         """One member of the target, by its place, alone."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from igap.counterfactual.validation.optimality import Optimality
-from igap.counterfactual.validation.results import EstimatorError, PairEffects, RankedPrompt, Validation
+from igap.counterfactual.validation.results import EstimatorError, PairEffects, RankedPrompt, Validation, WhatFollows
 from igap.missing import Missing, or_none
 
 Scalar = float | int | str | None
@@ -40,6 +40,7 @@ def flatten(validation: Validation) -> Summary:
     numbers |= {
         "best/fluency": validation.plausibility.fluency,
         "best/percentile": validation.plausibility.percentile,
+        **_downstream(validation.plausibility.downstream),
         "single_edits/n": len(edits.edits),
         "single_edits/of": edits.n_possible,
         "single_edits/better": edits.n_better,
@@ -96,6 +97,16 @@ def flatten_optimality(optimality: Optimality | Missing | None) -> Summary:
     share = optimality.share
     known = share.written("optimality/share") if isinstance(share, Missing) else {"optimality/share": share}
     return {**known, "optimality/upper": optimality.upper, "optimality/n": optimality.n_evaluations}
+
+
+def _downstream(after: WhatFollows | Missing) -> Mapping[str, Scalar | Missing]:
+    if isinstance(after, Missing):
+        return {"best/downstream": after}
+    return {
+        "best/downstream": after.percentile,
+        "best/downstream_layer": after.layer,
+        "best/downstream_unpatched": after.unpatched,
+    }
 
 
 def _pair_effects(name: str, effects: PairEffects) -> Mapping[str, Scalar | Missing]:

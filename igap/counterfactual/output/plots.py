@@ -15,7 +15,11 @@ from igap.plots.heatmaps import COLOURS, heatmaps
 
 _SHOWN = 12
 """Words of each slot that are named."""
-_UNITS = {"fluency": "nats a token beside the clean prompt", "edits": "slots changed"}
+_UNITS = {
+    "fluency": "nats a token beside the clean prompt",
+    "edits": "slots changed",
+    "downstream": "percentile of what follows",
+}
 
 
 @styled

@@ -167,11 +167,13 @@ def sentences(result: SearchResult) -> list[str]:
     if result.space.kind != "prompts":
         lines += _describe_words(validation)
     lines += [*_describe_held_out(result), *describe_error(validation.error, result.objective.unit)]
-    percentile = validation.plausibility.percentile
+    percentile, after = validation.plausibility.percentile, validation.plausibility.downstream
     lines.append(
         f"fluency of the best prompts: {_format(validation.plausibility.fluency)} nats a token beside the clean ones"
         + ("" if isinstance(percentile, Missing) else
            f"; the component's activation at percentile {percentile:.0f} of ordinary prompts'")
+        + ("" if isinstance(after, Missing) else
+           f", what follows it at {after.percentile:.0f} (layer {after.layer}; {after.unpatched:.0f} unpatched)")
     )  # fmt: skip
     left_out = ", ".join(f"{n} ({why})" for why, n in result.space.left_out.items() if n)
     if left_out:

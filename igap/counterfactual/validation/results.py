@@ -82,6 +82,18 @@ class NeutralEdits:
 
 
 @dataclass(frozen=True)
+class WhatFollows:
+    """How unusual the residual stream is at the read position, from the component's block on, with the patch."""
+
+    percentile: float
+    """The mean over the clean prompts of the largest percentile of a layer, 0 to 100 (the most unusual)."""
+    layer: int
+    """The layer after which the mean percentile is largest; of equal ones the first."""
+    unpatched: float
+    """`percentile` of the clean runs without the patch."""
+
+
+@dataclass(frozen=True)
 class Plausibility:
     """How ordinary the best prompts are."""
 
@@ -89,6 +101,7 @@ class Plausibility:
     """Mean log-probability of their tokens less that of the clean prompts'; nats a token."""
     percentile: float | Missing
     """Percentile of the component's activation among those in ordinary prompts, 0 to 100 (the most unusual)."""
+    downstream: WhatFollows | Missing
 
 
 @dataclass(frozen=True)

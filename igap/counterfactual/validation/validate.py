@@ -42,6 +42,7 @@ from igap.counterfactual.validation.results import (
     RankedPrompt,
     ReferenceValues,
     Validation,
+    WhatFollows,
 )
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, tokenize
@@ -249,9 +250,22 @@ def _judge_plausibility(session: SearchSession, bound: BoundSpace, best: Candida
     distribution = session.distribution
     if target != session.target:
         distribution = session.distribution_of(evaluator.evaluator)
-    if distribution is None:
-        return Plausibility(fluency, Missing("too few ordinary prompts of this kind"))
-    return Plausibility(fluency, distribution.percentile(evaluator.evaluator, tokens).mean().item())
+    downstream = session.downstream_of(evaluator.evaluator)
+    if distribution is None or downstream is None:
+        nothing = Missing("too few ordinary prompts of this kind")
+        return Plausibility(fluency, nothing, nothing)
+    percentile = distribution.percentile(evaluator.evaluator, tokens).mean().item()
+    patched = downstream.patched(evaluator.evaluator, tokens)[0]
+    unpatched = downstream.by_layer(evaluator.evaluator.streams_of_others(bound.clean))
+    return Plausibility(
+        fluency,
+        percentile,
+        WhatFollows(
+            patched.amax(1).mean().item(),
+            downstream.first + int(patched.mean(0).argmax()),
+            unpatched.amax(1).mean().item(),
+        ),
+    )
 
 
 def _evaluate_held_out(

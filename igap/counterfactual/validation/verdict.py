@@ -26,6 +26,7 @@ def verdict(validation: Validation, component: str, objective: Objective) -> tup
       pairs made by hand alone can object.
     - It is an *injection* if what is written in is larger in magnitude than the deletion: `Deletion.is_injection`.
     - The activation is *unusual* above percentile 95: farther from the usual ones than 19 in 20 ordinary prompts'.
+      Where it is not, what follows the patch may be, by the same rule.
 
     Of a search for errors of an estimator the first sentence says where it is wrong and which term of the chain to AP
     it is most of, the third how many ordinary prompts have at least half that error.
@@ -182,4 +183,12 @@ def _activation(validation: Validation) -> str:
     percentile = validation.plausibility.percentile
     if isinstance(percentile, Missing):
         return f"whether its activation is unusual is not known: {percentile.reason}"
-    return f"its activation is {'unusual' if percentile > UNUSUAL else 'ordinary'} (percentile {percentile:.0f})"
+    if percentile > UNUSUAL:
+        return f"its activation is unusual (percentile {percentile:.0f})"
+    own, after = f"its activation is ordinary (percentile {percentile:.0f})", validation.plausibility.downstream
+    if isinstance(after, Missing) or after.percentile <= UNUSUAL:
+        return own
+    return (
+        f"{own}, but the residual stream after it is unusual (percentile {after.percentile:.0f} at layer "
+        f"{after.layer}, {after.unpatched:.0f} without the patch)"
+    )

@@ -22,6 +22,7 @@ MEASURED = {
     "fluency": torch.tensor([[-1.0, -2.0, 0.0, 1.0], [0.0, -8.0, 0.0, 0.0]]),
     "corrupted": torch.tensor([[2.0, -2.0, 3.0, 1.0], [-1.0, -1.0, -1.0, -1.0]]),
     "edits": torch.tensor([[1.0, 2.0, 1.0, 2.0], [6.0, 6.0, 6.0, 6.0]], dtype=torch.float64),
+    "downstream": torch.tensor([[40.0, 40.0, 20.0, 60.0], [60.0, 100.0, 60.0, 100.0]], dtype=torch.float64),
     "percentile": torch.tensor([[90.0, 100.0, 95.0, 95.0], [10.0, 20.0, 30.0, 40.0]], dtype=torch.float64),
 }
 """Two candidates in four clean prompts: AP of mean 2 and -1.5."""
@@ -71,10 +72,10 @@ def test_selectivity_takes_a_penalty_from_the_signed_effect_of_each_prompt():
 
 
 def test_other_terms_are_means_and_have_their_own_direction():
-    terms = ("curve", "ig", "fluency", "edits")
+    terms = ("curve", "ig", "fluency", "edits", "downstream")
     objective = Objective(terms, aggregate="min", sign="drop")
-    assert objective.values(MEASURED).tolist() == [[-1, -5, -0.5, 1.5], [-1, -1, -2, 6]]
-    assert objective.directions == ["maximize", "maximize", "maximize", "minimize"]
+    assert objective.values(MEASURED).tolist() == [[-1, -5, -0.5, 1.5, 40], [-1, -1, -2, 6, 80]]
+    assert objective.directions == ["maximize", "maximize", "maximize", "minimize", "minimize"]
     assert values("ig", "edits") == [[2.625, 1.5], [1.5, 6]]
     assert objective.values(MEASURED).dtype == np.float64
     assert torch.equal(objective.effects(MEASURED), MEASURED["curve"])
@@ -100,13 +101,14 @@ def test_only_what_terms_and_bounds_are_made_of_is_asked_for():
 
 
 def test_a_bound_is_broken_by_how_much_the_mean_is_beyond_it():
-    bounds = Constraints(min_corrupted=0.0, max_corrupted=0.5, min_fluency=-1.0, max_percentile=90)
+    bounds = Constraints(min_corrupted=0.0, max_corrupted=0.5, min_fluency=-1.0, max_percentile=90, max_downstream=50)
     found = {name: each.tolist() for name, each in Objective(constraints=bounds).violations(MEASURED).items()}
     assert found == {
         "min_corrupted": [-1, 1],
         "max_corrupted": [0.5, -1.5],
         "min_fluency": [-0.5, 1],
         "max_percentile": [5, -65],
+        "max_downstream": [-10, 30],
     }
     assert Objective().violations(MEASURED) == {}
 

@@ -430,6 +430,12 @@ def test_what_no_prompt_changes_or_f_does_not_see_is_refused(small, name, change
         ("0.1+1.2", {"terms": ("error", "ap")}, "objective: got error and ap of 0.1+1.2, whose members are examined"),
         ("0.1+1.2", {"terms": ("error",), "constraints": Constraints(max_percentile=9)}, "got 9 with objective=error"),
         (
+            "0.1+1.2",
+            {"terms": ("error",), "constraints": Constraints(max_downstream=9)},
+            "constraints.max_downstream: got 9 with objective=error of 0.1+1.2, whose members are patched one by one",
+        ),
+        ("0.1+1.2", {"terms": ("error", "downstream")}, "objective: got downstream with objective=error of 0.1+1.2"),
+        (
             "L1.resid_pre",
             {"terms": ("error",), "estimator": "ig"},
             "estimator: got ig of L1.resid_pre, whose IG is its",

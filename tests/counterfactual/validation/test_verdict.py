@@ -22,6 +22,7 @@ from igap.counterfactual.validation.results import (
     ReferenceValues,
     SingleEdits,
     Validation,
+    WhatFollows,
 )
 from igap.counterfactual.validation.verdict import decimals, stands_out, verdict
 from igap.missing import Missing
@@ -47,7 +48,7 @@ def made(effects=(0.5, -1.0, 0.25, -2.0), **sections):
         "reference": ReferenceValues(0.5, 0.5),
         "random": RandomControl(0, 0, NONE, "abs", NONE, NONE, "abs"),
         "neutral": NONE,
-        "plausibility": Plausibility(-1.0, 58.0),
+        "plausibility": Plausibility(-1.0, 58.0, NONE),
         "single_edits": SingleEdits((), 0, 0, NONE),
         "by_edit_count": (),
         "pruned": PrunedPrompt(1, 2.0, "first := Tom", ""),
@@ -237,7 +238,25 @@ def test_without_an_effect_or_a_mean_the_kind_is_not_told():
     ],
 )
 def test_an_activation_is_unusual_above_percentile_95(percentile, words):
-    assert said(made(plausibility=Plausibility(-1.0, percentile)))[2].endswith(f"; {words}")
+    assert said(made(plausibility=Plausibility(-1.0, percentile, NONE)))[2].endswith(f"; {words}")
+
+
+@pytest.mark.parametrize(
+    ("percentile", "after", "words"),
+    [
+        (95.0, 95.0, "ordinary (percentile 95)."),
+        (
+            95.0,
+            96.0,
+            "ordinary (percentile 95), but the residual stream after it is unusual (percentile 96 at layer 7, 40 "
+            "without the patch).",
+        ),
+        (96.0, 99.0, "unusual (percentile 96)."),
+    ],
+)
+def test_what_follows_is_told_where_it_alone_is_unusual(percentile, after, words):
+    plausibility = Plausibility(-1.0, percentile, WhatFollows(after, 7, 40.0))
+    assert said(made(plausibility=plausibility))[2].endswith(f"; its activation is {words}")
 
 
 EXACT = st.integers(-(2**20), 2**20).map(lambda n: n / 2**10)
