@@ -10,7 +10,7 @@ from igap import PromptPair, search
 from igap.bench.blueprint import ONE, Blueprint
 from igap.components import hook_name
 from igap.counterfactual.config import Constraints
-from igap.counterfactual.objective.downstream import fit_downstream, fit_stream
+from igap.counterfactual.objective.downstream import Downstream, fit_downstream, fit_stream
 from igap.counterfactual.objective.evaluator import Evaluator
 from igap.counterfactual.objective.typicality import MIN_PROMPTS, fit_distribution
 from igap.counterfactual.output.flatten import flatten
@@ -65,6 +65,7 @@ def test_roundings_of_a_stream_that_never_changes_are_no_distance():
         Target((("heads", 1, 2),)),
         Target((("neurons", 1, 7),), "S2"),
         Target((("heads", 0, 1), ("resid_post", 1, 0)), "diff"),
+        Target((("resid_post", 1, 0),)),
     ],
     ids=lambda target: target.name,
 )
@@ -77,6 +78,11 @@ def test_streams_are_those_of_the_whole_model_with_the_component_swapped(small, 
         tokens = bound.tokens([(1, 1, 0, 0, 0, 0), (2, 2, 1, 2, 1, 1)])
         streams = evaluator.later_streams(tokens, lambda each: each)
         unpatched = evaluator.streams_of_others(bound.clean)
+        noise = torch.randn(40, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        near_then_far = [fit_stream(noise + own + 100 * i) for i, own in enumerate(streams[0, 0])]
+        largest = Downstream(0, tuple(near_then_far)).percentile(evaluator, tokens)
+    assert near_then_far[0].percentile(streams[0, 0, 0]) == 0
+    assert largest[0, 0] == 100
     layers = range(min(layer for _, layer, _ in target.members), 3)
     names = [f"blocks.{layer}.hook_out" for layer in layers]
     for pair, clean in enumerate(bound.clean):
