@@ -273,10 +273,7 @@ class SearchSession:
             candidates,
             self.objective.values(measurements),
             self.objective.effects(measurements),
-            {
-                name: np.asarray(each, dtype=np.float64)
-                for name, each in self.objective.violations(measurements).items()
-            },
+            {name: np.asarray(each, dtype=np.float64) for name, each in violations.items()},
             (tokens != self.bound.clean[:, None]).any(-1).any(0).cpu().numpy(),
         )
 

