@@ -99,7 +99,7 @@ def number(value: float | int | str | None) -> str:
     """A number as tables show it; a dash where it is not defined."""
     if not isinstance(value, float | int) or value != value:
         return "-"
-    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.3f}"
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value + 0.0:.3f}"  # + 0.0: zero has no sign
 
 
 def folding_table(title: str, *columns: str) -> Table:

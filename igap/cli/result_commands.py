@@ -23,17 +23,21 @@ def _folders(function: Function) -> Function:
 
 @click.command(
     cls=Command,
-    short_help="How the jobs of a sweep stand: done, stale, running, failed, planned.",
-    arguments=[(_DIR, "folders of sweeps, or folders that hold such folders")],
-    examples=[("igap status runs/baselines --watch", "until nothing is left to do")],
+    short_help="How the jobs of a sweep and the trials of a search stand.",
+    arguments=[(_DIR, "folders of sweeps and searches, or folders that hold such folders")],
+    examples=[
+        ("igap status runs/baselines --watch", "until nothing is left to do"),
+        ("igap status searches", "every search: trials, best value, report"),
+    ],
     needs_arguments=True,
 )
-@click.option("--watch", is_flag=True, help="Look again every 2 seconds until nothing is running or planned.")
+@click.option("--watch", is_flag=True, help="Look again every 2 seconds until nothing is left to do.")
 @_folders
 def status(folders: tuple[Path, ...], watch: bool) -> int:
-    """Shows how the jobs of each sweep stand, from the disk alone.
+    """Shows how the jobs of each sweep and the trials of each search stand, from the disk alone.
 
-    done; stale (made by other versions of the code); running (host, process, since when); failed (why); planned.
+    A job is done; stale (made by other versions of the code); running (host, process, since when); failed (why);
+    planned. Of a search: its trials and how many were asked for, the best value so far, and what its report is of.
     """
     from igap.sweep.status import show_status
 
@@ -77,10 +81,13 @@ def _default_metrics() -> list[Section]:
 
 @click.command(
     cls=Command,
-    short_help="Finished runs side by side: a table, a CSV file and a page.",
-    arguments=[(_DIR, "folders of finished runs, or folders that hold such folders (a sweep, all of runs/)")],
+    short_help="Finished runs and searches side by side: tables, CSV files and a page.",
+    arguments=[
+        (_DIR, "folders of finished runs and searches, or folders that hold such folders (a sweep, all of runs/)")
+    ],
     examples=[
         ("igap compare runs sort=-heads/pearson", "all runs, those that agree most first"),
+        ("igap compare searches", "all searches, and the full runs of their best pairs"),
         ("igap compare runs/monday runs/tuesday/3 metrics=gap,heads/bias output=comparison", "a folder and a run"),
     ],
     sections=_default_metrics,
@@ -90,7 +97,7 @@ def _default_metrics() -> list[Section]:
     "--sort",
     cls=Setting,
     metavar="NAME",
-    help="Rows by a metric, a setting, folder or key; -NAME: the largest first; default: in the order found.",
+    help="Rows of runs by a metric, a setting, folder or key; -NAME: the largest first; default: in the order found.",
 )
 @click.option(
     "--metrics", cls=Setting, metavar="A,B,...", help="Names of summary.json or ap_on_ig; default: those below."
@@ -100,17 +107,18 @@ def _default_metrics() -> list[Section]:
     cls=Setting,
     metavar="FOLDER",
     default=".",
-    help="Where compare.csv and compare.html go; default: this folder.",
+    help="Where compare.csv, compare_searches.csv and compare.html go; default: this folder.",
 )
 @click.option(
     "--wandb", metavar="ENTITY/PROJECT", help="The runs that were logged there, beside those of the folders, if any."
 )
 @_folders
 def compare(folders: tuple[Path, ...], sort: str | None, metrics: str | None, output: str, wandb: str | None) -> None:
-    """Shows finished runs side by side.
+    """Shows finished runs side by side, and finished searches in a table of their own.
 
-    The terminal shows the settings that differ; compare.csv holds every metric; compare.html, one file that needs no
-    network, has heatmaps, scatter, convergence and the settings of two runs side by side.
+    The terminal shows the settings that differ; compare.csv holds every metric, compare_searches.csv every number
+    of the searches; compare.html, one file that needs no network, has heatmaps, scatter, convergence and the settings
+    of two runs side by side, and the history of every search.
     """
     from igap.output.dashboard.command import compare_runs
 

@@ -18,7 +18,7 @@ from igap.counterfactual.output import scan, terminal
 from igap.counterfactual.output.write import write
 from igap.counterfactual.plan import PlannedStudy, describe, locate
 from igap.counterfactual.search import SearchResult, explore_and_validate
-from igap.counterfactual.workers import explore, open_session, start_workers, stop_workers, study_storage
+from igap.counterfactual.workers import check_storage, explore, open_session, start_workers, stop_workers
 from igap.engine.activations import borrow
 from igap.errors import InputError
 from igap.failures import reason_of
@@ -145,7 +145,7 @@ def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> 
 
     `interrupted`: the result of the trials that there are.
     """
-    config, storage = study.config, study_storage(study)  # refused before the model loads
+    config, storage = study.config, check_storage(study)  # refused before the model loads
     if interrupted:
         config = config.model_copy(update={"search": config.search.model_copy(update={"until": 0})})
     children = [] if interrupted else start_workers(config)

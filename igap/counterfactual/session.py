@@ -72,13 +72,15 @@ class SearchSession:
         clean_n: int,
         heldout_n: int,
         seed: int,
-        storage: Any,
-        name: str,
+        storage: Any | Callable[[], Any],
+        name: str | Callable[[Any], str],
         identity: Mapping[str, object],
         remember: Path | None,
         memory_gib: float | None,
     ) -> None:
-        """Open the study, or make it. The arguments are those of `igap.search`.
+        """Open the study, or make it, once nothing else can be refused.
+
+        The arguments are those of `igap.search`; the storage, and the study's name in it, may be functions.
 
         Raises:
             InputError: an invalid argument, or a storage with another study of that name.
@@ -136,7 +138,6 @@ class SearchSession:
             **({} if pair.bos == "auto" else {"bos": pair.bos}),
             **self._bounds_of_ordinary(),
         }
-        self.trials = TrialStore(storage, self.space, study, objective, name)
         self.cached = self.cached_evaluator(self.bound)
         self._typical = self._typical_prompts(pair)
         self.distribution = None if examines and target.single is None else self.distribution_of(self.cached.evaluator)
@@ -150,6 +151,9 @@ class SearchSession:
                 raise _too_few_ordinary(f"constraints.max_downstream: got {limits.max_downstream}", "null")
             if self._downstream is None:
                 raise _too_few_ordinary("objective: got downstream", "leave it out")
+        # Last of all: no refusal leaves an empty study behind.
+        opened = storage() if callable(storage) else storage
+        self.trials = TrialStore(opened, self.space, study, objective, name(opened) if callable(name) else name)
 
     def downstream_of(self, evaluator: Evaluator) -> Downstream | None:
         """The distributions of what follows the evaluator's target in ordinary runs; None: of too few prompts.
@@ -208,6 +212,8 @@ class SearchSession:
         if self.space.size <= until:
             sampler, control = "brute", 0
         self.sampler = sampler
+        if until:
+            self.trials.expect(min(until, self.space.size))
         if sampler == "brute" and self.space.size > until:
             check_exhaustible(self.space.size, until, n_terms)
             self._explore_chunks(until, worker, on_progress)

@@ -25,6 +25,7 @@ from igap.engine.user_metrics import source_digest
 from igap.errors import InputError
 from igap.failures import reason_of
 from igap.models import cached
+from igap.storage.studies import STUDY_FILES
 
 log = logging.getLogger("igap")
 
@@ -32,14 +33,22 @@ _CONTEXT = multiprocessing.get_context("spawn")
 """How other processes start: torch's threads and a card's state do not survive a fork."""
 
 
-def study_storage(study: PlannedStudy) -> Any:
-    """The Optuna storage of a study. Raises InputError on one that cannot be used."""
+def check_storage(study: PlannedStudy) -> Any | None:
+    """The Optuna storage of a study; None where it is a file that is not there yet, which is not made here.
+
+    Raises InputError on one that cannot be used.
+    """
+    name = STUDY_FILES.get(study.config.search.storage.kind)
+    return None if name and not os.path.lexists(study.folder / name) else _open_storage(study)
+
+
+def _open_storage(study: PlannedStudy) -> Any:
     asked = study.config.search.storage
     return open_storage(asked.kind, study.folder, asked.address)
 
 
-def open_session(study: PlannedStudy, model: TransformerBridge, storage: Any) -> SearchSession:
-    """The session of a study on its model, which is frozen meanwhile. Raises InputError."""
+def open_session(study: PlannedStudy, model: TransformerBridge, storage: Any | None = None) -> SearchSession:
+    """The session of a study on its model, which is frozen meanwhile; without a storage, its own. Raises InputError."""
     config = study.config
     given = given_prompts(config, model.tokenizer)
     return SearchSession(
@@ -53,8 +62,8 @@ def open_session(study: PlannedStudy, model: TransformerBridge, storage: Any) ->
         clean_n=config.clean.n,
         heldout_n=config.heldout.n,
         seed=config.seed,
-        storage=storage,
-        name=_study_name(study, storage),
+        storage=partial(_open_storage, study) if storage is None else storage,
+        name=partial(_study_name, study),
         identity={
             "model": study.checkpoint,
             "processing": config.model.processing,
@@ -101,7 +110,7 @@ def run_worker(config: SearchConfig, threads: int | None = None, parent: int | N
         torch.set_num_threads(threads)
     (study,), _ = plan_studies([config])
     study.folder.mkdir(parents=True, exist_ok=True)
-    storage = study_storage(study)
+    storage = check_storage(study)
     model = cached.cached_model(config.model, config.device, study.checkpoint)
     with borrow(model):
         on_progress = None if parent is None else partial(_stop_if_orphaned, parent)

@@ -40,6 +40,11 @@ class FinishedRun:
         return str(self.summary.get("key", self.folder.name))
 
     @property
+    def is_search(self) -> bool:
+        """True if it is a search, whose numbers have other names than a run's."""
+        return "best/value" in self.summary
+
+    @property
     def sites(self) -> tuple[Site, ...]:
         """What the run took apart, heads first; heads where its settings do not say."""
         asked = self.settings.get("sites", "heads")
@@ -76,7 +81,7 @@ def find_runs(folders: Iterable[Path], *, searches: bool = False) -> tuple[list[
             raise InputError(
                 f"folder: got {printable(folder)}, which is no folder, wanted a run's folder or one that holds runs."
             )
-        places = list(_run_folders(folder, problems, SUMMARIES if searches else SUMMARIES[:1]))
+        places = list(find_folders(folder, problems, SUMMARIES if searches else SUMMARIES[:1]))
         empty += [] if places else [f"{printable(folder)}: left out: no finished run in it (no summary.json)."]
         for identity, place in places:
             if identity not in runs:
@@ -143,8 +148,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + name, tuple(value) if isinstance(value, list) else value
 
 
-def _run_folders(above: Path, problems: list[str], files: Sequence[str]) -> Iterator[tuple[tuple[int, int], Path]]:
-    """Folders that hold one of the files, each with its device and inode; none from inside a run's folder.
+def find_folders(above: Path, problems: list[str], files: Sequence[str]) -> Iterator[tuple[tuple[int, int], Path]]:
+    """Find the folders that hold one of the files, each with its device and inode; none from inside a run's folder.
 
     Hidden folders are skipped. Links are followed once.
     """

@@ -228,6 +228,7 @@ def test_what_only_the_model_can_tell_is_one_line_and_exit_code_2(overrides, mes
     assert told.startswith(f"igap: {message}")
     assert stages == ["load model", "search", "validate"][: len(stages)]
     assert not list(tmp_path.rglob("search_summary.json"))
+    assert bool(list(tmp_path.rglob("study.*"))) == ("search.until=10" in overrides), "there are trials, or no study"
 
 
 def test_a_template_of_ones_own_is_given_with_its_lists_on_the_command_line(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Searches round after round: what is proposed does not depend on where a search was interrupted."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -211,3 +212,10 @@ def test_a_model_that_does_not_prefer_the_answer_is_refused(model, pair):
 def test_what_needs_ordinary_prompts_is_refused_without_them(model, pair, objective, message):
     with pytest.raises(InputError, match=message):
         opened(model, pair, **objective)
+def test_a_bound_on_the_percentile_without_ordinary_prompts_is_refused_and_leaves_no_study(model, pair, tmp_path):
+    storage = partial(open_storage, "sqlite", tmp_path)
+    with pytest.raises(InputError, match=r"constraints\.max_percentile: got 99\.0, but there are fewer than"):
+        opened(model, pair, constraints={"max_percentile": 99.0}, storage=storage)
+    assert not any(tmp_path.iterdir())
+    assert opened(model, pair, storage=storage).trials.all() == []
+    assert (tmp_path / "study.db").exists()

@@ -14,6 +14,7 @@ from igap.counterfactual.atlas.atlas import Atlas, make_atlas
 from igap.counterfactual.atlas.plots import draw_atlas
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.search import SearchResult
+from igap.counterfactual.validation.verdict import signed
 from igap.storage.atomic import write_atomically, write_text
 from igap.storage.finished import SCHEMA
 from igap.storage.tables import write_csv
@@ -80,5 +81,5 @@ def _page(atlas: Atlas, frames: dict[str, pd.DataFrame], image: bytes, model: st
 
 def _table(frame: pd.DataFrame) -> str:
     with pd.option_context("display.max_colwidth", None):  # otherwise texts are cut
-        html: str = frame.to_html(index=False, float_format="{:+.3f}".format, na_rep="", border=0, justify="left")
+        html: str = frame.to_html(index=False, float_format=signed, na_rep="", border=0, justify="left")
     return html

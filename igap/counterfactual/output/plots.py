@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 
 from igap.analyses.output_curves import OutputCurves
 from igap.counterfactual.validation.results import NeutralEdits, RandomControl
+from igap.counterfactual.validation.verdict import decimals, signed
 from igap.missing import Missing
 from igap.plots.canvas import PALETTE, blank, figure, styled, ticks
 from igap.plots.heatmaps import COLOURS, heatmaps
@@ -57,7 +58,8 @@ def search_history(
         (neutral if isinstance(neutral, Missing) else neutral.p95, "-.", "neutral edits, 95th percentile"),
     ):
         if not isinstance(value, Missing):
-            ax.axhline(value, linestyle=style, color="0.35", linewidth=1.2, label=f"{label}: {value:.3f}", zorder=0)
+            text = f"{label}: {decimals(value)}"
+            ax.axhline(value, linestyle=style, color="0.35", linewidth=1.2, label=text, zorder=0)
     ax.set(xlabel="trial", ylabel=f"{term}, {unit}")
     fig.legend(loc="outside right upper", ncols=1)
     return fig
@@ -87,7 +89,7 @@ def search_single_edits(edits: pd.DataFrame, best: float, head: str, unit: str =
         ax.plot(np.arange(len(rows)), rows["value"], ".", color=PALETTE[0], markersize=4)
         ax.axhline(best, color="black", linewidth=1)
         named = pd.concat([rows.head(_SHOWN // 2), rows.tail(_SHOWN // 2)]).drop_duplicates()
-        text = "\n".join(f"{row.value:+.3f} {str(row.option).lstrip('=')[:18]}" for row in named.itertuples())
+        text = "\n".join(f"{signed(row.value)} {str(row.option).lstrip('=')[:18]}" for row in named.itertuples())
         ax.text(0.98, 0.5, text, transform=ax.transAxes, ha="right", va="center", fontsize=6.5, family="monospace")
         ax.set(
             title=slot, ylim=(low - pad, high + pad), xlabel=f"{len(rows)} words, by value",
@@ -133,7 +135,10 @@ def search_curves(reference: OutputCurves, best: OutputCurves, head: str) -> Fig
     for colour, (curve, label) in zip(PALETTE, ((reference, "made by hand"), (best, "best found")), strict=False):
         start, end = curve.ends[0]
         ax.plot(
-            curve.alphas, curve.values[0], color=colour, label=f"{label}: F(1) - F(0) {end - start:+.3f} {curve.unit}"
+            curve.alphas,
+            curve.values[0],
+            color=colour,
+            label=f"{label}: F(1) - F(0) {signed(end - start)} {curve.unit}",
         )
         ax.plot([0, 1], [start, end], ":", color=colour, marker="o", markersize=3.5, linewidth=1)
     ax.set(xlabel="alpha (0: clean, 1: corrupted activation; dotted: the chord)", ylabel=f"F, {best.unit}")
@@ -179,9 +184,9 @@ def search_ordinary(
         return blank(ax, "not drawn: no prompt was drawn at random")
     shares = 1 - np.arange(n) / n
     ax.step([0, *ordinary], [1, *shares], where="pre", color=PALETTE[0], label=f"{n} ordinary prompts")
-    ax.axvline(best, color="black", linewidth=1.5, label=f"best found: {best:.3f}")
+    ax.axvline(best, color="black", linewidth=1.5, label=f"best found: {decimals(best)}")
     ax.axvline(best / 2, linestyle="--", color="0.35", linewidth=1.2, label="half of it")
-    ax.axvline(reference, linestyle=":", color="0.35", linewidth=1.2, label=f"made by hand: {reference:.3f}")
+    ax.axvline(reference, linestyle=":", color="0.35", linewidth=1.2, label=f"made by hand: {decimals(reference)}")
     ax.set(
         yscale="log",
         ylim=(0.5 / n, 1.3),

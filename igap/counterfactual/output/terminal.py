@@ -49,20 +49,20 @@ def progress_bar(console: Console) -> Iterator[OnProgress]:
     """A progress bar with the best value so far and evaluations a second, gone when it is done; lines in a log file."""
     if not console.is_terminal:
         said = log_progress(console, "search")
-        yield lambda now: said(now.n, now.until, f"; best {now.best:.3f}")
+        yield lambda now: said(now.n, now.until, f"; best {decimals(now.best)}")
         return
     columns = (
         TextColumn("search"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("best {task.fields[best]:.3f}, {task.fields[rate]:.0f} a second"),
+        TextColumn("best {task.fields[best]}, {task.fields[rate]:.0f} a second"),
         TimeRemainingColumn(),
     )
     with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("search", total=None, best=float("nan"), rate=0.0)
+        task = bar.add_task("search", total=None, best="nan", rate=0.0)
 
         def tell(now: Progress) -> None:
-            bar.update(task, completed=now.n, total=now.until, best=now.best, rate=now.rate)
+            bar.update(task, completed=now.n, total=now.until, best=decimals(now.best), rate=now.rate)
 
         yield tell
 
@@ -218,7 +218,9 @@ def _describe_shares(shares: Sequence[tuple[str, float, float]]) -> str:
     """The largest shares of the variance with their errors; that nothing is known where the 95% interval holds all."""
     largest = sorted(shares, key=lambda share: -share[1])[:6]
     unknown = [slot for slot, share, error in largest if 1.96 * error >= max(share, 1 - share)]
-    said = [f"{slot} {100 * share:.0f} ± {100 * error:.0f}%" for slot, share, error in largest if slot not in unknown]
+    said = [
+        f"{slot} {round(100 * share)} ± {round(100 * error)}%" for slot, share, error in largest if slot not in unknown
+    ]
     if unknown:
         said.append(
             f"too few random trials to say for {', '.join(unknown)}, anything from 0 to 100% (about {_ENOUGH} would "

@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from igap.counterfactual.quiet import allow_experimental, quiet_logs
 from igap.counterfactual.trials.locking import Journal
 from igap.errors import InputError
+from igap.storage.studies import STUDY_FILES
 
 URL = "IGAP_STORAGE_URL"
 """The environment's variable with the URL of a PostgreSQL storage, which holds a password and is written nowhere."""
@@ -31,9 +32,6 @@ REACH = 5.0
 
 FREE = 30.0
 """Seconds that a file may be held by another worker, which reads or writes it whole."""
-
-FILES = {"sqlite": "study.db", "journal": "study.journal"}
-"""Names in a search's folder."""
 
 _LOOKS = 10
 """Times that a database is opened whose tables another worker is making."""
@@ -112,7 +110,7 @@ def open_storage(kind: str, folder: Path, address: str = "") -> BaseStorage:
             return _postgres()
         if kind == "grpc":
             return _grpc(address)
-        file = folder / FILES[kind]
+        file = folder / STUDY_FILES[kind]
         _check_file(file)
         if kind == "journal":
             with allow_experimental():

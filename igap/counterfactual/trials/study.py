@@ -27,6 +27,7 @@ from igap.counterfactual.trials.chunks import Chunk
 from igap.counterfactual.trials.locking import exclusive
 from igap.counterfactual.trials.storages import one_line_errors
 from igap.errors import InputError
+from igap.storage.studies import UNTIL
 
 SCHEMA = 1
 """Version of the attributes of a study and of its trials."""
@@ -157,6 +158,12 @@ class TrialStore:
         points = [trial.values if trial.is_feasible else (math.nan,) * len(turned) for trial in trials]
         array = np.array(points, dtype=np.float64).reshape(len(trials), len(turned))
         return History(self.space, tuple(trial.proposal for trial in trials), array * turned)
+
+    def expect(self, until: int) -> None:
+        """Write how many trials the study is to have, which `igap status` says; raises as `add` does."""
+        with one_line_errors(*_SEARCHING), exclusive(self._storage, self.study.study_name):
+            if self.study.user_attrs.get(UNTIL) != until:
+                self.study.set_user_attr(UNTIL, until)
 
     def add(self, batch: Sequence[EvaluatedTrial], until: int | None = None) -> None:
         """Put finished trials into the storage, at most up to `until` in all, and none that another worker has made.

@@ -1,4 +1,6 @@
-"""All runs as one HTML file: the data as one JSON block, drawn by the page's own script. Needs no other file."""
+"""All runs and searches as one HTML file: the data of runs as one JSON block, drawn by the page's own script.
+
+Needs no other file."""
 
 import base64
 import hashlib
@@ -13,6 +15,7 @@ from markupsafe import Markup
 
 from igap.components import PLACES, Site, kind_of
 from igap.output.dashboard import prompt_labels
+from igap.output.dashboard.searches import Searches
 from igap.output.dashboard.site_maps import SiteMap, mapped_sites
 from igap.output.dashboard.table import Table, differing, is_number, metric, setting
 from igap.storage.finished import FinishedRun
@@ -34,16 +37,23 @@ RunMaps = Mapping[Site, SiteMap]
 """The maps of one run."""
 
 
-def page(table: Table, maps: Mapping[Path, RunMaps], problems: Sequence[str] = ()) -> str:
-    """The page of these runs, in the table's order; `problems` are quoted on it."""
+def page(
+    table: Table | None,
+    maps: Mapping[Path, RunMaps],
+    problems: Sequence[str] = (),
+    searches: Searches | None = None,
+) -> str:
+    """The page of these runs, in the table's order, and of these searches; `problems` are quoted on it."""
     script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":"), "ensure_ascii": False}
+    runs = table.runs if table else ()
     return environment.get_template("page.html").render(
-        data=_data(table, maps),
-        only_heads=all(site == "heads" for run in table.runs for site in mapped_sites(run)),
-        only_default=not any(_metric(run) for run in table.runs),
-        notes=[*table.notes(), *problems],
+        data=_data(table, maps) if table else None,
+        only_heads=all(site == "heads" for run in runs for site in mapped_sites(run)),
+        only_default=not any(_metric(run) for run in runs),
+        notes=[*(table.notes() if table else ()), *problems],
+        searches=searches if searches and searches.searches else None,
         script=Markup(script),
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

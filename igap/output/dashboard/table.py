@@ -98,19 +98,17 @@ class Table:
 
     def csv(self) -> str:
         """Folder, key, differing settings and every metric of each run, numbers in full; empty where there is none."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["folder", "key", *map(escape_formula, (*self.settings, *self.every_metric))])
-        for run in self.runs:
-            writer.writerow(
-                [
-                    escape_formula(str(run.folder)),
-                    escape_formula(run.key),
-                    *(_cell(run, key) for key in self.settings),
-                    *(metric(run, name) for name in self.every_metric),
-                ]
-            )
-        return _CONTROLS.sub(lambda control: control[0].encode("unicode_escape").decode(), text.getvalue())
+        header = ["folder", "key", *map(escape_formula, (*self.settings, *self.every_metric))]
+        rows = (
+            [
+                escape_formula(str(run.folder)),
+                escape_formula(run.key),
+                *(setting_cell(run, key) for key in self.settings),
+                *(metric(run, name) for name in self.every_metric),
+            ]
+            for run in self.runs
+        )
+        return csv_text([header, *rows])
 
     def notes(self) -> list[str]:
         """What the table does not show by itself: that nothing differs, versions or tokens before prompts, warnings,
@@ -155,6 +153,13 @@ class Table:
             if run.settings.get(prompt_labels.KEYS[0]) is not None
         }
         return [f"{label}: {text}" for label, text in sorted(texts.items())]
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as the text of a CSV file, in which no control character ends a line or a cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return _CONTROLS.sub(lambda control: control[0].encode("unicode_escape").decode(), text.getvalue())
 
 
 def tabulate(runs: Iterable[FinishedRun], *, metrics: Sequence[str] | None = None, sort: str | None = None) -> Table:
@@ -260,7 +265,7 @@ def setting(run: FinishedRun, key: str) -> str:
     return shown(run.settings[key]) if key in run.settings else ABSENT
 
 
-def _cell(run: FinishedRun, key: str) -> str:
+def setting_cell(run: FinishedRun, key: str) -> str:
     """A setting as compare.csv has it: a text guarded against spreadsheets, a number as it is."""
     text = setting(run, key)
     return escape_formula(text) if isinstance(run.settings.get(key), str) else text

@@ -10,6 +10,7 @@ from rich.table import Table as Shown
 
 from igap.console import terminal_console
 from igap.errors import printable
+from igap.output.dashboard.searches import Searches
 from igap.output.dashboard.table import Table
 
 _MAX_TEXT = 24
@@ -42,10 +43,25 @@ def shortened(texts: Sequence[str]) -> list[str]:
 
 
 def show(table: Table) -> None:
-    """Prints the table and its notes; every part begins with the runs' names. Where there is no terminal, one part."""
+    """Prints the table of runs and its notes."""
+    _show(f"{len(table.runs)} finished run{'s' if len(table.runs) > 1 else ''}", "the same runs", _columns(table))
+    for note in table.notes():
+        terminal_console(width=1_000_000).print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_searches(searches: Searches) -> None:
+    """Prints the table of searches."""
+    n = len(searches.searches)
+    columns = [
+        (name, numbers, [printable(cell, _LONGEST) for cell in cells]) for name, numbers, cells in searches.columns
+    ]
+    _show(f"{n} finished search{'es' if n > 1 else ''}", "the same searches", columns)
+
+
+def _show(title: str, again: str, whole: Sequence[_Column]) -> None:
+    """Prints columns, in parts that each begin with the first one; where there is no terminal, in one part."""
     console = terminal_console(width=1_000_000)
-    title = f"{len(table.runs)} finished run{'s' if len(table.runs) > 1 else ''}"
-    label, *columns = _columns(table)
+    label, *columns = whole
     if console.is_terminal:
         columns = [(name, numbers, cells if numbers else shortened(cells)) for name, numbers, cells in columns]
     for part in _parts(columns, console.width - _width(label, console), console):
@@ -57,9 +73,7 @@ def show(table: Table) -> None:
         for cells in zip(*(cells for *_, cells in (label, *part)), strict=True):
             shown.add_row(*map(escape, cells))
         console.print(shown)
-        title = "the same runs"
-    for note in table.notes():
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        title = again
 
 
 def _columns(table: Table) -> list[_Column]:

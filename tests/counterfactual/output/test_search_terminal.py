@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 import igap
+from igap.console import number
 from igap.counterfactual.config import SearchConfig, SpaceConfig, check_terms
 from igap.counterfactual.history import Proposal
 from igap.counterfactual.output import scan, terminal
@@ -318,3 +319,9 @@ def test_a_searchs_folder_is_named_by_head_and_objective_unless_it_has_a_name():
     assert folder() == "1.2-ap"
     assert folder(head="0.6 1.2", objective=("ap", "fluency")) == "0.6_1.2-ap-fluency"
     assert folder(name="mine") == "mine"
+
+
+def test_no_number_of_a_report_is_a_negative_zero():
+    shares = terminal._describe_shares([("place", -0.001, 0.1), ("verb", 0.5, 0.004)])
+    assert shares == "verb 50 ± 0%, place 0 ± 10%"
+    assert number(-0.0) == "0.000"
