@@ -212,6 +212,8 @@ def test_a_model_that_does_not_prefer_the_answer_is_refused(model, pair):
 def test_what_needs_ordinary_prompts_is_refused_without_them(model, pair, objective, message):
     with pytest.raises(InputError, match=message):
         opened(model, pair, **objective)
+
+
 def test_a_bound_on_the_percentile_without_ordinary_prompts_is_refused_and_leaves_no_study(model, pair, tmp_path):
     storage = partial(open_storage, "sqlite", tmp_path)
     with pytest.raises(InputError, match=r"constraints\.max_percentile: got 99\.0, but there are fewer than"):

@@ -180,8 +180,8 @@ class Atlas:
             rule = "the pairs as they are" if candidate is None else self.space.rule(candidate)
             lines.append(f"  {self.prompts[prompt]} ({rule}): {share:.1%} so far")
         if not isinstance(transfer, Missing):
-            share = f"{round(100 * transfer)}%"
-            lines.append(f"on held-out prompts those that searches found show {share} of what they show here")
+            kept = f"{round(100 * transfer)}%"
+            lines.append(f"on held-out prompts those that searches found show {kept} of what they show here")
         for number, cluster in enumerate(self.clusters[:_MOST_SAID], start=1):
             shown, size = " ".join(self._shown(cluster)), len(cluster.prompts)
             lines.append(f"cluster {number}, {size} prompt{'s' if size > 1 else ''}, {cluster.edits}: {shown}")
