@@ -45,6 +45,11 @@ class FinishedRun:
         return "best/value" in self.summary
 
     @property
+    def is_atlas(self) -> bool:
+        """True if it is an atlas of searches."""
+        return any(name.startswith("atlas/") for name in self.summary)
+
+    @property
     def sites(self) -> tuple[Site, ...]:
         """What the run took apart, heads first; heads where its settings do not say."""
         asked = self.settings.get("sites", "heads")

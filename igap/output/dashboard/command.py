@@ -87,7 +87,7 @@ def _divide(finished: Sequence[FinishedRun]) -> tuple[list[FinishedRun], Searche
 def _check_output(folder: Path) -> None:
     """Raises InputError on a folder in a run's or a search's, and on one that cannot be written."""
     for place in (folder.resolve(), *folder.resolve().parents):
-        for what, summary in zip(("run", "search"), SUMMARIES, strict=True):
+        for what, summary in zip(("run", "search", "atlas"), SUMMARIES, strict=True):
             if (place / summary).is_file():
                 raise InputError(
                     f"output: got {folder}, in the {what}'s folder {place}, wanted a folder of its own. Set "
@@ -105,6 +105,7 @@ def _check_output(folder: Path) -> None:
 def _collect(folders: Sequence[Path], project: str | None) -> tuple[list[FinishedRun], Maps, list[str]]:
     """The runs and searches, the runs' maps that can be read, and a line for each thing that cannot be."""
     runs, problems = find_runs(folders, searches=True) if folders else ([], [])
+    runs = [run for run in runs if not run.is_atlas]  # an atlas has a page of its own, of the same searches
     maps: Maps = {}
     for run in runs:
         maps[run.folder] = {}

@@ -42,6 +42,10 @@ def searches(tmp_path, monkeypatch):
     make_search(tmp_path / "s" / "0.2", best=2.0, trials=[(2.0, True)], until=5, **more)
     make_search(tmp_path / "s" / "0.3", best=7.0, trials=[(-1.0, True), (7.0, True)], term="ap,fluency")
     make(tmp_path / "s" / "0.1" / "runs" / "best", summary={"gap": 2.5})
+    atlas = {"schema": 1, "key": "atlas", "model": "handmade", "atlas/n_heads": 3}
+    (tmp_path / "s" / "atlas").mkdir()
+    (tmp_path / "s" / "atlas" / "atlas_summary.json").write_text(json.dumps(atlas))
+    (tmp_path / "s" / "atlas" / "config.json").write_text("{}")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "s"
