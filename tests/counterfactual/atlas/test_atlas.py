@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,14 @@ from igap.cli.compose import compose_searches
 from igap.counterfactual.atlas.atlas import make_atlas
 from igap.counterfactual.config import SpaceConfig
 from igap.output.tracking.places import find_logged_run
+from igap.storage.finished import find_runs
 
 PAIR = PromptPair("After John gave a milk to", "After John gave a dog to", " John", " Mary", min_gap=0.0)
 SLOTS = {"who": ["John", "Mary", "Tom"], "thing": ["milk", "cat", "dog"]}
 
 
 @pytest.fixture(scope="module")
-def planted():
+def searched():
     """Head 0.0 moves most where Mary acts, 0.1 with a cat, 0.2 where Tom does; 0.3 does nothing."""
     model = Blueprint(1, 4, 2)
     model.word("John", person=2.0, stranger=1.0)
@@ -35,7 +37,12 @@ def planted():
     loaded = model.load()
     space = SpaceConfig(kind="slots", template="After {who} gave a {thing} to", slots=SLOTS)
     asked = {"space": space, "until": 9, "control": 0, "clean_n": 1, "heldout_n": 0, "sampler": "brute"}
-    return make_atlas([(head, search(loaded, PAIR, head, **asked)) for head in ("0.0", "0.1", "0.2", "0.3")])
+    return [(head, search(loaded, PAIR, head, **asked)) for head in ("0.0", "0.1", "0.2", "0.3")]
+
+
+@pytest.fixture(scope="module")
+def planted(searched):
+    return make_atlas(searched)
 
 
 def test_planted_heads_are_shown_by_the_words_they_were_planted_for(planted):
@@ -56,6 +63,12 @@ def test_every_prompt_found_is_in_one_cluster(planted):
     assert shown["0.0"] != shown["0.2"]
     chosen = planted.head_frame().set_index("name")["prompt_chosen"]
     assert chosen[["0.0", "0.1", "0.2"]].tolist() == ["0.0", "0.1", "0.2"]
+
+
+def test_clean_prompts_that_a_candidate_does_not_change_count_with_0(searched, planted):
+    half = make_atlas([(name, replace(result, clean=result.clean * 2)) for name, result in searched])
+    np.testing.assert_allclose(half.effects[:, 1:], planted.effects[:, 1:] / 2)
+    np.testing.assert_allclose(half.effects[:, 0], planted.effects[:, 0])
 
 
 def test_the_fewest_prompts_show_them_together(planted):
@@ -125,6 +138,9 @@ def test_it_is_a_run_in_wandb(folder):
         assert len(table["data"]) == len(pd.read_csv(atlas / f"{name}.csv"))
     assert next((atlas / "wandb").rglob("plots/atlas_*.png"))
     assert find_logged_run(atlas)
+    known, problems = find_runs([folder], searches=True)
+    assert atlas in [each.folder for each in known]
+    assert not problems
 
 
 @pytest.mark.parametrize(

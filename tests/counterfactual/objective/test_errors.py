@@ -175,6 +175,11 @@ def test_without_gradient_the_samplers_that_follow_one_are_refused():
     assert "estimator" in SearchConfig.model_fields
 
 
+def test_an_error_has_no_direction():
+    with pytest.raises(InputError, match=r"sign: got drop with objective=error, whose value is .*, wanted"):
+        Objective(("error",), sign="drop")
+
+
 @pytest.mark.parametrize("estimator", ["atp", "ig_zero"])
 def test_a_search_finds_a_larger_error_than_chance_and_goes_on_with_its_estimator_only(small, pair, estimator):
     asked = {"storage": open_storage("memory", Path()), "head": "all", "terms": ("error",)}

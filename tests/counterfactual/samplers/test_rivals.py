@@ -103,6 +103,18 @@ def test_adapts_beam_draws_words_of_its_own_slots_of_the_four_best():
     }
 
 
+def test_adapts_beam_passes_over_slots_of_one_option():
+    space = space_of(20, 1, 20, 20)
+    objective_value, _, first_order_scores = additive(space)
+    history = started(space, objective_value)
+    for stage, slot in enumerate((0, 2, 3), start=1):
+        batch = adapt(history, first_order_scores, 4, np.random.default_rng(stage))
+        assert {(proposal.source, proposal.lineage) for proposal in batch} == {("adapt-beam", stage)}
+        beam = [history.proposals[i].candidate for i in history.order[:4]]
+        assert all(any(differing(each.candidate, one) == [slot] for one in beam) for each in batch)
+        history = with_batch(history, batch, objective_value)
+
+
 @pytest.mark.parametrize(("stalled", "n_parents"), [(0, 1), (23, 1), (24, 2), (48, 3), (72, 4), (500, 4)])
 def test_adapts_mutations_grow_stronger_the_longer_none_is_better(stalled, n_parents):
     space = space_of(*[200] * 6)

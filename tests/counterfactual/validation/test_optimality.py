@@ -123,6 +123,9 @@ def test_a_search_tells_how_many_prompts_are_better(small, pair, monkeypatch):
     found = igap.search(small("gpt2"), pair, "1.2", until=20, sampler="random", optimality=4000, **asked)
     whole = igap.search(small("gpt2"), pair, "1.2", until=20, sampler="brute", optimality=4000, **asked)
     assert whole.optimality is None, "known exactly"
+    few = {**asked, "space": {**SPACE, "first": ["=keep"], "second": ["=keep"]}}
+    known = igap.search(small("gpt2"), pair, "1.2", until=1000, optimality=1, **few)
+    assert known.optimality is None, "no budget is too small for what is tried as a whole"
     with borrow(small("gpt2")):
         every = opened(small("gpt2"), pair)
         values = every.evaluate(list(every.space.candidates())).values
