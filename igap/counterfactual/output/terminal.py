@@ -175,8 +175,7 @@ def sentences(result: SearchResult) -> list[str]:
         + ("" if isinstance(after, Missing) else
            f", what follows it at {after.percentile:.0f} (layer {after.layer}; {after.unpatched:.0f} unpatched)")
     )  # fmt: skip
-    left_out = ", ".join(f"{n} ({why})" for why, n in result.space.left_out.items() if n)
-    if left_out:
+    if left_out := ", ".join(f"{n} ({why})" for why, n in result.space.left_out.items() if n):
         lines.append(f"left out of the space: {left_out}")
     if result.n_cached:
         what = "candidate was" if result.n_cached == 1 else "candidates were"
