@@ -39,6 +39,7 @@ NOT_RUN = {
         ("greater_than", "gendered_pronoun", "subject_verb", "capital_country"),
         "needs SmolLM2; tests/counterfactual/test_any_task.py plans them, and does the like on a small model",
     ),
+    "search atlas": "32 searches; tests/counterfactual/atlas has an atlas of two",
     "head_scan": "32 searches; tests/counterfactual/test_search_command.py has a smaller scan",
     "search_mini": "test_outputs.py beside this one reads what it prints",
     "sweep=first": "a tutorial, whose commands test_outputs.py gives in their order",
@@ -55,7 +56,7 @@ BRIEF = {
 SMALLER = {
     "prompts.n=100": ("prompts.n=3",),
     "search.until=600": ("search.until=8",),
-    "worst_prompts": ("search.until=8", "search.space.max_edits=1"),
+    "worst_prompts": ("worst_prompts", "search.until=8", "search.space.max_edits=1"),
     "ablation=resample": ("ablation=resample", "ablation.n=20", "ablation.controls=1"),
 }
 

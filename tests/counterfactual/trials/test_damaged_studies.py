@@ -22,12 +22,13 @@ from igap.counterfactual.history import Proposal
 from igap.counterfactual.spaces.base import Slot, Space
 from igap.counterfactual.trials import storages
 from igap.counterfactual.trials.locking import exclusive
-from igap.counterfactual.trials.storages import FILES, open_storage
+from igap.counterfactual.trials.storages import open_storage
 from igap.counterfactual.trials.study import EvaluatedTrial, TrialStore
 from igap.errors import InputError
+from igap.storage.studies import STUDY_FILES
 
 SPACE = Space("slots", tuple(Slot(f"s{i}", tuple(f"w{o}" for o in range(9)), (i,)) for i in range(3)))
-KINDS = sorted(FILES)
+KINDS = sorted(STUDY_FILES)
 HOSTILE = [None, -1, "x", [], {}]
 FORK = multiprocessing.get_context("fork")
 
@@ -55,7 +56,7 @@ def whole_studies(tmp_path_factory):
 @pytest.fixture
 def file(whole_studies, tmp_path, kind):
     """A copy of the study's file."""
-    return Path(shutil.copy(whole_studies[kind] / FILES[kind], tmp_path / FILES[kind]))
+    return Path(shutil.copy(whole_studies[kind] / STUDY_FILES[kind], tmp_path / STUDY_FILES[kind]))
 
 
 def opened(kind, folder):
@@ -101,20 +102,20 @@ def test_a_file_of_something_else_is_refused(file, kind, content):
 
 @pytest.mark.parametrize("line", [b"garbage\n", b"null\n", b"{}\n", b"\n", b"garbage"])
 def test_a_journals_last_line_that_is_none_is_refused_before_another_follows(whole_studies, tmp_path, line):
-    file = Path(shutil.copy(whole_studies["journal"] / FILES["journal"], tmp_path))
+    file = Path(shutil.copy(whole_studies["journal"] / STUDY_FILES["journal"], tmp_path))
     file.write_bytes(file.read_bytes() + line)
     refused("journal", file)
 
 
 def test_another_programs_database_is_refused(tmp_path):
-    file = tmp_path / FILES["sqlite"]
+    file = tmp_path / STUDY_FILES["sqlite"]
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("CREATE TABLE accounts (name)")
     assert "is another program's database, with tables accounts" in refused("sqlite", file)
 
 
 def test_another_optuna_study_is_refused(tmp_path, kind):
-    file = tmp_path / FILES[kind]
+    file = tmp_path / STUDY_FILES[kind]
     storage = f"sqlite:///{file}" if kind == "sqlite" else JournalStorage(JournalFileBackend(str(file)))
     study = optuna.create_study(storage=storage, study_name="igap")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
@@ -131,7 +132,7 @@ def test_an_empty_file_is_a_study_that_was_not_begun_unless_a_report_tells_of_it
 
 @pytest.mark.parametrize("what", ["folder", "fifo", "device", "loop"])
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, kind, what):
-    file = tmp_path / FILES[kind]
+    file = tmp_path / STUDY_FILES[kind]
     make = {
         "folder": file.mkdir,
         "fifo": lambda: os.mkfifo(file),
@@ -154,7 +155,7 @@ def columns(file):
 
 @pytest.mark.parametrize("value", ["x", -1])
 def test_hostile_values_in_any_column_are_one_line_or_a_study_that_can_be_read(whole_studies, tmp_path, value):
-    whole, file = whole_studies["sqlite"] / FILES["sqlite"], tmp_path / FILES["sqlite"]
+    whole, file = whole_studies["sqlite"] / STUDY_FILES["sqlite"], tmp_path / STUDY_FILES["sqlite"]
     places, said = list(columns(whole)), []
     assert len(places) > 20
     for table, column in places:
@@ -168,8 +169,8 @@ def test_hostile_values_in_any_column_are_one_line_or_a_study_that_can_be_read(w
 
 
 def test_hostile_values_of_any_key_of_any_line_are_one_line_or_a_study_that_can_be_read(whole_studies, tmp_path):
-    file, said = tmp_path / FILES["journal"], []
-    lines = (whole_studies["journal"] / FILES["journal"]).read_text().splitlines()
+    file, said = tmp_path / STUDY_FILES["journal"], []
+    lines = (whole_studies["journal"] / STUDY_FILES["journal"]).read_text().splitlines()
     kinds = {json.loads(line)["op_code"]: i for i, line in enumerate(lines)}  # one line of each
     for i in kinds.values():
         whole = json.loads(lines[i])
@@ -183,7 +184,7 @@ def test_hostile_values_of_any_key_of_any_line_are_one_line_or_a_study_that_can_
 
 
 def test_a_journal_that_is_held_for_ever_is_refused(whole_studies, tmp_path, monkeypatch):
-    file = Path(shutil.copy(whole_studies["journal"] / FILES["journal"], tmp_path))
+    file = Path(shutil.copy(whole_studies["journal"] / STUDY_FILES["journal"], tmp_path))
     monkeypatch.setattr(storages, "FREE", 0.2)
     with exclusive(open_storage("journal", tmp_path), "igap"):
         said = refused("journal", file)
@@ -262,7 +263,7 @@ def dying(folder):
 
 
 def test_of_a_batch_whose_writer_died_in_its_middle_a_journal_has_nothing(whole_studies, tmp_path):
-    file = Path(shutil.copy(whole_studies["journal"] / FILES["journal"], tmp_path))
+    file = Path(shutil.copy(whole_studies["journal"] / STUDY_FILES["journal"], tmp_path))
     before = file.read_bytes()
     reader = TrialStore(open_storage("journal", tmp_path), SPACE, {"head": "1.2"})
     process = FORK.Process(target=dying, args=(tmp_path,))
