@@ -68,7 +68,7 @@ class ComponentSet:
             made.append(changed[:, :, -1, 0])
             return changed
 
-        changes = self._changes(rows, where)
+        changes = self.changes(rows, where)
         after: list[tuple[Site, int]] = [
             ("resid_post", layer) for layer in range(next(iter(self._places))[1], self.contrast.n_layers)
         ]
@@ -111,9 +111,12 @@ class ComponentSet:
         return self.contrast.base.activations[site][0].shape[3:].numel()
 
     def _changed(self, values: Tensor, where: Tensor, n_rows: int) -> Tensor:
-        return self.contrast.engine.with_changes(self._changes(values, where), n_rows)
+        return self.contrast.engine.with_changes(self.changes(values, where), n_rows)
 
-    def _changes(self, values: Tensor, where: Tensor) -> dict[tuple[Site, int], Callable[[Tensor], Tensor]]:
+    def changes(
+        self, values: Float[Tensor, "pair row pos d"], where: Bool[Tensor, "pair _row pos 1"]
+    ) -> dict[tuple[Site, int], Callable[[Tensor], Tensor]]:
+        """By site and layer, what becomes of its activations with the members at these values where told."""
         where = where.expand(*where.shape[:3], values.shape[3])
         return {
             at: partial(_put, place.indices, values[..., place.columns], where[..., place.columns])

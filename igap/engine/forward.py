@@ -163,25 +163,24 @@ class Suffix:
 
     def embedded(self, places: Sequence[tuple[Site, int]]) -> EmbeddingFunction:
         """As Hooks."""
+        return lambda changes: self._record(places, self._base.residual[0][:, None, self._first :] + changes)
+
+    def _record(self, places: Sequence[tuple[Site, int]], stream: Tensor) -> dict[tuple[Site, int], Tensor]:
+        """The activations of these places, from what block 0 gets."""
         deepest = max(layer for _, layer in places)
         ends_early = all(layer < deepest or site in _UP_TO_HEADS for site, layer in places)
+        made: dict[tuple[Site, int], Tensor] = {}
 
-        def activations(changes: Tensor) -> dict[tuple[Site, int], Tensor]:
-            made: dict[tuple[Site, int], Tensor] = {}
+        def note(place: tuple[Site, int], activation: Tensor) -> Tensor:
+            made[place] = activation
+            return activation
 
-            def note(place: tuple[Site, int], activation: Tensor) -> Tensor:
-                made[place] = activation
-                return activation
-
-            stream = self._base.residual[0][:, None, self._first :] + changes
-            for layer in range(deepest + 1):
-                noting = {site: partial(note, (site, of)) for site, of in places if of == layer}
-                stream, z = self._to_heads(layer, stream, noting)
-                if layer < deepest or not ends_early:
-                    stream = self._from_heads(layer, stream, z, noting)
-            return made
-
-        return activations
+        for layer in range(deepest + 1):
+            noting = {site: partial(note, (site, of)) for site, of in places if of == layer}
+            stream, z = self._to_heads(layer, stream, noting)
+            if layer < deepest or not ends_early:
+                stream = self._from_heads(layer, stream, z, noting)
+        return made
 
     def with_changes(self, changes: SiteChanges, n_rows: int) -> Float[Tensor, "question row"]:
         """As Hooks, from the earliest of these layers on."""

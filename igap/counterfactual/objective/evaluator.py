@@ -20,6 +20,7 @@ from igap.components import Site
 from igap.counterfactual.objective.embeddings import scores_of_options, token_embeddings
 from igap.counterfactual.objective.errors import EstimatorErrors
 from igap.counterfactual.objective.patch import Patch, find_positions
+from igap.counterfactual.objective.shared_prefixes import ALPHAS, SERVED, SharedPrefixes
 from igap.counterfactual.objective.whole_runs import WholeNumber, WholeRuns
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.counterfactual.target import Target
@@ -46,8 +47,6 @@ Numbers = Mapping[Number, Float[Tensor, "candidate pair"]]
 
 NODES = 16
 """Quadrature nodes of `ig`, Gauss-Legendre."""
-_ALPHAS = tuple(i / 10 for i in range(1, 10))
-"""Points of the path at which `curve` looks, 0 is clean and 1 corrupted."""
 
 
 class Evaluator:
@@ -132,6 +131,7 @@ class Evaluator:
         size = (changing * numbers + vocabulary) * self._embed.element_size()
         device = self._embed.device
         self._rows = adaptive_batch(size, 1, device, batch_size, memory_gib)
+        self._nodes = adaptive_batch(numbers * self._embed.element_size(), 1, device, None, memory_gib)
         self._gradient_rows = adaptive_batch(size, cfg.n_layers, device, batch_size, memory_gib)
         whole = n_pos * max(numbers, 3 * cfg.d_vocab) * self._embed.element_size()
         self._whole_rows = adaptive_batch(whole, 1, device, batch_size, memory_gib)
@@ -143,6 +143,7 @@ class Evaluator:
             (_, earliest), *_ = target.places
             *_, (_, deepest) = target.places
             prefix, suffix = (n / cfg.n_layers * share for n in (deepest + 1, cfg.n_layers - earliest))
+        self._shared_prefixes = SharedPrefixes(bound, self._patch, self._embed)
         self._prefix_cost, self._suffix_cost = prefix * bound.given, suffix * n_pairs
 
     def numbers(
@@ -150,22 +151,25 @@ class Evaluator:
     ) -> Numbers:
         """These numbers of corrupted prompts, on the CPU; equal to the clean prompts before `first`.
 
-        A prompt that comes twice is computed once. With `merge` prompts that differ behind the last position that is
-        patched alone are one prompt, since the activation there is the same.
+        A prompt that comes twice is computed once. With `merge` prompts that differ where the target's activation does
+        not depend on it are one prompt, and what begins alike is computed once; see `SharedPrefixes`.
         """
-        if merge and set(names) <= {"ap", "curve"} and self.where is not None:
-            behind = int(self.where.any(0).nonzero()[-1]) + 1
-            tokens = tokens.clone()
-            tokens[:, :, behind:] = self.bound.clean[: len(tokens), None, behind:]
-        own, where = torch.unique(tokens, dim=1, return_inverse=True)
+        served = [name for name in names if merge and name in SERVED]
         columns: dict[Number, Tensor] = {}
         for some, compute, rows in (
-            ([name for name in names if name not in _WHOLE], self._patched, self._rows),
+            (served, self._patched, self._rows),
+            ([name for name in names if name not in (*served, *_WHOLE)], self._patched, self._rows),
             ([name for name in names if name in _WHOLE], self._whole, self._whole_rows),
         ):
             if some:
-                columns |= dict(zip(some, self._each(own, some, compute, rows).unbind(-1), strict=True))
-        numbers = {name: columns[name][where.cpu()] for name in names}
+                asked = self._without_unseen(tokens) if some is served else tokens
+                own, where = torch.unique(asked, dim=1, return_inverse=True)
+                if some is served and self.route == "suffix":
+                    made = self._share_prefixes(own, some)
+                else:
+                    made = self._each(own, some, compute, rows)
+                columns |= dict(zip(some, made[where.cpu()].unbind(-1), strict=True))
+        numbers = {name: columns[name] for name in names}
         # Passes round differently. The clean prompt itself changes nothing, and that exactly.
         same = (tokens == self.bound.clean[:, None]).all(-1).T.cpu()
         return {name: each if name == "corrupted" else each.masked_fill(same, 0) for name, each in numbers.items()}
@@ -288,6 +292,22 @@ class Evaluator:
             return slice(None)
         return self.where[:, self.first :].all(0).nonzero().flatten().tolist()
 
+    def _without_unseen(self, tokens: Tensor) -> Tensor:
+        """The tokens, where no activation at a patched position depends on them the clean prompt's."""
+        if self.where is None:
+            return tokens
+        late = self.where.any(0).nonzero()[:, 0]
+        unseen = torch.arange(tokens.shape[2], device=tokens.device) > late[-1]
+        if all(layer == 0 and site in ("resid_pre", "q", "k", "v") for site, layer in self.target.places):
+            unseen = ~self.where.any(0)
+        return torch.where(unseen, self.bound.clean[: len(tokens), None], tokens)
+
+    def _share_prefixes(self, tokens: Tensor, names: Sequence[Number]) -> Float[Tensor, "candidate pair name"]:
+        before = self._shared_prefixes.cost
+        numbers = self._shared_prefixes.numbers(tokens, names, self._nodes)
+        self.cost += self._shared_prefixes.cost - before
+        return numbers
+
     def _each(
         self,
         tokens: Tensor,
@@ -330,10 +350,10 @@ class Evaluator:
                         self._patch.value(start + alpha * (end - start), mask)
                         - self._unpatched[:, None]
                         - alpha * numbers["ap"]
-                        for alpha in _ALPHAS
+                        for alpha in ALPHAS
                     ]
                 )
-            self.cost += len(_ALPHAS) * n * self._suffix_cost
+            self.cost += len(ALPHAS) * n * self._suffix_cost
             numbers["curve"] = bends.gather(0, bends.abs().argmax(0, keepdim=True))[0]
         if "ig" in names:
             numbers["ig"] = self._patch.integrate(sites, end, mask, NODES, self._gradient_rows)
