@@ -10,8 +10,9 @@ from igap.components import component_names
 from igap.config import TEXTS
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.objective.errors import find_estimator
-from igap.counterfactual.objective.objective import Objective
+from igap.counterfactual.objective.objective import NEEDS, Objective
 from igap.counterfactual.objective.patch import check_reach, resolve
+from igap.counterfactual.objective.shared_prefixes import SERVED
 from igap.counterfactual.spaces.prepare import Prepared, prepare
 from igap.counterfactual.target import Target, locate_target
 from igap.counterfactual.trials.chunks import check_exhaustible
@@ -101,13 +102,22 @@ def describe(study: PlannedStudy) -> str:
     if study.size <= config.search.until:
         rest = "brute force"
     elif rest == "brute":
-        rest = f"brute, the best of {math.ceil(study.size / config.search.until):,} candidates each"
+        rest = f"brute, the best of {math.ceil(study.size / config.search.until):,} candidates each{_slow_part(config)}"
     metric = "" if config.metric.is_default else f" on {config.metric.name}"
     return (
         f"{config.head}: {' and '.join(config.objective)}{metric}, {study.size:.4g} candidates, "
         f"{config.search.until} trials ({rest}), {config.clean.n} clean prompts, {config.heldout.n} held out, "
         f"in {study.folder}"
     )
+
+
+def _slow_part(config: SearchConfig) -> str:
+    """What of an enumeration takes a run for every candidate, since shared beginnings do not serve it."""
+    objective = objective_of(config)
+    terms = [term for term in objective.terms if not set(NEEDS[term]) <= set(SERVED) or term == "error"]
+    limits = objective.constraints.model_dump(exclude={"min_clean"}, exclude_none=True)
+    asked = [f"objective={term}" for term in terms] + [f"constraints.{name}" for name in limits]
+    return f"; {' and '.join(asked)}: a run of its own for each" if asked else ""
 
 
 @dataclass(frozen=True, eq=False)

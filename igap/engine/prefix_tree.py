@@ -20,7 +20,7 @@ from torch import Tensor
 from igap.components import Site
 from igap.engine.attention import attend
 from igap.engine.component_sets import ComponentSet
-from igap.engine.decoder import Block, Edit, keep
+from igap.engine.decoder import Block, Edit
 from igap.engine.forward import _UNCHANGED, Suffix
 
 _IN_A_GROUP = 8
@@ -33,7 +33,7 @@ _PADDING = 1.5
 class PrefixTree:
     """Prompts as a tree, a node for each of their distinct beginnings that end at one of some positions.
 
-    Prompts that follow each other and begin alike share nodes: sorted prompts share all that can be shared.
+    Prompts that follow each other and begin alike share nodes: those of `sort_prompts` share all that can be shared.
     """
 
     first: int
@@ -73,7 +73,7 @@ class PrefixTree:
 
     @cached_property
     def nodes(self) -> Int[Tensor, "prompt column"]:
-        """The node of each prompt at each position, among all nodes: those of a position after those of the one before."""
+        """The node of each prompt at each position, among all nodes, those of the first position first."""
         return self.local + torch.tensor(self.offsets[:-1], device=self.local.device)
 
     @cached_property
@@ -141,6 +141,25 @@ class _Keys:
     """Those that each sees besides, itself at last."""
     back: Int[Tensor, " node"]
     """The place of each node in groups and members."""
+
+
+def sort_prompts(
+    tokens: Int[Tensor, "prompt pos"], first: int
+) -> tuple[Int[Tensor, "_distinct pos"], Int[Tensor, " prompt"]]:
+    """Distinct prompts, sorted so that those that begin alike stand together, and the place of each among them.
+
+    They are the same before `first`. As `torch.unique(dim=0)` has it, which takes several times as long.
+    """
+    order = torch.arange(len(tokens), device=tokens.device)
+    for column in reversed(tokens[:, first:].unbind(1)):
+        if (column != column[0]).any():
+            order = order[column[order].argsort(stable=True)]
+    ordered = tokens[order]
+    is_new = torch.ones_like(order, dtype=torch.bool)
+    is_new[1:] = (ordered[1:] != ordered[:-1]).any(1)
+    where = torch.empty_like(order)
+    where[order] = is_new.cumsum(0) - 1
+    return ordered[is_new], where
 
 
 class TreeSuffix(Suffix):
@@ -241,7 +260,7 @@ class TreeSuffix(Suffix):
     def _attend(self, layer: int, column: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """z `[pair, node, head, d_head]` of the nodes at one position."""
         block, keys, n_pairs = self._blocks[layer], self.tree.gathered[column], len(k)
-        n_groups, n_members = keys.members.shape
+        n_groups = len(keys.members)
         common = [x.expand(-1, n_groups, -1, -1, -1) for x in self._shared[layer]]  # [pair, group, head, pos, d_head]
         if keys.shared is not None:
             common = [
@@ -252,8 +271,9 @@ class TreeSuffix(Suffix):
         grouped = q[:, keys.members].flatten(0, 1)[:, :, :, None]  # [pair group, member, head, 1, d_head]
         position = self.tree.first + column
         seen = self._seen[block.window][position - self._first, None, : position + 1]
-        z = attend(block, grouped, shared, (new_k, new_v), seen)
-        return z[:, :, :, 0].unflatten(0, (n_pairs, n_groups)).flatten(1, 2)[:, keys.back]
+        z: Tensor = attend(block, grouped, shared, (new_k, new_v), seen)
+        by_node: Tensor = z[:, :, :, 0].unflatten(0, (n_pairs, n_groups)).flatten(1, 2)[:, keys.back]
+        return by_node
 
     def _turned(self, block: Block, x: Tensor, rows: slice) -> Tensor:
         """Queries or keys `[pair, node, head, d_head]`, rotated."""

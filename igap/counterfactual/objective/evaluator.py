@@ -99,8 +99,7 @@ class Evaluator:
             assert self.clean.logits is not None
             for pair, logits in zip(self._pairs, self.clean.logits, strict=True):
                 check_custom(f.function, pair, logits)
-        first, n_pairs = self.first, len(bound.pairs)
-        first_pair = self.clean.select([0])
+        first, n_pairs, first_pair = self.first, len(bound.pairs), self.clean.select([0])
         other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted", sites=sites)
         readout = read_out(self._pairs, bound.clean.device, [f], self.clean.logits)
         backend = HOOKS
@@ -128,8 +127,8 @@ class Evaluator:
         cfg, n_pos = model.cfg, bound.clean.shape[1]
         numbers, changing = block_numbers(model), n_pos - first
         vocabulary = 0 if readout.is_logit_diff else 4 * cfg.d_vocab
-        size = (changing * numbers + vocabulary) * self._embed.element_size()
         device = self._embed.device
+        size = (changing * numbers + vocabulary) * self._embed.element_size()
         self._rows = adaptive_batch(size, 1, device, batch_size, memory_gib)
         self._nodes = adaptive_batch(numbers * self._embed.element_size(), 1, device, None, memory_gib)
         self._gradient_rows = adaptive_batch(size, cfg.n_layers, device, batch_size, memory_gib)
@@ -154,25 +153,24 @@ class Evaluator:
         A prompt that comes twice is computed once. With `merge` prompts that differ where the target's activation does
         not depend on it are one prompt, and what begins alike is computed once; see `SharedPrefixes`.
         """
-        served = [name for name in names if merge and name in SERVED]
         columns: dict[Number, Tensor] = {}
+        if merge and self.route == "suffix":
+            served = [name for name in names if name in SERVED]
+            made, cost = self._shared_prefixes.numbers(tokens, served, self._nodes)
+            self.cost += cost
+            columns |= dict(zip(served, made.unbind(-1), strict=True))
+        if len(columns) < len(names):
+            asked = self._patch.without_unseen(tokens) if merge and set(names) <= set(SERVED) else tokens
+            own, where = torch.unique(asked, dim=1, return_inverse=True)
         for some, compute, rows in (
-            (served, self._patched, self._rows),
-            ([name for name in names if name not in (*served, *_WHOLE)], self._patched, self._rows),
+            ([name for name in names if name not in (*columns, *_WHOLE)], self._patched, self._rows),
             ([name for name in names if name in _WHOLE], self._whole, self._whole_rows),
         ):
             if some:
-                asked = self._without_unseen(tokens) if some is served else tokens
-                own, where = torch.unique(asked, dim=1, return_inverse=True)
-                if some is served and self.route == "suffix":
-                    made = self._share_prefixes(own, some)
-                else:
-                    made = self._each(own, some, compute, rows)
-                columns |= dict(zip(some, made[where.cpu()].unbind(-1), strict=True))
-        numbers = {name: columns[name] for name in names}
+                columns |= dict(zip(some, self._each(own, some, compute, rows)[where.cpu()].unbind(-1), strict=True))
         # Passes round differently. The clean prompt itself changes nothing, and that exactly.
         same = (tokens == self.bound.clean[:, None]).all(-1).T.cpu()
-        return {name: each if name == "corrupted" else each.masked_fill(same, 0) for name, each in numbers.items()}
+        return {name: columns[name] if name == "corrupted" else columns[name].masked_fill(same, 0) for name in names}
 
     def estimates(
         self, tokens: Int[Tensor, "given candidate pos"], estimator: str
@@ -291,22 +289,6 @@ class Evaluator:
         if self.where is None:
             return slice(None)
         return self.where[:, self.first :].all(0).nonzero().flatten().tolist()
-
-    def _without_unseen(self, tokens: Tensor) -> Tensor:
-        """The tokens, where no activation at a patched position depends on them the clean prompt's."""
-        if self.where is None:
-            return tokens
-        late = self.where.any(0).nonzero()[:, 0]
-        unseen = torch.arange(tokens.shape[2], device=tokens.device) > late[-1]
-        if all(layer == 0 and site in ("resid_pre", "q", "k", "v") for site, layer in self.target.places):
-            unseen = ~self.where.any(0)
-        return torch.where(unseen, self.bound.clean[: len(tokens), None], tokens)
-
-    def _share_prefixes(self, tokens: Tensor, names: Sequence[Number]) -> Float[Tensor, "candidate pair name"]:
-        before = self._shared_prefixes.cost
-        numbers = self._shared_prefixes.numbers(tokens, names, self._nodes)
-        self.cost += self._shared_prefixes.cost - before
-        return numbers
 
     def _each(
         self,

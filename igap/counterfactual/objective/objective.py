@@ -26,7 +26,7 @@ from igap.metrics import AnyMetric, Metric
 
 _TAIL = 0.25
 """Share of the clean prompts, the worst of them, that `cvar` is the mean over."""
-_NEEDS: Mapping[Term, tuple[Number, ...]] = {
+NEEDS: Mapping[Term, tuple[Number, ...]] = {
     "ap": ("ap",),
     "ig": ("ig",),
     "disagreement": ("ap", "ig"),
@@ -37,6 +37,7 @@ _NEEDS: Mapping[Term, tuple[Number, ...]] = {
     "downstream": (),
     "error": (),
 }
+"""The evaluator's numbers that a term is made of."""
 Measurements = Mapping[str, Float[Tensor, "candidate pair *member"]]
 """The evaluator's numbers, and `edits`: slots in which the corrupted prompt differs from the clean one. `percentile`
 and `downstream`: how unusual the target's activation is, and what follows it, 0 to 100. `errors`: what
@@ -152,7 +153,7 @@ class Objective:
     def needs(self) -> list[Number]:
         """The evaluator's numbers that terms and constraints are made of; `ap` but where only errors are asked for."""
         effects = any(term not in ("error", *SECONDARY) for term in self.terms)
-        names: list[Number] = [*(("ap",) if effects else ()), *(name for term in self.terms for name in _NEEDS[term])]
+        names: list[Number] = [*(("ap",) if effects else ()), *(name for term in self.terms for name in NEEDS[term])]
         if self.constraints.min_fluency is not None:
             names.append("fluency")
         if (self.constraints.min_corrupted, self.constraints.max_corrupted) != (None, None):

@@ -98,6 +98,10 @@ def check_reach(target: Target, pairs: Sequence[TokenPair], changed: Sequence[in
         )
 
 
+_OF_ONE_POSITION: tuple[Site, ...] = ("resid_pre", "q", "k", "v")
+"""Sites of block 0 that depend on the token at their position alone."""
+
+
 @dataclass(frozen=True, eq=False)
 class Patch:
     """A target in the clean runs. Activations are those from the contrast's first position on, `[pair, row, pos, d]`;
@@ -130,6 +134,16 @@ class Patch:
         if self.target.span == "diff":
             return (tokens != self.contrast.base.tokens[:, None])[:, :, late]
         return None if self.where is None else self.where[:, None, late]
+
+    def without_unseen(self, tokens: Int[Tensor, "given candidate pos"]) -> Int[Tensor, "given candidate pos"]:
+        """The tokens, but the clean prompt's where no activation at a patched position depends on them."""
+        if self.where is None:
+            return tokens
+        patched, positions = self.where.any(0), torch.arange(tokens.shape[2], device=tokens.device)
+        unseen = positions > patched.nonzero()[-1]
+        if all(layer == 0 and site in _OF_ONE_POSITION for site, layer in self.target.places):
+            unseen = ~patched
+        return torch.where(unseen, self.contrast.base.tokens[: len(tokens), None], tokens)
 
     def end(self, activation: Tensor, mask: Tensor | None) -> Tensor:
         """What the target is moved to: this activation at the patched positions, its own elsewhere."""

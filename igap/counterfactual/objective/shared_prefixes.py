@@ -8,7 +8,6 @@ Both passes are over the tree of the corrupted prompts: where they begin alike, 
 
 from collections.abc import Collection
 from functools import cache
-from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +17,7 @@ from igap.counterfactual.objective.patch import Patch
 from igap.counterfactual.spaces.base import BoundSpace
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.component_sets import ComponentSet
-from igap.engine.prefix_tree import PrefixTree, TreeSuffix
+from igap.engine.prefix_tree import PrefixTree, TreeSuffix, sort_prompts
 
 ALPHAS = tuple(i / 10 for i in range(1, 10))
 """Points of the path at which `curve` looks, 0 is clean and 1 corrupted."""
@@ -27,44 +26,41 @@ SERVED = ("ap", "curve")
 
 
 class SharedPrefixes:
-    """Numbers of a target for candidates whose corrupted prompts are a tree.
-
-    `cost` counts forward equivalents, as the evaluator does.
-    """
+    """Numbers of a target for candidates whose corrupted prompts are a tree."""
 
     def __init__(self, bound: BoundSpace, patch: Patch, embed: Float[Tensor, "d_vocab d_model"]) -> None:
         """`patch` is the target in the clean runs, `embed` the table that the model begins with."""
         self._bound, self._patch, self._around, self._embed = bound, patch, patch.contrast, embed
         self._first, n_pos = self._around.first, bound.clean.shape[1]
-        patched = range(self._first, n_pos)
-        if patch.where is not None:
-            patched = patch.where.any(0).nonzero()[:, 0].tolist()
+        everywhere = torch.ones(n_pos, dtype=torch.bool)
+        patched: list[int] = (everywhere if patch.where is None else patch.where.any(0)).nonzero()[:, 0].tolist()
         self._start, self._stop = max(self._first, patched[0]), patched[-1] + 1
         """The first position that is patched, and the first behind the last one."""
         self._engine = cache(self._make_engine)
         self._unpatched = self._around.value(self._around.clean)
-        self.cost = 0.0
 
     def numbers(
         self, tokens: Int[Tensor, "given candidate pos"], names: Collection[str], nodes: AdaptiveBatch
-    ) -> Float[Tensor, "candidate pair name"]:
-        """`ap` and `curve`, those that are named; `nodes` is how many nodes make a pass.
+    ) -> tuple[Float[Tensor, "candidate pair name"], float]:
+        """`ap` and `curve`, those that are named, and what they cost; `nodes` is how many nodes make a pass.
 
-        Candidates that follow each other and begin alike share passes: give them sorted.
+        Prompts that are the same are computed once.
         """
+        self._cost = 0.0
         n, n_pairs = tokens.shape[1], len(self._bound.pairs)
         numbers = torch.empty(n, n_pairs, len(names), dtype=self._embed.dtype)
-        for given, own in enumerate(tokens):
+        for given, prompts in enumerate(self._patch.without_unseen(tokens) if names else ()):
+            own, where = sort_prompts(prompts, self._first)
             pairs = tuple(range(n_pairs)) if self._bound.shared else (given,)
-            a_prompt = PrefixTree.of(own[:, self._first :], self._first).n_nodes / n * len(pairs)
+            n_nodes = PrefixTree.of(own[:, self._first :], self._first).n_nodes * len(pairs)
 
             def compute(items: Tensor, own: Tensor = own, pairs: tuple[int, ...] = pairs) -> Tensor:
                 with torch.no_grad():
                     return self._of_pairs(own[items], pairs, names)
 
-            for items, made in nodes.each(compute, torch.arange(n), max(1, round(a_prompt))):
-                numbers[items[:, None], list(pairs)] = made.cpu()
-        return numbers
+            passes = nodes.each(compute, torch.arange(len(own)), max(1, round(n_nodes / len(own))))
+            numbers[:, list(pairs)] = torch.cat([made.cpu() for _, made in passes])[where.cpu()]
+        return numbers, self._cost
 
     def _make_engine(self, pairs: tuple[int, ...], first: int) -> TreeSuffix:
         """The clean runs of these pairs, of which nothing changes before `first`."""
@@ -103,7 +99,7 @@ class SharedPrefixes:
         *_, (_, deepest) = target.places
         passes = 1 + len(ALPHAS) * ("curve" in names)
         patched = passes * len(pairs) * later.n_nodes * (n_layers - earliest)
-        self.cost += (seen.n_nodes * (deepest + 1) + patched) / n_layers / n_pos
+        self._cost += (seen.n_nodes * (deepest + 1) + patched) / n_layers / n_pos
         return torch.stack([numbers[name].T for name in names], -1)
 
     def _activations(self, tokens: Tensor, tree: PrefixTree, pair: int) -> Float[Tensor, "1 node *d"]:
