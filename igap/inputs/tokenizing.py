@@ -3,12 +3,19 @@
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from igap.errors import InputError
 from igap.models.quiet import as_input_error
 
 _CLOSING = ".,;:!?%)]}'"
 """Characters that follow a word without a space."""
+
+_ids_of_texts: "WeakKeyDictionary[Any, dict[str, tuple[int, ...]]]" = WeakKeyDictionary()
+"""What each tokenizer made of a text."""
+
+_MOST_TEXTS = 2**16
+"""Of one tokenizer that are kept."""
 
 
 def leading_token(tokenizer: Any, bos: str, *, prepend_bos: bool) -> int | None:
@@ -195,6 +202,17 @@ def check_vocabulary(ids: list[int], n_vocab: int | None, item: str) -> None:
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of the text alone, without BOS. Raises InputError if the tokenizer fails on it."""
+    # A search asks for the same words thousands of times.
+    known = _ids_of_texts.setdefault(tokenizer, {})
+    ids = known.get(text)
+    if ids is None:
+        if len(known) >= _MOST_TEXTS:
+            known.clear()
+        ids = known[text] = tuple(_encode_text(tokenizer, text))
+    return list(ids)
+
+
+def _encode_text(tokenizer: Any, text: str) -> list[int]:
     with as_input_error(
         lambda why: InputError(
             f"model.name: got a tokenizer that fails on {text[:60]!r}: tokenizer.json: {why}. Save the tokenizer again."

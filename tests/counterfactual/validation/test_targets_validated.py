@@ -10,6 +10,7 @@ from igap import InputError, PromptPair, activation_patching, output_curve, sear
 from igap.config import MetricConfig
 from igap.counterfactual.config import Constraints, SearchConfig
 from igap.counterfactual.trials.storages import open_storage
+from igap.output import figures
 
 SPACE = {name: ["=keep"] for name in ("place", "verb", "object")}
 SPACE |= {"first": ["=keep", "Tom", "=N2"], "second": ["=keep", "Anna"], "subject": ["=keep", "=IO", "Tom", "Anna"]}
@@ -157,6 +158,7 @@ def test_a_search_of_heads_at_a_span_leaves_files_that_say_so_and_a_run_of_its_b
     from igap.cli.search import run_searches
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(figures, "figures", lambda data: {})  # of the run
     asked = ["search.until=6", "search.control=2", "clean.n=1", "heldout.n=2", "tracking=disabled", "metric=prob"]
     assert run_searches(["head=3.1@END,3.6@END", "full_run=false", *asked]) == 0
     folder = tmp_path / "searches" / "heads-ap-prob"
