@@ -56,7 +56,7 @@ def run_searches(arguments: Sequence[str], *, multirun: bool = False) -> int:
     from igap.storage import atomic
 
     interrupted = False
-    if len(workers) > len(studies):
+    if launcher is not None and len(workers) > len(studies):
         for study in studies:
             atomic.check_writable(study.folder)
         try:
@@ -64,9 +64,8 @@ def run_searches(arguments: Sequence[str], *, multirun: bool = False) -> int:
             one_round(Task(tuple(workers), launcher.threads), len(workers), launcher)
         except KeyboardInterrupt:
             interrupted = True
-    return run_studies(
-        studies, compose_one([]).config, terminal_console(), Console(stderr=True), interrupted=interrupted
-    )
+    defaults = compose_one([]).config if any(study.config.full_run for study in studies) else None
+    return run_studies(studies, defaults, terminal_console(), Console(stderr=True), interrupted=interrupted)
 
 
 def check_searches(arguments: Sequence[str], *, multirun: bool = False) -> None:
@@ -79,7 +78,9 @@ def check_searches(arguments: Sequence[str], *, multirun: bool = False) -> None:
         terminal_console().print(describe(study), markup=False, soft_wrap=True)
 
 
-def _plan(arguments: Sequence[str], *, multirun: bool) -> "tuple[list[PlannedStudy], list[SearchConfig], Launcher]":
+def _plan(
+    arguments: Sequence[str], *, multirun: bool
+) -> "tuple[list[PlannedStudy], list[SearchConfig], Launcher | None]":
     """The studies, the config of every worker, and what starts them. Raises InputError as `run_searches` does."""
     searches, hydras = _compose(arguments, multirun=multirun)
 
@@ -114,8 +115,16 @@ def _compose(arguments: Sequence[str], *, multirun: bool) -> "tuple[list[SearchC
     return compose_searches(overrides, preset, multirun=multirun), hydras
 
 
-def _launcher(studies: "Sequence[PlannedStudy]", workers: "Sequence[SearchConfig]", hydras: list[str]) -> "Launcher":
-    """What starts the workers. Raises InputError on invalid settings of Hydra's, and on such that nothing would use."""
+def _launcher(
+    studies: "Sequence[PlannedStudy]", workers: "Sequence[SearchConfig]", hydras: list[str]
+) -> "Launcher | None":
+    """What starts the workers; None where there are none and nothing is asked of Hydra.
+
+    Raises InputError on invalid settings of Hydra's, and on such that nothing would use.
+    """
+    if len(workers) == len(studies) and not hydras:
+        return None
+
     from igap.cli.launchers import launcher_of
 
     launcher = launcher_of(*compose_multirun([f"output={quote(workers[0].output)}", "sweep=.workers", *hydras]))

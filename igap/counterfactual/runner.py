@@ -38,13 +38,18 @@ log = logging.getLogger("igap")
 
 
 def run_studies(
-    studies: Sequence[PlannedStudy], defaults: RunConfig, out: Console, progress: Console, *, interrupted: bool = False
+    studies: Sequence[PlannedStudy],
+    defaults: RunConfig | None,
+    out: Console,
+    progress: Console,
+    *,
+    interrupted: bool = False,
 ) -> int:
     """Run the studies one after another: trials, validation, files, W&B, and a full run of each best pair.
 
     Args:
         studies: as planned, at least one.
-        defaults: settings of the run of the best pair; the model and the prompts are the search's.
+        defaults: settings of the run of the best pair; the model and the prompts are the search's. None: no such run.
         out: for results.
         progress: for progress and stages.
         interrupted: whether Ctrl-C has ended this command's workers already; then no trials are added, and what
@@ -89,7 +94,7 @@ def run_studies(
             code = 1
         if unwritten:
             continue
-        if study.config.full_run and not result.interrupted:
+        if defaults is not None and study.config.full_run and not result.interrupted:
             code = max(code, _run_best_pair(result, study, defaults, tracking, progress))
         for line in wandb_run.log_or_warn(study.folder, tracking, f"the search of {study.config.head}"):
             out.print(line, markup=False, soft_wrap=True)

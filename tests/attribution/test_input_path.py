@@ -171,6 +171,10 @@ def test_in_the_first_block_the_inputs_path_is_igs_own(case):
 def test_of_several_pairs_and_metrics_it_is_each_ones_own_however_they_are_batched(case, method):
     model, _, _ = case
     metrics = ["logit_diff", "prob"]
+    alone = {}
+    for metric, pair in itertools.product(metrics, (PAIR, SAME_PASS)):
+        with contrast(model, pair, metric=metric) as opened:
+            alone[metric, pair] = method(opened, "heads", n_steps=7)[0].effect
     for options in ({}, {"batch_size": 1}, {"batch_size": 5}, {"memory_gib": 1e-6}):
         with open_pairs(model, [PAIR, SAME_PASS], metric=metrics) as opened:
             together = attribute_metrics(
@@ -178,10 +182,7 @@ def test_of_several_pairs_and_metrics_it_is_each_ones_own_however_they_are_batch
             )
         for made, metric in zip(together, metrics, strict=True):
             for part, pair in zip(made.pairs, (PAIR, SAME_PASS), strict=True):
-                with contrast(model, pair, metric=metric) as alone:
-                    torch.testing.assert_close(
-                        part.effect, method(alone, "heads", n_steps=7)[0].effect, atol=1e-12, rtol=0
-                    )
+                torch.testing.assert_close(part.effect, alone[metric, pair], atol=1e-12, rtol=0)
 
 
 def test_of_prompts_of_two_lengths_the_path_ends_where_partners_meet(case):

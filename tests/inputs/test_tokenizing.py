@@ -11,11 +11,12 @@ from igap.analyses.ablation.accuracy import encode_prompts
 from igap.config import PromptsConfig
 from igap.counterfactual.spaces.substitution import bind_substitution, substitution_space
 from igap.counterfactual.spaces.template import bind_template, generate_clean_prompts, template_space
+from igap.inputs import tokenizing
 from igap.inputs.ioi import TEMPLATES
 from igap.inputs.labelled_prompts import Prompt, generate_prompts
 from igap.inputs.prompts import encode_pair, encode_prompt
 from igap.inputs.sources import encode_pairs, read_prompt_pairs
-from igap.inputs.tokenizing import continuation, single_tokens
+from igap.inputs.tokenizing import continuation, single_tokens, token_ids
 
 CLEAN = "After John and Mary went to the store, Mary gave a bottle of milk to"
 PAIR = PromptPair(CLEAN, CLEAN.replace(", Mary", ", John"), " John", " Mary")
@@ -222,3 +223,26 @@ def test_what_is_no_single_token_cannot_be_put_before_prompts(kind, bos):
         InputError, match=rf"^prompts\.bos: got '{bos}', which is no single token .* such as <s>\. Correct"
     ):
         encoded(kind, pair)
+
+
+def test_the_tokens_of_a_text_are_asked_for_once_and_are_each_tokenizers_own(monkeypatch):
+    monkeypatch.setattr(tokenizing, "_MOST_TEXTS", 3)
+    asked = []
+    for kind in KINDS:
+        one = listening(kind, asked)
+        for text in ("John", " Mary", "John", " Mary", "to", "met", "John"):
+            tokens = token_ids(one, text)
+            assert tokens == ids(kind, text)
+            tokens.append(0)  # whoever has them may change them
+    assert asked == [(kind, text) for kind in KINDS for text in ("John", " Mary", "to", "met", "John")]
+
+
+def listening(kind, asked):
+    """A tokenizer of this kind that writes down what it is asked."""
+
+    class Asked:
+        def __call__(self, text, **options):
+            asked.append((kind, text))
+            return tokenizer(kind)(text, **options)
+
+    return Asked()

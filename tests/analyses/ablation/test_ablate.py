@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 
 import numpy as np
@@ -41,11 +41,17 @@ def token(model, word):
     return int(model.to_tokens(word, prepend_bos=False)[0, 0])
 
 
+@cache
+def unchanged(model, text):
+    """Every activation of the model as it is, by the name of its hook."""
+    with torch.no_grad():
+        return model.run_with_cache(model.to_tokens(text))[1]
+
+
 def activations(model, text, name):
     """Of the unchanged model: `[pos, component, ...]` of the component's site and layer."""
     site, layer, _ = parse_component(name)
-    with torch.no_grad():
-        return model.run_with_cache(model.to_tokens(text))[1][hook_name(site, layer)][0]
+    return unchanged(model, text)[hook_name(site, layer)][0]
 
 
 def without(model, prompt, names, value, where=slice(None)):
@@ -67,6 +73,12 @@ def without(model, prompt, names, value, where=slice(None)):
     hooks = [(hook_name(*parse_component(name)[:2]), hook_of(name)) for name in names]
     with torch.no_grad():
         return model.run_with_hooks(model.to_tokens(prompt.text), fwd_hooks=hooks)[0, -1]
+
+
+@cache
+def zeroed(model, prompt, names):
+    """As `without`, with zeros everywhere."""
+    return without(model, prompt, names, lambda name: 0.0)
 
 
 def agrees(model, one, value_of):
@@ -177,11 +189,11 @@ def test_f_is_the_metric_of_each_prompts_logits_beside_those_of_the_whole_model(
     name = "custom second" if metric == "custom" else metric
     units = {"logit": "logits", "prob": "probability", "prob_diff": "probability", "custom": "F"}
     assert (found.metric, found.unit) == (name, units.get(metric, "nats"))
-    cleans = [without(model, prompt, [], None) for prompt in PROMPTS]
+    cleans = [zeroed(model, prompt, ()) for prompt in PROMPTS]
     whole = [f(clean, clean, prompt) for clean, prompt in zip(cleans, PROMPTS, strict=True)]
     assert found.value == pytest.approx(np.mean(whole), abs=1e-10)
     for effect in found.effects:
-        logits = [without(model, prompt, effect.components, lambda name: 0.0) for prompt in PROMPTS]
+        logits = [zeroed(model, prompt, tuple(effect.components)) for prompt in PROMPTS]
         values = [f(*each) for each in zip(logits, cleans, PROMPTS, strict=True)]
         np.testing.assert_allclose(effect.outcomes.value, values, rtol=0, atol=1e-10)
         assert effect.value == pytest.approx(np.mean(values), abs=1e-10)

@@ -140,11 +140,10 @@ def any_model(request, tmp_path_factory):
 
 def test_edges_of_a_sender_sum_to_its_node(any_model):
     """By IG along its own path, by slopes, and along the inputs' path; a chain rule that knows nothing of edges."""
+    sums = {
+        method: edge_effects(any_model, PAIR, method, n_steps=6).of_senders() for method in ("ig", "atp", "ig_inputs")
+    }
     for site in SENDERS:
-        sums = {
-            method: edge_effects(any_model, PAIR, method, n_steps=6).of_senders()
-            for method in ("ig", "atp", "ig_inputs")
-        }
         with contrast(any_model, PAIR, sites=(site,)) as question:
             (along,) = integrate_inputs(question, site, n_steps=6)
             is_linear = question.backend.decoder.blocks[0].post1(torch.ones(1)).equal(torch.ones(1))

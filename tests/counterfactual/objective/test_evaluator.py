@@ -65,6 +65,12 @@ def table(bound, candidates, number):
     return torch.tensor(rows, dtype=torch.float64)
 
 
+@functools.cache
+def effects_of(method, model, pair, site):
+    """The effects of a public method, which are asked for by each route and target."""
+    return method(model, pair, site).effect
+
+
 def close(found, expected, atol=1e-10):
     assert expected.abs().max() > 1e-4, "there is something to compare"
     torch.testing.assert_close(found, expected, atol=atol, rtol=0)
@@ -80,7 +86,7 @@ def test_ap_is_activation_patching_of_each_pair(small, kind, n_pairs, hooks, tar
     candidates = some(found.bound.space)
 
     def ap(pair):
-        return activation_patching(model, pair, target.single[0]).effect[target.single[1], target.single[2]].item()
+        return effects_of(activation_patching, model, pair, target.single[0])[target.single[1], target.single[2]].item()
 
     close(found.effects(candidates), table(found.bound, candidates, ap))
 
@@ -141,7 +147,7 @@ def test_others_is_the_mean_size_of_attribution_patching_of_all_other_heads(smal
     candidates = some(found.bound.space)
 
     def mean(pair):
-        effects = attribution_patching(model, pair, "heads").effect.abs()
+        effects = effects_of(attribution_patching, model, pair, "heads").abs()
         if target.single[0] == "heads":
             keep = torch.ones_like(effects, dtype=torch.bool)
             keep[target.single[1], target.single[2]] = False

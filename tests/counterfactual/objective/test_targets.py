@@ -1,6 +1,7 @@
 """Sets, spans, sites and metrics of a search: against hooks in the whole model, and the public methods."""
 
 import itertools
+from functools import cache
 
 import numpy as np
 import pytest
@@ -82,6 +83,14 @@ def square(logits, pair):
     return logits[:, pair.answer] ** 2 / 10
 
 
+@cache
+def unchanged(model, text):
+    """The logits after the last token, and every activation by the name of its hook."""
+    with torch.no_grad():
+        logits, activations = model.run_with_cache(model.to_tokens(text))
+    return logits[0, -1], activations
+
+
 def by_hooks(model, name, pair, text, metric="logit_diff"):
     """AP by hooks that write the corrupted run's activation into that of the clean one, wherever it has become."""
     target = located(model, name)
@@ -89,9 +98,7 @@ def by_hooks(model, name, pair, text, metric="logit_diff"):
     where = (clean != corrupted)[0].nonzero().flatten().tolist() if target.span == "diff" else (
         slice(None) if target.span is None else SPANS[target.span]
     )  # fmt: skip
-    with torch.no_grad():
-        unpatched = model(clean)[0, -1]
-        there = model.run_with_cache(corrupted)[1]
+    unpatched, there = unchanged(model, pair.clean)[0], unchanged(model, text)[1]
 
     def hook(site, layer, index):
         new = there[hook_name(site, layer)]
