@@ -4,9 +4,11 @@ import json
 import sqlite3
 
 import optuna
+import optuna.cli
 import pytest
 import sqlalchemy
 from helpers.small_searches import SPACE, opened
+from matplotlib import pyplot
 
 from igap import PromptPair
 from igap.counterfactual.history import Proposal
@@ -106,7 +108,8 @@ def test_of_two_terms_edits_are_fewer_the_better(tmp_path):
     assert trials.study.metric_names == ["ap", "edits"]
 
 
-def test_optunas_own_tools_read_the_study_of_a_search(small, pair, tmp_path):
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_optunas_own_tools_read_the_study_of_a_search(small, pair, tmp_path, monkeypatch, capsys):
     model = small("gpt2")
     with borrow(model):
         search = opened(model, pair, storage=open_storage("sqlite", tmp_path))
@@ -117,6 +120,19 @@ def test_optunas_own_tools_read_the_study_of_a_search(small, pair, tmp_path):
     assert set(importance) == {"first", "second", "subject"}
     assert sum(importance.values()) == pytest.approx(1)
     assert len(study.trials_dataframe()) == 60
+    said = {}
+    for command in ("best-trial", "trials"):
+        place = ["--storage", f"sqlite:///{tmp_path / 'study.db'}", "--study-name", "study", "-f", "json"]
+        monkeypatch.setattr("sys.argv", ["optuna", command, *place])
+        optuna.cli.main()
+        said[command] = json.loads(capsys.readouterr().out)
+    assert said["best-trial"]["number"] == study.best_trial.number
+    assert said["best-trial"]["params"] == study.best_params
+    assert [trial["number"] for trial in said["trials"]] == list(range(60))
+    plots = optuna.visualization.matplotlib
+    for plot in (plots.plot_optimization_history, plots.plot_param_importances, plots.plot_slice, plots.plot_contour):
+        assert plot(study) is not None
+    pyplot.close("all")
     study.sampler = optuna.samplers.TPESampler(seed=0)
     asked = study.ask({slot.name: optuna.distributions.IntDistribution(0, 11) for slot in search.space.slots})
     assert set(asked.params) == {"first", "second", "subject"}, "and go on with it"
