@@ -55,17 +55,18 @@ def run_searches(arguments: Sequence[str], *, multirun: bool = False) -> int:
     from igap.counterfactual.runner import run_studies
     from igap.storage import atomic
 
-    interrupted = False
-    if launcher is not None and len(workers) > len(studies):
-        for study in studies:
-            atomic.check_writable(study.folder)
-        try:
-            # What the workers leave undone the studies' own processes do.
-            one_round(Task(tuple(workers), launcher.threads), len(workers), launcher)
-        except KeyboardInterrupt:
-            interrupted = True
-    defaults = compose_one([]).config if any(study.config.full_run for study in studies) else None
-    return run_studies(studies, defaults, terminal_console(), Console(stderr=True), interrupted=interrupted)
+    with atomic.without_empty_folders(study.folder for study in studies):  # of those that are refused
+        interrupted = False
+        if launcher is not None and len(workers) > len(studies):
+            for study in studies:
+                atomic.check_writable(study.folder)
+            try:
+                # What the workers leave undone the studies' own processes do.
+                one_round(Task(tuple(workers), launcher.threads), len(workers), launcher)
+            except KeyboardInterrupt:
+                interrupted = True
+        defaults = compose_one([]).config if any(study.config.full_run for study in studies) else None
+        return run_studies(studies, defaults, terminal_console(), Console(stderr=True), interrupted=interrupted)
 
 
 def check_searches(arguments: Sequence[str], *, multirun: bool = False) -> None:

@@ -11,7 +11,7 @@ from igap.counterfactual.spaces.base import Candidate, Space
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Proposal:
     """A candidate to try, and who proposed it."""
 
@@ -30,6 +30,8 @@ class History:
     proposals: tuple[Proposal, ...]
     points: Floats
     """`[trial, term]`, higher is better; NaN where a trial failed or violates a constraint."""
+    tried: frozenset[Candidate] | None = None
+    """The candidates of all proposals, where they are known; None: they are gathered when they are asked for."""
 
     @property
     def values(self) -> Floats:
@@ -39,7 +41,7 @@ class History:
     @cached_property
     def seen(self) -> frozenset[Candidate]:
         """All candidates tried, whatever came of them."""
-        return frozenset(proposal.candidate for proposal in self.proposals)
+        return frozenset(proposal.candidate for proposal in self.proposals) if self.tried is None else self.tried
 
     @property
     def order(self) -> list[int]:

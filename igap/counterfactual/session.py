@@ -22,6 +22,7 @@ from igap.counterfactual.objective.evaluator import Evaluator
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.objective.patch import check_reach, resolve
 from igap.counterfactual.objective.typicality import MIN_PROMPTS, ActivationDistribution, fit_distribution
+from igap.counterfactual.quiet import quiet_logs
 from igap.counterfactual.samplers.base import START, FirstOrderScores, Proposer, draw
 from igap.counterfactual.samplers.registry import SAMPLERS, make_sampler, samplers_for
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
@@ -184,6 +185,7 @@ class SearchSession:
         """Forward equivalents of all evaluations and gradients of this process."""
         return sum(evaluator.cost for evaluator in self._evaluators)
 
+    @quiet_logs()
     def explore(
         self,
         until: int,
@@ -238,7 +240,7 @@ class SearchSession:
             n = len(history.proposals)
             n_before = n if n_before is None else n_before
             if on_progress:
-                best = float(np.nanmax(history.values)) if history.order else float("nan")
+                best = float(np.fmax.reduce(history.values, initial=np.nan))
                 on_progress(Progress(n, until, best, (n - n_before) / max(time.perf_counter() - since, 1e-9)))
             # Seeded by the trials and nothing else: a search that goes on proposes what it would have proposed.
             rng = np.random.default_rng([self.seed, worker, n])
@@ -247,7 +249,9 @@ class SearchSession:
                 first_order_scores,
                 propose,
                 min(batch, until - n),
-                n_own=until - n - _n_random_left(history, control),
+                n_own=until
+                - n
+                - max(0, control - self.trials.count("start", "random")),  # the random control comes last
                 random_trials=SAMPLERS[sampler].random_trials,
                 rng=rng,
             )
@@ -316,11 +320,6 @@ def _too_few_ordinary(asked: str, otherwise: str) -> InputError:
         f"{asked}, but there are fewer than {MIN_PROMPTS} ordinary prompts of this prompt's kind to compare with. Use "
         f"a prompt that follows one of igap's IOI templates, a reference.file with more prompts, or {otherwise}."
     )
-
-
-def _n_random_left(history: History, control: int) -> int:
-    """Random trials that are still to be made, at the end of the search."""
-    return max(0, control - sum(proposal.source in ("start", "random") for proposal in history.proposals))
 
 
 def _next_proposals(

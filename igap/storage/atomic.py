@@ -1,7 +1,8 @@
 """Atomic writes: a file is written beside its place, synced to disk, and renamed into it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from igap.errors import InputError
@@ -36,6 +37,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write `content` to `path` atomically, in UTF-8. Raises OSError."""
     write_bytes(path, content.encode())
+
+
+@contextmanager
+def without_empty_folders(folders: Iterable[Path]) -> Iterator[None]:
+    """Take away, after the block, these folders and those above them, where it has made them and left them empty."""
+    made = [place for folder in folders for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    finally:
+        for place in made:
+            with suppress(OSError):  # it has something in it, or was never made
+                place.rmdir()
 
 
 def check_writable(folder: Path) -> None:

@@ -39,3 +39,19 @@ def test_a_full_disk_is_refused_by_name(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"output: got .*, wanted a folder .* \(No space left on device\)"):
         atomic.check_writable(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_a_block_has_made_and_left_empty_is_taken_away_with_those_above_it(tmp_path):
+    (tmp_path / "before").mkdir()
+    kept, emptied = tmp_path / "new" / "kept", tmp_path / "new" / "other" / "emptied"
+    with (
+        pytest.raises(InputError, match="refused"),
+        atomic.without_empty_folders([tmp_path / "before", kept, emptied, tmp_path / "never"]),
+    ):
+        atomic.check_writable(kept)
+        atomic.check_writable(emptied)
+        (kept / "study.db").touch()
+        raise InputError("refused")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "before", "new", "new/kept", "new/kept/study.db",
+    ]  # fmt: skip

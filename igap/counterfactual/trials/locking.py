@@ -1,18 +1,21 @@
 """Several workers, one storage: a batch that one of them writes is seen as a whole by the others."""
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
+from optuna.distributions import json_to_distribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal._storage import JournalStorageReplayResult
+from optuna.trial import FrozenTrial
 
 _LINE = b'{"op_code":'
 """Every line of a journal begins with this."""
@@ -66,13 +69,64 @@ class Journal(JournalStorage):
         Raises ValueError on one that is damaged, TimeoutError on one that another program holds.
         """
         if file.exists():
-            for line in file.read_bytes().splitlines(keepends=True):  # as long as nothing has been changed
-                if line.endswith(b"\n"):
-                    json.loads(line)["op_code"]
+            with file.open("rb") as lines:  # as long as nothing has been changed
+                bad = next((n for n, line in enumerate(lines, 1) if line.endswith(b"\n") and not _is_entry(line)), None)
+            if bad is not None:
+                raise ValueError(f"line {bad} of {file.name} is none of a journal")
         self.lock = JournalLock(file)
         self.lock.patience, usual = patience, self.lock.patience
+        self._held: list[dict[str, Any]] | None = []
         super().__init__(_Batches(str(file), self.lock))
+        self._replay_result, self._held = _Replay(self._worker_id_prefix), None
+        self._sync_with_backend()
         self.lock.patience = usual
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Hold back what is written in the block; then append it all, made durable once, and read it."""
+        self._held = []
+        try:
+            yield
+            lines = self._held
+        finally:
+            self._held = None
+        with self._thread_lock:
+            if lines:
+                self._backend.append_logs(lines)
+            self._sync_with_backend()
+
+    def trials_from(self, study: int, first: int) -> list[FrozenTrial]:
+        """The study's trials of this number and larger ones."""
+        with self._thread_lock:
+            self._sync_with_backend()
+            state = self._replay_result
+            return [state.get_trial(trial_id) for trial_id in state._study_id_to_trial_ids[study][first:]]
+
+    def _write_log(self, op_code: int, extra_fields: dict[str, Any]) -> None:
+        if self._held is None:
+            super()._write_log(op_code, extra_fields)
+        else:
+            self._held.append({"op_code": op_code, "worker_id": self._replay_result.worker_id, **extra_fields})
+
+    def _sync_with_backend(self) -> None:
+        if self._held is None:
+            super()._sync_with_backend()
+
+
+class _Replay(JournalStorageReplayResult):
+    """What a journal's lines come to; trials share their distributions, which are few, and long to read."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(prefix)
+        self._last_created_trial_id_by_this_process = -1  # asked for before the first line is read back
+        self._distribution = cache(json_to_distribution)
+
+    def _apply_create_trial(self, log: dict[str, Any]) -> None:
+        n, shared = len(self._trials), {k: self._distribution(v) for k, v in log.get("distributions", {}).items()}
+        params = {k: shared[k].to_external_repr(option) for k, option in log.get("params", {}).items()}
+        super()._apply_create_trial({**log, "distributions": {}, "params": {}})
+        if len(self._trials) > n:
+            self._trials[n].distributions, self._trials[n].params = shared, params
 
 
 class _Batches(JournalFileBackend):
@@ -133,6 +187,10 @@ class JournalLock(JournalFileOpenLock):
             with contextlib.suppress(OSError):  # what a full disk did not take
                 self._held.truncate(0)
             self._held.close()
+
+
+def _is_entry(line: bytes) -> bool:
+    return line.startswith(_LINE) and line.rstrip().endswith(b"}")
 
 
 def _open_locked(file: Path, patience: float) -> FileIO | None:

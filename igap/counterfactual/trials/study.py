@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from igap.counterfactual.history import History, Proposal
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.quiet import allow_experimental
 from igap.counterfactual.spaces.base import Candidate, Space
+from igap.counterfactual.trials.bulk import add_trials, read_trials
 from igap.counterfactual.trials.chunks import Chunk
 from igap.counterfactual.trials.locking import exclusive
 from igap.counterfactual.trials.storages import one_line_errors
@@ -37,7 +39,7 @@ _READING = ("a study that cannot be read", "Restore it from a copy, or set name=
 """What went wrong, and the remedy, of an error of the storage at that time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EvaluatedTrial:
     """A finished trial."""
 
@@ -79,6 +81,41 @@ class EvaluatedTrial:
         return not self.is_failed and not self.violated
 
 
+class _Read:
+    """Trials that have been read, with what each batch asks of all of them; kept, for 100,000 take long to go over."""
+
+    def __init__(self, space: Space, signs: Sequence[float]) -> None:
+        self._space, self._signs = space, np.array(signs)
+        self.last: FrozenTrial | None = None
+        """The last of them, as Optuna has it."""
+        self.trials: list[EvaluatedTrial] = []
+        self.subjects: set[Candidate | tuple[str, int, int]] = set()
+        self.sources: Counter[str] = Counter()
+        self._proposals: list[Proposal] = []
+        self._candidates: set[Candidate] = set()
+        self._points = np.empty((64, len(signs)))
+
+    def extend(self, trials: Sequence[EvaluatedTrial], last: FrozenTrial | None = None) -> None:
+        """Take in the trials that come next."""
+        n, proposals = len(self.trials), [trial.proposal for trial in trials]
+        while len(self._points) < n + len(trials):
+            self._points = np.concatenate([self._points, np.empty_like(self._points)])
+        for i, trial in enumerate(trials, start=n):
+            self._points[i] = trial.values * self._signs if trial.is_feasible else math.nan
+        self.trials += trials
+        self._proposals += proposals
+        self.subjects.update(trial.subject for trial in trials)
+        self.sources.update(proposal.source for proposal in proposals)
+        self._candidates.update(proposal.candidate for proposal in proposals)
+        self.last = last or self.last
+
+    def history(self) -> History:
+        """The history of them, which does not change when others follow."""
+        points = self._points[: len(self.trials)]
+        points.flags.writeable = False
+        return History(self._space, tuple(self._proposals), points, frozenset(self._candidates))
+
+
 class TrialStore:
     """The trials of a study, read back and added in batches."""
 
@@ -99,7 +136,9 @@ class TrialStore:
         self._distributions: dict[str, BaseDistribution] = {
             slot.name: IntDistribution(0, max(1, len(slot.options) - 1)) for slot in space.slots
         }
-        self._read: dict[int, EvaluatedTrial] = {}
+        self._signs = [-1.0 if direction == "minimize" else 1.0 for direction in self.directions]
+        self._read, self._later = _Read(space, self._signs), list[EvaluatedTrial]()
+        self._n_stored = 0
         wanted = {"schema": SCHEMA, "space": space.digest, **identity}
         with one_line_errors(*_READING):
             if name in optuna.get_all_study_names(storage):
@@ -143,21 +182,34 @@ class TrialStore:
 
     def all(self) -> list[EvaluatedTrial]:
         """All trials, in the order of their numbers. Raises InputError on a storage that has failed meanwhile."""
+        self._read_new()
+        return [*self._read.trials, *self._later]
+
+    def _read_new(self) -> None:
+        """Read the trials that have come; one that another program is running is looked at again, with all behind."""
         with one_line_errors(*_SEARCHING):
-            trials = self.study.get_trials(deepcopy=False)
+            rows = read_trials(self._storage, self.study, self._read.last)
         with one_line_errors(*_READING):
-            for trial in trials:
-                if trial.number not in self._read and trial.state.is_finished():
-                    self._read[trial.number] = self._from_optuna(trial)
-        return [self._read[number] for number in sorted(self._read)]
+            self._n_stored = int(rows[-1].number) + 1 if rows else self._n_stored
+            n = next((i for i, trial in enumerate(rows) if not trial.state.is_finished()), len(rows))
+            self._later = [self._from_optuna(trial) for trial in rows[n:] if trial.state.is_finished()]
+            self._read.extend([self._from_optuna(trial) for trial in rows[:n]], rows[n - 1] if n else None)
 
     def history(self, trials: Sequence[EvaluatedTrial] | None = None) -> History:
         """The history that samplers learn from, of all trials or of these; terms to minimise are negated."""
-        trials = self.all() if trials is None else trials
-        turned = np.array([-1.0 if direction == "minimize" else 1.0 for direction in self.directions])
-        points = [trial.values if trial.is_feasible else (math.nan,) * len(turned) for trial in trials]
-        array = np.array(points, dtype=np.float64).reshape(len(trials), len(turned))
-        return History(self.space, tuple(trial.proposal for trial in trials), array * turned)
+        if trials is None:
+            self._read_new()
+            if not self._later:
+                return self._read.history()
+            trials = [*self._read.trials, *self._later]
+        read = _Read(self.space, self._signs)
+        read.extend(trials)
+        return read.history()
+
+    def count(self, *sources: str) -> int:
+        """How many trials, of those that have been read, come from these sources."""
+        later = sum(trial.proposal.source in sources for trial in self._later)
+        return later + sum(self._read.sources[source] for source in sources)
 
     def expect(self, until: int) -> None:
         """Write how many trials the study is to have, which `igap status` says; raises as `add` does."""
@@ -173,11 +225,11 @@ class TrialStore:
         name = self.study.study_name
         try:
             with one_line_errors(*_SEARCHING), exclusive(self._storage, name):
-                there = self.all()
-                seen = {trial.subject for trial in there}
-                new = [trial for trial in batch if trial.subject not in seen]
-                room = None if until is None else max(0, until - len(there))
-                self.study.add_trials([self._to_optuna(trial) for trial in new[:room]])
+                self._read_new()
+                read, later = self._read, {trial.subject for trial in self._later}
+                new = [trial for trial in batch if trial.subject not in read.subjects and trial.subject not in later]
+                room = None if until is None else max(0, until - len(read.trials) - len(self._later))
+                add_trials(self._storage, self.study, [self._to_optuna(trial) for trial in new[:room]], self._n_stored)
         except BaseException:  # also Ctrl-C, after which there is a report: of what the storage has
             with one_line_errors(*_SEARCHING):  # anew: Optuna's cache has what was undone
                 self.study = optuna.load_study(study_name=name, storage=self._storage)
@@ -207,7 +259,8 @@ class TrialStore:
 
     def _from_optuna(self, trial: FrozenTrial) -> EvaluatedTrial:
         """The trial as it was put in. Raises an exception of any kind on one that was not put in by igap."""
-        candidate = tuple(int(trial.params[slot.name]) for slot in self.space.slots)
+        params, effects = trial.params, trial.user_attrs["effects"]
+        candidate = tuple([int(params[slot.name]) for slot in self.space.slots])
         for slot, index in zip(self.space.slots, candidate, strict=True):
             if not 0 <= index < len(slot.options):
                 raise ValueError(f"trial {trial.number} has option {index} of {len(slot.options)} in slot {slot.name}")
@@ -218,9 +271,9 @@ class TrialStore:
             values = (math.nan,) * len(self.directions)
         elif len(values) != len(self.directions) or not all(map(math.isfinite, values)):
             raise ValueError(f"trial {trial.number} has the values {values}, wanted {len(self.directions)} numbers")
-        effects = tuple(float(effect) for effect in attributes["effects"])
         chunk = Chunk(*map(int, attributes["chunk"])) if "chunk" in attributes else None
-        return EvaluatedTrial(proposal, values, effects, trial.constraints, attributes.get("reason", ""), chunk)
+        reason = attributes.get("reason", "")
+        return EvaluatedTrial(proposal, values, tuple(map(float, effects)), trial.constraints, reason, chunk)
 
 
 def _slots(space: Space) -> dict[str, str]:

@@ -184,7 +184,10 @@ def _steps(text: str, term: str) -> Steps:
     if not text.endswith("\n"):
         raise ValueError("its last line has no end: it has been cut")
     best, steps, number = -math.inf, list[tuple[int, float]](), -1
-    header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)  # one after another: there may be 100,000
+    header = next(rows, None)
+    if header is None:
+        raise ValueError("it is empty")
     at = {name: header.index(name) for name in header}
     for number, row in enumerate(rows):
         if len(row) != len(header):

@@ -4,9 +4,11 @@ import json
 import sqlite3
 
 import optuna
+import optuna.cli
 import pytest
 import sqlalchemy
 from helpers.small_searches import SPACE, opened
+from matplotlib import pyplot
 
 from igap import PromptPair
 from igap.counterfactual.history import Proposal
@@ -106,7 +108,8 @@ def test_of_two_terms_edits_are_fewer_the_better(tmp_path):
     assert trials.study.metric_names == ["ap", "edits"]
 
 
-def test_optunas_own_tools_read_the_study_of_a_search(small, pair, tmp_path):
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_optunas_own_tools_read_the_study_of_a_search(small, pair, tmp_path, monkeypatch, capsys):
     model = small("gpt2")
     with borrow(model):
         search = opened(model, pair, storage=open_storage("sqlite", tmp_path))
@@ -117,6 +120,19 @@ def test_optunas_own_tools_read_the_study_of_a_search(small, pair, tmp_path):
     assert set(importance) == {"first", "second", "subject"}
     assert sum(importance.values()) == pytest.approx(1)
     assert len(study.trials_dataframe()) == 60
+    said = {}
+    for command in ("best-trial", "trials"):
+        place = ["--storage", f"sqlite:///{tmp_path / 'study.db'}", "--study-name", "study", "-f", "json"]
+        monkeypatch.setattr("sys.argv", ["optuna", command, *place])
+        optuna.cli.main()
+        said[command] = json.loads(capsys.readouterr().out)
+    assert said["best-trial"]["number"] == study.best_trial.number
+    assert said["best-trial"]["params"] == study.best_params
+    assert [trial["number"] for trial in said["trials"]] == list(range(60))
+    plots = optuna.visualization.matplotlib
+    for plot in (plots.plot_optimization_history, plots.plot_param_importances, plots.plot_slice, plots.plot_contour):
+        assert plot(study) is not None
+    pyplot.close("all")
     study.sampler = optuna.samplers.TPESampler(seed=0)
     asked = study.ask({slot.name: optuna.distributions.IntDistribution(0, 11) for slot in search.space.slots})
     assert set(asked.params) == {"first", "second", "subject"}, "and go on with it"
@@ -133,20 +149,18 @@ def test_a_batch_is_cut_at_the_total_and_leaves_out_what_another_worker_has_adde
     assert len(other.all()) == 4
 
 
-def test_a_batch_is_in_a_database_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
-    trials = TrialStore(open_storage("sqlite", tmp_path), TWO, {})
-    add = trials.study.add_trial
-    left = [1, 1]
+def test_a_batch_is_in_a_database_as_a_whole_or_not_at_all(tmp_path):
+    storage = open_storage("sqlite", tmp_path)
+    trials = TrialStore(storage, TWO, {})
 
-    def dies(trial):
-        if not left:
+    def die(connection, cursor, statement, *_):
+        if statement.startswith("INSERT INTO trial_params"):
             raise KeyboardInterrupt
-        left.pop()
-        add(trial)
 
-    monkeypatch.setattr(trials.study, "add_trial", dies)
+    sqlalchemy.event.listen(storage.engine, "before_cursor_execute", die)
     with pytest.raises(KeyboardInterrupt):
         trials.add([trial_of(0, 0), trial_of(0, 1), trial_of(1, 0)])
+    sqlalchemy.event.remove(storage.engine, "before_cursor_execute", die)
     assert trials.all() == TrialStore(open_storage("sqlite", tmp_path), TWO, {}).all() == []
     trials.add([trial_of(1, 1)])
     assert trials.all() == TrialStore(open_storage("sqlite", tmp_path), TWO, {}).all() == [trial_of(1, 1)]
@@ -202,19 +216,20 @@ def test_a_study_has_one_id_for_ever_and_no_other_has_it(storage):
     assert len(found[0]) == 12
 
 
-def test_a_storage_that_fails_in_the_middle_is_told_and_keeps_what_it_has(tmp_path, monkeypatch):
-    trials = TrialStore(open_storage("sqlite", tmp_path), TWO, {})
+def test_a_storage_that_fails_in_the_middle_is_told_and_keeps_what_it_has(tmp_path):
+    storage = open_storage("sqlite", tmp_path)
+    trials = TrialStore(storage, TWO, {})
     trials.add([trial_of(0, 0)])
-    locked = sqlalchemy.exc.OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))
 
-    def fails(*arguments, **options):
-        raise locked
+    def fail(connection, cursor, statement, *_):
+        if " trials" in statement:
+            raise sqlalchemy.exc.OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))
 
-    monkeypatch.setattr(optuna.storages._cached_storage._CachedStorage, "get_all_trials", fails)
+    sqlalchemy.event.listen(storage.engine, "before_cursor_execute", fail)
     for use in (trials.all, lambda: trials.add([trial_of(0, 1)])):
         with pytest.raises(InputError, match=r"search\.storage: got a failure while searching: .*database is locked"):
             use()
-    monkeypatch.undo()
+    sqlalchemy.event.remove(storage.engine, "before_cursor_execute", fail)
     trials.add([trial_of(1, 1)])
     assert [one.proposal.candidate for one in trials.all()] == [(0, 0), (1, 1)]
 
