@@ -180,6 +180,7 @@ def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> 
                 interrupted=interrupted,
                 validating=validating,
                 optimality=config.optimality,
+                estimating=show_stage(progress, "estimate"),
                 heldout_heads=config.atlas,
             )
     finally:

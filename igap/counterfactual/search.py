@@ -269,6 +269,7 @@ def explore_and_validate(
     validating: AbstractContextManager[object] | None = None,
     heldout_heads: bool = False,
     optimality: int | None = None,
+    estimating: AbstractContextManager[Callable[[int, int], None]] | None = None,
 ) -> SearchResult:
     """Make the trials, then validate the best of them. Ctrl-C ends the trials: the best so far is validated.
 
@@ -280,6 +281,7 @@ def explore_and_validate(
         validating: a block around the validation, such as a line on the terminal.
         heldout_heads: see `validate`.
         optimality: evaluations for the share of better prompts; None, or where all were tried: none.
+        estimating: a block around that estimate, which is told how many evaluations of how many are made.
 
     Raises:
         InputError: no trial satisfies the constraints.
@@ -294,10 +296,11 @@ def explore_and_validate(
     with validating or nullcontext():
         trials = session.trials.all()
         validation = validate(session, trials, heldout_heads=heldout_heads)
-        share: Optimality | Missing | None = None
-        if optimality is not None and not interrupted and not is_exact(trials, session.space):
-            share = estimate_optimality(session, trials, optimality)
         fitted = fit_pairwise(session.trials.history(trials)) if session.sampler == "pairwise" else None
+    share: Optimality | Missing | None = None
+    if optimality is not None and not interrupted and not is_exact(trials, session.space):
+        with estimating or nullcontext() as on_progress:
+            share = estimate_optimality(session, trials, optimality, on_progress)
     return SearchResult(
         id=session.trials.id,
         head=session.target.name,

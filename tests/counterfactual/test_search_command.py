@@ -258,6 +258,24 @@ def test_positions_count_the_bos_token_also_before_the_model_loads(position, tmp
     assert "1.2: ap, 3 candidates" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["objective=curve"], "the best of 2 candidates each)"),
+        (
+            ["objective=ig", "constraints.min_fluency=-1"],
+            "the best of 2 candidates each; objective=ig and constraints.min_fluency: a run of its own for each)",
+        ),
+        (["objective=error"], "the best of 2 candidates each; objective=error: a run of its own for each)"),
+    ],
+)
+def test_the_plan_says_what_shared_beginnings_do_not_serve(asked, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    space = ["search/space=substitute", "search.space.positions=[8]", "search.space.vocabulary=[zoo,cafe]"]
+    assert cli.main(["check", "search", "head=1.2", *space, "search.sampler=brute", "search.until=2", *asked]) == 0
+    assert said in capsys.readouterr().out
+
+
 def test_help_and_check_say_what_there_is_and_compute_nothing(no_key, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cached, "cached_model", None)

@@ -127,13 +127,13 @@ class Evaluator:
         changing, vocabulary = n_pos - first, 0 if readout.is_logit_diff else 4 * cfg.d_vocab
         size = (changing * numbers + vocabulary) * self._embed.element_size()
         self._rows = adaptive_batch(size, 1, device, batch_size, memory_gib)
-        self._nodes = adaptive_batch(numbers * self._embed.element_size(), 1, device, None, memory_gib)
+        self._nodes = adaptive_batch((numbers + vocabulary) * self._embed.element_size(), 1, device, None, memory_gib)
         self._gradient_rows = adaptive_batch(size, cfg.n_layers, device, batch_size, memory_gib)
         whole = n_pos * max(numbers, 3 * cfg.d_vocab) * self._embed.element_size()
         self._whole_rows = adaptive_batch(whole, 1, device, batch_size, memory_gib)
         kept = n_pos * (cfg.n_layers * numbers + 4 * cfg.d_vocab) * self._embed.element_size()
         self._whole_gradient_rows = adaptive_batch(kept, 1, device, batch_size, memory_gib)
-        self._shared_prefixes = SharedPrefixes(bound, self._patch, self._embed)
+        self._shared_prefixes = SharedPrefixes(bound, self._patch, self._embed, self._unpatched)
         layers, share = [layer for _, layer, _ in target.members], changing / n_pos / cfg.n_layers
         prefix, *suffixes = (n * share for n in (max(layers) + 1, *(cfg.n_layers - layer for layer in layers)))
         if self.route == "hooks":

@@ -28,8 +28,14 @@ SERVED = ("ap", "curve")
 class SharedPrefixes:
     """Numbers of a target for candidates whose corrupted prompts are a tree."""
 
-    def __init__(self, bound: BoundSpace, patch: Patch, embed: Float[Tensor, "d_vocab d_model"]) -> None:
-        """`patch` is the target in the clean runs, `embed` the table that the model begins with."""
+    def __init__(
+        self,
+        bound: BoundSpace,
+        patch: Patch,
+        embed: Float[Tensor, "d_vocab d_model"],
+        unpatched: Float[Tensor, " pair"],
+    ) -> None:
+        """`patch` is the target in the clean runs, whose F is `unpatched`; `embed` what the model begins with."""
         self._bound, self._patch, self._around, self._embed = bound, patch, patch.contrast, embed
         self._first, n_pos = self._around.first, bound.clean.shape[1]
         everywhere = torch.ones(n_pos, dtype=torch.bool)
@@ -37,7 +43,7 @@ class SharedPrefixes:
         self._start, self._stop = max(self._first, patched[0]), patched[-1] + 1
         """The first position that is patched, and the first behind the last one."""
         self._engine = cache(self._make_engine)
-        self._unpatched = self._around.value(self._around.clean)
+        self._unpatched = unpatched
 
     def numbers(
         self, tokens: Int[Tensor, "given candidate pos"], names: Collection[str], nodes: AdaptiveBatch

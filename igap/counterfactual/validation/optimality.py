@@ -70,11 +70,14 @@ def check_budget(evaluations: int, size: int) -> None:
 
 
 def estimate_optimality(
-    session: SearchSession, trials: Sequence[EvaluatedTrial], evaluations: int
+    session: SearchSession,
+    trials: Sequence[EvaluatedTrial],
+    evaluations: int,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Optimality | Missing:
     """The share of the space's prompts that are better than the best of these trials, one of which has a value.
 
-    Raises InputError on too few evaluations.
+    `on_progress` is told how many evaluations of how many are made. Raises InputError on too few evaluations.
     """
     check_budget(evaluations, session.space.size)
     best = max(trial.value for trial in trials if trial.is_feasible)
@@ -84,11 +87,16 @@ def estimate_optimality(
         return np.where(batch.admissible, batch.values[:, 0], -math.inf)
 
     rng = np.random.default_rng([session.seed, len(trials), evaluations])
-    return estimate_share(session.space, score, best + ROUNDING * abs(best), evaluations, rng)
+    return estimate_share(session.space, score, best + ROUNDING * abs(best), evaluations, rng, on_progress)
 
 
 def estimate_share(
-    space: Space, score: Score, best: float, evaluations: int, rng: np.random.Generator
+    space: Space,
+    score: Score,
+    best: float,
+    evaluations: int,
+    rng: np.random.Generator,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Optimality | Missing:
     """The share of prompts whose score is strictly above `best`, by so many evaluations at most.
 
@@ -102,6 +110,8 @@ def estimate_share(
         new = list(dict.fromkeys(each for each in candidates if each not in known))
         if new:
             known.update(zip(new, score(new).tolist(), strict=True))
+            if on_progress:
+                on_progress(len(known), evaluations)
         return np.array([known[each] for each in candidates])
 
     drawn: list[Candidate] = []

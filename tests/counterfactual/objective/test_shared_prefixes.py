@@ -25,16 +25,16 @@ TARGETS = [
 ]  # fmt: skip
 
 
-def evaluators(model, name, kind, n_pairs):
+def evaluators(model, name, kind, n_pairs, metric):
     """The evaluator and the one that takes the whole model with hooks, of one target."""
     bound = searched(kind, PAIRS[:n_pairs], model.tokenizer, bos=bool(model.cfg.default_prepend_bos))
     target = resolve(locate_target(name, model.cfg.n_layers, widths_of_model(model)), tokenize(model, bound.pairs[0]))
     with borrow(model):
-        return [Evaluator(model, bound, target, hooks=hooks) for hooks in (False, True)]
+        return [Evaluator(model, bound, target, hooks=hooks, metric=metric) for hooks in (False, True)]
 
 
-def check(model, name, kind="rules", n_pairs=3, least=1e-5, rounding=1e-11):
-    ours, hooks = evaluators(model, name, kind, n_pairs)
+def check(model, name, kind="rules", n_pairs=3, least=1e-5, rounding=1e-11, metric="logit_diff"):
+    ours, hooks = evaluators(model, name, kind, n_pairs, metric)
     assert ours.route == "suffix"
     every = list(ours.bound.space.candidates())
     drawn = [every[i] for i in np.random.default_rng(0).permutation(len(every))[:60]]
@@ -57,6 +57,10 @@ def test_shared_beginnings_give_what_each_candidate_s_own_run_gives(small, name)
 @pytest.mark.parametrize(("kind", "n_pairs"), [("words", 3), ("substitute", 2), ("prompts", 3), ("rules", 1)])
 def test_they_do_in_every_kind_of_space(small, kind, n_pairs):
     check(small("gpt2"), "1.2", kind, n_pairs)
+
+
+def test_they_do_on_a_metric_of_all_logits(small):
+    check(small("gpt2"), "1.2", metric="kl")
 
 
 @pytest.mark.parametrize("family", ["Mistral", "Gemma 2", "GPT-NeoX", "OPT"])

@@ -55,8 +55,17 @@ def test_the_share_of_better_candidates_is_estimated_and_bounded(rank, digits):
     best = np.sort(values, axis=None)[-rank]
     truth = (values > best).mean()
     for seed in range(3):
-        made = estimate_share(space_of(*sizes), look_up(values), best, 12_000, np.random.default_rng(seed))
-        assert made.n_evaluations <= 12_000
+        told = []
+        made = estimate_share(
+            space_of(*sizes),
+            look_up(values),
+            best,
+            12_000,
+            np.random.default_rng(seed),
+            lambda *now, told=told: told.append(now),
+        )
+        assert told == [(n, 12_000) for n, _ in sorted(set(told))]
+        assert told[-1][0] == made.n_evaluations <= 12_000
         held.append(made.upper >= truth)
         logs.append(math.log(made.share / truth))
     assert all(held)
