@@ -157,8 +157,9 @@ class Constraints(Frozen):
         min_fluency: Least fluency, in nats a token beside the clean prompt; default None.
         max_percentile: Percentile, 0 to 100, of the component's distance from its usual activations that the corrupted
             prompt's may have at most; default None.
-        max_downstream: Percentile, 0 to 100, of the later residual streams' distance from those of ordinary runs, the
-            largest over the layers, that the patched run may have at most; default None.
+        max_downstream: Percentile, 0 to 100, of the later residual streams' distance from those of ordinary runs, at the
+            layer where it is largest, among ordinary runs' own largest, that the patched run may have at most; default
+            None.
 
     Raises:
         InputError: A value is invalid, or nothing is between the limits of the corrupted prompt.

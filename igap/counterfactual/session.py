@@ -133,6 +133,8 @@ class SearchSession:
             "constraints": objective.constraints.model_dump(
                 exclude={"max_downstream"} if objective.constraints.max_downstream is None else None
             ),
+            # Once it was the largest percentile of a layer.
+            **({"what follows": "percentile of the farthest layer's distance"} if objective.asks_downstream else {}),
             "clean prompts": [list(each.texts) for each in self.bound.pairs],
             "seed": seed,
             **({} if pair.bos == "auto" else {"bos": pair.bos}),

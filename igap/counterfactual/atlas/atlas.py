@@ -170,10 +170,10 @@ class Atlas:
         """Return how few prompts show the heads, which these are, how they transfer, and what the clusters share."""
         cover, transfer, flat = self.cover, self.transfer, self.summary()
         n = len(cover.chosen)
-        sure = "no fewer do" if cover.is_fewest else f"no fewer than {cover.least} do"
+        sure = "no fewer of these do" if cover.is_fewest else f"no fewer than {cover.least} of these do"
         lines = [
-            f"{n} prompt{'s show' if n > 1 else ' shows'} {cover.shares[-1]:.1%} of what all {len(self.prompts)} show "
-            f"of {len(self.heads)} heads ({sure}); those made by hand show {flat['atlas/share_by_hand']:.1%}"
+            f"{n} prompt{'s show' if n > 1 else ' shows'} {cover.shares[-1]:.1%} of what all {len(self.prompts)} found "
+            f"show of {len(self.heads)} heads ({sure}); those made by hand show {flat['atlas/share_by_hand']:.1%}"
         ]
         for prompt, share in zip(cover.chosen, cover.shares, strict=True):
             candidate = self.candidates[prompt]

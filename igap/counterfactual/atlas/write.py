@@ -56,19 +56,23 @@ def write(results: Sequence[tuple[str, SearchResult]], config: SearchConfig, par
 def _page(atlas: Atlas, frames: dict[str, pd.DataFrame], image: bytes, model: str) -> str:
     """One file, with the picture and the tables in it."""
     titles = {
-        "prompts": "Prompts", "clusters": "Clusters: prompts that show the same heads", "heads": "Heads",
+        "prompts": "The few prompts", "clusters": "Clusters: prompts that show the same heads", "heads": "Heads",
     }  # fmt: skip
     notes = {
-        "prompts": "chosen: its place among the few that show the heads; share: what they show so far; shows_most: "
-        "heads that no other prompt shows more.",
+        "prompts": "The fewest of the prompts that the searches ended with, not of their whole space. share: what they "
+        "show so far; shows_most: heads that no other prompt shows more.",
         "clusters": f"Edits that four in five of a cluster's prompts share. Effects in {atlas.unit}.",
         "heads": f"AP effects in {atlas.unit}, means over clean prompts: with the pairs made by hand, in the prompt "
         "that shows the head most, and in the one of the few that does.",
     }
+    few = frames["prompts"].dropna(subset="chosen").sort_values("chosen")
+    shown = {**frames, "prompts": few}
     parts = [
-        f"<h2>{titles[name]}</h2><p>{escape(notes[name])}</p>{_table(frames[name])}"
+        f"<h2>{titles[name]}</h2><p>{escape(notes[name])}</p>{_table(shown[name])}"
         for name in ("prompts", "clusters", "heads")
     ]
+    rest = frames["prompts"].drop(few.index)
+    parts.insert(1, f"<details><summary>the other {len(rest)}</summary>{_table(rest)}</details>")
     encoded = base64.b64encode(image).decode()
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>atlas of {escape(model)}</title>'
@@ -81,5 +85,7 @@ def _page(atlas: Atlas, frames: dict[str, pd.DataFrame], image: bytes, model: st
 
 def _table(frame: pd.DataFrame) -> str:
     with pd.option_context("display.max_colwidth", None):  # otherwise texts are cut
-        html: str = frame.to_html(index=False, float_format=signed, na_rep="", border=0, justify="left")
+        html: str = frame.astype(dict.fromkeys(frame.columns[frame.dtypes == "Int64"], object)).to_html(
+            index=False, float_format=signed, na_rep="", border=0, justify="left"
+        )
     return html

@@ -115,7 +115,7 @@ class CachedEvaluator:
             measurements["percentile"] = self.distribution.percentile(self.evaluator, tokens)
         if objective.asks_downstream:
             assert self.downstream is not None, "a search that asks for it makes it"
-            measurements["downstream"] = self.downstream.percentile(self.evaluator, tokens)
+            measurements["downstream"] = self.downstream.patched(self.evaluator, tokens)
         return measurements
 
     def objective_values(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Floats:

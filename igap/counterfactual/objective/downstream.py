@@ -3,12 +3,17 @@
 A component's activation may be an ordinary one and yet fit nothing else in the clean run. What comes after it then lies
 where no ordinary run does, and later components answer to what they never see.
 
+A run is unusual where it is far from ordinary runs after some layer. The largest of many percentiles is above 95 for
+far more than 5 in 100 ordinary runs, so that it is not the measure: a run's largest distance, each in units of its
+layer's spread, has its place among the largest distances of ordinary runs.
+
 Distances are squared Mahalanobis distances. The covariance is shrunk towards a multiple of the identity by the amount
 of Ledoit & Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices": there are fewer prompts
 than dimensions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -21,6 +26,10 @@ _ROUNDING = 32
 """Roundings by which two passes over one prompt may differ, in units of the last place of the stream's mean size."""
 _FLOOR = 1024
 """The least standard deviation of a dimension, in the same unit: where all prompts agree, roundings are no distance."""
+_LEAST_SPREAD = 0.01
+"""The least standard deviation of the logarithms of a layer's distances."""
+_TIE = 1e-3
+"""Standard deviations by which one run must be farther than another to count as farther."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +46,7 @@ class StreamDistribution:
     rounding: float
     """What roundings add to a distance."""
     distances: Float64[Tensor, " prompt"]
-    """Those of ordinary prompts that mean and covariance were not made from, ascending."""
+    """Those of ordinary prompts that mean and covariance were not made from, in the prompts' order."""
 
     def distance(self, streams: Float[Tensor, "*rows d"]) -> Float64[Tensor, "*rows"]:
         """The squared Mahalanobis distance from the mean."""
@@ -49,8 +58,21 @@ class StreamDistribution:
 
     def percentile(self, streams: Float[Tensor, "*rows d"]) -> Float64[Tensor, "*rows"]:
         """The percentage of ordinary prompts that are nearer to the mean, 0 to 100."""
-        n_nearer = torch.searchsorted(self.distances, (self.distance(streams) - self.rounding).contiguous())
-        return 100 * n_nearer.double() / len(self.distances)
+        return _percentile(self.distances.sort().values, self.distance(streams) - self.rounding)
+
+    def standardized(self, streams: Float[Tensor, "*rows d"]) -> Float64[Tensor, "*rows"]:
+        """How many standard deviations the logarithm of the distance is above its mean over ordinary prompts."""
+        logs = (self.distances + self.rounding).log()
+        own: Tensor = (self.distance(streams) + self.rounding).log() - logs.mean()
+        return own / logs.std().clamp(min=_LEAST_SPREAD)
+
+    def left_out(self) -> Float64[Tensor, " prompt"]:
+        """The same of each ordinary prompt by the others: mean and standard deviation are taken without it."""
+        logs = (self.distances + self.rounding).log()
+        n, off = len(logs), logs - logs.mean()
+        # Without one of n, the sum of squares loses off^2 n / (n - 1) and the mean off / (n - 1).
+        squares = ((off**2).sum() - off**2 * n / (n - 1)).clamp(min=0)
+        return off * n / (n - 1) / (squares / (n - 2)).sqrt().clamp(min=_LEAST_SPREAD)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,23 +83,38 @@ class Downstream:
     """The layer of the first."""
     layers: tuple[StreamDistribution, ...]
 
+    @cached_property
+    def largest(self) -> Float64[Tensor, " prompt"]:
+        """The largest distance over the layers of each ordinary run, measured by the others, ascending."""
+        return torch.stack([each.left_out() for each in self.layers]).amax(0).sort().values
+
     def by_layer(self, streams: Float[Tensor, "*rows layer d"]) -> Float64[Tensor, "*rows layer"]:
         """The percentile of each stream among those of ordinary runs, 0 to 100."""
-        return torch.stack(
-            [each.percentile(own) for each, own in zip(self.layers, streams.unbind(-2), strict=True)], -1
-        )
+        pairs = zip(self.layers, streams.unbind(-2), strict=True)
+        return torch.stack([each.percentile(own) for each, own in pairs], -1)
+
+    def standardized(self, streams: Float[Tensor, "*rows layer d"]) -> Float64[Tensor, "*rows layer"]:
+        """How far each stream is, in standard deviations of its layer; see `StreamDistribution.standardized`."""
+        pairs = zip(self.layers, streams.unbind(-2), strict=True)
+        return torch.stack([each.standardized(own) for each, own in pairs], -1)
+
+    def of_runs(self, streams: Float[Tensor, "*rows layer d"]) -> Float64[Tensor, "*rows"]:
+        """The percentage of ordinary runs that are nowhere as far as the run is somewhere, 0 to 100.
+
+        Of an ordinary run it is above p with a probability of (100 - p)%.
+        """
+        return _percentile(self.largest, self.standardized(streams).amax(-1) - _TIE)
 
     def patched(
         self, evaluator: Evaluator, tokens: Int[Tensor, "given candidate pos"]
-    ) -> Float64[Tensor, "candidate pair layer"]:
-        """The percentiles of the clean runs with the target patched from these prompts."""
-        return evaluator.later_streams(tokens, self.by_layer)
-
-    def percentile(
-        self, evaluator: Evaluator, tokens: Int[Tensor, "given candidate pos"]
     ) -> Float64[Tensor, "candidate pair"]:
-        """The largest of them over the layers."""
-        return self.patched(evaluator, tokens).amax(-1)
+        """The same of the clean runs with the target patched from these prompts."""
+        return evaluator.later_streams(tokens, self.of_runs)
+
+
+def _percentile(ascending: Float64[Tensor, " prompt"], values: Float64[Tensor, "*rows"]) -> Float64[Tensor, "*rows"]:
+    """The percentage of the first that are smaller, 0 to 100."""
+    return 100 * torch.searchsorted(ascending, values.contiguous()).double() / len(ascending)
 
 
 def fit_downstream(evaluator: Evaluator, prompts: Int[Tensor, "prompt pos"]) -> Downstream | None:
@@ -111,6 +148,4 @@ def fit_stream(streams: Float[Tensor, "prompt d"]) -> StreamDistribution:
     inverses = (1 / variances).sum() + (d - len(variances)) / rest
     rounding = float((_ROUNDING * unit) ** 2 * inverses)
     unmeasured = StreamDistribution(mean, directions, variances, float(rest), rounding, made.new_zeros(0))
-    return StreamDistribution(
-        mean, directions, variances, float(rest), rounding, unmeasured.distance(others).sort().values
-    )
+    return replace(unmeasured, distances=unmeasured.distance(others))

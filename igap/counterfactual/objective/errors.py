@@ -1,28 +1,25 @@
-"""What an estimator of activation patching says of each member of a target, beside activation patching itself.
+"""What an estimator of activation patching says of each member of a target.
 
-Both come from the methods of a run with their default settings, so that a run of the same pair shows the same numbers.
+It comes from the methods of a run with their default settings, so that a run of the same pair shows the same numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from igap.attribution.activation_patching import patch_components
 from igap.attribution.estimators import Estimator, estimators
 from igap.attribution.maps import AttributionMap
 from igap.bench.cost import count_operations
 from igap.components import Site
 from igap.config import MetricConfig, PositionsConfig, RunConfig
-from igap.counterfactual.objective.patch import find_positions
+from igap.counterfactual.objective.patch import Patch
 from igap.counterfactual.target import Member, Target
-from igap.engine.contrast import Contrast
 from igap.engine.metrics import Custom
-from igap.engine.open_pairs import OpenPairs, open_tokens
+from igap.engine.open_pairs import open_tokens
 from igap.errors import InputError, did_you_mean, short_repr
 from igap.inputs.prompts import TokenPair
 from igap.metrics import Metric
@@ -53,37 +50,54 @@ def settings(estimator: Estimator, target: Target, metric: Metric) -> RunConfig:
 
 
 class EstimatorErrors:
-    """An estimator and activation patching of the members of a target, each member alone, in any pairs."""
+    """An estimator and activation patching of the members of a target, each member alone, in the clean runs.
 
-    def __init__(
-        self,
-        pairs: Sequence[TokenPair],
-        target: Target,
-        estimator: str,
-        around: Contrast,
-        memory_gib: float | None,
-    ) -> None:
-        """`pairs` are the clean prompts' reference pairs, `target` is resolved, `around` the clean runs' contrast."""
-        self._model, self._pairs, self._target = around.model, tuple(pairs), target
-        metric, model = around.readout.metric, around.model
+    AP begins at the members' activations in the corrupted run, and so does AtP, whose gradients are the clean runs'.
+    Other estimators take passes of their own, which `complete` makes. Estimators without sign give magnitudes.
+    """
+
+    def __init__(self, pairs: Sequence[TokenPair], patch: Patch, estimator: str, memory_gib: float | None) -> None:
+        """`pairs` are the clean prompts' reference pairs, `patch` is the target in the clean runs."""
+        around = patch.contrast
+        self._model, self._pairs, self._patch, self._target = around.model, tuple(pairs), patch, patch.target
         self._estimator = find_estimator(estimator)
-        self._metric, self._backend, self._memory = metric, around.backend, memory_gib
-        self._config = settings(self._estimator, target, metric).model_copy(update={"memory_gib": memory_gib})
+        self._metric, self._backend = around.readout.metric, around.backend
+        self._config = settings(self._estimator, self._target, self._metric)
+        self._config = self._config.model_copy(update={"memory_gib": memory_gib})
+        self._clean = torch.cat([pair.clean for pair in self._pairs])
+        self._unpatched = around.value(around.clean)
         with torch.no_grad():
-            self._one_pass = count_operations(partial(model, self._pairs[0].clean))[0]
+            self._one_pass = count_operations(partial(self._model, self._pairs[0].clean))[0]
 
-    def measure(
-        self, tokens: Int[Tensor, "pair candidate pos"]
-    ) -> tuple[Float[Tensor, "candidate pair 2 member"], float]:
-        """The estimate and the AP effect of each member, in F's unit; 0 where the tokens are the clean prompt's.
+    def beside_ap(
+        self, sites: Mapping[tuple[Site, int], Tensor], mask: Bool[Tensor, "pair _row _pos"] | None
+    ) -> Float[Tensor, "candidate pair 2 member"]:
+        """The estimate and the AP effect of each member, in F's unit; what is not AtP's estimate is 0.
 
-        An estimator without sign gives magnitudes. Beside them the forward equivalents that they took, by the
-        operations that torch counts: all passes of both methods.
+        Args:
+            sites: activations of the target's places in the corrupted runs, as `Patch.activation` takes them.
+            mask: the positions that are patched, as `Patch.mask` has it.
         """
-        n_pairs, n = tokens.shape[:2]
-        numbers = torch.zeros(n, n_pairs, 2, len(self._target.members), dtype=self._model.W_E.dtype)
-        clean, operations = torch.cat([pair.clean for pair in self._pairs])[:, None], 0
-        differing = (tokens != clean).any(-1).nonzero().tolist()
+        members = self._patch.members
+        ends = [member.end(member.activation(sites), mask) for member in members]
+        with torch.no_grad():
+            values = [member.value(end, mask) for member, end in zip(members, ends, strict=True)]
+        ap = torch.stack(values, -1) - self._unpatched[:, None, None]
+        estimates = self._patch.estimates(ends) if self._estimator.name == "atp" else torch.zeros_like(ap)
+        return torch.stack([estimates, ap], 2).transpose(0, 1)
+
+    def complete(
+        self, numbers: Float[Tensor, "candidate pair 2 member"], tokens: Int[Tensor, "pair candidate pos"]
+    ) -> float:
+        """Put into `numbers` the estimates that `beside_ap` leaves out, and 0 where the tokens are the clean prompt's.
+
+        Returns the forward equivalents that they took, by the operations that torch counts.
+        """
+        same = (tokens == self._clean[:, None]).all(-1).T.cpu()
+        numbers.masked_fill_(same[:, :, None, None], 0)
+        if self._estimator.name == "atp":
+            return 0.0
+        operations, differing = 0, (~same.T).nonzero().tolist()
         for start in range(0, len(differing), _PAIRS_AT_ONCE):
             some = differing[start : start + _PAIRS_AT_ONCE]
             pairs = [
@@ -93,50 +107,24 @@ class EstimatorErrors:
             cost, made = count_operations(partial(self._measure_pairs, pairs))
             operations += cost
             rows, columns = zip(*some, strict=True)
-            numbers[list(columns), list(rows)] = made.to(numbers)
-        return numbers, operations / self._one_pass
+            numbers[list(columns), list(rows), 0] = made.to(numbers)
+        return operations / self._one_pass
 
-    def _measure_pairs(self, pairs: Sequence[TokenPair]) -> Float[Tensor, "given 2 member"]:
+    def _measure_pairs(self, pairs: Sequence[TokenPair]) -> Float[Tensor, "given member"]:
         opened = open_tokens(self._model, pairs, sites=self._target.sites, metric=self._metric, backend=self._backend)
-        effects = torch.empty(len(pairs), 2, len(self._target.members))
-        effects = effects.to(self._model.W_E.dtype)
-        for place, maps in enumerate((self._estimates(opened), self._patches(opened))):
-            for pair, by_site in maps:
-                each = [effect_at(by_site[member[0]], self._target, member) for member in self._target.members]
-                effects[pair, place] = torch.stack(each)
-        return effects
-
-    def _estimates(self, opened: OpenPairs) -> list[tuple[int, dict[Site, AttributionMap]]]:
-        """The estimator's maps of each pair, by site."""
-        made = []
+        estimates = torch.empty(len(pairs), len(self._target.members), dtype=self._model.W_E.dtype)
         for indices, contrast in opened.contrasts(self._estimator.baseline):
             by_site = {
                 site: self._estimator.attribute(contrast, site, self._config, self._layers(site))
                 for site in self._target.sites
             }
-            made += [(pair, {site: maps[row] for site, maps in by_site.items()}) for row, pair in enumerate(indices)]
-        return made
-
-    def _patches(self, opened: OpenPairs) -> list[tuple[int, dict[Site, AttributionMap]]]:
-        """The same of activation patching, of the members alone."""
-        made = []
-        for indices, contrast in opened.contrasts():
-            where = find_positions(self._target, contrast.pairs)
-            moved = contrast if where is None else contrast.at(where)
-            by_site = {}
-            for site in self._target.sites:
-                chosen = torch.zeros(contrast.n_layers, contrast.n_components(site), dtype=torch.bool)
-                for _, layer, index in self._members(site):
-                    chosen[layer, index] = True
-                by_site[site] = patch_components(moved, site, chosen=chosen, memory_gib=self._memory)
-            made += [(pair, {site: maps[row] for site, maps in by_site.items()}) for row, pair in enumerate(indices)]
-        return made
-
-    def _members(self, site: Site) -> list[Any]:
-        return [member for member in self._target.members if member[0] == site]
+            for row, pair in enumerate(indices):
+                each = [effect_at(by_site[member[0]][row], self._target, member) for member in self._target.members]
+                estimates[pair] = torch.stack(each)
+        return estimates
 
     def _layers(self, site: Site) -> list[int]:
-        return sorted({layer for _, layer, _ in self._members(site)})
+        return sorted({layer for its, layer, _ in self._target.members if its == site})
 
 
 def effect_at(made: AttributionMap, target: Target, member: Member) -> Float[Tensor, ""]:

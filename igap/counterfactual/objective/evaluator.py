@@ -27,7 +27,8 @@ from igap.engine.activations import ForwardPass, block_numbers, record
 from igap.engine.backend import HOOKS, Engine, Route, choose_backend
 from igap.engine.batching import AdaptiveBatch, adaptive_batch
 from igap.engine.contrast import Contrast
-from igap.engine.metrics import Custom, as_metric, check_custom, read_out
+from igap.engine.metrics import Custom, as_metric, read_out
+from igap.engine.open_pairs import try_on
 from igap.inputs.prompts import tokenize
 from igap.metrics import AnyMetric, LogitDiff
 from igap.models.families import check_columns
@@ -97,9 +98,7 @@ class Evaluator:
         for site in sites:
             check_columns(model, site, self.clean.activations[site][0].shape[2:])
         if isinstance(f, Custom):
-            assert self.clean.logits is not None
-            for pair, logits in zip(self._pairs, self.clean.logits, strict=True):
-                check_custom(f.function, pair, logits)
+            try_on(f, self._pairs, self.clean)
         first, n_pairs = self.first, len(bound.pairs)
         first_pair = self.clean.select([0])
         other = record(model, self._pairs[0].corrupted, self._pairs[:1], name="corrupted", sites=sites)
@@ -126,8 +125,8 @@ class Evaluator:
         self._whole_runs = WholeRuns(bound, self._around, self._patch)
         self._embed = token_embeddings(model, first_pair.tokens)
         self._clean_embedded = self._embed[bound.clean[: bound.given, first:]][:, None]
-        cfg, n_pos = model.cfg, bound.clean.shape[1]
-        numbers, changing = block_numbers(model), n_pos - first
+        cfg, n_pos, numbers = model.cfg, bound.clean.shape[1], block_numbers(model)
+        changing = n_pos - first
         vocabulary = 0 if readout.is_logit_diff else 4 * cfg.d_vocab
         size = (changing * numbers + vocabulary) * self._embed.element_size()
         device = self._embed.device
@@ -137,13 +136,12 @@ class Evaluator:
         self._whole_rows = adaptive_batch(whole, 1, device, batch_size, memory_gib)
         kept = n_pos * (cfg.n_layers * numbers + 4 * cfg.d_vocab) * self._embed.element_size()
         self._whole_gradient_rows = adaptive_batch(kept, 1, device, batch_size, memory_gib)
-        prefix = suffix = 1.0
-        if self.route == "suffix":
-            share = changing / n_pos
-            (_, earliest), *_ = target.places
-            *_, (_, deepest) = target.places
-            prefix, suffix = (n / cfg.n_layers * share for n in (deepest + 1, cfg.n_layers - earliest))
-        self._prefix_cost, self._suffix_cost = prefix * bound.given, suffix * n_pairs
+        layers, share = [layer for _, layer, _ in target.members], changing / n_pos / cfg.n_layers
+        prefix, *suffixes = (n * share for n in (max(layers) + 1, *(cfg.n_layers - layer for layer in layers)))
+        if self.route == "hooks":
+            prefix, *suffixes = 1.0, *[1.0] * len(layers)
+        self._prefix_cost, self._suffix_cost = prefix * bound.given, max(suffixes) * n_pairs
+        self._cost_of_members = sum(suffixes) * n_pairs
 
     def numbers(
         self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number], *, merge: bool = False
@@ -173,14 +171,23 @@ class Evaluator:
     def estimates(
         self, tokens: Int[Tensor, "given candidate pos"], estimator: str
     ) -> Float[Tensor, "candidate pair 2 member"]:
-        """What an estimator and activation patching say of each member alone; see `EstimatorErrors.measure`."""
+        """What an estimator and activation patching say of each member alone, in F's unit; see `EstimatorErrors`."""
         if estimator not in self._examined:
-            self._examined[estimator] = EstimatorErrors(
-                self._pairs, self.target, estimator, self._around, self._memory_gib
-            )
+            self._examined[estimator] = EstimatorErrors(self._pairs, self._patch, estimator, self._memory_gib)
+        examined, n_pairs = self._examined[estimator], len(self.bound.pairs)
         own, where = torch.unique(tokens, dim=1, return_inverse=True)
-        numbers, cost = self._examined[estimator].measure(own.expand(len(self._pairs), -1, -1))
-        self.cost += cost
+
+        def compute(items: Tensor) -> Tensor:
+            some = own[:, items]
+            with torch.no_grad():
+                sites = self._activations(self._changes(some))
+            return examined.beside_ap(sites, self._patch.mask(some))
+
+        rows = self._rows if self.target.single else self._gradient_rows  # activations of every layer are held
+        passes = rows.each(compute, torch.arange(own.shape[1]), n_pairs)
+        numbers = torch.cat([made.detach().cpu() for _, made in passes])
+        self.cost += len(numbers) * (self._prefix_cost + self._cost_of_members)
+        self.cost += examined.complete(numbers, own.expand(n_pairs, -1, -1))
         return numbers[where.cpu()]
 
     def effects(self, candidates: Sequence[Candidate], name: Number = "ap") -> Float[Tensor, "candidate pair"]:
@@ -195,14 +202,12 @@ class Evaluator:
         With `error_of`, a member's place in the target, of AtP's error there in place of the AP effect."""
         tokens = self.bound.tokens(candidates)
         changes, mask = self._changes(tokens).requires_grad_(), self._patch.mask(tokens)
-        patch = self._patch if error_of is None else self._patch.member(error_of)
+        patch = self._patch if error_of is None else self._patch.members[error_of]
         with torch.enable_grad():
-            own = patch.activation(self._activations(changes))
-            end = patch.end(own.expand(len(self.bound.pairs), *own.shape[1:]), mask)
+            end = patch.end(patch.activation(self._activations(changes)), mask)
             effects = patch.value(end, mask) - self._unpatched[:, None]
             if error_of is not None:
-                effects = patch.estimate(end) - effects
-                self.cost += 3 * self._suffix_cost  # dF/da of the clean runs
+                effects = patch.estimates([end])[..., 0] - effects
             (gradient,) = torch.autograd.grad((effects.T * weights.to(changes)).sum(), changes)
         self.cost += 3 * len(candidates) * (self._prefix_cost + self._suffix_cost)
         return gradient
@@ -275,11 +280,11 @@ class Evaluator:
     def _of_others(
         self, prompts: Tensor, places: Sequence[tuple[Site, int]], take: Callable[[Mapping[Any, Tensor]], Tensor]
     ) -> Tensor:
-        def compute(items: Tensor) -> Tensor:
-            return take(self._whole_runs.activations(prompts[items], places))
-
         self.cost += len(prompts)
-        return torch.cat([made for _, made in self._whole_rows.each(compute, torch.arange(len(prompts)))])
+        passes = self._whole_rows.each(
+            lambda items: take(self._whole_runs.activations(prompts[items], places)), torch.arange(len(prompts))
+        )
+        return torch.cat([made for _, made in passes])
 
     @cached_property
     def _columns(self) -> slice | list[int]:
@@ -295,11 +300,9 @@ class Evaluator:
         compute: Callable[[Tensor, Sequence[Number]], Tensor],
         rows: AdaptiveBatch,
     ) -> Float[Tensor, "candidate pair name"]:
-        n, n_pairs = tokens.shape[1], len(self.bound.pairs)
-        numbers = torch.empty(n, n_pairs, len(names), dtype=self._embed.dtype)
-        for items, made in rows.each(lambda items: compute(tokens[:, items], names), torch.arange(n), n_pairs):
-            numbers[items] = made.detach().cpu()
-        return numbers
+        items, n_pairs = torch.arange(tokens.shape[1]), len(self.bound.pairs)
+        passes = rows.each(lambda some: compute(tokens[:, some], names), items, n_pairs)
+        return torch.cat([made.detach().cpu() for _, made in passes])
 
     def _changes(self, tokens: Tensor) -> Tensor:
         """The corrupted words' embeddings less the clean prompts'; exactly 0 where they are the same."""
@@ -307,8 +310,7 @@ class Evaluator:
 
     def _end(self, sites: Mapping[tuple[Site, int], Tensor], mask: Tensor | None) -> Tensor:
         """What the target is moved to in each clean prompt's run, from the sites' activations in the corrupted runs."""
-        own = self._patch.activation(sites)
-        return self._patch.end(own.expand(len(self.bound.pairs), *own.shape[1:]), mask)
+        return self._patch.end(self._patch.activation(sites), mask)
 
     def _patched(self, tokens: Tensor, names: Sequence[Number]) -> Float[Tensor, "candidate pair name"]:
         """Numbers that begin at the target's activation in the corrupted run."""

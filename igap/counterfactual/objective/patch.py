@@ -132,7 +132,11 @@ class Patch:
         return None if self.where is None else self.where[:, None, late]
 
     def end(self, activation: Tensor, mask: Tensor | None) -> Tensor:
-        """What the target is moved to: this activation at the patched positions, its own elsewhere."""
+        """What the target is moved to: this activation at the patched positions, its own elsewhere.
+
+        The activation may be given once for all pairs.
+        """
+        activation = activation.expand(len(self.contrast.pairs), *activation.shape[1:])
         if mask is None:
             return activation
         return torch.where(mask if activation.ndim == 3 else mask[..., None], activation, self.start)
@@ -179,21 +183,32 @@ class Patch:
         by_position = per_component(shares, site)[..., index]
         return by_position.sum(2) if mask is None else (by_position * mask).sum(2)
 
-    def member(self, place: int) -> "Patch":
-        """One member of the target, by its place, alone."""
-        return replace(self, target=replace(self.target, members=(self.target.members[place],), every=False))
+    @cached_property
+    def members(self) -> "tuple[Patch, ...]":
+        """Each member of the target alone."""
+        return tuple(
+            replace(self, target=replace(self.target, members=(member,), every=False)) for member in self.target.members
+        )
 
-    def estimate(self, rows: Tensor) -> Float[Tensor, "pair row"]:
-        """To first order in the clean runs, F with a single target at these activations less F without: AtP."""
-        moved: Tensor = ((rows - self.start) * self._slope).flatten(2).sum(-1)
-        return moved
+    def estimates(self, rows: Sequence[Tensor]) -> Float[Tensor, "pair row member"]:
+        """To first order in the clean runs, F with each member alone at its rows less F without: AtP."""
+        moved = [
+            ((own - member.start) * slope).flatten(2).sum(-1)
+            for own, member, slope in zip(rows, self.members, self._slopes, strict=True)
+        ]
+        return torch.stack(moved, -1)
 
     @cached_property
-    def _slope(self) -> Float[Tensor, "pair 1 pos *d"]:
-        leaf = self.start.detach().clone().requires_grad_()
-        with torch.enable_grad():
-            (slope,) = torch.autograd.grad(self._single(leaf).sum(), leaf)
-        return slope
+    def _slopes(self) -> list[Float[Tensor, "pair 1 pos *d"]]:
+        """dF/da of each member in the clean runs."""
+        pairs = list(range(len(self.contrast.pairs)))
+        by_place = {
+            (site, layer): slope[:, None]
+            for site in self.target.sites
+            for layer, _, slope in self.contrast.gradients(site, pairs)
+            if (site, layer) in self.target.places
+        }
+        return [member.activation(by_place) for member in self.members]
 
     @cached_property
     def _set(self) -> ComponentSet:

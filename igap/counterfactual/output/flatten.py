@@ -105,6 +105,7 @@ def _downstream(after: WhatFollows | Missing) -> Mapping[str, Scalar | Missing]:
     return {
         "best/downstream": after.percentile,
         "best/downstream_layer": after.layer,
+        "best/downstream_at_layer": after.at_layer,
         "best/downstream_unpatched": after.unpatched,
     }
 

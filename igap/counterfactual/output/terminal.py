@@ -31,7 +31,6 @@ _WORTH_IT = 0.01
 """Share of the best value by which a one-word change must be better for more trials to be worth their time."""
 _ENOUGH = 250
 """Random trials from which on a slot's share of the variance is known to about 10%, with 60 words a slot."""
-
 _ROUNDING = 1e-6
 """Share of a head's effect by which another must be larger to be called larger."""
 
@@ -173,7 +172,8 @@ def sentences(result: SearchResult) -> list[str]:
         + ("" if isinstance(percentile, Missing) else
            f"; the component's activation at percentile {percentile:.0f} of ordinary prompts'")
         + ("" if isinstance(after, Missing) else
-           f", what follows it at {after.percentile:.0f} (layer {after.layer}; {after.unpatched:.0f} unpatched)")
+           f", what follows it at {after.percentile:.0f} ({after.unpatched:.0f} unpatched; farthest after layer "
+           f"{after.layer}, at {after.at_layer:.0f} there)")
     )  # fmt: skip
     if left_out := ", ".join(f"{n} ({why})" for why, n in result.space.left_out.items() if n):
         lines.append(f"left out of the space: {left_out}")

@@ -86,9 +86,12 @@ class WhatFollows:
     """How unusual the residual stream is at the read position, from the component's block on, with the patch."""
 
     percentile: float
-    """The mean over the clean prompts of the largest percentile of a layer, 0 to 100 (the most unusual)."""
+    """How many of a hundred ordinary runs are nowhere as far from the others as the patched run is at its farthest
+    layer; mean over the clean prompts, 0 to 100. An ordinary run is above 95 in 5% of cases, however many layers."""
     layer: int
-    """The layer after which the mean percentile is largest; of equal ones the first."""
+    """The layer after which the patched run is farthest, in the mean over the clean prompts; of equals the first."""
+    at_layer: float
+    """The percentile of the distance at that layer alone, 0 to 100; mean over the clean prompts."""
     unpatched: float
     """`percentile` of the clean runs without the patch."""
 

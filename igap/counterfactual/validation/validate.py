@@ -255,15 +255,17 @@ def _judge_plausibility(session: SearchSession, bound: BoundSpace, best: Candida
         nothing = Missing("too few ordinary prompts of this kind")
         return Plausibility(fluency, nothing, nothing)
     percentile = distribution.percentile(evaluator.evaluator, tokens).mean().item()
-    patched = downstream.patched(evaluator.evaluator, tokens)[0]
-    unpatched = downstream.by_layer(evaluator.evaluator.streams_of_others(bound.clean))
+    patched = evaluator.evaluator.later_streams(tokens, lambda streams: streams)[0]
+    unpatched = evaluator.evaluator.streams_of_others(bound.clean)
+    place = int(downstream.standardized(patched).mean(0).argmax())
     return Plausibility(
         fluency,
         percentile,
         WhatFollows(
-            patched.amax(1).mean().item(),
-            downstream.first + int(patched.mean(0).argmax()),
-            unpatched.amax(1).mean().item(),
+            percentile=downstream.of_runs(patched).mean().item(),
+            layer=downstream.first + place,
+            at_layer=downstream.by_layer(patched).mean(0)[place].item(),
+            unpatched=downstream.of_runs(unpatched).mean().item(),
         ),
     )
 

@@ -183,12 +183,15 @@ def _activation(validation: Validation) -> str:
     percentile = validation.plausibility.percentile
     if isinstance(percentile, Missing):
         return f"whether its activation is unusual is not known: {percentile.reason}"
-    if percentile > UNUSUAL:
-        return f"its activation is unusual (percentile {percentile:.0f})"
-    own, after = f"its activation is ordinary (percentile {percentile:.0f})", validation.plausibility.downstream
-    if isinstance(after, Missing) or after.percentile <= UNUSUAL:
+    unusual = percentile > UNUSUAL
+    own = f"its activation is {'unusual' if unusual else 'ordinary'} (percentile {percentile:.0f})"
+    after = validation.plausibility.downstream
+    if isinstance(after, Missing):
         return own
-    return (
-        f"{own}, but the residual stream after it is unusual (percentile {after.percentile:.0f} at layer "
-        f"{after.layer}, {after.unpatched:.0f} without the patch)"
-    )
+    stream = f"the residual stream after it (percentile {after.percentile:.0f}"
+    if after.percentile > UNUSUAL:
+        stream += f", farthest after layer {after.layer}"
+    stream += f"; {after.unpatched:.0f} without the patch)"
+    if unusual == (after.percentile > UNUSUAL):
+        return f"{own}, and so is {stream}"
+    return f"{own}, but not {stream}" if unusual else f"{own}, but {stream.replace(' (', ' is unusual (', 1)}"

@@ -244,18 +244,18 @@ def test_an_activation_is_unusual_above_percentile_95(percentile, words):
 @pytest.mark.parametrize(
     ("percentile", "after", "words"),
     [
-        (95.0, 95.0, "ordinary (percentile 95)."),
-        (
-            95.0,
-            96.0,
-            "ordinary (percentile 95), but the residual stream after it is unusual (percentile 96 at layer 7, 40 "
-            "without the patch).",
-        ),
-        (96.0, 99.0, "unusual (percentile 96)."),
+        (95.0, 95.0, "ordinary (percentile 95), and so is the residual stream after it (percentile 95; 40 without the "
+         "patch)."),
+        (95.0, 96.0, "ordinary (percentile 95), but the residual stream after it is unusual (percentile 96, farthest "
+         "after layer 7; 40 without the patch)."),
+        (96.0, 99.0, "unusual (percentile 96), and so is the residual stream after it (percentile 99, farthest after "
+         "layer 7; 40 without the patch)."),
+        (96.0, 95.0, "unusual (percentile 96), but not the residual stream after it (percentile 95; 40 without the "
+         "patch)."),
     ],
-)
-def test_what_follows_is_told_where_it_alone_is_unusual(percentile, after, words):
-    plausibility = Plausibility(-1.0, percentile, WhatFollows(after, 7, 40.0))
+)  # fmt: skip
+def test_what_follows_is_unusual_above_percentile_95(percentile, after, words):
+    plausibility = Plausibility(-1.0, percentile, WhatFollows(after, 7, 99.0, 40.0))
     assert said(made(plausibility=plausibility))[2].endswith(f"; its activation is {words}")
 
 
