@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from igap.components import names_wanted
+from igap.components import is_component, names_wanted, parse_component
 from igap.config import Device, Frozen, MetricConfig, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
 from igap.counterfactual.samplers.registry import SamplerNames, samplers_for
 from igap.counterfactual.target import normalized
@@ -157,9 +157,8 @@ class Constraints(Frozen):
         min_fluency: Least fluency, in nats a token beside the clean prompt; default None.
         max_percentile: Percentile, 0 to 100, of the component's distance from its usual activations that the corrupted
             prompt's may have at most; default None.
-        max_downstream: Percentile, 0 to 100, of the later residual streams' distance from those of ordinary runs, at
-            the layer where it is largest, among ordinary runs' own largest, that the patched run may have at most;
-            default None.
+        max_downstream: Percentile, 0 to 100, of the later residual streams' distance from those of ordinary runs at the
+            farthest layer, among ordinary runs' own farthest, that the patched run may have at most; default None.
 
     Raises:
         InputError: A value is invalid, or nothing is between the limits of the corrupted prompt.
@@ -175,6 +174,11 @@ class Constraints(Frozen):
     min_fluency: float | None = Field(default=None, examples=[-2.0])
     max_percentile: float | None = Field(default=None, ge=0, le=100, examples=[99])
     max_downstream: float | None = Field(default=None, ge=0, le=100, examples=[99])
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Those of corrupted prompts that are set, by their names."""
+        return {name: value for name, value in self if name != "min_clean" and value is not None}
 
     @model_validator(mode="after")
     def _in_order(self) -> "Constraints":
@@ -205,8 +209,8 @@ class SearchConfig(Frozen):
     sign: Sign = "abs"
     aggregate: Aggregate = "mean"
     penalty: float = Field(1.0, ge=0)
-    atlas: bool = False
-    """Whether the searches of several heads become an atlas."""
+    atlas: bool | Literal["shared"] = False
+    """Whether the searches of several heads become an atlas; `shared`: one search serves all of them."""
     estimator: str = Field("atp", min_length=1, examples=["ig_zero"])
     """Of `error`: a name of `igap.attribution.estimators.estimators`."""
     optimality: int | None = Field(None, ge=1, le=100_000_000, examples=[20000])
@@ -247,16 +251,35 @@ class SearchConfig(Frozen):
                 "prompts itself (clean.n). Use prompts=ioi or the four texts of a pair, or the file as clean.file."
             )
         check_terms(self.objective, self.search.sampler, self.estimator, self.optimality)
-        if self.atlas and ("error" in self.objective or (self.head != "all" and len(self.head.split()) < 2)):
-            asked = f"head={self.head}" if "error" not in self.objective else "objective=error"
-            raise ValueError(
-                f"atlas: got true with {asked}, wanted effects of several heads. Use head=all objective=ap."
-            )
-        if self.atlas and len({target.partition("@")[2] for target in self.head.split()}) > 1:
-            raise ValueError(
-                f"atlas: got true with head={self.head}, wanted one span for all, at which effects compare. Name one."
-            )
+        if self.atlas:
+            self._check_atlas()
         return self
+
+    def _check_atlas(self) -> None:
+        """Raises ValueError on searches that make no atlas."""
+        got, heads = f"atlas: got {str(self.atlas).lower()} with", self.head.split()
+        if "error" in self.objective or (heads != ["all"] and len(heads) < 2):
+            asked = f"head={self.head}" if "error" not in self.objective else "objective=error"
+            raise ValueError(f"{got} {asked}, wanted effects of several heads. Use head=all objective=ap.")
+        for head in heads:
+            component = head.partition("@")[0]
+            if component != "all" and (not is_component(component) or parse_component(component)[0] != "heads"):
+                raise ValueError(f"{got} head={head}, wanted heads alone, which its matrix is of. Leave {head} out.")
+        if len({head.partition("@")[2] for head in heads}) > 1:
+            raise ValueError(f"{got} head={self.head}, wanted one span for all, at which effects compare. Name one.")
+        if self.atlas != "shared":
+            return
+        usual = self.objective == ("ap",) and self.sign == "abs" and self.aggregate == "mean"
+        if not usual or self.constraints.bounds:
+            raise ValueError(
+                f"{got} another objective, sign, aggregate or bound than the default, wanted mean AP effects of either "
+                "sign. Use atlas=true, with a search for each head."
+            )
+        if self.search.workers > 1 or self.search.sampler == "brute":
+            raise ValueError(
+                f"{got} search.workers={self.search.workers} and search.sampler={self.search.sampler}, "
+                "wanted one worker and a sampler that proposes. Use search.workers=1, search.sampler=auto."
+            )
 
     @property
     def folder_name(self) -> str:

@@ -2,7 +2,9 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -12,12 +14,16 @@ from igap.components import PLACES, SITES
 from igap.config import TEXTS, BaselineConfig, RunConfig, TrackingConfig
 from igap.console import show_stage
 from igap.counterfactual.atlas import write as atlas
+from igap.counterfactual.atlas.atlas import Atlas, make_atlas
+from igap.counterfactual.atlas.shared import search_together
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.objective.errors import find_estimator
 from igap.counterfactual.output import scan, terminal
 from igap.counterfactual.output.write import write
 from igap.counterfactual.plan import PlannedStudy, describe, locate
+from igap.counterfactual.samplers.registry import samplers_for
 from igap.counterfactual.search import SearchResult, explore_and_validate
+from igap.counterfactual.trials.storages import open_storage
 from igap.counterfactual.workers import check_storage, explore, open_session, start_workers, stop_workers
 from igap.engine.activations import borrow
 from igap.errors import InputError
@@ -67,6 +73,8 @@ def run_studies(
         out.print(message, markup=False)
     for study in studies:
         atomic.check_writable(study.folder)
+    if studies[0].config.atlas == "shared":
+        return _search_together(studies, tracking, out, progress)
     for number, study in enumerate(studies, start=1):
         if len(studies) > 1:
             out.print(f"\n{number}/{len(studies)}  {describe(study)}", markup=False, soft_wrap=True)
@@ -115,20 +123,52 @@ def run_studies(
             return max(code, 1)
         out.print(f"written to {folder}: scan.csv, matrix.csv, plots/", markup=False, soft_wrap=True)
         if studies[0].config.atlas and not interrupted and code == 0:
-            return _write_atlas(results, studies[0].config, folder, tracking, out)
+            made_of = [result.id for _, result in results]
+            return _write_atlas(partial(make_atlas, results), made_of, studies[0].config, folder, tracking, out)
     return code
 
 
+def _search_together(studies: Sequence[PlannedStudy], tracking: TrackingConfig, out: Console, progress: Console) -> int:
+    """One search for the heads of all studies, and the atlas of what it found; the exit code."""
+    first, asked = studies[0], studies[0].config.search
+    since = time.perf_counter()
+    with show_stage(progress, "load model"):
+        model = cached.cached_model(first.config.model, first.config.device, first.checkpoint)
+    with borrow(model):
+        session = open_session(first, model, open_storage("memory", Path()))
+        header = cached.header_of(first.config.model.name, first.config.model.revision)
+        members = tuple(member for study in studies for member in locate(study.config, header).members)
+        with terminal.progress_bar(progress) as on_progress:
+            sampler = samplers_for(1)[0] if asked.sampler == "auto" else asked.sampler
+            made = search_together(
+                session, replace(session.target, members=members), asked.until, sampler, asked.batch, asked.control,
+                on_progress,
+            )  # fmt: skip
+    out.print(
+        f"{made.n_tried:,} prompts tried for {len(members)} heads in {time.perf_counter() - since:.0f} s, "
+        f"{made.cost:,.0f} forward equivalents",
+        highlight=False,
+    )
+    config, made_of = (
+        first.config.model_copy(update={"name": None}),
+        [first.checkpoint, *(s.config.head for s in studies)],
+    )
+    made_of.append(config.model_dump_json(exclude={"head", "output", "tracking", "device"}))
+    return _write_atlas(lambda: made, made_of, first.config, first.folder.parent, tracking, out)
+
+
 def _write_atlas(
-    results: Sequence[tuple[str, SearchResult]],
+    make: Callable[[], Atlas],
+    made_of: Sequence[str],
     config: SearchConfig,
     folder: Path,
     tracking: TrackingConfig,
     out: Console,
 ) -> int:
-    """The atlas of all the searches, written, shown and logged; the exit code."""
+    """The atlas, written, shown and logged; the exit code. `made_of` tells it from others."""
     try:
-        made = atlas.write(results, config.model_copy(update={"head": "all"}), folder)
+        made = make()
+        atlas.write(made, config.model_copy(update={"head": "all"}), folder, made_of)
     except Exception as error:
         log.error("atlas: %s", reason_of(error))
         return 1
@@ -181,7 +221,7 @@ def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> 
                 validating=validating,
                 optimality=config.optimality,
                 estimating=show_stage(progress, "estimate"),
-                heldout_heads=config.atlas,
+                heldout_heads=bool(config.atlas),
             )
     finally:
         stop_workers(children)

@@ -14,13 +14,24 @@ SPACE = {"first": WORDS, "second": WORDS, "subject": WORDS, "place": ["=keep"], 
 
 
 def opened(
-    model, pair, *, storage=None, head="1.2", space=None, seed=0, identity=None, remember=None, clean_n=1, **objective
+    model,
+    pair,
+    *,
+    storage=None,
+    head="1.2",
+    space=None,
+    seed=0,
+    identity=None,
+    remember=None,
+    clean_n=1,
+    heldout_n=0,
+    **objective,
 ):
     """A search of one clean prompt; in memory unless told otherwise."""
     constraints = Constraints(**{"min_clean": None, **objective.pop("constraints", {})})
     return SearchSession(
         model, pair, head, Objective(**objective, constraints=constraints), space=space or SPACE, clean_n=clean_n,
-        heldout_n=0, seed=seed, storage=storage or open_storage("memory", Path()), name="study",
+        heldout_n=heldout_n, seed=seed, storage=storage or open_storage("memory", Path()), name="study",
         identity=identity or {}, remember=remember, memory_gib=None,
     )  # fmt: skip
 

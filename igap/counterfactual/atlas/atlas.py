@@ -42,6 +42,20 @@ class Atlas:
     corrupted: tuple[str, ...]
     """Each prompt with the first clean prompt."""
     unit: str
+    alone: Float64[np.ndarray, " head"] | None = None
+    """Of one search for all heads: each head's effect in its own best prompt, in which the others were not patched."""
+    rules: tuple[str, ...] = ()
+    """That prompt's words."""
+    n_tried: int = 0
+    """Prompts that this search tried."""
+    cost: float = 0.0
+    """Forward equivalents that it took."""
+
+    @cached_property
+    def largest(self) -> Float64[np.ndarray, " head"]:
+        """The largest effect of each head that was measured."""
+        best = self.effects[np.arange(len(self.heads)), self.sizes.argmax(1)]
+        return best if self.alone is None else np.where(np.abs(self.alone) > np.abs(best), self.alone, best)
 
     @property
     def sizes(self) -> Float64[np.ndarray, "head prompt"]:
@@ -51,7 +65,7 @@ class Atlas:
     @cached_property
     def cover(self) -> Cover:
         """The fewest prompts that show `SHARE` of what all of them show."""
-        return fewest_prompts(self.sizes, SHARE)
+        return fewest_prompts(self.sizes, SHARE, float(np.abs(self.largest).sum()))
 
     @cached_property
     def clusters(self) -> tuple[Cluster, ...]:
@@ -98,8 +112,9 @@ class Atlas:
             "atlas/n_chosen": len(cover.chosen),
             "atlas/n_least": cover.least,
             "atlas/share": cover.shares[-1],
-            "atlas/share_by_hand": float(self.sizes[:, 0].sum() / self.sizes.max(1).sum()),
+            "atlas/share_by_hand": float(self.sizes[:, 0].sum() / np.abs(self.largest).sum()),
             "atlas/n_clusters": len(self.clusters),
+            **({"atlas/n_tried": self.n_tried} if self.n_tried else {}),
         }
         return flat | (
             transfer.written("atlas/transfer") if isinstance(transfer, Missing) else {"atlas/transfer": transfer}
@@ -113,11 +128,13 @@ class Atlas:
         frame = {
             "name": self.heads,
             "effect_by_hand": self.effects[:, 0],
-            "effect_best": self.effects[rows, best],
+            "effect_best": self.largest,
             "prompt": [self.prompts[prompt] for prompt in best],
             "effect_chosen": self.effects[rows, np.array(few)[self.sizes[:, few].argmax(1)]],
             "prompt_chosen": [self.prompts[few[i]] for i in self.sizes[:, few].argmax(1)],
         }
+        if self.alone is not None:
+            frame["rule_alone"], frame["effect_alone"] = self.rules, self.alone
         if self.heldout is not None:
             frame["effect_heldout"] = self.heldout[rows, best]
         return pd.DataFrame(frame)
@@ -171,8 +188,11 @@ class Atlas:
         cover, transfer, flat = self.cover, self.transfer, self.summary()
         n = len(cover.chosen)
         sure = "no fewer of these do" if cover.is_fewest else f"no fewer than {cover.least} of these do"
+        if self.alone is not None:
+            sure = f"{sure.replace('of these', f'of the {len(self.prompts)} in which all heads were patched')}"
+        n_found = len(self.prompts) if self.alone is None else 1 + len(set(self.rules))
         lines = [
-            f"{n} prompt{'s show' if n > 1 else ' shows'} {cover.shares[-1]:.1%} of what all {len(self.prompts)} found "
+            f"{n} prompt{'s show' if n > 1 else ' shows'} {cover.shares[-1]:.1%} of what all {n_found} found "
             f"show of {len(self.heads)} heads ({sure}); those made by hand show {flat['atlas/share_by_hand']:.1%}"
         ]
         for prompt, share in zip(cover.chosen, cover.shares, strict=True):

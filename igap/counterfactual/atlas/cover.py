@@ -37,14 +37,15 @@ class Cover:
         return len(self.chosen) == self.least
 
 
-def fewest_prompts(sizes: Sizes, share: float) -> Cover:
+def fewest_prompts(sizes: Sizes, share: float, total: float | None = None) -> Cover:
     """Return few prompts that show at least this share, the fewest wherever that can be known.
 
     Args:
         sizes: |effect| of each head in each prompt, at least 0; some must be above 0.
         share: Wanted of the sum over heads of the largest in any prompt, above 0, at most 1.
+        total: That sum where heads are larger in other prompts than these, which must reach the share; None: of these.
     """
-    total = sizes.max(1).sum()
+    total = sizes.max(1).sum() if total is None else total
     wanted = share * total * (1 - 1e-12)
     chosen, least = _greedy(sizes, wanted)
     n = sizes.shape[1]

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from igap.counterfactual.atlas.atlas import Atlas, make_atlas
+from igap.counterfactual.atlas.atlas import Atlas
 from igap.counterfactual.atlas.plots import draw_atlas
 from igap.counterfactual.config import SearchConfig
-from igap.counterfactual.search import SearchResult
 from igap.counterfactual.validation.verdict import signed
 from igap.storage.atomic import write_atomically, write_text
 from igap.storage.finished import SCHEMA
@@ -31,9 +30,9 @@ _STYLE = (
 )
 
 
-def write(results: Sequence[tuple[str, SearchResult]], config: SearchConfig, parent: Path) -> Atlas:
-    """Write the atlas of these searches into `atlas/` in their folder, and return it. Raises OSError."""
-    atlas, folder = make_atlas(results), parent / FOLDER
+def write(atlas: Atlas, config: SearchConfig, parent: Path, made_of: Sequence[str]) -> None:
+    """Write an atlas into `atlas/` in the folder of the searches; `made_of` tells it from others. Raises OSError."""
+    folder = parent / FOLDER
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     frames = {"heads": atlas.head_frame(), "prompts": atlas.prompt_frame(), "clusters": atlas.cluster_frame()}
     for name, frame in frames.items():
@@ -47,10 +46,9 @@ def write(results: Sequence[tuple[str, SearchResult]], config: SearchConfig, par
     write_atomically(image, partial(picture.savefig, format="png", dpi=150))
     write_text(folder / "atlas.html", _page(atlas, frames, image.read_bytes(), str(config.model.name)))
     write_text(folder / "config.json", config.model_dump_json(indent=2) + "\n")
-    key = hashlib.sha256(" ".join(result.id for _, result in results).encode()).hexdigest()[:12]
+    key = hashlib.sha256(" ".join(made_of).encode()).hexdigest()[:12]
     summary = {"schema": SCHEMA, "key": key, "model": config.model.name, **atlas.summary(), **versions()}
     write_text(folder / "atlas_summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    return atlas
 
 
 def _page(atlas: Atlas, frames: dict[str, pd.DataFrame], image: bytes, model: str) -> str:
@@ -63,7 +61,12 @@ def _page(atlas: Atlas, frames: dict[str, pd.DataFrame], image: bytes, model: st
         "show so far; shows_most: heads that no other prompt shows more.",
         "clusters": f"Edits that four in five of a cluster's prompts share. Effects in {atlas.unit}.",
         "heads": f"AP effects in {atlas.unit}, means over clean prompts: with the pairs made by hand, in the prompt "
-        "that shows the head most, and in the one of the few that does.",
+        "that shows the head most, and in the one of the few that does."
+        + (
+            ""
+            if atlas.alone is None
+            else " effect_alone: in rule_alone, the head's own best prompt of one search for all."
+        ),
     }
     few = frames["prompts"].dropna(subset="chosen").sort_values("chosen")
     shown = {**frames, "prompts": few}

@@ -195,48 +195,45 @@ class Evaluator:
         return self.numbers(self.bound.tokens(candidates), [name])[name]
 
     def gradient(
-        self, candidates: Sequence[Candidate], weights: Float[Tensor, "candidate pair"], error_of: int | None = None
+        self,
+        candidates: Sequence[Candidate],
+        weights: Float[Tensor, "candidate pair"],
+        member: int | None = None,
+        *,
+        of_error: bool = False,
     ) -> Float[Tensor, "given candidate pos d_model"]:
         """d(sum over clean prompts of weight * AP effect) / d(embedding of the corrupted prompts' tokens).
 
-        With `error_of`, a member's place in the target, of AtP's error there in place of the AP effect."""
+        With a `member`'s place in the target of that one alone; with `of_error` of AtP's error there in place of AP."""
         tokens = self.bound.tokens(candidates)
         changes, mask = self._changes(tokens).requires_grad_(), self._patch.mask(tokens)
-        patch = self._patch if error_of is None else self._patch.members[error_of]
+        patch = self._patch if member is None else self._patch.members[member]
         with torch.enable_grad():
             end = patch.end(patch.activation(self._activations(changes)), mask)
             effects = patch.value(end, mask) - self._unpatched[:, None]
-            if error_of is not None:
+            if of_error:
                 effects = patch.estimates([end])[..., 0] - effects
             (gradient,) = torch.autograd.grad((effects.T * weights.to(changes)).sum(), changes)
         self.cost += 3 * len(candidates) * (self._prefix_cost + self._suffix_cost)
         return gradient
 
     def first_order_scores(
-        self, candidate: Candidate, weights: Float[Tensor, " pair"], error_of: int | None = None
+        self,
+        candidate: Candidate,
+        weights: Float[Tensor, " pair"],
+        member: int | None = None,
+        *,
+        of_error: bool = False,
     ) -> list[Float[Tensor, " _option"]]:
         """For every option of every slot, the change of what `gradient` is of to first order, in F's unit."""
-        gradient = self.gradient([candidate], weights[None], error_of)[:, 0]
+        gradient = self.gradient([candidate], weights[None], member, of_error=of_error)[:, 0]
         return scores_of_options(self.bound, self._embed, candidate, gradient)
 
     def fluency_scores(self, candidate: Candidate) -> list[Float[Tensor, " _option"]]:
-        """For every option of every slot, the change of `fluency`, its mean over clean prompts, to first order; nats.
-
-        A word changes what is said of the words after it, which its embedding's gradient tells to first order, and
-        its own probability, which is known.
-        """
+        """For every option of every slot, the change of `fluency`, the mean over clean prompts, to first order."""
         tokens = self.bound.tokens([candidate])[:, 0]
-        by_embedding, by_token = self._whole_runs.fluency_gradient(tokens, self._whole_gradient_rows)
         self.cost += 3 * len(tokens)
-        own = by_token.gather(-1, tokens[..., None])[..., 0]
-        scores = []
-        indirect = scores_of_options(self.bound, self._embed, candidate, by_embedding[:, self.first :])
-        for slot, table, score in zip(self.bound.space.slots, self.bound.tables, indirect, strict=True):
-            where = list(slot.positions)
-            words = table.transpose(1, 2)  # [given, width, option]
-            direct = by_token[:, where].gather(-1, words) - own[:, where, None]
-            scores.append((score + direct.sum((0, 1)).cpu()) / len(tokens))
-        return scores
+        return self._whole_runs.fluency_scores(tokens, candidate, self._embed, self._whole_gradient_rows)
 
     def activations(
         self, tokens: Int[Tensor, "given candidate pos"]

@@ -230,7 +230,7 @@ class Objective:
         leaf = errors[:, :, place].requires_grad_()
         with torch.enable_grad():
             (weights,) = torch.autograd.grad(aggregate_over_pairs(leaf.abs(), self.aggregate).sum(), leaf)
-        scores = evaluator.first_order_scores(candidate, weights[0], error_of=place)
+        scores = evaluator.first_order_scores(candidate, weights[0], place, of_error=True)
         return [np.asarray(each.double().numpy()) for each in scores]
 
     def worst(self, errors: Float[Tensor, "candidate pair member"]) -> Int[Tensor, " candidate"]:

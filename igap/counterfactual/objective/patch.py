@@ -216,12 +216,13 @@ class Patch:
     def _slopes(self) -> list[Float[Tensor, "pair 1 pos *d"]]:
         """dF/da of each member in the clean runs."""
         pairs = list(range(len(self.contrast.pairs)))
-        by_place = {
-            (site, layer): slope[:, None]
-            for site in self.target.sites
-            for layer, _, slope in self.contrast.gradients(site, pairs)
-            if (site, layer) in self.target.places
-        }
+        with torch.enable_grad():
+            by_place = {
+                (site, layer): slope[:, None]
+                for site in self.target.sites
+                for layer, _, slope in self.contrast.gradients(site, pairs)
+                if (site, layer) in self.target.places
+            }
         return [member.activation(by_place) for member in self.members]
 
     @cached_property

@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from igap.components import Site, hook_name
+from igap.counterfactual.objective.embeddings import scores_of_options
 from igap.counterfactual.objective.patch import Patch
-from igap.counterfactual.spaces.base import BoundSpace
+from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.engine.activations import from_hook
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
@@ -63,6 +64,25 @@ class WholeRuns:
         with torch.no_grad(), edit_hooks(self._model, hooks):
             self._model(prompts, logits_to_keep=1)
         return seen
+
+    def fluency_scores(
+        self, tokens: Int[Tensor, "given pos"], candidate: Candidate, embed: Tensor, rows: AdaptiveBatch
+    ) -> list[Float[Tensor, " _option"]]:
+        """For every option of every slot, the change of `fluency`, its mean over clean prompts, to first order; nats.
+
+        A word changes what is said of the words after it, which its embedding's gradient tells to first order, and
+        its own probability, which is known.
+        """
+        by_embedding, by_token = self.fluency_gradient(tokens, rows)
+        own = by_token.gather(-1, tokens[..., None])[..., 0]
+        indirect = scores_of_options(self._bound, embed, candidate, by_embedding[:, self._first :])
+        scores = []
+        for slot, table, score in zip(self._bound.space.slots, self._bound.tables, indirect, strict=True):
+            where = list(slot.positions)
+            words = table.transpose(1, 2)  # [given, width, option]
+            direct = by_token[:, where].gather(-1, words) - own[:, where, None]
+            scores.append((score + direct.sum((0, 1)).cpu()) / len(tokens))
+        return scores
 
     def fluency_gradient(
         self, tokens: Int[Tensor, "given pos"], rows: AdaptiveBatch

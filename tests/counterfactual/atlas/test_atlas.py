@@ -21,8 +21,7 @@ PAIR = PromptPair("After John gave a milk to", "After John gave a dog to", " Joh
 SLOTS = {"who": ["John", "Mary", "Tom"], "thing": ["milk", "cat", "dog"]}
 
 
-@pytest.fixture(scope="module")
-def searched():
+def planted_model():
     """Head 0.0 moves most where Mary acts, 0.1 with a cat, 0.2 where Tom does; 0.3 does nothing."""
     model = Blueprint(1, 4, 2)
     model.word("John", person=2.0, stranger=1.0)
@@ -34,7 +33,12 @@ def searched():
     for head, feature, position in ((0, "person", 2), (1, "thing", 5), (2, "stranger", 2)):
         model.head(f"0.{head}", ({feature: 1.0}, {"out": 1.0}), matches=model.looking_at(position))
     model.logit("John", out=1.0)
-    loaded = model.load()
+    return model.load()
+
+
+@pytest.fixture(scope="module")
+def searched():
+    loaded = planted_model()
     space = SpaceConfig(kind="slots", template="After {who} gave a {thing} to", slots=SLOTS)
     asked = {"space": space, "until": 9, "control": 0, "clean_n": 1, "heldout_n": 0, "sampler": "brute"}
     return [(head, search(loaded, PAIR, head, **asked)) for head in ("0.0", "0.1", "0.2", "0.3")]
@@ -81,7 +85,7 @@ def test_the_fewest_prompts_show_them_together(planted):
     assert planted.summary()["atlas/share_by_hand"] == pytest.approx(0.1 / 8.5, abs=1e-6)
     assert planted.summary()["atlas/transfer"] is None
     assert planted.summary()["atlas/transfer/reason"] == "heldout.n=0"
-    assert "(no fewer do)" in planted.sentences()[0]
+    assert "(no fewer of these do)" in planted.sentences()[0]
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +153,13 @@ def test_it_is_a_run_in_wandb(folder):
         ("'9.6'", r"atlas: got true with head=9\.6, wanted effects of several heads\. Use head=all"),
         ("all objective=error", "atlas: got true with objective=error, wanted effects of several heads"),
         ("'0.3,1.2@END'", "atlas: got true with head=.*, wanted one span for all"),
+        ("'0.3,L1.N2'", r"atlas: got true with head=L1\.N2, wanted heads alone.*Leave L1\.N2 out"),
+        ("'0.3+1.2,0.4'", r"atlas: got true with head=0\.3\+1\.2, wanted heads alone"),
+        ("all atlas=shared aggregate=min", "atlas: got shared with another objective, .*Use atlas=true"),
+        ("all atlas=shared constraints.min_fluency=-1", "atlas: got shared with another objective"),
+        ("all atlas=shared search.workers=2", "atlas: got shared with search.workers=2"),
     ],
 )
 def test_what_makes_no_atlas_is_refused(head, message):
     with pytest.raises(ValueError, match=message):
-        compose_searches([*f"head={head}".split(" "), "atlas=true"])
+        compose_searches(["atlas=true", *f"head={head}".split(" ")])

@@ -43,6 +43,12 @@ def test_few_prompts_reach_the_share_and_no_fewer_than_said(tried, monkeypatch):
     assert n_sure > 20
 
 
+def test_a_larger_sum_that_other_prompts_show_takes_more_of_these():
+    sizes = np.array([[4.0, 0.0, 1.0], [0.0, 3.0, 0.0], [0.0, 0.0, 1.0]])
+    assert fewest_prompts(sizes, 0.8).shares == pytest.approx((0.5, 7 / 8))
+    assert fewest_prompts(sizes, 0.8, total=10.0).shares == pytest.approx((0.4, 0.7, 0.8))
+
+
 def test_greed_is_beaten_where_all_sets_are_tried():
     """The broad prompt comes first by greed, and is no part of the best two."""
     sizes = np.array([[3.0, 4.0, 0.0], [3.0, 4.0, 0.0], [3.0, 0.0, 4.0], [3.0, 0.0, 4.0]])

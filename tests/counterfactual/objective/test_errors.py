@@ -146,7 +146,7 @@ def test_scores_follow_the_worst_member_and_are_0_of_estimators_without_a_cheap_
     signed = CachedEvaluator(found, None, {}).errors(found.bound.tokens([candidate]), "atp")
     place = int(errors.worst(signed)[0])
     weights = signed[0, :, place].sign() / 2
-    expected = found.first_order_scores(candidate, weights, error_of=place)
+    expected = found.first_order_scores(candidate, weights, place, of_error=True)
     for score, by_hand in zip(scores, expected, strict=True):
         np.testing.assert_allclose(score, by_hand.numpy(), atol=1e-12)
     assert max(abs(score).max() for score in scores) > 1e-5

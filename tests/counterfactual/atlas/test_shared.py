@@ -1,0 +1,118 @@
+"""One search for all heads: what it says is AP, planted heads are found; a picture of many heads leaves some out."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.small_searches import opened
+
+import igap
+from igap import InputError, PromptPair
+from igap.cli import main
+from igap.counterfactual.atlas.atlas import BY_HAND
+from igap.counterfactual.atlas.plots import draw_atlas
+from igap.counterfactual.atlas.shared import search_together
+from igap.counterfactual.config import SpaceConfig
+from igap.counterfactual.target import Target
+from igap.engine.activations import borrow
+
+from .test_atlas import PAIR, SLOTS, planted_model
+
+ALL = Target(tuple(("heads", layer, head) for layer in range(3) for head in range(4)))
+
+
+@pytest.fixture(scope="module")
+def shared(small, pair):
+    """All 12 heads of a small model, by 40 prompts; beside it the session."""
+    model = small("gpt2")
+    with borrow(model):
+        session = opened(model, pair, clean_n=2, heldout_n=2)
+        yield session, search_together(session, ALL, 40, "hybrid", 8, 16)
+
+
+def effects(session, bound, texts):
+    """AP of every head by the public function, a mean over the clean prompts."""
+    each = [
+        np.zeros(len(ALL.members))
+        if text == pair.clean
+        else igap.activation_patching(
+            session.model, PromptPair(pair.clean, text, pair.answer, pair.distractor, min_gap=0)
+        ).effect.flatten().numpy()
+        for pair, text in zip(bound.pairs, texts, strict=True)
+    ]  # fmt: skip
+    return np.mean(each, 0)
+
+
+def test_the_matrix_is_activation_patching_and_every_head_has_its_best_prompt(shared):
+    session, made = shared
+    by_hand = effects(session, session.bound, [pair.corrupted for pair in session.bound.pairs])
+    np.testing.assert_allclose(made.effects[:, 0], by_hand, atol=1e-10)
+    bounds = session.bound.unshare(), session.heldout.unshare()
+    for column, candidate in enumerate(made.candidates[1:], start=1):
+        for matrix, bound in zip((made.effects, made.heldout), bounds, strict=True):
+            expected = effects(session, bound, bound.texts(candidate))
+            np.testing.assert_allclose(matrix[:, column], expected, atol=1e-10)
+    by_rule = {session.space.rule(each): each for each in session.space.candidates()}
+    for head in (0, 7):
+        own = effects(session, session.bound, session.bound.texts(by_rule[made.rules[head]]))
+        assert made.alone[head] == pytest.approx(own[head], abs=1e-10)
+    assert (np.abs(made.largest) >= np.maximum(made.sizes.max(1), np.abs(made.alone)) - 1e-12).all()
+    few = list(made.cover.chosen)
+    assert made.cover.shares[-1] == pytest.approx(made.sizes[:, few].max(1).sum() / np.abs(made.largest).sum())
+    assert made.cover.shares[-1] >= 0.95
+    assert made.n_tried == 40
+
+
+def test_what_is_tried_for_a_head_makes_it_larger_than_chance(shared):
+    """40 prompts, of which 16 are drawn at random, for 12 heads."""
+    session, made = shared
+    drawn = search_together(session, ALL, 40, "random", 8, 16)
+    assert np.abs(made.alone).sum() > 1.02 * np.abs(drawn.alone).sum()
+
+
+def test_planted_heads_are_shown_by_the_words_they_were_planted_for():
+    model = planted_model()
+    space = SpaceConfig(kind="slots", template="After {who} gave a {thing} to", slots=SLOTS)
+    with borrow(model):
+        session = opened(model, PAIR, head="0.0", space=space)
+        heads = [Target(tuple(("heads", 0, head) for head in some)) for some in (range(4), (3,))]
+        made = search_together(session, heads[0], 9, "hybrid", 4, 4)
+        with pytest.raises(InputError, match="head: got heads that no prompt tried moves"):
+            search_together(session, heads[1], 9, "hybrid", 4, 4)
+    assert made.alone.tolist() == pytest.approx([-4.0, -1.5, -3.0, 0.0], abs=1e-6)
+    for head, words in enumerate(("who := Mary", "thing := cat", "who := Tom")):
+        assert words in made.rules[head]
+    assert made.prompts[0] == BY_HAND
+    assert made.cover.shares[-1] >= 0.95
+
+
+def test_of_many_heads_and_prompts_the_picture_has_those_that_show_most(shared):
+    rng, n = np.random.default_rng(0), 90
+    sizes = rng.normal(size=(n, n)) * np.arange(1, n + 1)[:, None]
+    many = replace(
+        shared[1], heads=tuple(f"0.{i}" for i in range(n)), prompts=(BY_HAND, *(f"0.{i}" for i in range(n - 1))),
+        effects=sizes, candidates=(None, *[shared[1].candidates[1]] * (n - 1)), alone=None, heldout=None,
+    )  # fmt: skip
+    axes = draw_atlas(many, title="a model").axes[0]
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(names) == len(axes.get_yticklabels()) == 60
+    assert {f"* {many.prompts[prompt]}" for prompt in many.cover.chosen} <= {*names}
+    assert names[0].removeprefix("* ") == BY_HAND
+    assert "60 of 90 heads, 60 of 90 prompts" in axes.figure.get_suptitle() + axes.get_title()
+
+
+def test_the_command_writes_an_atlas_and_no_searches(tmp_path, capsys):
+    asked = ["search", "atlas", "head=0.3@END,1.2@END", "atlas=shared", "search.until=12", "search.control=4"]
+    brief = ["clean.n=2", "heldout.n=2", f"output={tmp_path}", "tracking=disabled", "search/space=words"]
+    assert main([*asked, *brief]) == 0
+    printed = capsys.readouterr().out
+    assert "12 prompts tried for 2 heads in " in printed
+    assert [each.name for each in (tmp_path / "atlas").iterdir()] == ["atlas"]
+    heads = pd.read_csv(tmp_path / "atlas" / "atlas" / "heads.csv", dtype={"name": str})
+    assert heads["name"].tolist() == ["0.3", "1.2"]
+    summary = json.loads((tmp_path / "atlas" / "atlas" / "atlas_summary.json").read_text())
+    assert summary["atlas/n_heads"] == 2
+    assert summary["atlas/share"] >= 0.95
+    assert summary["atlas/n_tried"] == 12
