@@ -114,7 +114,7 @@ class ComponentSet:
         return self.contrast.engine.with_changes(self.changes(values, where), n_rows)
 
     def changes(
-        self, values: Float[Tensor, "pair row pos d"], where: Bool[Tensor, "pair _row pos 1"]
+        self, values: Float[Tensor, "pair row pos d"], where: Bool[Tensor, "pair _row pos _d"]
     ) -> dict[tuple[Site, int], Callable[[Tensor], Tensor]]:
         """By site and layer, what becomes of its activations with the members at these values where told."""
         where = where.expand(*where.shape[:3], values.shape[3])
