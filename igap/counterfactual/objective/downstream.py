@@ -124,7 +124,7 @@ def clean_streams(evaluator: AnyEvaluator) -> Float[Tensor, "pair layer d"]:
     return evaluator.streams_of_others(evaluator.bound.clean)
 
 
-def fit_downstream(evaluator: AnyEvaluator, *prompts: Int[Tensor, "prompt pos"]) -> Downstream | None:
+def fit_downstream(evaluator: AnyEvaluator, *prompts: Int[Tensor, "_prompt _pos"]) -> Downstream | None:
     """Fit the later residual streams to prompts, those of one length in a tensor; None where there are too few."""
     if sum(map(len, prompts)) < MIN_PROMPTS:
         return None

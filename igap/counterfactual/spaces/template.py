@@ -206,9 +206,9 @@ def generate_clean_prompts(
     wanted = n if at_least is None else at_least
     if template not in ioi.TEMPLATES:
         raise InputError(
-            f"clean.n: got {wanted} clean prompts (heldout.n counted) with a prompt of your own, whose others igap cannot "
-            "make. Use clean.n=1 heldout.n=0, clean.file with a file of pairs, or search.space.answer, which says what "
-            "the answer is in other words of the template."
+            f"clean.n: got {wanted} clean prompts (heldout.n counted) with a prompt of your own, whose others igap "
+            "cannot make. Use clean.n=1 heldout.n=0, clean.file with a file of pairs, or search.space.answer, which "
+            "says what the answer is in other words of the template."
         )
     fills = match_slots(template, pair.clean)
     assert fills is not None, "template_space or find_template has seen to it"
@@ -260,8 +260,8 @@ def generate_clean_prompts(
                 break
     if len(pairs) < wanted:
         raise InputError(
-            f"clean.n: got {wanted} (heldout.n counted), but of igap's words that the tokenizer knows and that take the "
-            f"pair's number of tokens in every slot only {len(pairs)} prompts were made. Use a smaller number."
+            f"clean.n: got {wanted} (heldout.n counted), but of igap's words that the tokenizer knows and that take "
+            f"the pair's number of tokens in every slot only {len(pairs)} prompts were made. Use a smaller number."
         )
     return pairs
 

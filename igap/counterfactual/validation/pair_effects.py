@@ -124,7 +124,7 @@ def delete(
         texts.setdefault(encoded.n_prompt, []).append(pair.clean)
     fewest = min(len(texts[length]) for length in lengths)
     if ordinary is not None and fewest < MIN_PROMPTS:
-        of_one = " of some clean prompts' length" if len(lengths) > 1 else ""
+        of_one = " of some clean prompts' length" if fewest < len(ordinary) else ""
         return Missing(f"there are {fewest} ordinary prompts{of_one}, fewer than {MIN_PROMPTS}")
 
     def mean(pairs: Sequence[TokenPair]) -> Baseline:
