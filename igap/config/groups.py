@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from igap.components import sets_problem
-from igap.config.schema import Frozen
+from igap.config.schema import Frozen, Words
 from igap.vocabulary import (
     ALPHAS,
     LARGEST_SEED,
@@ -91,8 +91,8 @@ class PromptsConfig(Frozen):
 
     clean: str | None = Field(None, min_length=1, examples=["'When John and Mary met, Mary waved to'"])
     corrupted: str | None = Field(None, min_length=1, examples=["'When John and Mary met, John waved to'"])
-    answer: str | None = Field(None, min_length=1, examples=["' John'"])
-    distractor: str | None = Field(None, min_length=1, examples=["' Mary'"])
+    answer: Words | None = Field(None, min_length=1, examples=["' John'"])
+    distractor: Words | None = Field(None, min_length=1, examples=["' Mary'"])
     n: int | None = Field(None, ge=2, le=100_000, examples=[100])
     """Generated pairs."""
     file: PathText | None = Field(None, examples=["pairs.csv"])

@@ -3,10 +3,11 @@
 A key is dotted, `ig.n_steps`. This module reads no file and imports no heavy library.
 """
 
+import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from igap.errors import InputError, did_you_mean_of, short_repr
 
@@ -29,6 +30,14 @@ class Frozen(BaseModel, metaclass=_Checked):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+
+def _as_cell(words: object) -> object:
+    """A list of words as the cell of a table has it, a JSON list."""
+    return json.dumps(list(words), ensure_ascii=False) if isinstance(words, list | tuple) and words else words
+
+
+Words = Annotated[str, BeforeValidator(_as_cell)]
+"""A word, or a set of words as a JSON list."""
 
 Schema = TypeVar("Schema", bound=Frozen)
 

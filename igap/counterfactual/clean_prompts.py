@@ -1,14 +1,19 @@
 """The prompts that a search is made on, of those that there are: those that the model answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from igap.counterfactual.objective.objective import Objective
+from igap.counterfactual.spaces.base import all_words
 from igap.counterfactual.spaces.prepare import MOST_ORDINARY, Prepared
+from igap.engine.token_sets import answers, logit_diff
 from igap.errors import InputError
-from igap.inputs.prompts import PromptPair, tokenize
+from igap.inputs.prompts import PromptPair, TokenPair, tokenize
 
 _AT_ONCE = 2000
 """Prompts in one pass."""
@@ -47,6 +52,36 @@ def choose_prompts(
     return ChosenPrompts(clean, heldout, ordinary and ordinary[:MOST_ORDINARY])
 
 
+def check_answers(
+    pairs: Sequence[PromptPair], tokens_of: Callable[[PromptPair], TokenPair], objective: Objective
+) -> None:
+    """Raises InputError on a bound of the logit difference where answers of several tokens have none."""
+    asked = objective.constraints.model_dump(include={"min_clean", "min_corrupted", "max_corrupted"}, exclude_none=True)
+    for pair in pairs if objective.f.takes_several and asked else ():
+        for name, bound in asked.items() if not tokens_of(pair).has_logit_diff else ():
+            words = " or ".join(repr(word) for word in all_words(pair))
+            raise InputError(
+                f"constraints.{name}: got {bound:g}, a bound of the logit difference, but {pair.place}answer and "
+                f"distractor ({words}) are not single tokens and have none. Use constraints.{name}=null."
+            )
+
+
+def _logit_diffs(model: TransformerBridge, pairs: Sequence[TokenPair]) -> Float[Tensor, " pair"]:
+    """The logit difference after each clean prompt."""
+    by_length: dict[int, list[int]] = {}
+    for i, pair in enumerate(pairs):
+        by_length.setdefault(pair.clean.shape[1], []).append(i)
+    differences = torch.empty(len(pairs), dtype=model.W_E.dtype, device=model.W_E.device)
+    for where in by_length.values():
+        some = [pairs[i] for i in where]
+        with torch.no_grad():
+            logits = model(torch.cat([pair.clean for pair in some]), logits_to_keep=1)[:, -1]
+        right, wrong = answers(some, logits.device)
+        assert wrong is not None, "check_answers has seen to it"
+        differences[where] = logit_diff(logits, right, wrong)
+    return differences
+
+
 def _enough(
     model: TransformerBridge, pairs: Sequence[PromptPair], least: float | None, n: int, asked: str, first: bool
 ) -> tuple[PromptPair, ...]:
@@ -56,11 +91,7 @@ def _enough(
     enough: list[PromptPair] = []
     for start in range(0, len(pairs), _AT_ONCE):
         some = pairs[start : start + _AT_ONCE]
-        tokens = [tokenize(model, pair) for pair in some]
-        with torch.no_grad():
-            logits = model(torch.cat([each.clean for each in tokens]), logits_to_keep=1)[:, -1]
-        rows = torch.arange(len(tokens))
-        metric = logits[rows, [each.answer for each in tokens]] - logits[rows, [each.distractor for each in tokens]]
+        metric = _logit_diffs(model, [tokenize(model, pair) for pair in some])
         if first and start == 0 and not metric[0] >= least:
             raise InputError(
                 f"constraints.min_clean: got {least}, but the logit difference after prompts.clean is "

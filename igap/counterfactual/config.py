@@ -18,6 +18,8 @@ MAGNITUDES = ("disagreement", "error")
 """Terms without a direction: they are 0 or above."""
 Sign = Literal["drop", "raise", "abs"]
 """Whether the patch should lower F, raise it, or either."""
+Lengths = Literal["one", "any"]
+"""Whether the clean prompts of a search have one length in tokens, or any."""
 Aggregate = Literal["mean", "cvar", "min"]
 """Over clean prompts: the mean, the mean of the worst quarter, the worst."""
 
@@ -130,6 +132,8 @@ class CleanConfig(Frozen):
     n: int = Field(8, ge=1, le=500)
     file: PathText | None = Field(None, examples=["pairs.csv"])
     """A file of pairs in place of the one pair of `prompts`."""
+    lengths: Lengths = "one"
+    """In tokens, of clean and held-out prompts."""
 
 
 class HeldoutConfig(Frozen):

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from igap.components import component_names
 from igap.config import TEXTS
+from igap.counterfactual.clean_prompts import check_answers
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.objective.errors import find_estimator
 from igap.counterfactual.objective.objective import NEEDS, Objective
-from igap.counterfactual.objective.patch import check_reach, resolve
+from igap.counterfactual.objective.patch import check_reaches, resolve
 from igap.counterfactual.objective.shared_prefixes import SERVED
 from igap.counterfactual.spaces.prepare import Prepared, prepare
 from igap.counterfactual.target import Target, locate_target
@@ -20,7 +22,8 @@ from igap.counterfactual.validation.optimality import check_budget
 from igap.engine.batching import most_processes
 from igap.engine.user_metrics import metric_of
 from igap.errors import InputError
-from igap.inputs.prompts import PromptPair, encode_pair
+from igap.inputs.answers import from_cell
+from igap.inputs.prompts import PromptPair, TokenPair, encode_pair
 from igap.inputs.sources import read_prompt_pairs
 from igap.models import cached
 from igap.models.fingerprint import fingerprint
@@ -142,7 +145,7 @@ def given_prompts(config: SearchConfig, tokenizer: Any) -> GivenPrompts:
     if clean is not None:
         return GivenPrompts(clean, heldout, reference)
     text, corrupted, answer, distractor = (str(getattr(own, name)) for name in TEXTS)
-    pair = PromptPair(text, corrupted, answer, distractor, own.min_gap, bos=own.bos)
+    pair = PromptPair(text, corrupted, from_cell(answer), from_cell(distractor), own.min_gap, bos=own.bos)
     return GivenPrompts(pair, heldout, reference)
 
 
@@ -188,7 +191,7 @@ def locate(config: SearchConfig, header: Header) -> Target:
 
 
 _OF_THE_SPACE: Any = {
-    **dict.fromkeys(("model", "prompts", "clean", "heldout", "reference", "seed"), True),
+    **dict.fromkeys(("model", "prompts", "clean", "heldout", "reference", "seed", "metric", "constraints"), True),
     "search": {"space"},
 }
 """All that a space and its clean prompts depend on."""
@@ -196,8 +199,8 @@ _OF_THE_SPACE: Any = {
 
 def _prepare(config: SearchConfig, header: Header) -> Prepared:
     """The space and its clean prompts, the same for all targets. Raises InputError on an invalid space or pair."""
-    given = given_prompts(config, header.tokenizer)
-    return prepare(
+    given, objective = given_prompts(config, header.tokenizer), objective_of(config)
+    prepared = prepare(
         given.pair,
         header.tokenizer,
         heldout=given.heldout,
@@ -205,15 +208,23 @@ def _prepare(config: SearchConfig, header: Header) -> Prepared:
         space=config.search.space,
         clean_n=config.clean.n,
         heldout_n=config.heldout.n,
+        lengths=config.clean.lengths,
+        several=objective.f.takes_several,
         seed=config.seed,
         prepend_bos=header.prepends_bos,
     )
+    check_answers(prepared.every, partial(_encode, header), objective)
+    return prepared
 
 
 def _check_span(target: Target, prepared: Prepared, header: Header) -> None:
     """Raises InputError on a span that the clean prompts do not have, or that no prompt of the space changes."""
     if target.span is None:
         return
-    encoding: Any = {"prepend_bos": header.prepends_bos, "n_ctx": None, "n_vocab": None}
-    pairs = [encode_pair(pair, header.tokenizer, **encoding) for pair in (*prepared.pairs, *(prepared.heldout or ()))]
-    check_reach(resolve(target, pairs[0]), pairs, prepared.space.positions, header.n_layers)
+    tokens_of, bound = partial(_encode, header), prepared.bind(prepared.every)
+    check_reaches(resolve(target, tokens_of(prepared.pairs[0])), bound, tokens_of, header.n_layers)
+
+
+def _encode(header: Header, pair: PromptPair) -> TokenPair:
+    """The tokens of a pair that `prepare` has let through."""
+    return encode_pair(pair, header.tokenizer, prepend_bos=header.prepends_bos, n_ctx=None, n_vocab=None, several=True)

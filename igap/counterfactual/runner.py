@@ -231,7 +231,7 @@ def _run_best_pair(
     result: SearchResult, study: PlannedStudy, defaults: RunConfig, tracking: TrackingConfig, progress: Console
 ) -> int:
     """Run `igap run` on the best pair, in a folder of its own, unless it is there already; return the exit code."""
-    config, texts = study.config, dict(zip(TEXTS, result.best.texts, strict=True))
+    config, texts = study.config, dict(zip(TEXTS, result.best.cells, strict=True))
     prompts = config.prompts.model_copy(update=texts)
     settings = {
         "model": config.model, "prompts": prompts, "tracking": config.tracking, "device": config.device,

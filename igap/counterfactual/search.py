@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 
 from igap import markup
 from igap.arguments import NotNegative, Positive, Range, Seed, checks_arguments
-from igap.counterfactual.config import Aggregate, Constraints, Sign, SpaceConfig, Term, check_terms
+from igap.counterfactual.config import Aggregate, Constraints, Lengths, Sign, SpaceConfig, Term, check_terms
 from igap.counterfactual.evaluation import is_exact
 from igap.counterfactual.identity import check_json, hash_weights, source_of
 from igap.counterfactual.objective.objective import Objective
@@ -164,6 +164,7 @@ def search(
     control: Annotated[int, Range(0, 1_000_000)] = 60,
     clean_n: Annotated[int, Range(1, 500)] = 8,
     heldout_n: Annotated[int, Range(0, 500)] = 32,
+    clean_lengths: Lengths = "one",
     seed: Seed = 0,
     storage: BaseStorage | None = None,
     name: str = "igap",
@@ -180,8 +181,8 @@ def search(
     Args:
         model: A TransformerBridge, for example of `load_model`; it comes back unchanged.
         pair: The prompt pair that the search starts from, whose other clean prompts igap makes; or several, of which
-            clean and held-out ones are drawn by `seed`, from those of one template and one length in tokens. The
-            template is that of `space`, of the pair (`further={"template": "The {noun} near the tree"}`), or igap's.
+            clean and held-out ones are drawn by `seed`, from those of one template. That is `space`'s, the pair's
+            (`further={"template": "The {noun} near the tree"}`), or one of igap's.
         head: What is patched: a head such as "9.6", a neuron such as "L5.N1234", a component of another site such as
             "L5.resid_pre" or "9.6.q", or a set such as "9.6+9.9", at all positions, or at a span: "9.6@END". A span is
             a role of generated prompts (IO, S1, S1+1, S2, END), "last", "diff" (where a candidate differs from its
@@ -207,6 +208,8 @@ def search(
         control: Random trials, default 60, so that chance is measured and not assumed.
         clean_n: Clean prompts that the search sees, default 8.
         heldout_n: Clean prompts that it does not see, default 32.
+        clean_lengths: "one" (default), all clean prompts have one length in tokens; or "any". Then a word is an option
+            of a slot if it takes as many tokens as what stands there in every clean prompt.
         seed: Seed of everything drawn, default 0.
         storage: An Optuna storage. None (default): in memory.
         name: The study's name in it, default "igap".
@@ -247,6 +250,7 @@ def search(
             space=space,
             clean_n=clean_n,
             heldout_n=heldout_n,
+            clean_lengths=clean_lengths,
             seed=seed,
             storage=open_storage("memory", Path()) if storage is None else storage,
             name=name,

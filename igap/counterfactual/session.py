@@ -8,20 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.counterfactual.clean_prompts import choose_prompts
-from igap.counterfactual.config import Constraints, SpaceConfig
+from igap.counterfactual.clean_prompts import check_answers, choose_prompts
+from igap.counterfactual.config import Constraints, Lengths, SpaceConfig
 from igap.counterfactual.evaluation import EvaluatedBatch, evaluate_chunk
 from igap.counterfactual.history import Floats, History, Proposal
 from igap.counterfactual.objective.cache import CachedEvaluator
 from igap.counterfactual.objective.downstream import Downstream, fit_downstream
-from igap.counterfactual.objective.evaluator import Evaluator
 from igap.counterfactual.objective.objective import Objective
-from igap.counterfactual.objective.patch import check_reach, resolve
-from igap.counterfactual.objective.typicality import MIN_PROMPTS, ActivationDistribution, fit_distribution
+from igap.counterfactual.objective.parts import AnyEvaluator, make_evaluator
+from igap.counterfactual.objective.patch import check_reaches, resolve
+from igap.counterfactual.objective.typicality import MIN_PROMPTS, Distribution, Ordinary, by_shape, fit_distributions
 from igap.counterfactual.quiet import quiet_logs
 from igap.counterfactual.samplers.base import START, FirstOrderScores, Proposer, draw
 from igap.counterfactual.samplers.registry import SAMPLERS, make_sampler, samplers_for
@@ -33,7 +31,7 @@ from igap.counterfactual.trials.chunks import check_exhaustible, is_complete, ne
 from igap.counterfactual.trials.study import EvaluatedTrial, TrialStore
 from igap.engine.metrics import Custom
 from igap.errors import InputError
-from igap.inputs.prompts import PromptPair, tokenize
+from igap.inputs.prompts import PromptPair, TokenPair, tokenize
 from igap.models.families import widths_of_model
 
 
@@ -72,6 +70,7 @@ class SearchSession:
         reference: Sequence[PromptPair] | None = None,
         clean_n: int,
         heldout_n: int,
+        clean_lengths: Lengths = "one",
         seed: int,
         storage: Any | Callable[[], Any],
         name: str | Callable[[Any], str],
@@ -81,20 +80,16 @@ class SearchSession:
     ) -> None:
         """Open the study, or make it, once nothing else can be refused.
 
-        The arguments are those of `igap.search`; the storage, and the study's name in it, may be functions.
-
-        Raises:
-            InputError: an invalid argument, or a storage with another study of that name.
-        """
+        The arguments are those of `igap.search`; the storage, and the study's name in it, may be functions. Raises
+        InputError on an invalid argument, and on a storage with another study of that name."""
         self.model, self.seed, self.memory_gib = model, seed, memory_gib
-        self._evaluators: list[Evaluator] = []
+        self._evaluators: list[AnyEvaluator] = []
         self._downstream: Downstream | None = None
         self.sampler = ""
         """The one that chose the last trials."""
         self.objective, examines = objective, "error" in objective.terms
         target = locate_target(head, model.cfg.n_layers, widths_of_model(model), each=examines)
         objective.check(target, model.cfg.n_layers)
-        prepend_bos = bool(model.cfg.default_prepend_bos)
         prepared = prepare(
             pair,
             model.tokenizer,
@@ -103,22 +98,25 @@ class SearchSession:
             reference=reference,
             clean_n=clean_n,
             heldout_n=heldout_n,
+            lengths=clean_lengths,
+            several=objective.f.takes_several,
             seed=seed,
-            prepend_bos=prepend_bos,
+            prepend_bos=bool(model.cfg.default_prepend_bos),
             device=model.W_E.device,
         )
         pair = prepared.pairs[0]
-        tokens = tokenize(model, pair)
+        tokens = self.tokenize(pair)
         self.target, self.leading = resolve(target, tokens), tokens.leading
         """The token before every prompt, as text; None: there is none."""
+        check_answers(prepared.every, self.tokenize, objective)
         prompts = choose_prompts(model, prepared, objective.constraints.min_clean, clean_n, heldout_n)
         self.space, self.bound = prepared.space, prepared.bind(prompts.clean)
         self.heldout = prepared.bind(prompts.heldout) if heldout_n else None
         self.ordinary = prompts.ordinary
         """Pairs whose clean prompts are ordinary ones; None: those of igap's generator."""
         self.swapped, self.neutral = prepared.swapped, prepared.neutral
-        pairs = (*prompts.clean, *prompts.heldout)
-        check_reach(self.target, [tokenize(model, each) for each in pairs], self.space.positions, model.cfg.n_layers)
+        for each in filter(None, (self.bound, self.heldout)):
+            check_reaches(self.target, each, self.tokenize, model.cfg.n_layers)
         metric = "custom" if isinstance(objective.f, Custom) else objective.f.name
         identity = {**identity, **({} if metric == "logit_diff" else {"metric": metric})}
         self._remember, self._identity = remember, identity
@@ -142,7 +140,7 @@ class SearchSession:
             **self._bounds_of_ordinary(),
         }
         self.cached = self.cached_evaluator(self.bound)
-        self._typical = self._typical_prompts(pair)
+        self._typical = self._typical_prompts(pair, any_length=clean_lengths == "any")
         self.distribution = None if examines and target.single is None else self.distribution_of(self.cached.evaluator)
         self.cached.distribution = self.distribution
         limits = objective.constraints
@@ -158,21 +156,25 @@ class SearchSession:
         opened = storage() if callable(storage) else storage
         self.trials = TrialStore(opened, self.space, study, objective, name(opened) if callable(name) else name)
 
-    def downstream_of(self, evaluator: Evaluator) -> Downstream | None:
+    def tokenize(self, pair: PromptPair) -> TokenPair:
+        """The pair's tokens; an answer may be several where the metric knows such."""
+        return tokenize(self.model, pair, several=self.objective.f.takes_several)
+
+    def downstream_of(self, evaluator: AnyEvaluator) -> Downstream | None:
         """The distributions of what follows the evaluator's target in ordinary runs; None: of too few prompts.
 
         Those of the search's own target are known where trials asked for them.
         """
         known = self._downstream if evaluator.target == self.target else None
-        return known or fit_downstream(evaluator, self._typical)
+        return known or fit_downstream(evaluator, *self._typical.values())
 
-    def distribution_of(self, evaluator: Evaluator) -> ActivationDistribution | None:
+    def distribution_of(self, evaluator: AnyEvaluator) -> Distribution | None:
         """The distribution of the evaluator's target over ordinary prompts; None where there are too few."""
-        return fit_distribution(evaluator, self._typical)
+        return fit_distributions(evaluator, self._typical)
 
     def cached_evaluator(self, bound: BoundSpace, target: Target | None = None) -> CachedEvaluator:
         """The evaluator for these clean prompts, which looks on disk first; of the search's target or another."""
-        evaluator = Evaluator(
+        evaluator = make_evaluator(
             self.model, bound, target or self.target, metric=self.objective.f, memory_gib=self.memory_gib
         )
         self._evaluators.append(evaluator)
@@ -301,18 +303,18 @@ class SearchSession:
         texts = "\n".join(each.clean for each in self.ordinary)
         return {"ordinary prompts": hashlib.sha256(texts.encode()).hexdigest()[:12]}
 
-    def _typical_prompts(self, pair: PromptPair) -> Tensor:
+    def _typical_prompts(self, pair: PromptPair, *, any_length: bool) -> Ordinary:
         """Ordinary prompts: those given, or of the pair's template; where it follows none, the clean prompt alone."""
         if self.ordinary is not None:
-            return torch.cat([tokenize(self.model, each).clean for each in self.ordinary or [pair]])
+            return by_shape(list(map(self.tokenize, self.ordinary or [pair])))
         template = self.space.template or find_template(pair.clean)
         try:
             pairs = generate_clean_prompts(
-                pair, template, MOST_ORDINARY, self.seed + 1, self.model.tokenizer, at_least=0
+                pair, template, MOST_ORDINARY, self.seed + 1, self.model.tokenizer, at_least=0, any_length=any_length
             )
-            return torch.cat([tokenize(self.model, other).clean for other in pairs])
+            return by_shape(list(map(self.tokenize, pairs)))
         except InputError:  # also where the tokenizer does not know the template's words
-            return tokenize(self.model, pair).clean
+            return by_shape([self.tokenize(pair)])
 
 
 def _too_few_ordinary(asked: str, otherwise: str) -> InputError:

@@ -61,6 +61,7 @@ def open_session(study: PlannedStudy, model: TransformerBridge, storage: Any | N
         space=config.search.space,
         clean_n=config.clean.n,
         heldout_n=config.heldout.n,
+        clean_lengths=config.clean.lengths,
         seed=config.seed,
         storage=partial(_open_storage, study) if storage is None else storage,
         name=partial(_study_name, study),

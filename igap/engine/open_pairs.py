@@ -26,6 +26,7 @@ from igap.vocabulary import BaselineKind, Direction, denoising_problem
 
 T = TypeVar("T")
 Where = Callable[[Sequence[TokenPair]], Bool[Tensor, "pair pos"] | None]
+BaselineOf = Callable[[Sequence[TokenPair]], Baseline]
 
 _PAIRS_A_PASS, _TOKENS_A_PASS = 64, 2048
 """A pass has a row of every pair at least, so that pairs of long prompts share none."""
@@ -68,7 +69,7 @@ class OpenPairs:
 
     def contrasts(
         self,
-        baseline: BaselineKind | Baseline = "corrupted",
+        baseline: BaselineKind | Baseline | BaselineOf = "corrupted",
         direction: Direction = "noising",
         metrics: Sequence[Metric] | None = None,
     ) -> Iterator[tuple[tuple[int, ...], Contrast]]:
@@ -77,19 +78,20 @@ class OpenPairs:
         Pairs of equal lengths and equal first differences come together.
 
         Args:
-            baseline: What the activations move to, when noising.
+            baseline: What the activations move to, when noising; or a function of each group's pairs.
             direction: `denoising` is the mirror, clean activations into the corrupted run.
             metrics: F, where it is not what the pairs were opened with; of `beside`, or among those.
 
         Raises:
             InputError: A baseline other than `corrupted` with `denoising`, or one that these pairs cannot have.
         """
-        baseline = baseline if isinstance(baseline, Baseline) else Baseline(baseline)
-        if problem := denoising_problem(direction, baseline.kind):
-            raise InputError(problem)
         for indices in _groups(self.tokens):
-            make = partial(self._contrast, indices, baseline, direction)
-            contrast = self._keep((indices, baseline, direction), make, _layers_of_contrast)
+            own = baseline([self.tokens[index] for index in indices]) if callable(baseline) else baseline
+            own = own if isinstance(own, Baseline) else Baseline(own)
+            if problem := denoising_problem(direction, own.kind):
+                raise InputError(problem)
+            make = partial(self._contrast, indices, own, direction)
+            contrast = self._keep((indices, own, direction), make, _layers_of_contrast)
             mask = None if self._where is None else self._where(contrast.pairs)
             contrast = contrast if mask is None else contrast.at(mask)
             yield indices, contrast if metrics is None else contrast.reading(metrics)

@@ -11,6 +11,7 @@ from typing import Any
 
 from igap.config import TEXTS, PromptsConfig
 from igap.errors import InputError, printable
+from igap.inputs.answers import from_cell
 from igap.inputs.files import given, read_pairs, read_pairs_or_errors
 from igap.inputs.ioi import generate_ioi
 from igap.inputs.layouts import Vocabularies, answers_of
@@ -29,7 +30,8 @@ def read_prompt_pairs(
     if prompts.file is not None:
         return _read_file(prompts, tokenizer, [] if left_out is None else left_out, item)
     if prompts.n is None:
-        return (_pair([getattr(prompts, name) for name in TEXTS], prompts, "prompts."),)
+        clean, corrupted, answer, distractor = (getattr(prompts, name) for name in TEXTS)
+        return (_pair([clean, corrupted, from_cell(answer), from_cell(distractor)], prompts, "prompts."),)
     names = single_tokens(tokenizer, NAMES)
     if len(names) < 2:
         raise InputError(

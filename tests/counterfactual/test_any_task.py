@@ -129,6 +129,53 @@ def test_the_mean_of_the_component_is_that_of_the_ordinary_prompts_that_were_giv
     assert with_fewer.validation.deletion.reason == "there are 19 ordinary prompts, fewer than 20"
 
 
+def test_a_search_over_several_lengths_reports_what_each_pair_has_when_patched_alone(small, pair):
+    """Answers of one and of two tokens, in sentences of two lengths; the mean is that of prompts of each length."""
+    model = small("gpt2")
+
+    def named(first, second, place, thing):
+        texts = [text.replace("John", "{0}").replace("Mary", "{1}").format(first, second) for text in pair.texts]
+        clean, corrupted, answer, distractor = texts
+        clean, corrupted = (text.replace("store", place).replace("bottle of milk", thing) for text in texts[:2])
+        longer = " dog" if thing == "cat" else ""
+        return replace(pair, clean=clean, corrupted=corrupted, answer=answer + longer, distractor=distractor)
+
+    names = ("John", "Mary", "Tom", "Anna")
+    every = [(one, other) for one in names for other in names if one != other]
+    things = ("cat", "bottle of milk")
+    reference = [named(*two, place, thing) for two in every for place in ("milk", "dog") for thing in things]
+    clean = [named(*two, "store", things[i % 2]) for i, two in enumerate(every[:6])]
+    options = {"space": SPACE, "clean_lengths": "any", "metric": "logprob", "until": 4, "control": 1, "heldout_n": 2}
+    found = igap.search(model, clean, "1.2", reference=reference, constraints=NONE, clean_n=4, **options)
+    validation = found.validation
+    assert len({len(model.tokenizer(each.clean)["input_ids"]) for each in found.clean}) == 2
+
+    def ap(each, **options):
+        return igap.activation_patching(model, each, metric="logprob", **options).effect[1, 2].item()
+
+    effects = [ap(each) for each in validation.pairs]
+    assert validation.best_effects.ap == pytest.approx(sum(effects) / len(effects), abs=1e-7), "kept in float32"
+    assert found.trials[validation.best.trial].effects == pytest.approx(effects, abs=1e-9)
+    by_hand = [ap(each) for each in found.clean]
+    assert abs(sum(by_hand)) / 4 == pytest.approx(abs(validation.reference.value), abs=1e-9)
+    held = [each for each in clean if each not in found.clean]
+    assert abs(sum(map(ap, held))) / 2 == pytest.approx(abs(validation.heldout.reference), abs=1e-9)
+    deleted = []
+    for each in found.clean:
+        alike = tuple(other.clean for other in reference if len(other.clean.split()) == len(each.clean.split()))
+        deleted.append(ap(each, baseline=igap.Baseline("mean", prompts=alike)))
+    assert validation.deletion.ap == pytest.approx(sum(deleted) / 4, abs=1e-7)
+    assert 0 <= validation.plausibility.percentile <= 100
+    assert 0 <= validation.plausibility.downstream.percentile <= 100
+    fewer = igap.search(model, clean, "1.2", reference=reference[:-20], constraints=NONE, clean_n=2, **options)
+    reason = "there are 14 ordinary prompts of some clean prompts' length, fewer than 20"
+    assert fewer.validation.deletion.reason == reason
+    with pytest.raises(
+        InputError, match=r"^constraints\.min_clean: got 0, a bound of the logit difference, [^\n]*=null\.$"
+    ):
+        igap.search(model, clean, "1.2", clean_n=2, **options)
+
+
 NONE = igap.Constraints(min_clean=None)
 ASKED = ["search", "head=0.4", "search.until=12", "search.control=4", "clean.n=2", "heldout.n=2", "device=cpu"]
 QUIET = ["tracking=disabled", "full_run=false", "constraints.min_clean=null"]
@@ -175,6 +222,11 @@ def test_a_study_on_a_file_goes_on_and_is_refused_on_another(files, ioi_mini):
         (["clean.file=pairs.json", "heldout.file=pairs.json"], "pairs.json, row "),
         (["clean.file=twice.json"], "clean.n: got 4 clean prompts (heldout.n counted), but the given pairs have 1 of "),
         (["clean.file=none.json"], "clean.file: got none.json, which holds no row"),
+        (
+            ["clean.file=twice.json", "metric=logprob"],
+            "clean.n: got 4 clean prompts (heldout.n counted), but the given",
+        ),
+        (["clean.file=pairs.json", "clean.lengths=any", "head=0.4@9"], "head: got 0.4@9, positions of the first clean"),
         (["heldout.file=nowhere.csv"], "heldout.file: got nowhere.csv, which cannot be read"),
         (["clean.file=pairs.json", "prompts.answer= Mary"], "prompts.answer: got ' Mary' together with clean.file"),
         (["prompts.file=pairs.json"], "prompts: got several pairs, wanted the one pair that the search starts from"),

@@ -158,7 +158,7 @@ BAD = [
     (["head=1.2", "ig.path=single"], "ig.path: got single, but on a path of its own a component's IG is its AP: use "),
     (["head=1.2", "hydra/launcher=joblib"], "hydra/launcher: got one, but it starts workers only, and no study has"),
     (["-m", "head=1.2", "search.worker=0,1", "hydra/launcher=nonsense"], "hydra: In 'hydra/config': Could not find"),
-    (["head=1.2", "prompts.distractor=' Tom'"], "clean.n: got 80 clean prompts (heldout.n counted), whose others ask"),
+    (["head=1.2", "prompts.distractor=' Tom'"], "clean.n: got 40 clean prompts (heldout.n counted), whose others ask"),
     (["head=1.2", "clean.n=501"], "clean.n: got 501, wanted at most 500."),
     (["head=1.2", "objective=error", "estimator=foo"], "estimator: got 'foo', wanted one of ig, ig_zero, atp,"),
     (["head=1.2", "estimator=ig"], "estimator: got 'ig' with objective=ap, wanted objective=error"),

@@ -70,7 +70,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "sign": "abs",
         "aggregate": "mean", "penalty": 1.0, "estimator": "atp", "constraints": Constraints(min_clean=None), "until": 4,
         "sampler": "random", "batch": 4, "control": 1, "clean_n": 1, "heldout_n": 0, "seed": 0, "storage": None,
-        "heldout": None, "reference": None,
+        "clean_lengths": "one", "heldout": None, "reference": None,
         "name": "study", "identity": {"weights": "these"}, "remember": scratch / "numbers.sqlite", "memory_gib": 1.0,
         "optimality": None, "on_progress": None,
     }  # fmt: skip

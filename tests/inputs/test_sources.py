@@ -123,3 +123,10 @@ def test_the_key_of_a_limited_file_is_that_of_a_file_with_those_pairs(pair_file,
         config = compose_one(overrides).config
         keys.append(config.key_of([pair.texts for pair in read_prompt_pairs(config.prompts, None)], {}))
     assert keys[0] == keys[1]
+
+
+def test_a_pair_of_the_config_may_have_sets_of_answers():
+    texts = {"clean": "a b", "corrupted": "a c", "distractor": " e"}
+    for answer in ([" d", " f"], '[" d", " f"]'):
+        (pair,) = read_prompt_pairs(PromptsConfig(answer=answer, **texts), Splits())
+        assert (pair.answer, pair.distractor) == ((" d", " f"), " e")

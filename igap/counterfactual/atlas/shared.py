@@ -22,7 +22,6 @@ from igap.counterfactual.session import OnProgress, Progress, SearchSession
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.counterfactual.target import Target
 from igap.errors import InputError
-from igap.inputs.prompts import tokenize
 
 VERIFIED = 3
 """Prompts with the largest |AtP| of a head in which its AP is measured."""
@@ -50,6 +49,11 @@ def search_together(
         control: prompts that are drawn at random first.
         on_progress: called before every batch, with the sum over heads of the largest |AtP| as the best value.
     """
+    if any(len(each.groups) > 1 for each in (session.bound, session.heldout) if each is not None):
+        raise InputError(
+            "atlas: got shared with clean prompts or answers of several lengths, which do not share its passes. Use "
+            "atlas=true, or clean.lengths=one."
+        )
     bound = session.bound.unshare()
     pool = _Pool(session, target)
     pool.explore(until, sampler, batch, min(control, until), on_progress)
@@ -57,7 +61,7 @@ def search_together(
     if not alone.any():
         raise InputError("head: got heads that no prompt tried moves. Use other words, or a later span.")
     exact = _evaluator(session, bound, target)
-    reference = torch.cat([tokenize(session.model, pair).corrupted for pair in bound.pairs])
+    reference = torch.cat([session.tokenize(pair).corrupted for pair in bound.pairs])
     columns = [_effects(exact, reference[:, None])[0]]
     named = dict(sorted(((each, head) for head, each in enumerate(best)), key=lambda at: abs(alone[at[1]])))
     prompts = list(named)

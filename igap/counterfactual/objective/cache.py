@@ -22,9 +22,10 @@ from torch import Tensor
 from igap.counterfactual.history import Floats
 from igap.counterfactual.objective.downstream import Downstream
 from igap.counterfactual.objective.errors import signed_errors
-from igap.counterfactual.objective.evaluator import Evaluator, Number, Numbers
+from igap.counterfactual.objective.evaluator import Number, Numbers
 from igap.counterfactual.objective.objective import Measurements, Objective
-from igap.counterfactual.objective.typicality import ActivationDistribution
+from igap.counterfactual.objective.parts import AnyEvaluator
+from igap.counterfactual.objective.typicality import Distribution
 from igap.storage.versions import versions
 
 FILE = ".evaluations.sqlite"
@@ -45,13 +46,13 @@ class CachedEvaluator:
     If the cache file fails, one warning is logged and evaluation continues without it.
     """
 
-    distribution: ActivationDistribution | None = None
+    distribution: Distribution | None = None
     """The distribution that `percentile` refers to, where a constraint needs it."""
 
     downstream: Downstream | None = None
     """The distributions that `downstream` refers to, where a constraint or a term needs them."""
 
-    def __init__(self, evaluator: Evaluator, file: Path | None, identity: Mapping[str, object]) -> None:
+    def __init__(self, evaluator: AnyEvaluator, file: Path | None, identity: Mapping[str, object]) -> None:
         """`identity` tells models and numerics apart, as JSON values; `file` None: no cache."""
         self.evaluator, self._file = evaluator, file
         bound, target = evaluator.bound, evaluator.target
@@ -152,7 +153,7 @@ class CachedEvaluator:
         if counted:
             self.n_computed += len(missing)
             self.n_cached += len(hashes) - len(missing)
-        dtype = self.evaluator.clean.logit_diff.dtype
+        dtype = self.evaluator.dtype
         return {name: torch.stack([stored[key] for key in keys[name]]).to(dtype) for name in names}
 
     def _load(self, keys: Sequence[bytes], n: int) -> dict[bytes, Float[Tensor, " number"]]:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from igap.counterfactual.objective.evaluator import Evaluator
+from igap.counterfactual.objective.parts import AnyEvaluator, PartedEvaluator
 from igap.counterfactual.objective.typicality import MIN_PROMPTS
 
 _ROUNDING = 32
@@ -106,7 +106,7 @@ class Downstream:
         return _percentile(self.largest, self.standardized(streams).amax(-1) - _TIE)
 
     def patched(
-        self, evaluator: Evaluator, tokens: Int[Tensor, "given candidate pos"]
+        self, evaluator: AnyEvaluator, tokens: Int[Tensor, "given candidate pos"]
     ) -> Float64[Tensor, "candidate pair"]:
         """The same of the clean runs with the target patched from these prompts."""
         return evaluator.later_streams(tokens, self.of_runs)
@@ -117,11 +117,18 @@ def _percentile(ascending: Float64[Tensor, " prompt"], values: Float64[Tensor, "
     return 100 * torch.searchsorted(ascending, values.contiguous()).double() / len(ascending)
 
 
-def fit_downstream(evaluator: Evaluator, prompts: Int[Tensor, "prompt pos"]) -> Downstream | None:
-    """Fit the later residual streams to prompts of the clean prompts' length; None where there are too few."""
-    if len(prompts) < MIN_PROMPTS:
+def clean_streams(evaluator: AnyEvaluator) -> Float[Tensor, "pair layer d"]:
+    """The later residual streams of the clean runs, unpatched."""
+    if isinstance(evaluator, PartedEvaluator):
+        return evaluator.by_part(lambda part: clean_streams(part.evaluator)[None])[0]
+    return evaluator.streams_of_others(evaluator.bound.clean)
+
+
+def fit_downstream(evaluator: AnyEvaluator, *prompts: Int[Tensor, "_prompt _pos"]) -> Downstream | None:
+    """Fit the later residual streams to prompts, those of one length in a tensor; None where there are too few."""
+    if sum(map(len, prompts)) < MIN_PROMPTS:
         return None
-    streams = evaluator.streams_of_others(prompts)
+    streams = torch.cat([evaluator.streams_of_others(own) for own in prompts])
     first = evaluator.target.places[0][1]
     return Downstream(first, tuple(fit_stream(own) for own in streams.unbind(1)))
 

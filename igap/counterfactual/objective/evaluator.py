@@ -19,14 +19,15 @@ from transformer_lens.model_bridge import TransformerBridge
 from igap.components import Site
 from igap.counterfactual.objective.embeddings import scores_of_options, token_embeddings
 from igap.counterfactual.objective.errors import EstimatorErrors
+from igap.counterfactual.objective.passes import plan_passes
 from igap.counterfactual.objective.patch import Patch, find_positions
 from igap.counterfactual.objective.shared_prefixes import ALPHAS, SERVED, SharedPrefixes
 from igap.counterfactual.objective.whole_runs import WholeNumber, WholeRuns
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.counterfactual.target import Target
-from igap.engine.activations import ForwardPass, block_numbers, record
+from igap.engine.activations import ForwardPass, record
 from igap.engine.backend import HOOKS, Engine, Route, choose_backend
-from igap.engine.batching import AdaptiveBatch, adaptive_batch
+from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
 from igap.engine.metrics import Custom, as_metric, read_out
 from igap.engine.open_pairs import try_on
@@ -80,20 +81,17 @@ class Evaluator:
             batch_size: prompts in one pass; None: as many as fit.
             hooks: take the slow route, which every architecture has.
 
-        Raises:
-            InputError: a model whose embeddings or sites the search cannot use, a span that a clean prompt does not
-                have, or a metric of the caller's that is none.
-        """
+        Raises InputError on a model whose embeddings or sites the search cannot use, on a span that a clean prompt does
+        not have, and on a metric of the caller's that is none."""
         self.bound, self.target, self.cost = bound, target, 0.0
         self._model, self._memory_gib = model, memory_gib
         self._examined: dict[str, EstimatorErrors] = {}
-        self._pairs = [tokenize(model, pair) for pair in bound.pairs]
+        f = as_metric(metric)
+        self._pairs = [tokenize(model, pair, several=f.takes_several) for pair in bound.pairs]
         self.first = min([bound.first, *(pair.first_difference for pair in self._pairs)])
         """Position from which corrupted prompts, also those made by hand, may differ from the clean ones."""
-        sites, f = target.sites, as_metric(metric)
-        self.clean: ForwardPass = record(
-            model, bound.clean, self._pairs, name="clean", sites=sites, with_logits=f != LogitDiff()
-        )
+        sites, whole = target.sites, f != LogitDiff()
+        self.clean: ForwardPass = record(model, bound.clean, self._pairs, name="clean", sites=sites, with_logits=whole)
         for site in sites:
             check_columns(model, site, self.clean.activations[site][0].shape[2:])
         if isinstance(f, Custom):
@@ -122,20 +120,14 @@ class Evaluator:
         self._unpatched = self._around.value(clean)
         self._whole_runs = WholeRuns(bound, self._around, self._patch)
         self._embed = token_embeddings(model, first_pair.tokens)
+        self.dtype = self._embed.dtype
         self._clean_embedded = self._embed[bound.clean[: bound.given, first:]][:, None]
-        cfg, n_pos, numbers, device = model.cfg, bound.clean.shape[1], block_numbers(model), self._embed.device
-        changing, vocabulary = n_pos - first, 0 if readout.is_logit_diff else 4 * cfg.d_vocab
-        size = (changing * numbers + vocabulary) * self._embed.element_size()
-        self._rows = adaptive_batch(size, 1, device, batch_size, memory_gib)
-        self._nodes = adaptive_batch((numbers + vocabulary) * self._embed.element_size(), 1, device, None, memory_gib)
-        self._gradient_rows = adaptive_batch(size, cfg.n_layers, device, batch_size, memory_gib)
-        whole = n_pos * max(numbers, 3 * cfg.d_vocab) * self._embed.element_size()
-        self._whole_rows = adaptive_batch(whole, 1, device, batch_size, memory_gib)
-        kept = n_pos * (cfg.n_layers * numbers + 4 * cfg.d_vocab) * self._embed.element_size()
-        self._whole_gradient_rows = adaptive_batch(kept, 1, device, batch_size, memory_gib)
+        n_pos, n_layers = bound.clean.shape[1], model.cfg.n_layers
+        self.shape = n_pos, readout.n_read  # of the clean prompts, and at how many of their positions F is read
+        self._passes = plan_passes(model, n_pos, first, readout, batch_size, memory_gib)
         self._shared_prefixes = SharedPrefixes(bound, self._patch, self._embed, self._unpatched)
-        layers, share = [layer for _, layer, _ in target.members], changing / n_pos / cfg.n_layers
-        prefix, *suffixes = (n * share for n in (max(layers) + 1, *(cfg.n_layers - layer for layer in layers)))
+        layers, share = [layer for _, layer, _ in target.members], (n_pos - first) / n_pos / n_layers
+        prefix, *suffixes = (n * share for n in (max(layers) + 1, *(n_layers - layer for layer in layers)))
         if self.route == "hooks":
             prefix, *suffixes = 1.0, *[1.0] * len(layers)
         self._prefix_cost, self._suffix_cost = prefix * bound.given, max(suffixes) * n_pairs
@@ -150,17 +142,17 @@ class Evaluator:
         not depend on it are one prompt, and what begins alike is computed once; see `SharedPrefixes`.
         """
         columns: dict[Number, Tensor] = {}
-        if merge and self.route == "suffix":
+        if merge and self.route == "suffix" and self._pairs[0].n_read == 1:
             served = [name for name in names if name in SERVED]
-            made, cost = self._shared_prefixes.numbers(tokens, served, self._nodes)
+            made, cost = self._shared_prefixes.numbers(tokens, served, self._passes.nodes)
             self.cost += cost
             columns |= dict(zip(served, made.unbind(-1), strict=True))
         if len(columns) < len(names):
             asked = self._patch.without_unseen(tokens) if merge and set(names) <= set(SERVED) else tokens
             own, where = torch.unique(asked, dim=1, return_inverse=True)
         for some, compute, rows in (
-            ([name for name in names if name not in (*columns, *_WHOLE)], self._patched, self._rows),
-            ([name for name in names if name in _WHOLE], self._whole, self._whole_rows),
+            ([name for name in names if name not in (*columns, *_WHOLE)], self._patched, self._passes.patched),
+            ([name for name in names if name in _WHOLE], self._whole, self._passes.whole),
         ):
             if some:
                 columns |= dict(zip(some, self._each(own, some, compute, rows)[where.cpu()].unbind(-1), strict=True))
@@ -183,7 +175,8 @@ class Evaluator:
                 sites = self._activations(self._changes(some))
             return examined.beside_ap(sites, self._patch.mask(some))
 
-        rows = self._rows if self.target.single else self._gradient_rows  # activations of every layer are held
+        # Of several members activations of every layer are held.
+        rows = self._passes.patched if self.target.single else self._passes.gradient
         passes = rows.each(compute, torch.arange(own.shape[1]), n_pairs)
         numbers = torch.cat([made.detach().cpu() for _, made in passes])
         self.cost += len(numbers) * (self._prefix_cost + self._cost_of_members)
@@ -205,17 +198,24 @@ class Evaluator:
         """d(sum over clean prompts of weight * AP effect) / d(embedding of the corrupted prompts' tokens).
 
         With a `member`'s place in the target of that one alone; with `of_error` of AtP's error there in place of AP."""
-        tokens = self.bound.tokens(candidates)
-        changes, mask = self._changes(tokens).requires_grad_(), self._patch.mask(tokens)
+        every = self.bound.tokens(candidates)
         patch = self._patch if member is None else self._patch.members[member]
-        with torch.enable_grad():
-            end = patch.end(patch.activation(self._activations(changes)), mask)
-            effects = patch.value(end, mask) - self._unpatched[:, None]
-            if of_error:
-                effects = patch.estimates([end])[..., 0] - effects
-            (gradient,) = torch.autograd.grad((effects.T * weights.to(changes)).sum(), changes)
+
+        def compute(items: Tensor) -> Tensor:
+            tokens = every[:, items]
+            changes, mask = self._changes(tokens).requires_grad_(), self._patch.mask(tokens)
+            with torch.enable_grad():
+                end = patch.end(patch.activation(self._activations(changes)), mask)
+                effects = patch.value(end, mask) - self._unpatched[:, None]
+                if of_error:
+                    effects = patch.estimates([end])[..., 0] - effects
+                (gradient,) = torch.autograd.grad((effects.T * weights[items].to(changes)).sum(), changes)
+            return gradient
+
+        passes = self._passes.gradient.each(compute, torch.arange(len(candidates)), len(self.bound.pairs))
+        gradients = torch.cat([made for _, made in passes], 1)
         self.cost += 3 * len(candidates) * (self._prefix_cost + self._suffix_cost)
-        return gradient
+        return gradients
 
     def first_order_scores(
         self,
@@ -231,9 +231,9 @@ class Evaluator:
 
     def fluency_scores(self, candidate: Candidate) -> list[Float[Tensor, " _option"]]:
         """For every option of every slot, the change of `fluency`, the mean over clean prompts, to first order."""
-        tokens = self.bound.tokens([candidate])[:, 0]
+        tokens = self.bound.tokens([candidate])[:, 0, : self._pairs[0].n_prompt]
         self.cost += 3 * len(tokens)
-        return self._whole_runs.fluency_scores(tokens, candidate, self._embed, self._whole_gradient_rows)
+        return self._whole_runs.fluency_scores(tokens, candidate, self._embed, self._passes.whole_gradient)
 
     def activations(
         self, tokens: Int[Tensor, "given candidate pos"]
@@ -246,13 +246,17 @@ class Evaluator:
             return made[:, :, self._columns]
 
         self.cost += tokens.shape[1] * self._prefix_cost
-        passes = self._rows.each(compute, torch.arange(tokens.shape[1]), self.bound.given)
+        passes = self._passes.patched.each(compute, torch.arange(tokens.shape[1]), self.bound.given)
         return torch.cat([made for _, made in passes], 1)
 
     def activations_of_others(self, prompts: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt patched *component"]:
         """The target's activations in runs of any prompts of the clean prompts' length, at the same positions."""
-        places = self.target.places
-        return self._of_others(prompts, places, lambda seen: self._patch.activation(seen)[0][:, self._columns])
+
+        def take(seen: Mapping[tuple[Site, int], Tensor]) -> Tensor:
+            changing = {place: activation[:, :, self.first :] for place, activation in seen.items()}
+            return self._patch.activation(changing)[0][:, self._columns]
+
+        return self._of_others(prompts, self.target.places, take)
 
     def later_streams(
         self, tokens: Int[Tensor, "given candidate pos"], reduce: Callable[[Tensor], Tensor]
@@ -266,11 +270,11 @@ class Evaluator:
                 return reduce(self._patch.streams(end, mask).transpose(0, 1))
 
         self.cost += tokens.shape[1] * (self._prefix_cost + self._suffix_cost)
-        passes = self._rows.each(compute, torch.arange(tokens.shape[1]), len(self.bound.pairs))
+        passes = self._passes.patched.each(compute, torch.arange(tokens.shape[1]), len(self.bound.pairs))
         return torch.cat([made for _, made in passes]).cpu()
 
     def streams_of_others(self, prompts: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt layer d_model"]:
-        """The same residual streams in runs of any prompts of the clean prompts' length, unpatched."""
+        """The same residual streams in runs of any prompts of one length, unpatched."""
         places = self._patch.later
         return self._of_others(prompts, places, lambda seen: torch.stack([seen[at][0, :, -1, 0] for at in places], 1))
 
@@ -278,9 +282,8 @@ class Evaluator:
         self, prompts: Tensor, places: Sequence[tuple[Site, int]], take: Callable[[Mapping[Any, Tensor]], Tensor]
     ) -> Tensor:
         self.cost += len(prompts)
-        passes = self._whole_rows.each(
-            lambda items: take(self._whole_runs.activations(prompts[items], places)), torch.arange(len(prompts))
-        )
+        every, run = torch.arange(len(prompts)), self._whole_runs.activations
+        passes = self._passes.whole.each(lambda items: take(run(prompts[items], places)), every)
         return torch.cat([made for _, made in passes])
 
     @cached_property
@@ -335,7 +338,7 @@ class Evaluator:
             self.cost += len(ALPHAS) * n * self._suffix_cost
             numbers["curve"] = bends.gather(0, bends.abs().argmax(0, keepdim=True))[0]
         if "ig" in names:
-            numbers["ig"] = self._patch.integrate(sites, end, mask, NODES, self._gradient_rows)
+            numbers["ig"] = self._patch.integrate(sites, end, mask, NODES, self._passes.gradient)
             self.cost += 3 * NODES * n * self._suffix_cost
         return torch.stack([numbers[name].T for name in names], -1)
 

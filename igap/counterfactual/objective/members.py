@@ -46,5 +46,5 @@ class MembersEvaluator(Evaluator):
 
         n = tokens.shape[1]
         self.cost += n * self._prefix_cost
-        passes = self._gradient_rows.each(compute, torch.arange(n), len(self.bound.pairs))
+        passes = self._passes.gradient.each(compute, torch.arange(n), len(self.bound.pairs))
         return torch.cat([made for _, made in passes])

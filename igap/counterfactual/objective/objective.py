@@ -17,7 +17,8 @@ from igap.arguments import NotNegative, checks_arguments
 from igap.counterfactual.config import MAGNITUDES, SECONDARY, Aggregate, Constraints, Sign, Term, follows_gradient
 from igap.counterfactual.history import Floats
 from igap.counterfactual.objective.errors import check_estimator, find_estimator, signed_errors
-from igap.counterfactual.objective.evaluator import Evaluator, Number
+from igap.counterfactual.objective.evaluator import Number
+from igap.counterfactual.objective.parts import AnyEvaluator
 from igap.counterfactual.spaces.base import Candidate
 from igap.counterfactual.target import Target
 from igap.engine.metrics import as_metric
@@ -201,7 +202,7 @@ class Objective:
             excess["max_downstream"] = measurements["downstream"].mean(1) - limits.max_downstream
         return excess
 
-    def first_order_scores(self, evaluator: Evaluator, candidate: Candidate, term: int = 0) -> list[Floats]:
+    def first_order_scores(self, evaluator: AnyEvaluator, candidate: Candidate, term: int = 0) -> list[Floats]:
         """For every option of every slot, the change of a term to first order, in its unit.
 
         Of the first term it is AP's, in F's unit: other effects rank words about alike. Of the error of AtP it is its
@@ -221,7 +222,7 @@ class Objective:
             (weights,) = torch.autograd.grad(value.sum(), leaf)
         return [np.asarray(scores.double().numpy()) for scores in evaluator.first_order_scores(candidate, weights[0])]
 
-    def _scores_of_error(self, evaluator: Evaluator, candidate: Candidate) -> list[Floats]:
+    def _scores_of_error(self, evaluator: AnyEvaluator, candidate: Candidate) -> list[Floats]:
         if not self.follows_gradient:
             return [np.zeros(size) for size in evaluator.bound.space.sizes]
         tokens = evaluator.bound.tokens([candidate])

@@ -1,7 +1,7 @@
 """A target in the clean runs: F as a function of what its components are moved to, and the positions where they are."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from igap.attribution.integrated_gradients import along_path
 from igap.attribution.maps import per_component
 from igap.components import Site
+from igap.counterfactual.spaces.base import BoundSpace
 from igap.counterfactual.target import Target
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.component_sets import ComponentSet
@@ -19,7 +20,7 @@ from igap.engine.contrast import Contrast
 from igap.engine.hooks import SiteFunction
 from igap.engine.positions import find_spans
 from igap.errors import InputError
-from igap.inputs.prompts import TokenPair
+from igap.inputs.prompts import PromptPair, TokenPair
 from igap.vocabulary import ROLES
 
 
@@ -96,6 +97,20 @@ def check_reach(target: Target, pairs: Sequence[TokenPair], changed: Sequence[in
             f"head: got {target.name}, of the last layer, where position {last} alone is read, wanted that among its "
             f"positions. Use {target.component}@last."
         )
+
+
+def check_reaches(
+    target: Target, bound: BoundSpace, tokens_of: Callable[[PromptPair], TokenPair], n_layers: int | None
+) -> None:
+    """Raises InputError as `check_reach` does, and on positions of the first clean prompt where not all stand alike."""
+    groups = [(group, [tokens_of(pair) for pair in group.pairs]) for _, group in bound.groups]
+    if target.where is not None and len({(group.space.slots, pairs[0].n_prompt) for group, pairs in groups}) > 1:
+        raise InputError(
+            f"head: got {target.name}, positions of the first clean prompt, with clean prompts of several lengths, "
+            f"where other words stand there. Use {target.component}@last, @diff or a role, or clean.lengths=one."
+        )
+    for group, pairs in groups:
+        check_reach(target, pairs, group.space.positions, n_layers)
 
 
 _OF_ONE_POSITION: tuple[Site, ...] = ("resid_pre", "q", "k", "v")

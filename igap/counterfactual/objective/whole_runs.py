@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from igap.components import Site, hook_name
 from igap.counterfactual.objective.embeddings import scores_of_options
@@ -43,22 +44,24 @@ class WholeRuns:
         if "corrupted" in names:
             last = logits[:, :, -1].expand(len(self._bound.pairs), -1, -1)
             answer, distractor = answers(self._around.pairs, last.device)
-            assert distractor is not None, "a search refuses answers of several tokens"
+            assert distractor is not None, "check_answers has seen to it"
             numbers["corrupted"] = logit_diff(last, answer, distractor)
         if "fluency" in names:
-            numbers["fluency"] = _mean_log_probability(logits, tokens) - self._clean_fluency[:, None]
+            n = self._around.pairs[0].n_prompt  # without an answer's tokens
+            own = _mean_log_probability(logits[:, :, :n], tokens[:, :, :n])
+            numbers["fluency"] = own - self._clean_fluency[:, None]
         if others is not None:
             numbers["mean_other_heads"] = others
         return numbers
 
     def activations(
         self, prompts: Int[Tensor, "prompt pos"], places: Collection[tuple[Site, int]]
-    ) -> dict[tuple[Site, int], Float[Tensor, "1 prompt later *component"]]:
-        """Activations of any prompts of the clean prompts' length, by site and layer, at the positions that change."""
+    ) -> dict[tuple[Site, int], Float[Tensor, "1 prompt pos *component"]]:
+        """Activations of any prompts of one length, by site and layer."""
         seen: dict[tuple[Site, int], Tensor] = {}
 
         def keep(place: tuple[Site, int], activation: Tensor) -> None:
-            seen[place] = from_hook(place[0], activation)[None, :, self._first :]
+            seen[place] = from_hook(place[0], activation)[None]
 
         hooks: dict[str, Change] = {hook_name(*place): partial(keep, place) for place in places}
         with torch.no_grad(), edit_hooks(self._model, hooks):
@@ -74,6 +77,8 @@ class WholeRuns:
         its own probability, which is known.
         """
         by_embedding, by_token = self.fluency_gradient(tokens, rows)
+        # An answer's tokens behind the prompt, of which fluency is not.
+        by_embedding = pad(by_embedding, (0, 0, 0, self._bound.clean.shape[1] - tokens.shape[1]))
         own = by_token.gather(-1, tokens[..., None])[..., 0]
         indirect = scores_of_options(self._bound, embed, candidate, by_embedding[:, self._first :])
         scores = []
@@ -159,7 +164,7 @@ class WholeRuns:
 
     @cached_property
     def _clean_fluency(self) -> Float[Tensor, " pair"]:
-        clean = self._bound.clean
+        clean = self._bound.clean[:, : self._around.pairs[0].n_prompt]
         with torch.no_grad():
             return _mean_log_probability(self._model(clean)[:, None], clean[:, None])[:, 0]
 

@@ -15,11 +15,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from igap.errors import InputError
-from igap.inputs.answers import check_single
+from igap.inputs.answers import check_single, words_of
 from igap.inputs.prompts import PromptPair
 
 KEEP = "=keep"
@@ -29,10 +29,15 @@ Candidate = tuple[int, ...]
 """One option's index a slot."""
 
 
-def asked_words(pair: PromptPair) -> tuple[str, str]:
-    """The answer and the distractor without their spaces. Raises InputError where one is a set."""
-    answer, distractor = check_single(pair.place, pair.answer, pair.distractor, "a search compares")
+def asked_words(pair: PromptPair, asks: str) -> tuple[str, str]:
+    """The answer and the distractor without their spaces. Raises InputError, saying what `asks`, where one is a set."""
+    answer, distractor = check_single(pair.place, pair.answer, pair.distractor, asks)
     return answer.strip(), distractor.strip()
+
+
+def all_words(pair: PromptPair) -> list[str]:
+    """The words of answer and distractor without their spaces, those of sets too."""
+    return [word.strip() for answer in (pair.answer, pair.distractor) for word in words_of(answer)]
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,11 @@ class BoundSpace:
         return self.space.positions[0]
 
     @property
+    def groups(self) -> tuple["Group", ...]:
+        """The clean prompts by shape; of one shape all of them."""
+        return ((tuple(range(len(self.pairs))), self),)
+
+    @property
     def given(self) -> int:
         """Corrupted prompts a candidate: one a clean prompt, or one for all."""
         return 1 if self.shared else len(self.pairs)
@@ -205,12 +215,27 @@ class BoundSpace:
 
     def offers_clean(self, slot: int) -> bool:
         """True if the slot has an option that leaves every clean prompt as it is."""
+        return bool(self.options_of_clean(slot).any())
+
+    def options_of_clean(self, slot: int) -> Bool[Tensor, " option"]:
+        """Whether each option of the slot leaves every clean prompt as it is."""
         own = self.clean[:, None, list(self.space.slots[slot].positions)]
-        return bool((self.tables[slot] == own).all(-1).all(0).any())
+        return (self.tables[slot] == own).all(-1).all(0)
+
+    def select(self, few: Sequence[int]) -> "BoundSpace":
+        """The space bound to these of the clean prompts alone."""
+        index = list(few)
+        tables = self.tables if self.shared else tuple(table[index] for table in self.tables)
+        pairs = tuple(self.pairs[i] for i in index)
+        return replace(self, pairs=pairs, clean=self.clean[index], tables=tables)
 
     def texts(self, candidate: Candidate) -> list[str]:
         """The corrupted prompt of every clean prompt."""
         return [self.write(pair, candidate) for pair in self.pairs]
+
+
+Group = tuple[tuple[int, ...], BoundSpace]
+"""Indices of clean prompts of one shape, and the space bound to them."""
 
 
 def bind_space(

@@ -13,10 +13,11 @@ from functools import cached_property
 from typing import Any
 
 from igap.counterfactual.spaces.base import asked_words
-from igap.counterfactual.spaces.positions import find_slots, split_prompt
-from igap.counterfactual.spaces.template import LISTS, match_slots, slot_names, split_entry
+from igap.counterfactual.spaces.given import Reading, check_pair
+from igap.counterfactual.spaces.positions import find_slots, match_slots, split_prompt
+from igap.counterfactual.spaces.template import LISTS, slot_names, split_entry
 from igap.errors import InputError
-from igap.inputs.prompts import PromptPair, encode_pair
+from igap.inputs.prompts import PromptPair
 from igap.inputs.tokenizing import continuation
 
 _DRY = 500
@@ -41,7 +42,7 @@ class ListedTemplate:
     distractor: str
     """The same of the corrupted prompt's."""
     tokenizer: Any
-    prepend_bos: bool
+    reading: Reading
 
     @cached_property
     def fills(self) -> Mapping[bool, Mapping[str, str]]:
@@ -102,9 +103,8 @@ class ListedTemplate:
                         f"search.space.{item}: got {{{name}}}, but search.space.slots.{slot} has no list of words, so "
                         "that all clean prompts would ask the same. Give it one, with words as long as the pair's."
                     )
-        for item, own, made in zip(
-            ("answer", "distractor"), asked_words(self.pair), self._asked(self.fills), strict=True
-        ):
+        own_words = asked_words(self.pair, "search.space.answer names")
+        for item, own, made in zip(("answer", "distractor"), own_words, self._asked(self.fills), strict=True):
             if own != made.strip():
                 raise InputError(
                     f"search.space.{item}: got {getattr(self, item)!r}, which is {made!r} in the pair, whose {item} is "
@@ -153,7 +153,7 @@ class ListedTemplate:
         return True
 
     def generate(self, n: int, seed: int, *, at_least: int | None = None) -> list[PromptPair]:
-        """The pair and up to `n` - 1 others, no two of one clean prompt, in the pair's numbers of tokens.
+        """The pair and up to `n` - 1 others, no two of one clean prompt, in the pair's numbers of tokens or any.
 
         Raises InputError where there are fewer than `at_least` (None: `n`).
         """
@@ -167,12 +167,13 @@ class ListedTemplate:
                 break
             dry += 1
             clean, corrupted = (self.template.format(**drawn[side]) for side in (True, False))
-            if clean in texts or any(self._widths(drawn[side]) != widths for side in (True, False)):
+            own, beside = (self._widths(drawn[side]) for side in (True, False))
+            if clean in texts or own != beside or (own != widths and not self.reading.any_length):
                 continue
             answer, distractor = (before + text.strip() for before, text in zip(lead, self._asked(drawn), strict=True))
             try:
                 made = PromptPair(clean, corrupted, answer, distractor, self.pair.min_gap, bos=self.pair.bos)
-                encode_pair(made, self.tokenizer, prepend_bos=self.prepend_bos, n_ctx=None, n_vocab=None)
+                check_pair(made, self.tokenizer, self.reading)
             except InputError as error:  # an answer of several tokens
                 reason = reason or f" (for example, {str(error).partition('. ')[0]})"
                 continue
@@ -181,9 +182,12 @@ class ListedTemplate:
             dry = 0
         wanted = n if at_least is None else at_least
         if len(pairs) < wanted:
+            any_length = self.reading.any_length
+            alike = "" if any_length else " that take the pair's number of tokens"
+            remedy = "offer more words" if any_length else "offer more words, or use clean.lengths=any"
             raise InputError(
-                f"clean.n: got {wanted} (heldout.n counted), but with words of the lists that take the pair's number "
-                f"of tokens only {len(pairs)} prompts were made{reason}. Use a smaller number, or offer more words."
+                f"clean.n: got {wanted} (heldout.n counted), but with words of the lists{alike} only {len(pairs)} "
+                f"prompts were made{reason}. Use a smaller number, {'or ' * any_length}{remedy}."
             )
         return pairs
 
@@ -212,8 +216,7 @@ def listed_template(
     answer: str,
     distractor: str | None,
     tokenizer: Any,
-    *,
-    prepend_bos: bool,
+    reading: Reading,
 ) -> ListedTemplate:
     """The template with the words of its lists that fit; without a distractor that is the corrupted prompt's answer.
 
@@ -235,10 +238,10 @@ def listed_template(
                     f"{', '.join(beside) or 'nothing'} beside it, wanted {', '.join(tags) or 'nothing'} with every "
                     "word, and each word once. Correct the list."
                 )
-            if all(place.fits(tokenizer, word) for place in places[slot]):
+            if all(place.fits(tokenizer, word, any_length=reading.any_length) for place in places[slot]):
                 offered[word] = beside
         words[slot] = offered
-    return ListedTemplate(pair, template, words, answer, distractor or answer, tokenizer, prepend_bos)
+    return ListedTemplate(pair, template, words, answer, distractor or answer, tokenizer, reading)
 
 
 def names_in(text: str, item: str) -> list[str]:

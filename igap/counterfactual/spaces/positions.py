@@ -1,5 +1,6 @@
 """The token positions of a template's slots, and the tokens that a word takes there."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Formatter
@@ -22,6 +23,19 @@ def parse_template(template: str) -> list[tuple[str, str | None]]:
             "Correct the braces."
         )
     return [(literal, name) for literal, name, _, _ in parts]
+
+
+def match_slots(template: str, text: str) -> dict[str, str] | None:
+    """Match a prompt against a template: the text in each slot, or None where it does not follow the template."""
+    parts = []
+    seen: set[str] = set()
+    for literal, name in parse_template(template):
+        parts.append(re.escape(literal))
+        if name is not None:
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>.+?)")
+            seen.add(name)
+    match = re.fullmatch("".join(parts), text)
+    return None if match is None else match.groupdict()
 
 
 def split_prompt(template: str, fills: Mapping[str, str]) -> list[tuple[str | None, str, str]]:
@@ -55,9 +69,9 @@ class SlotPosition:
         """The word's tokens there; none where it grows together with what is before."""
         return continuation(tokenizer, self.before, self.lead + word) or []
 
-    def fits(self, tokenizer: Any, word: str) -> bool:
-        """True if the word takes as many known tokens as the slot has."""
-        return fits(tokenizer, self.before, self.lead + word, len(self.positions))
+    def fits(self, tokenizer: Any, word: str, *, any_length: bool = False) -> bool:
+        """True if the word takes as many known tokens as the slot has, or with `any_length` any number of them."""
+        return fits(tokenizer, self.before, self.lead + word, None if any_length else len(self.positions))
 
 
 def find_slots(template: str, fills: Mapping[str, str], tokenizer: Any, start: int) -> dict[str, list[SlotPosition]]:
@@ -72,11 +86,13 @@ def find_slots(template: str, fills: Mapping[str, str], tokenizer: Any, start: i
     return places
 
 
-def fits(tokenizer: Any, before: str, text: str, width: int) -> bool:
-    """True if a text continues `before` by `width` known tokens that decode to it."""
+def fits(tokenizer: Any, before: str, text: str, width: int | None) -> bool:
+    """True if a text continues `before` by `width` known tokens (None: by some) that decode to it."""
     ids = continuation(tokenizer, before, text)
-    known = ids is not None and (tokenizer.unk_token_id is None or tokenizer.unk_token_id not in ids)
-    return ids is not None and len(ids) == width and known and tokenizer.decode(ids).strip() == text.strip()
+    if not ids or (width is not None and len(ids) != width):
+        return False
+    known = tokenizer.unk_token_id is None or tokenizer.unk_token_id not in ids
+    return bool(known and tokenizer.decode(ids).strip() == text.strip())
 
 
 def encode(

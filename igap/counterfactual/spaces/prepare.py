@@ -10,10 +10,19 @@ from typing import Any
 import torch
 
 from igap.config import validate_settings
-from igap.counterfactual.config import SpaceConfig
+from igap.counterfactual.config import Lengths, SpaceConfig
 from igap.counterfactual.spaces.base import BoundSpace, Space
 from igap.counterfactual.spaces.from_lists import listed_template
-from igap.counterfactual.spaces.given import Alike, check_pair, list_words, select_alike, select_like, unchanged_slots
+from igap.counterfactual.spaces.given import (
+    Alike,
+    Reading,
+    check_pair,
+    list_words,
+    select_alike,
+    select_like,
+    unchanged_slots,
+)
+from igap.counterfactual.spaces.mixed import bind_by_shape
 from igap.counterfactual.spaces.prompt_list import bind_prompt_list, prompt_list_space
 from igap.counterfactual.spaces.substitution import bind_substitution, substitution_space
 from igap.counterfactual.spaces.template import (
@@ -52,6 +61,11 @@ class Prepared:
     neutral: tuple[str, ...] | None = None
     """Slots that no corrupted prompt made by hand changes; None: a place, a verb, an object by their names."""
 
+    @property
+    def every(self) -> tuple[PromptPair, ...]:
+        """All pairs that may become clean or held-out ones."""
+        return (*self.pairs, *(self.heldout or ()))
+
 
 def prepare(
     pair: PromptPair | Sequence[PromptPair],
@@ -62,6 +76,8 @@ def prepare(
     reference: Sequence[PromptPair] | None = None,
     clean_n: int = 8,
     heldout_n: int = 32,
+    lengths: Lengths = "one",
+    several: bool = False,
     seed: int = 0,
     prepend_bos: bool = False,
     device: torch.device | str = "cpu",
@@ -76,6 +92,8 @@ def prepare(
         reference: pairs for ordinary prompts; None: what is left of several pairs, or generated ones.
         clean_n: clean prompts of the search.
         heldout_n: further clean prompts, which the search does not see.
+        lengths: of clean and held-out prompts: one in tokens, or any.
+        several: whether the metric knows answers of several tokens.
         seed: of the other clean prompts.
         prepend_bos: whether the model wants a BOS token before each prompt.
         device: of the tokens.
@@ -83,34 +101,22 @@ def prepare(
     Raises:
         InputError: a pair or a space that the search cannot use.
     """
-    options = {"prepend_bos": prepend_bos}
+    reading = Reading(prepend_bos, several, lengths)
     if not isinstance(space, SpaceConfig):
         slots = {name: tuple(words) for name, words in (SLOTS if space is None else space).items()}
         space = validate_settings(SpaceConfig, {"slots": slots})
     in_slots, n = space.kind == "slots", clean_n + (heldout_n if heldout is None else 0)
     alike: Alike | None = None
     if isinstance(pair, PromptPair):
-        check_pair(pair, tokenizer, **options)
+        check_pair(pair, tokenizer, reading)
     else:
-        alike = select_alike(pair, tokenizer, seed=seed, template=space.template, in_slots=in_slots, **options)
-        _check_number(alike, n, heldout is None)
+        alike = select_alike(pair, tokenizer, reading, seed=seed, template=space.template, in_slots=in_slots)
+        _check_number(alike, n, heldout is None, any_length=reading.any_length)
         pair = alike.pairs[0]
-    if in_slots:
-        template, lists = _lists(space, alike, tokenizer)
-        made = template_space(template, lists, pair, tokenizer, max_edits=space.max_edits, **options)
-        bind = bind_template
-    elif space.kind == "substitute":
-        beside = () if alike is None else alike.pairs
-        made = substitution_space(
-            pair, space.positions, space.vocabulary, space.max_edits, tokenizer, beside=beside, **options
-        )
-        bind = bind_substitution
-    else:
-        made = prompt_list_space(pair, _read_prompts(space), tokenizer, **options)
-        bind = bind_prompt_list
-    bind_pairs = partial(_bind, bind, made, tokenizer, prepend_bos=prepend_bos, device=device)
+    make = _maker(space, alike, pair, tokenizer, reading)
+    made = make(() if reading.any_length else None)
     if alike is None:
-        further = _generate(space, made, pair, n, seed, tokenizer, **options)
+        further = _generate(space, made, pair, n, seed, tokenizer, reading)
     elif space.answer is None:
         neutral = None if alike.template in (None, *ioi.TEMPLATES) else unchanged_slots(alike)
         further = _Further(alike, neutral=neutral)
@@ -119,11 +125,16 @@ def prepare(
             f"search.space.answer: got {space.answer!r} beside several pairs, wanted one of the two: each pair has an "
             "answer. Leave it out, or clean.file."
         )
-    bind_pairs(further.alike.pairs)  # a rule whose word does not fit is refused now
     kept_out, ordinary = (
-        None if pairs is None else select_like(further.alike, pairs, tokenizer, item=item, seed=seed, **options).pairs
+        None if pairs is None else select_like(further.alike, pairs, tokenizer, reading, item=item, seed=seed).pairs
         for item, pairs in (("heldout", heldout), ("reference", reference))
     )
+    if reading.any_length:
+        made = make((*further.alike.pairs, *(kept_out or ())))
+    bind_pairs = partial(
+        _bind, _BINDERS[made.kind], made, tokenizer, prepend_bos=prepend_bos, several=several, device=device
+    )
+    bind_pairs(further.alike.pairs)  # a rule whose word does not fit is refused now
     _check_kept_out(further.alike, kept_out, heldout_n)
     if kept_out:
         bind_pairs(kept_out)
@@ -139,6 +150,35 @@ def prepare(
     )
 
 
+_BINDERS: Mapping[str, Callable[..., BoundSpace]] = {
+    "slots": bind_template, "substitute": bind_substitution, "prompts": bind_prompt_list,
+}  # fmt: skip
+
+
+def _maker(
+    space: SpaceConfig, alike: Alike | None, pair: PromptPair, tokenizer: Any, reading: Reading
+) -> Callable[[Sequence[PromptPair] | None], Space]:
+    """The function that makes the space, given clean prompts of other lengths; None: all have the pair's."""
+    options = {"prepend_bos": reading.prepend_bos}
+    if space.kind == "slots":
+        template, lists = _lists(space, alike, tokenizer, any_length=reading.any_length)
+        return lambda beside: template_space(
+            template, lists, pair, tokenizer, max_edits=space.max_edits, beside=beside, **options
+        )
+    if space.kind == "substitute":
+        own = () if alike is None else alike.pairs
+        return lambda beside: substitution_space(
+            pair, space.positions, space.vocabulary, space.max_edits, tokenizer, beside=(*own, *(beside or ())),
+            **options,
+        )  # fmt: skip
+    if reading.any_length:
+        raise InputError(
+            "clean.lengths: got any with a list of prompts, each of which stands beside all clean prompts, wanted one. "
+            "Leave it out, or use another search/space."
+        )
+    return lambda _: prompt_list_space(pair, _read_prompts(space), tokenizer, **options)
+
+
 @dataclass(frozen=True, eq=False)
 class _Further:
     """The pair and others of its kind, and what is known of them; see `Prepared`."""
@@ -150,18 +190,18 @@ class _Further:
 
 
 def _generate(
-    space: SpaceConfig, made: Space, pair: PromptPair, n: int, seed: int, tokenizer: Any, *, prepend_bos: bool
+    space: SpaceConfig, made: Space, pair: PromptPair, n: int, seed: int, tokenizer: Any, reading: Reading
 ) -> _Further:
     """The pair and up to twice as many others of its template as are wanted, at least as many."""
     n_made = n if n == 1 else 2 * n
     if space.answer is None:
         template = made.template or find_template(pair.clean)
-        pairs = generate_clean_prompts(pair, template, n_made, seed, tokenizer, at_least=n)
+        pairs = generate_clean_prompts(
+            pair, template, n_made, seed, tokenizer, at_least=n, any_length=reading.any_length
+        )
         return _Further(Alike(tuple(pairs), made.template, {}), "who acts is swapped")
     assert made.template is not None
-    listed = listed_template(
-        pair, made.template, space.slots, space.answer, space.distractor, tokenizer, prepend_bos=prepend_bos
-    )
+    listed = listed_template(pair, made.template, space.slots, space.answer, space.distractor, tokenizer, reading)
     pairs = listed.generate(n_made, seed, at_least=n)
     return _Further(
         Alike(tuple(pairs), made.template, {}),
@@ -171,7 +211,9 @@ def _generate(
     )
 
 
-def _lists(space: SpaceConfig, alike: Alike | None, tokenizer: Any) -> tuple[str | None, Mapping[str, Sequence[str]]]:
+def _lists(
+    space: SpaceConfig, alike: Alike | None, tokenizer: Any, *, any_length: bool
+) -> tuple[str | None, Mapping[str, Sequence[str]]]:
     """The template and its lists; of pairs with a template that is none of igap's the words that they have are lists.
 
     A list of the config, other than the default one of that name, goes before.
@@ -179,18 +221,25 @@ def _lists(space: SpaceConfig, alike: Alike | None, tokenizer: Any) -> tuple[str
     if alike is None or alike.template is None or alike.template in ioi.TEMPLATES:
         return space.template, space.slots
     own = {name: words for name, words in space.slots.items() if list(words) != list(SLOTS.get(name, ()))}
-    return alike.template, {**list_words(alike, tokenizer), **own}
+    return alike.template, {**list_words(alike, tokenizer, any_length=any_length), **own}
 
 
-def _check_number(alike: Alike, n: int, with_heldout: bool) -> None:
+def _check_number(alike: Alike, n: int, with_heldout: bool, *, any_length: bool) -> None:
     """Raises InputError where there are fewer pairs than clean prompts wanted."""
     if len(alike.pairs) < n:
         out = ", ".join(f"{many} {why}" for why, many in alike.left_out.items() if many)
         raise InputError(
             f"clean.n: got {n} clean prompts{' (heldout.n counted)' * with_heldout}, but the given pairs have "
-            f"{len(alike.pairs)} of one template and length{f', beside {out}' if out else ''}. Use a smaller clean.n"
-            f"{' or heldout.n, ' * with_heldout}{'' if with_heldout else ', '}or add pairs."
+            f"{len(alike.pairs)} of one template{'' if any_length else ' and length'}{f', beside {out}' if out else ''}"
+            f". Use a smaller clean.n{' or heldout.n' * with_heldout}, or add pairs{_or_any_length(alike, any_length)}."
         )
+
+
+def _or_any_length(alike: Alike, any_length: bool) -> str:
+    """The remedy that takes pairs of other lengths, where some were left out."""
+    return "" if any_length or not any("length" in why and n for why, n in alike.left_out.items()) else (
+        ", or use clean.lengths=any"
+    )  # fmt: skip
 
 
 def _check_kept_out(alike: Alike, kept_out: Sequence[PromptPair] | None, n: int) -> None:
@@ -214,7 +263,7 @@ def _check_kept_out(alike: Alike, kept_out: Sequence[PromptPair] | None, n: int)
 def _bind(
     bind: Callable[..., BoundSpace], space: Space, tokenizer: Any, pairs: Sequence[PromptPair], **options: Any
 ) -> BoundSpace:
-    return bind(space, pairs, tokenizer, **options)
+    return bind_by_shape(bind, space, pairs, tokenizer, **options)
 
 
 def _read_prompts(asked: SpaceConfig) -> Sequence[str]:

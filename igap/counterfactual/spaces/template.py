@@ -13,15 +13,25 @@ from typing import Any
 
 import torch
 
-from igap.counterfactual.spaces.base import KEEP, BoundSpace, Candidate, Slot, Space, asked_words, bind_space
+from igap.counterfactual.spaces.base import (
+    KEEP,
+    BoundSpace,
+    Candidate,
+    Slot,
+    Space,
+    all_words,
+    bind_space,
+)
 from igap.counterfactual.spaces.positions import (
     SlotPosition,
     count_leading_tokens,
     encode,
     find_slots,
+    match_slots,
     parse_template,
     split_prompt,
 )
+from igap.counterfactual.spaces.rules import OPERATOR, OPERATORS, OTHER, word_of
 from igap.errors import InputError
 from igap.inputs import ioi
 from igap.inputs.prompts import PromptPair
@@ -47,16 +57,6 @@ SLOTS: Mapping[str, Sequence[str]] = {
 }
 """The default space, that of `conf/search/space/slots.yaml`: words and rules for the notebook's template."""
 
-OTHER = "=other"
-"""The option that takes the word of the corrupted prompt of the clean prompt's own pair."""
-
-OPERATORS = (KEEP, OTHER, "=S", "=IO", "=N1", "=N2", "=fresh[K]", "=animal[K]")
-"""What the slot has in the clean prompt, in its pair's corrupted prompt; the clean prompt's subject, indirect object,
-first and second name; the K-th name that it does not have; the K-th animal."""
-
-_OPERATOR = re.compile(r"=(keep|other|S|IO|N1|N2|(?P<pool>fresh|animal)\[(?P<index>\d+)\])")
-
-
 _BESIDE = re.compile(r";\s*([A-Za-z]\w*)=([^;]*)")
 
 
@@ -79,8 +79,12 @@ def template_space(
     *,
     prepend_bos: bool,
     max_edits: int | None = None,
+    beside: Sequence[PromptPair] | None = None,
 ) -> Space:
     """The space of a template, with for each of its slots named lists, words and rules.
+
+    `beside` are clean prompts of other lengths, which an option fits into, too: a word of the user's that does not is
+    left out then, and counted. None: all clean prompts have the pair's length.
 
     Raises InputError on a slot without a list or a list without a slot, on words that take another number of tokens
     than stand there, and on a space with fewer than two candidates.
@@ -122,11 +126,17 @@ def template_space(
     slots: list[Slot] = []
     left_out: dict[str, int] = {}
     start = count_leading_tokens(pair, tokenizer, prepend_bos=prepend_bos)
+    others = [match_slots(template, other.clean) or {} for other in beside or ()]
+    elsewhere = [find_slots(template, words, tokenizer, start) for words in others]
     for slot, places in find_slots(template, fills, tokenizer, start).items():
         width = len(places[0].positions)
-        options, left_out[f"{slot}: not {width} known token{'s' * (width != 1)}"] = _options(
-            slot, lists[slot], fills[slot], places, tokenizer
-        )
+        every = [*places, *(place for found in elsewhere for place in found[slot])]
+        every = [*{(place.before, place.lead, len(place.positions)): place for place in every}.values()]
+        one = len({len(place.positions) for place in every}) == 1
+        why = f"{slot}: not {width} known token{'s' * (width != 1)}" if one else (
+            f"{slot}: not as many tokens as in all clean prompts"
+        )  # fmt: skip
+        options, left_out[why] = _options(slot, lists[slot], fills[slot], every, tokenizer, refuses=beside is None)
         slots.append(Slot(slot, options, tuple(itertools.chain(*(place.positions for place in places)))))
     chosen = tuple(slot for slot in slots if slot.options != (KEEP,))
     return Space("slots", chosen, template, max_edits, left_out).check()
@@ -150,7 +160,7 @@ def bind_template(
     for slot in space.slots:
         places = places_of[slot.name]
         words = [
-            [_word(option, slot.name, template, fills, pair, pools) for option in slot.options]
+            [word_of(option, slot.name, template, fills, pair, pools) for option in slot.options]
             for fills, pair in zip(every, pairs, strict=True)
         ]
         ids = {text: [place.ids(tokenizer, text) for place in places] for text in set(itertools.chain(*words))}
@@ -169,32 +179,42 @@ def bind_template(
         fills = match_slots(template, pair.clean) or {}
         named = zip(space.slots, space.words(candidate), strict=True)
         return template.format(
-            **fills | {s.name: _word(option, s.name, template, fills, pair, pools) for s, option in named}
+            **fills | {s.name: word_of(option, s.name, template, fills, pair, pools) for s, option in named}
         )
 
     return bind_space(space, pairs, torch.tensor(rows, device=device), tables, write)
 
 
 def generate_clean_prompts(
-    pair: PromptPair, template: str | None, n: int, seed: int, tokenizer: Any, *, at_least: int | None = None
+    pair: PromptPair,
+    template: str | None,
+    n: int,
+    seed: int,
+    tokenizer: Any,
+    *,
+    at_least: int | None = None,
+    any_length: bool = False,
 ) -> list[PromptPair]:
     """The pair and up to `n` - 1 others of its template: other names, places, verbs, objects, all known, no two equal.
+
+    They have the pair's numbers of tokens in every slot, unless with `any_length`.
 
     Raises InputError where there are fewer than `at_least` (None: `n`), or the template is none of the generator's.
     """
     if n == 1:
         return [pair]
+    wanted = n if at_least is None else at_least
     if template not in ioi.TEMPLATES:
         raise InputError(
-            f"clean.n: got {n} clean prompts (heldout.n counted) with a prompt of your own, whose others igap cannot "
-            "make. Use clean.n=1 heldout.n=0, clean.file with a file of pairs, or search.space.answer, which says what "
-            "the answer is in other words of the template."
+            f"clean.n: got {wanted} clean prompts (heldout.n counted) with a prompt of your own, whose others igap "
+            "cannot make. Use clean.n=1 heldout.n=0, clean.file with a file of pairs, or search.space.answer, which "
+            "says what the answer is in other words of the template."
         )
     fills = match_slots(template, pair.clean)
     assert fills is not None, "template_space or find_template has seen to it"
-    if list(asked_words(pair)) != [_name_that_does_not_act(fills), fills["subject"]]:
+    if all_words(pair) != [_name_that_does_not_act(fills), fills["subject"]]:
         raise InputError(
-            f"clean.n: got {n} clean prompts (heldout.n counted), whose others ask for the name that does not act "
+            f"clean.n: got {wanted} clean prompts (heldout.n counted), whose others ask for the name that does not act "
             f"beside the one that does; the pair asks for {pair.answer!r} beside {pair.distractor!r}. Use clean.n=1 "
             "heldout.n=0."
         )
@@ -206,7 +226,11 @@ def generate_clean_prompts(
     widths = list(map(len, pieces_of(fills)))
     places = find_slots(template, fills, tokenizer, 0)
     words = {
-        slot: [word for word in every if all(place.fits(tokenizer, word) for place in places.get(slot, ()))]
+        slot: [
+            word
+            for word in every
+            if all(place.fits(tokenizer, word, any_length=any_length) for place in places.get(slot, ()))
+        ]
         for slot, every in ioi.WORDS.items()
     }
     names = single_tokens(tokenizer, NAMES)
@@ -215,7 +239,7 @@ def generate_clean_prompts(
         possible *= len(words["object"]) - 1
     offered = {slot: words.get(slot, words["object"] if slot == "other" else names) for slot in fills}
     n_most = possible + any(word not in offered[slot] for slot, word in fills.items())
-    order: ioi.Order = "ABBA" if fills["first"] == asked_words(pair)[0] else "BABA"
+    order: ioi.Order = "ABBA" if fills["first"] == all_words(pair)[0] else "BABA"
     pairs, texts = [pair], {pair.clean}
     stream = ioi.ioi_stream(
         seed,
@@ -228,16 +252,16 @@ def generate_clean_prompts(
         own = match_slots(template, example.clean) or {}
         pieces = pieces_of(own)
         known = all(piece and tokenizer.unk_token_id not in piece for piece in pieces)
-        if example.clean not in texts and known and widths == list(map(len, pieces)):
+        if example.clean not in texts and known and (any_length or widths == list(map(len, pieces))):
             texts.add(example.clean)
             made = (example.clean, example.corrupted, example.answer, example.distractor)
             pairs.append(PromptPair(*made, pair.min_gap, bos=pair.bos))
             if len(pairs) == min(n, n_most):
                 break
-    if len(pairs) < (n if at_least is None else at_least):
+    if len(pairs) < wanted:
         raise InputError(
-            f"clean.n: got {n} (heldout.n counted), but of igap's words that the tokenizer knows and that take the "
-            f"pair's number of tokens in every slot only {len(pairs)} prompts were made. Use a smaller number."
+            f"clean.n: got {wanted} (heldout.n counted), but of igap's words that the tokenizer knows and that take "
+            f"the pair's number of tokens in every slot only {len(pairs)} prompts were made. Use a smaller number."
         )
     return pairs
 
@@ -253,15 +277,18 @@ def slot_names(template: str) -> list[str]:
 
 
 def _options(
-    name: str, offered: Sequence[str], clean: str, places: Sequence[SlotPosition], tokenizer: Any
+    name: str, offered: Sequence[str], clean: str, places: Sequence[SlotPosition], tokenizer: Any, *, refuses: bool
 ) -> tuple[tuple[str, ...], int]:
-    """The options of a slot, each once, and how many words of named lists it cannot hold."""
+    """The options of a slot, each once, and how many words it cannot hold: those of named lists, or of all.
+
+    With `refuses` a word of the user's that it cannot hold raises InputError.
+    """
     width = len(places[0].positions)
     options: dict[str, None] = {}
     misfits: list[str] = []
     n_out = 0
     for entry in (split_entry(each)[0] for each in offered):
-        if _OPERATOR.fullmatch(entry):
+        if OPERATOR.fullmatch(entry):
             options[entry] = None
         elif entry.startswith("="):
             raise InputError(
@@ -273,7 +300,7 @@ def _options(
                 wrong = [place for place in places if not place.fits(tokenizer, word)]
                 if not wrong:
                     options[word] = None
-                elif entry in LISTS:
+                elif entry in LISTS or not refuses:
                     n_out += 1
                 else:
                     misfits.append(_describe_misfit(tokenizer, wrong[0], word))
@@ -283,9 +310,11 @@ def _options(
             f"{'s' * (width != 1)}, as many as {clean!r}. Take them out."
         )
     if not options:
+        widths = " and of ".join(map(str, sorted({len(place.positions) for place in places})))
+        remedy = "Offer some." if refuses else f"Offer {KEEP}, {OTHER}, or use clean.lengths=one."
         raise InputError(
-            f"search.space.slots.{name}: got no word that fits, wanted one or more of {width} token"
-            f"{'s' * (width != 1)}. Offer some."
+            f"search.space.slots.{name}: got no word that fits, wanted one or more of {widths} token"
+            f"{'s' * (widths != '1')}. {remedy}"
         )
     return tuple(options), n_out
 
@@ -294,53 +323,3 @@ def _describe_misfit(tokenizer: Any, place: SlotPosition, word: str) -> str:
     ids = place.ids(tokenizer, word)
     unknown = tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids
     return f"{word!r} ({'unknown' if unknown else f'{len(ids)} tokens'})"
-
-
-def _word(
-    option: str,
-    slot: str,
-    template: str,
-    fills: Mapping[str, str],
-    pair: PromptPair,
-    pools: Mapping[str, Sequence[str]],
-) -> str:
-    """The text that an option puts into a slot of this clean prompt."""
-    operator = _OPERATOR.fullmatch(option)
-    if operator is None:
-        return option
-    if operator["pool"]:
-        present = {*fills.values(), *asked_words(pair)}
-        pool = [word for word in pools[operator["pool"]] if word not in present]
-        if not pool:
-            raise InputError(f"search.space.slots.{slot}: got {option}, but the tokenizer knows no such word as one.")
-        return pool[int(operator["index"]) % len(pool)]
-    if operator[1] in ("N1", "N2"):
-        role = {"N1": "first", "N2": "second"}[operator[1]]
-        if role not in fills:
-            raise InputError(
-                f"search.space.slots.{slot}: got {option}, but the template has no slot {{{role}}}. Take it out."
-            )
-        return fills[role]
-    if option == OTHER:
-        beside = match_slots(template, pair.corrupted)
-        if beside is None:
-            raise InputError(
-                f"search.space.slots.{slot}: got {option}, but {pair.place}corrupted ({pair.corrupted!r}) does not "
-                "follow the template. Take it out."
-            )
-        return beside[slot]
-    answer, distractor = asked_words(pair)
-    return {"keep": fills[slot], "S": fills.get("subject", distractor), "IO": answer}[operator[1]]
-
-
-def match_slots(template: str, text: str) -> dict[str, str] | None:
-    """Match a prompt against a template: the text in each slot, or None where it does not follow the template."""
-    parts = []
-    seen: set[str] = set()
-    for literal, name in parse_template(template):
-        parts.append(re.escape(literal))
-        if name is not None:
-            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>.+?)")
-            seen.add(name)
-    match = re.fullmatch("".join(parts), text)
-    return None if match is None else match.groupdict()

@@ -23,9 +23,9 @@ from igap.engine.baselines import Baseline
 from igap.engine.batching import budget_bytes
 from igap.engine.component_sets import ComponentSet
 from igap.engine.contrast import Contrast
-from igap.engine.open_pairs import OpenPairs, open_pairs
+from igap.engine.open_pairs import BaselineOf, OpenPairs, open_pairs
 from igap.errors import InputError
-from igap.inputs.prompts import PromptPair
+from igap.inputs.prompts import PromptPair, TokenPair, tokenize
 from igap.missing import Missing
 from igap.vocabulary import BaselineKind
 
@@ -45,7 +45,7 @@ def open_at_target(
 
 
 def _patch_target(
-    opened: OpenPairs, target: Target, baseline: BaselineKind | Baseline = "corrupted"
+    opened: OpenPairs, target: Target, baseline: BaselineKind | BaselineOf = "corrupted"
 ) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"], Float[Tensor, " pair"]]:
     """AP effect, gap, and the least gap that gives a score, of each pair, in F's unit, from its texts as in any run."""
     effects, gaps, least = torch.zeros(3, len(opened.pairs))
@@ -117,9 +117,19 @@ def delete(
 
     `best` is the best pairs' effect, in F's unit.
     """
-    if ordinary is not None and len(ordinary) < MIN_PROMPTS:
-        return Missing(f"there are {len(ordinary)} ordinary prompts, fewer than {MIN_PROMPTS}")
-    mean = Baseline("mean", prompts=tuple(pair.clean for pair in ordinary or ()))
+    lengths = {pair.n_prompt for pair in opened.tokens}
+    texts: dict[int, list[str]] = {length: [] for length in lengths}
+    for pair in ordinary or ():
+        encoded = tokenize(opened.model, pair, several=True)
+        texts.setdefault(encoded.n_prompt, []).append(pair.clean)
+    fewest = min(len(texts[length]) for length in lengths)
+    if ordinary is not None and fewest < MIN_PROMPTS:
+        of_one = " of some clean prompts' length" if fewest < len(ordinary) else ""
+        return Missing(f"there are {fewest} ordinary prompts{of_one}, fewer than {MIN_PROMPTS}")
+
+    def mean(pairs: Sequence[TokenPair]) -> Baseline:
+        return Baseline("mean", prompts=tuple(texts[pairs[0].n_prompt]))
+
     try:
         deletion = _patch_target(opened, target, mean)[0].mean().item()
     except InputError as error:  # a tokenizer that does not know the reference prompts' words

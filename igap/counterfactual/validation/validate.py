@@ -15,11 +15,13 @@ from torch import Tensor
 
 from igap.counterfactual.config import MAGNITUDES, Constraints, Sign
 from igap.counterfactual.history import Floats, History
+from igap.counterfactual.objective.downstream import clean_streams
 from igap.counterfactual.objective.objective import Objective, signs
 from igap.counterfactual.samplers.base import draw
 from igap.counterfactual.samplers.pareto import front
 from igap.counterfactual.session import SearchSession
 from igap.counterfactual.spaces.base import KEEP, BoundSpace, Candidate
+from igap.counterfactual.spaces.mixed import bind_by_shape, pad_rows
 from igap.counterfactual.spaces.template import bind_template, slot_names, template_space
 from igap.counterfactual.target import Target
 from igap.counterfactual.trials.study import EvaluatedTrial
@@ -45,7 +47,7 @@ from igap.counterfactual.validation.results import (
     WhatFollows,
 )
 from igap.errors import InputError
-from igap.inputs.prompts import PromptPair, tokenize
+from igap.inputs.prompts import PromptPair
 from igap.missing import Missing
 from igap.statistics.bootstrap import mean_intervals
 
@@ -88,7 +90,7 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial], *, heldou
         return evaluator.objective_values(torch.stack(list(rows), 1), objective)
 
     judge = partial(judge_subset, session, bound, evaluator)
-    reference = torch.cat([tokenize(session.model, pair).corrupted for pair in bound.pairs])
+    reference = _made_by_hand(session, bound)
     value, reference_value = map(float, evaluate([bound.with_slots(best, range(len(bound.space.slots))), reference]))
     own = objective.effects(evaluator.measure(reference[:, None], objective))
     pairs = _best_pairs(bound, best)
@@ -140,6 +142,11 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial], *, heldou
         reference_curve=reference_curve,
         best_curve=best_curve,
     )
+
+
+def _made_by_hand(session: SearchSession, bound: BoundSpace) -> Int[Tensor, "pair pos"]:
+    """The corrupted prompts of the clean prompts' own pairs."""
+    return pad_rows([session.tokenize(pair).corrupted[0] for pair in bound.pairs])
 
 
 def _best_pairs(bound: BoundSpace, best: Candidate) -> tuple[PromptPair, ...]:
@@ -232,10 +239,14 @@ def _evaluate_neutral_edits(session: SearchSession, objective: Objective) -> Neu
     lists = {name: [KEEP, *words.get(name, ())] for name in slot_names(template)}
     pairs, prepend_bos = session.bound.pairs, bool(session.model.cfg.default_prepend_bos)
     try:
-        space = template_space(template, lists, pairs[0], tokenizer, prepend_bos=prepend_bos)
+        beside = pairs if len(session.bound.groups) > 1 else None
+        space = template_space(template, lists, pairs[0], tokenizer, prepend_bos=prepend_bos, beside=beside)
     except InputError as error:  # no word of a list fits
         return Missing(str(error))
-    neutral = bind_template(space, pairs, tokenizer, prepend_bos=prepend_bos, device=session.bound.clean.device)
+    neutral = bind_by_shape(
+        bind_template, space, pairs, tokenizer, prepend_bos=prepend_bos, several=session.objective.f.takes_several,
+        device=session.bound.clean.device,
+    )  # fmt: skip
     drawn = draw(History(space, (), np.zeros((0, 1))), NEUTRAL, np.random.default_rng(session.seed))
     tokens = neutral.tokens([proposal.candidate for proposal in drawn])
     values = session.cached_evaluator(neutral).objective_values(tokens, objective)
@@ -256,7 +267,7 @@ def _judge_plausibility(session: SearchSession, bound: BoundSpace, best: Candida
         return Plausibility(fluency, nothing, nothing)
     percentile = distribution.percentile(evaluator.evaluator, tokens).mean().item()
     patched = evaluator.evaluator.later_streams(tokens, lambda streams: streams)[0]
-    unpatched = evaluator.evaluator.streams_of_others(bound.clean)
+    unpatched = clean_streams(evaluator.evaluator)
     place = int(downstream.standardized(patched).mean(0).argmax())
     return Plausibility(
         fluency,
@@ -283,7 +294,7 @@ def _evaluate_held_out(
     tokens = torch.stack(
         [
             bound.with_slots(best, range(len(bound.space.slots))),
-            torch.cat([tokenize(session.model, pair).corrupted for pair in bound.pairs]),
+            _made_by_hand(session, bound),
         ],
         1,
     )

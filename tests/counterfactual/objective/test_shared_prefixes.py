@@ -1,5 +1,7 @@
 """Effects with shared beginnings: against one run a candidate, and against hooks in the whole model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -93,7 +95,7 @@ def test_a_whole_space_takes_fewer_passes_and_any_memory_gives_the_same(small, p
         middle = evaluator.cost
         shared = evaluator.numbers(tokens, ["ap"], merge=True)["ap"]
         assert evaluator.cost - middle < 0.5 * (middle - before)
-        monkeypatch.setattr(evaluator, "_nodes", AdaptiveBatch(40))
+        monkeypatch.setattr(evaluator, "_passes", replace(evaluator._passes, nodes=AdaptiveBatch(40)))
         small_passes = evaluator.numbers(tokens, ["ap"], merge=True)["ap"]
     torch.testing.assert_close(shared, plain, atol=1e-11, rtol=0)
     torch.testing.assert_close(small_passes, plain, atol=1e-11, rtol=0)

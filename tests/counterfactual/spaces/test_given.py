@@ -50,6 +50,7 @@ def ioi(*names):
 PAIRS = ioi(*itertools.permutations(("John", "Mary", "Tom", "Anna"), 2))
 KEPT = dict.fromkeys(("second", "subject", "place", "verb", "object"), ("=keep",))
 SPACE = {"slots": {**KEPT, "first": ("=keep", "Tom", "Anna")}}
+IO = {"slots": {**KEPT, "first": ("=keep", "=IO")}}
 
 
 def test_given_pairs_are_taken_in_an_order_of_the_seed_and_each_prompt_once(words):
@@ -167,15 +168,20 @@ def test_held_out_and_ordinary_prompts_of_their_own_have_the_clean_prompts_shape
             r"search\.space\.answer: got .* beside several pairs",
         ),
         (
-            {"pairs": [replace(PAIRS[0], answer=(" John", " Tom")), *PAIRS[1:]]},
-            r"names\.csv, row 1: answer: got \{John, Tom\} beside ' Mary', but a search compares one answer",
+            {"pairs": [replace(PAIRS[0], answer=(" John", " Tom")), *PAIRS[1:]], "space": IO},
+            r"names\.csv, row 1: answer: got \{John, Tom\} beside ' Mary', but search\.space\.slots\.first offers =IO",
+        ),
+        (
+            {"pairs": PAIRS, "space": {"kind": "prompts", "prompts": (ABBA.corrupted,)}, "lengths": "any"},
+            r"clean\.lengths: got any with a list of prompts, each of which stands beside all clean prompts",
         ),
     ],
 )
 def test_pairs_that_make_no_search_are_refused_with_the_reason(words, change, message):
     tokenizer = change["tokenizer"]() if "tokenizer" in change else words
     with pytest.raises(InputError, match=f"^{message}") as error:
-        of(change["pairs"], tokenizer, change.get("space", {} if "tokenizer" in change else SPACE))
+        space = change.get("space", {} if "tokenizer" in change else SPACE)
+        of(change["pairs"], tokenizer, space, lengths=change.get("lengths", "one"))
     assert "\n" not in str(error.value)
 
 

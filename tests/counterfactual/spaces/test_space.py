@@ -10,7 +10,7 @@ from helpers.searched import ABBA, BABA
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igap import InputError, SpaceConfig, search
+from igap import InputError, search
 from igap.counterfactual.spaces.base import Slot, Space, bind_space
 
 OPTIONS = st.lists(st.sampled_from(["=keep", "=S", "John", "Mary", "cat"]), min_size=1, max_size=4, unique=True)
@@ -166,10 +166,10 @@ def test_work_begins_at_the_first_slot_that_stands_in_the_prompt():
     assert two_prompts((), tables[:1], late[:1]).first == 4, "position 2 is each prompt's own"
 
 
-def test_sets_of_answers_are_refused_in_one_line(ioi_mini):
+def test_sets_of_answers_are_refused_in_one_line_where_one_word_is_needed(ioi_mini):
     pair = replace(ABBA, answer=(ABBA.answer, " Tom"))
-    message = r"^prompts\.answer: got \{\w+, Tom\} beside ' \w+', but a search compares one answer and one dis[^\n]*$"
-    own = SpaceConfig(kind="prompts", prompts=(ABBA.corrupted,))
-    for asked in ({}, {"space": own, "clean_n": 1, "heldout_n": 0}):
-        with pytest.raises(InputError, match=message):
-            search(ioi_mini, pair, "0.6", until=2, **asked)
+    message = r"^prompts\.answer: got \{\w+, Tom\} beside ' \w+', but search\.space\.slots\.\w+ offers =IO, [^\n]*$"
+    with pytest.raises(InputError, match=message):
+        search(ioi_mini, pair, "0.6", until=2, clean_n=1, heldout_n=0)
+    with pytest.raises(InputError, match=r"^clean\.n: got 40 .* the pair asks for \(' \w+', ' Tom'\) beside [^\n]*$"):
+        search(ioi_mini, pair, "0.6", until=2)
