@@ -71,10 +71,11 @@ def run_studies(
     tracking, message = wandb_run.resolve_mode(studies[0].config.tracking)
     if message:
         out.print(message, markup=False)
+    if studies[0].config.atlas == "shared":
+        atomic.check_writable(studies[0].folder.parent)
+        return _search_together(studies, tracking, out, progress)
     for study in studies:
         atomic.check_writable(study.folder)
-    if studies[0].config.atlas == "shared":
-        return _search_together(studies, tracking, out, progress)
     for number, study in enumerate(studies, start=1):
         if len(studies) > 1:
             out.print(f"\n{number}/{len(studies)}  {describe(study)}", markup=False, soft_wrap=True)

@@ -139,7 +139,7 @@ class _Pool:
                 head, new = -1, draw(self._history(0), min(batch, control - n), rng)
             else:
                 head, turn = int(order[turn % self._n_heads]), turn + 1
-                scores = _Scores(self._evaluator, head)
+                scores = Scores(self._evaluator, head)
                 new = propose(self._history(head), scores, min(batch, until - n), rng)
             if not new:
                 return
@@ -178,10 +178,11 @@ class _Pool:
         return History(self._session.space, tuple(proposals), np.abs(self._estimates[:, [head]]))
 
 
-class _Scores:
+class Scores:
     """First-order scores of one head's |mean AP effect|."""
 
     def __init__(self, evaluator: MembersEvaluator, head: int) -> None:
+        """`head` is its place in the evaluator's target."""
         self._evaluator, self._head = evaluator, head
         self._known: dict[Candidate, list[Floats]] = {}
 

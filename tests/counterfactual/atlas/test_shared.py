@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers.small_searches import opened
 
 import igap
@@ -13,8 +14,10 @@ from igap import InputError, PromptPair
 from igap.cli import main
 from igap.counterfactual.atlas.atlas import BY_HAND
 from igap.counterfactual.atlas.plots import draw_atlas
-from igap.counterfactual.atlas.shared import search_together
+from igap.counterfactual.atlas.shared import Scores, search_together
 from igap.counterfactual.config import SpaceConfig
+from igap.counterfactual.objective.evaluator import Evaluator
+from igap.counterfactual.objective.members import MembersEvaluator
 from igap.counterfactual.target import Target
 from igap.engine.activations import borrow
 
@@ -70,6 +73,19 @@ def test_what_is_tried_for_a_head_makes_it_larger_than_chance(shared):
     session, made = shared
     drawn = search_together(session, ALL, 40, "random", 8, 16)
     assert np.abs(made.alone).sum() > 1.02 * np.abs(drawn.alone).sum()
+
+
+def test_the_sampler_is_told_the_scores_of_the_head_whose_turn_it_is(shared):
+    session, made = shared
+    candidate, place = made.candidates[1], 6
+    bound, member = session.bound, ALL.members[place]
+    together = MembersEvaluator(session.model, bound, ALL)
+    alone = Evaluator(session.model, bound, Target((member,)))
+    sign = together.estimates_of_all(bound.tokens([candidate]))[0, :, place].mean().sign()
+    expected = alone.first_order_scores(candidate, sign / 2 * torch.ones(2))
+    for scores, wanted in zip(Scores(together, place)(candidate), expected, strict=True):
+        np.testing.assert_allclose(scores, wanted.numpy(), atol=1e-10)
+    assert max(abs(wanted).max() for wanted in expected) > 1e-5
 
 
 def test_planted_heads_are_shown_by_the_words_they_were_planted_for():
