@@ -5,39 +5,28 @@ from dataclasses import replace
 import numpy as np
 
 from igap.counterfactual.history import History, Proposal
-from igap.counterfactual.samplers.base import TRIES, FirstOrderScores, draw, unseen, within
+from igap.counterfactual.samplers.base import FirstOrderScores, draw
+from igap.counterfactual.samplers.gradient import even_proposals
 from igap.counterfactual.spaces.base import Candidate
 
-_TOP = 8
-"""Options of a slot that swaps are drawn from, the highest by gradient."""
 _SOURCE = "gcg"
 
 
 def gcg(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:
     """A step of GCG: random swaps of one word of the current prompt for one that the gradient ranks high.
 
-    As published: a slot is drawn uniformly, then one of its `_TOP` options with the highest first-order scores; of the
+    As published: a slot is drawn uniformly, then one of its options with the highest first-order scores; of the
     batch the best becomes the current prompt, also where it is worse than the one before. Ours: the batch is the
-    search's, 16 in place of 512, and `_TOP` 8 in place of 256, for slots of some 50 words in place of a vocabulary of
-    32,000; the first prompt is the best of the random start; no prompt is tried twice, and where no such swap is left
-    a random batch is the next step.
+    search's, 16 in place of 512, and the options are 8 in place of 256, for slots of some 50 words in place of a
+    vocabulary of 32,000; the first prompt is the best of the random start; no prompt is tried twice, and where no such
+    swap is left a random batch is the next step.
     """
     current, step = _current(history)
     if current is None:
         return draw(history, n, rng, "start")
-    options = [
-        [int(option) for option in np.argsort(-gain, kind="stable")[: _TOP + 1] if option != word][:_TOP]
-        for gain, word in zip(scores(current), current, strict=True)
-    ]
-    slots = [slot for slot, words in enumerate(options) if words]
-
-    def swap() -> Candidate:
-        slot = slots[int(rng.integers(len(slots)))]
-        option = options[slot][int(rng.integers(len(options[slot])))]
-        return within(history.space, (*current[:slot], option, *current[slot + 1 :]), rng, [slot])
-
-    swaps = unseen((swap() for _ in range(TRIES * n)), n, set(history.seen), _SOURCE)
-    return [replace(proposal, lineage=step) for proposal in swaps or draw(history, n, rng, _SOURCE)]
+    like, taken = Proposal(current, _SOURCE, step), set(history.seen)
+    swaps = even_proposals(history.space, current, scores, n, rng, like, taken)
+    return swaps or [replace(proposal, lineage=step) for proposal in draw(history, n, rng, _SOURCE)]
 
 
 def _current(history: History) -> tuple[Candidate | None, int]:

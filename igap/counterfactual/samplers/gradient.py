@@ -1,15 +1,19 @@
-"""Swaps of words that the gradient ranks high, as HotFlip and GCG make them."""
+"""Swaps of words that the gradient ranks high: HotFlip's under noise, and even ones as in GCG."""
+
+from dataclasses import replace
 
 import numpy as np
 
 from igap.counterfactual.history import History, Proposal
-from igap.counterfactual.samplers.base import TRIES, FirstOrderScores, draw, within
+from igap.counterfactual.samplers.base import TRIES, FirstOrderScores, draw, unseen, within
 from igap.counterfactual.spaces.base import Candidate, Space
 
 _DOUBLE = 0.25
 """Share of gradient proposals that swap two words."""
 _TEMPERATURE = 0.6
 """Scale of the Gumbel noise on scores, in standard deviations of a slot's scores."""
+_TOP = 8
+"""Options of a slot that even swaps are drawn from, the highest by first-order scores."""
 _QUIET = 0.1
 """A slot's spread is taken to be at least this share of the largest: words that do nothing get few swaps."""
 
@@ -66,3 +70,31 @@ def hotflip_proposals(
             taken.add(candidate)
             proposals.append(Proposal(candidate, like.source, like.lineage))
     return proposals
+
+
+def even_proposals(
+    space: Space,
+    anchor: Candidate,
+    scores: FirstOrderScores,
+    n: int,
+    rng: np.random.Generator,
+    like: Proposal,
+    taken: set[Candidate],
+) -> list[Proposal]:
+    """Swaps of one of the anchor's words: every slot is as likely, and in it each of the best by first-order scores.
+
+    Of options with equal scores, random ones are the best.
+    """
+    best: list[list[int]] = []
+    for gain, word in zip(scores(anchor), anchor, strict=True):
+        others = [int(option) for option in rng.permutation(len(gain)) if option != word]
+        best.append(sorted(others, key=lambda option, gain=gain: -gain[option])[:_TOP])  # type: ignore[misc]
+    slots = [slot for slot, options in enumerate(best) if options]
+
+    def swap() -> Candidate:
+        slot = slots[int(rng.integers(len(slots)))]
+        option = best[slot][int(rng.integers(len(best[slot])))]
+        return within(space, (*anchor[:slot], option, *anchor[slot + 1 :]), rng, [slot])
+
+    swaps = unseen((swap() for _ in range(TRIES * n)), n, taken, like.source)
+    return [replace(proposal, lineage=like.lineage) for proposal in swaps]

@@ -1,10 +1,10 @@
-"""The default sampler: swaps by gradient of two anchors, and Thompson sampling beside them."""
+"""The default sampler: swaps by gradient of two prompts, and Thompson sampling beside them."""
 
 import numpy as np
 
 from igap.counterfactual.history import History, Proposal
 from igap.counterfactual.samplers.base import FirstOrderScores, draw
-from igap.counterfactual.samplers.gradient import hotflip_proposals
+from igap.counterfactual.samplers.gradient import even_proposals
 from igap.counterfactual.samplers.thompson import thompson_proposals
 
 _STALL = 12
@@ -12,18 +12,18 @@ _STALL = 12
 
 
 def hybrid(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:
-    """Half gradient swaps of the best candidate, a quarter of a second anchor, a quarter Thompson's."""
+    """Six of 16 even swaps of the best candidate, 4 of a second anchor's, 6 Thompson's."""
     best = history.best
     if best is None:
         return draw(history, n, rng, "start")
-    taken = set(history.seen)
-    quarter = n // 4
-    proposals = hotflip_proposals(history.space, best, scores, n - 2 * quarter, rng, Proposal(best, "incumbent"), taken)
+    space, taken, quarter = history.space, set(history.seen), n // 4
+    proposals: list[Proposal] = []
     if quarter:
         anchor = _anchor(history)
-        proposals += hotflip_proposals(history.space, anchor.candidate, scores, quarter, rng, anchor, taken)
         both = [(a + b) / 2 for a, b in zip(scores(best), scores(anchor.candidate), strict=True)]
-        proposals += thompson_proposals(history, both, quarter, rng, taken)
+        proposals = even_proposals(space, anchor.candidate, scores, quarter, rng, anchor, taken)
+        proposals += thompson_proposals(history, both, (n - quarter) // 2, rng, taken)
+    proposals += even_proposals(space, best, scores, n - len(proposals), rng, Proposal(best, "incumbent"), taken)
     return proposals + draw(
         History(history.space, (*history.proposals, *proposals), history.points), n - len(proposals), rng
     )
