@@ -195,10 +195,14 @@ class Atlas:
             f"{n} prompt{'s show' if n > 1 else ' shows'} {cover.shares[-1]:.1%} of what all {n_found} found "
             f"show of {len(self.heads)} heads ({sure}); those made by hand show {flat['atlas/share_by_hand']:.1%}"
         ]
-        for prompt, share in zip(cover.chosen, cover.shares, strict=True):
+        for prompt, share in list(zip(cover.chosen, cover.shares, strict=True))[:_MOST_SAID]:
             candidate = self.candidates[prompt]
             rule = "the pairs as they are" if candidate is None else self.space.rule(candidate)
             lines.append(f"  {self.prompts[prompt]} ({rule}): {share:.1%} so far")
+        if n > _MOST_SAID:
+            lines.append(
+                f"  and {n - _MOST_SAID} more, which add {cover.shares[-1] - cover.shares[_MOST_SAID - 1]:.1%}"
+            )
         if not isinstance(transfer, Missing):
             kept = f"{round(100 * transfer)}%"
             lines.append(f"on held-out prompts those that searches found show {kept} of what they show here")

@@ -41,7 +41,7 @@ def effects(session, bound, texts):
         np.zeros(len(ALL.members))
         if text == pair.clean
         else igap.activation_patching(
-            session.model, PromptPair(pair.clean, text, pair.answer, pair.distractor, min_gap=0)
+            session.model, PromptPair(pair.clean, text, pair.answer, pair.distractor, min_gap=0.0)
         ).effect.flatten().numpy()
         for pair, text in zip(bound.pairs, texts, strict=True)
     ]  # fmt: skip
@@ -112,6 +112,9 @@ def test_of_many_heads_and_prompts_the_picture_has_those_that_show_most(shared):
         effects=sizes, candidates=(None, *[shared[1].candidates[1]] * (n - 1)), alone=None, heldout=None,
     )  # fmt: skip
     axes = draw_atlas(many, title="a model").axes[0]
+    said = many.sentences()[1:]
+    rest = many.cover.shares[-1] - many.cover.shares[5]
+    assert said[6] == f"  and {len(many.cover.chosen) - 6} more, which add {rest:.1%}"
     names = [label.get_text() for label in axes.get_xticklabels()]
     assert len(names) == len(axes.get_yticklabels()) == 60
     assert {f"* {many.prompts[prompt]}" for prompt in many.cover.chosen} <= {*names}

@@ -45,7 +45,7 @@ def texts(found, candidates):
     for row, candidate in enumerate(candidates):
         for column, (pair, text) in enumerate(zip(found.bound.pairs, found.bound.texts(candidate), strict=True)):
             if text != pair.clean:
-                yield row, column, PromptPair(pair.clean, text, pair.answer, pair.distractor, min_gap=0)
+                yield row, column, PromptPair(pair.clean, text, pair.answer, pair.distractor, min_gap=0.0)
 
 
 @pytest.mark.parametrize(
