@@ -282,7 +282,7 @@ def test_the_gradient_of_the_error_of_atp_is_that_of_finite_differences(small, n
         patch = member._patch
         mask = patch.mask(tokens)
         end = patch.end(own, mask)
-        estimate = patch.estimate(end)[:, 0]
+        estimate = patch.estimates([end])[:, 0, 0]
         if step == 0:
             torch.testing.assert_close(estimate, expected.to(estimate), atol=1e-10, rtol=0)
         return ((estimate - patch.value(end, mask)[:, 0]) * weights[0]).sum().item()
