@@ -260,7 +260,7 @@ def test_the_gradient_of_the_error_of_atp_is_that_of_finite_differences(small, n
     place = min(1, len(found.target.members) - 1)
     before = found.cost
     gradient = found.gradient([candidate], weights, place, of_error=True)
-    assert found.cost - before == pytest.approx(3 * (found._prefix_cost + 2 * found._suffix_cost))
+    assert found.cost - before == pytest.approx(3 * (found._prefix_cost + found._suffix_cost))
     move = torch.randn_like(gradient)
     tokens, embed = found.bound.tokens([candidate]), found._embed
     member = evaluated(model, "1.2" + found.target.at, "rules", 2, metric="prob")
