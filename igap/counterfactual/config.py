@@ -213,7 +213,7 @@ class SearchConfig(Frozen):
     sign: Sign = "abs"
     aggregate: Aggregate = "mean"
     penalty: float = Field(1.0, ge=0)
-    atlas: bool | Literal["shared"] = False
+    atlas: bool | Literal["shared"] = Field(False, examples=["shared"])
     """Whether the searches of several heads become an atlas; `shared`: one search serves all of them."""
     estimator: str = Field("atp", min_length=1, examples=["ig_zero"])
     """Of `error`: a name of `igap.attribution.estimators.estimators`."""
@@ -229,6 +229,13 @@ class SearchConfig(Frozen):
     device: Device = Field("auto", examples=["cpu"])
     memory_gib: float | None = Field(None, gt=0, le=1_000_000, examples=[2])
     output: PathText = Field("searches", examples=["searches"])
+
+    @field_validator("atlas", mode="before")
+    @classmethod
+    def _is_an_atlas(cls, value: object) -> object:
+        if value not in (True, False, "shared"):
+            raise ValueError("true, false or shared")
+        return value
 
     @field_validator("head", mode="before")
     @classmethod
@@ -279,10 +286,13 @@ class SearchConfig(Frozen):
                 f"{got} another objective, sign, aggregate or bound than the default, wanted mean AP effects of either "
                 "sign. Use atlas=true, with a search for each head."
             )
-        if self.search.workers > 1 or self.search.sampler == "brute":
+        how = self.search
+        alone = how.workers == 1 and not how.worker and how.sampler != "brute"
+        if not alone or self.optimality or self.clean.lengths == "any":
             raise ValueError(
-                f"{got} search.workers={self.search.workers} and search.sampler={self.search.sampler}, "
-                "wanted one worker and a sampler that proposes. Use search.workers=1, search.sampler=auto."
+                f"{got} search.workers={how.workers}, search.worker={how.worker}, search.sampler={how.sampler}, "
+                f"optimality={self.optimality}, clean.lengths={self.clean.lengths}, wanted one worker, a sampler that "
+                "proposes, no estimate and one length. Use atlas=true, or their defaults."
             )
 
     @property

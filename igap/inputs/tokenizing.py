@@ -11,8 +11,8 @@ from igap.models.quiet import as_input_error
 _CLOSING = ".,;:!?%)]}'"
 """Characters that follow a word without a space."""
 
-_ids_of_texts: "WeakKeyDictionary[Any, dict[str, tuple[int, ...]]]" = WeakKeyDictionary()
-"""What each tokenizer made of a text."""
+_ids_of_texts: "WeakKeyDictionary[Any, dict[tuple[int, str], tuple[int, ...]]]" = WeakKeyDictionary()
+"""What each tokenizer made of a text, by its number of tokens, which changes with tokens that are added."""
 
 _MOST_TEXTS = 2**16
 """Of one tokenizer that are kept."""
@@ -184,9 +184,10 @@ def check_known(tokenizer: Any, ids: list[int], text: str, item: str) -> None:
         )
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown != tokenizer.bos_token_id and unknown in ids:
-        words = [w for w in text.replace(",", " ").replace(".", " ").split() if unknown in token_ids(tokenizer, w)]
+        separate = text.replace(",", " ").replace(".", " ").split()
+        words = [repr(word) for word in separate if unknown in token_ids(tokenizer, word)][:5]
         raise InputError(
-            f"{item}: the tokenizer does not know {', '.join(map(repr, words)) or 'a part of it'} (in {text!r}). "
+            f"{item}: the tokenizer does not know {', '.join(words) or 'a part of it'} (in {text[:200]!r}). "
             "Use words of the model's vocabulary, or a model that knows them."
         )
 
@@ -204,11 +205,12 @@ def token_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of the text alone, without BOS. Raises InputError if the tokenizer fails on it."""
     # A search asks for the same words thousands of times.
     known = _ids_of_texts.setdefault(tokenizer, {})
-    ids = known.get(text)
+    key = len(tokenizer), text
+    ids = known.get(key)
     if ids is None:
         if len(known) >= _MOST_TEXTS:
             known.clear()
-        ids = known[text] = tuple(_encode_text(tokenizer, text))
+        ids = known[key] = tuple(_encode_text(tokenizer, text))
     return list(ids)
 
 

@@ -1,5 +1,6 @@
 """Words that continue prompts, by tokenizers of four kinds, and the token before every prompt."""
 
+import copy
 import itertools
 import re
 
@@ -235,6 +236,13 @@ def test_the_tokens_of_a_text_are_asked_for_once_and_are_each_tokenizers_own(mon
             assert tokens == ids(kind, text)
             tokens.append(0)  # whoever has them may change them
     assert asked == [(kind, text) for kind in KINDS for text in ("John", " Mary", "to", "met", "John")]
+
+
+def test_a_text_is_read_anew_when_its_tokenizer_has_got_tokens():
+    own = copy.deepcopy(tokenizer("byte_level"))
+    before = token_ids(own, "Zanzibar")
+    own.add_tokens(["Zanzibar"])
+    assert token_ids(own, "Zanzibar") == [len(own) - 1] != before
 
 
 def listening(kind, asked):

@@ -128,7 +128,7 @@ class Atlas:
         frame = {
             "name": self.heads,
             "effect_by_hand": self.effects[:, 0],
-            "effect_best": self.largest,
+            "effect_best": self.effects[rows, best],
             "prompt": [self.prompts[prompt] for prompt in best],
             "effect_chosen": self.effects[rows, np.array(few)[self.sizes[:, few].argmax(1)]],
             "prompt_chosen": [self.prompts[few[i]] for i in self.sizes[:, few].argmax(1)],

@@ -88,14 +88,15 @@ def check_reach(target: Target, pairs: Sequence[TokenPair], changed: Sequence[in
             f"head: got {target.name}, position {', '.join(map(str, where))}, which no prompt of the space changes: "
             f"they differ {differ}. Take a later span, or offer words for earlier slots."
         )
-    last = mask.shape[1] - 1
+    n_pos, n_read = mask.shape[1], pairs[0].n_read
     unread = n_layers is not None and all(
         layer == n_layers - 1 and site not in ("resid_pre", "k", "v") for site, layer, _ in target.members
     )
-    if unread and last not in where:
+    if unread and not any(position >= n_pos - n_read for position in where):
+        read = f"position {n_pos - 1} alone is" if n_read == 1 else f"positions from {n_pos - n_read} on alone are"
         raise InputError(
-            f"head: got {target.name}, of the last layer, where position {last} alone is read, wanted that among its "
-            f"positions. Use {target.component}@last."
+            f"head: got {target.name}, of the last layer, where {read} read, wanted one of those among its positions. "
+            f"Use {target.component}@last."
         )
 
 

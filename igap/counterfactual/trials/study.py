@@ -139,7 +139,8 @@ class TrialStore:
         self._signs = [-1.0 if direction == "minimize" else 1.0 for direction in self.directions]
         self._read, self._later = _Read(space, self._signs), list[EvaluatedTrial]()
         self._n_stored = 0
-        wanted = {"schema": SCHEMA, "space": space.digest, **identity}
+        # As the storage gives it back: tuples are lists there.
+        wanted = json.loads(json.dumps({"schema": SCHEMA, "space": space.digest, **identity}))
         with one_line_errors(*_READING):
             if name in optuna.get_all_study_names(storage):
                 self.study = optuna.load_study(study_name=name, storage=storage)

@@ -157,7 +157,11 @@ def test_it_is_a_run_in_wandb(folder):
         ("'0.3+1.2,0.4'", r"atlas: got true with head=0\.3\+1\.2, wanted heads alone"),
         ("all atlas=shared aggregate=min", "atlas: got shared with another objective, .*Use atlas=true"),
         ("all atlas=shared constraints.min_fluency=-1", "atlas: got shared with another objective"),
-        ("all atlas=shared search.workers=2", "atlas: got shared with search.workers=2"),
+        *(
+            (f"all atlas=shared {setting}", f"atlas: got shared with .*{setting}.*Use atlas=true, or their defaults")
+            for setting in ("search.workers=2", "search.worker=2", "optimality=100000", "clean.lengths=any")
+        ),
+        ("all atlas=yes", "atlas: got 'yes', wanted true, false or shared"),
     ],
 )
 def test_what_makes_no_atlas_is_refused(head, message):

@@ -66,6 +66,10 @@ def test_the_matrix_is_activation_patching_and_every_head_has_its_best_prompt(sh
     assert made.cover.shares[-1] == pytest.approx(made.sizes[:, few].max(1).sum() / np.abs(made.largest).sum())
     assert made.cover.shares[-1] >= 0.95
     assert made.n_tried == 40
+    frame = made.head_frame().set_index("name")
+    matrix = pd.DataFrame(made.effects, made.heads, made.prompts)
+    assert (frame.effect_best == [matrix.loc[name, prompt] for name, prompt in frame.prompt.items()]).all()
+    assert (frame.effect_best.abs() < np.abs(made.largest)).any(), "another prompt shows a head more"
 
 
 def test_what_is_tried_for_a_head_makes_it_larger_than_chance(shared):

@@ -1,6 +1,8 @@
 """Sets, spans, sites and metrics of a search: against hooks in the whole model, and the public methods."""
 
 import itertools
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -419,6 +421,16 @@ def test_what_no_prompt_changes_or_f_does_not_see_is_refused(small, name, change
     with pytest.raises(InputError) as error:
         check_reach(target, pairs, changed, model.cfg.n_layers)
     assert message in str(error.value)
+
+
+def test_in_the_last_layer_every_position_of_an_answer_of_several_tokens_is_read(small):
+    model = small("gpt2")
+    pair = tokenize(model, replace(ABBA, answer=ABBA.answer + ABBA.distractor), several=True)
+    assert pair.n_read == 2
+    for position, refused in ((15, True), (16, False), (17, False)):
+        target = resolve(locate_target(f"2.1@{position}", model.cfg.n_layers, widths_of_model(model)), pair)
+        with pytest.raises(InputError, match="positions from 16 on alone are read") if refused else nullcontext():
+            check_reach(target, [pair], [2, 4], model.cfg.n_layers)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def refused(kind, folder, **settings):
 
 
 def test_a_sqlite_file_that_another_program_holds_is_refused(tmp_path, impatient):
-    TrialStore(open_storage("sqlite", tmp_path), SPACE, {})
+    TrialStore(open_storage("sqlite", tmp_path), SPACE, {"clean prompts": [["a", ("b", "c")]]})
     holding = sqlite3.connect(tmp_path / "study.db", isolation_level=None)
     holding.execute("BEGIN EXCLUSIVE")
     said = refused("sqlite", tmp_path)
@@ -66,7 +66,8 @@ def test_a_sqlite_file_that_another_program_holds_is_refused(tmp_path, impatient
     assert "end the program that holds it" in said
     holding.execute("ROLLBACK")
     holding.close()
-    assert TrialStore(open_storage("sqlite", tmp_path), SPACE, {}).all() == []
+    again = TrialStore(open_storage("sqlite", tmp_path), SPACE, {"clean prompts": [["a", ("b", "c")]]})
+    assert again.all() == [], "tuples, such as sets of answers, are lists in a storage"
 
 
 def test_a_damaged_file_is_refused(tmp_path):
