@@ -4,7 +4,7 @@ import numpy as np
 
 from igap.counterfactual.history import History, Proposal
 from igap.counterfactual.samplers.base import FirstOrderScores, draw
-from igap.counterfactual.samplers.gradient import even_proposals
+from igap.counterfactual.samplers.gradient import even_proposals, hotflip_proposals
 from igap.counterfactual.samplers.thompson import thompson_proposals
 
 _STALL = 12
@@ -23,7 +23,10 @@ def hybrid(history: History, scores: FirstOrderScores, n: int, rng: np.random.Ge
         both = [(a + b) / 2 for a, b in zip(scores(best), scores(anchor.candidate), strict=True)]
         proposals = even_proposals(space, anchor.candidate, scores, quarter, rng, anchor, taken)
         proposals += thompson_proposals(history, both, (n - quarter) // 2, rng, taken)
-    proposals += even_proposals(space, best, scores, n - len(proposals), rng, Proposal(best, "incumbent"), taken)
+    like = Proposal(best, "incumbent")
+    proposals += even_proposals(space, best, scores, n - len(proposals), rng, like, taken)
+    # Where all of these have been tried, also of other words, and of two.
+    proposals += hotflip_proposals(space, best, scores, n - len(proposals), rng, like, taken)
     return proposals + draw(
         History(history.space, (*history.proposals, *proposals), history.points), n - len(proposals), rng
     )
