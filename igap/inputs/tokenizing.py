@@ -205,7 +205,7 @@ def token_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of the text alone, without BOS. Raises InputError if the tokenizer fails on it."""
     # A search asks for the same words thousands of times.
     known = _ids_of_texts.setdefault(tokenizer, {})
-    key = len(tokenizer), text
+    key = len(tokenizer) if hasattr(tokenizer, "__len__") else 0, text
     ids = known.get(key)
     if ids is None:
         if len(known) >= _MOST_TEXTS:

@@ -93,9 +93,11 @@ def check_reach(target: Target, pairs: Sequence[TokenPair], changed: Sequence[in
         layer == n_layers - 1 and site not in ("resid_pre", "k", "v") for site, layer, _ in target.members
     )
     if unread and not any(position >= n_pos - n_read for position in where):
-        read = f"position {n_pos - 1} alone is" if n_read == 1 else f"positions from {n_pos - n_read} on alone are"
+        read = f"position {n_pos - 1} alone is read, wanted that"
+        if n_read > 1:
+            read = f"positions from {n_pos - n_read} on alone are read, wanted one of those"
         raise InputError(
-            f"head: got {target.name}, of the last layer, where {read} read, wanted one of those among its positions. "
+            f"head: got {target.name}, of the last layer, where {read} among its positions. "
             f"Use {target.component}@last."
         )
 
