@@ -13,7 +13,7 @@ _MOST = 12
 """Components that matter and have room; the largest true effects."""
 
 
-@styled
+@styled()
 def effects_bars(bench: Bench, circuit: str) -> Figure:
     """Draw bars of the components that matter, and of the distractors to which an estimator gives most.
 

@@ -1,7 +1,8 @@
 """What every figure shares: style, colours, an empty figure without pyplot, a blank panel with its reason."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,15 @@ _STYLE: Any = {
     "text.hinting": "no_hinting",  # at this resolution it shows nowhere, and takes as long as the rest of a text
     "text.parse_math": False,  # a prompt in a title may hold dollar signs
 }
-styled = mpl.rc_context(_STYLE)
-"""Decorator: the function draws in the project's style, and matplotlib's own settings are as before when it returns."""
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in the project's style, whatever style the user or another library has set; it is as before afterwards."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
 
 
 def figure(width: float, height: float, rows: int, columns: int, title: str) -> tuple[Figure, list[Axes]]:
@@ -120,7 +128,7 @@ def lay_out(figure: Figure) -> None:
         ax.apply_aspect()
 
 
-@styled
+@styled()
 def write_png(figure: Figure, path: Path) -> None:
     """Write the figure to a PNG file, whatever the path's suffix.
 

@@ -15,7 +15,7 @@ from igap.statistics.comparison import REPORTED_K, Comparison
 Layers = Float[np.ndarray, " layer"]
 
 
-@styled
+@styled()
 def jaccard_curve(comparisons: Mapping[str, Comparison], *, title: str = "") -> Figure:
     """Draw the Jaccard index of the top k of IG and AP against k, a line a site; dashed, that of two random sets."""
     fig, (ax,) = figure(7.2, 4.6, 1, 1, title)
@@ -39,7 +39,7 @@ def jaccard_curve(comparisons: Mapping[str, Comparison], *, title: str = "") -> 
     return fig
 
 
-@styled
+@styled()
 def convergence_delta(
     deltas: Mapping[str, Layers],
     layer_effects: Mapping[str, Layers],

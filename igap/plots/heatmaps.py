@@ -30,7 +30,7 @@ _LONGEST_NAME = 24
 """Characters of a position's name that are shown."""
 
 
-@styled
+@styled()
 def map_heatmap(
     values: Map,
     *,
@@ -49,7 +49,7 @@ def map_heatmap(
     return heatmaps(panels, unit=unit, title=title, order=order, note=note, by=f"|{method}|")
 
 
-@styled
+@styled()
 def head_heatmaps(
     ig: Map,
     ap: Map,
@@ -68,7 +68,7 @@ def head_heatmaps(
     return _whole(panels, site, spans, unit=unit, title=title)
 
 
-@styled
+@styled()
 def neuron_heatmaps(
     ig: Map, ap: Map, *, unit: str, title: str = "", per_layer: int = 25, methods: tuple[str, str] = METHODS
 ) -> Figure:
@@ -84,7 +84,7 @@ def neuron_heatmaps(
     return heatmaps({first: ig, second: ap}, unit=unit, title=title, order=order, note=note, by=by)
 
 
-@styled
+@styled()
 def difference_heatmaps(
     ig: Map,
     ap: Map,

@@ -23,7 +23,7 @@ _MAX_LABELS = 12
 _MANY = 1000  # more points than this are drawn small and as pixels
 
 
-@styled
+@styled()
 def scatter(
     ig: Map,
     ap: Map,
@@ -59,7 +59,7 @@ def scatter(
     return fig
 
 
-@styled
+@styled()
 def mean_difference(
     ig: Map,
     ap: Map,

@@ -112,11 +112,14 @@ def test_figures_render_without_warnings_and_leave_matplotlib_as_it_was(shape):
     assert plt.get_fignums() == []
 
 
-def test_a_picture_is_the_same_whatever_matplotlib_is_set_to(tmp_path):
-    for name, settings in (("a", {}), ("b", {"font.size": 17, "text.hinting": "force_autohint", "savefig.dpi": 40})):
-        with mpl.rc_context(settings):
-            plots.write_png(plots.head_heatmaps(*random_maps((4, 8)), unit=UNIT), tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+SETTINGS = {"font.size": 17, "text.hinting": "force_autohint", "savefig.dpi": 40}
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, "ggplot", "dark_background"])
+def test_a_picture_is_the_same_whatever_matplotlib_is_set_to(settings):
+    pictures = [render(fig) for fig in every_figure(*random_maps((4, 8)), "heads")]
+    with plt.style.context(settings):
+        assert pictures == [render(fig) for fig in every_figure(*random_maps((4, 8)), "heads")]
 
 
 @pytest.mark.parametrize(("shape", "site"), [((4, 8), "heads"), ((4, 512), "neurons")])

@@ -15,7 +15,7 @@ from igap.statistics.units import LABELS
 _MOST_BESIDE = 9  # characters of a line under a bar
 
 
-@styled
+@styled()
 def accuracy_bars(ablations: Ablations, *, title: str = "") -> Figure:
     """Draw the share correct without each component, all of them, and random others; the line is the whole model.
 
@@ -48,7 +48,7 @@ def accuracy_bars(ablations: Ablations, *, title: str = "") -> Figure:
     return fig
 
 
-@styled
+@styled()
 def change_scatter(study: AblationStudy, kind: str, *, title: str = "") -> Figure:
     """Draw the change in the share correct against IG, AP and AP - IG of each component, with r and its interval."""
     fig, axes = figure(11.0, 3.8, 1, len(AGAINST), title)

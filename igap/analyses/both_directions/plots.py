@@ -18,7 +18,7 @@ _COLOURS = {
 _MOST_NAMED = 12
 
 
-@styled
+@styled()
 def directions_scatter(both: BothDirections, *, title: str = "") -> Figure:
     """Draw a point a component, AP left and IG right: what denoising brings back over what noising takes away.
 

@@ -8,7 +8,7 @@ from igap.analyses.circuit_recovery.recovery import ClassRecovery
 from igap.plots.canvas import PALETTE, figure, styled
 
 
-@styled
+@styled()
 def recovery_curves(methods: Sequence[ClassRecovery], *, title: str = "") -> Figure:
     """Draw recall of the circuit's heads against k (left) and precision against recall (right), a line a method.
 

@@ -9,7 +9,7 @@ from igap.plots.canvas import PALETTE, figure, styled
 _MOST_NAMED = 12
 
 
-@styled
+@styled()
 def direct_scatter(effects: DirectEffects, *, title: str = "") -> Figure:
     """Draw a point a component, direct over total effect (left), and the sums over each layer's components (right)."""
     total = effects.total

@@ -15,7 +15,7 @@ _NAMES = {"q": "into a query", "k": "into a key", "v": "into a value", "": "into
 _WIDEST = 4.0
 
 
-@styled
+@styled()
 def draw_circuit(effects: EdgeEffects, n_edges: int, *, title: str = "") -> Figure:
     """Draw the greedy circuit of `n_edges`: a node a component, a line an edge, as wide as its |effect|.
 

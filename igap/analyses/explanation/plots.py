@@ -18,7 +18,7 @@ _POINTS = {
 }
 
 
-@styled
+@styled()
 def explanation(
     outliers: Mapping[str, Mapping[str, float]], *, unit: str, title: str = "", site: Site = "heads"
 ) -> Figure:
@@ -68,7 +68,7 @@ def explanation(
     return fig
 
 
-@styled
+@styled()
 def interaction_parts(
     head: str,
     others: Sequence[str],

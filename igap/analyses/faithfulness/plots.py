@@ -23,7 +23,7 @@ _STYLES = ("-", "--", "-.", (0, (1, 1)))  # curves of methods that agree lie on 
 _LINEAR_UP_TO = 500  # components; of more, all that happens is in the first hundredth
 
 
-@styled
+@styled()
 def faithfulness_curves(groups: Sequence[FaithfulnessCurves], *, title: str = "") -> Figure:
     """Draw a row an ablation, of one site: insertion by contribution, insertion by magnitude, deletion by contribution.
 

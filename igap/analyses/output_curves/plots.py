@@ -13,7 +13,7 @@ _LONGEST = 24
 _PATH, _LINE, _SLOPE, _PEAK, _TROUGH = PALETTE[0], "0.35", PALETTE[1], PALETTE[3], PALETTE[2]
 
 
-@styled
+@styled()
 def output_curves(curves: OutputCurves, *, title: str = "") -> Figure:
     """Draw a panel a component: F against alpha, the straight line from F(0) to F(1), the slope at 0, the extrema."""
     n = len(curves.names)

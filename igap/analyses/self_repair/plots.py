@@ -9,7 +9,7 @@ from igap.plots.canvas import PALETTE, figure, styled
 _MOST_DRAWN = 10
 
 
-@styled
+@styled()
 def repair_scatter(repair: SelfRepair, *, title: str = "") -> Figure:
     """Draw a point a component, AP given s over AP alone (left), and the largest changes by component (right).
 

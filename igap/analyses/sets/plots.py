@@ -15,7 +15,7 @@ _COLUMNS = {"alone": "alone", "shapley": "Shapley value", "ig": "IG of the set",
 _UP, _DOWN = "#b2182b", "#2166ac"
 
 
-@styled
+@styled()
 def set_bars(sets: Mapping[str, SetEffects], *, title: str = "") -> Figure:
     """Draw a row a set: left its members, right its largest interactions, red above 0 and blue below.
 

@@ -15,7 +15,7 @@ _SHADED = 0.99
 """Share of the effects that are told apart by their colour: one large head would leave the others white."""
 
 
-@styled
+@styled()
 def draw_atlas(atlas: Atlas, *, title: str = "") -> Figure:
     """Draw the AP effect of each head (row) in each prompt (column); the few that show the heads have a star.
 

@@ -23,7 +23,7 @@ _UNITS = {
 }
 
 
-@styled
+@styled()
 def search_history(
     trials: pd.DataFrame,
     head: str,
@@ -65,7 +65,7 @@ def search_history(
     return fig
 
 
-@styled
+@styled()
 def search_single_edits(edits: pd.DataFrame, best: float, head: str, unit: str = "logits") -> Figure:
     """The value of the best prompt with every other word in each slot: the highest and lowest words are named.
 
@@ -101,7 +101,7 @@ def search_single_edits(edits: pd.DataFrame, best: float, head: str, unit: str =
     return fig
 
 
-@styled
+@styled()
 def search_heads(heads: pd.DataFrame, head: str, unit: str = "logits") -> Figure:
     """AP effects of all heads with the pairs made by hand and with the best ones, side by side on one scale.
 
@@ -126,7 +126,7 @@ def search_heads(heads: pd.DataFrame, head: str, unit: str = "logits") -> Figure
     return fig
 
 
-@styled
+@styled()
 def search_curves(reference: OutputCurves, best: OutputCurves, head: str) -> Figure:
     """F along the target's path with the pairs made by hand and with the best ones, each with its chord."""
     fig, (ax,) = figure(6.4, 4.2, 1, 1, f"{head}: F with the component at a + alpha (a' - a), mean over clean prompts")
@@ -146,7 +146,7 @@ def search_curves(reference: OutputCurves, best: OutputCurves, head: str) -> Fig
     return fig
 
 
-@styled
+@styled()
 def search_front(
     trials: pd.DataFrame, front: pd.DataFrame, terms: Sequence[str], head: str, unit: str = "logits"
 ) -> Figure:
@@ -167,7 +167,7 @@ def search_front(
     return fig
 
 
-@styled
+@styled()
 def search_ordinary(
     ordinary: Sequence[float], best: float, component: str, estimator: str, *, reference: float, unit: str = "logits"
 ) -> Figure:
@@ -198,7 +198,7 @@ def search_ordinary(
     return fig
 
 
-@styled
+@styled()
 def search_matrix(matrix: pd.DataFrame, unit: str = "logits") -> Figure:
     """The AP effect of each searched head (row) in the best prompts found for each component (column)."""
     rows, columns = matrix.shape
@@ -221,7 +221,7 @@ def search_matrix(matrix: pd.DataFrame, unit: str = "logits") -> Figure:
     return fig
 
 
-@styled
+@styled()
 def search_scan(scan: pd.DataFrame, heads: Sequence[str], unit: str = "logits") -> Figure:
     """Each head's AP effect with the pair made by hand and with the best that its search reached; grey: not searched.
 

@@ -8,7 +8,7 @@ import optuna.cli
 import pytest
 import sqlalchemy
 from helpers.small_searches import SPACE, opened
-from matplotlib import pyplot
+from matplotlib import pyplot, rc_context
 
 from igap import PromptPair
 from igap.counterfactual.history import Proposal
@@ -130,8 +130,14 @@ def test_optunas_own_tools_read_the_study_of_a_search(small, pair, tmp_path, mon
     assert said["best-trial"]["params"] == study.best_params
     assert [trial["number"] for trial in said["trials"]] == list(range(60))
     plots = optuna.visualization.matplotlib
-    for plot in (plots.plot_optimization_history, plots.plot_param_importances, plots.plot_slice, plots.plot_contour):
-        assert plot(study) is not None
+    with rc_context():  # Optuna sets a style for the whole process
+        for plot in (
+            plots.plot_optimization_history,
+            plots.plot_param_importances,
+            plots.plot_slice,
+            plots.plot_contour,
+        ):
+            assert plot(study) is not None
     pyplot.close("all")
     study.sampler = optuna.samplers.TPESampler(seed=0)
     asked = study.ask({slot.name: optuna.distributions.IntDistribution(0, 11) for slot in search.space.slots})
