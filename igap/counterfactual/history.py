@@ -17,9 +17,9 @@ class Proposal:
 
     candidate: Candidate
     source: str
-    """start, random, incumbent, anchor, thompson, ... or the name of an Optuna sampler."""
+    """start, random, incumbent, model, repeat, ... or the name of a sampler."""
     lineage: int = 0
-    """A count of the sampler's own, from 1: restarts of the second anchor, steps of GCG, stages of a beam; 0: none."""
+    """A count of the sampler's own, from 1: steps of GCG, stages of a beam; 0: none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,8 @@ class History:
     proposals: tuple[Proposal, ...]
     points: Floats
     """`[trial, term]`, higher is better; NaN where a trial failed or violates a constraint."""
+    sides: Floats | None = None
+    """`[trial]`, the sign of the effect whose size is the first term; None: one that is no size."""
     tried: frozenset[Candidate] | None = None
     """The candidates of all proposals, where they are known; None: they are gathered when they are asked for."""
 
@@ -37,6 +39,11 @@ class History:
     def values(self) -> Floats:
         """The first term of each trial, `[trial]`."""
         return self.points[:, 0]
+
+    @property
+    def signed(self) -> Floats:
+        """The first term of each trial, with the sign of the effect where it is the size of one."""
+        return self.values if self.sides is None else self.values * self.sides
 
     @cached_property
     def seen(self) -> frozenset[Candidate]:

@@ -18,7 +18,6 @@ from igap.counterfactual.config import Aggregate, Constraints, Lengths, Sign, Sp
 from igap.counterfactual.evaluation import is_exact
 from igap.counterfactual.identity import check_json, hash_weights, source_of
 from igap.counterfactual.objective.objective import Objective
-from igap.counterfactual.samplers.pairwise import fit_pairwise
 from igap.counterfactual.samplers.registry import SamplerNames
 from igap.counterfactual.session import OnProgress, SearchSession
 from igap.counterfactual.spaces.base import Space
@@ -72,8 +71,6 @@ class SearchResult:
     """Whether a KeyboardInterrupt ended it early."""
     optimality: Optimality | Missing | None = None
     """The share of the space's prompts that are better; None: not asked for, or `is_exact`."""
-    model_r2: float | None = None
-    """R^2 of sampler "pairwise"'s model, each trial predicted from the others; None: no such sampler, or no model."""
 
     @property
     def best(self) -> PromptPair:
@@ -300,7 +297,6 @@ def explore_and_validate(
     with validating or nullcontext():
         trials = session.trials.all()
         validation = validate(session, trials, heldout_heads=heldout_heads)
-        fitted = fit_pairwise(session.trials.history(trials)) if session.sampler == "pairwise" else None
     share: Optimality | Missing | None = None
     if optimality is not None and not interrupted and not is_exact(trials, session.space):
         with estimating or nullcontext() as on_progress:
@@ -320,5 +316,4 @@ def explore_and_validate(
         n_cached=session.cached.n_cached,
         interrupted=interrupted,
         optimality=share,
-        model_r2=fitted.r2 if fitted else None,
     )

@@ -146,6 +146,11 @@ class Objective:
         return follows_gradient(self.terms, self.estimator)
 
     @property
+    def is_size(self) -> bool:
+        """Whether the first term is the size of an effect, of either sign."""
+        return self.sign == "abs" and self.terms[0] not in (*MAGNITUDES, *SECONDARY)
+
+    @property
     def asks_downstream(self) -> bool:
         """Whether a term or a constraint is about what follows the patch."""
         return "downstream" in self.terms or self.constraints.max_downstream is not None

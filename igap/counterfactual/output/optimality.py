@@ -10,14 +10,7 @@ _OF = {"a hundred": 2, "a thousand": 3, "a million": 6, "a billion": 9, "10^12":
 
 
 def describe_optimality(result: SearchResult) -> list[str]:
-    """The share of the space's prompts that are better, and how well a fitted model predicts; as far as asked for."""
-    lines = _describe_share(result)
-    if result.model_r2 is not None:
-        lines.append(f"the model of words and pairs of words: R^2 {result.model_r2:.2f} on trials left out")
-    return lines
-
-
-def _describe_share(result: SearchResult) -> list[str]:
+    """The share of the space's prompts that are better, as far as asked for."""
     optimality = result.optimality
     if result.is_exact:
         return [f"the best of all {result.space.size:,} prompts of this space (exact)"]

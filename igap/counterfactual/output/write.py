@@ -111,7 +111,6 @@ def summarize(result: SearchResult, config: SearchConfig) -> Summary:
         **({"space/tried": result.n_tried} if any(trial.chunk for trial in result.trials) else {}),
         **({"space/exact": 1} if result.is_exact else {}),
         **flatten_optimality(result.optimality),
-        **({} if result.model_r2 is None else {"pairwise/r2": result.model_r2}),
         "route": result.route,
         "seconds": round(result.seconds, 3),
         "forward_equivalents": round(result.cost, 1),

@@ -6,6 +6,7 @@ import numpy as np
 
 from igap.counterfactual.history import History, Proposal
 from igap.counterfactual.samplers.base import TRIES, FirstOrderScores, draw, unseen, within
+from igap.counterfactual.samplers.repeats import repeated
 from igap.counterfactual.spaces.base import Candidate, Space
 
 _DOUBLE = 0.25
@@ -80,21 +81,31 @@ def even_proposals(
     rng: np.random.Generator,
     like: Proposal,
     taken: set[Candidate],
+    *,
+    together: bool = False,
 ) -> list[Proposal]:
     """Swaps of one of the anchor's words: every slot is as likely, and in it each of the best by first-order scores.
 
-    Of options with equal scores, random ones are the best.
+    Of options with equal scores, random ones are the best. With `together` a word that several slots say is also
+    swapped in all of them at once, as likely as a slot.
     """
-    best: list[list[int]] = []
-    for gain, word in zip(scores(anchor), anchor, strict=True):
+    gains, words = scores(anchor), space.words(anchor)
+    swaps: list[list[dict[int, int]]] = []
+    for slot, (gain, word) in enumerate(zip(gains, anchor, strict=True)):
         others = [int(option) for option in rng.permutation(len(gain)) if option != word]
-        best.append(sorted(others, key=lambda option, gain=gain: -gain[option])[:_TOP])  # type: ignore[misc]
-    slots = [slot for slot, options in enumerate(best) if options]
+        best = sorted(others, key=lambda option, gain=gain: -gain[option])[:_TOP]  # type: ignore[misc]
+        swaps.append([{slot: option} for option in best])
+    for same in repeated(space, anchor) if together else []:
+        shared = set.intersection(*(set(space.slots[slot].options) for slot in same)) - {words[same[0]]}
+        joint = [{slot: space.slots[slot].options.index(word) for slot in same} for word in sorted(shared)]
+        joint.sort(key=lambda swap: -sum(float(gains[slot][option]) for slot, option in swap.items()))
+        swaps.append(joint[:_TOP])
+    swaps = [each for each in swaps if each]
 
     def swap() -> Candidate:
-        slot = slots[int(rng.integers(len(slots)))]
-        option = best[slot][int(rng.integers(len(best[slot])))]
-        return within(space, (*anchor[:slot], option, *anchor[slot + 1 :]), rng, [slot])
+        choices = swaps[int(rng.integers(len(swaps)))]
+        new = choices[int(rng.integers(len(choices)))]
+        return within(space, tuple(new.get(slot, word) for slot, word in enumerate(anchor)), rng, new)
 
-    swaps = unseen((swap() for _ in range(TRIES * n)), n, taken, like.source)
-    return [replace(proposal, lineage=like.lineage) for proposal in swaps]
+    proposals = unseen((swap() for _ in range(TRIES * n)), n, taken, like.source)
+    return [replace(proposal, lineage=like.lineage) for proposal in proposals]

@@ -1,47 +1,52 @@
-"""The default sampler: swaps by gradient of two prompts, and Thompson sampling beside them."""
+"""The default sampler: the best of a fitted model, repeated words, and swaps by gradient of the best prompt."""
 
 import numpy as np
 
 from igap.counterfactual.history import History, Proposal
-from igap.counterfactual.samplers.base import FirstOrderScores, draw
+from igap.counterfactual.samplers.base import FirstOrderScores, draw, unseen
 from igap.counterfactual.samplers.gradient import even_proposals, hotflip_proposals
-from igap.counterfactual.samplers.thompson import thompson_proposals
+from igap.counterfactual.samplers.repeats import repeating
+from igap.counterfactual.samplers.value_model import best_of_model, fit
+from igap.counterfactual.spaces.base import Candidate
 
-_STALL = 12
-"""Proposals of the second anchor without a better one, after which it starts anew from another random candidate."""
+_WORTH = 0.5
+"""What is expected of a candidate on the other side, over the best value, for which it is tried."""
 
 
 def hybrid(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:
-    """Six of 16 even swaps of the best candidate, 4 of a second anchor's, 6 Thompson's."""
+    """Of 16, the model's 4 best, and 2 best of the other sign; 2 in which a slot of the best candidate says another's
+    word; and even swaps of that candidate."""
     best = history.best
     if best is None:
         return draw(history, n, rng, "start")
-    space, taken, quarter = history.space, set(history.seen), n // 4
-    proposals: list[Proposal] = []
-    if quarter:
-        anchor = _anchor(history)
-        both = [(a + b) / 2 for a, b in zip(scores(best), scores(anchor.candidate), strict=True)]
-        proposals = even_proposals(space, anchor.candidate, scores, quarter, rng, anchor, taken)
-        proposals += thompson_proposals(history, both, (n - quarter) // 2, rng, taken)
+    space, taken = history.space, set(history.seen)
+    proposals = _of_model(history, scores, n, taken)
+    repeats = list(repeating(space, best))
+    shuffled = (repeats[i] for i in rng.permutation(len(repeats)))
+    proposals += unseen(shuffled, min(n // 8, n - len(proposals)), taken, "repeat")
     like = Proposal(best, "incumbent")
-    proposals += even_proposals(space, best, scores, n - len(proposals), rng, like, taken)
+    proposals += even_proposals(space, best, scores, n - len(proposals), rng, like, taken, together=True)
     # Where all of these have been tried, also of other words, and of two.
     proposals += hotflip_proposals(space, best, scores, n - len(proposals), rng, like, taken)
-    return proposals + draw(
-        History(history.space, (*history.proposals, *proposals), history.points), n - len(proposals), rng
-    )
+    tried = History(space, (*history.proposals, *proposals), history.points)
+    return proposals + draw(tried, n - len(proposals), rng)
 
 
-def _anchor(history: History) -> Proposal:
-    """The candidate of the second anchor: the best of its lineage, or the next start when that has stalled."""
-    anchors = [i for i, proposal in enumerate(history.proposals) if proposal.source == "anchor"]
-    lineage = max((history.proposals[i].lineage for i in anchors), default=0)
-    own = [i for i in anchors if history.proposals[i].lineage == lineage]
-    starts = [i for i in history.order if history.proposals[i].source in ("start", "random")] or history.order
-    origin = starts[lineage % len(starts)] if lineage else 0
-    known = [i for i in [origin, *own] if lineage and not np.isnan(history.values[i])]
-    best = max(known, key=lambda i: float(history.values[i]), default=None)
-    if lineage == 0 or best is None or sum(i > best for i in own) >= _STALL:
-        lineage += 1
-        best = starts[lineage % len(starts)]
-    return Proposal(history.proposals[best].candidate, "anchor", lineage)
+def _of_model(history: History, scores: FirstOrderScores, n: int, taken: set[Candidate]) -> list[Proposal]:
+    """What the fitted model expects most of: on the side of the best candidate, and, where there is one, on the other.
+
+    An effect of either sign has two maxima, and swaps of the better candidate do not lead to the other.
+    """
+    place = history.order[0]
+    sign = 1.0 if history.sides is None else float(history.sides[place])
+    model = fit(history, scores(history.proposals[place].candidate))
+    if model is None:
+        return []
+    model = model if sign > 0 else model.negative()
+    proposals = unseen(iter(best_of_model(model, max(1, n // 4), taken)), n, taken, "model")
+    if history.sides is not None:
+        opposite = model.negative()
+        others = best_of_model(opposite, n // 8, taken)
+        worth = [other for other in others if opposite.predict(other) > _WORTH * history.values[place]]
+        proposals += unseen(iter(worth), n - len(proposals), taken, "other-sign")
+    return proposals

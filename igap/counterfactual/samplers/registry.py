@@ -40,7 +40,6 @@ SAMPLERS: dict[str, SamplerEntry] = {
     "nsga2": SamplerEntry(f"{_HERE}.optuna_samplers:NSGA2", several_objectives=True),
     "tpe": SamplerEntry(f"{_HERE}.optuna_samplers:TPE", several_objectives=True),
     "gp": SamplerEntry(f"{_HERE}.optuna_samplers:GP"),
-    "pairwise": SamplerEntry(f"{_HERE}.pairwise:pairwise"),
     "random": SamplerEntry(f"{_HERE}.undirected:random", several_objectives=True, random_trials=False),
     "brute": SamplerEntry(f"{_HERE}.undirected:brute", several_objectives=True, random_trials=False),
 }

@@ -84,8 +84,8 @@ class EvaluatedTrial:
 class _Read:
     """Trials that have been read, with what each batch asks of all of them; kept, for 100,000 take long to go over."""
 
-    def __init__(self, space: Space, signs: Sequence[float]) -> None:
-        self._space, self._signs = space, np.array(signs)
+    def __init__(self, space: Space, signs: Sequence[float], *, has_sides: bool) -> None:
+        self._space, self._signs, self._has_sides = space, np.array(signs), has_sides
         self.last: FrozenTrial | None = None
         """The last of them, as Optuna has it."""
         self.trials: list[EvaluatedTrial] = []
@@ -93,15 +93,17 @@ class _Read:
         self.sources: Counter[str] = Counter()
         self._proposals: list[Proposal] = []
         self._candidates: set[Candidate] = set()
-        self._points = np.empty((64, len(signs)))
+        self._points, self._sides = np.empty((64, len(signs))), np.empty(64)
 
     def extend(self, trials: Sequence[EvaluatedTrial], last: FrozenTrial | None = None) -> None:
         """Take in the trials that come next."""
         n, proposals = len(self.trials), [trial.proposal for trial in trials]
         while len(self._points) < n + len(trials):
             self._points = np.concatenate([self._points, np.empty_like(self._points)])
+            self._sides = np.concatenate([self._sides, np.empty_like(self._sides)])
         for i, trial in enumerate(trials, start=n):
             self._points[i] = trial.values * self._signs if trial.is_feasible else math.nan
+            self._sides[i] = -1.0 if sum(trial.effects) < 0 else 1.0
         self.trials += trials
         self._proposals += proposals
         self.subjects.update(trial.subject for trial in trials)
@@ -111,9 +113,15 @@ class _Read:
 
     def history(self) -> History:
         """The history of them, which does not change when others follow."""
-        points = self._points[: len(self.trials)]
-        points.flags.writeable = False
-        return History(self._space, tuple(self._proposals), points, frozenset(self._candidates))
+        points, sides = self._points[: len(self.trials)], self._sides[: len(self.trials)]
+        points.flags.writeable = sides.flags.writeable = False
+        return History(
+            self._space,
+            tuple(self._proposals),
+            points,
+            sides if self._has_sides else None,
+            frozenset(self._candidates),
+        )
 
 
 class TrialStore:
@@ -137,7 +145,8 @@ class TrialStore:
             slot.name: IntDistribution(0, max(1, len(slot.options) - 1)) for slot in space.slots
         }
         self._signs = [-1.0 if direction == "minimize" else 1.0 for direction in self.directions]
-        self._read, self._later = _Read(space, self._signs), list[EvaluatedTrial]()
+        self._has_sides = objective is not None and objective.is_size
+        self._read, self._later = self._nothing_read(), list[EvaluatedTrial]()
         self._n_stored = 0
         # As the storage gives it back: tuples are lists there.
         wanted = json.loads(json.dumps({"schema": SCHEMA, "space": space.digest, **identity}))
@@ -203,9 +212,12 @@ class TrialStore:
             if not self._later:
                 return self._read.history()
             trials = [*self._read.trials, *self._later]
-        read = _Read(self.space, self._signs)
+        read = self._nothing_read()
         read.extend(trials)
         return read.history()
+
+    def _nothing_read(self) -> _Read:
+        return _Read(self.space, self._signs, has_sides=self._has_sides)
 
     def count(self, *sources: str) -> int:
         """How many trials, of those that have been read, come from these sources."""

@@ -1,6 +1,5 @@
 """Proposals on spaces without a model: what is proposed is a function of the trials and the generator."""
 
-import itertools
 from collections import Counter
 
 import numpy as np
@@ -9,19 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igap.counterfactual.history import History, Proposal
-from igap.counterfactual.samplers import hybrid as hybrid_module
 from igap.counterfactual.samplers.base import START, draw
-from igap.counterfactual.samplers.gradient import gradient, hotflip_proposals
+from igap.counterfactual.samplers.gradient import even_proposals, gradient, hotflip_proposals
 from igap.counterfactual.samplers.hybrid import hybrid
 from igap.counterfactual.samplers.registry import SAMPLERS, make_sampler
+from igap.counterfactual.samplers.repeats import repeated, repeating
 from igap.counterfactual.samplers.thompson import thompson
+from igap.counterfactual.samplers.value_model import best_of_model, fit
 from igap.counterfactual.spaces.base import KEEP, Slot, Space
 
 OWN = {name: make_sampler(name, None, 0, 1) for name in SAMPLERS if name not in ("tpe", "nsga2", "gp")}
 
 
 def space_of(*sizes, max_edits=None, without_keep=()):
-    """A space of this many options a slot, the first of which is KEEP."""
+    """A space of this many options a slot, the first of which is KEEP. Slots offer the same words."""
     options = [
         tuple(KEEP if o == 0 and slot not in without_keep else f"w{o}" for o in range(size))
         for slot, size in enumerate(sizes)
@@ -171,21 +171,6 @@ def test_thompson_trusts_gains_as_far_as_they_foretell_the_trials():
     assert found(-1.0) == found(0.0)
 
 
-def test_hybrids_surrogate_expects_the_mean_of_both_anchors_gains(monkeypatch):
-    space = space_of(20, 20, 20, 20)
-    history, asked, told = started(space, additive(space)[0]), [], []
-
-    def first_order_scores(one):
-        asked.append(one)
-        return [np.arange(20.0) * word for word in one]
-
-    monkeypatch.setattr(hybrid_module, "thompson_proposals", lambda _, by_slot, *rest: told.extend(by_slot) or [])
-    hybrid(history, first_order_scores, 16, np.random.default_rng(0))
-    best, other = dict.fromkeys(asked)
-    assert best == history.best
-    np.testing.assert_array_equal(told, [np.arange(20.0) * (a + b) / 2 for a, b in zip(best, other, strict=True)])
-
-
 def test_thompson_respects_the_number_of_edits_and_finds_the_best_of_them():
     space = space_of(5, 5, 5, 5, max_edits=2)
     objective_value, _, _ = additive(space, seed=3)
@@ -239,19 +224,96 @@ def started(space, objective_value, seed=0):
     return history_of(space, [one.candidate for one in start], objective_value)
 
 
-def test_of_sixteen_hybrid_proposals_six_are_the_incumbents_four_the_anchors_and_six_thompsons():
+def changes(before, after):
+    """Slots in which two candidates differ, with the second one's options."""
+    return {slot: b for slot, (a, b) in enumerate(zip(before, after, strict=True)) if a != b}
+
+
+def test_of_sixteen_hybrid_proposals_four_are_the_models_two_repeat_a_word_and_ten_are_even_swaps():
     space = space_of(20, 20, 20, 20)
     objective_value, _, first_order_scores = additive(space)
     history = started(space, objective_value)
-    found = hybrid(history, first_order_scores, 16, np.random.default_rng(0))
-    assert Counter(proposal.source for proposal in found) == {"incumbent": 6, "anchor": 4, "thompson": 6}
-    assert {one.lineage for one in found if one.source == "anchor"} == {1}
+    batch = hybrid(history, first_order_scores, 16, np.random.default_rng(0))
+    assert [proposal.source for proposal in batch] == ["model"] * 4 + ["repeat"] * 2 + ["incumbent"] * 10
+    model = fit(history, first_order_scores(history.best))
+    assert [proposal.candidate for proposal in batch[:4]] == best_of_model(model, 4, history.seen)
+    for proposal in batch[4:6]:
+        ((_, option),) = changes(history.best, proposal.candidate).items()
+        assert option in history.best
     gains = first_order_scores(history.best)
-    for proposal in found:
-        if proposal.source == "incumbent":
-            (slot,) = (s for s, (a, b) in enumerate(zip(proposal.candidate, history.best, strict=True)) if a != b)
-            better = sum(gain > gains[slot][proposal.candidate[slot]] for gain in gains[slot])
-            assert better < 9, "one of the 8 best of its slot, the current word aside"
+    for proposal in batch[6:]:
+        ((slot, option),) = changes(history.best, proposal.candidate).items()
+        better = sum(gain > gains[slot][option] for gain in gains[slot])
+        assert better < 9, "one of the 8 best of its slot, the current word aside"
+
+
+def test_where_an_effect_may_have_either_sign_both_maxima_are_searched():
+    """|sum over slots| is largest on one side for some weights, on the other for others."""
+    space, sources = space_of(25, 25, 25, 25), Counter()
+    for seed in range(4):
+        signed, weights, _ = additive(space, seed)
+        largest = max(sum(w.max() for w in weights), -sum(w.min() for w in weights))
+
+        def with_sides(history, signed=signed):
+            effects = np.array([signed(proposal.candidate) for proposal in history.proposals])
+            return History(space, history.proposals, np.abs(effects)[:, None], np.sign(effects))
+
+        def scores(candidate, _term=0, signed=signed, weights=weights):
+            side = np.sign(signed(candidate))
+            return [side * (w - w[o]) for w, o in zip(weights, candidate, strict=True)]
+
+        history = with_sides(started(space, signed))
+        for n in range(5):
+            batch = hybrid(history, scores, 16, np.random.default_rng(n))
+            sources.update(proposal.source for proposal in batch)
+            history = with_sides(with_batch(history, batch, lambda _: 0.0))
+        assert history.values.max() == pytest.approx(largest)
+    assert 4 <= sources["other-sign"] <= 2 * 5 * 4
+    signs = -np.ones(len(history.proposals))
+    low = History(space, history.proposals[:20], history.points[:20], signs[:20])
+    batch = hybrid(low, first_order_scores := additive(space)[2], 16, np.random.default_rng(0))
+    model = fit(low, first_order_scores(low.best))
+    assert [proposal.candidate for proposal in batch[:4]] == best_of_model(model.negative(), 4, low.seen)
+    alone = started(space, additive(space)[0])
+    batch = hybrid(alone, additive(space)[2], 16, np.random.default_rng(0))
+    assert "other-sign" not in {proposal.source for proposal in batch}, "values that are no sizes have one side"
+
+
+def test_candidates_repeat_a_word_where_another_slot_offers_it():
+    space = space_of(4, 4, 3, max_edits=2)  # of KEEP, w1, w2, w3
+    assert list(repeating(space, (0, 0, 0))) == [], "a rule says something else in each prompt"
+    assert set(repeating(space, (3, 1, 0))) == {(1, 1, 0), (3, 3, 0)}
+    assert set(repeating(space, (0, 3, 0))) == {(3, 3, 0)}, "the last slot does not offer it"
+    assert repeated(space, (1, 1, 1)) == [[0, 1, 2]]
+    assert repeated(space, (0, 0, 2)) == []
+
+
+def test_a_word_that_several_slots_say_is_swapped_in_all_of_them_too():
+    space = space_of(30, 20, 30)
+    gains = [np.full(30, -1.0), np.full(20, -1.0), np.full(30, -1.0)]
+    gains[0][4] = gains[1][5] = gains[2][4] = 0.0
+    gains[0][25], gains[2][29], gains[0][7], gains[2][7] = 5.0, 5.0, 3.0, 3.0
+    like = Proposal((4, 5, 4), "incumbent")
+    swaps = {
+        together: [
+            proposal.candidate
+            for seed in range(30)
+            for proposal in even_proposals(
+                space, (4, 5, 4), lambda _: gains, 8, np.random.default_rng(seed), like, set(), together=together
+            )
+        ]
+        for together in (False, True)
+    }
+    both = [candidate for candidate in swaps[True] if len(changes((4, 5, 4), candidate)) == 2]
+    assert 0.15 < len(both) / len(swaps[True]) < 0.35, "a quarter: of three slots and one word"
+    assert all(first == third != 4 and second == 5 for first, second, third in both)
+    assert max(set(both), key=lambda candidate: sum(gains[s][candidate[s]] for s in (0, 2))) == (7, 5, 7)
+    assert (4, 5, 4) not in swaps[True]
+    assert all(len(changes((4, 5, 4), candidate)) == 1 for candidate in swaps[False])
+    history = history_of(space, [(4, 5, 4), (1, 2, 3)], lambda candidate: candidate[0])
+    batch = hybrid(history, lambda _: gains, 16, np.random.default_rng(0))
+    own = [proposal.candidate for proposal in batch if proposal.source == "incumbent"]
+    assert any(first == third != 4 for first, _, third in own), "the default sampler does it"
 
 
 def test_swaps_of_words_without_first_order_scores_are_of_any_word():
@@ -266,43 +328,6 @@ def test_swaps_of_words_without_first_order_scores_are_of_any_word():
         if a != b
     }
     assert len(words) > 30
-
-
-def test_the_anchor_stays_while_it_gains_and_starts_anew_after_twelve_proposals_without():
-    space = space_of(20, 20, 20, 20)
-    flat = started(space, lambda one: float(sum(one)))
-    first_order_scores = additive(space)[2]
-    rng = np.random.default_rng(0)
-    lineages = []
-    history = flat
-    for _ in range(5):  # its proposals are never better than its start
-        batch = hybrid(history, first_order_scores, 16, rng)
-        lineages += [{one.lineage for one in batch if one.source == "anchor"}]
-        history = with_batch(history, batch, lambda _: -1.0)
-    assert lineages == [{1}, {1}, {1}, {2}, {2}], "three times four, then anew"
-    history, rising, lineages = flat, itertools.count(1000), []
-    for _ in range(5):
-        batch = hybrid(history, first_order_scores, 16, rng)
-        lineages += [{one.lineage for one in batch if one.source == "anchor"}]
-        history = with_batch(history, batch, lambda _: float(next(rising)))
-    assert lineages == [{1}] * 5
-
-
-def test_an_anchor_that_starts_anew_stands_on_another_random_candidate():
-    space = space_of(30, 30, 30, 30)
-    objective_value = lambda one: float(sum(one))  # noqa: E731
-    history = started(space, objective_value)
-    starts = [history.proposals[i].candidate for i in history.order]
-    seen = {}
-    for _ in range(8):
-        batch = hybrid(history, lambda one: [np.zeros(30)] * 4, 16, np.random.default_rng(len(history.proposals)))
-        for one in batch:
-            if one.source == "anchor":
-                distances = [sum(a != b for a, b in zip(one.candidate, other, strict=True)) for other in starts]
-                seen.setdefault(one.lineage, set()).add(int(np.argmin(distances)))
-        history = with_batch(history, batch, lambda _: -1.0)
-    assert seen[1] == {1}, "the second best start; the best is the incumbent"
-    assert seen[2] == {2}
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2"])

@@ -9,7 +9,6 @@ from counterfactual.samplers.test_proposers import additive, space_of, started, 
 from igap.counterfactual.history import History, Proposal
 from igap.counterfactual.samplers.adapt import adapt
 from igap.counterfactual.samplers.gcg import gcg
-from igap.counterfactual.samplers.hybrid import hybrid
 
 N = 16
 
@@ -72,17 +71,6 @@ def test_a_step_of_gcg_that_has_no_value_is_passed_over_and_one_without_swaps_is
     best = max((proposal.candidate for proposal in anew), key=objective_value)
     next_step = gcg(after, first_order_scores, 2, np.random.default_rng(1))
     assert {len(differing(proposal.candidate, best)) for proposal in next_step} == {1}
-
-
-def test_a_search_that_goes_on_with_hybrid_has_anchors_of_its_own():
-    space = space_of(20, 20, 20, 20)
-    objective_value, _, first_order_scores = additive(space)
-    history = started(space, objective_value)
-    fresh = hybrid(history, first_order_scores, N, np.random.default_rng(0))
-    steps = tuple(replace(proposal, source="gcg", lineage=7) for proposal in history.proposals)
-    after = hybrid(History(space, steps, history.points), first_order_scores, N, np.random.default_rng(0))
-    assert {proposal.lineage for proposal in after if proposal.source == "anchor"} == {1}
-    assert len(after) == len(fresh)
 
 
 def test_adapts_beam_draws_words_of_its_own_slots_of_the_four_best():

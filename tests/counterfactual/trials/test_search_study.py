@@ -109,6 +109,26 @@ def test_of_two_terms_edits_are_fewer_the_better(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize(
+    ("objective", "sides"),
+    [
+        (Objective(), [1.0, -1.0, -1.0]),
+        (Objective(("selectivity",)), [1.0, -1.0, -1.0]),
+        (Objective(sign="drop"), None),
+        (Objective(("disagreement",)), None),
+        (Objective(("error",)), None),
+    ],
+)
+def test_samplers_are_told_the_sign_of_an_effect_whose_size_is_searched(storage, objective, sides):
+    trials = TrialStore(storage, TWO, {}, objective)
+    for candidate, effects in (((0, 0), (1.0, -0.5)), ((0, 1), (0.5, -1.0)), ((1, 0), (-1.0, -1.0))):
+        trials.add([EvaluatedTrial(Proposal(candidate, "start"), (abs(sum(effects)),), effects)])
+    for history in (trials.history(), trials.history(trials.all())):
+        assert (history.sides if sides is None else list(history.sides)) == sides
+        assert list(history.signed) == [0.5, *((0.5, 2.0) if sides is None else (-0.5, -2.0))]
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # its command line
 def test_optunas_own_tools_read_the_study_of_a_search(small, pair, tmp_path, monkeypatch, capsys):
     model = small("gpt2")
     with borrow(model):
