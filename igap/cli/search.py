@@ -1,5 +1,6 @@
 """`igap search`: studies for counterfactual prompts, in this process or with workers in a launcher's."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -66,7 +67,8 @@ def run_searches(arguments: Sequence[str], *, multirun: bool = False) -> int:
             except KeyboardInterrupt:
                 interrupted = True
         defaults = compose_one([]).config if any(study.config.full_run for study in studies) else None
-        return run_studies(studies, defaults, terminal_console(), Console(stderr=True), interrupted=interrupted)
+        typed = shlex.join(["igap", "search", *(["-m"] if multirun else []), *arguments])
+        return run_studies(studies, defaults, typed, terminal_console(), Console(stderr=True), interrupted=interrupted)
 
 
 def check_searches(arguments: Sequence[str], *, multirun: bool = False) -> None:

@@ -117,6 +117,7 @@ class StudyConfig(Frozen):
     control: int = Field(60, ge=0, le=1_000_000)
     workers: int = Field(1, ge=1, le=1000)
     worker: int = Field(0, ge=0, le=100_000)
+    dashboard: bool = False
 
     @field_validator("sampler", mode="before")
     @classmethod
@@ -287,8 +288,14 @@ class SearchConfig(Frozen):
                 "sign. Use atlas=true, with a search for each head."
             )
         how = self.search
-        alone = how.workers == 1 and not how.worker and how.sampler != "brute"
-        if not alone or self.optimality or self.clean.lengths == "any":
+        if (
+            how.workers > 1
+            or how.worker
+            or how.dashboard
+            or how.sampler == "brute"
+            or self.optimality
+            or self.clean.lengths == "any"
+        ):
             raise ValueError(
                 f"{got} search.workers={how.workers}, search.worker={how.worker}, search.sampler={how.sampler}, "
                 f"optimality={self.optimality}, clean.lengths={self.clean.lengths}, wanted one worker, a sampler that "

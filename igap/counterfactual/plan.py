@@ -18,6 +18,7 @@ from igap.counterfactual.objective.shared_prefixes import SERVED
 from igap.counterfactual.spaces.prepare import Prepared, prepare
 from igap.counterfactual.target import Target, locate_target
 from igap.counterfactual.trials.chunks import check_exhaustible
+from igap.counterfactual.trials.dashboard import check_dashboard
 from igap.counterfactual.validation.optimality import check_budget
 from igap.engine.batching import most_processes
 from igap.engine.user_metrics import metric_of
@@ -61,6 +62,8 @@ def plan_studies(searches: Sequence[SearchConfig]) -> tuple[list[PlannedStudy], 
     workers: list[SearchConfig] = []
     spaces: dict[str, Prepared] = {}  # a space is the same for every component
     for search in searches:
+        if search.search.dashboard:
+            check_dashboard(search.search.storage.kind)
         header = cached.header_of(search.model.name, search.model.revision)
         checkpoint = fingerprint(header.folder)
         prompts = search.model_dump_json(include=_OF_THE_SPACE) + checkpoint

@@ -19,11 +19,14 @@ from igap.counterfactual.atlas.shared import search_together
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.objective.errors import find_estimator
 from igap.counterfactual.output import scan, terminal
+from igap.counterfactual.output.note import describe_in_markdown
 from igap.counterfactual.output.write import write
 from igap.counterfactual.plan import PlannedStudy, describe, locate
 from igap.counterfactual.samplers.registry import samplers_for
 from igap.counterfactual.search import SearchResult, explore_and_validate
+from igap.counterfactual.trials import dashboard
 from igap.counterfactual.trials.storages import open_storage
+from igap.counterfactual.trials.study import TrialStore
 from igap.counterfactual.workers import check_storage, explore, open_session, start_workers, stop_workers
 from igap.engine.activations import borrow
 from igap.errors import InputError
@@ -46,6 +49,7 @@ log = logging.getLogger("igap")
 def run_studies(
     studies: Sequence[PlannedStudy],
     defaults: RunConfig | None,
+    command: str,
     out: Console,
     progress: Console,
     *,
@@ -56,6 +60,7 @@ def run_studies(
     Args:
         studies: as planned, at least one.
         defaults: settings of the run of the best pair; the model and the prompts are the search's. None: no such run.
+        command: what was typed, as the studies' notes have it.
         out: for results.
         progress: for progress and stages.
         interrupted: whether Ctrl-C has ended this command's workers already; then no trials are added, and what
@@ -80,7 +85,7 @@ def run_studies(
         if len(studies) > 1:
             out.print(f"\n{number}/{len(studies)}  {describe(study)}", markup=False, soft_wrap=True)
         try:
-            result = _run_study(study, progress, interrupted=interrupted)
+            result, trials = _run_study(study, progress, interrupted=interrupted)
         except InputError as error:
             if len(studies) == 1:
                 raise
@@ -103,11 +108,20 @@ def run_studies(
             code = 1
         if unwritten:
             continue
+        try:
+            _write_note(result, study, trials, command)
+        except (InputError, OSError) as error:
+            log.error("%s: %s", study.config.head, reason_of(error))
+            code = 1
         if defaults is not None and study.config.full_run and not result.interrupted:
             code = max(code, _run_best_pair(result, study, defaults, tracking, progress))
         for line in wandb_run.log_or_warn(study.folder, tracking, f"the search of {study.config.head}"):
             out.print(line, markup=False, soft_wrap=True)
         terminal.show_paths(out, study.folder)
+        asked = study.config.search
+        if asked.dashboard:
+            shows = dashboard.dashboard_command(asked.storage.kind, study.folder)
+            out.print(f"in Optuna Dashboard: {shows}", markup=False, highlight=False, soft_wrap=True)
         results.append((study.config.head, result))
         if result.interrupted:
             out.print(f"interrupted at {len(result.trials)} trials; the same command goes on", markup=False)
@@ -154,7 +168,11 @@ def _search_together(studies: Sequence[PlannedStudy], tracking: TrackingConfig, 
         first.config.model_copy(update={"name": None}),
         [first.checkpoint, *(s.config.head for s in studies)],
     )
-    made_of.append(config.model_dump_json(exclude={"head", "output", "tracking", "device"}))
+    made_of.append(
+        config.model_dump_json(
+            exclude={"head": True, "output": True, "tracking": True, "device": True, "search": {"dashboard"}}
+        )
+    )
     return _write_atlas(lambda: made, made_of, first.config, first.folder.parent, tracking, out)
 
 
@@ -186,8 +204,18 @@ def _of_several_heads(studies: Sequence[PlannedStudy]) -> bool:
     return len({study.folder.parent for study in studies}) == 1 and all(each == asked[0] for each in asked)
 
 
-def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> SearchResult:
-    """The result of a study that has all its trials; those that other workers have not made are made here.
+def _write_note(result: SearchResult, study: PlannedStudy, trials: TrialStore, command: str) -> None:
+    """The report as the note of the study, with its pictures where they are asked for. Raises InputError or OSError."""
+    if study.config.search.storage.kind == "memory":
+        return
+    pictures = None
+    if study.config.search.dashboard:
+        pictures = dashboard.save_pictures(trials, study.folder, sorted((study.folder / "plots").glob("*.png")))
+    dashboard.save_note(trials, describe_in_markdown(result, study.config, command, pictures))
+
+
+def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> tuple[SearchResult, TrialStore]:
+    """The result of a study that has all its trials, and these; what other workers have not made is made here.
 
     `interrupted`: the result of the trials that there are.
     """
@@ -214,7 +242,7 @@ def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> 
                     raise
 
             validating = show_stage(progress, "validate")
-            return explore_and_validate(
+            result = explore_and_validate(
                 session,
                 make_trials,
                 since,
@@ -224,6 +252,7 @@ def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> 
                 estimating=show_stage(progress, "estimate"),
                 heldout_heads=bool(config.atlas),
             )
+            return result, session.trials
     finally:
         stop_workers(children)
 

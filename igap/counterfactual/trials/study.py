@@ -131,7 +131,9 @@ class TrialStore:
 
         Raises InputError on a study of another search, saying what differs, and on one of a newer igap.
         """
-        self.space, self._storage = space, storage
+        self.space = space
+        self.storage = storage
+        """As it was given, not as Optuna wraps it."""
         self.directions = (objective or Objective()).directions
         self._distributions: dict[str, BaseDistribution] = {
             slot.name: IntDistribution(0, max(1, len(slot.options) - 1)) for slot in space.slots
@@ -189,7 +191,7 @@ class TrialStore:
     def _read_new(self) -> None:
         """Read the trials that have come; one that another program is running is looked at again, with all behind."""
         with one_line_errors(*_SEARCHING):
-            rows = read_trials(self._storage, self.study, self._read.last)
+            rows = read_trials(self.storage, self.study, self._read.last)
         with one_line_errors(*_READING):
             self._n_stored = int(rows[-1].number) + 1 if rows else self._n_stored
             n = next((i for i, trial in enumerate(rows) if not trial.state.is_finished()), len(rows))
@@ -214,7 +216,7 @@ class TrialStore:
 
     def expect(self, until: int) -> None:
         """Write how many trials the study is to have, which `igap status` says; raises as `add` does."""
-        with one_line_errors(*_SEARCHING), exclusive(self._storage, self.study.study_name):
+        with one_line_errors(*_SEARCHING), exclusive(self.storage, self.study.study_name):
             if self.study.user_attrs.get(UNTIL) != until:
                 self.study.set_user_attr(UNTIL, until)
 
@@ -225,15 +227,15 @@ class TrialStore:
         """
         name = self.study.study_name
         try:
-            with one_line_errors(*_SEARCHING), exclusive(self._storage, name):
+            with one_line_errors(*_SEARCHING), exclusive(self.storage, name):
                 self._read_new()
                 read, later = self._read, {trial.subject for trial in self._later}
                 new = [trial for trial in batch if trial.subject not in read.subjects and trial.subject not in later]
                 room = None if until is None else max(0, until - len(read.trials) - len(self._later))
-                add_trials(self._storage, self.study, [self._to_optuna(trial) for trial in new[:room]], self._n_stored)
+                add_trials(self.storage, self.study, [self._to_optuna(trial) for trial in new[:room]], self._n_stored)
         except BaseException:  # also Ctrl-C, after which there is a report: of what the storage has
             with one_line_errors(*_SEARCHING):  # anew: Optuna's cache has what was undone
-                self.study = optuna.load_study(study_name=name, storage=self._storage)
+                self.study = optuna.load_study(study_name=name, storage=self.storage)
             raise
 
     def _to_optuna(self, trial: EvaluatedTrial) -> FrozenTrial:
