@@ -74,11 +74,12 @@ def run_searches(arguments: Sequence[str], *, multirun: bool = False) -> int:
 def check_searches(arguments: Sequence[str], *, multirun: bool = False) -> None:
     """Shows what `run_searches` would do; computes nothing and writes nothing. Raises InputError as it does."""
     from igap.console import terminal_console
-    from igap.counterfactual.plan import describe
+    from igap.counterfactual.plan import describe, describe_together
 
     studies, _, _ = _plan(arguments, multirun=multirun)
-    for study in studies:
-        terminal_console().print(describe(study), markup=False, soft_wrap=True)
+    together = studies[0].config.atlas == "shared"
+    for line in [describe_together(studies)] if together else map(describe, studies):
+        terminal_console().print(line, markup=False, soft_wrap=True)
 
 
 def _plan(

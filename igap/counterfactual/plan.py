@@ -117,6 +117,17 @@ def describe(study: PlannedStudy) -> str:
     )
 
 
+def describe_together(studies: Sequence[PlannedStudy]) -> str:
+    """Describe the one search for the heads of all studies in one line, before it runs."""
+    first = studies[0]
+    config, metric = first.config, "" if first.config.metric.is_default else f" on {first.config.metric.name}"
+    return (
+        f"atlas of {len(studies)} heads by one search: AtP of each{metric}, {first.size:.4g} candidates, "
+        f"{min(config.search.until, first.size)} prompts ({config.search.sampler}), {config.clean.n} clean prompts, "
+        f"{config.heldout.n} held out, in {first.folder.parent / 'atlas'}"
+    )
+
+
 def _slow_part(config: SearchConfig) -> str:
     """What of an enumeration takes a run for every candidate, since shared beginnings do not serve it."""
     objective = objective_of(config)

@@ -39,7 +39,7 @@ def describe_in_markdown(
     parts = [
         f"# {_escape(config.head)}: the best of {len(result.trials)} trials",
         "\n".join(f"- {_escape(sentence)}" for sentence in result.verdict.split("\n")),
-        _fenced(
+        fenced(
             f"clean      {best.clean} {shown(best.answer)}\n"
             f"corrupted  {best.corrupted}\n"
             f"rule: {validation.best.rule} (trial {validation.best.trial})"
@@ -53,7 +53,7 @@ def describe_in_markdown(
             ]
         ),
         *map(_escape, describe_optimality(result)),
-        _fenced(command),
+        fenced(command),
         *(f"![{name}]({pictures[name]})" for name in SHOWN if pictures and name in pictures),
     ]
     return "\n\n".join(parts) + "\n"
@@ -68,7 +68,7 @@ def _escape(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>#|~])", r"\\\1", text)
 
 
-def _fenced(text: str) -> str:
+def fenced(text: str) -> str:
     """A block of text as it is, fenced by more backticks than stand anywhere in it."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)

@@ -47,13 +47,15 @@ class EvaluatedTrial:
     values: tuple[float, ...]
     """A number a term; NaN if the trial failed."""
     effects: tuple[float, ...]
-    """The first term's effect in each clean prompt's run; logits."""
+    """The first term's effect in each clean prompt's run; of a search for several components AtP of each; F's unit."""
     violations: Mapping[str, float] = field(default_factory=dict)
     """By how much each constraint is violated; 0 or less: it is satisfied."""
     reason: str = ""
     """Why it failed."""
     chunk: Chunk | None = None
     """The candidates that it is the best of; None: it stands for itself alone."""
+    sought: str = ""
+    """Of a search for several components: the one that it was proposed for."""
 
     @property
     def subject(self) -> Candidate | tuple[str, int, int]:
@@ -246,6 +248,7 @@ class TrialStore:
             "rule": self.space.rule(trial.proposal.candidate),
             "effects": list(trial.effects),
             **({"chunk": trial.chunk.as_list()} if trial.chunk else {}),
+            **({"sought": trial.sought} if trial.sought else {}),
         }
         if failed or trial.violated:
             attributes["reason"] = trial.reason or "; ".join(
@@ -275,8 +278,8 @@ class TrialStore:
         elif len(values) != len(self.directions) or not all(map(math.isfinite, values)):
             raise ValueError(f"trial {trial.number} has the values {values}, wanted {len(self.directions)} numbers")
         chunk = Chunk(*map(int, attributes["chunk"])) if "chunk" in attributes else None
-        reason = attributes.get("reason", "")
-        return EvaluatedTrial(proposal, values, tuple(map(float, effects)), trial.constraints, reason, chunk)
+        reason, sought = attributes.get("reason", ""), str(attributes.get("sought", ""))
+        return EvaluatedTrial(proposal, values, tuple(map(float, effects)), trial.constraints, reason, chunk, sought)
 
 
 def _slots(space: Space) -> dict[str, str]:
