@@ -42,6 +42,8 @@ class PlannedStudy:
     """Fingerprint of the model's files."""
     size: int
     """Candidates of its space."""
+    left_out: str = ""
+    """Rules that its space does not have, since they do not fit the answers."""
 
     @property
     def place(self) -> Path:
@@ -76,7 +78,9 @@ def plan_studies(searches: Sequence[SearchConfig]) -> tuple[list[PlannedStudy], 
                 check_exhaustible(spaces[prompts].space.size, config.search.until, len(config.objective))
             elif config.optimality is not None and spaces[prompts].space.size > config.search.until:
                 check_budget(config.optimality, spaces[prompts].space.size)
-            study = PlannedStudy(config, folder, checkpoint, spaces[prompts].space.size)
+            space = spaces[prompts].space
+            rules = "; ".join(why for why in space.left_out if ": =" in why)
+            study = PlannedStudy(config, folder, checkpoint, space.size, rules)
             asked = config.search.model_dump(exclude={"worker"})
             known = studies.setdefault(folder, study)
             if known.config.model_copy(update={"search": None}) != config.model_copy(update={"search": None}) or (
@@ -113,7 +117,7 @@ def describe(study: PlannedStudy) -> str:
     return (
         f"{config.head}: {' and '.join(config.objective)}{metric}, {study.size:.4g} candidates, "
         f"{config.search.until} trials ({rest}), {config.clean.n} clean prompts, {config.heldout.n} held out, "
-        f"in {study.folder}"
+        f"in {study.folder}" + (f"; left out: {study.left_out}" if study.left_out else "")
     )
 
 
