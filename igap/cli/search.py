@@ -1,5 +1,6 @@
 """`igap search`: studies for counterfactual prompts, in this process or with workers in a launcher's."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -66,17 +67,19 @@ def run_searches(arguments: Sequence[str], *, multirun: bool = False) -> int:
             except KeyboardInterrupt:
                 interrupted = True
         defaults = compose_one([]).config if any(study.config.full_run for study in studies) else None
-        return run_studies(studies, defaults, terminal_console(), Console(stderr=True), interrupted=interrupted)
+        typed = shlex.join(["igap", "search", *(["-m"] if multirun else []), *arguments])
+        return run_studies(studies, defaults, typed, terminal_console(), Console(stderr=True), interrupted=interrupted)
 
 
 def check_searches(arguments: Sequence[str], *, multirun: bool = False) -> None:
     """Shows what `run_searches` would do; computes nothing and writes nothing. Raises InputError as it does."""
     from igap.console import terminal_console
-    from igap.counterfactual.plan import describe
+    from igap.counterfactual.plan import describe, describe_together
 
     studies, _, _ = _plan(arguments, multirun=multirun)
-    for study in studies:
-        terminal_console().print(describe(study), markup=False, soft_wrap=True)
+    together = studies[0].config.atlas == "shared"
+    for line in [describe_together(studies)] if together else map(describe, studies):
+        terminal_console().print(line, markup=False, soft_wrap=True)
 
 
 def _plan(

@@ -7,15 +7,10 @@ from pydantic import Field, field_validator, model_validator
 
 from igap.components import is_component, names_wanted, parse_component
 from igap.config import Device, Frozen, MetricConfig, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
-from igap.counterfactual.samplers.registry import SamplerNames, samplers_for
+from igap.counterfactual.samplers.registry import SamplerNames
 from igap.counterfactual.target import normalized
-from igap.errors import InputError, short_repr
+from igap.counterfactual.terms import Term, check_terms
 
-Term = Literal["ap", "ig", "disagreement", "selectivity", "curve", "error", "fluency", "edits", "downstream"]
-SECONDARY = ("fluency", "edits", "downstream")
-"""Terms that stand beside another, never alone or first."""
-MAGNITUDES = ("disagreement", "error")
-"""Terms without a direction: they are 0 or above."""
 Sign = Literal["drop", "raise", "abs"]
 """Whether the patch should lower F, raise it, or either."""
 Lengths = Literal["one", "any"]
@@ -117,6 +112,7 @@ class StudyConfig(Frozen):
     control: int = Field(60, ge=0, le=1_000_000)
     workers: int = Field(1, ge=1, le=1000)
     worker: int = Field(0, ge=0, le=100_000)
+    dashboard: bool = False
 
     @field_validator("sampler", mode="before")
     @classmethod
@@ -280,19 +276,24 @@ class SearchConfig(Frozen):
             raise ValueError(f"{got} head={self.head}, wanted one span for all, at which effects compare. Name one.")
         if self.atlas != "shared":
             return
-        usual = self.objective == ("ap",) and self.sign == "abs" and self.aggregate == "mean"
-        if not usual or self.constraints.bounds:
-            raise ValueError(
-                f"{got} another objective, sign, aggregate or bound than the default, wanted mean AP effects of either "
-                "sign. Use atlas=true, with a search for each head."
-            )
         how = self.search
-        alone = how.workers == 1 and not how.worker and how.sampler != "brute"
-        if not alone or self.optimality or self.clean.lengths == "any":
+        faults = {
+            "objective": ",".join(self.objective) if self.objective != ("ap",) else None,
+            "sign": self.sign if self.sign != "abs" else None,
+            "aggregate": self.aggregate if self.aggregate != "mean" else None,
+            **{f"constraints.{name}": f"{bound:g}" for name, bound in self.constraints.bounds.items()},
+            "optimality": self.optimality,
+            "clean.lengths": "any" if self.clean.lengths == "any" else None,
+            "search.sampler": "brute" if how.sampler == "brute" else None,
+            "search.workers": how.workers if how.workers > 1 else None,
+            "search.worker": how.worker or None,
+        }
+        given = [f"{name}={value}" for name, value in faults.items() if value is not None]
+        if given:
             raise ValueError(
-                f"{got} search.workers={how.workers}, search.worker={how.worker}, search.sampler={how.sampler}, "
-                f"optimality={self.optimality}, clean.lengths={self.clean.lengths}, wanted one worker, a sampler that "
-                "proposes, no estimate and one length. Use atlas=true, or their defaults."
+                f"{got} {', '.join(given)}, wanted the default: one search by one process, of mean AP effects of "
+                f"either sign, without bounds. Leave {'it' if len(given) == 1 else 'them'} out, or use atlas=true, "
+                "with a search for each head."
             )
 
     @property
@@ -308,43 +309,3 @@ class SearchConfig(Frozen):
         metric = [] if self.metric.is_default else [self.metric.name]
         function = re.sub(r"[^\w.]", "_", str(self.metric.function).rpartition(":")[2].strip())
         return "-".join([*self.objective, *estimator, *metric, *([function] if self.metric.name == "custom" else [])])
-
-
-def follows_gradient(terms: tuple[str, ...], estimator: str) -> bool:
-    """Whether words have first-order scores: of all terms those of AP, of `error` those of AtP's error alone."""
-    return terms[0] != "error" or estimator == "atp"
-
-
-def check_terms(terms: tuple[str, ...], sampler: str, estimator: str = "atp", optimality: int | None = None) -> None:
-    """Raises InputError on objectives that make no search together, or that sampler or optimality cannot serve."""
-    if len(set(terms)) < len(terms):
-        raise InputError(f"objective: got {', '.join(terms)}, one of them twice. Name each once.")
-    if set(terms) <= set(SECONDARY):
-        raise InputError(
-            f"objective: got {', '.join(terms)}, which says nothing of the head. Put ap, ig, disagreement, "
-            "selectivity, curve or error beside it: objective=[ap,fluency]."
-        )
-    if terms[0] in SECONDARY:
-        raise InputError(
-            f"objective: got {', '.join(terms)}, whose first says nothing of the head; the best prompt is the best by "
-            f"the first. Write objective=[{','.join(sorted(terms, key=SECONDARY.__contains__))}]."
-        )
-    if estimator != "atp" and "error" not in terms:
-        raise InputError(
-            f"estimator: got {short_repr(estimator)} with objective={','.join(terms)}, wanted objective=error, which "
-            "examines an estimator. Leave one of the two out."
-        )
-    if optimality is not None and len(terms) > 1:
-        raise InputError(
-            f"optimality: got {optimality} with several objectives, of which none says alone which prompt is better. "
-            "Use optimality=null, or one objective."
-        )
-    gradient = follows_gradient(terms, estimator)
-    known = samplers_for(len(terms), gradient=gradient)
-    if sampler not in ("auto", *known):
-        what = "one objective" if len(terms) == 1 else "several objectives"
-        what += "" if gradient else f", the error of {estimator}, which has no gradient that is cheap"
-        raise InputError(
-            f"search.sampler: got {sampler!r} for {what}, wanted one of auto, {', '.join(known)}. Use "
-            "search.sampler=auto."
-        )

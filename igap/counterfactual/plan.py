@@ -18,6 +18,7 @@ from igap.counterfactual.objective.shared_prefixes import SERVED
 from igap.counterfactual.spaces.prepare import Prepared, prepare
 from igap.counterfactual.target import Target, locate_target
 from igap.counterfactual.trials.chunks import check_exhaustible
+from igap.counterfactual.trials.dashboard import check_dashboard
 from igap.counterfactual.validation.optimality import check_budget
 from igap.engine.batching import most_processes
 from igap.engine.user_metrics import metric_of
@@ -41,6 +42,8 @@ class PlannedStudy:
     """Fingerprint of the model's files."""
     size: int
     """Candidates of its space."""
+    left_out: str = ""
+    """Rules that its space does not have, since they do not fit the answers."""
 
     @property
     def place(self) -> Path:
@@ -61,6 +64,8 @@ def plan_studies(searches: Sequence[SearchConfig]) -> tuple[list[PlannedStudy], 
     workers: list[SearchConfig] = []
     spaces: dict[str, Prepared] = {}  # a space is the same for every component
     for search in searches:
+        if search.search.dashboard:
+            check_dashboard(search.search.storage.kind)
         header = cached.header_of(search.model.name, search.model.revision)
         checkpoint = fingerprint(header.folder)
         prompts = search.model_dump_json(include=_OF_THE_SPACE) + checkpoint
@@ -73,7 +78,9 @@ def plan_studies(searches: Sequence[SearchConfig]) -> tuple[list[PlannedStudy], 
                 check_exhaustible(spaces[prompts].space.size, config.search.until, len(config.objective))
             elif config.optimality is not None and spaces[prompts].space.size > config.search.until:
                 check_budget(config.optimality, spaces[prompts].space.size)
-            study = PlannedStudy(config, folder, checkpoint, spaces[prompts].space.size)
+            space = spaces[prompts].space
+            rules = "; ".join(why for why in space.left_out if ": =" in why)
+            study = PlannedStudy(config, folder, checkpoint, space.size, rules)
             asked = config.search.model_dump(exclude={"worker"})
             known = studies.setdefault(folder, study)
             if known.config.model_copy(update={"search": None}) != config.model_copy(update={"search": None}) or (
@@ -110,7 +117,18 @@ def describe(study: PlannedStudy) -> str:
     return (
         f"{config.head}: {' and '.join(config.objective)}{metric}, {study.size:.4g} candidates, "
         f"{config.search.until} trials ({rest}), {config.clean.n} clean prompts, {config.heldout.n} held out, "
-        f"in {study.folder}"
+        f"in {study.folder}" + (f"; left out: {study.left_out}" if study.left_out else "")
+    )
+
+
+def describe_together(studies: Sequence[PlannedStudy]) -> str:
+    """Describe the one search for the heads of all studies in one line, before it runs."""
+    first = studies[0]
+    config, metric = first.config, "" if first.config.metric.is_default else f" on {first.config.metric.name}"
+    return (
+        f"atlas of {len(studies)} heads by one search: AtP of each{metric}, {first.size:.4g} candidates, "
+        f"{min(config.search.until, first.size)} prompts ({config.search.sampler}), {config.clean.n} clean prompts, "
+        f"{config.heldout.n} held out, in {first.folder.parent / 'atlas'}"
     )
 
 

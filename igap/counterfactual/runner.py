@@ -2,10 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
@@ -13,17 +11,17 @@ from igap import pipeline
 from igap.components import PLACES, SITES
 from igap.config import TEXTS, BaselineConfig, RunConfig, TrackingConfig
 from igap.console import show_stage
-from igap.counterfactual.atlas import write as atlas
-from igap.counterfactual.atlas.atlas import Atlas, make_atlas
-from igap.counterfactual.atlas.shared import search_together
+from igap.counterfactual.atlas import run as atlas
+from igap.counterfactual.atlas.atlas import make_atlas
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.objective.errors import find_estimator
 from igap.counterfactual.output import scan, terminal
+from igap.counterfactual.output.note import describe_in_markdown
 from igap.counterfactual.output.write import write
 from igap.counterfactual.plan import PlannedStudy, describe, locate
-from igap.counterfactual.samplers.registry import samplers_for
 from igap.counterfactual.search import SearchResult, explore_and_validate
-from igap.counterfactual.trials.storages import open_storage
+from igap.counterfactual.trials import dashboard
+from igap.counterfactual.trials.study import TrialStore
 from igap.counterfactual.workers import check_storage, explore, open_session, start_workers, stop_workers
 from igap.engine.activations import borrow
 from igap.errors import InputError
@@ -46,6 +44,7 @@ log = logging.getLogger("igap")
 def run_studies(
     studies: Sequence[PlannedStudy],
     defaults: RunConfig | None,
+    command: str,
     out: Console,
     progress: Console,
     *,
@@ -56,6 +55,7 @@ def run_studies(
     Args:
         studies: as planned, at least one.
         defaults: settings of the run of the best pair; the model and the prompts are the search's. None: no such run.
+        command: what was typed, as the studies' notes have it.
         out: for results.
         progress: for progress and stages.
         interrupted: whether Ctrl-C has ended this command's workers already; then no trials are added, and what
@@ -67,20 +67,20 @@ def run_studies(
     Raises:
         InputError: the only study is invalid.
     """
+    atlas.check_place(studies)
     code, results = 0, list[tuple[str, SearchResult]]()
     tracking, message = wandb_run.resolve_mode(studies[0].config.tracking)
     if message:
         out.print(message, markup=False)
     if studies[0].config.atlas == "shared":
-        atomic.check_writable(studies[0].folder.parent)
-        return _search_together(studies, tracking, out, progress)
+        return atlas.run_together(studies, command, tracking, out, progress)
     for study in studies:
         atomic.check_writable(study.folder)
     for number, study in enumerate(studies, start=1):
         if len(studies) > 1:
             out.print(f"\n{number}/{len(studies)}  {describe(study)}", markup=False, soft_wrap=True)
         try:
-            result = _run_study(study, progress, interrupted=interrupted)
+            result, trials = _run_study(study, progress, interrupted=interrupted)
         except InputError as error:
             if len(studies) == 1:
                 raise
@@ -103,11 +103,20 @@ def run_studies(
             code = 1
         if unwritten:
             continue
+        try:
+            _write_note(result, study, trials, command)
+        except (InputError, OSError) as error:
+            log.error("%s: %s", study.config.head, reason_of(error))
+            code = 1
         if defaults is not None and study.config.full_run and not result.interrupted:
             code = max(code, _run_best_pair(result, study, defaults, tracking, progress))
         for line in wandb_run.log_or_warn(study.folder, tracking, f"the search of {study.config.head}"):
             out.print(line, markup=False, soft_wrap=True)
         terminal.show_paths(out, study.folder)
+        asked = study.config.search
+        if asked.dashboard:
+            shows = dashboard.dashboard_command(asked.storage.kind, study.folder)
+            out.print(f"in Optuna Dashboard: {shows}", markup=False, highlight=False, soft_wrap=True)
         results.append((study.config.head, result))
         if result.interrupted:
             out.print(f"interrupted at {len(result.trials)} trials; the same command goes on", markup=False)
@@ -124,60 +133,9 @@ def run_studies(
             return max(code, 1)
         out.print(f"written to {folder}: scan.csv, matrix.csv, plots/", markup=False, soft_wrap=True)
         if studies[0].config.atlas and not interrupted and code == 0:
-            made_of = [result.id for _, result in results]
-            return _write_atlas(partial(make_atlas, results), made_of, studies[0].config, folder, tracking, out)
+            key = atlas.key_of([result.id for _, result in results])
+            return atlas.write_atlas(partial(make_atlas, results), key, studies[0].config, folder, tracking, out)
     return code
-
-
-def _search_together(studies: Sequence[PlannedStudy], tracking: TrackingConfig, out: Console, progress: Console) -> int:
-    """One search for the heads of all studies, and the atlas of what it found; the exit code."""
-    first, asked = studies[0], studies[0].config.search
-    since = time.perf_counter()
-    with show_stage(progress, "load model"):
-        model = cached.cached_model(first.config.model, first.config.device, first.checkpoint)
-    with borrow(model):
-        session = open_session(first, model, open_storage("memory", Path()))
-        header = cached.header_of(first.config.model.name, first.config.model.revision)
-        members = tuple(member for study in studies for member in locate(study.config, header).members)
-        with terminal.progress_bar(progress) as on_progress:
-            sampler = samplers_for(1)[0] if asked.sampler == "auto" else asked.sampler
-            made = search_together(
-                session, replace(session.target, members=members), asked.until, sampler, asked.batch, asked.control,
-                on_progress,
-            )  # fmt: skip
-    out.print(
-        f"{made.n_tried:,} prompts tried for {len(members)} heads in {time.perf_counter() - since:.0f} s, "
-        f"{made.cost:,.0f} forward equivalents",
-        highlight=False,
-    )
-    config, made_of = (
-        first.config.model_copy(update={"name": None}),
-        [first.checkpoint, *(s.config.head for s in studies)],
-    )
-    made_of.append(config.model_dump_json(exclude={"head", "output", "tracking", "device"}))
-    return _write_atlas(lambda: made, made_of, first.config, first.folder.parent, tracking, out)
-
-
-def _write_atlas(
-    make: Callable[[], Atlas],
-    made_of: Sequence[str],
-    config: SearchConfig,
-    folder: Path,
-    tracking: TrackingConfig,
-    out: Console,
-) -> int:
-    """The atlas, written, shown and logged; the exit code. `made_of` tells it from others."""
-    try:
-        made = make()
-        atlas.write(made, config.model_copy(update={"head": "all"}), folder, made_of)
-    except Exception as error:
-        log.error("atlas: %s", reason_of(error))
-        return 1
-    out.print("", *made.sentences(), sep="\n", markup=False, highlight=False, soft_wrap=True)
-    for line in wandb_run.log_or_warn(folder / atlas.FOLDER, tracking, "the atlas"):
-        out.print(line, markup=False, soft_wrap=True)
-    out.print(f"written to {folder / atlas.FOLDER}: atlas.html, heads.csv, prompts.csv", markup=False, soft_wrap=True)
-    return 0
 
 
 def _of_several_heads(studies: Sequence[PlannedStudy]) -> bool:
@@ -186,8 +144,18 @@ def _of_several_heads(studies: Sequence[PlannedStudy]) -> bool:
     return len({study.folder.parent for study in studies}) == 1 and all(each == asked[0] for each in asked)
 
 
-def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> SearchResult:
-    """The result of a study that has all its trials; those that other workers have not made are made here.
+def _write_note(result: SearchResult, study: PlannedStudy, trials: TrialStore, command: str) -> None:
+    """The report as the note of the study, with its pictures where they are asked for. Raises InputError or OSError."""
+    if study.config.search.storage.kind == "memory":
+        return
+    pictures = None
+    if study.config.search.dashboard:
+        pictures = dashboard.save_pictures(trials, study.folder, sorted((study.folder / "plots").glob("*.png")))
+    dashboard.save_note(trials, describe_in_markdown(result, study.config, command, pictures))
+
+
+def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> tuple[SearchResult, TrialStore]:
+    """The result of a study that has all its trials, and these; what other workers have not made is made here.
 
     `interrupted`: the result of the trials that there are.
     """
@@ -214,7 +182,7 @@ def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> 
                     raise
 
             validating = show_stage(progress, "validate")
-            return explore_and_validate(
+            result = explore_and_validate(
                 session,
                 make_trials,
                 since,
@@ -224,6 +192,7 @@ def _run_study(study: PlannedStudy, progress: Console, *, interrupted: bool) -> 
                 estimating=show_stage(progress, "estimate"),
                 heldout_heads=bool(config.atlas),
             )
+            return result, session.trials
     finally:
         stop_workers(children)
 

@@ -14,13 +14,14 @@ from optuna.storages import BaseStorage
 
 from igap import markup
 from igap.arguments import NotNegative, Positive, Range, Seed, checks_arguments
-from igap.counterfactual.config import Aggregate, Constraints, Lengths, Sign, SpaceConfig, Term, check_terms
+from igap.counterfactual.config import Aggregate, Constraints, Lengths, Sign, SpaceConfig
 from igap.counterfactual.evaluation import is_exact
 from igap.counterfactual.identity import check_json, hash_weights, source_of
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.samplers.registry import SamplerNames
 from igap.counterfactual.session import OnProgress, SearchSession
 from igap.counterfactual.spaces.base import Space
+from igap.counterfactual.terms import Term, check_terms
 from igap.counterfactual.trials.storages import open_storage
 from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation.optimality import Optimality, check_budget, estimate_optimality

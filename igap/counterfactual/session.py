@@ -120,7 +120,7 @@ class SearchSession:
         metric = "custom" if isinstance(objective.f, Custom) else objective.f.name
         identity = {**identity, **({} if metric == "logit_diff" else {"metric": metric})}
         self._remember, self._identity = remember, identity
-        study = {
+        self.study_identity = study = {
             **identity,
             "head": self.target.name,
             "objective": list(objective.terms),

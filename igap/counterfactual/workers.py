@@ -64,7 +64,7 @@ def open_session(study: PlannedStudy, model: TransformerBridge, storage: Any | N
         clean_lengths=config.clean.lengths,
         seed=config.seed,
         storage=partial(_open_storage, study) if storage is None else storage,
-        name=partial(_study_name, study),
+        name=partial(study_name, study),
         identity={
             "model": study.checkpoint,
             "processing": config.model.processing,
@@ -83,7 +83,7 @@ def _function_of(metric: MetricConfig) -> dict[str, str]:
     return {"metric/function": str(metric.function).strip(), "metric/source": source_digest(metric)}
 
 
-def _study_name(study: PlannedStudy, storage: Any) -> str:
+def study_name(study: PlannedStudy, storage: Any) -> str:
     """The study's name in the storage: a file has one study, whatever its folder is called now; servers have many."""
     if study.config.search.storage.kind in ("sqlite", "journal"):
         return find_only_study(storage) or study.folder.name

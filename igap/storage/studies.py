@@ -63,7 +63,7 @@ def read_status(folder: Path) -> SearchStatus:
     Raises ValueError on a file that cannot be read.
     """
     report: FinishedRun | None = None
-    if os.path.lexists(folder / SUMMARIES[1]):
+    if any(os.path.lexists(folder / name) for name in SUMMARIES[1:]):
         report, problem = read_run(folder)
         if report is None:
             raise ValueError(str(problem).partition(": left out: ")[2].removesuffix("."))
@@ -78,7 +78,7 @@ def read_status(folder: Path) -> SearchStatus:
             except (ValueError, KeyError, TypeError, AttributeError, sqlite3.Error) as error:
                 raise ValueError(f"{name} cannot be read ({type(error).__name__}: {error})") from None
     made = study.get("igap", {})
-    reported, best = summary.get("n_trials"), summary.get("best/value")
+    reported, best = summary.get("n_trials", summary.get("atlas/n_tried")), summary.get("best/value")
     n_reported = reported if isinstance(reported, int) else None
     until = study.get(UNTIL, _until_of(report) if report else None)
     return SearchStatus(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pandas as pd
 import pytest
 from helpers.small_disk import no_file_above
@@ -19,6 +21,7 @@ from safetensors.torch import load_file
 from igap import cli
 from igap.cli import launch
 from igap.counterfactual import runner, workers
+from igap.counterfactual.trials import dashboard
 from igap.errors import InputError
 from igap.models import cached
 from igap.output import figures
@@ -520,3 +523,42 @@ def test_workers_that_fail_are_told_and_their_part_is_done(tmp_path, monkeypatch
     assert search("-m", "search.worker=range(2)", "search.until=18", *LIGHT, "name=one", where=tmp_path) == 0
     assert capfd.readouterr().err.count("a process failed: RuntimeError: no such card") == 2
     assert summary_of(tmp_path / "searches" / "one")["n_trials"] == 18
+
+
+def test_a_study_has_its_report_as_a_note_and_its_pictures_where_they_are_asked_for(
+    quiet, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(quiet, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "searches" / "0.4-ap"
+
+    def read():
+        study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder}/study.db")
+        attributes = study._storage.get_study_system_attrs(study._study_id)
+        names = sorted(
+            (name for name in attributes if "note_str" in name), key=lambda name: int(name.rpartition(":")[2])
+        )
+        pictures = {each.filename for each in optuna.artifacts.get_all_artifact_meta(study)}
+        return "".join(attributes[name] for name in names), pictures
+
+    plain, pictures = read()
+    summary = json.loads((folder / "search_summary.json").read_text())
+    for text in ("best/clean", "best/corrupted", "best/rule"):
+        assert str(summary[text]) in plain
+    assert f"| ap | {summary['best/value']:.3f} | {summary['by_hand/value']:.3f} |" in plain
+    assert f"| ap on 3 held-out prompts | {summary['heldout/value']:.3f} | {summary['heldout/by_hand']:.3f} |" in plain
+    assert f"| ap, best of {summary['random/n']} at random | {summary['random/best']:.3f} |" in plain
+    assert all(f"- {line[:30]}" in plain for line in summary["verdict"].split(". ")[:1])
+    assert f"\nigap {shlex.join([*ASKED, 'search.until=18', *QUIET])}\n" in plain
+    assert not pictures
+    assert not (folder / "artifacts").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(dashboard.importlib.util, "find_spec", lambda name: True)
+        assert search("search.until=18", *QUIET, "search.dashboard=true", where=tmp_path) == 0
+    printed = capsys.readouterr().out
+    opens = "optuna-dashboard sqlite:///searches/0.4-ap/study.db --artifact-dir searches/0.4-ap/artifacts"
+    assert f"in Optuna Dashboard: {opens}" in printed
+    assert "  artifacts/" not in printed
+    shown, pictures = read()
+    assert pictures == {file.name for file in (folder / "plots").glob("*.png")}
+    assert [line.partition("(")[0] for line in shown.splitlines() if line.startswith("!")] == ["![heads]", "![history]"]
+    assert shown.startswith(plain.partition("\n```\nigap")[0])

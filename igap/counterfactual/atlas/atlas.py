@@ -49,7 +49,9 @@ class Atlas:
     n_tried: int = 0
     """Prompts that this search tried."""
     cost: float = 0.0
-    """Forward equivalents that it took."""
+    """Forward equivalents that it took, this time."""
+    interrupted: bool = False
+    """Whether a KeyboardInterrupt ended it early."""
 
     @cached_property
     def largest(self) -> Float64[np.ndarray, " head"]:

@@ -7,26 +7,47 @@ together show most.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float64
+from optuna.storages import BaseStorage
 
 from igap.counterfactual.atlas.atlas import BY_HAND, SHARE, Atlas
 from igap.counterfactual.atlas.cover import fewest_prompts
 from igap.counterfactual.history import Floats, History, Proposal
 from igap.counterfactual.objective.members import MembersEvaluator
+from igap.counterfactual.quiet import quiet_logs
 from igap.counterfactual.samplers.base import draw
 from igap.counterfactual.samplers.registry import make_sampler
 from igap.counterfactual.session import OnProgress, Progress, SearchSession
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.counterfactual.target import Target
+from igap.counterfactual.trials.storages import open_storage
+from igap.counterfactual.trials.study import EvaluatedTrial, TrialStore
 from igap.errors import InputError
 
 VERIFIED = 3
 """Prompts with the largest |AtP| of a head in which its AP is measured."""
 _LIKELY = 0.97
 """Share of what all prompts show by AtP that those in which all heads are patched show."""
+
+
+STUDY = "shared"
+"""What a study of such a search is known by, in the place of an objective."""
+
+
+def open_trials(session: SearchSession, target: Target, storage: BaseStorage, name: str = "igap") -> TrialStore:
+    """The trials of a search for all members of the target; raises InputError on a study of another search.
+
+    A trial has the sum over heads of |AtP| as its value, AtP of every head as its effects, and the head that it was
+    proposed for.
+    """
+    every = session.model.cfg.n_layers * session.model.cfg.n_heads == len(target.members)
+    heads = f"all{target.at}" if every else " ".join(_names(target))
+    identity = {**session.study_identity, "head": heads, "objective": [STUDY]}
+    return TrialStore(storage, session.space, identity, name=name)
 
 
 def search_together(
@@ -37,8 +58,12 @@ def search_together(
     batch: int,
     control: int,
     on_progress: OnProgress | None = None,
+    *,
+    trials: TrialStore | None = None,
 ) -> Atlas:
     """Search for prompts that show any of the heads, and return the atlas of those that do.
+
+    After a KeyboardInterrupt it is of what has been tried. The same call with the same trials goes on.
 
     Args:
         session: of one of the heads; its space, clean prompts, held-out prompts and metric are those of all.
@@ -48,6 +73,7 @@ def search_together(
         batch: prompts that are proposed at once.
         control: prompts that are drawn at random first.
         on_progress: called before every batch, with the sum over heads of the largest |AtP| as the best value.
+        trials: of `open_trials`; None (default): in memory.
     """
     if any(len(each.groups) > 1 for each in (session.bound, session.heldout) if each is not None):
         raise InputError(
@@ -55,8 +81,14 @@ def search_together(
             "atlas=true, or clean.lengths=one."
         )
     bound = session.bound.unshare()
-    pool = _Pool(session, target)
-    pool.explore(until, sampler, batch, min(control, until), on_progress)
+    store = trials or open_trials(session, target, open_storage("memory", Path()))
+    pool, interrupted = _Pool(session, target, store), False
+    try:
+        pool.explore(until, sampler, batch, min(control, until), on_progress)
+    except KeyboardInterrupt:
+        if not pool.n:
+            raise
+        interrupted = True
     best, alone = pool.verify()
     if not alone.any():
         raise InputError("head: got heads that no prompt tried moves. Use other words, or a later span.")
@@ -85,9 +117,7 @@ def search_together(
         measured = _effects(evaluator, others.tokens(chosen))
         cost += evaluator.cost
         heldout = np.stack([np.full(len(best), np.nan), *measured], 1)
-    names = [
-        name.partition("@")[0] for name in (replace(target, members=(m,), every=False).name for m in target.members)
-    ]
+    names = [name.partition("@")[0] for name in _names(target)]
     rules = [session.space.rule(each) for each in best]
     return Atlas(
         heads=tuple(names),
@@ -102,52 +132,67 @@ def search_together(
         rules=tuple(rules),
         n_tried=pool.n,
         cost=cost,
+        interrupted=interrupted,
     )
+
+
+def _names(target: Target) -> list[str]:
+    """The names of its members, each as if it were searched alone."""
+    return [replace(target, members=(member,), every=False).name for member in target.members]
 
 
 class _Pool:
     """The prompts tried so far, with the AtP effect of every head in each."""
 
-    def __init__(self, session: SearchSession, target: Target) -> None:
-        self._session, self._n_heads = session, len(target.members)
+    def __init__(self, session: SearchSession, target: Target, trials: TrialStore) -> None:
+        self._session, self._trials, self._names = session, trials, _names(target)
         self._evaluator = _evaluator(session, session.bound, target)
-        self._proposals: list[Proposal] = []
-        self._asked: list[int] = []
-        """The head that each was proposed for; -1: none."""
-        self._estimates = np.empty((0, self._n_heads))
+        self._tried: list[EvaluatedTrial] = []
+        self._estimates = np.empty((0, len(self._names)))
+        self._read()
 
     @property
     def n(self) -> int:
         """Prompts tried."""
-        return len(self._proposals)
+        return len(self._tried)
 
     @property
     def cost(self) -> float:
-        """Forward equivalents that they took."""
+        """Forward equivalents that this process's took."""
         return self._evaluator.cost
 
+    def _read(self) -> None:
+        """Take in the trials that have come."""
+        new = self._trials.all()[self.n :]
+        self._tried += new
+        if new:
+            self._estimates = np.concatenate([self._estimates, np.array([trial.effects for trial in new])])
+
+    @quiet_logs()
     def explore(self, until: int, sampler: str, batch: int, control: int, on_progress: OnProgress | None) -> None:
-        """Try prompts until there are so many, or no other."""
+        """Try prompts until there are so many, or no other. What comes next depends on the trials and nothing else."""
         space, seed = self._session.space, self._session.seed
-        propose, rng = make_sampler(sampler, space, seed, 1), np.random.default_rng(seed)
-        order, turn = rng.permutation(self._n_heads), 0
-        while (n := len(self._proposals)) < min(until, space.size):
+        propose, most = make_sampler(sampler, space, seed, 1), min(until, space.size)
+        order = np.random.default_rng(seed).permutation(len(self._names)).tolist()
+        self._trials.expect(most)
+        while (n := self.n) < most:
             if on_progress:
                 shown = float(np.abs(self._estimates).max(0).sum()) if n else float("nan")
                 on_progress(Progress(n, until, shown, 0.0))
+            rng, sought = np.random.default_rng([seed, n]), ""
             if n < control:
-                head, new = -1, draw(self._history(0), min(batch, control - n), rng)
+                new = draw(self._history(0), min(batch, control - n), rng)
             else:
-                head, turn = int(order[turn % self._n_heads]), turn + 1
-                scores = Scores(self._evaluator, head)
+                last = self._tried[-1].sought if n else ""
+                head = order[(order.index(self._names.index(last)) + 1) % len(order) if last else 0]
+                sought, scores = self._names[head], Scores(self._evaluator, head)
                 new = propose(self._history(head), scores, min(batch, until - n), rng)
             if not new:
                 return
             tokens = self._session.bound.tokens([each.candidate for each in new])
-            made = self._evaluator.estimates_of_all(tokens).double().mean(1).numpy()
-            self._proposals += new
-            self._asked += [head] * len(new)
-            self._estimates = np.concatenate([self._estimates, made])
+            made = self._evaluator.estimates_of_all(tokens).double().mean(1).tolist()
+            self._trials.add([_trial(*each, sought) for each in zip(new, made, strict=True)], until)
+            self._read()
 
     def verify(self) -> tuple[list[Candidate], Float64[np.ndarray, " head"]]:
         """Each head's best prompt and AP effect there, of those with its largest |AtP|."""
@@ -155,27 +200,35 @@ class _Pool:
         for head, column in enumerate(np.abs(self._estimates).T):
             for place in np.argsort(-column, kind="stable")[:VERIFIED].tolist():
                 asked.setdefault(place, []).append(head)
-        best, effects = [0] * self._n_heads, np.zeros(self._n_heads)
+        best, effects = [0] * len(self._names), np.zeros(len(self._names))
         for place, heads in asked.items():
-            tokens = self._session.bound.tokens([self._proposals[place].candidate])
+            tokens = self._session.bound.tokens([self._tried[place].proposal.candidate])
             made = self._evaluator.effects_of(tokens, heads).double().mean(1)[0].tolist()
             for head, effect in zip(heads, made, strict=True):
                 if abs(effect) >= abs(effects[head]):
                     best[head], effects[head] = place, effect
-        return [self._proposals[place].candidate for place in best], effects
+        return [self._tried[place].proposal.candidate for place in best], effects
 
     def estimates_of(self, candidates: Sequence[Candidate]) -> Float64[np.ndarray, "head prompt"]:
         """AtP of every head in some of the prompts."""
-        places = {each.candidate: place for place, each in enumerate(self._proposals)}
+        places = {trial.proposal.candidate: place for place, trial in enumerate(self._tried)}
         return np.asarray(self._estimates[[places[each] for each in candidates]].T)
 
     def _history(self, head: int) -> History:
         """What is known of one head; what was proposed for another is a random start to it."""
+        name = self._names[head]
         proposals = [
-            each if asked == head else Proposal(each.candidate, "random")
-            for each, asked in zip(self._proposals, self._asked, strict=True)
+            trial.proposal if trial.sought == name else Proposal(trial.proposal.candidate, "random")
+            for trial in self._tried
         ]
         return History(self._session.space, tuple(proposals), np.abs(self._estimates[:, [head]]))
+
+
+def _trial(proposal: Proposal, effects: Sequence[float], sought: str) -> EvaluatedTrial:
+    value = float(np.abs(effects).sum())
+    finite = bool(np.isfinite(value))
+    reason = "" if finite else "a number is not finite"
+    return EvaluatedTrial(proposal, (value if finite else float("nan"),), tuple(effects), {}, reason, None, sought)
 
 
 class Scores:

@@ -1,9 +1,7 @@
 """An atlas on disk: tables, a picture, one page that holds all of it; `atlas_summary.json` comes last."""
 
 import base64
-import hashlib
 import json
-from collections.abc import Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -30,8 +28,8 @@ _STYLE = (
 )
 
 
-def write(atlas: Atlas, config: SearchConfig, parent: Path, made_of: Sequence[str]) -> None:
-    """Write an atlas into `atlas/` in the folder of the searches; `made_of` tells it from others. Raises OSError."""
+def write(atlas: Atlas, config: SearchConfig, parent: Path, key: str) -> None:
+    """Write an atlas into `atlas/` in the folder of the searches; `key` tells it from others. Raises OSError."""
     folder = parent / FOLDER
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     frames = {"heads": atlas.head_frame(), "prompts": atlas.prompt_frame(), "clusters": atlas.cluster_frame()}
@@ -46,7 +44,6 @@ def write(atlas: Atlas, config: SearchConfig, parent: Path, made_of: Sequence[st
     write_atomically(image, partial(picture.savefig, format="png", dpi=150))
     write_text(folder / "atlas.html", _page(atlas, frames, image.read_bytes(), str(config.model.name)))
     write_text(folder / "config.json", config.model_dump_json(indent=2) + "\n")
-    key = hashlib.sha256(" ".join(made_of).encode()).hexdigest()[:12]
     summary = {"schema": SCHEMA, "key": key, "model": config.model.name, **atlas.summary(), **versions()}
     write_text(folder / "atlas_summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
 

@@ -14,13 +14,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from igap.arguments import NotNegative, checks_arguments
-from igap.counterfactual.config import MAGNITUDES, SECONDARY, Aggregate, Constraints, Sign, Term, follows_gradient
+from igap.counterfactual.config import Aggregate, Constraints, Sign
 from igap.counterfactual.history import Floats
 from igap.counterfactual.objective.errors import check_estimator, find_estimator, signed_errors
 from igap.counterfactual.objective.evaluator import Number
 from igap.counterfactual.objective.parts import AnyEvaluator
 from igap.counterfactual.spaces.base import Candidate
 from igap.counterfactual.target import Target
+from igap.counterfactual.terms import MAGNITUDES, SECONDARY, Term, follows_gradient
 from igap.engine.metrics import as_metric
 from igap.errors import InputError
 from igap.metrics import AnyMetric, Metric
@@ -142,7 +143,7 @@ class Objective:
 
     @property
     def follows_gradient(self) -> bool:
-        """Whether the first term has first-order scores; see `config.follows_gradient`."""
+        """Whether the first term has first-order scores; see `terms.follows_gradient`."""
         return follows_gradient(self.terms, self.estimator)
 
     @property

@@ -326,7 +326,7 @@ def show_paths(console: Console, folder: Path) -> None:
     console.print(f"\nwritten to {folder}", markup=False, soft_wrap=True)
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder).parts
-        if path.is_file() and not {"runs", "wandb"} & set(inside) and not path.name.startswith("."):
+        if path.is_file() and not {"runs", "wandb", "artifacts"} & set(inside) and not path.name.startswith("."):
             console.print(f"  {path.relative_to(folder)}", highlight=False)
     for run in sorted(folder.glob("runs/*/summary.json")):
         console.print(f"  {run.parent.relative_to(folder)}/  (igap run of a best pair)", highlight=False)

@@ -131,6 +131,8 @@ def prepare(
     )
     if reading.any_length:
         made = make((*further.alike.pairs, *(kept_out or ())))
+    if several:
+        made = _without_unfit_rules(made, space, (*further.alike.pairs, *(kept_out or ())), tokenizer, prepend_bos)
     bind_pairs = partial(
         _bind, _BINDERS[made.kind], made, tokenizer, prepend_bos=prepend_bos, several=several, device=device
     )
@@ -258,6 +260,28 @@ def _check_kept_out(alike: Alike, kept_out: Sequence[PromptPair] | None, n: int)
             f"heldout.n: got {n}, but of the held-out pairs only {len(kept_out)} have the clean prompts' template and "
             "length. Use a smaller number, or add pairs."
         )
+
+
+def _without_unfit_rules(
+    made: Space, asked: SpaceConfig, pairs: Sequence[PromptPair], tokenizer: Any, prepend_bos: bool
+) -> Space:
+    """The space without those of igap's own rules that need an answer of one token where one of the pairs has others.
+
+    A rule that the user has written is left in: it is refused when it is bound.
+    """
+    slots, left_out = list(made.slots), dict(made.left_out)
+    for place, slot in enumerate(made.slots if made.kind == "slots" else ()):
+        if list(asked.slots.get(slot.name, ())) != list(SLOTS.get(slot.name, ())):
+            continue
+        for rule in [option for option in slot.options if option in ("=S", "=IO")]:
+            alone = replace(made, slots=(replace(slot, options=(rule,)),))
+            try:
+                _bind(bind_template, alone, tokenizer, pairs, prepend_bos=prepend_bos, several=True)
+            except InputError:
+                left_out[f"{slot.name}: {rule}, which needs one answer of one token"] = 1
+                kept = tuple(option for option in slots[place].options if option != rule)
+                slots[place] = replace(slots[place], options=kept)
+    return replace(made, slots=tuple(slots), left_out=left_out) if len(left_out) > len(made.left_out) else made
 
 
 def _bind(

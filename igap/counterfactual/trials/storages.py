@@ -117,7 +117,7 @@ def open_storage(kind: str, folder: Path, address: str = "") -> BaseStorage:
                 return Journal(file, FREE)
         _check_database(file)
         # Another worker may hold the file while it writes a batch.
-        return _database(_url(file), {"connect_args": {"timeout": 60}})
+        return _database(sqlite_url(file), {"connect_args": {"timeout": 60}})
 
 
 def _check_file(file: Path) -> None:
@@ -141,7 +141,7 @@ def _check_database(file: Path) -> None:
         raise ValueError(f"{file.name} is another program's database, with tables {', '.join(sorted(tables)[:3])}")
 
 
-def _url(file: Path) -> str:
+def sqlite_url(file: Path) -> str:
     """SQLAlchemy's URL of a database file of whatever name, its braces doubled for Optuna, which formats it."""
     url = sqlalchemy.URL.create("sqlite", database=str(file)).render_as_string(hide_password=False)
     return url.replace("{", "{{").replace("}", "}}")

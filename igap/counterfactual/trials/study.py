@@ -47,13 +47,15 @@ class EvaluatedTrial:
     values: tuple[float, ...]
     """A number a term; NaN if the trial failed."""
     effects: tuple[float, ...]
-    """The first term's effect in each clean prompt's run; logits."""
+    """The first term's effect in each clean prompt's run; of a search for several components AtP of each; F's unit."""
     violations: Mapping[str, float] = field(default_factory=dict)
     """By how much each constraint is violated; 0 or less: it is satisfied."""
     reason: str = ""
     """Why it failed."""
     chunk: Chunk | None = None
     """The candidates that it is the best of; None: it stands for itself alone."""
+    sought: str = ""
+    """Of a search for several components: the one that it was proposed for."""
 
     @property
     def subject(self) -> Candidate | tuple[str, int, int]:
@@ -139,7 +141,9 @@ class TrialStore:
 
         Raises InputError on a study of another search, saying what differs, and on one of a newer igap.
         """
-        self.space, self._storage = space, storage
+        self.space = space
+        self.storage = storage
+        """As it was given, not as Optuna wraps it."""
         self.directions = (objective or Objective()).directions
         self._distributions: dict[str, BaseDistribution] = {
             slot.name: IntDistribution(0, max(1, len(slot.options) - 1)) for slot in space.slots
@@ -198,7 +202,7 @@ class TrialStore:
     def _read_new(self) -> None:
         """Read the trials that have come; one that another program is running is looked at again, with all behind."""
         with one_line_errors(*_SEARCHING):
-            rows = read_trials(self._storage, self.study, self._read.last)
+            rows = read_trials(self.storage, self.study, self._read.last)
         with one_line_errors(*_READING):
             self._n_stored = int(rows[-1].number) + 1 if rows else self._n_stored
             n = next((i for i, trial in enumerate(rows) if not trial.state.is_finished()), len(rows))
@@ -226,7 +230,7 @@ class TrialStore:
 
     def expect(self, until: int) -> None:
         """Write how many trials the study is to have, which `igap status` says; raises as `add` does."""
-        with one_line_errors(*_SEARCHING), exclusive(self._storage, self.study.study_name):
+        with one_line_errors(*_SEARCHING), exclusive(self.storage, self.study.study_name):
             if self.study.user_attrs.get(UNTIL) != until:
                 self.study.set_user_attr(UNTIL, until)
 
@@ -237,15 +241,15 @@ class TrialStore:
         """
         name = self.study.study_name
         try:
-            with one_line_errors(*_SEARCHING), exclusive(self._storage, name):
+            with one_line_errors(*_SEARCHING), exclusive(self.storage, name):
                 self._read_new()
                 read, later = self._read, {trial.subject for trial in self._later}
                 new = [trial for trial in batch if trial.subject not in read.subjects and trial.subject not in later]
                 room = None if until is None else max(0, until - len(read.trials) - len(self._later))
-                add_trials(self._storage, self.study, [self._to_optuna(trial) for trial in new[:room]], self._n_stored)
+                add_trials(self.storage, self.study, [self._to_optuna(trial) for trial in new[:room]], self._n_stored)
         except BaseException:  # also Ctrl-C, after which there is a report: of what the storage has
             with one_line_errors(*_SEARCHING):  # anew: Optuna's cache has what was undone
-                self.study = optuna.load_study(study_name=name, storage=self._storage)
+                self.study = optuna.load_study(study_name=name, storage=self.storage)
             raise
 
     def _to_optuna(self, trial: EvaluatedTrial) -> FrozenTrial:
@@ -256,6 +260,7 @@ class TrialStore:
             "rule": self.space.rule(trial.proposal.candidate),
             "effects": list(trial.effects),
             **({"chunk": trial.chunk.as_list()} if trial.chunk else {}),
+            **({"sought": trial.sought} if trial.sought else {}),
         }
         if failed or trial.violated:
             attributes["reason"] = trial.reason or "; ".join(
@@ -285,8 +290,8 @@ class TrialStore:
         elif len(values) != len(self.directions) or not all(map(math.isfinite, values)):
             raise ValueError(f"trial {trial.number} has the values {values}, wanted {len(self.directions)} numbers")
         chunk = Chunk(*map(int, attributes["chunk"])) if "chunk" in attributes else None
-        reason = attributes.get("reason", "")
-        return EvaluatedTrial(proposal, values, tuple(map(float, effects)), trial.constraints, reason, chunk)
+        reason, sought = attributes.get("reason", ""), str(attributes.get("sought", ""))
+        return EvaluatedTrial(proposal, values, tuple(map(float, effects)), trial.constraints, reason, chunk, sought)
 
 
 def _slots(space: Space) -> dict[str, str]:

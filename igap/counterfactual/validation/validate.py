@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from igap.counterfactual.config import MAGNITUDES, Constraints, Sign
+from igap.counterfactual.config import Constraints, Sign
 from igap.counterfactual.history import Floats, History
 from igap.counterfactual.objective.downstream import clean_streams
 from igap.counterfactual.objective.objective import Objective, signs
@@ -24,6 +24,7 @@ from igap.counterfactual.spaces.base import KEEP, BoundSpace, Candidate
 from igap.counterfactual.spaces.mixed import bind_by_shape, pad_rows
 from igap.counterfactual.spaces.template import bind_template, slot_names, template_space
 from igap.counterfactual.target import Target
+from igap.counterfactual.terms import MAGNITUDES
 from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation.estimator_error import explain_error, find_worst
 from igap.counterfactual.validation.importance import slot_importance

@@ -155,11 +155,23 @@ def test_it_is_a_run_in_wandb(folder):
         ("'0.3,1.2@END'", "atlas: got true with head=.*, wanted one span for all"),
         ("'0.3,L1.N2'", r"atlas: got true with head=L1\.N2, wanted heads alone.*Leave L1\.N2 out"),
         ("'0.3+1.2,0.4'", r"atlas: got true with head=0\.3\+1\.2, wanted heads alone"),
-        ("all atlas=shared aggregate=min", "atlas: got shared with another objective, .*Use atlas=true"),
-        ("all atlas=shared constraints.min_fluency=-1", "atlas: got shared with another objective"),
+        (
+            "all atlas=shared aggregate=min constraints.min_fluency=-1",
+            r"got shared with aggregate=min, constraints.min_fluency=-1, wanted the default: .*Leave them out, or ",
+        ),
         *(
-            (f"all atlas=shared {setting}", f"atlas: got shared with .*{setting}.*Use atlas=true, or their defaults")
-            for setting in ("search.workers=2", "search.worker=2", "optimality=100000", "clean.lengths=any")
+            (
+                f"all atlas=shared {setting}",
+                f"atlas: got shared with {setting}, wanted the default: .*Leave it out, or ",
+            )
+            for setting in (
+                "sign=drop",
+                "search.workers=2",
+                "search.worker=2",
+                "search.sampler=brute",
+                "optimality=100000",
+                "clean.lengths=any",
+            )
         ),
         ("all atlas=yes", "atlas: got 'yes', wanted true, false or shared"),
     ],

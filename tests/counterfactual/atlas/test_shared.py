@@ -1,9 +1,13 @@
 """One search for all heads: what it says is AP, planted heads are found; a picture of many heads leaves some out."""
 
 import json
+import re
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import torch
@@ -14,12 +18,14 @@ from igap import InputError, PromptPair
 from igap.cli import main
 from igap.counterfactual.atlas.atlas import BY_HAND
 from igap.counterfactual.atlas.plots import draw_atlas
-from igap.counterfactual.atlas.shared import Scores, search_together
+from igap.counterfactual.atlas.shared import Scores, _Pool, open_trials, search_together
 from igap.counterfactual.config import SpaceConfig
 from igap.counterfactual.objective.evaluator import Evaluator
 from igap.counterfactual.objective.members import MembersEvaluator
 from igap.counterfactual.target import Target
+from igap.counterfactual.trials.storages import open_storage
 from igap.engine.activations import borrow
+from igap.storage.studies import read_status
 
 from .test_atlas import PAIR, SLOTS, planted_model
 
@@ -131,7 +137,7 @@ def test_the_command_writes_an_atlas_and_no_searches(tmp_path, capsys):
     brief = ["clean.n=2", "heldout.n=2", f"output={tmp_path}", "tracking=disabled", "search/space=words"]
     assert main([*asked, *brief]) == 0
     printed = capsys.readouterr().out
-    assert "12 prompts tried for 2 heads in " in printed
+    assert "12 prompts tried for 2 heads; this time " in printed
     assert [each.name for each in (tmp_path / "atlas").iterdir()] == ["atlas"]
     heads = pd.read_csv(tmp_path / "atlas" / "atlas" / "heads.csv", dtype={"name": str})
     assert heads["name"].tolist() == ["0.3", "1.2"]
@@ -139,3 +145,79 @@ def test_the_command_writes_an_atlas_and_no_searches(tmp_path, capsys):
     assert summary["atlas/n_heads"] == 2
     assert summary["atlas/share"] >= 0.95
     assert summary["atlas/n_tried"] == 12
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/atlas/atlas/study.db")
+    assert summary["key"] == study.user_attrs["id"]
+    note = study._storage.get_study_system_attrs(study._study_id)["dashboard:note_str:0"]
+    assert note.startswith("# Atlas of 2 heads: 12 prompts tried\n")
+    assert f"\nigap {shlex.join([*asked, *brief])}\n" in note
+    status = read_status(tmp_path / "atlas" / "atlas")
+    assert (status.n_trials, status.until, status.reported, status.is_done) == (12, 12, 12, True)
+
+    page = tmp_path / "atlas" / "atlas" / "atlas.html"
+    page.unlink()
+    assert main([*asked, *brief]) == 0
+    assert "12 prompts were tried for 2 heads before" in capsys.readouterr().out
+    assert not page.exists(), "nothing is computed anew"
+    assert main([*asked, *brief, "search.until=14"]) == 0
+    assert "14 prompts tried for 2 heads; this time " in capsys.readouterr().out
+    assert page.exists()
+    for other, reason in (
+        ("seed=1", "search: got a study of another search: it has .*seed 0, asked for 1"),
+        ("atlas=true", "name: got one whose folder .*atlas/atlas has the atlas of another search"),
+        ("search/storage=memory", "name: got one whose folder .*atlas/atlas has the atlas of another search"),
+    ):
+        before = page.read_bytes()
+        assert main([*asked, *brief, other]) == 2
+        assert re.search(reason, capsys.readouterr().err)
+        assert page.read_bytes() == before
+
+
+@pytest.mark.parametrize(("kind", "end"), [("sqlite", RuntimeError), ("journal", KeyboardInterrupt)])
+def test_a_search_that_was_ended_goes_on_as_if_it_had_not_been(shared, tmp_path, kind, end):
+    session, made = shared
+
+    def stop(now):
+        if now.n >= 24:
+            raise end
+
+    trials = open_trials(session, ALL, open_storage(kind, tmp_path))
+    if end is KeyboardInterrupt:
+        part = search_together(session, ALL, 40, "hybrid", 8, 16, stop, trials=trials)
+        assert (part.interrupted, part.n_tried) == (True, 24)
+    else:
+        with pytest.raises(RuntimeError):
+            search_together(session, ALL, 40, "hybrid", 8, 16, stop, trials=trials)
+    again = open_trials(session, ALL, open_storage(kind, tmp_path))
+    whole = search_together(session, ALL, 40, "hybrid", 8, 16, trials=again)
+    assert not whole.interrupted
+    assert (whole.candidates, whole.rules, whole.n_tried) == (made.candidates, made.rules, made.n_tried)
+    np.testing.assert_array_equal(whole.effects, made.effects)
+    np.testing.assert_array_equal(whole.alone, made.alone)
+
+
+def test_a_trial_has_the_estimates_of_all_heads_and_the_one_it_was_proposed_for(shared):
+    session, _ = shared
+    trials = open_trials(session, ALL, open_storage("memory", Path()))
+    search_together(session, ALL, 24, "hybrid", 4, 8, trials=trials)
+    pool, head = _Pool(session, ALL, trials), trials.all()[-1].sought
+    known = pool._history([f"{layer}.{head}" for _, layer, head in ALL.members].index(head))
+    assert {proposal.source for proposal in known.proposals[:-4]} == {"random"}, "proposed for another head"
+    assert "random" not in {proposal.source for proposal in known.proposals[-4:]}
+    evaluator = MembersEvaluator(session.model, session.bound, ALL)
+    names = [f"{layer}.{head}" for _, layer, head in ALL.members]
+    order = [names[place] for place in np.random.default_rng(session.seed).permutation(12)]
+    for number, trial in enumerate(trials.all()):
+        tokens = session.bound.tokens([trial.proposal.candidate])
+        wanted = evaluator.estimates_of_all(tokens).double().mean(1)[0].numpy()
+        np.testing.assert_allclose(trial.effects, wanted, atol=1e-12)
+        assert trial.value == pytest.approx(np.abs(wanted).sum())
+        assert trial.sought == ("" if number < 8 else order[(number - 8) // 4])
+
+
+def test_what_will_be_done_is_one_line(tmp_path, capsys):
+    asked = ["search", "atlas", "atlas=shared", "clean.n=2", f"output={tmp_path}"]
+    assert main(["check", *asked]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("atlas of 32 heads by one search: AtP of each, ")
+    assert line.endswith(f"120 prompts (auto), 2 clean prompts, 16 held out, in {tmp_path}/atlas/atlas")
+    assert not list(tmp_path.iterdir())

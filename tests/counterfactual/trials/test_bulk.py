@@ -55,8 +55,8 @@ def test_a_databases_rows_are_those_that_optuna_writes_trial_by_trial(tmp_path):
     trials = [theirs._to_optuna(trial) for trial in BATCH]
     theirs.study.add_trials(trials)
     for start in (0, 2):
-        with exclusive(ours._storage, "igap"):
-            add_trials(ours._storage, ours.study, trials[start : start + 2], start)
+        with exclusive(ours.storage, "igap"):
+            add_trials(ours.storage, ours.study, trials[start : start + 2], start)
     rows = [content(tmp_path / name / "study.db") for name in ("optuna", "ours")]
     assert rows[0] == rows[1]
     assert {table: len(rows[1][table]) for table in ("trials", "trial_params", "trial_values")} == {
@@ -72,10 +72,10 @@ def test_a_journals_lines_are_those_that_optuna_writes_trial_by_trial_appended_a
     theirs, ours = (opened(open_storage("journal", tmp_path / name)) for name in ("optuna", "ours"))
     trials = [theirs._to_optuna(trial) for trial in BATCH]
     theirs.study.add_trials(trials)
-    append, appended = ours._storage._backend.append_logs, []
-    monkeypatch.setattr(ours._storage._backend, "append_logs", lambda logs: [appended.append(len(logs)), append(logs)])
-    with exclusive(ours._storage, "igap"):
-        add_trials(ours._storage, ours.study, trials, 0)
+    append, appended = ours.storage._backend.append_logs, []
+    monkeypatch.setattr(ours.storage._backend, "append_logs", lambda logs: [appended.append(len(logs)), append(logs)])
+    with exclusive(ours.storage, "igap"):
+        add_trials(ours.storage, ours.study, trials, 0)
     assert appended == [4]
     lines = [
         [json.loads(line) for line in (tmp_path / name / "study.journal").read_text().splitlines()][-4:]
