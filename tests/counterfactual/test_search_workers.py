@@ -50,6 +50,7 @@ def finished(folder="searches/few", kind="sqlite"):
     return trials
 
 
+@pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_workers_of_a_launcher_share_one_study_and_end_with_one_report(launcher, capfd):
     options = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import importlib
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ import torch  # noqa: E402 - the import hook comes before anything that imports 
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
 from helpers.checkpoints import save_checkpoint  # noqa: E402
+from helpers.forked import Forked  # noqa: E402
 from helpers.plain import Whole  # noqa: E402
 from igap import PromptPair, load_model, pipeline  # noqa: E402
 from igap.cli.compose import compose_one  # noqa: E402
@@ -100,6 +102,15 @@ def small(checkpoint: Callable[..., Path]) -> Callable[..., TransformerBridge]:
         return made[key]
 
     return load
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m igap.cli` and the like run in processes forked from this one, whoever starts them; so do joblib's."""
+    import joblib
+
+    monkeypatch.setattr(subprocess, "Popen", Forked)
+    monkeypatch.setitem(joblib.parallel.BACKENDS, "loky", joblib.parallel.BACKENDS["multiprocessing"])
 
 
 @pytest.fixture(scope="module")
