@@ -5,6 +5,7 @@ import csv
 import functools
 import importlib
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -105,12 +106,17 @@ def small(checkpoint: Callable[..., Path]) -> Callable[..., TransformerBridge]:
 
 
 @pytest.fixture
-def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+def forks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """`python -m igap.cli` and the like run in processes forked from this one, whoever starts them; so do joblib's."""
-    import joblib
+    from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky.backend import context
 
     monkeypatch.setattr(subprocess, "Popen", Forked)
-    monkeypatch.setitem(joblib.parallel.BACKENDS, "loky", joblib.parallel.BACKENDS["multiprocessing"])
+    monkeypatch.setattr(context, "_DEFAULT_START_METHOD", "fork")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`fork` start method should not be used", UserWarning)
+        yield
+        get_reusable_executor(max_workers=1).shutdown(wait=True)
 
 
 @pytest.fixture(scope="module")
