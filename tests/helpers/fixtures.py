@@ -1,5 +1,6 @@
 """Small models made on the spot, and the annotations of igap checked on every call (jaxtyping + beartype)."""
 
+import base64
 import contextlib
 import csv
 import functools
@@ -28,6 +29,7 @@ hypothesis.settings.register_profile("suite", deadline=None)  # an example may t
 hypothesis.settings.load_profile("suite")
 
 import torch  # noqa: E402 - the import hook comes before anything that imports igap
+from matplotlib.figure import Figure  # noqa: E402
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
 from helpers.checkpoints import save_checkpoint  # noqa: E402
@@ -124,6 +126,22 @@ def one_model() -> Iterator[None]:
     """The commands of a module share the model they load; those of others find none loaded."""
     yield
     cached._cached_model.cache_clear()
+
+
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+
+
+@pytest.fixture(scope="module")
+def small_searches() -> Iterator[None]:
+    """Searches of a module have 40 ordinary prompts in place of 200; of each figure, once made, a pixel is drawn."""
+    from igap.counterfactual import clean_prompts, session
+    from igap.counterfactual.spaces import prepare
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (prepare, clean_prompts, session):
+            patch.setattr(module, "MOST_ORDINARY", 40)
+        patch.setattr(Figure, "savefig", lambda self, path, **_: path.write_bytes(PIXEL))
+        yield
 
 
 @pytest.fixture(scope="session")
