@@ -363,7 +363,6 @@ def inspect(place, *options):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.usefixtures("forks")
 def test_wandb_has_the_summary_a_step_a_trial_tables_and_pictures(done):
     place = done / places.find_logged_run(done).place
     read = json.loads(inspect(place, "--summary"))

@@ -72,6 +72,7 @@ def test_the_page_of_the_exam_shows_what_it_prints_and_has_a_part_and_a_picture_
 ):
     page = (ROOT / "docs/bench.md").read_text()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("igap.plots.canvas.write_png", lambda figure, path: path.touch())  # tests/bench draws two
     monkeypatch.setenv("COLUMNS", "140")
     assert cli.main(["bench"]) == cli.main(["bench", "run", "sites=heads"]) == 0
     assert not wrong_lines("docs/bench.md", capsys.readouterr().out)

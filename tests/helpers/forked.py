@@ -1,4 +1,4 @@
-"""`python -m MODULE` and `python -c CODE` in processes forked from this one, where what takes seconds to import is there.
+"""`python -m MODULE` and `python -c CODE` in processes forked from this one, which has imported all that they import.
 
 What a test asks of the interpreter's own start (a spawned worker, a heavy import, a variable read at import) it still
 asks of a real one.
@@ -69,7 +69,7 @@ class Forked(subprocess.Popen):
 
 
 def _begin(asked: dict[str, Any]) -> None:
-    """Makes of the fork what a process finds that was just started: its streams, its folder, nothing of the parent's."""
+    """Make of the fork what a process finds that was just started: its own streams, folder, environment."""
     gc.freeze()  # what is the parent's is not taken down here
     for process in _living:  # a pipe ends when nobody else holds it
         for pipe in (process.stdin, process.stdout, process.stderr):
@@ -96,7 +96,7 @@ def _begin(asked: dict[str, Any]) -> None:
 
 
 def _exit_code(option: str, what: str, arguments: list[str]) -> int:
-    """Runs `-m MODULE` or `-c CODE` to its end."""
+    """Run `-m MODULE` or `-c CODE` to its end."""
     sys.argv = [option, *arguments]
     try:
         if option == "-m":
