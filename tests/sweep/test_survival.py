@@ -2,12 +2,14 @@
 
 import pytest
 from helpers.forked import load_embedded
+from programs import kills
 from programs.survival import survive
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("one_model", "forks")
-def test_a_sweep_that_is_killed_twice_comes_out_as_one_that_was_not(tmp_path):
+def test_a_sweep_that_is_killed_twice_comes_out_as_one_that_was_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(kills, "MOMENT", 0.1)  # a forked command ends soon, and one that has ended is none killed
     load_embedded()
     few = ["heads_scatter", "heads_heatmap"]
     assert "2 kills" in survive(tmp_path, 2, n_jobs=3, more=["sites=heads", f"plots={' '.join(few)}"], n_plots=len(few))
