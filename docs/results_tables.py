@@ -251,7 +251,7 @@ def span(values: Iterable[float], digits: int = 3) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-@styled
+@styled()
 def draw_agreement(tasks: Mapping[str, Task]) -> Any:
     """IG against AP, a column a task and a row a baseline."""
     fig, axes = figure(11.0, 5.6, 2, len(tasks), "")
@@ -271,7 +271,7 @@ def draw_agreement(tasks: Mapping[str, Task]) -> Any:
     return fig
 
 
-@styled
+@styled()
 def draw_bends(tasks: Mapping[str, Task], bends: Bends) -> Any:
     """|AP - AtP| and |AP - IG| against |bend|, means over pairs, one point a head."""
     task = next(iter(tasks.values()))

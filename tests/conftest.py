@@ -32,5 +32,9 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests come first: at the end, no process has one left that the others must wait for."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Modules with a long test come first: at the end, no process has one left that the others must wait for.
+
+    They come whole, so that what the tests of a module share is made once.
+    """
+    long = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in long)

@@ -504,6 +504,7 @@ def test_help_answers_in_a_second_and_imports_nothing_heavy():
     assert "Usage: igap [OPTIONS] COMMAND" in done.stdout
 
 
+@pytest.mark.usefixtures("forks")
 def test_ctrl_c_leaves_nothing_that_looks_finished(tiny):
     process = subprocess.Popen(
         [sys.executable, "-m", "igap.cli", "run", *tiny, "ig.method=riemann_middle", "ig.n_steps=1000000"],

@@ -412,6 +412,7 @@ def test_disabled_tracking_writes_nothing_of_wandb(quiet):
     assert not list(quiet.rglob("wandb"))
 
 
+@pytest.mark.usefixtures("forks")
 def test_ctrl_c_ends_with_the_report_of_what_there_is_and_the_same_command_goes_on(tmp_path):
     words = ["search.space.slots.first=[names]", "search.space.slots.second=[names]", "search.batch=4"]
     asked = [*ASKED, *words, "tracking=disabled", "full_run=false", "name=cut", "search.workers=2"]

@@ -50,8 +50,9 @@ def finished(folder="searches/few", kind="sqlite"):
     return trials
 
 
+@pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_workers_of_a_launcher_share_one_study_and_end_with_one_report(launcher, capfd):
+def test_workers_of_a_launcher_share_one_study_and_end_with_one_report(launcher, capfd, caplog):
     options = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     storage = "journal" if launcher == "joblib" else "sqlite"
     arguments = [
@@ -63,6 +64,7 @@ def test_workers_of_a_launcher_share_one_study_and_end_with_one_report(launcher,
         *options,
     ]
     assert cli.main(["search", "-m", *arguments]) == 0
+    assert caplog.text == "", "the command would do what the workers leave undone"
     assert len(finished(kind=storage)) == 32
     assert capfd.readouterr().out.count("written to") == 1
     assert len(list(Path("searches").glob("*/search_summary.json"))) == 1

@@ -3,10 +3,12 @@
 import importlib.util
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 from helpers import page_outputs
-from helpers.forked import Forked, load_embedded
+from helpers.forked import load_embedded
 from helpers.page_outputs import ROOT, blocks, commands, wrong_lines
 from programs import smollm2
 from programs.kills import kill, wait_for
@@ -70,6 +72,7 @@ def test_the_page_of_the_exam_shows_what_it_prints_and_has_a_part_and_a_picture_
 ):
     page = (ROOT / "docs/bench.md").read_text()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("igap.plots.canvas.write_png", lambda figure, path: path.touch())  # tests/bench draws two
     monkeypatch.setenv("COLUMNS", "140")
     assert cli.main(["bench"]) == cli.main(["bench", "run", "sites=heads"]) == 0
     assert not wrong_lines("docs/bench.md", capsys.readouterr().out)
@@ -95,7 +98,7 @@ def test_the_page_of_positions_has_every_site_with_its_hook():
     assert rows == [(site, place.hook) for site, place in PLACES.items()]
 
 
-@pytest.mark.usefixtures("one_model", "no_key")
+@pytest.mark.usefixtures("one_model", "no_key", "forks")
 def test_the_tutorial_on_sweeps_shows_what_its_commands_print_when_the_sweep_is_killed_after_two_jobs(
     tmp_path, monkeypatch, capsys
 ):
@@ -107,7 +110,8 @@ def test_the_tutorial_on_sweeps_shows_what_its_commands_print_when_the_sweep_is_
     brief = ["plots=none", "device=cpu"]
     assert cli.main(["run", "tracking=disabled", *brief]) == 0
     assert cli.main([*check, *brief]) == 0
-    killed = Forked([*run, *brief], tmp_path, tmp_path / "said")
+    command = [sys.executable, "-m", "igap.cli", *run, *brief]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     sweep = tmp_path / "runs" / "first"
     third = SweepFolder(sweep)._locks / "47dc93f28bb0.json"
     wait_for(lambda: third.exists() and len(list(sweep.glob("*/summary.json"))) == 2, killed, 600)

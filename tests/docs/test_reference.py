@@ -102,6 +102,7 @@ def test_the_page_of_comparisons_knows_which_numbers_are_in_the_unit_of_f():
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("one_model")
 def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
     from igap.analyses.circuit_recovery.recovery import recover
     from igap.attribution import AttributionMap
@@ -157,6 +158,7 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("one_model", "small_searches")
 def test_every_name_of_a_search_stands_there_and_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "figures", lambda data: {})  # of the full run
     budget = ("search.until=20", "clean.n=1", "heldout.n=2", "search.control=4", "metric=prob")

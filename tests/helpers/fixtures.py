@@ -1,9 +1,12 @@
 """Small models made on the spot, and the annotations of igap checked on every call (jaxtyping + beartype)."""
 
+import base64
 import contextlib
 import csv
 import functools
 import importlib
+import subprocess
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,9 +29,11 @@ hypothesis.settings.register_profile("suite", deadline=None)  # an example may t
 hypothesis.settings.load_profile("suite")
 
 import torch  # noqa: E402 - the import hook comes before anything that imports igap
+from matplotlib.figure import Figure  # noqa: E402
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
 from helpers.checkpoints import save_checkpoint  # noqa: E402
+from helpers.forked import Forked  # noqa: E402
 from helpers.plain import Whole  # noqa: E402
 from igap import PromptPair, load_model, pipeline  # noqa: E402
 from igap.cli.compose import compose_one  # noqa: E402
@@ -102,11 +107,41 @@ def small(checkpoint: Callable[..., Path]) -> Callable[..., TransformerBridge]:
     return load
 
 
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`python -m igap.cli` and the like run in processes forked from this one, whoever starts them; so do joblib's."""
+    from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky.backend import context
+
+    monkeypatch.setattr(subprocess, "Popen", Forked)
+    monkeypatch.setattr(context, "_DEFAULT_START_METHOD", "fork")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`fork` start method should not be used", UserWarning)
+        yield
+        get_reusable_executor(max_workers=1).shutdown(wait=True)
+
+
 @pytest.fixture(scope="module")
 def one_model() -> Iterator[None]:
     """The commands of a module share the model they load; those of others find none loaded."""
     yield
     cached._cached_model.cache_clear()
+
+
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+
+
+@pytest.fixture(scope="module")
+def small_searches() -> Iterator[None]:
+    """Searches of a module have 40 ordinary prompts in place of 200; of each figure, once made, a pixel is drawn."""
+    from igap.counterfactual import clean_prompts, session
+    from igap.counterfactual.spaces import prepare
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (prepare, clean_prompts, session):
+            patch.setattr(module, "MOST_ORDINARY", 40)
+        patch.setattr(Figure, "savefig", lambda self, path, **_: path.write_bytes(PIXEL))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from pathlib import Path
 
 PATIENCE = 1800.0
 """Seconds after which something hangs."""
+MOMENT = 1.0
+"""Seconds within which a kill comes, once what it waits for is there."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
@@ -167,9 +169,9 @@ def _drawn(
     else:
         wait_for(lambda: command.works(since), process, PATIENCE)
     if rng.random() < 0.5:
-        wait_for(command.writes, process, rng.uniform(0, 2))
+        wait_for(command.writes, process, rng.uniform(0, 2 * MOMENT))
     else:
-        wait_for(lambda: False, process, rng.uniform(0, 1))
+        wait_for(lambda: False, process, rng.uniform(0, MOMENT))
     return process.poll() is None
 
 

@@ -159,20 +159,30 @@ def bind_template(
     tables = []
     for slot in space.slots:
         places = places_of[slot.name]
+        rules = set(filter(OPERATOR.fullmatch, slot.options))  # few: a word is the same for every clean prompt
         words = [
-            [word_of(option, slot.name, template, fills, pair, pools) for option in slot.options]
+            [
+                word_of(option, slot.name, template, fills, pair, pools) if option in rules else option
+                for option in slot.options
+            ]
             for fills, pair in zip(every, pairs, strict=True)
         ]
-        ids = {text: [place.ids(tokenizer, text) for place in places] for text in set(itertools.chain(*words))}
+        option_of: dict[str, str] = {}  # the first that gives a text
         for option, text in zip(slot.options * len(pairs), itertools.chain(*words), strict=True):
-            for tokens, place in zip(ids[text], places, strict=True):
+            option_of.setdefault(text, option)
+        rows_of_texts = []
+        for text, option in option_of.items():
+            ids = [place.ids(tokenizer, text) for place in places]
+            for tokens, place in zip(ids, places, strict=True):
                 if len(tokens) != len(place.positions):
                     raise InputError(
                         f"search.space.slots.{slot.name}: got {option}, which gives {text!r} ({len(tokens)} tokens) "
                         f"where the prompt has {len(place.positions)}. Take it out."
                     )
-        rows_of = [[list(itertools.chain(*ids[text])) for text in row] for row in words]
-        tables.append(torch.tensor(rows_of, device=device))
+            rows_of_texts.append(list(itertools.chain(*ids)))
+        row_of = {text: row for row, text in enumerate(option_of)}
+        chosen = torch.tensor([[row_of[text] for text in row] for row in words], device=device)
+        tables.append(torch.tensor(rows_of_texts, device=device)[chosen])
     rows = [encode(pair, tokenizer, prepend_bos=prepend_bos) for pair in pairs]
 
     def write(pair: PromptPair, candidate: Candidate) -> str:
