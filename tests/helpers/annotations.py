@@ -1,18 +1,25 @@
-"""The annotations of igap, checked at every call: jaxtyping's import hook with beartype, without work done twice.
+"""The annotations of igap, checked as a test calls it: jaxtyping's import hook with beartype, without work done twice.
 
 For every function jaxtyping binds the arguments and opens a set of axes; where no annotation is of an array, beartype
 alone checks the same in less time. A function within another is defined at each call of the other, with annotations
-that stay the same: so does their checker.
+that stay the same: so does their checker. Of the calls of one function in one test the first few are checked: the rest
+come from loops, and checks of all of them took a quarter of the suite's time.
 """
 
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable
+from types import CodeType
 from typing import Any, Literal, get_args, get_origin
 
 import jaxtyping
 from beartype import beartype
 
+ENOUGH = 5
+"""Calls of a function that are checked in a test."""
+
+_calls: Counter[CodeType] = Counter()
 _jaxtyped = jaxtyping.jaxtyped
 _checkers: dict[object, Callable[..., Any]] = {}
 
@@ -21,6 +28,11 @@ def install() -> None:
     """Every function and dataclass of igap is checked that is imported from here on."""
     jaxtyping.jaxtyped = jaxtyped  # by this name the hook's decorators call it
     jaxtyping.install_import_hook("igap", "helpers.annotations.checker")
+
+
+def restart() -> None:
+    """A test begins."""
+    _calls.clear()
 
 
 def jaxtyped(*decorated: Any, **options: Any) -> Any:
@@ -35,14 +47,19 @@ def jaxtyped(*decorated: Any, **options: Any) -> Any:
         annotations = decorated.__annotations__
         if not annotations:
             return decorated
-        if "<locals>" in decorated.__qualname__ or any(map(mentions_arrays, annotations.values())):
-            return with_axes(decorated)
-        checked = beartype(decorated)
+        code = decorated.__code__
+        if _calls[code] >= ENOUGH:  # within another function
+            return decorated
+        with_arrays = "<locals>" in decorated.__qualname__ or any(map(mentions_arrays, annotations.values()))
+        checked = with_axes(decorated) if with_arrays else beartype(decorated)
 
         @functools.wraps(decorated)
         def call(*args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            return (decorated if jaxtyping.config.jaxtyping_disable else checked)(*args, **kwargs)
+            if jaxtyping.config.jaxtyping_disable or _calls[code] >= ENOUGH:
+                return decorated(*args, **kwargs)
+            _calls[code] += 1
+            return checked(*args, **kwargs)
 
         return call
 
