@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.families import FAMILIES, WORDS, Sizes, build, make_config, save
+from helpers.families import FAMILIES, WORDS, build, make_config, save
 from helpers.family_agreement import METHODS, agreements, precisely
 
 from igap import activation_patching, load_model
@@ -52,7 +52,7 @@ def f(model):
 def test_effects_of_both_sites_are_those_of_plain_modules_by_every_route(name, tmp_path, pair, page):
     family = FAMILIES[name]
     with precisely(family):
-        of_both = agreements(family, tmp_path, pair, Sizes(n_layers=2))
+        of_both = agreements(family, tmp_path, pair, n_layers=2)
     route = next(row[6] for row in page if row[0] == name)
     for agreement in of_both.values():
         assert agreement.route == route

@@ -46,9 +46,9 @@ def precisely(family: Family) -> contextlib.AbstractContextManager[Any]:
     return Whole() if family.dtype == "float64" else contextlib.nullcontext()
 
 
-def agreements(family: Family, folder: Path, pair: PromptPair, sizes: Sizes = Sizes()) -> dict[str, Agreement]:
+def agreements(family: Family, folder: Path, pair: PromptPair, n_layers: int = 3) -> dict[str, Agreement]:
     """By `model.processing`, for those in which the family is accepted."""
-    save(family, folder, sizes)
+    save(family, folder, Sizes(n_layers))
     plain: Effects = {}
     result = {}
     for processing in ("raw", "processed"):
