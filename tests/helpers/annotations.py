@@ -6,11 +6,11 @@ that stay the same: so does their checker. Of the calls of one function in one t
 come from loops, and checks of all of them took a quarter of the suite's time.
 """
 
+import dataclasses
 import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable
-from types import CodeType
 from typing import Any, Literal, get_args, get_origin
 
 import jaxtyping
@@ -19,7 +19,7 @@ from beartype import beartype
 ENOUGH = 5
 """Calls of a function that are checked in a test."""
 
-_calls: Counter[CodeType] = Counter()
+_calls: Counter[tuple[str, str]] = Counter()
 _jaxtyped = jaxtyping.jaxtyped
 _checkers: dict[object, Callable[..., Any]] = {}
 
@@ -42,13 +42,16 @@ def jaxtyped(*decorated: Any, **options: Any) -> Any:
         return with_axes
 
     def decorate(decorated: Any) -> Any:
+        if dataclasses.is_dataclass(decorated) and "__init__" in vars(decorated):
+            decorated.__init__ = decorate(decorated.__init__)
+            return decorated
         if not inspect.isfunction(decorated):
             return with_axes(decorated)
         annotations = decorated.__annotations__
         if not annotations:
             return decorated
-        code = decorated.__code__
-        if _calls[code] >= ENOUGH:  # within another function
+        name = (decorated.__module__, decorated.__qualname__)
+        if _calls[name] >= ENOUGH:  # within another function
             return decorated
         with_arrays = "<locals>" in decorated.__qualname__ or any(map(mentions_arrays, annotations.values()))
         checked = with_axes(decorated) if with_arrays else beartype(decorated)
@@ -56,9 +59,9 @@ def jaxtyped(*decorated: Any, **options: Any) -> Any:
         @functools.wraps(decorated)
         def call(*args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            if jaxtyping.config.jaxtyping_disable or _calls[code] >= ENOUGH:
+            if jaxtyping.config.jaxtyping_disable or _calls[name] >= ENOUGH:
                 return decorated(*args, **kwargs)
-            _calls[code] += 1
+            _calls[name] += 1
             return checked(*args, **kwargs)
 
         return call
