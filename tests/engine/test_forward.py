@@ -66,7 +66,7 @@ def test_every_architecture_with_a_fast_route_gives_what_plain_hooks_give(varian
                 torch.testing.assert_close(ours.effect, plain.effect, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize(("site", "processing"), zip(PLACES, itertools.cycle(PROCESSINGS), strict=False))
+@pytest.mark.parametrize(("site", "processing"), list(zip(PLACES, itertools.cycle(PROCESSINGS), strict=False)))
 def test_a_site_is_a_function_of_the_embeddings_and_f_of_one_component(variant, pair, site, processing):
     """The corrupted prompt's embeddings give its activations; its activation in one component gives that one's AP."""
     model = variant[processing]
