@@ -76,7 +76,7 @@ class Tempered(TorchFunctionMode):
     """A block in which softmax has that gradient."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is torch._C.TensorBase.softmax:
+        if function is torch.Tensor.softmax:
             return TemperedSoftmax.apply(args[0])
         return function(*args, **(kwargs or {}))
 

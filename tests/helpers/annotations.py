@@ -42,11 +42,13 @@ def jaxtyped(*decorated: Any, **options: Any) -> Any:
         return with_axes
 
     def decorate(decorated: Any) -> Any:
-        if dataclasses.is_dataclass(decorated) and "__init__" in vars(decorated):
-            decorated.__init__ = decorate(decorated.__init__)
+        own = vars(decorated).get("__init__") if dataclasses.is_dataclass(decorated) else None
+        if own is not None and not hasattr(own, "__wrapped__"):  # one that igap wraps converts before it checks
+            name = (decorated.__module__, f"{decorated.__qualname__}.__init__")
+            decorated.__init__ = _checked_at_first(name, own, with_axes(decorated).__init__)
             return decorated
         if not inspect.isfunction(decorated):
-            return with_axes(decorated)
+            return decorated if own is not None else with_axes(decorated)
         annotations = decorated.__annotations__
         if not annotations:
             return decorated
@@ -54,19 +56,23 @@ def jaxtyped(*decorated: Any, **options: Any) -> Any:
         if _calls[name] >= ENOUGH:  # within another function
             return decorated
         with_arrays = "<locals>" in decorated.__qualname__ or any(map(mentions_arrays, annotations.values()))
-        checked = with_axes(decorated) if with_arrays else beartype(decorated)
-
-        @functools.wraps(decorated)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            if jaxtyping.config.jaxtyping_disable or _calls[name] >= ENOUGH:
-                return decorated(*args, **kwargs)
-            _calls[name] += 1
-            return checked(*args, **kwargs)
-
-        return call
+        return _checked_at_first(name, decorated, with_axes(decorated) if with_arrays else beartype(decorated))
 
     return decorate
+
+
+def _checked_at_first(name: tuple[str, str], plain: Callable[..., Any], checked: Callable[..., Any]) -> Any:
+    """The checked function for the first calls of a test, and the plain one for the rest."""
+
+    @functools.wraps(plain)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        if jaxtyping.config.jaxtyping_disable or _calls[name] >= ENOUGH:
+            return plain(*args, **kwargs)
+        _calls[name] += 1
+        return checked(*args, **kwargs)
+
+    return call
 
 
 def mentions_arrays(annotation: Any) -> bool:

@@ -339,7 +339,8 @@ def test_restarted_passes_give_what_the_whole_model_gives_with_hooks(
     model = small(architecture)
     restarted = ablate_some_kinds(model, components, kinds)
     with torch.no_grad():
-        chosen = choose_passes(model, batch_by_length(model, PROMPTS)[0], [by_place(components)], True)
+        places = by_place("+".join(components).split("+"))
+        chosen = choose_passes(model, batch_by_length(model, PROMPTS)[0], [places], True)
     assert chosen.func is RestartedPasses
     hooked(monkeypatch)
     whole = ablate_some_kinds(model, components, kinds)
