@@ -1,9 +1,11 @@
-"""Annotations are checked whenever a function of igap is called, by helpers/annotations.py."""
+"""Annotations are checked in the first calls of a function of igap in each test, by helpers/annotations.py."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from beartype.roar import BeartypeCallHintViolation
-from helpers.annotations import checker, jaxtyped
+from helpers.annotations import ENOUGH, checker, jaxtyped, restart
 from jaxtyping import Float, TypeCheckError
 
 from igap.components import hook_name
@@ -48,6 +50,27 @@ def test_a_function_within_another_is_checked_each_time_it_is_defined_and_is_tha
         assert define(summand)(3) == 3 + summand
         with pytest.raises(TypeCheckError):
             define(summand)("3")
+
+
+def test_the_first_calls_in_a_test_are_checked_and_those_of_the_next_test_again():
+    for _ in range(ENOUGH):
+        repeated("a", 1)
+    assert repeated("a", 0) == 0
+    restart()
+    with pytest.raises(BeartypeCallHintViolation):
+        repeated("a", 0)
+
+
+def test_what_a_dataclass_is_made_of_is_checked():
+    @checked
+    @dataclass
+    class Pair:
+        first: Float[np.ndarray, " x"]
+        second: Float[np.ndarray, " x"]
+
+    Pair(np.ones(2), np.ones(2))
+    with pytest.raises(TypeCheckError):
+        Pair(np.ones(2), np.ones(3))
 
 
 def test_igap_is_checked():

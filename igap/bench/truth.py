@@ -1,7 +1,7 @@
 """The truth about a circuit: its closed form, evaluated with components replaced. Plain numbers; no model runs here."""
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -37,18 +37,37 @@ class Truth:
 
     def f(self, run: float, replaced: Collection[str] = ()) -> float:
         """F of a run (1 clean, 0 corrupted), in logits, with these components replaced by the other run's."""
-        other = dict[str, Any]()
+        known, key = self._known, (run, frozenset(replaced))
+        if key not in known:
+            other = self._activations[1.0 - run]
 
-        def note(name: str, value: Value, /) -> Value:
-            other[name] = value
-            return value
+            def replace(name: str, value: Value, /) -> Value:
+                held: Value = other[name] if name in replaced else value
+                return held
 
-        def replace(name: str, value: Value, /) -> Value:
-            held: Value = other.get(name, value) if name in replaced else value
+            known[key] = self.equations(run, replace)
+        return known[key]
+
+    @cached_property
+    def _known(self) -> dict[tuple[float, frozenset[str]], float]:
+        """F by run and what is replaced, as far as it was asked for: what matters asks for every two twice."""
+        return {}
+
+    @cached_property
+    def _activations(self) -> Mapping[float, Mapping[str, Any]]:
+        """What the activations of all components hold, by run."""
+
+        def note(run: float) -> Mapping[str, Any]:
+            held = dict[str, Any]()
+
+            def at(name: str, value: Value, /) -> Value:
+                held[name] = value
+                return value
+
+            self.equations(run, at)
             return held
 
-        self.equations(1.0 - run, note)
-        return self.equations(run, replace)
+        return {run: note(run) for run in (0.0, 1.0)}
 
     @property
     def gap(self) -> float:

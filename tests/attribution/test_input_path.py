@@ -28,6 +28,7 @@ SAME_PASS = PromptPair("Then Anna and Tom gave Tom it", "Then John and Tom gave 
 SHORTER = dataclasses.replace(PAIR, corrupted="After Anna gave Tom a", align="end")
 SMOOTH = {"initializer_range": 0.12}
 """Weights so small that 60 nodes are enough."""
+HOOKED = ("heads", "k", "resid_pre", "mlp_out")
 CASES = {
     "gpt2": ("gpt2", {"n_inner": 12, **SMOOTH}),
     "grouped": ("llama", {"intermediate_size": 12, "num_key_value_heads": 2, **SMOOTH}),
@@ -96,7 +97,7 @@ def test_ig_along_the_inputs_is_a_plain_loop_over_nodes_at_every_site_position_a
     integrals = hand.integrals(4, moving=False)
     for site in sites:
         slow = torch.stack([integrals[site, layer] for layer in range(3)])
-        for route in ("suffix", "hooks") if direction == "noising" else ("suffix",):
+        for route in ("suffix", "hooks") if direction == "noising" and site in HOOKED else ("suffix",):
             fast = positions_of(integrate_inputs, model, PAIR, site, route=route, direction=direction, n_steps=4)
             assert slow.abs().max() > 1e-4
             torch.testing.assert_close(fast.effect, slow, atol=EXACT, rtol=0, msg=f"{site} {route}")
@@ -109,7 +110,7 @@ def test_conductance_is_the_integral_with_the_exact_derivative_at_every_site_pos
     integrals = hand.integrals(60, moving=True)
     for site in sites:
         slow = torch.stack([integrals[site, layer] for layer in range(3)])
-        for route in ("suffix", "hooks") if direction == "noising" else ("suffix",):
+        for route in ("suffix", "hooks") if direction == "noising" and site in HOOKED else ("suffix",):
             fast = positions_of(conduct, model, PAIR, site, route=route, direction=direction, n_steps=60)
             assert slow.abs().max() > 1e-4
             torch.testing.assert_close(fast.effect, slow, atol=EXACT, rtol=0, msg=f"{site} {route}")

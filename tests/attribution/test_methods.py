@@ -21,6 +21,7 @@ from igap.attribution.relevance import RULES
 from igap.cli.compose import compose_one
 from igap.components import Site
 from igap.config import RunConfig
+from igap.engine import baselines
 from igap.engine.contrast import Contrast
 from igap.engine.open_pairs import contrast, open_pairs
 from igap.models import cached
@@ -184,6 +185,7 @@ def test_a_method_that_is_named_and_that_no_site_can_have_is_warned_of(run):
 
 def test_references_of_a_length_that_is_not_generated_are_refused_before_the_model_loads(monkeypatch, capsys):
     monkeypatch.setattr(cached, "_cached_model", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(baselines, "_DRAWN", 3)
     texts = ["prompts.clean=Then Mary gave it to", "prompts.corrupted=Then John gave it to"]
     words = ["prompts.answer= John", "prompts.distractor= Mary"]
     assert cli.main(["run", *texts, *words, "methods=expected_gradients"]) == 2

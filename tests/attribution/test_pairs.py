@@ -38,9 +38,14 @@ def pairs(pair):
     ]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
-@pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("options", [{}, {"direction": "denoising"}, {"baseline": "zero"}, {"route": "hooks"}], ids=str)
+@pytest.mark.parametrize(
+    ("options", "method", "site"),
+    [
+        (options, method, SITES[(i + j) % 2])
+        for i, options in enumerate([{}, {"direction": "denoising"}, {"baseline": "zero"}, {"route": "hooks"}])
+        for j, method in enumerate(METHODS)
+    ],
+)
 def test_pairs_together_are_pairs_alone_in_the_order_given(small, pairs, method, site, options):
     together = method(small(), pairs, site, **options)
     assert len(together.pairs) == len(pairs)

@@ -1,5 +1,6 @@
 """Answers of several tokens: their summed log-probabilities, teacher-forced, against models that igap did not make."""
 
+import itertools
 from dataclasses import replace
 
 import captum.attr
@@ -102,27 +103,27 @@ def test_every_site_and_position_is_the_model_by_hand(case, direction):
     with open_pairs(model, [PAIR, SAME_PASS], sites=sites, metric="logprob") as opened:
         ((_, question),) = opened.contrasts(direction=direction)
         assert question.backend.route == "suffix"
-        for site in sites:
-            ap = patch_components(question, site, positions="each")
-            atp = estimate_patches(question, site, positions="each")
-            ig = integrate_path(question, site, positions="each", n_steps=4)
-            for row, tokens in enumerate(question.pairs):
-                hand = by_hand(plain, tokens)
-                here, there = (tokens.clean, tokens.corrupted)[:: 1 if direction == "noising" else -1]
-                ends = hand.read(there)
-                spans = [*([i] for i in range(here.shape[1])), range(here.shape[1])]
-                for layer in range(2):
-                    end = ends[site, layer]
-                    patched = hand.patched(here, site, layer, end, spans)
-                    torch.testing.assert_close(ap[row].effect[layer], patched[:-1], rtol=0, atol=EXACT)
-                    torch.testing.assert_close(ap[row].together[layer], patched[-1], rtol=0, atol=EXACT)
-                    slopes = hand.first_order(here, site, layer, end)
-                    torch.testing.assert_close(atp[row].effect[layer], slopes, rtol=0, atol=EXACT)
-                    integrals = hand.integrated(here, site, layer, end, 4)
-                    torch.testing.assert_close(ig[row].effect[layer], integrals, rtol=CAPTUM, atol=CAPTUM)
-                    assert patched[-1].abs().max() > 1e-5
-                appended = ap[row].effect[:, -2:]
-                assert appended.abs().max() > 1e-5 or site in ("q",)
+        for row, site in zip(itertools.cycle((0, 1)), sites, strict=False):  # of every other site one answer
+            ap = patch_components(question, site, positions="each")[row]
+            atp = estimate_patches(question, site, positions="each")[row]
+            ig = integrate_path(question, site, positions="each", n_steps=4)[row]
+            tokens = question.pairs[row]
+            hand = by_hand(plain, tokens)
+            here, there = (tokens.clean, tokens.corrupted)[:: 1 if direction == "noising" else -1]
+            ends = hand.read(there)
+            spans = [*([i] for i in range(here.shape[1])), range(here.shape[1])]
+            for layer in range(2):
+                end = ends[site, layer]
+                patched = hand.patched(here, site, layer, end, spans)
+                torch.testing.assert_close(ap.effect[layer], patched[:-1], rtol=0, atol=EXACT)
+                torch.testing.assert_close(ap.together[layer], patched[-1], rtol=0, atol=EXACT)
+                slopes = hand.first_order(here, site, layer, end)
+                torch.testing.assert_close(atp.effect[layer], slopes, rtol=0, atol=EXACT)
+                integrals = hand.integrated(here, site, layer, end, 4)
+                torch.testing.assert_close(ig.effect[layer], integrals, rtol=CAPTUM, atol=CAPTUM)
+                assert patched[-1].abs().max() > 1e-5
+            appended = ap.effect[:, -2:]
+            assert appended.abs().max() > 1e-5 or site in ("q",)
 
 
 def test_ig_is_captums_and_complete(case):
@@ -141,7 +142,7 @@ def test_ig_is_captums_and_complete(case):
             theirs = method.attribute(tokens.clean, tokens.corrupted, n_steps=6)[0]
             theirs = theirs.flatten(1).unflatten(1, (ours.effect.shape[2], -1)).sum(-1)
             torch.testing.assert_close(ours.effect[layer], -theirs, rtol=0, atol=CAPTUM)
-        for n_steps in (64, "auto"):
+        for n_steps in (64, "auto") if site == "heads" else ("auto",):
             ig = integrated_gradients(model, PAIR, site, n_steps=n_steps, metric="logprob")
             assert (ig.delta.abs() <= 1e-3 * ig.layer_effect.abs() + 1e-12).all()
 

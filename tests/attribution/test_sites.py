@@ -1,6 +1,7 @@
 """Every site, by position, against the model written out by hand and against code that we did not write."""
 
 import dataclasses
+import itertools
 
 import captum.attr
 import pytest
@@ -103,17 +104,20 @@ def test_patching_each_position_is_one_forward_a_component_and_position(case, al
     with open_pairs(model, pairs, sites=sites) as opened:
         ((_, question),) = opened.contrasts(direction=direction)
         assert question.backend.route == "suffix"
-        for site in sites:
-            maps = patch_components(question, site, positions="each")
-            for pair, tokens, found in zip(pairs, question.pairs, maps, strict=True):
-                hand = by_hand(plain, tokens)
-                here, ends = moved_to(hand, tokens, partners_of(pair, tokens, direction), direction)
-                spans = [[i] for i in range(here.shape[1])]
-                for layer in range(2):
-                    expected = hand.patched(here, site, layer, ends[site, layer], [*spans, range(here.shape[1])])
-                    torch.testing.assert_close(found.effect[layer], expected[:-1], rtol=0, atol=EXACT)
-                    torch.testing.assert_close(found.together[layer], expected[-1], rtol=0, atol=EXACT)
-                    assert expected[-1].abs().max() > 1e-5
+        hands = [by_hand(plain, tokens) for tokens in question.pairs]
+        runs = [
+            moved_to(hand, tokens, partners_of(pair, tokens, direction), direction)
+            for hand, tokens, pair in zip(hands, question.pairs, pairs, strict=True)
+        ]
+        for row, site in zip(itertools.cycle(range(len(pairs))), sites, strict=False):  # of every other site one pair
+            found = patch_components(question, site, positions="each")[row]
+            here, ends = runs[row]
+            spans = [[i] for i in range(here.shape[1])]
+            for layer in range(2):
+                expected = hands[row].patched(here, site, layer, ends[site, layer], [*spans, range(here.shape[1])])
+                torch.testing.assert_close(found.effect[layer], expected[:-1], rtol=0, atol=EXACT)
+                torch.testing.assert_close(found.together[layer], expected[-1], rtol=0, atol=EXACT)
+                assert expected[-1].abs().max() > 1e-5
 
 
 def test_patching_towards_zero_is_the_same_forwards(case):
@@ -121,10 +125,11 @@ def test_patching_towards_zero_is_the_same_forwards(case):
     spans = {"early": [0, 3], "late": [1, 5]}
     with contrast(model, PAIR, sites=sites, baseline="zero") as question:
         tokens = question.pairs[0]
+        run = by_hand(plain, tokens).read(tokens.clean)
         for site in sites:
             (found,) = patch_components(question, site, positions=spans)
             for layer in range(2):
-                end = torch.zeros_like(by_hand(plain, tokens).read(tokens.clean)[site, layer])
+                end = torch.zeros_like(run[site, layer])
                 same_as_by_hand(found, plain, tokens, site, layer, end, spans)
 
 
@@ -161,12 +166,15 @@ def test_gradients_of_each_position_are_plain_autograds(case):
     with open_pairs(model, pairs, sites=sites) as opened:
         ((_, question),) = opened.contrasts(direction=direction)
         assert question.backend.route == "suffix"
+        hands = [by_hand(plain, tokens) for tokens in question.pairs]
+        runs = [
+            moved_to(hand, tokens, range(tokens.clean.shape[1]), direction)
+            for hand, tokens in zip(hands, question.pairs, strict=True)
+        ]
         for site in sites:
             atp = estimate_patches(question, site, positions="each")
             ig = integrate_path(question, site, positions="each", n_steps=5)
-            for row, tokens in enumerate(question.pairs):
-                hand = by_hand(plain, tokens)
-                here, ends = moved_to(hand, tokens, range(tokens.clean.shape[1]), direction)
+            for row, (hand, (here, ends)) in enumerate(zip(hands, runs, strict=True)):
                 for layer in range(2):
                     end = ends[site, layer]
                     slopes, integrals = (

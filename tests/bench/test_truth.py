@@ -30,44 +30,41 @@ def plain(circuit):
     return Plain(circuit.blueprint.build().eval(), clean, corrupted, answer, distractor)
 
 
-def patched(model, names, run, other):
-    """F of a run with the components of these names replaced by the other run's, by hooks on plain modules."""
-    handles = []
-    for site in ("heads", "neurons"):
-        for layer, (module, end) in enumerate(
-            zip(model.projections(site), model.activations(site, other), strict=True)
-        ):
+def patched(model, sets, run, other):
+    """F of a run with the components of each set replaced by the other run's: a row a set, hooks on plain modules."""
+    handles, ends = [], {site: model.activations(site, other) for site in ("heads", "neurons")}
+    for site, of_layers in ends.items():
+        for layer, (module, end) in enumerate(zip(model.projections(site), of_layers, strict=True)):
             size = end.shape[1] // model.n_heads if site == "heads" else 1
-            places = [parse_component(name) for name in names]
-            own = [index for where, at, index in places if (where, at) == (site, layer)]
-            if not own:
-                continue
+            own = [
+                [index for where, at, index in map(parse_component, names) if (where, at) == (site, layer)]
+                for names in sets
+            ]
 
             def replace(_, inputs, own=own, size=size, end=end):
-                changed = inputs[0].clone().view(end.shape)
-                for index in own:
-                    changed[:, index * size : (index + 1) * size] = end[:, index * size : (index + 1) * size]
+                changed = inputs[0].clone().view(len(own), *end.shape)
+                for row, indices in zip(changed, own, strict=True):
+                    for index in indices:
+                        row[:, index * size : (index + 1) * size] = end[:, index * size : (index + 1) * size]
                 return changed.view(inputs[0].shape)
 
             handles.append(module.register_forward_pre_hook(replace))
     with torch.no_grad():
-        value = float(model.f(run))
+        values = model.f(run, n_rows=len(sets)).tolist()
     for handle in handles:
         handle.remove()
-    return value
+    return values
 
 
 @pytest.mark.parametrize("name", CIRCUITS)
 def test_the_closed_form_is_what_plain_modules_compute_for_every_component_and_every_two_that_matter(name):
     truth, model = CIRCUITS[name].truth, plain(CIRCUITS[name])
-    sets = [*((each,) for each in truth.names), *itertools.combinations(truth.matters, 2)]
+    sets = [(), *((each,) for each in truth.names), *itertools.combinations(truth.matters, 2)]
     for direction, (run, other) in RUNS.items():
-        x = 1.0 if run == "clean" else 0.0
-        unpatched = patched(model, (), run, other)
-        assert truth.f(x) == pytest.approx(unpatched, abs=EXACT)
-        for names in sets:
-            effect = patched(model, names, run, other) - unpatched
-            assert truth.together(names, direction) == pytest.approx(effect, abs=EXACT), (names, direction)
+        values = patched(model, sets, run, other)
+        assert truth.f(1.0 if run == "clean" else 0.0) == pytest.approx(values[0], abs=EXACT)
+        for names, value in zip(sets, values, strict=True):
+            assert truth.together(names, direction) == pytest.approx(value - values[0], abs=EXACT), (names, direction)
 
 
 @pytest.mark.parametrize("name", CIRCUITS)

@@ -10,6 +10,7 @@ from torch.nn import functional
 from igap import PromptPair, integrated_gradients, load_model
 from igap.components import SITES, hook_name
 from igap.config import BaselineConfig
+from igap.engine import baselines
 from igap.engine.baselines import KINDS, Baseline, Request, activations, baseline_of, reference_tokens
 from igap.engine.open_pairs import contrast
 
@@ -121,7 +122,8 @@ def test_no_baseline_changes_the_model(ioi_mini, pair):
     assert sum(len(point.fwd_hooks) for point in ioi_mini.hook_dict.values()) == hooks
 
 
-def test_mean_needs_generated_prompts_of_the_clean_prompts_length(ioi_mini):
+def test_mean_needs_generated_prompts_of_the_clean_prompts_length(ioi_mini, monkeypatch):
+    monkeypatch.setattr(baselines, "_DRAWN", 3)
     short = PromptPair("Mary gave it to", "John gave it to", "John", "Mary")
     with pytest.raises(ValueError, match=r"baseline\.n: got 100, found 0 generated prompts of 4 tokens \(without"):
         made(ioi_mini, short, Baseline("mean"))

@@ -32,6 +32,7 @@ def test_the_route_is_the_faster_one_that_is_right_and_the_reason_is_given(small
             assert re.fullmatch(why, question.backend.reason)
 
 
+PROCESSINGS = ("processed", "raw")
 VARIANTS = {
     "gpt2": {},
     "gpt2 scaled by layer": {"architecture": "gpt2", "scale_attn_by_inverse_layer_idx": True},
@@ -44,20 +45,17 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
-def saved(request, tmp_path_factory):
-    """A checkpoint of this variant."""
+def variant(request, tmp_path_factory):
+    """Its models by the processing of the weights."""
     settings = {"architecture": request.param, **VARIANTS[request.param]}
     folder = tmp_path_factory.mktemp("variant")
     save_checkpoint(settings.pop("architecture"), 3, folder, **settings)
-    return folder
+    return {each: load_model(str(folder), processing=each, dtype="float64") for each in PROCESSINGS}
 
 
-@pytest.fixture(scope="module", params=["processed", "raw"])
-def model(request, saved):
-    return load_model(str(saved), processing=request.param, dtype="float64")
-
-
-def test_every_architecture_with_a_fast_route_gives_what_plain_hooks_give(model, pair):
+@pytest.mark.parametrize("processing", PROCESSINGS)
+def test_every_architecture_with_a_fast_route_gives_what_plain_hooks_give(variant, processing, pair):
+    model = variant[processing]
     # A difference in the middle (the shared keys are copied) and one near the end (they are multiplied once for all).
     for asked in (pair, replace(pair, corrupted=pair.clean.replace("milk", "cat"))):
         with contrast(model, asked) as fast, contrast(model, asked, route="hooks") as slow:
@@ -68,9 +66,10 @@ def test_every_architecture_with_a_fast_route_gives_what_plain_hooks_give(model,
                 torch.testing.assert_close(ours.effect, plain.effect, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("site", PLACES)
-def test_a_site_is_a_function_of_the_embeddings_and_f_of_one_component(model, pair, site):
+@pytest.mark.parametrize(("site", "processing"), list(zip(PLACES, itertools.cycle(PROCESSINGS), strict=False)))
+def test_a_site_is_a_function_of_the_embeddings_and_f_of_one_component(variant, pair, site, processing):
     """The corrupted prompt's embeddings give its activations; its activation in one component gives that one's AP."""
+    model = variant[processing]
     if site == "resid_mid" and model.cfg.parallel_attn_mlp:
         pytest.skip("these blocks have none")
     tolerance = {"atol": 1e-12, "rtol": 0}

@@ -52,7 +52,7 @@ def f(model):
 def test_effects_of_both_sites_are_those_of_plain_modules_by_every_route(name, tmp_path, pair, page):
     family = FAMILIES[name]
     with precisely(family):
-        of_both = agreements(family, tmp_path, pair)
+        of_both = agreements(family, tmp_path, pair, n_layers=2)
     route = next(row[6] for row in page if row[0] == name)
     for agreement in of_both.values():
         assert agreement.route == route
@@ -65,7 +65,7 @@ def test_effects_of_both_sites_are_those_of_plain_modules_by_every_route(name, t
                 assert agreement.off(site, method) < rounding * size
         if "neurons" in family.sites:
             width = agreement.plain["neurons", "ap"].shape[1]  # columns that the MLP's last matrix reads
-            assert agreement.ours[agreement.route]["neurons", "ap"].shape == (3, width)
+            assert agreement.ours[agreement.route]["neurons", "ap"].shape == (2, width)
             assert read_header(str(tmp_path)).n_neurons == width
 
 
@@ -81,50 +81,50 @@ def test_block_by_block_gradients_and_changes_of_all_layers_are_those_of_the_who
     save(family, tmp_path)
     with precisely(family):
         model = load_model(str(tmp_path), processing="raw", dtype=family.dtype)
-        for site in family.sites:
-            by_route, changed = [], []
-            for route in ("suffix", "hooks"):
-                with contrast(model, pair, route=route, sites=[site]) as question:
-                    found = question.gradients(site, [0], dropping=True)
-                    by_route.append({(layer, dropped): gradient for layer, dropped, gradient in found})
-                    weights = torch.linspace(-1, 2, 3, dtype=next(model.parameters()).dtype)[None, :, None, None]
-                    with torch.no_grad():
-                        changes = {(site, layer): partial(bent, weights, layer) for layer in range(3)}
-                        changed.append(question.engine.with_changes(changes, 3))
-            ours, whole = by_route
-            assert set(ours) == set(whole) == {(0, None), (0, 1), (0, 2), (1, None), (1, 2), (2, None)}
-            for place, gradient in whole.items():
-                assert gradient.abs().max() > 1e-6
-                torch.testing.assert_close(ours[place], gradient, rtol=0, atol=1e-12 + 1e-10 * gradient.abs().max())
-            assert not torch.allclose(whole[0, None], whole[0, 2])
-            torch.testing.assert_close(*changed, rtol=0, atol=1e-10)
-            assert changed[0].std() > 1e-3
-        others_agree_by_both_routes(model, pair)
+        others = [
+            site for site in PLACES if site not in SITES and (site, model.cfg.parallel_attn_mlp) != ("resid_mid", True)
+        ]
+        with (
+            contrast(model, pair, route="suffix", sites=[*SITES, *others]) as suffix,
+            contrast(model, pair, route="hooks", sites=[*SITES, *others]) as hooks,
+        ):
+            for site in family.sites:
+                gradients_and_changes_agree(suffix, hooks, site, next(model.parameters()).dtype)
+            others_agree(suffix, hooks, others)
 
 
-def others_agree_by_both_routes(model, pair):
+def gradients_and_changes_agree(suffix, hooks, site, dtype):
+    """Gradients of both routes with a layer dropped, and F where all layers change at once."""
+    by_route, changed = [], []
+    for question in (suffix, hooks):
+        found = question.gradients(site, [0], dropping=True)
+        by_route.append({(layer, dropped): gradient for layer, dropped, gradient in found})
+        weights = torch.linspace(-1, 2, 3, dtype=dtype)[None, :, None, None]
+        with torch.no_grad():
+            changes = {(site, layer): partial(bent, weights, layer) for layer in range(3)}
+            changed.append(question.engine.with_changes(changes, 3))
+    ours, whole = by_route
+    assert set(ours) == set(whole) == {(0, None), (0, 1), (0, 2), (1, None), (1, 2), (2, None)}
+    for place, gradient in whole.items():
+        assert gradient.abs().max() > 1e-6
+        torch.testing.assert_close(ours[place], gradient, rtol=0, atol=1e-12 + 1e-10 * gradient.abs().max())
+    assert not torch.allclose(whole[0, None], whole[0, 2])
+    torch.testing.assert_close(*changed, rtol=0, atol=1e-10)
+    assert changed[0].std() > 1e-3
+
+
+def others_agree(suffix, hooks, others):
     """Patches and gradients of every site that a run does not take apart, and what the stream is the sum of."""
-    others = [
-        site for site in PLACES if site not in SITES and (site, model.cfg.parallel_attn_mlp) != ("resid_mid", True)
-    ]
-    by_route = []
-    for route in ("suffix", "hooks"):
-        with contrast(model, pair, route=route, sites=others) as question:
-            has = question.clean.activations
-            for pre, attended, mlp, post in zip(*(has[site] for site in STREAM), strict=True):
-                torch.testing.assert_close(pre + attended + mlp, post, rtol=0, atol=1e-12)
-            by_route.append(
-                {
-                    (site, method): method(question, site, positions={"first": [10], "later": [11, 15]})[0]
-                    for site in others
-                    for method in (patch_components, estimate_patches)
-                }
-            )
-    for suffix, hooks in zip(*(maps.values() for maps in by_route), strict=True):
-        for name in ("effect", "together"):
-            ours, whole = getattr(suffix, name), getattr(hooks, name)
-            torch.testing.assert_close(ours, whole, rtol=0, atol=1e-12 + 1e-10 * whole.abs().max().item())
-        assert suffix.together.abs().max() > 1e-6
+    for question in (suffix, hooks):
+        has = question.clean.activations
+        for pre, attended, mlp, post in zip(*(has[site] for site in STREAM), strict=True):
+            torch.testing.assert_close(pre + attended + mlp, post, rtol=0, atol=1e-12)
+    for site in others:
+        for method in (patch_components, estimate_patches):
+            (ours,), (whole,) = (method(question, site, positions={"two": [10, 15]}) for question in (suffix, hooks))
+            atol = 1e-12 + 1e-10 * whole.effect.abs().max().item()
+            torch.testing.assert_close(ours.effect, whole.effect, rtol=0, atol=atol)
+            assert ours.effect.abs().max() > 1e-6
 
 
 @pytest.mark.parametrize(("name", "processing"), REFUSED)

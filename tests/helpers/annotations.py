@@ -1,18 +1,25 @@
-"""The annotations of igap, checked at every call: jaxtyping's import hook with beartype, without work done twice.
+"""The annotations of igap, checked as a test calls it: jaxtyping's import hook with beartype, without work done twice.
 
 For every function jaxtyping binds the arguments and opens a set of axes; where no annotation is of an array, beartype
 alone checks the same in less time. A function within another is defined at each call of the other, with annotations
-that stay the same: so does their checker.
+that stay the same: so does their checker. Of the calls of one function in one test the first few are checked: the rest
+come from loops, and checks of all of them took a quarter of the suite's time.
 """
 
+import dataclasses
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
 import jaxtyping
 from beartype import beartype
 
+ENOUGH = 5
+"""Calls of a function that are checked in a test."""
+
+_calls: Counter[tuple[str, str]] = Counter()
 _jaxtyped = jaxtyping.jaxtyped
 _checkers: dict[object, Callable[..., Any]] = {}
 
@@ -23,6 +30,11 @@ def install() -> None:
     jaxtyping.install_import_hook("igap", "helpers.annotations.checker")
 
 
+def restart() -> None:
+    """A test begins."""
+    _calls.clear()
+
+
 def jaxtyped(*decorated: Any, **options: Any) -> Any:
     """The decorator of every function and class, which the hook asks for by its options; else jaxtyping's own."""
     with_axes = _jaxtyped(*decorated, **options)
@@ -30,23 +42,37 @@ def jaxtyped(*decorated: Any, **options: Any) -> Any:
         return with_axes
 
     def decorate(decorated: Any) -> Any:
+        own = vars(decorated).get("__init__") if dataclasses.is_dataclass(decorated) else None
+        if own is not None and not hasattr(own, "__wrapped__"):  # one that igap wraps converts before it checks
+            name = (decorated.__module__, f"{decorated.__qualname__}.__init__")
+            decorated.__init__ = _checked_at_first(name, own, with_axes(decorated).__init__)
+            return decorated
         if not inspect.isfunction(decorated):
-            return with_axes(decorated)
+            return decorated if own is not None else with_axes(decorated)
         annotations = decorated.__annotations__
         if not annotations:
             return decorated
-        if "<locals>" in decorated.__qualname__ or any(map(mentions_arrays, annotations.values())):
-            return with_axes(decorated)
-        checked = beartype(decorated)
-
-        @functools.wraps(decorated)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            return (decorated if jaxtyping.config.jaxtyping_disable else checked)(*args, **kwargs)
-
-        return call
+        name = (decorated.__module__, decorated.__qualname__)
+        if _calls[name] >= ENOUGH:  # within another function
+            return decorated
+        with_arrays = "<locals>" in decorated.__qualname__ or any(map(mentions_arrays, annotations.values()))
+        return _checked_at_first(name, decorated, with_axes(decorated) if with_arrays else beartype(decorated))
 
     return decorate
+
+
+def _checked_at_first(name: tuple[str, str], plain: Callable[..., Any], checked: Callable[..., Any]) -> Any:
+    """The checked function for the first calls of a test, and the plain one for the rest."""
+
+    @functools.wraps(plain)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        if jaxtyping.config.jaxtyping_disable or _calls[name] >= ENOUGH:
+            return plain(*args, **kwargs)
+        _calls[name] += 1
+        return checked(*args, **kwargs)
+
+    return call
 
 
 def mentions_arrays(annotation: Any) -> bool:

@@ -89,11 +89,15 @@ class ByHand:
     def held(self, tokens: Tensor, ends: Any, *changes: tuple[str, int, int, Sequence[int]]) -> float:
         """F with all of these (site, layer, component, positions) held at `ends`, by site and layer, together."""
 
+        by_place: dict[tuple[str, int], list[tuple[int, list[int]]]] = {}
+        for site, layer, component, positions in changes:
+            by_place.setdefault((site, layer), []).append((component, list(positions)))
+
         def edit(site: str, layer: int, activation: Tensor) -> Tensor:
-            activation = activation.clone()
-            for *at, component, positions in changes:
-                if at == [site, layer]:
-                    activation[:, list(positions), component] = ends[site, layer][:, list(positions), component]
+            if (site, layer) in by_place:
+                activation = activation.clone()
+            for component, positions in by_place.get((site, layer), []):
+                activation[:, positions, component] = ends[site, layer][:, positions, component]
             return activation
 
         with torch.no_grad():

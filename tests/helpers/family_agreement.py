@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from helpers.families import Family, save
+from helpers.families import Family, Sizes, save
 from helpers.plain import Plain, Whole
 from igap import PromptPair, load_model
 from igap.attribution.activation_patching import patch_components
@@ -46,9 +46,9 @@ def precisely(family: Family) -> contextlib.AbstractContextManager[Any]:
     return Whole() if family.dtype == "float64" else contextlib.nullcontext()
 
 
-def agreements(family: Family, folder: Path, pair: PromptPair) -> dict[str, Agreement]:
+def agreements(family: Family, folder: Path, pair: PromptPair, n_layers: int = 3) -> dict[str, Agreement]:
     """By `model.processing`, for those in which the family is accepted."""
-    save(family, folder)
+    save(family, folder, Sizes(n_layers))
     plain: Effects = {}
     result = {}
     for processing in ("raw", "processed"):

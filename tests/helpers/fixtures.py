@@ -43,6 +43,11 @@ from igap.output import disk  # noqa: E402
 from igap.pipeline import Result  # noqa: E402
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    annotations.restart()
+
+
 @pytest.fixture(autouse=True)
 def _reseeded() -> None:
     torch.default_generator.manual_seed(0)  # torch.manual_seed keeps a stack trace for the GPU each time

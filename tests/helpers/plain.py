@@ -4,15 +4,17 @@ A component is a slice of what a block's projection back to the residual stream 
 attention's output projection's input, a neuron one column of the MLP's down projection's.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch._C import TensorBase
 
 _PROJECTIONS = {
     "heads": re.compile(r"\.\d+\.[a-z_.]*att(n|ention)[a-z_.]*\.(o_proj|out_proj|c_proj|dense|Wo)$"),
@@ -97,15 +99,29 @@ def _reads(module: nn.Module, rows: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-class Whole(TorchFunctionMode):
+class Whole:
     """A block in which nothing rounds float64 to float32, as many families' norms, softmax and rotations do."""
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
-            if function is Tensor.float:
-                return args[0]
+    def __enter__(self) -> None:
+        self._patch = pytest.MonkeyPatch()
+        for owner, name in ((Tensor, "float"), (Tensor, "to"), (Tensor, "softmax"), (nn.functional, "softmax")):
+            self._patch.setattr(owner, name, _unrounded(getattr(owner, name)))
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.undo()
+
+
+def _unrounded(function: Any) -> Any:
+    """The function, which leaves float64 as it is where it is told to make float32 of it."""
+
+    @functools.wraps(function)
+    def call(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if tensor.dtype == torch.float64:
+            if function is TensorBase.float:
+                return tensor
             args = tuple(torch.float64 if each is torch.float32 else each for each in args)
             if kwargs.get("dtype") is torch.float32:
-                kwargs = {**kwargs, "dtype": torch.float64}
-        return function(*args, **kwargs)
+                kwargs["dtype"] = torch.float64
+        return function(tensor, *args, **kwargs)
+
+    return call

@@ -25,11 +25,14 @@ def case(tmp_path_factory):
     return save_beside(tmp_path_factory.mktemp("gpt2"), "gpt2", n_inner=12)
 
 
-@pytest.mark.parametrize("direction", ["noising", "denoising"])
 @pytest.mark.parametrize(
-    "patched", ["1.2@early", "0.1.k@late", "L1.resid_post@early"], ids=lambda name: name.partition("@")[0]
+    ("site", "patched", "direction"),
+    [
+        (site, patched, ("noising", "denoising")[(i + j) % 2])
+        for i, site in enumerate(PLACES)
+        for j, patched in enumerate(("1.2@early", "0.1.k@late", "L1.resid_post@early"))
+    ],
 )
-@pytest.mark.parametrize("site", PLACES)
 def test_effects_beside_a_component_at_a_span_are_forward_passes_by_hand(case, site, patched, direction):
     """Also of components before it, of its own layer, and of itself at the other span."""
     model, plain = case
