@@ -221,7 +221,9 @@ class _Pool:
             trial.proposal if trial.sought == name else Proposal(trial.proposal.candidate, "random")
             for trial in self._tried
         ]
-        return History(self._session.space, tuple(proposals), np.abs(self._estimates[:, [head]]))
+        estimates = self._estimates[:, head]
+        sides = np.where(estimates < 0, -1.0, 1.0)
+        return History(self._session.space, tuple(proposals), np.abs(estimates)[:, None], sides)
 
 
 def _trial(proposal: Proposal, effects: Sequence[float], sought: str) -> EvaluatedTrial:

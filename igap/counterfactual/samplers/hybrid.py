@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from igap.counterfactual.history import History, Proposal
+from igap.counterfactual.history import Floats, History, Proposal
 from igap.counterfactual.samplers.base import FirstOrderScores, draw, unseen
 from igap.counterfactual.samplers.gradient import even_proposals, hotflip_proposals
 from igap.counterfactual.samplers.repeats import repeating
-from igap.counterfactual.samplers.value_model import best_of_model, fit
+from igap.counterfactual.samplers.value_model import ValueModel, best_of_model, fit
 from igap.counterfactual.spaces.base import Candidate
 
 _WORTH = 0.5
@@ -16,37 +16,39 @@ _WORTH = 0.5
 def hybrid(history: History, scores: FirstOrderScores, n: int, rng: np.random.Generator) -> list[Proposal]:
     """Of 16, the model's 4 best, and 2 best of the other sign; 2 in which a slot of the best candidate says another's
     word; and even swaps of that candidate."""
-    best = history.best
-    if best is None:
+    if history.best is None:
         return draw(history, n, rng, "start")
-    space, taken = history.space, set(history.seen)
-    proposals = _of_model(history, scores, n, taken)
+    best, space, taken = history.best, history.space, set(history.seen)
+    model = _model_of(history, scores(best))
+    proposals = _of_model(model, max(1, n // 4), taken) if model else []
+    if model and history.sides is not None:
+        worth = _WORTH * float(history.values[history.order[0]])
+        proposals += _of_model(model.negative(), min(n // 8, n - len(proposals)), taken, "other-sign", worth)
     repeats = list(repeating(space, best))
     shuffled = (repeats[i] for i in rng.permutation(len(repeats)))
     proposals += unseen(shuffled, min(n // 8, n - len(proposals)), taken, "repeat")
     like = Proposal(best, "incumbent")
     proposals += even_proposals(space, best, scores, n - len(proposals), rng, like, taken, together=True)
-    # Where all of these have been tried, also of other words, and of two.
+    # Where all of these have been tried, also of other words, and of two; then more of the model's.
     proposals += hotflip_proposals(space, best, scores, n - len(proposals), rng, like, taken)
+    proposals += _of_model(model, n - len(proposals), taken) if model else []
     tried = History(space, (*history.proposals, *proposals), history.points)
     return proposals + draw(tried, n - len(proposals), rng)
 
 
-def _of_model(history: History, scores: FirstOrderScores, n: int, taken: set[Candidate]) -> list[Proposal]:
-    """What the fitted model expects most of: on the side of the best candidate, and, where there is one, on the other.
+def _model_of(history: History, scores: list[Floats]) -> ValueModel | None:
+    """The fitted model, of the sign that the best candidate has.
 
     An effect of either sign has two maxima, and swaps of the better candidate do not lead to the other.
     """
-    place = history.order[0]
-    sign = 1.0 if history.sides is None else float(history.sides[place])
-    model = fit(history, scores(history.proposals[place].candidate))
-    if model is None:
-        return []
-    model = model if sign > 0 else model.negative()
-    proposals = unseen(iter(best_of_model(model, max(1, n // 4), taken)), n, taken, "model")
-    if history.sides is not None:
-        opposite = model.negative()
-        others = best_of_model(opposite, n // 8, taken)
-        worth = [other for other in others if opposite.predict(other) > _WORTH * history.values[place]]
-        proposals += unseen(iter(worth), n - len(proposals), taken, "other-sign")
-    return proposals
+    model = fit(history, scores)
+    negative = history.sides is not None and history.sides[history.order[0]] < 0
+    return model.negative() if model and negative else model
+
+
+def _of_model(
+    model: ValueModel, n: int, taken: set[Candidate], source: str = "model", worth: float = -np.inf
+) -> list[Proposal]:
+    """The candidates that it expects most of, as far as that is more than they must be worth."""
+    chosen = best_of_model(model, n, taken)
+    return unseen((each for each in chosen if model.predict(each) > worth), n, taken, source)
