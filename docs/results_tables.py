@@ -1,6 +1,7 @@
 """The tables and pictures of docs/results.md."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
@@ -239,7 +240,9 @@ def of_prompts(searches: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for found in searches:
         clean, corrupted = found["best/clean"].split(), found["best/corrupted"].split()
-        marked = (f"**{word}**" if word != old else word for old, word in zip(clean, corrupted, strict=True))
+        marked = []
+        for kind, _, _, start, stop in SequenceMatcher(None, clean, corrupted, autojunk=False).get_opcodes():
+            marked += [word if kind == "equal" else f"**{word}**" for word in corrupted[start:stop]]
         lines.append(f"- {found['head']}: {' '.join(marked)} (clean: {' '.join(clean)})")
     return "\n".join(lines)
 

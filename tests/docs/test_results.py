@@ -90,3 +90,10 @@ def test_a_bend_is_the_largest_distance_from_the_chord_and_beyond_is_what_leaves
     np.testing.assert_allclose(bend, [0, 1, -1, 1 / 8], atol=1e-12)
     # 1 - alpha - hill has its lowest point at alpha = 5/8, between two of the alphas; the last curve is monotone.
     np.testing.assert_allclose(beyond, [0, 1, max(4 * 0.6 * 0.4 - 0.4, 0), 0], atol=1e-12)
+
+
+def test_changed_words_are_marked_where_a_phrase_has_another_number_of_words(results):
+    search = {"head": "1.2", "best/clean": "Mary gave a bottle of milk to", "best/corrupted": "Tom gave a teapot to"}
+    assert results.of_prompts([search]) == (
+        "- 1.2: **Tom** gave a **teapot** to (clean: Mary gave a bottle of milk to)"
+    )
