@@ -138,12 +138,12 @@ PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQV
 
 @pytest.fixture(scope="module")
 def small_searches() -> Iterator[None]:
-    """Searches of a module have 40 ordinary prompts in place of 200; of each figure, once made, a pixel is drawn."""
-    from igap.counterfactual import clean_prompts, session
+    """Searches of a module make 40 ordinary prompts in place of 200; of each figure, once made, a pixel is drawn."""
+    from igap.counterfactual import session
     from igap.counterfactual.spaces import prepare
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (prepare, clean_prompts, session):
+        for module in (prepare, session):
             patch.setattr(module, "MOST_ORDINARY", 40)
         patch.setattr(Figure, "savefig", lambda self, path, **_: path.write_bytes(PIXEL))
         yield
