@@ -100,6 +100,7 @@ def _exit_code(option: str, what: str, arguments: list[str]) -> int:
     sys.argv = [option, *arguments]
     try:
         if option == "-m":
+            sys.dont_write_bytecode = True  # of a module with annotations that are checked, where others would find it
             runpy.run_module(what, run_name="__main__", alter_sys=True)
         else:
             sys.modules["__main__"] = types.ModuleType("__main__")

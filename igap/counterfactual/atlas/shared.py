@@ -44,6 +44,7 @@ def open_trials(session: SearchSession, target: Target, storage: BaseStorage, na
     A trial has the sum over heads of |AtP| as its value, AtP of every head as its effects, and the head that it was
     proposed for.
     """
+    target = in_order(target)
     every = session.model.cfg.n_layers * session.model.cfg.n_heads == len(target.members)
     heads = f"all{target.at}" if every else " ".join(_names(target))
     identity = {**session.study_identity, "head": heads, "objective": [STUDY]}
@@ -80,7 +81,7 @@ def search_together(
             "atlas: got shared with clean prompts or answers of several lengths, which do not share its passes. Use "
             "atlas=true, or clean.lengths=one."
         )
-    bound = session.bound.unshare()
+    target, bound = in_order(target), session.bound.unshare()
     store = trials or open_trials(session, target, open_storage("memory", Path()))
     pool, interrupted = _Pool(session, target, store), False
     try:
@@ -134,6 +135,11 @@ def search_together(
         cost=cost,
         interrupted=interrupted,
     )
+
+
+def in_order(target: Target) -> Target:
+    """The target with its members in the model's order, in which a trial has their effects."""
+    return replace(target, members=tuple(sorted(target.members)))
 
 
 def _names(target: Target) -> list[str]:

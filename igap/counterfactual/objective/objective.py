@@ -149,7 +149,7 @@ class Objective:
     @property
     def is_size(self) -> bool:
         """Whether the first term is the size of an effect, of either sign."""
-        return self.sign == "abs" and self.terms[0] not in (*MAGNITUDES, *SECONDARY)
+        return self.sign == "abs" and self.terms[0] not in ("selectivity", *MAGNITUDES, *SECONDARY)
 
     @property
     def asks_downstream(self) -> bool:

@@ -24,8 +24,8 @@ _SLOPES = (0.0, 0.3, 1.0, 3.0)
 """Prior variance of what first-order scores foretell, likewise."""
 _NOISES = (0.003, 0.03, 0.3)
 """Variance of the noise, likewise."""
-_NODES = 20_000
-"""Partial candidates that the search for the maximum looks at, at most."""
+_NODES = 200_000
+"""Partial candidates that the search for the maximum makes, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +129,9 @@ def best_of_model(model: ValueModel, n: int, taken: Collection[Candidate] = ()) 
     """The `n` candidates of the highest predicted values that are not taken, best first, by branch and bound.
 
     Slots are filled in order. What is still to fill is bounded by the sum, over its slots, of the best word beside
-    those that are filled and, with each slot after it, its best partner. So they are exactly the best of known options;
-    fewer than `n` where so many are nearly equal that _NODES partial candidates do not tell them apart.
+    those that are filled and, with each slot after it, its best partner; where edits are limited, of KEEP but for the
+    slots where a word adds most, as many as may still be edited. So they are exactly the best of known options; fewer
+    than `n` where so many are nearly equal that _NODES partial candidates do not tell them apart.
     """
     n_slots = len(model.options)
     ahead = [
@@ -140,9 +141,8 @@ def best_of_model(model: ValueModel, n: int, taken: Collection[Candidate] = ()) 
     best: list[Candidate] = []
     # Less the bound, less its length (of equal ones the longest first), the places of known options, their value.
     queue: list[tuple[float, int, tuple[int, ...], float]] = [(0.0, 0, (), 0.0)]
-    for _ in range(_NODES):
-        if not queue or len(best) == n:
-            break
+    made = 0
+    while queue and len(best) < n and made < _NODES:
         _, _, places, value = heapq.heappop(queue)
         slot, words = len(places), tuple(int(each[p]) for each, p in zip(model.options, places, strict=False))
         if slot == n_slots:
@@ -150,14 +150,37 @@ def best_of_model(model: ValueModel, n: int, taken: Collection[Candidate] = ()) 
                 best.append(words)
             continue
         values = value + _beside(model, slot, places)
-        bounds = values.copy()
-        for later in range(slot + 1, n_slots):
-            bounds += (_beside(model, later, places) + model.pairs[slot, later] + ahead[later]).max(1)
-        for place, option in enumerate(model.options[slot]):
-            if _has_room(model.space, (*words, int(option))):
-                longer = (*places, place)
-                heapq.heappush(queue, (-float(bounds[place]), -len(longer), longer, float(values[place])))
+        later = [
+            _beside(model, t, places) + model.pairs[slot, t] + ahead[t] for t in range(slot + 1, n_slots)
+        ]  # `[option, later option]`
+        left = np.array([_edits_left(model.space, (*words, int(option))) for option in model.options[slot]])
+        bounds = values + _most_of(model, later, left)
+        allowed = np.flatnonzero(left >= 0)
+        made += len(allowed)
+        for place in allowed.tolist():
+            longer = (*places, place)
+            heapq.heappush(queue, (-float(bounds[place]), -len(longer), longer, float(values[place])))
     return best
+
+
+def _most_of(model: ValueModel, later: Sequence[Floats], left: Floats) -> Floats:
+    """What the last slots add at most, `[option]` of the slot before them, with so many edits left for each option."""
+    most = [each.max(1) for each in later]
+    keeps = model.space.keeps[len(model.options) - len(later) :]
+    if model.space.max_edits is None or not later:
+        return np.asarray(np.sum([np.zeros(len(left)), *most], axis=0))
+    total, gains = np.zeros(len(left)), [np.zeros(len(left))]
+    for each, highest, keep, known in zip(later, most, keeps, model.options[-len(later) :], strict=True):
+        if keep is None:  # it has an edit of its own
+            total += highest
+            continue
+        kept = each[:, int(np.searchsorted(known, keep))]
+        total += kept
+        gains.append(highest - kept)
+    falling = np.cumsum(-np.sort(-np.stack(gains[1:] or gains), axis=0), axis=0)
+    n = np.clip(left, 0, len(falling)).astype(np.int64)
+    added: Floats = np.concatenate([np.zeros((1, len(left))), falling])[n, np.arange(len(left))]
+    return np.asarray(total + added)
 
 
 def _known_options(space: Space, slot: int, tried: NDArray[np.int64], scores: Floats) -> NDArray[np.int64]:
@@ -170,7 +193,8 @@ def _known_options(space: Space, slot: int, tried: NDArray[np.int64], scores: Fl
 
 def _common_scale(scores: Sequence[Floats]) -> list[Floats]:
     """The scores with a mean of 0 in each slot, and a mean square of 1 summed over slots, unless all are alike."""
-    centred = [each - each.mean() for each in scores]
+    finite = [np.nan_to_num(each, posinf=0.0, neginf=0.0) for each in scores]
+    centred = [each - each.mean() for each in finite]
     scale = float(np.sqrt(sum((each**2).mean() for each in centred))) or 1.0
     return [each / scale for each in centred]
 
@@ -183,9 +207,9 @@ def _beside(model: ValueModel, slot: int, places: tuple[int, ...]) -> Floats:
     return own
 
 
-def _has_room(space: Space, words: Candidate) -> bool:
-    """Whether these words of the first slots leave the other slots, which may have to be edited, within the limit."""
+def _edits_left(space: Space, words: Candidate) -> float:
+    """How many of the other slots that offer KEEP may be edited beside these words of the first; below 0: too many."""
     if space.max_edits is None:
-        return True
+        return np.inf
     edits = sum(word != keep for word, keep in zip(words, space.keeps, strict=False))
-    return edits + sum(keep is None for keep in space.keeps[len(words) :]) <= space.max_edits
+    return float(space.max_edits - edits - sum(keep is None for keep in space.keeps[len(words) :]))

@@ -85,6 +85,18 @@ def test_what_is_tried_for_a_head_makes_it_larger_than_chance(shared):
     assert np.abs(made.alone).sum() > 1.02 * np.abs(drawn.alone).sum()
 
 
+def test_heads_named_in_another_order_go_on_with_the_same_columns(shared):
+    session, made = shared
+    backwards = Target(ALL.members[::-1])
+    trials = open_trials(session, backwards, open_storage("memory", Path()))
+    assert trials.study.user_attrs["igap"]["head"] == "all"
+    search_together(session, ALL, 24, "hybrid", 8, 16, trials=trials)
+    again = search_together(session, backwards, 40, "hybrid", 8, 16, trials=trials)
+    assert again.heads == made.heads
+    np.testing.assert_array_equal(again.effects, made.effects)
+    np.testing.assert_array_equal(again.alone, made.alone)
+
+
 def test_the_sampler_is_told_the_scores_of_the_head_whose_turn_it_is(shared):
     session, made = shared
     candidate, place = made.candidates[1], 6

@@ -67,6 +67,35 @@ def test_a_space_of_the_default_s_size_is_searched_within_the_nodes():
         assert all(model.predict((*best[:slot], o, *best[slot + 1 :])) <= value for o in range(size))
 
 
+@pytest.mark.parametrize("max_edits", [1, 2, 3])
+@pytest.mark.parametrize("without_keep", [(), (3,)])
+def test_with_few_edits_of_many_slots_the_best_are_those_of_all(max_edits, without_keep):
+    space = space_of(*[60] * 6, 4, 4, max_edits=max_edits, without_keep=without_keep)
+    model = truth_of(space, pairs=0.0)
+    gains = [weights - (0 if slot in without_keep else weights[0]) for slot, weights in enumerate(model.single)]
+    forced = [[(slot, option) for option in range(60)] for slot in without_keep]
+    changes = [(slot, o) for slot, gain in enumerate(gains) if slot not in without_keep for o in range(1, len(gain))]
+    most = sorted(changes, key=lambda change: -gains[change[0]][change[1]])[:60]  # no better set has another
+    values = {}
+    for first in itertools.product(*forced):
+        for n in range(max_edits - len(first) + 1):
+            for rest in itertools.combinations(most, n):
+                if len({slot for slot, _ in rest}) == n:
+                    words = dict([*first, *rest])
+                    candidate = tuple(words.get(slot, 0) for slot in range(8))
+                    values[candidate] = model.predict(candidate)
+    expected = sorted(values, key=values.__getitem__, reverse=True)[:4]
+    assert best_of_model(model, 4) == expected
+
+
+def test_scores_that_are_not_finite_count_as_none():
+    space, rng = space_of(5, 5, 5), np.random.default_rng(0)
+    tried = drawn(space, 30, rng)
+    history = history_of(space, tried, truth_of(space).predict)
+    broken = [np.full(5, np.nan), np.array([0.0, np.inf, 0.0, -np.inf, 0.0]), np.zeros(5)]
+    assert best_of_model(fit(history, broken), 3) == best_of_model(fit(history, no_scores(space)), 3)
+
+
 @pytest.mark.parametrize("shared", [(), (0, 2)], ids=["words of their own", "two slots share words"])
 @pytest.mark.parametrize("scored", [False, True])
 def test_the_model_is_ridge_regression_and_its_r2_is_that_of_trials_left_out(shared, scored):

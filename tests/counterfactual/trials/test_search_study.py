@@ -113,7 +113,7 @@ def test_of_two_terms_edits_are_fewer_the_better(tmp_path):
     ("objective", "sides"),
     [
         (Objective(), [1.0, -1.0, -1.0]),
-        (Objective(("selectivity",)), [1.0, -1.0, -1.0]),
+        (Objective(("selectivity",)), None),
         (Objective(sign="drop"), None),
         (Objective(("disagreement",)), None),
         (Objective(("error",)), None),
