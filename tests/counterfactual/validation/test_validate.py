@@ -46,8 +46,8 @@ ASKED = {
     "space": SPACE,
     "constraints": FREE,
     "sampler": "hybrid",
-    "until": 40,
-    "control": 10,
+    "until": 51,
+    "control": 17,
     "clean_n": 3,
     "heldout_n": 5,
 }
@@ -129,7 +129,7 @@ def test_the_best_is_the_highest_trial_and_its_value_is_the_mean_effect_in_its_t
     assert summary["best/value"] == near(max(values))
     assert summary["best/trial"] == int(np.argmax(values))
     assert found.best_value == near(max(values))
-    assert len(found.trials) == len({one.proposal.candidate for one in found.trials}) == 40
+    assert len(found.trials) == len({one.proposal.candidate for one in found.trials}) == ASKED["until"]
 
 
 def test_the_best_pairs_are_the_clean_prompts_with_the_candidates_texts(found, slow):
