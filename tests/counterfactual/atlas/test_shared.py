@@ -97,6 +97,17 @@ def test_heads_named_in_another_order_go_on_with_the_same_columns(shared):
     np.testing.assert_array_equal(again.alone, made.alone)
 
 
+def test_the_sampler_is_told_the_sign_of_the_head_whose_turn_it_is(shared):
+    session, _ = shared
+    trials = open_trials(session, ALL, open_storage("memory", Path()))
+    search_together(session, ALL, 24, "random", 8, 16, trials=trials)
+    pool = _Pool(session, ALL, trials)
+    for head in (0, 7):
+        effects = np.array([trial.effects[head] for trial in trials.all()])
+        np.testing.assert_array_equal(pool._history(head).signed, effects)
+        assert effects.min() < 0 < effects.max()
+
+
 def test_the_sampler_is_told_the_scores_of_the_head_whose_turn_it_is(shared):
     session, made = shared
     candidate, place = made.candidates[1], 6
