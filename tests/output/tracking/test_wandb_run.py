@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import wandb
 
 from igap import cli
 from igap.output.tracking import places, wandb_run
@@ -142,6 +143,7 @@ def test_a_key_that_wandb_does_not_take_is_one_line(command, monkeypatch, tmp_pa
     assert cli.main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "W&B takes no key of this machine (WANDB_API_KEY invalid: " in line
+    wandb.teardown()  # it remembers the key
 
 
 def test_disabled_tracking_does_not_even_import_wandb(result, written, monkeypatch):
