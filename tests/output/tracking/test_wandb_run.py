@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import wandb
 
 from igap import cli
 from igap.output.tracking import places, wandb_run
@@ -137,13 +136,12 @@ def test_online_without_a_key_is_refused_before_the_run_and_asks_for_nothing(no_
 
 
 @pytest.mark.parametrize("command", [["run", "tracking=online"], ["workspace", "me/igap", "--upload"]])
-def test_a_key_that_wandb_does_not_take_is_one_line(command, monkeypatch, tmp_path, capsys):
+def test_a_key_that_wandb_does_not_take_is_one_line(command, forgetful, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_API_KEY", "short")
     assert cli.main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "W&B takes no key of this machine (WANDB_API_KEY invalid: " in line
-    wandb.teardown()  # it remembers the key
 
 
 def test_disabled_tracking_does_not_even_import_wandb(result, written, monkeypatch):
