@@ -28,7 +28,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from igap.binding import bind
+from igap.display.binding import bind
 
 if TYPE_CHECKING:  # every public name, and the module that it lives in
     from igap.analyses.ablation.ablate import ablate as ablate

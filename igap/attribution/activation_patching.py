@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from igap.arguments import Count, NotNegative, Positive, Seed
 from igap.attribution.maps import Advance, AttributionMap, Progress, ignore
 from igap.attribution.method import Method
 from igap.attribution.over_pairs import attribute, check_finite, public_method
@@ -28,6 +27,7 @@ from igap.engine.hooks import SiteFunction
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.engine.positions import Positions
 from igap.errors import InputError
+from igap.errors.arguments import Count, NotNegative, Positive, Seed
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
 from igap.storage.cache import part

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from igap.arguments import Count, Positive
 from igap.attribution.attribution_patching import no_gradient
 from igap.attribution.maps import Advance, AttributionMap, Progress, ignore, per_component
 from igap.attribution.method import Method
@@ -29,6 +28,7 @@ from igap.engine.contrast import Contrast
 from igap.engine.metrics import check_gradient
 from igap.engine.open_pairs import open_pairs
 from igap.errors import InputError
+from igap.errors.arguments import Count, Positive
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
 from igap.vocabulary import BaselineKind, Direction

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from igap.arguments import Finite
 from igap.attribution.maps import Advance, AttributionMap, Progress, ignore, per_component
 from igap.attribution.method import Method
 from igap.attribution.over_pairs import attribute, maps_of, public_method
@@ -25,6 +24,7 @@ from igap.engine.metrics import by_question, check_gradient
 from igap.engine.open_pairs import open_pairs
 from igap.engine.positions import Positions
 from igap.errors import InputError
+from igap.errors.arguments import Finite
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
 from igap.vocabulary import LEAST_ON_CLEAN, BaselineKind, Direction

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from igap.arguments import Count, Positive, Range, Seed, checks_arguments
 from igap.attribution.maps import AttributionMap
 from igap.attribution.top_patching import FIRST_SUBSETS, Question, check_top, largest
 from igap.components import Site
@@ -17,6 +16,7 @@ from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
 from igap.engine.open_pairs import open_pairs
 from igap.errors import InputError
+from igap.errors.arguments import Count, Positive, Range, Seed, checks_arguments
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
 from igap.vocabulary import BaselineKind, Direction

@@ -13,7 +13,6 @@ from captum.attr import IntegratedGradients
 from jaxtyping import Float
 from torch import Tensor
 
-from igap.arguments import Count, Positive
 from igap.attribution.maps import Advance, AttributionMap, Progress, completeness_bound, ignore, per_component
 from igap.attribution.method import Method
 from igap.attribution.over_pairs import attribute, public_method
@@ -30,6 +29,7 @@ from igap.engine.open_pairs import open_pairs
 from igap.engine.positions import Positions
 from igap.engine.rounding import rounding_of
 from igap.errors import InputError
+from igap.errors.arguments import Count, Positive
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
 from igap.vocabulary import BaselineKind, Direction, IGPath, Quadrature

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from igap import markup
-from igap.arguments import Finite, NotNegative, checks_arguments
 from igap.attribution.spans import Places, in_words
-from igap.binding import Axes, draw
 from igap.components import PLACES, Site, component_names
+from igap.display import markup
+from igap.display.binding import Axes, draw
 from igap.errors import InputError, printable, short_repr
+from igap.errors.arguments import Finite, NotNegative, checks_arguments
 from igap.vocabulary import BaselineKind, Direction
 
 Kind = Literal["effect", "score"]

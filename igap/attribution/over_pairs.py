@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from igap.arguments import checks_arguments
 from igap.attribution.maps import Advance, AttributionMap, Progress
 from igap.attribution.spans import over_spans, span_facts
 from igap.components import SITES, Site
@@ -17,6 +16,7 @@ from igap.engine.contrast import Contrast
 from igap.engine.open_pairs import OpenPairs
 from igap.engine.positions import Positions, check_lengths, check_spans
 from igap.errors import InputError
+from igap.errors.arguments import checks_arguments
 from igap.metrics import AnyMetric, LogitDiff, Metric
 from igap.vocabulary import BaselineKind, Direction
 

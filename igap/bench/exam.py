@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from igap.arguments import checks_arguments
 from igap.attribution.estimators import Estimator, estimators
 from igap.attribution.maps import AttributionMap, Progress
 from igap.attribution.over_pairs import attribute_pairs
@@ -22,6 +21,7 @@ from igap.components import SITES, Site, component_names, parse_component
 from igap.config import RunConfig
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.errors import InputError, did_you_mean, printable, short_repr
+from igap.errors.arguments import checks_arguments
 from igap.statistics import detection
 from igap.vocabulary import Direction
 

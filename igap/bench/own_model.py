@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.estimators import estimators
 from igap.attribution.maps import Progress
 from igap.bench.exam import Bench, attribute, estimate
@@ -17,6 +16,7 @@ from igap.engine.activations import Model
 from igap.engine.batching import budget_bytes
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.errors import InputError
+from igap.errors.arguments import Count, Positive, checks_arguments
 from igap.inputs.prompts import PromptPair
 
 TOP = 20

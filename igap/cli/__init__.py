@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from igap.errors import InputError
-from igap.failures import reason_of
+from igap.errors.failures import reason_of
 
 _COMPLETE = "_IGAP_COMPLETE"
 """The variable in which a shell says what it asks for: bash_source, bash_complete, ..."""

@@ -194,7 +194,7 @@ def _do(composed: "DictConfig") -> int:
     from rich.console import Console
 
     from igap.console import show_stage, terminal_console
-    from igap.failures import reason_of
+    from igap.errors.failures import reason_of
     from igap.output import disk, terminal
     from igap.output.tracking import wandb_run
     from igap.storage.finished import failures_of

@@ -25,7 +25,7 @@ from igap.counterfactual.trials.study import TrialStore
 from igap.counterfactual.workers import check_storage, explore, open_session, start_workers, stop_workers
 from igap.engine.activations import borrow
 from igap.errors import InputError
-from igap.failures import reason_of
+from igap.errors.failures import reason_of
 from igap.models import cached
 from igap.output import disk
 from igap.output.tracking import places, wandb_run

@@ -12,8 +12,6 @@ from typing import Annotated
 import pandas as pd
 from optuna.storages import BaseStorage
 
-from igap import markup
-from igap.arguments import NotNegative, Positive, Range, Seed, checks_arguments
 from igap.counterfactual.config import Aggregate, Constraints, Lengths, Sign, SpaceConfig
 from igap.counterfactual.evaluation import is_exact
 from igap.counterfactual.identity import check_json, hash_weights, source_of
@@ -28,11 +26,13 @@ from igap.counterfactual.validation.optimality import Optimality, check_budget, 
 from igap.counterfactual.validation.results import Validation
 from igap.counterfactual.validation.validate import validate
 from igap.counterfactual.validation.verdict import signed, verdict
+from igap.display import markup
 from igap.engine.activations import Model, borrow
 from igap.engine.metrics import as_metric
+from igap.errors.arguments import NotNegative, Positive, Range, Seed, checks_arguments
+from igap.errors.missing import Missing
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric, LogitDiff
-from igap.missing import Missing
 
 
 @checks_arguments

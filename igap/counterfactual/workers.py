@@ -23,7 +23,7 @@ from igap.counterfactual.trials.storages import find_only_study, open_storage
 from igap.engine.activations import borrow
 from igap.engine.user_metrics import source_digest
 from igap.errors import InputError
-from igap.failures import reason_of
+from igap.errors.failures import reason_of
 from igap.models import cached
 from igap.storage.studies import STUDY_FILES
 

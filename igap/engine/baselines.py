@@ -14,12 +14,12 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.arguments import Range, Seed, checks_arguments
 from igap.components import Site, hook_name
 from igap.config import BaselineConfig
 from igap.engine.activations import Activations, ForwardPass, compute_or_share, record
 from igap.engine.hooks import edit_hooks
 from igap.errors import InputError, short_repr
+from igap.errors.arguments import Range, Seed, checks_arguments
 from igap.inputs.ioi import ioi_stream
 from igap.inputs.prompts import TokenPair, encode_prompt
 from igap.inputs.tokenizing import leading_token

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from igap.arguments import checks_arguments
 from igap.config import TEXTS
 from igap.errors import InputError
+from igap.errors.arguments import checks_arguments
 from igap.inputs.files import read_rows
 from igap.inputs.ioi import generate_ioi
 from igap.inputs.tokenizing import merges, single_tokens, token_ids

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from igap.arguments import NotNegative, checks_arguments
 from igap.errors import InputError
+from igap.errors.arguments import NotNegative, checks_arguments
 from igap.inputs.alignment import Alignment, Partners, align, first_diff_position
 from igap.inputs.answers import Answer, check_apart, check_sets, check_words, one_or_set, to_cell, words_of
 from igap.inputs.tokenizing import (

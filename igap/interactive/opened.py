@@ -16,14 +16,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from igap import markup
-from igap.arguments import checks_arguments
 from igap.attribution.maps import AttributionMap, Top
 from igap.attribution.methods import METHODS
-from igap.binding import Axes, draw
 from igap.components import Site
 from igap.config import RunConfig, parse
+from igap.display import markup
+from igap.display.binding import Axes, draw
 from igap.errors import InputError, one_line, printable
+from igap.errors.arguments import checks_arguments
 from igap.output import record
 from igap.statistics.comparison import Comparison, compare
 from igap.statistics.warnings import least_gaps

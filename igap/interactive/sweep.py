@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from igap import markup
-from igap.arguments import checks_arguments
+from igap.display import markup
 from igap.errors import InputError, did_you_mean, printable
+from igap.errors.arguments import checks_arguments
 from igap.interactive.opened import Run, absolute, open_run, shown
 from igap.output.dashboard.table import Table, tabulate
 from igap.storage.finished import FinishedRun, find_runs

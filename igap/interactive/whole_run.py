@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from igap.arguments import checks_arguments
 from igap.cli.run import execute
 from igap.cli.texts import quote, quote_override
 from igap.console import show_stage
 from igap.errors import InputError, short_repr
+from igap.errors.arguments import checks_arguments
 from igap.interactive.opened import Run, open_run
 from igap.pipeline import Stage
 

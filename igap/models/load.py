@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.arguments import checks_arguments
 from igap.components import Site, widths_of
 from igap.errors import InputError, one_line, short_repr
+from igap.errors.arguments import checks_arguments
 from igap.models import agreement, families, files, gguf_files
 from igap.models.patterns import check_patterns
 from igap.models.quiet import as_input_error, hold_stderr, silence_libraries

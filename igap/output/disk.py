@@ -23,7 +23,7 @@ from igap.analyses.base import WithTexts
 from igap.components import Site
 from igap.config import TEXTS, RunConfig
 from igap.errors import InputError
-from igap.failures import Failure, collect_failure, summary_entries
+from igap.errors.failures import Failure, collect_failure, summary_entries
 from igap.output.figures import FOLDER, chosen, draw, figure_data
 from igap.output.record import FILE, Record, digests_of
 from igap.output.record import Summary as RecordedSummary

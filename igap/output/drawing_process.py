@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igap.failures import Failure
+from igap.errors.failures import Failure
 
 if TYPE_CHECKING:
     from igap.output.figures import Drawn

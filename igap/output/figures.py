@@ -18,7 +18,7 @@ from igap.analyses.base import Analysis
 from igap.analyses.registry import ANALYSES
 from igap.components import PLACES, Site, component_names
 from igap.errors import InputError, did_you_mean
-from igap.failures import Failure, collect_failure
+from igap.errors.failures import Failure, collect_failure
 from igap.inputs.sources import describe_source
 from igap.pipeline import Result
 from igap.statistics.comparison import Comparison

@@ -17,7 +17,7 @@ import torch
 from igap.analyses.registry import ANALYSES
 from igap.components import Site
 from igap.errors import printable
-from igap.failures import Failure, collect_failure
+from igap.errors.failures import Failure, collect_failure
 from igap.output import figures
 from igap.output.figures import FOLDER, Drawn, FigureData, SiteData, finding_type, has_figures
 from igap.storage import atomic, tensors_file, typed_file

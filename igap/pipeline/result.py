@@ -8,7 +8,7 @@ from igap.analyses.base import Finding
 from igap.attribution import AttributionMap
 from igap.components import Site
 from igap.config import RunConfig
-from igap.failures import Failure
+from igap.errors.failures import Failure
 from igap.inputs.prompts import PromptPair, TokenPair
 from igap.statistics.across_pairs import PairStatistics
 from igap.statistics.comparison import Comparison

@@ -28,7 +28,7 @@ from igap.engine.metrics import as_metric
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.engine.user_metrics import metric_of
 from igap.errors import InputError
-from igap.failures import Failure, collect_failure
+from igap.errors.failures import Failure, collect_failure
 from igap.metrics import METRICS
 from igap.models.cached import resolve_device, run_model
 from igap.pipeline.prepare import Checked, check

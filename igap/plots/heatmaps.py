@@ -17,8 +17,8 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
 from igap.components import PLACES, Site
+from igap.display.grids import Grid, grid_of
 from igap.errors import printable
-from igap.grids import Grid, grid_of
 from igap.plots.canvas import FONT, METHODS, Map, blank, figure, finite, styled, ticks
 
 Order = Int[np.ndarray, "layer rank"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from igap import pipeline
 from igap.analyses.base import complete
 from igap.config import TEXTS, AblationConfig, RunConfig
-from igap.failures import collect_failure
+from igap.errors.failures import collect_failure
 from igap.models import cached
 from igap.pipeline import Result, Stage, silent
 from igap.replication.published import OUTLIERS, SECOND

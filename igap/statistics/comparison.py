@@ -15,12 +15,12 @@ import numpy.typing as npt
 import pandas as pd
 from jaxtyping import Bool, Float64, Int64
 
-from igap import markup
-from igap.arguments import Range, checks_arguments
 from igap.attribution.maps import AttributionMap, frame_of
-from igap.binding import Axes, draw
 from igap.components import Site, component_names
+from igap.display import markup
+from igap.display.binding import Axes, draw
 from igap.errors import InputError
+from igap.errors.arguments import Range, checks_arguments
 from igap.statistics.agreement import (
     ROUNDING,
     WIDTH,

@@ -20,7 +20,7 @@ import torch
 from igap import pipeline
 from igap.config import MetricConfig, RunConfig
 from igap.console import terminal_console
-from igap.failures import Failure, reason_of
+from igap.errors.failures import Failure, reason_of
 from igap.output import disk, figures, record, terminal
 from igap.output.drawing_process import DrawingProcess
 from igap.output.tracking import places, wandb_run

@@ -36,9 +36,9 @@ from igap.counterfactual.trials.storages import open_storage
 from igap.counterfactual.validation.neighbours import ROUNDING
 from igap.counterfactual.validation.optimality import SPREAD, Optimality, estimate_share
 from igap.engine.activations import borrow
+from igap.errors.missing import Missing
 from igap.inputs.ioi import TEMPLATES, generate_ioi
 from igap.inputs.words import NAMES, PLACES, VERBS
-from igap.missing import Missing
 from igap.models.load import find_checkpoint
 
 RANKS = (1, 4, 11, 31, 101, 1001)

@@ -33,7 +33,7 @@ from igap.counterfactual.spaces.base import Slot, Space
 from igap.counterfactual.trials.storages import open_storage
 from igap.counterfactual.trials.study import EvaluatedTrial, TrialStore
 from igap.counterfactual.validation.results import RandomControl
-from igap.missing import Missing
+from igap.errors.missing import Missing
 from igap.output.dashboard.command import compare_runs
 from igap.storage.studies import read_status
 from igap.storage.tables import write_csv

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from igap import plots
 from igap.analyses.ablation.study import AGAINST, AblationStudy
 from igap.components import SITES, component_names
-from igap.failures import Failure
+from igap.errors.failures import Failure
 from igap.inputs.prompts import encode_pair
 from igap.models.load import read_header
 from igap.output import disk, figures, run_tables

@@ -5,7 +5,7 @@ import json
 
 from igap import pipeline
 from igap.cli.compose import compose_one
-from igap.failures import Failure
+from igap.errors.failures import Failure
 from igap.output import disk, figures
 from igap.replication import jobs
 

@@ -9,7 +9,7 @@ import pytest
 from helpers.small_disk import no_file_above
 
 from igap import pipeline
-from igap.failures import Failure
+from igap.errors.failures import Failure
 from igap.output import disk, figures, record
 from igap.output.tracking import places
 from igap.sweep import worker

@@ -26,13 +26,13 @@ from igap.analyses.ablation.accuracy import (
 from igap.analyses.ablation.passes import choose_passes
 from igap.analyses.ablation.replacements import by_place, record_places, replacement
 from igap.analyses.ablation.results import AblationEffect, Ablations
-from igap.arguments import Count, Positive, Range, Seed, checks_arguments
 from igap.attribution.maps import Progress
 from igap.components import PLACES, Site, component_name, locate_set, parse_component, sites_of
 from igap.engine.activations import Model, borrow, check_hooks
 from igap.engine.metrics import as_metric
 from igap.engine.positions import Positions
 from igap.errors import InputError
+from igap.errors.arguments import Count, Positive, Range, Seed, checks_arguments
 from igap.inputs.labelled_prompts import Prompt
 from igap.metrics import METRICS, AnyMetric, Metric
 from igap.models.families import check_columns, widths_of_model

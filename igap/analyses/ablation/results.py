@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from igap import markup
 from igap.analyses.ablation.accuracy import PromptOutcomes
-from igap.arguments import checks_arguments
-from igap.binding import Axes, draw
+from igap.display import markup
+from igap.display.binding import Axes, draw
+from igap.errors.arguments import checks_arguments
 from igap.vocabulary import AblationKind
 
 _LATER = {"later": True}

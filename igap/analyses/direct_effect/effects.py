@@ -18,18 +18,18 @@ import pandas as pd
 import torch
 from jaxtyping import Float64
 
-from igap import markup
-from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, frame_of, table_of
 from igap.attribution.over_pairs import attribute_pairs
 from igap.attribution.spans import span_facts
 from igap.components import Site
+from igap.display import markup
 from igap.engine.activations import Model
 from igap.engine.contrast import Contrast
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.engine.positions import Positions, find_spans
 from igap.errors import InputError
+from igap.errors.arguments import Count, Positive, checks_arguments
 from igap.inputs.prompts import PromptPair, TokenPair
 from igap.metrics import AnyMetric
 from igap.vocabulary import Direction

@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from igap.analyses.edges.results import LOGITS, EdgeEffects, EdgeMethod, Shape, reader_names, sender_names
-from igap.arguments import Count, Positive, checks_arguments
 from igap.attribution.conductance import gauss_legendre
 from igap.attribution.integrated_gradients import check_quadrature
 from igap.attribution.maps import Progress, ignore
@@ -29,6 +28,7 @@ from igap.engine.edges import Edges, Place, Reading, Sender
 from igap.engine.metrics import check_gradient
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.errors import InputError, short_repr
+from igap.errors.arguments import Count, Positive, checks_arguments
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
 from igap.vocabulary import Direction

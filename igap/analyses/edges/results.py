@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from igap import markup
-from igap.arguments import Count, Finite, checks_arguments
 from igap.components import component_name, parse_component
+from igap.display import markup
 from igap.engine.edges import READERS
 from igap.errors import InputError
+from igap.errors.arguments import Count, Finite, checks_arguments
 from igap.inputs.mib import MibGraph, node_names, place_of
 from igap.vocabulary import Direction
 

@@ -16,10 +16,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn import functional
 
-from igap import markup
-from igap.arguments import Count, Finite, Positive, checks_arguments
-from igap.binding import Axes, draw
 from igap.components import Site, locate_set, sites_of
+from igap.display import markup
+from igap.display.binding import Axes, draw
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.baselines import Baseline
@@ -30,6 +29,7 @@ from igap.engine.hooks import SiteFunction
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.engine.positions import Positions, check_lengths
 from igap.errors import InputError, short_repr
+from igap.errors.arguments import Count, Finite, Positive, checks_arguments
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
 from igap.statistics.extrema import Extremum, find_extrema

@@ -13,18 +13,18 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from igap import markup
-from igap.arguments import Count, Finite, Positive, checks_arguments
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.maps import Advance, AttributionMap, Kind, Progress, frame_of
 from igap.attribution.over_pairs import attribute_pairs
 from igap.components import Site, component_name, locate, sites_of
+from igap.display import markup
 from igap.engine.activations import Model
 from igap.engine.backend import Route
 from igap.engine.contrast import Contrast
 from igap.engine.metrics import check_not_least
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.engine.positions import Positions, split_place
+from igap.errors.arguments import Count, Finite, Positive, checks_arguments
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
 from igap.models.families import widths_of_model

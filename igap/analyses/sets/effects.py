@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from igap.analyses.sets.results import SetEffects
-from igap.arguments import Count, Positive, Seed, checks_arguments
 from igap.attribution.integrated_gradients import along_path, check_quadrature
 from igap.attribution.maps import Progress
 from igap.components import Site, component_name, locate_set, sites_of
@@ -28,6 +27,7 @@ from igap.engine.component_sets import ComponentSet
 from igap.engine.open_pairs import OpenPairs, open_pairs
 from igap.engine.positions import Positions, find_spans
 from igap.errors import InputError
+from igap.errors.arguments import Count, Positive, Seed, checks_arguments
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
 from igap.models.families import widths_of_model

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from igap import markup
-from igap.arguments import checks_arguments
-from igap.binding import Axes, draw
+from igap.display import markup
+from igap.display.binding import Axes, draw
 from igap.errors import InputError, short_repr
+from igap.errors.arguments import checks_arguments
 from igap.statistics.bootstrap import mean_intervals
 from igap.statistics.coalitions import interactions_of, sampled_interval, shapley_values
 from igap.vocabulary import LEAST_ON_CLEAN, BaselineKind, Direction

@@ -16,7 +16,7 @@ from igap.counterfactual.atlas.clusters import Cluster, describe_edits, group_pr
 from igap.counterfactual.atlas.cover import Cover, fewest_prompts
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.spaces.base import Candidate, Space
-from igap.missing import Missing
+from igap.errors.missing import Missing
 
 SHARE = 0.95
 """Of what all prompts show, what the few show."""

@@ -26,7 +26,7 @@ from igap.counterfactual.trials.study import TrialStore
 from igap.counterfactual.workers import check_storage, open_session, study_name
 from igap.engine.activations import borrow
 from igap.errors import InputError
-from igap.failures import reason_of
+from igap.errors.failures import reason_of
 from igap.models import cached
 from igap.output.tracking import wandb_run
 from igap.storage import atomic

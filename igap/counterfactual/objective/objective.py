@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from igap.arguments import NotNegative, checks_arguments
 from igap.counterfactual.config import Aggregate, Constraints, Sign
 from igap.counterfactual.history import Floats
 from igap.counterfactual.objective.errors import check_estimator, find_estimator, signed_errors
@@ -24,6 +23,7 @@ from igap.counterfactual.target import Target
 from igap.counterfactual.terms import MAGNITUDES, SECONDARY, Term, follows_gradient
 from igap.engine.metrics import as_metric
 from igap.errors import InputError
+from igap.errors.arguments import NotNegative, checks_arguments
 from igap.metrics import AnyMetric, Metric
 
 _TAIL = 0.25

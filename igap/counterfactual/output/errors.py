@@ -2,7 +2,7 @@
 
 from igap.counterfactual.validation.results import EstimatorError
 from igap.counterfactual.validation.verdict import signed
-from igap.missing import Missing
+from igap.errors.missing import Missing
 
 
 def describe_error(error: EstimatorError | None, unit: str) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from igap.counterfactual.validation.optimality import Optimality
 from igap.counterfactual.validation.results import EstimatorError, PairEffects, RankedPrompt, Validation, WhatFollows
-from igap.missing import Missing, or_none
+from igap.errors.missing import Missing, or_none
 
 Scalar = float | int | str | None
 Summary = dict[str, Scalar]

@@ -7,8 +7,8 @@ from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.output.optimality import describe_optimality
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.validation.verdict import decimals
+from igap.errors.missing import Missing
 from igap.inputs.answers import shown
-from igap.missing import Missing
 
 SHOWN = ("heads", "history")
 """The pictures that stand in the note, by their files' names."""

@@ -3,7 +3,7 @@
 import math
 
 from igap.counterfactual.search import SearchResult
-from igap.missing import Missing
+from igap.errors.missing import Missing
 
 _OF = {"a hundred": 2, "a thousand": 3, "a million": 6, "a billion": 9, "10^12": 12}
 """What shares are told of, with their powers of ten."""

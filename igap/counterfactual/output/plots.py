@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from igap.analyses.output_curves import OutputCurves
 from igap.counterfactual.validation.results import NeutralEdits, RandomControl
 from igap.counterfactual.validation.verdict import decimals, signed
-from igap.missing import Missing
+from igap.errors.missing import Missing
 from igap.plots.canvas import PALETTE, blank, figure, styled, ticks
 from igap.plots.heatmaps import COLOURS, heatmaps
 

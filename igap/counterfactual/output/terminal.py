@@ -20,9 +20,9 @@ from igap.counterfactual.search import SearchResult
 from igap.counterfactual.session import OnProgress, Progress
 from igap.counterfactual.validation.results import BestByEditCount, PairEffects, PrunedPrompt, Validation
 from igap.counterfactual.validation.verdict import decimals, stands_out
+from igap.errors.missing import Missing
 from igap.inputs.answers import shown
 from igap.metrics import LogitDiff
-from igap.missing import Missing
 from igap.statistics.bootstrap import interval_label
 
 _TOP = 5

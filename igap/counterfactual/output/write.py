@@ -19,7 +19,7 @@ from igap.counterfactual.output.plots import (
 )
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.trials.study import SCHEMA
-from igap.failures import Failure, collect_failure, summary_entries
+from igap.errors.failures import Failure, collect_failure, summary_entries
 from igap.inputs.answers import to_cell
 from igap.plots import Figure
 from igap.storage.atomic import write_atomically, write_text

@@ -21,8 +21,8 @@ from igap.counterfactual.validation.results import EstimatorError
 from igap.engine.baselines import Baseline
 from igap.engine.batching import budget_bytes
 from igap.engine.open_pairs import OpenPairs, open_pairs
+from igap.errors.missing import Missing
 from igap.inputs.prompts import PromptPair
-from igap.missing import Missing
 from igap.statistics.bootstrap import LEVEL
 from igap.vocabulary import BaselineKind
 

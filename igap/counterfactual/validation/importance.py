@@ -14,7 +14,7 @@ from igap.counterfactual.history import Floats
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation.results import SlotImportance
-from igap.missing import Missing
+from igap.errors.missing import Missing
 
 SAMPLE = 500
 """Trials whose pairs the shares are estimated from, at most."""

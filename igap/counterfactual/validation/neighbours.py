@@ -21,7 +21,7 @@ from igap.counterfactual.validation.results import (
     SingleEdit,
     SingleEdits,
 )
-from igap.missing import Missing
+from igap.errors.missing import Missing
 
 SINGLE_EDITS = 2000
 """One-word changes of the best that are evaluated at most: those with the largest first-order scores,

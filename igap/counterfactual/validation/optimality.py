@@ -21,7 +21,7 @@ from igap.counterfactual.spaces.base import Candidate, Space
 from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation.neighbours import ROUNDING
 from igap.errors import InputError
-from igap.missing import Missing
+from igap.errors.missing import Missing
 from igap.statistics.bootstrap import LEVEL
 
 SPREAD = 3.0

@@ -25,8 +25,8 @@ from igap.engine.component_sets import ComponentSet
 from igap.engine.contrast import Contrast
 from igap.engine.open_pairs import BaselineOf, OpenPairs, open_pairs
 from igap.errors import InputError
+from igap.errors.missing import Missing
 from igap.inputs.prompts import PromptPair, TokenPair, tokenize
-from igap.missing import Missing
 from igap.vocabulary import BaselineKind
 
 

@@ -13,8 +13,8 @@ from igap.analyses.output_curves import OutputCurves
 from igap.attribution.decomposition import Term
 from igap.counterfactual.config import Sign
 from igap.counterfactual.spaces.base import Candidate
+from igap.errors.missing import Missing
 from igap.inputs.prompts import PromptPair
-from igap.missing import Missing
 
 Rejection = Literal["", "outside the space", "out of bounds"]
 """Why a prompt made of words of another is none that the search could give, however many its trials: a slot with the

@@ -48,8 +48,8 @@ from igap.counterfactual.validation.results import (
     WhatFollows,
 )
 from igap.errors import InputError
+from igap.errors.missing import Missing
 from igap.inputs.prompts import PromptPair
-from igap.missing import Missing
 from igap.statistics.bootstrap import mean_intervals
 
 NEUTRAL = 64

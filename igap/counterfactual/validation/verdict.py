@@ -2,7 +2,7 @@
 
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.validation.results import EstimatorError, HeldOut, Validation
-from igap.missing import Missing
+from igap.errors.missing import Missing
 from igap.statistics.bootstrap import LEVEL, is_range
 
 HALF = 0.5

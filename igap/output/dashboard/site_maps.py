@@ -100,7 +100,7 @@ def of_table(site: Site, header: Sequence[str], rows: Iterable[Sequence[object]]
 def _layout(
     site: Site, n_layers: int, n_components: int, spans: Sequence[str] | None
 ) -> tuple[Sequence[str], Sequence[str], str, str, str]:
-    """Rows, columns, what either is, and a cell's name: as `igap.grids` lays them out."""
+    """Rows, columns, what either is, and a cell's name: as `igap.display.grids` lays them out."""
     layers, kind = [str(layer) for layer in range(n_layers)], kind_of(site)
     if PLACES[site].is_vector:
         name = f"L{{row}}.{site}"

@@ -8,7 +8,7 @@ from matplotlib.text import Text
 from igap.analyses.output_curves import OutputCurves
 from igap.counterfactual.output import plots
 from igap.counterfactual.validation.results import RandomControl
-from igap.missing import Missing
+from igap.errors.missing import Missing
 
 TRIALS = pd.DataFrame(
     {

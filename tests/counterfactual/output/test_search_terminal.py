@@ -19,7 +19,7 @@ from igap.counterfactual.output.flatten import flatten
 from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation.results import BestByEditCount, PrunedPrompt
 from igap.counterfactual.validation.verdict import decimals, verdict
-from igap.missing import Missing
+from igap.errors.missing import Missing
 from igap.models.load import EMBEDDED
 
 KEPT = {name: ["=keep"] for name in ("place", "verb", "object")}

@@ -23,7 +23,7 @@ from igap.counterfactual.validation.estimator_error import explain_error, find_w
 from igap.counterfactual.validation.results import BestPrompt, EstimatorError
 from igap.counterfactual.validation.verdict import verdict
 from igap.engine.open_pairs import open_pairs
-from igap.missing import Missing
+from igap.errors.missing import Missing
 from igap.output import figures
 
 from .test_verdict import made

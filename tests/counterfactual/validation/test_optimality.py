@@ -26,7 +26,7 @@ from igap.counterfactual.validation.optimality import (
 )
 from igap.engine.activations import borrow
 from igap.errors import InputError
-from igap.missing import Missing
+from igap.errors.missing import Missing
 
 
 def space_of(*sizes, max_edits=None):

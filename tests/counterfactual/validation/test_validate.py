@@ -28,7 +28,7 @@ from igap.counterfactual.validation.results import PrunedPrompt
 from igap.engine.activations import borrow
 from igap.engine.open_pairs import open_pairs
 from igap.errors import InputError
-from igap.missing import Missing
+from igap.errors.missing import Missing
 from igap.models.load import EMBEDDED
 from igap.statistics.bootstrap import mean_intervals
 

@@ -25,7 +25,7 @@ from igap.counterfactual.validation.results import (
     WhatFollows,
 )
 from igap.counterfactual.validation.verdict import decimals, stands_out, verdict
-from igap.missing import Missing
+from igap.errors.missing import Missing
 
 NONE = Missing("not measured here")
 EFFECTS = PairEffects(ap=-2.0, gap=3.0, score=-0.5, n_scored=2, rank=1)

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Bool, Float64
 
 from igap.components import Site, component_names
-from igap.grids import grid_of
+from igap.display.grids import grid_of
 
 _RED, _BLUE = "178,24,43", "33,102,172"
 """The ends of the run's colour scale (RdBu), as CSS has them."""

@@ -3,7 +3,7 @@
 import pytest
 
 from igap.errors import InputError
-from igap.failures import collect_failure, reason_of
+from igap.errors.failures import collect_failure, reason_of
 
 
 @pytest.mark.parametrize(

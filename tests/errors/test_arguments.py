@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 import igap
 from igap import InputError
-from igap.arguments import Count, Finite, Positive, Range, Seed, checks_arguments
+from igap.errors.arguments import Count, Finite, Positive, Range, Seed, checks_arguments
 
 EVERY = public()
 

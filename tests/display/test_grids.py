@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from igap.grids import grid_of
+from igap.display.grids import grid_of
 
 SPANS = ("0 After", "1 Mary", "2 to")
 

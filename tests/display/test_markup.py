@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from igap.markup import block, heatmap
+from igap.display.markup import block, heatmap
 
 
 def cells(html):
