@@ -185,14 +185,14 @@ def _patch(
 
     def patch(layer: int) -> Mapping[str, Tensor]:
         start, end = contrast.ends(site, layer)
-        one = where.shape[1] == 1
-        moved = contrast.moved(site, layer) if one else (late & (start != end)[:, None]).flatten(2).any(2)
+        alone = where.shape[1] == 1
+        moved = contrast.moved(site, layer) if alone else (late & (start != end)[:, None]).flatten(2).any(2)
         wanted = torch.ones_like(moved[0]) if chosen is None else chosen[layer].to(moved.device).repeat(where.shape[1])
         done, here = layer * width, effect[:, layer]
         if (moved & wanted).any():
             function = contrast.function(site, layer)
             unpatched = function(start[:, None])
-            patches = contrast.patches(site, layer) if one else partial(_mix, function, start, end, late)
+            patches = contrast.patches(site, layer) if alone else partial(_mix, function, start, end, late)
             for items, patched in rows.each(patches, (moved.any(0) & wanted).nonzero().flatten(), n_pairs):
                 here[:, items] = patched - unpatched
                 done += len(items) // where.shape[1]

@@ -107,8 +107,8 @@ class Suffix:
         final = self._through(len(self._blocks) - 1, self._base.residual[-1][:, None, self._first :])
         unmoved = self._read(final)
         if site not in SITES:
-            one = self._read(final + (here[1] - here[0])[:, None, :, 0]) - unmoved
-            return lambda components: one[:, components]
+            shift = self._read(final + (here[1] - here[0])[:, None, :, 0]) - unmoved
+            return lambda components: shift[:, components]
         adds = block.attention_adds if site == "heads" else block.mlp_adds
         unpatched = self._write(site, layer)(here[0][:, None])
         moved, before = self._moved(site, layer, here[1] - here[0]), adds(unpatched)

@@ -111,14 +111,14 @@ class SetsAnalysis(Analysis[Sets]):
         config = context.config
         settings = settings_of(config, self.name, Settings)
         texts = settings.components.split()
-        found: dict[str, SetEffects] = {}
+        effects: dict[str, SetEffects] = {}
         for place, text in enumerate(texts):
 
             def advance(done: int, total: int, before: int = place) -> None:
                 if on_progress:
                     on_progress(before * 1000 + 1000 * done // total, len(texts) * 1000)
 
-            found[text] = measure_set(
+            effects[text] = measure_set(
                 context.opened,
                 [parse_component(name) for name in names_in(text, context.maps)],
                 baseline=context.baseline,
@@ -131,7 +131,7 @@ class SetsAnalysis(Analysis[Sets]):
                 memory_gib=config.memory_gib,
                 on_progress=advance,
             )
-        return Sets(found)
+        return Sets(effects)
 
     def figures(self, finding: Sets, title: str) -> "Mapping[str, Figure]":
         """Draw `sets`, a row a set."""

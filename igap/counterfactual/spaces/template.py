@@ -130,10 +130,10 @@ def template_space(
     elsewhere = [find_slots(template, words, tokenizer, start) for words in others]
     for slot, places in find_slots(template, fills, tokenizer, start).items():
         width = len(places[0].positions)
-        every = [*places, *(place for found in elsewhere for place in found[slot])]
+        every = [*places, *(place for other in elsewhere for place in other[slot])]
         every = [*{(place.before, place.lead, len(place.positions)): place for place in every}.values()]
-        one = len({len(place.positions) for place in every}) == 1
-        why = f"{slot}: not {width} known token{'s' * (width != 1)}" if one else (
+        fits = len({len(place.positions) for place in every}) == 1
+        why = f"{slot}: not {width} known token{'s' * (width != 1)}" if fits else (
             f"{slot}: not as many tokens as in all clean prompts"
         )  # fmt: skip
         options, left_out[why] = _options(slot, lists[slot], fills[slot], every, tokenizer, refuses=beside is None)

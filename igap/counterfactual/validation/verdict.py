@@ -131,8 +131,8 @@ def _holds(validation: Validation, objective: Objective) -> str:
     if isinstance(heldout, Missing):
         return f"Whether the {what} holds on other prompts is not known: {heldout.reason}."
     if validation.best.value <= 0:
-        found = decimals(validation.best.value)
-        return f"There is nothing that could hold on other prompts: the value found, {found}, is not above 0."
+        best = decimals(validation.best.value)
+        return f"There is nothing that could hold on other prompts: the value found, {best}, is not above 0."
     measured = _measured(validation, heldout, objective)
     prompts = f"{heldout.n} held-out prompt{'s' if heldout.n > 1 else ''}"
     if isinstance(heldout.low, Missing) or is_range(heldout.n):
@@ -160,10 +160,10 @@ def _measured(validation: Validation, heldout: HeldOut, objective: Objective) ->
         mean += ", drop being positive"
     if objective.aggregate != "mean" or term == "selectivity":
         mean += f", {objective.aggregate} {term} {decimals(heldout.value)}"
-    found = decimals(validation.best.value)
+    best = decimals(validation.best.value)
     if isinstance(heldout.share, Missing):
-        return f"{mean} ({found} were found; no share of that, since {heldout.share.reason})"
-    return f"{mean}, {round(100 * heldout.share)}% of the {found} found"
+        return f"{mean} ({best} were found; no share of that, since {heldout.share.reason})"
+    return f"{mean}, {round(100 * heldout.share)}% of the {best} found"
 
 
 def _kind(validation: Validation, component: str, unit: str) -> str:

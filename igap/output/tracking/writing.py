@@ -106,9 +106,9 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> LoggedRun:
         run.log_artifact(artifact)
         run.summary.update(kept.summary)
         place = str(at.relative_to(folder)) if mode == "offline" else str(run.url)
-    found = LoggedRun(mode, place)
-    write_text(folder / MARK, json.dumps({"mode": found.mode, "place": found.place}) + "\n")
-    return found
+    logged = LoggedRun(mode, place)
+    write_text(folder / MARK, json.dumps({"mode": logged.mode, "place": logged.place}) + "\n")
+    return logged
 
 
 def _table(frame: "pd.DataFrame") -> Any:
