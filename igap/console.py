@@ -90,6 +90,12 @@ def show_stage(
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+def show_route(console: Console, route: str, why: str) -> None:
+    """Say that F was computed by the slow route, where it was, and why."""
+    if route == "hooks":
+        console.print(f"route: hooks, the slower one: {why}", markup=False, highlight=False, soft_wrap=True)
+
+
 def duration(seconds: float) -> str:
     """Seconds as one reads them: "90 s", "12 min"."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

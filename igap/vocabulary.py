@@ -5,7 +5,7 @@ module imports nothing but Python. Sites are in `components.py`, the words of a 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 Align = Literal["error", "end", "diff"]
@@ -21,6 +21,9 @@ BaselineKind = Literal["corrupted", "zero", "zero_input", "mean", "prompt"]
 layer's input is 0: 0 for heads, act(b_in) for neurons. `mean`: its mean over generated reference prompts.
 `prompt`: its value on another prompt.
 """
+
+BASELINE_SETTINGS: Mapping[BaselineKind, tuple[str, ...]] = {"mean": ("n", "seed"), "prompt": ("prompt",)}
+"""The settings of a baseline that a kind uses; a run's key and its results know no others. Kinds left out use none."""
 
 Direction = Literal["noising", "denoising"]
 """`noising`: corrupted activations into the clean run. `denoising`: clean activations into the corrupted run."""

@@ -9,8 +9,10 @@ from igap import pipeline
 from igap.analyses.registry import ANALYSES
 from igap.cli.compose import compose_one
 from igap.config import TEXTS, RunConfig, example, field_at, keys, parse
+from igap.engine.baselines import Baseline, baseline_of
 from igap.errors import InputError
 from igap.models import cached
+from igap.vocabulary import BASELINE_SETTINGS
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +325,14 @@ def test_of_the_baseline_the_key_holds_what_its_kind_uses(default):
     assert key("mean", n=3) != key("mean") != key("zero")
     assert key("mean", seed=5) != key("mean")
     assert key("prompt", prompt="a") != key("prompt", prompt="b")
+
+
+def test_a_setting_that_one_more_kind_uses_reaches_its_key_and_its_baseline(default, monkeypatch):
+    monkeypatch.setitem(BASELINE_SETTINGS, "zero", ("n",))
+    few, many = (parse({**default.model_dump(), "baseline": {"kind": "zero", "n": n, "seed": 9}}) for n in (3, 5))
+    assert key_of(few) != key_of(many)
+    assert [baseline_of(each.baseline) for each in (few, many)] == [Baseline("zero", n=3), Baseline("zero", n=5)]
+    assert not few.idle
 
 
 def test_a_config_cannot_be_changed(default):

@@ -1,12 +1,14 @@
 """The order of the steps, nothing else: the numbers of a run are those of the methods called by hand."""
 
 import csv
+import io
 import shutil
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from igap import activation_patching, atp_star, attribution_patching, integrated_gradients, load_model, pipeline
@@ -17,6 +19,7 @@ from igap.engine.open_pairs import contrast
 from igap.errors import InputError
 from igap.models import cached
 from igap.models.cached import resolve_device
+from igap.output.terminal import show
 from igap.pipeline import check, steps
 from igap.statistics.comparison import compare, compare_values
 
@@ -89,9 +92,25 @@ def test_a_coarse_quadrature_is_warned_about_with_the_remedy(config):
 
 
 def test_bfloat16_is_warned_about_and_more_steps_are_no_remedy(config):
-    (warning,) = pipeline.run(config("model.dtype=bfloat16", "ig.n_steps=2")).warnings
+    stages = []
+
+    def stage(name):
+        stages.append(name)
+        return nullcontext()
+
+    result = pipeline.run(config("model.dtype=bfloat16", "ig.n_steps=2"), stage)
+    (warning,) = result.warnings
     assert warning.startswith("model.dtype: bfloat16 keeps 8 bits of a logit")
     assert warning.endswith("Use model.dtype=float32 for numbers that count.")
+    first, *others = stages
+    assert first == "load model"
+    assert others
+    assert all(name.endswith(" (route hooks)") for name in others)
+    text = io.StringIO()
+    show(Console(file=text, width=160), result)
+    assert (
+        "route: hooks, the slower one: bfloat16 rounds too much to compare it with the whole model\n" in text.getvalue()
+    )
 
 
 def test_a_checkpoint_saved_again_is_another_model_also_in_one_process(config, checkpoint, tmp_path):

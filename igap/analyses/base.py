@@ -125,7 +125,7 @@ class Analysis(Protocol[FindingT]):
         return self.name in config.analyses
 
     def misfit(self, config: RunConfig) -> str:
-        """Return of what the analysis is, where that is not this config's metric and positions; empty if it is.
+        """Return what the analysis is about if that is not this config's metric and positions; empty if it fits.
 
         One that a run does by itself (`automatic`) is left out then, with a warning; one that was asked for is refused.
         """

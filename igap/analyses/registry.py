@@ -46,7 +46,7 @@ ANALYSES: dict[str, Analysis[Any]] = {
 
 
 def misfit(analysis: Any, config: RunConfig) -> str:
-    """Return of what an analysis is, where that is not this config's: see `Analysis.misfit`; empty if it is."""
+    """Return what an analysis is about if that is not what this config asks for: see `Analysis.misfit`."""
     reason: str = "of all effects, not of the largest alone (ap.top)" if config.ap.top else analysis.misfit(config)
     return reason
 

@@ -59,7 +59,7 @@ class RankStability:
     chance: Mapping[int, float]
     """The same of two random rankings."""
     wanted: Mapping[int, int | None]
-    """k to the pairs of which the index is STABLE; None where it is not defined, or chance."""
+    """For each k, how many pairs bring the index to STABLE; None where it is not defined, or no better than chance."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ from igap.config.groups import (
     TrackingConfig,
 )
 from igap.config.schema import Frozen, example, validate_settings
-from igap.vocabulary import LEAST_ON_CLEAN, AblationKind, Direction, denoising_problem
+from igap.vocabulary import BASELINE_SETTINGS, LEAST_ON_CLEAN, AblationKind, Direction, denoising_problem
 
 EXECUTION_KEYS = (
     *("tracking", "output", "plots", "sweep", "stale", "keep_going"),
@@ -277,7 +277,7 @@ class RunConfig(Frozen):
             yield "ig", ["tolerance"], f"ig.n_steps={self.ig.n_steps} is fixed, only ig.n_steps=auto has a tolerance"
         if self.metric.name != "custom":
             yield "metric", ["function"], f"metric={self.metric.name} is no function of yours (metric=custom)"
-        if self.baseline.kind != "mean" and not self._draws:
+        if "n" not in BASELINE_SETTINGS.get(self.baseline.kind, ()) and not self._draws:
             yield "baseline", ["n"], "no mean over reference prompts was asked for (baseline=mean)"
 
     @property
@@ -312,7 +312,7 @@ class RunConfig(Frozen):
         }
         for name in (each for each, is_default in defaults.items() if is_default):
             del fields[name]  # a finished run's key stays what it was before there was a choice
-        used = {"prompt": {"prompt"}, "mean": {"n", "seed"}}.get(self.baseline.kind, set())
+        used = set(BASELINE_SETTINGS.get(self.baseline.kind, ()))
         prompts = self.prompts
         if len(pairs) == 1:
             fields["prompts"] = dict(zip(TEXTS, pairs[0], strict=True))

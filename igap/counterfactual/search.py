@@ -63,6 +63,8 @@ class SearchResult:
     validation: Validation
     route: str
     """How the effects were computed: `suffix` (the model's weights) or `hooks` (the whole model)."""
+    why_route: str
+    """Why that way."""
     seconds: float
     cost: float
     """Forward equivalents of this process's evaluations and gradients."""
@@ -312,6 +314,7 @@ def explore_and_validate(
         trials=tuple(trials),
         validation=validation,
         route=session.cached.evaluator.route,
+        why_route=session.cached.evaluator.why_route,
         seconds=time.perf_counter() - since,
         cost=session.cost,
         n_cached=session.cached.n_cached,

@@ -24,7 +24,7 @@ from igap.inputs.ioi import ioi_stream
 from igap.inputs.prompts import TokenPair, encode_prompt
 from igap.inputs.tokenizing import leading_token
 from igap.storage.cache import use_cache
-from igap.vocabulary import BaselineKind
+from igap.vocabulary import BASELINE_SETTINGS, BaselineKind
 
 _DRAWN = 300
 """Prompts drawn at most for each reference prompt."""
@@ -85,9 +85,7 @@ def baseline_of(asked: BaselineConfig, kind: BaselineKind | None = None) -> Base
     So kinds can be swept with one prompt set for all, and baselines that are the same are equal and computed once.
     """
     kind = kind or asked.kind
-    if kind == "mean":
-        return Baseline(kind, n=asked.n, seed=asked.seed)
-    return Baseline(kind, asked.prompt if kind == "prompt" else None)
+    return Baseline(kind, **{name: getattr(asked, name) for name in BASELINE_SETTINGS.get(kind, ())})
 
 
 @dataclass(frozen=True)

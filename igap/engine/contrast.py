@@ -39,11 +39,17 @@ class Contrast:
     clean: ForwardPass
     corrupted: ForwardPass
     base: ForwardPass
-    """The runs the site is changed in: clean when noising, corrupted when denoising, by `given` with more patched."""
+    """The runs the site is changed in: clean when noising, corrupted when denoising.
+
+    Of a contrast from `given`, with its components patched.
+    """
     direction: Direction
     """Which run that is."""
     source: Activations
-    """a' for every site of the runs, one tensor a layer, at all positions of `base`; without a partner a stays."""
+    """a' for every site of the runs, one tensor a layer, at all positions of `base`.
+
+    A position without a partner in the other prompt keeps its own activation.
+    """
     first: int
     """The first position at which an activation changes."""
     backend: Backend
@@ -54,7 +60,7 @@ class Contrast:
     where: Bool[Tensor, "pair pos"] | None = None
     """The positions at which activations change; None: all."""
     named_in: Direction | None = None
-    """The direction whose patched prompt positions are named in; None: this one."""
+    """Names of positions are of the prompt that is patched in this direction; None: in `direction`."""
 
     @property
     def gap(self) -> Float[Tensor, " question"]:
@@ -173,8 +179,8 @@ class Contrast:
     ) -> "Contrast":
         """The contrast in which these components, by site and layer, are at a' already and stay so, at these positions.
 
-        None: where the contrast moves them. One more forward pass: what comes after them is what it becomes. Their
-        sites must be among those asked for.
+        `held_where=None`: the contrast's own positions. It takes one more forward pass, which computes all that comes
+        after them anew. Their sites must be among those asked for.
         """
         assert not self.base.held
         held_where = self.where if held_where is None else held_where
@@ -220,7 +226,7 @@ class Contrast:
         return replace(self, backend=backend, engine=backend.engine(self.model, self.readout, self.base, self.first))
 
     def moved(self, site: Site, layer: int) -> Tensor:
-        """Whether a component's activation differs between the ends, `[pair, component]`; if not its effect is 0."""
+        """True where a and a' of a component differ, `[pair, component]`; the effect of all others is 0."""
         start, end = self.ends(site, layer)
         differs = start != end
         return (differs.any(-1) if differs.ndim == 4 else differs).any(1)

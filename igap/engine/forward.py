@@ -11,9 +11,9 @@ a site of block L changes from position f on:
 
 (Where F is read at several positions, `Readout.n_read`, of those in place of S-1; f is never behind the first of them.)
 `-` is read from the run. Positions before f are equal in all rows, so that attention reads their keys and values from
-one copy. Of the unembedding the difference of two columns, or of two means of columns, is left. A patch of one
-component changes what its site writes to the residual stream by (a'_c - a_c) W_c, so it needs no product with the
-other components' weights.
+one copy. For a logit difference W_U[answer] - W_U[distractor], or the difference of their means, is all that is needed
+of W_U. A patch of one component changes what its site writes to the residual stream by (a'_c - a_c) W_c, so it needs no
+product with the other components' weights.
 
 Rows are `[pair, row, pos, ...]`: pairs of equal length and equal f share a pass. Two routes give the same numbers:
 `suffix` does the above with the model's weights, `hooks` runs the whole model with the site replaced.

@@ -217,8 +217,8 @@ class Hooks:
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
         """dF/da of the site as it is in the run, in every layer, from `first` on.
 
-        With `dropping` then also without what goes through the output of each later layer: that of an earlier one makes
-        no difference, and without the layer's own there is none.
+        With `dropping` then also with the output of each later layer detached. To detach an earlier one changes
+        nothing, and with the layer's own detached nothing is left.
         """
         layers = range(len(self._base.residual))
         leaves: dict[int, Tensor] = {}

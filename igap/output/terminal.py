@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from igap.components import PLACES, Site
-from igap.console import number
+from igap.console import number, show_route
 from igap.inputs.answers import shown
 from igap.inputs.prompts import TokenPair
 from igap.inputs.sources import describe_source
@@ -54,6 +54,7 @@ def show(
             )
     leading, bos = result.tokens[0].leading, result.config.prompts.bos
     console.print(f"token before every prompt: {leading or 'none'} (prompts.bos={bos})", markup=False, highlight=False)
+    show_route(console, result.route, result.why_route)
     if result.spread is not None:
         for site in result.maps:
             r, low, high = map(number, result.spread.pearson_mean(site, result.config.prompts.seed))

@@ -162,6 +162,11 @@ def _is_finite(made: AttributionMap) -> bool:
     return True
 
 
+def _on_the_slow_route(stage: Stage) -> Stage:
+    """Stages whose names say so: whoever waits longer than for other models sees why at once."""
+    return lambda name: stage(f"{name} (route hooks)")
+
+
 def _run(
     configs: Sequence[RunConfig],
     checked: Checked,
@@ -173,6 +178,8 @@ def _run(
 ) -> Result:
     config, pairs, tokens = configs[0], opened.pairs, opened.tokens
     backend, measured = _measure(opened, config.asked_sites)
+    if backend.route == "hooks":
+        stage = _on_the_slow_route(stage)
     clean, corrupted = measured["clean_values"], measured["corrupted_values"]
     maps = _attribute(configs, opened, clean, stage, seconds)
     comparisons = {site: compare(maps[site]["ig"], maps[site]["ap"]) for site in maps}

@@ -192,7 +192,7 @@ def self_repair(
         site: What the components are, default "heads"; any that `activation_patching` takes.
         direction: "noising" (default) patches the clean run; "denoising" the corrupted run, towards the clean one.
         positions: Which positions change, as `activation_patching` takes them; "all" (default): at once. With "each" or
-            spans s is patched at its own, and a component at every one of them is a component.
+            spans s is patched at its own span, and each component at each span is an entry of its own.
         metric: F, default "logit_diff"; see `activation_patching`.
         batch_size: Rows of a pass. None (default): as many as fit.
         memory_gib: GiB of a pass beyond the model. None (default): 2.

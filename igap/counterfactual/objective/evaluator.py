@@ -26,7 +26,7 @@ from igap.counterfactual.objective.whole_runs import WholeNumber, WholeRuns
 from igap.counterfactual.spaces.base import BoundSpace, Candidate
 from igap.counterfactual.target import Target
 from igap.engine.activations import ForwardPass, record
-from igap.engine.backend import HOOKS, Engine, Route, choose_backend
+from igap.engine.backend import HOOKS, Engine, choose_backend
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.contrast import Contrast
 from igap.engine.metrics import Custom, as_metric, read_out
@@ -102,7 +102,7 @@ class Evaluator:
         backend = HOOKS
         if not hooks:
             backend = choose_backend(model, readout.select([0]), first_pair, other.activations, first)
-        self.route: Route = backend.route
+        self.route, self.why_route = backend.route, backend.reason
 
         def engine(n: int) -> Engine:
             return backend.engine(model, readout.select(range(n)), self.clean if n == n_pairs else first_pair, first)

@@ -41,7 +41,8 @@ class PartedEvaluator:
         """`bound` is the space for all the clean prompts."""
         self.bound, self.parts = bound, tuple(parts)
         first = parts[0].evaluator
-        self.target, self.route, self.dtype = first.target, first.route, first.dtype
+        self.target, self.dtype = first.target, first.dtype
+        self.route, self.why_route = first.route, first.why_route
 
     @property
     def cost(self) -> float:

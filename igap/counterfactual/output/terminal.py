@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from igap.console import log_progress
+from igap.console import log_progress, show_route
 from igap.counterfactual.config import Sign
 from igap.counterfactual.output import scan
 from igap.counterfactual.output.errors import describe_error
@@ -78,6 +78,7 @@ def show(console: Console, result: SearchResult, head: str, *, brief: bool = Fal
     console.print(f"[bold]corrupted[/]  {_mark_changes(pair.clean, pair.corrupted)}", soft_wrap=True)
     console.print(f"rule: {best.rule}", markup=False, soft_wrap=True)
     console.print(f"token before every prompt: {validation.leading or 'none'}", markup=False, highlight=False)
+    show_route(console, result.route, result.why_route)
     asked, n = result.objective, len(result.clean)
     of_abs = f": here {best.sign}" if asked.sign != best.sign else ""
     over = f"{asked.aggregate} over {n} clean prompts" if n > 1 else "one clean prompt"
@@ -90,13 +91,12 @@ def show(console: Console, result: SearchResult, head: str, *, brief: bool = Fal
         "by hand, held out",
     ):  # fmt: skip
         table.add_column(column, justify="right")
-    neutral = validation.neutral
     table.add_row(
         _format(best.value),
         _format(validation.reference.value),
         _random_best(result),
         _format(random.search_at_equal_budget) + _other_direction(result, random.search_sign),
-        _format(neutral if isinstance(neutral, Missing) else neutral.p95),
+        _format(neutral if isinstance(neutral := validation.neutral, Missing) else neutral.p95),
         _format(heldout if isinstance(heldout, Missing) else heldout.value),
         _format(heldout if isinstance(heldout, Missing) else heldout.reference),
     )

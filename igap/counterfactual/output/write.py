@@ -112,6 +112,7 @@ def summarize(result: SearchResult, config: SearchConfig) -> Summary:
         **({"space/exact": 1} if result.is_exact else {}),
         **flatten_optimality(result.optimality),
         "route": result.route,
+        "route/reason": result.why_route,
         "seconds": round(result.seconds, 3),
         "forward_equivalents": round(result.cost, 1),
         "interrupted": int(result.interrupted),

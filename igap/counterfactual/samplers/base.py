@@ -18,7 +18,7 @@ from igap.counterfactual.spaces.base import Candidate, Space
 class FirstOrderScores(Protocol):
     """From a candidate to the change of a term of the objective, to first order, for each option of each slot.
 
-    Of the first term (0, the default) it is the effect's, F's unit; of fluency nats a token; of other terms 0.
+    The first term's (0, the default) is the change of the effect, in F's unit; fluency's in nats a token; 0 for others.
     """
 
     def __call__(self, candidate: Candidate, term: int = 0, /) -> list[Floats]:
@@ -37,7 +37,7 @@ TRIES = 200
 def draw(history: History, n: int, rng: np.random.Generator, source: str = "random") -> list[Proposal]:
     """Draw `n` candidates at random, none tried before; fewer where no more are left.
 
-    Uniformly over options; where edits are limited, over numbers of edits first.
+    Uniformly over options. Where edits are limited, their number is drawn first, then the edits.
     """
     space, taken = history.space, set(history.seen)
     left = space.size - len(taken)
@@ -64,7 +64,7 @@ def keep_or(space: Space, slot: int, otherwise: int) -> int:
 
 
 def within(space: Space, candidate: Candidate, rng: np.random.Generator, new: Iterable[int] = ()) -> Candidate:
-    """Take back edits that are too many: at random, those in the slots `new` last."""
+    """Take back random edits until there are few enough; those in the slots `new` only if no others are left."""
     if space.is_allowed(candidate):
         return candidate
     assert space.max_edits is not None

@@ -40,8 +40,8 @@ def hotflip_proposals(
 ) -> list[Proposal]:
     """Swaps of one or two of the anchor's words, drawn by score: the noise is Gumbel's, on the scale of each slot.
 
-    Within a slot the ranking is better than across slots, so each slot's scores are measured in its own spread, unless
-    that is next to nothing.
+    Within a slot the ranking is better than across slots, so scores are divided by their slot's standard deviation, of
+    at least a tenth of the largest slot's.
     """
     by_slot = scores(anchor)
     least = _QUIET * max(float(gain.std()) for gain in by_slot)

@@ -63,9 +63,9 @@ def fit(history: History, scores: Sequence[Floats]) -> ValueModel | None:
     """The model of the latest trials, by regularised least squares; None of fewer than two with a value, or equal ones.
 
     A word has a weight, two words together have one, two slots that say the same word have one, and the first-order
-    scores have one for each slot and one for all: so the model has an opinion of words that were never tried. What is
-    regularised, by how much, is what predicts each trial from the others best. Where values are sizes of an effect, it
-    is of the effect with its sign, which words add up to.
+    scores have one for each slot and one for all: so the model has an opinion of words that were never tried. How much
+    each kind of weight is regularised is chosen by the leave-one-out error. Where values are sizes of an effect, it is
+    of the effect with its sign, which words add up to.
 
     Args:
         history: the trials.

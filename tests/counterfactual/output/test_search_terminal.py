@@ -38,6 +38,13 @@ def said(show, *arguments, **options):
     return text.getvalue()
 
 
+def test_the_slow_route_is_said_with_its_reason(results):
+    name, result = results[0]
+    assert "route" not in said(terminal.show, result, name)
+    slow = replace(result, route="hooks", why_route="another family")
+    assert "route: hooks, the slower one: another family\n" in said(terminal.show, slow, name)
+
+
 def test_the_report_names_the_pair_its_rule_units_and_what_to_compare_it_with(results):
     name, result = results[0]
     summary, text = flatten(result.validation), said(terminal.show, result, name)
