@@ -11,19 +11,23 @@ from typing import Any
 import pytest
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.defaults_list import Overrides
 from hydra.core.config_store import ConfigStore
 
 _list_files = config_loader_impl.create_defaults_list
 _merge_files = ConfigLoaderImpl._compose_config_from_defaults_list
+_read_file = FileConfigSource.load_config
 _lists: dict[object, Any] = {}
 _merged: dict[int, Any] = {}
+_read: dict[object, Any] = {}
 
 
 def merge_once(patch: pytest.MonkeyPatch) -> None:
     """From now on; where a file has changed, was added or taken away, all are read again."""
     patch.setattr(config_loader_impl, "create_defaults_list", _listed)
     patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", _files_merged)
+    patch.setattr(FileConfigSource, "load_config", _file_read)
 
 
 def _listed(repo: Any, config_name: Any, overrides_list: Any, prepend_hydra: bool, skip_missing: bool) -> Any:
@@ -50,6 +54,16 @@ def _files_merged(loader: ConfigLoaderImpl, defaults: Any, repo: Any) -> Any:
     if id(defaults) not in _merged:
         _merged[id(defaults)] = _merge_files(loader, defaults, repo)
     return copy.deepcopy(_merged[id(defaults)])
+
+
+def _file_read(source: FileConfigSource, config_path: str) -> Any:
+    """The config of a file, which Hydra reads each time that it composes also where it need not merge it again."""
+    file = os.path.join(source.path, source._normalize_file_name(config_path))
+    state = os.stat(file) if os.path.exists(file) else None
+    read = source.provider, file, state and (state.st_mtime_ns, state.st_size)
+    if read not in _read:
+        _read[read] = _read_file(source, config_path)
+    return copy.deepcopy(_read[read])
 
 
 def _files(repo: Any) -> Iterator[object]:
