@@ -51,6 +51,8 @@ OWN = [
     },
 ]
 FEW = ("ig.n_steps=5", "plots=none", "tracking=disabled", "device=cpu")
+MAPS = ("explain=false", "curves.components=none")
+"""For what is of the maps alone."""
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_has_the_maps_of_the_python_functions_and_they_come_back_from_its_folder(name, run, mini):
     overrides, options = CASES[name]
-    result, folder = run(*overrides)
+    result, folder = run(*overrides, *MAPS)
     opened = open_run(folder)
     pairs = list(read_prompt_pairs(result.config.prompts, mini.tokenizer))
     for site, maps in result.maps.items():
@@ -138,7 +140,7 @@ def test_a_run_has_the_maps_of_the_python_functions_and_they_come_back_from_its_
 
 
 def test_its_table_has_a_row_a_component_and_span_and_another_the_effects_together(run):
-    result, folder = run("sites=heads,resid_pre", "positions=each")
+    result, folder = run("sites=heads,resid_pre", "positions=each", *MAPS)
     frame, ap = pd.read_csv(folder / "heads.csv", dtype={"name": str}), result.maps["heads"]["ap"]
     row = frame[(frame["layer"] == 3) & (frame["head"] == 1) & (frame["span"] == "16 to")].iloc[0]
     assert (row["name"], row["effect_ap"]) == ("3.1", pytest.approx(float(ap.effect[3, 16, 1])))
@@ -161,7 +163,7 @@ def test_its_table_has_a_row_a_component_and_span_and_another_the_effects_togeth
 
 
 def test_f_of_another_metric_stands_beside_the_logit_difference_with_its_unit(run):
-    result, folder = run("sites=heads", "metric=kl", "prompts.n=2")
+    result, folder = run("sites=heads", "metric=kl", "prompts.n=2", *MAPS)
     summary, pairs = json.loads((folder / "summary.json").read_text()), pd.read_csv(folder / "pairs.csv")
     assert summary["metric/unit"] == "nats"
     assert summary["clean_value"] == pytest.approx(0, abs=1e-6)
@@ -232,7 +234,9 @@ def test_the_roles_are_where_the_names_stand(mini):
 
 
 def test_curves_at_spans_end_at_the_effects_of_those_spans(run, mini):
-    result, folder = run("sites=heads", "positions=roles", "curves.components='0.6 3.1'", "prompts.n=2", "plots=curves")
+    result, folder = run(
+        "sites=heads", "positions=roles", "curves.components='0.6 3.1'", "prompts.n=2", "plots=curves", "explain=false"
+    )
     curves, ap = result.findings["curves"], result.maps["heads"]["ap"]
     assert curves.names[:2] == ("0.6 at IO", "0.6 at S1")
     places = [(0, 6), (3, 1)]
@@ -251,7 +255,7 @@ def test_curves_at_spans_end_at_the_effects_of_those_spans(run, mini):
 
 
 def test_pictures_say_metric_unit_and_positions_and_are_drawn_from_the_record(run):
-    result, folder = run("sites=resid_post", "metric=js", "positions=each")
+    result, folder = run("sites=resid_post", "metric=js", "positions=each", *MAPS)
     data = record.read(folder).data
     assert data.metric_unit == "nats"
     assert "F: js; positions: each" in data.title
@@ -287,7 +291,7 @@ def test_a_function_is_the_one_that_stands_on_disk_now_and_what_it_is_made_of_co
     found = []
     for k in (1, 5):
         (own / "made_metric.py").write_text(text.format(k))
-        result, _ = run("sites=heads", "metric=custom", "metric.function=made_metric:margin")
+        result, _ = run("sites=heads", "metric=custom", "metric.function=made_metric:margin", *MAPS)
         found.append((result.key, result.gap))
     assert found[0][0] != found[1][0]
     assert found[1][1] == pytest.approx(5 * found[0][1])
@@ -328,7 +332,7 @@ def test_a_function_is_tried_early_on_each_pairs_own_tokens(own):
 def test_a_function_that_made_up_logits_put_outside_its_range_is_left_to_the_models(run, own):
     (own / "ranged.py").write_text("def of_sure(logits, pair):\n    return (logits.amax(-1) - 4).log()\n")
     assert checked("metric=custom", "metric.function=ranged:of_sure").key
-    result, _ = run("sites=heads", "metric=custom", "metric.function=ranged:of_sure", "curves.components=none")
+    result, _ = run("sites=heads", "metric=custom", "metric.function=ranged:of_sure", *MAPS)
     assert result.maps["heads"]["ap"].effect.isfinite().all()
 
 
@@ -363,7 +367,7 @@ def test_auto_knows_the_size_of_a_small_metric(own, mini):
 
 
 def test_vectors_have_no_correlation_in_single_pairs_either(run):
-    _, folder = run("sites=resid_pre", "prompts.n=3", "ig.n_steps=50")
+    _, folder = run("sites=resid_pre", "prompts.n=3", "ig.n_steps=50", *MAPS)
     assert json.loads((folder / "summary.json").read_text())["resid_pre/pearson_pairs_mean"] is None
     assert pd.read_csv(folder / "pairs.csv")["pearson_resid_pre"].isna().all()
 
@@ -372,8 +376,8 @@ def test_faithfulness_asks_of_another_metric_no_share_of_its_size(run, own):
     (own / "shifted.py").write_text(
         "def far(logits, pair):\n    return 1000 + logits[:, pair.answer] - logits[:, pair.distractor]\n"
     )
-    settings = ["sites=heads", "metric=custom", "metric.function=shifted:far", "faithfulness=heads", "explain=false"]
-    result, _ = run(*settings, "curves.components=none")
+    settings = ["sites=heads", "metric=custom", "metric.function=shifted:far", "faithfulness=heads"]
+    result, _ = run(*settings, *MAPS)
     assert all(group.reason == "" for group in result.findings["faithfulness"].groups if group.ablation == "corrupted")
 
 
@@ -439,9 +443,7 @@ def test_patches_by_position_and_of_other_metrics_are_made_once_for_all_baseline
     counted = replace(METHODS["ap"], attribute=lambda *given: calls.append(1) or patch(*given))
     monkeypatch.setitem(METHODS, "ap", counted)
     effects = [
-        run(f"sites={sites}", *overrides, f"baseline={kind}", f"ig.n_steps={n_steps}", "curves.components=none")[
-            0
-        ].maps[sites]["ap"]
+        run(f"sites={sites}", *overrides, f"baseline={kind}", f"ig.n_steps={n_steps}", *MAPS)[0].maps[sites]["ap"]
         for kind, n_steps in (("corrupted", 2), ("zero", 3))
     ]
     assert calls == [1]
@@ -450,17 +452,17 @@ def test_patches_by_position_and_of_other_metrics_are_made_once_for_all_baseline
 
 def test_maps_of_two_metrics_share_no_cache(run):
     effects = [
-        run("sites=heads", f"metric={metric}", f"ig.n_steps={n_steps}")[0].maps["heads"]["ap"].effect
+        run("sites=heads", f"metric={metric}", f"ig.n_steps={n_steps}", *MAPS)[0].maps["heads"]["ap"].effect
         for n_steps, metric in enumerate(("logit_diff", "prob", "logit_diff"), start=3)
     ]
     assert torch.equal(effects[0], effects[2])
     assert not torch.allclose(effects[0], effects[1], atol=0.05)
-    by_position = run("sites=heads", "positions=last")[0].maps["heads"]["ap"].effect
+    by_position = run("sites=heads", "positions=last", *MAPS)[0].maps["heads"]["ap"].effect
     assert not torch.allclose(effects[0], by_position, atol=0.05)
 
 
 def test_vectors_that_are_one_number_in_every_layer_have_no_correlation(run):
-    result, folder = run("sites=resid_pre", "ig.n_steps=50")
+    result, folder = run("sites=resid_pre", "ig.n_steps=50", *MAPS)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["resid_pre/pearson"] is None
     assert summary["resid_pre/pearson/reason"] == "IG and AP scores are constant"
@@ -469,7 +471,7 @@ def test_vectors_that_are_one_number_in_every_layer_have_no_correlation(run):
 
 
 def test_a_site_of_fewer_components_than_the_terminal_ranks_leaves_places_empty(run):
-    result, folder = run("sites=heads,resid_pre", "explain=false", "curves.components=none")
+    result, folder = run("sites=heads,resid_pre", *MAPS)
     console = Console(file=io.StringIO(), width=200)
     terminal.show(console, result, folder)
     (last,) = (line for line in console.file.getvalue().splitlines() if re.match(r"│ +5 │", line))
@@ -485,7 +487,7 @@ def test_a_site_of_fewer_components_than_the_terminal_ranks_leaves_places_empty(
     ],
 )
 def test_compare_has_the_number_of_every_component_and_span_under_its_name(overrides, run):
-    result, folder = run(*overrides)
+    result, folder = run(*overrides, *MAPS)
     ((finished, *_), _) = find_runs([folder])
     assert site_maps.mapped_sites(finished) == list(result.maps)
     for site, maps in result.maps.items():
@@ -500,7 +502,7 @@ def test_compare_has_the_number_of_every_component_and_span_under_its_name(overr
 
 
 def test_compare_draws_them_under_the_unit_of_their_metric_and_says_what_is_the_same_in_all(run, tmp_path, capsys):
-    _, each = run("sites=heads,resid_mid", "positions=each", "metric=prob")
+    _, each = run("sites=heads,resid_mid", "positions=each", "metric=prob", *MAPS)
     command.compare_runs([each], output=tmp_path)
     said = capsys.readouterr()
     assert "cannot be read" not in said.err
