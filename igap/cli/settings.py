@@ -36,6 +36,7 @@ class Key:
     """GROUP=OPTION, where only that option has the key."""
 
 
+@functools.cache
 def group_defaults(config: str) -> dict[str, str | None]:
     """The config groups of conf/CONFIG.yaml, in its order, and the option that each has unless another is chosen.
 

@@ -15,7 +15,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from helpers import annotations
+from helpers import annotations, composing
 
 # Before the hook: what is imported while a module of igap loads, the hook has Python compile anew in every process.
 for name in (
@@ -79,6 +79,14 @@ def _nodes_once() -> Iterator[None]:
     legendre = np.polynomial.legendre
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(legendre, "leggauss", functools.cache(legendre.leggauss))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_merged_once() -> Iterator[None]:
+    """The same few dozen files of conf/ make the config of every run and command of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        composing.merge_once(patch)
         yield
 
 
