@@ -513,7 +513,7 @@ def test_ctrl_c_leaves_nothing_that_looks_finished(tiny):
     deadline = time.monotonic() + 120
     while not list(Path("runs").glob("*/plots")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(2)
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     try:
         _, error = process.communicate(timeout=30)

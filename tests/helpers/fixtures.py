@@ -231,6 +231,16 @@ def many_written(many: Result, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _packages_once() -> Iterator[None]:
+    """For each run W&B reads the metadata of all packages that are installed."""
+    from wandb import util
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(util, "working_set", functools.cache(lambda read=util.working_set: list(read())))
+        yield
+
+
 @pytest.fixture
 def forgetful() -> Iterator[None]:
     """W&B keeps keys and addresses for a whole process: nothing it reads from the environment meanwhile lasts."""

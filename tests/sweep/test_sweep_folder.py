@@ -10,9 +10,16 @@ import threading
 import pytest
 
 from igap.storage import versions
+from igap.sweep import folder as sweep_folder
 from igap.sweep.folder import PLAN, PlannedJob, SweepFolder
 
 KEY = "0123456789ab"
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A claim that does not wait gives up after a tenth of a second in place of one."""
+    monkeypatch.setattr(sweep_folder, "_PATIENCE", 0.1)
 
 
 @pytest.fixture
@@ -67,7 +74,7 @@ def test_a_failure_is_told_until_it_is_forgotten(folder):
     assert list(folder.run(KEY).iterdir()) == []
 
 
-def test_a_claimed_job_is_running_here_and_nobody_else_gets_it(folder):
+def test_a_claimed_job_is_running_here_and_nobody_else_gets_it(folder, impatient):
     with folder.claimed(KEY, wait=False) as mine:
         assert mine
         assert folder.status(KEY).state == "running"
@@ -78,7 +85,7 @@ def test_a_claimed_job_is_running_here_and_nobody_else_gets_it(folder):
     assert folder.status(KEY).detail == ""
 
 
-def test_a_killed_process_leaves_no_claim_and_another_one_can_wait_for_it(folder):
+def test_a_killed_process_leaves_no_claim_and_another_one_can_wait_for_it(folder, impatient, forks):
     code = (
         "import sys, time; from pathlib import Path; from igap.sweep.folder import SweepFolder\n"
         f"with SweepFolder(Path(sys.argv[1])).claimed({KEY!r}, wait=False):\n"
@@ -87,7 +94,7 @@ def test_a_killed_process_leaves_no_claim_and_another_one_can_wait_for_it(folder
     process = subprocess.Popen([sys.executable, "-c", code, folder.path], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "mine\n"
     assert f"process {process.pid}" in folder.status(KEY).detail
-    killer = threading.Timer(2, process.kill)  # later than a claim that does not wait gives up
+    killer = threading.Timer(0.5, process.kill)  # later than a claim that does not wait gives up
     killer.start()
     with folder.claimed(KEY, wait=True) as mine:
         assert mine
@@ -127,7 +134,7 @@ def test_a_stale_run_set_aside_is_kept_and_the_job_is_to_do_again(stale):
     assert not list(finished.path.glob("*/summary.json")), "hidden from whoever lists the finished runs"
 
 
-def test_a_run_somebody_works_on_is_not_set_aside(stale):
+def test_a_run_somebody_works_on_is_not_set_aside(stale, impatient):
     with stale.claimed(KEY, wait=False):
         assert stale.set_aside(KEY) is None
     assert stale.status(KEY).run is not None

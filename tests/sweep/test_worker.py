@@ -12,6 +12,7 @@ from igap import pipeline
 from igap.errors.failures import Failure
 from igap.output import disk, figures, record
 from igap.output.tracking import places
+from igap.sweep import folder as sweep_folder
 from igap.sweep import worker
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Composed, Job
@@ -39,7 +40,8 @@ def test_what_another_process_has_finished_meanwhile_is_not_done_again(job, fold
     assert do(job, folder) == worker.Outcome(job.key, "before")
 
 
-def test_what_another_process_is_at_is_left_to_it(job, folder):
+def test_what_another_process_is_at_is_left_to_it(job, folder, monkeypatch):
+    monkeypatch.setattr(sweep_folder, "_PATIENCE", 0.1)
     with folder.claimed(job.key, wait=False):
         assert do(job, folder) == worker.Outcome(job.key, "busy")
 
