@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import csv
+import dataclasses
 import functools
 import importlib
 import subprocess
@@ -146,13 +147,23 @@ PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQV
 
 @pytest.fixture(scope="module")
 def small_searches() -> Iterator[None]:
-    """Searches of a module make 40 ordinary prompts in place of 200; of each figure, once made, a pixel is drawn."""
+    """Searches of a module make 40 ordinary prompts in place of 200, the mean is of 8 and not of 100, and 16 neutral
+    edits are drawn in place of 64; of each figure, once made, a pixel is drawn.
+    """
     from igap.counterfactual import session
     from igap.counterfactual.spaces import prepare
+    from igap.counterfactual.validation import pair_effects, validate
+    from igap.engine.baselines import Baseline
+
+    @dataclasses.dataclass(frozen=True)
+    class OfFew(Baseline):
+        n: int = 8
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (prepare, session):
             patch.setattr(module, "MOST_ORDINARY", 40)
+        patch.setattr(pair_effects, "Baseline", OfFew)
+        patch.setattr(validate, "NEUTRAL", 16)
         patch.setattr(Figure, "savefig", lambda self, path, **_: path.write_bytes(PIXEL))
         yield
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from igap.counterfactual.config import Constraints, Sign
 from igap.counterfactual.history import Floats, History
+from igap.counterfactual.objective.cache import CachedEvaluator
 from igap.counterfactual.objective.downstream import clean_streams
 from igap.counterfactual.objective.objective import Objective, signs
 from igap.counterfactual.samplers.base import draw
@@ -127,7 +128,7 @@ def validate(session: SearchSession, trials: Sequence[EvaluatedTrial], *, heldou
         reference=ReferenceValues(reference_value, (own * signs(own, objective.sign))[0, 0].item(), session.swapped),
         random=_compare_with_random(trials),
         neutral=_evaluate_neutral_edits(session, objective),
-        plausibility=_judge_plausibility(session, bound, best, target),
+        plausibility=_judge_plausibility(session, bound, evaluator, best, target),
         single_edits=evaluate_single_edits(session, bound, objective, evaluator, best, value),
         by_edit_count=find_best_by_edit_count(session.space, bound, evaluate, judge, best, value, same_direction),
         slots=slot_importance(bound, evaluate, best, value, trials),
@@ -254,10 +255,13 @@ def _evaluate_neutral_edits(session: SearchSession, objective: Objective) -> Neu
     return NeutralEdits(len(drawn), float(np.quantile(np.abs(values), 0.95)))
 
 
-def _judge_plausibility(session: SearchSession, bound: BoundSpace, best: Candidate, target: Target) -> Plausibility:
-    """How fluent the best prompts are beside the clean ones, and how unusual the component's activation is in them."""
+def _judge_plausibility(
+    session: SearchSession, bound: BoundSpace, evaluator: CachedEvaluator, best: Candidate, target: Target
+) -> Plausibility:
+    """How fluent the best prompts are, and how unusual the target's activation; `evaluator` is of the search's own."""
     tokens = bound.tokens([best])
-    evaluator = session.cached_evaluator(bound, target)
+    if target != session.target:
+        evaluator = session.cached_evaluator(bound, target)
     fluency = evaluator.numbers(tokens, ["fluency"])["fluency"].mean().item()
     distribution = session.distribution
     if target != session.target:
@@ -292,13 +296,8 @@ def _evaluate_held_out(
     if session.heldout is None:
         return Missing("heldout.n=0")
     bound = session.heldout.unshare()
-    tokens = torch.stack(
-        [
-            bound.with_slots(best, range(len(bound.space.slots))),
-            _made_by_hand(session, bound),
-        ],
-        1,
-    )
+    candidate = bound.with_slots(best, range(len(bound.space.slots)))
+    tokens = torch.stack([candidate, _made_by_hand(session, bound)], 1)
     measurements = session.cached_evaluator(bound, target).measure(tokens, objective)
     values = objective.values(measurements)[:, 0]
     effects = objective.effects(measurements)

@@ -8,7 +8,7 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 import torch
-from helpers.reference import HOOKS, Reference
+from helpers.reference import HOOKS
 from helpers.small_searches import opened
 
 import igap
@@ -21,11 +21,12 @@ from igap.counterfactual.search import SearchResult
 from igap.counterfactual.spaces.prepare import prepare
 from igap.counterfactual.target import Target
 from igap.counterfactual.trials.study import EvaluatedTrial
-from igap.counterfactual.validation import neighbours, validate
+from igap.counterfactual.validation import neighbours, pair_effects, validate
 from igap.counterfactual.validation.importance import variance_shares
 from igap.counterfactual.validation.pair_effects import delete, measure_pairs
 from igap.counterfactual.validation.results import PrunedPrompt
 from igap.engine.activations import borrow
+from igap.engine.baselines import Baseline
 from igap.engine.open_pairs import open_pairs
 from igap.errors import InputError
 from igap.errors.missing import Missing
@@ -53,11 +54,14 @@ ASKED = {
 }
 
 
+LIGHT = {**ASKED, "clean_n": 1, "heldout_n": 0}
+
+
 class Slow:
     """AP effects of one head from texts, by TransformerLens' hooks, and the prompts that a search is made on."""
 
     def __init__(self, model, pair, head=(0, 4), clean_n=3, heldout_n=5, space=SPACE):
-        self.model, self.head = model, head
+        self.model, self.head, self.known = model, head, {}
         prepared = prepare(
             pair, model.tokenizer, space=space, clean_n=clean_n, heldout_n=heldout_n, seed=0, prepend_bos=True
         )
@@ -66,33 +70,47 @@ class Slow:
             prepared.bind(prepared.pairs[:clean_n]),
             prepared.bind(prepared.pairs[clean_n : clean_n + heldout_n]),
         )
-        self.effect = functools.cache(self._effect)
 
-    def _effect(self, clean, corrupted, answer, distractor) -> float:
-        if clean == corrupted:
-            return 0.0
+    def effects_of(self, pairs) -> np.ndarray:
+        """Effects of (clean, corrupted, answer, distractor); those of which none is known are rows of the same runs."""
+        new = [each for each in dict.fromkeys(pairs) if each not in self.known]
+        if new:
+            self.known |= dict(zip(new, self._effects(new), strict=True))
+        return np.array([0.0 if each[0] == each[1] else self.known[each] for each in pairs])
+
+    def _effects(self, pairs) -> list[float]:
         layer, head = self.head
-        plain = Reference(self.model, clean, corrupted, answer, distractor)
         hook = HOOKS["heads"].format(layer)
-        patched = plain.cache["clean"][hook].clone()
-        patched[:, :, head] = plain.cache["corrupted"][hook][:, :, head]
+        clean, corrupted = (torch.cat([self.model.to_tokens(pair[i]) for pair in pairs]) for i in (0, 1))
         with torch.no_grad():
-            return (plain.f("clean", hook, patched) - plain.f("clean")).item()
+            logits, cache = self.model.run_with_cache(clean, names_filter=[hook])
+            patched = cache[hook].clone()
+            patched[:, :, head] = self.model.run_with_cache(corrupted, names_filter=[hook])[1][hook][:, :, head]
+            moved = self.model.run_with_hooks(clean, fwd_hooks=[(hook, lambda old, hook: patched)])
+        answers = [[self.model.to_single_token(word) for word in pair[2:]] for pair in pairs]
+        rows = range(len(pairs))
+        answer, distractor = zip(*answers, strict=True)
+        change = (moved - logits)[:, -1]
+        return (change[rows, answer] - change[rows, distractor]).tolist()
+
+    def pairs(self, candidate, bound=None) -> list[tuple[str, str, str, str]]:
+        bound = bound or self.seen
+        texts = zip(bound.pairs, bound.texts(candidate), strict=True)
+        return [(pair.clean, text, pair.answer, pair.distractor) for pair, text in texts]
 
     def effects(self, candidate, bound=None) -> np.ndarray:
-        bound = bound or self.seen
-        return np.array(
-            [
-                self.effect(pair.clean, text, pair.answer, pair.distractor)
-                for pair, text in zip(bound.pairs, bound.texts(candidate), strict=True)
-            ]
-        )
+        return self.effects_of(self.pairs(candidate, bound))
+
+    def values(self, candidates) -> list[float]:
+        n = len(self.seen.pairs)
+        effects = self.effects_of([pair for candidate in candidates for pair in self.pairs(candidate)])
+        return abs(effects.reshape(-1, n).mean(1)).tolist()
 
     def value(self, candidate) -> float:
-        return abs(self.effects(candidate).mean())
+        return self.values([candidate])[0]
 
     def by_hand(self, bound) -> np.ndarray:
-        return np.array([self.effect(*pair.texts) for pair in bound.pairs])
+        return self.effects_of([pair.texts for pair in bound.pairs])
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +119,28 @@ def slow(small, pair) -> Slow:
 
 
 @pytest.fixture(scope="module")
-def found(small, pair) -> SearchResult:
-    return igap.search(small(EMBEDDED), pair, head="0.4", objective="ap", **ASKED)
+def costs() -> list[float]:
+    """What the search of `found` had cost when its validation began."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def found(small, pair, costs) -> SearchResult:
+    real = search_module.validate
+
+    def validate_later(session, trials, **options):
+        costs.append(session.cost)
+        return real(session, trials, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_module, "validate", validate_later)
+        return igap.search(small(EMBEDDED), pair, head="0.4", objective="ap", **ASKED)
+
+
+@pytest.fixture(scope="module")
+def brute(small, pair) -> SearchResult:
+    """Of one clean prompt every candidate."""
+    return igap.search(small(EMBEDDED), pair, "0.4", **{**LIGHT, "until": 54})
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +162,7 @@ def random_ones(found):
 
 
 def test_the_best_is_the_highest_trial_and_its_value_is_the_mean_effect_in_its_texts(found, summary, slow):
-    values = [slow.value(one.proposal.candidate) for one in found.trials]
+    values = slow.values([one.proposal.candidate for one in found.trials])
     assert [one.value for one in found.trials] == near(values)
     assert summary["best/value"] == near(max(values))
     assert summary["best/trial"] == int(np.argmax(values))
@@ -153,8 +191,8 @@ def test_the_random_control_is_the_best_of_the_random_trials_and_of_as_many_firs
     assert summary["random/search_at_equal_budget"] == max(own[: len(values)])
 
 
-def test_chance_is_not_what_a_brute_force_search_tried(small, pair):
-    result = igap.search(small(EMBEDDED), pair, "0.4", **{**ASKED, "until": 54})
+def test_chance_is_not_what_a_brute_force_search_tried(brute):
+    result = brute
     assert {one.proposal.source for one in result.trials} == {"brute"}
     words = np.array([one.proposal.candidate for one in result.trials])
     shares, _ = variance_shares(words, np.array([one.value for one in result.trials]))
@@ -181,35 +219,30 @@ def test_all_one_word_changes_of_the_best_are_evaluated(found, summary, slow):
 
 
 def test_where_edits_are_too_many_those_with_the_largest_gains_are_evaluated(small, pair, monkeypatch):
-    first_order_scores = []
-    real = neighbours.Objective.first_order_scores
     monkeypatch.setattr(neighbours, "SINGLE_EDITS", 4)
-    monkeypatch.setattr(
-        neighbours.Objective,
-        "first_order_scores",
-        lambda *a: first_order_scores.append(real(*a)) or first_order_scores[-1],
-    )
-    result = igap.search(small(EMBEDDED), pair, "0.4", **ASKED)
-    best, last = result.validation.candidate, first_order_scores[-1]
-    others = [(s, o) for s, n in enumerate(result.space.sizes) for o in range(n) if o != best[s]]
-    top = sorted(others, key=lambda edit: -last[edit[0]][edit[1]])[:4]
-    names = {(result.space.slots[s].name, result.space.slots[s].options[o]) for s, o in top}
-    assert {(row["slot"], row["option"]) for row in rows(result, "single_edits")} == names
-    assert (flatten(result.validation)["single_edits/n"], flatten(result.validation)["single_edits/of"]) == (4, 9)
+    best = (2, 3, 2, 0, 0, 0)
+    with borrow(small(EMBEDDED)):
+        session = opened(small(EMBEDDED), pair, head="0.4", space=SPACE)
+        bound = session.bound.unshare()
+        evaluator, objective = session.cached_evaluator(bound), session.objective
+        scores = objective.first_order_scores(evaluator.evaluator, best)
+        edits = neighbours.evaluate_single_edits(session, bound, objective, evaluator, best, 0.0)
+    others = [(s, o) for s, n in enumerate(session.space.sizes) for o in range(n) if o != best[s]]
+    top = sorted(others, key=lambda edit: -scores[edit[0]][edit[1]])[:4]
+    slots = session.space.slots
+    assert {(edit.slot, edit.option) for edit in edits.edits} == {(slots[s].name, slots[s].options[o]) for s, o in top}
+    assert (len(edits.edits), edits.n_possible) == (4, 9)
 
 
 def partly(slow, best, slots) -> float:
     """The value of the clean prompts with the best candidate's words in these slots only."""
-    effects = []
-    for pair, text in zip(slow.seen.pairs, slow.seen.texts(best), strict=True):
-        clean, whole = pair.clean.split(), text.split()
-        places = {"first": [1], "second": [3], "subject": [8]}
-        words = list(clean)
+    pairs, places = [], {"first": 1, "second": 3, "subject": 8}
+    for clean, text, *answers in slow.pairs(best):
+        words, whole = clean.split(), text.split()
         for slot in slots:
-            for place in places[slot]:
-                words[place] = whole[place]
-        effects.append(slow.effect(pair.clean, " ".join(words), pair.answer, pair.distractor))
-    return abs(np.mean(effects))
+            words[places[slot]] = whole[places[slot]]
+        pairs.append((clean, " ".join(words), *answers))
+    return abs(slow.effects_of(pairs).mean())
 
 
 def test_the_ladder_has_the_best_subset_of_the_winners_words_of_each_size(found, summary, slow):
@@ -264,7 +297,7 @@ def test_a_prompt_of_few_words_says_whether_it_is_out_of_bounds(small, pair):
 
 def test_the_ladder_and_the_simplest_form_are_written_with_whether_the_search_could_give_them(small, pair):
     words = {**SPACE, "first": ["Tom", "Anna"], "second": ["Tom", "Anna", "Paul"]}
-    result = igap.search(small(EMBEDDED), pair, "0.4", **{**ASKED, "space": words})
+    result = igap.search(small(EMBEDDED), pair, "0.4", **{**LIGHT, "space": words})
     summary, steps = flatten(result.validation), result.validation.by_edit_count
     may = [int("first :=" in step.words and "second :=" in step.words) for step in steps]
     assert {0, 1} == set(may), "both have no clean word"
@@ -276,7 +309,7 @@ def test_the_ladder_and_the_simplest_form_are_written_with_whether_the_search_co
 
 
 def test_of_a_best_value_below_0_there_are_no_shares(small, pair):
-    asked = {**ASKED, "objective": "selectivity", "penalty": 1000.0, "until": 16}
+    asked = {**LIGHT, "heldout_n": 2, "objective": "selectivity", "penalty": 1000.0, "until": 16}
     validation = igap.search(small(EMBEDDED), pair, "0.4", **asked).validation
     assert validation.best.value < 0
     for measured in (validation.heldout, *validation.by_edit_count):
@@ -311,7 +344,7 @@ def test_all_is_measured_in_the_winners_direction(small, pair):
 
 
 def test_of_a_disagreement_nothing_turns(small, pair):
-    result = igap.search(small(EMBEDDED), pair, "2.4", **{**ASKED, "until": 54, "objective": "disagreement"})
+    result = igap.search(small(EMBEDDED), pair, "2.4", **{**LIGHT, "until": 4, "objective": "disagreement"})
     assert flatten(result.validation)["best/sign"] == "abs"
     assert flatten(result.validation)["by_hand/value"] >= 0
 
@@ -319,7 +352,7 @@ def test_of_a_disagreement_nothing_turns(small, pair):
 def test_the_best_is_a_prompt_that_is_not_the_clean_one(small, pair):
     """Where every change lowers the value, the clean prompt's own 0 is no finding."""
     space = {**SPACE, "first": ["=keep"], "second": ["=keep", "=N1"], "subject": ["=keep"]}
-    asked = {**ASKED, "space": space, "until": 2, "clean_n": 1}
+    asked = {**LIGHT, "space": space, "until": 2}
     values = {}
     for sign in ("raise", "drop"):
         result = igap.search(small(EMBEDDED), pair, "0.4", sign=sign, **asked)
@@ -334,14 +367,13 @@ def test_the_best_is_a_prompt_that_is_not_the_clean_one(small, pair):
 def test_a_search_of_the_clean_prompt_alone_finds_nothing(small, pair):
     space = {**SPACE, "first": ["=keep", "John"], "second": ["=keep"], "subject": ["=keep"]}
     with pytest.raises(InputError, match=r"^search: all corrupted prompts tried are the clean ones\."):
-        igap.search(small(EMBEDDED), pair, "0.4", **{**ASKED, "space": space, "until": 2, "clean_n": 1, "heldout_n": 0})
+        igap.search(small(EMBEDDED), pair, "0.4", **{**LIGHT, "space": space, "until": 2})
 
 
-def test_changes_that_may_not_be_do_not_count_as_better(small, pair):
-    for more, n_tried in (({"max_edits": 1}, 10), ({}, 54)):
-        space = SpaceConfig(slots={name: tuple(words) for name, words in SPACE.items()}, **more)
-        asked = {**ASKED, "space": space, "until": 54, "clean_n": 1}
-        plain = igap.search(small(EMBEDDED), pair, "0.4", **asked)
+def test_changes_that_may_not_be_do_not_count_as_better(small, pair, brute):
+    near_ones = SpaceConfig(slots={name: tuple(words) for name, words in SPACE.items()}, max_edits=1)
+    few = igap.search(small(EMBEDDED), pair, "0.4", **{**LIGHT, "space": near_ones, "until": 54})
+    for plain, n_tried in ((few, 10), (brute, 54)):
         assert len(plain.trials) == n_tried
         assert flatten(plain.validation)["single_edits/better"] == 0, "all there are have been tried"
         best, names = plain.validation.candidate, [slot.name for slot in plain.space.slots]
@@ -349,17 +381,18 @@ def test_changes_that_may_not_be_do_not_count_as_better(small, pair):
             slot = names.index(row["slot"])
             option = plain.space.slots[slot].options.index(row["option"])
             assert row["allowed"] == plain.space.is_allowed((*best[:slot], option, *best[slot + 1 :]))
-    values = sorted((one.values[0], one.proposal.candidate) for one in plain.trials)
-    free = Slow(small(EMBEDDED), pair, (0, 4), clean_n=1)
-    corrupted = {c: Reference(free.model, pair.clean, free.seen.texts(c)[0], " John", " Mary").f("corrupted").item()
-                 for _, c in values}  # fmt: skip
-    bound = corrupted[values[-1][1]]
+    model, (answer, distractor) = small(EMBEDDED), map(small(EMBEDDED).to_single_token, (" John", " Mary"))
+    candidates = [trial.proposal.candidate for trial in brute.trials]
+    texts = [text for each in candidates for _, text, *_ in Slow(model, pair, clean_n=1).pairs(each)]
+    with torch.no_grad():
+        last = model(torch.cat(list(map(model.to_tokens, texts))))[:, -1]
+    corrupted = dict(zip(candidates, (last[:, answer] - last[:, distractor]).tolist(), strict=True))
+    bound = corrupted[max(brute.trials, key=lambda trial: trial.values[0]).proposal.candidate]
     side = "max_corrupted" if np.median(list(corrupted.values())) < bound else "min_corrupted"
     off = -1e-3 if side == "max_corrupted" else 1e-3
-    result = igap.search(
-        small(EMBEDDED), pair, "0.4", **{**asked, "constraints": Constraints(min_clean=None, **{side: bound + off})}
-    )
-    assert result.best_value < plain.best_value
+    bounds = Constraints(min_clean=None, **{side: bound + off})
+    result = igap.search(model, pair, "0.4", **{**LIGHT, "until": 54, "constraints": bounds})
+    assert result.best_value < brute.best_value
     assert flatten(result.validation)["single_edits/better"] == 0
     edits = rows(result, "single_edits")
     assert {row["allowed"] for row in edits} == {0, 1} or max(row["value"] for row in edits) <= result.best_value
@@ -369,8 +402,8 @@ def test_the_front_is_that_of_the_trials_it_was_told(small, pair):
     """Another worker may add some meanwhile."""
     with borrow(small(EMBEDDED)):
         session = opened(small(EMBEDDED), pair, head="0.4", terms=("ap", "edits"))
-        session.explore(64)
-        trials = session.trials.all()[:40]
+        session.explore(24)
+        trials = session.trials.all()[:12]
         front = validate.validate(session, trials).front
     assert {row.corrupted for row in front} <= {session.bound.texts(one.proposal.candidate)[0] for one in trials}
 
@@ -403,10 +436,9 @@ def test_of_the_best_random_trial_and_of_the_searchs_own_the_direction_is_known(
     assert (alone.best_sign, alone.search_sign) == ("raise", "abs")
 
 
-@pytest.mark.parametrize("head", ["0.4", "2.4"])
-def test_the_ladder_knows_trials_of_few_edits(small, pair, head):
+def test_the_ladder_knows_trials_of_few_edits(small, pair):
     space = {**SPACE, "first": ["=keep", "=N2", "Tom", "Anna", "Paul"], "subject": ["=keep", "=IO", "Anna", "Tom"]}
-    result = igap.search(small(EMBEDDED), pair, head, **{**ASKED, "space": space, "until": 120, "clean_n": 1})
+    result = igap.search(small(EMBEDDED), pair, "2.4", **{**LIGHT, "space": space, "until": 120})
     keep = (0, 0, 0)
     by_edits = {}
     for one in result.trials:
@@ -428,19 +460,14 @@ def test_no_neutral_words_that_fit_are_a_reason_and_no_error(small, pair, monkey
         return real(template, lists, *rest, **options)
 
     monkeypatch.setattr(validate, "template_space", template_space)
-    summary = flatten(igap.search(small(EMBEDDED), pair, "0.4", **ASKED).validation)
+    summary = flatten(igap.search(small(EMBEDDED), pair, "0.4", **{**LIGHT, "until": 2}).validation)
     assert (summary["neutral/p95"], summary["neutral/p95/reason"]) == (None, "no word fits")
 
 
-def test_what_the_validation_costs_is_in_the_searchs_cost(small, pair, monkeypatch):
-    cost = []
-    real = search_module.validate
-    monkeypatch.setattr(
-        search_module, "validate", lambda opened, trials, **_: cost.append(opened.cost) or real(opened, trials)
-    )
-    result = igap.search(small(EMBEDDED), pair, "0.4", **ASKED)
-    assert result.cost > cost[0] + 20
-    assert result.n_cached <= len(result.trials)
+def test_what_the_validation_costs_is_in_the_searchs_cost(found, costs):
+    (before,) = costs
+    assert found.cost > before + 20
+    assert found.n_cached <= len(found.trials)
 
 
 def test_the_simplest_form_is_left_when_words_that_do_little_are_taken_out_one_by_one(unchecked, monkeypatch):
@@ -533,7 +560,7 @@ def test_scores_are_missing_where_the_gap_is_small(small, pair, found):
     maps = [activation_patching(small(EMBEDDED), one) for one in found.validation.pairs]
     least = sorted(abs(m.gap) for m in maps)[-1] - 1e-6  # of all but one pair the gap is smaller
     strict = PromptPair(pair.clean, pair.corrupted, pair.answer, pair.distractor, min_gap=least)
-    summary = flatten(igap.search(small(EMBEDDED), strict, "0.4", **ASKED).validation)
+    summary = flatten(igap.search(small(EMBEDDED), strict, "0.4", **{**ASKED, "heldout_n": 0}).validation)
     (score,) = [m.effect[0, 4].item() / m.gap for m in maps if abs(m.gap) >= least]
     assert summary["best/n_scored"] == 1
     assert summary["best/score"] == pytest.approx(score, rel=1e-4)
@@ -559,7 +586,7 @@ def test_any_two_of_the_top_prompts_are_two_words_apart_and_the_first_is_the_bes
 
 def test_the_front_of_a_pareto_study_holds_what_no_trial_beats(small, pair, found):
     assert rows(found, "front") == []
-    result = igap.search(small(EMBEDDED), pair, "0.4", objective=["ap", "edits"], **{**ASKED, "sampler": "auto"})
+    result = igap.search(small(EMBEDDED), pair, "0.4", objective=["ap", "edits"], **{**LIGHT, "sampler": "auto"})
     points = [(one.values[0], -one.values[1]) for one in result.trials]
 
     def beaten(point):
@@ -579,7 +606,7 @@ def test_where_no_trial_is_within_the_bounds_the_error_counts_what_each_bound_re
         match=r"none of 20 trials has a value within the bounds: constraints.max_corrupted removed 20; "
         r"constraints.min_fluency removed 20. Loosen a bound",
     ):
-        igap.search(small(EMBEDDED), pair, "0.4", **{**ASKED, "until": 20, "constraints": bounds})
+        igap.search(small(EMBEDDED), pair, "0.4", **{**LIGHT, "until": 20, "constraints": bounds})
 
 
 def test_the_same_search_again_gives_the_same_validation_and_leaves_the_model_as_it_was(small, pair, found):
@@ -613,7 +640,7 @@ def test_neutral_edits_change_place_verb_and_object_alone_and_the_95th_percentil
     values = []
     for one in proposals:
         place, verb, thing = space.words(one.candidate)
-        effects = []
+        pairs = []
         for clean in slow.seen.pairs:
             head, _, tail = clean.clean.partition(" to the ")
             old_place, rest = tail.split(", ")
@@ -622,36 +649,35 @@ def test_neutral_edits_change_place_verb_and_object_alone_and_the_95th_percentil
             words = [new if not new.startswith("=") else kept
                      for new, kept in ((place, old_place), (verb, old_verb), (thing, old))]  # fmt: skip
             text = f"{head} to the {words[0]}, {subject} {words[1]} a {words[2]} to"
-            effects.append(slow.effect(clean.clean, text, clean.answer, clean.distractor))
-        values.append(abs(np.mean(effects)))
+            pairs.append((clean.clean, text, clean.answer, clean.distractor))
+        values.append(abs(slow.effects_of(pairs).mean()))
     assert summary["neutral/n"] == 5
     assert max(values) > 1e-3
     assert summary["neutral/p95"] == pytest.approx(np.quantile(values, 0.95), rel=1e-3)  # float32
 
 
-@pytest.mark.parametrize(
-    ("head", "corrupted", "is_injection"),
-    [
-        ((3, 5), "After John and Mary went to the store, John gave a bottle of milk to", 0),
-        ((1, 2), "After John and John went to the store, Jack gave a bottle of milk to", 1),  # over twice as large
-        ((2, 2), "After John and Tom went to the store, Mary gave a bottle of milk to", 1),  # of the other sign
-    ],
-)
 def test_a_counterfactual_writes_in_where_its_effect_is_over_twice_the_deletion_or_of_the_other_sign(
-    ioi_mini, pair, head, corrupted, is_injection
+    ioi_mini, pair, monkeypatch
 ):
-    best = PromptPair(pair.clean, corrupted, pair.answer, pair.distractor)
-    target = Target((("heads", *head),))
-    with open_pairs(ioi_mini, best) as opened:
-        effects, _ = measure_pairs(opened, target)
-    with open_pairs(ioi_mini, pair) as opened:
-        found = delete(opened, target, effects.ap)
-    deletion = activation_patching(ioi_mini, pair, baseline="mean").effect[head].item()
-    effect = activation_patching(ioi_mini, best).effect[head].item()
-    assert found.ap == pytest.approx(deletion, rel=1e-3)  # float32
-    assert found.injected == pytest.approx(effect - deletion, rel=1e-3)
-    assert found.is_injection == is_injection
-    assert (effect / deletion < 0, effect / deletion > 2).count(True) == is_injection
+    monkeypatch.setattr(pair_effects, "Baseline", Baseline)  # of as many ordinary prompts as users have
+    deletions = activation_patching(ioi_mini, pair, baseline="mean").effect
+    with open_pairs(ioi_mini, pair) as whole:
+        for head, corrupted, is_injection in (
+            ((3, 5), "After John and Mary went to the store, John gave a bottle of milk to", 0),
+            ((1, 2), "After John and John went to the store, Jack gave a bottle of milk to", 1),  # over twice as large
+            ((2, 2), "After John and Tom went to the store, Mary gave a bottle of milk to", 1),  # of the other sign
+        ):
+            best = PromptPair(pair.clean, corrupted, pair.answer, pair.distractor)
+            target = Target((("heads", *head),))
+            with open_pairs(ioi_mini, best) as opened:
+                effects, _ = measure_pairs(opened, target)
+            found = delete(whole, target, effects.ap)
+            deletion = deletions[head].item()
+            effect = activation_patching(ioi_mini, best).effect[head].item()
+            assert found.ap == pytest.approx(deletion, rel=1e-3), head  # float32
+            assert found.injected == pytest.approx(effect - deletion, rel=1e-3), head
+            assert found.is_injection == is_injection, head
+            assert (effect / deletion < 0, effect / deletion > 2).count(True) == is_injection, head
 
 
 def test_what_cannot_be_told_is_missing_and_says_why(small, pair):
