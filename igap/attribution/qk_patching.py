@@ -194,7 +194,7 @@ def _projections(contrast: Contrast) -> tuple[Mapping[str, Tensor], Mapping[str,
     names = [_name(kind, layer) for layer in range(contrast.n_layers) for kind in "qkv"]
     if not all(pair.alignment.is_plain for pair in contrast.pairs):
         raise NoNodesError("prompts of different lengths have no query for every query")
-    if any(name not in model.hook_dict for name in names):
+    if not model.hook_dict.keys() >= set(names):
         raise NoNodesError(f"{model.cfg.model_name} has no hooks at its queries, keys and values")
     here, there = (
         {name: cache[name] for name in names}

@@ -170,11 +170,13 @@ def compute_or_share(kind: str, inputs: Mapping[str, object], compute: Callable[
 def borrow(model: TransformerBridge) -> Iterator[None]:
     """The model in evaluation mode without parameter gradients; modes and flags come back, also after an error."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    training = [m for m in model.modules() if m.training]
+    whole = (model, model.original_model)  # the latter is no submodule, but what runs
+    training = [m for part in whole for m in part.modules() if m.training]
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)
-        model.eval()
+        for module in training:
+            module.training = False
         yield
     finally:
         for parameter in parameters:
@@ -247,13 +249,10 @@ def record(
 
 def check_hooks(model: TransformerBridge, sites: Sequence[Site]) -> None:
     """Raises InputError on a model without the hook points of the sites, or of what a block reads."""
-    layers = range(model.cfg.n_layers)
+    layers, there = range(model.cfg.n_layers), model.hook_dict
     read = read_hooks(itertools.product(("resid_pre", *sites), layers))
-    missing = [
-        hook
-        for hook in [*read, *itertools.starmap(hook_name, itertools.product(sites, layers))]
-        if hook not in model.hook_dict
-    ]
+    wanted = [*read, *itertools.starmap(hook_name, itertools.product(sites, layers))]
+    missing = [hook for hook in wanted if hook not in there]
     if missing:
         remedy = ", or sites=heads where its attention is plain" if ".mlp." in missing[0] else ""
         if missing[0].endswith("resid_mid"):

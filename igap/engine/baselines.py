@@ -138,7 +138,8 @@ def _norms_before_mlp(model: TransformerBridge, tokens: Tensor, posts: Sequence[
     """
     norms = [f"blocks.{layer}.{kind}.hook_in" for layer in range(len(posts)) for kind in ("ln1", "ln2")]
     order: list[str] = []
-    names = [name for name in (*norms, *posts) if name in model.hook_dict]
+    there = model.hook_dict
+    names = [name for name in (*norms, *posts) if name in there]
     with torch.no_grad(), edit_hooks(model, {name: partial(_note, order, name) for name in names}):
         model(tokens, logits_to_keep=1)
     feeding = []

@@ -50,7 +50,8 @@ def edit_hooks(model: TransformerBridge, changes: Mapping[str, Change]) -> Itera
 
     Two names of one hook point, or a name that the model lacks, are a mistake of the caller: KeyError, AssertionError.
     """
-    points = {name: model.hook_dict[name] for name in changes}
+    there = model.hook_dict  # made anew each time
+    points = {name: there[name] for name in changes}
     assert len({id(point) for point in points.values()}) == len(points)
     with ExitStack() as stack:
         for name, change in changes.items():
@@ -110,13 +111,14 @@ def edit_sites(
         # See `written_hook`: of what lies there, attention's part is what can be changed.
         return to_hook(site, change(from_hook(site, activation + streams[layer]))) - streams[layer]
 
+    points = model.hook_dict if changes else {}  # made anew each time
     with ExitStack() as stack:
         # Hooks of one point run in the order they come in: resid_mid after attn_out, its stream after resid_pre.
         for site, layer in sorted(changes, key=lambda at: at[0] == "resid_mid"):
             if site == "resid_mid":
-                stack.enter_context(edit_hooks(model, {hook_name("resid_pre", layer): partial(note, layer)}))
+                stack.enter_context(_edit_hook(points[hook_name("resid_pre", layer)], partial(note, layer)))
             change = partial(edit, site, layer, changes[site, layer])
-            stack.enter_context(edit_hooks(model, {written_hook(site, layer): change}))
+            stack.enter_context(_edit_hook(points[written_hook(site, layer)], change))
         yield
 
 

@@ -61,6 +61,7 @@ def slow(reference, node, run="clean", source="corrupted"):
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     n_nodes = reference.cache[run][f"blocks.0.attn.hook_{node}"].shape[2]
     found = {name: torch.zeros(n_layers, n_nodes, dtype=torch.float64) for name in ("ap", "atp", "atp_qk")}
+    unpatched = reference.f(run).detach()
     for layer in range(n_layers):
         gradients = {}
         for kind in (node, "z"):
@@ -73,7 +74,7 @@ def slow(reference, node, run="clean", source="corrupted"):
             with torch.no_grad():
                 hooks = hooked(reference, source, node, layer, head, heads, read)
                 value = reference.metric(model.run_with_hooks(reference.tokens[run], fwd_hooks=hooks))
-                found["ap"][layer, head] = value - reference.f(run)
+                found["ap"][layer, head] = value - unpatched
             name = f"blocks.{layer}.attn.hook_"
             moved = {
                 node: (reference.cache[source][name + node] - reference.cache[run][name + node])[0, :, head],

@@ -103,22 +103,22 @@ def test_every_site_and_position_is_the_model_by_hand(case, direction):
     with open_pairs(model, [PAIR, SAME_PASS], sites=sites, metric="logprob") as opened:
         ((_, question),) = opened.contrasts(direction=direction)
         assert question.backend.route == "suffix"
+        hands = [by_hand(plain, tokens) for tokens in question.pairs]
+        runs = [(tokens.clean, tokens.corrupted)[:: 1 if direction == "noising" else -1] for tokens in question.pairs]
+        ends_of = [hand.read(there) for hand, (_, there) in zip(hands, runs, strict=True)]
+        slopes = [hand.first_orders(here, ends) for hand, (here, _), ends in zip(hands, runs, ends_of, strict=True)]
         for row, site in zip(itertools.cycle((0, 1)), sites, strict=False):  # of every other site one answer
             ap = patch_components(question, site, positions="each")[row]
             atp = estimate_patches(question, site, positions="each")[row]
             ig = integrate_path(question, site, positions="each", n_steps=4)[row]
-            tokens = question.pairs[row]
-            hand = by_hand(plain, tokens)
-            here, there = (tokens.clean, tokens.corrupted)[:: 1 if direction == "noising" else -1]
-            ends = hand.read(there)
+            hand, (here, _), ends = hands[row], runs[row], ends_of[row]
             spans = [*([i] for i in range(here.shape[1])), range(here.shape[1])]
             for layer in range(2):
                 end = ends[site, layer]
                 patched = hand.patched(here, site, layer, end, spans)
                 torch.testing.assert_close(ap.effect[layer], patched[:-1], rtol=0, atol=EXACT)
                 torch.testing.assert_close(ap.together[layer], patched[-1], rtol=0, atol=EXACT)
-                slopes = hand.first_order(here, site, layer, end)
-                torch.testing.assert_close(atp.effect[layer], slopes, rtol=0, atol=EXACT)
+                torch.testing.assert_close(atp.effect[layer], slopes[row][site, layer], rtol=0, atol=EXACT)
                 integrals = hand.integrated(here, site, layer, end, 4)
                 torch.testing.assert_close(ig.effect[layer], integrals, rtol=CAPTUM, atol=CAPTUM)
                 assert patched[-1].abs().max() > 1e-5
@@ -135,16 +135,17 @@ def test_ig_is_captums_and_complete(case):
         logprobs = model(rows)[:, -3:].log_softmax(-1)
         return sum(logprobs[:, i, token] for i, token in enumerate(answer))
 
-    for site in set(sites) - {"resid_mid"}:  # where the bridge's hook is not on the stream
-        ours = integrated_gradients(model, PAIR, site, n_steps=6, positions="each", metric="logprob")
-        for layer in range(2):
-            method = captum.attr.LayerIntegratedGradients(f, model.hook_dict[hook_name(site, layer)])
-            theirs = method.attribute(tokens.clean, tokens.corrupted, n_steps=6)[0]
-            theirs = theirs.flatten(1).unflatten(1, (ours.effect.shape[2], -1)).sum(-1)
-            torch.testing.assert_close(ours.effect[layer], -theirs, rtol=0, atol=CAPTUM)
-        for n_steps in (64, "auto") if site == "heads" else ("auto",):
-            ig = integrated_gradients(model, PAIR, site, n_steps=n_steps, metric="logprob")
-            assert (ig.delta.abs() <= 1e-3 * ig.layer_effect.abs() + 1e-12).all()
+    with contrast(model, PAIR, sites=sites, metric="logprob") as question:
+        for site in set(sites) - {"resid_mid"}:  # where the bridge's hook is not on the stream
+            (ours,) = integrate_path(question, site, n_steps=6, positions="each")
+            for layer in range(2):
+                method = captum.attr.LayerIntegratedGradients(f, model.hook_dict[hook_name(site, layer)])
+                theirs = method.attribute(tokens.clean, tokens.corrupted, n_steps=6)[0]
+                theirs = theirs.flatten(1).unflatten(1, (ours.effect.shape[2], -1)).sum(-1)
+                torch.testing.assert_close(ours.effect[layer], -theirs, rtol=0, atol=CAPTUM)
+            for n_steps in (64, "auto") if site == "heads" else ("auto",):
+                (ig,) = integrate_path(question, site, n_steps=n_steps)
+                assert (ig.delta.abs() <= 1e-3 * ig.layer_effect.abs() + 1e-12).all()
 
 
 def test_routes_agree_where_several_layers_change_and_where_only_paths_to_the_logits_do(case):

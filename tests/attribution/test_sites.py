@@ -11,7 +11,7 @@ from helpers.checkpoints import save_checkpoint
 from transformer_lens import patching
 from transformers import AutoModelForCausalLM
 
-from igap import Baseline, PromptPair, activation_patching, integrated_gradients, load_model
+from igap import Baseline, PromptPair, activation_patching, load_model
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.attribution_patching import estimate_patches
 from igap.attribution.integrated_gradients import integrate_path
@@ -171,16 +171,14 @@ def test_gradients_of_each_position_are_plain_autograds(case):
             moved_to(hand, tokens, range(tokens.clean.shape[1]), direction)
             for hand, tokens in zip(hands, question.pairs, strict=True)
         ]
+        first_orders = [hand.first_orders(*run) for hand, run in zip(hands, runs, strict=True)]
         for site in sites:
             atp = estimate_patches(question, site, positions="each")
             ig = integrate_path(question, site, positions="each", n_steps=5)
             for row, (hand, (here, ends)) in enumerate(zip(hands, runs, strict=True)):
                 for layer in range(2):
-                    end = ends[site, layer]
-                    slopes, integrals = (
-                        hand.first_order(here, site, layer, end),
-                        hand.integrated(here, site, layer, end, 5),
-                    )
+                    end, slopes = ends[site, layer], first_orders[row][site, layer]
+                    integrals = hand.integrated(here, site, layer, end, 5)
                     torch.testing.assert_close(atp[row].effect[layer], slopes, rtol=0, atol=EXACT)
                     torch.testing.assert_close(atp[row].together[layer], slopes.sum(0), rtol=0, atol=EXACT)
                     torch.testing.assert_close(ig[row].effect[layer], integrals, rtol=0, atol=CAPTUM)
@@ -196,15 +194,18 @@ def test_gradients_of_each_position_are_plain_autograds(case):
 def test_ig_of_one_vector_a_layer_is_its_single_path_and_its_patch(case):
     """By completeness: what one vector does along the path is what it does at its end."""
     model, _, sites = case
-    for site in set(VECTORS) & set(sites):
-        ap = activation_patching(model, PAIR, site)
-        joint, single = (integrated_gradients(model, PAIR, site, path=path, n_steps=60) for path in ("joint", "single"))
-        assert ap.effect.shape == (2, 1)
-        assert ap.effect.abs().max() > 1e-3
-        torch.testing.assert_close(joint.effect, ap.effect, rtol=1e-4, atol=1e-6)  # what 60 nodes leave
-        torch.testing.assert_close(single.effect, joint.effect, rtol=0, atol=CAPTUM)
-        coarse = integrated_gradients(model, PAIR, site, n_steps=2)
-        torch.testing.assert_close(coarse.effect[:, 0] - coarse.delta, ap.effect[:, 0], rtol=0, atol=CAPTUM)
+    with contrast(model, PAIR, sites=sites) as question:
+        for site in set(VECTORS) & set(sites):
+            (ap,) = patch_components(question, site)
+            (joint,), (single,) = (
+                integrate_path(question, site, path=path, n_steps=60) for path in ("joint", "single")
+            )
+            assert ap.effect.shape == (2, 1)
+            assert ap.effect.abs().max() > 1e-3
+            torch.testing.assert_close(joint.effect, ap.effect, rtol=1e-4, atol=1e-6)  # what 60 nodes leave
+            torch.testing.assert_close(single.effect, joint.effect, rtol=0, atol=CAPTUM)
+            (coarse,) = integrate_path(question, site, n_steps=2)
+            torch.testing.assert_close(coarse.effect[:, 0] - coarse.delta, ap.effect[:, 0], rtol=0, atol=CAPTUM)
 
 
 def test_ig_of_each_site_is_captums_layer_class_by_position(case):
@@ -216,10 +217,11 @@ def test_ig_of_each_site_is_captums_layer_class_by_position(case):
         logits = model(rows)
         return logits[:, -1, tokens.answer] - logits[:, -1, tokens.distractor]
 
-    for site in sites:
+    with contrast(model, PAIR, sites=sites) as question:
+        maps = {site: integrate_path(question, site, n_steps=6, positions="each")[0] for site in sites}
+    for site, ours in maps.items():
         if site == "resid_mid":  # where the bridge's hook is not on the stream
             continue
-        ours = integrated_gradients(model, PAIR, site, n_steps=6, positions="each")
         for layer in range(2):
             method = captum.attr.LayerIntegratedGradients(f, model.hook_dict[hook_name(site, layer)])
             theirs = method.attribute(tokens.clean, tokens.corrupted, n_steps=6)[0]

@@ -56,38 +56,44 @@ def variant(request, tmp_path_factory):
 @pytest.mark.parametrize("processing", PROCESSINGS)
 def test_every_architecture_with_a_fast_route_gives_what_plain_hooks_give(variant, processing, pair):
     model = variant[processing]
-    # A difference in the middle (the shared keys are copied) and one near the end (they are multiplied once for all).
-    for asked in (pair, replace(pair, corrupted=pair.clean.replace("milk", "cat"))):
-        with contrast(model, asked) as fast, contrast(model, asked, route="hooks") as slow:
-            assert fast.backend.route == "suffix", fast.backend.reason
-            for site, method in itertools.product(SITES, (patch_components, estimate_patches)):
-                (ours,), (plain,) = (method(question, site) for question in (fast, slow))
-                assert plain.effect.abs().max() > 1e-3
-                torch.testing.assert_close(ours.effect, plain.effect, atol=1e-12, rtol=0)
+    # A difference in the middle (the shared keys are copied) or one near the end (they are multiplied once for all).
+    asked = pair if processing == "raw" else replace(pair, corrupted=pair.clean.replace("milk", "cat"))
+    with contrast(model, asked) as fast, contrast(model, asked, route="hooks") as slow:
+        assert fast.backend.route == "suffix", fast.backend.reason
+        for site, method in itertools.product(SITES, (patch_components, estimate_patches)):
+            (ours,), (plain,) = (method(question, site) for question in (fast, slow))
+            assert plain.effect.abs().max() > 1e-3
+            torch.testing.assert_close(ours.effect, plain.effect, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize(("site", "processing"), list(zip(PLACES, itertools.cycle(PROCESSINGS), strict=False)))
-def test_a_site_is_a_function_of_the_embeddings_and_f_of_one_component(variant, pair, site, processing):
+@pytest.mark.parametrize("route", ["suffix", "hooks"])
+@pytest.mark.parametrize("processing", PROCESSINGS)
+def test_every_site_is_a_function_of_the_embeddings_and_f_of_one_component(variant, pair, processing, route):
     """The corrupted prompt's embeddings give its activations; its activation in one component gives that one's AP."""
     model = variant[processing]
-    if site == "resid_mid" and model.cfg.parallel_attn_mlp:
-        pytest.skip("these blocks have none")
+    sites = [site for site in PLACES if site != "resid_mid" or not model.cfg.parallel_attn_mlp]
+    sites = sites[PROCESSINGS.index(processing) :: 2]
     tolerance = {"atol": 1e-12, "rtol": 0}
-    every_effect = activation_patching(model, pair, site).effect
-    for route in ("suffix", "hooks"):
-        with contrast(model, pair, sites=(site,), route=route) as question, torch.no_grad():
-            embeddings = model.embed(torch.cat([question.clean.tokens, question.corrupted.tokens]))
-            moved = (embeddings[1] - embeddings[0])[question.first :]
-            assert moved.abs().max() > 1e-2
-            for layer, effects in enumerate(every_effect):
-                found = question.engine.embedded([(site, layer)])(torch.stack([0 * moved, moved])[None])[site, layer]
-                start, end = question.ends(site, layer)
+    with (
+        contrast(model, pair, sites=sites) as fast,
+        contrast(model, pair, sites=sites, route=route) as question,
+        torch.no_grad(),
+    ):
+        embeddings = model.embed(torch.cat([question.clean.tokens, question.corrupted.tokens]))
+        moved = (embeddings[1] - embeddings[0])[question.first :]
+        assert moved.abs().max() > 1e-2
+        for site in sites:
+            (every,) = patch_components(fast, site)
+            places = [(site, layer) for layer in range(3)]
+            embedded = question.engine.embedded(places)(torch.stack([0 * moved, moved])[None])
+            for (_, layer), effects in zip(places, every.effect, strict=True):
+                activations, (start, end) = embedded[site, layer], question.ends(site, layer)
                 scale = max(1.0, end.abs().max().item())  # activations reach 8
-                torch.testing.assert_close(found / scale, torch.stack([start, end], 1) / scale, **tolerance)
+                torch.testing.assert_close(activations / scale, torch.stack([start, end], 1) / scale, **tolerance)
                 for index in (0, start.shape[2] - 1):
-                    patched = question.engine.single(site, layer, index)(found[:, :, :, index])
+                    patched = question.engine.single(site, layer, index)(activations[:, :, :, index])
                     expected = question.clean.logit_diff[:, None] + torch.stack([0 * effects[index], effects[index]])
-                    torch.testing.assert_close(patched, expected, **tolerance)
+                    torch.testing.assert_close(patched, expected, **tolerance, msg=f"{site} {layer} {index}")
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox"])

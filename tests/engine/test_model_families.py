@@ -11,7 +11,6 @@ from igap import activation_patching, load_model
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.attribution_patching import estimate_patches
 from igap.components import PLACES, SITES
-from igap.engine.open_pairs import contrast
 from igap.errors import InputError
 from igap.models.load import read_header
 
@@ -32,9 +31,6 @@ def rows_of_the_page():
     ]
 
 
-FAST = [row[0] for row in rows_of_the_page() if row[-2] == "suffix"]
-
-
 @pytest.fixture(scope="module")
 def page():
     return rows_of_the_page()
@@ -50,12 +46,14 @@ def f(model):
 
 @pytest.mark.parametrize("name", TAKEN)
 def test_effects_of_both_sites_are_those_of_plain_modules_by_every_route(name, tmp_path, pair, page):
-    family = FAMILIES[name]
+    """Where there are two, whatever a route gives block by block is also what the whole model gives, at every site."""
+    family, row = FAMILIES[name], next(row for row in page if row[0] == name)
+    sites = PLACES if row[-2] == "suffix" else SITES
+    n_layers = 3 if "sliding_window" in family.settings else 2  # a change in a query takes as many windows to the end
     with precisely(family):
-        of_both = agreements(family, tmp_path, pair, n_layers=2)
-    route = next(row[6] for row in page if row[0] == name)
+        of_both = agreements(family, tmp_path, pair, n_layers, sites, routes_agree)
     for agreement in of_both.values():
-        assert agreement.route == route
+        assert agreement.route == row[6]
         for site in family.sites:
             assert agreement.plain[site, "ap"].abs().max() > 0.01
             for method in METHODS:
@@ -65,8 +63,15 @@ def test_effects_of_both_sites_are_those_of_plain_modules_by_every_route(name, t
                 assert agreement.off(site, method) < rounding * size
         if "neurons" in family.sites:
             width = agreement.plain["neurons", "ap"].shape[1]  # columns that the MLP's last matrix reads
-            assert agreement.ours[agreement.route]["neurons", "ap"].shape == (2, width)
+            assert agreement.ours[agreement.route]["neurons", "ap"].shape == (n_layers, width)
             assert read_header(str(tmp_path)).n_neurons == width
+
+
+def routes_agree(suffix, hooks):
+    """Gradients with a layer dropped, F where all layers change at once, and effects of every other site."""
+    for site in SITES:
+        gradients_and_changes_agree(suffix, hooks, site)
+    others_agree(suffix, hooks)
 
 
 def bent(weights, layer, activation):
@@ -75,55 +80,42 @@ def bent(weights, layer, activation):
     return activation + weights * torch.sin(activation + layer)
 
 
-@pytest.mark.parametrize("name", FAST)
-def test_block_by_block_gradients_and_changes_of_all_layers_are_those_of_the_whole_model(name, tmp_path, pair):
-    family = FAMILIES[name]
-    save(family, tmp_path)
-    with precisely(family):
-        model = load_model(str(tmp_path), processing="raw", dtype=family.dtype)
-        others = [
-            site for site in PLACES if site not in SITES and (site, model.cfg.parallel_attn_mlp) != ("resid_mid", True)
-        ]
-        with (
-            contrast(model, pair, route="suffix", sites=[*SITES, *others]) as suffix,
-            contrast(model, pair, route="hooks", sites=[*SITES, *others]) as hooks,
-        ):
-            for site in family.sites:
-                gradients_and_changes_agree(suffix, hooks, site, next(model.parameters()).dtype)
-            others_agree(suffix, hooks, others)
-
-
-def gradients_and_changes_agree(suffix, hooks, site, dtype):
-    """Gradients of both routes with a layer dropped, and F where all layers change at once."""
+def gradients_and_changes_agree(suffix, hooks, site):
     by_route, changed = [], []
     for question in (suffix, hooks):
         found = question.gradients(site, [0], dropping=True)
         by_route.append({(layer, dropped): gradient for layer, dropped, gradient in found})
-        weights = torch.linspace(-1, 2, 3, dtype=dtype)[None, :, None, None]
+        weights = torch.linspace(-1, 2, 3, dtype=question.gap.dtype)[None, :, None, None]
         with torch.no_grad():
-            changes = {(site, layer): partial(bent, weights, layer) for layer in range(3)}
+            changes = {(site, layer): partial(bent, weights, layer) for layer in range(question.n_layers)}
             changed.append(question.engine.with_changes(changes, 3))
     ours, whole = by_route
-    assert set(ours) == set(whole) == {(0, None), (0, 1), (0, 2), (1, None), (1, 2), (2, None)}
+    layers = range(suffix.n_layers)
+    later = {(layer, dropped) for dropped in layers for layer in range(dropped)}
+    assert set(ours) == set(whole) == {(layer, None) for layer in layers} | later
     for place, gradient in whole.items():
         assert gradient.abs().max() > 1e-6
         torch.testing.assert_close(ours[place], gradient, rtol=0, atol=1e-12 + 1e-10 * gradient.abs().max())
-    assert not torch.allclose(whole[0, None], whole[0, 2])
+    assert not torch.allclose(whole[0, None], whole[0, layers[-1]])
     torch.testing.assert_close(*changed, rtol=0, atol=1e-10)
     assert changed[0].std() > 1e-3
 
 
-def others_agree(suffix, hooks, others):
+def others_agree(suffix, hooks):
     """Patches and gradients of every site that a run does not take apart, and what the stream is the sum of."""
     for question in (suffix, hooks):
         has = question.clean.activations
         for pre, attended, mlp, post in zip(*(has[site] for site in STREAM), strict=True):
             torch.testing.assert_close(pre + attended + mlp, post, rtol=0, atol=1e-12)
-    for site in others:
+    for site in set(PLACES) - set(SITES):
+        if site == "resid_mid" and suffix.model.cfg.parallel_attn_mlp:
+            continue
+        # A whole stream that is replaced leaves nothing of the run.
+        positions = {"two": [10, 15]} if PLACES[site].is_vector else "all"
         for method in (patch_components, estimate_patches):
-            (ours,), (whole,) = (method(question, site, positions={"two": [10, 15]}) for question in (suffix, hooks))
+            (ours,), (whole,) = (method(question, site, positions=positions) for question in (suffix, hooks))
             atol = 1e-12 + 1e-10 * whole.effect.abs().max().item()
-            torch.testing.assert_close(ours.effect, whole.effect, rtol=0, atol=atol)
+            torch.testing.assert_close(ours.effect, whole.effect, rtol=0, atol=atol, msg=f"{site} {method.__name__}")
             assert ours.effect.abs().max() > 1e-6
 
 

@@ -26,9 +26,9 @@ def model(request, small):
     return small(*request.param)
 
 
-def by_hooks(model, pair, site, kept):
+def by_hooks(reference, site, kept):
     """F with every component that is not kept taken from the corrupted run, one plain hook a layer."""
-    reference = Reference(model, *pair.texts)
+    model = reference.model
 
     def replace(activation, hook):
         layer = int(hook.name.split(".")[1])
@@ -46,7 +46,8 @@ def test_a_set_is_what_plain_hooks_on_every_layer_give(model, pair, site):
     shape = activation_patching(model, pair, site).effect.shape
     kept = torch.rand(4, *shape) < torch.tensor([0.0, 0.3, 0.7, 1.0])[:, None, None]
     found = set_metrics(model, [pair], {site: kept}, baseline=CORRUPTED)
-    expected = torch.stack([by_hooks(model, pair, site, one) for one in kept])
+    reference = Reference(model, *pair.texts)
+    expected = torch.stack([by_hooks(reference, site, one) for one in kept])
     assert expected.std() > 1e-2
     torch.testing.assert_close(found[0], expected, atol=EXACT, rtol=0)
 

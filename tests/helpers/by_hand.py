@@ -116,11 +116,15 @@ class ByHand:
         (gradient,) = torch.autograd.grad(self.given(tokens, site, layer, points).sum(), points)
         return ((end - start)[0] * (weights[:, None, None, None] * gradient).sum(0)).sum(-1)
 
-    def first_order(self, tokens: Tensor, site: str, layer: int, end: Tensor) -> Tensor:
-        """(a' - a) . dF/da `[pos, component]`, by autograd through the whole model."""
-        leaf = self.read(tokens)[site, layer].requires_grad_()
-        (gradient,) = torch.autograd.grad(self.given(tokens, site, layer, leaf).sum(), leaf)
-        return ((end - leaf)[0] * gradient[0]).sum(-1).detach()
+    def first_orders(self, tokens: Tensor, ends: Any) -> dict[tuple[str, int], Tensor]:
+        """(a' - a) . dF/da `[pos, component]` of every site and layer, by autograd through the whole model."""
+        run = self.read(tokens)
+        zeros = {place: torch.zeros_like(activation).requires_grad_() for place, activation in run.items()}
+        value = self.f(tokens, lambda site, layer, activation: activation + zeros[site, layer])
+        slopes = torch.autograd.grad(value.sum(), list(zeros.values()))
+        return {
+            place: ((ends[place] - run[place])[0] * slope[0]).sum(-1) for place, slope in zip(run, slopes, strict=True)
+        }
 
     def _attention(self, block: Any, stream: Tensor, positions: Tensor, at: Callable[[str, Tensor], Tensor]) -> Tensor:
         q, k, v = (at(site, x) for site, x in zip("qkv", self.project(block, stream), strict=True))

@@ -1,6 +1,7 @@
 """How far igap is from plain Hugging Face modules, on a random checkpoint of one family."""
 
 import contextlib
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from helpers.plain import Plain, Whole
 from igap import PromptPair, load_model
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.integrated_gradients import integrate_path
+from igap.components import SITES, Site
 from igap.engine.contrast import Contrast
 from igap.engine.open_pairs import contrast
 from igap.inputs.prompts import tokenize
@@ -46,8 +48,18 @@ def precisely(family: Family) -> contextlib.AbstractContextManager[Any]:
     return Whole() if family.dtype == "float64" else contextlib.nullcontext()
 
 
-def agreements(family: Family, folder: Path, pair: PromptPair, n_layers: int = 3) -> dict[str, Agreement]:
-    """By `model.processing`, for those in which the family is accepted."""
+def agreements(
+    family: Family,
+    folder: Path,
+    pair: PromptPair,
+    n_layers: int = 3,
+    sites: Collection[Site] = SITES,
+    compare: Callable[[Contrast, Contrast], None] = lambda fast, slow: None,
+) -> dict[str, Agreement]:
+    """By `model.processing`, for those in which the family is accepted.
+
+    `compare` gets the raw model's two routes, opened with those of these sites that it has, where it has both.
+    """
     save(family, folder, Sizes(n_layers))
     plain: Effects = {}
     result = {}
@@ -56,12 +68,14 @@ def agreements(family: Family, folder: Path, pair: PromptPair, n_layers: int = 3
             continue
         model = load_model(str(folder), processing=processing, dtype=family.dtype)
         plain = plain or plain_effects(family, folder, model, pair)
-        with contrast(model, pair) as question:
+        own = [site for site in sites if (site, model.cfg.parallel_attn_mlp) != ("resid_mid", True)]
+        with contrast(model, pair, sites=own) as question:
             route = question.backend.route
             ours = {route: effects(family, question)}
-        if processing == "raw" and route != "hooks":  # whatever the weights, the slower route is the same code
-            with contrast(model, pair, route="hooks") as question:
-                ours["hooks"] = effects(family, question)
+            if processing == "raw" and route != "hooks":  # whatever the weights, the slower route is the same code
+                with contrast(model, pair, route="hooks", sites=own) as slow:
+                    ours["hooks"] = effects(family, slow)
+                    compare(question, slow)
         result[processing] = Agreement(route, ours, plain)
     return result
 

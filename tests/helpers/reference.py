@@ -31,21 +31,27 @@ class Reference:
         hooks = [] if hook is None else [(hook, lambda old, hook: activation)]
         return self.metric(self.model.run_with_hooks(self.tokens[run], fwd_hooks=hooks))
 
+    def rows(self, run: str, hook: str, activations: Tensor) -> Tensor:
+        """F of each row `[row, pos, ...]`, which one hook point's activation is replaced by: a batch of forwards."""
+        tokens = self.tokens[run].expand(len(activations), -1)
+        logits = self.model.run_with_hooks(tokens, fwd_hooks=[(hook, lambda old, hook: activations)])
+        return logits[:, -1, self.answer] - logits[:, -1, self.distractor]
+
     def width(self, site: str) -> int:
         # Of what is there: TransformerLens' cfg.d_mlp is not OPT's ffn_dim.
         return self.cache["clean"][HOOKS[site].format(0)].shape[2]
 
     def activation_patching(self, site: str, run: str = "clean", source: str = "corrupted") -> Tensor:
-        """One hooked full forward a component."""
+        """One hooked full forward a component: a row of a batch."""
         effects = torch.zeros(self.model.cfg.n_layers, self.width(site), dtype=torch.float64)
         with torch.no_grad():
             unpatched = self.f(run)
             for layer in range(self.model.cfg.n_layers):
                 hook = HOOKS[site].format(layer)
-                for index in range(self.width(site)):
-                    patched = self.cache[run][hook].clone()
-                    patched[:, :, index] = self.cache[source][hook][:, :, index]
-                    effects[layer, index] = self.f(run, hook, patched) - unpatched
+                patched = self.cache[run][hook].repeat(self.width(site), *[1] * (self.cache[run][hook].ndim - 1))
+                for index, row in enumerate(patched):
+                    row[:, index] = self.cache[source][hook][0, :, index]
+                effects[layer] = self.rows(run, hook, patched) - unpatched
         return effects
 
     def integrated_gradients(
@@ -53,7 +59,7 @@ class Reference:
     ) -> tuple[Tensor, Tensor]:
         """Joint path clean -> corrupted (or `ends` by hook name): effects `[layer, component]` and layer deltas.
 
-        A loop over Gauss-Legendre nodes, one forward and one backward pass each.
+        A sum over Gauss-Legendre nodes, one forward and one backward pass each: a row of a batch.
         """
         nodes, weights = np.polynomial.legendre.leggauss(n_steps)
         effects, deltas = [], []
@@ -61,11 +67,9 @@ class Reference:
             hook = HOOKS[site].format(layer)
             start = self.cache["clean"][hook].clone()
             end = self.cache["corrupted"][hook].clone() if ends is None else ends[hook]
-            mean = torch.zeros_like(start)
-            for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
-                point = (start + node * (end - start)).requires_grad_()
-                (gradient,) = torch.autograd.grad(self.f("clean", hook, point), point)
-                mean += weight * gradient
+            points = torch.cat([start + node * (end - start) for node in (nodes + 1) / 2]).requires_grad_()
+            (gradients,) = torch.autograd.grad(self.rows("clean", hook, points).sum(), points)
+            mean = sum(weight * gradient for weight, gradient in zip(weights / 2, gradients[:, None], strict=True))
             attributions = ((end - start) * mean)[0]
             effect = attributions.sum((0, 2)) if site == "heads" else attributions.sum(0)
             with torch.no_grad():
@@ -74,26 +78,28 @@ class Reference:
         return torch.stack(effects), torch.stack(deltas)
 
     def grad_drop(self, site: str, run: str = "clean", source: str = "corrupted") -> Tensor:
-        """Mean |first-order effect| over the layers whose output is held at its value: one pass a layer and node."""
+        """Mean |first-order effect| over the layers whose output is held at its value: one pass each."""
         n_layers = self.model.cfg.n_layers
         total = torch.zeros(n_layers, self.width(site), dtype=torch.float64)
+        names = [HOOKS[site].format(layer) for layer in range(n_layers)]
         for held in range(n_layers):
+            zeros = [torch.zeros_like(self.cache[run][name]).requires_grad_() for name in names]
+            added = [(name, self._plus(zero)) for name, zero in zip(names, zeros, strict=True)]
             constants = [(name, self._constant(run)) for name in self._writers(held)]
-            for layer in range(n_layers):
-                if layer == held:
-                    continue  # its own output is held: nothing depends on it
-                hook = HOOKS[site].format(layer)
-                start = self.cache[run][hook]
-                leaf = start.clone().requires_grad_()
-                given = (hook, lambda old, hook, leaf=leaf: leaf)
-                value = self.metric(self.model.run_with_hooks(self.tokens[run], fwd_hooks=[given, *constants]))
-                (gradient,) = torch.autograd.grad(value, leaf)
-                effect = ((self.cache[source][hook] - start) * gradient)[0]
+            value = self.metric(self.model.run_with_hooks(self.tokens[run], fwd_hooks=[*added, *constants]))
+            others = [layer for layer in range(n_layers) if layer != held]  # on its own held output nothing depends
+            gradients = torch.autograd.grad(value, [zeros[layer] for layer in others])
+            for layer, gradient in zip(others, gradients, strict=True):
+                effect = ((self.cache[source][names[layer]] - self.cache[run][names[layer]]) * gradient)[0]
                 total[layer] += (effect.sum((0, 2)) if site == "heads" else effect.sum(0)).abs()
         return total / (n_layers - 1)
 
     def _constant(self, run: str) -> Callable[[Tensor, HookPoint], Tensor]:
         return lambda old, hook: self.cache[run][hook.name]
+
+    @staticmethod
+    def _plus(zero: Tensor) -> Callable[[Tensor, HookPoint], Tensor]:
+        return lambda old, hook: old + zero
 
     @staticmethod
     def _writers(layer: int) -> list[str]:
