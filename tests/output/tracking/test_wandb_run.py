@@ -12,6 +12,9 @@ from igap import cli
 from igap.output.tracking import places, wandb_run
 
 
+pytestmark = pytest.mark.usefixtures("forks")
+
+
 @pytest.fixture(scope="module")
 def offline(result, written, tmp_path_factory):
     """A run's folder after its W&B run was written into it, and what the reader makes of that."""
