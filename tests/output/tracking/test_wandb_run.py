@@ -11,7 +11,6 @@ import pytest
 from igap import cli
 from igap.output.tracking import places, wandb_run
 
-
 pytestmark = pytest.mark.usefixtures("forks")
 
 
