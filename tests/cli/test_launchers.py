@@ -61,6 +61,7 @@ def test_every_launcher_gives_the_same_runs_and_a_failing_job_costs_no_other(
         "curves.components=none",
         "explain=false",
         "plots=none",
+        "sites=heads",
     ]
     launchers = {
         "basic": [],

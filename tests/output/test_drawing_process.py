@@ -1,8 +1,10 @@
 """The process that draws beside a sweep: each run's own pictures, in the order asked, and what became of them."""
 
 import dataclasses
+import subprocess
 
 import pytest
+from helpers.forked import Forked
 
 from igap.output import record
 from igap.output.drawing_process import DrawingProcess
@@ -13,7 +15,11 @@ ONE = ["convergence_delta"]
 
 @pytest.fixture(scope="module")
 def process():
-    with DrawingProcess() as process:
+    """Forked; the last test starts an interpreter of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Forked)
+        process = DrawingProcess()
+    with process:
         yield process
 
 

@@ -161,10 +161,14 @@ def test_a_run_whose_process_died_before_its_pictures_is_finished_from_its_recor
     disk.prepare(folder.run(untracked.key))
     disk.write_numbers(result, folder.run(untracked.key), {})
     assert folder.status(untracked.key).state == "planned"
-    assert do(untracked, folder) == worker.Outcome(untracked.key, "done")
+    drawn = {"heads_scatter.png", "jaccard.png"}
+    plots = untracked.composed.config.model_copy(update={"plots": "heads_scatter jaccard"})
+    job = dataclasses.replace(untracked, composed=Composed((), plots, ""))
+    assert do(job, folder) == worker.Outcome(untracked.key, "done")
+    assert {path.name for path in folder.run(untracked.key).glob("plots/*")} == drawn
     for path in written.rglob("*"):
         again = folder.run(untracked.key) / path.relative_to(written)
-        if path.suffix in (".png", ".csv", ".safetensors") and path.name != "record.safetensors":
+        if path.name in drawn or (path.suffix in (".csv", ".safetensors") and path.name != "record.safetensors"):
             assert again.read_bytes() == path.read_bytes(), path.name
     summaries = [json.loads((place / "summary.json").read_text()) for place in (written, folder.run(untracked.key))]
     assert summaries[0].keys() == summaries[1].keys()
@@ -196,7 +200,7 @@ def test_an_interruption_keeps_the_mark_that_a_job_was_begun(untracked, folder, 
     assert folder.status(untracked.key).detail == "was interrupted before"
 
 
-def test_jobs_are_drawn_by_the_process_beside_and_here_once_it_has_died(untracked, folder, result, monkeypatch):
+def test_jobs_are_drawn_by_the_process_beside_and_here_once_it_has_died(untracked, folder, result, monkeypatch, forks):
     ends = []
     monkeypatch.setattr(pipeline, "run", lambda *_: result)
     plots = untracked.composed.config.model_copy(update={"plots": "jaccard"})

@@ -22,38 +22,45 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def browser():
+def tab():
+    """A tab of the browser, for one test after the other; what it says, and what it asks for."""
     from playwright.sync_api import sync_playwright
 
+    said, asked = [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS.split())
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(browser, tmp_path):
-    """Opens the page of the runs in a folder; fails on any error, and on any request but the one for the page."""
-    pages, said, asked = [], [], []
-
-    def opened(folder):
-        command.compare_runs([folder], output=tmp_path / "out")
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
         page.on("request", lambda request: asked.append(request.url))
         page.set_default_timeout(60_000)  # machines are busy
-        page.goto(f"file://{tmp_path}/out/compare.html")
+        yield page, said, asked
+        browser.close()
+
+
+@pytest.fixture
+def opened(tab, tmp_path):
+    """Opens the page of the runs in a folder; fails on any error, and on any request but the one for the page."""
+    page, said, asked = tab
+    address = f"file://{tmp_path}/out/compare.html"
+    wanted = []
+
+    def opened(folder):
+        command.compare_runs([folder], output=tmp_path / "out")
+        page.goto(address)
         page.wait_for_selector("body[data-ready]")
-        pages.append(page)
+        wanted.append(address)
         return page
 
     yield opened
-    for page in pages:
-        page.close()
-    assert said == []
-    assert asked == [f"file://{tmp_path}/out/compare.html"] * len(pages)
+    page.goto("about:blank")
+    page.mouse.move(0, 0)
+    heard, urls = said.copy(), [url for url in asked if url != "about:blank"]
+    said.clear()
+    asked.clear()
+    assert heard == []
+    assert urls == wanted
 
 
 @pytest.fixture
@@ -131,9 +138,9 @@ def test_a_click_sorts_numbers_as_numbers_and_missing_ones_come_last(opened, fou
     assert page.locator("#runs td[title]").get_attribute("title") == "undefined <b>here</b>"
 
 
-@pytest.mark.parametrize(
-    ("typed", "left"),
-    [
+def test_the_filter_leaves_rows_and_plots_of_what_matches(opened, four):
+    page = opened(four)
+    for typed, left in (
         ("corrupted", ["c"]),
         ("ig.n_steps>5 zero", ["b", "d"]),
         ("ig.n_steps=20", ["c", "d"]),
@@ -142,14 +149,11 @@ def test_a_click_sorts_numbers_as_numbers_and_missing_ones_come_last(opened, fou
         ("baseline=zero  gap <= 9", ["a", "d"]),
         ("nothing", []),
         ("", ["a", "b", "c", "d"]),
-    ],
-)
-def test_the_filter_leaves_rows_and_plots_of_what_matches(typed, left, opened, four):
-    page = opened(four)
-    page.locator("#filter").fill(typed)
-    assert column(page, 1) == left
-    assert page.locator("#count").inner_text() == f"{len(left)} of 4 runs"
-    assert page.locator("#scatter-note").inner_text().startswith(f"{len(left)} of {len(left)} runs drawn.")
+    ):
+        page.locator("#filter").fill(typed)
+        assert column(page, 1) == left, typed
+        assert page.locator("#count").inner_text() == f"{len(left)} of 4 runs", typed
+        assert page.locator("#scatter-note").inner_text().startswith(f"{len(left)} of {len(left)} runs drawn."), typed
 
 
 def test_the_filter_names_a_column_that_there_is_not_and_the_heads_are_those_of_a_run_that_passes(opened, four):

@@ -68,7 +68,7 @@ def test_whatever_the_home_folder_is_the_run_is_logged_and_nothing_left_there(
     assert "WANDB_DATA_DIR" not in os.environ
 
 
-def test_every_path_in_the_wandb_file_is_in_the_runs_folder(logged):
+def test_every_path_in_the_wandb_file_is_in_the_runs_folder(logged, forks):
     """The paths as W&B's own reader gives them."""
     folder, place = logged
     command = [sys.executable, "-m", "wandb", "leet", "inspect", str(place), "--json"]

@@ -15,7 +15,7 @@ from igap.storage.finished import find_runs
 
 
 @pytest.fixture(autouse=True)
-def _no_key(no_key):
+def _no_key(no_key, forks):
     pass
 
 

@@ -11,6 +11,8 @@ import pytest
 from igap import cli
 from igap.output.tracking import places, wandb_run
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 
 @pytest.fixture(scope="module")
 def offline(result, written, tmp_path_factory):
