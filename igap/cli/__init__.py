@@ -18,8 +18,11 @@ from igap.errors.failures import reason_of
 
 _COMPLETE = "_IGAP_COMPLETE"
 """The variable in which a shell says what it asks for: bash_source, bash_complete, ..."""
-_WITHOUT_MEMORY = ("out of memory", "failed to map segment", "can't allocate memory", "could not create a primitive")
-"""What the loader of libraries, torch and its oneDNN say where memory is used up."""
+_WITHOUT_MEMORY = (
+    *("out of memory", "failed to map segment", "can't allocate memory", "could not create a primitive"),
+    "error return without exception set",
+)
+"""What the loader of libraries, torch, its oneDNN and Python's own imports say where memory is used up."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         _tell(f"output: {error.strerror}." if error.strerror and not error.filename else reason_of(error))
         return 1
-    except (MemoryError, ImportError, RuntimeError) as error:
+    except (MemoryError, ImportError, RuntimeError, SystemError) as error:
         if not isinstance(error, MemoryError) and not any(text in str(error) for text in _WITHOUT_MEMORY):
             raise
         _tell("memory is used up. Free some, or ask for less: memory_gib=1.")

@@ -1,9 +1,10 @@
 """Overrides to checked configs, through Hydra: every job of a run or a multirun, before the first of them runs."""
 
 import itertools
+import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,7 @@ def compose_jobs(
     config_name: str | None = None,
     config_dir: str | None = None,
     sweep: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Composed | RejectedJob]:
     """The jobs of these overrides, in the order of the grid.
 
@@ -77,6 +79,7 @@ def compose_jobs(
         config_name: the config in place of conf/config.yaml.
         config_dir: a folder with further config groups.
         sweep: the name of the file in sweeps/ whose settings lie below the overrides.
+        on_progress: called after each job with how many are composed, of how many.
 
     Raises:
         InputError: on an override that no job can have.
@@ -96,7 +99,9 @@ def compose_jobs(
     jobs: list[Composed | RejectedJob] = []
     with open_hydra() as hydra:
         parser = OverridesParser.create(hydra.config_loader)
-        for job in itertools.product(*expand(parser, overrides, groups, RunConfig, multirun=multirun)):
+        choices = expand(parser, overrides, groups, RunConfig, multirun=multirun)
+        n_jobs = math.prod(map(len, choices))
+        for job in itertools.product(*choices):
             try:
                 composed = compose(config_name or "config", [*extra, *job])
                 config = parse_config(composed)
@@ -106,6 +111,8 @@ def compose_jobs(
                 jobs.append(RejectedJob(job, f"{' '.join(job) or 'config'}: {one_line(error)}"))
             except InputError as error:
                 jobs.append(RejectedJob(job, str(error)))
+            if on_progress:
+                on_progress(len(jobs), n_jobs)
     return jobs
 
 

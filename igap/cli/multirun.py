@@ -187,11 +187,11 @@ def _make_plan(request: MultirunRequest) -> "tuple[Plan, Launcher]":
     from igap.sweep.terminal import show_plan
     from igap.sweep.worker import check
 
-    composed = compose_jobs(
-        request.overrides, config_name=request.config_name, config_dir=request.config_dir, sweep=request.sweep
-    )
+    about: Any = {"config_name": request.config_name, "config_dir": request.config_dir, "sweep": request.sweep}
+    with show_stage(Console(stderr=True), "compose jobs", announced=False) as progress:
+        composed = compose_jobs(request.overrides, **about, on_progress=progress)
     shared = [o for o in request.overrides if o.lstrip("+~").startswith(("hydra", "output=", "sweep="))]
-    launcher = launcher_of(*compose_multirun(shared, request.config_name, request.config_dir, request.sweep))
+    launcher = launcher_of(*compose_multirun(shared, *about.values()))
 
     trackings: list[TrackingConfig] = []
 

@@ -40,13 +40,29 @@ class Spans:
     """Whether maps have an axis of spans; `last` and `diff` are one span and give `[layer, component]`."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How messages name a setting that asks for spans, where that is not `positions`."""
+
+    got: str
+    """What a message begins with: "head: got 9.6@S2"."""
+    remedy: str
+    """What it ends with."""
+
+
 def find_spans(
-    positions: Positions, pairs: Sequence[TokenPair], direction: Direction, named_in: Direction | None = None
+    positions: Positions,
+    pairs: Sequence[TokenPair],
+    direction: Direction,
+    named_in: Direction | None = None,
+    *,
+    asked: Asked | None = None,
 ) -> Spans | None:
     """The spans of pairs of one token length; None for all positions at once.
 
     `named_in` is the direction whose patched prompt the spans are of, if it is the other one: their partners are taken,
-    and a position without a partner, which takes nothing from the other prompt, has none.
+    and a position without a partner, which takes nothing from the other prompt, has none. `asked` is the setting that
+    the spans are of, if it is not `positions`.
 
     Raises InputError on a position or words that a prompt does not have, words that it has more than once without a
     number, and on spans that are empty or share a position.
@@ -55,7 +71,7 @@ def find_spans(
         return None
     if named_in not in (None, direction):
         return _partners(find_spans(positions, pairs, named_in), pairs, direction)
-    sides = [_Side.of(pair, direction) for pair in pairs]
+    sides = [_Side.of(pair, direction, asked) for pair in pairs]
     n_tokens = len(sides[0].ids)
     device = pairs[0].clean.device
     if positions == "each":
@@ -65,7 +81,7 @@ def find_spans(
         return Spans(tuple(names), tuple(row.expand(len(pairs), -1) for row in eye), has_axis=True)
     by_name: dict[str, list[list[int]]]
     if positions == "roles":
-        roles = [_roles(pair, direction) for pair in pairs]
+        roles = [_roles(pair, direction, asked) for pair in pairs]
         by_name = {name: [[each[name]] for each in roles] for name in roles[0]}
         _check_apart(by_name)
     elif positions == "own":
@@ -154,12 +170,13 @@ def _partners(spans: Spans | None, pairs: Sequence[TokenPair], direction: Direct
     return replace(spans, masks=tuple(mask.gather(1, index) & matched for mask in spans.masks))
 
 
-def _roles(pair: TokenPair, direction: Direction) -> dict[str, int]:
+def _roles(pair: TokenPair, direction: Direction, asked: Asked | None) -> dict[str, int]:
     """The positions of the names in an IOI prompt. Raises InputError on a pair that is none."""
+    by = asked or Asked("positions: got roles", "Take positions=each, or name spans.")
     if not pair.has_logit_diff:
         raise InputError(
-            "positions: got roles with an answer or distractor of several tokens, wanted names that are one token "
-            "each. Take positions=each, or name spans."
+            f"{by.got} with an answer or distractor of several tokens, wanted names that are one token each. "
+            f"{by.remedy}"
         )
     ids, words = pair.clean[0].tolist(), [word.strip() for word in pair.clean_words]
     answer, distractor = (
@@ -168,9 +185,8 @@ def _roles(pair: TokenPair, direction: Direction) -> dict[str, int]:
     )
     if (len(answer), len(distractor)) != (1, 2):
         raise InputError(
-            f"positions: got roles, but a clean prompt has the answer {len(answer)} and the distractor "
-            f"{len(distractor)} times, wanted one of indirect object identification, which has them once and twice. "
-            "Take positions=each, or name spans."
+            f"{by.got}, but a clean prompt has the answer {len(answer)} and the distractor {len(distractor)} times, "
+            f"wanted one of indirect object identification, which has them once and twice. {by.remedy}"
         )
     (io,), (s1, s2) = answer, distractor
     clean = dict(zip(ROLES, (io, s1, s1 + 1, s2, len(ids) - 1), strict=True))
@@ -181,7 +197,7 @@ def _roles(pair: TokenPair, direction: Direction) -> dict[str, int]:
     if len(roles) < len(clean):
         missing = next(name for name in clean if name not in roles)
         raise InputError(
-            f"positions: got roles, but {missing} of a clean prompt has no partner in the corrupted one, which is "
+            f"{by.got}, but {missing} of a clean prompt has no partner in the corrupted one, which is "
             "patched. Take direction=noising, or name spans."
         )
     return roles
@@ -209,40 +225,44 @@ class _Side:
     words: tuple[str, ...]
     differing: list[int]
     """Positions whose partner in the other prompt has another token."""
+    asked: Asked | None
 
     @classmethod
-    def of(cls, pair: TokenPair, direction: Direction) -> "_Side":
+    def of(cls, pair: TokenPair, direction: Direction, asked: Asked | None = None) -> "_Side":
         clean, corrupted = pair.clean[0].tolist(), pair.corrupted[0].tolist()
         if direction == "noising":
             name, ids, other, words, partners = "clean", clean, corrupted, pair.clean_words, pair.alignment.clean
         else:
             name, ids, other, words = "corrupted", corrupted, clean, pair.corrupted_words
             partners = pair.alignment.corrupted
-        return cls(name, ids, words, [i for i, j in enumerate(partners) if j is not None and ids[i] != other[j]])
+        differing = [i for i, j in enumerate(partners) if j is not None and ids[i] != other[j]]
+        return cls(name, ids, words, differing, asked)
 
     def differences(self) -> list[int]:
         """`differing`. Raises InputError if there are none."""
         if not self.differing:
+            by = self.asked or Asked("positions: got diff", "Name the positions, or take positions=all.")
             raise InputError(
-                f"positions: got diff, but no token of the {self.name} prompt has another one for partner: the prompts "
-                "differ in length there alone. Name the positions, or take positions=all."
+                f"{by.got}, but no token of the {self.name} prompt has another one for partner: the prompts differ in "
+                f"length there alone. {by.remedy}"
             )
         return self.differing
 
     def span(self, name: str, where: str | Sequence[int]) -> list[int]:
         """The positions that a span stands for."""
-        item, n = f"positions[{name!r}]", len(self.ids)
+        shown, n = short_repr(where if isinstance(where, str) else list(where)), len(self.ids)
+        got = self.asked.got if self.asked else f"positions[{name!r}]: got {shown}"
         if isinstance(where, str):
-            return self._words(item, where)
+            return self._words(got, where)
         outside = [position for position in where if not 0 <= position < n]
         if outside or not where or len(set(where)) < len(where):
             raise InputError(
-                f"{item}: got {short_repr(list(where))}, wanted one or more positions of the {self.name} prompt, 0 to "
-                f"{n - 1}, none twice; {n - 1} is {self.words[-1]!r}."
+                f"{got}, wanted one or more positions of the {self.name} prompt, 0 to {n - 1}, none twice; {n - 1} is "
+                f"{self.words[-1]!r}."
             )
         return sorted(where)
 
-    def _words(self, item: str, text: str) -> list[int]:
+    def _words(self, got: str, text: str) -> list[int]:
         words, _, number = text.rpartition(":") if text.rpartition(":")[2].isdecimal() else (text, "", "")
         if number and (literally := self._places(_joined(text))):  # "12:30" are words
             words, number, places = text, "", literally
@@ -250,17 +270,17 @@ class _Side:
             places = self._places(_joined(words))
         if not places:
             raise InputError(
-                f"{item}: got {short_repr(text)}, wanted words of the {self.name} prompt, whose tokens are "
+                f"{got}, wanted words of the {self.name} prompt, whose tokens are "
                 f"{printable(' | '.join(map(str.strip, self.words)))}."
             )
         if not number and len(places) > 1:
             raise InputError(
-                f"{item}: got {short_repr(text)}, which the {self.name} prompt has {len(places)} times, wanted which "
-                f"one. Write {words + ':1'!r} for the first."
+                f"{got}, which the {self.name} prompt has {len(places)} times, wanted which one. Write "
+                f"{words + ':1'!r} for the first."
             )
         if number and not 1 <= int(number) <= len(places):
             raise InputError(
-                f"{item}: got {short_repr(text)}, but the {self.name} prompt has {short_repr(words)} {len(places)} "
+                f"{got}, but the {self.name} prompt has {short_repr(words)} {len(places)} "
                 f"time{'s' if len(places) > 1 else ''}. Take a number from 1 on."
             )
         return places[int(number or 1) - 1]

@@ -91,10 +91,14 @@ def check_sets(items: Sequence[tuple[str, str]], tokens: Sequence[Sequence[int]]
                 )
 
 
+class AnswerSetError(InputError):
+    """A set of answers or distractors where one word is wanted."""
+
+
 def check_single(place: str, right: Answer, wrong: Answer, asks: str) -> tuple[str, str]:
-    """The two words. Raises InputError, saying what asks for one of each, where one is a set."""
+    """The two words. Raises AnswerSetError, saying what asks for one of each, where one is a set."""
     if not (isinstance(right, str) and isinstance(wrong, str)):
-        raise InputError(
+        raise AnswerSetError(
             f"{place}answer: got {_quoted(right)} beside {_quoted(wrong)}, but {asks} one answer and one distractor. "
             "Name one of each."
         )

@@ -29,11 +29,9 @@ from igap.statistics.comparison import Comparison, compare
 from igap.statistics.warnings import least_gaps
 from igap.storage.finished import failures_of, read_run
 from igap.storage.tables import TEXTS, read_csv
-from igap.storage.untrusted import check_file, parse_json, read_json_object
+from igap.storage.untrusted import LARGEST_TABLE, check_file, parse_json, read_json_object
 
 TENSORS = "attributions.safetensors"
-_LARGEST_TABLE = 2**30
-"""Bytes of a table that is read."""
 
 
 @checks_arguments
@@ -293,7 +291,7 @@ def _pairs(folder: Path, config: RunConfig, summary: Mapping[str, Any]) -> list[
 def _table(path: Path) -> pd.DataFrame:
     """A table of a run. Raises InputError with the file and the reason where it cannot be read."""
     try:
-        check_file(path, _LARGEST_TABLE)
+        check_file(path, LARGEST_TABLE)
         return read_csv(path, TEXTS, exact=True)
     except Exception as error:  # of a file that anybody may have written pandas raises whatever it stumbles over
         raise InputError(f"folder: {printable(path)} cannot be read ({one_line(error)}). Run it again.") from error

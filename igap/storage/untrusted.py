@@ -8,7 +8,7 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import isfinite
 from operator import itemgetter
 from pathlib import Path
@@ -17,8 +17,12 @@ from typing import Any
 from igap.errors import printable
 
 LARGEST = 64 * 2**20
-"""Bytes of the largest text file that is read, far above any that igap writes."""
+"""Bytes of the largest text file that is read as a whole, far above any that igap writes."""
 
+LARGEST_TABLE = 2**30
+"""Bytes of the largest table that is read; one of a million trials has about 200 MB."""
+
+_LONGEST_LINE = 2**20
 _DEEPEST = 50
 """Levels of nesting that are read, far above those of any file that igap writes."""
 _KINDS = {
@@ -54,6 +58,31 @@ def read_text(path: Path) -> str:
             return file.read(size).decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"it is no UTF-8 text, at byte {error.start}") from None
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from None
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Read the lines of a UTF-8 table one by one, each with its end.
+
+    Raises ValueError as `read_text` does, on a line above 1 MiB, and on one without an end: the file has been cut.
+    """
+    check_file(path, LARGEST_TABLE)
+    before = 0
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(_LONGEST_LINE):
+                if not line.endswith(b"\n"):
+                    is_long = len(line) == _LONGEST_LINE
+                    raise ValueError(
+                        f"a line has more than {_LONGEST_LINE:,} bytes"
+                        if is_long
+                        else "its last line has no end: it has been cut"
+                    )
+                yield line.decode()
+                before += len(line)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is no UTF-8 text, at byte {before + error.start}") from None
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
 

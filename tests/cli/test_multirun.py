@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
-from igap import cli, pipeline
+from igap import cli, console, pipeline
 from igap.attribution.methods import METHODS
 from igap.cli import multirun, settings
 from igap.output import disk
@@ -242,6 +243,14 @@ def test_keep_going_drops_what_cannot_be_and_says_so(sweep):
     assert "1 job in runs/multirun, 1 to do" in out
     assert "the tokenizer does not know 'Zebulon'" in " ".join(out.split())
     assert len(summaries()) == 1
+
+
+def test_a_grid_tells_how_many_of_its_jobs_are_composed_and_checked(sweep, monkeypatch):
+    monkeypatch.setattr(console, "_SECONDS_BETWEEN", 0.0)
+    code, _, told = sweep("ig.n_steps=2,0", "keep_going=true", command=("check", "-m"))
+    assert code == 0
+    each = [f"{what} jobs: {n} of 2" for what in ("compose", "check") for n in (1, 2)]
+    assert re.findall(r"\w+ jobs: \d of \d", told) == each
 
 
 def test_of_jobs_none_of_which_can_be_the_first_is_explained(sweep):

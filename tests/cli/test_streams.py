@@ -103,6 +103,7 @@ def test_errors_that_cannot_be_written_leave_the_exit_code(full, kept):
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), LITTLE),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), LITTLE),
         (RuntimeError("could not create a primitive"), LITTLE),
+        (SystemError("error return without exception set"), LITTLE),
     ],
 )
 def test_what_the_machine_lacks_is_one_line_and_exit_code_1(error, line, monkeypatch, capsys):

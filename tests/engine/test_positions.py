@@ -299,7 +299,7 @@ def test_positions_are_refused_before_the_work(small, pair, method):
 
 
 def test_words_with_a_colon_and_a_number_are_words_first():
-    side = _Side("clean", [0, 1, 2, 3, 4], ("at", "12", ":", "2", "12"), [])
+    side = _Side("clean", [0, 1, 2, 3, 4], ("at", "12", ":", "2", "12"), [], None)
     assert side.span("time", "12:2") == [1, 2, 3]
     assert side.span("time", "12:1") == [1]
 

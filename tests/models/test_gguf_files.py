@@ -175,16 +175,22 @@ def test_a_file_cut_short_is_refused(tiny, tmp_path, share, own_cache):
         (b"llama.feed_forward_length", 4, 10**9, "tiny.gguf: its sizes ask for "),
         (b"blk.0.attn_q.weight", 24, 2**64 - 32, "cannot read (overflow encountered"),
         (b"blk.0.attn_q.weight", 4, 2**62, "cannot read ("),
+        (b"llama.context_length", 4, 0, "tiny.gguf: max_position_embeddings is 0, wanted a whole number from 1 on"),
+        (b"tokenizer.ggml.token_type", 8, 2**63, "(tokenizer.ggml.token_type has 9223372036854775808 entries)"),
+        (b"blk.0.attn_q.weight", 20, 3, "(blk.0.attn_k.weight begins at byte "),  # another type: as many other weights
+        (b"GGUF", 4, 20, "bytes are beyond its last tensor)"),  # one too few: of tied embeddings, another model
+        (b"general.architecture", 0, 9, "(general.architecture has "),  # a list, of as many entries as its text says
     ],
 )
 def test_numbers_that_no_model_has_are_refused_before_a_library_counts_to_them(
-    tiny, tmp_path, after, skipped, number, message
+    tiny, tmp_path, own_cache, after, skipped, number, message
 ):
     content, path = bytearray(tiny[1].read_bytes()), tmp_path / "tiny.gguf"
     start, size = content.index(after) + len(after) + skipped, 8 if number >= 2**32 else 4
     content[start : start + size] = number.to_bytes(size, "little")
     path.write_bytes(content)
     assert message in refusal(path)
+    assert not any(own_cache.glob("dequantised/*/*")), "nothing is kept of it"
 
 
 def test_an_architecture_that_transformers_cannot_read_is_refused(tmp_path):

@@ -28,6 +28,7 @@ from programs import kills
 from programs.kills import Command
 
 from igap import cli
+from igap.storage.finished import failed_findings, failures_of
 
 GRID = {12: ["ig.n_steps=2,3,4,5,6,7", "baseline=corrupted,zero"], 3: ["ig.n_steps=2,3,4"]}
 """By the number of jobs."""
@@ -56,7 +57,7 @@ class Sweep(Command):
         arguments = ["run", "-m", *GRID[n_jobs], *QUIET, f"tracking={tracking}", *LAUNCHERS[launcher], *more]
         super().__init__(folder, arguments, threads=threads)
         self.runs, self.n_jobs, self.reference = folder / "runs" / "multirun", n_jobs, reference
-        self.n_plots, self.seen = n_plots, dict[str, tuple[int, str]]()
+        self.n_plots, self.seen, self.drawn = n_plots, dict[str, tuple[int, str]](), True
 
     def progress(self) -> int:
         """Finished runs."""
@@ -80,7 +81,7 @@ class Sweep(Command):
             assert json.loads(content)["key"] == key, f"{path} is of another run"
             now = (path.stat().st_mtime_ns, hashlib.sha256(content).hexdigest())
             assert self.seen.setdefault(key, now) == now, f"{key} was finished and has been done again"
-            whole(path.parent, self.n_plots)
+            whole(path.parent, self.n_plots - (0 if self.drawn else len(undrawn(path.parent))))
         assert set(self.seen) <= set(finished), "a finished run is gone"
 
     def finished(self) -> None:
@@ -98,10 +99,17 @@ class Sweep(Command):
             name = str(path.relative_to(self.runs))
             if path.name == "summary.json":
                 numbers = json.loads(path.read_text())
-                found[name] = {k: v for k, v in numbers.items() if not k.startswith("seconds/")}
+                aside = ("failed", *(f"{each}/reason" for each in undrawn(path.parent)))
+                found[name] = {k: v for k, v in numbers.items() if not k.startswith("seconds/") and k not in aside}
             elif path.suffix in (".csv", ".safetensors") and path.name != "record.safetensors":  # it holds seconds
                 found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         return found
+
+
+def undrawn(folder: Path) -> list[str]:
+    """The pictures that a finished run says it could not draw."""
+    summary = json.loads((folder / "summary.json").read_text())
+    return sorted(failures_of(summary).keys() - failed_findings(summary))
 
 
 def whole(folder: Path, n_plots: int) -> None:
@@ -193,6 +201,7 @@ def full_disk(folder: Path) -> str:
     place, reference = folder / "full", undisturbed(folder / "full_undisturbed").results()
     with small_disk(place, 14):
         sweep = Sweep(place, reference=reference)
+        sweep.drawn = False  # a picture that found no room costs itself alone
         assert sweep.to_the_end() == 1, sweep.said()
         assert "No space left on device" in sweep.said()
         assert "Traceback" not in sweep.said()
@@ -202,7 +211,15 @@ def full_disk(folder: Path) -> str:
         subprocess.run(["mount", "-o", "remount,size=200m", str(place)], check=True)
         assert sweep.to_the_end() == 0, sweep.said()
         sweep.finished()
-    return f"full disk: {n_before} jobs finished, the others failed for lack of space; with room the rest was done"
+        n_undrawn = sum(len(undrawn(sweep.runs / run)) for run in sweep.seen)
+        with contextlib.redirect_stdout(None):
+            assert cli.main(["plot", *(str(sweep.runs / run) for run in sweep.seen)]) == 0
+        sweep.drawn = True
+        sweep.finished()
+    return (
+        f"full disk: {n_before} jobs finished, the others failed for lack of space; with room the rest was done, and "
+        f"igap plot drew {n_undrawn} pictures that had found none"
+    )
 
 
 def read_only(folder: Path) -> str:

@@ -8,7 +8,7 @@ from helpers.damaged_results import HUGE, NAMES, VALUES
 
 from igap.errors import printable
 from igap.storage import untrusted
-from igap.storage.untrusted import check_file, is_text, parse_json, read_json_object, read_text
+from igap.storage.untrusted import check_file, is_text, parse_json, read_json_object, read_lines, read_text
 
 NO_VALUES = (
     "400 digits", "5,000 digits", "1e999", "NaN", "-Infinity", "a lone surrogate", "nested 100,000 deep",
@@ -74,6 +74,28 @@ def test_a_file_is_read_to_its_end(tmp_path):
     assert check_file(tmp_path / "file", 7) == 7
     with pytest.raises(ValueError, match="more than 6"):
         check_file(tmp_path / "file", 6)
+
+
+def test_lines_are_read_one_by_one_to_the_last_that_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes("é\r\n\n".encode())
+    monkeypatch.setattr(untrusted, "LARGEST", 1)  # no bound of a table
+    assert list(read_lines(path)) == ["é\r\n", "\n"]
+    path.write_bytes(b"a\nb")
+    lines = read_lines(path)
+    assert next(lines) == "a\n"
+    with pytest.raises(ValueError, match=r"^its last line has no end: it has been cut$"):
+        next(lines)
+    monkeypatch.setattr(untrusted, "_LONGEST_LINE", 1)
+    with pytest.raises(ValueError, match=r"^a line has more than 1 bytes$"):
+        next(read_lines(path))
+    monkeypatch.undo()
+    path.write_bytes(b"a\n\xff\n")
+    with pytest.raises(ValueError, match=r"^it is no UTF-8 text, at byte 2$"):
+        list(read_lines(path))
+    os.truncate(path, HUGE)
+    with pytest.raises(ValueError, match=r"more than 1,073,741,824$"):
+        next(read_lines(path))
 
 
 def test_names_are_wanted_where_there_is_a_list(tmp_path):

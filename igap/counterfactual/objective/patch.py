@@ -18,7 +18,7 @@ from igap.engine.batching import AdaptiveBatch
 from igap.engine.component_sets import ComponentSet
 from igap.engine.contrast import Contrast
 from igap.engine.hooks import SiteFunction
-from igap.engine.positions import find_spans
+from igap.engine.positions import Asked, find_spans
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, TokenPair
 from igap.vocabulary import ROLES
@@ -33,8 +33,8 @@ def resolve(target: Target, pair: TokenPair) -> Target:
     if span is None or span in ("last", "diff", *ROLES):
         return target
     try:
-        spans = find_spans(target.positions.value, [pair], "noising")
-    except InputError as error:
+        spans = find_spans(target.positions.value, [pair], "noising", asked=_asked(target))
+    except InputError:
         last = pair.clean.shape[1] - 1
         if "@" in span:
             why = f"wanted one span after one @, as in {target.component}@{span.partition('@')[0]}. Correct it."
@@ -43,8 +43,8 @@ def resolve(target: Target, pair: TokenPair) -> Target:
                 f"wanted a position from 0 to {last}, or last: they are counted from the prompt's start. Write @{last}."
             )
         else:
-            why = str(error)
-        raise InputError(f"head: got {target.name}{', ' if why.startswith('wanted') else '; '}{why}") from None
+            raise
+        raise InputError(f"head: got {target.name}, {why}") from None
     assert spans is not None
     return replace(target, where=tuple(spans.masks[0][0].nonzero().flatten().tolist()))
 
@@ -60,12 +60,14 @@ def find_positions(target: Target, pairs: Sequence[TokenPair]) -> Bool[Tensor, "
         mask = torch.zeros_like(pairs[0].clean, dtype=torch.bool)
         mask[:, list(target.where)] = True
         return mask.expand(len(pairs), -1)
-    try:
-        spans = find_spans(target.positions.value, pairs, "noising")
-    except InputError as error:
-        raise InputError(f"head: got {target.name}; {error}") from None
+    spans = find_spans(target.positions.value, pairs, "noising", asked=_asked(target))
     assert spans is not None
     return spans.masks[spans.names.index(target.span) if spans.has_axis else 0]
+
+
+def _asked(target: Target) -> Asked:
+    """How messages name the target's span."""
+    return Asked(f"head: got {target.name}", f"Use {target.component}@last, or another span.")
 
 
 def check_reach(target: Target, pairs: Sequence[TokenPair], changed: Sequence[int], n_layers: int | None) -> None:

@@ -34,6 +34,7 @@ from igap.counterfactual.spaces.template import (
 )
 from igap.errors import InputError, printable
 from igap.inputs import ioi
+from igap.inputs.answers import AnswerSetError
 from igap.inputs.files import read_text
 from igap.inputs.prompts import PromptPair
 
@@ -265,7 +266,7 @@ def _check_kept_out(alike: Alike, kept_out: Sequence[PromptPair] | None, n: int)
 def _without_unfit_rules(
     made: Space, asked: SpaceConfig, pairs: Sequence[PromptPair], tokenizer: Any, prepend_bos: bool
 ) -> Space:
-    """The space without those of igap's own rules that need an answer of one token where one of the pairs has others.
+    """The space without those of igap's own rules of answers that one of the pairs has no fitting word for.
 
     A rule that the user has written is left in: it is refused when it is bound.
     """
@@ -277,8 +278,10 @@ def _without_unfit_rules(
             alone = replace(made, slots=(replace(slot, options=(rule,)),))
             try:
                 _bind(bind_template, alone, tokenizer, pairs, prepend_bos=prepend_bos, several=True)
-            except InputError:
-                left_out[f"{slot.name}: {rule}, which needs one answer of one token"] = 1
+            except InputError as error:
+                is_set = isinstance(error, AnswerSetError)
+                why = "which needs one answer" if is_set else "whose word takes another number of tokens in a prompt"
+                left_out[f"{slot.name}: {rule}, {why}"] = 1
                 kept = tuple(option for option in slots[place].options if option != rule)
                 slots[place] = replace(slots[place], options=kept)
     return replace(made, slots=tuple(slots), left_out=left_out) if len(left_out) > len(made.left_out) else made

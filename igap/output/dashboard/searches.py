@@ -1,9 +1,8 @@
 """The table over finished searches, and the history of each: the best value so far, trial after trial."""
 
 import csv
-import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from igap.errors import printable
 from igap.output.dashboard.table import csv_text, differing, every_metric, labels, metric, setting_cell
 from igap.storage.finished import FinishedRun
 from igap.storage.tables import escape_formula
-from igap.storage.untrusted import read_text
+from igap.storage.untrusted import read_lines
 
 Steps = Sequence[tuple[int, float]]
 """Trials at which the best value so far rises, with that value; the last trial comes last."""
@@ -173,18 +172,16 @@ def read_history(search: FinishedRun) -> tuple[Steps, str | None]:
     """The best first term so far of the trials that count, from trials.csv, and why it cannot be read, if so."""
     term = _text(search, "objective").partition(",")[0]
     try:
-        return _steps(read_text(Path(search.folder) / "trials.csv"), term), None
+        return _steps(read_lines(Path(search.folder) / "trials.csv"), term), None
     except (ValueError, KeyError, csv.Error) as error:
         reason = f"no column {error}" if isinstance(error, KeyError) else printable(error)
         return (), f"{printable(search.folder)}: its history cannot be read (trials.csv: {reason})."
 
 
-def _steps(text: str, term: str) -> Steps:
+def _steps(lines: Iterable[str], term: str) -> Steps:
     """Raises ValueError, KeyError or csv.Error on what is no table of trials."""
-    if not text.endswith("\n"):
-        raise ValueError("its last line has no end: it has been cut")
     best, steps, number = -math.inf, list[tuple[int, float]](), -1
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)  # one after another: there may be 100,000
+    rows = csv.reader(lines, strict=True)  # one after another: there may be a million
     header = next(rows, None)
     if header is None:
         raise ValueError("it is empty")

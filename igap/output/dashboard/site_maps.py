@@ -1,7 +1,6 @@
 """IG and AP of a site of a finished run, from its SITE.csv (or the same table elsewhere). No torch, no pandas."""
 
 import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from igap.components import PLACES, Site, component_name, component_names, kind_
 from igap.errors import printable
 from igap.storage.finished import FinishedRun
 from igap.storage.tables import unescape_formula
-from igap.storage.untrusted import read_text
+from igap.storage.untrusted import read_lines
 
 _NUMBERS = ("ig", "ap", "effect_ig", "effect_ap")
 
@@ -49,17 +48,18 @@ def mapped_sites(run: FinishedRun) -> list[Site]:
 def read(folder: Path, site: Site = "heads") -> tuple[SiteMap | None, str | None]:
     """The map of a site of a run's folder, None where it cannot be read; and why not."""
     try:
-        return _of_text(site, read_text(folder / f"{site}.csv")), None
+        return _of_lines(site, read_lines(folder / f"{site}.csv")), None
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         reason = f"no column {error}" if isinstance(error, KeyError) else printable(error)
         return None, f"{printable(folder)}: its {site} cannot be read ({site}.csv: {reason})."
 
 
-def _of_text(site: Site, text: str) -> SiteMap:
-    """The map in a CSV file. Raises as `of_table`, and on a file that has been cut."""
-    if not text.endswith("\n"):
-        raise ValueError("its last line has no end: it has been cut")
-    header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _of_lines(site: Site, lines: Iterable[str]) -> SiteMap:
+    """The map in a CSV file. Raises as `of_table`."""
+    rows = csv.reader(lines, strict=True)
+    header = next(rows, None)
+    if header is None:
+        raise ValueError("it is empty")
     return of_table(site, header, rows)
 
 

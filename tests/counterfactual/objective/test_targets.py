@@ -376,10 +376,7 @@ def test_what_is_no_target_is_refused(text, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "1.2@17",
-            "head: got 1.2@17; positions['17']: got [17], wanted one or more positions of the clean prompt, 0 to 16",
-        ),
+        ("1.2@17", "head: got 1.2@17, wanted one or more positions of the clean prompt, 0 to 16"),
         ("1.2@Mary", "which the clean prompt has 2 times"),
         ("1.2@zebra", "wanted words of the clean prompt"),
     ],
@@ -394,7 +391,8 @@ def test_a_role_of_prompts_that_have_none_is_refused(small):
     model = small("gpt2")
     other = PromptPair("After John went to the store", "After Mary went to the store", " John", " Mary", min_gap=0.0)
     with pytest.raises(
-        InputError, match=r"head: got 1\.2@S2; positions: got roles, but a clean prompt has the answer 1"
+        InputError,
+        match=r"^head: got 1\.2@S2, but a clean prompt has the answer 1 [^;]*\. Use 1\.2@last, or another span\.$",
     ):
         find_positions(located(model, "1.2@S2"), [tokenize(model, other)])
 
