@@ -133,7 +133,7 @@ class Stability:
             shares = ", ".join(
                 f"{name.replace('_', ' ')} {max(share, 0.0):.0%}" for name, share in parts.shares().items()
             )
-            untold = "".join(f"; {name} cannot be told: {why}" for name, why in parts.left_out.items())
+            untold = "".join(f"; {name} has no share of its own: {why}" for name, why in parts.left_out.items())
             lines.append(f"{site}, variance of scores over prompts and methods: {shares}{untold}")
         return tuple(lines)
 

@@ -43,7 +43,7 @@ TERMS: tuple[Term, ...] = get_args(Term)
 BETWEEN: tuple[Term, ...] = ("quadrature", "baseline", "interaction")
 """The terms that AP - IG is the sum of."""
 
-NO_SINGLE_PATH = "positions, at which the integral of a single path is no patch, so that its terms cannot be told"
+NO_SINGLE_PATH = "positions, at which the integral of a single path is no patch, so that its terms are not defined"
 
 CONVERGED = 1e-4
 """Share of the gap within which a converged IG is complete, and its components no longer move."""

@@ -128,7 +128,8 @@ class Contrast:
         """
         if isinstance(self.engine, Hooks):
             raise InputError(
-                f"model: got {self.model.cfg.model_name}, whose direct effects cannot be told: {self.backend.reason}. "
+                f"model: got {self.model.cfg.model_name}, whose direct effects cannot be computed: "
+                f"{self.backend.reason}. "
                 "Use activation_patching, or another model."
             )
         return self.engine.direct(site, layer, *self.ends(site, layer))

@@ -42,7 +42,8 @@ class Edges(Suffix):
         """Raises InputError where F is not computed from the weights."""
         if contrast.backend.decoder is None:
             raise InputError(
-                f"model: got {contrast.model.cfg.model_name}, whose edges cannot be told: {contrast.backend.reason}. "
+                f"model: got {contrast.model.cfg.model_name}, whose edges cannot be computed: "
+                f"{contrast.backend.reason}. "
                 "Use components instead of edges, or another model."
             )
         super().__init__(contrast.backend.decoder, contrast.readout, contrast.base, contrast.first)

@@ -36,7 +36,7 @@ class VarianceParts:
     parts: Mapping[str, Float64[np.ndarray, " component"]]
     """By factor, then REST, and of several methods METHOD and INTERPLAY; unbiased, in the values' unit squared."""
     left_out: Mapping[str, str]
-    """Factor to why it cannot be told from the rest."""
+    """Factor to why it has no share of its own."""
 
     def total(self, component: int | None = None) -> float:
         """Return the variance of one component, or the sum over all, in the unit of the values squared."""

@@ -119,7 +119,7 @@ def test_pairs_that_agree_are_stable_and_differ_by_method_alone():
     )
     assert second == (
         "heads, variance of scores over prompts and methods: wording 0%, corruption 0%, rest of prompt 0%, method "
-        "100%, method by prompt 0%; names cannot be told: all pairs have the same"
+        "100%, method by prompt 0%; names has no share of its own: all pairs have the same"
     )
     assert list(made.tables()["ranks"]["rank_low"][:3]) == [1, 2, 3]
 

@@ -183,7 +183,7 @@ def test_summary_sentences_table_and_repr(tmp_path):
 
 def test_models_that_the_engine_has_no_form_for_are_refused_in_a_line(small, tmp_path):
     with pytest.raises(
-        InputError, match=r"whose direct effects cannot be told: the engine has no form for GPTJForCaus"
+        InputError, match=r"whose direct effects cannot be computed: the engine has no form for GPTJForCaus"
     ):
         direct_effect(small("gptj", "raw"), PAIR)
     save(FAMILIES["OPT, norms after (350m)"], tmp_path, Sizes())

@@ -330,5 +330,5 @@ def test_what_it_cannot_do_is_refused(small, result, options, message):
 
 def test_a_model_without_weights_that_the_engine_knows_is_refused(tmp_path):
     save_checkpoint("gptj", 1, tmp_path)
-    with pytest.raises(InputError, match="whose edges cannot be told: the engine has no form for GPTJForCausalLM"):
+    with pytest.raises(InputError, match="whose edges cannot be computed: the engine has no form for GPTJForCausalLM"):
         edge_effects(load_model(str(tmp_path)), PAIR)
