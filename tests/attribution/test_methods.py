@@ -131,9 +131,14 @@ def test_default_runs_have_none_of_them_and_another_key_has_those_that_are_asked
             assert (other.key_of([["a", "b", "c", "d"]], {}) != keys[asked]) == differs
 
 
+@pytest.fixture(scope="module")
+def quick():
+    return compose_one(["baseline.n=5", "ig.n_steps=20"]).config
+
+
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.optional])
-def test_in_float32_it_is_what_it_is_in_float64(ioi_mini, small, pair, name):
-    method, config = METHODS[name], compose_one(["baseline.n=5", "ig.n_steps=20"]).config
+def test_in_float32_it_is_what_it_is_in_float64(ioi_mini, small, pair, name, quick):
+    method, config = METHODS[name], quick
     effects = []
     for model in (ioi_mini, small("ioi-mini")):
         with contrast(model, pair, baseline=method.baseline(config)) as opened:
@@ -201,7 +206,7 @@ def test_what_a_method_moves_to_is_the_runs_baseline_only_if_it_says_so(run, mon
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.shared and name not in RULES])
-def test_passes_of_a_method_are_as_small_as_the_run_says(small, pair, name):
+def test_passes_of_a_method_are_as_small_as_the_run_says(small, pair, name, quick):
     model, passes = small(), []
     pairs = [
         pair,
@@ -214,7 +219,7 @@ def test_passes_of_a_method_are_as_small_as_the_run_says(small, pair, name):
             counts = []
             for rows in (None, 1):
                 passes.clear()
-                METHODS[name].attribute(contrast, "heads", compose_one([f"batch_size={rows or 'null'}"]).config, ignore)
+                METHODS[name].attribute(contrast, "heads", quick.model_copy(update={"batch_size": rows}), ignore)
                 counts.append(len(passes))
     finally:
         handle.remove()

@@ -19,8 +19,10 @@ from igap import (
     load_model,
 )
 from igap.attribution.activation_patching import patch_components
+from igap.attribution.attribution_patching import estimate_patches
+from igap.attribution.integrated_gradients import integrate_path
 from igap.components import PLACES
-from igap.engine.open_pairs import open_pairs
+from igap.engine.open_pairs import contrast, open_pairs
 from igap.engine.positions import _Side, find_spans
 from igap.inputs.alignment import Alignment
 from igap.inputs.prompts import tokenize
@@ -110,14 +112,15 @@ def test_each_position_is_a_span_of_it(small, pair, method):
     assert each.effect[:, [10, 16]].abs().amax((0, 2)).min() > 1e-3
 
 
-@methods
-@pytest.mark.parametrize("site", PLACES)
-def test_positions_before_the_first_difference_have_no_effect_at_all(small, pair, method, site):
-    found = method(small(), pair, site, positions="each")
-    assert torch.equal(found.effect[:, :FIRST], torch.zeros_like(found.effect[:, :FIRST]))
-    assert (found.effect[:, FIRST].abs() > 0).any()
-    early = method(small(), pair, site, positions={"early": list(range(FIRST))})
-    assert torch.equal(early.effect, torch.zeros_like(early.effect))
+@pytest.mark.parametrize("method", [patch_components, estimate_patches, integrate_path], ids=lambda m: m.__name__)
+def test_positions_before_the_first_difference_have_no_effect_at_all(small, pair, method):
+    with contrast(small(), pair, sites=list(PLACES)) as question:
+        for site in PLACES:
+            (found,) = method(question, site, positions="each")
+            assert torch.equal(found.effect[:, :FIRST], torch.zeros_like(found.effect[:, :FIRST])), site
+            assert (found.effect[:, FIRST].abs() > 0).any(), site
+            (early,) = method(question, site, positions={"early": list(range(FIRST))})
+            assert torch.equal(early.effect, torch.zeros_like(early.effect)), site
 
 
 @methods

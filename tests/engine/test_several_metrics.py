@@ -76,9 +76,10 @@ def test_each_map_is_the_one_that_its_metric_gives_alone(model, pair, name, rout
     for choice in choices if name != "atp_star" else [{}] if route == "suffix" else []:
         together = METHODS[name](model, pair, metric=asked, **options, **choice)
         assert list(together) == ["kl", "logit_diff", "prob", "custom entropy"]
-        for metric, made in zip(asked, together.values(), strict=True):
+        for i, (metric, made) in enumerate(zip(asked, together.values(), strict=True)):
             assert made.effect.abs().max() > 1e-9
-            same(made, METHODS[name](model, pair, metric=metric, **options, **choice))
+            if route == "suffix" or i in (0, 3):  # a model's own passes take their time
+                same(made, METHODS[name](model, pair, metric=metric, **options, **choice))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -107,11 +108,10 @@ def test_auto_gives_each_metric_and_pair_the_nodes_that_it_needs_alone():
 
 
 def test_of_each_site_and_of_other_baselines_they_are_those_alone(model, pair):
-    for site in ("q", "v", "resid_mid", "mlp_out", "neurons"):
-        for method in (METHODS["ap"], METHODS["ig"]):
-            together = method(model, pair, site, baseline="zero", metric=["js", "logprob"])
-            for metric, made in together.items():
-                same(made, method(model, pair, site, baseline="zero", metric=metric))
+    for site, name in (("q", "ap"), ("v", "ig"), ("resid_mid", "ap"), ("mlp_out", "ig"), ("neurons", "ap")):
+        together = METHODS[name](model, pair, site, baseline="zero", metric=["js", "logprob"])
+        for metric, made in together.items():
+            same(made, METHODS[name](model, pair, site, baseline="zero", metric=metric))
 
 
 def test_kl_and_the_logit_difference_of_one_pass_equal_torch_on_hooked_models(model, pair):

@@ -35,7 +35,7 @@ class Reference:
         """F of each row `[row, pos, ...]`, which one hook point's activation is replaced by: a batch of forwards."""
         tokens = self.tokens[run].expand(len(activations), -1)
         logits = self.model.run_with_hooks(tokens, fwd_hooks=[(hook, lambda old, hook: activations)])
-        return logits[:, -1, self.answer] - logits[:, -1, self.distractor]
+        return torch.stack([self.metric(row) for row in logits.split(1)])
 
     def width(self, site: str) -> int:
         # Of what is there: TransformerLens' cfg.d_mlp is not OPT's ffn_dim.

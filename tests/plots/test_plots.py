@@ -101,7 +101,7 @@ def every_figure(ig: np.ndarray, ap: np.ndarray, site: str, title: str = "gpt2-s
 # every figure ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [*HEADS, *NEURONS, (30, 40)])
+@pytest.mark.parametrize("shape", [(12, 3072), (30, 40)])
 def test_figures_render_without_warnings_and_leave_matplotlib_as_it_was(shape):
     with mpl.rc_context({"font.size": 17, "figure.dpi": 60}):
         before = dict(mpl.rcParams)
@@ -115,15 +115,13 @@ def test_figures_render_without_warnings_and_leave_matplotlib_as_it_was(shape):
 SETTINGS = {"font.size": 17, "text.hinting": "force_autohint", "savefig.dpi": 40}
 
 
-@pytest.fixture(scope="module")
-def pictures():
-    return [render(fig) for fig in every_figure(*random_maps((4, 8)), "heads")]
-
-
-@pytest.mark.parametrize("settings", [SETTINGS, "ggplot", "dark_background"])
-def test_a_picture_is_the_same_whatever_matplotlib_is_set_to(settings, pictures):
-    with plt.style.context(settings):
-        assert pictures == [render(fig) for fig in every_figure(*random_maps((4, 8)), "heads")]
+def test_the_same_data_gives_the_same_picture_whatever_matplotlib_is_set_to():
+    pictures = []
+    for settings in ({}, ["ggplot", SETTINGS], "dark_background"):
+        with plt.style.context(settings):
+            pictures.append([render(fig) for fig in every_figure(*random_maps((4, 8)), "heads")])
+    assert pictures[0] == pictures[1], "ggplot"
+    assert pictures[0] == pictures[2], "dark_background"
 
 
 @pytest.mark.parametrize(("shape", "site"), [((4, 8), "heads"), ((4, 512), "neurons")])
@@ -141,17 +139,14 @@ def test_panels_are_where_matplotlibs_own_layout_puts_them(shape, site):
 def test_nothing_runs_out_of_the_figure(shape, site):
     ig, ap = random_maps(shape)
     long = "a long title about a pair of prompts " * 6
-    for fig in (*every_figure(ig, ap, site, title=long), *every_figure(np.zeros_like(ig), ap, site, title="short")):
+    blank = every_figure(np.zeros_like(ig), ap, site, title="short") if site == "heads" else ()
+    for fig in (*every_figure(ig, ap, site, title=long), *blank):
         fig.draw_without_rendering()
         width, height = fig.get_size_inches() * fig.dpi
         for artist in (*(ax for ax in fig.axes if ax.axison), *fig.legends, *fig.texts):
             box = artist.get_tightbbox()
             assert -1 < box.x0 < box.x1 < width + 1, artist
             assert -1 < box.y0 < box.y1 < height + 1, artist
-
-
-def test_the_same_data_gives_the_same_picture(pictures):
-    assert pictures == [render(fig) for fig in every_figure(*random_maps((4, 8)), "heads")]
 
 
 def test_dollar_signs_and_length_of_a_title_do_no_harm():
@@ -294,7 +289,7 @@ def test_by_position_every_token_is_below_its_column_upright_and_within_the_pict
         plots.head_heatmaps(values, values, site=site, unit=UNIT, spans=TOKENS),
         plots.difference_heatmaps(values, 2 * values, site=site, unit=UNIT, spans=TOKENS),
     ):
-        render(fig)
+        fig.draw_without_rendering()
         for ax in panels(fig):
             assert ax.get_xlabel() == "position"
             names = ax.get_xticklabels()
@@ -383,7 +378,7 @@ def test_scatter_fits_the_least_squares_line_and_its_band_holds_it():
     assert here.max() - here.min() == pytest.approx(2 * half, rel=1e-2)  # the grid misses the mean by a little
 
 
-@pytest.mark.parametrize("shape", [*HEADS, *NEURONS])
+@pytest.mark.parametrize("shape", [(12, 12), (4, 512)])
 def test_outliers_are_highlighted_and_the_largest_twelve_named(shape):
     ig, ap = random_maps(shape)
     figures = point_plots(ig, ap)
@@ -559,12 +554,12 @@ def test_maps_without_a_finite_score_give_blank_panels_with_the_reason(shape):
     ):
         assert "no score is finite" in texts(fig)
         assert not any(ax.images for ax in fig.axes)
-        render(fig)
+        fig.draw_without_rendering()
     flags = np.zeros(shape, dtype=bool)
     given = {"names": names_of(shape), "comparison": None, "unit": UNIT}
     for fig in (plots.scatter(ig, ap, outliers=flags, **given), plots.mean_difference(ig, ap, **given)):
         assert "not drawn: the scores cannot be compared" in texts(fig)
-        render(fig)
+        fig.draw_without_rendering()
 
 
 @pytest.mark.parametrize("site", ["heads", "neurons"])
@@ -576,7 +571,8 @@ def test_one_map_of_zeros_gives_one_blank_panel_and_the_points_are_still_drawn(s
     assert "IG: not drawn, every score is 0" in texts(fig)
     assert not first.images
     assert second.images
-    for other in (*every_figure(np.zeros_like(ig), ap, site), *every_figure(ig, np.zeros_like(ig), site)):
+    # Of the two maps each is the one of zeros, with one of the sites.
+    for other in every_figure(*((np.zeros_like(ig), ap) if site == "heads" else (ig, np.zeros_like(ig))), site):
         other.draw_without_rendering()
     (ax,) = point_plots(np.zeros_like(ig), ap)[0].axes
     assert "correlation undefined:\nIG scores are constant" in ax.texts[0].get_text()
@@ -587,15 +583,14 @@ def test_maps_of_zeros_give_blank_figures_with_the_reason(shape, site):
     figures = every_figure(np.zeros(shape), np.zeros(shape), site)
     for fig in figures[:4]:
         assert "every score is 0" in texts(fig)
-        render(fig)
     assert "not drawn: no value above 0" in texts(figures[-1])
-    for fig in figures[4:]:
-        render(fig)
+    for fig in figures:
+        fig.draw_without_rendering()
 
 
 def test_one_component_and_one_layer_are_drawn():
     for fig in every_figure(np.array([[0.5]]), np.array([[0.7]]), "heads"):
-        render(fig)
+        fig.draw_without_rendering()
     _, fig, _ = point_plots(np.array([[0.5]]), np.array([[0.7]]))
     assert "limits of agreement" not in texts(fig)
 
