@@ -204,18 +204,17 @@ def test_the_clean_prompt_itself_scores_exactly_nothing(small, hooks, target):
 
 
 @pytest.mark.parametrize("hooks", [False, True])
-def test_many_at_once_are_as_each_alone_in_any_order_and_number(small, hooks):
+def test_many_at_once_are_as_each_alone_in_any_order_and_number(small, hooks, monkeypatch):
+    monkeypatch.setattr(evaluator, "NODES", 3)
     model = small("gpt2")
     found = evaluated(model, HEAD, hooks=hooks)
-    candidates = some(found.bound.space, 7)
+    candidates, order = some(found.bound.space, 5), [3, 0, 3, 2, 4, 1]
     together = numbers(found, candidates)
-    shuffled = [candidates[i] for i in (3, 0, 6, 3, 2, 5, 4, 1)]
-    again = numbers(evaluated(model, HEAD, hooks=hooks, batch_size=2), shuffled)
-    by_one = [numbers(found, [one]) for one in candidates]
+    again = numbers(evaluated(model, HEAD, hooks=hooks, batch_size=2), [candidates[i] for i in order])
     for name in NUMBERS:
-        close(together[name], torch.cat([of_one[name] for of_one in by_one]), atol=1e-12)
-        close(together[name], numbers(found, candidates, [name])[name], atol=1e-12)
-        close(again[name], together[name][[3, 0, 6, 3, 2, 5, 4, 1]], atol=1e-12)
+        alone = torch.cat([numbers(found, [one], [name])[name] for one in candidates])
+        close(together[name], alone, atol=1e-12)
+        close(again[name], together[name][order], atol=1e-12)
         assert together[name].dtype == torch.float64
         assert not together[name].requires_grad
 
