@@ -69,7 +69,7 @@ def done(tmp_path_factory):
 
 
 QUIET = ["tracking=disabled", "full_run=false"]
-LIGHT = [*QUIET, "clean.n=1", "heldout.n=0"]
+LIGHT = [*QUIET, "clean.n=1", "heldout.n=0", "search.control=1"]
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_a_storage_without_its_url_is_refused_before_the_model_loads(tmp_path, m
     ],
 )  # fmt: skip
 def test_what_only_the_model_can_tell_is_one_line_and_exit_code_2(overrides, message, tmp_path, capsys):
-    assert search(*overrides, "tracking=disabled", where=tmp_path) == 2
+    assert search(*overrides, *LIGHT, where=tmp_path) == 2
     *stages, told = capsys.readouterr().err.splitlines()  # a log file hears of each stage
     assert told.startswith(f"igap: {message}")
     assert stages == ["load model", "search", "validate"][: len(stages)]
@@ -366,6 +366,7 @@ def inspect(place, *options):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.usefixtures("forks")
 def test_wandb_has_the_summary_a_step_a_trial_tables_and_pictures(done):
     place = done / places.find_logged_run(done).place
     read = json.loads(inspect(place, "--summary"))
@@ -386,7 +387,7 @@ def test_a_disk_too_small_for_a_search_costs_no_certificate_and_a_figure_itself_
     tmp_path, monkeypatch, capsys, caplog
 ):
     monkeypatch.chdir(tmp_path)
-    write, asked = runner.write, ("search.until=16", *LIGHT)
+    write, asked = runner.write, ("search.until=4", *LIGHT)
 
     def on_a_small_disk(*given):
         with no_file_above(500):
@@ -462,7 +463,7 @@ def test_two_searches_of_one_question_are_two_runs_of_wandb_and_say_what_they_us
 
 
 def test_searches_of_two_questions_are_no_scan(tmp_path):
-    assert search("-m", "objective=ap,curve", "search.until=16", *LIGHT, where=tmp_path) == 0
+    assert search("-m", "objective=ap,curve", "search.until=4", *LIGHT, where=tmp_path) == 0
     assert sorted(path.name for path in (tmp_path / "searches").iterdir() if path.name[0] != ".") == [
         "0.4-ap", "0.4-curve",
     ]  # fmt: skip
@@ -480,7 +481,7 @@ def test_ctrl_c_in_a_scan_keeps_the_heads_that_are_done_and_shows_them_whatever_
 
     monkeypatch.setattr(runner, "_run_study", interrupted)
     monkeypatch.setattr("igap.counterfactual.output.scan.search_scan", lambda *_: 1 / 0)
-    assert search("head=0.4,1.2,2.3,3.1", "search.until=16", *LIGHT, where=tmp_path) == 130
+    assert search("head=0.4,1.2,2.3,3.1", "search.until=4", *LIGHT, where=tmp_path) == 130
     assert pd.read_csv(tmp_path / "searches" / "heads-ap" / "scan.csv", dtype=str)["name"].tolist() == ["0.4", "1.2"]
     assert "scan: ZeroDivisionError: division by zero" in caplog.text
     shown = capsys.readouterr().out
@@ -493,10 +494,9 @@ def test_a_best_pair_that_no_run_takes_costs_its_run_only(tmp_path, monkeypatch,
         raise InputError("prompts.corrupted: got what no run takes.")
 
     monkeypatch.setattr(runner.pipeline, "check", refuses)
-    small = ["search.until=16", "clean.n=1", "heldout.n=0", "tracking=disabled"]
-    assert search(*small, where=tmp_path) == 1
+    assert search(*LIGHT, "search.until=4", "full_run=true", where=tmp_path) == 1
     assert "failed: prompts.corrupted: got what no run takes." in caplog.text
-    assert summary_of(tmp_path / "searches" / "0.4-ap")["n_trials"] == 16
+    assert summary_of(tmp_path / "searches" / "0.4-ap")["n_trials"] == 4
 
 
 def test_ctrl_c_on_a_launchers_workers_ends_with_the_report_of_what_there_is(quiet, tmp_path, monkeypatch, capsys):
@@ -521,9 +521,9 @@ def test_workers_that_fail_are_told_and_their_part_is_done(tmp_path, monkeypatch
         raise RuntimeError("no such card")
 
     monkeypatch.setattr(workers, "run_worker", fails)
-    assert search("-m", "search.worker=range(2)", "search.until=18", *LIGHT, "name=one", where=tmp_path) == 0
+    assert search("-m", "search.worker=range(2)", "search.until=6", *LIGHT, "name=one", where=tmp_path) == 0
     assert capfd.readouterr().err.count("a process failed: RuntimeError: no such card") == 2
-    assert summary_of(tmp_path / "searches" / "one")["n_trials"] == 18
+    assert summary_of(tmp_path / "searches" / "one")["n_trials"] == 6
 
 
 def test_a_study_has_its_report_as_a_note_and_its_pictures_where_they_are_asked_for(

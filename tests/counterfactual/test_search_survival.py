@@ -31,7 +31,7 @@ def test_a_search_that_is_killed_again_and_again_reaches_its_total_and_writes_it
     for _ in range(2):
         processes = [begun(search, worker) for worker in range(2)]
         while len(search.trials()) < min(n + 4, 44) and processes[0].is_alive():
-            time.sleep(0.01)
+            time.sleep(0.05)  # each look opens the study
         time.sleep(rng.uniform(0, 0.15))
         for process in processes:
             os.kill(process.pid, signal.SIGKILL)

@@ -53,6 +53,7 @@ def finished(folder="searches/few", kind="sqlite"):
 @pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_workers_of_a_launcher_share_one_study_and_end_with_one_report(launcher, capfd, caplog):
+    load_embedded()  # workers are forked from here
     options = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     storage = "journal" if launcher == "joblib" else "sqlite"
     arguments = [

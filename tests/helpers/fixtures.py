@@ -33,6 +33,7 @@ import torch  # noqa: E402 - the import hook comes before anything that imports 
 from matplotlib.figure import Figure  # noqa: E402
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
+from helpers import handmade  # noqa: E402
 from helpers.checkpoints import save_checkpoint  # noqa: E402
 from helpers.forked import Forked  # noqa: E402
 from helpers.plain import Whole  # noqa: E402
@@ -88,6 +89,23 @@ def _files_merged_once() -> Iterator[None]:
     """The same few dozen files of conf/ make the config of every run and command of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         composing.merge_once(patch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrations_once() -> Iterator[None]:
+    """Optuna reads the scripts of its migrations, the same ones, for every database that it opens."""
+    from optuna.storages._rdb.storage import _VersionManager
+
+    read, scripts = _VersionManager._create_alembic_script, []
+
+    def remember(manager: _VersionManager) -> object:
+        if not scripts:
+            scripts.append(read(manager))
+        return scripts[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_VersionManager, "_create_alembic_script", remember)
         yield
 
 
@@ -172,6 +190,12 @@ def small_searches() -> Iterator[None]:
 def ioi_mini() -> TransformerBridge:
     """The embedded model, as `igap run` loads it."""
     return load_model()
+
+
+@pytest.fixture(scope="session")
+def linear(tmp_path_factory: pytest.TempPathFactory) -> TransformerBridge:
+    """The model of random weights whose F is linear, of which nothing is changed."""
+    return handmade.linear(tmp_path_factory.mktemp("linear"))
 
 
 @pytest.fixture(scope="session")

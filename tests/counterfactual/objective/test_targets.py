@@ -8,7 +8,6 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from helpers import handmade
 from helpers.searched import ABBA, PAIRS, searched
 
 from igap import InputError, PromptPair, activation_patching, attribution_patching, integrated_gradients, output_curve
@@ -298,9 +297,8 @@ def test_the_gradient_of_the_error_of_atp_is_that_of_finite_differences(small, n
 
 
 @pytest.mark.parametrize("name", ["0.1+1.2+L0.N5", "0.1+1.2@S2", "L1.resid_pre@END"])
-def test_in_a_linear_model_gains_of_any_target_are_what_swaps_gain(tmp_path, name):
-    model = handmade.linear(tmp_path)
-    found = evaluated(model, name)
+def test_in_a_linear_model_gains_of_any_target_are_what_swaps_gain(linear, name):
+    found = evaluated(linear, name)
     space, weights = found.bound.space, torch.linspace(0.5, 2, 3, dtype=torch.float64)
     (anchor,) = some(space, 1)
     before, largest = found.effects([anchor])[0] @ weights, 0.0

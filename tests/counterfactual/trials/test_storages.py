@@ -41,10 +41,10 @@ def free_port():
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Storages get 2 seconds to answer: as little as libpq knows."""
+    """Storages get 2 seconds to answer, as little as libpq knows, and to be free a quarter."""
     assert storages.REACH == 5.0
     monkeypatch.setattr(storages, "REACH", 2.0)
-    monkeypatch.setattr(storages, "FREE", 2.0)
+    monkeypatch.setattr(storages, "FREE", 0.25)
 
 
 def refused(kind, folder, **settings):
@@ -109,10 +109,11 @@ def test_no_piece_of_a_password_is_in_an_error_however_the_url_is_read(tmp_path,
     assert "swordfish" not in said
 
 
-def test_a_grpc_proxy_that_is_not_there_is_refused(tmp_path, impatient):
+def test_a_grpc_proxy_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(storages, "REACH", 0.6)
     address = f"127.0.0.1:{free_port()}"
     said = refused("grpc", tmp_path, address=address)
-    assert f"nothing answers at {address} within 2 s. Start optuna.storages.run_grpc_proxy_server there" in said
+    assert f"nothing answers at {address} within 1 s. Start optuna.storages.run_grpc_proxy_server there" in said
 
 
 def test_a_grpc_proxy_on_loopback_keeps_trials(tmp_path):
@@ -216,6 +217,7 @@ def test_a_sqlite_batch_is_one_transaction_and_made_durable_once(tmp_path):
     assert len(trials.all()) == 11, "what comes after the block is as before"
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_journals_lock_ends_with_the_process_that_holds_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "searches").mkdir()
@@ -233,7 +235,7 @@ def test_a_journals_lock_ends_with_the_process_that_holds_it(tmp_path, monkeypat
     assert holder.stdout.readline() == "held\n"
     waiting = multiprocessing.get_context("fork").Process(target=add_one, args=(folder,))
     waiting.start()
-    waiting.join(timeout=1.5)
+    waiting.join(timeout=0.5)
     assert waiting.is_alive(), "it is held"
     holder.kill()
     holder.wait()

@@ -5,17 +5,23 @@ import json
 import numpy as np
 import pytest
 from helpers.searched import ABBA, PAIRS
+from helpers.small_searches import opened
 
 from igap import InputError, PromptPair, activation_patching, output_curve, search, set_effects
 from igap.config import MetricConfig
 from igap.counterfactual.config import Constraints, SearchConfig
 from igap.counterfactual.trials.storages import open_storage
+from igap.engine.activations import borrow
+from igap.engine.baselines import Baseline
+from igap.engine.metrics import as_metric
 from igap.output import figures
 
 SPACE = {name: ["=keep"] for name in ("place", "verb", "object")}
 SPACE |= {"first": ["=keep", "Tom", "=N2"], "second": ["=keep", "Anna"], "subject": ["=keep", "=IO", "Tom", "Anna"]}
 ASKED = {"space": SPACE, "until": 30, "clean_n": 1, "heldout_n": 0, "constraints": Constraints(min_clean=None)}
 S2 = {"it": [10]}
+MEAN = Baseline("mean", n=8)
+"""As in `small_searches`."""
 
 
 def squared(logits, pair):
@@ -67,7 +73,7 @@ def test_what_a_search_says_of_a_target_is_what_the_public_methods_say_of_its_be
 def test_what_is_taken_out_is_taken_out_at_the_span(ioi_mini, pair):
     asked = {"until": 8, "clean_n": 1, "heldout_n": 0, "control": 2}
     found = search(ioi_mini, pair, "0.3+0.5@S2", metric="logprob", **asked).validation.deletion
-    taken = set_effects(ioi_mini, pair, "0.3+0.5", positions=S2, metric="logprob", baseline="mean", n_steps=1)
+    taken = set_effects(ioi_mini, pair, "0.3+0.5", positions=S2, metric="logprob", baseline=MEAN, n_steps=1)
     assert found.ap == pytest.approx(taken.effect, abs=1e-5)
 
 
@@ -90,16 +96,19 @@ def test_a_study_of_another_metric_span_or_set_is_another_study(small, tmp_path)
 
 
 def test_numbers_are_remembered_by_metric_and_span(small, tmp_path):
-    model = small("gpt2")
-    asked = ASKED | {"until": 8, "control": 1, "identity": {"weights": "these"}, "remember": tmp_path / "numbers"}
-    seen = {}
-    for head in ("1.2", "1.2@S2", "1.2@END"):
-        for metric in ("logit_diff", "prob", squared):
-            result = search(model, ABBA, head, metric=metric, **asked)
-            assert result.n_cached == 0, (head, metric)
-            seen[head, metric] = result.best_value
-            assert search(model, ABBA, head, metric=metric, **asked).n_cached == 8
-    assert len(set(seen.values())) == 9
+    model, seen = small("gpt2"), set()
+    with borrow(model):
+        for head, metric in (
+            ("1.2", "logit_diff"), ("1.2", "prob"), ("1.2", squared), ("1.2@S2", "prob"), ("1.2@END", "prob"),
+        ):  # fmt: skip
+            for n_cached in (0, 8):
+                search = opened(
+                    model, ABBA, head=head, metric=as_metric(metric), space=SPACE, remember=tmp_path / "numbers",
+                )  # fmt: skip
+                search.explore(8, control=1)
+                assert search.cached.n_cached == n_cached, (head, metric)
+            seen.add(max(trial.value for trial in search.trials.all()))
+    assert len(seen) == 5
 
 
 def halved(logits, pair):
@@ -137,11 +146,11 @@ def test_what_is_taken_out_at_the_differing_positions_is_where_the_best_prompt_d
     best = PromptPair(result.best.clean, result.best.corrupted, pair.answer, pair.distractor)
     effect, taken = (
         activation_patching(ioi_mini, best, positions="diff", baseline=kind).effect[0, 6].item()
-        for kind in ("corrupted", "mean")
+        for kind in ("corrupted", MEAN)
     )
     assert result.validation.deletion.ap == pytest.approx(taken, abs=1e-5)
     assert result.validation.deletion.injected == pytest.approx(effect - taken, abs=1e-5)
-    by_hand = activation_patching(ioi_mini, pair, positions="diff", baseline="mean").effect[0, 6].item()
+    by_hand = activation_patching(ioi_mini, pair, positions="diff", baseline=MEAN).effect[0, 6].item()
     assert abs(by_hand - taken) > 0.01
 
 
