@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.small_disk import no_file_above
+from huggingface_hub import constants
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file, save_file
 
@@ -254,14 +254,14 @@ def test_an_unwritable_output_folder_is_refused(tiny, capsys):
     assert capsys.readouterr().err.startswith("igap: output: got taken, wanted a folder that can be written to (")
 
 
-def test_a_hub_name_without_a_network_names_the_remedy(tmp_path):
-    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
-    done = subprocess.run([sys.executable, "-m", "igap.cli", "run", "model=gpt2-small"],
-                          capture_output=True, text=True, env=environment, check=False)  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith("igap: model.name: got 'gpt2', which is no folder here, is not in the local Hugging")
-    assert "copy the checkpoint here and use model=hf model.name=FOLDER, or use model=ioi-mini." in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_a_hub_name_without_a_network_names_the_remedy(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert cli.main(["run", "model=gpt2-small"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("igap: model.name: got 'gpt2', which is no folder here, is not in the local Hugging")
+    assert "copy the checkpoint here and use model=hf model.name=FOLDER, or use model=ioi-mini." in error
+    assert error.count("\n") == 1
 
 
 def test_activations_that_are_not_finite_are_refused_by_layer(tiny, checkpoint, tmp_path, capsys):

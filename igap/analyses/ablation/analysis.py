@@ -128,17 +128,16 @@ def read_or_generate(settings: AblationConfig, tokenizer: Any, bos: str) -> list
     Raises:
         InputError: The file holds fewer than `ablation.n`, or none could be generated.
     """
-    made = (
-        _generate_once(settings.n or DEFAULT_N, settings.seed, tokenizer)
+    prompts = (
+        list(_generate_once(settings.n or DEFAULT_N, settings.seed, tokenizer, bos))
         if settings.file is None
-        else read_prompts(settings.file)
+        else [replace(prompt, bos=bos) for prompt in read_prompts(settings.file)]
     )
-    if not made:
+    if not prompts:
         raise InputError(
             f"ablation.n: got {settings.n}, wanted more: no two of so few generated prompts have one token length. Try "
             "ablation.n=100."
         )
-    prompts = [replace(prompt, bos=bos) for prompt in made]
     if settings.file is not None and settings.n is not None and settings.n > len(prompts):
         raise InputError(
             f"ablation.n: got {settings.n}, but {settings.file} holds {len(prompts)} prompts. Use fewer, or "
@@ -148,9 +147,9 @@ def read_or_generate(settings: AblationConfig, tokenizer: Any, bos: str) -> list
 
 
 @functools.lru_cache(maxsize=8)
-def _generate_once(n: int, seed: int, tokenizer: Any) -> tuple[Prompt, ...]:
+def _generate_once(n: int, seed: int, tokenizer: Any, bos: str) -> tuple[Prompt, ...]:
     """As `generate_prompts`, once for the jobs of a process, whose tokenizer igap loaded and nobody changes."""
-    return tuple(generate_prompts(n, seed, tokenizer))
+    return tuple(replace(prompt, bos=bos) for prompt in generate_prompts(n, seed, tokenizer))
 
 
 @functools.lru_cache(maxsize=8)
