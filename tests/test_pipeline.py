@@ -23,13 +23,9 @@ from igap.output.terminal import show
 from igap.pipeline import check, steps
 from igap.statistics.comparison import compare, compare_values
 
+pytestmark = pytest.mark.usefixtures("one_model")
+
 METHODS = ("ig", "ap", "atp", "atp_star")
-
-
-@pytest.fixture(autouse=True)
-def _no_model_kept():
-    yield
-    cached._cached_model.cache_clear()
 
 
 @pytest.fixture
@@ -146,7 +142,7 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_refused(config, checkpoin
 
 
 def test_check_needs_no_weights(config, monkeypatch):
-    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "_cached_model", lambda *_: pytest.fail("the model was loaded"))
     (tokens,) = check(config()).tokens
     assert tokens.answer != tokens.distractor
 
@@ -397,7 +393,7 @@ def test_an_analysis_that_fails_costs_its_own_result_only(config, analyses):
 
 
 def test_a_mean_over_prompts_that_the_generator_does_not_have_is_refused_before_the_model_loads(config, monkeypatch):
-    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "_cached_model", lambda *_: pytest.fail("the model was loaded"))
     texts = ["prompts.clean=John went to", "prompts.corrupted=Mary went to"]
     texts += ["prompts.answer=' John'", "prompts.distractor=' Mary'"]
     with pytest.raises(InputError, match=r"baseline\.n: got 2, found 0 generated prompts of 3 tokens \(without"):
@@ -405,7 +401,7 @@ def test_a_mean_over_prompts_that_the_generator_does_not_have_is_refused_before_
 
 
 def test_more_top_heads_than_the_model_has_are_refused_before_it_loads(config, monkeypatch):
-    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "_cached_model", lambda *_: pytest.fail("the model was loaded"))
     asked = ["ablation=zero", "ablation.components=top", "ablation.n=20", "model.name=ioi-mini"]
     check(config(*asked, "ablation.top=32"))
     with pytest.raises(InputError, match=r"ablation\.top: got 33, but the model has 32 heads\."):
@@ -413,7 +409,7 @@ def test_more_top_heads_than_the_model_has_are_refused_before_it_loads(config, m
 
 
 def test_so_few_prompts_that_none_is_left_are_refused_before_the_model_loads(config, monkeypatch):
-    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "_cached_model", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(InputError, match=r"ablation\.n: got 2, wanted more: no two of so few generated prompts"):
         check(config("ablation=zero", "ablation.n=2", "model.name=ioi-mini"))
 
@@ -421,7 +417,7 @@ def test_so_few_prompts_that_none_is_left_are_refused_before_the_model_loads(con
 def test_a_prompt_of_an_ablation_that_leaves_no_room_for_the_bos_token_is_refused_before_the_model_loads(
     config, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cached, "_cached_model", lambda *_: pytest.fail("the model was loaded"))
     file, n_ctx = tmp_path / "prompts.csv", cached.header_of("ioi-mini", None).n_ctx
     asked = ["ablation=zero", f"ablation.file={file}", "model.name=ioi-mini"]
     for n_words, message in ((n_ctx - 1, None), (n_ctx, rf"got {n_ctx} tokens and the token before every prompt")):

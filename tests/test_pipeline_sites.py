@@ -14,15 +14,10 @@ from igap import activation_patching, direct_effect, load_model, output_curve, p
 from igap.cli.compose import compose_jobs, compose_one
 from igap.components import SITES
 from igap.errors import InputError
-from igap.models import cached
 from igap.output import disk, figures
 from igap.output.dashboard import command
 
-
-@pytest.fixture(autouse=True)
-def _no_model_kept():
-    yield
-    cached._cached_model.cache_clear()
+pytestmark = pytest.mark.usefixtures("one_model")
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """The exam: every expected failure of a method happens, and none that is not expected."""
 
 import math
+import re
 
 import numpy as np
 import pytest
+from helpers.page_outputs import ROOT, blocks, wrong_lines
 
-from igap import InputError, activation_patching, integrated_gradients, run_bench
+from igap import InputError, activation_patching, cli, integrated_gradients, run_bench
 from igap.attribution.estimators import estimators
 from igap.attribution.methods import METHODS
 from igap.bench import circuits
@@ -178,3 +180,25 @@ def test_progress_comes_to_its_end_and_the_same_exam_has_the_same_numbers(bench)
 def test_unknown_circuits_are_refused(names, got):
     with pytest.raises(InputError, match=f"^circuits: got {got}"):
         run_bench(names)
+
+
+def test_the_page_of_the_exam_shows_what_it_prints_and_has_a_part_and_a_picture_of_every_circuit(
+    bench, tmp_path, monkeypatch, capsys
+):
+    """Of the exam that the other tests look at too; test_command.py holds one by the command, and draws."""
+    page = (ROOT / "docs/bench.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setattr("igap.bench.command.run_bench", lambda names, on_progress: bench)
+    monkeypatch.setattr("igap.bench.plots.effects_bars", lambda bench, circuit: None)
+    monkeypatch.setattr("igap.plots.canvas.write_png", lambda figure, path: path.touch())
+    assert cli.main(["bench"]) == cli.main(["bench", "run", "sites=heads"]) == 0
+    assert not wrong_lines("docs/bench.md", capsys.readouterr().out)
+    parts = re.findall(r"^### (\w+)\n\n(.*?)\n\n!\[[^]]*\]\(([^)]*)\)$", page, flags=re.MULTILINE | re.DOTALL)
+    assert [name for name, _, _ in parts] == list(circuits())
+    for name, text, picture in parts:
+        assert " ".join(text.split()).startswith(f"{circuits()[name].meaning} {circuits()[name].lesson}")
+        assert (ROOT / "docs" / picture).is_file()
+    exec(compile(blocks("docs/bench.md", "python"), "docs/bench.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == ["('0.0', '0.1', '1.0', 'L0.N0')", "0.0 -1.0", "('1.0', 'L0.N0')"]

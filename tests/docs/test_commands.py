@@ -47,18 +47,20 @@ NOT_RUN = {
 }
 """Why a command that holds this text is not run."""
 AS_THEY_STAND = {"bench", "bench run sites=heads"}
-"""Commands that test_outputs.py beside this one runs, and reads."""
+"""Commands that tests/bench/test_exam.py runs, and reads."""
+_FEW_WORDS = tuple(f"search.space.slots.{slot}=['=keep']" for slot in ("first", "place", "verb", "object"))
 _RUN = ("plots=none", "tracking=disabled", "explain=false", "curves.components=none")
 BRIEF = {
     "run": _RUN,
     "sweep": (*_RUN, "baseline=corrupted,zero", "ig.method=riemann_left", "sites=heads"),
-    "search": ("tracking=disabled", "search.control=4", "clean.n=1", "heldout.n=2", "full_run=false"),
+    "search": ("tracking=disabled", "search.control=2", "clean.n=1", "heldout.n=2", "full_run=false", *_FEW_WORDS),
 }
 """What is added to a command, so that it takes seconds."""
 SMALLER = {
     "prompts.n=100": ("prompts.n=3",),
-    "search.until=600": ("search.until=8",),
-    "worst_prompts": ("worst_prompts", "search.until=8", "search.space.max_edits=1"),
+    "search.until=600": ("search.until=4",),
+    "search.until=60": ("search.until=4",),
+    "worst_prompts": ("worst_prompts", "search.until=4", "search.space.max_edits=1"),
     "ablation=resample": ("ablation=resample", "ablation.n=20", "ablation.controls=1"),
 }
 
@@ -104,9 +106,11 @@ def test_igap_does_the_commands_one_after_the_other(tmp_path, monkeypatch):
             continue
         given = [each for word in words for each in SMALLER.get(word, (word,))]
         if words[0] == "search" and not any(word.startswith("search.until") for word in words):
-            given.append("search.until=8")
+            given.append("search.until=4")
         if words[0] == "run" and not any(word.startswith(("sites=", "ap.top=")) for word in words):
             given.append("sites=heads")
+        if words[0] == "run" and "ig.n_steps" not in command:
+            given.append("ig.n_steps=3")
         done[command] = cli.main([*given, *BRIEF.get(words[0], ())])
     assert set(done.values()) == {0}, done
     assert {"run", "check", "sweep", "search", "compare", "sync", "verify", "bench"} == {

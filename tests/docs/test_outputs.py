@@ -14,7 +14,6 @@ from programs import smollm2
 from programs.kills import kill, wait_for
 
 from igap import cli
-from igap.bench import circuits
 from igap.components import PLACES
 from igap.engine.metrics import METRICS
 from igap.output.tracking import places
@@ -65,25 +64,6 @@ def test_every_line_of_output_on_a_page_is_one_that_its_python_prints(name, caps
     page = f"docs/how-to/{name}.md"
     exec(compile(blocks(page, "python"), page, "exec"), {})
     assert not wrong_lines(page, capsys.readouterr().out)
-
-
-def test_the_page_of_the_exam_shows_what_it_prints_and_has_a_part_and_a_picture_of_every_circuit(
-    tmp_path, monkeypatch, capsys
-):
-    page = (ROOT / "docs/bench.md").read_text()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("igap.plots.canvas.write_png", lambda figure, path: path.touch())  # tests/bench draws two
-    monkeypatch.setenv("COLUMNS", "140")
-    assert cli.main(["bench"]) == cli.main(["bench", "run", "sites=heads"]) == 0
-    assert not wrong_lines("docs/bench.md", capsys.readouterr().out)
-    parts = re.findall(r"^### (\w+)\n\n(.*?)\n\n!\[[^]]*\]\(([^)]*)\)$", page, flags=re.MULTILINE | re.DOTALL)
-    assert [name for name, _, _ in parts] == list(circuits())
-    for name, text, picture in parts:
-        assert " ".join(text.split()).startswith(f"{circuits()[name].meaning} {circuits()[name].lesson}")
-        assert (ROOT / "docs" / picture).is_file()
-    exec(compile(blocks("docs/bench.md", "python"), "docs/bench.md", "exec"), {})
-    printed = capsys.readouterr().out.splitlines()
-    assert printed == ["('0.0', '0.1', '1.0', 'L0.N0')", "0.0 -1.0", "('1.0', 'L0.N0')"]
 
 
 def test_the_page_of_metrics_has_every_metric_with_its_unit():

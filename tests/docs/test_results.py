@@ -33,9 +33,9 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     small = ["model=ioi-mini", "tracking=disabled"]
     sweep = [*small, "prompts=generated", "prompts.n=4", "sweep=results", f"output={folder}/runs", "plots=none"]
-    assert cli.main(["sweep", "results", *sweep, "ablation.n=40"]) == 0
+    assert cli.main(["sweep", "results", *sweep, "ablation.n=20", "ablation.reference_n=10"]) == 0
     assert cli.main(["sweep", "results_zero", *sweep]) == 0
-    search = ["head=0.6", "search.until=24", "search.control=8", "clean.n=2", "heldout.n=4"]
+    search = ["head=0.6", "search.until=8", "search.control=2", "clean.n=2", "heldout.n=3"]
     assert cli.main(["search", "results_search", *small, *search, f"output={folder}/searches"]) == 0
     return folder
 

@@ -5,11 +5,13 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from helpers.forked import Forked
 
 import igap
 from igap import PromptPair, attribution_patching
@@ -45,14 +47,12 @@ class Page(HTMLParser):
 def site(tmp_path_factory):
     """The folder that mkdocs builds; a warning stops it."""
     folder = tmp_path_factory.mktemp("site") / "site"
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
-        cwd=ROOT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
+    given = {"cwd": ROOT, "env": {**os.environ, "NO_MKDOCS_2_WARNING": "1"}, "capture_output": True, "text": True}
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(subprocess, "Popen", Forked)  # half of a build is the import of igap, for the pages made of it
+        warnings.simplefilter("default")  # of Python's; mkdocs counts its own
+        done = subprocess.run(command, **given, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
