@@ -14,7 +14,6 @@ import math
 import os
 import shutil
 import struct
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,7 +151,6 @@ def _config(path: Path, name: str) -> Any:
     import gguf
 
     with silence_libraries(), as_input_error(lambda why: _unreadable(name, why)):  # a damaged file may raise anything
-        warnings.filterwarnings("error", category=RuntimeWarning)  # an offset that overflows only warns
         _check_lists(path, name)
         reader = gguf.GGUFReader(path)
         values = {key: field.contents() for key, field in reader.fields.items() if len(field.types) == 1}

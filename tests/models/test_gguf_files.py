@@ -173,7 +173,7 @@ def test_a_file_cut_short_is_refused(tiny, tmp_path, share, own_cache):
         (b"llama.block_count", 4, 10**9, "tiny.gguf: llama.block_count is 1000000000, wanted a size that weights"),
         (b"llama.block_count", 4, 10**6, "tiny.gguf: it says 1000000 layers, but the weights are 21 tensors"),
         (b"llama.feed_forward_length", 4, 10**9, "tiny.gguf: its sizes ask for "),
-        (b"blk.0.attn_q.weight", 24, 2**64 - 32, "cannot read (overflow encountered"),
+        (b"blk.0.attn_q.weight", 24, 2**64 - 32, "cannot read ("),
         (b"blk.0.attn_q.weight", 4, 2**62, "cannot read ("),
         (b"llama.context_length", 4, 0, "tiny.gguf: max_position_embeddings is 0, wanted a whole number from 1 on"),
         (b"tokenizer.ggml.token_type", 4, 9, "(tokenizer.ggml.token_type is of type 9)"),
