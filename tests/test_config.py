@@ -222,6 +222,11 @@ def test_whatever_a_key_is_set_to_it_is_taken_or_refused_in_readable_lines_befor
             r"interactions: got '9', wanted a head such as 9\.6 or another .* or null\. Try interactions='9\.6'",
         ),
         ("batch_size", 0, r"batch_size: got 0, wanted at least 1\. Try batch_size=64"),
+        ("metric.function", "a b:c", r"metric\.function: got 'a b:c', wanted a function as package\.module:name\."),
+        ("tracking.project", "x" * 129, r"tracking\.project: got .*, wanted at most 128 characters"),
+        ("tracking.group", "x" * 129, r"tracking\.group: got .*, wanted at most 128 characters"),
+        ("plots", "x" * 10_001, r"plots: got .*, wanted at most 10000 characters"),
+        ("model.revision", "x" * 256, r"model\.revision: got .*, wanted at most 255 characters"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(default, key, value, message):

@@ -14,7 +14,6 @@ import math
 import os
 import shutil
 import struct
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,9 +87,14 @@ def dequantise(path: Path, name: str) -> Path:
             return folder
         config = _config(path, name)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if not folder.is_dir():  # another process may have made it meanwhile
-                _make(path, config, folder, name)
+        lock = folder.with_name(f"{folder.name}.lock")
+        with FileLock(lock):
+            try:
+                if not folder.is_dir():  # another process may have made it meanwhile
+                    _make(path, config, folder, name)
+            except InputError:  # no other process can make anything of this content either
+                lock.unlink(missing_ok=True)
+                raise
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"model.name: got {name!r}, whose dequantised weights cannot be kept ({one_line(error)}); wanted a folder "
@@ -106,7 +110,7 @@ def _sha256(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 - a ch
 
 
 def _check_lists(path: Path, name: str) -> None:
-    """Raises InputError on a list that is longer than the file, or than any model's: its reader would count to its end.
+    """Raises InputError on a list longer than the file or any model's, or of lists: its reader would count to its end.
 
     Anything else that is damaged is left to the reader.
     """
@@ -126,10 +130,9 @@ def _check_lists(path: Path, name: str) -> None:
             if kind == _LIST:
                 kind, count = number("I"), number("Q")
                 n_entries += count
-                if n_entries > min(size, _MOST_ENTRIES):
-                    raise _unreadable(name, f"{printable(key.decode(errors='replace'), 60)} has {count} entries")
-            if kind not in (_TEXT, *_BYTES):
-                return
+            if n_entries > min(size, _MOST_ENTRIES) or kind not in (_TEXT, *_BYTES):
+                what = f"has {count} entries" if kind in (_TEXT, *_BYTES) else f"is of type {kind}"
+                raise _unreadable(name, f"{printable(key.decode(errors='replace'), 60)} {what}")
             file.seek(_BYTES.get(kind, 0) * count, os.SEEK_CUR)
             for _ in range(count if kind == _TEXT else 0):
                 file.seek(min(number("Q"), size), os.SEEK_CUR)
@@ -148,7 +151,6 @@ def _config(path: Path, name: str) -> Any:
     import gguf
 
     with silence_libraries(), as_input_error(lambda why: _unreadable(name, why)):  # a damaged file may raise anything
-        warnings.filterwarnings("error", category=RuntimeWarning)  # an offset that overflows only warns
         _check_lists(path, name)
         reader = gguf.GGUFReader(path)
         values = {key: field.contents() for key, field in reader.fields.items() if len(field.types) == 1}
@@ -208,7 +210,7 @@ def _read(path: Path, config: Any, name: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    try:
+    with as_input_error(lambda why: _unreadable(name, why)):  # a damaged file may raise anything
         model_and_info: Any = AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
@@ -221,8 +223,6 @@ def _read(path: Path, config: Any, name: str) -> tuple[Any, Any]:
         model, info = model_and_info
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         n_numbers = sum(math.prod(map(int, tensor.shape)) for tensor in gguf.GGUFReader(path).tensors)
-    except Exception as error:  # a damaged file may raise anything
-        raise _unreadable(name, one_line(error)) from error
     n_read = sum(parameter.numel() for parameter in model.parameters())
     missing = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
     if missing or n_read != n_numbers:

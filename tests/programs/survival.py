@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ class Sweep(Command):
         """Raises where the results are not those of a sweep that nobody disturbed."""
         self.check()
         assert len(self.seen) == self.n_jobs
-        assert self.reference is None or self.results() == self.reference, "other results than undisturbed"
+        other = set() if self.reference is None else differing(self.results(), self.reference)
+        assert not other, f"other results than undisturbed: {sorted(other)}"
         with contextlib.redirect_stdout(None):
             assert cli.main(["store", str(self.runs)]) == 0, "a shared file is broken"
 
@@ -104,6 +105,18 @@ class Sweep(Command):
             elif path.suffix in (".csv", ".safetensors") and path.name != "record.safetensors":  # it holds seconds
                 found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         return found
+
+
+def differing(results: Mapping[str, object], others: Mapping[str, object]) -> set[str]:
+    """The files that differ, of a summary the names in it."""
+    files = {name for name in results.keys() | others.keys() if results.get(name) != others.get(name)}
+    whole = {name for name in files if not (isinstance(results.get(name), dict) and isinstance(others.get(name), dict))}
+    inside = (
+        f"{name}: {each}"
+        for name in files - whole
+        for each in differing(results[name], others[name])  # type: ignore[arg-type]
+    )
+    return whole | set(inside)
 
 
 def undrawn(folder: Path) -> list[str]:

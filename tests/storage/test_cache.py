@@ -122,6 +122,15 @@ def test_a_folder_that_takes_nothing_costs_no_result(tmp_path, caplog):
     assert "nothing can be shared there" in caplog.text
 
 
+def test_a_disk_without_room_costs_no_result(tmp_path, caplog, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "write_bytes", full)
+    assert same(ResultCache(tmp_path, {}).get_or_compute("ap", {}, Counted()))
+    assert "cannot be kept for other jobs (No space left on device)" in caplog.text
+
+
 def test_an_error_of_the_computation_is_the_callers_and_keeps_nothing(tmp_path):
     def broken():
         raise ValueError("no")

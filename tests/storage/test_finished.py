@@ -1,6 +1,8 @@
 """Runs read back from disk: what can be read is, and what cannot is said."""
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -48,6 +50,34 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_read(written, tmp_path):
         "text: left out: summary.json cannot be read",
         "unlisted: its settings cannot be read",
         "unset: its settings cannot be read",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({f"n{i}": 0 for i in range(finished._MOST_NUMBERS)}, r"it holds 10,\d\d\d names, more than 10,000"),
+        ({"key": "../other"}, "key holds '../other', wanted letters and digits"),
+        ({"gap": [1]}, "gap holds list, wanted a number, a text or null"),
+    ],
+)
+def test_a_summary_that_no_run_writes_is_left_out(tmp_path, written, more, reason):
+    summary = json.loads((written / "summary.json").read_text())
+    (tmp_path / "summary.json").write_text(json.dumps(summary | more))
+    run, trouble = finished.read_run(tmp_path)
+    assert run is None
+    assert re.search(f"left out: summary.json cannot be read \\({reason}\\)", trouble)
+
+
+def test_settings_beyond_any_runs_are_not_shown_and_a_name_that_is_no_text_is_left_out(tmp_path, written):
+    shutil.copytree(written, tmp_path / "wide")
+    (tmp_path / "wide" / "config.json").write_text(json.dumps({f"k{i}": i for i in range(1001)}))
+    os.mkdir(os.fsencode(tmp_path) + b"/\xff")
+    (run,), troubles = finished.find_runs([tmp_path])
+    assert (run.folder.name, run.settings) == ("wide", {})
+    assert troubles == [
+        f"{tmp_path}/\\udcff: left out: its name is no UTF-8 text. Rename it.",
+        f"{tmp_path}/wide: its settings cannot be read (config.json: it holds 1,001 settings, more than 1,000).",
     ]
 
 
