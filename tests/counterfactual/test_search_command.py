@@ -390,7 +390,7 @@ def test_a_disk_too_small_for_a_search_costs_no_certificate_and_a_figure_itself_
     write, asked = runner.write, ("search.until=4", *LIGHT)
 
     def on_a_small_disk(*given):
-        with no_file_above(500):
+        with no_file_above(200):
             return write(*given)
 
     monkeypatch.setattr(runner, "write", on_a_small_disk)

@@ -12,9 +12,8 @@ import torch
 from captum.attr import IntegratedGradients
 from helpers.checkpoints import save_checkpoint
 from helpers.fixtures import PIXEL
-from matplotlib.figure import Figure
 
-from igap import load_model
+from igap import load_model, plots
 from igap.analyses.circuit_recovery.recovery import CLASS_OF
 from igap.cli import main
 from igap.cli.compose import compose_one
@@ -38,7 +37,7 @@ def found(tmp_path_factory):
     save_checkpoint("gpt2", 12, checkpoint, n_head=12, n_embd=48, n_inner=64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cached, "_cached_model", functools.cache(cached._cached_model.__wrapped__))
-        patch.setattr(Figure, "savefig", lambda self, path, **_: path.write_bytes(PIXEL))  # once it is made
+        patch.setattr(plots, "write_png", lambda figure, path: path.write_bytes(PIXEL))  # once it is made
         overrides = [
             f"model.name={checkpoint}",
             "prompts.min_gap=0",
