@@ -11,13 +11,16 @@ from helpers.small_searches import opened
 
 from igap import InputError
 from igap.analyses.ablation.accuracy import batch_by_length
+from igap.analyses.ablation.analysis import read_or_generate
 from igap.cli import main
 from igap.cli.compose import compose_one
+from igap.config import AblationConfig
 from igap.counterfactual.trials.storages import open_storage
 from igap.engine.baselines import Baseline, Request, activations, reference_tokens
 from igap.engine.open_pairs import contrast
 from igap.inputs.labelled_prompts import Prompt
 from igap.inputs.prompts import encode_pair
+from igap.models.load import EMBEDDED
 from igap.pipeline import check
 
 BEFORE = {"auto": ["<|endoftext|>"], "none": [], "it": ["it"]}
@@ -84,6 +87,12 @@ def test_it_is_named_on_the_terminal_and_in_the_summary_and_determines_the_key(c
         assert main(["run", *model, *quick, f"prompts.bos={bos}", f"hydra.run.dir={folder}"]) == 0
         assert f"token before every prompt: {said} (prompts.bos={bos})" in capsys.readouterr().out
         assert json.loads((folder / "summary.json").read_text())["prompts/bos"] == said
+
+
+def test_it_is_that_of_the_prompts_which_an_ablation_generates(small):
+    settings = AblationConfig(kind="zero", n=20)
+    for bos in ("none", "auto"):
+        assert {prompt.bos for prompt in read_or_generate(settings, small(EMBEDDED).tokenizer, bos)} == {bos}
 
 
 def test_a_token_that_the_model_does_not_have_is_refused_before_it_loads(checkpoint, capsys):

@@ -66,11 +66,14 @@ def test_a_run_that_is_online_is_not_counted_as_compared(written, tmp_path, caps
     assert "online, not compared: https://wandb.example/me/igap/runs/1" in said
 
 
-def test_searches_are_logged_and_compared_as_the_runs_in_them_are(logged, small, pair, tmp_path, capsys):
+def test_searches_are_logged_and_compared_as_the_runs_in_them_are(logged, small, pair, tmp_path, capsys, monkeypatch):
     from igap.cli.compose import compose_searches
-    from igap.counterfactual import search
+    from igap.counterfactual import search, session
     from igap.counterfactual.output.write import write as write_search
+    from igap.counterfactual.spaces import prepare
 
+    for module in (prepare, session):
+        monkeypatch.setattr(module, "MOST_ORDINARY", 10)
     (config,) = compose_searches(["head='0.4'", "name=found"])
     words = {"first": ["=keep", "Tom", "Anna"]} | {
         n: ["=keep"] for n in ("second", "subject", "place", "verb", "object")
