@@ -55,3 +55,9 @@ def test_a_folder_that_a_block_has_made_and_left_empty_is_taken_away_with_those_
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
         "before", "new", "new/kept", "new/kept/study.db",
     ]  # fmt: skip
+
+
+def test_what_cannot_be_written_is_named_as_the_user_knows_it(tmp_path):
+    with pytest.raises(OSError, match="No such file or directory") as error:
+        atomic.write_bytes(tmp_path / "none" / "heads.csv", b"")
+    assert error.value.filename == str(tmp_path / "none" / "heads.csv")

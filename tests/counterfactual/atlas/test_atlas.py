@@ -165,6 +165,7 @@ def test_it_is_a_run_in_wandb(folder):
                 f"atlas: got shared with {setting}, wanted the default: .*Leave it out, or ",
             )
             for setting in (
+                "objective=selectivity",
                 "sign=drop",
                 "search.workers=2",
                 "search.worker=2",
