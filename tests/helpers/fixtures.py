@@ -30,7 +30,6 @@ hypothesis.settings.register_profile("suite", deadline=None)  # an example may t
 hypothesis.settings.load_profile("suite")
 
 import torch  # noqa: E402 - the import hook comes before anything that imports igap
-from matplotlib.figure import Figure  # noqa: E402
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
 from helpers import handmade  # noqa: E402
@@ -182,7 +181,7 @@ def small_searches() -> Iterator[None]:
             patch.setattr(module, "MOST_ORDINARY", 40)
         patch.setattr(pair_effects, "Baseline", OfFew)
         patch.setattr(validate, "NEUTRAL", 16)
-        patch.setattr(Figure, "savefig", lambda self, path, **_: path.write_bytes(PIXEL))
+        patch.setattr(FigureCanvasAgg, "print_png", lambda self, path, **_: path.write_bytes(PIXEL))
         yield
 
 

@@ -12,6 +12,7 @@ from igap.counterfactual.atlas.atlas import Atlas
 from igap.counterfactual.atlas.plots import draw_atlas
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.validation.verdict import signed
+from igap.plots import write_png
 from igap.storage.atomic import write_atomically, write_text
 from igap.storage.finished import SCHEMA
 from igap.storage.tables import write_csv
@@ -41,7 +42,7 @@ def write(atlas: Atlas, config: SearchConfig, parent: Path, key: str) -> None:
         write_atomically(folder / f"{name}.csv", partial(write_csv, frame=matrix, index=True))
     picture = draw_atlas(atlas, title=f"{config.model.name}")
     image = folder / "plots" / "atlas.png"
-    write_atomically(image, partial(picture.savefig, format="png", dpi=150))
+    write_atomically(image, partial(write_png, picture))
     write_text(folder / "atlas.html", _page(atlas, frames, image.read_bytes(), str(config.model.name)))
     write_text(folder / "config.json", config.model_dump_json(indent=2) + "\n")
     summary = {"schema": SCHEMA, "key": key, "model": config.model.name, **atlas.summary(), **versions()}

@@ -11,6 +11,7 @@ import pandas as pd
 from igap.counterfactual.output.flatten import flatten
 from igap.counterfactual.output.plots import search_matrix, search_scan
 from igap.counterfactual.search import SearchResult
+from igap.plots import write_png
 from igap.storage.atomic import write_atomically, write_text
 from igap.storage.tables import write_csv as write_table
 
@@ -37,7 +38,7 @@ def write(results: Results, folder: Path) -> None:
             frames["scan"].assign(name=frames["scan"]["name"].map(heads)), [*heads.values()], unit
         )
     for name, figure in pictures.items():
-        write_atomically(folder / "plots" / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+        write_atomically(folder / "plots" / f"{name}.png", partial(write_png, figure))
     write_text(folder / "scan.json", json.dumps([name for name, _ in results]) + "\n")
 
 

@@ -21,7 +21,7 @@ from igap.counterfactual.search import SearchResult
 from igap.counterfactual.trials.study import SCHEMA
 from igap.errors.failures import Failure, collect_failure, summary_entries
 from igap.inputs.answers import to_cell
-from igap.plots import Figure
+from igap.plots import Figure, write_png
 from igap.storage.atomic import write_atomically, write_text
 from igap.storage.tables import write_csv as write_table
 from igap.storage.versions import versions
@@ -74,7 +74,7 @@ def write(result: SearchResult, config: SearchConfig, folder: Path) -> Summary:
     failures: dict[str, Failure] = {}
     for name, draw in plots.items():
         with collect_failure(f"plots/{name}", failures):
-            write_atomically(folder / "plots" / f"{name}.png", partial(draw().savefig, format="png", dpi=150))
+            write_atomically(folder / "plots" / f"{name}.png", partial(write_png, draw()))
     write_text(folder / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
     summary = summarize(result, config) | summary_entries(failures)
     write_text(folder / "search_summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
