@@ -30,6 +30,7 @@ hypothesis.settings.register_profile("suite", deadline=None)  # an example may t
 hypothesis.settings.load_profile("suite")
 
 import torch  # noqa: E402 - the import hook comes before anything that imports igap
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
 from helpers import handmade  # noqa: E402
