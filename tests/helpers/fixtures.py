@@ -30,7 +30,6 @@ hypothesis.settings.register_profile("suite", deadline=None)  # an example may t
 hypothesis.settings.load_profile("suite")
 
 import torch  # noqa: E402 - the import hook comes before anything that imports igap
-from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
 from helpers import handmade  # noqa: E402
@@ -169,6 +168,8 @@ def small_searches() -> Iterator[None]:
     edits are drawn in place of 64; of each figure, once made, a pixel is drawn.
     """
     from igap.counterfactual import session
+    from igap.counterfactual.atlas import write as write_atlas
+    from igap.counterfactual.output import scan, write
     from igap.counterfactual.spaces import prepare
     from igap.counterfactual.validation import pair_effects, validate
     from igap.engine.baselines import Baseline
@@ -182,7 +183,8 @@ def small_searches() -> Iterator[None]:
             patch.setattr(module, "MOST_ORDINARY", 40)
         patch.setattr(pair_effects, "Baseline", OfFew)
         patch.setattr(validate, "NEUTRAL", 16)
-        patch.setattr(FigureCanvasAgg, "print_png", lambda self, path, **_: path.write_bytes(PIXEL))
+        for writes in (write, scan, write_atlas):
+            patch.setattr(writes, "write_png", lambda figure, path: path.write_bytes(PIXEL))  # once it is made
         yield
 
 
