@@ -164,6 +164,10 @@ def test_held_out_and_ordinary_prompts_of_their_own_have_the_clean_prompts_shape
             r"prompts\.template: got '\{who\} saw \{whom\}', wanted the clean prompt \('John met Mary\. John'\) with",
         ),
         (
+            {"pairs": PAIRS, "space": {"kind": "prompts", "prompts": (ABBA.corrupted,), "answer": "{x}"}},
+            r"search\.space\.answer: got '\{x\}' in a space without slots",
+        ),
+        (
             {"pairs": PAIRS, "space": {**SPACE, "answer": "{first}"}},
             r"search\.space\.answer: got .* beside several pairs",
         ),
