@@ -81,7 +81,13 @@ class Target:
             return PositionsConfig(kind=span)
         if span in ROLES:
             return PositionsConfig(kind="roles")
-        return PositionsConfig(spans={span: int(span) if span.isdecimal() else span})
+        try:
+            return PositionsConfig(spans={span: int(span) if span.isdecimal() else span})
+        except InputError:
+            raise InputError(
+                f"head: got {self.name}, wanted a position, a range of them (3-4) or words of the clean prompt after "
+                f"the @. Use {self.component}@last, or another span."
+            ) from None
 
     @property
     def ig_is_ap(self) -> bool:

@@ -83,14 +83,14 @@ def find_spans(
     if positions == "roles":
         roles = [_roles(pair, direction, asked) for pair in pairs]
         by_name = {name: [[each[name]] for each in roles] for name in roles[0]}
-        _check_apart(by_name)
+        _check_apart(by_name, asked)
     elif positions == "own":
         own = [
             {name: side.span(name, where) for name, where in own_spans(pair).items()}
             for side, pair in zip(sides, pairs, strict=True)
         ]
         by_name = {name: [each[name] for each in own] for name in sorted(own[0])}  # a JSON object has no order
-        _check_apart(by_name)
+        _check_apart(by_name, asked)
     elif isinstance(positions, str):
         last = [[n_tokens - pair.n_read] for pair in pairs]
         by_name = {positions: last if positions == "last" else [side.differences() for side in sides]}
@@ -98,7 +98,7 @@ def find_spans(
         if not positions:
             raise InputError("positions: got no span, wanted at least one. Use positions=all.")
         by_name = {name: [side.span(name, where) for side in sides] for name, where in positions.items()}
-        _check_apart(by_name)
+        _check_apart(by_name, asked)
     masks = []
     for spans in by_name.values():
         mask = torch.zeros(len(pairs), n_tokens, dtype=torch.bool, device=device)
@@ -304,14 +304,15 @@ def _joined(text: str) -> str:
     return "".join(text.split())
 
 
-def _check_apart(by_name: Mapping[str, Sequence[Sequence[int]]]) -> None:
+def _check_apart(by_name: Mapping[str, Sequence[Sequence[int]]], asked: Asked | None) -> None:
     """Raises InputError where two spans share a position."""
+    by = Asked(f"{asked.got}, of spans", asked.remedy) if asked else Asked("positions: got spans", "Change one.")
     for (one, ones), (other, others) in combinations(by_name.items(), 2):
         for left, right in zip(ones, others, strict=True):
             if shared := sorted(set(left) & set(right)):
                 raise InputError(
-                    f"positions: got spans {one!r} and {other!r}, which share position {shared[0]}, wanted spans "
-                    "apart from each other. Change one."
+                    f"{by.got} {one!r} and {other!r}, which share position {shared[0]}, wanted spans apart from each "
+                    f"other. {by.remedy}"
                 )
 
 

@@ -171,14 +171,14 @@ def _config(path: Path, name: str) -> Any:
 
 def _check_places(reader: Any) -> None:
     """Raises ValueError where tensors do not lie one after the other to the file's end: it would be read as others."""
-    end = reader.data_offset
+    end, alignment = int(reader.data_offset), int(reader.alignment)  # numpy's, which overflow
     for tensor in reader.tensors:
         if tensor.data_offset != end:
             raise ValueError(
                 f"{tensor.name} begins at byte {tensor.data_offset}, and the tensor before it ends at {end}"
             )
-        end += -(-tensor.n_bytes // reader.alignment) * reader.alignment
-    if (beyond := len(reader.data) - end) >= reader.alignment:
+        end += -(-int(tensor.n_bytes) // alignment) * alignment
+    if (beyond := len(reader.data) - end) >= alignment:
         raise ValueError(f"{beyond} bytes are beyond its last tensor")
 
 

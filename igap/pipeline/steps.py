@@ -178,10 +178,9 @@ def _run(
 ) -> Result:
     config, pairs, tokens = configs[0], opened.pairs, opened.tokens
     backend, measured = _measure(opened, config.asked_sites)
-    if backend.route == "hooks":
-        stage = _on_the_slow_route(stage)
     clean, corrupted = measured["clean_values"], measured["corrupted_values"]
-    maps = _attribute(configs, opened, clean, stage, seconds)
+    slow = backend.route == "hooks"
+    maps = _attribute(configs, opened, clean, _on_the_slow_route(stage) if slow else stage, seconds)
     comparisons = {site: compare(maps[site]["ig"], maps[site]["ap"]) for site in maps}
     since = time.perf_counter()
     spread = pair_statistics(maps, seed=config.prompts.seed) if len(pairs) > 1 else None

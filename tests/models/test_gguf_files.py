@@ -43,9 +43,11 @@ def llama():
     return LlamaForCausalLM(config).eval()
 
 
-def write(model, path, *, architecture="llama", without=(), extra=None, spoil=None):
+def write(model, path, *, architecture="llama", without=(), extra=None, spoil=None, alignment=None):
     """A GGUF file as llama.cpp's converter writes it: its names, and rows of queries and keys in its rotary order."""
     writer, config = gguf.GGUFWriter(path, architecture), model.config
+    if alignment:
+        writer.add_custom_alignment(alignment)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -206,6 +208,12 @@ def test_a_weight_too_few_or_too_many_is_refused(tmp_path, own_cache):
     # Llama 3's rotary frequencies, which transformers passes over.
     more = write(llama(), tmp_path / "more.gguf", extra={"rope_freqs.weight": np.ones(4, np.float32)})
     assert "weights, of which transformers reads" in refusal(more)
+
+
+@pytest.mark.parametrize("alignment", [8, 64])
+def test_a_file_of_another_alignment_is_read(tmp_path, alignment):
+    path = write(llama(), tmp_path / "aligned.gguf", alignment=alignment)
+    assert gguf_files._config(path, "aligned").num_hidden_layers == 2
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):

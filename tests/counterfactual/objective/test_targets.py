@@ -377,6 +377,10 @@ def test_what_is_no_target_is_refused(text, message):
         ("1.2@17", "head: got 1.2@17, wanted one or more positions of the clean prompt, 0 to 16"),
         ("1.2@Mary", "which the clean prompt has 2 times"),
         ("1.2@zebra", "wanted words of the clean prompt"),
+        (
+            "1.2@5-2",
+            "head: got 1.2@5-2, wanted a position, a range of them (3-4) or words of the clean prompt after the @",
+        ),
     ],
 )
 def test_a_span_that_the_prompt_does_not_have_is_refused(small, name, message):

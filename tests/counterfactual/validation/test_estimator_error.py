@@ -21,9 +21,11 @@ from igap.counterfactual.output.errors import describe_error
 from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation.estimator_error import explain_error, find_worst, ordinary_values
 from igap.counterfactual.validation.results import BestPrompt, EstimatorError
+from igap.counterfactual.validation.validate import _judge_plausibility
 from igap.counterfactual.validation.verdict import verdict
 from igap.engine.open_pairs import open_pairs
 from igap.errors.missing import Missing
+from igap.models.load import EMBEDDED
 from igap.output import figures
 
 from .test_verdict import made
@@ -67,6 +69,17 @@ def test_the_terms_are_those_of_the_chain_that_a_run_takes_apart(small, pair, na
     assert list(error.terms)[-1] == "interaction"
     assert len(error.terms) == (3 if name == "ig_zero" else 2)
     assert error.dominant == max(error.terms, key=lambda term: abs(error.terms[term]))
+
+
+def test_how_usual_the_worst_member_is_is_told_of_its_own_activation(small, pair):
+    model = small(EMBEDDED)
+    session, alone = opened(model, pair, head="all", terms=("error",)), opened(model, pair, head="1.2")
+    for best in list(session.space.candidates())[20:22]:
+        told = _judge_plausibility(session, session.bound, session.cached, best, alone.target)
+        own = _judge_plausibility(alone, alone.bound, alone.cached, best, alone.target)
+        whole = _judge_plausibility(session, session.bound, session.cached, best, session.target)
+        assert told == own
+        assert told.percentile != whole.percentile
 
 
 def test_ordinary_prompts_are_the_random_ones_within_the_bounds_or_the_whole_space():

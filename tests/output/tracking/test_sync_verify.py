@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,21 @@ def test_wandb_sync_without_a_server_fails_and_is_told(logged, tmp_path, monkeyp
     end = sync._upload(folder / places.find_logged_run(folder).place, {})
     assert (end.failed, end.waits) == (True, True)
     assert end.message == "wandb sync did not end within 1 s"
+
+
+@pytest.mark.parametrize(("code", "marked"), [(1, True), (0, False)])
+def test_an_upload_that_fails_or_leaves_no_mark_is_no_upload(code, marked, tmp_path, monkeypatch):
+    mark = tmp_path / "run-1.wandb.synced"
+
+    def run(command, **_):
+        if marked:
+            mark.touch()
+        return subprocess.CompletedProcess(command, code, "", "first\nthe server said no\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    end = sync._upload(tmp_path, {})
+    assert (end.failed, end.waits, end.message) == (True, True, "wandb sync failed: the server said no")
+    assert not mark.exists()
 
 
 def test_a_number_or_setting_that_differs_is_named_with_both_values(logged, tmp_path, capsys):
