@@ -115,6 +115,7 @@ def _tasks() -> Iterator[tuple[Path, list[str]]]:
 def main() -> None:
     """Draw what standard input asks for, until it ends."""
     tasks = _tasks()
+    os.nice(10)  # the next job's threads wait for each other: one that is put off by a picture holds up all
     gc.disable()  # what is imported stays: the collector need not look at it, neither now nor after every few figures
     from igap.output.record import draw_or_say
 

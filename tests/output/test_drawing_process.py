@@ -1,6 +1,7 @@
 """The process that draws beside a sweep: each run's own pictures, in the order asked, and what became of them."""
 
 import dataclasses
+import os
 import subprocess
 
 import pytest
@@ -48,6 +49,13 @@ def test_each_run_gets_the_pictures_it_would_have_had_here_and_answers_come_in_o
     assert not process.dead
     drawn = [(folder / "plots" / "convergence_delta.png").read_bytes() for folder in (first, second)]
     assert drawn[0] != drawn[1]
+
+
+def test_it_gives_way_to_the_computation_beside_it(process, runs):
+    process.ask(runs[0], ONE)
+    assert process.answer(wait=True) is not None
+    here = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, process._process.pid) == min(here + 10, 19)
     for folder, picture in zip((first, second), drawn, strict=True):
         assert [path.name for path in folder.glob("plots/*")] == ["convergence_delta.png"]
         assert not record.draw(folder, frozenset(ONE)).failures
