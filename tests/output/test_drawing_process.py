@@ -49,6 +49,10 @@ def test_each_run_gets_the_pictures_it_would_have_had_here_and_answers_come_in_o
     assert not process.dead
     drawn = [(folder / "plots" / "convergence_delta.png").read_bytes() for folder in (first, second)]
     assert drawn[0] != drawn[1]
+    for folder, picture in zip((first, second), drawn, strict=True):
+        assert [path.name for path in folder.glob("plots/*")] == ["convergence_delta.png"]
+        assert not record.draw(folder, frozenset(ONE)).failures
+        assert (folder / "plots" / "convergence_delta.png").read_bytes() == picture
 
 
 def test_it_gives_way_to_the_computation_beside_it(process, runs):
@@ -56,10 +60,6 @@ def test_it_gives_way_to_the_computation_beside_it(process, runs):
     assert process.answer(wait=True) is not None
     here = os.getpriority(os.PRIO_PROCESS, 0)
     assert os.getpriority(os.PRIO_PROCESS, process._process.pid) == min(here + 10, 19)
-    for folder, picture in zip((first, second), drawn, strict=True):
-        assert [path.name for path in folder.glob("plots/*")] == ["convergence_delta.png"]
-        assert not record.draw(folder, frozenset(ONE)).failures
-        assert (folder / "plots" / "convergence_delta.png").read_bytes() == picture
 
 
 def test_a_picture_that_cannot_be_written_is_named_with_its_reason_and_story(process, runs):
