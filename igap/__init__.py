@@ -35,12 +35,12 @@ if TYPE_CHECKING:  # every public name, and the module that it lives in
     from igap.analyses.ablation.results import Ablations as Ablations
     from igap.analyses.both_directions.directions import BothDirections as BothDirections
     from igap.analyses.both_directions.directions import both_directions as both_directions
+    from igap.analyses.curves import OutputCurves as OutputCurves
+    from igap.analyses.curves import output_curve as output_curve
     from igap.analyses.direct_effect.effects import DirectEffects as DirectEffects
     from igap.analyses.direct_effect.effects import direct_effect as direct_effect
     from igap.analyses.edges.effects import edge_effects as edge_effects
     from igap.analyses.edges.results import EdgeEffects as EdgeEffects
-    from igap.analyses.output_curves import OutputCurves as OutputCurves
-    from igap.analyses.output_curves import output_curve as output_curve
     from igap.analyses.self_repair.repair import SelfRepair as SelfRepair
     from igap.analyses.self_repair.repair import self_repair as self_repair
     from igap.analyses.sets.effects import set_effects as set_effects

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import igap
+from igap.analyses.registry import ANALYSES
 
 PACKAGE = Path(igap.__file__).parent
 FLOORS = (
@@ -85,6 +86,11 @@ def test_an_analysis_loads_what_draws_only_when_it_draws(name):
     at_once = [node for node in ast.parse(KNOWN[name].read_text()).body if isinstance(node, ast.ImportFrom)]
     drawing = {node.module for node in at_once if re.search(r"\bplots\b|matplotlib|seaborn", node.module or "")}
     assert not drawing
+
+
+def test_an_analysis_lies_where_its_name_says():
+    for name, analysis in ANALYSES.items():
+        assert f"{type(analysis).__module__}.".startswith(f"igap.analyses.{name}.")
 
 
 def test_the_architecture_page_has_this_order():

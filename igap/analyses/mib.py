@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float64
 
 from igap.analyses.base import Analysis, RunContext, settings_of
-from igap.analyses.circuit_recovery.recovery import ClassRecovery, class_recovery
+from igap.analyses.circuit.recovery import ClassRecovery, class_recovery
 from igap.analyses.faithfulness.rankings import SHARES
 from igap.attribution.maps import AttributionMap, Progress, scores_exist
 from igap.components import Site, component_name, setting_with

@@ -6,15 +6,15 @@ from typing import Any
 from igap.analyses.ablation.analysis import AblationAnalysis
 from igap.analyses.base import Analysis, settings_of
 from igap.analyses.both_directions.analysis import BothDirectionsAnalysis
-from igap.analyses.circuit_recovery.analysis import CircuitRecoveryAnalysis
+from igap.analyses.circuit.analysis import CircuitRecoveryAnalysis
+from igap.analyses.curves.analysis import OutputCurvesAnalysis
 from igap.analyses.direct_effect.analysis import DirectEffectAnalysis
 from igap.analyses.edges.analysis import EdgesAnalysis
-from igap.analyses.explanation.analysis import ExplanationAnalysis
+from igap.analyses.explain.analysis import ExplanationAnalysis
 from igap.analyses.faithfulness.analysis import FaithfulnessAnalysis
 from igap.analyses.mib import MibAnalysis
-from igap.analyses.output_curves.analysis import OutputCurvesAnalysis
-from igap.analyses.proxy_fidelity import ProxyFidelityAnalysis
-from igap.analyses.queries_keys import QueriesKeysAnalysis
+from igap.analyses.qk import QueriesKeysAnalysis
+from igap.analyses.screening import ProxyFidelityAnalysis
 from igap.analyses.self_repair.analysis import SelfRepairAnalysis
 from igap.analyses.sets.analysis import SetsAnalysis
 from igap.analyses.stability import StabilityAnalysis

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from igap import plots
 from igap.analyses.ablation.results import Ablations
-from igap.analyses.output_curves.curves import OutputCurves
+from igap.analyses.curves.curves import OutputCurves
 from igap.analyses.sets.results import SetEffects
 from igap.attribution.maps import AttributionMap
 from igap.errors import InputError, did_you_mean, printable, short_repr
@@ -70,7 +70,7 @@ def _title(found: AttributionMap) -> str:
 
 
 def _curves(curves: OutputCurves) -> Figure:
-    from igap.analyses.output_curves.plots import output_curves
+    from igap.analyses.curves.plots import output_curves
 
     return output_curves(curves, title=f"output curves, {curves.direction}")
 

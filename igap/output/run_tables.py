@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from igap.analyses.circuit_recovery.recovery import CLASS_OF
+from igap.analyses.circuit.recovery import CLASS_OF
 from igap.components import PLACES, Site, component_names
 from igap.config import TEXTS
 from igap.pipeline import Result

@@ -104,7 +104,7 @@ def test_the_page_of_comparisons_knows_which_numbers_are_in_the_unit_of_f():
 @pytest.mark.long
 @pytest.mark.usefixtures("one_model")
 def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
-    from igap.analyses.circuit_recovery.recovery import recover
+    from igap.analyses.circuit.recovery import recover
     from igap.attribution import AttributionMap
 
     brief = ("ig.n_steps=2", "explain=false")

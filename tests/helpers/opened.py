@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from igap.analyses.base import RunContext
-from igap.analyses.explanation import interactions as _interactions
+from igap.analyses.explain import interactions as _interactions
 from igap.analyses.registry import ANALYSES
 from igap.attribution import decomposition
 from igap.attribution import qk_patching as _qk

@@ -184,7 +184,7 @@ def test_figures_that_do_not_fit_cost_themselves_only(result, written, tmp_path)
 
 def test_a_figure_that_cannot_be_drawn_costs_itself_only_and_its_story_is_kept(result, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "scatter", lambda *_, **__: 1 / 0)
-    monkeypatch.setattr("igap.analyses.output_curves.plots.output_curves", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("igap.analyses.curves.plots.output_curves", lambda *_, **__: 1 / 0)
     disk.prepare(tmp_path)
     failing = ("heads_scatter", "neurons_scatter", "curves")
     summary = disk.write(with_plots(result, *failing, "heads_difference", "jaccard"), tmp_path)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from igap import pipeline
-from igap.analyses.circuit_recovery.recovery import recover
+from igap.analyses.circuit.recovery import recover
 from igap.analyses.registry import ANALYSES
 from igap.attribution.maps import AttributionMap
 from igap.cli.compose import compose_one

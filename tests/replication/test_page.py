@@ -14,7 +14,7 @@ from helpers.checkpoints import save_checkpoint
 from helpers.fixtures import PIXEL
 
 from igap import load_model, plots
-from igap.analyses.circuit_recovery.recovery import CLASS_OF
+from igap.analyses.circuit.recovery import CLASS_OF
 from igap.cli import main
 from igap.cli.compose import compose_one
 from igap.models import cached

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from igap.analyses.output_curves import OutputCurves
+from igap.analyses.curves import OutputCurves
 from igap.counterfactual.validation.results import NeutralEdits, RandomControl
 from igap.counterfactual.validation.verdict import decimals, signed
 from igap.errors.missing import Missing

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from igap.analyses.output_curves.curves import DEFAULT_ALPHAS, OutputCurves, trace_curves
+from igap.analyses.curves.curves import DEFAULT_ALPHAS, OutputCurves, trace_curves
 from igap.attribution.activation_patching import patch_components
 from igap.attribution.maps import Advance, AttributionMap, scores_exist
 from igap.attribution.over_pairs import attribute_pairs

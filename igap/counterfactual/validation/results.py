@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from igap.analyses.output_curves import OutputCurves
+from igap.analyses.curves import OutputCurves
 from igap.attribution.decomposition import Term
 from igap.counterfactual.config import Sign
 from igap.counterfactual.spaces.base import Candidate

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from igap.analyses.output_curves import OutputCurves
+from igap.analyses.curves import OutputCurves
 from igap.counterfactual.output import plots
 from igap.counterfactual.validation.results import RandomControl
 from igap.errors.missing import Missing

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from igap import PromptPair
-from igap.analyses.output_curves import OutputCurves
+from igap.analyses.curves import OutputCurves
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.validation.results import (
     BestPrompt,

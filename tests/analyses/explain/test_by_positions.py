@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igap import InputError, PromptPair, activation_patching, attribution_patching, integrated_gradients, pipeline
-from igap.analyses.explanation.interactions import interactions
+from igap.analyses.explain.interactions import interactions
 from igap.attribution.decomposition import BETWEEN, POINTS, TERMS, decompose
 from igap.cli.compose import compose_one
 from igap.components import PLACES

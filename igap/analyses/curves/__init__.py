@@ -1,5 +1,5 @@
 """F along the path of single components."""
 
-from igap.analyses.output_curves.curves import OutputCurves, output_curve
+from igap.analyses.curves.curves import OutputCurves, output_curve
 
 __all__ = ["OutputCurves", "output_curve"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from igap.analyses.base import Analysis, RunContext
-from igap.analyses.circuit_recovery.recovery import CircuitRecovery, check_shape, recover
+from igap.analyses.circuit.recovery import CircuitRecovery, check_shape, recover
 from igap.attribution.maps import Progress
 from igap.config import RunConfig
 from igap.models.load import Header
@@ -39,6 +39,6 @@ class CircuitRecoveryAnalysis(Analysis[CircuitRecovery]):
 
     def figures(self, finding: CircuitRecovery, title: str) -> "Mapping[str, Figure]":
         """Draw `circuit`: recall and precision, of all 26 heads."""
-        from igap.analyses.circuit_recovery.plots import recovery_curves
+        from igap.analyses.circuit.plots import recovery_curves
 
         return {"circuit": recovery_curves(finding.of("all"), title=title)}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from igap import pipeline
-from igap.analyses.circuit_recovery.recovery import CLASS_OF, recover
+from igap.analyses.circuit.recovery import CLASS_OF, recover
 from igap.attribution import AttributionMap
 from igap.cli.compose import compose_one
 from igap.components import IOI_CIRCUIT, component_names, parse_component

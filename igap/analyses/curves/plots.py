@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from igap.analyses.output_curves.curves import OutputCurves
+from igap.analyses.curves.curves import OutputCurves
 from igap.plots.canvas import PALETTE, figure, styled
 
 _COLUMNS = 4

@@ -5,8 +5,8 @@ import io
 import numpy as np
 import pytest
 
-from igap.analyses.output_curves import OutputCurves
-from igap.analyses.output_curves.plots import output_curves
+from igap.analyses.curves import OutputCurves
+from igap.analyses.curves.plots import output_curves
 
 ALPHAS = np.linspace(-1, 2, 61).round(2)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from igap.analyses.base import Analysis, RunContext
-from igap.analyses.proxy_fidelity import ProxyFidelities, proxy_fidelity
+from igap.analyses.screening import ProxyFidelities, proxy_fidelity
 from igap.attribution.attribution_patching import no_gradient
 from igap.attribution.caching import cached_maps
 from igap.attribution.maps import AttributionMap, Progress

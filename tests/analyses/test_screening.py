@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from igap import pipeline
-from igap.analyses.proxy_fidelity import proxy_fidelities
+from igap.analyses.screening import proxy_fidelities
 from igap.attribution import AttributionMap
 from igap.cli.compose import compose_one
 from igap.components import SITES

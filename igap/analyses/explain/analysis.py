@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from igap.analyses.base import Analysis, RunContext
-from igap.analyses.explanation.explanation import Explanation
-from igap.analyses.explanation.interactions import interactions
+from igap.analyses.explain.explanation import Explanation
+from igap.analyses.explain.interactions import interactions
 from igap.attribution.attribution_patching import no_gradient
 from igap.attribution.decomposition import NO_SINGLE_PATH, decompose
 from igap.attribution.maps import Progress
@@ -122,7 +122,7 @@ class ExplanationAnalysis(Analysis[Explanation]):
 
     @staticmethod
     def _figures(finding: Explanation, title: str) -> "dict[str, Figure]":
-        from igap.analyses.explanation.plots import explanation, interaction_parts
+        from igap.analyses.explain.plots import explanation, interaction_parts
 
         shown, n = finding.of_outliers(_MOST_DRAWN), len(finding.outliers)
         heading = f"{finding.site} of {title}"

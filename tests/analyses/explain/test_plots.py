@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from igap.analyses.explanation.plots import explanation, interaction_parts
+from igap.analyses.explain.plots import explanation, interaction_parts
 from igap.attribution.decomposition import BETWEEN, POINTS, TERMS
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igap.analyses.base import Analysis, RunContext
+from igap.analyses.curves.curves import DEFAULT_ALPHAS, OutputCurves, trace_curves
 from igap.analyses.named_components import called, check_named
-from igap.analyses.output_curves.curves import DEFAULT_ALPHAS, OutputCurves, trace_curves
 from igap.attribution.maps import Progress
 from igap.components import component_names
 from igap.config import RunConfig
@@ -66,7 +66,7 @@ class OutputCurvesAnalysis(Analysis[OutputCurves]):
 
     def figures(self, finding: OutputCurves, title: str) -> "Mapping[str, Figure]":
         """Draw `output_curves`, a panel a component."""
-        from igap.analyses.output_curves.plots import output_curves
+        from igap.analyses.curves.plots import output_curves
 
         return {"output_curves": output_curves(finding, title=title)}
 

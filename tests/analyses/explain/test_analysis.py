@@ -10,8 +10,8 @@ from helpers.opened import decompose, follow, interactions, run_context
 
 from igap import activation_patching, attribution_patching, integrated_gradients
 from igap.analyses.base import Finding
-from igap.analyses.explanation.explanation import Explanation
-from igap.analyses.output_curves.analysis import select_components
+from igap.analyses.curves.analysis import select_components
+from igap.analyses.explain.explanation import Explanation
 from igap.attribution.decomposition import BETWEEN, TERMS
 from igap.cli.compose import compose_one
 from igap.statistics.comparison import compare

@@ -185,7 +185,7 @@ def test_alphas_beyond_what_the_model_can_compute_are_refused(ioi_mini, pair):
 
 def test_an_output_that_is_not_finite_is_refused_whatever_the_alphas_may_be(ioi_mini, pair, monkeypatch):
     monkeypatch.setattr(
-        "igap.analyses.output_curves.curves.check_alphas", lambda alphas: None
+        "igap.analyses.curves.curves.check_alphas", lambda alphas: None
     )  # weights could be as large as this alpha
     with pytest.raises(InputError, match=r"^curves\.alphas: got 0 to 1e\+38, where F is not finite"):
         output_curve(ioi_mini, pair, "L0.N3", alphas=[0, 1, 1e38])

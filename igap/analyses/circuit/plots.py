@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from igap.analyses.circuit_recovery.recovery import ClassRecovery
+from igap.analyses.circuit.recovery import ClassRecovery
 from igap.plots.canvas import PALETTE, figure, styled
 
 

@@ -8,7 +8,7 @@ from helpers.checkpoints import save_checkpoint
 from helpers.opened import follow
 
 from igap import PromptPair, compare, load_model
-from igap.analyses import queries_keys
+from igap.analyses import qk
 from igap.attribution.qk_patching import qk_patching
 from igap.components import component_names
 from igap.storage.cache import ResultCache, use_cache
@@ -55,9 +55,7 @@ def test_heads_that_share_keys_have_one_row_a_key_value_head(result, tmp_path):
 def test_jobs_of_a_sweep_share_the_maps_bit_for_bit(result, small, tmp_path, monkeypatch):
     compared = result.config, small(), result.pairs, result.maps, result.comparisons
     calls = []
-    monkeypatch.setattr(
-        queries_keys, "qk_patching", lambda *given, **asked: calls.append(1) or qk_patching(*given, **asked)
-    )
+    monkeypatch.setattr(qk, "qk_patching", lambda *given, **asked: calls.append(1) or qk_patching(*given, **asked))
     with use_cache(ResultCache(tmp_path, {})):
         first, again = (follow("qk", *compared) for _ in range(2))
     assert calls == [1]

@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float64
 from torch import Tensor
 
-from igap.analyses.explanation.interactions import Interactions
+from igap.analyses.explain.interactions import Interactions
 from igap.attribution.decomposition import BETWEEN, CONVERGED, POINTS, Decomposition, Term
 from igap.attribution.maps import Kind
 from igap.components import Site
