@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.defaults_list import Overrides
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 _list_files = config_loader_impl.create_defaults_list
 _merge_files = ConfigLoaderImpl._compose_config_from_defaults_list
-_read_file = FileConfigSource.load_config
+Plugins.instance()  # imports Hydra's sources anew: theirs are other classes than a plain import gives
+_Files: Any = SourcesRegistry.instance().resolve("file")
+_read_file = _Files.load_config
 _lists: dict[object, Any] = {}
 _merged: dict[int, Any] = {}
 _read: dict[object, Any] = {}
@@ -27,7 +31,8 @@ def merge_once(patch: pytest.MonkeyPatch) -> None:
     """From now on; where a file has changed, was added or taken away, all are read again."""
     patch.setattr(config_loader_impl, "create_defaults_list", _listed)
     patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", _files_merged)
-    patch.setattr(FileConfigSource, "load_config", _file_read)
+    patch.setattr(_Files, "load_config", _file_read)
+    patch.setattr(CachingConfigRepository, "__init__", _copy_places)
 
 
 def _listed(repo: Any, config_name: Any, overrides_list: Any, prepend_hydra: bool, skip_missing: bool) -> Any:
@@ -56,7 +61,7 @@ def _files_merged(loader: ConfigLoaderImpl, defaults: Any, repo: Any) -> Any:
     return copy.deepcopy(_merged[id(defaults)])
 
 
-def _file_read(source: FileConfigSource, config_path: str) -> Any:
+def _file_read(source: Any, config_path: str) -> Any:
     """The config of a file, which Hydra reads each time that it composes also where it need not merge it again."""
     file = os.path.join(source.path, source._normalize_file_name(config_path))
     state = os.stat(file) if os.path.exists(file) else None
@@ -64,6 +69,11 @@ def _file_read(source: FileConfigSource, config_path: str) -> Any:
     if read not in _read:
         _read[read] = _read_file(source, config_path)
     return copy.deepcopy(_read[read])
+
+
+def _copy_places(caching: CachingConfigRepository, repo: Any) -> None:
+    """Hydra copies with them all that plugins have registered, which nobody changes."""
+    caching.delegate, caching.cache = copy.copy(repo), {}
 
 
 def _files(repo: Any) -> Iterator[object]:
