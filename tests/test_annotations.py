@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from beartype.roar import BeartypeCallHintViolation
-from helpers.annotations import ENOUGH, checker, jaxtyped, restart
+from helpers.annotations import DEFINITIONS, ENOUGH, checker, jaxtyped, restart
 from jaxtyping import Float, TypeCheckError
 
 from igap.components import hook_name
@@ -38,7 +38,7 @@ def test_types_are_checked_where_there_is_no_array():
             repeated(*arguments)
 
 
-def test_a_function_within_another_is_checked_each_time_it_is_defined_and_is_that_one():
+def test_a_function_within_another_is_checked_the_first_times_it_is_defined_and_is_that_one():
     def define(summand):
         @checked
         def added(number: int) -> int:
@@ -46,10 +46,16 @@ def test_a_function_within_another_is_checked_each_time_it_is_defined_and_is_tha
 
         return added
 
-    for summand in range(2):
-        assert define(summand)(3) == 3 + summand
+    for summand in range(DEFINITIONS):
+        added = define(summand)
+        assert added(3) == 3 + summand
         with pytest.raises(TypeCheckError):
-            define(summand)("3")
+            added("3")
+    with pytest.raises(TypeError, match="concatenate"):
+        define(1)("3")
+    restart()
+    with pytest.raises(TypeCheckError):
+        define(1)("3")
 
 
 def test_the_first_calls_in_a_test_are_checked_and_those_of_the_next_test_again():

@@ -2,14 +2,15 @@
 
 For every function jaxtyping binds the arguments and opens a set of axes; where no annotation is of an array, beartype
 alone checks the same in less time. A function within another is defined at each call of the other, with annotations
-that stay the same: so does their checker. Of the calls of one function in one test the first few are checked: the rest
-come from loops, and checks of all of them took a quarter of the suite's time.
+that stay the same: so does their checker. Of the calls of one function in one test the first few are checked, and of a
+function within another those of its first definitions: the rest come from loops, and checks of all of them took a
+quarter of the suite's time.
 """
 
 import dataclasses
 import functools
 import inspect
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
@@ -19,7 +20,21 @@ from beartype import beartype
 ENOUGH = 5
 """Calls of a function that are checked in a test."""
 
-_calls: Counter[tuple[str, str]] = Counter()
+DEFINITIONS = 2
+"""Definitions of a function within another that are checked in a test."""
+
+
+class _Left:
+    """What is left to check of one function in this test."""
+
+    __slots__ = ("calls", "definitions")
+
+    def __init__(self) -> None:
+        self.calls, self.definitions = ENOUGH, DEFINITIONS
+
+
+_left: defaultdict[tuple[str, str], _Left] = defaultdict(_Left)
+_used: list[_Left] = []
 _jaxtyped = jaxtyping.jaxtyped
 _checkers: dict[object, Callable[..., Any]] = {}
 
@@ -32,7 +47,9 @@ def install() -> None:
 
 def restart() -> None:
     """A test begins."""
-    _calls.clear()
+    for left in _used:
+        left.calls, left.definitions = ENOUGH, DEFINITIONS
+    _used.clear()
 
 
 def jaxtyped(*decorated: Any, **options: Any) -> Any:
@@ -44,32 +61,36 @@ def jaxtyped(*decorated: Any, **options: Any) -> Any:
     def decorate(decorated: Any) -> Any:
         own = vars(decorated).get("__init__") if dataclasses.is_dataclass(decorated) else None
         if own is not None and not hasattr(own, "__wrapped__"):  # one that igap wraps converts before it checks
-            name = (decorated.__module__, f"{decorated.__qualname__}.__init__")
-            decorated.__init__ = _checked_at_first(name, own, with_axes(decorated).__init__)
+            left = _left[decorated.__module__, f"{decorated.__qualname__}.__init__"]
+            decorated.__init__ = _checked_at_first(left, own, with_axes(decorated).__init__)
             return decorated
         if not inspect.isfunction(decorated):
             return decorated if own is not None else with_axes(decorated)
         annotations = decorated.__annotations__
         if not annotations:
             return decorated
-        name = (decorated.__module__, decorated.__qualname__)
-        if _calls[name] >= ENOUGH:  # within another function
-            return decorated
-        with_arrays = "<locals>" in decorated.__qualname__ or any(map(mentions_arrays, annotations.values()))
-        return _checked_at_first(name, decorated, with_axes(decorated) if with_arrays else beartype(decorated))
+        left, within = _left[decorated.__module__, decorated.__qualname__], "<locals>" in decorated.__qualname__
+        if within:
+            if not left.calls or not left.definitions:
+                return decorated
+            left.definitions -= 1
+            _used.append(left)
+        with_arrays = within or any(map(mentions_arrays, annotations.values()))
+        return _checked_at_first(left, decorated, with_axes(decorated) if with_arrays else beartype(decorated))
 
     return decorate
 
 
-def _checked_at_first(name: tuple[str, str], plain: Callable[..., Any], checked: Callable[..., Any]) -> Any:
+def _checked_at_first(left: _Left, plain: Callable[..., Any], checked: Callable[..., Any]) -> Any:
     """The checked function for the first calls of a test, and the plain one for the rest."""
 
     @functools.wraps(plain)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        if jaxtyping.config.jaxtyping_disable or _calls[name] >= ENOUGH:
+        if not left.calls or jaxtyping.config.jaxtyping_disable:
             return plain(*args, **kwargs)
-        _calls[name] += 1
+        left.calls -= 1
+        _used.append(left)
         return checked(*args, **kwargs)
 
     return call
