@@ -205,6 +205,9 @@ def test_a_weight_too_few_or_too_many_is_refused(tmp_path, own_cache):
     fewer = write(llama(), tmp_path / "fewer.gguf", without=["blk.1.ffn_up.weight"])
     assert "a GGUF file that lacks 1 of the model's weights (model.layers.1.mlp.up_proj.weight" in refusal(fewer)
     assert not any(own_cache.glob("*/*")), "nothing is kept of it, not even a lock"
+    renamed = {"blk.1.other.weight": np.ones((48, 32), np.float32)}  # as many numbers, another tensor's
+    other = write(llama(), tmp_path / "renamed.gguf", without=["blk.1.ffn_up.weight"], extra=renamed)
+    assert "a GGUF file that lacks 1 of the model's weights (model.layers.1.mlp.up_proj.weight" in refusal(other)
     # Llama 3's rotary frequencies, which transformers passes over.
     more = write(llama(), tmp_path / "more.gguf", extra={"rope_freqs.weight": np.ones(4, np.float32)})
     assert "weights, of which transformers reads" in refusal(more)
