@@ -221,6 +221,14 @@ def test_whatever_a_key_is_set_to_it_is_taken_or_refused_in_readable_lines_befor
             "9",
             r"interactions: got '9', wanted a head such as 9\.6 or another .* or null\. Try interactions='9\.6'",
         ),
+        *(
+            ("explain", sites, r"explain: got .*, wanted true, false, all, or sites of the run, .*, each once\.")
+            for sites in ("", "heads heads", ["heads", 5])
+        ),
+        *(
+            ("faithfulness", sites, r"faithfulness: got .*, wanted one of 'none', 'both', .*, each once\.")
+            for sites in ("", "heads heads")
+        ),
         ("batch_size", 0, r"batch_size: got 0, wanted at least 1\. Try batch_size=64"),
         ("metric.function", "a b:c", r"metric\.function: got 'a b:c', wanted a function as package\.module:name\."),
         ("tracking.project", "x" * 129, r"tracking\.project: got .*, wanted at most 128 characters"),

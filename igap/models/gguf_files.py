@@ -170,16 +170,21 @@ def _config(path: Path, name: str) -> Any:
 
 
 def _check_places(reader: Any) -> None:
-    """Raises ValueError where tensors do not lie one after the other to the file's end: it would be read as others."""
-    end, alignment = int(reader.data_offset), int(reader.alignment)  # numpy's, which overflow
+    """Raises ValueError where tensors do not lie one after the other to the file's end: it would be read as others.
+
+    Behind the last one is its padding or nothing. Any other length tells of bytes lost or added before, which move all.
+    """
+    start, alignment = int(reader.data_offset), int(reader.alignment)  # numpy's, which overflow
+    end = start
     for tensor in reader.tensors:
-        if tensor.data_offset != end:
+        if tensor.data_offset != start:
             raise ValueError(
-                f"{tensor.name} begins at byte {tensor.data_offset}, and the tensor before it ends at {end}"
+                f"{tensor.name} begins at byte {tensor.data_offset}, and the tensor before it ends at {start}"
             )
-        end += -(-int(tensor.n_bytes) // alignment) * alignment
-    if (beyond := len(reader.data) - end) >= alignment:
-        raise ValueError(f"{beyond} bytes are beyond its last tensor")
+        end = start + int(tensor.n_bytes)
+        start += -(-int(tensor.n_bytes) // alignment) * alignment
+    if (size := len(reader.data)) not in (end, start):
+        raise ValueError(f"its last tensor ends at byte {end}, and the file at {size}")
 
 
 def _make(path: Path, config: Any, folder: Path, name: str) -> None:

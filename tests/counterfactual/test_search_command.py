@@ -118,6 +118,7 @@ BAD = [
     (["head=1.2", "metric=custom", "metric.function=nowhere:f"], "metric.function: got nowhere:f, which cannot be im"),
     (["head=1.2", "metric=nll"], "metric: got 'nll', wanted one of custom, js, kl, logit, logit_diff, logprob, prob,"),
     (["search.until=5"], "head: got nothing, wanted a value. Add head=9.6."),
+    (["baselines"], "search: got 'baselines', which is a sweep, wanted a search. Use igap sweep baselines."),
     (["serch_mini"], "search: got 'serch_mini', wanted one of atlas, capital_country, gendered_pronoun, greater_than, "
                      "head_scan, results_search, search_9_6, search_mini, subject_verb, worst_prompts, or KEY=VALUE."),
     (["head=1.2", "--fast"], "option: got '--fast', which igap search does not have, wanted KEY=VALUE"),

@@ -7,7 +7,7 @@ import shutil
 import warnings
 
 import pytest
-import torch
+import transformers
 from helpers.damage import (
     JSON_FILES,
     KINDS,
@@ -28,7 +28,7 @@ from igap import InputError, load_model
 from igap.cli import main
 from igap.inputs.tokenizing import token_ids
 from igap.models import files, patterns
-from igap.models.load import read_header
+from igap.models.load import read_header, read_tokenizer
 from igap.models.patterns import check_patterns
 from igap.models.quiet import as_input_error, hold_stderr, silence_libraries
 
@@ -229,6 +229,8 @@ def test_a_pattern_that_does_not_end_or_fails_is_refused(copied, pattern, monkey
     set_to(copied, "tokenizer.json", PATTERN, json.dumps(pattern))
     if pattern:
         assert f"tokenizer.json: its pattern {pattern!a} does not end on" in refusal(read_header, str(copied))
+        with pytest.raises(InputError, match=r"^ids_of: got .*, whose tokenizer cannot .* does not end on"):
+            read_tokenizer(str(copied), item="ids_of")
     else:  # it cuts between all letters, which is no mistake
         read_header(str(copied))
 
@@ -244,6 +246,12 @@ def test_patterns_of_known_models_end_and_are_not_tried_for_a_run(copied, monkey
     patterns._find_endless.cache_clear()
     monkeypatch.setattr(patterns.sys, "executable", "/no/python")
     check_patterns(copied, "copy")
+
+
+def test_a_machine_that_cannot_try_a_pattern_is_at_fault_and_not_the_pattern(monkeypatch):
+    monkeypatch.setattr(patterns.sys, "executable", shutil.which("false"))
+    with pytest.raises(OSError, match="which was to try the patterns of a tokenizer, did not start"):
+        patterns._find_endless.__wrapped__(frozenset({r"\w"}))
 
 
 def test_a_pattern_is_tried_without_the_modules_of_the_working_folder(copied, monkeypatch, tmp_path):
@@ -309,11 +317,11 @@ def test_warnings_are_given_after_what_they_are_about_and_not_where_it_fails():
     assert not said
 
 
-def test_a_model_is_not_built_twice_where_its_sizes_are_like_those_of_the_weights(whole):
+def test_a_model_is_not_built_twice_where_its_sizes_are_like_those_of_the_weights(whole, monkeypatch):
     header = read_header(str(whole))
-    before = torch.random.get_rng_state()
+    header.config.max_position_embeddings = 10**9  # gives no weight its size
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_config", None)
     files.check_allocation(header.config, header.stored, "whole")
-    assert torch.equal(before, torch.random.get_rng_state())
 
 
 @pytest.mark.parametrize(

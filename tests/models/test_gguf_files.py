@@ -181,7 +181,7 @@ def test_a_file_cut_short_is_refused(tiny, tmp_path, share, own_cache):
         (b"tokenizer.ggml.token_type", 4, 9, "(tokenizer.ggml.token_type is of type 9)"),
         (b"tokenizer.ggml.token_type", 8, 2**63, "(tokenizer.ggml.token_type has 9223372036854775808 entries)"),
         (b"blk.0.attn_q.weight", 20, 3, "(blk.0.attn_k.weight begins at byte "),  # another type: as many other weights
-        (b"GGUF", 4, 20, "bytes are beyond its last tensor)"),  # one too few: of tied embeddings, another model
+        (b"GGUF", 4, 20, "(its last tensor ends at byte "),  # one too few: of tied embeddings, another model
         (b"general.architecture", 0, 9, "(general.architecture has "),  # a list, of as many entries as its text says
     ],
 )
@@ -205,6 +205,9 @@ def test_a_weight_too_few_or_too_many_is_refused(tmp_path, own_cache):
     fewer = write(llama(), tmp_path / "fewer.gguf", without=["blk.1.ffn_up.weight"])
     assert "a GGUF file that lacks 1 of the model's weights (model.layers.1.mlp.up_proj.weight" in refusal(fewer)
     assert not any(own_cache.glob("*/*")), "nothing is kept of it, not even a lock"
+    renamed = {"blk.1.other.weight": np.ones((48, 32), np.float32)}  # as many numbers, another tensor's
+    other = write(llama(), tmp_path / "renamed.gguf", without=["blk.1.ffn_up.weight"], extra=renamed)
+    assert "a GGUF file that lacks 1 of the model's weights (model.layers.1.mlp.up_proj.weight" in refusal(other)
     # Llama 3's rotary frequencies, which transformers passes over.
     more = write(llama(), tmp_path / "more.gguf", extra={"rope_freqs.weight": np.ones(4, np.float32)})
     assert "weights, of which transformers reads" in refusal(more)
@@ -214,6 +217,16 @@ def test_a_weight_too_few_or_too_many_is_refused(tmp_path, own_cache):
 def test_a_file_of_another_alignment_is_read(tmp_path, alignment):
     path = write(llama(), tmp_path / "aligned.gguf", alignment=alignment)
     assert gguf_files._config(path, "aligned").num_hidden_layers == 2
+
+
+def test_a_byte_lost_or_added_among_the_weights_is_refused_also_where_padding_hides_it(tmp_path):
+    path = write(llama(), tmp_path / "padded.gguf", alignment=512)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-256])  # without the padding of the last tensor, as some programs write it
+    assert gguf_files._config(path, "padded").num_hidden_layers == 2
+    for content in (whole[:-9000] + whole[-8999:], whole[:-9000] + b"0" + whole[-9000:]):
+        path.write_bytes(content)
+        assert f"and the file at {len(content)})" in refusal(path)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):
@@ -248,7 +261,9 @@ def test_smollm2_is_found_in_its_package_which_is_not_imported(tiny, tmp_path, m
 
 def test_two_processes_that_need_a_file_at_once_make_one_folder(tiny, own_cache, tmp_path):
     other = tmp_path / "other.gguf"
-    other.write_bytes(tiny[1].read_bytes() + b" ")
+    content = bytearray(tiny[1].read_bytes())
+    content[-200] ^= 1  # a weight
+    other.write_bytes(content)
     with multiprocessing.get_context("fork").Pool(1) as pool:
         made = pool.apply(load.find_checkpoint, [str(other)])  # it has begun: from here on both are equally fast
         theirs = pool.apply_async(load.find_checkpoint, [str(tiny[1])])

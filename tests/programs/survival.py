@@ -100,7 +100,7 @@ class Sweep(Command):
             name = str(path.relative_to(self.runs))
             if path.name == "summary.json":
                 numbers = json.loads(path.read_text())
-                aside = ("failed", *(f"{each}/reason" for each in undrawn(path.parent)))
+                aside = ("failed", *(entry for each in undrawn(path.parent) for entry in (each, f"{each}/reason")))
                 found[name] = {k: v for k, v in numbers.items() if not k.startswith("seconds/") and k not in aside}
             elif path.suffix in (".csv", ".safetensors") and path.name != "record.safetensors":  # it holds seconds
                 found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -109,7 +109,8 @@ class Sweep(Command):
 
 def differing(results: Mapping[str, object], others: Mapping[str, object]) -> set[str]:
     """The files that differ, of a summary the names in it."""
-    files = {name for name in results.keys() | others.keys() if results.get(name) != others.get(name)}
+    names = results.keys() | others.keys()
+    files = {name for name in names if results.get(name, "absent") != others.get(name, "absent")}
     whole = {name for name in files if not (isinstance(results.get(name), dict) and isinstance(others.get(name), dict))}
     inside = (
         f"{name}: {each}"

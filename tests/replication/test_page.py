@@ -144,13 +144,21 @@ def test_the_page_escapes_every_prompt(found):
     assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; &amp; so on" in text
 
 
-@pytest.mark.parametrize("override", ["prompts.n=10", "baseline=zero", "direction=denoising"])
-def test_the_study_varies_baseline_and_pair_itself(override, capsys):
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        *((own, ", which starts from the texts of one prompt pair") for own in ("prompts.n=10", "baseline=zero")),
+        (
+            "direction=denoising",
+            ", which starts from the texts of one prompt pair, baseline=corrupted and direction=no",
+        ),
+        ("metric=prob", " with metric=prob and positions=all, wanted the logit difference and all positions"),
+        ("positions=each", " with metric=logit_diff and positions=each, wanted the logit difference"),
+    ],
+)
+def test_the_study_takes_one_pair_and_its_own_question(override, message, capsys):
     assert main(["run", "experiment=notebook", override]) == 2
-    assert (
-        "study: got notebook, which starts from the texts of one prompt pair, baseline=corrupted"
-        in capsys.readouterr().err
-    )
+    assert f"study: got notebook{message}" in capsys.readouterr().err
 
 
 def test_the_second_pair_is_checked_before_anything_runs(checkpoint, capsys, monkeypatch):
