@@ -6,6 +6,8 @@ import csv
 import dataclasses
 import functools
 import importlib
+import os
+import sqlite3
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
+import sqlalchemy
 
 from helpers import annotations, composing
 
@@ -80,6 +83,20 @@ def _nodes_once() -> Iterator[None]:
     legendre = np.polynomial.legendre
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(legendre, "leggauss", functools.cache(legendre.leggauss))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _disk_not_awaited() -> Iterator[None]:
+    """What tests write survives processes that are killed; it need not survive a power cut, which takes long."""
+
+    def hasten(connection: object, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", hasten)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
         yield
 
 
