@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float64
 from transformer_lens.model_bridge import TransformerBridge
 
-from igap.analyses.ablation.study import AblationStudy
+from igap.analyses.ablation.by_kind import AblationsByKind
 from igap.attribution import AttributionMap, activation_patching
 from igap.components import SITES, Site, component_name, parse_component
 from igap.engine.open_pairs import contrast
@@ -199,7 +199,7 @@ def _ablations(
     model: TransformerBridge, first: Result, replayed: Mapping[str, AttributionMap], comparable: bool
 ) -> Iterator[Row]:
     ablation = first.findings.get("ablation")
-    if not isinstance(ablation, AblationStudy) or not {"zero", "mean"} <= ablation.kinds.keys():
+    if not isinstance(ablation, AblationsByKind) or not {"zero", "mean"} <= ablation.kinds.keys():
         return
     zero = ablation.kinds["zero"]
     names = [each.name for each in zero.single]

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from safetensors.torch import load_file
 
 from igap import plots
-from igap.analyses.ablation.study import AGAINST, AblationStudy
+from igap.analyses.ablation.by_kind import AGAINST, AblationsByKind
 from igap.components import SITES, component_names
 from igap.errors.failures import Failure
 from igap.inputs.prompts import encode_pair
@@ -230,7 +230,7 @@ def test_a_number_of_a_finding_that_is_not_finite_is_missing_with_a_reason(resul
 
 def test_a_table_of_nothing_is_no_file(result, tmp_path):
     """An empty file is no table for any reader: W&B would refuse the whole run."""
-    nothing = AblationStudy({}, dict.fromkeys(AGAINST, ()), "score", "processed")
+    nothing = AblationsByKind({}, dict.fromkeys(AGAINST, ()), "score", "processed")
     disk.write_numbers(dataclasses.replace(result, findings={"ablation": nothing}), tmp_path, {})
     assert {path.name for path in tmp_path.glob("*.csv")} == {"heads.csv", "neurons.csv"}
 

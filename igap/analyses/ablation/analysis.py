@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from igap.analyses.ablation.ablate import ablate_kinds, check_distractors
 from igap.analyses.ablation.accuracy import as_pair, encode_prompts
+from igap.analyses.ablation.by_kind import AGAINST, AblationsByKind
 from igap.analyses.ablation.replacements import check_donors, too_few_references
-from igap.analyses.ablation.study import AGAINST, AblationStudy
 from igap.analyses.base import Analysis, RunContext
 from igap.analyses.named_components import called, check_named, check_ranking, strongest
 from igap.attribution.maps import Progress
@@ -29,7 +29,7 @@ DEFAULT_N = 500
 """Generated prompts where neither a number nor a file is given."""
 
 
-class AblationAnalysis(Analysis[AblationStudy]):
+class AblationAnalysis(Analysis[AblationsByKind]):
     """Accuracy without single components, all of them, random others; `ablation=KIND` asks for it."""
 
     name = "ablation"
@@ -81,7 +81,7 @@ class AblationAnalysis(Analysis[AblationStudy]):
         texts = [[prompt.text, prompt.answer, prompt.distractor] for prompt in prompts]
         return {"ablation": hashlib.sha256(json.dumps(texts).encode()).hexdigest()}
 
-    def run(self, context: RunContext, on_progress: Progress | None) -> AblationStudy:
+    def run(self, context: RunContext, on_progress: Progress | None) -> AblationsByKind:
         """Return the ablations of every kind asked for."""
         settings = context.config.ablation
         names = list(select_components(context))
@@ -108,9 +108,9 @@ class AblationAnalysis(Analysis[AblationStudy]):
             else {}
         )
         unit = next(iter(context.comparisons.values())).unit
-        return AblationStudy(by_kind, scores, unit, context.config.model.processing)
+        return AblationsByKind(by_kind, scores, unit, context.config.model.processing)
 
-    def figures(self, finding: AblationStudy, title: str) -> "Mapping[str, Figure]":
+    def figures(self, finding: AblationsByKind, title: str) -> "Mapping[str, Figure]":
         """Draw, of each kind, `ablation_KIND`, the accuracy, and `ablation_KIND_scatter`, its change against scores."""
         from igap.analyses.ablation.plots import accuracy_bars, change_scatter
 

@@ -7,8 +7,8 @@ from jaxtyping import Float64
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from igap.analyses.ablation.by_kind import AGAINST, FEW, AblationsByKind
 from igap.analyses.ablation.results import AblationEffect, Ablations
-from igap.analyses.ablation.study import AGAINST, FEW, AblationStudy
 from igap.plots.canvas import PALETTE, blank, figure, styled
 from igap.statistics.units import LABELS
 
@@ -49,14 +49,17 @@ def accuracy_bars(ablations: Ablations, *, title: str = "") -> Figure:
 
 
 @styled()
-def change_scatter(study: AblationStudy, kind: str, *, title: str = "") -> Figure:
+def change_scatter(by_kind: AblationsByKind, kind: str, *, title: str = "") -> Figure:
     """Draw the change in the share correct against IG, AP and AP - IG of each component, with r and its interval."""
     fig, axes = figure(11.0, 3.8, 1, len(AGAINST), title)
-    places = study.components(kind)
-    single = [study.kinds[kind].single[place] for place in places]
+    places = by_kind.components(kind)
+    single = [by_kind.kinds[kind].single[place] for place in places]
     change = np.array([100 * each.change for each in single])
     for ax, against in zip(axes, AGAINST, strict=True):
-        x, relation = np.array([study.scores[against][place] for place in places]), study.relation(kind, against)
+        x, relation = (
+            np.array([by_kind.scores[against][place] for place in places]),
+            by_kind.relation(kind, against),
+        )
         if relation is None or not np.isfinite(x).all():
             blank(ax, "not drawn: a score is missing" if relation else "not drawn: only sets were ablated")
             continue
@@ -68,7 +71,7 @@ def change_scatter(study: AblationStudy, kind: str, *, title: str = "") -> Figur
         r = f"r = {relation.pearson:+.2f}{interval}" if np.isfinite(relation.pearson) else "r undefined"
         ax.set_title(f"{r}\nn = {len(x)}{', proves nothing' if len(x) < FEW else ''}")
         ax.xaxis.set_major_locator(MaxNLocator(4))
-        ax.set(xlabel=f"{against.upper()}, {LABELS[study.unit]}", ylabel="change in share correct, percentage points")
+        ax.set(xlabel=f"{against.upper()}, {LABELS[by_kind.unit]}", ylabel="change in share correct, percentage points")
         ax.margins(x=0.15)
     return fig
 

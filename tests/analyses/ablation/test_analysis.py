@@ -11,7 +11,7 @@ from scipy import stats
 
 from igap import pipeline
 from igap.analyses.ablation import analysis
-from igap.analyses.ablation.study import AGAINST
+from igap.analyses.ablation.by_kind import AGAINST
 from igap.analyses.registry import ANALYSES
 from igap.cli.compose import compose_one
 from igap.errors import InputError

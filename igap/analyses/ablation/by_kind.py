@@ -22,7 +22,7 @@ _REASONS = {"logit_diff": "the prompts have no distractor", "generated": "ablati
 
 
 @dataclass(frozen=True, eq=False)
-class AblationStudy:
+class AblationsByKind:
     """Ablations of the same components, by kind."""
 
     kinds: Mapping[str, Ablations]
