@@ -229,6 +229,10 @@ def test_whatever_a_key_is_set_to_it_is_taken_or_refused_in_readable_lines_befor
             ("faithfulness", sites, r"faithfulness: got .*, wanted one of 'none', 'both', .*, each once\.")
             for sites in ("", "heads heads")
         ),
+        *(
+            ("positions.spans", {name: 3}, r"positions\.spans: got .*, wanted spans by name, each a position")
+            for name in ("", " S2", "a\n", "x" * 101, 5)
+        ),
         ("batch_size", 0, r"batch_size: got 0, wanted at least 1\. Try batch_size=64"),
         ("metric.function", "a b:c", r"metric\.function: got 'a b:c', wanted a function as package\.module:name\."),
         ("tracking.project", "x" * 129, r"tracking\.project: got .*, wanted at most 128 characters"),

@@ -1,4 +1,4 @@
-"""Optuna and SQLAlchemy, without what they print beside their exceptions."""
+"""Optuna, SQLAlchemy and psycopg, without what they print beside their exceptions."""
 
 import logging
 import warnings
@@ -8,7 +8,12 @@ from contextlib import contextmanager
 import optuna
 
 # An error in a storage is an exception, which the command tells in one line; their logs add tracebacks to it.
-_LEVELS = {"optuna": logging.WARNING, "optuna.storages": logging.ERROR, "sqlalchemy.pool": logging.CRITICAL + 1}
+_LEVELS = {
+    "optuna": logging.WARNING,
+    "optuna.storages": logging.ERROR,
+    "psycopg": logging.ERROR,
+    "sqlalchemy.pool": logging.CRITICAL + 1,
+}
 
 
 @contextmanager

@@ -134,6 +134,11 @@ def test_the_other_prompt_has_the_clean_prompts_length(small, pair):
         integrated_gradients(small(), pair, baseline=Baseline("prompt", prompt="Mary gave it to"))
 
 
+def test_own_reference_prompts_have_the_clean_prompts_length(ioi_mini, pair):
+    with pytest.raises(ValueError, match=r"baseline\.prompts: got 'Mary gave' of 3 tokens, wanted 17 \(the token"):
+        made(ioi_mini, pair, Baseline("mean", prompts=(pair.corrupted, "Mary gave")))
+
+
 def test_settings_that_a_kind_does_not_use_make_no_other_baseline_of_it():
     config = BaselineConfig(prompt="another", n=7, seed=3)
     assert baseline_of(config) == Baseline()
@@ -147,6 +152,7 @@ def test_settings_that_a_kind_does_not_use_make_no_other_baseline_of_it():
     [
         ({"kind": "zeros"}, r"kind: got 'zeros', wanted one of corrupted, zero, zero_input, mean, prompt\."),
         ({"kind": "prompt"}, r"baseline\.prompt: got None with baseline=prompt; baseline=prompt needs a text"),
+        ({"kind": "zero", "prompts": ("a",)}, r"baseline\.prompts: got 1 reference prompts with baseline=zero, wanted"),
         ({"kind": "zero", "prompt": "a"}, r"baseline\.prompt: got 'a' with baseline=zero; baseline=prompt needs"),
     ],
 )

@@ -93,6 +93,13 @@ def test_differing_positions_are_those_of_partners(small, pair):
     assert positions_of(small(), [unequal], "diff", "denoising") == {"diff": [[0, 9]]}
 
 
+def test_a_role_without_a_partner_in_the_prompt_that_is_denoised_is_refused(small, pair):
+    unequal = dataclasses.replace(pair, corrupted=pair.corrupted.replace("After John and ", ""), align="end")
+    assert positions_of(small(), [unequal], "roles")["IO"] == [[2]]
+    with pytest.raises(InputError, match=r"^positions: got roles, but IO of a clean prompt has no partner in the corr"):
+        positions_of(small(), [unequal], "roles", "denoising")
+
+
 @methods
 def test_each_position_is_a_span_of_it(small, pair, method):
     model = small()

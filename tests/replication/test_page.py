@@ -156,7 +156,8 @@ def test_the_page_escapes_every_prompt(found):
         ("positions=each", " with metric=logit_diff and positions=each, wanted the logit difference"),
     ],
 )
-def test_the_study_takes_one_pair_and_its_own_question(override, message, capsys):
+def test_the_study_takes_one_pair_and_its_own_question(override, message, capsys, monkeypatch):
+    monkeypatch.setattr(cached, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     assert main(["run", "experiment=notebook", override]) == 2
     assert f"study: got notebook{message}" in capsys.readouterr().err
 

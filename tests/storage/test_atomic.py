@@ -1,6 +1,7 @@
 """Files are there whole or not at all, and a folder that takes none is refused before anything is computed."""
 
 import pytest
+from helpers.small_disk import no_file_above
 
 from igap.errors import InputError
 from igap.storage import atomic
@@ -37,6 +38,12 @@ def test_a_full_disk_is_refused_by_name(tmp_path, monkeypatch):
 
     monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(InputError, match=r"output: got .*, wanted a folder .* \(No space left on device\)"):
+        atomic.check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_with_less_room_than_a_job_takes_is_refused(tmp_path):
+    with no_file_above(2**22), pytest.raises(InputError, match=r"wanted a folder .* \(File too large\)"):
         atomic.check_writable(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from igap.counterfactual.quiet import allow_experimental, quiet_logs
 from igap.counterfactual.trials.locking import Journal
-from igap.errors import InputError
+from igap.errors import InputError, printable
 from igap.storage.studies import STUDY_FILES
 
 URL = "IGAP_STORAGE_URL"
@@ -142,16 +142,20 @@ def _check_database(file: Path) -> None:
 
 
 def sqlite_url(file: Path) -> str:
-    """SQLAlchemy's URL of a database file of whatever name, its braces doubled for Optuna, which formats it."""
-    url = sqlalchemy.URL.create("sqlite", database=str(file)).render_as_string(hide_password=False)
+    """SQLAlchemy's URL of a database file of whatever name, as Optuna takes it."""
+    return _for_optuna(sqlalchemy.URL.create("sqlite", database=str(file)).render_as_string(hide_password=False))
+
+
+def _for_optuna(url: str) -> str:
+    """The URL with its braces doubled: Optuna formats it."""
     return url.replace("{", "{{").replace("}", "}}")
 
 
 def _postgres() -> BaseStorage:
     url = os.environ.get(URL)
-    if not url:
+    if not url or not re.match(r"postgresql(\+psycopg2?)?://", url):
         raise InputError(
-            f"search.storage: got postgres, but {URL} is not set. "
+            f"search.storage: got postgres, but {URL} is {'no address of such a server' if url else 'not set'}. "
             f"Set {URL}=postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
         )
     try:
@@ -161,7 +165,7 @@ def _postgres() -> BaseStorage:
             "search.storage: got postgres, whose package is not installed. "
             'pip install -e ".[postgres]" -c constraints.txt, or search/storage=sqlite.'
         ) from None
-    return _database(url, {"connect_args": {"connect_timeout": int(REACH)}, "pool_pre_ping": True})
+    return _database(_for_optuna(url), {"connect_args": {"connect_timeout": int(REACH)}, "pool_pre_ping": True})
 
 
 def _database(url: str, settings: dict[str, Any]) -> RDBStorage:
@@ -231,4 +235,4 @@ def _redacted(error: Exception) -> str:
     pieces = [url, password, unquote(password), *re.split(r"\W", unquote(password))]
     for secret in sorted((piece for piece in pieces if len(piece) > 2), key=len, reverse=True):
         text = text.replace(secret, "...")
-    return text[:200]
+    return printable(text, 200).rstrip(".?")

@@ -77,10 +77,13 @@ def test_a_damaged_file_is_refused(tmp_path):
     assert "remove a damaged file" in refused("journal", tmp_path)
 
 
-def test_postgres_without_its_url_is_refused(tmp_path, monkeypatch):
+def test_postgres_without_its_url_or_with_another_programs_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv(URL, raising=False)
     said = refused("postgres", tmp_path)
     assert f"but {URL} is not set. Set {URL}=postgresql+psycopg://USER:PASSWORD@HOST/DATABASE." in said
+    for other in ("sqlite:///study.db", "mysql://igap@h/d", "words"):
+        monkeypatch.setenv(URL, other)
+        assert f"but {URL} is no address of such a server. Set {URL}=postgresql" in refused("postgres", tmp_path)
 
 
 def test_a_postgres_server_that_does_not_answer_is_refused_in_time_and_without_the_password(
@@ -107,6 +110,7 @@ def test_no_piece_of_a_password_is_in_an_error_however_the_url_is_read(tmp_path,
     said = refused("postgres", tmp_path)
     assert "hunter2" not in said
     assert "swordfish" not in said
+    assert "?." not in said  # libpq's question, whether the server is running
 
 
 def test_a_grpc_proxy_that_is_not_there_is_refused(tmp_path, monkeypatch):
@@ -147,7 +151,7 @@ def test_a_grpc_proxy_on_loopback_keeps_trials(tmp_path):
         server.wait()
 
 
-def test_a_postgres_server_on_loopback_keeps_trials_of_several_workers(tmp_path, monkeypatch):
+def test_a_postgres_server_on_loopback_keeps_trials_of_several_workers(tmp_path, monkeypatch, caplog):
     try:
         with postgres(tmp_path / "server") as url:
             monkeypatch.setenv(URL, url)
@@ -156,6 +160,24 @@ def test_a_postgres_server_on_loopback_keeps_trials_of_several_workers(tmp_path,
             trials = TrialStore(storage, SPACE, {})
             candidates = [one.proposal.candidate for one in trials.all()]
             assert len(candidates) == len(set(candidates)) == 40
+            storage.engine.dispose()
+            with sqlalchemy.create_engine(url).begin() as other:
+                other.exec_driver_sql("CREATE ROLE braces SUPERUSER LOGIN PASSWORD 'a{b}c'")
+            other.engine.dispose()
+            monkeypatch.setenv(URL, f"postgresql+psycopg://braces:a{{b}}c@{url.partition('@')[2]}")
+            storage = open_storage("postgres", tmp_path)
+            trials = TrialStore(storage, SPACE, {})
+
+            @sqlalchemy.event.listens_for(storage.engine, "before_cursor_execute")
+            def cut(connection, cursor, statement, parameters, context, executemany):
+                if "INTO trial_values" in statement:  # in the middle of a batch, in one of psycopg's pipelines
+                    with socket.socket(fileno=os.dup(connection.connection.dbapi_connection.fileno())) as line:
+                        line.shutdown(socket.SHUT_RDWR)
+
+            with pytest.raises(InputError, match=r"^search\.storage: got .* What it has is kept") as told:
+                trials.add(batch(7))
+            assert "\n" not in str(told.value)
+            assert "psycopg" not in caplog.text
             storage.engine.dispose()
             monkeypatch.setenv(URL, url.replace("igap:", "igap:wrong-"))
             said = refused("postgres", tmp_path)
