@@ -6,10 +6,12 @@ import csv
 import dataclasses
 import functools
 import importlib
+import inspect
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MethodType, SimpleNamespace
 
 import hypothesis
 import jaxtyping
@@ -31,6 +33,7 @@ hypothesis.settings.load_profile("suite")
 
 import torch  # noqa: E402 - the import hook comes before anything that imports igap
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
+from transformer_lens.model_bridge.generalized_components import block, embedding  # noqa: E402
 
 from helpers import handmade  # noqa: E402
 from helpers.checkpoints import save_checkpoint  # noqa: E402
@@ -80,6 +83,18 @@ def _nodes_once() -> Iterator[None]:
     legendre = np.polynomial.legendre
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(legendre, "leggauss", functools.cache(legendre.leggauss))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signatures_once() -> Iterator[None]:
+    """In every forward pass, TransformerLens' blocks and embeddings read the signature of the module they wrap."""
+    read = functools.cache(lambda function: inspect.signature(MethodType(function, object)))  # of any object of a class
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (block, embedding):
+            once = SimpleNamespace(signature=lambda method: read(method.__func__), Parameter=inspect.Parameter)
+            patch.setattr(module, "inspect", once)
         yield
 
 
