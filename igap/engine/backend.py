@@ -1,11 +1,12 @@
 """The route by which F is computed: from the weights where they give what the whole model gives, or with hooks."""
 
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -19,8 +20,8 @@ from igap.engine.metrics import Readout, show_logits
 from igap.models.families import architecture_of
 from igap.models.load import Header
 
-_LONG = 256
-"""Tokens from which a whole model's pass over one prompt fills the machine."""
+_TOKENS_A_PASS = 512
+"""A whole model holds [query, key] scores of every head: long prompts go one by one."""
 
 Route = Literal["suffix", "hooks"]
 
@@ -75,21 +76,34 @@ def choose_backend(
         decoder = read(model)
     except UnknownDecoderError as unknown:
         return Backend(None, str(unknown))
-    # A probability near 0 or 1 hides what a logit shows.
-    difference_too = [readout] if readout.is_logit_diff else [readout, show_logits(readout)]
-    for site, shown in itertools.product(base.activations, difference_too):
-        suffix, hooks = Suffix(decoder, shown, base, first), Hooks(model, shown, base, first)
-        rows = torch.stack([a[:, first:] for a in (base.activations[site][0], others[site][0])], 1)
-        with torch.no_grad():
-            ours = suffix.function(site, 0)(rows)
-            # Whole models hold [query, key] scores of every head: long prompts go one by one.
-            few = rows.split(1 if base.tokens.shape[1] > _LONG else 2, 1)
-            theirs = torch.cat([hooks.function(site, 0)(part) for part in few], 1)
-        for mine, other in zip(ours, theirs, strict=True):  # metrics of any size
-            difference = (mine - other).abs().max().item()
-            if not difference <= rounding(other):
-                return Backend(None, f"its weights alone give F off by {difference:.2g} logits")
+    if not readout.is_logit_diff:  # a probability near 0 or 1 hides what a logit shows
+        readout = replace(readout, metrics=(*readout.metrics, *show_logits(readout).metrics))
+    suffix, hooks = Suffix(decoder, readout, base, first), Hooks(model, readout, base, first)
+    rows = {
+        site: torch.stack([a[:, first:] for a in (base.activations[site][0], others[site][0])], 1)
+        for site in base.activations
+    }
+    each = [(site, row) for site, both in rows.items() for row in both.unbind(1)]
+    at_once = max(1, _TOKENS_A_PASS // base.tokens.shape[1])
+    with torch.no_grad():
+        ours = [suffix.function(site, 0)(both) for site, both in rows.items()]
+        parts = [_in_layer_0(hooks, each[start : start + at_once]) for start in range(0, len(each), at_once)]
+    theirs = torch.cat(parts, 1).split(2, 1)
+    for mine, other in zip(torch.cat(ours), torch.cat(theirs), strict=True):  # metrics of any size
+        difference = (mine - other).abs().max().item()
+        if not difference <= rounding(other):
+            return Backend(None, f"its weights alone give F off by {difference:.2g} logits")
     return Backend(decoder, "the weights alone give what the whole model gives")
+
+
+def _in_layer_0(hooks: Hooks, rows: Sequence[tuple[Site, Tensor]]) -> Float[Tensor, "question row"]:
+    """F by the whole model with a site of layer 0, another in each row, at these activations."""
+
+    def put(site: Site, own: Tensor) -> Tensor:
+        each = [row if changed == site else own[:, index] for index, (changed, row) in enumerate(rows)]
+        return torch.stack(each, 1)
+
+    return hooks.with_changes({(site, 0): partial(put, site) for site, _ in rows}, len(rows))
 
 
 def rounding(logits: Tensor) -> float:

@@ -1,3 +1,4 @@
+import itertools
 import re
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ STREAM = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 TAKEN = [name for name, family in FAMILIES.items() if len(family.refused) < 2]
 REFUSED = [(name, processing) for name, family in FAMILIES.items() for processing in family.refused]
 SWITCHES = [(name, setting) for name, family in FAMILIES.items() for setting in family.off]
+TWO = [10, 15]
+"""Positions at which vectors move."""
 UNROTATED = ("opt", "xglm", "biogpt")
 """Models in which one vector added to all keys moves no softmax: their keys' biases do nothing."""
 
@@ -107,16 +110,48 @@ def others_agree(suffix, hooks):
         has = question.clean.activations
         for pre, attended, mlp, post in zip(*(has[site] for site in STREAM), strict=True):
             torch.testing.assert_close(pre + attended + mlp, post, rtol=0, atol=1e-12)
-    for site in set(PLACES) - set(SITES):
-        if site == "resid_mid" and suffix.model.cfg.parallel_attn_mlp:
-            continue
-        # A whole stream that is replaced leaves nothing of the run.
-        positions = {"two": [10, 15]} if PLACES[site].is_vector else "all"
-        for method in (patch_components, estimate_patches):
-            (ours,), (whole,) = (method(question, site, positions=positions) for question in (suffix, hooks))
-            atol = 1e-12 + 1e-10 * whole.effect.abs().max().item()
-            torch.testing.assert_close(ours.effect, whole.effect, rtol=0, atol=atol, msg=f"{site} {method.__name__}")
-            assert ours.effect.abs().max() > 1e-6
+    sites = [site for site in suffix.clean.activations if site not in SITES]
+    for site, by_method in by_whole_model(hooks, sites).items():
+        positions = {"two": TWO} if PLACES[site].is_vector else "all"
+        for method, whole in zip((patch_components, estimate_patches), by_method, strict=True):
+            (ours,) = method(suffix, site, positions=positions)
+            atol = 1e-12 + 1e-10 * whole.abs().max().item()
+            message = f"{site} {method.__name__}"
+            torch.testing.assert_close(ours.effect.view_as(whole), whole, rtol=0, atol=atol, msg=message)
+            assert ours.effect.abs().max() > 1e-6, message
+
+
+def by_whole_model(hooks, sites):
+    """Effects by patching, one row each of a single pass, and gradients times moves of another, `[layer, component]`.
+
+    Vectors move at two positions: a whole stream that is replaced leaves nothing of the run.
+    """
+    layers, first = range(hooks.n_layers), hooks.first
+    rows = [(site, layer, c) for site in sites for layer in layers for c in range(hooks.source[site][layer].shape[2])]
+    leaves, moves = {}, {}
+    for site, layer in itertools.product(sites, layers):
+        move = (hooks.source[site][layer] - hooks.clean.activations[site][layer])[:, first:]
+        there = torch.isin(torch.arange(first, first + move.shape[1]), torch.tensor(TWO))
+        moves[site, layer] = move * (there[:, None, None] if PLACES[site].is_vector else 1)
+        leaves[site, layer] = torch.zeros_like(move[:, None]).requires_grad_()
+
+    def patch(site, layer, own):
+        moved = own.clone()
+        for row, (at_site, at_layer, component) in enumerate(rows):
+            if (at_site, at_layer) == (site, layer):
+                moved[:, row, :, component] += moves[site, layer][:, :, component]
+        return moved
+
+    with torch.no_grad():
+        f = hooks.engine.with_changes({place: partial(patch, *place) for place in leaves}, len(rows) + 1)[0]
+    plain = hooks.engine.with_changes({place: partial(torch.add, leaf) for place, leaf in leaves.items()}, 1)
+    slopes = dict(zip(leaves, torch.autograd.grad(plain.sum(), list(leaves.values())), strict=True))
+    made = {}
+    for site in sites:
+        effect = [f[row] - f[-1] for row, (at_site, *_) in enumerate(rows) if at_site == site]
+        estimate = [(slopes[site, layer][:, 0] * moves[site, layer]).flatten(3).sum((0, 1, 3)) for layer in layers]
+        made[site] = torch.stack(effect).view(len(layers), -1), torch.stack(estimate)
+    return made
 
 
 @pytest.mark.parametrize(("name", "processing"), REFUSED)

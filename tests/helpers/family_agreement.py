@@ -68,11 +68,13 @@ def agreements(
             continue
         model = load_model(str(folder), processing=processing, dtype=family.dtype)
         plain = plain or plain_effects(family, folder, model, pair)
-        own = [site for site in sites if (site, model.cfg.parallel_attn_mlp) != ("resid_mid", True)]
+        both = processing == "raw"  # whatever the weights, the slower route is the same code
+        absent = ("resid_mid",) if model.cfg.parallel_attn_mlp else ()
+        own = [site for site in sites if site not in absent] if both else SITES
         with contrast(model, pair, sites=own) as question:
             route = question.backend.route
             ours = {route: effects(family, question)}
-            if processing == "raw" and route != "hooks":  # whatever the weights, the slower route is the same code
+            if both and route != "hooks":
                 with contrast(model, pair, route="hooks", sites=own) as slow:
                     ours["hooks"] = effects(family, slow)
                     compare(question, slow)

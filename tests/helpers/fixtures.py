@@ -6,12 +6,14 @@ import csv
 import dataclasses
 import functools
 import importlib
+import inspect
 import os
 import sqlite3
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MethodType, SimpleNamespace
 
 import hypothesis
 import jaxtyping
@@ -34,6 +36,7 @@ hypothesis.settings.load_profile("suite")
 
 import torch  # noqa: E402 - the import hook comes before anything that imports igap
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
+from transformer_lens.model_bridge.generalized_components import block, embedding  # noqa: E402
 
 from helpers import handmade  # noqa: E402
 from helpers.checkpoints import save_checkpoint  # noqa: E402
@@ -97,6 +100,18 @@ def _disk_not_awaited() -> Iterator[None]:
     sqlalchemy.event.listen(sqlalchemy.Engine, "connect", hasten)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signatures_once() -> Iterator[None]:
+    """In every forward pass, TransformerLens' blocks and embeddings read the signature of the module they wrap."""
+    read = functools.cache(lambda function: inspect.signature(MethodType(function, object)))  # of any object of a class
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (block, embedding):
+            once = SimpleNamespace(signature=lambda method: read(method.__func__), Parameter=inspect.Parameter)
+            patch.setattr(module, "inspect", once)
         yield
 
 
