@@ -194,12 +194,13 @@ def test_a_journal_that_is_held_for_ever_is_refused(whole_studies, tmp_path, mon
 @pytest.mark.parametrize(
     "url",
     ["nonsense", "://", "postgresql+psycopg://", "http://h/d", "postgresql+psycopg://u:p@h:port/d",
-     "postgresql+psycopg://u:p@127.0.0.1:99999/d", "postgresql+psycopg://u:p@[::1/d", "mysql://u:p@h/d",
+     "postgresql+psycopg://u:p@127.0.0.1:99999/d", "postgresql+psycopg://u:p@[::1/d", "mysql://u:p@h/d", "sqlite:///study.db",
      "postgresql+psycopg://u:p@127.0.0.1:1/d?what=1", "postgresql+psycopg://u:p@127.0.0.1:1/d%00"],
 )  # fmt: skip
 def test_a_url_that_cannot_be_is_one_line(tmp_path, monkeypatch, url):
     monkeypatch.setenv(storages.URL, url)
-    with pytest.raises(InputError, match=r"^search\.storage: got postgres .*which cannot be used: [^\n]*$"):
+    why = "which cannot be used: " if url.startswith("postgresql") else r"is no address of such a server\. Set "
+    with pytest.raises(InputError, match=rf"^search\.storage: got postgres.* {why}[^\n]*$"):
         open_storage("postgres", tmp_path)
 
 
