@@ -39,8 +39,9 @@ def test_single_path_ig_is_activation_patching(model, pair):
     rounding = 1e-5 if model.cfg.normalization_type == "RMS" else CAPTUM
     # Of the trained model heads alone: 2,048 neurons take their time.
     for site, n_steps in {"heads": 30, "neurons": 16}.items() if model.cfg.d_mlp < 100 else [("heads", 50)]:
-        ap = activation_patching(model, pair, site)
-        single = integrated_gradients(model, pair, site, path="single", n_steps=n_steps)
+        with contrast(model, pair, sites=(site,)) as question:
+            (ap,) = patch_components(question, site)
+            (single,) = integrate_path(question, site, path="single", n_steps=n_steps)
         assert ap.effect.abs().max() > 1e-3
         torch.testing.assert_close(single.effect, ap.effect, atol=rounding, rtol=0, msg=site)
 
@@ -79,12 +80,12 @@ def test_a_component_equal_in_both_runs_scores_exactly_0(model, pair):
             assert torch.equal(made.score, torch.zeros_like(made.score)), (method.__name__, site)
 
 
-@pytest.mark.parametrize("method", [activation_patching, integrated_gradients], ids=lambda m: m.__name__)
-def test_batch_of_1_equals_batch_of_many(model, pair, method):
+def test_batch_of_1_equals_batch_of_many(model, pair):
     site = "heads" if model.cfg.d_mlp > 100 else "neurons"  # a pass each for 2,048 neurons shows nothing more
-    options = {"n_steps": 8} if method is integrated_gradients else {}
-    one, many = (method(model, pair, site, batch_size=size, **options) for size in (1, 500))
-    torch.testing.assert_close(one.effect, many.effect, atol=EXACT, rtol=0)
+    with contrast(model, pair, sites=(site,)) as question:
+        for method, options in ((patch_components, {}), (integrate_path, {"n_steps": 8})):
+            (one,), (many,) = (method(question, site, batch_size=size, **options) for size in (1, 500))
+            torch.testing.assert_close(one.effect, many.effect, atol=EXACT, rtol=0, msg=method.__name__)
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -117,9 +118,10 @@ def test_denoising_is_the_mirror_with_the_pair_swapped_and_not_noising(model, pa
 
 def test_attribution_patching_is_ig_with_its_path_at_the_clean_end(model, pair):
     # The left Riemann sum of two steps looks at alpha = 0 and 1/2, one Gauss-Legendre node at 1/2 only.
-    left = integrated_gradients(model, pair, "neurons", n_steps=2, method="riemann_left")
-    middle = integrated_gradients(model, pair, "neurons", n_steps=1)
-    atp = attribution_patching(model, pair, "neurons")
+    with contrast(model, pair, sites=("neurons",)) as question:
+        (left,) = integrate_path(question, "neurons", n_steps=2, method="riemann_left")
+        (middle,) = integrate_path(question, "neurons", n_steps=1)
+        (atp,) = estimate_patches(question, "neurons")
     torch.testing.assert_close(2 * left.effect - middle.effect, atp.effect, atol=CAPTUM, rtol=0)
 
 

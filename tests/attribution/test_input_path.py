@@ -86,9 +86,17 @@ class ByPath(ByHand):
         }
 
 
-def positions_of(method, model, pair, site, *, route=None, direction="noising", **options):
-    with contrast(model, pair, route=route, sites=(site,), direction=direction) as opened:
+def positions_of(method, model, pair, site, **options):
+    with contrast(model, pair, sites=(site,)) as opened:
         return method(opened, site, positions="each", **options)[0]
+
+
+def by_every_route(method, model, sites, direction, **options):
+    """Site, route and map by position; by hooks of some sites of the clean run."""
+    for route, few in (("suffix", sites), *[("hooks", HOOKED)] * (direction == "noising")):
+        with contrast(model, PAIR, route=route, sites=few, direction=direction) as opened:
+            for site in few:
+                yield site, route, method(opened, site, positions="each", **options)[0]
 
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
@@ -96,12 +104,10 @@ def test_ig_along_the_inputs_is_a_plain_loop_over_nodes_at_every_site_position_a
     model, plain, sites = case
     hand = ByPath(plain, tokenize(model, PAIR), direction)
     integrals = hand.integrals(4, moving=False)
-    for site in sites:
+    for site, route, fast in by_every_route(integrate_inputs, model, sites, direction, n_steps=4):
         slow = torch.stack([integrals[site, layer] for layer in range(3)])
-        for route in ("suffix", "hooks") if direction == "noising" and site in HOOKED else ("suffix",):
-            fast = positions_of(integrate_inputs, model, PAIR, site, route=route, direction=direction, n_steps=4)
-            assert slow.abs().max() > 1e-4
-            torch.testing.assert_close(fast.effect, slow, atol=EXACT, rtol=0, msg=f"{site} {route}")
+        assert slow.abs().max() > 1e-4
+        torch.testing.assert_close(fast.effect, slow, atol=EXACT, rtol=0, msg=f"{site} {route}")
 
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
@@ -109,12 +115,10 @@ def test_conductance_is_the_integral_with_the_exact_derivative_at_every_site_pos
     model, plain, sites = case
     hand = ByPath(plain, tokenize(model, PAIR), direction)
     integrals = hand.integrals(60, moving=True)
-    for site in sites:
+    for site, route, fast in by_every_route(conduct, model, sites, direction, n_steps=60):
         slow = torch.stack([integrals[site, layer] for layer in range(3)])
-        for route in ("suffix", "hooks") if direction == "noising" and site in HOOKED else ("suffix",):
-            fast = positions_of(conduct, model, PAIR, site, route=route, direction=direction, n_steps=60)
-            assert slow.abs().max() > 1e-4
-            torch.testing.assert_close(fast.effect, slow, atol=EXACT, rtol=0, msg=f"{site} {route}")
+        assert slow.abs().max() > 1e-4
+        torch.testing.assert_close(fast.effect, slow, atol=EXACT, rtol=0, msg=f"{site} {route}")
 
 
 def test_conductance_is_captums_in_the_limit_of_many_steps(case):

@@ -6,8 +6,11 @@ from helpers.checkpoints import save_checkpoint
 from helpers.opened import qk_patching
 from helpers.reference import Reference
 
-from igap import PromptPair, activation_patching, attribution_patching, load_model
+from igap import PromptPair, load_model
+from igap.attribution.activation_patching import patch_components
+from igap.attribution.attribution_patching import estimate_patches
 from igap.attribution.qk_patching import NoNodesError
+from igap.engine.open_pairs import contrast
 
 # float64; transformers computes Llama's RMS norms in float32.
 MODELS = [
@@ -85,18 +88,19 @@ def slow(reference, node, run="clean", source="corrupted"):
     return found
 
 
-@pytest.mark.parametrize("node", NODES)
-def test_every_method_is_what_plain_hooks_give_one_head_at_a_time(case, maps, pair, node):
+def test_every_method_is_what_plain_hooks_give_one_head_at_a_time(case, maps, pair):
     model, tolerance = case
-    found = maps[node]
-    expected = slow(Reference(model, *pair.texts), node)
-    for method, effect in expected.items():
-        assert effect.abs().max() > 1e-3
-        torch.testing.assert_close(found[method].effect, effect, atol=tolerance, rtol=0)
-    if node == "v":  # z is linear in it
-        torch.testing.assert_close(expected["atp"], expected["atp_qk"], atol=tolerance, rtol=0)
-    else:
-        assert (expected["atp"] - expected["atp_qk"]).abs().max() > 1e-3
+    reference = Reference(model, *pair.texts)
+    for node in NODES:
+        expected = slow(reference, node)
+        for method, effect in expected.items():
+            assert effect.abs().max() > 1e-3, (node, method)
+            message = f"{node} {method}"
+            torch.testing.assert_close(maps[node][method].effect, effect, atol=tolerance, rtol=0, msg=message)
+        if node == "v":  # z is linear in it
+            torch.testing.assert_close(expected["atp"], expected["atp_qk"], atol=tolerance, rtol=0)
+        else:
+            assert (expected["atp"] - expected["atp_qk"]).abs().max() > 1e-3, node
 
 
 def test_denoising_brings_the_clean_query_into_the_corrupted_run(small, pair):
@@ -116,17 +120,16 @@ def test_in_the_last_layer_atp_star_is_the_magnitude_of_the_qk_fix(case, maps, n
     assert not found["atp_star"].signed
 
 
-@pytest.mark.parametrize("node", NODES)
-def test_the_qk_fix_is_exact_where_everything_after_z_is_linear(checkpoint, pair, node):
+def test_the_qk_fix_is_exact_where_everything_after_z_is_linear(checkpoint, pair):
     """The last layer without MLP, its final norm divided by a constant: F is linear in z, and not in q and k."""
     model = load_model(str(checkpoint("gpt2")), dtype="float64")
     with torch.no_grad():
         model.blocks[2].mlp.out.original_component.weight.zero_()
     model.ln_final.hook_scale.add_hook(lambda scale, hook: torch.full_like(scale, 2.0))
-    found = qk_patching(model, pair)[node]
-    torch.testing.assert_close(found["atp_qk"].effect[2], found["ap"].effect[2], atol=1e-12, rtol=0)
-    assert node == "v" or (found["atp"].effect[2] - found["ap"].effect[2]).abs().max() > 1e-4
-    assert (found["atp_qk"].effect[1] - found["ap"].effect[1]).abs().max() > 1e-3
+    for node, found in qk_patching(model, pair).items():
+        torch.testing.assert_close(found["atp_qk"].effect[2], found["ap"].effect[2], atol=1e-12, rtol=0, msg=node)
+        assert node == "v" or (found["atp"].effect[2] - found["ap"].effect[2]).abs().max() > 1e-4, node
+        assert (found["atp_qk"].effect[1] - found["ap"].effect[1]).abs().max() > 1e-3, node
 
 
 def test_several_pairs_are_means_however_they_are_batched(small, pair):
@@ -168,11 +171,12 @@ def test_a_z_that_is_more_than_attention_of_q_k_and_v_is_refused(checkpoint, pai
 
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
-def test_the_exact_and_the_plain_estimate_are_those_of_the_sites(case, pair, direction):
+def test_the_exact_and_the_plain_estimate_are_those_of_the_sites(case, maps, pair, direction):
     """By another way: through z. What the sites do not have is the QK fix."""
     model, tolerance = case
-    found = qk_patching(model, pair, direction=direction)
-    for node in NODES:
-        for name, method in (("ap", activation_patching), ("atp", attribution_patching)):
-            expected = method(model, pair, node, direction=direction).effect
-            torch.testing.assert_close(found[node][name].effect, expected, rtol=0, atol=tolerance)
+    found = maps if direction == "noising" else qk_patching(model, pair, direction=direction)
+    with contrast(model, pair, direction=direction, sites=NODES) as question:
+        for node in NODES:
+            for name, method in (("ap", patch_components), ("atp", estimate_patches)):
+                (expected,) = method(question, node)
+                torch.testing.assert_close(found[node][name].effect, expected.effect, rtol=0, atol=tolerance)

@@ -277,21 +277,19 @@ class Theirs:
 def test_float32_patching_is_transformer_lens_own(folders, name, processing, direction):
     model = load_model(str(folders[name]), processing=processing)
     theirs = Theirs(model, direction)
-    for site, function in BY_POSITION.items():
-        if (site, name) == ("resid_mid", "parallel"):
-            continue
-        expected = theirs.effect(function)
+    sites = [site for site in BY_POSITION if (site, name) != ("resid_mid", "parallel")]
+    with contrast(model, TINY, sites=sites, direction=direction) as question:
+        each = {site: patch_components(question, site, positions="each")[0].effect for site in sites}
+        every = {site: patch_components(question, site)[0].effect for site in ALL_POSITIONS}
+    for site, ours in each.items():
+        expected = theirs.effect(BY_POSITION[site])
         expected = expected[:, :, None] if site in VECTORS else expected
-        ours = activation_patching(model, TINY, site, positions="each", direction=direction)
-        torch.testing.assert_close(ours.effect, expected, rtol=0, atol=1e-5)
-        assert ours.effect.abs().max() > 1e-3
-    for site, function in ALL_POSITIONS.items():
-        expected = theirs.effect(function)
-        torch.testing.assert_close(
-            activation_patching(model, TINY, site, direction=direction).effect, expected, rtol=0, atol=1e-5
-        )
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5, msg=site)
+        assert ours.abs().max() > 1e-3, site
+    for site, ours in every.items():
+        torch.testing.assert_close(ours, theirs.effect(ALL_POSITIONS[site]), rtol=0, atol=1e-5, msg=site)
     if name == "grouped":
-        assert ours.effect.shape[2] == 2  # key-value heads, as TransformerLens sweeps them
+        assert each["v"].shape[2] == 2  # key-value heads, as TransformerLens sweeps them
 
 
 def test_resid_mid_is_the_stream_and_not_what_a_hook_of_the_bridge_changes_there(folders):

@@ -9,7 +9,8 @@ from helpers.by_hand import ByHand
 from helpers.checkpoints import save_beside, save_checkpoint
 from helpers.families import FAMILIES, Sizes, save
 
-from igap import InputError, PromptPair, activation_patching, direct_effect, load_model
+from igap import InputError, PromptPair, direct_effect, load_model
+from igap.attribution.activation_patching import patch_components
 from igap.engine.activations import written_hook
 from igap.engine.open_pairs import contrast
 from igap.inputs.prompts import tokenize
@@ -61,14 +62,15 @@ def test_a_direct_effect_is_a_forward_with_all_later_layers_frozen(case, directi
     hand = ByHand(plain, tokens.answer, tokens.distractor)
     here, there = (tokens.clean, tokens.corrupted) if direction == "noising" else (tokens.corrupted, tokens.clean)
     run, ends = hand.read(here), hand.read(there)
-    for site in WRITERS:
+    with contrast(model, PAIR, sites=WRITERS, direction=direction) as question:
+        totals = {site: patch_components(question, site)[0].effect for site in WRITERS}
+    for site, total in totals.items():
         found = direct_effect(model, PAIR, site, direction=direction)
         expected = [frozen(hand, run, here, ends, site, layer) for layer in range(3)]
         np.testing.assert_allclose(found.direct.effect, expected, rtol=0, atol=EXACT)
         assert np.abs(expected).min(axis=1).max() > 1e-5
-        total = activation_patching(model, PAIR, site, direction=direction)
-        assert torch.equal(found.total.effect, total.effect)
-        np.testing.assert_allclose(found.indirect(), (total.effect - found.direct.effect).flatten(), atol=1e-15)
+        assert torch.equal(found.total.effect, total)
+        np.testing.assert_allclose(found.indirect(), (total - found.direct.effect).flatten(), atol=1e-15)
         assert found.direct.score.flatten()[0] == found.direct.effect.flatten()[0] / found.direct.gap
 
 
@@ -76,7 +78,7 @@ def test_a_direct_effect_is_a_forward_with_all_later_layers_frozen(case, directi
 def test_in_the_last_layer_what_nothing_reads_is_direct(case, metric):
     """Neurons and MLPs of the last layer always, heads and attention where the MLP beside them reads the same input."""
     model, _, name = case
-    for site in WRITERS:
+    for site in {"logit_diff": WRITERS, "prob": ("heads", "mlp_out"), "kl": ("neurons", "attn_out")}[metric]:
         found = direct_effect(model, PAIR, site, metric=metric)
         last = found.indirect().reshape(found.total.effect.shape)[-1]
         if site in ("neurons", "mlp_out") or name == "parallel":

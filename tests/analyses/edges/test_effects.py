@@ -10,18 +10,12 @@ from helpers.checkpoints import save_beside, save_checkpoint
 from helpers.families import FAMILIES, Sizes, save
 from helpers.plain import Whole
 
-from igap import (
-    InputError,
-    PromptPair,
-    attribution_patching,
-    direct_effect,
-    edge_effects,
-    integrated_gradients,
-    load_model,
-)
+from igap import InputError, PromptPair, direct_effect, edge_effects, load_model
 from igap.analyses.edges.effects import SENDERS, circuit_values
 from igap.analyses.edges.results import EdgeEffects, Shape, lines_of
+from igap.attribution.attribution_patching import estimate_patches
 from igap.attribution.conductance import integrate_inputs
+from igap.attribution.integrated_gradients import integrate_path
 from igap.components import parse_component
 from igap.engine.open_pairs import contrast, open_pairs
 from igap.inputs.mib import read_graph
@@ -143,14 +137,21 @@ def test_edges_of_a_sender_sum_to_its_node(any_model):
     sums = {
         method: edge_effects(any_model, PAIR, method, n_steps=6).of_senders() for method in ("ig", "atp", "ig_inputs")
     }
-    for site in SENDERS:
-        with contrast(any_model, PAIR, sites=(site,)) as question:
-            (along,) = integrate_inputs(question, site, n_steps=6)
-            is_linear = question.backend.decoder.blocks[0].post1(torch.ones(1)).equal(torch.ones(1))
-        nodes = {
-            "ig": integrated_gradients(any_model, PAIR, site, n_steps=6).effect,
-            "atp": attribution_patching(any_model, PAIR, site).effect,
-        } | ({"ig_inputs": along.effect} if is_linear or site != "heads" else {})
+    with contrast(any_model, PAIR, sites=SENDERS) as question:
+        is_linear = question.backend.decoder.blocks[0].post1(torch.ones(1)).equal(torch.ones(1))
+        by_site = {
+            site: {
+                "ig": integrate_path(question, site, n_steps=6)[0].effect,
+                "atp": estimate_patches(question, site)[0].effect,
+            }
+            | (
+                {"ig_inputs": integrate_inputs(question, site, n_steps=6)[0].effect}
+                if is_linear or site != "heads"
+                else {}
+            )
+            for site in SENDERS
+        }
+    for site, nodes in by_site.items():
         for method, effect in nodes.items():
             for name, value in sums[method].items():
                 of, layer, index = parse_component(name)

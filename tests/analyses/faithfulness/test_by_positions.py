@@ -1,5 +1,6 @@
 """Faithfulness by positions: sets of components at spans, against the model written out by hand."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -26,17 +27,23 @@ SPANS = {"late": [5, 7], "early": [2, 3]}
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    """A small GPT-2 of igap, and the same weights on plain modules."""
-    return save_beside(tmp_path_factory.mktemp("gpt2"), "gpt2", n_inner=12)
+    """Two pairs of a small GPT-2 of igap, open with every site; and on plain modules their clean tokens, the model
+    written out by hand and its corrupted activations.
+    """
+    model, plain = save_beside(tmp_path_factory.mktemp("gpt2"), "gpt2", n_inner=12)
+    each = [tokenize(model, pair) for pair in (PAIR, OTHER)]
+    hands = [ByHand(plain, tokens.answer, tokens.distractor) for tokens in each]
+    ends = [hand.read(tokens.corrupted) for hand, tokens in zip(hands, each, strict=True)]
+    with open_pairs(model, [PAIR, OTHER], sites=tuple(PLACES), kept_bytes=math.inf) as opened:
+        yield opened, list(zip([tokens.clean for tokens in each], hands, ends, strict=True))
 
 
 @pytest.mark.parametrize("positions", ["all", "each", "last", "diff", SPANS])
 @pytest.mark.parametrize("site", PLACES)
 def test_f_of_a_set_is_one_forward_pass_by_hand(case, site, positions):
     """Of all that a set does not keep, each at its own span; what is at no span is kept."""
-    model, plain = case
-    pairs = [PAIR, OTHER]
-    width = activation_patching(model, PAIR, site).effect.shape[1]
+    opened, by_hand = case
+    width = by_hand[0][2][site, 0].shape[2]
     where = [[list(range(8))]] * 2
     if positions == "each":
         where = [[[i] for i in range(8)]] * 2
@@ -48,17 +55,13 @@ def test_f_of_a_set_is_one_forward_pass_by_hand(case, site, positions):
     shape = (3, n_spans, width) if positions == "each" or positions is SPANS else (3, width)
     kept = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)) < 0.6
     kept[0], kept[1] = False, True
-    with open_pairs(model, pairs, sites=(site,)) as opened:
-        values = set_metrics(opened, {site: kept}, baseline=Baseline("corrupted"), positions=positions)
-    for row, pair in enumerate(pairs):
-        tokens = tokenize(model, pair)
-        hand = ByHand(plain, tokens.answer, tokens.distractor)
-        ends = hand.read(tokens.corrupted)
+    values = set_metrics(opened, {site: kept}, baseline=Baseline("corrupted"), positions=positions)
+    for row, (clean, hand, ends) in enumerate(by_hand):
         for column, of_set in enumerate(kept.view(4, 3, n_spans, width)):
             changes = [
                 (site, layer, component, where[row][span]) for layer, span, component in (~of_set).nonzero().tolist()
             ]
-            expected = hand.held(tokens.clean, ends, *changes)
+            expected = hand.held(clean, ends, *changes)
             assert values[row, column].item() == pytest.approx(expected, abs=EXACT)
 
 

@@ -100,8 +100,9 @@ def test_every_site_has_the_same_numbers_by_both_routes(small, pair, site, archi
         np.testing.assert_allclose(fast.given.effect, slow.given.effect, atol=1e-12)
         np.testing.assert_allclose(fast.change(), slow.change(), atol=1e-12)
         assert fast.effect == pytest.approx(slow.effect, abs=1e-12)
-    with contrast(model, pair) as question:
-        assert question.backend.route == "suffix"
+    if site == "heads":
+        with contrast(model, pair) as question:
+            assert question.backend.route == "suffix"
 
 
 def test_of_several_pairs_all_is_a_mean(small):
