@@ -89,7 +89,7 @@ def test_help_works_from_another_folder(igap):
 def test_a_tiny_run_works_from_another_folder(igap, checkpoint, tmp_path):
     done = igap(
         "run", "model=hf", f"model.name={checkpoint('gpt2')}", "prompts.min_gap=0", "tracking=disabled",
-        "sites=heads", "curves.components=0.0", "plots=heads_scatter curves",
+        "sites=heads", "curves.components=none", "explain=false", "plots=heads_scatter",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (summary,) = tmp_path.glob("runs/*/summary.json")

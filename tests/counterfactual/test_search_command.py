@@ -4,17 +4,13 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import optuna
 import pandas as pd
 import pytest
 from helpers.small_disk import no_file_above
-from helpers.small_searches import n_trials
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
@@ -412,37 +408,6 @@ def test_a_disk_too_small_for_a_search_costs_no_certificate_and_a_figure_itself_
 def test_disabled_tracking_writes_nothing_of_wandb(quiet):
     assert (quiet / "searches" / "0.4-ap" / "search_summary.json").exists()
     assert not list(quiet.rglob("wandb"))
-
-
-@pytest.mark.usefixtures("forks")
-def test_ctrl_c_ends_with_the_report_of_what_there_is_and_the_same_command_goes_on(tmp_path):
-    words = ["search.space.slots.first=[names]", "search.space.slots.second=[names]", "search.batch=4"]
-    asked = [*ASKED, *words, "tracking=disabled", "full_run=false", "name=cut", "search.workers=2"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
-    command = [sys.executable, "-m", "igap.cli", *asked, "search.until=1000"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    file = tmp_path / "searches" / "cut" / "study.db"
-    deadline = time.monotonic() + 120
-    while n_trials(file) < 24 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    summary = summary_of(file.parent)
-    assert summary["interrupted"] == 1
-    assert 24 <= summary["n_trials"] < 1000
-    assert f"interrupted at {summary['n_trials']} trials; the same command goes on" in out
-    assert "rule: " in out
-    n = n_trials(file)
-    assert (
-        search(*words, "tracking=disabled", "full_run=false", "name=cut", f"search.until={n + 4}", where=tmp_path) == 0
-    )
-    after = summary_of(file.parent)
-    assert (after["n_trials"], after["interrupted"]) == (n + 4, 0)
 
 
 def test_a_study_goes_on_where_it_was_moved_to(quiet, tmp_path):

@@ -50,6 +50,10 @@ def finished(folder="searches/few", kind="sqlite"):
     return trials
 
 
+def interrupted():
+    return json.loads(Path("searches/few/search_summary.json").read_text())["interrupted"]
+
+
 @pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_workers_of_a_launcher_share_one_study_and_end_with_one_report(launcher, capfd, caplog):
@@ -118,11 +122,15 @@ def test_two_workers_of_one_command_end_by_ctrl_c_with_a_report_and_the_command_
     assert process.exitcode == 130
     assert not alive(below, WORKER)
     n = len(finished())  # the report's number is the storage's
+    assert 16 <= n < 5000
+    assert interrupted() == 1
     said = capfd.readouterr()
     assert "Traceback" not in said.err
-    assert f"interrupted at {n} trials" in said.out
+    assert f"interrupted at {n} trials; the same command goes on" in said.out
+    assert "rule: " in said.out
     assert cli.main(["search", *QUIET, "search.workers=2", f"search.until={n + 20}"]) == 0
     assert len(finished()) == n + 20
+    assert interrupted() == 0
     assert len([path for path in Path("searches").iterdir() if path.is_dir()]) == 1, "one study, one folder"
 
 

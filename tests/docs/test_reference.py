@@ -161,11 +161,11 @@ def test_every_name_of_a_run_stands_there_and_no_other(tmp_path):
 @pytest.mark.usefixtures("one_model", "small_searches")
 def test_every_name_of_a_search_stands_there_and_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "figures", lambda data: {})  # of the full run
-    budget = ("search.until=10", "clean.n=1", "heldout.n=2", "search.control=2", "metric=prob",
-              "search.space.slots.first=['=keep']")  # fmt: skip
+    few = [f"search.space.slots.{slot}=['=keep']" for slot in ("first", "place", "verb", "object")]
+    few += ["search.space.slots.second=['=keep',Tom]", "search.space.slots.subject=['=keep','=IO',Tom,Anna,Paul]"]
+    budget = ("search.until=8", "clean.n=1", "heldout.n=2", "search.control=2", "metric=prob", *few)
     assert main(["search", "head=1.2", *budget, f"output={tmp_path}", "tracking=disabled"]) == 0
-    few = [f"search.space.slots.{slot}=['=keep']" for slot in ("place", "verb", "object")]
-    asked = ["objective=error", "estimator=ig_zero", "search.space.slots.second=['=keep',Tom]", "full_run=false", *few]
+    asked = ["objective=error", "estimator=ig_zero", "full_run=false"]
     assert main(["search", "head=1.2", *asked, *budget, f"output={tmp_path}", "tracking=disabled"]) == 0
     whole = ("search/space=relational", "search.sampler=brute", "full_run=false")
     assert main(["search", "head=1.3@S2", *budget, *whole, f"output={tmp_path}", "tracking=disabled"]) == 0

@@ -28,7 +28,7 @@ def results():
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
+def done(tmp_path_factory, small_searches):
     """The presets' runs and search, small: 4 generated pairs, one head."""
     folder = tmp_path_factory.mktemp("results")
     small = ["model=ioi-mini", "tracking=disabled"]

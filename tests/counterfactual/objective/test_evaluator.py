@@ -37,6 +37,16 @@ KINDS = [("rules", 3), ("rules", 1), ("words", 3), ("substitute", 3), ("prompts"
 ALPHAS = [i / 10 for i in range(11)]
 
 
+def pairwise(kinds):
+    """Each kind of space by both routes and of both targets, and each route with each target, not every three."""
+    by_turns = itertools.cycle([((False, HEAD), (True, NEURON)), ((False, NEURON), (True, HEAD))])
+    return [
+        pytest.param(*kind, hooks, target, id=f"{kind[0]}-{kind[1]}-{'hooks' if hooks else 'suffix'}-{target.name}")
+        for kind, both in zip(kinds, by_turns, strict=False)
+        for hooks, target in both
+    ]
+
+
 def some(space, n=4):
     """Candidates from all over the space, the clean prompt not among them."""
     return list(itertools.islice(space.candidates(), 1, None, max(1, space.size // n)))[:n]
@@ -75,9 +85,7 @@ def close(found, expected, atol=1e-10):
     torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize(("kind", "n_pairs"), KINDS)
-@pytest.mark.parametrize("hooks", [False, True])
-@pytest.mark.parametrize("target", [HEAD, NEURON], ids=["head", "neuron"])
+@pytest.mark.parametrize(("kind", "n_pairs", "hooks", "target"), pairwise(KINDS))
 def test_ap_is_activation_patching_of_each_pair(small, kind, n_pairs, hooks, target):
     model = small("gpt2")
     found = evaluated(model, target, kind, n_pairs, hooks=hooks)
@@ -137,9 +145,9 @@ def test_ig_and_curve_are_those_of_the_public_methods(small, kind, n_pairs, targ
     assert (both["ig"] - found.effects(candidates)).abs().max() > 1e-4, "the joint path is another question"
 
 
-@pytest.mark.parametrize(("kind", "n_pairs"), [("rules", 3), ("words", 3), ("rules", 1)])
-@pytest.mark.parametrize("hooks", [False, True])
-@pytest.mark.parametrize("target", [HEAD, NEURON], ids=["head", "neuron"])
+@pytest.mark.parametrize(
+    ("kind", "n_pairs", "hooks", "target"), pairwise([("rules", 3), ("words", 3), ("rules", 1)])
+)
 def test_others_is_the_mean_size_of_attribution_patching_of_all_other_heads(small, kind, n_pairs, hooks, target):
     model = small("gpt2")
     found = evaluated(model, target, kind, n_pairs, hooks=hooks)
@@ -288,9 +296,7 @@ def test_the_model_is_the_same_afterwards(checkpoint, hooks):
     assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
 
 
-@pytest.mark.parametrize(("kind", "n_pairs"), [("rules", 3), ("words", 3)])
-@pytest.mark.parametrize("hooks", [False, True])
-@pytest.mark.parametrize("target", [HEAD, NEURON], ids=["head", "neuron"])
+@pytest.mark.parametrize(("kind", "n_pairs", "hooks", "target"), pairwise([("rules", 3), ("words", 3)]))
 def test_the_gradient_is_that_of_finite_differences(small, kind, n_pairs, hooks, target):
     """AP of a candidate whose embeddings are moved, by plain hooks on the whole model, against the gradient there."""
     model = small("gpt2")

@@ -39,16 +39,16 @@ def check(model, name, kind="rules", n_pairs=3, least=1e-5, rounding=1e-11, metr
     ours, hooks = evaluators(model, name, kind, n_pairs, metric)
     assert ours.route == "suffix"
     every = list(ours.bound.space.candidates())
-    drawn = [every[i] for i in np.random.default_rng(0).permutation(len(every))[:30]]
+    drawn = [every[i] for i in np.random.default_rng(0).permutation(len(every))[:16]]
     tokens = ours.bound.tokens(drawn)
     with borrow(model):
         made = ours.numbers(tokens, NAMES, merge=True)
         plain = ours.numbers(tokens, NAMES)
-        slow = hooks.numbers(tokens[:, :4], NAMES)
+        slow = hooks.numbers(tokens[:, :2], NAMES)
     for number in NAMES:
         assert plain[number].abs().max() > least, "there is something to compare"
         torch.testing.assert_close(made[number], plain[number], atol=rounding, rtol=0)
-        torch.testing.assert_close(made[number][:4], slow[number], atol=10 * rounding, rtol=0)
+        torch.testing.assert_close(made[number][:2], slow[number], atol=10 * rounding, rtol=0)
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -217,9 +217,17 @@ def test_other_heads_are_measured_at_the_same_span(small, span):
     close(found.effects(candidates, "mean_other_heads"), table(found.bound, candidates, mean))
 
 
-@pytest.mark.parametrize("name", ["0.1+1.2+L1.N5@S2", "L1.resid_pre@13-15", "1.2@END"])
-@pytest.mark.parametrize("kind", ["rules", "words"])
-@pytest.mark.parametrize("hooks", [False, True])
+@pytest.mark.parametrize(
+    ("name", "kind", "hooks"),
+    [
+        ("0.1+1.2+L1.N5@S2", "rules", False),
+        ("0.1+1.2+L1.N5@S2", "words", True),
+        ("L1.resid_pre@13-15", "words", False),
+        ("L1.resid_pre@13-15", "rules", True),
+        ("1.2@END", "words", False),
+        ("1.2@END", "rules", True),
+    ],
+)
 def test_the_gradient_of_any_target_is_that_of_finite_differences(small, name, kind, hooks):
     """By the evaluator's own AP of moved embeddings, which is checked above at the words' embeddings."""
     model = small("gpt2")

@@ -168,7 +168,9 @@ def test_a_search_of_heads_at_a_span_leaves_files_that_say_so_and_a_run_of_its_b
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(figures, "figures", lambda data: {})  # of the run
-    asked = ["search.until=6", "search.control=2", "clean.n=1", "heldout.n=2", "tracking=disabled", "metric=prob"]
+    few = [f"search.space.slots.{slot}=['=keep']" for slot in ("first", "place", "verb", "object")]
+    few += [f"search.space.slots.{slot}=['=keep',Tom,Anna]" for slot in ("second", "subject")]
+    asked = ["search.until=6", "search.control=2", "clean.n=1", "heldout.n=2", "tracking=disabled", "metric=prob", *few]
     assert run_searches(["head=3.1@END,3.6@END", "full_run=false", *asked]) == 0
     folder = tmp_path / "searches" / "heads-ap-prob"
     matrix = (folder / "matrix.csv").read_text().splitlines()
