@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 import jaxtyping
 from beartype import beartype
 
-ENOUGH = 5
+ENOUGH = 2
 """Calls of a function that are checked in a test."""
 
 DEFINITIONS = 2
