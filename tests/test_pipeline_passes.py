@@ -7,7 +7,6 @@ import torch
 
 from igap import load_model, pipeline
 from igap.cli.compose import compose_one
-from igap.components import SITES
 from igap.engine import backend
 from igap.engine import open_pairs as opening
 from igap.engine.open_pairs import open_pairs
@@ -49,7 +48,7 @@ def counted(checkpoint, monkeypatch):
 
 
 def test_a_default_run_makes_each_run_once_and_reads_the_weights_once(counted):
-    checks = len(SITES)
+    checks = 1  # of both sites together
     assert counted()[1] == {"tokenize": 1, "record": 2, "read": 1, "pass": 2 + checks + QK}
 
 
@@ -57,7 +56,7 @@ def test_every_baseline_and_direction_shares_the_runs_of_several_pairs(counted, 
     found, counts = counted(f"prompts.file={pair_file}", "baseline=zero", "faithfulness=heads")
     groups = 3
     assert len(found.pairs) == 5
-    assert counts == {"tokenize": 5, "record": 2 * groups, "read": 1, "pass": (2 + QK) * groups + len(SITES)}
+    assert counts == {"tokenize": 5, "record": 2 * groups, "read": 1, "pass": (2 + QK) * groups + 1}
 
 
 def test_what_does_not_fit_is_made_again_to_the_same_numbers(small, pair_file):

@@ -88,10 +88,9 @@ def test_f_and_patching_are_those_of_the_plain_model(case, route):
         with contrast(model, PAIR, sites=(site,), metric="logprob", route=route) as question:
             for run, ours in (("clean", question.clean), ("corrupted", question.corrupted)):
                 assert float(question.value(ours)) == pytest.approx(float(slow.f(run)), abs=EXACT)
-            (found,) = patch_components(question, site)
+            (found,), (ig,) = patch_components(question, site), integrate_path(question, site, n_steps=6)
         patching, gradients = slow.effects(site, 6)
         torch.testing.assert_close(found.effect, patching, rtol=0, atol=EXACT)
-        ig = integrated_gradients(model, PAIR, site, metric="logprob", n_steps=6, route=route)
         torch.testing.assert_close(ig.effect, gradients, rtol=0, atol=CAPTUM)
         assert patching.abs().max() > 1e-3
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import random
+from contextlib import ExitStack
 
 import pandas as pd
 import pytest
@@ -147,15 +148,23 @@ def test_every_method_follows_the_alignment(narrow, second, how, partners, direc
     if architecture == "gpt_neox":  # has no BOS
         partners = tuple(None if j is None else j - 1 for j in partners[1:])
     reference = slow(model, pair, partners, direction)
-    for site in SITES:
+    routes = ("suffix", "hooks")
+    with ExitStack() as stack:
+        by_route = [contrast(model, pair, direction=direction, route=route) for route in routes]
+        questions = [stack.enter_context(each) for each in by_route]
+        made = {
+            site: [
+                (*patch_components(each, site), *estimate_patches(each, site), *integrate_path(each, site, n_steps=7))
+                for each in questions
+            ]
+            for site in SITES
+        }
+    for site, by_route in made.items():
         expected = reference.activation_patching(site)
         assert expected.abs().max() > 0.01
         effects, deltas = reference.integrated_gradients(site, n_steps=7)
         slopes = first_order(reference, site)
-        for route in ("suffix", "hooks"):
-            with contrast(model, pair, direction=direction, route=route, sites=[site]) as question:
-                (found,), (atp,) = patch_components(question, site), estimate_patches(question, site)
-                (ig,) = integrate_path(question, site, n_steps=7)
+        for found, atp, ig in by_route:
             torch.testing.assert_close(found.effect, expected, rtol=0, atol=1e-12)
             torch.testing.assert_close(ig.effect, effects, rtol=1e-7, atol=1e-7)  # Captum keeps weights in float32
             torch.testing.assert_close(ig.delta, deltas, rtol=0, atol=1e-7)

@@ -44,7 +44,7 @@ def test_effects_by_span_and_gates_are_forward_passes_by_hand(case, site):
     """Gates of one layer and of two, of one component at two spans, and of a later span in an earlier layer."""
     model, _ = case
     hand, runs, ends = by_hand(case)
-    both = both_directions(model, PAIR, site, positions=SPANS, high=1e-12, most=0)
+    both = both_directions(model, PAIR, site, positions=SPANS, high=1e-12, most=0, n_steps=6)
     places = [(0, 0, 0), (0, 1, 0), (1, 1, 0), (2, 0, both.noising["ap"].effect.shape[2] - 1)]
     with open_pairs(model, PAIR, sites=(site,)) as opened:
         gates = find_gates(opened, site, places, 0.05, positions=SPANS, named_in="noising")
@@ -61,7 +61,7 @@ def test_effects_by_span_and_gates_are_forward_passes_by_hand(case, site):
         for layer in range(3):
             expected = hand.patched(run, site, layer, ends[direction][site, layer], where)
             torch.testing.assert_close(made["ap"].effect[layer], expected, rtol=0, atol=EXACT)
-            parts = hand.integrated(run, site, layer, ends[direction][site, layer], 50)
+            parts = hand.integrated(run, site, layer, ends[direction][site, layer], 6)
             summed = torch.stack([parts[span].sum(0) for span in where])
             torch.testing.assert_close(made["ig"].effect[layer], summed.detach(), rtol=0, atol=CAPTUM)
         pairs = [(c, d) for i, c in enumerate(places) for d in places[i + 1 :]]
