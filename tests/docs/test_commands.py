@@ -42,6 +42,7 @@ NOT_RUN = {
     "search atlas": "32 searches; tests/counterfactual/atlas has an atlas of two",
     "head_scan": "32 searches; tests/counterfactual/test_search_command.py has a smaller scan",
     "search_mini": "test_outputs.py beside this one reads what it prints",
+    "bench circuits": "tests/bench/test_command.py has a like one",
     "check sweep": "tests/cli/test_multirun.py plans every sweep in sweeps/",
     "sweep=first": "a tutorial, whose commands test_outputs.py gives in their order",
     "runs/first": "as sweep=first",
@@ -57,12 +58,13 @@ _FEW_WORDS = (
 _RUN = ("plots=none", "tracking=disabled", "explain=false", "curves.components=none")
 BRIEF = {
     "run": _RUN,
-    "sweep": (*_RUN, "baseline=corrupted,zero", "ig.method=riemann_left", "sites=heads"),
+    "sweep": (*_RUN, "baseline=zero", "ig.method=riemann_left", "sites=heads"),
     "search": ("tracking=disabled", "search.control=2", "clean.n=1", "heldout.n=2", "full_run=false", *_FEW_WORDS),
 }
 """What is added to a command, so that it takes seconds."""
 SMALLER = {
     "prompts.n=100": ("prompts.n=2",),
+    "baseline=corrupted,zero": ("baseline=zero",),
     "ig.n_steps=10,50": ("ig.n_steps=2,3",),
     "ig.n_steps=200": ("ig.n_steps=20",),
     "search.until=600": ("search.until=4",),

@@ -82,8 +82,10 @@ def test_numpys_numbers_and_pathlibs_paths_are_taken_as_pythons_own(base, folder
     for name, call in base.items():
         if name in (*RESULTS, "run", "search", "load_model", "Comparison.outliers", "compare") or ".plot" in name:
             continue
-        expected = call.changed()
-        found = call.changed(**{each: given(value) for each, value in call.arguments.items()})
+        others = {each: given(value) for each, value in call.arguments.items()}
+        if all(others[each] is value for each, value in call.arguments.items()):
+            continue
+        expected, found = call.changed(), call.changed(**others)
         assert repr(found) == repr(expected), name
         if isinstance(expected, igap.AttributionMap):
             assert torch.equal(found.effect, expected.effect), name

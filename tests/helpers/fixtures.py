@@ -8,6 +8,7 @@ import functools
 import importlib
 import inspect
 import os
+import shutil
 import sqlite3
 import subprocess
 import warnings
@@ -260,6 +261,16 @@ def written(result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written")
     disk.prepare(folder)
     disk.write(result, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def slim(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That folder with two pictures and three tables: W&B takes as long as there are files."""
+    folder = shutil.copytree(written, tmp_path_factory.mktemp("slim") / "run")
+    tables = {folder / f"{name}.csv" for name in ("heads", "neurons", "curves")}
+    for path in (*sorted(folder.glob("plots/*.png"))[2:], *set(folder.glob("*.csv")) - tables):
+        path.unlink()
     return folder
 
 

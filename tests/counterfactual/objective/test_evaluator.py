@@ -145,9 +145,7 @@ def test_ig_and_curve_are_those_of_the_public_methods(small, kind, n_pairs, targ
     assert (both["ig"] - found.effects(candidates)).abs().max() > 1e-4, "the joint path is another question"
 
 
-@pytest.mark.parametrize(
-    ("kind", "n_pairs", "hooks", "target"), pairwise([("rules", 3), ("words", 3), ("rules", 1)])
-)
+@pytest.mark.parametrize(("kind", "n_pairs", "hooks", "target"), pairwise([("rules", 3), ("words", 3), ("rules", 1)]))
 def test_others_is_the_mean_size_of_attribution_patching_of_all_other_heads(small, kind, n_pairs, hooks, target):
     model = small("gpt2")
     found = evaluated(model, target, kind, n_pairs, hooks=hooks)

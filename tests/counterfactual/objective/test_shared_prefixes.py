@@ -39,7 +39,7 @@ def check(model, name, kind="rules", n_pairs=3, least=1e-5, rounding=1e-11, metr
     ours, hooks = evaluators(model, name, kind, n_pairs, metric)
     assert ours.route == "suffix"
     every = list(ours.bound.space.candidates())
-    drawn = [every[i] for i in np.random.default_rng(0).permutation(len(every))[:16]]
+    drawn = [every[i] for i in np.random.default_rng(0).permutation(len(every))[:30]]
     tokens = ours.bound.tokens(drawn)
     with borrow(model):
         made = ours.numbers(tokens, NAMES, merge=True)

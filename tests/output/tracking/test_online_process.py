@@ -94,13 +94,13 @@ def test_what_was_asked_for_by_name_stays_and_nobody_is_asked(mode, monkeypatch)
 
 
 @pytest.mark.usefixtures("forks")
-def test_a_server_that_hangs_costs_the_timeout_and_no_result(server, written, tmp_path, caplog):
-    folder = shutil.copytree(written, tmp_path / "run")
+def test_a_server_that_hangs_costs_the_timeout_and_no_result(server, slim, tmp_path, caplog):
+    folder = shutil.copytree(slim, tmp_path / "run")
     with server("silent"):
         address = os.environ["WANDB_BASE_URL"]
-        place = wandb_run.log(folder, config("online", timeout=3.0))
+        place = wandb_run.log(folder, config("online", timeout=2.0))
     assert (
-        "W&B did not finish online within tracking.timeout=3 s; logged offline. Upload it later: igap sync"
+        "W&B did not finish online within tracking.timeout=2 s; logged offline. Upload it later: igap sync"
         in caplog.text
     )
     assert places.find_logged_run(folder) == places.LoggedRun("offline", place)
@@ -109,8 +109,8 @@ def test_a_server_that_hangs_costs_the_timeout_and_no_result(server, written, tm
     assert all(str(os.getpid()) in command for command in left), "only the service that this process started is there"
 
 
-def test_a_failing_child_is_told_in_one_line_and_the_run_logged_offline(written, tmp_path, caplog):
-    folder = shutil.copytree(written, tmp_path / "run")
+def test_a_failing_child_is_told_in_one_line_and_the_run_logged_offline(slim, tmp_path, caplog):
+    folder = shutil.copytree(slim, tmp_path / "run")
     bad = config("online").model_copy(update={"project": "a/b"})
     assert "W&B failed online (wandb.errors.errors.UsageError: Invalid project name" in (
         wandb_run._in_a_child(folder, bad) or ""

@@ -21,15 +21,6 @@ OFFLINE = TrackingConfig.model_validate({"mode": "offline"})
 
 
 @pytest.fixture(scope="module")
-def slim(written, tmp_path_factory):
-    """The run's folder with one plot, which is faster to log."""
-    folder = shutil.copytree(written, tmp_path_factory.mktemp("slim") / "run")
-    for path in sorted((folder / "plots").glob("*.png"))[1:]:
-        path.unlink()
-    return folder
-
-
-@pytest.fixture(scope="module")
 def logged(slim, tmp_path_factory):
     folder = shutil.copytree(slim, tmp_path_factory.mktemp("places") / "run").resolve()
     return folder, folder / wandb_run.log(folder, OFFLINE)

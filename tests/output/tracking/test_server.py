@@ -52,14 +52,10 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def slim(written, tmp_path_factory):
-    """The run's folder in that of a sweep, with two plots and three tables."""
-    folder = shutil.copytree(written, tmp_path_factory.mktemp("server") / "monday" / "3")
+def slim(slim, tmp_path_factory):
+    """The run's folder in that of a sweep."""
+    folder = shutil.copytree(slim, tmp_path_factory.mktemp("server") / "monday" / "3")
     (folder.parent / "sweep.json").write_text("{}")
-    for path in sorted((folder / "plots").glob("*.png"))[2:]:
-        path.unlink()
-    for path in set(folder.glob("*.csv")) - {folder / f"{name}.csv" for name in ("heads", "neurons", "curves")}:
-        path.unlink()
     return folder
 
 

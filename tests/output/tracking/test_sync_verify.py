@@ -21,8 +21,8 @@ def _no_key(no_key, forks):
 
 
 @pytest.fixture(scope="module")
-def logged(result, written, tmp_path_factory):
-    folder = shutil.copytree(written, tmp_path_factory.mktemp("synced") / "run")
+def logged(result, slim, tmp_path_factory):
+    folder = shutil.copytree(slim, tmp_path_factory.mktemp("synced") / "run")
     wandb_run.log(folder, result.config.tracking)
     return folder
 
@@ -32,9 +32,9 @@ def copy(logged, tmp_path, name="run"):
 
 
 @pytest.fixture
-def whole(written, tmp_path, result):
+def whole(slim, tmp_path, result):
     """A run logged where it is."""
-    folder = shutil.copytree(written, tmp_path / "whole")
+    folder = shutil.copytree(slim, tmp_path / "whole")
     wandb_run.log(folder, result.config.tracking)
     return folder
 

@@ -70,8 +70,8 @@ def test_a_heads_name_is_a_text_in_the_tables(offline):
     assert [row[heads["columns"].index("name")] for row in heads["data"]][:2] == ["0.0", "0.1"]
 
 
-def test_jobs_of_a_sweep_are_one_group_and_carry_its_name(result, written, tmp_path):
-    folder = shutil.copytree(written, tmp_path / "monday" / "3")
+def test_jobs_of_a_sweep_are_one_group_and_carry_its_name(result, slim, tmp_path):
+    folder = shutil.copytree(slim, tmp_path / "monday" / "3")
     (folder.parent / "sweep.json").write_text("{}")
     place = folder / wandb_run.log(folder, result.config.tracking)
     assert json.loads(inspect(place, "--summary"))["name"] == "monday/3"
