@@ -15,6 +15,7 @@ from typing import TextIO
 
 from igap.errors import InputError
 from igap.errors.failures import reason_of
+from igap.errors.interrupts import keep_interrupts
 
 _COMPLETE = "_IGAP_COMPLETE"
 """The variable in which a shell says what it asks for: bash_source, bash_complete, ..."""
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.set_threshold(20_000, 10, 10)  # at Python's own, a fifth of the time to import torch goes to the collector
     logging.raiseExceptions = False  # a log file on a full disk costs its own lines, and no traceback beside each
     try:
-        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        with keep_interrupts():
+            code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
         return code
     except InputError as error:

@@ -30,6 +30,7 @@ from igap.display import markup
 from igap.engine.activations import Model, borrow
 from igap.engine.metrics import as_metric
 from igap.errors.arguments import NotNegative, Positive, Range, Seed, checks_arguments
+from igap.errors.interrupts import keep_interrupts
 from igap.errors.missing import Missing
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric, LogitDiff
@@ -292,7 +293,8 @@ def explore_and_validate(
         KeyboardInterrupt: it was interrupted before the first trial.
     """
     try:
-        explore()
+        with keep_interrupts():
+            explore()
     except KeyboardInterrupt:
         interrupted = True
     if interrupted and not session.trials.all():

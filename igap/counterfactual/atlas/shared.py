@@ -27,6 +27,7 @@ from igap.counterfactual.target import Target
 from igap.counterfactual.trials.storages import open_storage
 from igap.counterfactual.trials.study import EvaluatedTrial, TrialStore
 from igap.errors import InputError
+from igap.errors.interrupts import keep_interrupts
 
 VERIFIED = 3
 """Prompts with the largest |AtP| of a head in which its AP is measured."""
@@ -85,7 +86,8 @@ def search_together(
     store = trials or open_trials(session, target, open_storage("memory", Path()))
     pool, interrupted = _Pool(session, target, store), False
     try:
-        pool.explore(until, sampler, batch, min(control, until), on_progress)
+        with keep_interrupts():
+            pool.explore(until, sampler, batch, min(control, until), on_progress)
     except KeyboardInterrupt:
         if not pool.n:
             raise

@@ -11,6 +11,7 @@ import optuna
 import pandas as pd
 import pytest
 import torch
+from helpers.lost_interrupts import in_a_callback, work
 from helpers.small_searches import opened
 
 import igap
@@ -216,6 +217,13 @@ def test_a_search_that_was_ended_goes_on_as_if_it_had_not_been(shared, tmp_path,
     assert (whole.candidates, whole.rules, whole.n_tried) == (made.candidates, made.rules, made.n_tried)
     np.testing.assert_array_equal(whole.effects, made.effects)
     np.testing.assert_array_equal(whole.alone, made.alone)
+
+
+def test_ctrl_c_that_falls_into_a_callback_ends_it(shared, monkeypatch):
+    session, _ = shared
+    monkeypatch.setattr(_Pool, "explore", lambda *asked: work(in_a_callback))
+    with pytest.raises(KeyboardInterrupt):
+        search_together(session, ALL, 40, "hybrid", 8, 16)
 
 
 def test_a_trial_has_the_estimates_of_all_heads_and_the_one_it_was_proposed_for(shared):
