@@ -5,6 +5,7 @@ The other overrides set single keys of what the files give, and are applied anew
 
 import copy
 import os
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,8 +24,9 @@ Plugins.instance()  # imports Hydra's sources anew: theirs are other classes tha
 _Files: Any = SourcesRegistry.instance().resolve("file")
 _read_file = _Files.load_config
 _lists: dict[object, Any] = {}
-_merged: dict[int, Any] = {}
-_read: dict[object, Any] = {}
+_merged: dict[int, bytes] = {}
+_read: dict[object, bytes] = {}
+"""Pickled: to copy a config takes more than twice as long."""
 
 
 def merge_once(patch: pytest.MonkeyPatch) -> None:
@@ -57,8 +59,8 @@ def _listed(repo: Any, config_name: Any, overrides_list: Any, prepend_hydra: boo
 def _files_merged(loader: ConfigLoaderImpl, defaults: Any, repo: Any) -> Any:
     """What the files of a list give, for the caller to change; `_lists` keeps the list, and so its id."""
     if id(defaults) not in _merged:
-        _merged[id(defaults)] = _merge_files(loader, defaults, repo)
-    return copy.deepcopy(_merged[id(defaults)])
+        _merged[id(defaults)] = pickle.dumps(_merge_files(loader, defaults, repo))
+    return pickle.loads(_merged[id(defaults)])
 
 
 def _file_read(source: Any, config_path: str) -> Any:
@@ -67,8 +69,8 @@ def _file_read(source: Any, config_path: str) -> Any:
     state = os.stat(file) if os.path.exists(file) else None
     read = source.provider, file, state and (state.st_mtime_ns, state.st_size)
     if read not in _read:
-        _read[read] = _read_file(source, config_path)
-    return copy.deepcopy(_read[read])
+        _read[read] = pickle.dumps(_read_file(source, config_path))
+    return pickle.loads(_read[read])
 
 
 def _copy_places(caching: CachingConfigRepository, repo: Any) -> None:
@@ -77,10 +79,13 @@ def _copy_places(caching: CachingConfigRepository, repo: Any) -> None:
 
 
 def _files(repo: Any) -> Iterator[object]:
-    """The places that configs are read from, and the state of each file there."""
+    """The places that configs are read from, and the state of each file there; of the folder above sweeps/ that one."""
+    from igap.cli import settings  # later than the hook that checks annotations
+
     for source in repo.get_sources():
         yield source.provider, source.path
-        for folder, _, names in os.walk(source.path) if source.scheme() == "file" else ():
+        walked = str(settings.SWEEPS) if source.path == str(settings.SWEEPS.parent) else source.path
+        for folder, _, names in os.walk(walked) if source.scheme() == "file" else ():
             for name in names:
                 state = os.stat(os.path.join(folder, name))
                 yield folder, name, state.st_mtime_ns, state.st_size
