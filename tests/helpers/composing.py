@@ -24,9 +24,9 @@ Plugins.instance()  # imports Hydra's sources anew: theirs are other classes tha
 _Files: Any = SourcesRegistry.instance().resolve("file")
 _read_file = _Files.load_config
 _lists: dict[object, Any] = {}
-_merged: dict[int, bytes] = {}
+_merged: dict[int, Any] = {}
 _read: dict[object, bytes] = {}
-"""Pickled: to copy a config takes more than twice as long."""
+"""Pickled: to copy a config takes five times as long; merged ones name classes of plugins, which cannot be pickled."""
 
 
 def merge_once(patch: pytest.MonkeyPatch) -> None:
@@ -59,8 +59,8 @@ def _listed(repo: Any, config_name: Any, overrides_list: Any, prepend_hydra: boo
 def _files_merged(loader: ConfigLoaderImpl, defaults: Any, repo: Any) -> Any:
     """What the files of a list give, for the caller to change; `_lists` keeps the list, and so its id."""
     if id(defaults) not in _merged:
-        _merged[id(defaults)] = pickle.dumps(_merge_files(loader, defaults, repo))
-    return pickle.loads(_merged[id(defaults)])
+        _merged[id(defaults)] = _merge_files(loader, defaults, repo)
+    return copy.deepcopy(_merged[id(defaults)])
 
 
 def _file_read(source: Any, config_path: str) -> Any:
