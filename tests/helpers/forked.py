@@ -15,10 +15,12 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 import traceback
 import types
 import warnings
 import weakref
+from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -107,6 +109,10 @@ def _begin(asked: dict[str, Any]) -> None:
 def _exit_code(option: str, what: str, arguments: list[str]) -> int:
     """Run `-m MODULE` or `-c CODE` to its end."""
     sys.argv = [option, *arguments]
+    if what == "submitit.local._local":  # its job is handed over while a Python starts, which takes longer
+        folder, deadline = Path(arguments[0].replace("%j", str(os.getpid()))), time.monotonic() + 60
+        while not folder.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
     try:
         if option == "-m":
             sys.dont_write_bytecode = True  # of a module with annotations that are checked, where others would find it
