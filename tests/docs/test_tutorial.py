@@ -4,8 +4,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from helpers.forked import Forked
-from jupyter_client import launcher
 from nbclient import NotebookClient
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.ipynb"
@@ -26,10 +24,10 @@ def executed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
             patch.setenv(name, str(folder / name.lower()))
-        patch.setattr(launcher, "Popen", Forked)  # the kernel has imported igap already
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", str(TUTORIAL.parents[1]), prepend=":")
-        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+        where = {"metadata": {"path": str(folder)}}
+        NotebookClient(notebook, timeout=600, coalesce_streams=True, resources=where).execute()
     return notebook, folder
 
 

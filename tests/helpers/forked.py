@@ -4,7 +4,6 @@ What a test asks of the interpreter's own start (a spawned worker, a heavy impor
 asks of a real one.
 """
 
-import asyncio
 import contextlib
 import gc
 import inspect
@@ -52,20 +51,15 @@ class Forked(subprocess.Popen):
             super()._execute_child(*given)
             return
         _living.add(self)
-        told, tells = os.pipe()
         self.pid = os.fork()
         if self.pid:
             self._child_created = True
-            os.close(tells)
-            os.read(told, 1)  # as from a real Popen, whoever asks for its process group has the new one
-            os.close(told)
             pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
             self._close_pipe_fds(*(asked[end] for end in pipes))
             return
         code = 1
         try:
             _begin(asked)
-            os.write(tells, b" ")
             code = _exit_code(arguments[start], arguments[start + 1], arguments[start + 2 :])
         except BaseException:
             traceback.print_exc()
@@ -91,10 +85,7 @@ def _begin(asked: dict[str, Any]) -> None:
         os.setsid()
     elif asked["process_group"] >= 0:
         os.setpgid(0, asked["process_group"])
-    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    asyncio.set_event_loop_policy(None)
     logging.root.handlers.clear()
     GlobalHydra.instance().clear()
     if asked["env"] is not None:
