@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -116,7 +117,9 @@ def test_two_workers_of_one_command_end_by_ctrl_c_with_a_report_and_the_command_
     process = started("search.until=5000")
     time.sleep(0.5)
     below = descendants(process.pid)
-    assert len(alive(below, WORKER)) == 1, "the second worker"
+    (second,) = alive(below, WORKER)
+    ignored = re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{second}/status").read_text())[1]
+    assert int(ignored, 16) & 1 << signal.SIGINT - 1, "the second worker leaves the report to the first"
     os.killpg(process.pid, signal.SIGINT)
     process.join(timeout=300)
     assert process.exitcode == 130

@@ -11,6 +11,7 @@ from igap.attribution.activation_patching import patch_components
 from igap.attribution.attribution_patching import estimate_patches
 from igap.components import PLACES, SITES
 from igap.engine.backend import choose_backend
+from igap.engine.forward import Suffix
 from igap.engine.hooks import edit_hooks
 from igap.engine.metrics import Custom
 from igap.engine.open_pairs import contrast
@@ -134,6 +135,21 @@ def test_weights_that_do_not_give_what_the_model_gives_are_not_used(small, pair)
         finally:
             handle.hook.remove()
             model.unembed.hook_out.fwd_hooks.remove(handle)
+
+
+def test_weights_that_are_wrong_at_any_one_site_are_not_used(small, pair, monkeypatch):
+    function = Suffix.function
+    with contrast(small("gpt2"), pair, sites=("heads", "mlp_out", "neurons")) as question:
+        asked = question.readout, question.clean, question.corrupted.activations, question.first
+        for wrong in question.clean.activations:
+            off = {wrong: 1.0}
+
+            def shifted(engine, site, layer, off=off):
+                return lambda rows: function(engine, site, layer)(rows) + off.get(site, 0.0)
+
+            monkeypatch.setattr(Suffix, "function", shifted)
+            why = choose_backend(question.model, *asked).reason
+            assert why == "its weights alone give F off by 1 logits", wrong
 
 
 def test_work_starts_at_the_first_position_that_changes(small, pair):

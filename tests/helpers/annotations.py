@@ -35,6 +35,7 @@ class _Left:
 
 _left: defaultdict[tuple[str, str], _Left] = defaultdict(_Left)
 _used: list[_Left] = []
+_tests_have_begun = False
 _jaxtyped = jaxtyping.jaxtyped
 _checkers: dict[object, Callable[..., Any]] = {}
 
@@ -47,6 +48,8 @@ def install() -> None:
 
 def restart() -> None:
     """A test begins."""
+    global _tests_have_begun
+    _tests_have_begun = True
     for left in _used:
         left.calls, left.definitions = ENOUGH, DEFINITIONS
     _used.clear()
@@ -70,7 +73,7 @@ def jaxtyped(*decorated: Any, **options: Any) -> Any:
         if not annotations:
             return decorated
         left, within = _left[decorated.__module__, decorated.__qualname__], "<locals>" in decorated.__qualname__
-        if within:
+        if within and _tests_have_begun:  # at import each is defined once
             if not left.calls or not left.definitions:
                 return decorated
             left.definitions -= 1
