@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import logging
 import os
 import shutil
 import sqlite3
@@ -54,6 +55,13 @@ from igap.pipeline import Result  # noqa: E402
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     annotations.restart()
+
+
+@pytest.fixture(autouse=True)
+def _plain_logging() -> None:
+    """What one test has a library log, the next does not find among its own records."""
+    if logging.root.level != logging.WARNING:
+        logging.root.setLevel(logging.WARNING)
 
 
 @pytest.fixture(autouse=True)
