@@ -18,14 +18,18 @@ def keep_interrupts() -> Iterator[None]:
 
     Torch's modules and SQLAlchemy's connections have so many that a search would miss one Ctrl-C in fifteen.
     """
+    if threading.current_thread() is not threading.main_thread():  # where no interrupt comes
+        yield
+        return
     before, sent = sys.unraisablehook, list[threading.Timer]()
 
     def send_again(swallowed: Any) -> None:
         if not issubclass(swallowed.exc_type, KeyboardInterrupt):
             before(swallowed)
             return
-        sent.append(threading.Timer(_MOMENT, os.kill, (os.getpid(), signal.SIGINT)))
-        sent[-1].start()
+        timer = threading.Timer(_MOMENT, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()  # first: a second Ctrl-C may come here, and only what has started can be waited for
+        sent.append(timer)
 
     sys.unraisablehook = send_again
     try:

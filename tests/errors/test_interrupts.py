@@ -1,6 +1,8 @@
 """Ctrl-C that falls into a callback of the garbage collector ends what runs all the same."""
 
+import signal
 import sys
+import threading
 import weakref
 from types import SimpleNamespace
 
@@ -30,6 +32,30 @@ def test_what_else_is_raised_there_goes_where_it_went(monkeypatch):
         del thing
     assert reference() is None
     assert told == [ZeroDivisionError]
+
+
+def test_a_second_one_while_the_first_is_sent_again_gives_no_traceback(monkeypatch):
+    class Interrupted(threading.Timer):
+        def start(self):
+            signal.raise_signal(signal.SIGINT)
+            super().start()
+
+    monkeypatch.setattr(threading, "Timer", Interrupted)
+    with keep_interrupts():
+        work(in_a_callback, 0.1)
+
+
+def test_where_no_interrupt_comes_the_hook_of_the_process_stays():
+    before, within = sys.unraisablehook, []
+
+    def look():
+        with keep_interrupts():
+            within.append(sys.unraisablehook)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert within == [before]
 
 
 def test_a_command_ends_by_it(monkeypatch, capsys):
