@@ -66,6 +66,7 @@ def run_studies(
 
     Raises:
         InputError: the only study is invalid.
+        OSError: its storage or the disk fails.
     """
     atlas.check_place(studies)
     code, results = 0, list[tuple[str, SearchResult]]()
@@ -81,10 +82,10 @@ def run_studies(
             out.print(f"\n{number}/{len(studies)}  {describe(study)}", markup=False, soft_wrap=True)
         try:
             result, trials = _run_study(study, progress, interrupted=interrupted)
-        except InputError as error:
+        except (InputError, OSError) as error:
             if len(studies) == 1:
                 raise
-            log.error("%s: %s", study.config.head, error)
+            log.error("%s: %s", study.config.head, reason_of(error))
             code = 1
             continue
         except KeyboardInterrupt:  # before the first trial of this one

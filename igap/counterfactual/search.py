@@ -226,6 +226,7 @@ def search(
 
     Raises:
         InputError: An argument is invalid, no candidate is within the bounds, or the storage holds another search.
+        OSError: The storage fails after the first trials were read; what it has is kept.
 
     Example:
         >>> space = {name: ["=keep"] for name in ("first", "second", "place", "verb", "object")}

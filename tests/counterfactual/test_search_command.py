@@ -4,12 +4,14 @@ import json
 import os
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 
 import optuna
 import pandas as pd
 import pytest
+import sqlalchemy
 from helpers.small_disk import no_file_above
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
@@ -17,7 +19,7 @@ from safetensors.torch import load_file
 from igap import cli
 from igap.cli import launch
 from igap.counterfactual import runner, workers
-from igap.counterfactual.trials import dashboard
+from igap.counterfactual.trials import dashboard, study
 from igap.errors import InputError
 from igap.models import cached
 from igap.output import figures
@@ -453,6 +455,26 @@ def test_ctrl_c_in_a_scan_keeps_the_heads_that_are_done_and_shows_them_whatever_
     shown = capsys.readouterr().out
     assert "What each component reaches" in shown
     assert "scan.csv" not in shown
+
+
+def test_a_storage_that_fails_in_the_middle_is_exit_code_1_and_costs_its_head_only(
+    tmp_path, monkeypatch, capsys, caplog
+):
+    add = study.add_trials
+
+    def fails(storage, of, trials, n_before):
+        if n_before and "0.4" in str(storage.url):
+            cause = sqlite3.OperationalError("the server closed the connection")
+            raise sqlalchemy.exc.OperationalError("INSERT", {}, cause)
+        add(storage, of, trials, n_before)
+
+    monkeypatch.setattr(study, "add_trials", fails)
+    told = "search.storage: got a failure while searching: (sqlite3.OperationalError) the server closed the connection"
+    assert search("search.until=6", "search.batch=2", *LIGHT, where=tmp_path) == 1
+    assert f"igap: {told}" in capsys.readouterr().err
+    assert search("head=0.4,1.2", "search.until=6", "search.batch=2", *LIGHT, where=tmp_path) == 1
+    assert f"0.4: {told}" in caplog.text
+    assert summary_of(tmp_path / "searches" / "heads-ap" / "1.2-ap")["n_trials"] == 6
 
 
 def test_a_best_pair_that_no_run_takes_costs_its_run_only(tmp_path, monkeypatch, caplog):

@@ -40,10 +40,11 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 @contextmanager
-def one_line_errors(what: str, remedy: str) -> Iterator[None]:
+def one_line_errors(what: str, remedy: str, *, in_use: bool = False) -> Iterator[None]:
     """Turn whatever a storage raises in the block into one line; Ctrl-C waits for the end of the block.
 
-    Raises OSError where the machine has no room, InputError on all else, for what a storage holds may be anything.
+    Raises OSError where the machine has no room, or the storage had answered before (`in_use`); InputError on all else,
+    for what a storage holds may be anything.
     """
     try:
         with quiet_logs(), defer_interrupt():
@@ -55,7 +56,8 @@ def one_line_errors(what: str, remedy: str) -> Iterator[None]:
             raise OSError(
                 f"search.storage: {_redacted(error)}. What it has is kept: make room, and the same command goes on."
             ) from None
-        raise InputError(f"search.storage: got {what}: {_redacted(error)}. {remedy}") from None
+        message = f"search.storage: got {what}: {_redacted(error)}. {remedy}"
+        raise (OSError if in_use else InputError)(message) from None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import math
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,6 +153,8 @@ class TrialStore:
         self._has_sides = objective is not None and objective.is_size
         self._read, self._later = self._nothing_read(), list[EvaluatedTrial]()
         self._n_stored = 0
+        self._in_use = False
+        """Whether the storage has given its trials once: from then on a failure is not the input's."""
         # As the storage gives it back: tuples are lists there.
         wanted = json.loads(json.dumps({"schema": SCHEMA, "space": space.digest, **identity}))
         with one_line_errors(*_READING):
@@ -195,19 +198,23 @@ class TrialStore:
         return None
 
     def all(self) -> list[EvaluatedTrial]:
-        """All trials, in the order of their numbers. Raises InputError on a storage that has failed meanwhile."""
+        """All trials, in the order of their numbers. Raises OSError on a storage that has failed meanwhile."""
         self._read_new()
         return [*self._read.trials, *self._later]
 
     def _read_new(self) -> None:
         """Read the trials that have come; one that another program is running is looked at again, with all behind."""
-        with one_line_errors(*_SEARCHING):
+        with self._failing_in_one_line():
             rows = read_trials(self.storage, self.study, self._read.last)
         with one_line_errors(*_READING):
             self._n_stored = int(rows[-1].number) + 1 if rows else self._n_stored
             n = next((i for i, trial in enumerate(rows) if not trial.state.is_finished()), len(rows))
             self._later = [self._from_optuna(trial) for trial in rows[n:] if trial.state.is_finished()]
             self._read.extend([self._from_optuna(trial) for trial in rows[:n]], rows[n - 1] if n else None)
+        self._in_use = True
+
+    def _failing_in_one_line(self) -> AbstractContextManager[None]:
+        return one_line_errors(*_SEARCHING, in_use=self._in_use)
 
     def history(self, trials: Sequence[EvaluatedTrial] | None = None) -> History:
         """The history that samplers learn from, of all trials or of these; terms to minimise are negated."""
@@ -230,25 +237,25 @@ class TrialStore:
 
     def expect(self, until: int) -> None:
         """Write how many trials the study is to have, which `igap status` says; raises as `add` does."""
-        with one_line_errors(*_SEARCHING), exclusive(self.storage, self.study.study_name):
+        with self._failing_in_one_line(), exclusive(self.storage, self.study.study_name):
             if self.study.user_attrs.get(UNTIL) != until:
                 self.study.set_user_attr(UNTIL, until)
 
     def add(self, batch: Sequence[EvaluatedTrial], until: int | None = None) -> None:
         """Put finished trials into the storage, at most up to `until` in all, and none that another worker has made.
 
-        Raises InputError on a storage that has failed meanwhile.
+        Raises OSError on a storage that has failed meanwhile.
         """
         name = self.study.study_name
         try:
-            with one_line_errors(*_SEARCHING), exclusive(self.storage, name):
+            with self._failing_in_one_line(), exclusive(self.storage, name):
                 self._read_new()
                 read, later = self._read, {trial.subject for trial in self._later}
                 new = [trial for trial in batch if trial.subject not in read.subjects and trial.subject not in later]
                 room = None if until is None else max(0, until - len(read.trials) - len(self._later))
                 add_trials(self.storage, self.study, [self._to_optuna(trial) for trial in new[:room]], self._n_stored)
         except BaseException:  # also Ctrl-C, after which there is a report: of what the storage has
-            with one_line_errors(*_SEARCHING):  # anew: Optuna's cache has what was undone
+            with self._failing_in_one_line():  # anew: Optuna's cache has what was undone
                 self.study = optuna.load_study(study_name=name, storage=self.storage)
             raise
 

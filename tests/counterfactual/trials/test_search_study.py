@@ -242,9 +242,9 @@ def test_a_study_has_one_id_for_ever_and_no_other_has_it(storage):
     assert len(found[0]) == 12
 
 
-def test_a_storage_that_fails_in_the_middle_is_told_and_keeps_what_it_has(tmp_path):
+def test_a_storage_that_fails_in_the_middle_is_told_as_no_fault_of_the_input_and_keeps_what_it_has(tmp_path):
     storage = open_storage("sqlite", tmp_path)
-    trials = TrialStore(storage, TWO, {})
+    trials, unread = (TrialStore(storage, TWO, {}) for _ in range(2))
     trials.add([trial_of(0, 0)])
 
     def fail(connection, cursor, statement, *_):
@@ -252,9 +252,10 @@ def test_a_storage_that_fails_in_the_middle_is_told_and_keeps_what_it_has(tmp_pa
             raise sqlalchemy.exc.OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))
 
     sqlalchemy.event.listen(storage.engine, "before_cursor_execute", fail)
-    for use in (trials.all, lambda: trials.add([trial_of(0, 1)])):
-        with pytest.raises(InputError, match=r"search\.storage: got a failure while searching: .*database is locked"):
-            use()
+    for of, error in ((trials, OSError), (unread, InputError)):
+        for use in (of.all, lambda of=of: of.add([trial_of(0, 1)])):
+            with pytest.raises(error, match=r"^search\.storage: got a failure while searching: .*database is locked"):
+                use()
     sqlalchemy.event.remove(storage.engine, "before_cursor_execute", fail)
     trials.add([trial_of(1, 1)])
     assert [one.proposal.candidate for one in trials.all()] == [(0, 0), (1, 1)]

@@ -164,6 +164,7 @@ def test_a_postgres_server_on_loopback_keeps_trials_of_several_workers(tmp_path,
             monkeypatch.setenv(URL, f"postgresql+psycopg://braces:a{{b}}c@{url.partition('@')[2]}")
             storage = open_storage("postgres", tmp_path)
             trials = TrialStore(storage, SPACE, {})
+            assert len(trials.all()) == 40
 
             @sqlalchemy.event.listens_for(storage.engine, "before_cursor_execute")
             def cut(connection, cursor, statement, parameters, context, executemany):
@@ -171,7 +172,7 @@ def test_a_postgres_server_on_loopback_keeps_trials_of_several_workers(tmp_path,
                     with socket.socket(fileno=os.dup(connection.connection.dbapi_connection.fileno())) as line:
                         line.shutdown(socket.SHUT_RDWR)
 
-            with pytest.raises(InputError, match=r"^search\.storage: got .* What it has is kept") as told:
+            with pytest.raises(OSError, match=r"^search\.storage: got .* What it has is kept") as told:
                 trials.add(batch(7))
             assert "\n" not in str(told.value)
             assert "psycopg" not in caplog.text
