@@ -8,7 +8,7 @@ import numpy as np
 from results_runs import AREAS, METHODS, TERMS, Bends, Task, r_over_pairs
 from scipy import stats
 
-from igap.plots.canvas import PALETTE, figure, styled
+from igap.plots.canvas import PALETTE, figure, use_style
 from igap.statistics.bootstrap import mean_intervals, row_correlations
 from igap.statistics.comparison import compare_values
 
@@ -254,7 +254,7 @@ def span(values: Iterable[float], digits: int = 3) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-@styled()
+@use_style()
 def draw_agreement(tasks: Mapping[str, Task]) -> Any:
     """IG against AP, a column a task and a row a baseline."""
     fig, axes = figure(11.0, 5.6, 2, len(tasks), "")
@@ -274,7 +274,7 @@ def draw_agreement(tasks: Mapping[str, Task]) -> Any:
     return fig
 
 
-@styled()
+@use_style()
 def draw_bends(tasks: Mapping[str, Task], bends: Bends) -> Any:
     """|AP - AtP| and |AP - IG| against |bend|, means over pairs, one point a head."""
     task = next(iter(tasks.values()))

@@ -331,7 +331,7 @@ def test_the_settings_of_an_analysis_that_is_off_change_nothing_and_those_of_one
     settings = ["ablation.n=50", "ablation.generate=true", "curves.alphas=[0,0.5,1]"]
     config = compose_one([*overrides.split(), *settings]).config
     idle = {key.partition(".")[0] for each in config.idle for key in each.values}
-    assert idle == {name for name in ("ablation", "curves") if not ANALYSES[name].asked_for(config)}
+    assert idle == {name for name in ("ablation", "curves") if not ANALYSES[name].is_requested(config)}
 
 
 def test_of_the_baseline_the_key_holds_what_its_kind_uses(default):

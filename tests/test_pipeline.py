@@ -357,7 +357,7 @@ class Given(Analysis):
     def __init__(self, outcome):
         self.outcome = outcome
 
-    def asked_for(self, config):
+    def is_requested(self, config):
         return True
 
     def run(self, context, on_progress):

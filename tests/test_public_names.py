@@ -1,8 +1,16 @@
+import ast
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 
 import igap
+
+PARTICIPLES = set(
+    "given moved made kept told said shown written drawn chosen taken held left lost seen sent bound built".split()
+)
+"""Those that do not end with -ed and are no verb's present."""
+VERBS = {"embed", "unembed", "feed", "need", "seed"}
 
 
 def test_every_public_name_is_a_function_or_a_class_also_after_every_module_was_imported():
@@ -28,3 +36,14 @@ def test_what_people_import_is_there():
         "atp_star",
     } <= (set(igap.__all__))
     assert {"compare", "ablate", "Prompt", "output_curve", "Baseline", "InputError"} <= set(igap.__all__)
+
+
+def test_a_function_is_named_by_what_it_does_or_gives_and_not_by_a_participle():
+    """A property may be: it says how a thing is."""
+    named = set[str]()
+    for file in Path(igap.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef) and "property" not in " ".join(map(ast.unparse, node.decorator_list)):
+                named.add(node.name.strip("_"))
+    assert len(named) > 1500
+    assert not {name for name in named - VERBS if "_" not in name and (name.endswith("ed") or name in PARTICIPLES)}

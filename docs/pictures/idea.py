@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
 from igap import PromptPair, activation_patching, integrated_gradients, load_model, output_curve
-from igap.plots.canvas import PALETTE, styled
+from igap.plots.canvas import PALETTE, use_style
 
 LAYER, HEAD = 0, 6
 CLEAN, CORRUPTED, IG, INK, PALE, GREY = PALETTE[0], PALETTE[3], PALETTE[2], "#26303a", "#c9d0d6", "#5b656e"
@@ -71,7 +71,7 @@ def number(value: float) -> str:
     return f"{value:+.2f}".replace("-", MINUS)
 
 
-@styled
+@use_style
 def draw(pair: PromptPair) -> Figure:
     """The picture of this pair on the embedded model."""
     model = load_model()

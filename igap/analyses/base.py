@@ -105,7 +105,7 @@ class Analysis(Protocol[FindingT]):
     """Something that a run does after the comparison; subclass it and write `name` and `run`, with `settings`.
 
     An analysis that has keys of its own in `RunConfig` has no `settings`, cannot be chosen by `analyses=`, and says
-    itself when it is `asked_for`.
+    itself when it `is_requested`.
     """
 
     name: ClassVar[str]
@@ -120,7 +120,7 @@ class Analysis(Protocol[FindingT]):
     any_positions: ClassVar[bool] = False
     """Whether it is about components at the run's positions, whatever these are; otherwise at all of them at once."""
 
-    def asked_for(self, config: RunConfig) -> bool:
+    def is_requested(self, config: RunConfig) -> bool:
         """Return whether a run of this config does the analysis: by default, whether its name is in `analyses`."""
         return self.name in config.analyses
 

@@ -266,7 +266,7 @@ class MibAnalysis(Analysis[MibFinding]):
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
         """Refuse another direction or baseline, too few sites, and a graph that is none of this model."""
-        if not self.asked_for(config):
+        if not self.is_requested(config):
             return {}
         wanted = {"direction": (config.direction, "noising"), "baseline": (config.baseline.kind, "corrupted")}
         for key, (got, needed) in wanted.items():

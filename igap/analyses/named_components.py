@@ -48,7 +48,7 @@ def names_in(text: str, maps: Mapping[Site, Mapping[str, AttributionMap]]) -> tu
     return strongest(maps["heads"][members.by], members.k)
 
 
-def called(text: str, maps: Mapping[Site, Mapping[str, AttributionMap]]) -> str:
+def name_of(text: str, maps: Mapping[Site, Mapping[str, AttributionMap]]) -> str:
     """Return the name of a component, or the names of a set's, joined by +."""
     return text if is_component(text) else "+".join(names_in(text, maps))
 

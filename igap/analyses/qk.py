@@ -64,7 +64,7 @@ class QueriesKeysAnalysis(Analysis[QueriesAndKeys]):
     name = "qk"
     any_metric = True
 
-    def asked_for(self, config: RunConfig) -> bool:
+    def is_requested(self, config: RunConfig) -> bool:
         """Return whether heads are attributed to."""
         return "heads" in config.asked_sites
 

@@ -69,7 +69,7 @@ def check_analyses(config: RunConfig, header: Header) -> dict[str, str]:
         if name in config.analyses and analysis.settings is not None:
             settings_of(config, name, analysis.settings)
         item = "interactions" if name == "explain" and config.interactions else name
-        if analysis.asked_for(config) and not analysis.automatic(config) and (reason := misfit(analysis, config)):
+        if analysis.is_requested(config) and not analysis.automatic(config) and (reason := misfit(analysis, config)):
             settings, remedy = (
                 f"metric={config.metric.name} positions={config.positions.kind}",
                 "metric=logit_diff positions=all",
@@ -86,7 +86,7 @@ def check_analyses(config: RunConfig, header: Header) -> dict[str, str]:
 def check_pairs(config: RunConfig, tokens: Sequence[TokenPair]) -> None:
     """Raise InputError where an analysis that the run does refuses these pairs."""
     for analysis in ANALYSES.values():
-        if analysis.asked_for(config) and not misfit(analysis, config):
+        if analysis.is_requested(config) and not misfit(analysis, config):
             analysis.check_pairs(config, tokens)
 
 
@@ -94,7 +94,7 @@ def missing_analyses(config: RunConfig) -> tuple[str, ...]:
     """Return the warning that a run leaves out analyses that it does otherwise; nothing where it leaves out none."""
     reasons: dict[str, list[str]] = {}
     for name, analysis in ANALYSES.items():
-        if analysis.asked_for(config) and (reason := misfit(analysis, config)):
+        if analysis.is_requested(config) and (reason := misfit(analysis, config)):
             reasons.setdefault(reason, []).append(name)
     return tuple(
         f"{', '.join(names)}: left out; {'it is' if len(names) == 1 else 'they are'} {reason}."

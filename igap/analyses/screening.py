@@ -53,13 +53,13 @@ class ProxyFidelity:
             why = self.reason if self.comparison is None else self.comparison.reasons.get(name, "")
             numbers[name] = (None, why) if math.isnan(value) else (value, "")
         for k in REPORTED_K:
-            shared, why = self._shared(k)
+            shared, why = self._count_shared(k)
             numbers[f"overlap@{k}"] = (None if shared is None else shared / k, why)
             numbers[f"missed@{k}"] = (None if shared is None else k - shared, why)
             numbers[f"needed@{k}"] = (self.budget.get(k), "" if k in self.budget else why)
         return numbers
 
-    def _shared(self, k: int) -> tuple[int | None, str]:
+    def _count_shared(self, k: int) -> tuple[int | None, str]:
         """Return the number of components in the top k of both; None with a reason where a top k is undefined."""
         if self.comparison is None:
             return None, self.reason
@@ -130,7 +130,7 @@ def proxy_fidelities(maps: Mapping[Site, Mapping[str, AttributionMap]], config: 
         for name, method in METHODS.items():
             if name in by_method and name != "ap":
                 proxies.append(proxy_fidelity(by_method[name], by_method["ap"], of=site))
-            elif method.asked(config) and (reason := method.missing(config, site, len(by_method["ap"].effect))):
+            elif method.is_requested(config) and (reason := method.missing(config, site, len(by_method["ap"].effect))):
                 proxies.append(ProxyFidelity(name, site, None, {}, reason, signed=method.signed))
     return ProxyFidelities(tuple(proxies))
 
@@ -152,7 +152,7 @@ class ProxyFidelityAnalysis(Analysis[ProxyFidelities]):
 
     name = "screening"
 
-    def asked_for(self, config: RunConfig) -> bool:  # noqa: ARG002 - whatever the config
+    def is_requested(self, config: RunConfig) -> bool:  # noqa: ARG002 - whatever the config
         """Return True."""
         return True
 

@@ -227,7 +227,7 @@ class StabilityAnalysis(Analysis[Stability]):
     name = "stability"
     any_metric = True
 
-    def asked_for(self, config: RunConfig) -> bool:
+    def is_requested(self, config: RunConfig) -> bool:
         """Return whether the pairs come from a generator or a file, which may have several."""
         return config.prompts.file is not None or (config.prompts.n or 1) > 1
 

@@ -186,7 +186,7 @@ def _patch(
     def patch(layer: int) -> Mapping[str, Tensor]:
         start, end = contrast.ends(site, layer)
         alone = where.shape[1] == 1
-        moved = contrast.moved(site, layer) if alone else (late & (start != end)[:, None]).flatten(2).any(2)
+        moved = contrast.differs(site, layer) if alone else (late & (start != end)[:, None]).flatten(2).any(2)
         wanted = torch.ones_like(moved[0]) if chosen is None else chosen[layer].to(moved.device).repeat(where.shape[1])
         done, here = layer * width, effect[:, layer]
         if (moved & wanted).any():

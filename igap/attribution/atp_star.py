@@ -133,7 +133,7 @@ def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advan
     return drop_gradients(contrast, site, advance, batch_size=config.batch_size, memory_gib=config.memory_gib)
 
 
-def _missing(config: RunConfig, site: Site, n_layers: int) -> str:
+def _reason_missing(config: RunConfig, site: Site, n_layers: int) -> str:
     if n_layers < 2:
         return "a mean over the other layers, of which this model has none"
     if site not in _HAVE_IT:
@@ -141,7 +141,7 @@ def _missing(config: RunConfig, site: Site, n_layers: int) -> str:
     return no_gradient(config) or ("" if config.positions.is_default else "of all positions at once")
 
 
-METHOD = Method("atp_star", _attribute, shared=True, signed=False, missing=_missing)
+METHOD = Method("atp_star", _attribute, shared=True, signed=False, missing=_reason_missing)
 
 
 def check_layers(n_layers: int) -> None:

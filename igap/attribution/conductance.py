@@ -145,7 +145,7 @@ def _about(config: RunConfig) -> Any:
     }
 
 
-def _missing(config: RunConfig, site: Site, n_layers: int) -> str:  # noqa: ARG001 - whatever the site
+def _reason_missing(config: RunConfig, site: Site, n_layers: int) -> str:  # noqa: ARG001 - whatever the site
     """Why the sum cannot have these nodes; empty where it can."""
     if config.ig.n_steps == "auto":
         return "a sum that has no completeness which would tell ig.n_steps=auto when its nodes are enough"
@@ -154,7 +154,7 @@ def _missing(config: RunConfig, site: Site, n_layers: int) -> str:  # noqa: ARG0
 
 def _check(config: RunConfig, header: Header) -> None:  # noqa: ARG001 - whatever the model
     """Raises InputError on a number of nodes that the sum cannot have."""
-    if reason := _missing(config, "heads", 1):
+    if reason := _reason_missing(config, "heads", 1):
         raise InputError(
             f"methods: got {config.methods} with ig.n_steps={config.ig.n_steps}, wanted a number that these have: each "
             f"is {reason}. Set ig.n_steps=50."
@@ -166,12 +166,12 @@ IG_INPUTS = Method(
     lambda contrast, site, config, advance: integrate_inputs(contrast, site, advance, **_about(config)),
     optional=True,
     check=_check,
-    missing=_missing,
+    missing=_reason_missing,
 )
 CONDUCTANCE = Method(
     "conductance",
     lambda contrast, site, config, advance: conduct(contrast, site, advance, **_about(config)),
     optional=True,
     check=_check,
-    missing=_missing,
+    missing=_reason_missing,
 )

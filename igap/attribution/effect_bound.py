@@ -106,7 +106,7 @@ def bound_effects(
     with open_pairs(model, pair, sites=(site,), route=route, metric=metric) as opened:
         question = Question(opened, site, baseline, direction, batch_size, memory_gib)
         check_top(opened, site, top)
-        moved = question.moved()
+        moved = question.differs()
         if ranking.effect.shape != moved.shape or top >= moved.numel():
             raise InputError(
                 f"ranking: got a map {list(ranking.effect.shape)} with top={top}, wanted one {list(moved.shape)} and a "

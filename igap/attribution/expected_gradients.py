@@ -100,8 +100,8 @@ def _attribute(contrast: Contrast, site: Site, config: RunConfig, advance: Advan
     )
 
 
-def _missing(config: RunConfig, site: Site, n_layers: int) -> str:  # noqa: ARG001 - whatever the model
+def _reason_missing(config: RunConfig, site: Site, n_layers: int) -> str:  # noqa: ARG001 - whatever the model
     return "" if config.direction == "noising" else "towards reference prompts, of noising alone"
 
 
-METHOD = Method("expected_gradients", _attribute, draws_prompts=True, optional=True, missing=_missing)
+METHOD = Method("expected_gradients", _attribute, draws_prompts=True, optional=True, missing=_reason_missing)

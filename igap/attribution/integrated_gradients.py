@@ -222,7 +222,7 @@ def along_path(
     shape = start.shape[:2]
     n_paths = shape[0] * shape[1]
 
-    def stacked(points: Tensor) -> Tensor:
+    def stack(points: Tensor) -> Tensor:
         # Captum puts the nodes one below the other: [node * pair * row, pos, ..., 1] to [node * pair * row, metric].
         by_pair = points.squeeze(-1).unflatten(0, (-1, *shape)).transpose(0, 1).flatten(1, 2)
         values: Tensor = function(by_pair).unflatten(0, (-1, n_metrics)).unflatten(2, (-1, shape[1]))
@@ -234,7 +234,7 @@ def along_path(
         return (torch.cat([slope for (slope,) in by_metric], -1),)
 
     def attribute() -> Tensor:
-        captum = IntegratedGradients(stacked)
+        captum = IntegratedGradients(stack)
         captum.gradient_func = slopes
         flat: Tensor = captum.attribute(
             inputs=end.flatten(0, 1)[..., None],
@@ -282,13 +282,13 @@ def _integrate_jointly(
     auto: list[Tensor] = []
     if n_steps == "auto":
         bound = completeness_bound(layer_effect if of == "layer" else contrast.gap, rounding, tolerance)
-        effect, *auto = _doubled(along, layer_effect, bound, rounding)
+        effect, *auto = _double_nodes(along, layer_effect, bound, rounding)
     else:
         effect = along(n_steps, list(range(len(layer_effect))))
     return effect, effect.sum((1, 2)) - layer_effect, layer_effect, *auto
 
 
-def _doubled(
+def _double_nodes(
     along: Callable[[int, list[int]], Tensor], layer_effect: Tensor, bound: Tensor, rounding: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`along` (nodes and questions to `[question, pos, component]`) with enough nodes, their number, whether enough.
@@ -325,7 +325,7 @@ def _integrate_singly(
     function, patches, moved = (
         contrast.function(site, layer),
         contrast.patches(site, layer),
-        contrast.moved(site, layer),
+        contrast.differs(site, layer),
     )
     effect = contrast.gap.new_zeros(n_questions, *start.shape[1:3])
     exact = contrast.gap.new_zeros(n_questions, start.shape[2])

@@ -48,6 +48,6 @@ class Method:
             return Baseline("mean", n=config.baseline.n, seed=config.baseline.seed)
         return baseline_of(config.baseline) if self.towards_baseline else Baseline("corrupted")
 
-    def asked(self, config: RunConfig) -> bool:
+    def is_requested(self, config: RunConfig) -> bool:
         """Whether a run with these settings has it."""
         return not self.optional or config.methods == "all" or self.name in config.methods.split()

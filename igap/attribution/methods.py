@@ -30,7 +30,7 @@ def check_methods(config: RunConfig, header: Header) -> None:
                 f"methods: got {name}, wanted default ({every}), all, or names of {', '.join(optional)}.{beside}"
             )
     for method in METHODS.values():
-        if method.asked(config):
+        if method.is_requested(config):
             method.check(config, header)
 
 

@@ -79,7 +79,7 @@ def _patch_group(
     ends = {node: _z(contrast, {name: there[name] for name in own}) for node, own in names.items()}
     moves = {node: [end - own for end, own in zip(ends[node], start, strict=True)] for node in names}
 
-    def summed(node: Node, move: Tensor, slope: Tensor) -> Float[Tensor, "pair node"]:
+    def sum_over_heads(node: Node, move: Tensor, slope: Tensor) -> Float[Tensor, "pair node"]:
         """Over positions, d_head and the node's heads."""
         by_head = (move * slope).sum((1, 3))
         effects: Tensor = by_head.unflatten(1, (widths[node], -1)).sum(2)
@@ -89,15 +89,17 @@ def _patch_group(
         """To first order, with the QK fix, and that with GradDrop: the nodes of q, k and v side by side."""
         slopes: dict[int, Tensor] = {}
 
-        def fixed(layer: int, slope: Tensor) -> Tensor:
+        def fix_layer(layer: int, slope: Tensor) -> Tensor:
             slopes.setdefault(layer, functional.pad(slope, (0, 0, 0, 0, contrast.first, 0)))
-            return torch.cat([summed(node, moves[node][layer][few, contrast.first :], slope) for node in names], 1)
+            return torch.cat(
+                [sum_over_heads(node, moves[node][layer][few, contrast.first :], slope) for node in names], 1
+            )
 
-        atp_qk, atp_star = first_order(contrast, "heads", few.tolist(), fixed)
+        atp_qk, atp_star = first_order(contrast, "heads", few.tolist(), fix_layer)
         through: dict[int, Tensor] = {}
         for layer, of_nodes in _through_attention(contrast, few.tolist(), slopes).items():
             each = [
-                summed(node, (there[_name(node, layer)] - here[_name(node, layer)])[few], slope)
+                sum_over_heads(node, (there[_name(node, layer)] - here[_name(node, layer)])[few], slope)
                 for node, slope in of_nodes.items()
             ]
             through[layer] = torch.cat(each, 1)

@@ -35,7 +35,7 @@ RULES = {
 
 def _attribute(name: str, contrast: Contrast, site: Site, config: RunConfig, advance: Advance) -> list[AttributionMap]:
     maps = estimate_patches(
-        contrast.following(RULES[name]),
+        contrast.with_rules(RULES[name]),
         site,
         advance,
         positions=config.positions.value,

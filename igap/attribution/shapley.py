@@ -41,7 +41,7 @@ def sample_orders(
         for layer in range(contrast.n_layers):
             # Of every component, so that what is drawn does not depend on which ones move.
             drawn = torch.stack([torch.randperm(width, generator=generator) for _ in range(n_orders // 2)])
-            moved = contrast.moved(site, layer)
+            moved = contrast.differs(site, layer)
             some = moved.any(0).cpu()
             orders = torch.stack([order[some[order]] for order in torch.cat([drawn, drawn.flip(1)])]).to(moved.device)
             n = orders.shape[1]

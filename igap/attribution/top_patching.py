@@ -64,10 +64,10 @@ class Question:
         budget: Any = {"batch_size": self.batch_size, "memory_gib": self.memory_gib}
         return self.attribute(lambda contrast, advance: estimate_patches(contrast, self.site, advance, **budget))
 
-    def moved(self) -> Bool[Tensor, "layer component"]:
+    def differs(self) -> Bool[Tensor, "layer component"]:
         """Whether a component's activation differs between the ends, in any pair."""
         moved = [
-            torch.stack([contrast.moved(self.site, layer).any(0) for layer in range(contrast.n_layers)])
+            torch.stack([contrast.differs(self.site, layer).any(0) for layer in range(contrast.n_layers)])
             for _, contrast in self.opened.contrasts(self.baseline, self.direction)
         ]
         return torch.stack(moved).any(0).cpu()
@@ -129,7 +129,7 @@ def patch_top(
     Raises InputError where there are fewer components than `top`.
     """
     check_top(question.opened, question.site, top)
-    moved, generator = question.moved(), torch.Generator().manual_seed(seed)
+    moved, generator = question.differs(), torch.Generator().manual_seed(seed)
     if top > moved.numel():
         raise InputError(
             f"top: got {top}, but {question.site} has {moved.numel()} components, wanted fewer. Leave top out to patch "
@@ -168,7 +168,7 @@ def patch_top(
         if not n_next or n_expected > _LARGEST_COST * n_moved:
             break
         new = largest(limits, n_next)
-        made, rest = _filled(made, patch_chosen(new)), rest & ~new
+        made, rest = _fill(made, patch_chosen(new)), rest & ~new
         least = _kth(made, top)
     facts = Top(top, tolerance, least, bound, int(made.effect.isnan().sum()), n_done, n_moved)
     return replace(made, top=facts, pairs=tuple(replace(each, top=facts) for each in made.pairs))
@@ -186,8 +186,8 @@ def _kth(made: AttributionMap, k: int) -> float:
     return float(made.effect.abs().nan_to_num(0).flatten().topk(k).values[-1])
 
 
-def _filled(made: AttributionMap, more: AttributionMap) -> AttributionMap:
+def _fill(made: AttributionMap, more: AttributionMap) -> AttributionMap:
     """A map with the effects that another one has beside its own."""
     if made.pairs:
-        return mean([_filled(*both) for both in zip(made.pairs, more.pairs, strict=True)])
+        return mean([_fill(*both) for both in zip(made.pairs, more.pairs, strict=True)])
     return replace(made, effect=torch.where(made.effect.isnan(), more.effect, made.effect))

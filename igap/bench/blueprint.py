@@ -96,15 +96,15 @@ class Blueprint:
 
     def looking_at(self, position: int) -> list[tuple[Features, Features]]:
         """The matches of a head that looks at one position, from there on."""
-        (feature,) = self._numbered(position)
+        (feature,) = self._number(position)
         return [({ONE: SHARP}, {feature: 1.0})]
 
     def looking_back(self, n_positions: int) -> list[tuple[Features, Features]]:
         """The matches of a head that looks at the previous position, in prompts of up to so many with BOS."""
-        features = self._numbered(*range(n_positions))
+        features = self._number(*range(n_positions))
         return [({this: SHARP}, {before: 1.0}) for before, this in itertools.pairwise(features)]
 
-    def _numbered(self, *positions: int) -> list[str]:
+    def _number(self, *positions: int) -> list[str]:
         """The feature of each of these positions that it alone has."""
         for position in positions:
             self.place(position, **{f"place_{position}": 1.0})

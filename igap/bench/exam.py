@@ -92,7 +92,7 @@ class Bench:
         exact = np.array([true_effects[name] for name in names])
         effects, exact = (np.where(np.abs(each) < NOTHING, 0.0, each) for each in (effects, exact))
         matters = np.isin(names, truth.matters)
-        missed = detection.missed(np.abs(effects), matters)
+        missed = detection.find_missed(np.abs(effects), matters)
         error = np.abs(effects - (exact if estimate.signed else np.abs(exact)))
         turned = (effects * exact < 0) & matters
         return Marks(
@@ -100,8 +100,8 @@ class Bench:
             k=int(matters.sum()),
             roc_area=detection.roc_area(np.abs(effects), matters),
             average_precision=detection.average_precision(np.abs(effects), matters),
-            missed=_chosen(names, missed),
-            wrong_sign=_chosen(names, turned) if estimate.signed else None,
+            missed=_choose(names, missed),
+            wrong_sign=_choose(names, turned) if estimate.signed else None,
             largest_error=float(error.max()),
             mean_error=float(error.mean()),
             farthest=names[int(np.argmax(error > error.max() - NOTHING))],
@@ -291,7 +291,7 @@ def _site(name: str) -> Site:
     return parse_component(name)[0]
 
 
-def _chosen(names: Sequence[str], which: Any) -> tuple[str, ...]:
+def _choose(names: Sequence[str], which: Any) -> tuple[str, ...]:
     return tuple(name for name, own in zip(names, which, strict=True) if own)
 
 

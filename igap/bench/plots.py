@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from igap.bench.exam import NOTHING, Bench
-from igap.plots.canvas import PALETTE, figure, styled
+from igap.plots.canvas import PALETTE, figure, use_style
 
 _WIDTH = 0.8
 """Width of the bars of one component, where components are 1 apart."""
@@ -13,7 +13,7 @@ _MOST = 12
 """Components that matter and have room; the largest true effects."""
 
 
-@styled()
+@use_style()
 def effects_bars(bench: Bench, circuit: str) -> Figure:
     """Draw bars of the components that matter, and of the distractors to which an estimator gives most.
 

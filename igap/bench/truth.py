@@ -83,13 +83,13 @@ class Truth:
         """Each component's effect alone, in logits: exactly what activation patching computes."""
         return {name: self.together((name,), direction) for name in self.names}
 
-    def given(self, component: str, replaced: str, direction: Direction = "noising") -> float:
+    def effect_given(self, component: str, replaced: str, direction: Direction = "noising") -> float:
         """A component's effect where another one is replaced already, in logits."""
         return self.together((component, replaced), direction) - self.together((replaced,), direction)
 
     def interaction(self, first: str, second: str, direction: Direction = "noising") -> float:
         """The effect of both at once minus the effects of each alone, in logits."""
-        return self.given(first, second, direction) - self.together((first,), direction)
+        return self.effect_given(first, second, direction) - self.together((first,), direction)
 
     @cached_property
     def matters(self) -> tuple[str, ...]:
@@ -102,6 +102,6 @@ class Truth:
         for direction in directions:
             mattering |= {name for name, effect in self.effects(direction).items() if abs(effect) >= least}
             for name, other in itertools.permutations(self.names, 2):
-                if name not in mattering and abs(self.given(name, other, direction)) >= least:
+                if name not in mattering and abs(self.effect_given(name, other, direction)) >= least:
                     mattering.add(name)
         return tuple(name for name in self.names if name in mattering)

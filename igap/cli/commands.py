@@ -12,7 +12,7 @@ import click
 from igap.cli import result_commands
 from igap.cli.bench_commands import bench
 from igap.cli.parsing import Group, OneOf
-from igap.cli.taken import completed_by, sections_of, takes_overrides
+from igap.cli.taken import complete_with, sections_of, takes_overrides
 
 if TYPE_CHECKING:
     from igap.cli.multirun import MultirunRequest
@@ -25,7 +25,7 @@ _SEVERAL_METRICS = re.compile(r"\+*metric=([^'\"(\[,]*),")
 
 def _name(function: Function) -> Function:
     """Adds the name of a sweep."""
-    argument = click.argument("name", metavar="NAME", required=False, shell_complete=completed_by("complete_sweeps"))
+    argument = click.argument("name", metavar="NAME", required=False, shell_complete=complete_with("complete_sweeps"))
     return argument(function)
 
 

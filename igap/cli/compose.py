@@ -226,7 +226,7 @@ def _check_texts(prompts: "PromptsConfig", overrides: Sequence[str], source: str
     split = (override.lstrip("+").partition("=") for override in overrides)
     given = {key: value for key, _, value in split if value != "null"}
     texts = [f"prompts.{name}" for name in TEXTS]
-    if source is None and not prompts.given:
+    if source is None and not prompts.has_texts:
         source = "prompts.n" if prompts.n is not None else "prompts.file"
     for key in texts:
         if key in given and source is not None:

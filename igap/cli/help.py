@@ -26,12 +26,12 @@ def config_sections(config: str) -> list[Section]:
         config: "config" (a run) or "search".
     """
     groups = [
-        (f"{group}={option}", _marked(option_meaning(group, option), option == default))
+        (f"{group}={option}", _mark_default(option_meaning(group, option), option == default))
         for group, default in group_defaults(config).items()
         if options(group) != [default]
         for option in options(group)
     ]
-    keys = [(f"{key.name}={_short(key.default)}", _limited(key)) for key in config_keys(config)]
+    keys = [(f"{key.name}={_short(key.default)}", _add_limit(key)) for key in config_keys(config)]
     return [
         ("Groups, GROUP=OPTION: several keys at once, from a file of conf/", groups),
         ("Launchers of a multirun's processes", launcher_rows()),
@@ -42,7 +42,7 @@ def config_sections(config: str) -> list[Section]:
 def launcher_rows() -> list[tuple[str, str]]:
     """Each launcher and what it does."""
     others = [(f"{LAUNCHERS}={name}", option_meaning(LAUNCHERS, name)) for name in options(LAUNCHERS)]
-    return [(f"{LAUNCHERS}=basic", _marked("This process, one job after the other.", True)), *others]
+    return [(f"{LAUNCHERS}=basic", _mark_default("This process, one job after the other.", True)), *others]
 
 
 def sweep_sections(kind: str = "") -> list[Section]:
@@ -51,11 +51,11 @@ def sweep_sections(kind: str = "") -> list[Section]:
     return [(f"Names, of files in {settings.SWEEPS / kind}", rows)]
 
 
-def _marked(meaning: str, is_default: bool) -> str:
+def _mark_default(meaning: str, is_default: bool) -> str:
     return f"{meaning} (default)" if is_default else meaning
 
 
-def _limited(key: Key) -> str:
+def _add_limit(key: Key) -> str:
     return f"{key.meaning} (only with {key.option})" if key.option else key.meaning
 
 

@@ -134,7 +134,7 @@ def launch(plan: Plan, launcher: Launcher) -> dict[str, str]:
         packs = pending.next_packs(len(pending.jobs) if launcher.in_this_process else launcher.pack)
         jobs = [job for pack in packs for job in pack]
         worker = Worker(packs, pending.folder, wait, launcher.threads, launcher.in_this_process)
-        with _announcing(jobs, pending.folder, quiet=launcher.in_this_process):
+        with _announce(jobs, pending.folder, quiet=launcher.in_this_process):
             results, problem = one_round(worker, len(packs), launcher)
             while any(pending.folder.holder(job.key) for job in jobs):  # one that died ends Hydra's wait for the others
                 time.sleep(_LOOK_EVERY)
@@ -187,7 +187,7 @@ def one_round(task: "Callable[[DictConfig], Any]", n: int, launcher: Launcher) -
 
 
 @contextmanager
-def _announcing(jobs: Sequence[Job], folder: SweepFolder, *, quiet: bool) -> Iterator[None]:
+def _announce(jobs: Sequence[Job], folder: SweepFolder, *, quiet: bool) -> Iterator[None]:
     """Prints a line whenever a job ends, in whatever process, while the block runs."""
     if quiet:
         yield

@@ -69,7 +69,7 @@ def options_with(key: str, config: str) -> list[str]:
     for group in group_defaults(config):
         package = f"{group.replace('/', '.')}."
         for option in options(group) if key.startswith(package) else ():
-            names = _composed(CONF / group / f"{option}.yaml")
+            names = _compose(CONF / group / f"{option}.yaml")
             if any(f"{key}.".startswith(f"{package}{name}.") for name in names):
                 having.append(f"{group}={option}")
     return having
@@ -98,19 +98,19 @@ def config_keys(config: str) -> tuple[Key, ...]:
         if group == "experiment":  # sets keys of other groups, and has none of its own
             continue
         for option in (*([default] if default else []), *options(group)):
-            for name, (value, meaning) in _composed(CONF / group / f"{option}.yaml").items():
+            for name, (value, meaning) in _compose(CONF / group / f"{option}.yaml").items():
                 name = f"{group.replace('/', '.')}.{name}"
                 if name not in keys and name.rpartition(".")[0] not in keys:  # else an entry of a mapping
                     keys[name] = Key(name, value, meaning, None if option == default else f"{group}={option}")
     return tuple(keys.values())
 
 
-def _composed(file: Path) -> dict[str, tuple[str, str]]:
+def _compose(file: Path) -> dict[str, tuple[str, str]]:
     """Value and meaning of each key of an option, with those of the files that its defaults name below them."""
     below, own = _parse(file)
     entries: dict[str, tuple[str, str]] = {}
     for name in below:
-        for key, (value, meaning) in (own if name == "_self_" else _composed(file.with_name(f"{name}.yaml"))).items():
+        for key, (value, meaning) in (own if name == "_self_" else _compose(file.with_name(f"{name}.yaml"))).items():
             entries[key] = (value, entries[key][1] if key in entries else meaning)
     return entries
 

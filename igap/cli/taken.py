@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def completed_by(name: str) -> "Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]":
+def complete_with(name: str) -> "Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]":
     """A function of `igap.cli.completion`, imported when a shell asks."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
@@ -44,6 +44,6 @@ def takes_overrides(function: Function) -> Function:
         metavar="[KEY=VALUE]...",
         nargs=-1,
         type=click.UNPROCESSED,
-        shell_complete=completed_by("complete_overrides"),
+        shell_complete=complete_with("complete_overrides"),
     )
     return argument(function)

@@ -134,7 +134,7 @@ class PromptsConfig(Frozen):
         return self
 
     @property
-    def given(self) -> bool:
+    def has_texts(self) -> bool:
         """Whether the pair's texts are in the config, not in a file or up to a generator."""
         return self.n is None and self.file is None
 
@@ -309,7 +309,7 @@ class AblationConfig(Frozen):
 
     @field_validator("also", mode="before")
     @classmethod
-    def _listed(cls, also: object) -> object:
+    def _to_tuple(cls, also: object) -> object:
         return tuple(also) if isinstance(also, list) else also  # YAML has no tuples
 
 
@@ -324,7 +324,7 @@ class CurvesConfig(Frozen):
 
     @field_validator("alphas", mode="before")
     @classmethod
-    def _ascending(cls, alphas: object) -> object:
+    def _check_ascending(cls, alphas: object) -> object:
         if alphas is None:
             return None
         numbers = list(alphas) if isinstance(alphas, list | tuple) else []

@@ -213,7 +213,7 @@ class RunConfig(Frozen):
             )
         prompts = self.prompts
         if self.study is not None and not (
-            prompts.given and self.baseline.kind == "corrupted" and self.direction == "noising"
+            prompts.has_texts and self.baseline.kind == "corrupted" and self.direction == "noising"
         ):
             raise ValueError(
                 f"study: got {self.study}, which starts from the texts of one prompt pair, baseline=corrupted and "
@@ -230,7 +230,7 @@ class RunConfig(Frozen):
                 f"ablation.generate: got false with study={self.study}, wanted true: it compares what the notebook's "
                 "criterion says of zero and mean ablation. Set ablation.generate=true."
             )
-        for name in TEXTS if prompts.given else ():
+        for name in TEXTS if prompts.has_texts else ():
             if getattr(prompts, name) is None:
                 raise ValueError(
                     f"prompts.{name}: got nothing, wanted a text. Try {example(('prompts', name), RunConfig)}."
@@ -244,7 +244,7 @@ class RunConfig(Frozen):
         None is refused: `ablation=none,zero ablation.n=50` is a grid.
         """
         idle = []
-        for group, names, reason in self._unused():
+        for group, names, reason in self._find_unused():
             settings = getattr(self, group) if group else self
             defaults = {name: type(settings).model_fields[name].get_default() for name in names}
             keys = {name: f"{group}.{name}" if group else name for name in names}
@@ -253,7 +253,7 @@ class RunConfig(Frozen):
                 idle.append(Idle(values, {key: defaults[name] for name, key in keys.items()}, reason))
         return tuple(idle)
 
-    def _unused(self) -> Iterator[tuple[str, list[str], str]]:
+    def _find_unused(self) -> Iterator[tuple[str, list[str], str]]:
         """Groups ("" at the top), their keys that the run does not read, and why not."""
         ablation, curves = self.ablation, self.curves.components
         if ablation.kind == "none":

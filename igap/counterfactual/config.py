@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from igap.components import is_component, names_wanted, parse_component
 from igap.config import Device, Frozen, MetricConfig, ModelConfig, PathText, PromptsConfig, Seed, TrackingConfig
 from igap.counterfactual.samplers.registry import SamplerNames
-from igap.counterfactual.target import normalized
+from igap.counterfactual.target import normalize_target
 from igap.counterfactual.terms import Term, check_terms
 
 Sign = Literal["drop", "raise", "abs"]
@@ -116,7 +116,7 @@ class StudyConfig(Frozen):
 
     @field_validator("sampler", mode="before")
     @classmethod
-    def _registered(cls, sampler: object) -> object:
+    def _check_registered(cls, sampler: object) -> object:
         if sampler not in SamplerNames():
             raise ValueError(str(SamplerNames()))
         return sampler
@@ -235,12 +235,12 @@ class SearchConfig(Frozen):
 
     @field_validator("head", mode="before")
     @classmethod
-    def _named(cls, head: object) -> Any:
+    def _normalize_head(cls, head: object) -> Any:
         names = re.split(r"[\s,]+", head.strip()) if isinstance(head, str) else [""]
         if names == ["all"]:
             return "all"
         try:
-            return " ".join(dict.fromkeys(map(normalized, names)))
+            return " ".join(dict.fromkeys(map(normalize_target, names)))
         except ValueError as error:
             several = ", several (0.6,1.2), or all" if str(error).startswith(names_wanted()) else ""
             raise ValueError(f"{error}{several}") from None
@@ -252,7 +252,7 @@ class SearchConfig(Frozen):
 
     @model_validator(mode="after")
     def _possible(self) -> "SearchConfig":
-        if not self.prompts.given:
+        if not self.prompts.has_texts:
             raise ValueError(
                 "prompts: got several pairs, wanted the one pair that the search starts from; it makes further clean "
                 "prompts itself (clean.n). Use prompts=ioi or the four texts of a pair, or the file as clean.file."

@@ -25,7 +25,7 @@ from igap.counterfactual.trials.study import EvaluatedTrial
 from igap.counterfactual.validation.optimality import Optimality, check_budget, estimate_optimality
 from igap.counterfactual.validation.results import Validation
 from igap.counterfactual.validation.validate import validate
-from igap.counterfactual.validation.verdict import signed, verdict
+from igap.counterfactual.validation.verdict import format_signed, verdict
 from igap.display import markup
 from igap.engine.activations import Model, borrow
 from igap.engine.metrics import as_metric
@@ -137,7 +137,7 @@ class SearchResult:
         tried = f"{len(self.trials)} trials by {self.sampler}, {feasible} within the constraints"
         return [
             f"search for {terms} of {self.head}{of}: {tried}",
-            f"best {self.objective.terms[0]} {signed(self.best_value)} {self.objective.unit}",
+            f"best {self.objective.terms[0]} {format_signed(self.best_value)} {self.objective.unit}",
             f"clean: {best.clean}",
             f"corrupted: {best.corrupted}",
         ]

@@ -95,7 +95,7 @@ class Target:
         return self.single is None or (PLACES[self.members[0][0]].is_vector and self.span is None)
 
 
-def normalized(text: str) -> str:
+def normalize_target(text: str) -> str:
     """A target as studies and folders name it: members by layer, each name as igap writes it.
 
     Raises ValueError, whose text is what was wanted instead.
@@ -127,7 +127,7 @@ def locate_target(text: str, n_layers: int | None, widths: Mapping[Site, int | N
         members: list[Member] = [("heads", layer, head) for layer in range(n_layers) for head in range(widths["heads"])]
         return Target(tuple(members), every=True)
     try:
-        components, _, span = normalized(text).partition("@")
+        components, _, span = normalize_target(text).partition("@")
     except ValueError as error:
         raise InputError(f"head: got {short_repr(text)}, wanted {error}.") from None
     return Target(locate_set(components, n_layers, widths, item="head"), span or None)

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from igap.engine.decoder import Block
-from igap.engine.rules import scaled
+from igap.engine.rules import scale_gradient
 
 
 def visible(behind: Tensor, window: int | None) -> Bool[Tensor, "query key"]:
@@ -24,7 +24,10 @@ def attend(
     """z of every head. Keys and values `[pair, row, kv_head, pos, d_head]`: the shared ones of one row, then `new`."""
     n_pairs, n_rows = q.shape[:2]
     rules = block.rules
-    q, new = scaled(q, rules.query_key), (scaled(new[0], rules.query_key), scaled(new[1], rules.value))
+    q, new = (
+        scale_gradient(q, rules.query_key),
+        (scale_gradient(new[0], rules.query_key), scale_gradient(new[1], rules.value)),
+    )
     # Copies of few shared keys cost less than two products; copies of many cost more than the blocks' matrices.
     many_shared = shared is not None and shared[0].shape[3] > 2 * new[0].shape[3]
     in_parts = many_shared or block.score_cap is not None or rules.temperature is not None

@@ -106,7 +106,7 @@ def activations(request: Request) -> Activations:
     return KINDS[request.baseline.kind](request)
 
 
-def _corrupted(request: Request) -> Activations:
+def _from_corrupted(request: Request) -> Activations:
     return request.corrupted
 
 
@@ -162,7 +162,7 @@ def reference_runs(
     model: TransformerBridge, prompts: Int[Tensor, "prompt pos"], pair: TokenPair, sites: Sequence[Site]
 ) -> Iterator[ForwardPass]:
     """The runs on reference prompts, each with the pair's answer after it, a few at a time."""
-    prompts = _forced(prompts, pair)
+    prompts = _append_answer(prompts, pair)
     for tokens in prompts.split(max(1, _TOKENS_A_PASS // prompts.shape[1])):
         yield record(model, tokens, [pair] * len(tokens), name="reference", sites=sites)
 
@@ -173,7 +173,7 @@ def _mean(request: Request) -> Activations:
     device = request.clean.tokens.device
 
     def with_answer(pair: TokenPair) -> Activations:
-        prompts = _forced(references, pair)
+        prompts = _append_answer(references, pair)
 
         def compute() -> Mapping[str, Tensor]:
             total: dict[str, Tensor] = {}
@@ -198,12 +198,14 @@ def _prompt(request: Request) -> Activations:
     sites = tuple(request.clean.activations)
 
     def with_answer(pair: TokenPair) -> Activations:
-        return record(request.model, _forced(tokens, pair), [pair], name="baseline.prompt", sites=sites).activations
+        return record(
+            request.model, _append_answer(tokens, pair), [pair], name="baseline.prompt", sites=sites
+        ).activations
 
     return _for_each_pair(request, with_answer)
 
 
-def _forced(tokens: Tensor, pair: TokenPair) -> Tensor:
+def _append_answer(tokens: Tensor, pair: TokenPair) -> Tensor:
     """Prompts `[prompt, pos]`, and after each the tokens of the pair's answer that follow its own prompts."""
     return torch.cat([tokens, tokens.new_tensor(pair.forced).expand(len(tokens), -1)], 1) if pair.forced else tokens
 
@@ -290,7 +292,7 @@ def _limits(request: Request) -> dict[str, Any]:
 
 
 KINDS: dict[BaselineKind, Callable[[Request], Activations]] = {
-    "corrupted": _corrupted,
+    "corrupted": _from_corrupted,
     "zero": _zero,
     "zero_input": _zero_input,
     "mean": _mean,

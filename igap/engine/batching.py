@@ -23,7 +23,7 @@ log = logging.getLogger("igap")
 
 
 @contextmanager
-def _recomputing(wanted: bool) -> Iterator[None]:
+def _recompute(wanted: bool) -> Iterator[None]:
     token = _recomputed.set(wanted)
     try:
         yield
@@ -77,7 +77,7 @@ class AdaptiveBatch:
     def attempt(self, compute: Callable[[], Tensor], used: int, smallest: int = 1) -> Tensor | None:
         """What `compute` makes, or None when it ran out of memory: then `number` is half of the rows it used."""
         try:
-            with _recomputing(self.recompute):
+            with _recompute(self.recompute):
                 return compute()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _out_of_memory(error) or used <= smallest:

@@ -106,7 +106,7 @@ class CachedForward:
         asked = normed[:, -n_queries:] if n_queries and layer == len(self._decoder.blocks) - 1 else normed
         positions = torch.arange(k.shape[3], device=stream.device)
         first = len(positions) - asked.shape[1]
-        q = self._rotated(block, block.queries(asked, edits.get(("q", layer), keep))[:, None], first).transpose(2, 3)
+        q = self._rotate(block, block.queries(asked, edits.get(("q", layer), keep))[:, None], first).transpose(2, 3)
         z = attend(block, q, None, (k, v), visible(positions[first:, None] - positions, block.window))
         return self._after_attention(layer, stream, z[:, 0].transpose(1, 2).flatten(2), edits), (k, v)
 
@@ -128,9 +128,9 @@ class CachedForward:
         self, block: Block, normed: Tensor, start: int, edit_keys: Edit = keep, edit_values: Edit = keep
     ) -> KeysValues:
         k, v = (x[:, None] for x in block.keys_values(normed, edit_keys, edit_values))
-        return self._rotated(block, k, start).transpose(2, 3), v.transpose(2, 3)
+        return self._rotate(block, k, start).transpose(2, 3), v.transpose(2, 3)
 
-    def _rotated(self, block: Block, x: Tensor, start: int) -> Tensor:
+    def _rotate(self, block: Block, x: Tensor, start: int) -> Tensor:
         """Queries or keys `[prompt, 1, pos, head, d_head]` of the positions from `start` on, rotated."""
         if block.rotary is None:
             return x

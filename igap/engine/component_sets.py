@@ -49,12 +49,12 @@ class ComponentSet:
         self, rows: Float[Tensor, "pair row pos d"], where: Bool[Tensor, "pair _row pos 1"] | None = None
     ) -> Float[Tensor, "pair row"]:
         """F with all members held at these activations, at the contrast's positions or at others. Differentiable."""
-        return self._changed(rows, self._where if where is None else where, rows.shape[1])
+        return self._with_changes(rows, self._where if where is None else where, rows.shape[1])
 
-    def moved(self, chosen: Bool[Tensor, "row member"]) -> Float[Tensor, "pair row"]:
+    def patch(self, chosen: Bool[Tensor, "row member"]) -> Float[Tensor, "pair row"]:
         """F with the chosen members held at a', the others being what these give."""
         where = self._where & chosen[:, self.owner][None, :, None]
-        return self._changed(self.ends()[1][:, None], where, len(chosen))
+        return self._with_changes(self.ends()[1][:, None], where, len(chosen))
 
     def streams(
         self, rows: Float[Tensor, "pair row pos d"], where: Bool[Tensor, "pair _row pos 1"] | None = None
@@ -110,7 +110,7 @@ class ComponentSet:
         """Dimensions of a component."""
         return self.contrast.base.activations[site][0].shape[3:].numel()
 
-    def _changed(self, values: Tensor, where: Tensor, n_rows: int) -> Tensor:
+    def _with_changes(self, values: Tensor, where: Tensor, n_rows: int) -> Tensor:
         return self.contrast.engine.with_changes(self.changes(values, where), n_rows)
 
     def changes(

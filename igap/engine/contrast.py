@@ -41,7 +41,7 @@ class Contrast:
     base: ForwardPass
     """The runs the site is changed in: clean when noising, corrupted when denoising.
 
-    Of a contrast from `given`, with its components patched.
+    Of a contrast from `with_patched`, with its components patched.
     """
     direction: Direction
     """Which run that is."""
@@ -175,7 +175,7 @@ class Contrast:
         """The spans of the run that is patched; see `find_spans`."""
         return find_spans(positions, self.pairs, self.direction, self.named_in)
 
-    def given(
+    def with_patched(
         self, components: Mapping[tuple[Site, int], Sequence[int]], held_where: Bool[Tensor, "pair pos"] | None = None
     ) -> "Contrast":
         """The contrast in which these components, by site and layer, are at a' already and stay so, at these positions.
@@ -208,25 +208,25 @@ class Contrast:
         base = replace(base, held=held, held_where=held_where)
         return replace(self, base=base, engine=self.backend.engine(self.model, self.readout, base, self.first))
 
-    def reading(self, metrics: Sequence[Metric]) -> "Contrast":
+    def with_metrics(self, metrics: Sequence[Metric]) -> "Contrast":
         """The contrast with F by these metrics."""
         readout = replace(self.readout, metrics=tuple(metrics))
         return replace(self, readout=readout, engine=self.backend.engine(self.model, readout, self.base, self.first))
 
-    def following(self, rules: Rules) -> "Contrast":
+    def with_rules(self, rules: Rules) -> "Contrast":
         """The contrast whose gradients follow these rules. Raises InputError where F is not computed from the weights.
 
-        See `Decoder.following`.
+        See `Decoder.with_rules`.
         """
         if self.backend.decoder is None:
             raise InputError(
                 f"methods: got relp or gim with {self.model.cfg.model_name}, wanted a model whose gradients can follow "
                 f"their rules: {self.backend.reason}. Leave them out, or use another model."
             )
-        backend = replace(self.backend, decoder=self.backend.decoder.following(rules))
+        backend = replace(self.backend, decoder=self.backend.decoder.with_rules(rules))
         return replace(self, backend=backend, engine=backend.engine(self.model, self.readout, self.base, self.first))
 
-    def moved(self, site: Site, layer: int) -> Tensor:
+    def differs(self, site: Site, layer: int) -> Tensor:
         """True where a and a' of a component differ, `[pair, component]`; the effect of all others is 0."""
         start, end = self.ends(site, layer)
         differs = start != end

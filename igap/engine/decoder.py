@@ -17,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import JointQKVAttentionBridge
 
 from igap.engine.linear import ACTIVATIONS, Activation, Linear
-from igap.engine.rules import DERIVATIVES, Norm, Rules, hold_denominator, scaled
+from igap.engine.rules import DERIVATIVES, Norm, Rules, hold_denominator, scale_gradient
 
 ARCHITECTURES = (
     "ArceeForCausalLM",
@@ -149,13 +149,13 @@ class Block:
 
     def attention_adds(self, written: Tensor) -> Tensor:
         """What the residual stream gets of attention's output `[..., d_model]`."""
-        return self._scaled(self.post1(written))
+        return self._scale(self.post1(written))
 
     def mlp_adds(self, written: Tensor) -> Tensor:
         """What the residual stream gets of the MLP's output `[..., d_model]`."""
-        return self._scaled(self.post2(written))
+        return self._scale(self.post2(written))
 
-    def _scaled(self, added: Tensor) -> Tensor:
+    def _scale(self, added: Tensor) -> Tensor:
         return added if self.residual_scale == 1 else self.residual_scale * added
 
     def neurons(self, residual: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class Block:
         normed = self.norm2(residual)
         if self.gate is None:
             return self.up(normed, self.activation)
-        return scaled(self.gate(normed, self.activation) * self.up(normed), self.rules.product)
+        return scale_gradient(self.gate(normed, self.activation) * self.up(normed), self.rules.product)
 
     def queries(self, normed: Tensor, edit: Edit = keep) -> Tensor:
         """Queries of a normed residual stream, edited, normalised, before they are rotated: `[..., head, d_head]`."""
@@ -202,16 +202,16 @@ class Decoder:
             logits = self.logit_scale * logits
         return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
 
-    def following(self, rules: Rules) -> "Decoder":
+    def with_rules(self, rules: Rules) -> "Decoder":
         """The same decoder, whose backward passes follow these rules and hold the denominators of norms."""
 
-        def held(norm: Norm) -> Norm:
+        def hold(norm: Norm) -> Norm:
             return norm if norm is keep else hold_denominator(norm)
 
-        return replace(self, norm=held(self.norm), blocks=[_following(block, rules, held) for block in self.blocks])
+        return replace(self, norm=hold(self.norm), blocks=[_with_rules(block, rules, hold) for block in self.blocks])
 
 
-def _following(block: Block, rules: Rules, held: Callable[[Norm], Norm]) -> Block:
+def _with_rules(block: Block, rules: Rules, held: Callable[[Norm], Norm]) -> Block:
     norms: Any = {name: held(getattr(block, name)) for name in _NORMS}
     return replace(block, **norms, rules=rules, activation=rules.activation(block.activation))
 

@@ -111,7 +111,7 @@ class Edges(Suffix):
             return start, end
         return self._contrast.ends(site, layer)
 
-    def written(self, sender: Place) -> Float[Tensor, "pair component pos d_model"]:
+    def stream_changes(self, sender: Place) -> Float[Tensor, "pair component pos d_model"]:
         """What each component, moved alone, changes in the residual stream; exactly."""
         start, end = self.ends(sender)
         if sender[0] != "heads":
@@ -139,14 +139,14 @@ class Edges(Suffix):
         written: Tensor = moved.transpose(1, 2) @ weights
         return written
 
-    def patched(self, reader: Reading, moved: Float[Tensor, "pair row pos d_model"], component: int) -> Tensor:
+    def patch_reader(self, reader: Reading, moved: Float[Tensor, "pair row pos d_model"], component: int) -> Tensor:
         """F, `[pair, row]`, where one component reads the residual stream moved by so much, minus F without."""
         site, layer = reader
         if site == "logits":
             final = self._through(self.n_layers - 1, self._base.residual[-1][:, None, self._first :])
             return self._read(final + moved[:, :, -final.shape[2] :]) - self._read(final)
         read = self._input(reader)
-        start, own = self._made(reader, read), self._made(reader, read + moved)[:, :, :, component]
+        start, own = self._compute_site(reader, read), self._compute_site(reader, read + moved)[:, :, :, component]
         function = self.function(site, layer)
         rows = start.expand(-1, own.shape[1], -1, -1, -1).clone()
         rows[:, :, :, component] = own
@@ -181,12 +181,12 @@ class Edges(Suffix):
         attention: with one, what single heads write does not add up.
         """
         assert self.adds_up
-        other = torch.cat([self.written(place) for place in self.senders], 1)
+        other = torch.cat([self.stream_changes(place) for place in self.senders], 1)
         # What the senders so far write, beside what they write in the run.
         here = torch.zeros_like(other[:, :1])
         rows = iter(kept.to(other).split([self.width(site) for site, _ in self.readers]))
 
-        def moved(upstream: Tensor) -> Float[Tensor, "pair reader pos d_model"]:
+        def mix(upstream: Tensor) -> Float[Tensor, "pair reader pos d_model"]:
             wanted, n = next(rows), upstream.shape[1]
             of_kept, of_others = (
                 torch.einsum("rs,nspm->nrpm", weights[:, :n], writes[:, :n])
@@ -198,17 +198,19 @@ class Edges(Suffix):
             base = self._base.residual[layer][:, None, self._first :]
             given: dict[Site, Tensor] = {}
             for site in READERS[:3]:
-                made = self._made((site, layer), base + moved(here))  # [pair, reader, pos, component, d]
+                made = self._compute_site((site, layer), base + mix(here))  # [pair, reader, pos, component, d]
                 given[site] = made.diagonal(dim1=1, dim2=3).permute(0, 1, 3, 2)[:, None]
-            z = self._attention(layer, block.norm1(base), at=partial(_given, given))
+            z = self._attention(layer, block.norm1(base), at=partial(_look_up, given))
             z_base = self._base.activations["heads"][layer][:, None, self._first :]
             attended = block.attention_adds(self._write_of_heads(layer, (z - z_base)[:, 0]))
             upstream = here if block.parallel else torch.cat([here, attended], 1)
             read = self._input(("mlp_out", layer))
-            added = self._made(("mlp_out", layer), read + moved(upstream)) - self._made(("mlp_out", layer), read)
+            added = self._compute_site(("mlp_out", layer), read + mix(upstream)) - self._compute_site(
+                ("mlp_out", layer), read
+            )
             here = torch.cat([here, attended, added[:, :, :, 0]], 1)
         final = self._through(self.n_layers - 1, self._base.residual[-1][:, None, self._first :])
-        return self._read(final + moved(here)[:, :, -final.shape[2] :])[:, 0]
+        return self._read(final + mix(here)[:, :, -final.shape[2] :])[:, 0]
 
     def _through_block(
         self, layer: int, stream: Tensor, edit: dict[Site, Edit], slope: Tensor
@@ -243,7 +245,7 @@ class Edges(Suffix):
         if site == "mlp_out":
             inputs, shown = read.detach().requires_grad_(), slope[:, :, :, 0]
             with torch.enable_grad():
-                made = self._made(reader, inputs)[:, :, :, 0]
+                made = self._compute_site(reader, inputs)[:, :, :, 0]
         else:
             linear = {"q": block.query, "k": block.key, "v": block.value}[site]
             # Every component has the norm for itself: [pair, row, pos, component, d_model].
@@ -266,7 +268,7 @@ class Edges(Suffix):
         z = self._base.activations["heads"][layer][:, None, self._first :]
         return stream + block.attention_adds(block.out(z.flatten(3)))
 
-    def _made(self, reader: Reading, read: Tensor) -> Float[Tensor, "pair row pos reader d"]:
+    def _compute_site(self, reader: Reading, read: Tensor) -> Float[Tensor, "pair row pos reader d"]:
         """What the reader's site is where it reads this."""
         site, layer = reader
         block = self._blocks[layer]
@@ -293,5 +295,5 @@ def _derivative(function: Edit, at: Tensor, direction: Tensor) -> Tensor:
     return derivative
 
 
-def _given(given: Mapping[Site, Tensor], site: Site, activation: Tensor) -> Tensor:  # noqa: ARG001 - as `at`
+def _look_up(given: Mapping[Site, Tensor], site: Site, activation: Tensor) -> Tensor:  # noqa: ARG001 - as `at`
     return given[site]

@@ -95,7 +95,7 @@ class Suffix:
             return lambda components: function(swap_components(start, end, components))
         after = self._after(site, layer)
         unpatched = self._write(site, layer)(start[:, None])
-        moved = self._moved(site, layer, (end - start)[:, -unpatched.shape[2] :])
+        moved = self._writer(site, layer, (end - start)[:, -unpatched.shape[2] :])
         return lambda components: after(unpatched + moved(components))
 
     def direct(self, site: Site, layer: int, start: Tensor, end: Tensor) -> PatchFunction:
@@ -111,7 +111,7 @@ class Suffix:
             return lambda components: shift[:, components]
         adds = block.attention_adds if site == "heads" else block.mlp_adds
         unpatched = self._write(site, layer)(here[0][:, None])
-        moved, before = self._moved(site, layer, here[1] - here[0]), adds(unpatched)
+        moved, before = self._writer(site, layer, here[1] - here[0]), adds(unpatched)
 
         def metric(components: Tensor) -> Tensor:
             return self._read(final + (adds(unpatched + moved(components)) - before)) - unmoved
@@ -126,7 +126,7 @@ class Suffix:
         """The positions, from `first` on, that are read after the site of a layer: of the last one those of F alone."""
         return slice(-self._n_read if layer == len(self._blocks) - 1 else first, None)
 
-    def _moved(self, site: Site, layer: int, moved: Tensor) -> Callable[[Tensor], Tensor]:
+    def _writer(self, site: Site, layer: int, moved: Tensor) -> Callable[[Tensor], Tensor]:
         """Components to what each of them, moved by so much, changes in what its layer writes."""
         block = self._blocks[layer]
         # One matrix a component: [component, d_head, d_model], for neurons with d_head = 1.
@@ -135,13 +135,13 @@ class Suffix:
         )
         moved = moved.flatten(2).unflatten(2, weights.shape[:2])
 
-        def written(components: Tensor) -> Tensor:
+        def write_components(components: Tensor) -> Tensor:
             # Of an outer product, matmul makes a slow loop; a broadcast product is one pass over the result.
             rows, by = moved[:, :, components].transpose(1, 2), weights[components]
             change: Tensor = rows * by if by.shape[1] == 1 else rows @ by
             return change
 
-        return written
+        return write_components
 
     def single(self, site: Site, layer: int, index: int) -> SiteFunction:
         """As Hooks."""
@@ -161,7 +161,7 @@ class Suffix:
 
         return metric
 
-    def embedded(self, places: Sequence[tuple[Site, int]]) -> EmbeddingFunction:
+    def from_embeddings(self, places: Sequence[tuple[Site, int]]) -> EmbeddingFunction:
         """As Hooks."""
         return lambda changes: self._record(places, self._base.residual[0][:, None, self._first :] + changes)
 
@@ -330,16 +330,16 @@ class Suffix:
         q = block.queries(asked, partial(at, "q"))
         n_rows = max(x.shape[1] for x in (q, k, v))
         q, k, v = (x.expand(-1, n_rows, -1, -1, -1) for x in (q, k, v))
-        q, k = (self._rotated(block, x).transpose(2, 3) for x in (q, k))
+        q, k = (self._rotate(block, x).transpose(2, 3) for x in (q, k))
         z = attend(block, q, self._shared[layer], (k, v.transpose(2, 3)), seen)
         return z.transpose(2, 3)
 
     def _prefix(self, block: Block, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values before the first change, each `[pair, 1, head, pos, d_head]`."""
         k, v = block.keys_values(block.norm1(residual[:, None, : self._first]))
-        return self._rotated(block, k, slice(self._first)).transpose(2, 3), v.transpose(2, 3)
+        return self._rotate(block, k, slice(self._first)).transpose(2, 3), v.transpose(2, 3)
 
-    def _rotated(self, block: Block, x: Tensor, where: slice | None = None) -> Tensor:
+    def _rotate(self, block: Block, x: Tensor, where: slice | None = None) -> Tensor:
         """Queries or keys `[pair, row, pos, head, d_head]`, at the last positions unless told `where`, rotated."""
         if block.rotary is None:
             return x

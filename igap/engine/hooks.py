@@ -162,12 +162,12 @@ class Hooks:
             n_rows = rows.shape[1]
             whole = torch.cat([before.expand(-1, n_rows, *before.shape[2:]), rows], 2).flatten(0, 1)
             tokens = self._base.tokens[:, None].expand(-1, n_rows, -1)
-            with self._changed({(site, layer): lambda _: whole}):
+            with self._edit({(site, layer): lambda _: whole}):
                 return metric(self._model, tokens, self._readout)
 
         return of_rows
 
-    def _changed(self, changes: SiteChanges) -> AbstractContextManager[None]:
+    def _edit(self, changes: SiteChanges) -> AbstractContextManager[None]:
         """A block in which sites `[pair * row, pos, ...]` change, and what the run holds is as it is in it."""
 
         def change(site: Site, layer: int, activation: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ class Hooks:
         """F as a function of one component's activation `[pair, row, pos, ...]`, the others as they are in the run."""
         return one_of(self.function(site, layer), self._base.activations[site][layer][:, None, self._first :], index)
 
-    def embedded(self, places: Sequence[tuple[Site, int]]) -> EmbeddingFunction:
+    def from_embeddings(self, places: Sequence[tuple[Site, int]]) -> EmbeddingFunction:
         """The activations of these sites and layers as a function of the tokens' embeddings."""
 
         def activations(changes: Tensor) -> dict[tuple[Site, int], Tensor]:
@@ -213,7 +213,7 @@ class Hooks:
             rows = activation.unflatten(0, (-1, n_rows))
             return torch.cat([rows[:, :, : self._first], change(rows[:, :, self._first :])], 2).flatten(0, 1)
 
-        with self._changed({place: partial(edit, change) for place, change in changes.items()}):
+        with self._edit({place: partial(edit, change) for place, change in changes.items()}):
             return metric(self._model, self._base.tokens[:, None].expand(-1, n_rows, -1), self._readout)
 
     def gradients(self, site: Site, *, dropping: bool = False) -> Gradients:
@@ -241,7 +241,7 @@ class Hooks:
             f"blocks.{layer}.{writer}": partial(drop, layer) for layer in layers for writer in WRITERS if dropping
         }
         changes = {(site, layer): partial(add_zeros, layer) for layer in layers}
-        with torch.enable_grad(), self._changed(changes), edit_hooks(self._model, drops):
+        with torch.enable_grad(), self._edit(changes), edit_hooks(self._model, drops):
             values = metric(self._model, self._base.tokens[:, None], self._readout)
         for dropped in (None, *layers[1:]) if dropping else (None,):
             below = layers[:dropped]
@@ -267,7 +267,7 @@ class Hooks:
 
         changes: dict[tuple[Site, int], Callable[[Tensor], Tensor]] = {("resid_pre", 0): lambda _: whole}
         changes |= {(site, layer): partial(add_zeros, layer) for layer in layers}
-        with torch.enable_grad(), self._changed(changes):
+        with torch.enable_grad(), self._edit(changes):
             tokens = self._base.tokens[:, None].expand(-1, n_rows, -1)
             values = metric(self._model, tokens, self._readout)
         by_metric = slopes_of(values, len(self._readout.metrics), [leaves[layer] for layer in layers])

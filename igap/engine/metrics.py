@@ -174,7 +174,7 @@ def check_custom(
     rows = torch.stack([logits, logits * 0.5]).detach().requires_grad_()
     wanted = "[row, vocab]" if pair.n_read == 1 else "[row, token, vocab]"
 
-    def refused(got: str) -> InputError:
+    def as_error(got: str) -> InputError:
         return InputError(
             f"metric: got a function that {got}, wanted one from logits {wanted} and the pair to one finite number "
             "a row, with a gradient, the same each time."
@@ -184,22 +184,22 @@ def check_custom(
         try:
             values = function(rows, pair)
         except Exception as error:
-            raise refused(f"raises {type(error).__name__} ({short_repr(str(error))})") from error
+            raise as_error(f"raises {type(error).__name__} ({short_repr(str(error))})") from error
         if not isinstance(values, Tensor) or values.shape != (2,):
             shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise refused(f"gives {shape} for 2 rows")
+            raise as_error(f"gives {shape} for 2 rows")
         if not values.isfinite().all() and not made_up:
-            raise refused("gives NaN or infinity")
+            raise as_error("gives NaN or infinity")
         if not values.requires_grad:
-            raise refused("has no gradient")
+            raise as_error("has no gradient")
     if not values.isfinite().all():
         return
     with torch.no_grad():
         rounding = 1000 * torch.finfo(values.dtype).eps * values.abs().clamp(min=1.0)
         if not ((function(rows, pair) - values).abs() <= rounding).all():
-            raise refused("gives another number for the same logits")
+            raise as_error("gives another number for the same logits")
         if not ((function(rows[1:], pair) - values[1:]).abs() <= rounding[1:]).all():
-            raise refused("gives a row another number when other rows stand beside it")
+            raise as_error("gives a row another number when other rows stand beside it")
 
 
 def check_not_least(metric: AnyMetric, what: str) -> None:

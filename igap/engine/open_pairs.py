@@ -94,7 +94,7 @@ class OpenPairs:
             contrast = self._keep((indices, own, direction), make, _layers_of_contrast)
             mask = None if self._where is None else self._where(contrast.pairs)
             contrast = contrast if mask is None else contrast.at(mask)
-            yield indices, contrast if metrics is None else contrast.reading(metrics)
+            yield indices, contrast if metrics is None else contrast.with_metrics(metrics)
 
     def _contrast(self, indices: tuple[int, ...], baseline: Baseline, direction: Direction) -> Contrast:
         group = tuple(self.tokens[index] for index in indices)

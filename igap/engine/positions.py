@@ -41,7 +41,7 @@ class Spans:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Wording:
     """How messages name a setting that asks for spans, where that is not `positions`."""
 
     got: str
@@ -56,13 +56,13 @@ def find_spans(
     direction: Direction,
     named_in: Direction | None = None,
     *,
-    asked: Asked | None = None,
+    wording: Wording | None = None,
 ) -> Spans | None:
     """The spans of pairs of one token length; None for all positions at once.
 
     `named_in` is the direction whose patched prompt the spans are of, if it is the other one: their partners are taken,
-    and a position without a partner, which takes nothing from the other prompt, has none. `asked` is the setting that
-    the spans are of, if it is not `positions`.
+    and a position without a partner, which takes nothing from the other prompt, has none. `wording` names the setting
+    that the spans are of, if it is not `positions`.
 
     Raises InputError on a position or words that a prompt does not have, words that it has more than once without a
     number, and on spans that are empty or share a position.
@@ -71,7 +71,7 @@ def find_spans(
         return None
     if named_in not in (None, direction):
         return _partners(find_spans(positions, pairs, named_in), pairs, direction)
-    sides = [_Side.of(pair, direction, asked) for pair in pairs]
+    sides = [_Side.of(pair, direction, wording) for pair in pairs]
     n_tokens = len(sides[0].ids)
     device = pairs[0].clean.device
     if positions == "each":
@@ -81,16 +81,16 @@ def find_spans(
         return Spans(tuple(names), tuple(row.expand(len(pairs), -1) for row in eye), has_axis=True)
     by_name: dict[str, list[list[int]]]
     if positions == "roles":
-        roles = [_roles(pair, direction, asked) for pair in pairs]
+        roles = [_roles(pair, direction, wording) for pair in pairs]
         by_name = {name: [[each[name]] for each in roles] for name in roles[0]}
-        _check_apart(by_name, asked)
+        _check_apart(by_name, wording)
     elif positions == "own":
         own = [
             {name: side.span(name, where) for name, where in own_spans(pair).items()}
             for side, pair in zip(sides, pairs, strict=True)
         ]
         by_name = {name: [each[name] for each in own] for name in sorted(own[0])}  # a JSON object has no order
-        _check_apart(by_name, asked)
+        _check_apart(by_name, wording)
     elif isinstance(positions, str):
         last = [[n_tokens - pair.n_read] for pair in pairs]
         by_name = {positions: last if positions == "last" else [side.differences() for side in sides]}
@@ -98,7 +98,7 @@ def find_spans(
         if not positions:
             raise InputError("positions: got no span, wanted at least one. Use positions=all.")
         by_name = {name: [side.span(name, where) for side in sides] for name, where in positions.items()}
-        _check_apart(by_name, asked)
+        _check_apart(by_name, wording)
     masks = []
     for spans in by_name.values():
         mask = torch.zeros(len(pairs), n_tokens, dtype=torch.bool, device=device)
@@ -122,12 +122,12 @@ def check_spans(positions: Positions, pair: TokenPair, direction: Direction, bas
             )
 
 
-def span_named(asked: str, names: Sequence[str], positions: Positions | str) -> str | None:
+def span_named(text: str, names: Sequence[str], positions: Positions | str) -> str | None:
     """The span that a text means: by its name, or with `each` by its position's number alone; None if it means none."""
-    if asked in names:
-        return asked
+    if text in names:
+        return text
     numbers = {name.partition(" ")[0]: name for name in names} if positions == "each" else {}
-    return numbers.get(asked)
+    return numbers.get(text)
 
 
 def split_place(
@@ -138,7 +138,7 @@ def split_place(
     Raises InputError, naming `item`, where the maps have an axis of spans and the text names none, or the other way
     round, and on a span that they do not have.
     """
-    component, at, asked = text.partition("@")
+    component, at, where = text.partition("@")
     spans = find_spans(positions, [pair], direction)
     names = spans.names if spans is not None and spans.has_axis else ()
     examples = [f"{component}@{name.partition(' ')[0] if positions == 'each' else name}" for name in names]
@@ -151,10 +151,10 @@ def split_place(
         )
     if not at:
         return component, 0
-    span = span_named(asked, names, positions)
+    span = span_named(where, names, positions)
     if span is None:
         raise InputError(
-            f"{item}: got {text}, but the maps have no span {short_repr(asked)}, wanted one of "
+            f"{item}: got {text}, but the maps have no span {short_repr(where)}, wanted one of "
             f"{printable(', '.join(names))}. Write {examples[0]}."
         )
     return component, names.index(span)
@@ -170,9 +170,9 @@ def _partners(spans: Spans | None, pairs: Sequence[TokenPair], direction: Direct
     return replace(spans, masks=tuple(mask.gather(1, index) & matched for mask in spans.masks))
 
 
-def _roles(pair: TokenPair, direction: Direction, asked: Asked | None) -> dict[str, int]:
+def _roles(pair: TokenPair, direction: Direction, wording: Wording | None) -> dict[str, int]:
     """The positions of the names in an IOI prompt. Raises InputError on a pair that is none."""
-    by = asked or Asked("positions: got roles", "Take positions=each, or name spans.")
+    by = wording or Wording("positions: got roles", "Take positions=each, or name spans.")
     if not pair.has_logit_diff:
         raise InputError(
             f"{by.got} with an answer or distractor of several tokens, wanted names that are one token each. "
@@ -225,10 +225,10 @@ class _Side:
     words: tuple[str, ...]
     differing: list[int]
     """Positions whose partner in the other prompt has another token."""
-    asked: Asked | None
+    wording: Wording | None
 
     @classmethod
-    def of(cls, pair: TokenPair, direction: Direction, asked: Asked | None = None) -> "_Side":
+    def of(cls, pair: TokenPair, direction: Direction, wording: Wording | None = None) -> "_Side":
         clean, corrupted = pair.clean[0].tolist(), pair.corrupted[0].tolist()
         if direction == "noising":
             name, ids, other, words, partners = "clean", clean, corrupted, pair.clean_words, pair.alignment.clean
@@ -236,12 +236,12 @@ class _Side:
             name, ids, other, words = "corrupted", corrupted, clean, pair.corrupted_words
             partners = pair.alignment.corrupted
         differing = [i for i, j in enumerate(partners) if j is not None and ids[i] != other[j]]
-        return cls(name, ids, words, differing, asked)
+        return cls(name, ids, words, differing, wording)
 
     def differences(self) -> list[int]:
         """`differing`. Raises InputError if there are none."""
         if not self.differing:
-            by = self.asked or Asked("positions: got diff", "Name the positions, or take positions=all.")
+            by = self.wording or Wording("positions: got diff", "Name the positions, or take positions=all.")
             raise InputError(
                 f"{by.got}, but no token of the {self.name} prompt has another one for partner: the prompts differ in "
                 f"length there alone. {by.remedy}"
@@ -251,7 +251,7 @@ class _Side:
     def span(self, name: str, where: str | Sequence[int]) -> list[int]:
         """The positions that a span stands for."""
         shown, n = short_repr(where if isinstance(where, str) else list(where)), len(self.ids)
-        got = self.asked.got if self.asked else f"positions[{name!r}]: got {shown}"
+        got = self.wording.got if self.wording else f"positions[{name!r}]: got {shown}"
         if isinstance(where, str):
             return self._words(got, where)
         outside = [position for position in where if not 0 <= position < n]
@@ -264,10 +264,10 @@ class _Side:
 
     def _words(self, got: str, text: str) -> list[int]:
         words, _, number = text.rpartition(":") if text.rpartition(":")[2].isdecimal() else (text, "", "")
-        if number and (literally := self._places(_joined(text))):  # "12:30" are words
+        if number and (literally := self._places(_join(text))):  # "12:30" are words
             words, number, places = text, "", literally
         else:
-            places = self._places(_joined(words))
+            places = self._places(_join(words))
         if not places:
             raise InputError(
                 f"{got}, wanted words of the {self.name} prompt, whose tokens are "
@@ -287,7 +287,7 @@ class _Side:
 
     def _places(self, wanted: str) -> list[list[int]]:
         """Where tokens spell the text, in order; they begin and end with something that is no white space."""
-        spelled = [_joined(word) for word in self.words]
+        spelled = [_join(word) for word in self.words]
         places = []
         for start in (i for i, word in enumerate(spelled) if word):
             end, text = start, ""
@@ -299,20 +299,20 @@ class _Side:
         return places
 
 
-def _joined(text: str) -> str:
+def _join(text: str) -> str:
     """A text without white space, which some tokenizers do not keep in single tokens."""
     return "".join(text.split())
 
 
-def _check_apart(by_name: Mapping[str, Sequence[Sequence[int]]], asked: Asked | None) -> None:
+def _check_apart(by_name: Mapping[str, Sequence[Sequence[int]]], wording: Wording | None) -> None:
     """Raises InputError where two spans share a position."""
-    by = Asked(f"{asked.got}, of spans", asked.remedy) if asked else Asked("positions: got spans", "Change one.")
+    got, remedy = (f"{wording.got}, of spans", wording.remedy) if wording else ("positions: got spans", "Change one.")
     for (one, ones), (other, others) in combinations(by_name.items(), 2):
         for left, right in zip(ones, others, strict=True):
             if shared := sorted(set(left) & set(right)):
                 raise InputError(
-                    f"{by.got} {one!r} and {other!r}, which share position {shared[0]}, wanted spans apart from each "
-                    f"other. {by.remedy}"
+                    f"{got} {one!r} and {other!r}, which share position {shared[0]}, wanted spans apart from each "
+                    f"other. {remedy}"
                 )
 
 

@@ -181,7 +181,7 @@ class TreeSuffix(Suffix):
         """As `embedded`: activations of these places with the embeddings changed, at every node."""
         return self._record(places, self._at_nodes(self._base.residual[0]) + changes[:, :, None])
 
-    def changed(
+    def patch(
         self, members: ComponentSet, values: Float[Tensor, "pair node 1 d"], where: Bool[Tensor, "pair node 1 1"]
     ) -> Float[Tensor, "pair prompt"]:
         """F with a set's members at these activations."""
@@ -249,8 +249,8 @@ class TreeSuffix(Suffix):
         block, tree = self._blocks[layer], self.tree
         rows = slice(None) if n_queries is None else tree.last
         k, v = (x.squeeze(2) for x in block.keys_values(normed, partial(at, "k"), partial(at, "v")))
-        q = self._turned(block, block.queries(normed[:, rows], partial(at, "q")).squeeze(2), rows)
-        k = self._turned(block, k, slice(None))
+        q = self._rotate_nodes(block, block.queries(normed[:, rows], partial(at, "q")).squeeze(2), rows)
+        k = self._rotate_nodes(block, k, slice(None))
         n_columns = len(tree.counts)
         asked = range(n_columns) if n_queries is None else [n_columns - 1]
         by_column = q.split([tree.counts[column] for column in asked], 1)
@@ -275,7 +275,7 @@ class TreeSuffix(Suffix):
         by_node: Tensor = z[:, :, :, 0].unflatten(0, (n_pairs, n_groups)).flatten(1, 2)[:, keys.back]
         return by_node
 
-    def _turned(self, block: Block, x: Tensor, rows: slice) -> Tensor:
+    def _rotate_nodes(self, block: Block, x: Tensor, rows: slice) -> Tensor:
         """Queries or keys `[pair, node, head, d_head]`, rotated."""
         if block.rotary is None:
             return x

@@ -1,7 +1,7 @@
 """Backward passes that follow other rules than the derivative's; forward the model is what it is, to the last bit.
 
-`Decoder.following` gives the blocks rules, and the engine's own backward pass goes through them. Norms are linear then,
-with their denominator held; what else is changed, `Rules` says.
+`Decoder.with_rules` gives the blocks rules, and the engine's own backward pass goes through them. Norms are linear
+then, with their denominator held; what else is changed, `Rules` says.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ class Rules:
 
         def of(x: Tensor) -> Tensor:
             y = activation.function(x).detach()
-            return passing(y, torch.where(x == 0, 0.0, y / x.detach()) * x)
+            return pass_gradient_of(y, torch.where(x == 0, 0.0, y / x.detach()) * x)
 
         return Activation(of)
 
@@ -52,21 +52,21 @@ class Rules:
         pattern = scores.softmax(-1, dtype=dtype)
         if self.temperature is None:
             return pattern
-        return passing(pattern, self.temperature * (scores / self.temperature).softmax(-1, dtype=dtype))
+        return pass_gradient_of(pattern, self.temperature * (scores / self.temperature).softmax(-1, dtype=dtype))
 
 
 DERIVATIVES = Rules()
 """No rules but the derivative's."""
 
 
-def passing(value: Tensor, like: Tensor) -> Tensor:
+def pass_gradient_of(value: Tensor, like: Tensor) -> Tensor:
     """This value, with the gradient of the other."""
     return value.detach() + (like - like.detach())
 
 
-def scaled(x: Tensor, factor: float) -> Tensor:
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
     """The same, which passes on a gradient times this factor."""
-    return x if factor == 1 else passing(x, factor * x)
+    return x if factor == 1 else pass_gradient_of(x, factor * x)
 
 
 def hold_denominator(norm: Norm) -> Norm:
@@ -75,7 +75,7 @@ def hold_denominator(norm: Norm) -> Norm:
     Which of the two it is, and W, are read from what it gives, and tried on each input.
     """
 
-    def held(x: Tensor) -> Tensor:
+    def normalize(x: Tensor) -> Tensor:
         epsilon = next((float(getattr(norm, name)) for name in _EPSILONS if hasattr(norm, name)), _EPSILON)
         with torch.no_grad():
             y = norm(x)
@@ -84,22 +84,22 @@ def hold_denominator(norm: Norm) -> Norm:
             bias = norm(torch.zeros_like(probe))
             given, shifted = norm(probe) - bias, norm(probe + 3) - bias
             centres = bool((shifted - given).abs().max() <= _NEAR * given.abs().max())
-            weight = given * _root(probe, epsilon, centres=centres) / _centred(probe, centres=centres)
+            weight = given * _root(probe, epsilon, centres=centres) / _center(probe, centres=centres)
             by = weight / _root(x, epsilon, centres=centres)
-            off = (by * _centred(x, centres=centres) + bias - y).abs().max()
+            off = (by * _center(x, centres=centres) + bias - y).abs().max()
         if not off <= _NEAR * max(1.0, float(y.abs().max())):
             raise InputError(
                 f"methods: got relp or gim with a model whose {type(norm).__name__} is not linear with its denominator "
                 "held, wanted layer norms or root-mean-square norms. Leave them out."
             )
-        return passing(y, by * _centred(x, centres=centres))
+        return pass_gradient_of(y, by * _center(x, centres=centres))
 
-    return held
+    return normalize
 
 
-def _centred(x: Tensor, *, centres: bool) -> Tensor:
+def _center(x: Tensor, *, centres: bool) -> Tensor:
     return x - x.mean(-1, keepdim=True) if centres else x
 
 
 def _root(x: Tensor, epsilon: float, *, centres: bool) -> Tensor:
-    return (_centred(x, centres=centres).square().mean(-1, keepdim=True) + epsilon).sqrt()
+    return (_center(x, centres=centres).square().mean(-1, keepdim=True) + epsilon).sqrt()

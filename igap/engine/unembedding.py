@@ -35,10 +35,10 @@ def _without_logits(decoder: Decoder, readout: Readout) -> Callable[[Tensor], Te
         direction, offset = scale * (weights[0] - weights[1]), scale * (biases[0] - biases[1])
         return lambda read: (read.squeeze(2) * direction[:, None]).sum(-1) + offset[:, None]
 
-    def capped(read: Tensor) -> Tensor:
+    def difference(read: Tensor) -> Tensor:
         last = read.squeeze(2)
         logits = (scale * ((last * w[:, None]).sum(-1) + b[:, None]) for w, b in zip(weights, biases, strict=True))
         first, second = (cap * torch.tanh(logit / cap) for logit in logits)
         return first - second
 
-    return capped
+    return difference

@@ -8,14 +8,14 @@ class Missing:
     """A number that is not defined. Flat files have null under its name, and the reason under NAME/reason.
 
     Example:
-        >>> Missing("heldout.n=0").written("heldout/value")
+        >>> Missing("heldout.n=0").to_flat("heldout/value")
         {'heldout/value': None, 'heldout/value/reason': 'heldout.n=0'}
     """
 
     reason: str
     """Why it is not defined, in a few words."""
 
-    def written(self, name: str) -> dict[str, str | None]:
+    def to_flat(self, name: str) -> dict[str, str | None]:
         """Two entries of a flat file: null under `name`, the reason under NAME/reason."""
         return {name: None, f"{name}/reason": self.reason}
 

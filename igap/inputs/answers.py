@@ -18,7 +18,7 @@ def one_or_set(words: Sequence[str]) -> Answer:
     return words[0] if len(words) == 1 else tuple(words)
 
 
-def shown(answer: Answer) -> str:
+def to_words(answer: Answer) -> str:
     """An answer as a sentence has it: the word; of a set the first three, and how many there are."""
     if isinstance(answer, str):
         return answer
@@ -26,8 +26,8 @@ def shown(answer: Answer) -> str:
     return f"{{{', '.join(word.strip() for word in answer[:3])}{more}}}"
 
 
-def _quoted(answer: Answer) -> str:
-    return repr(answer) if isinstance(answer, str) else shown(answer)
+def _quote(answer: Answer) -> str:
+    return repr(answer) if isinstance(answer, str) else to_words(answer)
 
 
 def to_cell(answer: Answer) -> str:
@@ -99,7 +99,7 @@ def check_single(place: str, right: Answer, wrong: Answer, asks: str) -> tuple[s
     """The two words. Raises AnswerSetError, saying what asks for one of each, where one is a set."""
     if not (isinstance(right, str) and isinstance(wrong, str)):
         raise AnswerSetError(
-            f"{place}answer: got {_quoted(right)} beside {_quoted(wrong)}, but {asks} one answer and one distractor. "
+            f"{place}answer: got {_quote(right)} beside {_quote(wrong)}, but {asks} one answer and one distractor. "
             "Name one of each."
         )
     return right, wrong

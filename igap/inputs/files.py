@@ -33,7 +33,7 @@ def read_pairs(file: str, item: str = "prompts.file") -> dict[str, dict[str, str
 
     A row may have other fields beside them.
     """
-    return {place: given(row) for place, row in read_pairs_or_errors(file, item)}
+    return {place: row_or_raise(row) for place, row in read_pairs_or_errors(file, item)}
 
 
 def read_pairs_or_errors(file: str, item: str = "prompts.file") -> Iterator[tuple[str, dict[str, str] | InputError]]:
@@ -50,10 +50,10 @@ def read_rows(file: str, shapes: Sequence[Sequence[str]], *, item: str) -> dict[
     writes. Raises InputError naming file, row and line, or the line of the header. `item` is the configuration key that
     named the file.
     """
-    return {place: given(row) for place, row in _read(file, _Fields(shapes), item=item)}
+    return {place: row_or_raise(row) for place, row in _read(file, _Fields(shapes), item=item)}
 
 
-def given(row: dict[str, str] | InputError) -> dict[str, str]:
+def row_or_raise(row: dict[str, str] | InputError) -> dict[str, str]:
     """The row. Raises the InputError that stands in its place."""
     if isinstance(row, InputError):
         raise row

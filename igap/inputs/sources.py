@@ -12,7 +12,7 @@ from typing import Any
 from igap.config import TEXTS, PromptsConfig
 from igap.errors import InputError, printable
 from igap.inputs.answers import from_cell
-from igap.inputs.files import given, read_pairs, read_pairs_or_errors
+from igap.inputs.files import read_pairs, read_pairs_or_errors, row_or_raise
 from igap.inputs.ioi import generate_ioi
 from igap.inputs.layouts import Vocabularies, answers_of
 from igap.inputs.prompts import PromptPair, TokenPair, encode_pair
@@ -59,8 +59,8 @@ def _read_file(prompts: PromptsConfig, tokenizer: Any, left_out: list[str], item
     )
     vocabularies, pairs = Vocabularies(prompts.ids_of, tokenizer), []
     for place, row in itertools.islice(rows, prompts.limit):
-        with _leaving_out(prompts, place, left_out):
-            texts = given(row)
+        with _leave_out(prompts, place, left_out):
+            texts = row_or_raise(row)
             answers, further = answers_of(texts, vocabularies, f"{place}: ")
             pairs.append(_pair([texts["clean"], texts["corrupted"], *answers], prompts, f"{place}: ", further))
     return tuple(pairs)
@@ -75,7 +75,7 @@ def _pair(
 
 
 @contextmanager
-def _leaving_out(prompts: PromptsConfig, place: str, left_out: list[str]) -> Iterator[None]:
+def _leave_out(prompts: PromptsConfig, place: str, left_out: list[str]) -> Iterator[None]:
     """A block about one row; with `prompts.skip_invalid` an InputError that names its place is kept and not raised."""
     try:
         yield
@@ -96,7 +96,7 @@ def encode_fitting(
         return pairs, encode_pairs(prompts, pairs, tokenizer, **known)
     fitting = []
     for pair in pairs:
-        with _leaving_out(prompts, pair.place.removesuffix(": "), left_out):
+        with _leave_out(prompts, pair.place.removesuffix(": "), left_out):
             fitting.append((pair, encode_pair(pair, tokenizer, **known)))
     if not fitting:
         raise InputError(

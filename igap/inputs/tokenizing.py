@@ -122,10 +122,10 @@ def answer_tokens(
     # Two words are no sets; many are taken together where nothing can be said against them.
     plain = _plain_continuations(tokenizer, tuple(word for _, word in words), prompt) if len(words) > 2 else {}
     numbers = [word for word in plain if word.isdecimal()]
-    by_digits = bool(numbers) and all(_spelled(tokenizer, word) == plain[word] for word in numbers)
+    by_digits = bool(numbers) and all(_find_token(tokenizer, word) == plain[word] for word in numbers)
     tokens: list[tuple[int, ...]] = []
     for item, word in words:
-        token = plain.get(word, _spelled(tokenizer, word) if by_digits and word.isdecimal() else None)
+        token = plain.get(word, _find_token(tokenizer, word) if by_digits and word.isdecimal() else None)
         known = None if token is None else (token,)
         tokens.append(known or _answer_ids(tokenizer, item, word, prompt, n_vocab, several=several))
         check_vocabulary(list(tokens[-1]), n_vocab, item)
@@ -144,7 +144,7 @@ def _plain_continuations(tokenizer: Any, words: tuple[str, ...], prompt: str) ->
     }
 
 
-def _spelled(tokenizer: Any, word: str) -> int | None:
+def _find_token(tokenizer: Any, word: str) -> int | None:
     """The token that is spelled just so in the vocabulary; None if there is none."""
     token = tokenizer.convert_tokens_to_ids(word)
     return token if token is not None and tokenizer.convert_ids_to_tokens(token) == word else None

@@ -53,7 +53,7 @@ def _map(found: AttributionMap) -> Figure:
 
 
 def _comparison(comparison: Comparison, name: str) -> Figure:
-    first, second = comparison.compared()
+    first, second = comparison.get_maps()
     title = _title(first) if first.gap == second.gap else f"{first.topic}{first.place}"
     if name == "jaccard":
         return plots.jaccard_curve({first.site: comparison}, title=title)

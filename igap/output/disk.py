@@ -24,7 +24,7 @@ from igap.components import Site
 from igap.config import TEXTS, RunConfig
 from igap.errors import InputError
 from igap.errors.failures import Failure, collect_failure, summary_entries
-from igap.output.figures import FOLDER, chosen, draw, figure_data
+from igap.output.figures import FOLDER, draw, figure_data, parse_names
 from igap.output.record import FILE, Record, digests_of
 from igap.output.record import Summary as RecordedSummary
 from igap.output.record import write as write_record
@@ -85,7 +85,7 @@ def write(result: Result, folder: Path) -> Summary:
         of_other = failures_of(write(other, folder / name))
         failures |= {f"{name}/{part}": Failure(reason, "") for part, reason in of_other.items()}
     record = write_numbers(result, folder, failures)
-    failures |= draw(record.data, folder, chosen(result.config.plots)).failures
+    failures |= draw(record.data, folder, parse_names(result.config.plots)).failures
     study = result.findings.get("notebook")
     if isinstance(study, Study):
         with collect_failure("page", failures):

@@ -87,7 +87,7 @@ def finding_type(analysis: str) -> Any:
     return inspect.get_annotations(type(ANALYSES[analysis]).run, eval_str=True)["return"]
 
 
-def chosen(plots: str, *, item: str = "plots") -> frozenset[str]:
+def parse_names(plots: str, *, item: str = "plots") -> frozenset[str]:
     """Return the names that `all`, `none` or names with spaces between them stand for.
 
     Raises:

@@ -22,9 +22,9 @@ def draw_runs(folders: Sequence[Path], only: str = "all") -> list[str]:
         InputError: A folder or a name is invalid, or no run has a picture of these names.
     """
     from igap.output import record
-    from igap.output.figures import chosen
+    from igap.output.figures import parse_names
 
-    wanted = chosen(only, item="--only") if only.strip() else frozenset()
+    wanted = parse_names(only, item="--only") if only.strip() else frozenset()
     if not wanted:
         raise InputError(f"--only: got {only!r}, wanted names of pictures or analyses. Try --only heads_heatmap.")
     runs, problems = find_runs(folders)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from igap.components import PLACES, Site
 from igap.console import number, show_route
-from igap.inputs.answers import shown
+from igap.inputs.answers import to_words
 from igap.inputs.prompts import TokenPair
 from igap.inputs.sources import describe_source
 from igap.output.run_tables import MOST_OUTLIERS, top_neurons
@@ -95,7 +95,7 @@ def show(
 
 def _show_pair(console: Console, result: Result) -> None:
     (pair,) = result.pairs
-    answer, distractor = escape(shown(pair.answer)), escape(shown(pair.distractor))
+    answer, distractor = escape(to_words(pair.answer)), escape(to_words(pair.distractor))
     console.print(f"\n[bold]clean[/]      {escape(pair.clean)} [green]{answer}[/]")
     console.print(f"[bold]corrupted[/]  {escape(pair.corrupted)} [green]{distractor}[/]")
     (tokens,) = result.tokens
@@ -230,7 +230,7 @@ def _top(result: Result) -> Table:
     table = Table(title=f"Top {_TOP} by |effect|, with {unit}", title_justify="left")
     for column in ("rank", *(f"{site} {method}" for site in result.maps for method in ("IG", "AP"))):
         table.add_column(column, justify="right")
-    columns = [_ranked(result, site, method) for site in result.maps for method in ("ig", "ap")]
+    columns = [_list_largest(result, site, method) for site in result.maps for method in ("ig", "ap")]
     for rank, cells in enumerate(zip_longest(*columns, fillvalue=""), start=1):
         table.add_row(str(rank), *cells)
     return table
@@ -248,7 +248,7 @@ def _first_in_pairs(result: Result, site: Site) -> str:
     return f"{site}, first in the mean: {', '.join(parts)}"
 
 
-def _ranked(result: Result, site: Site, method: str) -> list[str]:
+def _list_largest(result: Result, site: Site, method: str) -> list[str]:
     attribution = result.maps[site][method]
     values = values_in(result.comparisons[site].unit, attribution)
     order = torch.argsort(attribution.effect.abs().nan_to_num(0).flatten(), descending=True, stable=True)[:_TOP]

@@ -79,7 +79,7 @@ def check(config: RunConfig) -> Checked:
     if config.positions.kind == "each":
         _check_memory(config, len(pairs), header, n_maps=1 + tokens[0].clean.shape[1])
     baseline = baseline_of(config.baseline)
-    moved_to = {baseline, *(method.baseline(config) for method in METHODS.values() if method.asked(config))}
+    moved_to = {baseline, *(method.baseline(config) for method in METHODS.values() if method.is_requested(config))}
     for references in (each for each in moved_to if each.kind == "mean" and config.direction == "noising"):
         for n_tokens in {pair.n_prompt for pair in tokens}:
             _check_references(header.tokenizer, references, n_tokens, bos=config.prompts.bos, **limits)
@@ -138,7 +138,7 @@ def _check_memory(config: RunConfig, n_pairs: int, header: Header, n_maps: int =
     the tensors are written.
     """
     sizes = [(header.n_layers or 0) * (header.widths[site] or 0) for site in config.asked_sites]
-    methods = [method for method in METHODS.values() if method.asked(config)]
+    methods = [method for method in METHODS.values() if method.is_requested(config)]
     numbers = n_pairs * sum(sizes) * len(methods) * 5 * n_maps
     size, memory = numbers * getattr(torch, config.model.dtype).itemsize, machine_bytes()
     if n_pairs > 1 and memory is not None and size > memory:

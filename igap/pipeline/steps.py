@@ -117,7 +117,7 @@ def _attribute(
     for name, method in METHODS.items():
         since = time.perf_counter()
         sites = [site for site in maps if not method.missing(config, site, n_layers)]
-        if not method.asked(config) or not sites:
+        if not method.is_requested(config) or not sites:
             continue
         for site in sites:
             with stage(f"{name} {site}") as progress:
@@ -190,7 +190,7 @@ def _run(
     findings: dict[str, Finding] = {}
     failures: dict[str, Failure] = {}
     for name, analysis in ANALYSES.items():
-        if not analysis.asked_for(config) or misfit(analysis, config):
+        if not analysis.is_requested(config) or misfit(analysis, config):
             continue
         since = time.perf_counter()
         with collect_failure(name, failures), stage(name) as progress:

@@ -44,7 +44,7 @@ _STYLE: Any = {
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def use_style() -> Iterator[None]:
     """Draw in the project's style, whatever style the user or another library has set; it is as before afterwards."""
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -91,7 +91,7 @@ class _Layout(ConstrainedLayoutEngine):
     def execute(self, fig: Figure) -> None:
         """Give everything its place."""
         for ax in fig.axes:
-            ax.get_tightbbox = _remembering(ax)  # type: ignore[method-assign]
+            ax.get_tightbbox = _remember(ax)  # type: ignore[method-assign]
         try:
             super().execute(fig)
         finally:
@@ -99,7 +99,7 @@ class _Layout(ConstrainedLayoutEngine):
                 del ax.get_tightbbox
 
 
-def _remembering(ax: Axes) -> Callable[..., Bbox | None]:
+def _remember(ax: Axes) -> Callable[..., Bbox | None]:
     """Return `get_tightbbox` of a panel; what is around it keeps its size where the panel moves and keeps its ticks."""
     measure = ax.get_tightbbox
     known: dict[tuple[float | None, ...], npt.NDArray[np.float64]] = {}
@@ -128,7 +128,7 @@ def lay_out(figure: Figure) -> None:
         ax.apply_aspect()
 
 
-@styled()
+@use_style()
 def write_png(figure: Figure, path: Path) -> None:
     """Write the figure to a PNG file, whatever the path's suffix.
 

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from igap.plots.canvas import PALETTE, blank, figure, styled, ticks
+from igap.plots.canvas import PALETTE, blank, figure, ticks, use_style
 from igap.statistics.comparison import REPORTED_K, Comparison
 
 Layers = Float[np.ndarray, " layer"]
 
 
-@styled()
+@use_style()
 def jaccard_curve(comparisons: Mapping[str, Comparison], *, title: str = "") -> Figure:
     """Draw the Jaccard index of the top k of IG and AP against k, a line a site; dashed, that of two random sets."""
     fig, (ax,) = figure(7.2, 4.6, 1, 1, title)
@@ -39,7 +39,7 @@ def jaccard_curve(comparisons: Mapping[str, Comparison], *, title: str = "") -> 
     return fig
 
 
-@styled()
+@use_style()
 def convergence_delta(
     deltas: Mapping[str, Layers],
     layer_effects: Mapping[str, Layers],

@@ -19,7 +19,7 @@ from matplotlib.transforms import Affine2D
 from igap.components import PLACES, Site
 from igap.display.grids import Grid, grid_of
 from igap.errors import printable
-from igap.plots.canvas import FONT, METHODS, Map, blank, figure, finite, styled, ticks
+from igap.plots.canvas import FONT, METHODS, Map, blank, figure, finite, ticks, use_style
 
 Order = Int[np.ndarray, "layer rank"]
 
@@ -30,7 +30,7 @@ _LONGEST_NAME = 24
 """Characters of a position's name that are shown."""
 
 
-@styled()
+@use_style()
 def map_heatmap(
     values: Map,
     *,
@@ -45,11 +45,11 @@ def map_heatmap(
     panels = {method: finite(values)}
     if site != "neurons" or spans is not None:
         return _whole(panels, site, spans, unit=unit, title=title)
-    order, note = _thinned(np.abs(panels[method]), per_layer, panels[method], f"|{method}|")
+    order, note = _thin(np.abs(panels[method]), per_layer, panels[method], f"|{method}|")
     return heatmaps(panels, unit=unit, title=title, order=order, note=note, by=f"|{method}|")
 
 
-@styled()
+@use_style()
 def head_heatmaps(
     ig: Map,
     ap: Map,
@@ -68,7 +68,7 @@ def head_heatmaps(
     return _whole(panels, site, spans, unit=unit, title=title)
 
 
-@styled()
+@use_style()
 def neuron_heatmaps(
     ig: Map, ap: Map, *, unit: str, title: str = "", per_layer: int = 25, methods: tuple[str, str] = METHODS
 ) -> Figure:
@@ -79,12 +79,12 @@ def neuron_heatmaps(
     """
     ig, ap = finite(ig), finite(ap)
     first, second = methods
-    order, note = _thinned(np.fmax(np.abs(ig), np.abs(ap)), per_layer, ap, f"|{second}|")
+    order, note = _thin(np.fmax(np.abs(ig), np.abs(ap)), per_layer, ap, f"|{second}|")
     by = f"max(|{first}|, |{second}|)"
     return heatmaps({first: ig, second: ap}, unit=unit, title=title, order=order, note=note, by=by)
 
 
-@styled()
+@use_style()
 def difference_heatmaps(
     ig: Map,
     ap: Map,
@@ -108,11 +108,11 @@ def difference_heatmaps(
     if site != "neurons" or spans is not None:
         return _whole(panels, cast(Site, site), spans, unit=unit, title=title)
     by = f"|{second} - {first}|"
-    order, note = _thinned(np.abs(ap - ig), per_layer, ap - ig, by)
+    order, note = _thin(np.abs(ap - ig), per_layer, ap - ig, by)
     return heatmaps(panels, unit=unit, title=title, order=order, note=note, by=by)
 
 
-def _thinned(weight: Map, per_layer: int, values: Map, what: str) -> tuple[Order, str]:
+def _thin(weight: Map, per_layer: int, values: Map, what: str) -> tuple[Order, str]:
     """Return the indices of the `per_layer` largest weights of each layer, and what share of |values| they hold."""
     order = np.argsort(-np.nan_to_num(weight, nan=-1.0), axis=1, kind="stable")[:, :per_layer]
     magnitude = np.abs(np.nan_to_num(values))
@@ -166,7 +166,7 @@ def heatmaps(
         ax.set(xlabel=across if heads or ax is axes[-1] else "", ylabel="layer")
         ax.set_xticks(ticks(columns), [str(t + (not heads)) for t in ticks(columns)])
         ax.set_yticks(ticks(rows))
-        numbered = (ax.xaxis, ax.yaxis) if grid is None else _named(ax, grid)
+        numbered = (ax.xaxis, ax.yaxis) if grid is None else _name_axes(ax, grid)
         for axis in numbered:  # the layout asks for the size of each label many times
             for tick in axis.get_major_ticks()[1:-1]:
                 tick.label1.set_in_layout(False)
@@ -186,7 +186,7 @@ def heatmaps(
     return fig
 
 
-def _named(ax: Axes, grid: Grid) -> list[Axis]:
+def _name_axes(ax: Axes, grid: Grid) -> list[Axis]:
     """The axes whose ticks have numbers, after rows and columns have their names; positions stand upright."""
     ax.set(xlabel=grid.column, ylabel=grid.row)
     numbered: list[Axis] = []

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy import stats
 
-from igap.plots.canvas import METHODS, PALETTE, Flat, Map, blank, figure, finite, lay_out, styled
+from igap.plots.canvas import METHODS, PALETTE, Flat, Map, blank, figure, finite, lay_out, use_style
 from igap.statistics.comparison import Comparison
 
 Flags = Bool[np.ndarray, "layer *span component"]
@@ -23,7 +23,7 @@ _MAX_LABELS = 12
 _MANY = 1000  # more points than this are drawn small and as pixels
 
 
-@styled()
+@use_style()
 def scatter(
     ig: Map,
     ap: Map,
@@ -59,7 +59,7 @@ def scatter(
     return fig
 
 
-@styled()
+@use_style()
 def mean_difference(
     ig: Map,
     ap: Map,

@@ -81,7 +81,7 @@ def page(result: Result, study: Study, folder: Path) -> str:
         rows=[
             {
                 "figure": row.figure,
-                "published": _cell(study.published(row)),
+                "published": _cell(study.find_published(row)),
                 "cells": [(_cell(row.cells[column]), column == row.source) for column in COLUMNS],
                 "agrees": {True: "yes", False: "no", None: ""}[row.agrees],
                 "why": row.why,

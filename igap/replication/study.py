@@ -77,7 +77,7 @@ class Study:
         rows = [
             {
                 "figure": row.figure,
-                "published": self.published(row),
+                "published": self.find_published(row),
                 **row.cells,
                 "agrees": {True: "yes", False: "no", None: ""}[row.agrees],
                 "published is": row.source,
@@ -87,7 +87,7 @@ class Study:
         ]
         return {"published": pd.DataFrame(rows)}
 
-    def published(self, row: Row) -> Cell:
+    def find_published(self, row: Row) -> Cell:
         """The published figure, or why there is none."""
         return row.published if self.comparable or row.published is not None else "GPT-2 small only"
 

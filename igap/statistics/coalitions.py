@@ -40,7 +40,7 @@ def shapley_values(interactions: Float64[np.ndarray, "*rows subset"]) -> Float64
     return np.asarray(interactions @ (held / np.maximum(1, held.sum(1, keepdims=True))))
 
 
-def sampled_orders(n: int, n_orders: int, seed: int) -> Int64[np.ndarray, "order place"]:
+def sample_orders(n: int, n_orders: int, seed: int) -> Int64[np.ndarray, "order place"]:
     """Random orders of n members; an order holds each member once."""
     rng = np.random.default_rng(seed)
     return np.stack([rng.permutation(n) for _ in range(n_orders)])

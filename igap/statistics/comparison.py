@@ -32,7 +32,7 @@ from igap.statistics.agreement import (
     proportional_bias,
 )
 from igap.statistics.jaccard import curve_ks, expected_jaccard, jaccard, shared_from, undefined_reasons
-from igap.statistics.units import LABELS, Unit, comparable_values, patched, rounding_share
+from igap.statistics.units import LABELS, Unit, comparable_values, has_effect, rounding_share
 
 FigureName = Literal["scatter", "mean_difference", "heatmap", "difference", "jaccard"]
 """The figures of a comparison, by the names of a run's files."""
@@ -169,7 +169,7 @@ class Comparison:
         `name`; each map's scores, no unit, and `effect_METHOD`, in logits; `difference`, second minus first, in `unit`;
         `outlier_abs` and `outlier_limits`. Raises InputError where arrays were compared.
         """
-        frame = frame_of(dict(zip(self.methods, self.compared(), strict=True)))
+        frame = frame_of(dict(zip(self.methods, self.get_maps(), strict=True)))
         frame.insert(3, "difference", self.difference.ravel())
         return frame.assign(outlier_abs=self.outlier_abs.ravel(), outlier_limits=self.outlier_limits.ravel())
 
@@ -181,10 +181,10 @@ class Comparison:
         maps. `difference`: second minus first, of values and of magnitudes. `jaccard`: overlap of the k largest.
         Raises InputError on another name, and where arrays were compared.
         """
-        self.compared()
+        self.get_maps()
         return draw("comparison", self, kind)
 
-    def compared(self) -> tuple[AttributionMap, AttributionMap]:
+    def get_maps(self) -> tuple[AttributionMap, AttributionMap]:
         """Return the two maps. Raises InputError where arrays were compared."""
         if self.maps is None:
             raise InputError("comparison: got one of arrays, wanted one of maps. Make it with igap.compare(map, map).")
@@ -323,7 +323,7 @@ def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
     Source: Bland & Altman 1986 (limits of agreement), Fisher 1921 and Bonett & Wright 2000 (intervals).
     """
     unit, *values = comparable_values(ig, ap)
-    known = patched(ig) & patched(ap)
+    known = has_effect(ig) & has_effect(ap)
     flat = [each[known][None] for each in values]
     names = (ig.method.upper(), ap.method.upper())
     made = compare_values(*flat, unit=unit, names=names, rounding=rounding_share(ig, ap))

@@ -35,7 +35,7 @@ def average_precision(scores: Float64[np.ndarray, " n"], matters: Bool[np.ndarra
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
-def missed(scores: Float64[np.ndarray, " n"], matters: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+def find_missed(scores: Float64[np.ndarray, " n"], matters: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Those that matter and are not among the k largest scores, where k matter.
 
     One that shares its score with others counts as the last of them: which of them comes first would be an accident.

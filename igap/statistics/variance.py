@@ -113,12 +113,12 @@ def _designs(factors: Mapping[str, Factor], n: int) -> tuple[dict[str, sparse.cs
 def _gram(designs: Sequence[sparse.csr_array], n: int) -> Float64[np.ndarray, "part part"]:
     """Traces of the products of the centred covariances, of the designs and of the rest, whose design is the unit."""
 
-    def crossed(x: sparse.csr_array, y: sparse.csr_array) -> Float64[np.ndarray, "level other"]:
+    def cross(x: sparse.csr_array, y: sparse.csr_array) -> Float64[np.ndarray, "level other"]:
         return np.asarray((x.T @ y).toarray() - np.outer(x.sum(0), y.sum(0)) / n)
 
     gram = np.full((len(designs) + 1, len(designs) + 1), n - 1.0)
     for i, x in enumerate(designs):
-        gram[i, -1] = gram[-1, i] = np.trace(crossed(x, x))
+        gram[i, -1] = gram[-1, i] = np.trace(cross(x, x))
         for j, y in enumerate(designs[: i + 1]):
-            gram[i, j] = gram[j, i] = (crossed(x, y) ** 2).sum()
+            gram[i, j] = gram[j, i] = (cross(x, y) ** 2).sum()
     return gram

@@ -37,7 +37,7 @@ def run_warnings(
         "model.dtype: bfloat16 keeps 8 bits of a logit; effects and completeness deltas below some hundredths of a "
         "logit are rounding. Use model.dtype=float32 for numbers that count."
     )
-    texts = [_small_gaps(config, clean, gaps, maps), _swapped(config, clean, gaps)]
+    texts = [_small_gaps(config, clean, gaps, maps), _warn_swapped(config, clean, gaps)]
     texts += [rounding if coarse else ""]
     texts += ["" if coarse else _incomplete(config, site, by_method["ig"]) for site, by_method in maps.items()]
     texts += [_without_effect(idle) for idle in config.idle]
@@ -46,11 +46,11 @@ def run_warnings(
 
 def _without_effect(idle: Idle) -> str:
     """The warning that settings change nothing, as they are typed."""
-    typed = [f"{key}={_typed(value)}" for key, value in idle.values.items()]
+    typed = [f"{key}={_format_value(value)}" for key, value in idle.values.items()]
     return f"{', '.join(typed)} {'changes' if len(typed) == 1 else 'change'} nothing: {idle.reason}."
 
 
-def _typed(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, tuple):
         return f"[{','.join(map(str, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -105,7 +105,7 @@ def _unit(maps: Mapping[Site, Mapping[str, AttributionMap]]) -> str:
     return next((each.unit for by_method in maps.values() for each in by_method.values()), "logits")
 
 
-def _swapped(config: RunConfig, clean: Sequence[float], gaps: Sequence[float]) -> str:
+def _warn_swapped(config: RunConfig, clean: Sequence[float], gaps: Sequence[float]) -> str:
     """The warning that the model gives each prompt the other's word, in pairs that have scores; empty if in none."""
     if not config.metric.is_default:
         return ""

@@ -72,7 +72,7 @@ class ResultCache:
                 log.warning(
                     "%s: nothing can be shared there (%s); computing what is needed", self.folder, error.strerror
                 )
-                return _given(compute([0])[0])
+                return _require(compute([0])[0])
             cached = _load(*files[0])  # written by another process while this one waited
             if cached is not None:
                 return cached
@@ -87,7 +87,7 @@ class ResultCache:
                 if tensors is not None and _size(tensors) <= LARGEST:
                     _save(*files[place], tensors)
             parts.forget()
-            return _given(made[0])
+            return _require(made[0])
 
     def _file(self, kind: str, inputs: Mapping[str, object], prefix: str = "") -> tuple[Path, str]:
         """The path of a result, and what it must say that it was computed from."""
@@ -155,7 +155,7 @@ def get_or_compute_first(
 ) -> Tensors:
     """As `get_or_compute` the first of several results; those that are missing in the cache are computed beside it."""
     cache = _active.get()
-    return _given(compute([0])[0]) if cache is None else cache.get_or_compute_first(kind, inputs, compute)
+    return _require(compute([0])[0]) if cache is None else cache.get_or_compute_first(kind, inputs, compute)
 
 
 def part(inputs: Mapping[str, object], compute: Callable[[], Tensors]) -> Tensors:
@@ -202,6 +202,6 @@ def _size(tensors: Tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def _given(tensors: Tensors | None) -> Tensors:
+def _require(tensors: Tensors | None) -> Tensors:
     assert tensors is not None
     return tensors

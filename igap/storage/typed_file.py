@@ -36,7 +36,7 @@ def encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         tensors[name] = torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
         return {_ARRAY: name}
     if dataclasses.is_dataclass(value) and not isclass(value):
-        return {name: encode(getattr(value, name), tensors) for name in _saved(value)}
+        return {name: encode(getattr(value, name), tensors) for name in _fields_to_save(value)}
     if isinstance(value, Mapping) and all(type(key) in (str, int) for key in value):
         return {str(key): encode(each, tensors) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -103,7 +103,7 @@ def _array(hint: Any, tree: Any, tensors: Mapping[str, torch.Tensor], where: str
     return array
 
 
-def _saved(kind: Any) -> list[str]:
+def _fields_to_save(kind: Any) -> list[str]:
     """Return the fields of a dataclass that are written; one with the metadata `saved=False` is not.
 
     A field with the metadata `later=True` was added when there were files already: where it is missing it has its
@@ -113,7 +113,7 @@ def _saved(kind: Any) -> list[str]:
 
 
 def _dataclass(hint: Any, tree: Any, tensors: Mapping[str, torch.Tensor], where: str) -> Any:
-    fields = _saved(hint)
+    fields = _fields_to_save(hint)
     if isinstance(tree, dict):  # files from before there was such a field lack it; one that is gone may be empty there
         later = {field.name for field in dataclasses.fields(hint) if field.metadata.get("later", False)}
         fields = [name for name in fields if name in tree or name not in later]

@@ -96,7 +96,7 @@ class SweepFolder:
         return JobStatus(key, "planned", problem or started, before)
 
     @contextmanager
-    def claimed(self, key: str, *, wait: bool) -> Iterator[bool]:
+    def claim(self, key: str, *, wait: bool) -> Iterator[bool]:
         """Claims a job for this process while the block runs.
 
         Args:
@@ -152,7 +152,7 @@ class SweepFolder:
         Returns:
             Its new folder; None where the run is not stale, or another process works on it.
         """
-        with self.claimed(key, wait=False) as mine:
+        with self.claim(key, wait=False) as mine:
             if not mine or self.status(key).state != "stale":  # another process was there first
                 return None
             (self.path / ".stale").mkdir(exist_ok=True)

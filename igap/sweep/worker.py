@@ -60,7 +60,7 @@ def check(config: RunConfig) -> Checked:
     checked = pipeline.check(config)
     for other in jobs.configs(config).values() if config.study else ():
         pipeline.check(other)
-    figures.chosen(config.plots)
+    figures.parse_names(config.plots)
     return checked
 
 
@@ -91,7 +91,7 @@ class Computed:
     @property
     def wanted(self) -> frozenset[str]:
         """Names of its pictures."""
-        return figures.chosen(self.job.composed.config.plots)
+        return figures.parse_names(self.job.composed.config.plots)
 
 
 def do_all(
@@ -146,7 +146,7 @@ def begin(job: Job, folder: SweepFolder, stage: Stage, claims: ExitStack, *, wai
     """Claim a job and compute what is not on disk; a job that is not left to be drawn has an outcome at once."""
     claim = claims.enter_context(ExitStack())  # released early by who finishes the job, or with `claims`
     try:
-        mine = claim.enter_context(folder.claimed(job.key, wait=wait))
+        mine = claim.enter_context(folder.claim(job.key, wait=wait))
         if not mine:
             ended: Outcome | Computed = Outcome(job.key, "busy")
         elif folder.status(job.key).finished:  # meanwhile, by another process
@@ -170,7 +170,7 @@ def _compute(job: Job, folder: SweepFolder, stage: Stage, claim: ExitStack) -> O
         folder.forget_failure(job.key)
         for left in place.rglob("*.unfinished"):  # by a process that was killed
             left.unlink(missing_ok=True)
-        summary = _recorded(job.key, place)
+        summary = _read_record(job.key, place)
         if summary is not None:
             disk.unfinish(place)
             disk.write_config(config, place)
@@ -183,17 +183,17 @@ def _compute(job: Job, folder: SweepFolder, stage: Stage, claim: ExitStack) -> O
             )
         (place / places.MARK).unlink(missing_ok=True)  # W&B has what is replaced
         disk.unfinish(place)
-        return _written(job, folder, result, claim)
+        return _write(job, folder, result, claim)
     except Exception as error:
         return _fail(job, folder, reason_of(error), traceback.format_exc())
 
 
-def _written(job: Job, folder: SweepFolder, result: Result, claim: ExitStack) -> Outcome | Computed:
+def _write(job: Job, folder: SweepFolder, result: Result, claim: ExitStack) -> Outcome | Computed:
     """Write a result; one that cannot be written is shown, and the error raised."""
     place, started = folder.run(job.key), time.perf_counter()
     try:
         if job.composed.config.study:  # its page is made of the result and of the pictures of several runs
-            return _logged(job, folder, disk.write(result, place))
+            return _log(job, folder, disk.write(result, place))
         failures = dict(result.failures)
         summary = disk.write_numbers(result, place, failures).summary
     except Exception:
@@ -202,7 +202,7 @@ def _written(job: Job, folder: SweepFolder, result: Result, claim: ExitStack) ->
     return Computed(job, summary, failures, time.perf_counter() - started, claim)
 
 
-def _recorded(key: str, place: Path) -> record.Summary | None:
+def _read_record(key: str, place: Path) -> record.Summary | None:
     """Return the summary in the record that a process left which died before the run was finished.
 
     None where there is no such record, where the files beside it are not as it says, where another analysis may succeed
@@ -288,13 +288,13 @@ class Pictures:
         except Exception as error:
             outcome = _fail(job, self._folder, reason_of(error), traceback.format_exc())
         else:
-            outcome = _logged(job, self._folder, summary)
+            outcome = _log(job, self._folder, summary)
         with suppress(OSError):  # a mark that a full or read-only disk keeps says nothing once the lock is gone
             computed.claim.close()
         self._end(job, outcome)
 
 
-def _logged(job: Job, folder: SweepFolder, summary: Mapping[str, object]) -> Outcome:
+def _log(job: Job, folder: SweepFolder, summary: Mapping[str, object]) -> Outcome:
     """Log a finished run to W&B, and return what became of its job."""
     place = folder.run(job.key)
     wandb_run.log_or_warn(place, job.tracking, job.key)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from igap import integrated_gradients, load_model
-from igap.attribution.integrated_gradients import _doubled, along_path
+from igap.attribution.integrated_gradients import _double_nodes, along_path
 from igap.components import SITES
 from igap.engine.batching import AdaptiveBatch
 from igap.engine.decoder import read
@@ -29,7 +29,9 @@ def doubled(function, bound=1e-3):
         return along_path(function, start, end, nodes, "gausslegendre", AdaptiveBatch(1000))[:, 0]
 
     whole = (function(end) - function(start))[:, 0]
-    effect, nodes, enough = _doubled(along, whole, *(torch.tensor([x], dtype=torch.float64) for x in (bound, 1e-6)))
+    effect, nodes, enough = _double_nodes(
+        along, whole, *(torch.tensor([x], dtype=torch.float64) for x in (bound, 1e-6))
+    )
     return effect[0, 0], nodes.item(), enough.item(), tried
 
 
@@ -79,7 +81,7 @@ def test_only_the_pairs_that_are_not_yet_enough_get_more_nodes():
         return (1 + errors)[:, None, None]
 
     bound, rounding = torch.full((3,), 0.03), torch.full((3,), 1e-6)
-    effect, nodes, enough = _doubled(along, torch.ones(3), bound, rounding)
+    effect, nodes, enough = _double_nodes(along, torch.ones(3), bound, rounding)
     assert tried == [(3, [0, 1, 2]), (6, [0, 1, 2]), (12, [1, 2]), (24, [1]), (48, [1])]
     assert nodes.tolist() == [6, 48, 12]
     assert enough.tolist() == [True, True, False]

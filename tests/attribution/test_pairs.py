@@ -136,7 +136,7 @@ def test_a_component_that_moves_in_another_pair_only_is_exactly_0(tmp_path, pair
     alike = [pairs[0], pairs[2], pairs[4]]
     with open_pairs(model, alike) as opened:
         ((_, question),) = opened.contrasts()
-        moved = torch.stack([question.moved("neurons", layer) for layer in range(3)], 1)
+        moved = torch.stack([question.differs("neurons", layer) for layer in range(3)], 1)
     mixed = moved.any(0) & ~moved.all(0)
     assert mixed.any()
     for one, its in zip(method(model, alike, "neurons").pairs, moved, strict=True):

@@ -162,7 +162,7 @@ def test_forward_the_model_is_the_same_to_the_last_bit_and_stays_as_it_was(case,
     model, _, sites = case
     before = attribution_patching(model, PAIR).effect
     with contrast(model, PAIR, sites=sites) as opened:
-        ruled = opened.following(RULES[name])
+        ruled = opened.with_rules(RULES[name])
         for site in sites:
             rows = opened.ends(site, 0)[1][:, None]
             torch.testing.assert_close(

@@ -117,7 +117,7 @@ def test_gates_are_shared_in_halves_and_what_does_not_move_has_nothing():
         with contrast(circuit.load(), circuit.pair) as opened:
             made = sample_orders(opened, "heads", n_orders=2)[0].effect
             assert made[0, :2].tolist() == pytest.approx(effects, abs=1e-9)
-            still = ~opened.moved("neurons", 2)[0]
+            still = ~opened.differs("neurons", 2)[0]
             assert still.any()
             assert (sample_orders(opened, "neurons")[0].effect[2, still] == 0).all()
 

@@ -103,10 +103,10 @@ def test_gates_interact_as_their_tables_say():
     """F of (both), (one), (none) on: AND 1, 0, 0; OR 1, 1, 0; XOR 0, 1, 0."""
     interactions = {name: CIRCUITS[name].truth.interaction("0.0", "0.1") for name in ("and", "or", "xor", "linear")}
     assert interactions == pytest.approx({"and": 1, "or": -1, "xor": -2, "linear": 0})
-    assert CIRCUITS["or"].truth.given("0.0", "0.1") == pytest.approx(-1)
+    assert CIRCUITS["or"].truth.effect_given("0.0", "0.1") == pytest.approx(-1)
 
 
 def test_the_backup_acts_only_where_the_first_is_gone():
     truth = CIRCUITS["backup"].truth
     assert truth.effects()["1.0"] == truth.effects("denoising")["1.0"] == 0
-    assert truth.given("1.0", "0.0") == pytest.approx(-1)
+    assert truth.effect_given("1.0", "0.0") == pytest.approx(-1)

@@ -101,7 +101,7 @@ def calls(model: TransformerBridge, checkpoint: Path, scratch: Path, run_folder:
         "SearchResult": _fields(igap.search(**searching)),
         "BothDirections": _fields(both),
         "BothDirections.asymmetry": {"method": "ig", "kind": "score"},
-        "BothDirections.named": {"kind": "minimal"},
+        "BothDirections.names_of": {"kind": "minimal"},
         "both_directions": ask(
             "baseline", "direction", high=0.1, most=2, n_steps=3, metric="prob", positions="last"
         ),

@@ -64,7 +64,7 @@ def test_pictures_of_several_pairs_from_the_record_are_those_that_the_run_drew(m
     (tmp_path / "plots").mkdir()
     failures = {}
     record.write(record.Record({}, figure_data(many)), tmp_path, failures)
-    assert not record.draw(tmp_path, figures.chosen("all")).failures
+    assert not record.draw(tmp_path, figures.parse_names("all")).failures
     assert not failures
     assert pictures(tmp_path) == pictures(many_written) != {}
 

@@ -13,8 +13,8 @@ from scipy import stats
 from igap.statistics.coalitions import (
     interactions_of,
     members_of,
+    sample_orders,
     sampled_interval,
-    sampled_orders,
     shapley_values,
 )
 
@@ -84,10 +84,10 @@ def test_members_that_can_be_swapped_have_equal_values(effects, random):
 
 
 def test_orders_hold_each_member_once_and_come_from_the_seed():
-    orders = sampled_orders(5, 20, seed=3)
+    orders = sample_orders(5, 20, seed=3)
     assert (np.sort(orders, axis=1) == np.arange(5)).all()
-    assert (orders == sampled_orders(5, 20, seed=3)).all()
-    assert (orders != sampled_orders(5, 20, seed=4)).any()
+    assert (orders == sample_orders(5, 20, seed=3)).all()
+    assert (orders != sample_orders(5, 20, seed=4)).any()
 
 
 def test_the_sampled_interval_is_the_t_interval_of_the_mean():

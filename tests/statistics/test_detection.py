@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igap.statistics.detection import average_precision, missed, roc_area
+from igap.statistics.detection import average_precision, find_missed, roc_area
 
 RANKED = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=12)
 
@@ -40,4 +40,4 @@ def test_missed_are_those_that_no_order_of_ties_puts_surely_among_the_k_largest(
     expected = [
         bool(own and (scores >= score).sum() > matters.sum()) for score, own in zip(scores, matters, strict=True)
     ]
-    assert missed(scores, matters).tolist() == expected
+    assert find_missed(scores, matters).tolist() == expected

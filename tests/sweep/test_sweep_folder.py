@@ -75,11 +75,11 @@ def test_a_failure_is_told_until_it_is_forgotten(folder):
 
 
 def test_a_claimed_job_is_running_here_and_nobody_else_gets_it(folder, impatient):
-    with folder.claimed(KEY, wait=False) as mine:
+    with folder.claim(KEY, wait=False) as mine:
         assert mine
         assert folder.status(KEY).state == "running"
         assert f"process {os.getpid()}, since 20" in folder.status(KEY).detail
-        with folder.claimed(KEY, wait=False) as other:
+        with folder.claim(KEY, wait=False) as other:
             assert not other
     assert folder.status(KEY).state == "planned"
     assert folder.status(KEY).detail == ""
@@ -88,7 +88,7 @@ def test_a_claimed_job_is_running_here_and_nobody_else_gets_it(folder, impatient
 def test_a_killed_process_leaves_no_claim_and_another_one_can_wait_for_it(folder, impatient, forks):
     code = (
         "import sys, time; from pathlib import Path; from igap.sweep.folder import SweepFolder\n"
-        f"with SweepFolder(Path(sys.argv[1])).claimed({KEY!r}, wait=False):\n"
+        f"with SweepFolder(Path(sys.argv[1])).claim({KEY!r}, wait=False):\n"
         "    print('mine', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, folder.path], stdout=subprocess.PIPE, text=True)
@@ -96,14 +96,14 @@ def test_a_killed_process_leaves_no_claim_and_another_one_can_wait_for_it(folder
     assert f"process {process.pid}" in folder.status(KEY).detail
     killer = threading.Timer(0.5, process.kill)  # later than a claim that does not wait gives up
     killer.start()
-    with folder.claimed(KEY, wait=True) as mine:
+    with folder.claim(KEY, wait=True) as mine:
         assert mine
         assert not killer.is_alive()
     process.communicate()
 
 
 def test_what_a_killed_process_was_at_was_interrupted(folder):
-    with folder.claimed(KEY, wait=False):
+    with folder.claim(KEY, wait=False):
         left = (folder.path / ".locks" / f"{KEY}.json").read_bytes()
     (folder.path / ".locks" / f"{KEY}.json").write_bytes(left)
     assert folder.status(KEY).state == "planned"
@@ -113,7 +113,7 @@ def test_what_a_killed_process_was_at_was_interrupted(folder):
 def test_who_looks_is_not_in_the_way_of_who_works(folder):
     for _ in range(20):
         assert folder.holder(KEY) is None
-        with folder.claimed(KEY, wait=False) as mine:
+        with folder.claim(KEY, wait=False) as mine:
             assert mine
 
 
@@ -135,7 +135,7 @@ def test_a_stale_run_set_aside_is_kept_and_the_job_is_to_do_again(stale):
 
 
 def test_a_run_somebody_works_on_is_not_set_aside(stale, impatient):
-    with stale.claimed(KEY, wait=False):
+    with stale.claim(KEY, wait=False):
         assert stale.set_aside(KEY) is None
     assert stale.status(KEY).run is not None
 
@@ -152,7 +152,7 @@ def test_what_another_process_has_set_aside_or_done_again_stays(stale, finished)
 
 def test_a_process_that_died_at_a_job_is_told_once(folder):
     assert not folder.take_death_notice(KEY)
-    with folder.claimed(KEY, wait=False):
+    with folder.claim(KEY, wait=False):
         assert not folder.take_death_notice(KEY), "it is at work"
         left = (folder.path / ".locks" / f"{KEY}.json").read_bytes()
     assert not folder.take_death_notice(KEY), "it has ended as it should"
@@ -162,7 +162,7 @@ def test_a_process_that_died_at_a_job_is_told_once(folder):
 
 
 def test_another_users_lock_that_cannot_be_tried_is_whose_it_says(folder, monkeypatch):
-    with folder.claimed(KEY, wait=False):
+    with folder.claim(KEY, wait=False):
         info = (folder.path / ".locks" / f"{KEY}.json").read_bytes()
 
     def refused(*_):

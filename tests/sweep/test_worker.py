@@ -42,7 +42,7 @@ def test_what_another_process_has_finished_meanwhile_is_not_done_again(job, fold
 
 def test_what_another_process_is_at_is_left_to_it(job, folder, monkeypatch):
     monkeypatch.setattr(sweep_folder, "_PATIENCE", 0.1)
-    with folder.claimed(job.key, wait=False):
+    with folder.claim(job.key, wait=False):
         assert do(job, folder) == worker.Outcome(job.key, "busy")
 
 

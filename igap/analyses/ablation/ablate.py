@@ -168,11 +168,11 @@ def ablate_kinds(
 
     def variants(batch: Batch) -> Iterator[Logits]:
         passes = open_batch(batch)
-        yield passes.unablated()
+        yield passes.run_unablated()
         for replace in replacements:
             values = replace(batch, passes.record)
             for of_set, at in zip(sets, places, strict=True):
-                yield passes.ablated(at, values, of_set.at(batch))
+                yield passes.run_ablated(at, values, of_set.at(batch))
 
     counts = resample_counts(len(prompts), seed=seed)
     whole, *ablated = evaluate_accuracy(
@@ -230,8 +230,8 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
 def _effect(of_set: AblatedSet, whole: PromptOutcomes, without: PromptOutcomes, counts: Counts) -> AblationEffect:
     change = without.correct.astype(np.float64) - whole.correct
     low, high = _interval(change, counts)
-    logit_diff, moved, moved_low, moved_high = _moved(whole.logit_diff, without.logit_diff, counts)
-    value, value_change, value_low, value_high = _moved(whole.value, without.value, counts)
+    logit_diff, moved, moved_low, moved_high = _summarize_change(whole.logit_diff, without.logit_diff, counts)
+    value, value_change, value_low, value_high = _summarize_change(whole.value, without.value, counts)
     return AblationEffect(
         name=of_set.name,
         components=of_set.components,
@@ -253,7 +253,7 @@ def _effect(of_set: AblatedSet, whole: PromptOutcomes, without: PromptOutcomes, 
     )
 
 
-def _moved(
+def _summarize_change(
     whole: Numbers | None, without: Numbers | None, counts: Counts
 ) -> tuple[float, float, float, float] | tuple[None, None, None, None]:
     """The mean without, the mean change, and the ends of its interval."""

@@ -13,7 +13,7 @@ from igap.analyses.ablation.accuracy import as_pair, encode_prompts
 from igap.analyses.ablation.by_kind import AGAINST, AblationsByKind
 from igap.analyses.ablation.replacements import check_donors, too_few_references
 from igap.analyses.base import Analysis, RunContext
-from igap.analyses.named_components import called, check_named, check_ranking, strongest
+from igap.analyses.named_components import check_named, check_ranking, name_of, strongest
 from igap.attribution.maps import Progress
 from igap.components import is_component, parse_component
 from igap.config import AblationConfig, RunConfig
@@ -35,7 +35,7 @@ class AblationAnalysis(Analysis[AblationsByKind]):
     name = "ablation"
     any_metric = True
 
-    def asked_for(self, config: RunConfig) -> bool:
+    def is_requested(self, config: RunConfig) -> bool:
         """Return whether `ablation` is another than none."""
         return config.ablation.kind != "none"
 
@@ -54,7 +54,7 @@ class AblationAnalysis(Analysis[AblationsByKind]):
         Returns:
             The hash of the prompts, which the config names by a file or a number.
         """
-        if not self.asked_for(config):
+        if not self.is_requested(config):
             return {}
         settings = config.ablation
         if settings.components not in ("outliers", "top"):
@@ -165,7 +165,7 @@ def select_components(context: RunContext) -> Sequence[str]:
         return context.outliers("heads")
     if settings.components == "top":
         return strongest(context.maps["heads"][settings.by], settings.top)
-    return [called(text, context.maps) for text in settings.components.split()]
+    return [name_of(text, context.maps) for text in settings.components.split()]
 
 
 def _scores(context: RunContext, name: str, method: str) -> list[float]:

@@ -35,11 +35,11 @@ class HookedPasses:
         """Nothing runs yet."""
         self._model, self._batch = model, batch
 
-    def unablated(self) -> Logits:
+    def run_unablated(self) -> Logits:
         """The logits of the model itself."""
         return whole_model(self._model, self._batch)
 
-    def ablated(self, places: Places, values: Values, where: Where = None) -> Logits:
+    def run_ablated(self, places: Places, values: Values, where: Where = None) -> Logits:
         """The logits with these components replaced, at all positions, those that are added included, or at some."""
         tokens, n_tokens = self._batch.tokens, self._batch.tokens.shape[1]
         at_prompt = values(tokens[:, n_tokens:], places)
@@ -92,11 +92,11 @@ class RestartedPasses:
         self._kept = self._keys_values(self._residual, len(every) if generate else 0)
         self._embedded = (batch.tokens[:, :0], self._residual[0][:, :0])
 
-    def unablated(self) -> Logits:
+    def run_unablated(self) -> Logits:
         """As HookedPasses."""
         return self._continue(self._logits, self._kept, {}, lambda _added, _places: {})
 
-    def ablated(self, places: Places, values: Values, where: Where = None) -> Logits:
+    def run_ablated(self, places: Places, values: Values, where: Where = None) -> Logits:
         """As HookedPasses."""
         first = min(layer for _, layer in places)
         at_prompt = values(self._batch.tokens[:, :0], places)

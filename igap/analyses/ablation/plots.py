@@ -9,13 +9,13 @@ from matplotlib.ticker import MaxNLocator
 
 from igap.analyses.ablation.by_kind import AGAINST, FEW, AblationsByKind
 from igap.analyses.ablation.results import AblationEffect, Ablations
-from igap.plots.canvas import PALETTE, blank, figure, styled
+from igap.plots.canvas import PALETTE, blank, figure, use_style
 from igap.statistics.units import LABELS
 
 _MOST_BESIDE = 9  # characters of a line under a bar
 
 
-@styled()
+@use_style()
 def accuracy_bars(ablations: Ablations, *, title: str = "") -> Figure:
     """Draw the share correct without each component, all of them, and random others; the line is the whole model.
 
@@ -48,7 +48,7 @@ def accuracy_bars(ablations: Ablations, *, title: str = "") -> Figure:
     return fig
 
 
-@styled()
+@use_style()
 def change_scatter(by_kind: AblationsByKind, kind: str, *, title: str = "") -> Figure:
     """Draw the change in the share correct against IG, AP and AP - IG of each component, with r and its interval."""
     fig, axes = figure(11.0, 3.8, 1, len(AGAINST), title)

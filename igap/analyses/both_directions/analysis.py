@@ -45,7 +45,7 @@ class BothDirectionsAnalysis(Analysis[BothDirections]):
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:  # noqa: ARG002 - the interface
         """Refuse a site that the run does not attribute to."""
-        if self.asked_for(config):
+        if self.is_requested(config):
             check_site(config, self.name, settings_of(config, self.name, Settings).site)
         return {}
 

@@ -54,7 +54,7 @@ class BothDirections:
 
     Example:
         >>> both = both_directions(model, pair)
-        >>> len(both.named("minimal")), both.named("latent_and"), both.gates.to_frame()["gate"].tolist()
+        >>> len(both.names_of("minimal")), both.names_of("latent_and"), both.gates.to_frame()["gate"].tolist()
         (11, ['0.7'], ['none'])
     """
 
@@ -107,7 +107,7 @@ class BothDirections:
         return tuple(np.select(list(kinds.values()), list(kinds), "latent_and").tolist())
 
     @checks_arguments
-    def named(self, kind: Class) -> list[str]:
+    def names_of(self, kind: Class) -> list[str]:
         """Return the names of the components of a class, the largest |asymmetry| first; of `minimal` the strongest."""
         size = np.abs(self.asymmetry(kind="score"))
         if kind == "minimal":
@@ -138,10 +138,10 @@ class BothDirections:
             flat[f"both_directions/{method}/mean_abs_asymmetry"] = float(np.abs(self.asymmetry(method)).mean())
         scored = "" not in self.classes
         for kind in CLASSES:
-            flat[f"both_directions/n_{kind}"] = len(self.named(kind)) if scored else None
-            flat[f"both_directions/{kind}"] = between.join(self.named(kind)[:_MOST_NAMED]) if scored else None
+            flat[f"both_directions/n_{kind}"] = len(self.names_of(kind)) if scored else None
+            flat[f"both_directions/{kind}"] = between.join(self.names_of(kind)[:_MOST_NAMED]) if scored else None
         for gate in ("and", "or", "mixed"):
-            flat[f"both_directions/gates/{gate}"] = between.join(self.gates.named(gate)) if scored else None
+            flat[f"both_directions/gates/{gate}"] = between.join(self.gates.names_of(gate)) if scored else None
         if not scored:
             flat |= {f"{name}/reason": "the gap is too small for scores" for name in list(flat) if flat[name] is None}
         return flat
@@ -158,12 +158,12 @@ class BothDirections:
             return (f"both directions of {site}: no classes, the gap is too small for scores",)
         lines = []
         for kind in CLASSES:
-            names = self.named(kind)
+            names = self.names_of(kind)
             if names or kind != "opposed":
-                lines.append(f"{site} {_WORDS[kind]}: {_listed(names, _MOST_SAID) or 'none'}")
+                lines.append(f"{site} {_WORDS[kind]}: {_join_names(names, _MOST_SAID) or 'none'}")
         if self.gates.first:
-            kinds = {kind: self.gates.named(kind) for kind in ("and", "or", "mixed")}
-            parts = [f"{kind} {_listed(of, 4)}" for kind, of in kinds.items() if of]
+            kinds = {kind: self.gates.names_of(kind) for kind in ("and", "or", "mixed")}
+            parts = [f"{kind} {_join_names(of, 4)}" for kind, of in kinds.items() if of]
             n_pairs = f"{len(self.gates.first)} pair{'s' * (len(self.gates.first) != 1)}"
             lines.append(f"gates, {n_pairs} of latent {site}: {'; '.join(parts) or 'none'}")
         return tuple(lines)
@@ -181,7 +181,7 @@ class BothDirections:
 _MOST_NAMED, _MOST_SAID = 50, 8
 
 
-def _listed(names: Sequence[str], most: int) -> str:
+def _join_names(names: Sequence[str], most: int) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -228,7 +228,7 @@ def both_directions(
 
     Example:
         >>> both = both_directions(model, pair, high=0.1)
-        >>> both.named("minimal")[:2], round(float(both.asymmetry("ap", "score")[7]), 3)
+        >>> both.names_of("minimal")[:2], round(float(both.asymmetry("ap", "score")[7]), 3)
         (['0.6', '3.1'], -0.055)
 
     Source: Heimersheim & Nanda 2024 (arXiv 2404.15255), on AND and OR.

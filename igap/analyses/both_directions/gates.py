@@ -67,7 +67,7 @@ class Gates:
         mean = (noising + denoising) / 2
         return "none" if abs(mean) < self.high else "or" if mean < 0 else "and"
 
-    def named(self, kind: str) -> list[str]:
+    def names_of(self, kind: str) -> list[str]:
         """The pairs of one kind, as `0.3+2.1`."""
         each = zip(self.first, self.second, self.kinds, strict=True)
         return [f"{first}+{second}" for first, second, own in each if own == kind]
@@ -118,7 +118,7 @@ def find_gates(
                 gaps[few], least[few] = contrast.gap.cpu().to(gaps), torch.tensor(contrast.least_gaps).to(gaps)
                 alone[side, few] = _effects(contrast, site, places, spans, rows).to(alone)
                 for i, place in enumerate(places[:-1]):
-                    patched = contrast.given({(site, place[0]): (place[-1],)}, _where(place, spans))
+                    patched = contrast.with_patched({(site, place[0]): (place[-1],)}, _where(place, spans))
                     given[side, few, i, i + 1 :] = _effects(patched, site, places[i + 1 :], spans, rows).to(given)
                     if on_progress:
                         on_progress(side * len(places) + i + 1, 2 * len(places))
@@ -155,7 +155,7 @@ def _effects(
         question = contrast if where is None else contrast.at(where)
         components = torch.tensor([places[i][-1] for i in here], device=effects.device)
         unpatched = question.function(site, layer)(question.ends(site, layer)[0][:, None])
-        moved, done = question.moved(site, layer)[:, components], 0
+        moved, done = question.differs(site, layer)[:, components], 0
         for items, patched in rows.each(question.patches(site, layer), components, len(contrast.pairs)):
             effects[:, here[done : done + len(items)]] = patched - unpatched
             done += len(items)

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from igap.analyses.both_directions.directions import BothDirections, Method
-from igap.plots.canvas import PALETTE, figure, styled
+from igap.plots.canvas import PALETTE, figure, use_style
 
 _COLOURS = {
     "low": "0.7",
@@ -18,7 +18,7 @@ _COLOURS = {
 _MOST_NAMED = 12
 
 
-@styled()
+@use_style()
 def directions_scatter(both: BothDirections, *, title: str = "") -> Figure:
     """Draw a point a component, AP left and IG right: what denoising brings back over what noising takes away.
 

@@ -19,7 +19,7 @@ class CircuitRecoveryAnalysis(Analysis[CircuitRecovery]):
     name = "circuit"
     any_metric = True
 
-    def asked_for(self, config: RunConfig) -> bool:
+    def is_requested(self, config: RunConfig) -> bool:
         """Return whether the config names a circuit, and heads are attributed to."""
         return config.model.circuit is not None and "heads" in config.asked_sites
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from igap.analyses.circuit.recovery import ClassRecovery
-from igap.plots.canvas import PALETTE, figure, styled
+from igap.plots.canvas import PALETTE, figure, use_style
 
 
-@styled()
+@use_style()
 def recovery_curves(methods: Sequence[ClassRecovery], *, title: str = "") -> Figure:
     """Draw recall of the circuit's heads against k (left) and precision against recall (right), a line a method.
 

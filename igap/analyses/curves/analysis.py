@@ -8,7 +8,7 @@ import numpy as np
 
 from igap.analyses.base import Analysis, RunContext
 from igap.analyses.curves.curves import DEFAULT_ALPHAS, OutputCurves, trace_curves
-from igap.analyses.named_components import called, check_named
+from igap.analyses.named_components import check_named, name_of
 from igap.attribution.maps import Progress
 from igap.components import component_names
 from igap.config import RunConfig
@@ -26,7 +26,7 @@ class OutputCurvesAnalysis(Analysis[OutputCurves]):
     name = "curves"
     any_metric = True
 
-    def asked_for(self, config: RunConfig) -> bool:
+    def is_requested(self, config: RunConfig) -> bool:
         """Return whether `curves.components` names components, or heads are there to choose from."""
         components = config.curves.components
         return components != "none" and (components != "default" or "heads" in config.asked_sites)
@@ -54,7 +54,7 @@ class OutputCurvesAnalysis(Analysis[OutputCurves]):
         chosen, left_out = select_components(context) if asked.components == "default" else ({}, 0)
         curves = trace_curves(
             context.opened,
-            list(chosen) or [called(text, context.maps) for text in asked.components.split()],
+            list(chosen) or [name_of(text, context.maps) for text in asked.components.split()],
             DEFAULT_ALPHAS if asked.alphas is None else asked.alphas,
             baseline=context.baseline,
             direction=config.direction,

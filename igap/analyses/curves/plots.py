@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from igap.analyses.curves.curves import OutputCurves
-from igap.plots.canvas import PALETTE, figure, styled
+from igap.plots.canvas import PALETTE, figure, use_style
 
 _COLUMNS = 4
 _LONGEST = 24
@@ -13,7 +13,7 @@ _LONGEST = 24
 _PATH, _LINE, _SLOPE, _PEAK, _TROUGH = PALETTE[0], "0.35", PALETTE[1], PALETTE[3], PALETTE[2]
 
 
-@styled()
+@use_style()
 def output_curves(curves: OutputCurves, *, title: str = "") -> Figure:
     """Draw a panel a component: F against alpha, the straight line from F(0) to F(1), the slope at 0, the extrema."""
     n = len(curves.names)

@@ -32,7 +32,7 @@ class DirectEffectAnalysis(Analysis[DirectEffects]):
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
         """Refuse a site that the run does not attribute to, and models whose F is not computed from their weights."""
-        if self.asked_for(config):
+        if self.is_requested(config):
             check_site(config, self.name, settings_of(config, self.name, Settings).site)
             if reason := no_weights(config, header):
                 raise InputError(

@@ -4,12 +4,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from igap.analyses.direct_effect.effects import DirectEffects
-from igap.plots.canvas import PALETTE, figure, styled
+from igap.plots.canvas import PALETTE, figure, use_style
 
 _MOST_NAMED = 12
 
 
-@styled()
+@use_style()
 def direct_scatter(effects: DirectEffects, *, title: str = "") -> Figure:
     """Draw a point a component, direct over total effect (left), and the sums over each layer's components (right)."""
     total = effects.total

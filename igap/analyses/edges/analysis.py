@@ -41,7 +41,7 @@ class Settings(Frozen):
 
     @field_validator("methods", "readers", mode="before")
     @classmethod
-    def _listed(cls, names: object) -> object:
+    def _to_tuple(cls, names: object) -> object:
         return tuple(names) if isinstance(names, list) else names  # YAML has no tuples
 
 
@@ -138,7 +138,7 @@ class EdgesAnalysis(Analysis[EdgesFinding]):
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
         """Refuse readers that the model does not have, and models whose F is not computed from their weights."""
-        if self.asked_for(config):
+        if self.is_requested(config):
             if reason := no_weights(config, header):
                 raise InputError(
                     f"analyses: got edges of model.name={config.model.name}, wanted a model whose blocks the "
@@ -160,7 +160,7 @@ class EdgesAnalysis(Analysis[EdgesFinding]):
         budget: Any = {"batch_size": config.batch_size, "memory_gib": config.memory_gib}
         parts = len(asked.methods) + bool(asked.readers)
 
-        def told(part: int) -> Progress:
+        def report_part(part: int) -> Progress:
             def advance(done: int, total: int) -> None:
                 if on_progress:
                     on_progress(part * total + done, parts * total)
@@ -175,7 +175,7 @@ class EdgesAnalysis(Analysis[EdgesFinding]):
                     method,
                     direction=config.direction,
                     n_steps=asked.n_steps,
-                    on_progress=told(part),
+                    on_progress=report_part(part),
                     **budget,
                 )
                 for part, method in enumerate(asked.methods)
@@ -187,7 +187,7 @@ class EdgesAnalysis(Analysis[EdgesFinding]):
                     "ap",
                     readers=asked.readers,
                     direction=config.direction,
-                    on_progress=told(len(maps)),
+                    on_progress=report_part(len(maps)),
                     **budget,
                 )
             circuits = {method: each.circuit(asked.n_edges) for method, each in maps.items()}

@@ -127,9 +127,9 @@ def effects_of_edges(
             check_gradient(contrast.readout, direction, "edges by atp")
         if shape is None:
             shape = _shape_of(contrast, edges)
-            chosen = _located(readers, reader_names(shape))
+            chosen = _find_rows(readers, reader_names(shape))
         rows = contrast.rows(batch_size, memory_gib, gradients=method != "ap")
-        made = compute(_Asked(edges, len(indices), chosen, n_steps, rows, advance)).double().cpu()
+        made = compute(_Request(edges, len(indices), chosen, n_steps, rows, advance)).double().cpu()
         effects.append(torch.where(edges.between(), made, torch.nan).sum(0))
         gaps += contrast.gap.tolist()
     assert shape is not None
@@ -179,7 +179,7 @@ def circuit_values(opened: OpenPairs, circuits: Sequence[Bool[Tensor, "reader se
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
+class _Request:
     """What a method is asked of the pairs of one contrast."""
 
     edges: Edges
@@ -191,20 +191,20 @@ class _Asked:
     advance: Progress
 
 
-def _first_order(asked: _Asked) -> Float[Tensor, "pair reader sender"]:
+def _first_order(asked: _Request) -> Float[Tensor, "pair reader sender"]:
     edges = asked.edges
     start = edges.ends(INPUT)[0][:, None]
     tangents = {place: edges.tangent(place, edges.ends(place)[0][:, None]) for place in edges.senders}
     return _effects(edges, INPUT, start, start.new_ones(1), tangents)
 
 
-def _along_inputs(asked: _Asked) -> Float[Tensor, "pair reader sender"]:
+def _along_inputs(asked: _Request) -> Float[Tensor, "pair reader sender"]:
     edges = asked.edges
-    changes = {place: edges.written(place)[:, None] for place in edges.senders}
+    changes = {place: edges.stream_changes(place)[:, None] for place in edges.senders}
     return _integrate(asked, INPUT, lambda _: changes, lambda done: asked.advance(done, asked.n_steps))
 
 
-def _along_senders(asked: _Asked) -> Float[Tensor, "pair reader sender"]:
+def _along_senders(asked: _Request) -> Float[Tensor, "pair reader sender"]:
     edges = asked.edges
     parts: list[Tensor] = []
     for i, place in enumerate(edges.senders):
@@ -218,7 +218,7 @@ def _along_senders(asked: _Asked) -> Float[Tensor, "pair reader sender"]:
 
 
 def _integrate(
-    asked: _Asked,
+    asked: _Request,
     path: Place,
     tangents: Callable[[Tensor], Mapping[Place, Tensor]],
     advance: Callable[[int], None] = ignore,
@@ -260,9 +260,9 @@ def _effects(
     return effects
 
 
-def _patch(asked: _Asked) -> Float[Tensor, "pair reader sender"]:
+def _patch(asked: _Request) -> Float[Tensor, "pair reader sender"]:
     edges, chosen, readers = asked.edges, set(asked.chosen), asked.edges.rows_of_readers
-    moved = torch.cat([edges.written(place) for place in edges.senders], 1)
+    moved = torch.cat([edges.stream_changes(place) for place in edges.senders], 1)
     effects = moved.new_zeros(len(moved), readers[edges.readers[-1]].stop, moved.shape[1])
     wanted = edges.between().to(moved.device) & (moved != 0).any(0).any(-1).any(-1)
     with torch.no_grad():
@@ -270,15 +270,15 @@ def _patch(asked: _Asked) -> Float[Tensor, "pair reader sender"]:
             for component, row in enumerate(range(rows.start, rows.stop)):
                 if row in chosen:
                     columns = wanted[row].nonzero().flatten()
-                    patch = partial(_patched, edges, reader, component, moved)
+                    patch = partial(_patch_few, edges, reader, component, moved)
                     for few, values in asked.rows.each(patch, columns, asked.n_pairs):
                         effects[:, row, few] = values
                 asked.advance(row + 1, len(wanted))
     return effects
 
 
-def _patched(edges: Edges, reader: Reading, component: int, moved: Tensor, few: Tensor) -> Tensor:
-    return edges.patched(reader, moved[:, few], component)
+def _patch_few(edges: Edges, reader: Reading, component: int, moved: Tensor, few: Tensor) -> Tensor:
+    return edges.patch_reader(reader, moved[:, few], component)
 
 
 def _shape_of(contrast: Contrast, edges: Edges) -> Shape:
@@ -286,7 +286,7 @@ def _shape_of(contrast: Contrast, edges: Edges) -> Shape:
     return Shape(cfg.n_layers, edges.width("q"), edges.width("k"), cfg.d_model, parallel=bool(cfg.parallel_attn_mlp))
 
 
-def _located(asked: Sequence[str] | None, names: Sequence[str]) -> list[int]:
+def _find_rows(asked: Sequence[str] | None, names: Sequence[str]) -> list[int]:
     """The rows of these readers, in the order of the forward pass; None: all. Raises InputError on others."""
     if asked is None:
         return list(range(len(names)))

@@ -8,14 +8,14 @@ from matplotlib.lines import Line2D
 
 from igap.analyses.edges.results import LOGITS, EdgeEffects, lines_of
 from igap.components import parse_component
-from igap.plots.canvas import PALETTE, blank, figure, styled
+from igap.plots.canvas import PALETTE, blank, figure, use_style
 
 _COLOURS = {"q": PALETTE[0], "k": PALETTE[1], "v": PALETTE[2], "": "0.35"}
 _NAMES = {"q": "into a query", "k": "into a key", "v": "into a value", "": "into an MLP or the logits"}
 _WIDEST = 4.0
 
 
-@styled()
+@use_style()
 def draw_circuit(effects: EdgeEffects, n_edges: int, *, title: str = "") -> Figure:
     """Draw the greedy circuit of `n_edges`: a node a component, a line an edge, as wide as its |effect|.
 

@@ -150,7 +150,7 @@ class EdgeEffects:
             if sender in into and sender not in known:
                 known.add(sender)
                 open_rows[list(into[sender])] = True
-        return _pruned(kept, self.senders, into)
+        return _prune(kept, self.senders, into)
 
     @checks_arguments
     def to_mib(self, n_edges: Count | None = None) -> str:
@@ -168,7 +168,7 @@ class EdgeEffects:
         """
         kept = ~self.effect.isnan() if n_edges is None else self.circuit(n_edges)
         shape, nodes = self.shape, node_names(self.shape.n_layers, self.shape.n_heads)
-        known = {LOGITS, *_writing(self, kept)}
+        known = {LOGITS, *_find_writers(self, kept)}
         edges: dict[str, dict[str, Any]] = {}
         for row, reader in enumerate(self.readers):
             for node in nodes_of_reader(reader, shape):
@@ -216,7 +216,7 @@ def lines_of(edges: EdgeEffects, kept: Bool[Tensor, "reader sender"]) -> list[tu
 
     A key or value that heads share has a line to each of them.
     """
-    known = {LOGITS, *_writing(edges, kept)}
+    known = {LOGITS, *_find_writers(edges, kept)}
     return [
         (edges.senders[column], edges.readers[row], node, float(edges.effect[row, column]))
         for row, column in kept.nonzero().tolist()
@@ -225,7 +225,7 @@ def lines_of(edges: EdgeEffects, kept: Bool[Tensor, "reader sender"]) -> list[tu
     ]
 
 
-def _writing(edges: EdgeEffects, kept: Tensor) -> list[str]:
+def _find_writers(edges: EdgeEffects, kept: Tensor) -> list[str]:
     """The senders of these edges."""
     return [edges.senders[column] for column in kept.any(0).nonzero().flatten().tolist()]
 
@@ -247,7 +247,7 @@ def _rows_into(readers: Sequence[str], shape: Shape) -> dict[str, list[int]]:
     return into
 
 
-def _pruned(kept: Tensor, senders: Sequence[str], into: Mapping[str, Sequence[int]]) -> Tensor:
+def _prune(kept: Tensor, senders: Sequence[str], into: Mapping[str, Sequence[int]]) -> Tensor:
     """The edges whose sender reads something itself, over and over; the input needs to read nothing."""
     while True:
         idle = torch.tensor([name in into and not bool(kept[list(into[name])].any()) for name in senders])

@@ -37,7 +37,7 @@ class ExplanationAnalysis(Analysis[Explanation]):
     name = "explain"
     any_metric = True
 
-    def asked_for(self, config: RunConfig) -> bool:
+    def is_requested(self, config: RunConfig) -> bool:
         """Return whether there is a site to explain."""
         return bool(config.explained_sites)
 
@@ -91,7 +91,7 @@ class ExplanationAnalysis(Analysis[Explanation]):
         explanation = Explanation(chain, context.comparisons[site].unit, tuple(context.outliers(site)), None)
         ap = chain.points["ap"]
         n_parts = ap.effect.shape[-1] * (1 if config.positions.is_default else 1 + len(ap.spans or [""]))
-        name = _asked(config, explanation)
+        name = _component_to_split(config, explanation)
         if name is None:
             name = _most_interaction(explanation)
             if name is not None and n_parts > _MOST_PARTS:
@@ -145,7 +145,7 @@ class ExplanationAnalysis(Analysis[Explanation]):
         return drawn
 
 
-def _asked(config: RunConfig, found: Explanation) -> str | None:
+def _component_to_split(config: RunConfig, found: Explanation) -> str | None:
     """The component that `interactions` names, as the maps name it; None where it names none of this site."""
     name, _, span = (config.interactions or "").partition("@")
     if not name or parse_component(name)[0] != found.site:

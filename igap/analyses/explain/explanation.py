@@ -78,7 +78,7 @@ class Explanation:
         }
         dominant = dict(zip(self.names, self._dominant(), strict=True))
         flat[f"{prefix}/dominant"] = " ".join(f"{name}:{dominant[name]}" for name in self.outliers)
-        flat[f"{prefix}/unconverged_layers"] = " ".join(map(str, self._unconverged()))
+        flat[f"{prefix}/unconverged_layers"] = " ".join(map(str, self._list_unconverged()))
         for other in self.further.values():
             flat |= other.summary()
         return flat
@@ -130,7 +130,7 @@ class Explanation:
                 f"interactions of {self.site}: left out, they are {self.n_left_out:,} of one component; "
                 "interactions=NAME lists them"
             )
-        layers = self._unconverged()
+        layers = self._list_unconverged()
         if layers:
             lines.append(
                 f"explain{'' if self.site == 'heads' else f' of {self.site}'}: in layer{'s' * (len(layers) > 1)} "
@@ -181,7 +181,7 @@ class Explanation:
             f"{', '.join(parts)}"
         )
 
-    def _unconverged(self) -> list[int]:
+    def _list_unconverged(self) -> list[int]:
         return np.flatnonzero(~self.chain.converged.numpy()).tolist()
 
     @property

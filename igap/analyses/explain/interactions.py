@@ -101,16 +101,16 @@ def _excess_at(
     differs = (start != end).flatten(3).any(-1) if start.ndim > 3 else start != end
     moved = (each[..., None] & differs[:, None]).any(2)
 
-    def swapped(source: Tensor, items: Tensor) -> Tensor:
+    def swap(source: Tensor, items: Tensor) -> Tensor:
         own = torch.arange(width, device=items.device) == (items % width)[:, None]
         where = each[:, items // width][..., None] & own[:, None]
         return torch.where(where.view(*where.shape, *[1] * (start.ndim - 3)), end[:, None], source[:, None])
 
-    with_c = swapped(start, torch.tensor([span * width + index], device=start.device))[:, 0]
+    with_c = swap(start, torch.tensor([span * width + index], device=start.device))[:, 0]
     unpatched, patched = function(start[:, None]), function(with_c[:, None])
 
     def beyond(items: Tensor) -> Tensor:
-        return (function(swapped(with_c, items)) - patched) - (function(swapped(start, items)) - unpatched)
+        return (function(swap(with_c, items)) - patched) - (function(swap(start, items)) - unpatched)
 
     excess = contrast.gap.new_zeros(len(start), moved.shape[1] * width)
     for items, values in rows.each(beyond, moved.flatten(1).any(0).nonzero().flatten(), len(start)):
@@ -123,7 +123,7 @@ def _excess(
 ) -> Float[Tensor, "pair component"]:
     """Return I(c, d) of component `index` with every one of its layer; with itself it means nothing."""
     start, end = contrast.ends(site, layer)
-    function, moved = contrast.function(site, layer), contrast.moved(site, layer)
+    function, moved = contrast.function(site, layer), contrast.differs(site, layer)
     with_c = swap_components(start, end, torch.tensor([index], device=start.device))[:, 0]
     apart, together = contrast.patches(site, layer), contrast.engine.patches(site, layer, with_c, end)
     unpatched, patched = function(start[:, None]), function(with_c[:, None])

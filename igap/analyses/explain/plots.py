@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from igap.attribution.decomposition import BETWEEN, TERMS
 from igap.components import Site, kind_of
-from igap.plots.canvas import PALETTE, blank, figure, styled
+from igap.plots.canvas import PALETTE, blank, figure, use_style
 
 _COLOURS = dict(zip(TERMS, (PALETTE[5], PALETTE[8], PALETTE[2], PALETTE[0], PALETTE[7]), strict=True))
 _POINTS = {
@@ -18,7 +18,7 @@ _POINTS = {
 }
 
 
-@styled()
+@use_style()
 def explanation(
     outliers: Mapping[str, Mapping[str, float]], *, unit: str, title: str = "", site: Site = "heads"
 ) -> Figure:
@@ -68,7 +68,7 @@ def explanation(
     return fig
 
 
-@styled()
+@use_style()
 def interaction_parts(
     head: str,
     others: Sequence[str],

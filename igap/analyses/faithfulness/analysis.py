@@ -27,7 +27,7 @@ class FaithfulnessAnalysis(Analysis[Faithfulness]):
     any_metric = True
     any_positions = True
 
-    def asked_for(self, config: RunConfig) -> bool:
+    def is_requested(self, config: RunConfig) -> bool:
         """Return whether `faithfulness` is another than none."""
         return config.faithfulness != "none"
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from igap.analyses.faithfulness.curves import AREAS, Curve, FaithfulnessCurves
 from igap.analyses.faithfulness.rankings import RANDOM
-from igap.plots.canvas import PALETTE, blank, figure, styled
+from igap.plots.canvas import PALETTE, blank, figure, use_style
 
 _PANELS = {
     "cpr": ("kept: the first by contribution", "CPR, larger is better"),
@@ -23,7 +23,7 @@ _STYLES = ("-", "--", "-.", (0, (1, 1)))  # curves of methods that agree lie on 
 _LINEAR_UP_TO = 500  # components; of more, all that happens is in the first hundredth
 
 
-@styled()
+@use_style()
 def faithfulness_curves(groups: Sequence[FaithfulnessCurves], *, title: str = "") -> Figure:
     """Draw a row an ablation, of one site: insertion by contribution, insertion by magnitude, deletion by contribution.
 

@@ -49,7 +49,7 @@ class SelfRepairAnalysis(Analysis[SelfRepair]):
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
         """Refuse a component that the model does not have, and sites that the run does not attribute to."""
-        if self.asked_for(config):
+        if self.is_requested(config):
             asked = settings_of(config, self.name, Settings)
             check_site(config, self.name, asked.site)
             if asked.patched != "strongest":

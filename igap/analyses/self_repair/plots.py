@@ -4,12 +4,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from igap.analyses.self_repair.repair import SelfRepair
-from igap.plots.canvas import PALETTE, figure, styled
+from igap.plots.canvas import PALETTE, figure, use_style
 
 _MOST_DRAWN = 10
 
 
-@styled()
+@use_style()
 def repair_scatter(repair: SelfRepair, *, title: str = "") -> Figure:
     """Draw a point a component, AP given s over AP alone (left), and the largest changes by component (right).
 

@@ -127,10 +127,10 @@ class SelfRepair:
 
     def sentences(self) -> tuple[str, ...]:
         """Return what patching s does, who carries more of F then, and who carries less."""
-        shown, unit = self._shown()
+        shown, unit = self._prefix_and_unit()
         frame = self.to_frame()
 
-        def said(few: pd.DataFrame) -> str:
+        def describe(few: pd.DataFrame) -> str:
             parts = [
                 f"{name} {row[shown + 'alone']:+.3f} -> {row[shown + 'given']:+.3f}" for name, row in few.iterrows()
             ]
@@ -145,11 +145,11 @@ class SelfRepair:
         start = f"self-repair, {self.patched} patched: F changes by {self.effect:+.3f} {alone.unit}"
         return (
             f"{start}; AP of {alone.site} before -> after, {unit}",
-            f"they carry more then: {said(more)}",
-            f"they carry less then: {said(less)}",
+            f"they carry more then: {describe(more)}",
+            f"they carry less then: {describe(less)}",
         )
 
-    def _shown(self) -> tuple[str, str]:
+    def _prefix_and_unit(self) -> tuple[str, str]:
         """The prefix of the columns that are shown, and their unit."""
         return ("", "scores") if self.alone.has_scores else ("effect_", self.alone.unit)
 
@@ -247,7 +247,7 @@ def repair_of(
 
     def patch_beside(contrast: Contrast, advance: Advance) -> list[AttributionMap]:
         spans = contrast.spans(positions)
-        beside = contrast.given({(site, layer): (index,)}, None if spans is None else spans.masks[span])
+        beside = contrast.with_patched({(site, layer): (index,)}, None if spans is None else spans.masks[span])
         lost.extend((beside.value(beside.base) - contrast.value(contrast.base)).tolist())
         budget: Any = {"batch_size": batch_size, "memory_gib": memory_gib}
         return patch_components(beside, alone.site, advance, positions=positions, **budget)

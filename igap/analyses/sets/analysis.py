@@ -101,7 +101,7 @@ class SetsAnalysis(Analysis[Sets]):
 
     def check(self, config: RunConfig, header: Header) -> Mapping[str, str]:
         """Refuse sets that the model or the run does not have."""
-        if self.asked_for(config):
+        if self.is_requested(config):
             texts = settings_of(config, self.name, Settings).components.split()
             check_named(texts, config, header, item=ITEM)
         return {}

@@ -31,7 +31,7 @@ from igap.errors.arguments import Count, Positive, Seed, checks_arguments
 from igap.inputs.prompts import PromptPair
 from igap.metrics import AnyMetric
 from igap.models.families import widths_of_model
-from igap.statistics.coalitions import members_of, sampled_orders
+from igap.statistics.coalitions import members_of, sample_orders
 from igap.vocabulary import BaselineKind, Direction
 
 MOST_EXACT = 8
@@ -204,21 +204,21 @@ class _Plan:
 def _plan(n: int, n_orders: int, seed: int) -> _Plan:
     if n <= MOST_EXACT:
         subsets = members_of(np.arange(2**n), n)
-        return _Plan(subsets, 0, tuple(map(_held, subsets)), np.arange(2**n))
+        return _Plan(subsets, 0, tuple(map(_members_of, subsets)), np.arange(2**n))
     sizes = (0, 1, 2, n - 1, n)
     named = np.zeros((sum(comb(n, size) for size in sizes), n), dtype=bool)
     for row, held in zip(named, chain(*(combinations(range(n), size) for size in sizes)), strict=True):
         row[list(held)] = True
-    orders = sampled_orders(n, n_orders, seed)
+    orders = sample_orders(n, n_orders, seed)
     place = orders.argsort(1)  # of each member
     steps = place[:, None] < np.arange(n + 1)[:, None]
     subsets, at = np.unique(np.concatenate([named, steps.reshape(-1, n)]), axis=0, return_inverse=True)
     at = at.ravel()
     before = at[len(named) :].reshape(n_orders, n + 1)
-    return _Plan(subsets, int(at[0]), tuple(map(_held, named)), at[: len(named)], orders, before)
+    return _Plan(subsets, int(at[0]), tuple(map(_members_of, named)), at[: len(named)], orders, before)
 
 
-def _held(subset: Bool[np.ndarray, " member"]) -> tuple[int, ...]:
+def _members_of(subset: Bool[np.ndarray, " member"]) -> tuple[int, ...]:
     return tuple(np.flatnonzero(subset).tolist())
 
 
@@ -233,7 +233,7 @@ def _contributions(plan: _Plan, effects: Float64[np.ndarray, " subset"]) -> Floa
 
 def _move(moved: ComponentSet, chosen: Bool[Tensor, "subset member"], few: Tensor) -> Float[Tensor, "pair row"]:
     with torch.no_grad():
-        return moved.moved(chosen[few])
+        return moved.patch(chosen[few])
 
 
 def _integrate(

@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from igap.analyses.sets.results import SetEffects
-from igap.plots.canvas import PALETTE, blank, figure, styled
+from igap.plots.canvas import PALETTE, blank, figure, use_style
 
 _MOST_MEMBERS, _MOST_INTERACTIONS = 12, 12
 _COLUMNS = {"alone": "alone", "shapley": "Shapley value", "ig": "IG of the set", "last": "after all others"}
 _UP, _DOWN = "#b2182b", "#2166ac"
 
 
-@styled()
+@use_style()
 def set_bars(sets: Mapping[str, SetEffects], *, title: str = "") -> Figure:
     """Draw a row a set: left its members, right its largest interactions, red above 0 and blue below.
 

@@ -252,7 +252,7 @@ class SetEffects:
         lines = [f"{self._short_name} moved together{where}: {self.effect:+.3f} {self.unit}"]
         if len(everyone) > 1:
             lines[0] += (
-                f", alone {self._named(self.alone, np.argsort(-np.abs(self.alone), kind='stable'))}, in sum "
+                f", alone {self._name_first(self.alone, np.argsort(-np.abs(self.alone), kind='stable'))}, in sum "
                 f"{self.alone.sum():+.3f}: {_WORDS[self._reading(everyone)]}"
             )
             assert self._largest is not None
@@ -261,8 +261,8 @@ class SetEffects:
             reading = f": {_WORDS[self._reading(subset)]}" if len(subset) == 2 else ""
             lines.append(f"  largest interaction{among}: {self._name_of(subset)} {value:+.3f}{reading}")
         how = "" if self.contributions is None else f" ({len(self.contributions)} random orders)"
-        lines.append(f"  Shapley values{how}: {self._named(self.shapley, order)}")
-        lines.append(f"  IG of the set: {self._named(self.ig, order)}; completeness delta {self.delta:+.1e}")
+        lines.append(f"  Shapley values{how}: {self._name_first(self.shapley, order)}")
+        lines.append(f"  IG of the set: {self._name_first(self.ig, order)}; completeness delta {self.delta:+.1e}")
         return tuple(lines)
 
     @property
@@ -270,7 +270,7 @@ class SetEffects:
         few = self._name_of(range(len(self.members))[:8])
         return few if len(self.members) <= 8 else f"{few}+... ({len(self.members)} members)"
 
-    def _named(self, values: Float64[np.ndarray, " member"], order: Sequence[int] | np.ndarray) -> str:
+    def _name_first(self, values: Float64[np.ndarray, " member"], order: Sequence[int] | np.ndarray) -> str:
         """Return the first few members with their values."""
         shown = ", ".join(f"{self.members[i]} {values[i]:+.3f}" for i in order[:_SHOWN])
         return shown + (", ..." if len(order) > _SHOWN else "")

@@ -119,7 +119,7 @@ class Atlas:
             **({"atlas/n_tried": self.n_tried} if self.n_tried else {}),
         }
         return flat | (
-            transfer.written("atlas/transfer") if isinstance(transfer, Missing) else {"atlas/transfer": transfer}
+            transfer.to_flat("atlas/transfer") if isinstance(transfer, Missing) else {"atlas/transfer": transfer}
         )
 
     def head_frame(self) -> pd.DataFrame:
@@ -173,13 +173,13 @@ class Atlas:
                     "edits": cluster.edits,
                     "n": len(cluster.prompts),
                     "prompts": " ".join(self.prompts[prompt] for prompt in cluster.prompts),
-                    "shows": " ".join(self._shown(cluster)),
+                    "shows": " ".join(self._choose_heads(cluster)),
                 }
                 for number, cluster in enumerate(self.clusters, start=1)
             ]
         )
 
-    def _shown(self, cluster: Cluster) -> list[str]:
+    def _choose_heads(self, cluster: Cluster) -> list[str]:
         """The heads with the largest mean |effect| in the cluster's prompts, down to a tenth of the largest."""
         means = self.sizes[:, list(cluster.prompts)].mean(1)
         order = np.argsort(-means, kind="stable")[:_MOST_SAID]
@@ -209,7 +209,7 @@ class Atlas:
             kept = f"{round(100 * transfer)}%"
             lines.append(f"on held-out prompts those that searches found show {kept} of what they show here")
         for number, cluster in enumerate(self.clusters[:_MOST_SAID], start=1):
-            shown, size = " ".join(self._shown(cluster)), len(cluster.prompts)
+            shown, size = " ".join(self._choose_heads(cluster)), len(cluster.prompts)
             lines.append(f"cluster {number}, {size} prompt{'s' if size > 1 else ''}, {cluster.edits}: {shown}")
         return tuple(lines)
 

@@ -81,10 +81,10 @@ def _best_set(sizes: Sizes, k: int) -> list[int]:
     shown = np.zeros(len(sets))
     for head in sizes:  # one head at a time, which takes little memory
         shown += head[sets].max(1)
-    return _ordered(sizes, sets[shown.argmax()].tolist())
+    return _order(sizes, sets[shown.argmax()].tolist())
 
 
-def _ordered(sizes: Sizes, chosen: Sequence[int]) -> list[int]:
+def _order(sizes: Sizes, chosen: Sequence[int]) -> list[int]:
     left, ordered, shown = list(chosen), list[int](), np.zeros(len(sizes))
     while left:
         gains = [np.maximum(sizes[:, prompt] - shown, 0).sum() for prompt in left]

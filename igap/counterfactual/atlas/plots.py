@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from igap.counterfactual.atlas.atlas import Atlas
-from igap.plots.canvas import figure, styled
+from igap.plots.canvas import figure, use_style
 from igap.plots.heatmaps import COLOURS
 
 _MOST = 60
@@ -15,7 +15,7 @@ _SHADED = 0.99
 """Share of the effects that are told apart by their colour: one large head would leave the others white."""
 
 
-@styled()
+@use_style()
 def draw_atlas(atlas: Atlas, *, title: str = "") -> Figure:
     """Draw the AP effect of each head (row) in each prompt (column); the few that show the heads have a star.
 

@@ -17,7 +17,7 @@ from igap.counterfactual.atlas.atlas import Atlas
 from igap.counterfactual.atlas.shared import open_trials, search_together
 from igap.counterfactual.config import SearchConfig
 from igap.counterfactual.output import terminal
-from igap.counterfactual.output.note import fenced
+from igap.counterfactual.output.note import fence_block
 from igap.counterfactual.plan import PlannedStudy, locate
 from igap.counterfactual.samplers.registry import samplers_for
 from igap.counterfactual.trials import dashboard
@@ -46,7 +46,7 @@ def check_place(studies: Sequence[PlannedStudy]) -> None:
     file = STUDY_FILES.get(asked.search.storage.kind)
     if asked.atlas is True and has_study:
         raise _is_taken(folder)
-    if asked.atlas == "shared" and file and _finished(folder) and not os.path.lexists(folder / file):
+    if asked.atlas == "shared" and file and _read_finished(folder) and not os.path.lexists(folder / file):
         raise _is_taken(folder)
 
 
@@ -68,7 +68,7 @@ def run_together(
         study.folder.mkdir(exist_ok=True)
         storage = storage or open_storage(asked.storage.kind, study.folder, asked.storage.address)
         trials = open_trials(session, target, storage, study_name(study, storage))
-        before = _finished(study.folder)
+        before = _read_finished(study.folder)
         same = before is not None and _settings(dict(before.settings)) == _settings(dict(flatten(_as_json(config))))
         if before and before.key != trials.id and not (same and asked.storage.kind == "memory"):
             raise _is_taken(study.folder)
@@ -134,7 +134,7 @@ def _write_note(made: Atlas, study: PlannedStudy, trials: TrialStore, command: s
         out.print(f"in Optuna Dashboard: {shows}", markup=False, highlight=False, soft_wrap=True)
     shown = [f"![{name}]({address})" for name, address in pictures.items()]
     title = f"# Atlas of {len(made.heads)} heads: {made.n_tried} prompts tried"
-    parts = [title, fenced("\n".join(made.sentences())), fenced(command), *shown]
+    parts = [title, fence_block("\n".join(made.sentences())), fence_block(command), *shown]
     dashboard.save_note(trials, "\n\n".join(parts) + "\n")
 
 
@@ -147,7 +147,7 @@ def _settings(settings: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in settings.items() if not name.startswith(_ASIDE)}
 
 
-def _finished(folder: Path) -> FinishedRun | None:
+def _read_finished(folder: Path) -> FinishedRun | None:
     """The atlas that is there; None where there is none that can be read."""
     return read_run(folder)[0] if os.path.lexists(folder / SUMMARIES[2]) else None
 

@@ -11,7 +11,7 @@ import pandas as pd
 from igap.counterfactual.atlas.atlas import Atlas
 from igap.counterfactual.atlas.plots import draw_atlas
 from igap.counterfactual.config import SearchConfig
-from igap.counterfactual.validation.verdict import signed
+from igap.counterfactual.validation.verdict import format_signed
 from igap.plots import write_png
 from igap.storage.atomic import write_atomically, write_text
 from igap.storage.finished import SCHEMA
@@ -87,6 +87,6 @@ def _page(atlas: Atlas, frames: dict[str, pd.DataFrame], image: bytes, model: st
 def _table(frame: pd.DataFrame) -> str:
     with pd.option_context("display.max_colwidth", None):  # otherwise texts are cut
         html: str = frame.astype(dict.fromkeys(frame.columns[frame.dtypes == "Int64"], object)).to_html(
-            index=False, float_format=signed, na_rep="", border=0, justify="left"
+            index=False, float_format=format_signed, na_rep="", border=0, justify="left"
         )
     return html

@@ -65,12 +65,12 @@ class CachedEvaluator:
             "clean": bound.clean.tolist(),
             "answers": [[pair.answer, pair.distractor] for pair in bound.pairs],
             "route": evaluator.route,
-            **({} if target.span is None else {"span": target.span, "where": _listed(evaluator.where)}),
+            **({} if target.span is None else {"span": target.span, "where": _to_list(evaluator.where)}),
         }
         self._inputs_hash = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).digest()
 
     def numbers(
-        self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number], *, remember: bool = True
+        self, tokens: Int[Tensor, "corrupted candidate pos"], names: Sequence[Number], *, remember: bool = True
     ) -> Numbers:
         """The same numbers as the evaluator's, computed only where the file does not have them.
 
@@ -81,7 +81,7 @@ class CachedEvaluator:
 
     def errors(
         self,
-        tokens: Int[Tensor, "given candidate pos"],
+        tokens: Int[Tensor, "corrupted candidate pos"],
         estimator: str,
         *,
         counted: bool = True,
@@ -102,7 +102,7 @@ class CachedEvaluator:
         return errors
 
     def measure(
-        self, tokens: Int[Tensor, "given candidate pos"], objective: Objective, *, remember: bool = True
+        self, tokens: Int[Tensor, "corrupted candidate pos"], objective: Objective, *, remember: bool = True
     ) -> Measurements:
         """All that the objective needs: the evaluator's numbers, `edits`, and the percentiles that it asks for."""
         needs = objective.needs
@@ -116,17 +116,17 @@ class CachedEvaluator:
             measurements["percentile"] = self.distribution.percentile(self.evaluator, tokens)
         if objective.asks_downstream:
             assert self.downstream is not None, "a search that asks for it makes it"
-            measurements["downstream"] = self.downstream.patched(self.evaluator, tokens)
+            measurements["downstream"] = self.downstream.standardize_patched(self.evaluator, tokens)
         return measurements
 
-    def objective_values(self, tokens: Int[Tensor, "given candidate pos"], objective: Objective) -> Floats:
+    def objective_values(self, tokens: Int[Tensor, "corrupted candidate pos"], objective: Objective) -> Floats:
         """Each corrupted prompt's value of the objective's first term."""
         values: Floats = objective.values(self.measure(tokens, objective))[:, 0]
         return values
 
     def _remember(
         self,
-        tokens: Int[Tensor, "given candidate pos"],
+        tokens: Int[Tensor, "corrupted candidate pos"],
         names: Sequence[Any],
         compute: Callable[[Tensor, Sequence[Any]], Mapping[Any, Tensor]],
         *,
@@ -195,6 +195,6 @@ class CachedEvaluator:
         self._file = None
 
 
-def _listed(where: Tensor | None) -> list[list[bool]] | None:
+def _to_list(where: Tensor | None) -> list[list[bool]] | None:
     listed: list[list[bool]] | None = None if where is None else where.tolist()
     return listed

@@ -60,13 +60,13 @@ class StreamDistribution:
         """The percentage of ordinary prompts that are nearer to the mean, 0 to 100."""
         return _percentile(self.distances.sort().values, self.distance(streams) - self.rounding)
 
-    def standardized(self, streams: Float[Tensor, "*rows d"]) -> Float64[Tensor, "*rows"]:
+    def standardize(self, streams: Float[Tensor, "*rows d"]) -> Float64[Tensor, "*rows"]:
         """How many standard deviations the logarithm of the distance is above its mean over ordinary prompts."""
         logs = (self.distances + self.rounding).log()
         own: Tensor = (self.distance(streams) + self.rounding).log() - logs.mean()
         return own / logs.std().clamp(min=_LEAST_SPREAD)
 
-    def left_out(self) -> Float64[Tensor, " prompt"]:
+    def leave_one_out(self) -> Float64[Tensor, " prompt"]:
         """The same of each ordinary prompt by the others: mean and standard deviation are taken without it."""
         logs = (self.distances + self.rounding).log()
         n, off = len(logs), logs - logs.mean()
@@ -86,27 +86,27 @@ class Downstream:
     @cached_property
     def largest(self) -> Float64[Tensor, " prompt"]:
         """The largest distance over the layers of each ordinary run, measured by the others, ascending."""
-        return torch.stack([each.left_out() for each in self.layers]).amax(0).sort().values
+        return torch.stack([each.leave_one_out() for each in self.layers]).amax(0).sort().values
 
     def by_layer(self, streams: Float[Tensor, "*rows layer d"]) -> Float64[Tensor, "*rows layer"]:
         """The percentile of each stream among those of ordinary runs, 0 to 100."""
         pairs = zip(self.layers, streams.unbind(-2), strict=True)
         return torch.stack([each.percentile(own) for each, own in pairs], -1)
 
-    def standardized(self, streams: Float[Tensor, "*rows layer d"]) -> Float64[Tensor, "*rows layer"]:
-        """How far each stream is, in standard deviations of its layer; see `StreamDistribution.standardized`."""
+    def standardize(self, streams: Float[Tensor, "*rows layer d"]) -> Float64[Tensor, "*rows layer"]:
+        """How far each stream is, in standard deviations of its layer; see `StreamDistribution.standardize`."""
         pairs = zip(self.layers, streams.unbind(-2), strict=True)
-        return torch.stack([each.standardized(own) for each, own in pairs], -1)
+        return torch.stack([each.standardize(own) for each, own in pairs], -1)
 
     def of_runs(self, streams: Float[Tensor, "*rows layer d"]) -> Float64[Tensor, "*rows"]:
         """The percentage of ordinary runs that are nowhere as far as the run is somewhere, 0 to 100.
 
         Of an ordinary run it is above p with a probability of (100 - p)%.
         """
-        return _percentile(self.largest, self.standardized(streams).amax(-1) - _TIE)
+        return _percentile(self.largest, self.standardize(streams).amax(-1) - _TIE)
 
-    def patched(
-        self, evaluator: AnyEvaluator, tokens: Int[Tensor, "given candidate pos"]
+    def standardize_patched(
+        self, evaluator: AnyEvaluator, tokens: Int[Tensor, "corrupted candidate pos"]
     ) -> Float64[Tensor, "candidate pair"]:
         """The same of the clean runs with the target patched from these prompts."""
         return evaluator.later_streams(tokens, self.of_runs)

@@ -33,7 +33,7 @@ def scores_of_options(
     bound: BoundSpace,
     embed: Float[Tensor, "d_vocab d_model"],
     candidate: Candidate,
-    gradient: Float[Tensor, "given changing d_model"],
+    gradient: Float[Tensor, "corrupted changing d_model"],
 ) -> list[Float[Tensor, " _option"]]:
     """For every option of every slot, its embeddings less the candidate's, times the gradient; over all prompts.
 

@@ -110,7 +110,7 @@ class EstimatorErrors:
             numbers[list(columns), list(rows), 0] = made.to(numbers)
         return operations / self._one_pass
 
-    def _measure_pairs(self, pairs: Sequence[TokenPair]) -> Float[Tensor, "given member"]:
+    def _measure_pairs(self, pairs: Sequence[TokenPair]) -> Float[Tensor, "corrupted member"]:
         opened = open_tokens(self._model, pairs, sites=self._target.sites, metric=self._metric, backend=self._backend)
         estimates = torch.empty(len(pairs), len(self._target.members), dtype=self._model.W_E.dtype)
         for indices, contrast in opened.contrasts(self._estimator.baseline):

@@ -112,8 +112,8 @@ class Evaluator:
             model, tuple(self._pairs), clean, clean, clean, "noising", clean.activations, first, backend, readout,
             engine(n_pairs),
         )  # fmt: skip
-        given = self._around.engine if bound.given == n_pairs else engine(1)
-        self._activations = given.embedded(target.places)
+        given = self._around.engine if bound.n_corrupted == n_pairs else engine(1)
+        self._activations = given.from_embeddings(target.places)
         self.where = None if target.span == "diff" else find_positions(target, self._pairs)
         """The positions `[pair, pos]` that are patched; None: all, or those of each candidate's own."""
         self._patch = Patch(self._around, target, self.where)
@@ -121,7 +121,7 @@ class Evaluator:
         self._whole_runs = WholeRuns(bound, self._around, self._patch)
         self._embed = token_embeddings(model, first_pair.tokens)
         self.dtype = self._embed.dtype
-        self._clean_embedded = self._embed[bound.clean[: bound.given, first:]][:, None]
+        self._clean_embedded = self._embed[bound.clean[: bound.n_corrupted, first:]][:, None]
         n_pos, n_layers = bound.clean.shape[1], model.cfg.n_layers
         self.shape = n_pos, readout.n_read  # of the clean prompts, and at how many of their positions F is read
         self._passes = plan_passes(model, n_pos, first, readout, batch_size, memory_gib)
@@ -130,11 +130,11 @@ class Evaluator:
         prefix, *suffixes = (n * share for n in (max(layers) + 1, *(n_layers - layer for layer in layers)))
         if self.route == "hooks":
             prefix, *suffixes = 1.0, *[1.0] * len(layers)
-        self._prefix_cost, self._suffix_cost = prefix * bound.given, max(suffixes) * n_pairs
+        self._prefix_cost, self._suffix_cost = prefix * bound.n_corrupted, max(suffixes) * n_pairs
         self._cost_of_members = sum(suffixes) * n_pairs
 
     def numbers(
-        self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number], *, merge: bool = False
+        self, tokens: Int[Tensor, "corrupted candidate pos"], names: Sequence[Number], *, merge: bool = False
     ) -> Numbers:
         """These numbers of corrupted prompts, on the CPU; equal to the clean prompts before `first`.
 
@@ -151,7 +151,7 @@ class Evaluator:
             asked = self._patch.without_unseen(tokens) if merge and set(names) <= set(SERVED) else tokens
             own, where = torch.unique(asked, dim=1, return_inverse=True)
         for some, compute, rows in (
-            ([name for name in names if name not in (*columns, *_WHOLE)], self._patched, self._passes.patched),
+            ([name for name in names if name not in (*columns, *_WHOLE)], self._measure_patched, self._passes.patched),
             ([name for name in names if name in _WHOLE], self._whole, self._passes.whole),
         ):
             if some:
@@ -161,7 +161,7 @@ class Evaluator:
         return {name: columns[name] if name == "corrupted" else columns[name].masked_fill(same, 0) for name in names}
 
     def estimates(
-        self, tokens: Int[Tensor, "given candidate pos"], estimator: str
+        self, tokens: Int[Tensor, "corrupted candidate pos"], estimator: str
     ) -> Float[Tensor, "candidate pair 2 member"]:
         """What an estimator and activation patching say of each member alone, in F's unit; see `EstimatorErrors`."""
         if estimator not in self._examined:
@@ -194,7 +194,7 @@ class Evaluator:
         member: int | None = None,
         *,
         of_error: bool = False,
-    ) -> Float[Tensor, "given candidate pos d_model"]:
+    ) -> Float[Tensor, "corrupted candidate pos d_model"]:
         """d(sum over clean prompts of weight * AP effect) / d(embedding of the corrupted prompts' tokens).
 
         With a `member`'s place in the target of that one alone; with `of_error` of AtP's error there in place of AP."""
@@ -236,8 +236,8 @@ class Evaluator:
         return self._whole_runs.fluency_scores(tokens, candidate, self._embed, self._passes.whole_gradient)
 
     def activations(
-        self, tokens: Int[Tensor, "given candidate pos"]
-    ) -> Float[Tensor, "given candidate patched *component"]:
+        self, tokens: Int[Tensor, "corrupted candidate pos"]
+    ) -> Float[Tensor, "corrupted candidate patched *component"]:
         """The target's activations in the corrupted runs, from `first` on or at its span; tokens as of `numbers`."""
 
         def compute(items: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ class Evaluator:
             return made[:, :, self._columns]
 
         self.cost += tokens.shape[1] * self._prefix_cost
-        passes = self._passes.patched.each(compute, torch.arange(tokens.shape[1]), self.bound.given)
+        passes = self._passes.patched.each(compute, torch.arange(tokens.shape[1]), self.bound.n_corrupted)
         return torch.cat([made for _, made in passes], 1)
 
     def activations_of_others(self, prompts: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt patched *component"]:
@@ -259,7 +259,7 @@ class Evaluator:
         return self._of_others(prompts, self.target.places, take)
 
     def later_streams(
-        self, tokens: Int[Tensor, "given candidate pos"], reduce: Callable[[Tensor], Tensor]
+        self, tokens: Int[Tensor, "corrupted candidate pos"], reduce: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "candidate pair *number"]:
         """What `reduce` makes, pass by pass, of these `Patch.streams` `[candidate, pair, layer, d_model]`."""
 
@@ -312,7 +312,7 @@ class Evaluator:
         """What the target is moved to in each clean prompt's run, from the sites' activations in the corrupted runs."""
         return self._patch.end(self._patch.activation(sites), mask)
 
-    def _patched(self, tokens: Tensor, names: Sequence[Number]) -> Float[Tensor, "candidate pair name"]:
+    def _measure_patched(self, tokens: Tensor, names: Sequence[Number]) -> Float[Tensor, "candidate pair name"]:
         """Numbers that begin at the target's activation in the corrupted run."""
         n = tokens.shape[1]
         mask = self._patch.mask(tokens)

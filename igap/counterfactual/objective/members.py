@@ -13,22 +13,24 @@ from igap.counterfactual.objective.patch import Patch
 class MembersEvaluator(Evaluator):
     """An evaluator of many components, each patched alone. Effects are in F's unit."""
 
-    def estimates_of_all(self, tokens: Int[Tensor, "given candidate pos"]) -> Float[Tensor, "candidate pair member"]:
+    def estimates_of_all(
+        self, tokens: Int[Tensor, "corrupted candidate pos"]
+    ) -> Float[Tensor, "candidate pair member"]:
         """AtP of every member: one run of each corrupted prompt, since the gradients are the clean runs'."""
         return self._of_members(tokens, self._patch.members, lambda ends, _: self._patch.estimates(ends))
 
     def effects_of(
-        self, tokens: Int[Tensor, "given candidate pos"], places: Sequence[int]
+        self, tokens: Int[Tensor, "corrupted candidate pos"], places: Sequence[int]
     ) -> Float[Tensor, "candidate pair chosen"]:
         """AP of the members at these places of the target: beside that run one from the patch on for each."""
         members = [self._patch.members[place] for place in places]
 
-        def patched(ends: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        def patch(ends: Sequence[Tensor], mask: Tensor | None) -> Tensor:
             values = [member.value(end, mask) for member, end in zip(members, ends, strict=True)]
             return torch.stack(values, -1) - self._unpatched[:, None, None]
 
         self.cost += tokens.shape[1] * self._cost_of_members * len(places) / len(self.target.members)
-        return self._of_members(tokens, members, patched)
+        return self._of_members(tokens, members, patch)
 
     def _of_members(
         self,

@@ -27,11 +27,11 @@ class Part:
     """Their indices."""
     evaluator: Evaluator
 
-    def tokens(self, tokens: Int[Tensor, "given candidate pos"]) -> Int[Tensor, "_given candidate _pos"]:
+    def tokens(self, tokens: Int[Tensor, "corrupted candidate pos"]) -> Int[Tensor, "_corrupted candidate _pos"]:
         """Those of its clean prompts, without what only makes all of one length."""
         own = self.evaluator.bound
         rows = tokens if len(tokens) == 1 else tokens[self.where]
-        return rows[: own.given, :, : own.clean.shape[1]]
+        return rows[: own.n_corrupted, :, : own.clean.shape[1]]
 
 
 class PartedEvaluator:
@@ -60,14 +60,14 @@ class PartedEvaluator:
         return pad_rows([masks[pair] for pair in range(len(self.bound.pairs))]) > 0
 
     def numbers(
-        self, tokens: Int[Tensor, "given candidate pos"], names: Sequence[Number], *, merge: bool = False
+        self, tokens: Int[Tensor, "corrupted candidate pos"], names: Sequence[Number], *, merge: bool = False
     ) -> Numbers:
         """As `Evaluator` has it."""
         made = [part.evaluator.numbers(part.tokens(tokens), names, merge=merge) for part in self.parts]
         return {name: self._together([numbers[name] for numbers in made]) for name in names}
 
     def estimates(
-        self, tokens: Int[Tensor, "given candidate pos"], estimator: str
+        self, tokens: Int[Tensor, "corrupted candidate pos"], estimator: str
     ) -> Float[Tensor, "candidate pair 2 member"]:
         """As `Evaluator` has it."""
         return self.by_part(lambda part: part.evaluator.estimates(part.tokens(tokens), estimator))
@@ -101,7 +101,7 @@ class PartedEvaluator:
         ]
 
     def later_streams(
-        self, tokens: Int[Tensor, "given candidate pos"], reduce: Callable[[Tensor], Tensor]
+        self, tokens: Int[Tensor, "corrupted candidate pos"], reduce: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "candidate pair *number"]:
         """As `Evaluator` has it."""
         return self.by_part(lambda part: part.evaluator.later_streams(part.tokens(tokens), reduce))

@@ -18,7 +18,7 @@ from igap.engine.batching import AdaptiveBatch
 from igap.engine.component_sets import ComponentSet
 from igap.engine.contrast import Contrast
 from igap.engine.hooks import SiteFunction
-from igap.engine.positions import Asked, find_spans
+from igap.engine.positions import Wording, find_spans
 from igap.errors import InputError
 from igap.inputs.prompts import PromptPair, TokenPair
 from igap.vocabulary import ROLES
@@ -33,7 +33,7 @@ def resolve(target: Target, pair: TokenPair) -> Target:
     if span is None or span in ("last", "diff", *ROLES):
         return target
     try:
-        spans = find_spans(target.positions.value, [pair], "noising", asked=_asked(target))
+        spans = find_spans(target.positions.value, [pair], "noising", wording=_wording(target))
     except InputError:
         last = pair.clean.shape[1] - 1
         if "@" in span:
@@ -60,14 +60,14 @@ def find_positions(target: Target, pairs: Sequence[TokenPair]) -> Bool[Tensor, "
         mask = torch.zeros_like(pairs[0].clean, dtype=torch.bool)
         mask[:, list(target.where)] = True
         return mask.expand(len(pairs), -1)
-    spans = find_spans(target.positions.value, pairs, "noising", asked=_asked(target))
+    spans = find_spans(target.positions.value, pairs, "noising", wording=_wording(target))
     assert spans is not None
     return spans.masks[spans.names.index(target.span) if spans.has_axis else 0]
 
 
-def _asked(target: Target) -> Asked:
+def _wording(target: Target) -> Wording:
     """How messages name the target's span."""
-    return Asked(f"head: got {target.name}", f"Use {target.component}@last, or another span.")
+    return Wording(f"head: got {target.name}", f"Use {target.component}@last, or another span.")
 
 
 def check_reach(target: Target, pairs: Sequence[TokenPair], changed: Sequence[int], n_layers: int | None) -> None:
@@ -148,14 +148,14 @@ class Patch:
             {(site, layer): clean[site][layer][:, None, self.contrast.first :] for site, layer in self.target.places}
         )
 
-    def mask(self, tokens: Int[Tensor, "given candidate pos"]) -> Bool[Tensor, "pair _candidate _changed"] | None:
+    def mask(self, tokens: Int[Tensor, "corrupted candidate pos"]) -> Bool[Tensor, "pair _candidate _changed"] | None:
         """The positions, from the contrast's first on, at which the target is patched; None: all of them."""
         late = slice(self.contrast.first, None)
         if self.target.span == "diff":
             return (tokens != self.contrast.base.tokens[:, None])[:, :, late]
         return None if self.where is None else self.where[:, None, late]
 
-    def without_unseen(self, tokens: Int[Tensor, "given candidate pos"]) -> Int[Tensor, "given candidate pos"]:
+    def without_unseen(self, tokens: Int[Tensor, "corrupted candidate pos"]) -> Int[Tensor, "corrupted candidate pos"]:
         """The tokens, but the clean prompt's where no activation at a patched position depends on them."""
         if self.where is None:
             return tokens

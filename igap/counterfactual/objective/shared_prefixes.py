@@ -46,7 +46,7 @@ class SharedPrefixes:
         self._unpatched = unpatched
 
     def numbers(
-        self, tokens: Int[Tensor, "given candidate pos"], names: Collection[str], nodes: AdaptiveBatch
+        self, tokens: Int[Tensor, "corrupted candidate pos"], names: Collection[str], nodes: AdaptiveBatch
     ) -> tuple[Float[Tensor, "candidate pair name"], float]:
         """`ap` and `curve`, those that are named, and what they cost; `nodes` is how many nodes make a pass.
 
@@ -121,4 +121,4 @@ class SharedPrefixes:
         if single is not None and single[0] in ("heads", "neurons"):
             return engine.single_moved(*single, rows - start)
         members = ComponentSet(self._around, self._patch.target.members)
-        return engine.changed(members, rows[:, :, None], where[..., None, None])
+        return engine.patch(members, rows[:, :, None], where[..., None, None])

@@ -33,7 +33,7 @@ class ActivationDistribution:
     """Squared distances of ordinary prompts that mean and covariance were not made from, ascending."""
 
     def percentile(
-        self, evaluator: AnyEvaluator, tokens: Int[Tensor, "given candidate pos"]
+        self, evaluator: AnyEvaluator, tokens: Int[Tensor, "corrupted candidate pos"]
     ) -> Float[Tensor, "candidate pair"]:
         """The percentage of ordinary prompts nearer to the mean than the corrupted run, 0 to 100."""
         assert isinstance(evaluator, Evaluator)
@@ -41,7 +41,7 @@ class ActivationDistribution:
         share = np.searchsorted(self.distances, distances.cpu().numpy()) / len(self.distances)
         return torch.from_numpy(100 * share).T.expand(-1, len(evaluator.bound.pairs))
 
-    def _distances(self, z: Tensor) -> Float[Tensor, "given candidate"]:
+    def _distances(self, z: Tensor) -> Float[Tensor, "corrupted candidate"]:
         off = z - self.mean
         squared: Tensor = ((off @ self.precision) * off).sum(-1)
         return squared.mean(-1)
@@ -54,7 +54,7 @@ class PartedDistribution:
     parts: tuple[ActivationDistribution, ...]
 
     def percentile(
-        self, evaluator: AnyEvaluator, tokens: Int[Tensor, "given candidate pos"]
+        self, evaluator: AnyEvaluator, tokens: Int[Tensor, "corrupted candidate pos"]
     ) -> Float[Tensor, "candidate pair"]:
         """As of one part, each in its own."""
         assert isinstance(evaluator, PartedEvaluator)
@@ -114,6 +114,6 @@ def fit_distribution(evaluator: Evaluator, prompts: Int[Tensor, "prompt pos"]) -
     )
 
 
-def _flatten(activations: Tensor) -> Float[Tensor, "given candidate changed d"]:
+def _flatten(activations: Tensor) -> Float[Tensor, "corrupted candidate changed d"]:
     """Activations in float64; a neuron's has one dimension."""
     return (activations if activations.ndim == 4 else activations[..., None]).double()

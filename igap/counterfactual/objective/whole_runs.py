@@ -36,7 +36,7 @@ class WholeRuns:
         self._model, self._first = around.model, around.first
 
     def numbers(
-        self, tokens: Int[Tensor, "given candidate pos"], names: Collection[str]
+        self, tokens: Int[Tensor, "corrupted candidate pos"], names: Collection[str]
     ) -> dict[str, Float[Tensor, "pair candidate"]]:
         """Those of these numbers that are named."""
         logits, others = self._run(tokens, heads="mean_other_heads" in names)
@@ -69,7 +69,7 @@ class WholeRuns:
         return seen
 
     def fluency_scores(
-        self, tokens: Int[Tensor, "given pos"], candidate: Candidate, embed: Tensor, rows: AdaptiveBatch
+        self, tokens: Int[Tensor, "corrupted pos"], candidate: Candidate, embed: Tensor, rows: AdaptiveBatch
     ) -> list[Float[Tensor, " _option"]]:
         """For every option of every slot, the change of `fluency`, its mean over clean prompts, to first order; nats.
 
@@ -90,8 +90,8 @@ class WholeRuns:
         return scores
 
     def fluency_gradient(
-        self, tokens: Int[Tensor, "given pos"], rows: AdaptiveBatch
-    ) -> tuple[Float[Tensor, "given pos d_model"], Float[Tensor, "given pos d_vocab"]]:
+        self, tokens: Int[Tensor, "corrupted pos"], rows: AdaptiveBatch
+    ) -> tuple[Float[Tensor, "corrupted pos d_model"], Float[Tensor, "corrupted pos d_vocab"]]:
         """How each corrupted prompt's mean log-probability changes with its tokens.
 
         Returns:
@@ -125,14 +125,14 @@ class WholeRuns:
         names = [hook_name("heads", layer) for layer in range(self._model.cfg.n_layers)] if heads else []
         seen: dict[str, Tensor] = {}
 
-        def keeping(name: str) -> Callable[[Tensor], Tensor]:
+        def keep_as(name: str) -> Callable[[Tensor], Tensor]:
             def keep(activation: Tensor) -> Tensor:
                 seen[name] = activation
                 return activation
 
             return keep
 
-        with torch.no_grad(), edit_hooks(self._model, {name: keeping(name) for name in names}):
+        with torch.no_grad(), edit_hooks(self._model, {name: keep_as(name) for name in names}):
             logits = self._model(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
         if not heads:
             return logits, None
@@ -170,8 +170,8 @@ class WholeRuns:
 
 
 def _mean_log_probability(
-    logits: Float[Tensor, "given candidate pos d_vocab"], tokens: Int[Tensor, "given candidate pos"]
-) -> Float[Tensor, "given candidate"]:
+    logits: Float[Tensor, "corrupted candidate pos d_vocab"], tokens: Int[Tensor, "corrupted candidate pos"]
+) -> Float[Tensor, "corrupted candidate"]:
     """Mean log-probability of every token but the first, given those before it; nats a token."""
     chosen = logits[:, :, :-1].gather(-1, tokens[:, :, 1:, None])[..., 0]
     mean: Tensor = (chosen - logits[:, :, :-1].logsumexp(-1)).mean(-1)

@@ -84,7 +84,7 @@ def flatten(validation: Validation) -> Summary:
         }
     summary: Summary = {}
     for name, number in numbers.items():
-        summary |= number.written(name) if isinstance(number, Missing) else {name: number}
+        summary |= number.to_flat(name) if isinstance(number, Missing) else {name: number}
     return summary
 
 
@@ -93,9 +93,9 @@ def flatten_optimality(optimality: Optimality | Missing | None) -> Summary:
     if optimality is None:
         return {}
     if isinstance(optimality, Missing):
-        return {**optimality.written("optimality/upper")}
+        return {**optimality.to_flat("optimality/upper")}
     share = optimality.share
-    known = share.written("optimality/share") if isinstance(share, Missing) else {"optimality/share": share}
+    known = share.to_flat("optimality/share") if isinstance(share, Missing) else {"optimality/share": share}
     return {**known, "optimality/upper": optimality.upper, "optimality/n": optimality.n_evaluations}
 
 

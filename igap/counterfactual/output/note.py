@@ -8,7 +8,7 @@ from igap.counterfactual.output.optimality import describe_optimality
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.validation.verdict import decimals
 from igap.errors.missing import Missing
-from igap.inputs.answers import shown
+from igap.inputs.answers import to_words
 
 SHOWN = ("heads", "history")
 """The pictures that stand in the note, by their files' names."""
@@ -39,8 +39,8 @@ def describe_in_markdown(
     parts = [
         f"# {_escape(config.head)}: the best of {len(result.trials)} trials",
         "\n".join(f"- {_escape(sentence)}" for sentence in result.verdict.split("\n")),
-        fenced(
-            f"clean      {best.clean} {shown(best.answer)}\n"
+        fence_block(
+            f"clean      {best.clean} {to_words(best.answer)}\n"
             f"corrupted  {best.corrupted}\n"
             f"rule: {validation.best.rule} (trial {validation.best.trial})"
         ),
@@ -53,7 +53,7 @@ def describe_in_markdown(
             ]
         ),
         *map(_escape, describe_optimality(result)),
-        fenced(command),
+        fence_block(command),
         *(f"![{name}]({pictures[name]})" for name in SHOWN if pictures and name in pictures),
     ]
     return "\n\n".join(parts) + "\n"
@@ -68,7 +68,7 @@ def _escape(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>#|~])", r"\\\1", text)
 
 
-def fenced(text: str) -> str:
+def fence_block(text: str) -> str:
     """A block of text as it is, fenced by more backticks than stand anywhere in it."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)

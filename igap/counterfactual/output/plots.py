@@ -9,9 +9,9 @@ from matplotlib.patches import Rectangle
 
 from igap.analyses.curves import OutputCurves
 from igap.counterfactual.validation.results import NeutralEdits, RandomControl
-from igap.counterfactual.validation.verdict import decimals, signed
+from igap.counterfactual.validation.verdict import decimals, format_signed
 from igap.errors.missing import Missing
-from igap.plots.canvas import PALETTE, blank, figure, styled, ticks
+from igap.plots.canvas import PALETTE, blank, figure, ticks, use_style
 from igap.plots.heatmaps import COLOURS, heatmaps
 
 _SHOWN = 12
@@ -23,7 +23,7 @@ _UNITS = {
 }
 
 
-@styled()
+@use_style()
 def search_history(
     trials: pd.DataFrame,
     head: str,
@@ -65,7 +65,7 @@ def search_history(
     return fig
 
 
-@styled()
+@use_style()
 def search_single_edits(edits: pd.DataFrame, best: float, head: str, unit: str = "logits") -> Figure:
     """The value of the best prompt with every other word in each slot: the highest and lowest words are named.
 
@@ -89,7 +89,7 @@ def search_single_edits(edits: pd.DataFrame, best: float, head: str, unit: str =
         ax.plot(np.arange(len(rows)), rows["value"], ".", color=PALETTE[0], markersize=4)
         ax.axhline(best, color="black", linewidth=1)
         named = pd.concat([rows.head(_SHOWN // 2), rows.tail(_SHOWN // 2)]).drop_duplicates()
-        text = "\n".join(f"{signed(row.value)} {str(row.option).lstrip('=')[:18]}" for row in named.itertuples())
+        text = "\n".join(f"{format_signed(row.value)} {str(row.option).lstrip('=')[:18]}" for row in named.itertuples())
         ax.text(0.98, 0.5, text, transform=ax.transAxes, ha="right", va="center", fontsize=6.5, family="monospace")
         ax.set(
             title=slot, ylim=(low - pad, high + pad), xlabel=f"{len(rows)} words, by value",
@@ -101,7 +101,7 @@ def search_single_edits(edits: pd.DataFrame, best: float, head: str, unit: str =
     return fig
 
 
-@styled()
+@use_style()
 def search_heads(heads: pd.DataFrame, head: str, unit: str = "logits") -> Figure:
     """AP effects of all heads with the pairs made by hand and with the best ones, side by side on one scale.
 
@@ -126,7 +126,7 @@ def search_heads(heads: pd.DataFrame, head: str, unit: str = "logits") -> Figure
     return fig
 
 
-@styled()
+@use_style()
 def search_curves(reference: OutputCurves, best: OutputCurves, head: str) -> Figure:
     """F along the target's path with the pairs made by hand and with the best ones, each with its chord."""
     fig, (ax,) = figure(6.4, 4.2, 1, 1, f"{head}: F with the component at a + alpha (a' - a), mean over clean prompts")
@@ -138,7 +138,7 @@ def search_curves(reference: OutputCurves, best: OutputCurves, head: str) -> Fig
             curve.alphas,
             curve.values[0],
             color=colour,
-            label=f"{label}: F(1) - F(0) {signed(end - start)} {curve.unit}",
+            label=f"{label}: F(1) - F(0) {format_signed(end - start)} {curve.unit}",
         )
         ax.plot([0, 1], [start, end], ":", color=colour, marker="o", markersize=3.5, linewidth=1)
     ax.set(xlabel="alpha (0: clean, 1: corrupted activation; dotted: the chord)", ylabel=f"F, {best.unit}")
@@ -146,7 +146,7 @@ def search_curves(reference: OutputCurves, best: OutputCurves, head: str) -> Fig
     return fig
 
 
-@styled()
+@use_style()
 def search_front(
     trials: pd.DataFrame, front: pd.DataFrame, terms: Sequence[str], head: str, unit: str = "logits"
 ) -> Figure:
@@ -167,7 +167,7 @@ def search_front(
     return fig
 
 
-@styled()
+@use_style()
 def search_ordinary(
     ordinary: Sequence[float], best: float, component: str, estimator: str, *, reference: float, unit: str = "logits"
 ) -> Figure:
@@ -198,7 +198,7 @@ def search_ordinary(
     return fig
 
 
-@styled()
+@use_style()
 def search_matrix(matrix: pd.DataFrame, unit: str = "logits") -> Figure:
     """The AP effect of each searched head (row) in the best prompts found for each component (column)."""
     rows, columns = matrix.shape
@@ -221,7 +221,7 @@ def search_matrix(matrix: pd.DataFrame, unit: str = "logits") -> Figure:
     return fig
 
 
-@styled()
+@use_style()
 def search_scan(scan: pd.DataFrame, heads: Sequence[str], unit: str = "logits") -> Figure:
     """Each head's AP effect with the pair made by hand and with the best that its search reached; grey: not searched.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from igap.counterfactual.history import History, Proposal
 from igap.counterfactual.samplers.base import TRIES, FirstOrderScores, draw, unseen, within
-from igap.counterfactual.samplers.repeats import repeated
+from igap.counterfactual.samplers.repeats import find_repeats
 from igap.counterfactual.spaces.base import Candidate, Space
 
 _DOUBLE = 0.25
@@ -95,7 +95,7 @@ def even_proposals(
         others = [int(option) for option in rng.permutation(len(gain)) if option != word]
         best = sorted(others, key=lambda option, gain=gain: -gain[option])[:_TOP]  # type: ignore[misc]
         swaps.append([{slot: option} for option in best])
-    for same in repeated(space, anchor) if together else []:
+    for same in find_repeats(space, anchor) if together else []:
         shared = set.intersection(*(set(space.slots[slot].options) for slot in same)) - {words[same[0]]}
         joint = [{slot: space.slots[slot].options.index(word) for slot in same} for word in sorted(shared)]
         joint.sort(key=lambda swap: -sum(float(gains[slot][option]) for slot, option in swap.items()))

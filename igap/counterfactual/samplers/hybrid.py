@@ -5,7 +5,7 @@ import numpy as np
 from igap.counterfactual.history import Floats, History, Proposal
 from igap.counterfactual.samplers.base import FirstOrderScores, draw, unseen
 from igap.counterfactual.samplers.gradient import even_proposals, hotflip_proposals
-from igap.counterfactual.samplers.repeats import repeating
+from igap.counterfactual.samplers.repeats import make_repeats
 from igap.counterfactual.samplers.value_model import ValueModel, best_of_model, fit
 from igap.counterfactual.spaces.base import Candidate
 
@@ -24,7 +24,7 @@ def hybrid(history: History, scores: FirstOrderScores, n: int, rng: np.random.Ge
     if model and history.sides is not None:
         worth = _WORTH * float(history.values[history.order[0]])
         proposals += _of_model(model.negative(), min(n // 8, n - len(proposals)), taken, "other-sign", worth)
-    repeats = list(repeating(space, best))
+    repeats = list(make_repeats(space, best))
     shuffled = (repeats[i] for i in rng.permutation(len(repeats)))
     proposals += unseen(shuffled, min(n // 8, n - len(proposals)), taken, "repeat")
     like = Proposal(best, "incumbent")

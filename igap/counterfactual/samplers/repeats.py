@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from igap.counterfactual.spaces.base import Candidate, Space
 
 
-def repeating(space: Space, candidate: Candidate) -> Iterator[Candidate]:
+def make_repeats(space: Space, candidate: Candidate) -> Iterator[Candidate]:
     """The candidates in which one slot says what another slot of this one says, of those that are allowed."""
     words = space.words(candidate)
     for slot, other in itertools.permutations(range(len(words)), 2):
@@ -20,7 +20,7 @@ def repeating(space: Space, candidate: Candidate) -> Iterator[Candidate]:
                 yield changed
 
 
-def repeated(space: Space, candidate: Candidate) -> list[list[int]]:
+def find_repeats(space: Space, candidate: Candidate) -> list[list[int]]:
     """The slots that say the same word, a list for each such word."""
     slots: dict[str, list[int]] = {}
     for slot, word in enumerate(space.words(candidate)):

@@ -155,10 +155,10 @@ class BoundSpace:
     pairs: tuple[PromptPair, ...]
     """Each clean prompt, with the corrupted prompt of its reference pair."""
     clean: Int[Tensor, "pair pos"]
-    tables: tuple[Int[Tensor, "given _option _width"], ...]
+    tables: tuple[Int[Tensor, "corrupted _option _width"], ...]
     """A tensor a slot: the tokens of its options, for every clean prompt, or once where they are equal for all."""
     shared: bool
-    """True if a candidate is the same corrupted prompt for all clean prompts; the axis `given` then has length 1."""
+    """True if a candidate is one corrupted prompt for all clean prompts; the axis `corrupted` then has length 1."""
     write: Callable[[PromptPair, Candidate], str]
     """The corrupted prompt of a clean prompt."""
 
@@ -173,19 +173,19 @@ class BoundSpace:
         return ((tuple(range(len(self.pairs))), self),)
 
     @property
-    def given(self) -> int:
+    def n_corrupted(self) -> int:
         """Corrupted prompts a candidate: one a clean prompt, or one for all."""
         return 1 if self.shared else len(self.pairs)
 
-    def tokens(self, candidates: Sequence[Candidate]) -> Int[Tensor, "given candidate pos"]:
+    def tokens(self, candidates: Sequence[Candidate]) -> Int[Tensor, "corrupted candidate pos"]:
         """The corrupted prompts' tokens."""
-        rows = self.clean[: self.given, None].repeat(1, len(candidates), 1)
+        rows = self.clean[: self.n_corrupted, None].repeat(1, len(candidates), 1)
         chosen = torch.tensor(candidates, device=rows.device)
         for column, (slot, table) in enumerate(zip(self.space.slots, self.tables, strict=True)):
             rows[:, :, list(slot.positions)] = table[:, chosen[:, column]]
         return rows
 
-    def count_edits(self, tokens: Int[Tensor, "given candidate pos"]) -> Float[Tensor, "candidate pair"]:
+    def count_edits(self, tokens: Int[Tensor, "corrupted candidate pos"]) -> Float[Tensor, "candidate pair"]:
         """Count the slots (in a list of prompts, tokens) in which each corrupted prompt differs from each clean one."""
         differ = tokens != self.clean[:, None]
         if self.space.kind == "prompts":
@@ -199,9 +199,9 @@ class BoundSpace:
         tables = tuple(table.expand(n, -1, -1) for table in self.tables)
         return replace(self, tables=tables, shared=False)
 
-    def with_slots(self, candidate: Candidate, slots: Sequence[int]) -> Int[Tensor, "given pos"]:
+    def with_slots(self, candidate: Candidate, slots: Sequence[int]) -> Int[Tensor, "corrupted pos"]:
         """The tokens of the clean prompts with the candidate's words in these slots only."""
-        rows = self.clean[: self.given].clone()
+        rows = self.clean[: self.n_corrupted].clone()
         whole = self.tokens([candidate])[:, 0]
         for index in slots:
             where = list(self.space.slots[index].positions)

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from igap.counterfactual.spaces.base import asked_words
-from igap.counterfactual.spaces.given import Reading, check_pair
+from igap.counterfactual.spaces.from_pairs import Reading, check_pair
 from igap.counterfactual.spaces.positions import find_slots, match_slots, split_prompt
 from igap.counterfactual.spaces.template import LISTS, slot_names, split_entry
 from igap.errors import InputError
@@ -104,14 +104,14 @@ class ListedTemplate:
                         "that all clean prompts would ask the same. Give it one, with words as long as the pair's."
                     )
         own_words = asked_words(self.pair, "search.space.answer names")
-        for item, own, made in zip(("answer", "distractor"), own_words, self._asked(self.fills), strict=True):
+        for item, own, made in zip(("answer", "distractor"), own_words, self._answer_after(self.fills), strict=True):
             if own != made.strip():
                 raise InputError(
                     f"search.space.{item}: got {getattr(self, item)!r}, which is {made!r} in the pair, whose {item} is "
                     f"{getattr(self.pair, item)!r}. Correct one of the two."
                 )
 
-    def _asked(self, fills: Mapping[bool, Mapping[str, str]]) -> tuple[str, str]:
+    def _answer_after(self, fills: Mapping[bool, Mapping[str, str]]) -> tuple[str, str]:
         """The answer after these words, and the distractor."""
         known = {}
         for is_clean, words in fills.items():
@@ -170,7 +170,9 @@ class ListedTemplate:
             own, beside = (self._widths(drawn[side]) for side in (True, False))
             if clean in texts or own != beside or (own != widths and not self.reading.any_length):
                 continue
-            answer, distractor = (before + text.strip() for before, text in zip(lead, self._asked(drawn), strict=True))
+            answer, distractor = (
+                before + text.strip() for before, text in zip(lead, self._answer_after(drawn), strict=True)
+            )
             try:
                 made = PromptPair(clean, corrupted, answer, distractor, self.pair.min_gap, bos=self.pair.bos)
                 check_pair(made, self.tokenizer, self.reading)

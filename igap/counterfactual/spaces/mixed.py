@@ -68,7 +68,9 @@ class MixedSpace(BoundSpace):
             texts |= dict(zip(where, group.texts(candidate), strict=True))
         return [texts[pair] for pair in range(len(self.pairs))]
 
-    def _gather(self, by_group: Sequence[Int[Tensor, "_given candidate _pos"]]) -> Int[Tensor, "pair candidate pos"]:
+    def _gather(
+        self, by_group: Sequence[Int[Tensor, "_corrupted candidate _pos"]]
+    ) -> Int[Tensor, "pair candidate pos"]:
         rows = self.clean[:, None].repeat(1, by_group[0].shape[1], 1)
         for (where, _), own in zip(self.members, by_group, strict=True):
             rows[list(where), :, : own.shape[2]] = own

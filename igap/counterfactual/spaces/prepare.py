@@ -13,7 +13,7 @@ from igap.config import validate_settings
 from igap.counterfactual.config import Lengths, SpaceConfig
 from igap.counterfactual.spaces.base import BoundSpace, Space
 from igap.counterfactual.spaces.from_lists import listed_template
-from igap.counterfactual.spaces.given import (
+from igap.counterfactual.spaces.from_pairs import (
     Alike,
     Reading,
     check_pair,

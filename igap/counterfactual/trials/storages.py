@@ -54,9 +54,9 @@ def one_line_errors(what: str, remedy: str, *, in_use: bool = False) -> Iterator
     except Exception as error:
         if _is_out_of_space(error):
             raise OSError(
-                f"search.storage: {_redacted(error)}. What it has is kept: make room, and the same command goes on."
+                f"search.storage: {_redact(error)}. What it has is kept: make room, and the same command goes on."
             ) from None
-        message = f"search.storage: got {what}: {_redacted(error)}. {remedy}"
+        message = f"search.storage: got {what}: {_redact(error)}. {remedy}"
         raise (OSError if in_use else InputError)(message) from None
 
 
@@ -223,7 +223,7 @@ def _is_out_of_space(error: Exception) -> bool:
     return False
 
 
-def _redacted(error: Exception) -> str:
+def _redact(error: Exception) -> str:
     """The first line of what went wrong, without an address that may hold a password, nor a piece of that.
 
     A password with @, : or / in it is cut in the wrong place, and its rest taken for a host or a port.

@@ -127,7 +127,7 @@ def estimate_share(
         order = np.lexsort([ranks, scores])
         lowest = order[: max(1, n // _AT_ONCE)]
         lowest = lowest[scores[lowest] <= best]
-        upper = _bound(n_deaths, n)
+        upper = _upper_bound(n_deaths, n)
         if not len(lowest):
             return Optimality((1 - 1 / n) ** n_deaths, upper, len(known), n)
         if upper < none_left or len(known) + len(lowest) * n_moves > evaluations:
@@ -246,6 +246,6 @@ def _levels(size: int) -> float:
     return math.log(2 * size) + 2 * math.sqrt(SPREAD * math.log(2 * size) / PARTICLES[0])
 
 
-def _bound(n_deaths: int, n: int) -> float:
+def _upper_bound(n_deaths: int, n: int) -> float:
     """The upper end of the share's interval: a SPREAD-th of the deaths is Poisson with a SPREAD-th of -n log(share)."""
     return math.exp(-SPREAD * chi2.ppf(1 - LEVEL, 2 * n_deaths / SPREAD) / 2 / n) if n_deaths else 1.0

@@ -53,7 +53,7 @@ def _patch_target(
         for indices, contrast in opened.contrasts(baseline):
             if target.single is None:
                 every = torch.ones(1, len(target.members), dtype=torch.bool, device=contrast.base.tokens.device)
-                patched = ComponentSet(contrast, target.members).moved(every)
+                patched = ComponentSet(contrast, target.members).patch(every)
             else:
                 site, layer, index = target.single
                 patched = contrast.patches(site, layer)(torch.tensor([index]))

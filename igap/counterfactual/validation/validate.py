@@ -273,7 +273,7 @@ def _judge_plausibility(
     percentile = distribution.percentile(evaluator.evaluator, tokens).mean().item()
     patched = evaluator.evaluator.later_streams(tokens, lambda streams: streams)[0]
     unpatched = clean_streams(evaluator.evaluator)
-    place = int(downstream.standardized(patched).mean(0).argmax())
+    place = int(downstream.standardize(patched).mean(0).argmax())
     return Plausibility(
         fluency,
         percentile,

@@ -64,7 +64,7 @@ def decimals(value: float) -> str:
     return "0.000" if text == "-0.000" else text
 
 
-def signed(value: float) -> str:
+def format_signed(value: float) -> str:
     """Three decimals with a sign; zero has a plus."""
     return f"{'' if decimals(value).startswith('-') else '+'}{decimals(value)}"
 
@@ -111,7 +111,7 @@ def _wrong(validation: Validation, error: EstimatorError, objective: Objective) 
     difference = error.ap - error.estimate
     most = error.terms[error.dominant]
     share = f", {round(100 * most / difference)}% of the difference" if difference else ""
-    return f"{said}, most of it {error.dominant} ({signed(most)}{share})."
+    return f"{said}, most of it {error.dominant} ({format_signed(most)}{share})."
 
 
 def _how_rare(error: EstimatorError) -> str:
@@ -133,7 +133,7 @@ def _holds(validation: Validation, objective: Objective) -> str:
     if validation.best.value <= 0:
         best = decimals(validation.best.value)
         return f"There is nothing that could hold on other prompts: the value found, {best}, is not above 0."
-    measured = _measured(validation, heldout, objective)
+    measured = _describe_effect(validation, heldout, objective)
     prompts = f"{heldout.n} held-out prompt{'s' if heldout.n > 1 else ''}"
     if isinstance(heldout.low, Missing) or is_range(heldout.n):
         few = "are too few" if heldout.n > 1 else "is too few"
@@ -147,7 +147,7 @@ def _holds(validation: Validation, objective: Objective) -> str:
     return f"The {what} holds {'in part ' if in_part else ''}on {prompts}: {measured}{no_more}."
 
 
-def _measured(validation: Validation, heldout: HeldOut, objective: Objective) -> str:
+def _describe_effect(validation: Validation, heldout: HeldOut, objective: Objective) -> str:
     """The mean held-out effect with its interval, the value where it is another number, and its share."""
     term, sign = objective.terms[0], validation.best.sign
     if term in ("ap", "selectivity"):

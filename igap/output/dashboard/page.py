@@ -17,7 +17,7 @@ from igap.components import PLACES, Site, kind_of
 from igap.output.dashboard import prompt_labels
 from igap.output.dashboard.searches import Searches
 from igap.output.dashboard.site_maps import SiteMap, mapped_sites
-from igap.output.dashboard.table import Table, differing, is_number, metric, setting
+from igap.output.dashboard.table import Table, differing_keys, is_number, metric, setting
 from igap.storage.finished import FinishedRun
 
 MAX_MAPS = 7_000_000
@@ -65,11 +65,11 @@ def _data(table: Table, maps: Mapping[Path, RunMaps]) -> dict[str, object]:
     runs, size = table.runs, 0
     drawn: list[dict[Site, object]] = []
     for run in runs:
-        packed: dict[Site, object] = {site: _packed(values) for site, values in maps.get(run.folder, {}).items()}
+        packed: dict[Site, object] = {site: _pack(values) for site, values in maps.get(run.folder, {}).items()}
         if size + len(str(packed)) > MAX_MAPS:
             packed = dict.fromkeys(packed, _LEFT_OUT)
         size += len(str(packed))
-        drawn.append(_shown(run, packed))
+        drawn.append(_describe_maps(run, packed))
     return {
         "runs": [
             {
@@ -91,7 +91,7 @@ def _data(table: Table, maps: Mapping[Path, RunMaps]) -> dict[str, object]:
                 "name": name,
                 "shown": name in table.metrics,
                 "in_unit": IN_UNIT.fullmatch(name) is not None,
-                "values": [_rounded(metric(run, name)) for run in runs],
+                "values": [_round(metric(run, name)) for run in runs],
                 "reasons": {
                     index: str(run.summary[f"{name}/reason"])
                     for index, run in enumerate(runs)
@@ -106,7 +106,7 @@ def _data(table: Table, maps: Mapping[Path, RunMaps]) -> dict[str, object]:
 def _settings(table: Table) -> list[dict[str, object]]:
     """Every setting that differs; before the first text of prompts, their labels where the table shows these."""
     runs, shown = table.runs, table.shown_settings
-    keys = differing(runs, all_keys=True)
+    keys = differing_keys(runs, all_keys=True)
     labelled = [key for key in keys if key in prompt_labels.KEYS] if prompt_labels.NAME in shown else []
     columns: list[dict[str, object]] = []
     for key in keys:
@@ -143,7 +143,7 @@ def _about(run: FinishedRun, table: Table) -> list[str]:
     ]
 
 
-def _shown(run: FinishedRun, packed: Mapping[Site, object]) -> dict[Site, object]:
+def _describe_maps(run: FinishedRun, packed: Mapping[Site, object]) -> dict[Site, object]:
     """The map of each site, or a text that says why there is none."""
     sites = mapped_sites(run)
     if not sites:
@@ -151,7 +151,7 @@ def _shown(run: FinishedRun, packed: Mapping[Site, object]) -> dict[Site, object
     return {site: packed.get(site, f"its {site} could not be read") for site in sites}
 
 
-def _packed(values: SiteMap) -> dict[str, object]:
+def _pack(values: SiteMap) -> dict[str, object]:
     """IG, then AP, as little-endian floats in base64: exact, shorter than digits. Four bytes each where that does."""
     numbers = values.ig + values.ap
     try:
@@ -178,6 +178,6 @@ def _steps(run: FinishedRun) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _rounded(number: int | float | None) -> int | float | None:
+def _round(number: int | float | None) -> int | float | None:
     """To 7 digits: the CSV has them in full."""
     return number if number is None or isinstance(number, int) else float(f"{number:.7g}")

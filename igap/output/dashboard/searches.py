@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from igap.errors import printable
-from igap.output.dashboard.table import csv_text, differing, every_metric, labels, metric, setting_cell
+from igap.output.dashboard.table import csv_text, differing_keys, every_metric, labels, metric, setting_cell
 from igap.storage.finished import FinishedRun
 from igap.storage.tables import escape_formula
 from igap.storage.untrusted import read_lines
@@ -66,7 +66,7 @@ class Searches:
 
         The numbers of the table come first.
         """
-        settings = [key for key in differing(self.searches) if key not in _TEXTS]
+        settings = [key for key in differing_keys(self.searches) if key not in _TEXTS]
         first = [name for names in COLUMNS.values() for name in names if name not in _TEXTS]
         every = every_metric(self.searches)
         numbers = [name for name in dict.fromkeys([*first, *every]) if name in every]

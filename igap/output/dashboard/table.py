@@ -176,12 +176,12 @@ def tabulate(runs: Iterable[FinishedRun], *, metrics: Sequence[str] | None = Non
             raise InputError(f"metrics: got {name!r}, which is no number of any run's summary.{_nearest(name, every)}")
     chosen = list(dict.fromkeys(metrics)) if metrics else [name for name in DEFAULT if name in every]
     if sort is not None:
-        runs = _sorted(runs, sort.removeprefix("-"), every, largest_first=sort.startswith("-"))
+        runs = _sort(runs, sort.removeprefix("-"), every, largest_first=sort.startswith("-"))
     with_number = [name for name in every if any(metric(run, name) is not None for run in runs)]
-    return Table(runs, labels(runs), differing(runs), chosen, with_number)
+    return Table(runs, labels(runs), differing_keys(runs), chosen, with_number)
 
 
-def _sorted(runs: list[FinishedRun], name: str, metrics: Sequence[str], *, largest_first: bool) -> list[FinishedRun]:
+def _sort(runs: list[FinishedRun], name: str, metrics: Sequence[str], *, largest_first: bool) -> list[FinishedRun]:
     keys = list(dict.fromkeys(key for run in runs for key in run.settings))
     prompts = dict(zip(runs, prompt_labels.prompt_labels(runs), strict=True))
     if name not in (columns := ["folder", "key", *keys, *metrics, prompt_labels.NAME]):
@@ -197,7 +197,7 @@ def _sorted(runs: list[FinishedRun], name: str, metrics: Sequence[str], *, large
     def rank(run: FinishedRun) -> tuple[bool, float, str]:
         cell = value(run)
         number = float(cell) if isinstance(cell, int | float) else math.inf
-        return isinstance(cell, str | tuple), number, shown(cell)
+        return isinstance(cell, str | tuple), number, format_setting(cell)
 
     some = [run for run in runs if value(run) is not None]
     return sorted(some, key=rank, reverse=largest_first) + [run for run in runs if value(run) is None]
@@ -225,7 +225,7 @@ def with_scale(run: FinishedRun) -> FinishedRun:
     return replace(run, summary={**run.summary, **added})
 
 
-def differing(runs: Iterable[FinishedRun], *, all_keys: bool = False) -> list[str]:
+def differing_keys(runs: Iterable[FinishedRun], *, all_keys: bool = False) -> list[str]:
     """Keys whose value is not the same in all runs whose settings are known, in the config's order.
 
     A key that only some runs have differs. Where and how a run is done is left out unless `all_keys`.
@@ -262,7 +262,7 @@ def _why_missing(run: FinishedRun, name: str) -> str:
 
 def setting(run: FinishedRun, key: str) -> str:
     """A setting as text; ABSENT where the run has none."""
-    return shown(run.settings[key]) if key in run.settings else ABSENT
+    return format_setting(run.settings[key]) if key in run.settings else ABSENT
 
 
 def setting_cell(run: FinishedRun, key: str) -> str:
@@ -271,7 +271,7 @@ def setting_cell(run: FinishedRun, key: str) -> str:
     return escape_formula(text) if isinstance(run.settings.get(key), str) else text
 
 
-def shown(value: Value) -> str:
+def format_setting(value: Value) -> str:
     """A setting as one types it: text as it is, null, true, [a, b]."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 

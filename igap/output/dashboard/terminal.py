@@ -23,7 +23,7 @@ _Column = tuple[str, bool, list[str]]
 """Heading, whether it holds numbers, cells."""
 
 
-def shortened(texts: Sequence[str]) -> list[str]:
+def shorten(texts: Sequence[str]) -> list[str]:
     """Texts of one column in _MAX_TEXT characters each: "..." stands for what all begin with, and for what is cut.
 
     Of a long path the last part is left, where that tells all of them apart.
@@ -63,7 +63,7 @@ def _show(title: str, again: str, whole: Sequence[_Column]) -> None:
     console = terminal_console(width=1_000_000)
     label, *columns = whole
     if console.is_terminal:
-        columns = [(name, numbers, cells if numbers else shortened(cells)) for name, numbers, cells in columns]
+        columns = [(name, numbers, cells if numbers else shorten(cells)) for name, numbers, cells in columns]
     for part in _parts(columns, console.width - _width(label, console), console):
         shown = Shown(title=title, title_justify="left")
         for column in (label, *part):

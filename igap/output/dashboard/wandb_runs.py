@@ -25,7 +25,7 @@ def fetch_runs(project: str) -> tuple[list[FinishedRun], Maps, list[str]]:
     problems: list[str] = []
     with places.no_cache(), reading.project_runs(project) as logged_runs:
         for logged in logged_runs:
-            run, problem = _finished(project, logged)
+            run, problem = _to_finished_run(project, logged)
             problems += [problem] if problem else []
             if run is not None:
                 runs.append(run)
@@ -39,7 +39,7 @@ def fetch_runs(project: str) -> tuple[list[FinishedRun], Maps, list[str]]:
     return runs, maps, problems
 
 
-def _finished(project: str, logged: Any) -> tuple[FinishedRun | None, str | None]:
+def _to_finished_run(project: str, logged: Any) -> tuple[FinishedRun | None, str | None]:
     place = Path(project, f"{logged.name} ({logged.id})")
     whole: Mapping[str, Any] = logged.summary_metrics
     summary = {

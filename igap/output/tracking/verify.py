@@ -64,9 +64,9 @@ def _compare(run: FinishedRun, logged: LoggedRun | None) -> tuple[bool, str]:
         read = _read_back(run.folder / logged.place)
     except ValueError as error:
         return True, f"unreadable: {error}"
-    differing = [*_differing(run.summary, read.get("summary") or {}, "")]
+    differing = [*_find_differing(run.summary, read.get("summary") or {}, "")]
     settings = {name: value for name, value in run.settings.items() if not name.startswith("tracking.")}
-    differing += _differing(settings, dict(flatten(read.get("config") or {})), "config ")
+    differing += _find_differing(settings, dict(flatten(read.get("config") or {})), "config ")
     if not differing:
         return False, f"equal: {len(run.summary)} numbers and texts, {len(settings)} settings"
     more = f", and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
@@ -93,7 +93,7 @@ def _read_back(offline: Path) -> Mapping[str, Any]:
     return read
 
 
-def _differing(disk: Mapping[str, Any], wandb: Mapping[str, Any], what: str) -> Iterator[str]:
+def _find_differing(disk: Mapping[str, Any], wandb: Mapping[str, Any], what: str) -> Iterator[str]:
     """Each name whose values differ; what is None on disk W&B leaves out."""
     for name, value in disk.items():
         other = wandb.get(name)

@@ -76,7 +76,7 @@ def write(folder: Path, tracking: TrackingConfig, mode: Mode) -> LoggedRun:
     with contextlib.ExitStack() as stack:
         stack.enter_context(places.no_cache())
         run = stack.enter_context(
-            _running(
+            _open_run(
                 project=tracking.project,
                 entity=tracking.entity,
                 id=key,
@@ -130,7 +130,7 @@ def _check_files(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _running(**settings: Any) -> Iterator[Any]:
+def _open_run(**settings: Any) -> Iterator[Any]:
     """A run of W&B, finished at the end. After an error W&B starts anew next time: its process may be dead."""
     import wandb
 

@@ -165,7 +165,7 @@ def test_tokens_that_are_added_are_no_positions_of_the_prompt(small, monkeypatch
             tokens = torch.cat([tokens, expected[-1].argmax(-1, keepdim=True)], 1)
         for open_batch in (choose_passes(model, batch, [places], True), partial(HookedPasses, model)):
             zeros = lambda added, asked: dict.fromkeys(asked, torch.zeros(1, 1, 1))  # noqa: E731
-            logits = list(islice(open_batch(batch).ablated(places, zeros, where), 3))
+            logits = list(islice(open_batch(batch).run_ablated(places, zeros, where), 3))
             torch.testing.assert_close(torch.stack(logits), torch.stack(expected), rtol=0, atol=1e-10)
 
 
@@ -406,8 +406,8 @@ def test_every_logit_of_a_continuation_is_that_of_the_whole_model(small, archite
             replace = replacement(model, batches, kind, places, reference_n=12, **draw)
             logits = []
             for passes in (open_batch(batch) for open_batch in every):
-                logits.append(torch.stack(list(islice(passes.ablated(places, replace(batch, passes.record)), 3))))
-                logits.append(torch.stack(list(islice(passes.unablated(), 3))))
+                logits.append(torch.stack(list(islice(passes.run_ablated(places, replace(batch, passes.record)), 3))))
+                logits.append(torch.stack(list(islice(passes.run_unablated(), 3))))
             for ours, theirs in zip(logits[:2], logits[2:], strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
             assert (logits[0] - logits[1]).abs().max() > 1e-3

@@ -105,7 +105,7 @@ def test_what_it_cannot_do_is_refused_before_the_model_loads(overrides, message)
 
 
 def test_a_run_that_does_not_ask_for_it_does_not_do_it(result):
-    assert not ANALYSES["both_directions"].asked_for(result.config)
+    assert not ANALYSES["both_directions"].is_requested(result.config)
 
 
 def test_it_is_about_metrics_that_are_not_least_on_the_clean_prompt():

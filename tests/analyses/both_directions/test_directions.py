@@ -50,7 +50,7 @@ def test_latent_components_two_by_two_show_their_gate(both):
     assert together.loc[("0.0", "0.1")].tolist() == pytest.approx([-1, 1], abs=ROUND)
     assert together.loc[("0.2", "0.3")].tolist() == pytest.approx([-1, 1], abs=ROUND)
     assert together.loc[("0.1", "0.2")].tolist() == pytest.approx([-1, 1], abs=ROUND)
-    assert (both.gates.named("and"), both.gates.named("or")) == (["0.0+0.1"], ["0.2+0.3"])
+    assert (both.gates.names_of("and"), both.gates.names_of("or")) == (["0.0+0.1"], ["0.2+0.3"])
 
 
 def test_classes_and_gates_do_not_hang_on_the_sign_of_the_gap(model):
@@ -59,7 +59,7 @@ def test_classes_and_gates_do_not_hang_on_the_sign_of_the_gap(model):
     found = both_directions(model, swapped, metric="logit", high=0.02)
     assert found.noising["ap"].gap == pytest.approx(-3, abs=ROUND)
     assert found.classes == ("latent_or", "latent_or", "latent_and", "latent_and", "minimal", "minimal")
-    assert (found.gates.named("or"), found.gates.named("and")) == (["0.0+0.1"], ["0.2+0.3"])
+    assert (found.gates.names_of("or"), found.gates.names_of("and")) == (["0.0+0.1"], ["0.2+0.3"])
 
 
 @pytest.mark.parametrize("metric", ["kl", "js"])
@@ -77,7 +77,7 @@ def test_components_that_work_against_f_have_the_gate_of_their_own_output(tmp_pa
     found = both_directions(model, PAIR)
     assert found.noising["ap"].gap == pytest.approx(4, abs=ROUND)
     assert found.classes == ("latent_and", "latent_and", "latent_or", "latent_or", "minimal", "minimal")
-    assert (found.gates.named("and"), found.gates.named("or")) == (["0.0+0.1"], ["0.2+0.3"])
+    assert (found.gates.names_of("and"), found.gates.names_of("or")) == (["0.0+0.1"], ["0.2+0.3"])
 
 
 def test_the_maps_are_those_of_the_methods_and_the_table_has_them_all(small, pair):
@@ -109,7 +109,7 @@ def test_which_of_two_is_patched_first_makes_no_difference(small, pair):
             ((_, question),) = opened.contrasts(direction=direction)
             for gate, ((layer, index), (other, second)) in enumerate([((1, 0), (0, 1)), ((2, 3), (0, 1))]):
                 alone = patch_components(question, "heads")[0].effect[other, second]
-                beside = patch_components(question.given({("heads", layer): (index,)}), "heads")[0].effect
+                beside = patch_components(question.with_patched({("heads", layer): (index,)}), "heads")[0].effect
                 assert beside[other, second] - alone == pytest.approx(found.interaction[side, gate], abs=1e-12)
 
 

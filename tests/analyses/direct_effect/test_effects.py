@@ -96,7 +96,7 @@ def test_in_the_last_layer_a_head_s_rest_goes_through_its_own_mlp(tmp_path):
     found = direct_effect(model, handmade.PAIR)
     with contrast(model, handmade.PAIR, sites=("heads", "mlp_out")) as question, torch.no_grad():
         for head in range(6):
-            patched = question.given({("heads", 0): (head,)}).base.activations["mlp_out"][0]
+            patched = question.with_patched({("heads", 0): (head,)}).base.activations["mlp_out"][0]
             through = question.function("mlp_out", 0)(patched[:, None, question.first :]) - question.clean.logit_diff
             assert found.indirect()[head] == pytest.approx(through.item(), abs=1e-9)
     assert found.indirect() == pytest.approx([-1, -1, 0, 0, 0, 0], abs=1e-9)

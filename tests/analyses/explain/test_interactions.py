@@ -85,7 +85,7 @@ def test_a_neuron_that_moves_in_another_pair_of_the_pass_interacts_with_none_her
     with open_pairs(model, [pair, other]) as opened:
         groups = opened.contrasts()
         ((indices, question),) = groups
-        moved = question.moved("neurons", 0)
+        moved = question.differs("neurons", 0)
     assert indices == (0, 1)
     (c,) = moved.all(0).nonzero()[0].tolist()
     only_first = (moved[0] & ~moved[1]).nonzero().flatten().tolist()

@@ -220,7 +220,7 @@ def test_sampled_values_are_near_the_exact_ones_sum_to_the_effect_and_come_from_
     model, names = small(), "0.0+0.1+1.2+1.3+2.0+2.1+L0.N3+L1.N8+L2.N1"
     members = [parse_component(name) for name in names.split("+")]
     with contrast(model, pair) as question, torch.no_grad():
-        values = ComponentSet(question, tuple(members)).moved(torch.from_numpy(members_of(np.arange(512), 9)))
+        values = ComponentSet(question, tuple(members)).patch(torch.from_numpy(members_of(np.arange(512), 9)))
         exact = (values - values[:, :1])[0].numpy()
     ours = set_effects(model, pair, names, n_orders=300, n_steps=2)
     assert ours.effect == pytest.approx(exact[-1], abs=EXACT)

@@ -51,9 +51,9 @@ def test_distances_are_mahalanobis_distances_by_the_published_shrinkage(n, d):
     assert fitted.percentile(torch.from_numpy(new)) == pytest.approx(wanted)
     logs = np.log(list(map(distance, others)))
     spreads = [(np.log(distance(row)) - logs.mean()) / logs.std(ddof=1) for row in new]
-    np.testing.assert_allclose(fitted.standardized(torch.from_numpy(new)), spreads, rtol=1e-6)
+    np.testing.assert_allclose(fitted.standardize(torch.from_numpy(new)), spreads, rtol=1e-6)
     for i, rest in ((i, np.delete(logs, i)) for i in (0, n - 1)):
-        assert fitted.left_out()[i].item() == pytest.approx((logs[i] - rest.mean()) / rest.std(ddof=1))
+        assert fitted.leave_one_out()[i].item() == pytest.approx((logs[i] - rest.mean()) / rest.std(ddof=1))
 
 
 def test_an_ordinary_run_is_above_95_in_5_cases_of_100_however_many_layers():
@@ -102,7 +102,7 @@ def test_streams_are_those_of_the_whole_model_with_the_component_swapped(small, 
         unpatched = evaluator.streams_of_others(bound.clean)
         noise = torch.randn(40, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         near_then_far = [fit_stream(noise + own + 100 * i) for i, own in enumerate(streams[0, 0])]
-        largest = Downstream(0, tuple(near_then_far)).patched(evaluator, tokens)
+        largest = Downstream(0, tuple(near_then_far)).standardize_patched(evaluator, tokens)
     assert near_then_far[0].percentile(streams[0, 0, 0]) == 0
     assert largest[0, 0] == 100
     layers = range(min(layer for _, layer, _ in target.members), 3)
@@ -177,7 +177,7 @@ def test_a_pathway_that_wakes_up_off_the_manifold_is_flagged_where_the_activatio
             own = fit_distribution(evaluator, every).percentile(evaluator, corrupted).item()
             downstream = fit_downstream(evaluator, every)
             unpatched = downstream.of_runs(evaluator.streams_of_others(bound.clean)).max()
-            by_target[members] = effect, own, downstream.patched(evaluator, corrupted)[0, 0], unpatched
+            by_target[members] = effect, own, downstream.standardize_patched(evaluator, corrupted)[0, 0], unpatched
     effect, own, after, unpatched = by_target[0,]
     assert effect == pytest.approx(-3 + 2), "own falls by 3, and 4 x (0.5 + 2) - 8 = 2 wake up"
     assert own < 95 < after

@@ -56,7 +56,7 @@ def test_scores_of_fluency_are_finite_differences(small, architecture, kind):
     torch.testing.assert_close(alone, scores)
     found.cost = 0.0
     Objective(("ap", "fluency")).first_order_scores(found, some(found.bound.space)[0], 1)
-    assert found.cost == 3 * found.bound.given, "a forward and a backward pass of every corrupted prompt"
+    assert found.cost == 3 * found.bound.n_corrupted, "a forward and a backward pass of every corrupted prompt"
 
 
 def test_the_first_word_is_predicted_by_nothing(small, monkeypatch):

@@ -18,7 +18,7 @@ from igap.counterfactual.objective import evaluator
 from igap.counterfactual.objective.evaluator import Evaluator
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.objective.patch import check_reach, find_positions, resolve
-from igap.counterfactual.target import locate_target, normalized
+from igap.counterfactual.target import locate_target, normalize_target
 from igap.engine.activations import borrow
 from igap.inputs.prompts import tokenize
 from igap.models.families import widths_of_model
@@ -356,7 +356,7 @@ def test_float32_differs_from_activation_patching_by_rounding(ioi_mini, pair):
     ],
 )
 def test_a_target_has_one_name(text, expected):
-    assert normalized(text) == normalized(expected) == expected
+    assert normalize_target(text) == normalize_target(expected) == expected
 
 
 @pytest.mark.parametrize(

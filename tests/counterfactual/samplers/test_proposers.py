@@ -12,7 +12,7 @@ from igap.counterfactual.samplers.base import START, draw
 from igap.counterfactual.samplers.gradient import even_proposals, gradient, hotflip_proposals
 from igap.counterfactual.samplers.hybrid import hybrid
 from igap.counterfactual.samplers.registry import SAMPLERS, make_sampler
-from igap.counterfactual.samplers.repeats import repeated, repeating
+from igap.counterfactual.samplers.repeats import find_repeats, make_repeats
 from igap.counterfactual.samplers.thompson import thompson
 from igap.counterfactual.samplers.value_model import best_of_model, fit
 from igap.counterfactual.spaces.base import KEEP, Slot, Space
@@ -281,11 +281,11 @@ def test_where_an_effect_may_have_either_sign_both_maxima_are_searched():
 
 def test_candidates_repeat_a_word_where_another_slot_offers_it():
     space = space_of(4, 4, 3, max_edits=2)  # of KEEP, w1, w2, w3
-    assert list(repeating(space, (0, 0, 0))) == [], "a rule says something else in each prompt"
-    assert set(repeating(space, (3, 1, 0))) == {(1, 1, 0), (3, 3, 0)}
-    assert set(repeating(space, (0, 3, 0))) == {(3, 3, 0)}, "the last slot does not offer it"
-    assert repeated(space, (1, 1, 1)) == [[0, 1, 2]]
-    assert repeated(space, (0, 0, 2)) == []
+    assert list(make_repeats(space, (0, 0, 0))) == [], "a rule says something else in each prompt"
+    assert set(make_repeats(space, (3, 1, 0))) == {(1, 1, 0), (3, 3, 0)}
+    assert set(make_repeats(space, (0, 3, 0))) == {(3, 3, 0)}, "the last slot does not offer it"
+    assert find_repeats(space, (1, 1, 1)) == [[0, 1, 2]]
+    assert find_repeats(space, (0, 0, 2)) == []
 
 
 def test_a_word_that_several_slots_say_is_swapped_in_all_of_them_too():

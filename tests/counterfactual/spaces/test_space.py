@@ -118,7 +118,7 @@ B = torch.tensor([[[10, 14], [50, 51]]]).expand(2, -1, -1)
 
 def test_a_rules_candidate_is_a_corrupted_prompt_for_each_clean_one():
     own = two_prompts(("=keep", "=S"), [torch.tensor([[[12], [31]], [[12], [32]]]), B])
-    assert (own.shared, own.given, own.first) == (False, 2, 1)
+    assert (own.shared, own.n_corrupted, own.first) == (False, 2, 1)
     expected = [
         [[0, 50, 11, 31, 13, 51], [0, 10, 11, 12, 13, 14]],
         [[0, 50, 21, 32, 13, 51], [0, 10, 21, 12, 13, 14]],
@@ -138,7 +138,7 @@ def test_words_alone_make_one_corrupted_prompt_for_all_clean_ones():
     options = torch.tensor([[[11], [40]]]).expand(2, -1, -1)
     slots = (Slot("a", ("John", "cat"), (2,)), Slot("b", ("same", "long"), (1, 5)))
     one = two_prompts((), [options, B], slots)
-    assert (one.shared, one.given, one.first) == (True, 1, 1)
+    assert (one.shared, one.n_corrupted, one.first) == (True, 1, 1)
     assert [table.shape[0] for table in one.tables] == [1, 1]
     tokens = one.tokens([(1, 0), (0, 0)])
     assert tokens.tolist() == [[[0, 10, 40, 12, 13, 14], [0, 10, 11, 12, 13, 14]]]
@@ -147,7 +147,7 @@ def test_words_alone_make_one_corrupted_prompt_for_all_clean_ones():
     listed = replace(one, space=replace(one.space, kind="prompts"))
     assert listed.count_edits(one.tokens([(1, 1), (0, 0)])).tolist() == [[3, 3], [0, 1]], "of listed prompts: tokens"
     several = one.unshare()
-    assert (several.shared, several.given) == (False, 2)
+    assert (several.shared, several.n_corrupted) == (False, 2)
     assert several.tokens([(1, 0)]).tolist() == [[[0, 10, 40, 12, 13, 14]]] * 2
     assert several.with_slots((1, 1), [1]).tolist() == [[0, 50, 11, 12, 13, 51], [0, 50, 21, 12, 13, 51]]
 
@@ -155,7 +155,7 @@ def test_words_alone_make_one_corrupted_prompt_for_all_clean_ones():
 def test_clean_prompts_that_differ_outside_of_the_slots_share_no_corrupted_prompt():
     same = torch.tensor([[[12], [31]]]).expand(2, -1, -1)
     apart = two_prompts(("=keep", "cat"), [same, B])
-    assert (apart.shared, apart.given) == (False, 2)
+    assert (apart.shared, apart.n_corrupted) == (False, 2)
     assert apart.tokens([(1, 0)])[:, 0, 2].tolist() == [11, 21]
 
 

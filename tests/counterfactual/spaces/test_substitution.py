@@ -142,7 +142,7 @@ def test_listed_prompts_are_those_of_the_clean_prompts_length_each_once(words):
     assert slot.positions == tuple(range(1, 17))
     assert space.left_out == {"another token length": 2, "unknown words": 1, "twice": 1}
     found = bind_prompt_list(space, PAIRS, words, prepend_bos=True)
-    assert (found.shared, found.given, found.first) == (True, 1, 1)
+    assert (found.shared, found.n_corrupted, found.first) == (True, 1, 1)
     assert found.texts((2,)) == [BABA.corrupted] * 3
     assert space.rule((1,)) == f"prompt := {BABA.clean}"
 

@@ -114,7 +114,7 @@ def test_a_candidates_tokens_are_those_of_its_text(request, tokenizer, kind, n_p
     assert found.shared == (n_pairs == 1 or kind in ("words", "prompts"))
     candidates = some(found.space)
     tokens = found.tokens(candidates)
-    assert tokens.shape[:2] == (found.given, len(candidates))
+    assert tokens.shape[:2] == (found.n_corrupted, len(candidates))
     own = [found.texts(candidate) for candidate in candidates]
     assert len({text for texts in own for text in texts}) > 4
     assert any(texts[0] != texts[-1] for texts in own) == (not found.shared)

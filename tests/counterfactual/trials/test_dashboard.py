@@ -6,7 +6,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from igap.counterfactual.output.note import _escape, fenced
+from igap.counterfactual.output.note import _escape, fence_block
 from igap.counterfactual.spaces.base import KEEP, Slot, Space
 from igap.counterfactual.trials import dashboard
 from igap.counterfactual.trials.storages import open_storage
@@ -105,4 +105,4 @@ def test_the_command_that_opens_the_dashboard_is_one_of_a_shell():
 
 def test_text_in_a_note_is_no_markdown():
     assert _escape(r"|AP| of a_b*c <x> [1]\n") == r"\|AP\| of a\_b\*c \<x\> \[1\]\\n"
-    assert fenced("a ``` b") == "````\na ``` b\n````"
+    assert fence_block("a ``` b") == "````\na ``` b\n````"

@@ -12,7 +12,7 @@ from helpers.finished_runs import make
 
 from igap import cli
 from igap.output.dashboard.command import compare_runs
-from igap.output.dashboard.terminal import shortened
+from igap.output.dashboard.terminal import shorten
 
 
 @pytest.fixture
@@ -156,18 +156,18 @@ def test_neither_help_nor_a_table_imports_anything_heavy(arguments, runs):
 
 def test_long_texts_are_cut_to_where_they_differ():
     long = "After John and Mary went to the store, {} gave a bottle of milk to"
-    assert shortened([long.format("Mary"), long.format("Anna")]) == [
+    assert shorten([long.format("Mary"), long.format("Anna")]) == [
         "…Mary gave a bottle of …",
         "…Anna gave a bottle of …",
     ]
-    assert shortened(["/models/tiny/one", "/models/tiny/another"]) == ["/models/tiny/one", "/models/tiny/another"]
-    assert shortened(["/a/long/folder/of/models/one", "/a/long/folder/of/models/two"]) == ["…one", "…two"]
-    assert shortened(["gpt2", "/a/long/folder/of/models/mine"]) == ["gpt2", "…/mine"]
-    assert shortened(["/a/long/folder/of/models/1/b", "/a/long/folder/of/models/2/b"]) == ["…1/b", "…2/b"]
+    assert shorten(["/models/tiny/one", "/models/tiny/another"]) == ["/models/tiny/one", "/models/tiny/another"]
+    assert shorten(["/a/long/folder/of/models/one", "/a/long/folder/of/models/two"]) == ["…one", "…two"]
+    assert shorten(["gpt2", "/a/long/folder/of/models/mine"]) == ["gpt2", "…/mine"]
+    assert shorten(["/a/long/folder/of/models/1/b", "/a/long/folder/of/models/2/b"]) == ["…1/b", "…2/b"]
     late = ["The quick brown fox jumps over it A", "The quick brown fox jumps over it B", "Zebra"]
-    assert shortened(late) == late, "cut, two would be the same"
-    assert shortened([30 * "x", "y"]) == [23 * "x" + "…", "y"]
-    assert max(map(len, shortened([f"{word} {60 * 'z'}" for word in "ab"]))) == 24
+    assert shorten(late) == late, "cut, two would be the same"
+    assert shorten([30 * "x", "y"]) == [23 * "x" + "…", "y"]
+    assert max(map(len, shorten([f"{word} {60 * 'z'}" for word in "ab"]))) == 24
 
 
 def test_on_a_terminal_a_long_prompt_takes_one_line(runs, monkeypatch, capsys):

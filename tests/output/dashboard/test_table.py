@@ -32,7 +32,7 @@ def test_only_settings_that_differ_are_shown_and_never_where_or_how_a_run_is_don
     found = table.tabulate(runs)
     assert list(found.settings) == ["ig.n_steps", "also", "device"]
     assert found.rows == [["a", "5", "[]", "cpu"], ["b", "50", '["zero"]', "cuda"]]
-    assert set(table.differing(runs, all_keys=True)) == {
+    assert set(table.differing_keys(runs, all_keys=True)) == {
         "ig.n_steps",
         "also",
         "device",
@@ -47,7 +47,7 @@ def test_only_settings_that_differ_are_shown_and_never_where_or_how_a_run_is_don
     [(1, 1.0, False), (1, True, True), (1, "1", True), (None, "null", True), ((1,), (1,), False), ((1,), (2,), True)],
 )
 def test_values_are_equal_as_numbers_and_texts_are(first, second, differ):
-    assert table.differing([run("a", {"x": first}), run("b", {"x": second})]) == (["x"] if differ else [])
+    assert table.differing_keys([run("a", {"x": first}), run("b", {"x": second})]) == (["x"] if differ else [])
 
 
 def test_a_key_that_one_run_lacks_differs_and_a_run_without_settings_makes_nothing_differ():

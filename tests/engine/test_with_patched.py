@@ -89,7 +89,7 @@ def test_effects_beside_a_patched_component_are_one_forward_each_in_which_it_sta
         # Every other component in a direction, every one in both; the slower route has a third of those.
         for i, held in list(enumerate(HELD))[3 * odd :: 6] if route else list(enumerate(HELD))[odd::2]:
             site, layer, index = held
-            beside = question.given({(site, layer): (index,)})
+            beside = question.with_patched({(site, layer): (index,)})
             assert (beside.direction, beside.gap.tolist()) == (direction, question.gap.tolist())
             # Each model has a third of the other sites beside a component, all three have all.
             others = sites[(i + architecture) % 3 :: 3]
@@ -113,7 +113,7 @@ def test_a_stream_that_is_patched_at_some_positions_stays_patched_there(case, ro
         question = question.at(mask)
         for held in [held for held in STREAMS if held[0] in sites][:: 2 if route else 1]:
             site, layer, index = held
-            beside = question.given({(site, layer): (index,)})
+            beside = question.with_patched({(site, layer): (index,)})
             expected = [by_hand(plain, tokens, "noising", held, sites, where) for tokens in question.pairs]
             moved = set()
             for other in sites:
@@ -134,7 +134,7 @@ def test_gradients_and_the_joint_path_keep_it_patched_too(case):
             answers = []
             with open_pairs(model, PAIRS, sites=sites_of_model(plain), route=route) as opened:
                 ((_, question),) = opened.contrasts()
-                beside = question.given({held: (place,)})
+                beside = question.with_patched({held: (place,)})
                 assert not question.base.held, "the contrast that it came from is as it was"
                 for site in dict.fromkeys(("heads", "neurons", "attn_out", held[0])):
                     answers += [each.effect for each in integrate_path(beside, site, n_steps=4)]
@@ -151,5 +151,5 @@ def test_the_model_has_no_hook_left(case):
     model, _ = case
     with open_pairs(model, PAIRS) as opened:
         ((_, question),) = opened.contrasts()
-        question.given({("heads", 1): (2,)})
+        question.with_patched({("heads", 1): (2,)})
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
