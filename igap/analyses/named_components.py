@@ -53,8 +53,8 @@ def name_of(text: str, maps: Mapping[Site, Mapping[str, AttributionMap]]) -> str
     return text if is_component(text) else "+".join(names_in(text, maps))
 
 
-def strongest(found: AttributionMap, k: int) -> tuple[str, ...]:
+def strongest(attribution: AttributionMap, k: int) -> tuple[str, ...]:
     """Return the names of the k components with the largest |effect|, largest first."""
-    names = component_names(found.site, *found.effect.shape)
-    order = found.effect.abs().flatten().argsort(descending=True, stable=True)
+    names = component_names(attribution.site, *attribution.effect.shape)
+    order = attribution.effect.abs().flatten().argsort(descending=True, stable=True)
     return tuple(names[int(i)] for i in order[:k])

@@ -233,8 +233,8 @@ class Edges(Suffix):
             changes["resid_mid"] = note
         with torch.enable_grad():
             after = self._through(layer, stream, changes | edit)
-            before, *found = torch.autograd.grad(after, [stream, *leaves.values()], slope, materialize_grads=True)
-        by_reader = dict(zip(leaves, found, strict=True))
+            before, *slopes = torch.autograd.grad(after, [stream, *leaves.values()], slope, materialize_grads=True)
+        by_reader = dict(zip(leaves, slopes, strict=True))
         below = {site: (read[-1] if site == "mlp_out" else read[0], each) for site, each in by_reader.items()}
         return pad_front(before, stream.shape[2]), below
 

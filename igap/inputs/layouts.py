@@ -91,12 +91,12 @@ def _ids(right: str, wrong: str, texts: tuple[str, ...] = (), *, given: str = "c
     """
 
     def answers(row: Mapping[str, str], vocabularies: Vocabularies, place: str) -> Answers:
-        one, other = (_words(vocabularies, _parse(row[column]), place + column) for column in (right, wrong))
+        answer, distractor = (_words(vocabularies, _parse(row[column]), place + column) for column in (right, wrong))
         if given in row and not vocabularies.tried:  # of another tokenizer, all rows are wrong
-            for answer, text in zip((one, other), texts, strict=False):
-                _check_words(answer, row.get(text), vocabularies.ids_of, f"{text} of {place.partition(', ')[2]}")
+            for words, text in zip((answer, distractor), texts, strict=False):
+                _check_words(words, row.get(text), vocabularies.ids_of, f"{text} of {place.partition(', ')[2]}")
             vocabularies.tried.append(place)
-        return one, other
+        return answer, distractor
 
     return Layout((right, wrong), answers)
 

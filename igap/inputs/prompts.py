@@ -335,8 +335,8 @@ def _tokens_after_both(
     clean, corrupted = (
         answer_tokens(tokenizer, words, text, n_vocab, several=several) for text in (pair.clean, pair.corrupted)
     )
-    for (item, word), one, other in zip(words, clean, corrupted, strict=True):
-        if one != other:
+    for (item, word), tokens, beside in zip(words, clean, corrupted, strict=True):
+        if tokens != beside:
             raise InputError(
                 f"{item}: got {word!r}, which is another token after {pair.short}corrupted than after {pair.short}"
                 "clean. Let the two prompts end alike."

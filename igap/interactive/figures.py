@@ -40,15 +40,15 @@ def draw(name: str, *values: Any) -> Axes:
     return axes
 
 
-def _map(found: AttributionMap) -> Figure:
-    unit = unit_of(found)
+def _map(attribution: AttributionMap) -> Figure:
+    unit = unit_of(attribution)
     return plots.map_heatmap(
-        values_in(unit, found),
-        site=found.site,
-        method=found.method.upper(),
-        unit=("mean " if found.pairs else "") + found.label,
-        title=_title(found),
-        spans=found.spans,
+        values_in(unit, attribution),
+        site=attribution.site,
+        method=attribution.method.upper(),
+        unit=("mean " if attribution.pairs else "") + attribution.label,
+        title=_title(attribution),
+        spans=attribution.spans,
     )
 
 
@@ -64,9 +64,10 @@ def _comparison(comparison: Comparison, name: str) -> Figure:
     return draws[name]()
 
 
-def _title(found: AttributionMap) -> str:
-    moved = "" if found.direction is None else f", {found.direction}"
-    return f"{found.topic}{found.place}{moved}, {'mean ' if found.pairs else ''}gap {found.gap:.3f} {found.unit}"
+def _title(attribution: AttributionMap) -> str:
+    direction = "" if attribution.direction is None else f", {attribution.direction}"
+    gap = f"{'mean ' if attribution.pairs else ''}gap {attribution.gap:.3f} {attribution.unit}"
+    return f"{attribution.topic}{attribution.place}{direction}, {gap}"
 
 
 def _curves(curves: OutputCurves) -> Figure:

@@ -89,8 +89,8 @@ class Run:
         return markup.block(heading, lines) + "".join(each._repr_html_() for each in self.comparisons.values())
 
     def _facts(self) -> list[str]:
-        config, summary, one = self.config, self.summary, next(iter(self.maps.values()))["ap"]
-        pairs = f", {len(one.pairs)} pairs" if one.pairs else ""
+        config, summary, ap = self.config, self.summary, next(iter(self.maps.values()))["ap"]
+        pairs = f", {len(ap.pairs)} pairs" if ap.pairs else ""
         agree = [
             f"{site} r {r:.3f}"
             if isinstance(r := summary.get(f"{site}/pearson"), float | int)
@@ -100,7 +100,7 @@ class Run:
         failed = [f"failed: {', '.join(self.failures)}"] if self.failures else []
         return [
             f"{config.model.short_name}, {config.direction}, {config.baseline.kind} baseline{pairs}",
-            f"gap {one.gap:+.3f} {one.unit}, {', '.join(agree)}",
+            f"gap {ap.gap:+.3f} {ap.unit}, {', '.join(agree)}",
             *failed,
             show_path(self.folder),
         ]
@@ -127,19 +127,19 @@ def open_run(folder: str | Path) -> Run:
     """
     place, folder = printable(folder), absolute(folder)
     _check_folder(folder, place)
-    found, problem = read_run(folder)
-    if problem is not None or found is None:
+    finished, problem = read_run(folder)
+    if problem is not None or finished is None:
         raise InputError(f"folder: {problem} Run it again, or open another.")
     try:
         _check_digests(folder)
         config = parse(read_json_object(folder / "config.json"))
-        maps = {site: _maps(folder, config, found.summary, site) for site in config.asked_sites}
+        maps = {site: _maps(folder, config, finished.summary, site) for site in config.asked_sites}
     except Exception as error:  # of files that anybody may have written
         reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
         raise InputError(
             f"folder: got {place}, whose files are not as a run leaves them ({reason}). Run it again."
         ) from error
-    return Run(folder, config, found.summary, maps)
+    return Run(folder, config, finished.summary, maps)
 
 
 def absolute(folder: str | Path) -> Path:

@@ -58,9 +58,9 @@ def ablated_spans(
 def all_of(spans: Sequence[Masks]) -> Masks:
     """All positions of these spans together."""
 
-    def join(one: Masks, other: Masks) -> Masks:
-        assert one is not None
-        assert other is not None
-        return {number: mask | other[number] for number, mask in one.items()}
+    def join(masks: Masks, others: Masks) -> Masks:
+        assert masks is not None
+        assert others is not None
+        return {number: mask | others[number] for number, mask in masks.items()}
 
     return reduce(join, spans)

@@ -145,24 +145,24 @@ class ExplanationAnalysis(Analysis[Explanation]):
         return drawn
 
 
-def _component_to_split(config: RunConfig, found: Explanation) -> str | None:
+def _component_to_split(config: RunConfig, explanation: Explanation) -> str | None:
     """The component that `interactions` names, as the maps name it; None where it names none of this site."""
     name, _, span = (config.interactions or "").partition("@")
-    if not name or parse_component(name)[0] != found.site:
+    if not name or parse_component(name)[0] != explanation.site:
         return None
-    spans = found.chain.points["ap"].spans
+    spans = explanation.chain.points["ap"].spans
     wanted = name if spans is None else f"{name} at {span_named(span, spans, config.positions.value)}"
-    if wanted in found.names:
+    if wanted in explanation.names:
         return wanted
     raise InputError(
-        f"interactions: got {config.interactions}, wanted one of the {len(found.names)} that there are, such as "
-        f"{found.names[0].replace(' at ', '@')}. Correct it."
+        f"interactions: got {config.interactions}, wanted one of the {len(explanation.names)} that there are, such as "
+        f"{explanation.names[0].replace(' at ', '@')}. Correct it."
     )
 
 
-def _most_interaction(found: Explanation) -> str | None:
+def _most_interaction(explanation: Explanation) -> str | None:
     """Return the outlier whose interaction term has the largest magnitude, None where there is none but 0."""
-    size = dict(zip(found.names, found.chain.terms()["interaction"].abs().flatten().tolist(), strict=True))
-    of = {name: size[name] for name in found.outliers} if len(size) > len(found.chain.converged) else {}
+    size = dict(zip(explanation.names, explanation.chain.terms()["interaction"].abs().flatten().tolist(), strict=True))
+    of = {name: size[name] for name in explanation.outliers} if len(size) > len(explanation.chain.converged) else {}
     largest = max(of, key=lambda name: of[name], default=None)
     return largest if largest is not None and of[largest] > 0 else None

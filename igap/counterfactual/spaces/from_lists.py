@@ -147,8 +147,8 @@ class ListedTemplate:
         for slot, words in self.words.items():
             pair = [self.fills[side][slot] for side in (True, False)]
             if self._tags(slot) and all(word in chosen for word in pair):
-                one, other, new, beside = (words[word] for word in (*pair, *(chosen[word] for word in pair)))
-                if any((one[tag] == other[tag]) != (new[tag] == beside[tag]) for tag in one):
+                own, other, new, beside = (words[word] for word in (*pair, *(chosen[word] for word in pair)))
+                if any((own[tag] == other[tag]) != (new[tag] == beside[tag]) for tag in own):
                     return False
         return True
 
