@@ -71,7 +71,7 @@ def number(value: float) -> str:
     return f"{value:+.2f}".replace("-", MINUS)
 
 
-@use_style
+@use_style()
 def draw(pair: PromptPair) -> Figure:
     """The picture of this pair on the embedded model."""
     model = load_model()

@@ -29,7 +29,7 @@ class Method:
     shared: bool = False
     """Whether the maps depend on pairs, site and direction only, so that jobs of a sweep compute them once."""
     needs_weights: bool = False
-    """Whether it is of models alone whose F is computed from their weights; see `Contrast.following`."""
+    """Whether it is of models alone whose F is computed from their weights; see `Contrast.with_rules`."""
     signed: bool = True
     """Whether effects have a sign; if not they are magnitudes and compared with |AP|."""
     optional: bool = False

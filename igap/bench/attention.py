@@ -21,7 +21,7 @@ def query() -> Circuit:
     """
     model = sketch()
     model.word("gave", value=1.0)
-    model.head("0.0", ({"name": 1.0}, {"asked": 1.0}), matches=model.looking_at(SPOT))
+    model.head("0.0", ({"name": 1.0}, {"asked": 1.0}), matches=model.look_at(SPOT))
     model.head("1.0", ({"value": 1.0}, {"out": 2.0}), matches=[({"asked": 8.0}, {"value": 1.0})])
 
     def f(x: float, at: At) -> float:
@@ -50,7 +50,7 @@ def key() -> Circuit:
     """
     model = sketch()
     model.word("gave", value=1.0)
-    model.head("0.0", ({"name": 1.0}, {"mark": 1.0}), matches=model.looking_back(6))
+    model.head("0.0", ({"name": 1.0}, {"mark": 1.0}), matches=model.look_back(6))
     model.head("1.0", ({"value": 1.0}, {"out": 2.0}), matches=[({ONE: 1.0}, {"mark": 8.0, "value": -6.0})])
 
     def f(x: float, at: At) -> float:
@@ -83,7 +83,7 @@ def induction() -> Circuit:
     model.word("cat", cat=1.0)
     model.word("dog", dog=1.0)
     names = ("john", "mary")
-    model.head("0.0", *(({name: 1.0}, {f"after_{name}": 1.0}) for name in names), matches=model.looking_back(6))
+    model.head("0.0", *(({name: 1.0}, {f"after_{name}": 1.0}) for name in names), matches=model.look_back(6))
     model.head(
         "1.0",
         ({"cat": 1.0}, {"out": 1.0}),
@@ -123,14 +123,14 @@ def name_mover() -> Circuit:
     model.word("and", name=1.0)
     model.word("John", john=1.0)
     model.word("Mary", mary=1.0)
-    model.head("0.0", ({"name": 1.0}, {"mark": 1.0}), matches=model.looking_back(7))
+    model.head("0.0", ({"name": 1.0}, {"mark": 1.0}), matches=model.look_back(7))
     model.head(
         "1.0",
         ({"john": 1.0}, {"moved": 1.0, "out": 0.5}),
         ({"mary": 1.0}, {"moved": -1.0, "out": -0.5}),
         matches=[({ONE: 3.0}, {"mark": 1.0})],
     )
-    model.head("2.0", ({"moved": 1.0}, {"out": 1.0}), matches=model.looking_at(6))
+    model.head("2.0", ({"moved": 1.0}, {"out": 1.0}), matches=model.look_at(6))
 
     def f(x: float, at: At) -> float:
         u, v = at("0.0", (x, 1 - x))

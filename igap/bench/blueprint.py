@@ -89,22 +89,22 @@ class Blueprint:
             name: As 0.1.
             moves: What each dimension of its activation reads where the head looks, and what it writes where it stands.
             matches: What a query reads and what a key reads. The attention score is the sum of their products; without
-                any, attention is uniform over the positions so far. See also `looking_at` and `looking_back`.
+                any, attention is uniform over the positions so far. See also `look_at` and `look_back`.
         """
         _, layer, index = parse_component(name)
         self._heads[layer, index] = _Head(moves, matches)
 
-    def looking_at(self, position: int) -> list[tuple[Features, Features]]:
+    def look_at(self, position: int) -> list[tuple[Features, Features]]:
         """The matches of a head that looks at one position, from there on."""
-        (feature,) = self._number(position)
+        (feature,) = self._place_numbers(position)
         return [({ONE: SHARP}, {feature: 1.0})]
 
-    def looking_back(self, n_positions: int) -> list[tuple[Features, Features]]:
+    def look_back(self, n_positions: int) -> list[tuple[Features, Features]]:
         """The matches of a head that looks at the previous position, in prompts of up to so many with BOS."""
-        features = self._number(*range(n_positions))
+        features = self._place_numbers(*range(n_positions))
         return [({this: SHARP}, {before: 1.0}) for before, this in itertools.pairwise(features)]
 
-    def _number(self, *positions: int) -> list[str]:
+    def _place_numbers(self, *positions: int) -> list[str]:
         """The feature of each of these positions that it alone has."""
         for position in positions:
             self.place(position, **{f"place_{position}": 1.0})

@@ -84,8 +84,8 @@ def sketch(n_layers: int = 3, activation: str = "relu", spot: int = SPOT, answer
     model.word("John", name=1.0)
     weak = {f"weak_{layer}": WEAK_HEAD for layer in range(n_layers)}
     for layer in range(n_layers):
-        model.head(f"{layer}.2", ({"name": 1.0}, {f"weak_{layer}": 1.0}), matches=model.looking_at(spot))
-        model.head(f"{layer}.3", ({"name": LOUD}, {f"loud_{layer}": 1.0}), matches=model.looking_at(spot))
+        model.head(f"{layer}.2", ({"name": 1.0}, {f"weak_{layer}": 1.0}), matches=model.look_at(spot))
+        model.head(f"{layer}.3", ({"name": LOUD}, {f"loud_{layer}": 1.0}), matches=model.look_at(spot))
         model.neuron(f"L{layer}.N2", {f"weak_{layer}": 1.0}, {"out": WEAK_NEURON})
         model.neuron(f"L{layer}.N3", {f"loud_{layer}": 1.0}, {"unread": 1.0})
     model.logit(answer, out=1.0, **weak)

@@ -11,7 +11,7 @@ from igap.bench.truth import At
 def _two_heads() -> Blueprint:
     model = sketch()
     for name, feature in (("0.0", "a"), ("0.1", "b")):
-        model.head(name, ({"name": 1.0}, {feature: 1.0}), matches=model.looking_at(SPOT))
+        model.head(name, ({"name": 1.0}, {feature: 1.0}), matches=model.look_at(SPOT))
     return model
 
 
@@ -87,7 +87,7 @@ def xor_gate() -> Circuit:
     model = _two_heads()
     model.neuron("L1.N0", {"a": 1.0, "b": 1.0}, {"out": 1.0})
     model.neuron("L1.N1", {"a": 1.0, "b": 1.0, ONE: -1.0}, {"out": -2.0})
-    model.head("1.0", ({"name": 1.0}, {"out": 1.0}), matches=model.looking_at(SPOT))
+    model.head("1.0", ({"name": 1.0}, {"out": 1.0}), matches=model.look_at(SPOT))
 
     def f(x: float, at: At) -> float:
         both = at("0.0", x) + at("0.1", x)

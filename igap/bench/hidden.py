@@ -18,8 +18,8 @@ def saturation() -> Circuit:
         0.0+0.1  -1.500  +1.500
     """
     model = sketch(activation="tanh")
-    model.head("0.0", ({"name": 1.0}, {"steep": 5.0}), matches=model.looking_at(SPOT))
-    model.head("0.1", ({"name": 1.0}, {"out": 0.5}), matches=model.looking_at(SPOT))
+    model.head("0.0", ({"name": 1.0}, {"steep": 5.0}), matches=model.look_at(SPOT))
+    model.head("0.1", ({"name": 1.0}, {"out": 0.5}), matches=model.look_at(SPOT))
     model.neuron("L1.N0", {"steep": 1.0}, {"out": 1.0})
 
     def f(x: float, at: At) -> float:
@@ -47,9 +47,9 @@ def self_cancelling() -> Circuit:
         0.0+L1.N0  +0.000  +0.000
     """
     model = sketch()
-    model.head("0.0", ({"name": 1.0}, {"m": 1.0, "out": 1.0}), matches=model.looking_at(SPOT))
+    model.head("0.0", ({"name": 1.0}, {"m": 1.0, "out": 1.0}), matches=model.look_at(SPOT))
     model.neuron("L1.N0", {"m": 1.0}, {"out": -1.0})
-    model.head("1.0", ({"name": 1.0}, {"out": 1.0}), matches=model.looking_at(SPOT))
+    model.head("1.0", ({"name": 1.0}, {"out": 1.0}), matches=model.look_at(SPOT))
 
     def f(x: float, at: At) -> float:
         m = at("0.0", x)
@@ -79,10 +79,10 @@ def backup() -> Circuit:
         0.0+L0.N0  -2.000  +2.000
     """
     model = sketch()
-    model.head("0.0", ({"name": 1.0}, {"m": 1.0, "out": 2.0}), matches=model.looking_at(SPOT))
-    model.head("0.1", ({"name": 1.0}, {"out": 0.5}), matches=model.looking_at(SPOT))
+    model.head("0.0", ({"name": 1.0}, {"m": 1.0, "out": 2.0}), matches=model.look_at(SPOT))
+    model.head("0.1", ({"name": 1.0}, {"out": 0.5}), matches=model.look_at(SPOT))
     model.neuron("L0.N0", {"name": 1.0, "m": -2.0}, {"missing": 1.0})
-    model.head("1.0", ({"missing": 1.0}, {"out": 1.0}), matches=model.looking_at(SPOT))
+    model.head("1.0", ({"missing": 1.0}, {"out": 1.0}), matches=model.look_at(SPOT))
 
     def f(x: float, at: At) -> float:
         first = at("0.0", x)

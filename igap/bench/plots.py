@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from igap.bench.exam import NOTHING, Bench
-from igap.plots.canvas import PALETTE, figure, use_style
+from igap.plots.canvas import PALETTE, add_legend, figure, use_style
 
 _WIDTH = 0.8
 """Width of the bars of one component, where components are 1 apart."""
@@ -55,5 +55,5 @@ def effects_bars(bench: Bench, circuit: str) -> Figure:
         ylabel=f"effect, noising ({bench.circuits[circuit].unit})",
         xlabel="components: those that matter (bold), then distractors",
     )
-    fig.legend(loc="outside lower center", ncols=len(values))
+    add_legend(fig, len(values))
     return fig

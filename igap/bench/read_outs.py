@@ -20,8 +20,8 @@ def linear() -> Circuit:
         0.0+1.0  -1.750  +1.750
     """
     model = sketch()
-    model.head("0.0", ({"name": 1.0}, {"m": 1.0, "out": 1.0}), matches=model.looking_at(SPOT))
-    model.head("1.0", ({"m": 1.0}, {"out": 0.5}), matches=model.looking_at(_LAST))
+    model.head("0.0", ({"name": 1.0}, {"m": 1.0, "out": 1.0}), matches=model.look_at(SPOT))
+    model.head("1.0", ({"m": 1.0}, {"out": 0.5}), matches=model.look_at(_LAST))
     model.neuron("L1.N0", {"m": 1.0}, {"out": 0.25})
 
     def f(x: float, at: At) -> float:
@@ -49,9 +49,9 @@ def inert() -> Circuit:
         0.0+1.0  -1.500  +1.500
     """
     model = sketch()
-    model.head("0.0", ({"name": 1.0}, {"out": 1.0}), matches=model.looking_at(SPOT))
-    model.head("0.1", ({"name": 1000.0}, {"noise": 1.0}), matches=model.looking_at(SPOT))
-    model.head("1.0", ({"name": 1.0}, {"out": 0.5}), matches=model.looking_at(SPOT))
+    model.head("0.0", ({"name": 1.0}, {"out": 1.0}), matches=model.look_at(SPOT))
+    model.head("0.1", ({"name": 1000.0}, {"noise": 1.0}), matches=model.look_at(SPOT))
+    model.head("1.0", ({"name": 1.0}, {"out": 0.5}), matches=model.look_at(SPOT))
     model.neuron("L1.N0", {"noise": 1.0, ONE: -2000.0}, {"out": 1.0})
 
     def f(x: float, at: At) -> float:
@@ -79,8 +79,8 @@ def always_on() -> Circuit:
         0.0+0.1  -1.000  +1.000
     """
     model = sketch()
-    model.head("0.0", ({"name": 1.0}, {"out": 2.0}), matches=model.looking_at(SPOT))
-    model.head("0.1", ({"name": -1.0, ONE: 5.0}, {"out": 1.0}), matches=model.looking_at(SPOT))
+    model.head("0.0", ({"name": 1.0}, {"out": 2.0}), matches=model.look_at(SPOT))
+    model.head("0.1", ({"name": -1.0, ONE: 5.0}, {"out": 1.0}), matches=model.look_at(SPOT))
 
     def f(x: float, at: At) -> float:
         return 2 * at("0.0", x) + at("0.1", 5 - x) + distractors(x, at)

@@ -36,21 +36,21 @@ def complete_overrides(ctx: click.Context, param: click.Parameter, incomplete: s
     items: list[tuple[str, str | None]] = []
     key, equals, value = incomplete.partition("=")
     if not equals and typed[-1:] == ("=",):  # bash takes KEY=VALUE apart
-        return _starts_with(_values(typed[-2], config), value or key)
+        return _items_for(_values(typed[-2], config), value or key)
     if not incomplete and typed and "=" not in typed[-1] and _values(typed[-1], config):
-        return _starts_with(_values(typed[-1], config), "")
+        return _items_for(_values(typed[-1], config), "")
     if equals:
-        return _starts_with(((f"{key}={name}", meaning) for name, meaning in _values(key, config)), incomplete)
+        return _items_for(((f"{key}={name}", meaning) for name, meaning in _values(key, config)), incomplete)
     if config == "search" and not typed:
         items += [(name, sweep_meaning(name, "search")) for name in sweep_names("search")]
     items += [(f"{group}=", None) for group in (*group_defaults(config), LAUNCHERS)]
     items += [(f"{known.name}=", known.meaning) for known in config_keys(config)]
-    return _starts_with(items, incomplete)
+    return _items_for(items, incomplete)
 
 
 def complete_sweeps(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
     """The names of the files in sweeps/."""
-    return _starts_with(((name, sweep_meaning(name)) for name in sweep_names()), incomplete)
+    return _items_for(((name, sweep_meaning(name)) for name in sweep_names()), incomplete)
 
 
 def _values(key: str, config: str) -> list[tuple[str, str | None]]:
@@ -67,5 +67,5 @@ def _values(key: str, config: str) -> list[tuple[str, str | None]]:
     return [(value, None) for value in get_args(annotation) if isinstance(value, str)]
 
 
-def _starts_with(items: Iterable[tuple[str, str | None]], text: str) -> "list[CompletionItem[str]]":
+def _items_for(items: Iterable[tuple[str, str | None]], text: str) -> "list[CompletionItem[str]]":
     return [CompletionItem(value, help=meaning or None) for value, meaning in items if value.startswith(text)]

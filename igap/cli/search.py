@@ -1,5 +1,6 @@
 """`igap search`: studies for counterfactual prompts, in this process or with workers in a launcher's."""
 
+import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from igap.cli.compose import compose_multirun, compose_one, compose_searches
 from igap.cli.settings import sweep_names
 from igap.cli.texts import quote, quote_override
 from igap.errors import InputError, did_you_mean
+
+log = logging.getLogger("igap")
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -57,18 +60,25 @@ def run_searches(arguments: Sequence[str], *, multirun: bool = False) -> int:
     from igap.storage import atomic
 
     with atomic.without_empty_folders(study.folder for study in studies):  # of those that are refused
-        interrupted = False
+        interrupted, problem = False, ""
         if launcher is not None and len(workers) > len(studies):
             for study in studies:
                 atomic.check_writable(study.folder)
             try:
                 # What the workers leave undone the studies' own processes do.
-                one_round(Task(tuple(workers), launcher.threads), len(workers), launcher)
+                _, problem = one_round(Task(tuple(workers), launcher.threads), len(workers), launcher)
             except KeyboardInterrupt:
                 interrupted = True
         defaults = compose_one([]).config if any(study.config.full_run for study in studies) else None
         typed = shlex.join(["igap", "search", *(["-m"] if multirun else []), *arguments])
-        return run_studies(studies, defaults, typed, terminal_console(), Console(stderr=True), interrupted=interrupted)
+        consoles = terminal_console(), Console(stderr=True)
+        try:
+            return run_studies(studies, defaults, typed, *consoles, interrupted=interrupted)
+        except InputError as error:
+            if not problem:
+                raise
+            log.error("%s", error)  # such as a server that went away while the workers searched
+            return 1
 
 
 def check_searches(arguments: Sequence[str], *, multirun: bool = False) -> None:

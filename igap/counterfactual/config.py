@@ -204,7 +204,7 @@ class SearchConfig(Frozen):
     constraints: Constraints
     metric: MetricConfig = MetricConfig()
     head: str = Field(examples=["9.6"])
-    """One target, or several with a blank between them, as `igap.counterfactual.target.normalized` writes them."""
+    """One target, or several with a blank between them, as `normalize_target` in `target.py` writes them."""
     objective: tuple[Term, ...] = Field(("ap",), min_length=1, examples=["ap"])
     sign: Sign = "abs"
     aggregate: Aggregate = "mean"

@@ -211,7 +211,7 @@ class SearchSession:
         that is asked for, and then a trial is the best of many candidates.
 
         Raises:
-            InputError: "brute" of a space that is too large for it.
+            InputError: "brute" of a space that is too large for it. OSError: the storage has failed.
         """
         n_terms = len(self.objective.terms)
         sampler = samplers_for(n_terms, gradient=self.objective.follows_gradient)[0] if sampler == "auto" else sampler

@@ -105,7 +105,8 @@ def run_worker(config: SearchConfig, threads: int | None = None, parent: int | N
         parent: the process that started this one, by its id; None: nobody is looked for.
 
     Raises:
-        InputError: an invalid search, or a storage that fails.
+        InputError: an invalid search, or a storage that cannot be opened.
+        OSError: a storage that fails later.
     """
     if threads is not None:
         torch.set_num_threads(threads)

@@ -211,8 +211,8 @@ class Decoder:
         return replace(self, norm=hold(self.norm), blocks=[_with_rules(block, rules, hold) for block in self.blocks])
 
 
-def _with_rules(block: Block, rules: Rules, held: Callable[[Norm], Norm]) -> Block:
-    norms: Any = {name: held(getattr(block, name)) for name in _NORMS}
+def _with_rules(block: Block, rules: Rules, hold: Callable[[Norm], Norm]) -> Block:
+    norms: Any = {name: hold(getattr(block, name)) for name in _NORMS}
     return replace(block, **norms, rules=rules, activation=rules.activation(block.activation))
 
 

@@ -161,7 +161,7 @@ class Suffix:
 
         return metric
 
-    def from_embeddings(self, places: Sequence[tuple[Site, int]]) -> EmbeddingFunction:
+    def embedding_function(self, places: Sequence[tuple[Site, int]]) -> EmbeddingFunction:
         """As Hooks."""
         return lambda changes: self._record(places, self._base.residual[0][:, None, self._first :] + changes)
 

@@ -186,7 +186,7 @@ class Hooks:
         """F as a function of one component's activation `[pair, row, pos, ...]`, the others as they are in the run."""
         return one_of(self.function(site, layer), self._base.activations[site][layer][:, None, self._first :], index)
 
-    def from_embeddings(self, places: Sequence[tuple[Site, int]]) -> EmbeddingFunction:
+    def embedding_function(self, places: Sequence[tuple[Site, int]]) -> EmbeddingFunction:
         """The activations of these sites and layers as a function of the tokens' embeddings."""
 
         def activations(changes: Tensor) -> dict[tuple[Site, int], Tensor]:

@@ -178,10 +178,10 @@ class TreeSuffix(Suffix):
     def embedded_nodes(
         self, places: Sequence[tuple[Site, int]], changes: Float[Tensor, "pair node d_model"]
     ) -> dict[tuple[Site, int], Float[Tensor, "pair node 1 *component"]]:
-        """As `embedded`: activations of these places with the embeddings changed, at every node."""
+        """As `embedding_function`: activations of these places with the embeddings changed, at every node."""
         return self._record(places, self._at_nodes(self._base.residual[0]) + changes[:, :, None])
 
-    def patch(
+    def with_members(
         self, members: ComponentSet, values: Float[Tensor, "pair node 1 d"], where: Bool[Tensor, "pair node 1 1"]
     ) -> Float[Tensor, "pair prompt"]:
         """F with a set's members at these activations."""

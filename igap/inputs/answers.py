@@ -18,7 +18,7 @@ def one_or_set(words: Sequence[str]) -> Answer:
     return words[0] if len(words) == 1 else tuple(words)
 
 
-def to_words(answer: Answer) -> str:
+def format_answer(answer: Answer) -> str:
     """An answer as a sentence has it: the word; of a set the first three, and how many there are."""
     if isinstance(answer, str):
         return answer
@@ -27,7 +27,7 @@ def to_words(answer: Answer) -> str:
 
 
 def _quote(answer: Answer) -> str:
-    return repr(answer) if isinstance(answer, str) else to_words(answer)
+    return repr(answer) if isinstance(answer, str) else format_answer(answer)
 
 
 def to_cell(answer: Answer) -> str:

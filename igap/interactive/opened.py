@@ -102,7 +102,7 @@ class Run:
             f"{config.model.short_name}, {config.direction}, {config.baseline.kind} baseline{pairs}",
             f"gap {ap.gap:+.3f} {ap.unit}, {', '.join(agree)}",
             *failed,
-            show_path(self.folder),
+            format_path(self.folder),
         ]
 
 
@@ -147,7 +147,7 @@ def absolute(folder: str | Path) -> Path:
     return Path(os.path.abspath(os.path.expanduser(folder)))
 
 
-def show_path(folder: Path) -> str:
+def format_path(folder: Path) -> str:
     """The folder as it is called from the working folder, where it lies in that."""
     return printable(os.path.relpath(folder) if folder.is_relative_to(os.getcwd()) else folder)
 

@@ -10,7 +10,7 @@ import pandas as pd
 from igap.display import markup
 from igap.errors import InputError, did_you_mean, printable
 from igap.errors.arguments import checks_arguments
-from igap.interactive.opened import Run, absolute, open_run, show_path
+from igap.interactive.opened import Run, absolute, format_path, open_run
 from igap.output.dashboard.table import Table, tabulate
 from igap.storage.finished import FinishedRun, find_runs
 
@@ -66,13 +66,12 @@ class Sweep:
 
     def __repr__(self) -> str:
         left_out = f", {len(self.problems)} problems" if self.problems else ""
-        return (
-            f"Sweep({len(self)} finished runs{left_out}; differing: {self._find_differing()}; {show_path(self.folder)})"
-        )
+        differing = self._find_differing()
+        return f"Sweep({len(self)} finished runs{left_out}; differing: {differing}; {format_path(self.folder)})"
 
     def _repr_html_(self) -> str:
         lines = [f"differing: {self._find_differing()}", *self._table.notes(), *self.problems]
-        return markup.block(f"{len(self)} runs in {show_path(self.folder)}", lines, markup.table(self.to_frame()))
+        return markup.block(f"{len(self)} runs in {format_path(self.folder)}", lines, markup.table(self.to_frame()))
 
     def _find_differing(self) -> str:
         return ", ".join(self._table.settings) or "nothing"

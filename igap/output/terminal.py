@@ -13,7 +13,7 @@ from rich.table import Table
 
 from igap.components import PLACES, Site
 from igap.console import number, show_route
-from igap.inputs.answers import to_words
+from igap.inputs.answers import format_answer
 from igap.inputs.prompts import TokenPair
 from igap.inputs.sources import describe_source
 from igap.output.run_tables import MOST_OUTLIERS, top_neurons
@@ -95,7 +95,7 @@ def show(
 
 def _show_pair(console: Console, result: Result) -> None:
     (pair,) = result.pairs
-    answer, distractor = escape(to_words(pair.answer)), escape(to_words(pair.distractor))
+    answer, distractor = escape(format_answer(pair.answer)), escape(format_answer(pair.distractor))
     console.print(f"\n[bold]clean[/]      {escape(pair.clean)} [green]{answer}[/]")
     console.print(f"[bold]corrupted[/]  {escape(pair.corrupted)} [green]{distractor}[/]")
     (tokens,) = result.tokens

@@ -66,6 +66,21 @@ def figure(width: float, height: float, rows: int, columns: int, title: str) -> 
     return fig, axes
 
 
+def add_legend(fig: Figure, ncols: int = 1, **content: Any) -> None:
+    """Put the figure's legend below its panels, no wider than the figure.
+
+    Args:
+        fig: the figure.
+        ncols: columns at most; fewer where they would be wider than the figure.
+        content: `handles`, and `labels` where they have none; all that has a label if left out.
+    """
+    for n in range(ncols, 0, -1):
+        legend = fig.legend(**content, loc="outside lower center", ncols=n)
+        if n == 1 or legend.get_window_extent().width <= fig.bbox.width:
+            return
+        legend.remove()
+
+
 def blank(ax: Axes, reason: str) -> Figure:
     """Return the figure of `ax`, whose panel now holds nothing but the reason."""
     ax.set_axis_off()

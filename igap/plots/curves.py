@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from igap.plots.canvas import PALETTE, blank, figure, ticks, use_style
+from igap.plots.canvas import PALETTE, add_legend, blank, figure, ticks, use_style
 from igap.statistics.comparison import REPORTED_K, Comparison
 
 Layers = Float[np.ndarray, " layer"]
@@ -35,7 +35,7 @@ def jaccard_curve(comparisons: Mapping[str, Comparison], *, title: str = "") -> 
     ax.set(xscale="log", ylim=(-0.02, 1.04), xlabel="k, components with the largest |score|", ylabel="Jaccard index")
     ax.set_xlim(left=0.9)
     ax.xaxis.set_major_formatter("{x:,.0f}")
-    fig.legend(loc="outside lower center", ncols=1)
+    add_legend(fig)
     return fig
 
 
@@ -69,7 +69,7 @@ def convergence_delta(
     share_label = "|completeness delta|, % of the layer's effect"
     _delta_axis(right, share_label, zero_effect, "effect 0, no percentage", tolerance=100 * tolerance)
     if deltas:
-        fig.legend(loc="outside lower center", ncols=2 * len(deltas) + 1)
+        add_legend(fig, 2 * len(deltas) + 1)
     return fig
 
 

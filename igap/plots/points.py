@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy import stats
 
-from igap.plots.canvas import METHODS, PALETTE, Flat, Map, blank, figure, finite, lay_out, use_style
+from igap.plots.canvas import METHODS, PALETTE, Flat, Map, add_legend, blank, figure, finite, lay_out, use_style
 from igap.statistics.comparison import Comparison
 
 Flags = Bool[np.ndarray, "layer *span component"]
@@ -54,7 +54,7 @@ def scatter(
         ax.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal")
     _statistics_box(ax, x, y, comparison)
     ax.set(xlabel=f"{methods[0]}, {unit}", ylabel=f"{methods[1]}, {unit}")
-    fig.legend(loc="outside lower center", ncols=2)
+    add_legend(fig, 2)
     _label_largest(ax, x, y, y - x, flagged, names)
     return fig
 
@@ -93,7 +93,7 @@ def mean_difference(
     _fit_line(ax, x, y, f"least squares, slope {_with_interval(comparison, 'slope')}, 95% band")
     first, second = methods
     ax.set(xlabel=f"mean of {first} and {second}, {unit}", ylabel=f"{second} - {first}, {unit}")
-    fig.legend(loc="outside lower center", ncols=2)
+    add_legend(fig, 2)
     _label_largest(ax, x, y, y, flagged, names)
     return fig
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from igap.attribution.maps import AttributionMap, Kind
 from igap.components import Site
 from igap.statistics.bootstrap import Interval, mean_intervals, row_correlations
-from igap.statistics.units import has_effect, rounding_share
+from igap.statistics.units import has_value, rounding_share
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ def pair_statistics(maps: Mapping[Site, Mapping[str, AttributionMap]], *, seed: 
 
 def _intervals(mean_map: AttributionMap, *, seed: int) -> Interval:
     """Interval of each component's mean score; NaN of those that AP with `top` leaves out."""
-    known = has_effect(mean_map).ravel()
+    known = has_value(mean_map).ravel()
     ends = mean_intervals(flat_by_pair(mean_map, "score")[:, known], seed=seed)
     if known.all():
         return ends
@@ -57,7 +57,7 @@ def _intervals(mean_map: AttributionMap, *, seed: int) -> Interval:
 
 def _correlations(ig: AttributionMap, ap: AttributionMap) -> Float64[np.ndarray, " pair"]:
     """Pearson r of each pair's maps; NaN where one of the two is constant."""
-    known = (has_effect(ig) & has_effect(ap)).ravel()
+    known = (has_value(ig) & has_value(ap)).ravel()
     # Contiguous, whatever numpy makes of the selection: rows are summed in the same order with and without it.
     x, y = (np.ascontiguousarray(flat_by_pair(each, "effect")[:, known]) for each in (ig, ap))
     return row_correlations(x, y, rounding_share(ig, ap))

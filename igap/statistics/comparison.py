@@ -31,8 +31,8 @@ from igap.statistics.agreement import (
     power_of_two,
     proportional_bias,
 )
-from igap.statistics.jaccard import curve_ks, expected_jaccard, jaccard, shared_from, undefined_reasons
-from igap.statistics.units import LABELS, Unit, comparable_values, has_effect, rounding_share
+from igap.statistics.jaccard import curve_ks, expected_jaccard, find_shared_from, jaccard, undefined_reasons
+from igap.statistics.units import LABELS, Unit, comparable_values, has_value, rounding_share
 
 FigureName = Literal["scatter", "mean_difference", "heatmap", "difference", "jaccard"]
 """The figures of a comparison, by the names of a run's files."""
@@ -271,7 +271,7 @@ def compare_values(
     signed = (larger >= SIGN_THRESHOLD * larger.max()) & (larger > 0)
     if not signed.any():
         reasons["sign_agreement"] = "both maps are zero everywhere"
-    both = shared_from(x, y)
+    both = find_shared_from(x, y)
     n_nonzero = int(min(np.count_nonzero(x), np.count_nonzero(y)))
     ks = curve_ks(n, REPORTED_K)
     reasons |= undefined_reasons({*ks.tolist(), *REPORTED_K}, n, n_nonzero)
@@ -323,7 +323,7 @@ def compare(ig: AttributionMap, ap: AttributionMap) -> Comparison:
     Source: Bland & Altman 1986 (limits of agreement), Fisher 1921 and Bonett & Wright 2000 (intervals).
     """
     unit, *values = comparable_values(ig, ap)
-    known = has_effect(ig) & has_effect(ap)
+    known = has_value(ig) & has_value(ap)
     flat = [each[known][None] for each in values]
     names = (ig.method.upper(), ap.method.upper())
     made = compare_values(*flat, unit=unit, names=names, rounding=rounding_share(ig, ap))

@@ -8,7 +8,7 @@ _EVERY_K_UP_TO = 200  # a curve has every k for at most so many components, and 
 _CURVE_POINTS = 60
 
 
-def shared_from(x: Float64[np.ndarray, " n"], y: Float64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+def find_shared_from(x: Float64[np.ndarray, " n"], y: Float64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """Ascending, each component once: the smallest k, 1..n, at which it is among the k largest |values| of both."""
     return np.sort(np.maximum(_ranks_by_magnitude(x), _ranks_by_magnitude(y)))
 

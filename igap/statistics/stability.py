@@ -21,7 +21,7 @@ from jaxtyping import Float64, Int64
 from scipy import stats
 
 from igap.statistics.bootstrap import LEVEL, N_RESAMPLES, resample_counts
-from igap.statistics.jaccard import expected_jaccard, jaccard, shared_from
+from igap.statistics.jaccard import expected_jaccard, find_shared_from, jaccard
 
 LEAST_PAIRS = 4
 """Fewer have no two halves with a mean each."""
@@ -76,7 +76,7 @@ def split_jaccard(
     for row in indices:
         order = rng.permutation(len(values))
         x, y = values[order[:half]].mean(0), values[order[half : 2 * half]].mean(0)
-        row[:] = jaccard(ks, shared_from(x, y), int(min(np.count_nonzero(x), np.count_nonzero(y))))
+        row[:] = jaccard(ks, find_shared_from(x, y), int(min(np.count_nonzero(x), np.count_nonzero(y))))
     return np.asarray(indices.mean(0))
 
 

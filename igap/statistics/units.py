@@ -19,7 +19,7 @@ LABELS: Mapping[Unit, str] = {"score": "score (effect / gap)", "logits": "effect
 """What an axis says of numbers on the logit difference."""
 
 
-def has_effect(attribution: AttributionMap) -> Bool[np.ndarray, "layer *span component"]:
+def has_value(attribution: AttributionMap) -> Bool[np.ndarray, "layer *span component"]:
     """Return where a map has an effect: everywhere, but for the components that AP with `top` leaves out."""
     missing = attribution.effect.isnan() if attribution.top is not None else attribution.effect.new_zeros(()).bool()
     return np.asarray((~missing).expand(attribution.effect.shape).cpu().numpy())

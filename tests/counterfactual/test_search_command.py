@@ -477,6 +477,17 @@ def test_a_storage_that_fails_in_the_middle_is_exit_code_1_and_costs_its_head_on
     assert summary_of(tmp_path / "searches" / "heads-ap" / "1.2-ap")["n_trials"] == 6
 
 
+def test_a_storage_that_went_away_while_a_launchers_workers_searched_is_exit_code_1(tmp_path, monkeypatch, caplog):
+    def refuses(*arguments, **options):
+        raise InputError("search.storage: got grpc, but nothing answers.")
+
+    monkeypatch.setattr(runner, "check_storage", refuses)
+    for problem, code in (("OSError: the server closed the connection", 1), ("", 2)):
+        monkeypatch.setattr(launch, "one_round", lambda *_, problem=problem: ([], problem))
+        assert search("-m", "search.worker=range(2)", *LIGHT, where=tmp_path) == code
+    assert caplog.text.count("search.storage: got grpc, but nothing answers.") == 1
+
+
 def test_a_best_pair_that_no_run_takes_costs_its_run_only(tmp_path, monkeypatch, caplog):
     def refuses(config):
         raise InputError("prompts.corrupted: got what no run takes.")

@@ -86,7 +86,7 @@ def test_every_site_is_a_function_of_the_embeddings_and_f_of_one_component(varia
         patched_alone = {site: patch_components(fast, site)[0] for site in sites}
         for question, (site, every) in itertools.product((fast, slow), patched_alone.items()):
             places = [(site, layer) for layer in range(3)]
-            embedded = question.engine.from_embeddings(places)(torch.stack([0 * moved, moved])[None])
+            embedded = question.engine.embedding_function(places)(torch.stack([0 * moved, moved])[None])
             for (_, layer), effects in zip(places, every.effect, strict=True):
                 activations, (start, end) = embedded[site, layer], question.ends(site, layer)
                 scale = max(1.0, end.abs().max().item())  # activations reach 8

@@ -7,7 +7,7 @@ from helpers.tokenizer_kinds import byte_level, tokenizer
 from tokenizers import normalizers
 
 from igap import InputError, PromptPair
-from igap.inputs.answers import from_cell, to_cell, to_words
+from igap.inputs.answers import format_answer, from_cell, to_cell
 from igap.inputs.prompts import encode_pair
 
 KNOWN = {"prepend_bos": False, "n_ctx": None, "n_vocab": None}
@@ -98,9 +98,9 @@ def test_a_cell_of_brackets_is_a_word():
 
 
 def test_of_a_long_set_the_first_words_are_shown():
-    assert to_words(" John") == " John"
-    assert to_words((" is", " has")) == "{is, has}"
-    assert to_words(tuple("abcde")) == "{a, b, c, ... (5 words)}"
+    assert format_answer(" John") == " John"
+    assert format_answer((" is", " has")) == "{is, has}"
+    assert format_answer(tuple("abcde")) == "{a, b, c, ... (5 words)}"
 
 
 def test_words_that_are_one_token_are_refused_in_a_set_and_on_both_sides():

@@ -15,7 +15,7 @@ from matplotlib.text import Annotation, Text
 from matplotlib.textpath import TextPath
 
 from igap import plots
-from igap.plots.canvas import FONT
+from igap.plots.canvas import FONT, add_legend, figure
 from igap.plots.heatmaps import CellTexts
 from igap.statistics.comparison import Comparison, compare_values
 
@@ -612,3 +612,23 @@ def test_no_comparison_gives_a_blank_curve():
     assert "no site was compared" in texts(fig)
     render(fig)
     render(plots.convergence_delta({}, {}, tolerance=0.01))
+
+
+@pytest.mark.parametrize("length", [1, 12, 30])
+def test_a_legend_is_below_the_panels_and_no_wider_than_its_figure(length):
+    fig, (ax,) = figure(8.0, 4.0, 1, 1, "")
+    for i in range(9):
+        ax.plot([0, 1], [0, i], label=f"{i}" * length)
+    add_legend(fig, 9)
+    fig.draw_without_rendering()
+    (legend,) = fig.legends
+    box = legend.get_window_extent()
+    assert (box.x0, box.x1) == pytest.approx(np.clip((box.x0, box.x1), 0, fig.bbox.width))
+    assert 0 <= box.y0 < box.y1 <= ax.get_tightbbox().y0
+    heights = {round(text.get_window_extent().y0) for text in legend.texts}
+    assert (len(legend.texts), len(heights)) == (9, {1: 1, 12: 3, 30: 5}[length])
+
+
+def test_no_other_way_puts_a_legend_below_a_figure():
+    files = [file for file in Path(plots.__file__).parents[1].rglob("*.py") if "outside lower" in file.read_text()]
+    assert [file.name for file in files] == ["canvas.py"]

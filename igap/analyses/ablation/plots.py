@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from igap.analyses.ablation.by_kind import AGAINST, FEW, AblationsByKind
 from igap.analyses.ablation.results import AblationEffect, Ablations
-from igap.plots.canvas import PALETTE, blank, figure, use_style
+from igap.plots.canvas import PALETTE, add_legend, blank, figure, use_style
 from igap.statistics.units import LABELS
 
 _MOST_BESIDE = 9  # characters of a line under a bar
@@ -44,7 +44,7 @@ def accuracy_bars(ablations: Ablations, *, title: str = "") -> Figure:
     )
     ax.set_xticks(range(len(labels)), labels, rotation=45 if is_long or len(labels) > 12 else 0)
     ax.set(xlabel="ablated", ylabel=f"share correct, {ablations.n_prompts} prompts", ylim=(0, 1.04))
-    fig.legend(loc="outside lower center")
+    add_legend(fig)
     return fig
 
 

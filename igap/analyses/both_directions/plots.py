@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from igap.analyses.both_directions.directions import BothDirections, Method
-from igap.plots.canvas import PALETTE, figure, use_style
+from igap.plots.canvas import PALETTE, add_legend, figure, use_style
 
 _COLOURS = {
     "low": "0.7",
@@ -29,7 +29,8 @@ def directions_scatter(both: BothDirections, *, title: str = "") -> Figure:
     methods: tuple[Method, ...] = ("ap", "ig")
     for ax, method in zip(axes, methods, strict=True):
         _panel(ax, both, method)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    handles, labels = axes[0].get_legend_handles_labels()
+    add_legend(fig, 5, handles=handles, labels=labels)
     return fig
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from igap.analyses.circuit.recovery import ClassRecovery
-from igap.plots.canvas import PALETTE, figure, use_style
+from igap.plots.canvas import PALETTE, add_legend, figure, use_style
 
 
 @use_style()
@@ -27,5 +27,5 @@ def recovery_curves(methods: Sequence[ClassRecovery], *, title: str = "") -> Fig
     left.annotate(f"k = {n}", (n, 1.03), ha="center", va="bottom", fontsize=8, annotation_clip=False)
     left.set(xlabel="k, heads with the largest |effect|", ylabel=f"recall of the {n} heads", ylim=(-0.02, 1.02))
     right.set(xlabel=f"recall of the {n} heads", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
-    fig.legend(loc="outside lower center", ncols=2)
+    add_legend(fig, 2)
     return fig

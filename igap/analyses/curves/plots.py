@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from igap.analyses.curves.curves import OutputCurves
-from igap.plots.canvas import PALETTE, figure, use_style
+from igap.plots.canvas import PALETTE, add_legend, figure, use_style
 
 _COLUMNS = 4
 _LONGEST = 24
@@ -46,7 +46,7 @@ def output_curves(curves: OutputCurves, *, title: str = "") -> Figure:
             if label not in labels:
                 handles.append(handle)
                 labels.append(label)
-    fig.legend(handles, labels, loc="outside lower center", ncols=min(5, columns + 1))
+    add_legend(fig, min(5, columns + 1), handles=handles, labels=labels)
     return fig
 
 

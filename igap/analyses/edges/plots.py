@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from igap.analyses.edges.results import LOGITS, EdgeEffects, lines_of
 from igap.components import parse_component
-from igap.plots.canvas import PALETTE, blank, figure, use_style
+from igap.plots.canvas import PALETTE, add_legend, blank, figure, use_style
 
 _COLOURS = {"q": PALETTE[0], "k": PALETTE[1], "v": PALETTE[2], "": "0.35"}
 _NAMES = {"q": "into a query", "k": "into a key", "v": "into a value", "": "into an MLP or the logits"}
@@ -60,7 +60,7 @@ def draw_circuit(effects: EdgeEffects, n_edges: int, *, title: str = "") -> Figu
     handles = [Line2D([], [], color=_COLOURS[kind], linewidth=2, label=_NAMES[kind]) for kind in kinds]
     handles.append(Line2D([], [], color="0.35", linestyle="--", label="works against the gap"))
     handles.append(Line2D([], [], color="0.35", linewidth=_WIDEST, label=f"|effect| {largest:.3g} {effects.unit}"))
-    fig.legend(handles=handles, loc="outside lower center", ncols=3)
+    add_legend(fig, 3, handles=handles)
     return fig
 
 

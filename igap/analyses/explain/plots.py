@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from igap.attribution.decomposition import BETWEEN, TERMS
 from igap.components import Site, kind_of
-from igap.plots.canvas import PALETTE, blank, figure, use_style
+from igap.plots.canvas import PALETTE, add_legend, blank, figure, use_style
 
 _COLOURS = dict(zip(TERMS, (PALETTE[5], PALETTE[8], PALETTE[2], PALETTE[0], PALETTE[7]), strict=True))
 _POINTS = {
@@ -64,7 +64,7 @@ def explanation(
         ax.set_axisbelow(True)
         ax.locator_params(axis="x", nbins=6)
     left.set_ylabel(f"outlier {site}")
-    fig.legend(loc="outside lower center", ncols=5)
+    add_legend(fig, 5)
     return fig
 
 

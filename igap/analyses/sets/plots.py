@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from igap.analyses.sets.results import SetEffects
-from igap.plots.canvas import PALETTE, blank, figure, use_style
+from igap.plots.canvas import PALETTE, add_legend, blank, figure, use_style
 
 _MOST_MEMBERS, _MOST_INTERACTIONS = 12, 12
 _COLUMNS = {"alone": "alone", "shapley": "Shapley value", "ig": "IG of the set", "last": "after all others"}
@@ -27,9 +27,7 @@ def set_bars(sets: Mapping[str, SetEffects], *, title: str = "") -> Figure:
         _members(axes[2 * row], name, of_set)
         _interactions(axes[2 * row + 1], of_set)
     colours = zip(_COLUMNS.values(), PALETTE, strict=False)
-    fig.legend(
-        handles=[Patch(color=colour, label=label) for label, colour in colours], loc="outside lower center", ncols=4
-    )
+    add_legend(fig, 4, handles=[Patch(color=colour, label=label) for label, colour in colours])
     return fig
 
 

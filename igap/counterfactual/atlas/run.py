@@ -53,7 +53,7 @@ def check_place(studies: Sequence[PlannedStudy]) -> None:
 def run_together(
     studies: Sequence[PlannedStudy], command: str, tracking: TrackingConfig, out: Console, progress: Console
 ) -> int:
-    """One search for the heads of all studies, and the atlas of what it found; the exit code. Raises InputError."""
+    """One search for the heads of all studies, and its atlas; the exit code. Raises InputError or OSError."""
     study = replace(studies[0], folder=studies[0].folder.parent / write.FOLDER)
     config, asked = study.config, study.config.search
     atomic.check_writable(study.folder.parent)

@@ -47,8 +47,8 @@ def scores_of_options(
         here = gradient[:, [position - first for position in where]]
         own = (embed[tokens[:, where]] * here).sum((-1, -2))
         used, at = torch.unique(table, return_inverse=True)  # a word's products once, however many slots offer it
-        products = (embed[used] @ here.flatten(0, 1).T).unflatten(1, here.shape[:2])  # [used, given, width]
-        given, width = (torch.arange(n, device=here.device) for n in here.shape[:2])
-        by_option = products[at, given[:, None, None], width].sum(-1) - own[:, None]  # [given, option]
+        products = (embed[used] @ here.flatten(0, 1).T).unflatten(1, here.shape[:2])  # [used, corrupted, width]
+        corrupted, width = (torch.arange(n, device=here.device) for n in here.shape[:2])
+        by_option = products[at, corrupted[:, None, None], width].sum(-1) - own[:, None]  # [corrupted, option]
         scores.append(by_option.sum(0).cpu())
     return scores

@@ -113,7 +113,7 @@ class Evaluator:
             engine(n_pairs),
         )  # fmt: skip
         given = self._around.engine if bound.n_corrupted == n_pairs else engine(1)
-        self._activations = given.from_embeddings(target.places)
+        self._activations = given.embedding_function(target.places)
         self.where = None if target.span == "diff" else find_positions(target, self._pairs)
         """The positions `[pair, pos]` that are patched; None: all, or those of each candidate's own."""
         self._patch = Patch(self._around, target, self.where)

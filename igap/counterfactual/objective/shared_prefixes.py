@@ -121,4 +121,4 @@ class SharedPrefixes:
         if single is not None and single[0] in ("heads", "neurons"):
             return engine.single_moved(*single, rows - start)
         members = ComponentSet(self._around, self._patch.target.members)
-        return engine.patch(members, rows[:, :, None], where[..., None, None])
+        return engine.with_members(members, rows[:, :, None], where[..., None, None])

@@ -84,7 +84,7 @@ class WholeRuns:
         scores = []
         for slot, table, score in zip(self._bound.space.slots, self._bound.tables, indirect, strict=True):
             where = list(slot.positions)
-            words = table.transpose(1, 2)  # [given, width, option]
+            words = table.transpose(1, 2)  # [corrupted, width, option]
             direct = by_token[:, where].gather(-1, words) - own[:, where, None]
             scores.append((score + direct.sum((0, 1)).cpu()) / len(tokens))
         return scores
@@ -121,7 +121,7 @@ class WholeRuns:
         return made[..., :width], made[..., width:]
 
     def _run(self, tokens: Tensor, *, heads: bool) -> tuple[Tensor, Tensor | None]:
-        """Logits `[given, candidate, pos, vocabulary]`, and the mean |AtP| `[pair, candidate]` of all other heads."""
+        """Logits `[corrupted, candidate, pos, vocabulary]`, and the mean |AtP| `[pair, candidate]` of other heads."""
         names = [hook_name("heads", layer) for layer in range(self._model.cfg.n_layers)] if heads else []
         seen: dict[str, Tensor] = {}
 

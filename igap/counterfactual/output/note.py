@@ -8,7 +8,7 @@ from igap.counterfactual.output.optimality import describe_optimality
 from igap.counterfactual.search import SearchResult
 from igap.counterfactual.validation.verdict import decimals
 from igap.errors.missing import Missing
-from igap.inputs.answers import to_words
+from igap.inputs.answers import format_answer
 
 SHOWN = ("heads", "history")
 """The pictures that stand in the note, by their files' names."""
@@ -40,7 +40,7 @@ def describe_in_markdown(
         f"# {_escape(config.head)}: the best of {len(result.trials)} trials",
         "\n".join(f"- {_escape(sentence)}" for sentence in result.verdict.split("\n")),
         fence_block(
-            f"clean      {best.clean} {to_words(best.answer)}\n"
+            f"clean      {best.clean} {format_answer(best.answer)}\n"
             f"corrupted  {best.corrupted}\n"
             f"rule: {validation.best.rule} (trial {validation.best.trial})"
         ),

@@ -11,7 +11,7 @@ from igap.analyses.curves import OutputCurves
 from igap.counterfactual.validation.results import NeutralEdits, RandomControl
 from igap.counterfactual.validation.verdict import decimals, format_signed
 from igap.errors.missing import Missing
-from igap.plots.canvas import PALETTE, blank, figure, ticks, use_style
+from igap.plots.canvas import PALETTE, add_legend, blank, figure, ticks, use_style
 from igap.plots.heatmaps import COLOURS, heatmaps
 
 _SHOWN = 12
@@ -142,7 +142,7 @@ def search_curves(reference: OutputCurves, best: OutputCurves, head: str) -> Fig
         )
         ax.plot([0, 1], [start, end], ":", color=colour, marker="o", markersize=3.5, linewidth=1)
     ax.set(xlabel="alpha (0: clean, 1: corrupted activation; dotted: the chord)", ylabel=f"F, {best.unit}")
-    fig.legend(loc="outside lower center", ncols=2)
+    add_legend(fig, 2)
     return fig
 
 
@@ -194,7 +194,7 @@ def search_ordinary(
         xlabel=f"error |{estimator} - AP| of the component where it is largest, {unit}",
         ylabel="share of prompts with at least that error",
     )
-    fig.legend(loc="outside lower center", ncols=2)
+    add_legend(fig, 2)
     return fig
 
 

@@ -21,7 +21,7 @@ from igap.counterfactual.session import OnProgress, Progress
 from igap.counterfactual.validation.results import BestByEditCount, PairEffects, PrunedPrompt, Validation
 from igap.counterfactual.validation.verdict import decimals, stands_out
 from igap.errors.missing import Missing
-from igap.inputs.answers import to_words
+from igap.inputs.answers import format_answer
 from igap.metrics import LogitDiff
 from igap.statistics.bootstrap import interval_label
 
@@ -68,7 +68,7 @@ def progress_bar(console: Console) -> Iterator[OnProgress]:
 
 def show(console: Console, result: SearchResult, head: str, *, brief: bool = False) -> None:
     """Print the verdict, the best pair with its changed words marked, what it is worth, and the next best."""
-    validation, pair, answer = result.validation, result.best, to_words(result.best.answer)
+    validation, pair, answer = result.validation, result.best, format_answer(result.best.answer)
     best, random, heldout = validation.best, validation.random, validation.heldout
     first, *others = result.verdict.split("\n")
     console.print(f"\n[bold]{escape(first)}[/]", highlight=False, soft_wrap=True)

@@ -154,7 +154,7 @@ class TrialStore:
         self._read, self._later = self._nothing_read(), list[EvaluatedTrial]()
         self._n_stored = 0
         self._in_use = False
-        """Whether the storage has given its trials once: from then on a failure is not the input's."""
+        """Whether the storage has been read or written once: from then on a failure is not the input's."""
         # As the storage gives it back: tuples are lists there.
         wanted = json.loads(json.dumps({"schema": SCHEMA, "space": space.digest, **identity}))
         with one_line_errors(*_READING):
@@ -214,7 +214,7 @@ class TrialStore:
         self._in_use = True
 
     def _failing_in_one_line(self) -> AbstractContextManager[None]:
-        return one_line_errors(*_SEARCHING, in_use=self._in_use)
+        return one_line_errors(*(_SEARCHING if self._in_use else _READING), in_use=self._in_use)
 
     def history(self, trials: Sequence[EvaluatedTrial] | None = None) -> History:
         """The history that samplers learn from, of all trials or of these; terms to minimise are negated."""
@@ -240,6 +240,7 @@ class TrialStore:
         with self._failing_in_one_line(), exclusive(self.storage, self.study.study_name):
             if self.study.user_attrs.get(UNTIL) != until:
                 self.study.set_user_attr(UNTIL, until)
+        self._in_use = True
 
     def add(self, batch: Sequence[EvaluatedTrial], until: int | None = None) -> None:
         """Put finished trials into the storage, at most up to `until` in all, and none that another worker has made.

@@ -31,7 +31,7 @@ def planted_model():
     model.word("cat", thing=-0.5)
     model.word("dog", thing=0.9)
     for head, feature, position in ((0, "person", 2), (1, "thing", 5), (2, "stranger", 2)):
-        model.head(f"0.{head}", ({feature: 1.0}, {"out": 1.0}), matches=model.looking_at(position))
+        model.head(f"0.{head}", ({feature: 1.0}, {"out": 1.0}), matches=model.look_at(position))
     model.logit("John", out=1.0)
     return model.load()
 

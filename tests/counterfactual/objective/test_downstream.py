@@ -149,9 +149,9 @@ def pathway():
     made = Blueprint(2, 3, 1)
     for name, value in zip(NAMES, (1.0, -1.0, 2.0, -2.0), strict=True):
         made.word(name, first=value, second=value / 2)
-    made.head("0.0", ({"first": 1.0}, {"own": 1.0}), matches=made.looking_at(2))
-    made.head("0.1", ({"first": 1.0}, {"others": 1.0}), matches=made.looking_at(2))
-    made.head("0.2", ({"second": 1.0}, {"others": 1.0}), matches=made.looking_at(4))
+    made.head("0.0", ({"first": 1.0}, {"own": 1.0}), matches=made.look_at(2))
+    made.head("0.1", ({"first": 1.0}, {"others": 1.0}), matches=made.look_at(2))
+    made.head("0.2", ({"second": 1.0}, {"others": 1.0}), matches=made.look_at(4))
     made.neuron("L1.N0", {"others": 4.0, "own": -4.0, ONE: -8.0}, {"alarm": 1.0})
     made.constant(0, always=1.0)
     made.logit("John", own=1.0, alarm=1.0, always=4.0)

@@ -14,6 +14,7 @@ from igap import PromptPair
 from igap.counterfactual.history import Proposal
 from igap.counterfactual.objective.objective import Objective
 from igap.counterfactual.spaces.base import KEEP, Slot, Space
+from igap.counterfactual.trials import study
 from igap.counterfactual.trials.storages import open_storage
 from igap.counterfactual.trials.study import SCHEMA, EvaluatedTrial, TrialStore
 from igap.engine.activations import borrow
@@ -242,7 +243,9 @@ def test_a_study_has_one_id_for_ever_and_no_other_has_it(storage):
     assert len(found[0]) == 12
 
 
-def test_a_storage_that_fails_in_the_middle_is_told_as_no_fault_of_the_input_and_keeps_what_it_has(tmp_path):
+def test_a_storage_that_fails_in_the_middle_is_told_as_no_fault_of_the_input_and_keeps_what_it_has(
+    tmp_path, monkeypatch
+):
     storage = open_storage("sqlite", tmp_path)
     trials, unread = (TrialStore(storage, TWO, {}) for _ in range(2))
     trials.add([trial_of(0, 0)])
@@ -252,10 +255,20 @@ def test_a_storage_that_fails_in_the_middle_is_told_as_no_fault_of_the_input_and
             raise sqlalchemy.exc.OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))
 
     sqlalchemy.event.listen(storage.engine, "before_cursor_execute", fail)
-    for of, error in ((trials, OSError), (unread, InputError)):
+    for of, error, what in ((trials, OSError, "failure while searching"), (unread, InputError, "study that cannot")):
         for use in (of.all, lambda of=of: of.add([trial_of(0, 1)])):
-            with pytest.raises(error, match=r"^search\.storage: got a failure while searching: .*database is locked"):
+            with pytest.raises(error, match=rf"^search\.storage: got a {what}.*: .*database is locked"):
                 use()
+    sqlalchemy.event.remove(storage.engine, "before_cursor_execute", fail)
+    with monkeypatch.context() as once:  # and answers again when the study is loaded anew
+        once.setattr(study, "read_trials", lambda *_: 1 / 0)
+        with pytest.raises(OSError, match="got a failure while searching: ZeroDivisionError") as told:
+            trials.add([trial_of(0, 1)])
+    assert str(told.value).count("search.storage") == str(told.value).count("What it has is kept") == 1
+    unread.expect(2)
+    sqlalchemy.event.listen(storage.engine, "before_cursor_execute", fail)
+    with pytest.raises(OSError, match="database is locked"):
+        unread.all()
     sqlalchemy.event.remove(storage.engine, "before_cursor_execute", fail)
     trials.add([trial_of(1, 1)])
     assert [one.proposal.candidate for one in trials.all()] == [(0, 0), (1, 1)]
