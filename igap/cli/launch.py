@@ -1,5 +1,6 @@
 """A plan's jobs in the processes of one of Hydra's launchers, round after round until each has an end."""
 
+import io
 import json
 import logging
 import threading
@@ -7,7 +8,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from igap.cli.launchers import Launcher
 from igap.console import show_stage, terminal_console
-from igap.errors import one_line
+from igap.errors.failures import reason_of
 from igap.storage.atomic import write_text
 from igap.sweep.folder import SweepFolder
 from igap.sweep.plan import Job, Plan
@@ -169,7 +170,7 @@ def one_round(task: "Callable[[DictConfig], Any]", n: int, launcher: Launcher) -
             warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
             returns = plugin.launch([[] for _ in range(n)], initial_job_idx=0)
     except Exception as error:  # joblib, submitit and SLURM each have their own for a process that died
-        problem = f"{type(error).__name__}: {one_line(error, 300)}"
+        problem = reason_of(error)
         log.warning("%s", problem)
         return [], problem
     finally:
@@ -180,9 +181,10 @@ def one_round(task: "Callable[[DictConfig], Any]", n: int, launcher: Launcher) -
     for job_return in returns:
         if job_return.status != JobStatus.COMPLETED:
             try:
-                job_return.return_value  # noqa: B018 - raises what went wrong
+                with redirect_stderr(io.StringIO()):  # Hydra names the job's overrides, and it has none
+                    job_return.return_value  # noqa: B018 - raises what went wrong
             except Exception as error:
-                log.warning("a process failed: %s: %s", type(error).__name__, one_line(error, 300))
+                log.warning("a process failed: %s", reason_of(error))
     return [job_return.return_value for job_return in returns if job_return.status == JobStatus.COMPLETED], ""
 
 
