@@ -39,7 +39,7 @@ _LOOKS = 10
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
-class _StorageError(OSError):
+class StorageError(OSError):
     """A storage failed, not by its input; the message is one line."""
 
 
@@ -53,15 +53,15 @@ def one_line_errors(what: str, remedy: str, *, in_use: bool = False) -> Iterator
     try:
         with quiet_logs(), defer_interrupt():
             yield
-    except (InputError, _StorageError, MemoryError):
+    except (InputError, StorageError, MemoryError):
         raise
     except Exception as error:
         if _is_out_of_space(error):
-            raise _StorageError(
+            raise StorageError(
                 f"search.storage: {_redact(error)}. What it has is kept: make room, and the same command goes on."
             ) from None
         message = f"search.storage: got {what}: {_redact(error)}. {remedy}"
-        raise (_StorageError if in_use else InputError)(message) from None
+        raise (StorageError if in_use else InputError)(message) from None
 
 
 @contextmanager

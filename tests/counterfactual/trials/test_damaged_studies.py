@@ -225,7 +225,7 @@ def test_a_disk_that_fills_at_any_moment_is_one_line_and_what_was_there_stays(tm
     while isinstance(answer, int):
         n, answer = answer, said.get(timeout=60)
     process.join()
-    assert answer.startswith("OSError: search.storage: ")
+    assert answer.startswith("StorageError: search.storage: ")
     assert answer.endswith("What it has is kept: make room, and the same command goes on.")
     assert "\n" not in answer
     assert n <= len(opened(kind, tmp_path)) <= n + (81 if kind == "journal" else 0), "a journal keeps whole lines"
