@@ -17,6 +17,7 @@ from rich.console import Console
 
 from igap.cli.launchers import Launcher
 from igap.console import show_stage, terminal_console
+from igap.errors import InputError
 from igap.errors.failures import reason_of
 from igap.storage.atomic import write_text
 from igap.sweep.folder import SweepFolder
@@ -153,7 +154,8 @@ def one_round(task: "Callable[[DictConfig], Any]", n: int, launcher: Launcher) -
         launcher: how the processes are started.
 
     Returns:
-        What the calls returned, less than all where a process died, and one line on what went wrong, or "".
+        What the calls returned, less than all where a process died or failed, and one line on what went wrong, or "";
+        an InputError is no process's fault.
     """
     from hydra._internal.callbacks import Callbacks
     from hydra.core.plugins import Plugins
@@ -178,6 +180,7 @@ def one_round(task: "Callable[[DictConfig], Any]", n: int, launcher: Launcher) -
             if isinstance(handler, logging.FileHandler):  # Hydra's, of the jobs that ran in this process
                 logging.getLogger().removeHandler(handler)
                 handler.close()
+    problem = ""
     for job_return in returns:
         if job_return.status != JobStatus.COMPLETED:
             try:
@@ -185,7 +188,8 @@ def one_round(task: "Callable[[DictConfig], Any]", n: int, launcher: Launcher) -
                     job_return.return_value  # noqa: B018 - raises what went wrong
             except Exception as error:
                 log.warning("a process failed: %s", reason_of(error))
-    return [job_return.return_value for job_return in returns if job_return.status == JobStatus.COMPLETED], ""
+                problem = problem if isinstance(error, InputError) else reason_of(error)
+    return [job_return.return_value for job_return in returns if job_return.status == JobStatus.COMPLETED], problem
 
 
 @contextmanager

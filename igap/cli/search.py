@@ -60,14 +60,13 @@ def run_searches(arguments: Sequence[str], *, multirun: bool = False) -> int:
     from igap.storage import atomic
 
     with atomic.without_empty_folders(study.folder for study in studies):  # of those that are refused
-        interrupted, failed = False, False
+        interrupted, problem = False, ""
         if launcher is not None and len(workers) > len(studies):
             for study in studies:
                 atomic.check_writable(study.folder)
             try:
                 # What the workers leave undone the studies' own processes do.
-                ended, _ = one_round(Task(tuple(workers), launcher.threads), len(workers), launcher)
-                failed = len(ended) < len(workers)
+                _, problem = one_round(Task(tuple(workers), launcher.threads), len(workers), launcher)
             except KeyboardInterrupt:
                 interrupted = True
         defaults = compose_one([]).config if any(study.config.full_run for study in studies) else None
@@ -76,7 +75,7 @@ def run_searches(arguments: Sequence[str], *, multirun: bool = False) -> int:
         try:
             return run_studies(studies, defaults, typed, *consoles, interrupted=interrupted)
         except InputError as error:
-            if not failed:
+            if not problem:
                 raise
             log.error("%s", error)  # such as a server that went away while the workers searched
             return 1

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import optuna
 import pandas as pd
@@ -477,15 +478,15 @@ def test_a_storage_that_fails_in_the_middle_is_exit_code_1_and_costs_its_head_on
     assert summary_of(tmp_path / "searches" / "heads-ap" / "1.2-ap")["n_trials"] == 6
 
 
-def test_a_storage_that_went_away_while_a_launchers_workers_searched_is_exit_code_1(tmp_path, monkeypatch, caplog):
+def test_a_storage_that_went_away_while_a_launchers_workers_searched_is_exit_code_1(tmp_path, monkeypatch, capfd):
     def refuses(*arguments, **options):
         raise InputError("search.storage: got grpc, but nothing answers.")
 
     monkeypatch.setattr(runner, "check_storage", refuses)
-    for ended, code in (([None], 1), ([None, None], 2)):
-        monkeypatch.setattr(launch, "one_round", lambda *_, ended=ended: (ended, ""))
+    for error, code in ((OSError("the server closed the connection"), 1), (InputError("head: got x."), 2)):
+        monkeypatch.setattr(workers, "run_worker", Mock(side_effect=error))
         assert search("-m", "search.worker=range(2)", *LIGHT, where=tmp_path) == code
-    assert caplog.text.count("search.storage: got grpc, but nothing answers.") == 1
+        assert capfd.readouterr().err.count("igap: search.storage: got grpc, but nothing answers.") == 1
 
 
 def test_a_best_pair_that_no_run_takes_costs_its_run_only(tmp_path, monkeypatch, caplog):
